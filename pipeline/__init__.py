@@ -1,0 +1,1 @@
+"""The contract both stages share: latents, recipes, keys, the store, and the command line."""

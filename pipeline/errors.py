@@ -1,0 +1,93 @@
+"""Every error a user can meet. Each message says what happened, where, why, and what to do next.
+
+    TheWorldError                     exit code 2 unless stated
+    ├── ConfigError (ValueError)          a flag, a config file or a combination of them is wrong
+    ├── RecipeError (ValueError)          a recipe's fields contradict each other or another recipe
+    ├── LatentShapeError (ValueError)     a tensor does not have the shape, dtype or range promised
+    ├── ImageError (ValueError)           one image cannot be used; `reason` is the ledger's word for why
+    ├── WorldModelError (RuntimeError)    a world model cannot be found, loaded or run
+    ├── StoreError (RuntimeError)         the store as a whole cannot be used
+    │   ├── StoreNotFoundError (FileNotFoundError)   there is no store at this place
+    │   ├── StoreMismatchError                       it holds latents of another recipe
+    │   ├── MissingLatentError (KeyError)            it holds no latent for this key
+    │   └── DamagedShardError                        bytes on disk are not the bytes committed; exit 1
+    ├── QuestionError (ValueError)        a questions file or one of its records is wrong
+    ├── RunError (RuntimeError)           a run folder cannot be used
+    └── Interrupted                       a signal ended the job; what is committed stays; exit 75
+"""
+
+
+class TheWorldError(Exception):
+    """Base of all errors meant for the user; the command line prints them without a traceback."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:  # KeyError would print the repr of its message
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class ConfigError(TheWorldError, ValueError):
+    """A flag, a config file or a combination of them is wrong."""
+
+
+class RecipeError(TheWorldError, ValueError):
+    """A recipe's fields contradict each other, or another recipe."""
+
+
+class LatentShapeError(TheWorldError, ValueError):
+    """A tensor does not have the shape, dtype or range promised."""
+
+
+class ImageError(TheWorldError, ValueError):
+    """One image cannot be used.
+
+    Attributes:
+        reason: one word for the ledger: missing, not_a_file, empty, too_large, format, animated, decode.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return type(self), (self.reason, str(self))
+
+
+class WorldModelError(TheWorldError, RuntimeError):
+    """A world model cannot be found, loaded or run."""
+
+
+class StoreError(TheWorldError, RuntimeError):
+    """The store as a whole cannot be used."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no store at this place."""
+
+
+class StoreMismatchError(StoreError):
+    """The store holds latents of another recipe."""
+
+
+class MissingLatentError(StoreError, KeyError):
+    """The store holds no latent for this key."""
+
+
+class DamagedShardError(StoreError):
+    """Bytes on disk are not the bytes that were committed."""
+
+    exit_code = 1
+
+
+class QuestionError(TheWorldError, ValueError):
+    """A questions file, or one of its records, is wrong."""
+
+
+class RunError(TheWorldError, RuntimeError):
+    """A run folder cannot be used."""
+
+
+class Interrupted(TheWorldError):  # noqa: N818 - not an error of anyone's making
+    """A signal ended the job; everything committed stays, the same command resumes."""
+
+    exit_code = 75

@@ -1,0 +1,46 @@
+"""Content addresses: which input a latent belongs to, and the noise that belongs to it.
+
+A key is the first 32 hex digits of the SHA-256 of the image file's bytes (`sha256sum` shows the same digits).
+Path, time and position never enter: a moved file keeps its latent, an edited one gets a new key.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+KEY_DIGITS = 32
+"""128 bits: chance collisions stay below 1e-20 for a billion images."""
+
+_KEY = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}")
+
+
+def key_of_bytes(content: bytes) -> str:
+    """The key of an image with this content."""
+    return hashlib.sha256(content).hexdigest()[:KEY_DIGITS]
+
+
+def key_of_file(path: Path) -> str:
+    """The key of an image file, read in blocks.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:KEY_DIGITS]
+
+
+def is_key(value: object) -> bool:
+    """Whether `value` has the form of a key."""
+    return isinstance(value, str) and _KEY.fullmatch(value) is not None
+
+
+def noise_seed(seed: int, key: str, draw: int = 0) -> int:
+    """Seed of one sample's noise: a function of recipe seed, key and draw alone.
+
+    Batch, order, worker and retry do not enter, so neither can they change a latent.
+
+    Returns:
+        An integer in [0, 2**63), what `torch.Generator.manual_seed` takes.
+    """
+    digest = hashlib.sha256(f"theworld noise 1:{seed}:{key}:{draw}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,123 @@
+"""The recipe: everything that decides a latent's value, and its name, the recipe id.
+
+Every field here changes the latent. What does not (workers, batch size, device, paths, library versions) lives in
+the job's config and is recorded beside each shard, never hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import RecipeError
+from .latents import latent_frames, video_frames
+
+Fit = Literal["cover", "pad", "stretch"]
+StoredDtype = Literal["float16", "float32"]
+
+_SINCE_SCHEMA: dict[str, int] = {}
+"""Fields that came after schema 1. They enter the id only when they differ from their default, so that a store
+written before they existed keeps its id."""
+
+
+class Recipe(BaseModel):
+    """What one rollout is. Frozen; two equal recipes and equal keys give equal latents."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    kind: Literal["rollout"] = "rollout"
+    world: Annotated[str, Field(min_length=1)]
+    """Identity of the weights: `hub:ORG/NAME@<40 hex commit>` or `sha256:<64 hex>` of a folder's weights and configs."""
+    height: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+    """Pixels."""
+    width: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+    fit: Fit = "cover"
+    """How an image of another shape meets height x width: cover crops the centre, pad adds grey, stretch distorts."""
+    image_rules: Annotated[int, Field(ge=1)] = 1
+    """Version of decoding and resizing (precompute/images.py); bumped when their pixels change."""
+    rollout_steps: Annotated[int, Field(ge=0, le=256)] = 8
+    """C, future latent frames; T = 1 + C."""
+    stride: Annotated[int, Field(ge=1, le=64)] = 1
+    """Keep every stride-th latent frame of a longer clip."""
+    denoise_steps: Annotated[int, Field(ge=2, le=1000)] = 10
+    """Noise levels of the schedule, as the stock pipeline counts them; the last two coincide, so one forward fewer runs."""
+    solver: Literal["euler"] = "euler"
+    guidance: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
+    """1.0 is off. The stock formula x0 = cond + g (cond - uncond) applies above 1.0."""
+    prompt: str | None = None
+    """None is the trained "no text" state: zero embeddings, no text encoder."""
+    negative_prompt: str | None = None
+    """Text of the unconditional branch; None is "no text" there too. Only with guidance."""
+    fps: Annotated[float, Field(gt=0)] | None = None
+    """None leaves the temporal positions unscaled, as Cosmos-Predict2 was trained (huggingface/diffusers#14768)."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    draw: Annotated[int, Field(ge=0)] = 0
+    """Which of the possible futures under one seed."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the transformer. The VAE encodes in float32 always: it is one frame (hao-ai-lab/FastVideo#1472)."""
+    dtype: StoredDtype = "float16"
+    """Of the stored latents."""
+    engine: Annotated[int, Field(ge=1)] = 1
+    """Version of the denoise loop; bumped when its values change."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.negative_prompt is not None and self.guidance <= 1.0:
+            raise ValueError("negative_prompt has no effect without guidance: set guidance above 1.0, or drop it")
+        if self.guidance > 1.0 and self.prompt is None and self.negative_prompt is None:
+            raise ValueError(
+                "guidance above 1.0 without a prompt doubles the cost and changes nothing: "
+                "both branches see no text. Give a prompt, or leave guidance at 1.0"
+            )
+        for name in ("prompt", "negative_prompt"):
+            text = getattr(self, name)
+            if text is not None and (not text.strip() or "\0" in text):
+                raise ValueError(f"{name} is empty or holds a NUL character; leave it out for no text")
+        return self
+
+    @property
+    def latent_frames(self) -> int:
+        """T of the stored latents."""
+        return latent_frames(self.rollout_steps)
+
+    def video_frames(self, temporal_stride: int = 4) -> int:
+        """Video frames the world model generates for this recipe."""
+        return video_frames(self.rollout_steps, stride=self.stride, temporal_stride=temporal_stride)
+
+    def canonical(self) -> str:
+        """The JSON text that is hashed: sorted keys, no spaces, later fields only where they differ."""
+        fields = self.model_dump(mode="json")
+        for name in _SINCE_SCHEMA:
+            if fields[name] == type(self).model_fields[name].default:
+                del fields[name]
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+    @property
+    def id(self) -> str:
+        """Recipe id: 64 hex digits, the SHA-256 of `canonical()`."""
+        return hashlib.sha256(b"theworld recipe 1\n" + self.canonical().encode()).hexdigest()
+
+
+def parse_recipe(value: object, *, where: str) -> Recipe:
+    """A recipe from plain values, or one message that names each wrong field.
+
+    Raises:
+        RecipeError: a field is missing, unknown, of the wrong type or out of range.
+    """
+    try:
+        return Recipe.model_validate(value)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors(include_url=False)
+        )
+        raise RecipeError(f"{where}: {problems}") from error
+
+
+def difference(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two recipes differ: name -> (ours, theirs)."""
+    a, b = ours.model_dump(), theirs.model_dump()
+    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}

@@ -1,0 +1,42 @@
+"""What a world model is to the rest of the house: encode, roll out, decode.
+
+Lives here: the protocol, so that the trainer can roll out live without knowing who does it.
+Elsewhere: the Cosmos engine that implements it (precompute/cosmos.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from .latents import LatentSpec
+from .recipe import Recipe
+
+
+class WorldModel(Protocol):
+    """Rolls images forward in a latent space. Images are float32 in [-1, 1], RGB."""
+
+    @property
+    def spec(self) -> LatentSpec:
+        """The space its latents live in."""
+        ...
+
+    def encode(self, images: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B C 1 H W"]:
+        """Standardised latents of single frames: the posterior's mode, float32."""
+        ...
+
+    def rollout(
+        self, images: Float[Tensor, "B 3 height width"], keys: Sequence[str], recipe: Recipe
+    ) -> Float[Tensor, "B C T H W"]:
+        """Standardised float32 latents of each image and its predicted future; frame 0 equals `encode`.
+
+        Each sample's noise is seeded by the recipe and its key alone.
+        """
+        ...
+
+    def decode(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B 3 F height width"]:
+        """Video in [-1, 1] of standardised latents; F = 1 + temporal_stride * (T - 1)."""
+        ...
