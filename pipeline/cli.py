@@ -1,1 +1,276 @@
-def main() -> None: ...
+"""The command line. Thin: parse, call one library function, print. torch and ray load only inside the commands.
+
+Results go to stdout, progress and warnings to stderr. Exit codes: 0 all done; 2 wrong use or configuration, nothing
+written; 3 finished, but more inputs failed than --max-bad allows; 75 interrupted, the same command resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import ConfigError, TheWorldError
+
+app = typer.Typer(
+    name="theworld",
+    help="Let a language model see what happens next: roll images forward once, keep the latents, train on them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+worldlet_app = typer.Typer(help="The embedded miniature world.", no_args_is_help=True)
+app.add_typer(worldlet_app, name="worldlet")
+
+SHAPES_LATENT = "Decides the latents (enters the recipe)"
+RUNNING = "How it runs"
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; flags win over it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", rich_help_panel=RUNNING)]
+
+
+def main() -> None:
+    """Entry point: our errors become one message and an exit code, never a traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
+    try:
+        app()
+    except TheWorldError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        sys.exit(error.exit_code)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"theworld {version('theworld')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+def _recipe_option(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=SHAPES_LATENT)
+
+
+def _running_option(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=RUNNING)
+
+
+@app.command()
+def precompute(
+    images: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of images, one image, or a quoted glob. Left out: scenes of the worldlet."),
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of stores. (default: latents)")] = None,
+    steps: Annotated[int | None, _recipe_option("Future latent frames per image; T = 1 + steps. (default: 8)")] = None,
+    world: Annotated[
+        str | None, _recipe_option("World model: a Hub id or a folder. (default: the embedded worldlet)")
+    ] = None,
+    size: Annotated[str | None, _recipe_option("HEIGHTxWIDTH in pixels. (default: the world model's)")] = None,
+    fit: Annotated[str | None, _recipe_option("cover, pad or stretch. (default: cover)")] = None,
+    stride: Annotated[int | None, _recipe_option("Keep every stride-th latent frame. (default: 1)")] = None,
+    denoise_steps: Annotated[int | None, _recipe_option("Diffusion steps. (default: the world model's)")] = None,
+    guidance: Annotated[float | None, _recipe_option("Classifier-free guidance; 1 is off. (default: 1)")] = None,
+    prompt: Annotated[str | None, _recipe_option("Text that conditions the rollout; needs --guardrail.")] = None,
+    negative_prompt: Annotated[str | None, _recipe_option("Text to steer away from, with guidance.")] = None,
+    seed: Annotated[int | None, _recipe_option("Seed of the noise. (default: 0)")] = None,
+    compute_dtype: Annotated[
+        str | None, _recipe_option("float32 or bfloat16, of the transformer. (default: the world model's)")
+    ] = None,
+    dtype: Annotated[str | None, _recipe_option("float16 or float32, of the store. (default: float16)")] = None,
+    guardrail: Annotated[str | None, _running_option("Who checks a prompt: cosmos or external.")] = None,
+    limit: Annotated[int | None, _running_option("Only the first so many images.")] = None,
+    scenes: Annotated[
+        int | None, _running_option("Scenes to make where no images are given. (default: 900)")
+    ] = None,
+    device: Device = None,
+    workers: Annotated[int | None, _running_option("Ray actors. (default: one per GPU, or per core)")] = None,
+    batch_size: Annotated[int | None, _running_option("Images rolled out together. (default: 8, on a GPU 16)")] = None,
+    shard_size: Annotated[
+        int | None, _running_option("Samples per shard of a new store. (default: 16 to 256, by the work)")
+    ] = None,
+    in_process: Annotated[bool | None, _running_option("One worker, here, without Ray.", "--in-process")] = None,
+    retry_failed: Annotated[bool | None, _running_option("Try again what failed before.", "--retry-failed")] = None,
+    max_bad: Annotated[
+        int | None, _running_option("Inputs that may fail before the exit code is 3. (default: 0)")
+    ] = None,
+    dry_run: Annotated[bool | None, _running_option("Print the plan and stop; writes nothing.", "--dry-run")] = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Roll each image forward once and keep the latents."""
+    from ..precompute.config import PrecomputeConfig
+    from ..precompute.job import run_precompute
+    from .config import load_config
+    from .progress import Progress
+
+    flags = {name: value for name, value in locals().items() if name in PrecomputeConfig.model_fields}
+    settings = load_config(PrecomputeConfig, "precompute", config, flags)
+    report = run_precompute(settings, progress=Progress.on_stderr())
+    typer.echo(json.dumps(report.to_json(), indent=2) if as_json else report.summary())
+    if report.bad > settings.max_bad:
+        raise typer.Exit(3)
+
+
+@app.command()
+def train(
+    store: Annotated[
+        Path | None, typer.Argument(help="A store, or a cache folder with one store in it. (default: latents)")
+    ] = None,
+    cache: Annotated[  # `train --cache`, `train --cache PATH` and `train PATH` all work: the flag says what is so
+        bool, typer.Option("--cache", help="Train from latents on disk (the default).")
+    ] = True,
+    questions: Annotated[
+        Path | None, typer.Option(help="JSONL of questions. (default: those of the cache's own scenes)")
+    ] = None,
+    lm: Annotated[str | None, typer.Option(help="Language model: a Hub id or a folder. (default: embedded)")] = None,
+    steps: Annotated[int | None, typer.Option(help="Rollout steps to read. (default: all the store has)")] = None,
+    layout: Annotated[str | None, typer.Option(help="World tokens: patch or spatial. (default: patch)")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. (default: the next number under runs)")] = None,
+    train_steps: Annotated[int | None, _running_option("Updates.")] = None,
+    batch_size: Annotated[int | None, _running_option("Questions per update.")] = None,
+    learning_rate: Annotated[float | None, _running_option("Peak learning rate.")] = None,
+    lora_rank: Annotated[int | None, _running_option("Rank of the LoRA adapters.")] = None,
+    seed: Annotated[int | None, _running_option("Seed of weights and order.")] = None,
+    device: Device = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Train temporal embeddings, projector and LoRA on a frozen language model, from a store."""
+    del cache
+    from ..train.trainer import TrainConfig
+    from ..train.trainer import train as run_training
+    from .config import load_config, read_table
+
+    flags = {name: value for name, value in locals().items() if name in TrainConfig.model_fields}
+    written = read_table(config, "train") if config else {}
+    if store is None and "store" not in written:
+        flags["store"] = Path("latents")
+    if questions is None and "questions" not in written:
+        flags["questions"] = _own_questions(Path(flags["store"] or written["store"]))
+    summary = run_training(load_config(TrainConfig, "train", config, flags))
+    typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else summary.summary())
+
+
+def _own_questions(store: Path) -> Path:
+    """The questions that lie beside the embedded scenes, in the cache folder that holds the store."""
+    for cache in (store, store.parent):
+        found = cache / "scenes" / "questions.jsonl"
+        if found.is_file():
+            return found
+    raise ConfigError(
+        f"which questions? {store} has no scenes of its own beside it, so name a file: "
+        'theworld train --questions FILE.jsonl, one {"image": …, "question": …, "answer": …} a line'
+    )
+
+
+@app.command()
+def evaluate(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders. (default: the newest under runs)")] = None,
+    store: Annotated[Path | None, typer.Option(help="Another store of the same recipe.")] = None,
+    questions: Annotated[Path | None, typer.Option(help="Another questions file.")] = None,
+    split: Annotated[str, typer.Option(help="Which split to ask; 'all' asks everything.")] = "test",
+    steps: Annotated[int | None, typer.Option(help="Rollout steps to read. (default: as trained)")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Answer a split's questions and print accuracy by question type, runs side by side."""
+    from rich.console import Console
+
+    from ..train.evaluate import compare
+    from ..train.evaluate import evaluate as run_evaluation
+
+    folders = runs or [_newest_run()]
+    done = [
+        run_evaluation(
+            run,
+            store=store,
+            questions=questions,
+            split=None if split == "all" else split,
+            steps=steps,
+            device=_device(device),
+        )
+        for run in folders
+    ]
+    if as_json:
+        typer.echo(json.dumps([evaluation.model_dump(mode="json") for evaluation in done], indent=2))
+        return
+    Console().print(done[0].table() if len(done) == 1 else compare(folders))
+
+
+def _newest_run() -> Path:
+    runs = sorted(Path("runs").glob("*/theworld.json"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise ConfigError(f"there is no run under {Path('runs').resolve()}; train one first: theworld train --cache")
+    return runs[-1].parent
+
+
+@app.command()
+def ask(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    image: Annotated[Path, typer.Argument(help="Image file.")],
+    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    choices: Annotated[str | None, typer.Option(help="Answers to choose from, separated by commas.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Rollout steps to read. (default: as trained)")] = None,
+    world: Annotated[str | None, typer.Option(help="Folder of the run's world model, if it has moved.")] = None,
+    preview: Annotated[Path | None, typer.Option(help="Save the rollout it used as a PNG.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Roll one image forward on the spot and answer a question about it."""
+    from ..precompute.live import LiveWorld
+    from ..train.checkpoint import load_run
+    from ..train.evaluate import ask as run_ask
+
+    loaded = load_run(run, device=_device(device))
+    live = LiveWorld.for_recipe(loaded.meta.recipe, world=world, device=device)
+    latents = live.roll_out(image)
+    if preview is not None:
+        live.save_preview(image, latents, preview)
+    wanted = [choice.strip() for choice in choices.split(",")] if choices else None
+    answer = run_ask(loaded, latents, question, wanted, steps=steps)
+    if as_json:
+        ranked = [{"choice": r.choice, "probability": r.probability} for r in answer.ranked]
+        typer.echo(json.dumps({"answer": answer.text, "ranked": ranked}, indent=2))
+        return
+    typer.echo(answer.text)
+    for ranked in answer.ranked:
+        typer.echo(f"  {ranked.probability:6.1%}  {ranked.choice}", err=True)
+
+
+def _device(name: str) -> Any:
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device must be auto, cpu or cuda, got {name}")
+    return name
+
+
+@worldlet_app.command("build")
+def worldlet_build(
+    out: Annotated[Path, typer.Argument(help="Folder for the new weights: OUT/world and OUT/lm.")],
+    world_minutes: Annotated[float, typer.Option(help="CPU minutes for the VAE and the transformer.")] = 60.0,
+    lm_minutes: Annotated[float, typer.Option(help="CPU minutes for the language model.")] = 8.0,
+    seed: Annotated[int, typer.Option(help="Seed of scenes and weights.")] = 0,
+) -> None:
+    """Train the miniature world model and its small Gemma again, from nothing."""
+    from ..precompute.worldlet.build import build_world
+    from ..train.worldlet.build import build_lm
+
+    build_world(out / "world", minutes=world_minutes, seed=seed)
+    build_lm(out / "lm", minutes=lm_minutes, seed=seed)
+    typer.echo(f"use them: theworld precompute --world {out / 'world'}; theworld train --lm {out / 'lm'}")
+
+if __name__ == "__main__":
+    main()

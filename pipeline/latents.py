@@ -8,8 +8,7 @@ Axes, everywhere:  B sample   C channel (16)   T latent frame   H, W latent row,
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
@@ -41,15 +40,6 @@ class LatentSpec:
         """(C, T, H, W) of one rollout of a `height` x `width` pixel image."""
         stride = self.spatial_stride
         return (self.channels, latent_frames(rollout_steps), height // stride, width // stride)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `LatentSpec(**value)` after `from_json` gives the same spec back."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> LatentSpec:
-        """The inverse of `to_json`."""
-        return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
 
 
 def latent_frames(rollout_steps: int) -> int:

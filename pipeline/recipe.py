@@ -18,6 +18,11 @@ from .latents import latent_frames, video_frames
 Fit = Literal["cover", "pad", "stretch"]
 StoredDtype = Literal["float16", "float32"]
 
+ENGINE_VERSION = 1
+"""Version of the denoise loop in precompute/cosmos.py; bump it when its values change."""
+IMAGE_RULES = 1
+"""Version of the decoding and resizing in precompute/images.py; bump it when their pixels change."""
+
 _SINCE_SCHEMA: dict[str, int] = {}
 """Fields that came after schema 1. They enter the id only when they differ from their default, so that a store
 written before they existed keeps its id."""
@@ -30,20 +35,19 @@ class Recipe(BaseModel):
 
     kind: Literal["rollout"] = "rollout"
     world: Annotated[str, Field(min_length=1)]
-    """Identity of the weights: `hub:ORG/NAME@<40 hex commit>` or `sha256:<64 hex>` of a folder's weights and configs."""
+    """Which weights: `hub:ORG/NAME@<40 hex commit>`, or `sha256:<64 hex>` of a folder's weights and configs."""
     height: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
     """Pixels."""
     width: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
     fit: Fit = "cover"
     """How an image of another shape meets height x width: cover crops the centre, pad adds grey, stretch distorts."""
-    image_rules: Annotated[int, Field(ge=1)] = 1
-    """Version of decoding and resizing (precompute/images.py); bumped when their pixels change."""
+    image_rules: Annotated[int, Field(ge=1)] = IMAGE_RULES
     rollout_steps: Annotated[int, Field(ge=0, le=256)] = 8
     """C, future latent frames; T = 1 + C."""
     stride: Annotated[int, Field(ge=1, le=64)] = 1
     """Keep every stride-th latent frame of a longer clip."""
     denoise_steps: Annotated[int, Field(ge=2, le=1000)] = 10
-    """Noise levels of the schedule, as the stock pipeline counts them; the last two coincide, so one forward fewer runs."""
+    """Noise levels as the stock pipeline counts them; the last two coincide, so one forward fewer runs."""
     solver: Literal["euler"] = "euler"
     guidance: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
     """1.0 is off. The stock formula x0 = cond + g (cond - uncond) applies above 1.0."""
@@ -60,8 +64,7 @@ class Recipe(BaseModel):
     """Of the transformer. The VAE encodes in float32 always: it is one frame (hao-ai-lab/FastVideo#1472)."""
     dtype: StoredDtype = "float16"
     """Of the stored latents."""
-    engine: Annotated[int, Field(ge=1)] = 1
-    """Version of the denoise loop; bumped when its values change."""
+    engine: Annotated[int, Field(ge=1)] = ENGINE_VERSION
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

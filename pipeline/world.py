@@ -7,7 +7,7 @@ Elsewhere: the Cosmos engine that implements it (precompute/cosmos.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +16,7 @@ from .latents import LatentSpec
 from .recipe import Recipe
 
 
+@runtime_checkable
 class WorldModel(Protocol):
     """Rolls images forward in a latent space. Images are float32 in [-1, 1], RGB."""
 

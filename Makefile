@@ -1,0 +1,51 @@
+# `make demo` and `make test` are all a newcomer needs: each installs what it uses into .venv first.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Without a GPU the CPU build is taken where its index can be reached; one retry, so that a closed network costs seconds.
+TORCH := torch==2.13.0 $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu --retries 1)
+# one thread a process: tests and workers run side by side
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test test-fast check bench clean
+
+demo: $(VENV)/.installed  ## scenes -> rollouts -> trained reader -> answers, in minutes on two cores
+	$(BIN)/theworld precompute --steps 8
+	$(BIN)/theworld train --cache
+	$(BIN)/theworld train --cache --steps 0
+	$(BIN)/theworld evaluate $$(ls -d runs/*/ | sort -V | tail -n 2)
+
+test: $(VENV)/.installed-dev check  ## everything CI runs
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-fast: $(VENV)/.installed-dev  ## without the slow ones
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+check: $(VENV)/.installed-dev  ## style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+bench: $(VENV)/.installed-dev  ## side-by-side measurements; see benchmarks/README.md
+	$(BIN)/python -m benchmarks.precompute
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# a torch that is there already (a CUDA build, say) is kept
+$(VENV)/.torch: $(VENV)/bin/python
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q $(TORCH)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

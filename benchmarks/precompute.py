@@ -1,0 +1,96 @@
+"""Our engine against the stock pipeline, on the embedded worldlet: images a second, alternating in one process.
+
+    python -m benchmarks.precompute [--images 16] [--rounds 5]
+
+Both make `--steps` 8 rollouts at 64x64 with 10 denoise steps, guidance off, zero text. The stock pipeline is called as
+its users call it, one image at a time; its own batch of the same size is measured beside it. What differs is stated by
+the ratios alone: batching, the one-frame encode, the skipped last forward, a text of length 1 in place of 512.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from diffusers import Cosmos2VideoToWorldPipeline, FlowMatchEulerDiscreteScheduler
+
+from theworld.pipeline.keys import key_of_bytes
+from theworld.pipeline.recipe import Recipe
+from theworld.precompute.cosmos import CosmosWorld
+from theworld.precompute.world import resolve_world
+
+STEPS, DENOISE_STEPS, SIZE, BATCH = 8, 10, 64, 8
+
+
+class _NothingToCheck:
+    def to(self, *_: object) -> None: ...
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    source = resolve_world(None)
+    world = CosmosWorld.load(source.folder)
+    stock = CosmosWorld.load(source.folder)  # parts of its own
+    pipeline = Cosmos2VideoToWorldPipeline(
+        text_encoder=None,
+        tokenizer=None,
+        transformer=stock._transformer,
+        vae=stock._vae,
+        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(source.folder / "scheduler"),
+        safety_checker=_NothingToCheck(),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    width = stock._transformer.config.text_embed_dim
+    images = torch.rand(options.images, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    keys = [key_of_bytes(bytes([i % 256, i // 256])) for i in range(options.images)]
+    recipe = Recipe(world=source.identity, height=SIZE, width=SIZE, rollout_steps=STEPS, denoise_steps=DENOISE_STEPS)
+
+    def run_stock(batch: int) -> None:
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            pipeline(
+                image=(part + 1) / 2,
+                prompt_embeds=torch.zeros(len(part), 512, width),
+                height=SIZE,
+                width=SIZE,
+                num_frames=1 + 4 * STEPS,
+                num_inference_steps=DENOISE_STEPS,
+                guidance_scale=1.0,
+                fps=None,
+                generator=[torch.Generator().manual_seed(i) for i in range(len(part))],
+                output_type="latent",
+            )
+
+    def run_ours(batch: int) -> None:
+        for start in range(0, len(images), batch):
+            world.rollout(images[start : start + batch], keys[start : start + batch], recipe)
+
+    ways: dict[str, Callable[[], None]] = {
+        "stock pipeline, one image a call": lambda: run_stock(1),
+        f"stock pipeline, batches of {BATCH}": lambda: run_stock(BATCH),
+        "ours, one image a call": lambda: run_ours(1),
+        f"ours, batches of {BATCH}": lambda: run_ours(BATCH),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    run_stock(1), run_ours(BATCH)  # warm
+    for _ in range(options.rounds):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - started)
+    floor = statistics.median(seconds["stock pipeline, one image a call"])
+    print("| way | images/s (median) | x stock |\n|---|---|---|")
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        print(f"| {name} | {options.images / median:.2f} | {floor / median:.1f} |")
+
+
+if __name__ == "__main__":
+    main()

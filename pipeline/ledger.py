@@ -1,0 +1,132 @@
+"""What a store remembers about its inputs: which source is which key, and which inputs failed and why.
+
+Lives here: the two small logs beside the latents; nothing in them decides whether a latent is there.
+Elsewhere: the latents themselves (zarr_store.py); deciding what to retry (precompute).
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from .commit import publish, remove, replace
+from .keys import is_key
+from .records import FORMAT, damaged, read_file, seal, unseal
+
+_FAILURE_LIMIT_BYTES = 2**20
+_SOURCES_LIMIT_BYTES = 2**32
+_SOURCES_NAME = re.compile(r"([0-9a-f]{64})\.jsonl")
+_FAILURE_NAME = re.compile(r"[0-9a-f]{32}\.json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """One input that has no latent, and why."""
+
+    source: str
+    """The input as the user named it, for people: nothing opens it. Any text, also names that are not UTF-8."""
+    key: str | None
+    """None where not even its bytes could be read."""
+    reason: str
+    """One word: missing, decode, nan, oom, ..."""
+    message: str
+    attempts: int
+
+    @property
+    def file_name(self) -> str:
+        """One ledger row an input: by its key, so that copies of an image share it, else by its source."""
+        identity = f"source {self.source}" if self.key is None else f"key {self.key}"
+        return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:32] + ".json"
+
+
+def write_failure(store: Path, failure: Failure) -> None:
+    """Keep a failure; an earlier one of the same input gives way."""
+    content = seal({**asdict(failure), "format": FORMAT})
+    replace(store / "tmp", store / "failed" / failure.file_name, content)
+
+
+def remove_failure(store: Path, failure: Failure) -> None:
+    """Forget a failure, if it is known."""
+    remove(store / "failed" / failure.file_name)
+
+
+def read_failures(store: Path) -> list[Failure]:
+    """All failures, by source.
+
+    Raises:
+        DamagedShardError: a row is not what was written.
+    """
+    failures: list[Failure] = []
+    for path in (store / "failed").iterdir():
+        if not _FAILURE_NAME.fullmatch(path.name):
+            continue
+        try:
+            failures.append(_parse_failure(unseal(read_file(path, _FAILURE_LIMIT_BYTES))))
+        except FileNotFoundError:  # cleared meanwhile
+            continue
+        except (ValueError, RecursionError) as error:
+            raise damaged(path, str(error)) from error
+    return sorted(failures, key=lambda failure: (failure.source, failure.key or ""))
+
+
+def write_sources(store: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Keep which source is which key; the same set twice is one file, named by its content."""
+    lines = [json.dumps({"source": source, "key": key}) for source, key in sorted(set(rows))]
+    if lines:
+        content = ("\n".join(lines) + "\n").encode()
+        target = store / "sources" / f"{hashlib.sha256(content).hexdigest()}.jsonl"
+        publish(store / "tmp", target, content)
+
+
+def read_sources(store: Path) -> dict[str, tuple[str, ...]]:
+    """The keys of every source ever recorded, in order of their digits.
+
+    Raises:
+        DamagedShardError: a file is not what was written.
+    """
+    found: dict[str, set[str]] = {}
+    for path in (store / "sources").iterdir():
+        name = _SOURCES_NAME.fullmatch(path.name)
+        if name is None:
+            continue
+        try:
+            content = read_file(path, _SOURCES_LIMIT_BYTES)
+            if hashlib.sha256(content).hexdigest() != name[1]:
+                raise ValueError("its content does not match its name")
+            for line in content.splitlines():
+                source, key = _parse_source(line)
+                found.setdefault(source, set()).add(key)
+        except (ValueError, RecursionError) as error:
+            raise damaged(path, str(error)) from error
+    return {source: tuple(sorted(keys)) for source, keys in found.items()}
+
+
+def _parse_failure(text: bytes) -> Failure:
+    fields = _object(text)
+    if fields.pop("format", None) != FORMAT:
+        raise ValueError(f"it is not of format {FORMAT}")
+    source, key, attempts = fields.get("source"), fields.get("key"), fields.get("attempts")
+    reason, message = fields.get("reason"), fields.get("message")
+    if not (isinstance(source, str) and isinstance(reason, str) and isinstance(message, str)):
+        raise ValueError("source, reason or message is not a text")
+    if not (key is None or is_key(key)) or type(attempts) is not int or len(fields) != 5:
+        raise ValueError("key, attempts or the number of fields is wrong")
+    return Failure(source=source, key=cast(str | None, key), reason=reason, message=message, attempts=attempts)
+
+
+def _parse_source(line: bytes) -> tuple[str, str]:
+    row = _object(line)
+    source, key = row.get("source"), row.get("key")
+    if not isinstance(source, str) or not is_key(key):
+        raise ValueError("a row is not a source and its key")
+    return source, cast(str, key)
+
+
+def _object(text: bytes) -> dict[str, object]:
+    value: object = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    return cast(dict[str, object], value)

@@ -1,0 +1,116 @@
+"""What a person sees while a job runs: lines and one live bar, on stderr; results go to stdout elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+LOG_EVERY_S = 10.0
+"""Between lines where stderr is a file and a live bar would fill it."""
+
+
+class Bar(Protocol):
+    """Counts what is done."""
+
+    def advance(self, count: int, *, failed: int = 0, note: str = "") -> None:
+        """Count `count` more; `failed` is the total of failures so far, `note` a figure to show."""
+        ...
+
+
+class Progress:
+    """Tells a person how far a job is; `Progress.silent()` tells nobody."""
+
+    def __init__(self, console: Console | None) -> None:
+        self._console = console
+
+    @classmethod
+    def on_stderr(cls) -> Progress:
+        """A live bar on a terminal, a line every ten seconds elsewhere."""
+        return cls(Console(file=sys.stderr, highlight=False, soft_wrap=True))
+
+    @classmethod
+    def silent(cls) -> Progress:
+        """For callers that want none."""
+        return cls(None)
+
+    def say(self, line: str) -> None:
+        """One line; markup in it is printed, not interpreted."""
+        if self._console is not None:
+            self._console.print(line, markup=False)
+
+    @contextmanager
+    def bar(self, title: str, *, total: int, unit: str) -> Generator[Bar, None, None]:
+        """A bar that lives as long as the block."""
+        if self._console is None:
+            yield _Silent()
+        elif self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(f"{unit} {{task.fields[rate]}}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            with RichProgress(*columns, console=self._console) as live:
+                yield _Live(live, title, total, unit)
+        else:
+            lines = _Lines(self, title, total, unit)
+            yield lines
+            lines.finish()
+
+
+class _Silent:
+    def advance(self, count: int, *, failed: int = 0, note: str = "") -> None: ...
+
+
+class _Counter:
+    """The rate, from the first count on: what came before it was loading."""
+
+    def __init__(self, unit: str) -> None:
+        self.done: int = 0
+        self._unit = unit
+        self._started = time.monotonic()
+
+    def rate(self) -> str:
+        elapsed = time.monotonic() - self._started
+        return f"{self.done / elapsed:.1f} {self._unit}/s" if elapsed > 0 and self.done else ""
+
+
+class _Live(_Counter):
+    def __init__(self, live: RichProgress, title: str, total: int, unit: str) -> None:
+        super().__init__(unit)
+        self._live = live
+        self._task = live.add_task(title, total=total, rate="", note="")
+
+    def advance(self, count: int, *, failed: int = 0, note: str = "") -> None:
+        self.done += count
+        text = f"[red]{failed} failed[/red] {note}" if failed else note
+        self._live.update(self._task, advance=count, rate=self.rate(), note=text)
+
+
+class _Lines(_Counter):
+    def __init__(self, progress: Progress, title: str, total: int, unit: str) -> None:
+        super().__init__(unit)
+        self._progress, self._title, self._total = progress, title, total
+        self._last = time.monotonic()
+        self._tail = ""
+
+    def advance(self, count: int, *, failed: int = 0, note: str = "") -> None:
+        self.done += count
+        self._tail = "".join(f", {text}" for text in (f"{failed} failed" if failed else "", note) if text)
+        if time.monotonic() - self._last >= LOG_EVERY_S:
+            self._last = time.monotonic()
+            self.finish()
+
+    def finish(self) -> None:
+        self._progress.say(f"{self._title}: {self.done} of {self._total}, {self.rate()}{self._tail}")

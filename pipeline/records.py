@@ -1,0 +1,147 @@
+"""What a commit record says, and how anything sealed is read back.
+
+Lives here: the sealed record that makes a shard visible, its checks, and the reading of small files nobody vouches for.
+Elsewhere: making them appear (commit.py).
+"""
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from .errors import DamagedShardError
+from .keys import KEY_DIGITS
+
+FORMAT = 1
+"""Version of everything a store holds; a reader refuses a higher one."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+_RECORD_NAME = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
+_RECORD_LIMIT_BYTES = 64 * 2**20
+_SEAL = re.compile(rb',"seal":"([0-9a-f]{64})"\}\n\Z')
+
+
+class ShardRecord(BaseModel):
+    """What one committed shard holds: the truth about its existence, rows and bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, cache_strings="keys")  # the keys of all differ
+
+    format: Literal[1] = FORMAT
+    shard: Annotated[int, Field(ge=0, lt=10**9)]
+    recipe_id: Sha256
+    keys: Annotated[tuple[str, ...], Field(min_length=1)]
+    """In row order, each once."""
+    rows: int
+    bytes: Annotated[int, Field(gt=0)]
+    """Size of the payload file."""
+    xxh3_128: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    sha256: Sha256
+    first_frames_crc32c: Annotated[str, Field(pattern=r"^([0-9a-f]{8})+$")]
+    """Eight digits a row. They tie each key to its bytes: a payload of another store, copied over this one, has valid
+    checksums of its own and the same size, and only this tells them apart on every read."""
+    created: str
+    """UTC, for people; nothing is decided by it."""
+    facts: dict[str, JsonValue]
+    """What the worker wants remembered: host, seconds, batch, versions."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.rows == len(self.keys) == len(set(self.keys)) == len(self.first_frames_crc32c) // 8:
+            raise ValueError("rows, distinct keys and first_frames_crc32c differ in number")
+        # all digits of all keys at once: a million keys are checked each time a store opens
+        if {*map(len, self.keys)} != {KEY_DIGITS} or "".join(self.keys).encode().translate(None, b"0123456789abcdef"):
+            raise ValueError(f"a key is not {KEY_DIGITS} hexadecimal digits")
+        return self
+
+    def first_frame_crc32c(self, row: int) -> int:
+        """Checksum of the first frame of a row."""
+        return int(self.first_frames_crc32c[8 * row : 8 * row + 8], 16)
+
+
+def record_numbers(store: Path) -> set[int]:
+    """The shard numbers that have a record, from one listing; nothing is opened."""
+    names = (_RECORD_NAME.fullmatch(name) for name in os.listdir(store / "commits"))  # noqa: PTH208 - 3x faster
+    return {int(match[1]) for match in names if match}
+
+
+def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
+    """One record, checked: seal, types, number and recipe.
+
+    Raises:
+        DamagedShardError: the file is not what was committed.
+        FileNotFoundError: somebody moved it away.
+    """
+    path = store / "commits" / f"{number}.json"
+    try:
+        record = ShardRecord.model_validate_json(unseal(read_file(path, _RECORD_LIMIT_BYTES)))
+        if record.shard != number:
+            raise ValueError(f"it is the record of shard {record.shard}")
+        if record.recipe_id != recipe_id:
+            raise ValueError(f"it is of recipe {record.recipe_id[:12]}, the store of {recipe_id[:12]}")
+    except ValidationError as error:
+        raise damaged(path, validation_summary(error)) from error
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+    return record
+
+
+def damaged(path: Path, what: str) -> DamagedShardError:
+    """The error for a file of the store that is not what was written, and how to heal it."""
+    return DamagedShardError(
+        f"{path}: {what}. It is damaged or foreign. Move it to {path.parent.parent / 'lost+found'} and run "
+        "`theworld precompute` with the same flags: what is missing then is made again"
+    )
+
+
+def validation_summary(error: ValidationError) -> str:
+    """The first problem of a failed validation, in a few words."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def seal(body: Mapping[str, Any]) -> bytes:
+    """One line of canonical JSON whose last field is the SHA-256 of all before it.
+
+    Raises:
+        ValueError, TypeError: `body` holds something JSON has no word for, NaN included.
+    """
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return text[:-1] + b',"seal":"' + hashlib.sha256(text).hexdigest().encode() + b'"}\n'
+
+
+def unseal(sealed: bytes) -> bytes:
+    """The canonical JSON text without its seal.
+
+    Raises:
+        ValueError: there is no seal, or it does not fit the text.
+    """
+    match = _SEAL.search(sealed, max(0, len(sealed) - 100))
+    if match is None:
+        raise ValueError(f"its {len(sealed)} bytes do not end in a seal")
+    text = sealed[: match.start()] + b"}"
+    if hashlib.sha256(text).hexdigest().encode() != match[1]:
+        raise ValueError("its content does not match its seal")
+    return text
+
+
+def read_file(path: Path, limit_bytes: int) -> bytes:
+    """The content of a regular file of bounded size; neither a pipe nor a device can hold the reader up.
+
+    Raises:
+        ValueError: not a regular file, or larger than `limit_bytes`.
+        OSError: it cannot be read.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is not a regular file")
+        if status.st_size > limit_bytes:
+            raise ValueError(f"it has {status.st_size} bytes, at most {limit_bytes} make sense")
+        return file.read(status.st_size)

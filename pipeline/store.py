@@ -1,0 +1,284 @@
+"""Stores and where they are: the entry point of both stages.
+
+Lives here: finding, opening and creating the stores of a cache folder, and `theworld.json`, which says what a store is.
+Elsewhere: what one can do with an open store (zarr_store.py).
+
+    <cache>/<label>-<12 digits of the recipe id>/
+        theworld.json              what the latents are; published once, the rest of the layout follows from it
+        zarr.json, latents/        plain Zarr: zarr.open(store)["latents"]
+        commits/<n>.json           the record of shard n; no record, no shard
+        failed/  sources/          what became of the inputs
+        tmp/  lost+found/          unfinished files; what a person moved out of the way
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from .commit import TempFile, make_folders, place, publish, remove, sync_folder, writing
+from .errors import (
+    ConfigError,
+    DamagedShardError,
+    LatentShapeError,
+    StoreError,
+    StoreMismatchError,
+    StoreNotFoundError,
+)
+from .latents import LatentSpec
+from .recipe import Recipe, difference, parse_recipe
+from .records import FORMAT, Sha256, read_file, seal, unseal, validation_summary
+from .shard_layout import GROUP_METADATA
+from .zarr_store import LatentStore, layout_of
+
+__all__ = ["LatentStore", "create_store", "find_store", "find_stores", "open_store"]
+
+MAX_SHARD_SIZE = 65_536
+_MAX_SAMPLE_BYTES = 2**32
+_METADATA_LIMIT_BYTES = 2**22
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_FOLDERS = ("latents/c", "commits", "failed", "sources", "tmp", "lost+found")
+
+ShardSize = Annotated[int, Field(ge=1, le=MAX_SHARD_SIZE)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    channels: Annotated[int, Field(ge=1, le=4096)]
+    spatial_stride: Annotated[int, Field(ge=1, le=4096)]
+    temporal_stride: Annotated[int, Field(ge=1, le=4096)]
+    mean: tuple[_Finite, ...]
+    std: tuple[Annotated[_Finite, Field(gt=0)], ...]
+
+
+class _Manifest(BaseModel):
+    """`theworld.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal[1] = FORMAT
+    layout: Literal["zarr"] = "zarr"
+    recipe_id: Sha256
+    recipe: dict[str, JsonValue]
+    spec: _Spec
+    shard_size: ShardSize
+
+
+def open_store(path: Path, *, tolerate_damage: bool = False) -> LatentStore:
+    """Open a store that exists. Writes nothing.
+
+    Args:
+        path: a store, or a cache folder with exactly one store in it.
+        tolerate_damage: list damaged records in the store's `damage` instead of raising. For who makes rollouts, to
+            whom their keys are missing; whoever trains must not go on without them.
+    Raises:
+        StoreNotFoundError: there is none.
+        StoreError: there are several, or it is of a newer format.
+        StoreMismatchError: `latents/zarr.json` describes another array.
+        DamagedShardError: `theworld.json` or a commit record is not what was written.
+    """
+    path = Path(path)
+    if not _is_store(path):
+        path = _only_store(path)
+    return _load(path, tolerate_damage=tolerate_damage)
+
+
+def find_store(cache: Path, recipe: Recipe) -> LatentStore | None:
+    """The store of a recipe in a cache folder, to see what is done; None where there is none. Writes nothing.
+
+    Raises:
+        StoreError: as `open_store`, but damaged records are listed in the store's `damage`.
+    """
+    path = _path_of(cache, recipe)
+    if path is None:
+        return None
+    store = _load(path, tolerate_damage=True)
+    _check_recipe(store, recipe)
+    return store
+
+
+def find_stores(cache: Path) -> list[Path]:
+    """The stores directly inside a cache folder, by name; none where the folder does not exist."""
+    if not cache.is_dir():
+        return []
+    return sorted(path for path in cache.iterdir() if _is_store(path))
+
+
+def create_store(cache: Path, recipe: Recipe, spec: LatentSpec, *, label: str, shard_size: int) -> LatentStore:
+    """Open the recipe's store in `cache` for writing; make it where there is none. Safe to call from many processes.
+
+    Args:
+        cache: made, if missing.
+        label: leads the folder's name: letters, digits, dot, dash, underscore.
+        shard_size: samples a full shard holds; a store that exists keeps its own.
+    Returns:
+        The store. Damaged records do not stop it: it lists them in `damage`, and their keys count as missing.
+    Raises:
+        StoreError: the folder cannot be written to; found out here, not after the first rollout.
+        StoreMismatchError: the store found differs in recipe or spec.
+        ConfigError: label or shard size cannot be used.
+    """
+    if not _LABEL.fullmatch(label):
+        raise ConfigError(f"a store's label is up to 80 letters, digits and . _ - (not first), got {label!r}")
+    if not 1 <= shard_size <= MAX_SHARD_SIZE:
+        raise ConfigError(f"a shard holds 1 to {MAX_SHARD_SIZE} samples, got {shard_size}")
+    manifest = _Manifest(
+        recipe_id=recipe.id,
+        recipe=recipe.model_dump(mode="json"),
+        spec=_Spec.model_validate(asdict(spec)),
+        shard_size=shard_size,
+    )
+    _check_size(recipe, spec, where="this recipe")
+    cache = Path(cache)
+    with writing(cache):
+        path = _path_of(cache, recipe) or cache / f"{label}-{recipe.id[:12]}"
+        _lay_out(path, manifest)
+    store = _load(path, tolerate_damage=True)
+    _check_recipe(store, recipe)
+    if store.spec != spec:
+        raise StoreMismatchError(
+            f"{path} holds latents of another latent space: {store.spec}, not {spec}. Choose another --cache folder"
+        )
+    return store
+
+
+def _lay_out(path: Path, manifest: _Manifest) -> None:
+    """Make what is missing of a store, whoever began it, and prove that files can be placed in it."""
+    for name in _FOLDERS:
+        make_folders(path / name)
+    tmp = path / "tmp"
+    publish(tmp, path / "theworld.json", seal(manifest.model_dump(mode="json")))
+    for folder in (path / "latents" / "c", path / "latents", path, path.parent):
+        sync_folder(folder)  # names that a creator cut short may have left unsynced
+    winner = _read_manifest(path)
+    recipe, spec = _meaning(winner, path)
+    layout = layout_of(recipe, spec, winner.shard_size)
+    for target, content in (
+        (path / "zarr.json", GROUP_METADATA),
+        (path / "latents" / "zarr.json", layout.array_metadata(0)),
+    ):
+        if not target.exists():
+            publish(tmp, target, json.dumps(content, indent=2).encode())
+    probe = TempFile(tmp)
+    placed = probe.path.with_suffix(".probe")
+    try:
+        probe.finish()
+        place(probe.path, placed)
+    finally:
+        probe.discard()
+        remove(placed)
+
+
+def _path_of(cache: Path, recipe: Recipe) -> Path | None:
+    return next((path for path in find_stores(cache) if path.name.endswith(f"-{recipe.id[:12]}")), None)
+
+
+def _check_recipe(store: LatentStore, recipe: Recipe) -> None:
+    if store.recipe != recipe:
+        fields = difference(recipe, store.recipe).items()
+        differing = ", ".join(f"{name}: {theirs} here, {ours} asked for" for name, (ours, theirs) in fields)
+        raise StoreMismatchError(f"{store.path} is of another recipe ({differing}). Choose another --cache folder")
+
+
+def _load(path: Path, *, tolerate_damage: bool) -> LatentStore:
+    manifest = _read_manifest(path)
+    recipe, spec = _meaning(manifest, path)
+    try:
+        store = LatentStore(path, recipe, spec, manifest.shard_size, tolerate_damage=tolerate_damage)
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{path} is incomplete: {error.filename} is missing. Was the folder copied as a whole?"
+        ) from error
+    _check_array_metadata(store)
+    return store
+
+
+def _read_manifest(path: Path) -> _Manifest:
+    file = path / "theworld.json"
+    try:
+        text = unseal(read_file(file, _METADATA_LIMIT_BYTES))
+        version: object = cast(dict[str, object], json.loads(text)).get("format")
+        if isinstance(version, int) and version > FORMAT:
+            raise StoreError(
+                f"{path} was written by a newer theworld (format {version}, this one reads {FORMAT}). Upgrade theworld"
+            )
+        return _Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise _damaged_manifest(file, validation_summary(error)) from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise _damaged_manifest(file, str(error)) from error
+
+
+def _meaning(manifest: _Manifest, path: Path) -> tuple[Recipe, LatentSpec]:
+    file = path / "theworld.json"
+    recipe = parse_recipe(manifest.recipe, where=str(file))
+    if recipe.id != manifest.recipe_id:
+        raise _damaged_manifest(file, f"it states recipe {manifest.recipe_id[:12]}, its fields are {recipe.id[:12]}")
+    try:
+        spec = LatentSpec(**manifest.spec.model_dump())
+    except LatentShapeError as error:
+        raise _damaged_manifest(file, str(error)) from error
+    _check_size(recipe, spec, where=str(file))
+    return recipe, spec
+
+
+def _damaged_manifest(file: Path, what: str) -> DamagedShardError:
+    return DamagedShardError(
+        f"{file}: {what}. It says what every latent here means, so nothing can be read without it. Restore this one "
+        "file from a copy of the store, or move the store away and run `theworld precompute` again"
+    )
+
+
+def _check_size(recipe: Recipe, spec: LatentSpec, *, where: str) -> None:
+    channels, frames, height, width = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
+    if not 0 < channels * frames * height * width * 4 <= _MAX_SAMPLE_BYTES:
+        raise StoreError(f"{where} asks for latents of shape {(channels, frames, height, width)}: none can be stored")
+
+
+def _check_array_metadata(store: LatentStore) -> None:
+    """`latents/zarr.json` must agree with what the recipe implies; how many samples it states does not matter."""
+    file = store.path / "latents" / "zarr.json"
+    expected = store.layout.array_metadata(0)
+    try:
+        found: Any = json.loads(read_file(file, _METADATA_LIMIT_BYTES))
+        found = {**found, "shape": [0, *found["shape"][1:]]}
+    except FileNotFoundError:  # only a plain Zarr reader needs it; precompute makes it again
+        return
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreMismatchError(f"{file} is not Zarr metadata ({error}). {_REBUILD}") from error
+    for name in ("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"):
+        if found.get(name) != expected[name]:
+            raise StoreMismatchError(
+                f"{file} and theworld.json disagree: {name} is {found.get(name)}, not {expected[name]}. {_REBUILD}"
+            )
+
+
+_REBUILD = "Move the file away and run `theworld precompute` with the same flags: it is made again from the records"
+
+
+def _is_store(path: Path) -> bool:
+    return (path / "theworld.json").is_file()
+
+
+def _only_store(cache: Path) -> Path:
+    stores = find_stores(cache)
+    if len(stores) == 1:
+        return stores[0]
+    if stores:
+        choices = "".join(f"\n    theworld train {path}" for path in stores)
+        raise StoreError(f"{cache} holds {len(stores)} stores. Name the one you mean:{choices}")
+    if not cache.exists():
+        what = "does not exist"
+    elif not cache.is_dir():
+        what = "is a file"
+    else:
+        names = sorted(path.name for path in cache.iterdir())
+        what = f"holds no store, only {', '.join(names[:5])}{', ...' * (len(names) > 5)}" if names else "is empty"
+    raise StoreNotFoundError(f"{cache} {what}. Make a store with `theworld precompute IMAGES --cache {cache}`")

@@ -1,0 +1,97 @@
+"""The settings of one precompute job, and the recipe they amount to for a given world model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ..pipeline.errors import ConfigError
+from ..pipeline.recipe import Fit, Recipe, StoredDtype, parse_recipe
+from .text import Guardrail
+from .world import WorldSource
+
+
+class PrecomputeConfig(BaseModel):
+    """What `theworld precompute` was asked for. None means: what the world model's card says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # what is rolled out, and where it goes
+    images: Path | None = None
+    """Folder, file or glob pattern; None makes the worldlet's own scenes in the cache folder."""
+    scenes: Annotated[int, Field(ge=3)] = 900
+    """How many scenes to make where there are no images; every third is a test scene."""
+    cache: Path = Path("latents")
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+    # these decide the latents: they enter the recipe
+    world: str | None = None
+    steps: Annotated[int, Field(ge=0)] = 8
+    stride: Annotated[int, Field(ge=1)] = 1
+    size: str | None = None
+    """HEIGHTxWIDTH in pixels."""
+    fit: Fit = "cover"
+    denoise_steps: int | None = None
+    guidance: float = 1.0
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seed: int = 0
+    compute_dtype: Literal["float32", "bfloat16"] | None = None
+    dtype: StoredDtype = "float16"
+
+    # these do not
+    guardrail: Guardrail | None = None
+    device: str = "auto"
+    workers: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    shard_size: Annotated[int, Field(ge=1, le=65536)] | None = None
+    in_process: bool = False
+    dry_run: bool = False
+    retry_failed: bool = False
+    max_bad: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _size_is_readable(self) -> PrecomputeConfig:
+        if self.size is not None and not re.fullmatch(r"\d{1,5}x\d{1,5}", self.size):
+            raise ValueError(f"size must be HEIGHTxWIDTH in pixels, such as 224x224; got {self.size!r}")
+        return self
+
+
+def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
+    """The recipe of a job: its settings, the world model's identity, and the card's word where nothing was said.
+
+    Raises:
+        RecipeError: a value is out of range or contradicts another.
+        ConfigError: the rollout is longer than the clips the world model was trained on.
+    """
+    card = world.card
+    height, width = map(int, config.size.split("x")) if config.size else (card.height, card.width)
+    recipe = parse_recipe(
+        {
+            "world": world.identity,
+            "height": height,
+            "width": width,
+            "fit": config.fit,
+            "rollout_steps": config.steps,
+            "stride": config.stride,
+            "denoise_steps": config.denoise_steps or card.denoise_steps,
+            "guidance": config.guidance,
+            "prompt": config.prompt,
+            "negative_prompt": config.negative_prompt,
+            "seed": config.seed,
+            "compute_dtype": config.compute_dtype or card.compute_dtype,
+            "dtype": config.dtype,
+        },
+        where="these settings make no recipe",
+    )
+    frames = 1 + config.steps * config.stride
+    if frames > card.window:
+        raise ConfigError(
+            f"--steps {config.steps} with --stride {config.stride} is a clip of {frames} latent frames; {world.name} "
+            f"was trained on {card.window}, and beyond that its predictions mean nothing. "
+            f"Choose --steps of at most {(card.window - 1) // config.stride}"
+        )
+    return recipe

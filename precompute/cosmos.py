@@ -1,0 +1,268 @@
+"""The Cosmos-Predict2 engine: encode one frame, denoise its future, over the pipeline's own transformer and VAE.
+
+Lives here: the denoise loop, equal to diffusers' `Cosmos2VideoToWorldPipeline` given the same draws, and what makes it
+cheaper with the same result: a batch of images with noise of their own, the first frame encoded alone, the last
+forward (which changes nothing) left out, no text encoder, nothing decoded. The one door to diffusers.
+Elsewhere: finding and naming the weights (world.py), prompts (text.py).
+
+Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video frame
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from jaxtyping import Float
+from torch import Tensor
+
+from ..pipeline.errors import ConfigError, WorldModelError
+from ..pipeline.keys import noise_seed
+from ..pipeline.latents import LatentSpec, standardise, unstandardise
+from ..pipeline.recipe import Recipe
+from .text import TextEmbeddings
+from .world import latent_spec_of
+
+SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
+"""EDM noise levels of Cosmos-Predict2. Source: `Cosmos2VideoToWorldPipeline.__init__`; Karras et al. 2022, eq. 5."""
+SIGMA_CONDITIONING = 1e-4
+"""Noise level the network is told the observed frame has. Source: `Cosmos2VideoToWorldPipeline.__call__`."""
+
+
+class CosmosWorld:
+    """A `WorldModel` over a Wan 2.1 VAE and a Cosmos-Predict2 transformer."""
+
+    def __init__(
+        self, vae: AutoencoderKLWan, transformer: CosmosTransformer3DModel, *, text: TextEmbeddings | None = None
+    ) -> None:
+        """
+        Args:
+            vae: float32. transformer: float32 or bfloat16, on the same device.
+            text: embeddings of the recipe's prompts; None rolls out with no text.
+        """
+        self._vae = vae.eval().requires_grad_(False)
+        self._transformer = transformer.eval().requires_grad_(False)
+        self._text = text
+        config = transformer.config
+        if config["use_crossattn_projection"]:
+            raise WorldModelError(
+                "this is a Cosmos-Predict2.5 transformer (it projects its text with a bias, so there is no null text); "
+                "only Cosmos-Predict2 Video2World is supported"
+            )
+        # The padding mask is all zeros here. Passing it as one more mask channel spares the network its resize,
+        # which needs torchvision (diffusers/models/transformers/transformer_cosmos.py).
+        self._padding_channel = bool(config["concat_padding_mask"])
+        if self._padding_channel:
+            transformer.register_to_config(concat_padding_mask=False)
+        self._text_width: int = config["text_embed_dim"]
+        self.device = next(transformer.parameters()).device
+        self.dtype: torch.dtype = transformer.dtype
+        self._spec = latent_spec_of(vae.config)
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: str = "cpu", compute_dtype: str = "float32", text: TextEmbeddings | None = None
+    ) -> CosmosWorld:
+        """Load `vae/` and `transformer/` of a folder in the stock layout; nothing else is opened.
+
+        Raises:
+            WorldModelError: a part is missing or is of another class.
+        """
+        options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+        try:
+            # one frame is cheap to encode exactly, and a bfloat16 seed frame spoils the rollout (FastVideo#1472)
+            # pyright takes diffusers' decorated classmethod for a function of `self`
+            vae = AutoencoderKLWan.from_pretrained(  # pyright: ignore[reportArgumentType]
+                folder, subfolder="vae", torch_dtype=torch.float32, **options
+            )
+            transformer = CosmosTransformer3DModel.from_pretrained(  # pyright: ignore[reportArgumentType]
+                folder, subfolder="transformer", torch_dtype=getattr(torch, compute_dtype), **options
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise WorldModelError(f"the world model in {folder} cannot be loaded: {error}") from error
+        return cls(vae.to(device), transformer.to(device), text=text)
+
+    @property
+    def spec(self) -> LatentSpec:
+        """The space its latents live in."""
+        return self._spec
+
+    @torch.inference_mode()
+    def encode(self, images: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B C 1 H W"]:
+        """Standardised latents of single frames: the posterior's mode, float32.
+
+        Encoding one frame gives the bits that encoding a whole clip gives for its first frame: the VAE is causal.
+
+        Args:
+            images: float32 in [-1, 1].
+        """
+        video = images.to(self.device, torch.float32).unsqueeze(2)
+        return standardise(self._posterior(video).mode(), self._spec)
+
+    @torch.inference_mode()
+    def rollout(
+        self, images: Float[Tensor, "B 3 height width"], keys: Sequence[str], recipe: Recipe
+    ) -> Float[Tensor, "B C T H W"]:
+        """Standardised float32 latents of each image and its predicted future; frame 0 equals `encode`.
+
+        Args:
+            images: float32 in [-1, 1], of the recipe's size. keys: one per image; with the recipe's seed and draw it
+                fixes the sample's noise, so batch and order do not matter.
+        Raises:
+            ConfigError: the recipe has a prompt and this world was loaded without its embeddings.
+        """
+        first = self.encode(images)
+        if recipe.rollout_steps == 0:
+            return first
+        if (recipe.prompt is not None or recipe.negative_prompt is not None) and self._text is None:
+            raise ConfigError("this recipe has a prompt, and the world model was loaded without its embeddings")
+        frames = 1 + recipe.rollout_steps * recipe.stride
+        _, channels, _, height, width = first.shape
+        noise = torch.stack(
+            [
+                torch.randn((channels, frames, height, width), generator=_generator(recipe, key), dtype=torch.float32)
+                for key in keys
+            ]
+        )
+        latents = self.denoise(
+            first,
+            noise.to(self.device),
+            denoise_steps=recipe.denoise_steps,
+            guidance=recipe.guidance,
+            text=None if self._text is None else self._text.prompt,
+            negative_text=None if self._text is None else self._text.negative,
+            fps=recipe.fps,
+        )
+        latents[:, :, :1] = first  # the loop leaves it with sigma_min of noise
+        return latents[:, :, :: recipe.stride].contiguous()
+
+    @torch.inference_mode()
+    def stock_rollout(
+        self,
+        images: Float[Tensor, "B 3 height width"],
+        generators: Sequence[torch.Generator],
+        *,
+        rollout_steps: int,
+        denoise_steps: int,
+        guidance: float = 1.0,
+        text: Tensor | None = None,
+        negative_text: Tensor | None = None,
+        fps: float | None = None,
+    ) -> Float[Tensor, "B C T H W"]:
+        """What `Cosmos2VideoToWorldPipeline(..., output_type="latent")` returns, for comparison with it.
+
+        Here the first frame is a *sample* of the posterior and keeps sigma_min of noise, and each generator is drawn
+        from in the pipeline's order: posterior noise of the full clip's shape, then the clip's noise.
+        """
+        frames = 1 + rollout_steps
+        posterior = self._posterior(images.to(self.device, torch.float32).unsqueeze(2))
+        shape = (posterior.mean.shape[1], frames, *posterior.mean.shape[3:])
+        draws = [(torch.randn(shape, generator=g), torch.randn(shape, generator=g)) for g in generators]
+        posterior_noise, noise = (torch.stack(parts).to(self.device) for parts in zip(*draws, strict=True))
+        first = standardise(posterior.mean + posterior.std * posterior_noise[:, :, :1], self._spec)
+        return self.denoise(
+            first,
+            noise,
+            denoise_steps=denoise_steps,
+            guidance=guidance,
+            text=text,
+            negative_text=negative_text,
+            fps=fps,
+        )
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        first: Float[Tensor, "B C 1 H W"],
+        noise: Float[Tensor, "B C T H W"],
+        *,
+        denoise_steps: int,
+        guidance: float = 1.0,
+        text: Float[Tensor, "1 L D"] | None = None,
+        negative_text: Float[Tensor, "1 L D"] | None = None,
+        fps: float | None = None,
+    ) -> Float[Tensor, "B C T H W"]:
+        """First-order Euler from pure noise to a clip that begins with `first`; float32.
+
+        Args:
+            first: standardised latents of the observed frame. noise: unit normal.
+            denoise_steps: noise levels; denoise_steps - 1 forwards, twice as many with guidance.
+            guidance: x0 = cond + guidance * (cond - uncond) above 1.0.
+            text, negative_text: prompt embeddings, padded to 512 as the pipeline pads them; None is no text.
+
+        Source: `Cosmos2VideoToWorldPipeline.__call__` and `FlowMatchEulerDiscreteScheduler.step`.
+        """
+        batch, _, frames, height, width = noise.shape
+        observed = noise.new_zeros(1, 1, frames, 1, 1)
+        observed[:, :, 0] = 1.0
+        clean = torch.zeros_like(noise)
+        clean[:, :, :1] = first
+        mask = observed.expand(batch, 1, frames, height, width).to(self.dtype)
+        if self._padding_channel:
+            mask = torch.cat([mask, torch.zeros_like(mask)], dim=1)
+        t_observed = SIGMA_CONDITIONING / (SIGMA_CONDITIONING + 1)
+        contexts = [self._context(text, batch)]
+        if guidance > 1.0:
+            contexts.append(self._context(negative_text, batch))
+
+        latents = noise * SIGMA_MAX
+        # the schedule's last two levels coincide: that step has length zero, so its forward is left out
+        for sigma, next_sigma in pairwise(sigma_schedule(denoise_steps)[:-1].to(self.device)):
+            t = sigma / (sigma + 1)
+            timestep = (observed * t_observed + (1 - observed) * t).expand(batch, -1, -1, -1, -1).to(self.dtype)
+            hidden = (observed * clean + (1 - observed) * (latents * (1 - t))).to(self.dtype)
+            estimates: list[Tensor] = []
+            for context in contexts:
+                output = self._transformer(
+                    hidden_states=hidden,
+                    timestep=timestep,
+                    encoder_hidden_states=context,
+                    fps=fps,
+                    condition_mask=mask,
+                    return_dict=False,
+                )[0]
+                # the pipeline rounds x0 to the network's dtype before guidance; so do we
+                x0 = ((1 - t) * latents - t * output.float()).to(self.dtype)
+                estimates.append(observed * clean + (1 - observed) * x0)
+            x0 = estimates[0]
+            if guidance > 1.0:
+                x0 = x0 + guidance * (x0 - estimates[1])
+            latents = latents + (next_sigma - sigma) * ((latents - x0) / sigma)
+        return latents
+
+    def _posterior(self, video: Tensor) -> DiagonalGaussianDistribution:
+        return self._vae.encode(video, return_dict=False)[0]
+
+    def _context(self, text: Tensor | None, batch: int) -> Tensor:
+        if text is None:  # zero keys and values: cross-attention adds exactly nothing, whatever the length
+            return torch.zeros(batch, 1, self._text_width, device=self.device, dtype=self.dtype)
+        return text.to(self.device, self.dtype).expand(batch, -1, -1)
+
+    @torch.inference_mode()
+    def decode(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B 3 F height width"]:
+        """Video in [-1, 1] of standardised latents; F = 1 + temporal_stride * (T - 1)."""
+        raw = unstandardise(latents.to(self.device, torch.float32), self._spec)
+        return self._vae.decode(raw, return_dict=False)[0].clamp(-1.0, 1.0)
+
+
+def sigma_schedule(denoise_steps: int) -> Float[Tensor, " levels"]:
+    """Noise levels from 80 to 0.002, and the last one again: denoise_steps + 1 values, float32.
+
+    Source: Karras et al. 2022, eq. 5 with rho = 7, as `FlowMatchEulerDiscreteScheduler` computes it for
+    `use_karras_sigmas=True`; the pipeline then replaces the final zero by a copy of sigma_min.
+    """
+    ramp = np.linspace(0, 1, denoise_steps)
+    high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
+    sigmas = (high + ramp * (low - high)) ** RHO
+    return torch.from_numpy(np.append(sigmas, sigmas[-1])).to(torch.float32)
+
+
+def _generator(recipe: Recipe, key: str) -> torch.Generator:
+    # a CPU generator: the same numbers whatever the device
+    return torch.Generator().manual_seed(noise_seed(recipe.seed, key, recipe.draw))

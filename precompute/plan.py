@@ -1,0 +1,94 @@
+"""What a run has to do: the inputs, less what the store already holds and what failed before. Starts nothing.
+
+Done, failed and pending are three different things: a store answers for the first, its ledger for the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..pipeline.ledger import Failure
+from ..pipeline.recipe import Recipe
+from ..pipeline.store import LatentStore
+from .sources import Listing, Sample
+from .world import WorldSource
+
+SMALLEST_SHARD, LARGEST_SHARD = 16, 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The work of one run."""
+
+    images: int
+    """Inputs found, refused ones and duplicates included."""
+    duplicates: int
+    """Inputs whose content another input has too; they share one rollout."""
+    ignored: int
+    """Files passed over because their names are not an image's."""
+    done: int
+    failed_before: tuple[Failure, ...]
+    """Inputs of this run that failed in an earlier one and are not tried again."""
+    refused: tuple[Failure, ...]
+    """Inputs that cannot even be read."""
+    todo: tuple[Sample, ...]
+    sample_bytes: int
+
+    def lines(self, recipe: Recipe, world: WorldSource, store: str) -> list[str]:
+        """The plan as a person reads it."""
+        card = world.card
+        horizon_s = 4 * recipe.rollout_steps * recipe.stride / card.fps
+        text = "no text" if recipe.prompt is None else f"prompt {recipe.prompt!r}, guidance {recipe.guidance:g}"
+        extra = "".join(
+            f", {count} {what}"
+            for count, what in (
+                (self.duplicates, "duplicates"),
+                (len(self.refused), "unreadable"),
+                (self.ignored, "other files ignored"),
+            )
+            if count
+        )
+        failed = f", {len(self.failed_before)} failed before (--retry-failed tries them again)"
+        return [
+            f"world   {world.name} ({recipe.world[:20]}…), {recipe.height}x{recipe.width}, "
+            f"{recipe.rollout_steps} steps = {horizon_s:.1f} s ahead, {recipe.denoise_steps} denoise steps, {text}",
+            f"images  {self.images}{extra}",
+            f"store   {store}",
+            f"to do   {len(self.todo)} rollouts, {len(self.todo) * self.sample_bytes / 2**20:.1f} MiB; "
+            f"{self.done} done{failed if self.failed_before else ''}",
+        ]
+
+
+def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *, retry_failed: bool) -> Plan:
+    """Compare the inputs with the store, which may not exist yet."""
+    unique = listing.unique()
+    failed = {failure.key or failure.source: failure for failure in (store.failures() if store else [])}
+    done = {key for key in unique if store is not None and key in store}
+    failed_before = [] if retry_failed else [failed[key] for key in unique if key in failed and key not in done]
+    skip = done | {failure.key for failure in failed_before}
+    return Plan(
+        images=len(listing.samples) + len(listing.refused),
+        duplicates=len(listing.samples) - len(unique),
+        ignored=listing.ignored,
+        done=len(done),
+        failed_before=tuple(failed_before),
+        refused=listing.refused,
+        todo=tuple(sample for key, sample in unique.items() if key not in skip),
+        sample_bytes=sample_bytes,
+    )
+
+
+def bytes_per_sample(shape: Sequence[int], dtype: str) -> int:
+    """Bytes of one stored rollout."""
+    return int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+
+def choose_shard_size(todo: int, workers: int) -> int:
+    """Samples per shard of a new store: as many as 256, and few enough that every worker gets about four shards."""
+    size = LARGEST_SHARD
+    while size > SMALLEST_SHARD and size * workers * 4 > todo:
+        size //= 2
+    return size

@@ -1,0 +1,115 @@
+"""Prompts: embedded once, before any worker starts, and kept beside the recipe, so that no worker holds T5.
+
+NVIDIA's licence ends where a guardrail is bypassed without a similar one in its place. A recipe with a prompt therefore
+needs a word on who checks it: `cosmos` runs NVIDIA's own text filter once, `external` states that you did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..pipeline.errors import ConfigError, WorldModelError
+from ..pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+Guardrail = Literal["cosmos", "external"]
+
+MAX_PROMPT_TOKENS = 512
+"""The pipeline pads every prompt to this, and the padding changes the result (it is not masked)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextEmbeddings:
+    """T5 embeddings of a recipe's prompts; None where a branch has no text."""
+
+    prompt: Float[Tensor, "1 L D"] | None
+    negative: Float[Tensor, "1 L D"] | None
+
+    def to_bytes(self) -> bytes:
+        """The content of a safetensors file."""
+        parts = {"prompt": self.prompt, "negative": self.negative}
+        return save({name: value.contiguous() for name, value in parts.items() if value is not None})
+
+    @classmethod
+    def load(cls, path: Path) -> TextEmbeddings:
+        """Read a file with the content of `to_bytes`."""
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            prompt, negative = (
+                file.get_tensor(name) if name in names else None for name in ("prompt", "negative")
+            )
+        return cls(prompt, negative)
+
+
+def embed_prompts(folder: Path, recipe: Recipe) -> TextEmbeddings | None:
+    """Embeddings of the recipe's prompts, or None where it has none. Loads T5, uses it once and lets it go.
+
+    Args:
+        folder: a world model in the stock layout, with `text_encoder/` and `tokenizer/`.
+    Raises:
+        ConfigError: a prompt is too long.
+        WorldModelError: the text encoder cannot be loaded.
+    """
+    texts = {"prompt": recipe.prompt, "negative": recipe.negative_prompt}
+    wanted = {name: text for name, text in texts.items() if text is not None}
+    if not wanted:
+        return None
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        encoder = T5EncoderModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WorldModelError(f"the text encoder in {folder} cannot be loaded: {error}") from error
+    encoder.eval()  # T5 has dropout: left on, the same prompt would embed differently each time
+    embeddings = {name: _embed(encoder, tokenizer, text) for name, text in wanted.items()}
+    return TextEmbeddings(embeddings.get("prompt"), embeddings.get("negative"))
+
+
+def check_prompts(prompts: list[str], guardrail: Guardrail | None) -> None:
+    """Refuse prompts nobody has checked.
+
+    Raises:
+        ConfigError: no guardrail was named, NVIDIA's is not installed, or it finds a prompt unsafe.
+    """
+    if not prompts:
+        return
+    if guardrail is None:
+        raise ConfigError(
+            "a prompt needs a guardrail: the NVIDIA Open Model License ends where one is bypassed without a similar "
+            "one in its place. Pass --guardrail cosmos (pip install 'theworld[guardrail]') to run NVIDIA's text "
+            "filter once, or --guardrail external to state that your own filter has passed it"
+        )
+    if guardrail == "external":
+        return
+    try:
+        from cosmos_guardrail import CosmosSafetyChecker  # pyright: ignore[reportMissingImports] - an extra
+    except ImportError as error:
+        raise ConfigError(
+            "--guardrail cosmos needs NVIDIA's filter: pip install 'theworld[guardrail]'"
+        ) from error
+    checker = CosmosSafetyChecker()
+    for prompt in prompts:
+        if not checker.check_text_safety(prompt):
+            raise ConfigError(f"NVIDIA's guardrail finds this prompt unsafe: {prompt!r}")
+
+
+@torch.inference_mode()
+def _embed(encoder: T5EncoderModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """(1, 512, D); positions after the text are zero, as in the pipeline's `_get_t5_prompt_embeds`."""
+    length = tokenizer(text, return_tensors="pt").input_ids.shape[1]
+    if length > MAX_PROMPT_TOKENS:
+        raise ConfigError(f"the prompt has {length} tokens; the world model reads {MAX_PROMPT_TOKENS}. Shorten it")
+    inputs = tokenizer(text, padding="max_length", max_length=MAX_PROMPT_TOKENS, return_tensors="pt")
+    hidden = encoder(inputs.input_ids, attention_mask=inputs.attention_mask).last_hidden_state
+    return hidden * inputs.attention_mask.unsqueeze(-1)

@@ -1,0 +1,192 @@
+"""One worker: opens the store and the world model once, then turns shards of samples into committed shards.
+
+Knows no Ray: the job runs it in this process or inside actors, with the same result.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..pipeline.errors import ImageError, LatentShapeError
+from ..pipeline.keys import key_of_bytes
+from ..pipeline.ledger import Failure
+from ..pipeline.store import open_store
+from .cosmos import CosmosWorld
+from .images import load_image, read_image_file
+from .sources import Sample
+from .text import TextEmbeddings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerSetup:
+    """What a worker needs to start; plain values only, they cross process borders."""
+
+    world_folder: str
+    store: str
+    device: str
+    batch_size: int
+    threads: int | None = None
+    """CPU threads of torch; None leaves them as they are."""
+    text: str | None = None
+    """File of prompt embeddings."""
+    umask: int | None = None
+    """Of the files it writes; None leaves it as it is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """What became of one shard of samples."""
+
+    written: int
+    failures: tuple[Failure, ...] = ()
+    bytes_written: int = 0
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """Wall seconds by phase: decode (waited for), rollout, write."""
+    batch_size: int
+
+
+class Worker:
+    """Rolls out shards of samples and commits them itself; returns receipts, never latents."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        if setup.umask is not None:
+            os.umask(setup.umask)
+        if setup.threads is not None:
+            torch.set_num_threads(setup.threads)
+        started = time.monotonic()
+        self._store = open_store(Path(setup.store), tolerate_damage=True)  # reported by the job; its keys are to do
+        self._recipe = self._store.recipe
+        self._world = CosmosWorld.load(
+            Path(setup.world_folder),
+            device=setup.device,
+            compute_dtype=self._recipe.compute_dtype,
+            text=TextEmbeddings.load(Path(setup.text)) if setup.text else None,
+        )
+        self._device = setup.device
+        self._batch_size = setup.batch_size
+        self._load_s = time.monotonic() - started
+
+    def load_s(self) -> float:
+        """Seconds it took to load the world model; answering at all says that the worker is ready."""
+        return self._load_s
+
+    def process(self, samples: Sequence[Sample]) -> Receipt:
+        """Decode, roll out and commit up to a shard of samples.
+
+        A sample that cannot be decoded, or whose latents are not finite, is left out and reported; the rest commits.
+
+        Raises:
+            StoreError, OSError: the store cannot be written.
+            Exception: whatever a rollout raises that is not about memory; the job isolates the sample behind it.
+        """
+        failures: list[Failure] = []
+        seconds = {"decode": 0.0, "rollout": 0.0, "write": 0.0}
+        written = 0
+        with self._store.new_shard() as shard:
+            for batch, waited in self._decoded(samples, failures):
+                seconds["decode"] += waited
+                started = time.monotonic()
+                latents = self._rollout([sample.key for sample, _ in batch], [image for _, image in batch])
+                rolled = time.monotonic()
+                for (sample, _), latent in zip(batch, latents, strict=True):
+                    try:
+                        shard.add(sample.key, latent.numpy())
+                        written += 1
+                    except LatentShapeError as error:  # NaN, or beyond what the stored dtype holds
+                        failures.append(_failure(sample, "latent", f"{sample.source}: {error}"))
+                seconds["rollout"] += rolled - started
+                seconds["write"] += time.monotonic() - rolled
+            started = time.monotonic()
+            record = shard.commit(self._facts(seconds)) if written else None
+            seconds["write"] += time.monotonic() - started
+        return Receipt(
+            written=written,
+            failures=tuple(failures),
+            bytes_written=record.bytes if record is not None else 0,
+            seconds=seconds,
+            batch_size=self._batch_size,
+        )
+
+    def _decoded(
+        self, samples: Sequence[Sample], failures: list[Failure]
+    ) -> Iterator[tuple[list[tuple[Sample, Tensor]], float]]:
+        """Batches of decoded samples, one batch ahead of the rollout, and the seconds spent waiting for each."""
+        pending = list(samples)
+        with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+
+            def next_batch() -> list[tuple[Sample, Future[Tensor]]]:
+                taken, pending[: self._batch_size] = pending[: self._batch_size], []
+                return [(sample, pool.submit(self._load, sample)) for sample in taken]
+
+            ahead = next_batch()
+            while ahead:
+                current, ahead = ahead, next_batch()
+                started = time.monotonic()
+                batch: list[tuple[Sample, Tensor]] = []
+                for sample, image in current:
+                    try:
+                        batch.append((sample, image.result()))
+                    except ImageError as error:
+                        failures.append(_failure(sample, error.reason, str(error)))
+                if batch:
+                    yield batch, time.monotonic() - started
+
+    def _load(self, sample: Sample) -> Tensor:
+        content = read_image_file(sample.path)
+        if key_of_bytes(content) != sample.key:
+            raise ImageError("changed", f"{sample.source} changed while the job ran; run again for what it is now")
+        recipe = self._recipe
+        return load_image(content, recipe.height, recipe.width, recipe.fit, source=sample.source)
+
+    def _rollout(self, keys: list[str], images: list[Tensor]) -> Tensor:
+        """(B, C, T, H, W) on the CPU. Out of memory halves the batch, and later batches stay halved."""
+        done: list[Tensor] = []
+        while len(done) < len(keys):
+            size = self._batch_size
+            part = slice(len(done), len(done) + size)
+            # Always a full batch: kernels may round differently for another batch size, and with the size fixed
+            # a latent has the same bits whichever samples share its batch.
+            missing = size - len(keys[part])
+            batch_keys = keys[part] + keys[part][-1:] * missing
+            batch = torch.stack(images[part] + images[part][-1:] * missing)
+            try:
+                latents = self._world.rollout(batch, batch_keys, self._recipe)
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                torch.cuda.empty_cache()
+                self._batch_size = size // 2
+                continue
+            done.extend(latents[: size - missing].float().cpu())
+        return torch.stack(done)
+
+    def _facts(self, seconds: dict[str, float]) -> dict[str, object]:
+        """Recorded beside the shard, never hashed: who made it, with what, at what cost."""
+        name = torch.cuda.get_device_name(self._device) if self._device.startswith("cuda") else platform.processor()
+        return {
+            "host": socket.gethostname(),
+            "device": f"{self._device} {name}".strip(),
+            "threads": torch.get_num_threads(),
+            "batch_size": self._batch_size,
+            "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
+            "versions": {
+                "torch": torch.__version__,
+                "diffusers": version("diffusers"),
+                "python": platform.python_version(),
+            },
+        }
+
+
+def _failure(sample: Sample, reason: str, message: str) -> Failure:
+    return Failure(source=sample.source, key=sample.key, reason=reason, message=message, attempts=1)

@@ -1,0 +1,155 @@
+"""Build a worldlet from nothing: simulate clips, train the autoencoder, encode, train the dynamics, save.
+
+Lives here: the order of the stages, and the folder they end in. Elsewhere: each stage (clips.py, vae.py,
+encode.py, dynamics.py) and its worth (figures.py). The shipped weights came from these functions.
+
+    out/vae/  out/transformer/  out/scheduler/     stock diffusers folders, safetensors in fp16
+    out/card.json  out/README.md                   what it is, how it was made, its figures
+"""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
+
+from .buckets import SIZE, VERSION, VIDEO_FRAMES
+from .clips import CHUNK, load_clips
+from .dynamics import SIGMA_MAX, SIGMA_MIN, train_dynamics
+from .encode import encode_chunk, load_latents, measure_statistics
+from .figures import load_world, measure_world
+from .vae import train_vae
+
+log = logging.getLogger(__name__)
+
+DEFAULTS: dict[str, object] = {
+    "height": SIZE,
+    "width": SIZE,
+    "rollout_steps": (VIDEO_FRAMES - 1) // 4,
+    "stride": 1,
+    "denoise_steps": 10,
+    "guidance": 1.0,
+    "fps": None,
+    "display_fps": 12,
+}
+"""How the worldlet is meant to be run; `fps=None` is what it was trained with."""
+
+
+def save_world(
+    out: Path,
+    vae: AutoencoderKLWan,
+    transformer: CosmosTransformer3DModel,
+    statistics: tuple[list[float], list[float]],
+) -> None:
+    """Write the stock folders, in fp16, with the latents' mean and standard deviation in the VAE's config."""
+    mean, std = statistics
+    vae.register_to_config(latents_mean=[round(v, 6) for v in mean], latents_std=[round(v, 6) for v in std])
+    vae.half().save_pretrained(out / "vae", safe_serialization=True)
+    vae.float()
+    transformer.half().save_pretrained(out / "transformer", safe_serialization=True)
+    transformer.float()
+    for weights in out.rglob("*.safetensors"):
+        weights.chmod(0o644)
+    # sigma_max and the like are registered by the pipeline itself.
+    FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True).save_pretrained(out / "scheduler")
+
+
+def write_card(out: Path, card: dict[str, object]) -> None:
+    """Write card.json and the README that says the same in words."""
+    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    figures = card.get("figures")
+    lines = [
+        "# The worldlet",
+        "",
+        "A miniature of Cosmos-Predict2 Video2World: `AutoencoderKLWan` and `CosmosTransformer3DModel`, trained",
+        f"on simulated 64x64 clips of a ball, tilted ramps and three bins (scenes version {VERSION}). It predicts",
+        "where such a ball goes, and nothing else. Made by `theworld.precompute.worldlet.build`.",
+        "",
+        "Runs in the stock `Cosmos2VideoToWorldPipeline`: `num_frames=33`, guidance 1.0, `fps=None`, zero prompt",
+        "embeddings of width 32. Prompts have no effect. Figures and seeds: `card.json`.",
+    ]
+    if isinstance(figures, dict):
+        rollout, ceiling, copy = (figures[k]["landing"] for k in ("rollout", "vae_ceiling", "copy_frame_0"))
+        lines += [
+            "",
+            f"Landing bin right on {figures['clips']} unseen scenes: {rollout:.1%} (true clip through the VAE "
+            f"{ceiling:.1%}, a copy of frame 0 {copy:.1%}).",
+        ]
+    (out / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def build_world(
+    out: Path,
+    *,
+    minutes: float,
+    seed: int = 0,
+    scratch: Path | None = None,
+    train_clips: int = 12_000,
+    test_clips: int = 250,
+    vae_share: float = 0.28,
+    base_dim: int = 8,
+    layers: int = 4,
+    batch: int = 16,
+) -> dict[str, object]:
+    """Make a worldlet and write it to `out`; returns its card.
+
+    Args:
+        minutes: CPU minutes for the two trainings together. Simulating and encoding come on top: about
+            0.13 CPU seconds per clip.
+        scratch: clips, latents and training states, a few GB for the default count; `out`'s neighbour
+            `<out>.scratch` if not given. A second call with the same folder goes on where the first stopped.
+        vae_share: the part of `minutes` the autoencoder gets.
+    """
+    scratch = scratch or out.with_name(f"{out.name}.scratch")
+    size = min(CHUNK, train_clips)
+    chunks = train_clips // size
+    start = time.process_time()
+    clips = load_clips(scratch / "clips", "train", min(train_clips, 3000), seed=seed, size=size)
+    vae_s, dynamics_s = 60 * minutes * vae_share, 60 * minutes * (1 - vae_share)
+    vae = train_vae(scratch / "vae", clips, seconds=vae_s, seed=seed, base_dim=base_dim)
+    del clips
+    files = [
+        encode_chunk(vae, scratch / "clips", scratch / "latents", "train", n, seed=seed, size=size)
+        for n in range(chunks)
+    ]
+    statistics = measure_statistics(files[: max(1, 1000 // size)])
+    latents = load_latents(files, *statistics)
+    transformer = train_dynamics(
+        scratch / "dynamics", lambda: latents, seconds=dynamics_s, seed=seed, layers=layers, batch=batch
+    )
+    save_world(out, vae, transformer, statistics)
+    card = new_card(
+        seed=seed, train_clips=chunks * size, cpu_seconds={"vae": round(vae_s), "dynamics": round(dynamics_s)}
+    )
+    test = load_clips(scratch / "clips", "test", test_clips, seed=seed, size=min(CHUNK, test_clips))
+    card["figures"] = measure_world(load_world(out), test)
+    write_card(out, card)
+    log.info("worldlet built in %.0f CPU s: %s", time.process_time() - start, out)
+    return card
+
+
+def new_card(*, seed: int, train_clips: int, cpu_seconds: dict[str, int]) -> dict[str, object]:
+    """The card of a world before its figures are known."""
+    return {
+        "name": "worldlet",
+        "what": "a miniature of Cosmos-Predict2 Video2World, trained on simulated falling balls",
+        "classes": {
+            "vae": "AutoencoderKLWan",
+            "transformer": "CosmosTransformer3DModel",
+            "scheduler": "FlowMatchEulerDiscreteScheduler",
+        },
+        "defaults": DEFAULTS,
+        "sigma": {"max": SIGMA_MAX, "min": SIGMA_MIN, "data": 1.0, "conditioning": 1e-4},
+        "data": {
+            "family": "buckets",
+            "scenes_version": VERSION,
+            "split": "train",
+            "seed": seed,
+            "train_clips": train_clips,
+            "video_frames": VIDEO_FRAMES,
+        },
+        "cpu_seconds": cpu_seconds,
+        "torch": torch.__version__,
+    }

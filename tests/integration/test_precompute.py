@@ -1,0 +1,321 @@
+"""Stage one from a folder of images to a store, with the real parts: diffusers' classes, Ray, Zarr on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from PIL import Image
+
+from tests.miniature import save_mini_world
+from theworld.pipeline.errors import ConfigError, WorldModelError
+from theworld.pipeline.keys import key_of_file
+from theworld.pipeline.store import open_store
+from theworld.precompute import worker
+from theworld.precompute.config import PrecomputeConfig
+from theworld.precompute.cosmos import CosmosWorld
+from theworld.precompute.images import load_image
+from theworld.precompute.job import Report, run_precompute
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_mini_world(tmp_path_factory.mktemp("world") / "mini")
+
+
+def make_images(folder: Path, count: int, seed: int = 0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def config(images: Path, cache: Path, world: Path, **changes: object) -> PrecomputeConfig:
+    fields = {
+        "images": images,
+        "cache": cache,
+        "world": str(world),
+        "steps": 1,
+        "size": "32x32",
+        "denoise_steps": 3,
+        "compute_dtype": "float32",
+        "device": "cpu",
+        "in_process": True,
+        "batch_size": 4,
+        "shard_size": 8,
+    }
+    return PrecomputeConfig(**(fields | changes))
+
+
+def all_latents(report: Report) -> dict[str, bytes]:
+    store = open_store(report.store)
+    return {key: store.read([key])[0].tobytes() for key in store.keys}
+
+
+def test_every_image_gets_the_latents_the_engine_gives(tmp_path: Path, world: Path) -> None:
+    images = make_images(tmp_path / "in", 5)
+    report = run_precompute(config(images, tmp_path / "cache", world))
+    assert (report.written, report.bad) == (5, 0)
+    store = open_store(report.store)
+    engine = CosmosWorld.load(world)
+    for path in sorted(images.iterdir()):
+        key = key_of_file(path)
+        pixels = load_image(path.read_bytes(), 32, 32, "cover", source=path.name)
+        expected = engine.rollout(pixels[None], [key], store.recipe)[0]
+        np.testing.assert_allclose(store.read([key])[0], expected.numpy(), atol=2e-3, rtol=1e-3)
+    assert set(store.sources()) == {path.name for path in images.iterdir()}
+
+
+def test_plain_zarr_reads_the_store(tmp_path: Path, world: Path) -> None:
+    report = run_precompute(config(make_images(tmp_path / "in", 11), tmp_path / "cache", world))
+    group = zarr.open(report.store, mode="r")
+    array = group["latents"]
+    assert array.shape == (11, 16, 2, 4, 4)
+    assert array.dtype == np.float16
+    assert array.metadata.dimension_names == ("sample", "channel", "time", "y", "x")
+    store = open_store(report.store)
+    assert np.array_equal(array[:], store.read(store.keys))
+
+
+def test_a_second_run_does_nothing_and_a_third_only_the_new_image(tmp_path: Path, world: Path) -> None:
+    images = make_images(tmp_path / "in", 3)
+    settings = config(images, tmp_path / "cache", world)
+    first = run_precompute(settings)
+    before = {path: path.stat().st_mtime_ns for path in first.store.rglob("*") if path.is_file()}
+    second = run_precompute(settings)
+    assert (second.written, second.plan.done) == (0, 3)
+    assert {path: path.stat().st_mtime_ns for path in first.store.rglob("*") if path.is_file()} == before
+    make_images(images / "more", 1, seed=9)
+    third = run_precompute(settings)
+    assert (third.written, third.plan.done) == (1, 3)
+    assert len(open_store(first.store)) == 4
+
+
+def test_duplicates_share_one_rollout(tmp_path: Path, world: Path) -> None:
+    images = make_images(tmp_path / "in", 2)
+    (images / "copy.png").write_bytes((images / "000.png").read_bytes())
+    report = run_precompute(config(images, tmp_path / "cache", world))
+    assert (report.written, report.plan.duplicates) == (2, 1)
+    assert len(open_store(report.store).sources()) == 3
+
+
+def test_a_change_of_recipe_is_another_store(tmp_path: Path, world: Path) -> None:
+    images = make_images(tmp_path / "in", 2)
+    stores = {
+        run_precompute(config(images, tmp_path / "cache", world, **changes)).store
+        for changes in ({}, {"steps": 2}, {"seed": 1}, {"size": "48x32"}, {"workers": 1, "batch_size": 1})
+    }
+    assert len(stores) == 4  # how it runs is not part of the recipe
+
+
+def test_the_bits_do_not_depend_on_order_neighbours_shards_or_worker(tmp_path: Path, world: Path) -> None:
+    images = make_images(tmp_path / "in", 7)
+    reference = all_latents(run_precompute(config(images, tmp_path / "a", world)))
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for i, path in enumerate(sorted(images.iterdir(), reverse=True)):
+        (renamed / f"{i}.png").write_bytes(path.read_bytes())
+    assert all_latents(run_precompute(config(renamed, tmp_path / "b", world, shard_size=3))) == reference
+    for path in sorted(renamed.iterdir()):  # one run per image: each alone in its shard
+        report = run_precompute(config(path, tmp_path / "c", world))
+    assert all_latents(report) == reference
+
+
+@pytest.mark.slow
+def test_ray_actors_commit_what_the_worker_in_process_commits(tmp_path: Path, world: Path) -> None:
+    images = make_images(tmp_path / "in", 20)
+    here = run_precompute(config(images, tmp_path / "a", world))
+    old_umask = os.umask(0o022)
+    os.umask(old_umask)
+    ray = run_precompute(config(images, tmp_path / "b", world, in_process=False, workers=2))
+    assert (ray.written, ray.bad) == (20, 0)
+    assert all_latents(ray) == all_latents(here)
+    records = open_store(ray.store).records()
+    assert sorted(key for record in records for key in record.keys) == sorted(open_store(ray.store).keys)
+    rights = {path.stat().st_mode & 0o777 for path in (ray.store / "commits").iterdir()}
+    assert rights == {0o666 & ~old_umask}  # Ray's session is private; the store is not
+    assert not list(Path("/tmp").glob(f"tw-{os.getpid()}-*"))
+
+
+def test_unreadable_and_hostile_inputs_become_ledger_rows_and_the_rest_is_done(tmp_path: Path, world: Path) -> None:
+    images = make_images(tmp_path / "in", 3)
+    (images / "empty.png").touch()
+    (images / "text.jpg").write_text("no image")
+    (images / "cut.png").write_bytes((images / "000.png").read_bytes()[:-40])
+    (images / "zero.png").symlink_to("/dev/zero")
+    (images / "out.png").symlink_to(sys.executable)
+    (images / "loop").symlink_to(images)
+    (images / "notes.txt").write_text("ignored")
+    os.mkfifo(images / "pipe.png")
+    Image.new("1", (12000, 12000)).save(images / "bomb.png")
+    hostile = images / os.fsdecode(b"b\xff.png")  # a name that is not UTF-8
+    hostile.write_bytes(b"x")
+    settings = config(images, tmp_path / "cache", world)
+    report = run_precompute(settings)
+    reasons = {failure.source: failure.reason for failure in report.failures}
+    assert reasons == {
+        "empty.png": "empty",
+        "text.jpg": "format",
+        "cut.png": "decode",
+        "zero.png": "not_a_file",
+        "out.png": "not_a_file",
+        "pipe.png": "not_a_file",
+        "bomb.png": "too_large",
+        os.fsdecode(b"b\xff.png"): "format",
+    }
+    assert (report.written, report.plan.ignored) == (3, 1)
+    assert {f.source for f in open_store(report.store).failures()} == set(reasons)
+    assert all(word in report.summary() for word in ("8 inputs failed", "too_large", "--retry-failed"))
+    again = run_precompute(settings)
+    assert (again.written, again.bad) == (0, 8)
+    (images / "text.jpg").write_bytes((images / "001.png").read_bytes())
+    (images / "empty.png").write_bytes((images / "001.png").read_bytes())
+    mended = run_precompute(settings.model_copy(update={"retry_failed": True}))
+    assert {f.source for f in mended.failures} == set(reasons) - {"text.jpg", "empty.png"}
+
+
+def test_a_file_that_changes_during_the_run_is_not_rolled_out_under_its_old_key(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(tmp_path / "in", 2)
+    read = worker.read_image_file
+    monkeypatch.setattr(worker, "read_image_file", lambda path: read(path) + b" ")
+    report = run_precompute(config(images, tmp_path / "cache", world))
+    assert [failure.reason for failure in report.failures] == ["changed", "changed"]
+    assert report.written == 0
+
+
+def test_a_sample_that_breaks_the_rollout_is_found_and_the_others_are_done(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(tmp_path / "in", 12)
+    poison = key_of_file(images / "005.png")
+    rollout = CosmosWorld.rollout
+
+    def breaks(self: CosmosWorld, pixels: torch.Tensor, keys: list[str], recipe: object) -> torch.Tensor:
+        if poison in keys:
+            raise RuntimeError("an illegal memory access was encountered")
+        return rollout(self, pixels, keys, recipe)
+
+    monkeypatch.setattr(CosmosWorld, "rollout", breaks)
+    report = run_precompute(config(images, tmp_path / "cache", world))
+    assert [(f.source, f.reason) for f in report.failures] == [("005.png", "rollout")]
+    assert "illegal memory access" in report.failures[0].message
+    assert report.written == 11
+
+
+def test_a_rollout_that_is_not_finite_is_never_stored(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(tmp_path / "in", 4)
+    bad = key_of_file(images / "002.png")
+    rollout = CosmosWorld.rollout
+
+    def poisoned(self: CosmosWorld, pixels: torch.Tensor, keys: list[str], recipe: object) -> torch.Tensor:
+        latents = rollout(self, pixels, keys, recipe).clone()
+        for i, key in enumerate(keys):
+            if key == bad:
+                latents[i, 3, 1] = float("nan")
+        return latents
+
+    monkeypatch.setattr(CosmosWorld, "rollout", poisoned)
+    report = run_precompute(config(images, tmp_path / "cache", world))
+    assert [(f.source, f.reason) for f in report.failures] == [("002.png", "latent")]
+    assert bad not in open_store(report.store)
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(tmp_path / "in", 6)
+    rollout = CosmosWorld.rollout
+    sizes: list[int] = []
+
+    def small(self: CosmosWorld, pixels: torch.Tensor, keys: list[str], recipe: object) -> torch.Tensor:
+        sizes.append(len(keys))
+        if len(keys) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return rollout(self, pixels, keys, recipe)
+
+    monkeypatch.setattr(CosmosWorld, "rollout", small)
+    report = run_precompute(config(images, tmp_path / "cache", world))
+    assert (report.written, report.bad) == (6, 0)
+    assert sizes == [4, 2, *[1] * 6]  # it remembers
+
+
+def test_when_nothing_works_the_run_says_so_instead_of_filling_the_ledger(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(CosmosWorld, "rollout", broken)
+    with pytest.raises(WorldModelError, match="no kernel image"):
+        run_precompute(config(make_images(tmp_path / "in", 60), tmp_path / "cache", world))
+    [store] = (tmp_path / "cache").iterdir()
+    assert open_store(store).failures() == []
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, world: Path) -> None:
+    report = run_precompute(config(make_images(tmp_path / "in", 3), tmp_path / "cache", world, dry_run=True))
+    assert len(report.plan.todo) == 3
+    assert not (tmp_path / "cache").exists()
+
+
+def test_no_images_at_the_place_named_is_said_before_anything_is_written(tmp_path: Path, world: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for place in (tmp_path / "absent", tmp_path / "in", tmp_path / "*.png"):
+        with pytest.raises(ConfigError, match=str(tmp_path)[:10]):
+            run_precompute(config(place, tmp_path / "cache", world))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_prompt_without_a_guardrail_is_refused_with_the_licence_s_reason(tmp_path: Path, world: Path) -> None:
+    images = make_images(tmp_path / "in", 1)
+    with pytest.raises(ConfigError, match=r"(?is)licen[cs]e.*--guardrail"):
+        run_precompute(config(images, tmp_path / "cache", world, prompt="a ball falls"))
+    with pytest.raises(WorldModelError, match="no text encoder"):
+        run_precompute(config(images, tmp_path / "cache", world, prompt="a ball falls", guardrail="external"))
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill -9", "SIGTERM"])
+def test_a_run_cut_in_the_middle_resumes_with_each_key_exactly_once(tmp_path: Path, world: Path, how: str) -> None:
+    images = make_images(tmp_path / "in", 40)
+    flags = "--steps 1 --size 32x32 --denoise-steps 20 --compute-dtype float32 --batch-size 2 --shard-size 2"
+    command = [sys.executable, "-m", "theworld.pipeline.cli", "precompute", str(images), *flags.split()]
+    command += ["--cache", str(tmp_path / "cache"), "--world", str(world), "--workers", "2", "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if len(list((tmp_path / "cache").glob("*/commits/*.json"))) >= 4:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL if how == "kill -9" else signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    if how == "SIGTERM":
+        assert process.returncode == 75
+        assert "goes on where this one stopped" in said
+    [path] = (tmp_path / "cache").iterdir()
+    committed = len(open_store(path))
+    assert 4 <= committed < 40
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300, check=True)
+    report = json.loads(done.stdout)
+    store = open_store(path)
+    assert len(store) == 40
+    assert report["written"] == 40 - report["done_before"]
+    records = store.records()
+    assert sorted(key for record in records for key in record.keys) == sorted(set(store.keys))
+    untouched = run_precompute(config(images, tmp_path / "whole", world, denoise_steps=20, batch_size=2))
+    assert all_latents(untouched) == {key: store.read([key])[0].tobytes() for key in store.keys}

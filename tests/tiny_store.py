@@ -1,0 +1,52 @@
+"""A store small enough to write in milliseconds, and what it should hold."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theworld.pipeline.latents import LatentSpec
+from theworld.pipeline.recipe import Recipe
+from theworld.pipeline.store import LatentStore, create_store
+
+SPEC = LatentSpec(channels=3, spatial_stride=8, temporal_stride=4, mean=(0.0,) * 3, std=(1.0,) * 3)
+TINY = Recipe(world="sha256:" + "0" * 64, height=16, width=32, rollout_steps=2)
+"""Latents of shape (3, 3, 2, 4): frames of 48 bytes and 4 of checksum."""
+FRAME_BYTES, FRAMES = 52, 3
+
+
+def key(number: int) -> str:
+    return f"{number:032x}"
+
+
+def latent(number: int, shape: tuple[int, ...] = (3, 3, 2, 4)) -> NDArray[np.float32]:
+    """Of values every stored dtype holds exactly."""
+    return np.random.default_rng(number).integers(-2048, 2048, shape).astype(np.float32) / 256
+
+
+def create(cache: Path, *, shard_size: int = 4, recipe: Recipe = TINY, spec: LatentSpec = SPEC) -> LatentStore:
+    return create_store(cache, recipe, spec, label="tiny", shard_size=shard_size)
+
+
+def write(store: LatentStore, numbers: range | list[int]) -> None:
+    with store.new_shard() as shard:
+        for number in numbers:
+            shard.add(key(number), latent(number, store.sample_shape))
+        shard.commit({"host": "here"})
+
+
+def fill(store: LatentStore, count: int) -> None:
+    for start in range(0, count, store.shard_size):
+        write(store, range(start, min(count, start + store.shard_size)))
+    store.publish_shape()
+
+
+def expected(store: LatentStore, numbers: range | list[int]) -> NDArray[Any]:
+    return np.stack([latent(number, store.sample_shape) for number in numbers]).astype(store.dtype)
+
+
+def flip(path: Path, position: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(content)

@@ -1,0 +1,87 @@
+"""A batch learns the answer's tokens and nothing else, in an order the seed decides, with each image's own latents."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from theworld.pipeline.errors import QuestionError
+from theworld.pipeline.keys import key_of_bytes
+from theworld.train.batches import Collator, EpochShuffle, check_answers, encode, pad_rows, supervised_tokens
+from theworld.train.lm import LanguageModel, Weights
+from theworld.train.model import IGNORED
+from theworld.train.questions import Question, read_questions
+
+from ..miniature_lm import mini_lm, mini_tokenizer, save_mini_store
+
+SHORT = Question(id="a", image="a.png", question="where is the ball now?", answer="left")
+LONG = Question(id="b", image="b.png", question="where will the ball be?", answer="upper right corner")
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return LanguageModel(mini_lm(), mini_tokenizer(), Weights(Path("mini"), "mini", "sha256:mini"))
+
+
+def test_labels_cover_the_answer_and_its_end_and_nothing_else(lm: LanguageModel) -> None:
+    batch = pad_rows([encode(SHORT, "k", lm, answer="left"), encode(LONG, "k", lm, answer=LONG.answer)], lm.pad_id)
+    for row, answer in zip(batch["labels"], ["left <eos>", "upper right corner <eos>"], strict=True):
+        assert lm.tokenizer.decode(row[row != IGNORED]) == answer
+    learned = batch["labels"] != IGNORED
+    assert torch.equal(batch["labels"][learned], batch["input_ids"][learned])
+    assert supervised_tokens(batch["labels"]) == 2 + 4
+    assert int(batch["attention_mask"].sum()) == 13 + 15
+    assert not bool((batch["attention_mask"][learned] == 0).any())
+
+
+def test_prompts_start_with_bos_and_end_where_the_answer_begins(lm: LanguageModel) -> None:
+    assert lm.tokenizer.decode(lm.prompt_ids("where is the ball?")) == "<bos> question : where is the ball ? answer :"
+
+
+def test_a_chat_template_decides_prompt_and_end_where_there_is_one() -> None:
+    tokenizer = mini_tokenizer()
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for turn in messages %}{{ 'model' if turn.role == 'assistant' else turn.role }} : "
+        "{{ turn.content }} .\n{% endfor %}{% if add_generation_prompt %}model : {% endif %}"
+    )
+    chat = LanguageModel(mini_lm(), tokenizer, Weights(Path("mini"), "mini", "sha256:mini"))
+    assert tokenizer.decode(chat.prompt_ids("where is the ball?")) == "<bos> user : where is the ball ? . model :"
+    assert tokenizer.decode(chat.answer_ids("upper left")) == "upper left ."
+    assert chat.end_id == tokenizer.convert_tokens_to_ids(".")
+    assert chat.decode([*chat.answer_ids("upper left"), 5, 5]) == "upper left"
+
+
+def test_each_epoch_is_a_permutation_that_the_seed_decides() -> None:
+    first, same, other = EpochShuffle(100, 7), EpochShuffle(100, 7), EpochShuffle(100, 8)
+    order = list(first)
+    assert sorted(order) == list(range(100))
+    assert order == list(same) != list(other)
+    first.set_epoch(1)
+    assert sorted(first) == list(range(100))
+    assert list(first) != order
+
+
+def test_every_row_gets_the_latents_of_its_own_image_each_image_read_once(lm: LanguageModel, tmp_path: Path) -> None:
+    store, _ = save_mini_store(tmp_path)
+    keys = [key_of_bytes(f"picture {number}".encode()) for number in (5, 0, 5)]
+    asked: list[list[str]] = []
+    read = store.read
+
+    def counted(keys: list[str], rollout_steps: int) -> np.ndarray:
+        asked.append(keys)
+        return read(keys, rollout_steps=rollout_steps)
+
+    store.read = counted  # type: ignore[method-assign, assignment]
+    batch = Collator(store, 2, lm.pad_id)([encode(SHORT, key, lm, answer="left") for key in keys])
+    assert asked == [[keys[0], keys[1]]]
+    assert batch["latents"].shape == (3, 16, 3, 4, 6)
+    assert batch["latents"].dtype == torch.float16
+    assert np.array_equal(batch["latents"].numpy(), read(keys, rollout_steps=2))
+
+
+def test_answers_outside_the_vocabulary_are_refused_with_question_and_word(lm: LanguageModel, tmp_path: Path) -> None:
+    _, questions = save_mini_store(tmp_path)
+    check_answers(read_questions(questions), lm)
+    with pytest.raises(QuestionError, match=r"question a.*\['zebra'\].*'left zebra'"):
+        check_answers([SHORT.model_copy(update={"choices": ("left", "left zebra")})], lm)

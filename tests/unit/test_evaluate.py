@@ -1,0 +1,78 @@
+"""Answers are counted with honest intervals, and only like is laid beside like."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from theworld.pipeline.errors import RunError
+from theworld.train.evaluate import (
+    EVALUATION,
+    Evaluation,
+    Prediction,
+    Score,
+    compare,
+    normalised,
+    read_evaluation,
+    wilson,
+)
+
+
+def evaluation(run: Path, *, correct: int = 3, questions: str = "0" * 64) -> Path:
+    low, high = wilson(correct, 4)
+    score = Score(correct=correct, total=4, accuracy=correct / 4, low=low, high=high)
+    result = Evaluation(
+        run=str(run), split="test", steps=8, trained_steps=8, lm="sha256:0", recipe_id="0" * 64, questions="q.jsonl",
+        questions_sha256=questions, overall=score, by_type={"temporal": score}, predicted={"temporal": {"left": 4}},
+        answers={"temporal": {"left": 3, "right": 1}},
+        predictions=(Prediction(id="a", type="temporal", predicted="left", answer="left", correct=True),),
+    )  # fmt: skip
+    run.mkdir()
+    (run / EVALUATION).write_text(result.model_dump_json())
+    return run
+
+
+# Source: R. G. Newcombe, Statistics in Medicine 17 (1998), table I, method 3; and the closed form where all are right.
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (1, 29, 0.0061, 0.1718),
+        (0, 20, 0, 0.1611),
+        (4, 4, 0.5101, 1),
+    ],
+)
+def test_intervals_are_wilsons(correct: int, total: int, low: float, high: float) -> None:
+    assert wilson(correct, total) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("said", "meant"), [("Left.", "left"), ("The  red ball", "red ball"), ("a bin!", "bin")])
+def test_case_punctuation_and_articles_do_not_count(said: str, meant: str) -> None:
+    assert normalised(said) == normalised(meant)
+
+
+def test_other_words_do_count() -> None:
+    assert normalised("left bin") != normalised("left")
+
+
+def test_runs_stand_side_by_side_with_intervals_and_counts(tmp_path: Path) -> None:
+    table = compare([evaluation(tmp_path / "a"), evaluation(tmp_path / "b", correct=1)])
+    console = Console(width=200, record=True)
+    with console.capture() as shown:
+        console.print(table)
+    for piece in ["temporal", "0.750 [0.301, 0.954] of 4", "0.250 [0.046, 0.699] of 4", "steps 8"]:
+        assert piece in shown.get()
+
+
+def test_runs_asked_different_questions_are_not_compared(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not the same questions"):
+        compare([evaluation(tmp_path / "a"), evaluation(tmp_path / "b", questions="1" * 64)])
+
+
+def test_a_run_without_an_evaluation_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="theworld evaluate"):
+        read_evaluation(tmp_path)
+    (tmp_path / EVALUATION).write_text("{}")
+    with pytest.raises(RunError, match=r"evaluate .* again"):
+        read_evaluation(tmp_path)

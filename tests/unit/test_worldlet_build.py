@@ -1,0 +1,148 @@
+"""The worldlet's world model: equal to the stock code where it is leaner, and worth its weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
+from PIL import Image
+
+import theworld.precompute.worldlet
+from theworld.precompute.worldlet.build import build_world
+from theworld.precompute.worldlet.clips import Clips, load_chunk, load_clips
+from theworld.precompute.worldlet.dynamics import lean_forward, network_input, new_transformer
+from theworld.precompute.worldlet.encode import encode_clips
+from theworld.precompute.worldlet.figures import load_world, measure_world, roll_out, sample_noise
+from theworld.precompute.worldlet.vae import decode_whole, encode_whole, new_vae
+
+WEIGHTS = Path(theworld.precompute.worldlet.__file__).parent / "weights"
+
+
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory: pytest.TempPathFactory) -> Clips:
+    return load_clips(tmp_path_factory.mktemp("clips"), "test", 9, size=9)
+
+
+def shaken(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with no weight left at zero, so that every path counts."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [1, 5, 17])
+def test_the_whole_sequence_forward_of_the_vae_equals_the_stock_chunks(frames: int) -> None:
+    vae = shaken(new_vae(base_dim=4))
+    video = torch.rand(2, 3, frames, 32, 32) * 2 - 1
+    moments = vae._encode(video)
+    torch.testing.assert_close(encode_whole(vae, video), moments, atol=2e-5, rtol=1e-4)
+    latents = moments[:, :16]
+    ours = decode_whole(vae, latents).clamp(-1, 1)
+    torch.testing.assert_close(ours, vae.decode(latents).sample, atol=5e-5, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_the_lean_forward_equals_the_stock_one_with_zero_text() -> None:
+    model = shaken(new_transformer(layers=2, heads=2))
+    clean = torch.randn(2, 16, 3, 8, 8)
+    x, t = network_input(torch.randn_like(clean), clean, torch.rand(2))
+    stock = model(
+        hidden_states=x[:, :16],
+        timestep=t[:, None, :, None, None],
+        encoder_hidden_states=torch.zeros(2, 512, 32),
+        condition_mask=x[:, 16:],
+        return_dict=False,
+    )[0]
+    torch.testing.assert_close(lean_forward(model, x, t), stock, atol=1e-5, rtol=1e-4)
+
+
+def test_clips_are_made_once(tmp_path: Path) -> None:
+    first = load_chunk(tmp_path, "train", 0, size=2)
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    again = load_chunk(tmp_path, "train", 0, size=2)
+    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert np.array_equal(first.frames, again.frames)
+
+
+def test_the_shipped_world_is_small_and_says_what_it_is() -> None:
+    size = sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file())
+    assert size <= 8 * 2**20
+    card = json.loads((WEIGHTS / "card.json").read_text())
+    assert card["defaults"]["rollout_steps"] == 8
+    assert card["figures"]["rollout"]["landing"] > card["figures"]["copy_frame_0"]["landing"]
+    config = json.loads((WEIGHTS / "vae" / "config.json").read_text())
+    assert len(config["latents_mean"]) == len(config["latents_std"]) == 16
+
+
+def test_the_shipped_world_foresees_more_than_a_copy_of_frame_0(unseen: Clips) -> None:
+    figures = measure_world(load_world(WEIGHTS), unseen)
+    assert figures["latent_mse"]["rollout"] < 0.7 * figures["latent_mse"]["copy_frame_0"]
+    assert figures["rollout"]["landing"] > figures["copy_frame_0"]["landing"]
+    assert figures["vae_ceiling"]["landing"] == 1.0
+    assert figures["vae_ceiling"]["color"] == 1.0
+
+
+@torch.no_grad()
+def test_the_stock_pipeline_runs_the_shipped_world_as_our_figures_do(unseen: Clips) -> None:
+    from diffusers import Cosmos2VideoToWorldPipeline
+
+    class Unchecked:
+        """Nothing is decoded, so there is nothing to check."""
+
+        def to(self, _device: object) -> None: ...
+
+    vae = AutoencoderKLWan.from_pretrained(WEIGHTS / "vae", torch_dtype=torch.float32)
+    transformer = CosmosTransformer3DModel.from_pretrained(WEIGHTS / "transformer", torch_dtype=torch.float32)
+    pipeline = Cosmos2VideoToWorldPipeline(
+        text_encoder=None,
+        tokenizer=None,
+        transformer=transformer,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(WEIGHTS / "scheduler"),
+        safety_checker=Unchecked(),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    noise = sample_noise(1, 9, 8)
+    stock = pipeline(
+        image=Image.fromarray(unseen.frames[0, 0]),
+        height=64,
+        width=64,
+        num_frames=33,
+        num_inference_steps=10,
+        guidance_scale=1.0,
+        fps=None,
+        latents=noise,
+        prompt_embeds=torch.zeros(1, 512, 32),
+        negative_prompt_embeds=torch.zeros(1, 512, 32),
+        output_type="latent",
+    ).frames
+    world = load_world(WEIGHTS)
+    first = world.standardise(encode_clips(world.vae, unseen)[:1, :, :1])
+    ours = roll_out(world.transformer, first, noise)
+    # The stock pipeline conditions on a draw from the posterior, we on its mode.
+    assert (stock - ours)[:, :, 1:].square().mean() < 0.02 * ours[:, :, 1:].square().mean()
+
+
+@pytest.mark.slow
+def test_a_tiny_world_is_built_saved_and_better_than_having_learned_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    card = build_world(
+        tmp_path / "tiny", minutes=0.4, train_clips=32, test_clips=9, vae_share=0.6, base_dim=4, layers=2, batch=8
+    )
+    mse = card["figures"]["latent_mse"]
+    # A network that has learned nothing keeps F = 0: noise stays noise, far above a copy.
+    untrained = load_world(tmp_path / "tiny")
+    clips = load_clips(tmp_path / "tiny.scratch" / "clips", "test", 9, size=9)
+    true = untrained.standardise(encode_clips(untrained.vae, clips))
+    nothing = roll_out(new_transformer(layers=2).eval(), true[:, :, :1], sample_noise(9, 9, 8))
+    assert mse["rollout"] < 0.5 * (nothing - true)[:, :, 1:].square().mean()
+    assert (tmp_path / "tiny" / "scheduler" / "scheduler_config.json").exists()
+    again = build_world(
+        tmp_path / "tiny", minutes=0.4, train_clips=32, test_clips=9, vae_share=0.6, base_dim=4, layers=2, batch=8
+    )
+    assert again["figures"]["latent_mse"] == mse  # the trainings were over: nothing was trained again

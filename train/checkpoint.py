@@ -1,0 +1,279 @@
+"""The run folder: what a training leaves behind, written whole or not at all, and loaded only onto what it fits.
+
+    adapter_model.safetensors, adapter_config.json   LoRA; `PeftModel.from_pretrained(base, run)` loads it alone
+    world_reader.safetensors                         temporal embedding and projector
+    theworld.json                                    what it was trained on and with: `RunMeta`
+    metrics.json                                     loss curve, tokens, seconds
+
+Elsewhere: training (trainer.py), the questions asked afterwards (evaluate.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..pipeline.errors import ConfigError, RunError, StoreMismatchError
+from ..pipeline.recipe import Recipe, difference
+from ..pipeline.store import LatentStore
+from .config import DeviceName, DtypeName, LayoutName
+from .lm import LanguageModel, embedding_rms, find_weights, load_adapter, load_language_model
+from .model import TheWorld
+from .tokens import TokenLayout, WorldReader
+
+META, READER, METRICS = "theworld.json", "world_reader.safetensors", "metrics.json"
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StoreFacts(_Facts):
+    """Which snapshot of which store was read."""
+
+    path: str
+    shards: int
+    samples: int
+    keys_sha256: str
+    """Of the sorted keys, one a line: two stores with the same digest hold the same images."""
+
+
+class ReaderFacts(_Facts):
+    """How to build the reader that the weights belong to."""
+
+    latent_shape: tuple[int, int, int]
+    hidden_size: int
+    layout: LayoutName
+    patch: int
+    max_world_steps: int
+    num_world_steps: int
+    """K, the steps it was trained with."""
+
+    def token_layout(self) -> TokenLayout:
+        """The layout as the reader takes it."""
+        return TokenLayout(name=self.layout, patch=self.patch)
+
+
+class LMFacts(_Facts):
+    """Which language model the adapters belong to."""
+
+    source: str
+    identity: str
+
+
+class QuestionFacts(_Facts):
+    """What was learned from."""
+
+    path: str
+    sha256: str
+    train: int
+
+
+class RunMeta(_Facts):
+    """Everything a run folder says about itself."""
+
+    format: Literal[1] = 1
+    recipe: Recipe
+    recipe_id: str
+    store: StoreFacts
+    lm: LMFacts
+    reader: ReaderFacts
+    questions: QuestionFacts
+    config: dict[str, Any]
+    versions: dict[str, str]
+    created: str
+    """UTC, for people; nothing is decided by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRun:
+    """A trained model, ready to answer."""
+
+    path: Path
+    model: TheWorld
+    lm: LanguageModel
+    meta: RunMeta
+    device: torch.device
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on without being part of it."""
+    return {name: version(name) for name in ("theworld", "torch", "transformers", "peft", "accelerate")}
+
+
+def resolve_device(name: DeviceName) -> torch.device:
+    """The device a word stands for; "auto" is a GPU where there is one.
+
+    Raises:
+        ConfigError: cuda is asked for and not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: this torch sees no GPU. Use --device cpu, or install a CUDA build of torch")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def resolve_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    """The frozen model's dtype; "auto" is bfloat16 on a GPU, float32 on a CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def build_reader(facts: ReaderFacts, lm: LanguageModel) -> WorldReader:
+    """A fresh reader for this language model."""
+    return WorldReader(
+        latent_shape=facts.latent_shape,
+        hidden_size=facts.hidden_size,
+        embedding_rms=embedding_rms(lm.model),
+        layout=facts.token_layout(),
+        max_world_steps=facts.max_world_steps,
+    )
+
+
+@contextmanager
+def new_run_folder(out: Path | None) -> Iterator[tuple[Path, list[Path]]]:
+    """A folder to fill, which gets its name when the block ends well and vanishes when it does not.
+
+    Args:
+        out: its name; None takes the next free number under `runs/`.
+    Yields:
+        The folder to fill, and a list that holds the final path once the block has ended.
+    Raises:
+        RunError: `out` exists already.
+    """
+    parent = out.parent if out is not None else Path("runs")
+    if out is not None and out.exists():
+        raise RunError(f"{out} exists already; runs are never overwritten. Choose another --out, or remove it")
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".run-", dir=parent))
+    final: list[Path] = []
+    try:
+        yield folder, final
+        for path in folder.iterdir():
+            _sync(path)
+        _sync(folder)
+        folder.chmod(0o755)  # mkdtemp's folders are private
+        final.append(_name(folder, parent, out))
+        _sync(parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name(folder: Path, parent: Path, out: Path | None) -> Path:
+    """Rename the finished folder into its place; a folder with files in it is never replaced by a rename."""
+    number = 1
+    while True:
+        target = out or parent / str(number)
+        try:
+            if out is not None or not target.exists():
+                return folder.rename(target)
+        except OSError as error:
+            if out is not None or not target.exists():
+                raise RunError(f"cannot name the finished run {target}: {error.strerror}") from error
+        number += 1
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_run(folder: Path, model: TheWorld, meta: RunMeta) -> None:
+    """Write adapters, reader and theworld.json into a folder."""
+    assert isinstance(model.lm, PeftModel)
+    model.lm.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    reader = {name: tensor.detach().cpu().contiguous() for name, tensor in model.reader.state_dict().items()}
+    save_file(reader, folder / READER)
+    (folder / META).write_text(meta.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_meta(run: Path) -> RunMeta:
+    """What a run folder says about itself.
+
+    Raises:
+        RunError: it is no run folder, or theworld.json is not what we write.
+    """
+    try:
+        return RunMeta.model_validate_json((run / META).read_bytes())
+    except OSError as error:
+        raise RunError(
+            f"{run} is not a run folder: {META} cannot be read ({error.strerror}). "
+            "Name a folder that `theworld train` wrote, such as runs/1"
+        ) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise RunError(
+            f"{run / META} does not describe a run: {'.'.join(map(str, first['loc']))}: {first['msg']}. "
+            "It was changed, or written by another version; train again"
+        ) from error
+
+
+def load_run(run: Path, *, lm: str | None = None, device: DeviceName = "auto", dtype: DtypeName = "auto") -> LoadedRun:
+    """A trained model from its folder.
+
+    Args:
+        lm: where the base language model lies now, if it has moved. It must be the same one.
+    Raises:
+        RunError: no run folder, damaged weights, or a base model other than the one it was trained on.
+        ConfigError: the base model cannot be found or loaded.
+    """
+    meta = read_meta(run)
+    weights = find_weights(lm or meta.lm.source)
+    if weights.identity != meta.lm.identity:
+        raise RunError(
+            f"{run} was trained on the language model {meta.lm.identity} ({meta.lm.source}), "
+            f"but {weights.source} is {weights.identity}. Adapters fit only the model they were trained on: "
+            "name that one with --lm, or train again"
+        )
+    where = resolve_device(device)
+    try:
+        base = load_language_model(weights, device=where, dtype=resolve_dtype(dtype, where))
+        reader = build_reader(meta.reader, base)
+        adapted = load_adapter(base, run)
+        reader.load_state_dict(load_file(run / READER))
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise RunError(f"the weights in {run} cannot be loaded: {error}. It is incomplete or damaged") from error
+    steps = meta.reader.num_world_steps
+    model = TheWorld(
+        adapted.model,
+        reader,
+        num_world_steps=steps,
+        max_world_steps=meta.reader.max_world_steps,
+        recipe=meta.recipe,
+    )
+    return LoadedRun(run, model.eval().to(where), adapted, meta, where)
+
+
+def require_same_recipe(meta: RunMeta, run: Path, store: LatentStore) -> None:
+    """Refuse latents of another recipe than the run's.
+
+    Raises:
+        StoreMismatchError: names the fields that differ, the run's value beside the store's.
+    """
+    if store.recipe.id == meta.recipe_id:
+        return
+    fields = difference(meta.recipe, store.recipe)
+    differ = ", ".join(f"{name} {ours!r} there, {theirs!r} here" for name, (ours, theirs) in fields.items())
+    raise StoreMismatchError(
+        f"{run} was trained on latents of another recipe than {store.path} holds: {differ}. "
+        "Name a store of the same recipe, or train on this one"
+    )

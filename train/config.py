@@ -1,0 +1,92 @@
+"""What one training is, and what it leaves behind, as plain values. Loads neither torch nor transformers.
+
+Lives here: `TrainConfig`, `RunSummary`. Elsewhere: training (trainer.py), TOML files and flags (pipeline/config.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+DtypeName = Literal["auto", "float32", "bfloat16"]
+LayoutName = Literal["spatial", "patch"]
+
+
+class TrainConfig(BaseModel):
+    """What one training is. The defaults suit the worldlet: about a minute on two CPU cores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    store: Path
+    questions: Path
+    lm: str | None = None
+    """A folder or a Hub id; None is the embedded worldlet LM."""
+    steps: Annotated[int, Field(ge=0)] | None = None
+    """K, rollout steps to read; None reads all the store has."""
+    layout: LayoutName = "patch"
+    patch: Annotated[int, Field(ge=1)] = 2
+    max_world_steps: Annotated[int, Field(ge=0)] = 16
+    lora_rank: Annotated[int, Field(ge=1)] = 16
+    lora_alpha: Annotated[int, Field(ge=1)] = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    train_steps: Annotated[int, Field(ge=1)] = 600
+    """Updates: the budget."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the questions, instead of `train_steps`."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the updates in which the learning rate rises; it then falls to zero along a cosine."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    device: DeviceName = "auto"
+    dtype: DtypeName = "auto"
+    """Of the frozen model; what is trained stays float32."""
+    out: Path | None = None
+    """The run folder; None takes the next free number under runs/."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrainConfig:
+        if self.epochs is not None and "train_steps" in self.model_fields_set:
+            raise ValueError("train_steps and epochs are two ways to say one budget: give one of them")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a training left behind."""
+
+    run: Path
+    train_steps: int
+    seconds: float
+    first_loss: float
+    last_loss: float
+    world_tokens: int
+    """Per question."""
+    supervised_tokens: int
+    trainable: int
+    """Parameters."""
+    questions: int
+
+    @property
+    def next_command(self) -> str:
+        """What to type next."""
+        return f"theworld evaluate {self.run}"
+
+    def to_json(self) -> dict[str, object]:
+        """Plain JSON values."""
+        return {**asdict(self), "run": str(self.run), "next_command": self.next_command}
+
+    def summary(self) -> str:
+        """A few lines for a person."""
+        return (
+            f"{self.run}: {self.train_steps} updates on {self.questions} questions in {self.seconds:.0f} s, "
+            f"loss {self.first_loss:.3f} -> {self.last_loss:.3f}\n"
+            f"{self.trainable:,} trained parameters, {self.world_tokens} world tokens a question, "
+            f"{self.supervised_tokens:,} answer tokens learned\n"
+            f"next: {self.next_command}"
+        )

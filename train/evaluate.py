@@ -1,0 +1,234 @@
+"""Ask a trained run the questions of a split, and count honestly.
+
+Lives here: accuracy by question type with intervals, what was answered how often, tables.
+Elsewhere: how an answer is found (answer.py), training (trainer.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.table import Table
+
+from ..pipeline.errors import ConfigError, RunError
+from ..pipeline.progress import Progress
+from ..pipeline.store import open_store
+from .answer import answer_all, check_steps, rows
+from .answer import ask as ask
+from .batches import check_answers
+from .checkpoint import load_run, require_same_recipe
+from .config import DeviceName
+from .questions import UNTYPED, read_questions, resolve_keys, select_split
+
+EVALUATION = "evaluation.json"
+
+_Z = 1.959964  # two-sided 95 % of a normal
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Score(_Result):
+    """How many of a kind were right, with the Wilson 95 % interval of the share."""
+
+    correct: int
+    total: int
+    accuracy: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.accuracy:.3f} [{self.low:.3f}, {self.high:.3f}] of {self.total}"
+
+
+class Prediction(_Result):
+    """What was answered to one question."""
+
+    id: str
+    type: str
+    predicted: str
+    answer: str
+    correct: bool
+
+
+class Evaluation(_Result):
+    """The answers of one run to one split, counted."""
+
+    run: str
+    split: str | None
+    steps: int
+    """K, the rollout steps that were read."""
+    trained_steps: int
+    lm: str
+    recipe_id: str
+    questions: str
+    questions_sha256: str
+    overall: Score
+    by_type: dict[str, Score]
+    predicted: dict[str, dict[str, int]]
+    """Per type, how often each answer was given: a model that always says the same shows here."""
+    answers: dict[str, dict[str, int]]
+    """Per type, how often each answer was the right one."""
+    predictions: tuple[Prediction, ...]
+
+    def table(self) -> Table:
+        """A small table for a terminal."""
+        return _table([self])
+
+
+def evaluate(
+    run: Path,
+    *,
+    store: Path | None = None,
+    questions: Path | None = None,
+    split: str | None = "test",
+    steps: int | None = None,
+    batch_size: int = 64,
+    lm: str | None = None,
+    device: DeviceName = "auto",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Answer all questions of a split, and save the result as `evaluation.json` in the run folder.
+
+    Args:
+        store, questions: by default those the run was trained on.
+        split: None asks all questions.
+        steps: K, rollout steps to read; by default those it was trained with. Another number is another experiment and
+            is saved beside the first, as `evaluation-steps<K>.json`; another split likewise.
+        batch_size: rows (a question with one of its choices) at a time; changes speed only.
+        lm: where the base language model lies now, if it has moved.
+    Raises:
+        RunError: no run folder, or another base model.
+        StoreMismatchError: latents of another recipe.
+        QuestionError: a wrong record, no such split, a question without latents.
+        ConfigError: more steps than the store has.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    loaded = load_run(run, lm=lm, device=device)
+    meta = loaded.meta
+    latents = open_store(store or Path(meta.store.path))
+    require_same_recipe(meta, run, latents)
+    steps = check_steps(loaded, latents.recipe.rollout_steps, steps)
+    file = questions or Path(meta.questions.path)
+    asked = select_split(read_questions(file), split, file)
+    coverage = resolve_keys(asked, file, latents)
+    coverage.require_complete()
+    check_answers(asked, loaded.lm)
+    with (progress or Progress.silent()).bar("evaluate", total=rows(asked), unit="answers") as bar:
+        said = answer_all(loaded, asked, coverage.keys, latents, steps=steps, batch_size=batch_size, bar=bar)
+    predictions = tuple(
+        Prediction(
+            id=question.id,
+            type=question.type or UNTYPED,
+            predicted=text,
+            answer=question.answer,
+            correct=text == question.answer if question.choices else normalised(text) == normalised(question.answer),
+        )
+        for question, text in zip(asked, said, strict=True)
+    )
+    types = sorted({prediction.type for prediction in predictions})
+    evaluation = Evaluation(
+        run=str(run),
+        split=split,
+        steps=steps,
+        trained_steps=meta.reader.num_world_steps,
+        lm=meta.lm.identity,
+        recipe_id=meta.recipe_id,
+        questions=str(file.resolve()),
+        questions_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        overall=_score(predictions),
+        by_type={kind: _score([p for p in predictions if p.type == kind]) for kind in types},
+        predicted={kind: _counts(p.predicted for p in predictions if p.type == kind) for kind in types},
+        answers={kind: _counts(p.answer for p in predictions if p.type == kind) for kind in types},
+        predictions=predictions,
+    )
+    _save(run, evaluation)
+    return evaluation
+
+
+def compare(runs: Sequence[Path]) -> Table:
+    """Saved evaluations of several runs side by side.
+
+    Raises:
+        RunError: a run has not been evaluated, or on other questions than the first.
+    """
+    evaluations = [read_evaluation(run) for run in runs]
+    first = evaluations[0]
+    for other in evaluations[1:]:
+        if (other.questions_sha256, other.split) != (first.questions_sha256, first.split):
+            raise RunError(
+                f"{other.run} answered split {other.split!r} of {other.questions}, {first.run} split {first.split!r} "
+                f"of {first.questions}, as these files were then: not the same questions. Evaluate both again"
+            )
+    return _table(evaluations)
+
+
+def read_evaluation(run: Path) -> Evaluation:
+    """The saved evaluation of a run.
+
+    Raises:
+        RunError: there is none, or it is not what we write.
+    """
+    try:
+        return Evaluation.model_validate_json((run / EVALUATION).read_bytes())
+    except OSError as error:
+        raise RunError(f"{run} has not been evaluated: run `theworld evaluate {run}` first") from error
+    except ValidationError as error:
+        raise RunError(f"{run / EVALUATION} is not an evaluation we wrote: evaluate {run} again") from error
+
+
+def wilson(correct: int, total: int) -> tuple[float, float]:
+    """95 % interval of a share; sensible near 0 and 1, where the usual formula is not.
+
+    It takes questions for independent; several questions on one image are not quite.
+
+    Source: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927), without continuity correction.
+    """
+    share, weight = correct / total, _Z**2 / total
+    centre = (share + weight / 2) / (1 + weight)
+    half = _Z / (1 + weight) * math.sqrt(share * (1 - share) / total + weight / (4 * total))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def normalised(text: str) -> str:
+    """An answer without case, punctuation, articles and extra spaces."""
+    return " ".join(_ARTICLES.sub(" ", re.sub(r"[^\w\s]", " ", text.casefold())).split())
+
+
+def _score(predictions: Sequence[Prediction]) -> Score:
+    correct, total = sum(prediction.correct for prediction in predictions), len(predictions)
+    low, high = wilson(correct, total)
+    return Score(correct=correct, total=total, accuracy=correct / total, low=low, high=high)
+
+
+def _counts(words: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(words).most_common())
+
+
+def _save(run: Path, evaluation: Evaluation) -> None:
+    name = EVALUATION.removesuffix(".json")
+    if evaluation.split != "test":
+        name += f"-{evaluation.split or 'all'}"
+    if evaluation.steps != evaluation.trained_steps:
+        name += f"-steps{evaluation.steps}"
+    part = run / f".{name}.{os.getpid()}"
+    part.write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    part.replace(run / f"{name}.json")
+
+
+def _table(evaluations: Sequence[Evaluation]) -> Table:
+    table = Table("type", *(f"{e.run}, steps {e.steps}" for e in evaluations), title=f"split {evaluations[0].split}")
+    for kind in sorted({kind for evaluation in evaluations for kind in evaluation.by_type}):
+        table.add_row(kind, *(str(evaluation.by_type.get(kind, "-")) for evaluation in evaluations))
+    table.add_row("all", *(str(evaluation.overall) for evaluation in evaluations))
+    return table

@@ -1,0 +1,307 @@
+"""The one door to transformers and peft for language models: find, load, check, adapt, and speak their format.
+
+Lives here: which weights (a folder, a Hub id at a commit, the embedded worldlet LM), LoRA, prompts as token ids.
+Elsewhere: what the model sees before the prompt (tokens.py, model.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from ..pipeline.errors import ConfigError
+
+ARCHITECTURES = {"Gemma2ForCausalLM": "eager", "Gemma3ForCausalLM": "sdpa"}
+"""The models we have checked, and the attention each computes right. Gemma-2's soft-capping rules out sdpa."""
+
+EMBEDDED = Path(__file__).parent / "worldlet" / "weights"
+"""The miniature Gemma-2 that ships with the package."""
+
+_PLAIN_PROMPT = "question: {question} answer:"
+"""For tokenizers without a chat template; the format the worldlet LM was trained on."""
+
+_HUB_TIMEOUT_S = 10.0
+_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_SAMPLE = 4096  # embedding rows measured for their scale
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A folder with a language model's files, and which weights they are."""
+
+    folder: Path
+    source: str
+    """What finds them again: a folder's absolute path, `ORG/NAME@<commit>`, or `worldlet`."""
+    identity: str
+    """`hub:ORG/NAME@<40 hex commit>`, or `sha256:<64 hex>` of the files that decide what the model says."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A frozen causal language model (perhaps with LoRA around it) and how to speak to it."""
+
+    model: Any
+    """A `PreTrainedModel`, or the `PeftModel` around it: transformers leaves most of their attributes untyped."""
+    tokenizer: Any
+    """A `PreTrainedTokenizerBase`."""
+    weights: Weights
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of its embedding vectors."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def context(self) -> int:
+        """Tokens it can attend to."""
+        return int(self.model.config.max_position_embeddings)
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token; masked wherever it stands."""
+        return int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0)
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an answer: <end_of_turn> in a chat, <eos> otherwise."""
+        return self.answer_ids("yes")[-1]
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Token ids from <bos> to where the answer starts."""
+        if self.tokenizer.chat_template is not None:
+            ids = self._ids(self._chat(question, None))
+        else:
+            ids = self._ids(_PLAIN_PROMPT.format(question=question))
+        bos = self.tokenizer.bos_token_id
+        return ids if ids[:1] == [bos] else [bos, *ids]
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Token ids of an answer and the token that ends it."""
+        if self.tokenizer.chat_template is None:
+            return [*self._ids(f" {answer}"), int(self.tokenizer.eos_token_id)]
+        prompt, whole = self._chat("?", None), self._chat("?", answer)
+        if not whole.startswith(prompt):
+            raise ConfigError(
+                f"the chat template of {self.weights.source} does not put an answer behind its generation prompt, "
+                "so answers cannot be told from prompts. Use a model with Gemma's template, or one without a template"
+            )
+        return self._ids(whole[len(prompt) :].rstrip())
+
+    def decode(self, ids: list[int]) -> str:
+        """The answer these ids spell, without special tokens and what follows the end."""
+        end = ids.index(self.end_id) if self.end_id in ids else len(ids)
+        return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of `text` the tokenizer has no token for; a word-level vocabulary knows only what it was made with."""
+        unknown = self.tokenizer.unk_token_id
+        return [word for word in text.split() if unknown is not None and unknown in self._ids(word)]
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _chat(self, question: str, answer: str | None) -> str:
+        turns = [{"role": "user", "content": question}]
+        if answer is not None:
+            turns.append({"role": "assistant", "content": answer})
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None))
+
+
+def find_weights(lm: str | None) -> Weights:
+    """The files of a language model, by folder, by Hub id (`ORG/NAME` or `ORG/NAME@revision`), or None: embedded.
+
+    A Hub id is resolved to a commit first, then exactly that commit is fetched, or found in the local cache.
+
+    Raises:
+        ConfigError: there is no such folder, no such repository, no access, or no network and nothing cached.
+    """
+    if lm in (None, "worldlet"):
+        if not (EMBEDDED / "config.json").is_file():
+            raise ConfigError(
+                f"the embedded language model is missing from this installation ({EMBEDDED}). "
+                "Reinstall theworld, or name another model with --lm"
+            )
+        return Weights(EMBEDDED, "worldlet", _identity_of(EMBEDDED))
+    folder = Path(lm).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"{folder} holds no language model: it has no config.json")
+        return Weights(folder, str(folder.resolve()), _identity_of(folder))
+    if not _HUB_ID.fullmatch(lm):
+        raise ConfigError(
+            f"--lm {lm} is neither a folder here nor a Hub id. Name a folder with config.json and safetensors, "
+            "or a Hub id such as google/gemma-2-2b-it"
+        )
+    return _from_hub(lm)
+
+
+def _from_hub(lm: str) -> Weights:
+    repository, _, revision = lm.partition("@")
+    commit = None
+    try:
+        commit = HfApi().model_info(repository, revision=revision or None, timeout=_HUB_TIMEOUT_S).sha
+    except GatedRepoError as error:
+        raise ConfigError(
+            f"{repository} is gated on the Hub. Accept its licence at https://huggingface.co/{repository}, "
+            "then log in with `hf auth login`, or pass a local folder to --lm"
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ConfigError(f"the Hugging Face Hub has no {lm} (or it is private). Check the name, or log in") from error
+    except (HfHubHTTPError, OSError, RuntimeError, Exception) as error:
+        why = str(error).split("\n")[0]
+        logger.info("cannot ask the Hub about %s (%s); looking in the local cache", lm, why)
+        try:
+            folder = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
+        except LocalEntryNotFoundError:
+            raise ConfigError(
+                f"cannot reach the Hugging Face Hub for {lm} ({why}), and it is not in the local cache. "
+                "Pass a local folder to --lm, run once with network, or leave --lm out for the embedded model"
+            ) from error
+        return Weights(folder, f"{repository}@{folder.name}", f"hub:{repository}@{folder.name}")
+    folder = Path(snapshot_download(repository, revision=commit, allow_patterns=_FILES))
+    return Weights(folder, f"{repository}@{commit}", f"hub:{repository}@{commit}")
+
+
+def _identity_of(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for pattern in sorted(_FILES):
+        for path in sorted(folder.glob(pattern)):
+            with path.open("rb") as file:
+                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def load_language_model(weights: Weights, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
+    """Load, freeze and check a language model.
+
+    Raises:
+        ConfigError: an architecture we have not checked, weights that are not safetensors, a tokenizer without <bos>
+            or <eos>, or a transformers release that rescales `inputs_embeds`.
+    """
+    _check_architecture(weights)
+    transformers_logging.disable_progress_bar()  # one bar per file of weights would hide our own lines
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            weights.folder,
+            dtype=dtype,
+            attn_implementation=ARCHITECTURES[_architecture(weights)],
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+        tokenizer: Any = AutoTokenizer.from_pretrained(weights.folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"cannot load the language model in {weights.folder}: {error}") from error
+    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"the tokenizer in {weights.folder} names no <bos> or no <eos>: world tokens stand behind <bos>, "
+            "answers end with <eos>. Set both in its tokenizer_config.json"
+        )
+    model.requires_grad_(False).eval().to(device)
+    check_embedding_scale(model)
+    return LanguageModel(model, tokenizer, weights)
+
+
+def _architecture(weights: Weights) -> str:
+    try:
+        config = json.loads((weights.folder / "config.json").read_text(encoding="utf-8"))
+        return str((config.get("architectures") or ["none named"])[0])
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"cannot read {weights.folder / 'config.json'}: {error}") from error
+
+
+def _check_architecture(weights: Weights) -> None:
+    if (architecture := _architecture(weights)) not in ARCHITECTURES:
+        raise ConfigError(
+            f"{weights.source} is a {architecture}; world tokens are checked for {' and '.join(ARCHITECTURES)}. "
+            "Choose a text-only Gemma-2 or Gemma-3"
+        )
+
+
+@torch.no_grad()
+def check_embedding_scale(model: Any) -> None:
+    """Refuse a model that changes `inputs_embeds` on their way in.
+
+    transformers 4.x multiplied Gemma-2's by sqrt(hidden), 48 times too much for vectors that already have the
+    embeddings' scale; 5.4 moved that factor into the embedding layer (vllm-project/vllm#36787).
+
+    Raises:
+        ConfigError: `model(inputs_embeds=embed(ids))` is not `model(input_ids=ids)`.
+    """
+    embed = model.get_input_embeddings()
+    ids = torch.arange(8, device=model.device)[None] % embed.weight.shape[0]
+    by_ids, by_vectors = model(input_ids=ids).logits, model(inputs_embeds=embed(ids)).logits
+    if not torch.allclose(by_ids, by_vectors, rtol=1e-3, atol=1e-3):
+        import transformers
+
+        raise ConfigError(
+            f"transformers {transformers.__version__} changes inputs_embeds inside {type(model).__name__} "
+            f"(logits differ by {(by_ids - by_vectors).abs().max():.2g}), so world tokens would reach it at the wrong "
+            "scale. Install transformers 5.23 or later"
+        )
+
+
+@torch.no_grad()
+def embedding_rms(model: Any) -> float:
+    """Root mean square over the elements of the embedding vectors, as the first layer receives them."""
+    embed = model.get_input_embeddings()
+    rows = embed.weight.shape[0]
+    ids = torch.linspace(0, rows - 1, min(rows, _SAMPLE), device=embed.weight.device).long()
+    return float(embed(ids).float().square().mean().sqrt())
+
+
+def add_lora(lm: LanguageModel, *, rank: int, alpha: int, dropout: float) -> LanguageModel:
+    """The same model with LoRA adapters on all linear layers but the output head. Its own weights stay frozen."""
+    commit = None
+    if lm.weights.identity.startswith("hub:"):  # else peft would note this machine's cache folder as the base model
+        lm.model.name_or_path, _, commit = lm.weights.source.partition("@")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        revision=commit,
+    )
+    with _quiet_peft():
+        return LanguageModel(get_peft_model(lm.model, config), lm.tokenizer, lm.weights)
+
+
+def load_adapter(lm: LanguageModel, folder: Path) -> LanguageModel:
+    """The same model with the LoRA adapters of a run folder, frozen."""
+    with _quiet_peft():
+        adapted = PeftModel.from_pretrained(lm.model, str(folder), torch_device=str(lm.model.device))
+    return LanguageModel(adapted, lm.tokenizer, lm.weights)
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """peft 0.21 asks transformers 5.23 a question by its old name, which warns about version 6."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
