@@ -41,13 +41,13 @@ def main() -> None:
     pipeline = Cosmos2VideoToWorldPipeline(
         text_encoder=None,
         tokenizer=None,
-        transformer=stock._transformer,
-        vae=stock._vae,
+        transformer=stock.transformer,
+        vae=stock.vae,
         scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(source.folder / "scheduler"),
         safety_checker=_NothingToCheck(),
     )
     pipeline.set_progress_bar_config(disable=True)
-    width = stock._transformer.config.text_embed_dim
+    width = stock.transformer.config.text_embed_dim
     images = torch.rand(options.images, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     keys = [key_of_bytes(bytes([i % 256, i // 256])) for i in range(options.images)]
     recipe = Recipe(world=source.identity, height=SIZE, width=SIZE, rollout_steps=STEPS, denoise_steps=DENOISE_STEPS)

@@ -46,8 +46,8 @@ class CosmosWorld:
             vae: float32. transformer: float32 or bfloat16, on the same device.
             text: embeddings of the recipe's prompts; None rolls out with no text.
         """
-        self._vae = vae.eval().requires_grad_(False)
-        self._transformer = transformer.eval().requires_grad_(False)
+        self.vae = vae.eval().requires_grad_(False)
+        self.transformer = transformer.eval().requires_grad_(False)
         self._text = text
         config = transformer.config
         if config["use_crossattn_projection"]:
@@ -219,7 +219,7 @@ class CosmosWorld:
             hidden = (observed * clean + (1 - observed) * (latents * (1 - t))).to(self.dtype)
             estimates: list[Tensor] = []
             for context in contexts:
-                output = self._transformer(
+                output = self.transformer(
                     hidden_states=hidden,
                     timestep=timestep,
                     encoder_hidden_states=context,
@@ -237,7 +237,7 @@ class CosmosWorld:
         return latents
 
     def _posterior(self, video: Tensor) -> DiagonalGaussianDistribution:
-        return self._vae.encode(video, return_dict=False)[0]
+        return self.vae.encode(video, return_dict=False)[0]
 
     def _context(self, text: Tensor | None, batch: int) -> Tensor:
         if text is None:  # zero keys and values: cross-attention adds exactly nothing, whatever the length
@@ -248,7 +248,7 @@ class CosmosWorld:
     def decode(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B 3 F height width"]:
         """Video in [-1, 1] of standardised latents; F = 1 + temporal_stride * (T - 1)."""
         raw = unstandardise(latents.to(self.device, torch.float32), self._spec)
-        return self._vae.decode(raw, return_dict=False)[0].clamp(-1.0, 1.0)
+        return self.vae.decode(raw, return_dict=False)[0].clamp(-1.0, 1.0)
 
 
 def sigma_schedule(denoise_steps: int) -> Float[Tensor, " levels"]:

@@ -6,9 +6,7 @@ Elsewhere: running them (cosmos.py).
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +14,12 @@ from typing import Any, Literal
 
 from ..pipeline.errors import WorldModelError
 from ..pipeline.latents import LatentSpec
+from ..pipeline.weights import fetch, hash_files, is_hub_id
 
 WORLDLET = "worldlet"
 COSMOS = "nvidia/Cosmos-Predict2-2B-Video2World"
 PARTS = ("vae", "transformer", "scheduler")
 TEXT_PARTS = ("text_encoder", "tokenizer")
-HUB_TIMEOUT_S = 5.0
-
-_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,13 +71,20 @@ def resolve_world(world: str | None, *, with_text: bool = False) -> WorldSource:
     path = Path(world).expanduser()
     if path.is_dir():
         return _from_folder(path.resolve(), path.resolve().name, with_text=with_text)
-    match = _HUB_ID.fullmatch(world)
-    if match is None or world.startswith((".", "/")):
+    if not is_hub_id(world):
         raise WorldModelError(
             f"there is no folder {world}, and it is not a Hub id (ORG/NAME) either. "
             f"Give a folder with {', '.join(f'{part}/' for part in PARTS)}, or an id such as {COSMOS}"
         )
-    return _from_hub(match["repo"], match["revision"] or "main", with_text=with_text)
+    snapshot = fetch(
+        world,
+        [f"{part}/*" for part in _parts(with_text)],
+        error=WorldModelError,
+        instead="pass a local folder as --world, or leave --world out to use the embedded worldlet",
+    )
+    check_parts(snapshot.folder)
+    name = snapshot.repository.split("/")[1]
+    return WorldSource(name=name, folder=snapshot.folder, identity=snapshot.identity, card=_card(snapshot.folder))
 
 
 def _from_folder(folder: Path, name: str, *, with_text: bool) -> WorldSource:
@@ -91,41 +94,17 @@ def _from_folder(folder: Path, name: str, *, with_text: bool) -> WorldSource:
             f"the world model in {folder} has no text encoder, so it cannot follow a prompt. "
             "Leave --prompt out, or choose a world model that has one"
         )
-    parts = PARTS + (TEXT_PARTS if with_text else ())
-    return WorldSource(name=name, folder=folder, identity=f"sha256:{_hash_parts(folder, parts)}", card=_card(folder))
+    files = [
+        path
+        for part in _parts(with_text)
+        for path in (folder / part).iterdir()
+        if path.suffix in {".json", ".safetensors", ".model"}
+    ]
+    return WorldSource(name=name, folder=folder, identity=hash_files(folder, files), card=_card(folder))
 
 
-def _from_hub(repo: str, revision: str, *, with_text: bool) -> WorldSource:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    patterns = [f"{part}/*" for part in PARTS + (TEXT_PARTS if with_text else ())]
-    try:
-        # one short question first: resolving the commit fails in seconds where a download would retry for minutes
-        commit = HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT_S).sha
-        folder = snapshot_download(repo, revision=commit, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_S)
-    except GatedRepoError as error:
-        raise WorldModelError(
-            f"{repo} is gated: accept its licence on its Hub page, then log in with `hf auth login` (or set HF_TOKEN)"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise WorldModelError(f"the Hub has no model {repo} that you may read; check the name, or log in") from error
-    except Exception as error:  # httpx, OS and Hub errors alike mean that the Hub was not reached or did not answer
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        if isinstance(error, HfHubHTTPError) and getattr(error.response, "status_code", 0) == 404:
-            raise WorldModelError(f"{repo} has no revision {revision!r} on the Hub") from error
-        try:
-            folder = snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True)
-        except (LocalEntryNotFoundError, OSError, ValueError) as missing:
-            raise WorldModelError(
-                f"{repo} is not in the local cache and the Hub cannot be reached ({reason}). "
-                "Download it where there is a network and pass the folder as --world, set HF_HOME to a cache that "
-                "holds it, or leave --world out to use the embedded worldlet"
-            ) from missing
-        commit = Path(folder).name
-    path = Path(folder)
-    check_parts(path)
-    return WorldSource(name=repo.split("/")[1], folder=path, identity=f"hub:{repo}@{commit}", card=_card(path))
+def _parts(with_text: bool) -> tuple[str, ...]:
+    return PARTS + (TEXT_PARTS if with_text else ())
 
 
 def latent_spec_of(config: Mapping[str, Any]) -> LatentSpec:
@@ -172,7 +151,7 @@ def _card(folder: Path) -> Card:
     if not path.is_file():
         return Card()
     defaults = _read_json(path, f"{path} cannot be read").get("defaults", {})
-    known = {name: defaults[name] for name in Card.__dataclass_fields__ if name in defaults}
+    known = {name: defaults[name] for name in Card.__dataclass_fields__ if defaults.get(name) is not None}
     return Card(**known)
 
 
@@ -184,15 +163,3 @@ def _read_json(path: Path, problem: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WorldModelError(f"{problem}: it is not a JSON object")
     return value
-
-
-def _hash_parts(folder: Path, parts: tuple[str, ...]) -> str:
-    """SHA-256 over the names and contents of all weights and configs; where they lie does not enter."""
-    total = hashlib.sha256()
-    for part in parts:
-        for path in sorted((folder / part).iterdir()):
-            if path.suffix in {".json", ".safetensors", ".model"}:
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                total.update(f"{part}/{path.name}\0{digest}\n".encode())
-    return total.hexdigest()

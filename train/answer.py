@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..pipeline.errors import ConfigError
-from ..pipeline.progress import Bar
+from ..pipeline.progress import Progress
 from ..pipeline.store import LatentStore
 from .batches import Collator, Example, encode, pad_rows, to_device
 from .checkpoint import LoadedRun, load_run
@@ -89,7 +89,7 @@ def answer_all(
     *,
     steps: int,
     batch_size: int,
-    bar: Bar,
+    progress: Progress,
 ) -> list[str]:
     """One answer per question, in their order.
 
@@ -100,27 +100,24 @@ def answer_all(
     """
     collate = Collator(store, steps, loaded.lm.pad_id)
     ranked = [(question, choice) for question in questions for choice in question.choices or ()]
-    best: dict[str, tuple[float, str]] = {}
-    for start in range(0, len(ranked), batch_size):
-        part = ranked[start : start + batch_size]
-        batch = collate([encode(question, keys[question.id], loaded.lm, answer=choice) for question, choice in part])
-        for (question, choice), score in zip(part, _score(loaded, batch, steps), strict=True):
-            if question.id not in best or score > best[question.id][0]:
-                best[question.id] = (score, choice)
-        bar.advance(len(part))
-    answers = {name: choice for name, (_, choice) in best.items()}
     own_words = [question for question in questions if question.choices is None]
-    for start in range(0, len(own_words), batch_size):
-        part = own_words[start : start + batch_size]
-        batch = collate([encode(question, keys[question.id], loaded.lm, answer=None) for question in part])
-        answers |= zip((question.id for question in part), _generate(loaded, batch, steps), strict=True)
-        bar.advance(len(part))
+    best: dict[str, tuple[float, str]] = {}
+    answers: dict[str, str] = {}
+    with progress.bar("evaluate", total=len(ranked) + len(own_words), unit="answers") as bar:
+        for start in range(0, len(ranked), batch_size):
+            part = ranked[start : start + batch_size]
+            batch = collate([encode(asked, keys[asked.id], loaded.lm, answer=choice) for asked, choice in part])
+            for (question, choice), score in zip(part, _score(loaded, batch, steps), strict=True):
+                if question.id not in best or score > best[question.id][0]:
+                    best[question.id] = (score, choice)
+            bar.advance(len(part))
+        for start in range(0, len(own_words), batch_size):
+            part = own_words[start : start + batch_size]
+            batch = collate([encode(question, keys[question.id], loaded.lm, answer=None) for question in part])
+            answers |= zip((question.id for question in part), _generate(loaded, batch, steps), strict=True)
+            bar.advance(len(part))
+    answers |= {name: choice for name, (_, choice) in best.items()}
     return [answers[question.id] for question in questions]
-
-
-def rows(questions: Sequence[Question]) -> int:
-    """How many rows `answer_all` computes for these questions."""
-    return sum(len(question.choices or (None,)) for question in questions)
 
 
 def check_steps(loaded: LoadedRun, there: int, steps: int | None) -> int:

@@ -20,7 +20,7 @@ from rich.table import Table
 from ..pipeline.errors import ConfigError, RunError
 from ..pipeline.progress import Progress
 from ..pipeline.store import open_store
-from .answer import answer_all, check_steps, rows
+from .answer import answer_all, check_steps
 from .answer import ask as ask
 from .batches import check_answers
 from .checkpoint import load_run, require_same_recipe
@@ -124,8 +124,8 @@ def evaluate(
     coverage = resolve_keys(asked, file, latents)
     coverage.require_complete()
     check_answers(asked, loaded.lm)
-    with (progress or Progress.silent()).bar("evaluate", total=rows(asked), unit="answers") as bar:
-        said = answer_all(loaded, asked, coverage.keys, latents, steps=steps, batch_size=batch_size, bar=bar)
+    quiet = progress or Progress.silent()
+    said = answer_all(loaded, asked, coverage.keys, latents, steps=steps, batch_size=batch_size, progress=quiet)
     predictions = tuple(
         Prediction(
             id=question.id,

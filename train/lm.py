@@ -21,7 +21,6 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -162,9 +161,9 @@ def find_weights(lm: str | None) -> Weights:
 
 def _from_hub(lm: str) -> Weights:
     repository, _, revision = lm.partition("@")
-    commit = None
     try:
         commit = HfApi().model_info(repository, revision=revision or None, timeout=_HUB_TIMEOUT_S).sha
+        folder = Path(snapshot_download(repository, revision=commit, allow_patterns=_FILES))
     except GatedRepoError as error:
         raise ConfigError(
             f"{repository} is gated on the Hub. Accept its licence at https://huggingface.co/{repository}, "
@@ -172,7 +171,7 @@ def _from_hub(lm: str) -> Weights:
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ConfigError(f"the Hugging Face Hub has no {lm} (or it is private). Check the name, or log in") from error
-    except (HfHubHTTPError, OSError, RuntimeError, Exception) as error:
+    except Exception as error:  # what a network failure raises depends on the Hub client's HTTP library
         why = str(error).split("\n")[0]
         logger.info("cannot ask the Hub about %s (%s); looking in the local cache", lm, why)
         try:
@@ -182,8 +181,7 @@ def _from_hub(lm: str) -> Weights:
                 f"cannot reach the Hugging Face Hub for {lm} ({why}), and it is not in the local cache. "
                 "Pass a local folder to --lm, run once with network, or leave --lm out for the embedded model"
             ) from error
-        return Weights(folder, f"{repository}@{folder.name}", f"hub:{repository}@{folder.name}")
-    folder = Path(snapshot_download(repository, revision=commit, allow_patterns=_FILES))
+        commit = folder.name
     return Weights(folder, f"{repository}@{commit}", f"hub:{repository}@{commit}")
 
 

@@ -107,8 +107,8 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> RunSummar
     with new_run_folder(config.out) as (folder, final):
         metrics = _fit(model, examples, store, lm, config, steps, folder, progress or Progress.silent())
         _require_finite(model, config)
-        save_run(folder, model, meta)
         (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        save_run(folder, model, meta)
     return RunSummary(
         run=final[0],
         train_steps=metrics["train_steps"],

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
 
+from ..cosmos import SIGMA_CONDITIONING, SIGMA_MAX, SIGMA_MIN, CosmosWorld
 from .buckets import SIZE, VERSION, VIDEO_FRAMES
 from .clips import CHUNK, load_clips
-from .dynamics import SIGMA_MAX, SIGMA_MIN, train_dynamics
+from .dynamics import train_dynamics
 from .encode import encode_chunk, load_latents, measure_statistics
-from .figures import load_world, measure_world
+from .figures import measure_world
 from .vae import train_vae
 
 log = logging.getLogger(__name__)
@@ -27,14 +28,12 @@ log = logging.getLogger(__name__)
 DEFAULTS: dict[str, object] = {
     "height": SIZE,
     "width": SIZE,
-    "rollout_steps": (VIDEO_FRAMES - 1) // 4,
-    "stride": 1,
     "denoise_steps": 10,
-    "guidance": 1.0,
-    "fps": None,
-    "display_fps": 12,
+    "window": 1 + (VIDEO_FRAMES - 1) // 4,
+    "fps": 12,
+    "compute_dtype": "float32",
 }
-"""How the worldlet is meant to be run; `fps=None` is what it was trained with."""
+"""How the worldlet is meant to be run: what a `Card` of world.py reads."""
 
 
 def save_world(
@@ -124,7 +123,7 @@ def build_world(
         seed=seed, train_clips=chunks * size, cpu_seconds={"vae": round(vae_s), "dynamics": round(dynamics_s)}
     )
     test = load_clips(scratch / "clips", "test", test_clips, seed=seed, size=min(CHUNK, test_clips))
-    card["figures"] = measure_world(load_world(out), test)
+    card["figures"] = measure_world(CosmosWorld.load(out), test)
     write_card(out, card)
     log.info("worldlet built in %.0f CPU s: %s", time.process_time() - start, out)
     return card
@@ -141,7 +140,7 @@ def new_card(*, seed: int, train_clips: int, cpu_seconds: dict[str, int]) -> dic
             "scheduler": "FlowMatchEulerDiscreteScheduler",
         },
         "defaults": DEFAULTS,
-        "sigma": {"max": SIGMA_MAX, "min": SIGMA_MIN, "data": 1.0, "conditioning": 1e-4},
+        "sigma": {"max": SIGMA_MAX, "min": SIGMA_MIN, "data": 1.0, "conditioning": SIGMA_CONDITIONING},
         "data": {
             "family": "buckets",
             "scenes_version": VERSION,

@@ -22,15 +22,14 @@ from diffusers.models.embeddings import apply_rotary_emb
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..cosmos import RHO, SIGMA_CONDITIONING, SIGMA_MAX, SIGMA_MIN
 from .optim import Average, Budget, MuonAdamW
 from .vae import Z_DIM
 
 log = logging.getLogger(__name__)
 
-SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
-"""Cosmos-Predict2's noise levels, as its pipeline registers them in the scheduler."""
-CONDITION_T = 1e-4 / (1 + 1e-4)
-"""The time of the clean frame: sigma_conditioning = 1e-4 in the pipeline."""
+CONDITION_T = SIGMA_CONDITIONING / (1 + SIGMA_CONDITIONING)
+"""The time of the clean frame."""
 
 
 def new_transformer(*, layers: int = 4, heads: int = 4, head_dim: int = 32) -> CosmosTransformer3DModel:

@@ -1,97 +1,34 @@
 """What a trained worldlet is worth: rollouts of unseen scenes, read by a fixed parser, against the truth.
 
-Lives here: loading a saved world, the lean rollout loop, the ball parser, the figures and the picture
-of them. Elsewhere: training (build.py). Every figure stands beside its floor (a copy of frame 0) and its
+Lives here: the ball parser, the figures and the picture of them. Elsewhere: training (build.py), rolling out
+(the product's own engine, cosmos.py). Every figure stands beside its floor (a copy of frame 0) and its
 ceiling (the true clip through the autoencoder).
 
     python -m theworld.precompute.worldlet.figures WEIGHTS SCRATCH [SHEET.png]
 """
 
-import itertools
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ...pipeline.keys import key_of_bytes
+from ...pipeline.latents import standardise
+from ...pipeline.recipe import Recipe
+from ..cosmos import CosmosWorld
 from .buckets import BINS, COLORS, SIZE, bin_of
 from .clips import Clips, load_clips
-from .dynamics import RHO, SIGMA_MAX, SIGMA_MIN, lean_forward, network_input
 from .encode import encode_clips
-from .vae import Z_DIM, decode_whole
 
+_BATCH = 8
 _READ_RADIUS = 6.0
 _NEAR = 0.45  # distance in RGB, of at most sqrt(3), at which a pixel no longer counts as the ball
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """A saved worldlet's parts, in fp32."""
-
-    vae: AutoencoderKLWan
-    transformer: CosmosTransformer3DModel
-
-    def standardise(self, raw: Tensor) -> Tensor:
-        """Raw latents to zero mean and unit variance per channel."""
-        return (raw - self._channels("latents_mean")) / self._channels("latents_std")
-
-    def raw(self, standardised: Tensor) -> Tensor:
-        """The inverse of `standardise`."""
-        return standardised * self._channels("latents_std") + self._channels("latents_mean")
-
-    def _channels(self, name: str) -> Tensor:
-        return torch.tensor(self.vae.config[name]).view(1, Z_DIM, 1, 1, 1)
-
-
-def load_world(folder: Path) -> World:
-    """Open a folder of `vae/` and `transformer/` with the stock classes."""
-    return World(
-        vae=AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32).eval(),
-        transformer=CosmosTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32).eval(),
-    )
-
-
-def karras_sigmas(denoise_steps: int) -> Tensor:
-    """The pipeline's noise levels: N values from 80 to 0.002, and the last one again."""
-    share = torch.linspace(0, 1, denoise_steps, dtype=torch.float64)
-    sigmas = (SIGMA_MAX ** (1 / RHO) + share * (SIGMA_MIN ** (1 / RHO) - SIGMA_MAX ** (1 / RHO))) ** RHO
-    return torch.cat([sigmas, sigmas[-1:]]).float()
-
-
-@torch.no_grad()
-def roll_out(transformer: CosmosTransformer3DModel, first: Tensor, noise: Tensor, *, denoise_steps: int = 10) -> Tensor:
-    """Standardised latents of the future of `first`, as the stock pipeline makes them.
-
-    Args:
-        first: standardised latents of frame 0, (B, 16, 1, H, W).
-        noise: unit normal, (B, 16, T, H, W); one draw per sample.
-    """
-    clean = first.expand_as(noise)
-    sigmas = karras_sigmas(denoise_steps)
-    x = noise * SIGMA_MAX
-    for sigma, following in itertools.pairwise(sigmas):
-        if sigma == following:  # the stock loop's last evaluation changes nothing
-            break
-        t = (sigma / (sigma + 1)).expand(len(x))
-        scaled = x * (1 - t[0])
-        predicted = scaled - t[0] * lean_forward(transformer, *network_input(scaled, clean, t))
-        x = x + (following - sigma) * (x - predicted) / sigma
-    return torch.cat([first, x[:, :, 1:]], dim=2)
-
-
-def sample_noise(count: int, latent_frames: int, side: int, *, seed: int = 0) -> Tensor:
-    """One draw per sample, each from its own seed, so that a sample does not depend on its batch."""
-    draws = [
-        torch.randn(1, Z_DIM, latent_frames, side, side, generator=torch.Generator().manual_seed(seed + n))
-        for n in range(count)
-    ]
-    return torch.cat(draws)
 
 
 def find_ball(frame: NDArray[np.float32], color: str) -> tuple[float, float, float]:
@@ -117,7 +54,7 @@ def find_ball(frame: NDArray[np.float32], color: str) -> tuple[float, float, flo
     )
 
 
-def read_video(video: NDArray[np.float32], clips: Clips) -> dict[str, object]:
+def read_video(video: NDArray[np.floating[Any]], clips: Clips) -> dict[str, Any]:
     """Read clips (N, T, 64, 64, 3) in 0 to 1 against the truth, at every fourth frame.
 
     Returns `landing` (share of right bins in the last frame), `color` (share whose ball keeps its colour
@@ -141,33 +78,38 @@ def read_video(video: NDArray[np.float32], clips: Clips) -> dict[str, object]:
     }
 
 
-@torch.no_grad()
-def decode_clips(world: World, standardised: Tensor, *, batch: int = 2) -> NDArray[np.float32]:
+def first_frames(clips: Clips) -> tuple[Tensor, list[str]]:
+    """Frame 0 of every clip as the engine takes it, (N, 3, 64, 64) in [-1, 1], and its key."""
+    frames = np.asarray(clips.frames[:, 0])
+    pixels = torch.from_numpy(frames.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2)
+    return pixels, [key_of_bytes(frame.tobytes()) for frame in frames]
+
+
+def roll_out(world: CosmosWorld, clips: Clips, *, denoise_steps: int = 10, seed: int = 0) -> Tensor:
+    """Standardised latents (N, 16, 9, 8, 8) of the future that the world foresees from each clip's frame 0."""
+    pixels, keys = first_frames(clips)
+    recipe = Recipe(world="figures", height=SIZE, width=SIZE, denoise_steps=denoise_steps, seed=seed)
+    batches = range(0, len(keys), _BATCH)
+    return torch.cat([world.rollout(pixels[n : n + _BATCH], keys[n : n + _BATCH], recipe) for n in batches])
+
+
+def decode_clips(world: CosmosWorld, standardised: Tensor) -> NDArray[np.float32]:
     """Pictures (N, frames, 64, 64, 3) in 0 to 1 of standardised latents."""
-    parts = []
-    for part in world.raw(standardised.float()).split(batch):
-        video = decode_whole(world.vae, part.contiguous(memory_format=torch.channels_last_3d))
-        parts.append((video.clamp(-1, 1).permute(0, 2, 3, 4, 1) + 1).numpy() / 2)
-    return np.concatenate(parts)
+    videos = [world.decode(part).permute(0, 2, 3, 4, 1) for part in standardised.split(_BATCH)]
+    return (torch.cat(videos).numpy() + 1) / 2
 
 
 def measure_world(
-    world: World, clips: Clips, *, denoise_steps: int = 10, seed: int = 0, sheet: Path | None = None
-) -> dict[str, object]:
+    world: CosmosWorld, clips: Clips, *, denoise_steps: int = 10, seed: int = 0, sheet: Path | None = None
+) -> dict[str, Any]:
     """All figures of a world on unseen clips; `sheet` also gets true clips above predicted ones."""
-    true = world.standardise(encode_clips(world.vae, clips))
-    noise = sample_noise(len(clips), true.shape[2], true.shape[3], seed=seed)
-    rolled = torch.cat(
-        [
-            roll_out(world.transformer, first, draw, denoise_steps=denoise_steps)
-            for first, draw in zip(true[:, :, :1].split(32), noise.split(32), strict=True)
-        ]
-    )
+    true = standardise(encode_clips(world.vae, clips), world.spec)
+    rolled = roll_out(world, clips, denoise_steps=denoise_steps, seed=seed)
     copied = true[:, :, :1].expand_as(true)
     videos = {"rollout": decode_clips(world, rolled), "vae": decode_clips(world, true)}
     pictures = np.asarray(clips.frames, dtype=np.float32) / 255
     squared = (videos["vae"] - pictures) ** 2
-    figures: dict[str, object] = {
+    figures: dict[str, Any] = {
         "clips": len(clips),
         "denoise_steps": denoise_steps,
         "rollout": read_video(videos["rollout"], clips),
@@ -187,15 +129,16 @@ def measure_world(
     for count in (1, 2, 3):
         chosen = [n for n, fact in enumerate(clips.facts) if fact["ramps"] == count]
         if chosen:
-            part = Clips(frames=clips.frames[:0], balls=clips.balls[chosen], facts=[clips.facts[n] for n in chosen])
-            by_ramps[str(count)] = float(read_video(videos["rollout"][chosen], part)["landing"])  # type: ignore[arg-type]
+            facts = [clips.facts[n] for n in chosen]
+            part = Clips(frames=clips.frames[:0], balls=clips.balls[chosen], facts=facts)
+            by_ramps[str(count)] = read_video(videos["rollout"][chosen], part)["landing"]
     figures["rollout_landing_by_ramps"] = by_ramps
     if sheet is not None:
         draw_sheet(sheet, pictures[:8], videos["rollout"][:8])
     return figures
 
 
-def draw_sheet(path: Path, true: NDArray[np.float32], predicted: NDArray[np.float32], *, zoom: int = 2) -> None:
+def draw_sheet(path: Path, true: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]], *, zoom: int = 2) -> None:
     """A picture of clips, every fourth frame, true above predicted."""
     rows = [np.concatenate(list(clip[::4]), axis=1) for pair in zip(true, predicted, strict=True) for clip in pair]
     image = Image.fromarray(np.rint(np.concatenate(rows) * 255).astype(np.uint8))
@@ -207,7 +150,7 @@ def main(arguments: list[str]) -> None:
     weights, scratch = Path(arguments[0]), Path(arguments[1])
     sheet = Path(arguments[2]) if len(arguments) > 2 else None
     clips = load_clips(scratch, "test", 250)
-    print(json.dumps(measure_world(load_world(weights), clips, sheet=sheet), indent=2))
+    print(json.dumps(measure_world(CosmosWorld.load(weights), clips, sheet=sheet), indent=2))
     print("chance:", 1 / len(BINS), file=sys.stderr)
 
 

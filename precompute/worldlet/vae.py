@@ -128,7 +128,7 @@ def _up(layer: WanResample, x: Tensor) -> Tensor:
 
 def to_video(frames: np.ndarray) -> Tensor:
     """Pictures (B, T, H, W, 3) uint8 to video (B, 3, T, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    return torch.from_numpy(np.array(frames)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
 def _batch(clips: Clips, rng: Generator, count: int, frames: int, side: int) -> tuple[Tensor, Tensor]:

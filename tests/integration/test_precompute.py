@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import zarr
@@ -289,19 +290,46 @@ def test_a_prompt_without_a_guardrail_is_refused_with_the_licence_s_reason(tmp_p
     assert not (tmp_path / "cache").exists()
 
 
+def command_line(images: Path, cache: Path, world: Path) -> list[str]:
+    flags = "--steps 1 --size 32x32 --denoise-steps 20 --compute-dtype float32 --batch-size 2 --shard-size 2"
+    places = ["--cache", str(cache), "--world", str(world), "--workers", "2", "--device", "cpu"]
+    return [sys.executable, "-m", "theworld.pipeline.cli", "precompute", str(images), *flags.split(), *places]
+
+
+def wait_for_records(cache: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if len(list(cache.glob("*/commits/*.json"))) >= count:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"no {count} shards: {process.communicate(timeout=10)}")
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_are_replaced_and_nothing_is_lost(tmp_path: Path, world: Path) -> None:
+    images = make_images(tmp_path / "in", 40)
+    command = [*command_line(images, tmp_path / "cache", world), "--json"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for records in (3, 7):
+        wait_for_records(tmp_path / "cache", records, process)
+        children = psutil.Process(process.pid).children(recursive=True)
+        next(child for child in children if child.name().startswith("ray::Worker")).kill()
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    report = json.loads(said)
+    assert (report["written"], report["failed"]) == (40, 0)
+    store = open_store(Path(report["store"]))
+    assert len(store) == 40
+    assert store.failures() == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill -9", "SIGTERM"])
 def test_a_run_cut_in_the_middle_resumes_with_each_key_exactly_once(tmp_path: Path, world: Path, how: str) -> None:
     images = make_images(tmp_path / "in", 40)
-    flags = "--steps 1 --size 32x32 --denoise-steps 20 --compute-dtype float32 --batch-size 2 --shard-size 2"
-    command = [sys.executable, "-m", "theworld.pipeline.cli", "precompute", str(images), *flags.split()]
-    command += ["--cache", str(tmp_path / "cache"), "--world", str(world), "--workers", "2", "--device", "cpu"]
+    command = command_line(images, tmp_path / "cache", world)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None:
-        if len(list((tmp_path / "cache").glob("*/commits/*.json"))) >= 4:
-            break
-        time.sleep(0.02)
+    wait_for_records(tmp_path / "cache", 4, process)
     process.send_signal(signal.SIGKILL if how == "kill -9" else signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     if how == "SIGTERM":

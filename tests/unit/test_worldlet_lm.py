@@ -82,7 +82,9 @@ def test_where_a_thing_starts_tells_nothing_about_where_it_lands() -> None:
     rng = Random(0)
     for _ in range(3000):
         answers = {
-            q: a for q, a, family in sample_text(rng, questions=6).questions if family == "places" and "ball" in q
+            q: a
+            for q, a, family in sample_text(rng, questions=6, second_thing=0).questions
+            if family == "places" and "ball" in q
         }
         if len(answers) == 2:
             pairs["same" if len(set(answers.values())) == 1 else "other"] += 1
@@ -96,19 +98,16 @@ def test_the_shipped_model_loads_by_the_stock_classes_and_passes_its_gate() -> N
     assert model.dtype == torch.float32
     assert tokenizer.get_vocab() == new_tokenizer().get_vocab()
     scores = score_lm(model, tokenizer, texts=300, seed=2)
-    # 300 fresh texts: a true share of .97 stays above this by three standard errors
     assert set(scores) == {"places", "colors", "counts"}
-    assert min(scores.values()) >= GATE - 0.03
+    assert min(scores.values()) >= GATE
     card = json.loads((WEIGHTS / "card.json").read_text())
     assert card["gate"]["passed"]
     assert min(card["gate"][family] for family in scores) >= GATE
 
 
 @pytest.mark.slow
-def test_a_short_training_is_saved_and_goes_on_from_its_last_state(tmp_path: Path) -> None:
+def test_a_short_training_is_saved_and_says_that_it_missed_the_gate(tmp_path: Path) -> None:
     card = build_lm(tmp_path / "lm", minutes=0.1)
     assert card["gate"]["required"] == GATE
     assert not card["gate"]["passed"]  # six seconds are not enough, and the card says so
     AutoModelForCausalLM.from_pretrained(tmp_path / "lm")
-    (tmp_path / "scratch").mkdir()
-    build_lm(tmp_path / "again", minutes=0.05, scratch=tmp_path / "scratch")

@@ -39,32 +39,38 @@ class Text:
 
 
 def sample_pair(rng: Random, *, plain: bool) -> Text:
-    """Only where the ball starts and where it lands, asked in both orders; `plain` uses one form for each.
+    """Two facts of one kind, each asked about: where the ball starts and lands, or the numbers of two things.
 
     The first lesson. Without it a model learns to answer with *a* place it has read, and stays there: the
-    colors and counts of a text are alone of their kind, only the two places must be told apart.
+    color of a text is alone of its kind, only such pairs must be told apart. `plain` uses one form for each.
     """
-    families = rng.sample(("land", "below"), 2)
-    known = {family: rng.choice(ANSWERS[family]) for family in families}
-    chosen = {
-        family: (STATEMENTS[family][0], QUESTIONS[family][0])
-        if plain
-        else (rng.choice(STATEMENTS[family]), rng.choice(QUESTIONS[family]))
-        for family in families
-    }
-    return Text(
-        context=" ".join(chosen[family][0].format(o="ball", a=known[family]) for family in families),
-        questions=tuple(
-            (chosen[family][1].format(o="ball"), known[family], FAMILIES[family]) for family in rng.sample(families, 2)
-        ),
-    )
+    if plain or rng.random() < 0.6:
+        facts = [("land", "ball"), ("below", "ball")]
+    else:
+        facts = [("count", "ramps"), ("count", rng.choice(COUNTED[1:]))]
+    rng.shuffle(facts)
+    known = {fact: rng.choice(ANSWERS[fact[0]]) for fact in facts}
+    lines, questions = [], []
+    for (family, thing), answer in known.items():
+        statement, question = (
+            (STATEMENTS[family][0], QUESTIONS[family][0])
+            if plain
+            else (rng.choice(STATEMENTS[family]), rng.choice(QUESTIONS[family]))
+        )
+        lines.append(statement.format(o=thing, a=answer))
+        questions.append((question.format(o=thing), answer, FAMILIES[family]))
+    rng.shuffle(questions)
+    return Text(context=" ".join(lines), questions=tuple(questions))
 
 
-def sample_text(rng: Random, *, questions: int | None = None) -> Text:
-    """A random context of three to five statements and two or three questions about it."""
+def sample_text(rng: Random, *, questions: int | None = None, second_thing: float = 0.15) -> Text:
+    """A random context of three to five statements and two or three questions about it.
+
+    `second_thing` is the chance of another thing beside the ball, and of another counted one beside the ramps.
+    """
     # Mostly the scenes' own things; a second one at times, so that the name of a thing is read too.
-    things = ["ball", *rng.sample(THINGS[1:], rng.random() < 0.15)]
-    counted = ["ramps", *rng.sample(COUNTED[1:], rng.random() < 0.15)]
+    things = ["ball", *rng.sample(THINGS[1:], rng.random() < second_thing)]
+    counted = ["ramps", *rng.sample(COUNTED[1:], rng.random() < second_thing)]
     # Where it starts and where it lands stand in every text: the pair is what was hardest to keep apart.
     places = [("land", things[-1]), ("below", things[-1])]
     others = [(family, thing) for thing in things for family in ("land", "below", "color")]
