@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -49,24 +50,25 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Any, None, None]:
     old_umask = os.umask(0o077)
     try:
         token.write_text(secrets.token_hex(32))
-        import ray
+        with redirect_stdout(sys.stderr):  # Ray prints its news, a lost worker say, among our results
+            import ray
 
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            num_gpus=gpus,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            configure_logging=False,
-            _temp_dir=str(base),
-        )
-        try:
-            os.umask(old_umask)
-            _refuse_open_ports()
-            yield ray
-        finally:
-            ray.shutdown()
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                configure_logging=False,
+                _temp_dir=str(base),
+            )
+            try:
+                os.umask(old_umask)
+                _refuse_open_ports()
+                yield ray
+            finally:
+                ray.shutdown()
     finally:
         os.umask(old_umask)
         for name, value in before.items():

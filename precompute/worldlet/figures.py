@@ -138,7 +138,9 @@ def measure_world(
     return figures
 
 
-def draw_sheet(path: Path, true: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]], *, zoom: int = 2) -> None:
+def draw_sheet(
+    path: Path, true: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]], *, zoom: int = 2
+) -> None:
     """A picture of clips, every fourth frame, true above predicted."""
     rows = [np.concatenate(list(clip[::4]), axis=1) for pair in zip(true, predicted, strict=True) for clip in pair]
     image = Image.fromarray(np.rint(np.concatenate(rows) * 255).astype(np.uint8))
