@@ -36,7 +36,7 @@ $(VENV)/bin/python:
 
 # a torch that is there already (a CUDA build, say) is kept
 $(VENV)/.torch: $(VENV)/bin/python
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip show -q torch 2>/dev/null || $(BIN)/pip install -q --no-deps $(TORCH)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt

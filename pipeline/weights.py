@@ -54,7 +54,7 @@ def fetch(hub_id: str, patterns: Sequence[str], *, error: type[TheWorldError], i
     Raises:
         TheWorldError: of the type asked for: no such repository or revision, no access, or no network and no copy.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import (
         GatedRepoError,
         LocalEntryNotFoundError,

@@ -77,16 +77,15 @@ class CosmosWorld:
         options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
         try:
             # one frame is cheap to encode exactly, and a bfloat16 seed frame spoils the rollout (FastVideo#1472)
-            # pyright takes diffusers' decorated classmethod for a function of `self`
-            vae = AutoencoderKLWan.from_pretrained(  # pyright: ignore[reportArgumentType]
-                folder, subfolder="vae", torch_dtype=torch.float32, **options
-            )
-            transformer = CosmosTransformer3DModel.from_pretrained(  # pyright: ignore[reportArgumentType]
+            vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, **options)
+            transformer = CosmosTransformer3DModel.from_pretrained(
                 folder, subfolder="transformer", torch_dtype=getattr(torch, compute_dtype), **options
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise WorldModelError(f"the world model in {folder} cannot be loaded: {error}") from error
-        return cls(vae.to(device), transformer.to(device), text=text)
+        for part in (vae, transformer):
+            torch.nn.Module.to(part, torch.device(device))  # diffusers' own `to` hides its signature
+        return cls(vae, transformer, text=text)
 
     @property
     def spec(self) -> LatentSpec:

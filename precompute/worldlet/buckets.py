@@ -8,6 +8,7 @@ Units: lengths in pixels of the 64x64 picture, y downwards; times in video frame
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pymunk
@@ -235,7 +236,7 @@ def _paint(layout: Layout, positions: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.rint(background * (1 - alpha) + ball * alpha).astype(np.uint8)
 
 
-def ball_masks(positions: NDArray[np.float64], radius: float) -> NDArray[np.float32]:
+def ball_masks(positions: NDArray[np.float64], radius: float) -> NDArray[np.floating[Any]]:
     """Coverage of each pixel by the ball, 0 to 1, shape (frames, 64, 64)."""
     centres = np.arange(SIZE, dtype=np.float32) + 0.5
     x, y = positions[:, 0].astype(np.float32), positions[:, 1].astype(np.float32)

@@ -10,6 +10,10 @@ returns F with x0 = input - t F, that is F = noise - x. Text is the null text: z
 Axes:  B clip   C channel   T latent frame   H, W row, column   S patch of one frame   D model width
 """
 
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportGeneralTypeIssues=false, reportOptionalMemberAccess=false
+# This file reaches into diffusers' layers, and torch types every part of a module as Tensor | Module.
+
 import json
 import logging
 from collections.abc import Callable

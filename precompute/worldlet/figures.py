@@ -93,7 +93,7 @@ def roll_out(world: CosmosWorld, clips: Clips, *, denoise_steps: int = 10, seed:
     return torch.cat([world.rollout(pixels[n : n + _BATCH], keys[n : n + _BATCH], recipe) for n in batches])
 
 
-def decode_clips(world: CosmosWorld, standardised: Tensor) -> NDArray[np.float32]:
+def decode_clips(world: CosmosWorld, standardised: Tensor) -> NDArray[np.floating[Any]]:
     """Pictures (N, frames, 64, 64, 3) in 0 to 1 of standardised latents."""
     videos = [world.decode(part).permute(0, 2, 3, 4, 1) for part in standardised.split(_BATCH)]
     return (torch.cat(videos).numpy() + 1) / 2

@@ -6,6 +6,10 @@ one, without its caches), the loss, the training loop. Elsewhere: clips (clips.p
 Axes:  B clip   C channel   T frame, latent or video   H, W row, column.  Pictures are in [-1, 1].
 """
 
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportGeneralTypeIssues=false, reportOptionalMemberAccess=false
+# This file reaches into diffusers' layers, and torch types every part of a module as Tensor | Module.
+
 import json
 import logging
 from pathlib import Path
