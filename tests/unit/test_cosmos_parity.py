@@ -38,7 +38,7 @@ def stock_latents(
     guidance: float,
     text: torch.Tensor,
     negative: torch.Tensor,
-    fps: int | None = None,
+    fps: float | None = None,
     padding_mask: bool = False,
 ) -> torch.Tensor:
     pipeline = Cosmos2VideoToWorldPipeline(
@@ -72,15 +72,15 @@ CASES = [
     (64, 32, 2, 3, 1.0, 2, None),
     (32, 48, 4, 6, 1.0, 3, None),
     (32, 32, 2, 4, 3.0, 1, None),
-    (48, 32, 1, 5, 7.0, 2, 16),
+    (48, 32, 1, 5, 7.0, 2, 16.0),
     (64, 64, 8, 10, 1.0, 2, None),
-    (64, 64, 4, 10, 4.0, 4, 10),
+    (64, 64, 4, 10, 4.0, 4, 10.0),
 ]
 
 
 @pytest.mark.parametrize(("height", "width", "steps", "denoise", "guidance", "batch", "fps"), CASES)
 def test_stock_mode_equals_the_installed_pipeline(
-    height: int, width: int, steps: int, denoise: int, guidance: float, batch: int, fps: int | None
+    height: int, width: int, steps: int, denoise: int, guidance: float, batch: int, fps: float | None
 ) -> None:
     generator = torch.Generator().manual_seed(7)
     images = torch.rand(batch, 3, height, width, generator=generator) * 2 - 1
