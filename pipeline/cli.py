@@ -236,7 +236,7 @@ def ask(
     from ..train.evaluate import ask as run_ask
 
     loaded = load_run(run, device=_device(device))
-    live = LiveWorld.for_recipe(loaded.meta.recipe, world=world, device=device)
+    live = LiveWorld.for_recipe(loaded.meta.recipe, world=world, device=_device(device))
     latents = live.roll_out(image)
     if preview is not None:
         live.save_preview(image, latents, preview)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
 from .errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+"""Where tensors are computed; device.py knows which one "auto" is."""
 
 TABLES = ("precompute", "train")
 

@@ -108,7 +108,7 @@ class _Lines(_Counter):
     def advance(self, count: int, *, failed: int = 0, note: str = "") -> None:
         self.done += count
         self._tail = "".join(f", {text}" for text in (f"{failed} failed" if failed else "", note) if text)
-        if time.monotonic() - self._last >= LOG_EVERY_S:
+        if time.monotonic() - self._last >= LOG_EVERY_S and self.done < self._total:
             self._last = time.monotonic()
             self.finish()
 

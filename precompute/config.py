@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..pipeline.config import DeviceName
 from ..pipeline.errors import ConfigError
 from ..pipeline.recipe import Fit, Recipe, StoredDtype, parse_recipe
 from .text import Guardrail
@@ -44,7 +45,7 @@ class PrecomputeConfig(BaseModel):
 
     # these do not
     guardrail: Guardrail | None = None
-    device: str = "auto"
+    device: DeviceName = "auto"
     workers: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
     shard_size: Annotated[int, Field(ge=1, le=65536)] | None = None

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..pipeline.commit import publish
+from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, Interrupted, StoreError, WorldModelError
 from ..pipeline.ledger import Failure
 from ..pipeline.progress import Progress
@@ -51,7 +52,7 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     check_prompts(prompts, config.guardrail)  # before 10 GB of text encoder are fetched for nothing
     world = resolve_world(config.world, with_text=bool(prompts))
     recipe = make_recipe(config, world)
-    device = choose_device(config.device)
+    device = str(resolve_device(config.device))
     workers = config.workers or _default_workers(world, device)
     if config.images is None:
         progress.say(_embedded_note(config, world))
@@ -103,21 +104,6 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     progress.say("starting the workers …")
     with open_pool(setup, min(workers, len(tasks)), in_process=config.in_process) as pool, _signals():
         return _drive(pool, tasks, store, plan, progress)
-
-
-def choose_device(device: str) -> str:
-    """`auto` is a GPU where there is one.
-
-    Raises:
-        ConfigError: the device named does not exist here.
-    """
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device}: this machine has no CUDA device that torch can use; try --device cpu")
-    return device
 
 
 def _drive(pool: Pool, tasks: Sequence[Task], store: LatentStore, plan: Plan, progress: Progress) -> Report:

@@ -7,12 +7,13 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from ..pipeline.config import DeviceName
+from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError
 from ..pipeline.keys import key_of_bytes
 from ..pipeline.recipe import Recipe
 from .cosmos import CosmosWorld
 from .images import decode_image, fit_image, load_image, read_image_file
-from .job import choose_device
 from .preview import contact_sheet
 from .world import WORLDLET, resolve_world
 
@@ -25,7 +26,7 @@ class LiveWorld:
         self.recipe = recipe
 
     @classmethod
-    def for_recipe(cls, recipe: Recipe, *, world: str | None = None, device: str = "auto") -> LiveWorld:
+    def for_recipe(cls, recipe: Recipe, *, world: str | None = None, device: DeviceName = "auto") -> LiveWorld:
         """Load the world model a recipe names.
 
         Args:
@@ -43,7 +44,7 @@ class LiveWorld:
                 f"the run was trained on rollouts of {recipe.world}, and {name} is {source.identity}. "
                 "Name the world model it was trained on with --world"
             )
-        loaded = CosmosWorld.load(source.folder, device=choose_device(device), compute_dtype=recipe.compute_dtype)
+        loaded = CosmosWorld.load(source.folder, device=str(resolve_device(device)), compute_dtype=recipe.compute_dtype)
         return cls(loaded, recipe)
 
     def roll_out(self, image: Path) -> Float[Tensor, "1 C T H W"]:

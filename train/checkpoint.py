@@ -26,10 +26,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..pipeline.config import DeviceName
+from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, RunError, StoreMismatchError
 from ..pipeline.recipe import Recipe, difference
 from ..pipeline.store import LatentStore
-from .config import DeviceName, DtypeName, LayoutName
+from .config import DtypeName, LayoutName
 from .lm import LanguageModel, embedding_rms, find_weights, load_adapter, load_language_model
 from .model import TheWorld
 from .tokens import TokenLayout, WorldReader
@@ -112,17 +114,6 @@ class LoadedRun:
 def versions() -> dict[str, str]:
     """What a result depends on without being part of it."""
     return {name: version(name) for name in ("theworld", "torch", "transformers", "peft", "accelerate")}
-
-
-def resolve_device(name: DeviceName) -> torch.device:
-    """The device a word stands for; "auto" is a GPU where there is one.
-
-    Raises:
-        ConfigError: cuda is asked for and not there.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: this torch sees no GPU. Use --device cpu, or install a CUDA build of torch")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def resolve_dtype(name: DtypeName, device: torch.device) -> torch.dtype:

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-DeviceName = Literal["auto", "cpu", "cuda"]
+from ..pipeline.config import DeviceName
+
 DtypeName = Literal["auto", "float32", "bfloat16"]
 LayoutName = Literal["spatial", "patch"]
 
@@ -28,14 +29,15 @@ class TrainConfig(BaseModel):
     steps: Annotated[int, Field(ge=0)] | None = None
     """K, rollout steps to read; None reads all the store has."""
     layout: LayoutName = "patch"
-    patch: Annotated[int, Field(ge=1)] = 2
+    patch: Annotated[int, Field(ge=1)] = 4
+    """Cells per side of a token; 4 keeps every number, needs a quarter of the tokens of 2, and learned faster."""
     max_world_steps: Annotated[int, Field(ge=0)] = 16
     lora_rank: Annotated[int, Field(ge=1)] = 16
     lora_alpha: Annotated[int, Field(ge=1)] = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     batch_size: Annotated[int, Field(ge=1)] = 16
-    train_steps: Annotated[int, Field(ge=1)] = 600
+    train_steps: Annotated[int, Field(ge=1)] = 800
     """Updates: the budget."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the questions, instead of `train_steps`."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
+from ..pipeline.config import DeviceName
 from ..pipeline.errors import ConfigError, RunError
 from ..pipeline.progress import Progress
 from ..pipeline.store import open_store
@@ -24,7 +25,6 @@ from .answer import answer_all, check_steps
 from .answer import ask as ask
 from .batches import check_answers
 from .checkpoint import load_run, require_same_recipe
-from .config import DeviceName
 from .questions import UNTYPED, read_questions, resolve_keys, select_split
 
 EVALUATION = "evaluation.json"

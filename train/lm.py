@@ -6,10 +6,7 @@ Elsewhere: what the model sees before the prompt (tokens.py, model.py).
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,19 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ..pipeline.errors import ConfigError
+from ..pipeline.weights import fetch, hash_files, is_hub_id
 
 ARCHITECTURES = {"Gemma2ForCausalLM": "eager", "Gemma3ForCausalLM": "sdpa"}
 """The models we have checked, and the attention each computes right. Gemma-2's soft-capping rules out sdpa."""
@@ -41,12 +31,8 @@ EMBEDDED = Path(__file__).parent / "worldlet" / "weights"
 _PLAIN_PROMPT = "question: {question} answer:"
 """For tokenizers without a chat template; the format the worldlet LM was trained on."""
 
-_HUB_TIMEOUT_S = 10.0
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _SAMPLE = 4096  # embedding rows measured for their scale
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,47 +137,19 @@ def find_weights(lm: str | None) -> Weights:
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{folder} holds no language model: it has no config.json")
         return Weights(folder, str(folder.resolve()), _identity_of(folder))
-    if not _HUB_ID.fullmatch(lm):
+    if not is_hub_id(lm):
         raise ConfigError(
             f"--lm {lm} is neither a folder here nor a Hub id. Name a folder with config.json and safetensors, "
             "or a Hub id such as google/gemma-2-2b-it"
         )
-    return _from_hub(lm)
-
-
-def _from_hub(lm: str) -> Weights:
-    repository, _, revision = lm.partition("@")
-    try:
-        commit = HfApi().model_info(repository, revision=revision or None, timeout=_HUB_TIMEOUT_S).sha
-        folder = Path(snapshot_download(repository, revision=commit, allow_patterns=_FILES))
-    except GatedRepoError as error:
-        raise ConfigError(
-            f"{repository} is gated on the Hub. Accept its licence at https://huggingface.co/{repository}, "
-            "then log in with `hf auth login`, or pass a local folder to --lm"
-        ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise ConfigError(f"the Hugging Face Hub has no {lm} (or it is private). Check the name, or log in") from error
-    except Exception as error:  # what a network failure raises depends on the Hub client's HTTP library
-        why = str(error).split("\n")[0]
-        logger.info("cannot ask the Hub about %s (%s); looking in the local cache", lm, why)
-        try:
-            folder = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
-        except LocalEntryNotFoundError:
-            raise ConfigError(
-                f"cannot reach the Hugging Face Hub for {lm} ({why}), and it is not in the local cache. "
-                "Pass a local folder to --lm, run once with network, or leave --lm out for the embedded model"
-            ) from error
-        commit = folder.name
-    return Weights(folder, f"{repository}@{commit}", f"hub:{repository}@{commit}")
+    snapshot = fetch(
+        lm, _FILES, error=ConfigError, instead="pass a local folder to --lm, or leave --lm out for the embedded model"
+    )
+    return Weights(snapshot.folder, snapshot.name, snapshot.identity)
 
 
 def _identity_of(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for pattern in sorted(_FILES):
-        for path in sorted(folder.glob(pattern)):
-            with path.open("rb") as file:
-                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{digest.hexdigest()}"
+    return hash_files(folder, {path for pattern in _FILES for path in folder.glob(pattern)})
 
 
 def load_language_model(weights: Weights, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, RunError
 from ..pipeline.progress import Bar, Progress
 from ..pipeline.store import LatentStore, open_store
@@ -31,7 +32,6 @@ from .checkpoint import (
     StoreFacts,
     build_reader,
     new_run_folder,
-    resolve_device,
     resolve_dtype,
     save_run,
     versions,
