@@ -41,6 +41,7 @@ def config(folder: Path, **changes: object) -> TrainConfig:
         "train_steps": 3,
         "batch_size": 4,
         "lora_rank": 2,
+        "patch": 2,
         "max_world_steps": 4,
         "device": "cpu",
         **changes,
