@@ -16,6 +16,7 @@ demo: $(VENV)/.installed  ## scenes -> rollouts -> trained reader -> answers, in
 	$(BIN)/theworld train --cache
 	$(BIN)/theworld train --cache --steps 0
 	$(BIN)/theworld evaluate $$(ls -d runs/*/ | sort -V | tail -n 2)
+	@echo "scenes and latents: latents/    trained readers and their answers: runs/"
 
 test: $(VENV)/.installed-dev check  ## everything CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -151,9 +151,10 @@ def train(
 ) -> None:
     """Train temporal embeddings, projector and LoRA on a frozen language model, from a store."""
     del cache
-    from ..train.trainer import TrainConfig
+    from ..train.config import TrainConfig
     from ..train.trainer import train as run_training
     from .config import load_config, read_table
+    from .progress import Progress
 
     flags = {name: value for name, value in locals().items() if name in TrainConfig.model_fields}
     written = read_table(config, "train") if config else {}
@@ -161,7 +162,7 @@ def train(
         flags["store"] = Path("latents")
     if questions is None and "questions" not in written:
         flags["questions"] = _own_questions(Path(flags["store"] or written["store"]))
-    summary = run_training(load_config(TrainConfig, "train", config, flags))
+    summary = run_training(load_config(TrainConfig, "train", config, flags), progress=Progress.on_stderr())
     typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else summary.summary())
 
 
@@ -192,6 +193,7 @@ def evaluate(
 
     from ..train.evaluate import compare
     from ..train.evaluate import evaluate as run_evaluation
+    from .progress import Progress
 
     folders = runs or [_newest_run()]
     done = [
@@ -202,6 +204,7 @@ def evaluate(
             split=None if split == "all" else split,
             steps=steps,
             device=_device(device),
+            progress=Progress.on_stderr(),
         )
         for run in folders
     ]

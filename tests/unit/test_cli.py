@@ -35,7 +35,7 @@ def test_help_loads_neither_torch_nor_ray_nor_anything_else_that_takes_seconds()
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("configs/*.toml")), ids=lambda path: path.name)
 def test_every_shipped_config_loads_and_says_what_it_costs(file: Path) -> None:
-    from theworld.train.trainer import TrainConfig
+    from theworld.train.config import TrainConfig
 
     assert file.read_text().startswith("# ")
     assert "theworld " in file.read_text()
