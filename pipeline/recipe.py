@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import RecipeError
-from .latents import latent_frames, video_frames
 
 Fit = Literal["cover", "pad", "stretch"]
 StoredDtype = Literal["float16", "float32"]
@@ -80,15 +79,6 @@ class Recipe(BaseModel):
             if text is not None and (not text.strip() or "\0" in text):
                 raise ValueError(f"{name} is empty or holds a NUL character; leave it out for no text")
         return self
-
-    @property
-    def latent_frames(self) -> int:
-        """T of the stored latents."""
-        return latent_frames(self.rollout_steps)
-
-    def video_frames(self, temporal_stride: int = 4) -> int:
-        """Video frames the world model generates for this recipe."""
-        return video_frames(self.rollout_steps, stride=self.stride, temporal_stride=temporal_stride)
 
     def canonical(self) -> str:
         """The JSON text that is hashed: sorted keys, no spaces, later fields only where they differ."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..pipeline.latents import video_frames
 from ..pipeline.ledger import Failure
 from ..pipeline.recipe import Recipe
 from ..pipeline.store import LatentStore
@@ -40,7 +41,7 @@ class Plan:
     def lines(self, recipe: Recipe, world: WorldSource, store: str) -> list[str]:
         """The plan as a person reads it."""
         card = world.card
-        horizon_s = 4 * recipe.rollout_steps * recipe.stride / card.fps
+        horizon_s = (video_frames(recipe.rollout_steps, stride=recipe.stride) - 1) / card.fps
         text = "no text" if recipe.prompt is None else f"prompt {recipe.prompt!r}, guidance {recipe.guidance:g}"
         extra = "".join(
             f", {count} {what}"
