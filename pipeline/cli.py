@@ -90,15 +90,16 @@ def precompute(
     compute_dtype: Annotated[
         str | None, _recipe_option("float32 or bfloat16, of the transformer. (default: the world model's)")
     ] = None,
-    dtype: Annotated[str | None, _recipe_option("float16 or float32, of the store. (default: float16)")] = None,
+    dtype: Annotated[
+        str | None, _recipe_option("float16, bfloat16 or float32, of the store. (default: float16)")
+    ] = None,
     guardrail: Annotated[str | None, _running_option("Who checks a prompt: cosmos or external.")] = None,
     limit: Annotated[int | None, _running_option("Only the first so many images.")] = None,
-    scenes: Annotated[
-        int | None, _running_option("Scenes to make where no images are given. (default: 900)")
-    ] = None,
+    scenes: Annotated[int | None, _running_option("Scenes to make where no images are given. (default: 900)")] = None,
     device: Device = None,
     workers: Annotated[int | None, _running_option("Ray actors. (default: one per GPU, or per core)")] = None,
     batch_size: Annotated[int | None, _running_option("Images rolled out together. (default: 8, on a GPU 16)")] = None,
+    format: Annotated[str | None, _running_option("zarr or webdataset, of a new store. (default: zarr)")] = None,
     shard_size: Annotated[
         int | None, _running_option("Samples per shard of a new store. (default: 16 to 256, by the work)")
     ] = None,
@@ -274,6 +275,7 @@ def worldlet_build(
     build_world(out / "world", minutes=world_minutes, seed=seed)
     build_lm(out / "lm", minutes=lm_minutes, seed=seed)
     typer.echo(f"use them: theworld precompute --world {out / 'world'}; theworld train --lm {out / 'lm'}")
+
 
 if __name__ == "__main__":
     main()

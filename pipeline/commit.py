@@ -8,7 +8,7 @@ harmless (measured in the fault study; replayed by tests/integration/test_store_
 
 Placing never replaces, so the number belongs to one writer and no lock, claim or clock is needed. A writer that dies
 between the two leaves a payload nobody names: its number stays a hole. Readers go by records, never by payloads.
-Elsewhere: what a record says (records.py), what a payload's bytes mean (shard_layout.py), reading them (zarr_store.py).
+Elsewhere: what a record says (records.py), a payload's bytes (shard_layout.py), reading them (latent_store.py).
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import StoreError, TheWorldError
-from .records import ShardRecord, seal
+from .records import ShardRecord, record_path, seal
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
@@ -130,6 +130,27 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
+def self_test(temp_folder: Path) -> None:
+    """Prove that files can be written here, and that placing one never replaces another: all else rests on it.
+
+    Raises:
+        OSError: the file system refuses, or does not do what it says.
+    """
+    first, second = TempFile(temp_folder), TempFile(temp_folder)
+    probe = first.path.with_suffix(".probe")
+    try:
+        first.write(b"first")
+        second.write(b"second")
+        first.finish()
+        second.finish()
+        if not place(first.path, probe) or place(second.path, probe) or probe.read_bytes() != b"first":
+            raise OSError(errno.ENOTSUP, "this file system replaces a file that it was told to keep", str(probe))
+    finally:
+        first.discard()
+        second.discard()
+        remove(probe)
+
+
 @contextmanager
 def writing(store: Path) -> Generator[None]:
     """Turn an OSError inside the block into a StoreError that says what to do."""
@@ -183,7 +204,7 @@ def publish_record(store: Path, record: ShardRecord) -> None:
     Raises:
         StoreError: the number has a record already, so somebody else wrote into this store by other rules.
     """
-    path = store / "commits" / f"{record.shard}.json"
+    path = record_path(store, record.shard)
     if not publish(store / "tmp", path, seal(record.model_dump(mode="json"))):
         raise StoreError(f"{path} exists, though its number was ours alone. Was the folder copied into while in use?")
 

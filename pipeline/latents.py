@@ -1,58 +1,30 @@
-"""The latent tensor as both stages see it: its axes, its value space, its frame arithmetic.
+"""The latent tensor as both stages see it: the change between raw and standardised values.
 
-Lives here: the shape contract, and the change between raw and standardised values.
-Elsewhere: making latents (precompute/cosmos.py), keeping them (pipeline/zarr_store.py).
+Elsewhere: what its numbers mean (latent_spec.py), making latents (precompute/cosmos.py), keeping them (store.py).
 
 Axes, everywhere:  B sample   C channel (16)   T latent frame   H, W latent row, column
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
+import ml_dtypes
+import numpy as np
+import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import LatentShapeError
+from .latent_spec import LatentSpec
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LatentSpec:
-    """What the numbers of a latent mean. Travels with every store; nothing hard-codes 16 channels."""
-
-    channels: int
-    spatial_stride: int
-    """Pixels per latent row or column."""
-    temporal_stride: int
-    """Video frames per latent frame after the first, which encodes one frame alone."""
-    mean: tuple[float, ...]
-    """Per channel, of the raw latents."""
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise LatentShapeError(
-                f"a latent space of {self.channels} channels needs as many means and stds, "
-                f"got {len(self.mean)} and {len(self.std)}"
-            )
-
-    def sample_shape(self, height: int, width: int, rollout_steps: int) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of one rollout of a `height` x `width` pixel image."""
-        stride = self.spatial_stride
-        return (self.channels, latent_frames(rollout_steps), height // stride, width // stride)
-
-
-def latent_frames(rollout_steps: int) -> int:
-    """T of a rollout: the observed frame and one latent frame per rollout step."""
-    return 1 + rollout_steps
-
-
-def video_frames(rollout_steps: int, *, stride: int = 1, temporal_stride: int = 4) -> int:
-    """Frames the world model has to generate for `rollout_steps` kept latent frames.
-
-    Source: Wan 2.1's VAE packs `temporal_stride` video frames into each latent frame but the first.
-    """
-    return 1 + temporal_stride * rollout_steps * stride
+def as_tensor(latents: NDArray[Any]) -> Tensor:
+    """What a store's `read` returns as a tensor over the same memory; also bfloat16, which numpy knows by ml_dtypes."""
+    if latents.dtype == ml_dtypes.bfloat16:
+        return _tensor(latents.view(np.int16)).view(torch.bfloat16)
+    return _tensor(latents)
 
 
 def standardise(raw: Float[Tensor, "B C T H W"], spec: LatentSpec) -> Float[Tensor, "B C T H W"]:
@@ -76,6 +48,10 @@ def unstandardise(standardised: Float[Tensor, "B C T H W"], spec: LatentSpec) ->
     """The inverse of `standardise`: what the VAE decoder takes."""
     mean, std = _statistics(standardised, spec)
     return standardised * std + mean
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(array)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _statistics(latents: Tensor, spec: LatentSpec) -> tuple[Tensor, Tensor]:

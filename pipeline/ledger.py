@@ -1,7 +1,7 @@
 """What a store remembers about its inputs: which source is which key, and which inputs failed and why.
 
 Lives here: the two small logs beside the latents; nothing in them decides whether a latent is there.
-Elsewhere: the latents themselves (zarr_store.py); deciding what to retry (precompute).
+Elsewhere: the latents themselves (latent_store.py); deciding what to retry (precompute).
 """
 
 import hashlib

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import RecipeError
 
 Fit = Literal["cover", "pad", "stretch"]
-StoredDtype = Literal["float16", "float32"]
+StoredDtype = Literal["float16", "bfloat16", "float32"]
 
 ENGINE_VERSION = 1
 """Version of the denoise loop in precompute/cosmos.py; bump it when its values change."""

@@ -1,7 +1,8 @@
 """Writing one shard of a store: samples in, one commit at the end.
 
 Lives here: `ShardWriter`, which never holds more than one sample.
-Elsewhere: the order of the file operations (commit.py), the bytes (shard_layout.py), the index (zarr_store.py).
+Elsewhere: the order of the file operations (commit.py), the bytes (shard_layout.py), what is
+visible (latent_store.py).
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from numpy.typing import NDArray
 from .commit import TempFile, place_payload, publish_record, writing
 from .errors import StoreError
 from .keys import is_key
-from .records import ShardRecord, record_numbers, seal, unseal
-from .shard_layout import stored_crc32c
+from .records import ShardRecord, seal, unseal
 
 if TYPE_CHECKING:
-    from .zarr_store import LatentStore
+    from .latent_store import LatentStore
 
 
 class ShardWriter:
     """Streams samples into one new shard. Leaving the `with` block without `commit` publishes nothing."""
 
-    def __init__(self, store: LatentStore) -> None:
+    def __init__(self, store: LatentStore, number: int | None = None) -> None:
         self._store = store
+        self._number = number
         self._keys: dict[str, int] = {}
         """Key -> crc32c of its first frame, in row order."""
         self._hashes = (xxhash.xxh3_128(), hashlib.sha256())
@@ -55,7 +56,7 @@ class ShardWriter:
 
         Args:
             key: of the input; once a shard.
-            latent: (C, T, H, W), float32 or float16, finite, standardised.
+            latent: (C, T, H, W), float16, bfloat16 or float32, finite, standardised.
         Raises:
             LatentShapeError: wrong shape or dtype, or values not finite or too large for the stored dtype.
             StoreError: the key is none or here already, the shard is full, or the disk refused.
@@ -65,9 +66,9 @@ class ShardWriter:
                 f"cannot add {key!r} to a shard of {len(self)}/{self._store.shard_size} samples: "
                 "it is not a key, it is there already, or the shard is full"
             )
-        row = self._store.layout.encode(key, latent)
-        self._write(row.data.cast("B"))
-        self._keys[key] = stored_crc32c(row)[0]
+        row, first_frame_crc32c = self._store.layout.encode(key, latent)
+        self._write(row.data)
+        self._keys[key] = first_frame_crc32c
 
     def commit(self, facts: Mapping[str, Any]) -> ShardRecord | None:
         """Make the shard durable and visible, all of it at once.
@@ -81,20 +82,20 @@ class ShardWriter:
                 the very last sync have failed, it is visible all the same, and whole.
         """
         store = self._store
-        self._write(store.layout.index(len(self)))
+        self._write(store.layout.trailer(len(self)))
         temp = self._take()
         try:
             with writing(store.path):
                 temp.finish()
                 store.refresh()
-                if all(key in store for key in self._keys):
+                if store.holds(list(self._keys)).all():
                     return None
                 record = self._record(facts)
                 number = place_payload(
                     temp.path,
                     store.payload_path,
-                    first=1 + max(record_numbers(store.path), default=-1),
-                    top=store.path / "latents" / "c",
+                    first=store.next_number if self._number is None else max(self._number, 0),
+                    top=store.path / store.layout.payload_folder,
                 )
                 record = record.model_copy(update={"shard": number})
                 publish_record(store.path, record)

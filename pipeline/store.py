@@ -1,12 +1,14 @@
 """Stores and where they are: the entry point of both stages.
 
 Lives here: finding, opening and creating the stores of a cache folder, and `theworld.json`, which says what a store is.
-Elsewhere: what one can do with an open store (zarr_store.py).
+Elsewhere: what one can do with an open store (latent_store.py).
 
     <cache>/<label>-<12 digits of the recipe id>/
         theworld.json              what the latents are; published once, the rest of the layout follows from it
-        zarr.json, latents/        plain Zarr: zarr.open(store)["latents"]
         commits/<n>.json           the record of shard n; no record, no shard
+        zarr.json, latents/        plain Zarr: zarr.open(store)["latents"]          (format zarr)
+        shards/<n>.tar             <key>.npy and <key>.json of each sample          (format webdataset)
+        index.safetensors          snapshot of the records of a large store; can be rebuilt
         failed/  sources/          what became of the inputs
         tmp/  lost+found/          unfinished files; what a person moved out of the way
 """
@@ -21,7 +23,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from .commit import TempFile, make_folders, place, publish, remove, sync_folder, writing
+from .commit import make_folders, publish, self_test, sync_folder, writing
 from .errors import (
     ConfigError,
     DamagedShardError,
@@ -30,19 +32,18 @@ from .errors import (
     StoreMismatchError,
     StoreNotFoundError,
 )
-from .latents import LatentSpec
+from .latent_spec import LatentSpec
+from .latent_store import LatentStore, StoreFormat, layout_of
 from .recipe import Recipe, difference, parse_recipe
 from .records import FORMAT, Sha256, read_file, seal, unseal, validation_summary
-from .shard_layout import GROUP_METADATA
-from .zarr_store import LatentStore, layout_of
 
-__all__ = ["LatentStore", "create_store", "find_store", "find_stores", "open_store"]
+__all__ = ["LatentStore", "StoreFormat", "create_store", "find_store", "find_stores", "open_store"]
 
 MAX_SHARD_SIZE = 65_536
 _MAX_SAMPLE_BYTES = 2**32
 _METADATA_LIMIT_BYTES = 2**22
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_FOLDERS = ("latents/c", "commits", "failed", "sources", "tmp", "lost+found")
+_FOLDERS = ("commits", "failed", "sources", "tmp", "lost+found")
 
 ShardSize = Annotated[int, Field(ge=1, le=MAX_SHARD_SIZE)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -64,7 +65,7 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal[1] = FORMAT
-    layout: Literal["zarr"] = "zarr"
+    layout: StoreFormat = "zarr"
     recipe_id: Sha256
     recipe: dict[str, JsonValue]
     spec: _Spec
@@ -111,18 +112,27 @@ def find_stores(cache: Path) -> list[Path]:
     return sorted(path for path in cache.iterdir() if _is_store(path))
 
 
-def create_store(cache: Path, recipe: Recipe, spec: LatentSpec, *, label: str, shard_size: int) -> LatentStore:
+def create_store(
+    cache: Path,
+    recipe: Recipe,
+    spec: LatentSpec,
+    *,
+    label: str,
+    shard_size: int,
+    format: StoreFormat | None = None,
+) -> LatentStore:
     """Open the recipe's store in `cache` for writing; make it where there is none. Safe to call from many processes.
 
     Args:
         cache: made, if missing.
         label: leads the folder's name: letters, digits, dot, dash, underscore.
         shard_size: samples a full shard holds; a store that exists keeps its own.
+        format: None is what the store has; zarr, if it is new.
     Returns:
         The store. Damaged records do not stop it: it lists them in `damage`, and their keys count as missing.
     Raises:
         StoreError: the folder cannot be written to; found out here, not after the first rollout.
-        StoreMismatchError: the store found differs in recipe or spec.
+        StoreMismatchError: the store found differs in recipe, spec or format.
         ConfigError: label or shard size cannot be used.
     """
     if not _LABEL.fullmatch(label):
@@ -130,6 +140,7 @@ def create_store(cache: Path, recipe: Recipe, spec: LatentSpec, *, label: str, s
     if not 1 <= shard_size <= MAX_SHARD_SIZE:
         raise ConfigError(f"a shard holds 1 to {MAX_SHARD_SIZE} samples, got {shard_size}")
     manifest = _Manifest(
+        layout=format or "zarr",
         recipe_id=recipe.id,
         recipe=recipe.model_dump(mode="json"),
         spec=_Spec.model_validate(asdict(spec)),
@@ -146,34 +157,48 @@ def create_store(cache: Path, recipe: Recipe, spec: LatentSpec, *, label: str, s
         raise StoreMismatchError(
             f"{path} holds latents of another latent space: {store.spec}, not {spec}. Choose another --cache folder"
         )
+    if format not in (None, store.format):
+        raise StoreMismatchError(
+            f"{path} holds this recipe as {store.format} already. Go on without --format, choose another --cache "
+            f"folder, or convert it: theworld cache export {path} FOLDER --format {format}"
+        )
     return store
 
 
 def _lay_out(path: Path, manifest: _Manifest) -> None:
     """Make what is missing of a store, whoever began it, and prove that files can be placed in it."""
+    refuse_links(path)
     for name in _FOLDERS:
         make_folders(path / name)
     tmp = path / "tmp"
     publish(tmp, path / "theworld.json", seal(manifest.model_dump(mode="json")))
-    for folder in (path / "latents" / "c", path / "latents", path, path.parent):
-        sync_folder(folder)  # names that a creator cut short may have left unsynced
     winner = _read_manifest(path)
     recipe, spec = _meaning(winner, path)
-    layout = layout_of(recipe, spec, winner.shard_size)
-    for target, content in (
-        (path / "zarr.json", GROUP_METADATA),
-        (path / "latents" / "zarr.json", layout.array_metadata(0)),
-    ):
-        if not target.exists():
-            publish(tmp, target, json.dumps(content, indent=2).encode())
-    probe = TempFile(tmp)
-    placed = probe.path.with_suffix(".probe")
-    try:
-        probe.finish()
-        place(probe.path, placed)
-    finally:
-        probe.discard()
-        remove(placed)
+    layout = layout_of(recipe, spec, winner.shard_size, winner.layout)
+    payloads = path / layout.payload_folder
+    make_folders(payloads)
+    for folder in (payloads, *payloads.parents):  # names that a creator cut short may have left unsynced
+        sync_folder(folder)
+        if folder == path.parent:
+            break
+    for name, content in layout.files(0).items():
+        if not (path / name).exists():
+            publish(tmp, path / name, content)
+    self_test(tmp)
+
+
+def refuse_links(path: Path) -> None:
+    """Before anything is written into a store that may come from anywhere: its folders must be its own.
+
+    Raises:
+        StoreError: one of them is a link, which could lead what is written here anywhere.
+    """
+    for name in (*_FOLDERS, "latents", "latents/c", "shards"):
+        if (path / name).is_symlink():
+            raise StoreError(
+                f"{path / name} is a symbolic link, so nothing is written into this store. If the link is yours, put "
+                "the folder itself there, or link the whole store instead"
+            )
 
 
 def _path_of(cache: Path, recipe: Recipe) -> Path | None:
@@ -191,12 +216,15 @@ def _load(path: Path, *, tolerate_damage: bool) -> LatentStore:
     manifest = _read_manifest(path)
     recipe, spec = _meaning(manifest, path)
     try:
-        store = LatentStore(path, recipe, spec, manifest.shard_size, tolerate_damage=tolerate_damage)
+        store = LatentStore(
+            path, recipe, spec, manifest.shard_size, manifest.layout, tolerate_damage=tolerate_damage
+        )
     except FileNotFoundError as error:
         raise StoreError(
             f"{path} is incomplete: {error.filename} is missing. Was the folder copied as a whole?"
         ) from error
-    _check_array_metadata(store)
+    if store.format == "zarr":
+        _check_array_metadata(store)
     return store
 
 
@@ -245,7 +273,7 @@ def _check_size(recipe: Recipe, spec: LatentSpec, *, where: str) -> None:
 def _check_array_metadata(store: LatentStore) -> None:
     """`latents/zarr.json` must agree with what the recipe implies; how many samples it states does not matter."""
     file = store.path / "latents" / "zarr.json"
-    expected = store.layout.array_metadata(0)
+    expected = json.loads(store.layout.files(0)["latents/zarr.json"])
     try:
         found: Any = json.loads(read_file(file, _METADATA_LIMIT_BYTES))
         found = {**found, "shape": [0, *found["shape"][1:]]}
@@ -260,7 +288,7 @@ def _check_array_metadata(store: LatentStore) -> None:
             )
 
 
-_REBUILD = "Move the file away and run `theworld precompute` with the same flags: it is made again from the records"
+_REBUILD = "`theworld cache repair STORE --apply` moves it to lost+found and makes it again from the records"
 
 
 def _is_store(path: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from .latents import LatentSpec
+from .latent_spec import LatentSpec
 from .recipe import Recipe
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..pipeline.config import DeviceName
 from ..pipeline.errors import ConfigError
 from ..pipeline.recipe import Fit, Recipe, StoredDtype, parse_recipe
+from ..pipeline.store import StoreFormat
 from .text import Guardrail
 from .world import WorldSource
 
@@ -48,6 +49,8 @@ class PrecomputeConfig(BaseModel):
     device: DeviceName = "auto"
     workers: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
+    format: StoreFormat | None = None
+    """Of the store; None is what it has, zarr for a new one."""
     shard_size: Annotated[int, Field(ge=1, le=65536)] | None = None
     in_process: bool = False
     dry_run: bool = False

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from ..pipeline.errors import ConfigError, WorldModelError
 from ..pipeline.keys import noise_seed
-from ..pipeline.latents import LatentSpec, standardise, unstandardise
+from ..pipeline.latent_spec import LatentSpec
+from ..pipeline.latents import standardise, unstandardise
 from ..pipeline.recipe import Recipe
 from .text import TextEmbeddings
 from .world import latent_spec_of

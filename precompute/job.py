@@ -7,6 +7,7 @@ Lives here: the order of things and what follows a failure. Elsewhere: one shard
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ..pipeline.commit import publish
 from ..pipeline.device import resolve_device
@@ -56,7 +58,13 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     workers = config.workers or _default_workers(world, device)
     if config.images is None:
         progress.say(_embedded_note(config, world))
-    listing = list_images(config.images or _own_scenes(config, world), limit=config.limit)
+    if config.images is not None:
+        listing = list_images(config.images, limit=config.limit)
+    elif config.dry_run:
+        with TemporaryDirectory() as folder:  # their keys are needed, the files are not
+            listing = list_images(_own_scenes(config, world, Path(folder)), limit=config.limit)
+    else:
+        listing = list_images(_own_scenes(config, world, config.cache / "scenes"), limit=config.limit)
     spec = world.latent_spec()
     shape = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
     store = find_store(config.cache, recipe)
@@ -64,6 +72,11 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     label = f"{world.name}-rollout{recipe.rollout_steps}-{recipe.height}x{recipe.width}"
     for line in plan.lines(recipe, world, str(store.path) if store else f"new, in {config.cache}"):
         progress.say(line)
+    if (needed := len(plan.todo) * plan.sample_bytes) > (free := _free_bytes(config.cache)):
+        progress.say(
+            f"warning: {needed / 2**30:.1f} GiB to write and {free / 2**30:.1f} GiB free in {config.cache}. "
+            "What is committed when it is full stays, and the same command goes on once there is space"
+        )
     if config.dry_run:
         return Report(store=store.path if store else config.cache, recipe=recipe, plan=plan, dry_run=True)
 
@@ -73,6 +86,7 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
         spec,
         label=label,
         shard_size=config.shard_size or choose_shard_size(len(plan.todo), workers),
+        format=config.format,
     )
     for damage in store.damage:
         progress.say(f"warning: {damage}")
@@ -84,7 +98,7 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     for failure in plan.refused:
         store.record_failure(failure)
     if not plan.todo:
-        store.publish_shape()
+        store.publish()
         return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)
 
     text_file: Path | None = None
@@ -98,8 +112,10 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
         "batch_size": config.batch_size or (CPU_BATCH if device == "cpu" else GPU_BATCH),
         "text": str(text_file) if text_file else None,
     }
+    first, size = store.next_number, store.shard_size
     tasks = [
-        Task(plan.todo[start : start + store.shard_size]) for start in range(0, len(plan.todo), store.shard_size)
+        Task(plan.todo[start : start + size], first + number)
+        for number, start in enumerate(range(0, len(plan.todo), size))
     ]
     progress.say("starting the workers …")
     with open_pool(setup, min(workers, len(tasks)), in_process=config.in_process) as pool, _signals():
@@ -162,7 +178,7 @@ def _drive(pool: Pool, tasks: Sequence[Task], store: LatentStore, plan: Plan, pr
                 "The same command goes on where this one stopped"
             ) from stop
         finally:
-            store.publish_shape()
+            store.publish()
     return Report(
         store=store.path,
         recipe=store.recipe,
@@ -178,11 +194,12 @@ def _drive(pool: Pool, tasks: Sequence[Task], store: LatentStore, plan: Plan, pr
 def _again(task: Task) -> list[Task] | None:
     """What to try after a task failed: the whole once more, then its halves; None for a single sample out of tries."""
     if task.attempts + 1 < WHOLE_ATTEMPTS:
-        return [Task(task.samples, task.attempts + 1)]
+        return [Task(task.samples, task.shard, task.attempts + 1)]
     if len(task.samples) == 1:
         return None
     middle = len(task.samples) // 2
-    return [Task(task.samples[:middle], WHOLE_ATTEMPTS - 1), Task(task.samples[middle:], WHOLE_ATTEMPTS - 1)]
+    halves = (task.samples[:middle], task.shard), (task.samples[middle:], None)
+    return [Task(samples, shard, WHOLE_ATTEMPTS - 1) for samples, shard in halves]
 
 
 @contextmanager
@@ -202,6 +219,12 @@ def _signals() -> Generator[None, None, None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _free_bytes(cache: Path) -> int:
+    return shutil.disk_usage(
+        next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.is_dir())
+    ).free
+
+
 def _default_workers(world: WorldSource, device: str) -> int:
     if device.startswith("cuda"):
         import torch
@@ -212,7 +235,7 @@ def _default_workers(world: WorldSource, device: str) -> int:
     return max(1, os.cpu_count() or 1) if weights < 2**28 else 1
 
 
-def _own_scenes(config: PrecomputeConfig, world: WorldSource) -> Path:
+def _own_scenes(config: PrecomputeConfig, world: WorldSource, folder: Path) -> Path:
     if world.name != WORLDLET:
         raise ConfigError(
             f"no images were given. The embedded scenes are the worldlet's own; for {world.name} name a folder: "
@@ -221,7 +244,6 @@ def _own_scenes(config: PrecomputeConfig, world: WorldSource) -> Path:
     from .worldlet.scenes import write_scenes
 
     test = config.scenes // 3
-    folder = config.cache / "scenes"
     # another seed than the clips the worldlet was trained on: it has seen none of these scenes
     write_scenes(folder, splits={"train": config.scenes - test, "test": test}, seed=SCENES_SEED)
     return folder / "images"

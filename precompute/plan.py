@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..pipeline.latents import video_frames
+from ..pipeline.latent_spec import video_frames
 from ..pipeline.ledger import Failure
 from ..pipeline.recipe import Recipe
+from ..pipeline.shard_layout import STORED_DTYPES
 from ..pipeline.store import LatentStore
 from .sources import Listing, Sample
 from .world import WorldSource
@@ -67,7 +68,8 @@ def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *,
     """Compare the inputs with the store, which may not exist yet."""
     unique = listing.unique()
     failed = {failure.key or failure.source: failure for failure in (store.failures() if store else [])}
-    done = {key for key in unique if store is not None and key in store}
+    keys = list(unique)
+    done = set(np.array(keys)[store.holds(keys)].tolist()) if store is not None and keys else set[str]()
     failed_before = [] if retry_failed else [failed[key] for key in unique if key in failed and key not in done]
     skip = done | {failure.key for failure in failed_before}
     return Plan(
@@ -84,7 +86,7 @@ def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *,
 
 def bytes_per_sample(shape: Sequence[int], dtype: str) -> int:
     """Bytes of one stored rollout."""
-    return int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return int(np.prod(shape)) * STORED_DTYPES[dtype].itemsize
 
 
 def choose_shard_size(todo: int, workers: int) -> int:

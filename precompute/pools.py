@@ -30,6 +30,8 @@ class Task:
     """Up to a shard of samples, and how often they were tried together."""
 
     samples: tuple[Sample, ...]
+    shard: int | None = None
+    """The number its shard should get, so that stores end in the order of the plan."""
     attempts: int = 0
 
 
@@ -66,7 +68,7 @@ class _InProcess:
         assert self._task is not None
         task, self._task = self._task, None
         try:
-            return task, self._worker.process(task.samples)
+            return task, self._worker.process(task.samples, task.shard)
         except Exception as error:
             return task, error
 
@@ -92,7 +94,7 @@ class _RayPool:
 
     def submit(self, task: Task) -> None:
         actor = self._idle.pop()
-        self._tasks[actor.process.remote(task.samples)] = (actor, task)
+        self._tasks[actor.process.remote(task.samples, task.shard)] = (actor, task)
 
     def next(self) -> tuple[Task, Receipt | Exception]:
         [reference], _ = self._ray.wait(list(self._tasks), num_returns=1)

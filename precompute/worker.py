@@ -81,9 +81,10 @@ class Worker:
         """Seconds it took to load the world model; answering at all says that the worker is ready."""
         return self._load_s
 
-    def process(self, samples: Sequence[Sample]) -> Receipt:
+    def process(self, samples: Sequence[Sample], shard_number: int | None = None) -> Receipt:
         """Decode, roll out and commit up to a shard of samples.
 
+        The shard gets `shard_number` where that is free.
         A sample that cannot be decoded, or whose latents are not finite, is left out and reported; the rest commits.
 
         Raises:
@@ -93,7 +94,7 @@ class Worker:
         failures: list[Failure] = []
         seconds = {"decode": 0.0, "rollout": 0.0, "write": 0.0}
         written = 0
-        with self._store.new_shard() as shard:
+        with self._store.new_shard(shard_number) as shard:
             for batch, waited in self._decoded(samples, failures):
                 seconds["decode"] += waited
                 started = time.monotonic()

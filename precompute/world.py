@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..pipeline.errors import WorldModelError
-from ..pipeline.latents import LatentSpec
+from ..pipeline.latent_spec import LatentSpec
 from ..pipeline.weights import fetch, hash_files, is_hub_id
 
 WORLDLET = "worldlet"

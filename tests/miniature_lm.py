@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import Punctuation, Sequence, WhitespaceSplit
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from theworld.pipeline.keys import key_of_bytes
-from theworld.pipeline.latents import LatentSpec
+from theworld.pipeline.latent_spec import LatentSpec
 from theworld.pipeline.recipe import Recipe
 from theworld.pipeline.store import LatentStore, create_store
 

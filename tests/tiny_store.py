@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from theworld.pipeline.latents import LatentSpec
+from theworld.pipeline.latent_spec import LatentSpec
 from theworld.pipeline.recipe import Recipe
-from theworld.pipeline.store import LatentStore, create_store
+from theworld.pipeline.store import LatentStore, StoreFormat, create_store
 
 SPEC = LatentSpec(channels=3, spatial_stride=8, temporal_stride=4, mean=(0.0,) * 3, std=(1.0,) * 3)
 TINY = Recipe(world="sha256:" + "0" * 64, height=16, width=32, rollout_steps=2)
@@ -25,8 +25,15 @@ def latent(number: int, shape: tuple[int, ...] = (3, 3, 2, 4)) -> NDArray[np.flo
     return np.random.default_rng(number).integers(-2048, 2048, shape).astype(np.float32) / 256
 
 
-def create(cache: Path, *, shard_size: int = 4, recipe: Recipe = TINY, spec: LatentSpec = SPEC) -> LatentStore:
-    return create_store(cache, recipe, spec, label="tiny", shard_size=shard_size)
+def create(
+    cache: Path,
+    *,
+    shard_size: int = 4,
+    recipe: Recipe = TINY,
+    spec: LatentSpec = SPEC,
+    format: StoreFormat | None = None,
+) -> LatentStore:
+    return create_store(cache, recipe, spec, label="tiny", shard_size=shard_size, format=format)
 
 
 def write(store: LatentStore, numbers: range | list[int]) -> None:
@@ -39,7 +46,7 @@ def write(store: LatentStore, numbers: range | list[int]) -> None:
 def fill(store: LatentStore, count: int) -> None:
     for start in range(0, count, store.shard_size):
         write(store, range(start, min(count, start + store.shard_size)))
-    store.publish_shape()
+    store.publish()
 
 
 def expected(store: LatentStore, numbers: range | list[int]) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from ..pipeline.errors import QuestionError
+from ..pipeline.latents import as_tensor
 from ..pipeline.store import LatentStore
 from .lm import LanguageModel
 from .model import IGNORED
@@ -97,7 +98,7 @@ class Collator:
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """`pad_rows`, and `latents` (B, C, 1 + K, H, W) in the store's dtype."""
         position = {key: number for number, key in enumerate(dict.fromkeys(example.key for example in examples))}
-        latents = torch.from_numpy(self.store.read(list(position), rollout_steps=self.rollout_steps))
+        latents = as_tensor(self.store.read(list(position), rollout_steps=self.rollout_steps))
         if len(position) < len(examples):
             latents = latents[[position[example.key] for example in examples]]
         return {**pad_rows(examples, self.pad_id), "latents": latents}

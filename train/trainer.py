@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
@@ -215,7 +215,7 @@ def _fit(
         trainer = _Trainer(
             model=model,
             args=arguments,
-            train_dataset=examples,
+            train_dataset=cast(Any, examples),  # a list is a dataset to it
             data_collator=collator,
             callbacks=[_Progress(bar)],
         )

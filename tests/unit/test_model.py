@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from theworld.pipeline.errors import ConfigError, LatentShapeError
-from theworld.pipeline.latents import LatentSpec
+from theworld.pipeline.latent_spec import LatentSpec
 from theworld.pipeline.recipe import Recipe
 from theworld.train.lm import LanguageModel, Weights, add_lora, embedding_rms
 from theworld.train.model import IGNORED, TheWorld

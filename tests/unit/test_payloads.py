@@ -1,5 +1,6 @@
 """Reading from many threads, after a fork, and with few descriptors."""
 
+import gc
 import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ def test_threads_read_right_while_files_are_opened_and_closed_under_them(
     monkeypatch.setattr(payloads, "OPEN_PAYLOADS", 2)
     store = create(tmp_path, shard_size=1)
     fill(store, 12)
+    gc.collect()  # stores of earlier tests
     before = open_files()
 
     def reads(seed: int) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from theworld.pipeline.errors import RecipeError
 from theworld.pipeline.keys import is_key, key_of_bytes, noise_seed
-from theworld.pipeline.latents import latent_frames, video_frames
+from theworld.pipeline.latent_spec import latent_frames, video_frames
 from theworld.pipeline.recipe import Recipe, difference, parse_recipe
 
 BASE = {"world": "sha256:" + "0" * 64, "height": 64, "width": 96}

@@ -16,7 +16,7 @@ from theworld.pipeline.errors import (
     StoreMismatchError,
     StoreNotFoundError,
 )
-from theworld.pipeline.latents import LatentSpec
+from theworld.pipeline.latent_spec import LatentSpec
 from theworld.pipeline.records import seal, unseal
 from theworld.pipeline.store import create_store, find_store, find_stores, open_store
 
@@ -69,7 +69,7 @@ def test_creating_again_completes_a_store_cut_short(tmp_path: Path, missing: str
     path = store.path / missing
     path.rmdir() if path.is_dir() else path.unlink()
     open_store(tmp_path)
-    assert create(tmp_path).publish_shape() == 5
+    assert create(tmp_path).publish() == 5
     assert zarr.open_array(store.path / "latents", mode="r").shape[0] == 5
 
 

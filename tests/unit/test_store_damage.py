@@ -28,6 +28,7 @@ def test_every_flipped_bit_of_a_latent_is_found_by_reading_it(tmp_path: Path) ->
     draw = np.random.default_rng(0)
     for position in draw.integers(0, 4 * row_bytes, 300).tolist():
         flip(payload, position, int(draw.integers(8)))
+        store = open_store(tmp_path)
         with pytest.raises(DamagedShardError, match=f"row {position // row_bytes}"):
             store.read(store.keys)
         others = [key(n) for n in range(4) if n != position // row_bytes]

@@ -12,13 +12,13 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from theworld.pipeline import payloads, zarr_store
+from theworld.pipeline import latent_store, payloads
 from theworld.pipeline.errors import (
     ConfigError,
     LatentShapeError,
     MissingLatentError,
 )
-from theworld.pipeline.latents import LatentSpec
+from theworld.pipeline.latent_spec import LatentSpec
 from theworld.pipeline.recipe import Recipe
 from theworld.pipeline.store import open_store
 
@@ -46,7 +46,7 @@ def test_rows_without_a_latent_are_nan_in_plain_zarr(tmp_path: Path) -> None:
     orphan.touch()
     write(store, [5, 6])
     orphan.unlink()
-    assert store.publish_shape() == 3 * 4 + 2
+    assert store.publish() == 3 * 4 + 2
     values = np.asarray(zarr.open_array(store.path / "latents", mode="r")[:])
     rows = [store.row_of(key(n)) for n in range(7)]
     assert rows == [0, 4, 5, 6, 7, 12, 13]
@@ -79,7 +79,8 @@ def test_the_metadata_is_what_zarr_python_writes(tmp_path: Path, dtype: Any) -> 
     columns=st.integers(1, 3),
     shard_size=st.integers(1, 5),
     count=st.integers(1, 9),
-    dtype=st.sampled_from(["float16", "float32"]),
+    dtype=st.sampled_from(["float16", "bfloat16", "float32"]),
+    format=st.sampled_from(["zarr", "webdataset"]),
     data=st.data(),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -92,22 +93,26 @@ def test_latents_of_any_shape_come_back_in_any_order_and_prefix(
     shard_size: int,
     count: int,
     dtype: Any,
+    format: Any,
     data: st.DataObject,
 ) -> None:
     recipe = Recipe(world="w", height=16 * rows, width=16 * columns, rollout_steps=rollout_steps, dtype=dtype)
     spec = LatentSpec(
         channels=channels, spatial_stride=8, temporal_stride=4, mean=(0.0,) * channels, std=(1.0,) * channels
     )
-    store = create(tmp_path_factory.mktemp("cache"), recipe=recipe, spec=spec, shard_size=shard_size)
+    store = create(tmp_path_factory.mktemp("cache"), recipe=recipe, spec=spec, shard_size=shard_size, format=format)
     fill(store, count)
     again = open_store(store.path.parent)
     assert again.keys == tuple(key(number) for number in range(count))
     wanted = data.draw(st.lists(st.integers(0, count - 1), max_size=6))
     steps = data.draw(st.integers(0, rollout_steps))
     whole = expected(store, range(count))
-    np.testing.assert_array_equal(
-        again.read([key(n) for n in wanted], rollout_steps=steps), whole[wanted][:, :, : steps + 1]
-    )
+    keys = [key(n) for n in wanted]
+    for read in (again.read(keys, rollout_steps=steps), again.read(keys, rollout_steps=steps)):  # checked, then trusted
+        np.testing.assert_array_equal(read, whole[wanted][:, :, : steps + 1])
+    out = np.empty((len(keys), channels, 1 + steps, 2 * rows, 2 * columns), again.dtype)
+    np.testing.assert_array_equal(again.read(keys, rollout_steps=steps, out=out), whole[wanted][:, :, : steps + 1])
+    assert again.format == format
     assert (again.recipe, again.spec, again.shard_size) == (recipe, spec, shard_size)
 
 
@@ -204,8 +209,8 @@ def test_refresh_opens_only_records_it_has_not_read(tmp_path: Path, monkeypatch:
         opened.append(number)
         return real(path, number, recipe_id)
 
-    real = zarr_store.read_record
-    monkeypatch.setattr(zarr_store, "read_record", read_record)
+    real = latent_store.read_record
+    monkeypatch.setattr(latent_store, "read_record", read_record)
     reader.refresh()
     assert opened == []
     write(writer, [8])
@@ -218,21 +223,21 @@ def test_refresh_opens_only_records_it_has_not_read(tmp_path: Path, monkeypatch:
 
 def test_publishing_the_shape_ends_at_the_last_row_however_writers_race(tmp_path: Path) -> None:
     store = create(tmp_path, shard_size=16)
-    assert store.publish_shape() == 0
+    assert store.publish() == 0
     fill(store, 27)
     assert zarr.open_array(store.path / "latents", mode="r").shape[0] == 27
     write(store, [27])
     stale = create(tmp_path)
-    replace, late = zarr_store.replace, [True]
+    replace, late = latent_store.replace, [True]
 
     def replace_after_a_commit(*arguments: Any) -> None:
         if late:  # between the listing and the write, another writer commits and publishes a higher N
             late.clear()
             write(store, [28])
-            store.publish_shape()
+            store.publish()
         replace(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zarr_store, "replace", replace_after_a_commit)
-        assert stale.publish_shape() == 3 * 16 + 1
+        patch.setattr(latent_store, "replace", replace_after_a_commit)
+        assert stale.publish() == 3 * 16 + 1
     assert zarr.open_array(store.path / "latents", mode="r").shape[0] == 49

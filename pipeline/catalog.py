@@ -1,0 +1,228 @@
+"""Which keys a store holds and where: all commit records as arrays, and the snapshot of them on disk.
+
+A million samples are 28 MB here, found by binary search, and open in a fraction of a second from the snapshot. The
+snapshot is a cache: each record it speaks for must still be the file it was made from, and without it the records are
+read. Lives here: `Catalog`, `Shard`, the snapshot. Elsewhere: records (records.py), payload bytes (shard_layout.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+import xxhash
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from .keys import KEY_DIGITS, is_key
+from .records import FORMAT, ShardRecord, read_file, record_number
+
+SNAPSHOT = "index.safetensors"
+SNAPSHOT_FROM_SHARDS = 64
+"""Fewer records are read as fast one by one."""
+_SNAPSHOT_LIMIT_BYTES = 2**34
+
+Keys = NDArray[np.uint64]
+"""(N, 2): the first and the last eight bytes of each key, big-endian."""
+
+
+class Stamp(NamedTuple):
+    """By what a record file is known again. Records are never rewritten, so this need not detect more than a swap."""
+
+    bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Shard:
+    """What reading needs to know of one committed shard."""
+
+    number: int
+    bytes: int
+    """Of the payload."""
+    keys: Keys
+    first_frames_crc32c: NDArray[np.uint32]
+    stamp: Stamp
+
+    @property
+    def rows(self) -> int:
+        return len(self.keys)
+
+
+def shard_of(record: ShardRecord, stamp: Stamp) -> Shard:
+    """The arrays of a record."""
+    crcs = np.frombuffer(bytes.fromhex(record.first_frames_crc32c), ">u4").astype(np.uint32)
+    return Shard(record.shard, record.bytes, pack_keys(record.keys), crcs, stamp)
+
+
+def record_stamps(store: Path) -> dict[int, Stamp]:
+    """The shards that have a record, from one listing; nothing is opened."""
+    stamps: dict[int, Stamp] = {}
+    with os.scandir(store / "commits") as entries:
+        for entry in entries:
+            number = record_number(entry.name)
+            if number is None:
+                continue
+            try:
+                status = entry.stat()
+            except FileNotFoundError:  # moved away meanwhile
+                continue
+            stamps[number] = Stamp(status.st_size, status.st_mtime_ns)
+    return stamps
+
+
+class Catalog:
+    """The visible rows of a store; never changes. Of shards that hold the same key, the lowest counts."""
+
+    def __init__(self, shards: Mapping[int, Shard], shard_size: int) -> None:
+        self.shards = shards
+        """By number, ascending."""
+        self._shard_size = shard_size
+
+    @classmethod
+    def of(cls, shards: Iterable[Shard], shard_size: int) -> Catalog:
+        """The catalog of some shards."""
+        return cls({shard.number: shard for shard in sorted(shards, key=lambda shard: shard.number)}, shard_size)
+
+    def __len__(self) -> int:
+        return len(self._sorted[0])
+
+    @property
+    def array_rows(self) -> int:
+        """N of the Zarr array: up to and with the last row of the highest shard."""
+        last = self.shards[max(self.shards)] if self.shards else None
+        return last.number * self._shard_size + last.rows if last else 0
+
+    def find(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """The array row of each key; -1 where it is not here."""
+        wanted = pack_keys([key if is_key(key) else "f" * KEY_DIGITS for key in keys])
+        found, rows = self._sorted
+        places = np.minimum(np.searchsorted(found[:, 0], wanted[:, 0]), max(len(found) - 1, 0))
+        result = np.full(len(wanted), -1, np.int64)
+        if not len(found):
+            return result
+        hit = (found[places] == wanted).all(axis=1)
+        result[hit] = rows[places[hit]]
+        for number in np.flatnonzero(~hit & (found[places, 0] == wanted[:, 0])):  # two keys that begin alike
+            place = places[number]
+            while place < len(found) and found[place, 0] == wanted[number, 0]:
+                if found[place, 1] == wanted[number, 1]:
+                    result[number] = rows[place]
+                place += 1
+        for number, key in enumerate(keys):
+            if result[number] >= 0 and not is_key(key):
+                result[number] = -1
+        return result
+
+    def keys(self) -> tuple[str, ...]:
+        """Every key once, by row."""
+        found, rows = self._sorted
+        return unpack_keys(found[np.argsort(rows)])
+
+    def rows(self) -> NDArray[np.int64]:
+        """The array rows of `keys`, ascending."""
+        return np.sort(self._sorted[1])
+
+    def with_shards(self, shards: Iterable[Shard]) -> Catalog:
+        """This and more shards."""
+        more = Catalog.of(shards, self._shard_size)
+        catalog = Catalog.of([*self.shards.values(), *more.shards.values()], self._shard_size)
+        keys = np.concatenate([self._sorted[0], more._sorted[0]])
+        catalog._sorted = _distinct(keys, np.concatenate([self._sorted[1], more._sorted[1]]))  # two runs: cheap
+        return catalog
+
+    def without(self, numbers: Iterable[int]) -> Catalog:
+        """This but for some shards."""
+        gone = set(numbers)
+        return Catalog({n: shard for n, shard in self.shards.items() if n not in gone}, self._shard_size)
+
+    @cached_property
+    def _sorted(self) -> tuple[Keys, NDArray[np.int64]]:
+        """Distinct keys in order, and their rows."""
+        if not self.shards:
+            return np.empty((0, 2), np.uint64), np.empty(0, np.int64)
+        keys = np.concatenate([shard.keys for shard in self.shards.values()])
+        places = [np.arange(s.rows, dtype=np.int64) + s.number * self._shard_size for s in self.shards.values()]
+        return _distinct(keys, np.concatenate(places))
+
+
+def pack_keys(keys: Sequence[str]) -> Keys:
+    """Keys as numbers that sort like their digits."""
+    return np.frombuffer(bytes.fromhex("".join(keys)), ">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def unpack_keys(keys: Keys) -> tuple[str, ...]:
+    """The digits of packed keys."""
+    digits = keys.astype(">u8").tobytes().hex()
+    return tuple(digits[at : at + KEY_DIGITS] for at in range(0, len(digits), KEY_DIGITS))
+
+
+def write_snapshot(catalog: Catalog, recipe_id: str) -> bytes:
+    """The snapshot of a catalog that is not empty, for `read_snapshot`."""
+    shards = list(catalog.shards.values())
+    tensors: dict[str, NDArray[Any]] = {
+        "shards": np.array([[s.number, s.rows, s.bytes, *s.stamp] for s in shards], np.int64),
+        "keys": np.concatenate([shard.keys for shard in shards]),
+        "first_frames_crc32c": np.concatenate([shard.first_frames_crc32c for shard in shards]),
+    }
+    return safetensors.numpy.save({**tensors, "seal": _seal(tensors, recipe_id)})
+
+
+def read_snapshot(store: Path, recipe_id: str, shard_size: int, stamps: Mapping[int, Stamp]) -> Catalog | None:
+    """What the snapshot knows of the records that are still the files it was made from.
+
+    Returns:
+        None where there is no snapshot of use; whatever is wrong with one costs time, never rows.
+    """
+    try:
+        tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(read_file(store / SNAPSHOT, _SNAPSHOT_LIMIT_BYTES))
+        seal = tensors.pop("seal")
+        table, keys, crcs = (tensors[name] for name in ("shards", "keys", "first_frames_crc32c"))
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return None
+    if not np.array_equal(seal, _seal(tensors, recipe_id)) or not _consistent(table, keys, crcs, shard_size):
+        return None
+    starts = np.cumsum(table[:, 1]) - table[:, 1]
+    shards = [
+        Shard(number, size, keys[start : start + rows], crcs[start : start + rows], Stamp(*stamp))
+        for (number, rows, size, *stamp), start in zip(table.tolist(), starts.tolist(), strict=True)
+    ]
+    return Catalog.of((shard for shard in shards if stamps.get(shard.number) == shard.stamp), shard_size)
+
+
+def _consistent(table: NDArray[Any], keys: NDArray[Any], crcs: NDArray[Any], shard_size: int) -> bool:
+    """Whether tensors anybody may have sealed can be indexed as ours are."""
+    if (table.dtype, keys.dtype, crcs.dtype) != (np.int64, np.uint64, np.uint32):
+        return False
+    if (table.shape, keys.shape) != ((len(table), 5), (len(crcs), 2)) or crcs.ndim != 1 or not len(table):
+        return False
+    return bool(1 <= table[:, 1].min() <= table[:, 1].max() <= shard_size and table[:, 1].sum() == len(keys))
+
+
+def _distinct(keys: Keys, rows: NDArray[np.int64]) -> tuple[Keys, NDArray[np.int64]]:
+    """Each key once, in order, with its lowest row."""
+    order = np.argsort(keys[:, 0], kind="stable")
+    keys, rows = keys[order], rows[order]
+    alike: NDArray[np.bool_] = np.concatenate([[False], keys[1:, 0] == keys[:-1, 0], [False]])
+    if alike.any():  # the same key in two shards, or, once in a universe, two keys that begin alike
+        some = np.flatnonzero(alike[1:] | alike[:-1])
+        order = some[np.lexsort((rows[some], keys[some, 1], keys[some, 0]))]
+        keys[some], rows[some] = keys[order], rows[order]
+        first = np.concatenate([[True], (keys[1:] != keys[:-1]).any(axis=1)])
+        keys, rows = keys[first], rows[first]
+    return keys, rows
+
+
+def _seal(tensors: Mapping[str, NDArray[Any]], recipe_id: str) -> NDArray[np.uint8]:
+    """Of this recipe's tensors, their names, types and shapes."""
+    digest = xxhash.xxh3_128(f"theworld index {FORMAT} {recipe_id}".encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).data.cast("B"))
+    return np.frombuffer(digest.digest(), np.uint8)
