@@ -27,9 +27,10 @@ SNAPSHOT = "index.safetensors"
 SNAPSHOT_FROM_SHARDS = 64
 """Fewer records are read as fast one by one."""
 _SNAPSHOT_LIMIT_BYTES = 2**34
+_KEY = np.dtype(f"S{KEY_DIGITS // 2}")
 
-Keys = NDArray[np.uint64]
-"""(N, 2): the first and the last eight bytes of each key, big-endian."""
+Keys = NDArray[np.bytes_]
+"""(N,) of sixteen bytes each. numpy orders and compares these like the keys' digits."""
 
 
 class Stamp(NamedTuple):
@@ -101,23 +102,14 @@ class Catalog:
 
     def find(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """The array row of each key; -1 where it is not here."""
-        wanted = pack_keys([key if is_key(key) else "f" * KEY_DIGITS for key in keys])
         found, rows = self._sorted
-        places = np.minimum(np.searchsorted(found[:, 0], wanted[:, 0]), max(len(found) - 1, 0))
-        result = np.full(len(wanted), -1, np.int64)
-        if not len(found):
+        result = np.full(len(keys), -1, np.int64)
+        sound = np.array([is_key(key) for key in keys], bool)
+        if not len(found) or not sound.any():
             return result
-        hit = (found[places] == wanted).all(axis=1)
-        result[hit] = rows[places[hit]]
-        for number in np.flatnonzero(~hit & (found[places, 0] == wanted[:, 0])):  # two keys that begin alike
-            place = places[number]
-            while place < len(found) and found[place, 0] == wanted[number, 0]:
-                if found[place, 1] == wanted[number, 1]:
-                    result[number] = rows[place]
-                place += 1
-        for number, key in enumerate(keys):
-            if result[number] >= 0 and not is_key(key):
-                result[number] = -1
+        wanted = pack_keys(keys if sound.all() else [key for key, good in zip(keys, sound, strict=True) if good])
+        places = np.minimum(np.searchsorted(found, wanted), len(found) - 1)
+        result[sound] = np.where(found[places] == wanted, rows[places], -1)
         return result
 
     def keys(self) -> tuple[str, ...]:
@@ -146,20 +138,20 @@ class Catalog:
     def _sorted(self) -> tuple[Keys, NDArray[np.int64]]:
         """Distinct keys in order, and their rows."""
         if not self.shards:
-            return np.empty((0, 2), np.uint64), np.empty(0, np.int64)
+            return pack_keys([]), np.empty(0, np.int64)
         keys = np.concatenate([shard.keys for shard in self.shards.values()])
         places = [np.arange(s.rows, dtype=np.int64) + s.number * self._shard_size for s in self.shards.values()]
         return _distinct(keys, np.concatenate(places))
 
 
 def pack_keys(keys: Sequence[str]) -> Keys:
-    """Keys as numbers that sort like their digits."""
-    return np.frombuffer(bytes.fromhex("".join(keys)), ">u8").reshape(-1, 2).astype(np.uint64)
+    """The bytes of some keys."""
+    return np.frombuffer(bytes.fromhex("".join(keys)), _KEY)
 
 
 def unpack_keys(keys: Keys) -> tuple[str, ...]:
     """The digits of packed keys."""
-    digits = keys.astype(">u8").tobytes().hex()
+    digits = keys.tobytes().hex()
     return tuple(digits[at : at + KEY_DIGITS] for at in range(0, len(digits), KEY_DIGITS))
 
 
@@ -168,7 +160,7 @@ def write_snapshot(catalog: Catalog, recipe_id: str) -> bytes:
     shards = list(catalog.shards.values())
     tensors: dict[str, NDArray[Any]] = {
         "shards": np.array([[s.number, s.rows, s.bytes, *s.stamp] for s in shards], np.int64),
-        "keys": np.concatenate([shard.keys for shard in shards]),
+        "keys": np.concatenate([shard.keys for shard in shards]).view(np.uint8).reshape(-1, _KEY.itemsize),
         "first_frames_crc32c": np.concatenate([shard.first_frames_crc32c for shard in shards]),
     }
     return safetensors.numpy.save({**tensors, "seal": _seal(tensors, recipe_id)})
@@ -188,9 +180,10 @@ def read_snapshot(store: Path, recipe_id: str, shard_size: int, stamps: Mapping[
         return None
     if not np.array_equal(seal, _seal(tensors, recipe_id)) or not _consistent(table, keys, crcs, shard_size):
         return None
+    packed = keys.view(_KEY)[:, 0]
     starts = np.cumsum(table[:, 1]) - table[:, 1]
     shards = [
-        Shard(number, size, keys[start : start + rows], crcs[start : start + rows], Stamp(*stamp))
+        Shard(number, size, packed[start : start + rows], crcs[start : start + rows], Stamp(*stamp))
         for (number, rows, size, *stamp), start in zip(table.tolist(), starts.tolist(), strict=True)
     ]
     return Catalog.of((shard for shard in shards if stamps.get(shard.number) == shard.stamp), shard_size)
@@ -198,23 +191,24 @@ def read_snapshot(store: Path, recipe_id: str, shard_size: int, stamps: Mapping[
 
 def _consistent(table: NDArray[Any], keys: NDArray[Any], crcs: NDArray[Any], shard_size: int) -> bool:
     """Whether tensors anybody may have sealed can be indexed as ours are."""
-    if (table.dtype, keys.dtype, crcs.dtype) != (np.int64, np.uint64, np.uint32):
+    if (table.dtype, keys.dtype, crcs.dtype) != (np.int64, np.uint8, np.uint32):
         return False
-    if (table.shape, keys.shape) != ((len(table), 5), (len(crcs), 2)) or crcs.ndim != 1 or not len(table):
+    if (table.shape, keys.shape) != ((len(table), 5), (len(crcs), _KEY.itemsize)) or crcs.ndim != 1 or not len(table):
         return False
     return bool(1 <= table[:, 1].min() <= table[:, 1].max() <= shard_size and table[:, 1].sum() == len(keys))
 
 
 def _distinct(keys: Keys, rows: NDArray[np.int64]) -> tuple[Keys, NDArray[np.int64]]:
     """Each key once, in order, with its lowest row."""
-    order = np.argsort(keys[:, 0], kind="stable")
-    keys, rows = keys[order], rows[order]
-    alike: NDArray[np.bool_] = np.concatenate([[False], keys[1:, 0] == keys[:-1, 0], [False]])
+    start = keys.view(">u8")[::2].astype(np.uint64)  # sorts five times faster than the whole key, and nearly as well
+    order = np.argsort(start, kind="stable")
+    start, keys, rows = start[order], keys[order], rows[order]
+    alike: NDArray[np.bool_] = np.concatenate([[False], start[1:] == start[:-1], [False]])
     if alike.any():  # the same key in two shards, or, once in a universe, two keys that begin alike
         some = np.flatnonzero(alike[1:] | alike[:-1])
-        order = some[np.lexsort((rows[some], keys[some, 1], keys[some, 0]))]
+        order = some[np.lexsort((rows[some], keys[some], start[some]))]
         keys[some], rows[some] = keys[order], rows[order]
-        first = np.concatenate([[True], (keys[1:] != keys[:-1]).any(axis=1)])
+        first = np.concatenate([[True], keys[1:] != keys[:-1]])
         keys, rows = keys[first], rows[first]
     return keys, rows
 

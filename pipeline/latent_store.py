@@ -9,6 +9,7 @@ Axes, everywhere:  B sample   C channel   T latent frame   K rollout steps   H, 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -75,12 +76,10 @@ class BatchBuffer:
         self.rows = memory.reshape(-1)[: samples * reads.memory_bytes].reshape(samples, reads.memory_bytes)
         """(B, bytes of a row)"""
         self.latents: NDArray[Any] = layout.values(self.rows, frames)
-        view = self.rows.data.cast("B") if samples else memoryview(b"")
         self.pieces = [
-            [(view[start + at : start + at + size], offset) for offset, at, size in reads.segments]
-            for start in range(0, samples * reads.memory_bytes, reads.memory_bytes)
+            (offset, size, [(row.data[at : at + size],) for row in self.rows]) for offset, at, size in reads.segments
         ]
-        """By sample: what to fill, and from where in the row."""
+        """By read of a row: where in it, how many bytes, and what to fill of each sample's memory."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -286,20 +285,18 @@ class LatentStore:
         """
         if len(rows) > len(buffer):
             raise LatentShapeError(f"{len(rows)} samples do not fit a buffer of {len(buffer)}")
-        shards, payloads, row_bytes = self._catalog.shards, self._payloads, self.layout.row_bytes
-        frames = latent_frames(buffer.rollout_steps)
-        numbers, places = np.divmod(rows, self.shard_size)
-        for sample, (number, place) in enumerate(zip(numbers.tolist(), places.tolist(), strict=True)):
-            shard = shards.get(number)
-            if shard is None:  # a refresh in another thread
-                raise self._damaged(number, "its record was moved away while it was read")
-            try:
-                payload = payloads.get(shard)
-                whole = payload.read(buffer.pieces[sample], place * row_bytes)
-            except (OSError, ValueError) as error:
-                raise self._damaged(number, str(error)) from error
-            if not whole:
-                raise self._damaged(number, f"it ends within row {place}")
+        frames, row_bytes = latent_frames(buffer.rollout_steps), self.layout.row_bytes
+        numbers, places = (each.tolist() for each in np.divmod(rows, self.shard_size))
+        opened = self._payloads.current()
+        for sample, (number, place) in enumerate(zip(numbers, places, strict=True)):  # hot: a microsecond counts
+            payload = opened.get(number) or self._open(number)
+            for offset, size, memory in buffer.pieces:
+                try:
+                    read = os.preadv(payload.fd, memory[sample], place * row_bytes + offset)
+                except OSError as error:
+                    raise self._damaged(number, f"row {place} cannot be read: {error.strerror}") from error
+                if read != size:
+                    self._read_slowly(payload, place, memory[sample][0], offset)
             if payload.checked[place] < frames:
                 self._check(payload, place, buffer.rows[sample], frames)
         return buffer.latents[: len(rows)]
@@ -398,6 +395,24 @@ class LatentStore:
                     raise
                 self._bad[number] = str(error)
         return shards
+
+    def _open(self, number: int) -> Payload:
+        shard = self._catalog.shards.get(number)
+        if shard is None:  # a refresh in another thread
+            raise self._damaged(number, "its record was moved away while it was read")
+        try:
+            return self._payloads.open(shard)
+        except (OSError, ValueError) as error:
+            raise self._damaged(number, str(error)) from error
+
+    def _read_slowly(self, payload: Payload, place: int, memory: memoryview, offset: int) -> None:
+        """A read came back short: go on until the bytes are there or the file has ended."""
+        at, start = 0, place * self.layout.row_bytes + offset
+        while at < len(memory):
+            read = os.preadv(payload.fd, (memory[at:],), start + at)
+            if read == 0:
+                raise self._damaged(payload.shard.number, f"it ends within row {place}")
+            at += read
 
     def _check(self, payload: Payload, place: int, memory: NDArray[np.uint8], frames: int) -> None:
         """The first touch of these frames: they must match their checksums, and the first one its record's."""

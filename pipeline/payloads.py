@@ -7,8 +7,7 @@ import os
 import stat
 import threading
 from array import array
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from .catalog import Shard
@@ -35,19 +34,9 @@ class Payload:
         if self.fd >= 0:
             os.close(self.fd)
 
-    def read(self, memory: Sequence[tuple[memoryview, int]], offset: int) -> bool:
-        """Fill pieces of memory, each from its offset further on; False where the file ends before that."""
-        for piece, further in memory:
-            read = os.preadv(self.fd, (piece,), offset + further)
-            while 0 < read < len(piece) and (more := os.preadv(self.fd, (piece[read:],), offset + further + read)):
-                read += more  # in practice one call is enough
-            if read < len(piece):
-                return False
-        return True
-
 
 class OpenPayloads:
-    """The payload files read most recently, and which rows were checked."""
+    """The payload files opened most recently, and which of their rows were checked."""
 
     def __init__(self, path_of: Callable[[int], Path]) -> None:
         self._path_of = path_of
@@ -58,26 +47,33 @@ class OpenPayloads:
         """Close all; what was checked need not be checked again."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._open: OrderedDict[int, Payload] = OrderedDict()
+        self._open: dict[int, Payload] = {}
 
-    def get(self, shard: Shard) -> Payload:
-        """The payload of a shard, opened where it is not.
+    def current(self) -> Mapping[int, Payload]:
+        """The open payloads by shard number, to look into without a lock; it follows what is opened and closed."""
+        if os.getpid() != self._pid:  # forked: another thread may have held the lock at that moment
+            self.close()
+        return self._open
+
+    def open(self, shard: Shard) -> Payload:
+        """The payload of a shard, opened where it is not; the one opened first gives way.
 
         Raises:
             OSError: it cannot be opened.
             ValueError: its size is not what the record states.
         """
-        if os.getpid() != self._pid:  # forked: another thread may have held the lock at that moment
-            self.close()
         with self._lock:
             payload = self._open.get(shard.number)
             if payload is None:
-                payload = self._opened(shard)
+                while len(self._open) >= OPEN_PAYLOADS:
+                    del self._open[next(iter(self._open))]
+                payload = Payload(self._path_of(shard.number), shard)
+                stamp, checked = self._checked.get(shard.number, (None, payload.checked))
+                if stamp == payload.stamp:
+                    payload.checked = checked
+                else:  # another file than the one that was checked
+                    self._checked[shard.number] = (payload.stamp, payload.checked)
                 self._open[shard.number] = payload
-                if len(self._open) > OPEN_PAYLOADS:
-                    self._open.popitem(last=False)
-            else:
-                self._open.move_to_end(shard.number)
             return payload
 
     def forget(self, numbers: Iterable[int]) -> None:
@@ -86,12 +82,3 @@ class OpenPayloads:
             for number in numbers:
                 self._open.pop(number, None)
                 self._checked.pop(number, None)
-
-    def _opened(self, shard: Shard) -> Payload:
-        payload = Payload(self._path_of(shard.number), shard)
-        stamp, checked = self._checked.get(shard.number, (None, None))
-        if stamp == payload.stamp and checked is not None:
-            payload.checked = checked
-        else:  # another file than the one that was checked
-            self._checked[shard.number] = (payload.stamp, payload.checked)
-        return payload

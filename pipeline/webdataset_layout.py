@@ -23,6 +23,10 @@ from .keys import KEY_DIGITS
 from .shard_layout import RowReads, ShardLayout, crc32c, up_to
 
 _BLOCK = tarfile.BLOCKSIZE
+_SUM = slice(148, 156)
+"""Of a tar header: the sum of its bytes, in octal digits."""
+_NO_KEY = "0" * KEY_DIGITS
+_KEY_FIELD = '{"key":"'
 _NPY_TYPES = {"float16": "<f2", "float32": "<f4", "bfloat16": "<V2"}
 """npy has no name for bfloat16. Two raw bytes fail loudly in arithmetic; an integer type would be silently wrong."""
 
@@ -82,19 +86,31 @@ class WebDatasetLayout(ShardLayout):
         return found if found == stated.tolist() else None
 
     def _row(self, key: str, latent: NDArray[Any]) -> tuple[NDArray[np.uint8], int]:
+        row = self._template.copy()
         crcs = _frame_checksums(latent)
-        row = np.zeros(self.row_bytes, np.uint8)
-        text = _description(key, crcs, self.sample_shape, self.dtype_name, self.recipe_id)
-        for at, content in (
-            (0, _tar_header(f"{key}.npy", len(self._npy_header) + self.sample_shape[1] * self.frame_bytes)),
-            (_BLOCK, self._npy_header),
-            (self._json_at - _BLOCK, _tar_header(f"{key}.json", len(text))),
-            (self._json_at, text),
+        for at in (0, self._json_at - _BLOCK):
+            _name(row[at : at + _BLOCK], key)
+        for at, text in (
+            (self._checksums_at, "".join(f"{crc:08x}" for crc in crcs)),
+            (self._json_at + len(_KEY_FIELD), key),
         ):
-            row[at : at + len(content)] = np.frombuffer(content, np.uint8)
+            row[at : at + len(text)] = np.frombuffer(text.encode(), np.uint8)
         numbers = row[self._numbers_at : self._numbers_at + latent.nbytes].view(self.dtype)
         numbers.reshape(latent.shape)[...] = latent
         return row, crcs[0]
+
+    @cached_property
+    def _template(self) -> NDArray[np.uint8]:
+        """A row but for its key, numbers and checksums."""
+        row = np.zeros(self.row_bytes, np.uint8)
+        for at, content in (
+            (0, _tar_header(f"{_NO_KEY}.npy", len(self._npy_header) + self.sample_shape[1] * self.frame_bytes)),
+            (_BLOCK, self._npy_header),
+            (self._json_at - _BLOCK, _tar_header(f"{_NO_KEY}.json", len(self._json))),
+            (self._json_at, self._json),
+        ):
+            row[at : at + len(content)] = np.frombuffer(content, np.uint8)
+        return row
 
     @cached_property
     def _npy_header(self) -> bytes:
@@ -106,8 +122,15 @@ class WebDatasetLayout(ShardLayout):
     @cached_property
     def _json(self) -> bytes:
         """The json of any row; only digits differ."""
-        crcs = [0] * self.sample_shape[1]
-        return _description("0" * KEY_DIGITS, crcs, self.sample_shape, self.dtype_name, self.recipe_id)
+        fields = {
+            "key": _NO_KEY,
+            "frames_crc32c": "0" * 8 * self.sample_shape[1],
+            "dtype": self.dtype_name,
+            "shape": self.sample_shape,
+            "axes": "channel,time,y,x",
+            "recipe_id": self.recipe_id,
+        }
+        return json.dumps(fields, separators=(",", ":")).encode()
 
     @cached_property
     def _numbers_at(self) -> int:
@@ -122,22 +145,18 @@ class WebDatasetLayout(ShardLayout):
         return self._json_at + self._json.index(b'"frames_crc32c":"') + len(b'"frames_crc32c":"')
 
 
-def _description(key: str, crcs: list[int], shape: tuple[int, ...], dtype: str, recipe_id: str) -> bytes:
-    fields = {
-        "key": key,
-        "frames_crc32c": "".join(f"{crc:08x}" for crc in crcs),
-        "dtype": dtype,
-        "shape": shape,
-        "axes": "channel,time,y,x",
-        "recipe_id": recipe_id,
-    }
-    return json.dumps(fields, separators=(",", ":")).encode()
-
-
 def _tar_header(name: str, size: int) -> bytes:
     member = tarfile.TarInfo(name)
     member.size = size
     return member.tobuf(tarfile.USTAR_FORMAT)
+
+
+def _name(header: NDArray[np.uint8], key: str) -> None:
+    """Give a template's tar header its key, and the sum of its bytes; `TarInfo.tobuf` would cost the write of a row."""
+    name = np.frombuffer(key.encode(), np.uint8)
+    total = int(bytes(header[_SUM]).rstrip(b"\0 "), 8) + int(name.sum()) - ord("0") * KEY_DIGITS
+    header[:KEY_DIGITS] = name
+    header[_SUM] = np.frombuffer(b"%06o\0 " % total, np.uint8)
 
 
 def _frame_checksums(latent: NDArray[Any]) -> list[int]:

@@ -1,13 +1,9 @@
 """What teaches zarr-python the data type `bfloat16`, so that anyone's `zarr.open` reads our stores of it.
 
 Lives here: the type as the zarr-extensions registry defines it (Zarr v3; 2 bytes; fill values as other floats), over
-`ml_dtypes.bfloat16`. zarr imports this module through two entry points; nothing of ours does, zarr is not a dependency.
-Elsewhere: our own bytes and metadata (shard_layout.py), which need none of this.
-
-`zarr.data_type` is the group meant for it, but up to zarr 3.1.6, the last for Python 3.11, zarr lists that group and
-never loads it. `zarr.buffer` it does load, with the first metadata of a group: what we name there is zarr's own Buffer,
-which changes nothing, and importing this module registers the type. Those releases still miss it where a process opens
-the array itself before any group: there, `import theworld.pipeline.zarr_bfloat16` first.
+`ml_dtypes.bfloat16`. Only zarr imports this module, by the entry point in the group `zarr.data_type`; zarr is no
+dependency of ours.
+Elsewhere: why zarr 3.1 needs a second entry point (zarr_hook.py); our own bytes and metadata (zarr_layout.py).
 """
 
 from __future__ import annotations
@@ -20,7 +16,6 @@ from typing import TYPE_CHECKING, Literal, NoReturn, Self, SupportsFloat, Suppor
 
 import numpy as np
 from ml_dtypes import bfloat16
-from zarr.buffer.cpu import Buffer
 from zarr.core.dtype.common import HasEndianness, HasItemSize
 from zarr.dtype import ZDType, data_type_registry
 
@@ -36,8 +31,6 @@ if TYPE_CHECKING:
     from zarr.core.common import JSON, ZarrFormat
     from zarr.core.dtype.common import DTypeJSON
     from zarr.core.dtype.wrapper import TBaseDType
-
-__all__ = ["BFloat16", "Buffer"]
 
 _NAME = "bfloat16"
 _DTYPE = np.dtype(bfloat16)

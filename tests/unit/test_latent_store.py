@@ -12,7 +12,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from theworld.pipeline import latent_store, payloads
+from theworld.pipeline import latent_store
 from theworld.pipeline.errors import (
     ConfigError,
     LatentShapeError,
@@ -126,7 +126,7 @@ def test_a_prefix_costs_one_read_a_sample_of_its_own_bytes(tmp_path: Path, monke
         return os.preadv(fd, buffers, offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(payloads, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
+        patch.setattr(latent_store, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
         store.read([key(2), key(0)], rollout_steps=1)
     assert reads == [(2 * FRAMES * FRAME_BYTES, 2 * FRAME_BYTES), (0, 2 * FRAME_BYTES)]
 
