@@ -7,7 +7,8 @@
     ├── ImageError (ValueError)           one image cannot be used; `reason` is the ledger's word for why
     ├── WorldModelError (RuntimeError)    a world model cannot be found, loaded or run
     ├── StoreError (RuntimeError)         the store as a whole cannot be used
-    │   ├── StoreNotFoundError (FileNotFoundError)   there is no store at this place
+    │   ├── StoreNotFoundError (FileNotFoundError)   there is no store at this place; exit 10
+    │   ├── StoreLockedError                         another process is at work on it; exit 11
     │   ├── StoreMismatchError                       it holds latents of another recipe
     │   ├── MissingLatentError (KeyError)            it holds no latent for this key
     │   └── DamagedShardError                        bytes on disk are not the bytes committed; exit 1
@@ -63,6 +64,14 @@ class StoreError(TheWorldError, RuntimeError):
 
 class StoreNotFoundError(StoreError, FileNotFoundError):
     """There is no store at this place."""
+
+    exit_code = 10
+
+
+class StoreLockedError(StoreError):
+    """Another repair or gc is at work on the store."""
+
+    exit_code = 11
 
 
 class StoreMismatchError(StoreError):

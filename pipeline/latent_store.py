@@ -96,7 +96,7 @@ class LatentStore:
         recipe, spec: what the latents are.
         format: zarr or webdataset.
         shard_size: samples a full shard holds.
-        damage: one message for each record that could not be used; empty in a store from `open_store`, which raises.
+        damage: one message for each file that could not be used; empty in a store from `open_store`, which raises.
     """
 
     def __init__(
@@ -151,6 +151,11 @@ class LatentStore:
     def shards(self) -> Mapping[int, Shard]:
         """The visible shards by number, ascending."""
         return self._catalog.shards
+
+    @property
+    def bad_records(self) -> Mapping[int, str]:
+        """The shards whose record cannot be used, and why."""
+        return self._bad
 
     @property
     def next_number(self) -> int:

@@ -8,17 +8,19 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
 from .commit import publish, remove, replace
+from .errors import DamagedShardError
 from .keys import is_key
 from .records import FORMAT, damaged, read_file, seal, unseal
 
 _FAILURE_LIMIT_BYTES = 2**20
 _SOURCES_LIMIT_BYTES = 2**32
-_SOURCES_NAME = re.compile(r"([0-9a-f]{64})\.jsonl")
+_SOURCES_NAME = re.compile(r"[0-9a-f]{64}\.jsonl")
 _FAILURE_NAME = re.compile(r"[0-9a-f]{32}\.json")
 
 
@@ -60,15 +62,9 @@ def read_failures(store: Path) -> list[Failure]:
         DamagedShardError: a row is not what was written.
     """
     failures: list[Failure] = []
-    for path in (store / "failed").iterdir():
-        if not _FAILURE_NAME.fullmatch(path.name):
-            continue
-        try:
-            failures.append(_parse_failure(unseal(read_file(path, _FAILURE_LIMIT_BYTES))))
-        except FileNotFoundError:  # cleared meanwhile
-            continue
-        except (ValueError, RecursionError) as error:
-            raise damaged(path, str(error)) from error
+    for path in _files(store / "failed", _FAILURE_NAME):
+        with suppress(FileNotFoundError):  # cleared meanwhile
+            failures.append(_read_failure(path))
     return sorted(failures, key=lambda failure: (failure.source, failure.key or ""))
 
 
@@ -88,20 +84,46 @@ def read_sources(store: Path) -> dict[str, tuple[str, ...]]:
         DamagedShardError: a file is not what was written.
     """
     found: dict[str, set[str]] = {}
-    for path in (store / "sources").iterdir():
-        name = _SOURCES_NAME.fullmatch(path.name)
-        if name is None:
-            continue
-        try:
-            content = read_file(path, _SOURCES_LIMIT_BYTES)
-            if hashlib.sha256(content).hexdigest() != name[1]:
-                raise ValueError("its content does not match its name")
-            for line in content.splitlines():
-                source, key = _parse_source(line)
-                found.setdefault(source, set()).add(key)
-        except (ValueError, RecursionError) as error:
-            raise damaged(path, str(error)) from error
+    for path in _files(store / "sources", _SOURCES_NAME):
+        for source, key in _read_sources(path):
+            found.setdefault(source, set()).add(key)
     return {source: tuple(sorted(keys)) for source, keys in found.items()}
+
+
+def check(store: Path) -> dict[Path, str]:
+    """The damaged files of both logs, and what is wrong with each."""
+    bad: dict[Path, str] = {}
+    for folder, name, read in (("failed", _FAILURE_NAME, _read_failure), ("sources", _SOURCES_NAME, _read_sources)):
+        for path in _files(store / folder, name):
+            try:
+                read(path)
+            except FileNotFoundError:
+                continue
+            except (DamagedShardError, OSError) as error:
+                bad[path] = str(error)
+    return bad
+
+
+def _files(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """Ours, by name; a folder that a copy left out, as it was empty, is empty."""
+    return sorted(path for path in folder.iterdir() if name.fullmatch(path.name)) if folder.is_dir() else []
+
+
+def _read_failure(path: Path) -> Failure:
+    try:
+        return _parse_failure(unseal(read_file(path, _FAILURE_LIMIT_BYTES)))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def _read_sources(path: Path) -> list[tuple[str, str]]:
+    try:
+        content = read_file(path, _SOURCES_LIMIT_BYTES)
+        if hashlib.sha256(content).hexdigest() != path.stem:
+            raise ValueError("its content does not match its name")
+        return [_parse_source(line) for line in content.splitlines()]
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
 
 
 def _parse_failure(text: bytes) -> Failure:

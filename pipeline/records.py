@@ -96,8 +96,8 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
 def damaged(path: Path, what: str) -> DamagedShardError:
     """The error for a file of the store that is not what was written, and how to heal it."""
     return DamagedShardError(
-        f"{path}: {what}. It is damaged or foreign. Move it to {path.parent.parent / 'lost+found'} and run "
-        "`theworld precompute` with the same flags: what is missing then is made again"
+        f"{path}: {what}. It is damaged or foreign. `theworld cache repair {path.parent.parent} --apply` moves it to "
+        "lost+found; `theworld precompute` with the same flags then makes again what is missing"
     )
 
 

@@ -82,7 +82,7 @@ def open_store(path: Path, *, tolerate_damage: bool = False) -> LatentStore:
     Raises:
         StoreNotFoundError: there is none.
         StoreError: there are several, or it is of a newer format.
-        StoreMismatchError: `latents/zarr.json` describes another array.
+        StoreMismatchError: `latents/zarr.json` describes another array; noted in `damage` where that is tolerated.
         DamagedShardError: `theworld.json` or a commit record is not what was written.
     """
     path = Path(path)
@@ -223,8 +223,12 @@ def _load(path: Path, *, tolerate_damage: bool) -> LatentStore:
         raise StoreError(
             f"{path} is incomplete: {error.filename} is missing. Was the folder copied as a whole?"
         ) from error
-    if store.format == "zarr":
-        _check_array_metadata(store)
+    try:
+        check_array_metadata(store)
+    except StoreMismatchError as error:
+        if not tolerate_damage:
+            raise
+        store.damage += (str(error),)
     return store
 
 
@@ -270,8 +274,14 @@ def _check_size(recipe: Recipe, spec: LatentSpec, *, where: str) -> None:
         raise StoreError(f"{where} asks for latents of shape {(channels, frames, height, width)}: none can be stored")
 
 
-def _check_array_metadata(store: LatentStore) -> None:
-    """`latents/zarr.json` must agree with what the recipe implies; how many samples it states does not matter."""
+def check_array_metadata(store: LatentStore) -> None:
+    """`latents/zarr.json` must agree with what the recipe implies; how many samples it states does not matter.
+
+    Raises:
+        StoreMismatchError: it describes another array, so that other programs read nonsense.
+    """
+    if store.format != "zarr":
+        return
     file = store.path / "latents" / "zarr.json"
     expected = json.loads(store.layout.files(0)["latents/zarr.json"])
     try:

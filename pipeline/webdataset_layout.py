@@ -10,6 +10,7 @@ Sources: POSIX.1-1988 ustar; NEP 1 (the npy format).
 """
 
 import json
+import re
 import tarfile
 from functools import cached_property
 from io import BytesIO
@@ -26,6 +27,7 @@ _BLOCK = tarfile.BLOCKSIZE
 _SUM = slice(148, 156)
 """Of a tar header: the sum of its bytes, in octal digits."""
 _NO_KEY = "0" * KEY_DIGITS
+_NAME = re.compile(r"([0-9]{6,9})\.tar")
 _KEY_FIELD = '{"key":"'
 _NPY_TYPES = {"float16": "<f2", "float32": "<f4", "bfloat16": "<V2"}
 """npy has no name for bfloat16. Two raw bytes fail loudly in arithmetic; an integer type would be silently wrong."""
@@ -48,6 +50,10 @@ class WebDatasetLayout(ShardLayout):
 
     def payload_name(self, shard: int) -> str:
         return f"shards/{shard:06d}.tar"
+
+    def number_of(self, name: str) -> int | None:
+        match = _NAME.fullmatch(name)
+        return int(match[1]) if match and self.payload_name(int(match[1])).endswith(f"/{name}") else None
 
     def trailer(self, rows: int) -> bytes:  # noqa: ARG002 - every tar ends alike
         return bytes(2 * _BLOCK)

@@ -36,6 +36,9 @@ class ZarrLayout(ShardLayout):
     def payload_name(self, shard: int) -> str:
         return f"latents/c/{shard}/0/0/0/0"
 
+    def number_of(self, name: str) -> int | None:
+        return int(name) if name.isascii() and name.isdigit() and name == str(int(name)) else None
+
     def trailer(self, rows: int) -> bytes:
         frames = self.sample_shape[1]
         entries = np.full((self.shard_size * frames, 2), _ABSENT, "<u8")
