@@ -26,7 +26,6 @@ from .records import FORMAT, ShardRecord, read_file, record_number
 SNAPSHOT = "index.safetensors"
 SNAPSHOT_FROM_SHARDS = 64
 """Fewer records are read as fast one by one."""
-_SNAPSHOT_LIMIT_BYTES = 2**34
 _KEY = np.dtype(f"S{KEY_DIGITS // 2}")
 
 Keys = NDArray[np.bytes_]
@@ -173,7 +172,9 @@ def read_snapshot(store: Path, recipe_id: str, shard_size: int, stamps: Mapping[
         None where there is no snapshot of use; whatever is wrong with one costs time, never rows.
     """
     try:
-        tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(read_file(store / SNAPSHOT, _SNAPSHOT_LIMIT_BYTES))
+        # a row here takes less than in the records, whose sizes are known
+        limit = 2**16 + sum(stamp.bytes for stamp in stamps.values())
+        tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(read_file(store / SNAPSHOT, limit))
         seal = tensors.pop("seal")
         table, keys, crcs = (tensors[name] for name in ("shards", "keys", "first_frames_crc32c"))
     except (OSError, ValueError, KeyError, SafetensorError):
@@ -194,6 +195,8 @@ def _consistent(table: NDArray[Any], keys: NDArray[Any], crcs: NDArray[Any], sha
     if (table.dtype, keys.dtype, crcs.dtype) != (np.int64, np.uint8, np.uint32):
         return False
     if (table.shape, keys.shape) != ((len(table), 5), (len(crcs), _KEY.itemsize)) or crcs.ndim != 1 or not len(table):
+        return False
+    if (np.diff(table[:, 0]) <= 0).any():
         return False
     return bool(1 <= table[:, 1].min() <= table[:, 1].max() <= shard_size and table[:, 1].sum() == len(keys))
 
@@ -218,5 +221,5 @@ def _seal(tensors: Mapping[str, NDArray[Any]], recipe_id: str) -> NDArray[np.uin
     digest = xxhash.xxh3_128(f"theworld index {FORMAT} {recipe_id}".encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-        digest.update(np.ascontiguousarray(tensor).data.cast("B"))
+        digest.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
     return np.frombuffer(digest.digest(), np.uint8)

@@ -1,7 +1,8 @@
 """The command line. Thin: parse, call one library function, print. torch and ray load only inside the commands.
 
-Results go to stdout, progress and warnings to stderr. Exit codes: 0 all done; 2 wrong use or configuration, nothing
-written; 3 finished, but more inputs failed than --max-bad allows; 75 interrupted, the same command resumes.
+Results go to stdout, progress and warnings to stderr. Exit codes: 0 all done; 1 damage found; 2 wrong use or
+configuration, nothing written; 3 finished, but more inputs failed than --max-bad allows; 10 not a store; 11 locked;
+75 interrupted, the same command resumes. The commands that look after stores stand in cache_cli.py.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .cache_cli import cache_app
 from .errors import ConfigError, TheWorldError
 
 app = typer.Typer(
@@ -25,6 +27,7 @@ app = typer.Typer(
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cache_app, name="cache")
 worldlet_app = typer.Typer(help="The embedded miniature world.", no_args_is_help=True)
 app.add_typer(worldlet_app, name="worldlet")
 

@@ -162,6 +162,7 @@ def writing(store: Path) -> Generator[None]:
         advice = {
             errno.ENOSPC: "Free some space",
             errno.EDQUOT: "Free some of your quota",
+            errno.EFBIG: "Raise the file size limit (ulimit -f), or make shards smaller (--shard-size)",
             errno.EACCES: "Choose a --cache folder you may write to",
             errno.EPERM: "Choose a --cache folder you may write to",
             errno.EROFS: "Choose a --cache folder you may write to",
@@ -183,10 +184,17 @@ def place_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top
         top: the folder above all payloads; it and every folder below it on the way are synced.
     Returns:
         The number; this writer alone may publish a record for it.
+    Raises:
+        StoreError: a link on the way would lead the payload out of the store.
     """
     number = first
     while True:
         payload = payload_of(number)
+        for folder in payload.parents:
+            if folder.is_symlink() and folder != top:
+                raise StoreError(f"{folder} is a symbolic link inside a store: nothing is written through it")
+            if folder == top:
+                break
         make_folders(payload.parent)
         if place(temp, payload):
             break

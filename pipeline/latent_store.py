@@ -37,7 +37,7 @@ from .latent_spec import LatentSpec, latent_frames
 from .ledger import Failure
 from .payloads import OpenPayloads, Payload
 from .recipe import Recipe
-from .records import ShardRecord, read_record, record_path
+from .records import ShardRecord, holds, read_record, record_path
 from .shard_layout import ShardLayout
 from .shard_writer import ShardWriter
 from .webdataset_layout import WebDatasetLayout
@@ -156,6 +156,11 @@ class LatentStore:
     def bad_records(self) -> Mapping[int, str]:
         """The shards whose record cannot be used, and why."""
         return self._bad
+
+    @property
+    def array_rows(self) -> int:
+        """N of the Zarr array: up to and with the last row of the highest committed shard."""
+        return self._catalog.array_rows
 
     @property
     def next_number(self) -> int:
@@ -328,9 +333,8 @@ class LatentStore:
             samples = self._catalog.array_rows
             with writing(self.path):
                 for name, content in self.layout.files(samples).items():
-                    target = self.path / name
-                    if not target.exists() or target.read_bytes() != content:
-                        replace(self.path / "tmp", target, content)
+                    if not holds(self.path / name, content):
+                        replace(self.path / "tmp", self.path / name, content)
                 if len(self.shards) >= SNAPSHOT_FROM_SHARDS:
                     self._publish_snapshot()
             self.refresh()

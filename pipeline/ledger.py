@@ -16,10 +16,12 @@ from typing import cast
 from .commit import publish, remove, replace
 from .errors import DamagedShardError
 from .keys import is_key
-from .records import FORMAT, damaged, read_file, seal, unseal
+from .records import FORMAT, damaged, open_file, read_file, seal, unseal
 
 _FAILURE_LIMIT_BYTES = 2**20
 _SOURCES_LIMIT_BYTES = 2**32
+_SOURCE_LIMIT_BYTES = 2**16
+"""A line: longer than any path."""
 _SOURCES_NAME = re.compile(r"[0-9a-f]{64}\.jsonl")
 _FAILURE_NAME = re.compile(r"[0-9a-f]{32}\.json")
 
@@ -118,10 +120,15 @@ def _read_failure(path: Path) -> Failure:
 
 def _read_sources(path: Path) -> list[tuple[str, str]]:
     try:
-        content = read_file(path, _SOURCES_LIMIT_BYTES)
-        if hashlib.sha256(content).hexdigest() != path.stem:
+        rows: list[tuple[str, str]] = []
+        digest = hashlib.sha256()
+        with open_file(path, _SOURCES_LIMIT_BYTES) as file:
+            while line := file.readline(_SOURCE_LIMIT_BYTES):
+                digest.update(line)
+                rows.append(_parse_source(line))
+        if digest.hexdigest() != path.stem:
             raise ValueError("its content does not match its name")
-        return [_parse_source(line) for line in content.splitlines()]
+        return rows
     except (ValueError, RecursionError) as error:
         raise damaged(path, str(error)) from error
 

@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, BinaryIO, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -139,10 +139,28 @@ def read_file(path: Path, limit_bytes: int) -> bytes:
         ValueError: not a regular file, or larger than `limit_bytes`.
         OSError: it cannot be read.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        status = os.fstat(file.fileno())
+    with open_file(path, limit_bytes) as file:
+        return file.read(limit_bytes)
+
+
+def holds(path: Path, content: bytes) -> bool:
+    """Whether a regular file has exactly this content."""
+    try:
+        return read_file(path, len(content)) == content
+    except (OSError, ValueError):
+        return False
+
+
+def open_file(path: Path, limit_bytes: int) -> BinaryIO:
+    """A regular file of bounded size, to read. Raises as `read_file`."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
         if status.st_size > limit_bytes:
             raise ValueError(f"it has {status.st_size} bytes, at most {limit_bytes} make sense")
-        return file.read(status.st_size)
+        return os.fdopen(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise

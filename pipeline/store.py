@@ -85,10 +85,30 @@ def open_store(path: Path, *, tolerate_damage: bool = False) -> LatentStore:
         StoreMismatchError: `latents/zarr.json` describes another array; noted in `damage` where that is tolerated.
         DamagedShardError: `theworld.json` or a commit record is not what was written.
     """
-    path = Path(path)
-    if not _is_store(path):
-        path = _only_store(path)
-    return _load(path, tolerate_damage=tolerate_damage)
+    return _load(resolve_store(Path(path)), tolerate_damage=tolerate_damage)
+
+
+def load_store(path: Path) -> LatentStore:
+    """Open just this store, whatever its state: for who looks after stores. Damage is listed, not raised.
+
+    Raises:
+        StoreNotFoundError: there is none.
+        StoreError: it is of a newer format.
+        DamagedShardError: `theworld.json` is not what was written.
+    """
+    if not is_store(path):
+        raise StoreNotFoundError(f"{path} is not a store: it holds no theworld.json")
+    return _load(path, tolerate_damage=True)
+
+
+def resolve_store(path: Path) -> Path:
+    """The store at a path, or the only one in a cache folder.
+
+    Raises:
+        StoreNotFoundError: there is none.
+        StoreError: there are several.
+    """
+    return path if is_store(path) else _only_store(path)
 
 
 def find_store(cache: Path, recipe: Recipe) -> LatentStore | None:
@@ -109,7 +129,7 @@ def find_stores(cache: Path) -> list[Path]:
     """The stores directly inside a cache folder, by name; none where the folder does not exist."""
     if not cache.is_dir():
         return []
-    return sorted(path for path in cache.iterdir() if _is_store(path))
+    return sorted(path for path in cache.iterdir() if is_store(path))
 
 
 def create_store(
@@ -301,7 +321,8 @@ def check_array_metadata(store: LatentStore) -> None:
 _REBUILD = "`theworld cache repair STORE --apply` moves it to lost+found and makes it again from the records"
 
 
-def _is_store(path: Path) -> bool:
+def is_store(path: Path) -> bool:
+    """Whether a folder is a store, in whatever state."""
     return (path / "theworld.json").is_file()
 
 

@@ -1,0 +1,212 @@
+"""Copying latents between stores of one recipe: another format, a part of a store, several machines' work in one.
+
+A copy goes key by key through the same reads and the same commit as everything else: bits are checked on the way, a
+key already there is not copied again, and a copy that was cut goes on where it stopped. So it can be repeated at will.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .commit import publish, writing
+from .errors import ConfigError, DamagedShardError, StoreMismatchError
+from .keys import is_key
+from .latent_store import LatentStore, StoreFormat
+from .progress import Progress
+from .recipe import difference
+from .records import ShardRecord, read_file, read_record
+from .store import create_store, is_store, load_store
+
+_KEYS_LIMIT_BYTES = 2**31
+_PROMPT, _PROMPT_LIMIT_BYTES = "prompt.safetensors", 2**28
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What one store gave to another."""
+
+    source: Path
+    copied: int
+    present: int
+    """Keys the target had already."""
+    damaged: tuple[str, ...]
+    """One message per sample that could not be read; the others were copied."""
+
+
+def export(
+    source: LatentStore,
+    cache: Path,
+    *,
+    format: StoreFormat | None = None,
+    keys: Sequence[str] | None = None,
+    shard_size: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[LatentStore, Copied]:
+    """Copy a store, or a part of it, into another cache folder.
+
+    Args:
+        format: None keeps the source's.
+        keys: copy only these; None copies all.
+        shard_size: of a new store; None keeps the source's.
+    Returns:
+        The store in `cache`, which has the same recipe id, and what was copied.
+    Raises:
+        MissingLatentError: a key is not in the source.
+        StoreMismatchError: the cache folder holds this recipe in another format.
+        StoreError: the folder cannot be written.
+        ConfigError: `cache` is where the source is.
+    """
+    if cache.resolve() == source.path.parent.resolve():
+        raise ConfigError(f"{source.path} is in {cache} already, and a cache folder holds a recipe once. Name another")
+    if keys is not None:
+        source.rows_of(keys)
+    target = create_store(
+        cache,
+        source.recipe,
+        source.spec,
+        label=_label(source),
+        shard_size=shard_size or source.shard_size,
+        format=format or source.format,
+    )
+    return target, copy(source, target, keys=keys, progress=progress)
+
+
+def merge(target: Path, sources: Sequence[LatentStore], *, progress: Progress | None = None) -> list[Copied]:
+    """Bring the work of several machines together: copy into a cache folder, or a store, what it does not have yet.
+
+    Args:
+        target: a store of the same recipe, or a cache folder, in which one is made if need be.
+    Raises:
+        StoreMismatchError: the stores are of different recipes; nothing was copied then.
+        StoreError: the target cannot be written.
+    """
+    first = sources[0]
+    into_store = is_store(target)
+    for other in [*sources[1:], *([load_store(target)] if into_store else [])]:
+        _require_same(first, other)
+    store = create_store(
+        target.parent if into_store else target,
+        first.recipe,
+        first.spec,
+        label=_label(first),
+        shard_size=first.shard_size,
+    )
+    others = [source for source in sources if source.path.resolve() != store.path.resolve()]
+    return [copy(source, store, progress=progress) for source in others]
+
+
+def copy(
+    source: LatentStore, target: LatentStore, *, keys: Sequence[str] | None = None, progress: Progress | None = None
+) -> Copied:
+    """Copy latents that `target` does not have, with what is known of their making, sources and failures.
+
+    Raises:
+        StoreMismatchError: another recipe or latent space.
+        MissingLatentError: a key is not in the source.
+        StoreError: the target cannot be written.
+    """
+    _require_same(source, target)
+    wanted = list(source.keys if keys is None else dict.fromkeys(keys))
+    if wanted:
+        source.rows_of(wanted)
+    missing = [key for key, there in zip(wanted, target.holds(wanted), strict=True) if not there]
+    damaged: list[str] = []
+    with (progress or Progress.silent()).bar("copy", total=len(missing), unit="samples") as bar:
+        for start in range(0, len(missing), target.shard_size):
+            part = missing[start : start + target.shard_size]
+            damaged += _copy_shard(source, target, part)
+            bar.advance(len(part), failed=len(damaged))
+    _copy_log(source, target, set(wanted))
+    target.publish()
+    return Copied(source.path, len(missing) - len(damaged), len(wanted) - len(missing), tuple(damaged))
+
+
+def read_keys(file: Path) -> list[str]:
+    """Keys from a text file, one a line.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is no key.
+    """
+    try:
+        lines = read_file(file, _KEYS_LIMIT_BYTES).decode("utf-8").split()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read as a list of keys: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not is_key(line):
+            raise ConfigError(f"{file}, entry {number}: {line[:80]!r} is not a key (32 hexadecimal digits)")
+    return lines
+
+
+def keys_of_sources(store: LatentStore, pattern: str) -> list[str]:
+    """The keys here whose source matches a regular expression somewhere.
+
+    Raises:
+        ConfigError: the expression is wrong, or nothing matches.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"{pattern!r} is not a regular expression: {error}") from error
+    found = {key for source, keys in store.sources().items() if expression.search(source) for key in keys}
+    here = [key for key in store.keys if key in found]
+    if not here:
+        raise ConfigError(f"no source of {store.path} with a latent matches {pattern!r}")
+    return here
+
+
+def _label(store: LatentStore) -> str:
+    """What leads the name of its folder."""
+    name = store.path.resolve().name.removesuffix(f"-{store.recipe.id[:12]}")
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-")[:80] or "store"
+
+
+def _copy_shard(source: LatentStore, target: LatentStore, keys: Sequence[str]) -> list[str]:
+    damaged: list[str] = []
+    origins: dict[int, int] = {}
+    buffer = source.buffer(1)
+    with target.new_shard() as shard:
+        for key, row in zip(keys, source.rows_of(keys), strict=True):
+            try:
+                shard.add(key, source.read_rows(np.array([row]), buffer)[0])
+            except DamagedShardError as error:
+                damaged.append(str(error))
+                continue
+            number = int(row) // source.shard_size
+            origins[number] = origins.get(number, 0) + 1
+        if len(shard):
+            shard.commit({"copied_from": [_origin(source, number, rows) for number, rows in sorted(origins.items())]})
+    return damaged
+
+
+def _origin(source: LatentStore, number: int, rows: int) -> dict[str, Any]:
+    """What a copied shard remembers of one it took rows from: who made them, with what."""
+    record: ShardRecord = read_record(source.path, number, source.recipe.id)
+    return {"sha256": record.sha256, "rows": rows, "created": record.created, "facts": record.facts}
+
+
+def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
+    target.record_sources((name, key) for name, of in source.sources().items() for key in of if key in keys)
+    known = {failure.file_name for failure in target.failures()}
+    for failure in source.failures():
+        if failure.file_name not in known and (failure.key is None or failure.key not in target):
+            target.record_failure(failure)
+    for failure in target.failures():
+        if failure.key is not None and failure.key in target:
+            target.clear_failure(failure)
+    if (source.path / _PROMPT).is_file() and not (target.path / _PROMPT).exists():
+        with writing(target.path):
+            publish(target.path / "tmp", target.path / _PROMPT, read_file(source.path / _PROMPT, _PROMPT_LIMIT_BYTES))
+
+
+def _require_same(one: LatentStore, other: LatentStore) -> None:
+    if fields := difference(one.recipe, other.recipe):
+        what = ", ".join(f"{name}: {ours} there, {theirs} here" for name, (ours, theirs) in fields.items())
+        raise StoreMismatchError(f"{one.path} and {other.path} are of different recipes ({what}): latents never mix")
+    if one.spec != other.spec:
+        raise StoreMismatchError(f"{one.path} and {other.path} are of different latent spaces: latents never mix")
