@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ import zarr
 from PIL import Image
 
 from tests.miniature import save_mini_world
-from theworld.pipeline.errors import ConfigError, WorldModelError
+from theworld.pipeline.errors import ConfigError, StoreMismatchError, WorldModelError
 from theworld.pipeline.keys import key_of_file
+from theworld.pipeline.progress import Progress
 from theworld.pipeline.store import open_store
-from theworld.precompute import worker
+from theworld.precompute import job, worker
 from theworld.precompute.config import PrecomputeConfig
 from theworld.precompute.cosmos import CosmosWorld
 from theworld.precompute.images import load_image
@@ -100,6 +102,42 @@ def test_a_second_run_does_nothing_and_a_third_only_the_new_image(tmp_path: Path
     third = run_precompute(settings)
     assert (third.written, third.plan.done) == (1, 3)
     assert len(open_store(first.store)) == 4
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_both_formats_hold_the_same_bits_in_every_dtype(tmp_path: Path, world: Path, dtype: str) -> None:
+    images = make_images(tmp_path / "in", 5)
+    reports = [
+        run_precompute(config(images, tmp_path / format, world, format=format, dtype=dtype))
+        for format in ("zarr", "webdataset")
+    ]
+    assert [open_store(report.store).format for report in reports] == ["zarr", "webdataset"]
+    assert all_latents(reports[0]) == all_latents(reports[1])
+    with pytest.raises(StoreMismatchError, match="cache export"):
+        run_precompute(config(images, tmp_path / "zarr", world, format="webdataset", dtype=dtype))
+    again = run_precompute(config(images, tmp_path / "webdataset", world, dtype=dtype))  # what the store is, it stays
+    assert (again.store, again.plan.done) == (reports[1].store, 5)
+
+
+def test_shards_are_numbered_by_the_plan_whoever_finishes_first(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(tmp_path / "in", 10)  # two shards of four, then one of two
+    monkeypatch.setattr(job, "deque", lambda tasks: deque(reversed(tasks)))
+    report = run_precompute(config(images, tmp_path / "cache", world, shard_size=4))
+    store = open_store(report.store)
+    assert [(record.shard, record.rows) for record in store.records()] == [(0, 4), (1, 4), (2, 2)]
+    assert zarr.open(report.store, mode="r")["latents"].shape[0] == 10
+
+
+def test_a_full_disk_is_foreseen_in_words_and_not_refused(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(job, "_free_bytes", lambda _: 10)
+    settings = config(make_images(tmp_path / "in", 1), tmp_path / "cache", world)
+    report = run_precompute(settings, progress=Progress.on_stderr())
+    assert report.written == 1
+    assert "free in" in capsys.readouterr().err
 
 
 def test_duplicates_share_one_rollout(tmp_path: Path, world: Path) -> None:
@@ -271,6 +309,15 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, world: Path) -> None:
     report = run_precompute(config(make_images(tmp_path / "in", 3), tmp_path / "cache", world, dry_run=True))
     assert len(report.plan.todo) == 3
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_dry_run_over_the_embedded_scenes_writes_nothing_either(tmp_path: Path) -> None:
+    settings = PrecomputeConfig(cache=tmp_path / "cache", scenes=3, dry_run=True, in_process=True)
+    dry = run_precompute(settings)
+    assert list(tmp_path.iterdir()) == []
+    assert len(dry.plan.todo) == 3
+    wet = run_precompute(settings.model_copy(update={"dry_run": False}))
+    assert {sample.key for sample in wet.plan.todo} == {sample.key for sample in dry.plan.todo}
 
 
 def test_no_images_at_the_place_named_is_said_before_anything_is_written(tmp_path: Path, world: Path) -> None:

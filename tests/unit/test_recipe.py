@@ -8,6 +8,7 @@ from theworld.pipeline.errors import RecipeError
 from theworld.pipeline.keys import is_key, key_of_bytes, noise_seed
 from theworld.pipeline.latent_spec import latent_frames, video_frames
 from theworld.pipeline.recipe import Recipe, difference, parse_recipe
+from theworld.precompute.config import PrecomputeConfig
 
 BASE = {"world": "sha256:" + "0" * 64, "height": 64, "width": 96}
 
@@ -101,3 +102,32 @@ def test_noise_belongs_to_seed_key_and_draw(seed: int, draw: int) -> None:
 
 def test_the_noise_seed_never_changes() -> None:
     assert noise_seed(0, "0" * 32, 0) == 6156702263738247886
+
+
+# What a job's setting does to the latents. A new setting without a line here fails the test below.
+INTO_RECIPE = {
+    "world": "world",
+    "steps": "rollout_steps",
+    "stride": "stride",
+    "size": "height, width",
+    "fit": "fit",
+    "denoise_steps": "denoise_steps",
+    "guidance": "guidance",
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "seed": "seed",
+    "compute_dtype": "compute_dtype",
+    "dtype": "dtype",
+}
+NO_EFFECT_ON_LATENTS = {
+    *("images", "scenes", "cache", "limit", "guardrail", "device", "workers", "batch_size", "format", "shard_size"),
+    *("in_process", "dry_run", "retry_failed", "max_bad"),
+}
+DECIDED_BY_THE_CODE = {"kind", "image_rules", "solver", "fps", "draw", "engine"}
+
+
+def test_every_setting_either_enters_the_recipe_or_changes_no_latent() -> None:
+    assert set(PrecomputeConfig.model_fields) == INTO_RECIPE.keys() | NO_EFFECT_ON_LATENTS
+    assert not INTO_RECIPE.keys() & NO_EFFECT_ON_LATENTS
+    entered = {field for fields in INTO_RECIPE.values() for field in fields.split(", ")}
+    assert set(Recipe.model_fields) == entered | DECIDED_BY_THE_CODE
