@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import ConfigError, StoreError, StoreNotFoundError
+from .errors import ConfigError, StoreNotFoundError, TheWorldError
 
 cache_app = typer.Typer(
     help="List, check, repair and convert stores of latents.",
@@ -45,7 +45,7 @@ def list_(
     for path in paths:
         try:
             store = load_store(path)
-        except StoreError as error:  # one bad store must not hide the others
+        except TheWorldError as error:  # one bad store must not hide the others
             bad = True
             typer.secho(f"error: {error}", err=True, fg="red")
             continue
@@ -249,8 +249,10 @@ def export(
     source = _open(store, tolerate_damage=True)
     wanted = read_keys(keys) if keys else None
     if match is not None:
-        matching = keys_of_sources(source, match)
-        wanted = matching if wanted is None else [key for key in wanted if key in set(matching)]
+        matching = set(keys_of_sources(source, match))
+        wanted = [key for key in (source.keys if wanted is None else wanted) if key in matching]
+    if wanted == []:
+        raise ConfigError("no key is left to export: --keys is empty, or none of them matches --match")
     target, copied = run_export(
         source, cache, format=format, keys=wanted, shard_size=shard_size, progress=Progress.on_stderr()
     )

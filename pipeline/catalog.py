@@ -71,8 +71,10 @@ def record_stamps(store: Path) -> dict[int, Stamp]:
                 continue
             try:
                 status = entry.stat()
-            except FileNotFoundError:  # moved away meanwhile
-                continue
+            except OSError:
+                if entry.is_symlink():  # to nothing, or to itself: reading it will say so
+                    stamps[number] = Stamp(0, 0)
+                continue  # else moved away meanwhile
             stamps[number] = Stamp(status.st_size, status.st_mtime_ns)
     return stamps
 

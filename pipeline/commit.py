@@ -16,7 +16,7 @@ import errno
 import os
 import secrets
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import StoreError, TheWorldError
@@ -184,26 +184,28 @@ def place_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top
         top: the folder above all payloads; it and every folder below it on the way are synced.
     Returns:
         The number; this writer alone may publish a record for it.
-    Raises:
-        StoreError: a link on the way would lead the payload out of the store.
     """
     number = first
+    make_folders(top)
     while True:
         payload = payload_of(number)
-        for folder in payload.parents:
-            if folder.is_symlink() and folder != top:
-                raise StoreError(f"{folder} is a symbolic link inside a store: nothing is written through it")
-            if folder == top:
-                break
-        make_folders(payload.parent)
-        if place(temp, payload):
-            break
+        if not link_on_the_way(payload, top):
+            with suppress(FileExistsError, NotADirectoryError):  # a stray file where a folder belongs
+                make_folders(payload.parent)
+                if place(temp, payload):
+                    break
         number += 1
     for folder in payload.parents:  # also those another writer made and may not have synced yet
         sync_folder(folder)
         if folder == top:
             break
     return number
+
+
+def link_on_the_way(path: Path, top: Path) -> Path | None:
+    """The first symbolic link among the folders from `top` down to a file: it may lead out of the store."""
+    folders = [folder for folder in reversed(path.parents) if folder.is_relative_to(top)]
+    return next((folder for folder in folders if folder.is_symlink()), None)
 
 
 def publish_record(store: Path, record: ShardRecord) -> None:

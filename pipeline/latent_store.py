@@ -37,7 +37,7 @@ from .latent_spec import LatentSpec, latent_frames
 from .ledger import Failure
 from .payloads import OpenPayloads, Payload
 from .recipe import Recipe
-from .records import ShardRecord, holds, read_record, record_path
+from .records import ShardRecord, holds, read_record, record_path, unreadable
 from .shard_layout import ShardLayout
 from .shard_writer import ShardWriter
 from .webdataset_layout import WebDatasetLayout
@@ -120,7 +120,7 @@ class LatentStore:
         self._recipe_id = recipe.id
         self._catalog = Catalog({}, shard_size)
         self._keys: tuple[str, ...] | None = None
-        self._bad: dict[int, str] = {}
+        self._bad: dict[int, tuple[Stamp, str]] = {}
         self._payloads = OpenPayloads(partial(self.layout.payload_path, path))
         self._lock = threading.Lock()
         self.refresh()
@@ -155,7 +155,7 @@ class LatentStore:
     @property
     def bad_records(self) -> Mapping[int, str]:
         """The shards whose record cannot be used, and why."""
-        return self._bad
+        return {number: message for number, (_, message) in self._bad.items()}
 
     @property
     def array_rows(self) -> int:
@@ -216,7 +216,7 @@ class LatentStore:
             stamps = record_stamps(self.path)
             known = self._catalog.shards
             gone = {n for n, shard in known.items() if stamps.get(n) != shard.stamp}
-            self._bad = {n: message for n, message in self._bad.items() if n in stamps}
+            self._bad = {n: bad for n, bad in self._bad.items() if stamps.get(n) == bad[0]}
             if not known:
                 snapshot = read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)
                 if snapshot is not None:
@@ -230,7 +230,7 @@ class LatentStore:
                 self._catalog = self._catalog.with_shards(new)
             if gone or new:
                 self._keys = None
-            self.damage = tuple(self._bad[number] for number in sorted(self._bad))
+            self.damage = tuple(self._bad[number][1] for number in sorted(self._bad))
 
     def read(
         self, keys: Sequence[str], *, rollout_steps: int | None = None, out: NDArray[Any] | None = None
@@ -291,6 +291,7 @@ class LatentStore:
             (len(rows), C, 1 + K, H, W): the first of `buffer.latents`, valid until the buffer is used again.
         Raises:
             DamagedShardError: bytes on disk are not the bytes committed.
+            StoreError: a payload cannot be opened by this user, or now.
             LatentShapeError: the buffer is too small.
         """
         if len(rows) > len(buffer):
@@ -402,7 +403,7 @@ class LatentStore:
             except DamagedShardError as error:
                 if not self._tolerate_damage:
                     raise
-                self._bad[number] = str(error)
+                self._bad[number] = stamps[number], str(error)
         return shards
 
     def _open(self, number: int) -> Payload:
@@ -411,8 +412,11 @@ class LatentStore:
             raise self._damaged(number, "its record was moved away while it was read")
         try:
             return self._payloads.open(shard)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise self._damaged(number, str(error)) from error
+        except OSError as error:
+            other = unreadable(self.payload_path(number), number, error)
+            raise (self._damaged(number, str(error)) if isinstance(other, DamagedShardError) else other) from error
 
     def _read_slowly(self, payload: Payload, place: int, memory: memoryview, offset: int) -> None:
         """A read came back short: go on until the bytes are there or the file has ended."""

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .catalog import SNAPSHOT, record_stamps
-from .commit import TempFile, place, remove, sync_folder, writing
+from .commit import TempFile, link_on_the_way, place, remove, sync_folder, writing
 from .errors import DamagedShardError, StoreLockedError
 from .progress import Progress
-from .store import load_store, refuse_links
+from .store import load_store, make_own_folders
 from .verify import Finding, Level, Verification, verify
 
 GRACE_S = 14 * 24 * 3600
@@ -100,7 +100,8 @@ def gc(path: Path, *, apply: bool, grace_s: float = GRACE_S) -> Sweep:
 def _moves(verification: Verification) -> tuple[tuple[Path, ...], tuple[Finding, ...]]:
     unhealed = tuple(f for f in verification.damage if f.what == "manifest")
     files = [file for f in verification.damage if f not in unhealed for file in f.paths]
-    return tuple(file for file in dict.fromkeys(files) if os.path.lexists(file)), unhealed
+    own = (link_on_the_way(file, verification.store) or file for file in files)  # a link itself, never where it leads
+    return tuple(file for file in dict.fromkeys(own) if os.path.lexists(file)), unhealed
 
 
 def _set_aside(store: Path, file: Path) -> None:
@@ -109,7 +110,7 @@ def _set_aside(store: Path, file: Path) -> None:
     number = 0
     while True:
         target = store / "lost+found" / (f"{stem}.{number}" if number else stem)
-        if file.is_dir() and not file.is_symlink():  # no hard links to folders
+        if file.is_dir() or file.is_symlink():  # these have no hard links
             if not os.path.lexists(target):
                 os.rename(file, target)  # noqa: PTH104
                 break
@@ -119,6 +120,7 @@ def _set_aside(store: Path, file: Path) -> None:
             break
         number += 1
     sync_folder(target.parent)
+    sync_folder(file.parent)
 
 
 def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
@@ -128,13 +130,16 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
             f"{next(iter(store.bad_records.values()))} Until then it is not known which payloads are in use, so "
             "nothing is deleted"
         )
-    refuse_links(path)
     # payloads first: one whose record appears between the two listings is in use
     payloads = store.layout.payload_numbers(path)
     orphans = sorted(payloads - record_stamps(path).keys())
     old: list[tuple[Path, int]] = []
     young = 0
-    for file in [*_entries(path / "tmp"), *(store.payload_path(number) for number in orphans)]:
+    payloads_top = path / store.layout.payload_folder
+    unnamed = [store.payload_path(number) for number in orphans]
+    for file in [*_entries(path / "tmp"), *unnamed]:
+        if link_on_the_way(file, payloads_top):  # not a file of this store
+            continue
         try:
             status = file.lstat()
         except FileNotFoundError:  # its writer has finished with it
@@ -158,7 +163,8 @@ def _entries(folder: Path) -> Iterable[Path]:
 def _alone(store: Path) -> Generator[None]:
     """Keep a second repair or gc away. Writers need not be: they and gc get along by age, they and repair by names."""
     load_store(store)
-    refuse_links(store)
+    with writing(store):
+        make_own_folders(store)
     fd = os.open(store / "commits", os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:

@@ -4,6 +4,7 @@ Lives here: the sealed record that makes a shard visible, its checks, and the re
 Elsewhere: making them appear (commit.py).
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Annotated, Any, BinaryIO, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from .errors import DamagedShardError
+from .errors import DamagedShardError, StoreError
 from .keys import KEY_DIGITS
 
 FORMAT = 1
@@ -78,6 +79,7 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
     Raises:
         DamagedShardError: the file is not what was committed.
         FileNotFoundError: somebody moved it away.
+        StoreError: it cannot be read by this user, or now.
     """
     path = record_path(store, number)
     try:
@@ -90,6 +92,10 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
         raise damaged(path, validation_summary(error)) from error
     except ValueError as error:
         raise damaged(path, str(error)) from error
+    except OSError as error:
+        if error.errno == errno.ENOENT and not path.is_symlink():
+            raise
+        raise unreadable(path, number, error) from error
     return record
 
 
@@ -98,6 +104,20 @@ def damaged(path: Path, what: str) -> DamagedShardError:
     return DamagedShardError(
         f"{path}: {what}. It is damaged or foreign. `theworld cache repair {path.parent.parent} --apply` moves it to "
         "lost+found; `theworld precompute` with the same flags then makes again what is missing"
+    )
+
+
+_DAMAGE = {errno.ENOENT, errno.EIO, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EUCLEAN}
+
+
+def unreadable(path: Path, shard: int | None, error: OSError) -> StoreError:
+    """The error for a file that cannot be opened or read: damage, or only rights and limits of who reads."""
+    if error.errno in _DAMAGE:
+        return damaged(path, error.strerror or str(error))
+    what = "" if shard is None else f" (shard {shard})"
+    return StoreError(
+        f"{path}{what} cannot be read: {error.strerror or error}. The file may well be sound: check your rights, the "
+        "mount and the limits of this process (ulimit), then run the same command again"
     )
 
 

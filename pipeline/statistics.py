@@ -5,7 +5,7 @@ Axes:  B sample   C channel   T latent frame   K rollout step   H, W latent row,
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ SAMPLES = 256
 _FROZEN = 0.01
 """A rollout that moves less than this share of its own spread from frame to frame stands still."""
 _SCALE = (0.3, 3.0)
-"""Standard deviations that standardised latents may have; raw Wan latents reach 3 to 5 in most channels."""
+"""Standard deviations that standardised latents may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,7 @@ class Summary:
     worker_seconds: float
     """Of rollouts, by all workers together, as far as the records say."""
     made_by: dict[str, int]
-    """Host, device and versions -> shards."""
+    """Host, device and versions -> rows."""
     looked_into: int
     channel_mean: tuple[float, ...]
     channel_std: tuple[float, ...]
@@ -60,7 +60,7 @@ class Summary:
     def lines(self) -> list[str]:
         """As a person reads it."""
         numbers = [f"{name} {value}" for name, value in self.recipe.items() if value is not None]
-        origin = [f"  {shards} shards by {maker}" for maker, shards in self.made_by.items()]
+        origin = [f"  {rows} rows by {maker}" for maker, rows in self.made_by.items()]
         rows = [
             f"{self.path}",
             f"  recipe {self.recipe_id}",
@@ -93,6 +93,11 @@ def summarise(store: LatentStore, *, samples: int = SAMPLES) -> Summary:
     chosen = [keys[int(at)] for at in np.linspace(0, len(keys) - 1, min(samples, len(keys)))]
     moments = _moments(store, chosen)
     created = sorted(record.created for record in records)
+    origins = _origins(records)
+    made_by: dict[str, float] = {}
+    for origin in origins:
+        maker = _maker(origin.facts)
+        made_by[maker] = made_by.get(maker, 0.0) + origin.rows
     return Summary(
         path=str(store.path),
         recipe_id=store.recipe.id,
@@ -107,8 +112,8 @@ def summarise(store: LatentStore, *, samples: int = SAMPLES) -> Summary:
         failures=len(store.failures()),
         first_created=created[0] if created else None,
         last_created=created[-1] if created else None,
-        worker_seconds=round(sum(map(_rollout_seconds, _origins(records))), 1),
-        made_by=dict(Counter(map(_maker, _origins(records))).most_common()),
+        worker_seconds=round(sum(origin.seconds for origin in origins), 1),
+        made_by={maker: round(rows) for maker, rows in sorted(made_by.items(), key=lambda item: -item[1])},
         looked_into=len(chosen),
         channel_mean=tuple(moments.mean.round(4).tolist()),
         channel_std=tuple(moments.std.round(4).tolist()),
@@ -154,9 +159,9 @@ def _warnings(store: LatentStore, moments: _Moments) -> list[str]:
             "Is the horizon long enough, and are these images the world model knows how to move?"
         )
     overall = float(np.sqrt(np.mean(np.square(moments.std))))
-    if not _SCALE[0] <= overall <= _SCALE[1]:
+    if not _SCALE[0] <= overall <= _SCALE[1] or _look_raw(moments.std, np.array(store.spec.std)):
         found.append(
-            f"the latents' standard deviation is {overall:.3g}, standardised ones have about 1: "
+            f"the latents' standard deviation is {overall:.3g}, standardised ones have about 1 in every channel: "
             "were raw latents stored, or the wrong mean and std used?"
         )
     if flat := np.flatnonzero(moments.std < 1e-3).tolist():
@@ -164,28 +169,48 @@ def _warnings(store: LatentStore, moments: _Moments) -> list[str]:
     return found
 
 
-def _origins(records: list[ShardRecord]) -> list[dict[str, JsonValue]]:
-    """The facts of who rolled out, also of shards that were copied."""
-    found: list[dict[str, JsonValue]] = []
-    rest = [record.facts for record in records]
+def _look_raw(std: NDArray[np.float64], raw: NDArray[np.float64]) -> bool:
+    """Whether the channels' deviations are nearer to those of raw latents than to 1."""
+    seen = np.log(np.maximum(std, 1e-12))
+    return bool(np.abs(np.log(raw)).mean() > 0.1 and np.abs(seen - np.log(raw)).sum() < np.abs(seen).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Rows of one rollout job's shard, wherever they are now."""
+
+    facts: Mapping[str, JsonValue]
+    rows: float
+    share: float
+    """Of that shard."""
+
+    @property
+    def seconds(self) -> float:
+        seconds = self.facts.get("seconds")
+        value = seconds.get("rollout") if isinstance(seconds, dict) else None
+        return self.share * float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def _origins(records: list[ShardRecord]) -> list[_Origin]:
+    """Who rolled out what, also in shards that were copied, and copied again."""
+    found: list[_Origin] = []
+    rest = [_Origin(record.facts, record.rows, 1.0) for record in records]
     while rest:
-        facts = rest.pop()
-        copied = facts.get("copied_from")
-        if isinstance(copied, list):
-            parts = [part.get("facts") for part in copied if isinstance(part, dict)]
-            rest += [part for part in parts if isinstance(part, dict)]
-        else:
-            found.append(facts)
+        origin = rest.pop()
+        copied = origin.facts.get("copied_from")
+        if not isinstance(copied, list):
+            found.append(origin)
+            continue
+        for part in copied:
+            if not isinstance(part, dict):
+                continue
+            facts, rows, of_rows = part.get("facts"), part.get("rows"), part.get("of_rows")
+            if isinstance(facts, dict) and isinstance(rows, int) and isinstance(of_rows, int) and of_rows > 0:
+                rest.append(_Origin(facts, rows * origin.share, rows / of_rows * origin.share))
     return found
 
 
-def _rollout_seconds(facts: dict[str, JsonValue]) -> float:
-    seconds = facts.get("seconds")
-    value = seconds.get("rollout") if isinstance(seconds, dict) else None
-    return float(value) if isinstance(value, (int, float)) else 0.0
-
-
-def _maker(facts: dict[str, JsonValue]) -> str:
+def _maker(facts: Mapping[str, JsonValue]) -> str:
     versions = facts.get("versions")
     parts = [str(facts[name]) for name in ("host", "device") if name in facts]
     if isinstance(versions, dict):

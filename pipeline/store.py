@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -28,6 +29,7 @@ from .errors import (
     ConfigError,
     DamagedShardError,
     LatentShapeError,
+    RecipeError,
     StoreError,
     StoreMismatchError,
     StoreNotFoundError,
@@ -35,7 +37,7 @@ from .errors import (
 from .latent_spec import LatentSpec
 from .latent_store import LatentStore, StoreFormat, layout_of
 from .recipe import Recipe, difference, parse_recipe
-from .records import FORMAT, Sha256, read_file, seal, unseal, validation_summary
+from .records import FORMAT, Sha256, read_file, seal, unreadable, unseal, validation_summary
 
 __all__ = ["LatentStore", "StoreFormat", "create_store", "find_store", "find_stores", "open_store"]
 
@@ -179,17 +181,45 @@ def create_store(
         )
     if format not in (None, store.format):
         raise StoreMismatchError(
-            f"{path} holds this recipe as {store.format} already. Go on without --format, choose another --cache "
-            f"folder, or convert it: theworld cache export {path} FOLDER --format {format}"
+            f"{path} holds this recipe as {store.format} already. Use --format {store.format}, choose another folder, "
+            f"or convert it: theworld cache export {path} FOLDER --format {format}"
         )
     return store
 
 
-def _lay_out(path: Path, manifest: _Manifest) -> None:
-    """Make what is missing of a store, whoever began it, and prove that files can be placed in it."""
-    refuse_links(path)
+def open_to_write(path: Path) -> LatentStore:
+    """Open just this store, to add to it; as `load_store`, and what is missing of its folders is made.
+
+    Raises:
+        StoreNotFoundError, DamagedShardError: as `load_store`.
+        StoreError: the folder cannot be written to.
+    """
+    load_store(path)
+    with writing(path):
+        _lay_out(path, _read_manifest(path))
+    return load_store(path)
+
+
+def make_own_folders(path: Path) -> None:
+    """The folders every store has. A copy may have left out the empty ones.
+
+    Raises:
+        StoreError: one is a link, which could lead what is written here anywhere.
+        OSError: one cannot be made.
+    """
+    for name in (*_FOLDERS, "latents", "latents/c", "shards"):
+        if (path / name).is_symlink():
+            raise StoreError(
+                f"{path / name} is a symbolic link, so nothing is written into this store. If the link is yours, put "
+                "the folder itself there, or link the whole store instead"
+            )
     for name in _FOLDERS:
         make_folders(path / name)
+
+
+def _lay_out(path: Path, manifest: _Manifest) -> None:
+    """Make what is missing of a store, whoever began it, and prove that files can be placed in it."""
+    make_own_folders(path)
     tmp = path / "tmp"
     publish(tmp, path / "theworld.json", seal(manifest.model_dump(mode="json")))
     winner = _read_manifest(path)
@@ -205,20 +235,6 @@ def _lay_out(path: Path, manifest: _Manifest) -> None:
         if not (path / name).exists():
             publish(tmp, path / name, content)
     self_test(tmp)
-
-
-def refuse_links(path: Path) -> None:
-    """Before anything is written into a store that may come from anywhere: its folders must be its own.
-
-    Raises:
-        StoreError: one of them is a link, which could lead what is written here anywhere.
-    """
-    for name in (*_FOLDERS, "latents", "latents/c", "shards"):
-        if (path / name).is_symlink():
-            raise StoreError(
-                f"{path / name} is a symbolic link, so nothing is written into this store. If the link is yours, put "
-                "the folder itself there, or link the whole store instead"
-            )
 
 
 def _path_of(cache: Path, recipe: Recipe) -> Path | None:
@@ -266,11 +282,16 @@ def _read_manifest(path: Path) -> _Manifest:
         raise _damaged_manifest(file, validation_summary(error)) from error
     except (ValueError, AttributeError, RecursionError) as error:
         raise _damaged_manifest(file, str(error)) from error
+    except OSError as error:
+        raise unreadable(file, None, error) from error
 
 
 def _meaning(manifest: _Manifest, path: Path) -> tuple[Recipe, LatentSpec]:
     file = path / "theworld.json"
-    recipe = parse_recipe(manifest.recipe, where=str(file))
+    try:
+        recipe = parse_recipe(manifest.recipe, where=str(file))
+    except RecipeError as error:
+        raise StoreError(f"{error}. Was it written by another version of theworld?") from error
     if recipe.id != manifest.recipe_id:
         raise _damaged_manifest(file, f"it states recipe {manifest.recipe_id[:12]}, its fields are {recipe.id[:12]}")
     try:
@@ -322,8 +343,13 @@ _REBUILD = "`theworld cache repair STORE --apply` moves it to lost+found and mak
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder is a store, in whatever state."""
-    return (path / "theworld.json").is_file()
+    """Whether a folder is a store, in whatever state; so may be one that this user may not look into."""
+    try:
+        return stat.S_ISREG((path / "theworld.json").stat().st_mode)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def _only_store(cache: Path) -> Path:
@@ -331,7 +357,7 @@ def _only_store(cache: Path) -> Path:
     if len(stores) == 1:
         return stores[0]
     if stores:
-        choices = "".join(f"\n    theworld train {path}" for path in stores)
+        choices = "".join(f"\n    {path}" for path in stores)
         raise StoreError(f"{cache} holds {len(stores)} stores. Name the one you mean:{choices}")
     if not cache.exists():
         what = "does not exist"

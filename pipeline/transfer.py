@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from .commit import publish, writing
-from .errors import ConfigError, DamagedShardError, StoreMismatchError
+from .errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from .keys import is_key
 from .latent_store import LatentStore, StoreFormat
 from .progress import Progress
 from .recipe import difference
-from .records import ShardRecord, read_file, read_record
-from .store import create_store, is_store, load_store
+from .records import read_file, read_record
+from .store import create_store, is_store, load_store, open_to_write
 
 _KEYS_LIMIT_BYTES = 2**31
 _PROMPT, _PROMPT_LIMIT_BYTES = "prompt.safetensors", 2**28
@@ -36,7 +36,7 @@ class Copied:
     present: int
     """Keys the target had already."""
     damaged: tuple[str, ...]
-    """One message per sample that could not be read; the others were copied."""
+    """One message per sample or file that could not be copied; all else was."""
 
 
 def export(
@@ -90,13 +90,10 @@ def merge(target: Path, sources: Sequence[LatentStore], *, progress: Progress | 
     into_store = is_store(target)
     for other in [*sources[1:], *([load_store(target)] if into_store else [])]:
         _require_same(first, other)
-    store = create_store(
-        target.parent if into_store else target,
-        first.recipe,
-        first.spec,
-        label=_label(first),
-        shard_size=first.shard_size,
-    )
+    if into_store:
+        store = open_to_write(target)
+    else:
+        store = create_store(target, first.recipe, first.spec, label=_label(first), shard_size=first.shard_size)
     others = [source for source in sources if source.path.resolve() != store.path.resolve()]
     return [copy(source, store, progress=progress) for source in others]
 
@@ -122,9 +119,13 @@ def copy(
             part = missing[start : start + target.shard_size]
             damaged += _copy_shard(source, target, part)
             bar.advance(len(part), failed=len(damaged))
-    _copy_log(source, target, set(wanted))
     target.publish()
-    return Copied(source.path, len(missing) - len(damaged), len(wanted) - len(missing), tuple(damaged))
+    copied = int(target.holds(missing).sum()) if missing else 0
+    try:
+        _copy_log(source, target, set(wanted))
+    except DamagedShardError as error:  # of use to people; no latent depends on it
+        damaged.append(str(error))
+    return Copied(source.path, copied, len(wanted) - len(missing), tuple(damaged))
 
 
 def read_keys(file: Path) -> list[str]:
@@ -177,17 +178,27 @@ def _copy_shard(source: LatentStore, target: LatentStore, keys: Sequence[str]) -
             except DamagedShardError as error:
                 damaged.append(str(error))
                 continue
+            except LatentShapeError as error:  # its checksums are right, its numbers were never a latent
+                damaged.append(f"{source.payload_path(int(row) // source.shard_size)}: {error}")
+                continue
             number = int(row) // source.shard_size
             origins[number] = origins.get(number, 0) + 1
         if len(shard):
-            shard.commit({"copied_from": [_origin(source, number, rows) for number, rows in sorted(origins.items())]})
+            facts: list[dict[str, Any]] = []
+            for number, rows in sorted(origins.items()):
+                try:
+                    facts.append(_origin(source, number, rows))
+                except (DamagedShardError, FileNotFoundError) as error:  # since it was opened; the rows were right
+                    damaged.append(str(error))
+            shard.commit({"copied_from": facts})
     return damaged
 
 
 def _origin(source: LatentStore, number: int, rows: int) -> dict[str, Any]:
     """What a copied shard remembers of one it took rows from: who made them, with what."""
-    record: ShardRecord = read_record(source.path, number, source.recipe.id)
-    return {"sha256": record.sha256, "rows": rows, "created": record.created, "facts": record.facts}
+    record = read_record(source.path, number, source.recipe.id)
+    share = {"rows": rows, "of_rows": record.rows}
+    return {"sha256": record.sha256, **share, "created": record.created, "facts": record.facts}
 
 
 def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:

@@ -10,6 +10,7 @@ Elsewhere: acting on what is found (maintenance.py).
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from .catalog import SNAPSHOT, Shard, read_snapshot, record_stamps
 from .errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from .latent_store import LatentStore
 from .progress import Progress
-from .records import ShardRecord, holds, open_file, read_record, record_path
+from .records import ShardRecord, holds, open_file, read_record, record_path, unreadable
 from .store import check_array_metadata, load_store
 
 Level = Literal["names", "read", "deep"]
@@ -76,7 +77,10 @@ class Verification:
         seen = f"{self.shards} of {self.of_shards} shards" if self.shards < self.of_shards else f"{self.shards} shards"
         found = [f"{'DAMAGE' if finding.damage else 'note'}: {finding.message}" for finding in self.findings]
         read = f", {self.bytes_read / 2**20:.1f} MiB read" if self.bytes_read else ""
-        heal = f"`theworld cache repair {self.store} --apply` moves what is damaged aside; nothing is deleted"
+        deep = " --deep" if self.level == "deep" else ""
+        heal = f"`theworld cache repair {self.store}{deep} --apply` moves what is damaged aside; nothing is deleted"
+        if any(finding.what == "manifest" for finding in self.damage):
+            heal = "No repair can make this file again"
         return [
             *found,
             f"{self.store}: {self.samples} samples, {seen} verified ({self.level}){read}: "
@@ -94,7 +98,7 @@ def verify(
         sample: (i, n), look only into every n-th shard from the i-th, 1 <= i <= n: n calls together see all.
     Raises:
         StoreNotFoundError: there is no store.
-        StoreError: it is of a newer format.
+        StoreError: it is of another version, or a file cannot be read by this user.
         ConfigError: no such sample.
     """
     if sample is not None and not 1 <= sample[0] <= sample[1]:
@@ -106,16 +110,15 @@ def verify(
         return Verification(
             store=path, level=level, shards=0, of_shards=0, samples=0, bytes_read=0, findings=(finding,)
         )
-    numbers = sorted(record_stamps(store.path))
+    numbers = sorted({*store.shards, *store.bad_records})  # what a writer commits from here on is not looked into
     chosen = numbers if sample is None else numbers[sample[0] - 1 :: sample[1]]
     findings: list[Finding] = []
     bytes_read = 0
-    quiet = progress or Progress.silent()
-    with quiet.bar("verify", total=len(chosen), unit="shards") as bar:
+    with (progress or Progress.silent()).bar("verify", total=len(chosen), unit="shards") as bar:
         for number in chosen:
-            findings += _shard(store, number, level)
-            if level != "names" and (shard := store.shards.get(number)):
-                bytes_read += shard.bytes
+            found, read = _shard(store, number, level)
+            findings += found
+            bytes_read += read
             bar.advance(1)
     return Verification(
         store=store.path,
@@ -128,26 +131,40 @@ def verify(
     )
 
 
-def _shard(store: LatentStore, number: int, level: Level) -> list[Finding]:
+def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding], int]:
+    """What is wrong with a shard, and how many bytes were read to know."""
     record_file, payload = record_path(store.path, number), store.payload_path(number)
     try:
         record = read_record(store.path, number, store.recipe.id)
     except FileNotFoundError:  # moved away meanwhile
-        return []
-    except (DamagedShardError, OSError) as error:
-        return [Finding(True, "record", str(error), (record_file, payload), number)]
+        return [], 0
+    except DamagedShardError as error:
+        return [Finding(True, "record", str(error), (record_file, payload), number)], 0
     shard = store.shards.get(number)
-    if shard is None or not _agree(record, shard):
-        why = store.bad_records.get(number) or f"{record_file} and {SNAPSHOT} disagree"
-        return [Finding(True, "record", why, (record_file, payload) if shard is None else (), number)]
+    if shard is None:
+        return [Finding(True, "record", store.bad_records[number], (record_file, payload), number)], 0
+    if not _agree(record, shard):
+        path = store.path / SNAPSHOT
+        return [Finding(True, "index", f"{path} does not say what {record_file} does", (path,), number)], 0
+    read = 0
     try:
-        problem = _payload_problem(store, record, level)
-    except (OSError, ValueError) as error:
+        problem = _size_problem(payload, record)
+        if problem is None and level != "names":
+            read = record.bytes
+            problem = _bytes_problem(payload, record, level)
+        if problem is None and level == "deep":
+            problem = _row_problem(store, record)
+    except ValueError as error:
         problem = str(error)
+    except OSError as error:
+        if not isinstance(other := unreadable(payload, number, error), DamagedShardError):
+            raise other from error
+        problem = error.strerror or str(error)
     if problem is None:
-        return []
+        return [], read
     keys = f"{record.rows} samples are lost until precompute makes them again"
-    return [Finding(True, "payload", f"{payload} (shard {number}): {problem}; {keys}", (record_file, payload), number)]
+    message = f"{payload} (shard {number}): {problem}; {keys}"
+    return [Finding(True, "payload", message, (record_file, payload), number)], read
 
 
 def _agree(record: ShardRecord, shard: Shard) -> bool:
@@ -156,15 +173,16 @@ def _agree(record: ShardRecord, shard: Shard) -> bool:
     return (keys, record.bytes, record.first_frames_crc32c) == (shard.keys.tobytes().hex(), shard.bytes, crcs)
 
 
-def _payload_problem(store: LatentStore, record: ShardRecord, level: Level) -> str | None:
-    payload = store.payload_path(record.shard)
-    status = payload.lstat()
+def _size_problem(payload: Path, record: ShardRecord) -> str | None:
+    status = payload.stat()
     if not stat.S_ISREG(status.st_mode):
         return "it is not a regular file"
     if status.st_size != record.bytes:
         return f"it has {status.st_size} bytes, its record states {record.bytes}"
-    if level == "names":
-        return None
+    return None
+
+
+def _bytes_problem(payload: Path, record: ShardRecord, level: Level) -> str | None:
     digests: list[tuple[Any, str, str]] = [(xxhash.xxh3_128(), record.xxh3_128, "xxh3")]
     if level == "deep":
         digests.append((hashlib.sha256(), record.sha256, "sha256"))
@@ -175,7 +193,7 @@ def _payload_problem(store: LatentStore, record: ShardRecord, level: Level) -> s
     for digest, stated, name in digests:
         if digest.hexdigest() != stated:
             return f"its content does not match the {name} in its record"
-    return _row_problem(store, record) if level == "deep" else None
+    return None
 
 
 def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
@@ -208,13 +226,16 @@ def _metadata(store: LatentStore) -> Iterator[Finding]:
         check_array_metadata(store)
     except StoreMismatchError as error:
         yield Finding(True, "zarr", str(error), (store.path / "latents" / "zarr.json",))
-    for name, content in store.layout.files(store.array_rows).items():
-        if not holds(store.path / name, content):
-            message = f"{store.path / name} does not state what is here; repair makes it again"
-            yield Finding(False, "index", message)
+    stated = store.layout.files(store.array_rows)
+    for name in (*stated, SNAPSHOT):
+        path = store.path / name
+        if os.path.lexists(path) and not path.is_file():
+            yield Finding(True, "index", f"{path} is not a file, so nothing can be written there", (path,))
+        elif name in stated and not holds(path, stated[name]):
+            yield Finding(False, "index", f"{path} does not state what is here; repair makes it again")
     for path, message in ledger.check(store.path).items():
         yield Finding(True, "log", message, (path,))
-    if (store.path / SNAPSHOT).exists():
+    if (store.path / SNAPSHOT).is_file():
         stamps = record_stamps(store.path)
         if read_snapshot(store.path, store.recipe.id, store.shard_size, stamps) is None:
             yield Finding(False, "index", f"{store.path / SNAPSHOT} is of no use; the records are read instead")
