@@ -9,7 +9,7 @@ TORCH := torch==2.13.0 $(if $(shell command -v nvidia-smi),,--extra-index-url ht
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-fast check bench clean
+.PHONY: demo test test-fast faults check bench clean
 
 demo: $(VENV)/.installed  ## scenes -> rollouts -> trained reader -> answers, in minutes on two cores
 	$(BIN)/theworld precompute --steps 8
@@ -23,6 +23,16 @@ test: $(VENV)/.installed-dev check  ## everything CI runs
 
 test-fast: $(VENV)/.installed-dev  ## without the slow ones
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+# numbers worth publishing, printed with seed and duration; a smaller part: make faults KILLS=100 FLIPS=1000 STATES=1000
+KILLS ?= 10000
+FLIPS ?= 100000
+STATES ?= 30000
+SEED ?= 0
+
+faults: $(VENV)/.installed-dev  ## the fault suite's long part: kills, power cuts, errors, flipped bits, races
+	FAULT_KILLS=$(KILLS) FAULT_FLIPS=$(FLIPS) FAULT_STATES=$(STATES) FAULT_SEED=$(SEED) FAULT_ERRORS=3 FAULT_RACE=600 \
+	FAULT_GC=400 FAULT_RUNS=1000 $(BIN)/python -m pytest tests/faults
 
 check: $(VENV)/.installed-dev  ## style, types, import rules
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from .keys import KEY_DIGITS, is_key
-from .records import FORMAT, ShardRecord, read_file, record_number
+from .records import FORMAT, RECORD_LIMIT_BYTES, ShardRecord, read_file, record_number
 
 SNAPSHOT = "index.safetensors"
 SNAPSHOT_FROM_SHARDS = 64
@@ -175,7 +175,7 @@ def read_snapshot(store: Path, recipe_id: str, shard_size: int, stamps: Mapping[
     """
     try:
         # a row here takes less than in the records, whose sizes are known
-        limit = 2**16 + sum(stamp.bytes for stamp in stamps.values())
+        limit = 2**16 + sum(min(stamp.bytes, RECORD_LIMIT_BYTES) for stamp in stamps.values())
         tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(read_file(store / SNAPSHOT, limit))
         seal = tensors.pop("seal")
         table, keys, crcs = (tensors[name] for name in ("shards", "keys", "first_frames_crc32c"))

@@ -184,9 +184,13 @@ def place_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top
         top: the folder above all payloads; it and every folder below it on the way are synced.
     Returns:
         The number; this writer alone may publish a record for it.
+    Raises:
+        StoreError: `top` is a link.
     """
-    number = first
+    if top.is_symlink():
+        raise StoreError(f"{top} is a symbolic link inside a store, so nothing is written through it")
     make_folders(top)
+    number = first
     while True:
         payload = payload_of(number)
         if not link_on_the_way(payload, top):
@@ -203,8 +207,8 @@ def place_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top
 
 
 def link_on_the_way(path: Path, top: Path) -> Path | None:
-    """The first symbolic link among the folders from `top` down to a file: it may lead out of the store."""
-    folders = [folder for folder in reversed(path.parents) if folder.is_relative_to(top)]
+    """The first symbolic link among the folders below `top` on the way to a file: it may lead out of the store."""
+    folders = [folder for folder in reversed(path.parents) if folder != top and folder.is_relative_to(top)]
     return next((folder for folder in folders if folder.is_symlink()), None)
 
 

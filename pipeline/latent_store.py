@@ -44,6 +44,7 @@ from .webdataset_layout import WebDatasetLayout
 from .zarr_layout import ZarrLayout
 
 StoreFormat = Literal["zarr", "webdataset"]
+_PAGE_BYTES = 4096
 
 
 def layout_of(recipe: Recipe, spec: LatentSpec, shard_size: int, format: StoreFormat) -> ShardLayout:
@@ -67,7 +68,8 @@ class BatchBuffer:
         frames = latent_frames(rollout_steps)
         reads = layout.reads(frames)
         if memory is None:
-            memory = np.empty(samples * reads.memory_bytes, np.uint8)
+            memory = np.empty(samples * reads.memory_bytes + _PAGE_BYTES, np.uint8)
+            memory = memory[-memory.ctypes.data % _PAGE_BYTES :]  # the kernel copies faster to where rows are aligned
         if memory.dtype != np.uint8 or memory.size < samples * reads.memory_bytes or not memory.flags.c_contiguous:
             raise LatentShapeError(
                 f"a buffer for {samples} samples of {rollout_steps} steps needs {samples * reads.memory_bytes} "
@@ -297,10 +299,16 @@ class LatentStore:
         if len(rows) > len(buffer):
             raise LatentShapeError(f"{len(rows)} samples do not fit a buffer of {len(buffer)}")
         frames, row_bytes = latent_frames(buffer.rollout_steps), self.layout.row_bytes
-        numbers, places = (each.tolist() for each in np.divmod(rows, self.shard_size))
-        opened = self._payloads.current()
+        shard_numbers, shard_places = np.divmod(rows, self.shard_size)
+        numbers: list[int] = shard_numbers.tolist()
+        places: list[int] = shard_places.tolist()
+        opened, asked = self._payloads.current(), False
         for sample, (number, place) in enumerate(zip(numbers, places, strict=True)):  # hot: a microsecond counts
             payload = opened.get(number) or self._open(number)
+            unchecked = payload.checked[place] < frames
+            if unchecked and not asked:  # likely not in memory: have the disk work on all of the batch at once
+                asked = True
+                self._ask_for(zip(numbers[sample:], places[sample:], strict=True), buffer)
             for offset, size, memory in buffer.pieces:
                 try:
                     read = os.preadv(payload.fd, memory[sample], place * row_bytes + offset)
@@ -308,7 +316,7 @@ class LatentStore:
                     raise self._damaged(number, f"row {place} cannot be read: {error.strerror}") from error
                 if read != size:
                     self._read_slowly(payload, place, memory[sample][0], offset)
-            if payload.checked[place] < frames:
+            if unchecked:
                 self._check(payload, place, buffer.rows[sample], frames)
         return buffer.latents[: len(rows)]
 
@@ -417,6 +425,12 @@ class LatentStore:
         except OSError as error:
             other = unreadable(self.payload_path(number), number, error)
             raise (self._damaged(number, str(error)) if isinstance(other, DamagedShardError) else other) from error
+
+    def _ask_for(self, rows: Iterable[tuple[int, int]], buffer: BatchBuffer) -> None:
+        for number, place in rows:
+            start = place * self.layout.row_bytes
+            for offset, size, _ in buffer.pieces:
+                os.posix_fadvise(self._open(number).fd, start + offset, size, os.POSIX_FADV_WILLNEED)
 
     def _read_slowly(self, payload: Payload, place: int, memory: memoryview, offset: int) -> None:
         """A read came back short: go on until the bytes are there or the file has ended."""

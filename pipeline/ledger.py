@@ -16,7 +16,7 @@ from typing import cast
 from .commit import publish, remove, replace
 from .errors import DamagedShardError
 from .keys import is_key
-from .records import FORMAT, damaged, open_file, read_file, seal, unseal
+from .records import FORMAT, damaged, open_file, read_file, seal, unreadable, unseal
 
 _FAILURE_LIMIT_BYTES = 2**20
 _SOURCES_LIMIT_BYTES = 2**32
@@ -101,8 +101,13 @@ def check(store: Path) -> dict[Path, str]:
                 read(path)
             except FileNotFoundError:
                 continue
-            except (DamagedShardError, OSError) as error:
+            except DamagedShardError as error:
                 bad[path] = str(error)
+            except OSError as error:
+                other = unreadable(path, None, error)
+                if not isinstance(other, DamagedShardError):
+                    raise other from error
+                bad[path] = str(other)
     return bad
 
 

@@ -27,7 +27,7 @@ class Payload:
             raise ValueError(f"it has {status.st_size} bytes, its record states {shard.bytes}")
         self.stamp = (status.st_dev, status.st_ino, status.st_mtime_ns)
         self.shard = shard
-        self.checked = array("H", bytes(2 * shard.rows))
+        self.checked: array[int] = array("H", bytes(2 * shard.rows))
         """By row: how many of its first frames have matched their checksums in this process."""
 
     def __del__(self) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, Self
 
@@ -25,7 +26,7 @@ FORMAT = 1
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 _RECORD_NAME = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
-_RECORD_LIMIT_BYTES = 64 * 2**20
+RECORD_LIMIT_BYTES = 64 * 2**20
 _SEAL = re.compile(rb',"seal":"([0-9a-f]{64})"\}\n\Z')
 
 
@@ -62,6 +63,40 @@ class ShardRecord(BaseModel):
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Rows that one worker rolled out together, wherever they were copied to since."""
+
+    sha256: str
+    """Of the payload they were first committed in."""
+    rows: float
+    """How many of them are meant."""
+    of_rows: int
+    created: str
+    facts: Mapping[str, JsonValue]
+
+
+def origins_of(record: ShardRecord) -> list[Origin]:
+    """Who rolled out the rows of a shard: its own worker, or, where it was copied, those of the shards it came from."""
+    copied = record.facts.get("copied_from")
+    if not isinstance(copied, list):
+        return [Origin(record.sha256, record.rows, record.rows, record.created, record.facts)]
+    found: list[Origin] = []
+    for part in copied:
+        match part:
+            case {
+                "sha256": str(sha256),
+                "rows": int(rows) | float(rows),
+                "of_rows": int(of_rows),
+                "created": str(created),
+                "facts": dict(facts),
+            } if of_rows > 0:
+                found.append(Origin(sha256, rows, of_rows, created, facts))
+            case _:  # of another version; who made these rows is not known then
+                continue
+    return found
+
+
 def record_number(name: str) -> int | None:
     """The shard a file in commits/ is the record of; None where the name is not a record's."""
     match = _RECORD_NAME.fullmatch(name)
@@ -83,7 +118,7 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
     """
     path = record_path(store, number)
     try:
-        record = ShardRecord.model_validate_json(unseal(read_file(path, _RECORD_LIMIT_BYTES)))
+        record = ShardRecord.model_validate_json(unseal(read_file(path, RECORD_LIMIT_BYTES)))
         if record.shard != number:
             raise ValueError(f"it is the record of shard {record.shard}")
         if record.recipe_id != recipe_id:
@@ -160,7 +195,7 @@ def read_file(path: Path, limit_bytes: int) -> bytes:
         OSError: it cannot be read.
     """
     with open_file(path, limit_bytes) as file:
-        return file.read(limit_bytes)
+        return file.read(os.fstat(file.fileno()).st_size)
 
 
 def holds(path: Path, content: bytes) -> bool:

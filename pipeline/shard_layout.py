@@ -38,7 +38,7 @@ class RowReads:
     segments: tuple[tuple[int, int, int], ...]
     """(offset in the row, offset in memory, bytes) of each contiguous read."""
     memory_bytes: int
-    """A row in memory; a multiple of 8."""
+    """A row in memory; a multiple of 64."""
 
 
 class ShardLayout(ABC):
@@ -91,7 +91,11 @@ class ShardLayout(ABC):
         """CRC-32C of each frame in one row of memory as its bytes state it; None where a frame does not match."""
 
     @abstractmethod
-    def _row(self, key: str, latent: NDArray[Any]) -> tuple[NDArray[np.uint8], int]: ...
+    def new_row(self) -> NDArray[np.uint8]:
+        """Memory for a row, for `encode`, which may use it again and again."""
+
+    @abstractmethod
+    def _fill(self, row: NDArray[np.uint8], key: str, latent: NDArray[Any]) -> int: ...
 
     @cached_property
     def frame_bytes(self) -> int:
@@ -114,12 +118,15 @@ class ShardLayout(ABC):
         """Size of the payload of a shard with this many rows."""
         return rows * self.row_bytes + len(self.trailer(rows))
 
-    def encode(self, key: str, latent: NDArray[Any]) -> tuple[NDArray[np.uint8], int]:
-        """The bytes of one row, and the CRC-32C of its first frame.
+    def encode(self, key: str, latent: NDArray[Any], row: NDArray[np.uint8]) -> int:
+        """Make the bytes of one row.
 
         Args:
             key: of the input.
             latent: (C, T, H, W), float16, bfloat16 or float32, finite.
+            row: from `new_row`; filled.
+        Returns:
+            The CRC-32C of the first frame.
         Raises:
             LatentShapeError: shape or dtype is wrong, or a value is not finite or too large for the stored dtype.
         """
@@ -137,7 +144,7 @@ class ShardLayout(ABC):
                 f"the latent of {key} reaches {float(np.abs(latent).max()):.6g}, beyond {self.dtype_name}. "
                 "Standardised latents stay near 5: is it raw, or was the rollout unstable? float32 would hold it"
             )
-        return self._row(key, stored)
+        return self._fill(row, key, stored)
 
 
 def _finite(values: NDArray[Any], dtype: str) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .commit import TempFile, place_payload, publish_record, writing
 from .errors import StoreError
 from .keys import is_key
-from .records import ShardRecord, seal, unseal
+from .records import RECORD_LIMIT_BYTES, ShardRecord, seal, unseal
 
 if TYPE_CHECKING:
     from .latent_store import LatentStore
@@ -33,6 +33,7 @@ class ShardWriter:
         self._number = number
         self._keys: dict[str, int] = {}
         """Key -> crc32c of its first frame, in row order."""
+        self._row = store.layout.new_row()
         self._hashes = (xxhash.xxh3_128(), hashlib.sha256())
         self._bytes = 0
         self._temp: TempFile | None = None
@@ -66,8 +67,8 @@ class ShardWriter:
                 f"cannot add {key!r} to a shard of {len(self)}/{self._store.shard_size} samples: "
                 "it is not a key, it is there already, or the shard is full"
             )
-        row, first_frame_crc32c = self._store.layout.encode(key, latent)
-        self._write(row.data)
+        first_frame_crc32c = self._store.layout.encode(key, latent, self._row)
+        self._write(self._row.data)
         self._keys[key] = first_frame_crc32c
 
     def commit(self, facts: Mapping[str, Any]) -> ShardRecord | None:
@@ -121,7 +122,10 @@ class ShardWriter:
             "facts": dict(facts),
         }
         try:
-            return ShardRecord.model_validate_json(unseal(seal(body)))
+            sealed = seal(body)
+            if len(sealed) > RECORD_LIMIT_BYTES:
+                raise ValueError(f"the record would have {len(sealed)} bytes, more than {RECORD_LIMIT_BYTES}")
+            return ShardRecord.model_validate_json(unseal(sealed))
         except (TypeError, ValueError) as error:
             raise StoreError(f"a shard's facts must be plain JSON: {error}") from error
 

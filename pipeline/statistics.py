@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from .latent_store import LatentStore
-from .records import ShardRecord
+from .records import Origin, origins_of
 
 SAMPLES = 256
 """Looked into at most, evenly spread."""
@@ -67,9 +67,10 @@ class Summary:
             f"  {', '.join(numbers)}",
             f"  {self.format}, {self.samples} samples {self.sample_shape} in {self.shards} shards of up to "
             f"{self.shard_size}, {self.bytes / 2**20:.1f} MiB; {self.sources} sources, {self.failures} failed inputs",
-            f"  made {self.first_created} to {self.last_created}, {self.worker_seconds:.1f} s of rollouts",
-            *origin,
         ]
+        if self.first_created is not None:
+            rows += [f"  made {self.first_created} to {self.last_created}, {self.worker_seconds:.1f} s of rollouts"]
+        rows += origin
         if self.looked_into:
             rows += [
                 f"  over {self.looked_into} samples, by channel:",
@@ -93,7 +94,7 @@ def summarise(store: LatentStore, *, samples: int = SAMPLES) -> Summary:
     chosen = [keys[int(at)] for at in np.linspace(0, len(keys) - 1, min(samples, len(keys)))]
     moments = _moments(store, chosen)
     created = sorted(record.created for record in records)
-    origins = _origins(records)
+    origins = [origin for record in records for origin in origins_of(record)]
     made_by: dict[str, float] = {}
     for origin in origins:
         maker = _maker(origin.facts)
@@ -112,12 +113,12 @@ def summarise(store: LatentStore, *, samples: int = SAMPLES) -> Summary:
         failures=len(store.failures()),
         first_created=created[0] if created else None,
         last_created=created[-1] if created else None,
-        worker_seconds=round(sum(origin.seconds for origin in origins), 1),
+        worker_seconds=round(sum(map(_seconds, origins)), 1),
         made_by={maker: round(rows) for maker, rows in sorted(made_by.items(), key=lambda item: -item[1])},
         looked_into=len(chosen),
-        channel_mean=tuple(moments.mean.round(4).tolist()),
-        channel_std=tuple(moments.std.round(4).tolist()),
-        motion=tuple(moments.motion.round(4).tolist()),
+        channel_mean=tuple(moments.mean.tolist()),
+        channel_std=tuple(moments.std.tolist()),
+        motion=tuple(moments.motion.tolist()),
         warnings=(*store.damage, *_warnings(store, moments)),
     )
 
@@ -164,7 +165,7 @@ def _warnings(store: LatentStore, moments: _Moments) -> list[str]:
             f"the latents' standard deviation is {overall:.3g}, standardised ones have about 1 in every channel: "
             "were raw latents stored, or the wrong mean and std used?"
         )
-    if flat := np.flatnonzero(moments.std < 1e-3).tolist():
+    if flat := np.flatnonzero(moments.std <= 1e-6 * np.maximum(1.0, np.abs(moments.mean))).tolist():
         found.append(f"channels {flat} hold one value everywhere")
     return found
 
@@ -175,39 +176,10 @@ def _look_raw(std: NDArray[np.float64], raw: NDArray[np.float64]) -> bool:
     return bool(np.abs(np.log(raw)).mean() > 0.1 and np.abs(seen - np.log(raw)).sum() < np.abs(seen).sum())
 
 
-@dataclass(frozen=True, slots=True)
-class _Origin:
-    """Rows of one rollout job's shard, wherever they are now."""
-
-    facts: Mapping[str, JsonValue]
-    rows: float
-    share: float
-    """Of that shard."""
-
-    @property
-    def seconds(self) -> float:
-        seconds = self.facts.get("seconds")
-        value = seconds.get("rollout") if isinstance(seconds, dict) else None
-        return self.share * float(value) if isinstance(value, (int, float)) else 0.0
-
-
-def _origins(records: list[ShardRecord]) -> list[_Origin]:
-    """Who rolled out what, also in shards that were copied, and copied again."""
-    found: list[_Origin] = []
-    rest = [_Origin(record.facts, record.rows, 1.0) for record in records]
-    while rest:
-        origin = rest.pop()
-        copied = origin.facts.get("copied_from")
-        if not isinstance(copied, list):
-            found.append(origin)
-            continue
-        for part in copied:
-            if not isinstance(part, dict):
-                continue
-            facts, rows, of_rows = part.get("facts"), part.get("rows"), part.get("of_rows")
-            if isinstance(facts, dict) and isinstance(rows, int) and isinstance(of_rows, int) and of_rows > 0:
-                rest.append(_Origin(facts, rows * origin.share, rows / of_rows * origin.share))
-    return found
+def _seconds(origin: Origin) -> float:
+    seconds = origin.facts.get("seconds")
+    value = seconds.get("rollout") if isinstance(seconds, dict) else None
+    return float(value) * origin.rows / origin.of_rows if isinstance(value, (int, float)) else 0.0
 
 
 def _maker(facts: Mapping[str, JsonValue]) -> str:

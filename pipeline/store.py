@@ -291,7 +291,7 @@ def _meaning(manifest: _Manifest, path: Path) -> tuple[Recipe, LatentSpec]:
     try:
         recipe = parse_recipe(manifest.recipe, where=str(file))
     except RecipeError as error:
-        raise StoreError(f"{error}. Was it written by another version of theworld?") from error
+        raise _damaged_manifest(file, f"{error} (or another version of theworld wrote it)") from error
     if recipe.id != manifest.recipe_id:
         raise _damaged_manifest(file, f"it states recipe {manifest.recipe_id[:12]}, its fields are {recipe.id[:12]}")
     try:

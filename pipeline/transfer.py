@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from .commit import publish, writing
 from .errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
@@ -20,7 +22,7 @@ from .keys import is_key
 from .latent_store import LatentStore, StoreFormat
 from .progress import Progress
 from .recipe import difference
-from .records import read_file, read_record
+from .records import origins_of, read_file, read_record
 from .store import create_store, is_store, load_store, open_to_write
 
 _KEYS_LIMIT_BYTES = 2**31
@@ -184,21 +186,19 @@ def _copy_shard(source: LatentStore, target: LatentStore, keys: Sequence[str]) -
             number = int(row) // source.shard_size
             origins[number] = origins.get(number, 0) + 1
         if len(shard):
-            facts: list[dict[str, Any]] = []
+            facts: dict[str, dict[str, Any]] = {}
             for number, rows in sorted(origins.items()):
                 try:
-                    facts.append(_origin(source, number, rows))
+                    record = read_record(source.path, number, source.recipe.id)
                 except (DamagedShardError, FileNotFoundError) as error:  # since it was opened; the rows were right
                     damaged.append(str(error))
-            shard.commit({"copied_from": facts})
+                    continue
+                for origin in origins_of(record):
+                    share = origin.rows * rows / record.rows
+                    known = facts.setdefault(origin.sha256, {**asdict(origin), "rows": 0})
+                    known["rows"] += share
+            shard.commit({"copied_from": list(facts.values())})
     return damaged
-
-
-def _origin(source: LatentStore, number: int, rows: int) -> dict[str, Any]:
-    """What a copied shard remembers of one it took rows from: who made them, with what."""
-    record = read_record(source.path, number, source.recipe.id)
-    share = {"rows": rows, "of_rows": record.rows}
-    return {"sha256": record.sha256, **share, "created": record.created, "facts": record.facts}
 
 
 def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
@@ -210,9 +210,15 @@ def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
     for failure in target.failures():
         if failure.key is not None and failure.key in target:
             target.clear_failure(failure)
-    if (source.path / _PROMPT).is_file() and not (target.path / _PROMPT).exists():
+    prompt = source.path / _PROMPT
+    if prompt.is_file() and not (target.path / _PROMPT).exists():
+        content = read_file(prompt, _PROMPT_LIMIT_BYTES)
+        try:
+            load(content)  # it may be a stranger's link to something that is nobody's business
+        except SafetensorError as error:
+            raise DamagedShardError(f"{prompt}: it is no safetensors file ({error}), so it was not copied") from error
         with writing(target.path):
-            publish(target.path / "tmp", target.path / _PROMPT, read_file(source.path / _PROMPT, _PROMPT_LIMIT_BYTES))
+            publish(target.path / "tmp", target.path / _PROMPT, content)
 
 
 def _require_same(one: LatentStore, other: LatentStore) -> None:

@@ -202,14 +202,14 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
     frames = layout.sample_shape[1]
     reads = layout.reads(frames)
     memory = np.zeros((1, reads.memory_bytes), np.uint8)
-    values = layout.values(memory, frames)[0]
+    values, again = layout.values(memory, frames)[0], layout.new_row()
     with open_file(store.payload_path(record.shard), record.bytes) as file:
         for place, key in enumerate(record.keys):
             row = file.read(layout.row_bytes)
             for offset, at, size in reads.segments:
                 memory[0, at : at + size] = np.frombuffer(row[offset : offset + size], np.uint8)
             try:
-                again, first_frame_crc32c = layout.encode(key, values)
+                first_frame_crc32c = layout.encode(key, values, again)
             except LatentShapeError as error:
                 return f"row {place}: {error}"
             if again.tobytes() != row:

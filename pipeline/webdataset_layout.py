@@ -4,7 +4,7 @@
 
 The json states the CRC-32C of each frame, the same numbers as in a Zarr shard. As its size is fixed, a sample is found
 by arithmetic, and random access costs what it costs in Zarr. `webdataset`, `datasets` and `tar` read the rows in order.
-A prefix of k steps is one piece per channel here.
+A prefix of k steps is one piece per channel here, or the whole row where those pieces would be smaller than a page.
 
 Sources: POSIX.1-1988 ustar; NEP 1 (the npy format).
 """
@@ -26,6 +26,7 @@ from .shard_layout import RowReads, ShardLayout, crc32c, up_to
 _BLOCK = tarfile.BLOCKSIZE
 _SUM = slice(148, 156)
 """Of a tar header: the sum of its bytes, in octal digits."""
+_PAGE_BYTES = 4096
 _NO_KEY = "0" * KEY_DIGITS
 _NAME = re.compile(r"([0-9]{6,9})\.tar")
 _KEY_FIELD = '{"key":"'
@@ -64,26 +65,26 @@ class WebDatasetLayout(ShardLayout):
     def reads(self, frames: int) -> RowReads:
         channels, all_frames, _, _ = self.sample_shape
         checksums = 8 * frames
-        if frames == all_frames:
+        if self._in_one_piece(frames):
             wanted = self._checksums_at - self._numbers_at + checksums
-            return RowReads(segments=((self._numbers_at, 0, wanted),), memory_bytes=up_to(8, wanted))
+            return RowReads(segments=((self._numbers_at, 0, wanted),), memory_bytes=up_to(64, wanted))
         plane = self.frame_bytes // channels
         pieces = [
             (self._numbers_at + channel * all_frames * plane, channel * frames * plane, frames * plane)
             for channel in range(channels)
         ]
         pieces.append((self._checksums_at, frames * self.frame_bytes, checksums))
-        return RowReads(segments=tuple(pieces), memory_bytes=up_to(8, frames * self.frame_bytes + checksums))
+        return RowReads(segments=tuple(pieces), memory_bytes=up_to(64, frames * self.frame_bytes + checksums))
 
     def values(self, memory: NDArray[np.uint8], frames: int) -> NDArray[Any]:
-        channels, _, height, width = self.sample_shape
-        numbers = memory[:, : frames * self.frame_bytes].view(self.dtype)
-        return numbers.reshape(len(memory), channels, frames, height, width)
+        channels, all_frames, height, width = self.sample_shape
+        held = all_frames if self._in_one_piece(frames) else frames
+        numbers = memory[:, : held * self.frame_bytes].view(self.dtype)
+        return numbers.reshape(len(memory), channels, held, height, width)[:, :, :frames]
 
     def checksums(self, memory: NDArray[np.uint8], frames: int) -> list[int] | None:
-        at = frames * self.frame_bytes
-        if frames == self.sample_shape[1]:
-            at = self._checksums_at - self._numbers_at
+        one_piece = self._in_one_piece(frames)
+        at = self._checksums_at - self._numbers_at if one_piece else frames * self.frame_bytes
         try:
             stated = np.frombuffer(bytes.fromhex(memory[at : at + 8 * frames].tobytes().decode("ascii")), ">u4")
         except ValueError:
@@ -91,11 +92,13 @@ class WebDatasetLayout(ShardLayout):
         found = _frame_checksums(self.values(memory[None], frames)[0])
         return found if found == stated.tolist() else None
 
-    def _row(self, key: str, latent: NDArray[Any]) -> tuple[NDArray[np.uint8], int]:
-        row = self._template.copy()
+    def new_row(self) -> NDArray[np.uint8]:
+        return self._template.copy()
+
+    def _fill(self, row: NDArray[np.uint8], key: str, latent: NDArray[Any]) -> int:
         crcs = _frame_checksums(latent)
         for at in (0, self._json_at - _BLOCK):
-            _name(row[at : at + _BLOCK], key)
+            _name(row[at : at + _BLOCK], key, self._template[at : at + _BLOCK])
         for at, text in (
             (self._checksums_at, "".join(f"{crc:08x}" for crc in crcs)),
             (self._json_at + len(_KEY_FIELD), key),
@@ -103,7 +106,12 @@ class WebDatasetLayout(ShardLayout):
             row[at : at + len(text)] = np.frombuffer(text.encode(), np.uint8)
         numbers = row[self._numbers_at : self._numbers_at + latent.nbytes].view(self.dtype)
         numbers.reshape(latent.shape)[...] = latent
-        return row, crcs[0]
+        return crcs[0]
+
+    def _in_one_piece(self, frames: int) -> bool:
+        """Whether the whole row is read for its first frames: pieces smaller than a page would cost more."""
+        channels, all_frames, _, _ = self.sample_shape
+        return frames == all_frames or frames * self.frame_bytes // channels < _PAGE_BYTES
 
     @cached_property
     def _template(self) -> NDArray[np.uint8]:
@@ -157,10 +165,10 @@ def _tar_header(name: str, size: int) -> bytes:
     return member.tobuf(tarfile.USTAR_FORMAT)
 
 
-def _name(header: NDArray[np.uint8], key: str) -> None:
-    """Give a template's tar header its key, and the sum of its bytes; `TarInfo.tobuf` would cost the write of a row."""
+def _name(header: NDArray[np.uint8], key: str, template: NDArray[np.uint8]) -> None:
+    """Give a tar header its key, and the sum of its bytes; `TarInfo.tobuf` would cost as much as writing the row."""
     name = np.frombuffer(key.encode(), np.uint8)
-    total = int(bytes(header[_SUM]).rstrip(b"\0 "), 8) + int(name.sum()) - ord("0") * KEY_DIGITS
+    total = int(bytes(template[_SUM]).rstrip(b"\0 "), 8) + int(name.sum()) - ord("0") * KEY_DIGITS
     header[:KEY_DIGITS] = name
     header[_SUM] = np.frombuffer(b"%06o\0 " % total, np.uint8)
 

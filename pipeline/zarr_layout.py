@@ -56,7 +56,7 @@ class ZarrLayout(ShardLayout):
 
     def reads(self, frames: int) -> RowReads:
         wanted = frames * self._chunk_bytes
-        return RowReads(segments=((0, 0, wanted),), memory_bytes=up_to(8, wanted))
+        return RowReads(segments=((0, 0, wanted),), memory_bytes=up_to(64, wanted))
 
     def values(self, memory: NDArray[np.uint8], frames: int) -> NDArray[Any]:
         channels, _, height, width = self.sample_shape
@@ -72,14 +72,16 @@ class ZarrLayout(ShardLayout):
             return None
         return chunks.reshape(frames, -1)[:, -CRC_BYTES:].copy().view("<u4")[:, 0].tolist()
 
-    def _row(self, key: str, latent: NDArray[Any]) -> tuple[NDArray[np.uint8], int]:  # noqa: ARG002 - rows have no names
+    def new_row(self) -> NDArray[np.uint8]:
+        return np.empty(self.row_bytes, np.uint8)
+
+    def _fill(self, row: NDArray[np.uint8], key: str, latent: NDArray[Any]) -> int:  # noqa: ARG002 - rows have no names
         frames = self.sample_shape[1]
-        row = np.empty((1, frames * self._chunk_bytes), np.uint8)
-        self.values(row, frames)[0] = latent
+        self.values(row[None], frames)[0] = latent
         chunks = row.reshape(frames, self._chunk_bytes)
         crcs = [crc32c(chunk[:-CRC_BYTES]) for chunk in chunks]
         chunks[:, -CRC_BYTES:] = np.array(crcs, "<u4").view(np.uint8).reshape(-1, CRC_BYTES)
-        return row[0], crcs[0]
+        return crcs[0]
 
     @property
     def _chunk_bytes(self) -> int:

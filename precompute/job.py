@@ -80,6 +80,8 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     if config.dry_run:
         return Report(store=store.path if store else config.cache, recipe=recipe, plan=plan, dry_run=True)
 
+    if store is not None and not plan.todo and not os.access(store.path, os.W_OK):
+        return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)  # all done, on read-only media
     store = create_store(
         config.cache,
         recipe,

@@ -160,7 +160,7 @@ def _store_facts(store: LatentStore) -> StoreFacts:
     digest = hashlib.sha256("".join(f"{key}\n" for key in sorted(store.keys)).encode())
     return StoreFacts(
         path=str(store.path.resolve()),
-        shards=len(store.records()),
+        shards=len(store.shards),
         samples=len(store),
         keys_sha256=digest.hexdigest(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -19,7 +20,8 @@ import zarr
 from PIL import Image
 
 from tests.miniature import save_mini_world
-from theworld.pipeline.errors import ConfigError, StoreMismatchError, WorldModelError
+from theworld.pipeline import commit
+from theworld.pipeline.errors import ConfigError, StoreError, StoreMismatchError, WorldModelError
 from theworld.pipeline.keys import key_of_file
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store import open_store
@@ -138,6 +140,23 @@ def test_a_full_disk_is_foreseen_in_words_and_not_refused(
     report = run_precompute(settings, progress=Progress.on_stderr())
     assert report.written == 1
     assert "free in" in capsys.readouterr().err
+
+
+def test_a_finished_store_on_read_only_media_is_done_and_not_an_error(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(make_images(tmp_path / "in", 2), tmp_path / "cache", world)
+    run_precompute(settings)
+
+    def no_writing(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(commit, "TempFile", no_writing)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as on such media, also for root
+    assert run_precompute(settings).plan.done == 2
+    make_images(tmp_path / "in", 3)
+    with pytest.raises(StoreError, match="Read-only file system"):
+        run_precompute(settings)
 
 
 def test_duplicates_share_one_rollout(tmp_path: Path, world: Path) -> None:

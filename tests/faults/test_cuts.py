@@ -1,0 +1,49 @@
+"""A job cut before any of its file operations leaves whole shards and resumes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from theworld.pipeline.store import StoreFormat
+
+from .harness import Cut, FaultyOs, broken, check, check_resumes, job, layer, record_first
+
+
+def count_operations(cache: Path, plan: range, format: StoreFormat) -> int:
+    counting = FaultyOs()
+    with layer(counting):
+        job(cache, plan, format=format)
+    return counting.count
+
+
+def cut_everywhere(cache: Path, plan: range, format: StoreFormat) -> list[str]:
+    """What the checker finds wrong, cut by cut, of a job cut before each of its file operations."""
+    found = []
+    for cut_at in range(1, count_operations(cache / "counted", plan, format) + 1):
+        here, acknowledged = cache / str(cut_at), []
+        with layer(FaultyOs(cut_at)), pytest.raises(Cut):
+            job(here, plan, format=format, tell=acknowledged.append)
+
+        def judge(here: Path = here, acknowledged: list[str] = acknowledged) -> None:
+            check(here, plan, format=format, acknowledged=acknowledged)
+            check_resumes(here, plan, format=format)
+
+        found.append(broken(judge))
+    return found
+
+
+@pytest.mark.slow
+def test_a_cut_before_any_file_operation_leaves_whole_shards_and_resumes(
+    cache: Path, format: StoreFormat, figure: Callable[[str], None]
+) -> None:
+    found = cut_everywhere(cache, range(3), format)
+    figure(f"cuts before a file operation, {format}: {len(found)}, broken promises {sum(map(bool, found))}")
+    assert len(found) > 100
+    assert not any(found)
+
+
+def test_the_cuts_notice_a_writer_that_publishes_the_record_first(cache: Path, format: StoreFormat) -> None:
+    with record_first():
+        found = cut_everywhere(cache, range(2), format)
+    assert sum("No such file" in fault for fault in found) >= 3
