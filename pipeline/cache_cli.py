@@ -39,7 +39,8 @@ def list_(
 
     paths = [cache] if is_store(cache) else find_stores(cache)
     if not paths and not cache.is_dir():
-        raise StoreNotFoundError(f"{cache} does not exist. `theworld precompute IMAGES --cache {cache}` makes it")
+        what = "is a file" if cache.exists() else "does not exist"
+        raise StoreNotFoundError(f"{cache} {what}. `theworld precompute IMAGES --cache {cache}` makes a store")
     rows: list[dict[str, Any]] = []
     bad = False
     for path in paths:
@@ -136,9 +137,9 @@ def repair(
             typer.echo(f"{'moved' if apply else 'would move'} {file} to {path / 'lost+found'}")
         if not done.verification.damage:
             typer.echo(f"{path}: no damage")
-        elif apply:
+        elif apply and any(finding.shard is not None for finding in done.verification.damage):
             typer.echo(f"{path}: run `theworld precompute` with the same flags to make again what is missing")
-        else:
+        elif moved and not apply:
             typer.echo("nothing was changed; --apply moves these files")
     if done.verification.damage and (not apply or done.unhealed):
         raise typer.Exit(1)
@@ -209,7 +210,8 @@ def explain(
 
         settings = load_config(PrecomputeConfig, "precompute", config, flags)
         with_text = settings.prompt is not None or settings.negative_prompt is not None
-        theirs, name = make_recipe(settings, resolve_world(settings.world, with_text=with_text)), "these flags"
+        source = resolve_world(settings.world, with_text=with_text, with_weights=False)
+        theirs, name = make_recipe(settings, source), "these flags"
     fields = difference(ours.recipe, theirs)
     if as_json:
         differing = {field: {"a": left, "b": right} for field, (left, right) in fields.items()}

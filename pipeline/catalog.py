@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from .keys import KEY_DIGITS, is_key
-from .records import FORMAT, RECORD_LIMIT_BYTES, ShardRecord, read_file, record_number
+from .records import FORMAT, RECORD_LIMIT_BYTES, ShardRecord, read_file, record_number, record_path
 
 SNAPSHOT = "index.safetensors"
 SNAPSHOT_FROM_SHARDS = 64
@@ -61,22 +61,27 @@ def shard_of(record: ShardRecord, stamp: Stamp) -> Shard:
     return Shard(record.shard, record.bytes, pack_keys(record.keys), crcs, stamp)
 
 
-def record_stamps(store: Path) -> dict[int, Stamp]:
-    """The shards that have a record, from one listing; nothing is opened."""
-    stamps: dict[int, Stamp] = {}
+def record_inodes(store: Path) -> dict[int, int]:
+    """The shards that have a record, and the inode of each, from one listing; no file is looked at."""
     with os.scandir(store / "commits") as entries:
-        for entry in entries:
-            number = record_number(entry.name)
-            if number is None:
-                continue
-            try:
-                status = entry.stat()
-            except OSError:
-                if entry.is_symlink():  # to nothing, or to itself: reading it will say so
-                    stamps[number] = Stamp(0, 0)
-                continue  # else moved away meanwhile
-            stamps[number] = Stamp(status.st_size, status.st_mtime_ns)
-    return stamps
+        numbers = {record_number(entry.name): entry.inode() for entry in entries}
+    return {number: inode for number, inode in numbers.items() if number is not None}
+
+
+def record_stamp(store: Path, number: int) -> Stamp | None:
+    """The stamp of a record; None where it was moved away meanwhile."""
+    path = record_path(store, number)
+    try:
+        status = path.stat()
+    except OSError:
+        return Stamp(0, 0) if path.is_symlink() else None  # to nothing, or to itself: reading it will say so
+    return Stamp(status.st_size, status.st_mtime_ns)
+
+
+def record_stamps(store: Path, numbers: Iterable[int] | None = None) -> dict[int, Stamp]:
+    """The stamps of some records; None takes all there are."""
+    stamps = {number: record_stamp(store, number) for number in (record_inodes(store) if numbers is None else numbers)}
+    return {number: stamp for number, stamp in stamps.items() if stamp is not None}
 
 
 class Catalog:

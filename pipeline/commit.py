@@ -166,6 +166,8 @@ def writing(store: Path) -> Generator[None]:
             errno.EACCES: "Choose a --cache folder you may write to",
             errno.EPERM: "Choose a --cache folder you may write to",
             errno.EROFS: "Choose a --cache folder you may write to",
+            errno.EEXIST: "Something else than a folder is in the way",
+            errno.ENOTDIR: "Something else than a folder is in the way",
             errno.ENOTSUP: "Choose a --cache folder on a file system with hard links",
         }.get(error.errno or 0, "Check the disk")
         raise StoreError(

@@ -27,6 +27,7 @@ from .catalog import (
     Shard,
     Stamp,
     read_snapshot,
+    record_inodes,
     record_stamps,
     shard_of,
     write_snapshot,
@@ -122,7 +123,8 @@ class LatentStore:
         self._recipe_id = recipe.id
         self._catalog = Catalog({}, shard_size)
         self._keys: tuple[str, ...] | None = None
-        self._bad: dict[int, tuple[Stamp, str]] = {}
+        self._bad: dict[int, str] = {}
+        self._inodes: dict[int, int] = {}
         self._payloads = OpenPayloads(partial(self.layout.payload_path, path))
         self._lock = threading.Lock()
         self.refresh()
@@ -157,7 +159,7 @@ class LatentStore:
     @property
     def bad_records(self) -> Mapping[int, str]:
         """The shards whose record cannot be used, and why."""
-        return {number: message for number, (_, message) in self._bad.items()}
+        return self._bad
 
     @property
     def array_rows(self) -> int:
@@ -215,24 +217,22 @@ class LatentStore:
                 instead and goes on.
         """
         with self._lock:
-            stamps = record_stamps(self.path)
+            inodes = record_inodes(self.path)
             known = self._catalog.shards
-            gone = {n for n, shard in known.items() if stamps.get(n) != shard.stamp}
-            self._bad = {n: bad for n, bad in self._bad.items() if stamps.get(n) == bad[0]}
-            if not known:
-                snapshot = read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)
-                if snapshot is not None:
-                    self._catalog = snapshot.without(n for n, s in snapshot.shards.items() if not self._possible(s))
-                    self._keys = None
+            gone = {n for n in (*known, *self._bad) if inodes.get(n) != self._inodes.get(n)}  # or another by now
             if gone:
                 self._catalog = self._catalog.without(gone)
+                self._bad = {n: message for n, message in self._bad.items() if n not in gone}
                 self._payloads.forget(gone)
-            unread = sorted(stamps.keys() - self._catalog.shards.keys() - self._bad.keys())
-            if new := self._read_records(unread, stamps):
+            stamps = record_stamps(self.path, inodes.keys() - self._catalog.shards.keys() - self._bad.keys())
+            if not known and (snapshot := read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)):
+                self._catalog = snapshot.without(n for n, s in snapshot.shards.items() if not self._possible(s))
+            if new := self._read_records(sorted(stamps.keys() - self._catalog.shards.keys()), stamps):
                 self._catalog = self._catalog.with_shards(new)
-            if gone or new:
+            if self._catalog.shards is not known:
                 self._keys = None
-            self.damage = tuple(self._bad[number][1] for number in sorted(self._bad))
+            self._inodes = inodes
+            self.damage = tuple(self._bad[number] for number in sorted(self._bad))
 
     def read(
         self, keys: Sequence[str], *, rollout_steps: int | None = None, out: NDArray[Any] | None = None
@@ -411,7 +411,7 @@ class LatentStore:
             except DamagedShardError as error:
                 if not self._tolerate_damage:
                     raise
-                self._bad[number] = stamps[number], str(error)
+                self._bad[number] = str(error)
         return shards
 
     def _open(self, number: int) -> Payload:

@@ -4,6 +4,7 @@ Lives here: the two small logs beside the latents; nothing in them decides wheth
 Elsewhere: the latents themselves (latent_store.py); deciding what to retry (precompute).
 """
 
+import errno
 import hashlib
 import json
 import re
@@ -87,8 +88,9 @@ def read_sources(store: Path) -> dict[str, tuple[str, ...]]:
     """
     found: dict[str, set[str]] = {}
     for path in _files(store / "sources", _SOURCES_NAME):
-        for source, key in _read_sources(path):
-            found.setdefault(source, set()).add(key)
+        with suppress(FileNotFoundError):  # set aside meanwhile
+            for source, key in _read_sources(path):
+                found.setdefault(source, set()).add(key)
     return {source: tuple(sorted(keys)) for source, keys in found.items()}
 
 
@@ -103,17 +105,17 @@ def check(store: Path) -> dict[Path, str]:
                 continue
             except DamagedShardError as error:
                 bad[path] = str(error)
-            except OSError as error:
-                other = unreadable(path, None, error)
-                if not isinstance(other, DamagedShardError):
-                    raise other from error
-                bad[path] = str(other)
     return bad
 
 
 def _files(folder: Path, name: re.Pattern[str]) -> list[Path]:
     """Ours, by name; a folder that a copy left out, as it was empty, is empty."""
-    return sorted(path for path in folder.iterdir() if name.fullmatch(path.name)) if folder.is_dir() else []
+    try:
+        return sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unreadable(folder, None, error) from error
 
 
 def _read_failure(path: Path) -> Failure:
@@ -121,6 +123,8 @@ def _read_failure(path: Path) -> Failure:
         return _parse_failure(unseal(read_file(path, _FAILURE_LIMIT_BYTES)))
     except (ValueError, RecursionError) as error:
         raise damaged(path, str(error)) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _read_sources(path: Path) -> list[tuple[str, str]]:
@@ -136,6 +140,13 @@ def _read_sources(path: Path) -> list[tuple[str, str]]:
         return rows
     except (ValueError, RecursionError) as error:
         raise damaged(path, str(error)) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> Exception:
+    moved_away = error.errno == errno.ENOENT and not path.is_symlink()
+    return error if moved_away else unreadable(path, None, error)
 
 
 def _parse_failure(text: bytes) -> Failure:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from .catalog import SNAPSHOT, record_stamps
 from .commit import TempFile, link_on_the_way, place, remove, sync_folder, writing
-from .errors import DamagedShardError, StoreLockedError
+from .errors import DamagedShardError, StoreError, StoreLockedError
 from .progress import Progress
 from .store import load_store, make_own_folders
 from .verify import Finding, Level, Verification, verify
 
+_LOCKED = "theworld.json"
 GRACE_S = 14 * 24 * 3600
 """A file no record names may belong to a writer between two of its steps; none takes two weeks."""
 
@@ -131,7 +132,10 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
             "nothing is deleted"
         )
     # payloads first: one whose record appears between the two listings is in use
-    payloads = store.layout.payload_numbers(path)
+    try:
+        payloads = store.layout.payload_numbers(path)
+    except OSError as error:
+        raise StoreError(f"{error.filename} cannot be listed: {error.strerror}, so nothing is deleted") from error
     orphans = sorted(payloads - record_stamps(path).keys())
     old: list[tuple[Path, int]] = []
     young = 0
@@ -165,12 +169,14 @@ def _alone(store: Path) -> Generator[None]:
     load_store(store)
     with writing(store):
         make_own_folders(store)
-    fd = os.open(store / "commits", os.O_RDONLY | os.O_DIRECTORY)
+        fd = os.open(store / _LOCKED, os.O_RDWR)  # to write, as NFS wants it; nothing is written
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when this process ends, however
         except BlockingIOError as error:
             raise StoreLockedError(f"another repair or gc is at work on {store}; try again after it") from error
+        except OSError as error:
+            raise StoreError(f"{store / _LOCKED} cannot be locked: {error.strerror}. Work on a local copy") from error
         yield
     finally:
         os.close(fd)

@@ -146,7 +146,7 @@ _DAMAGE = {errno.ENOENT, errno.EIO, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, er
 
 
 def unreadable(path: Path, shard: int | None, error: OSError) -> StoreError:
-    """The error for a file that cannot be opened or read: damage, or only rights and limits of who reads."""
+    """The error for a file or folder that cannot be opened or read: damage, or only rights and limits of who reads."""
     if error.errno in _DAMAGE:
         return damaged(path, error.strerror or str(error))
     what = "" if shard is None else f" (shard {shard})"

@@ -129,34 +129,46 @@ class _Moments:
     std: NDArray[np.float64]
     motion: NDArray[np.float64]
     frozen: int
+    not_finite: int
     looked_into: int
 
 
 def _moments(store: LatentStore, keys: list[str]) -> _Moments:
     channels, frames, height, width = store.sample_shape
     total, squares, motion = np.zeros(channels), np.zeros(channels), np.zeros(frames - 1)
-    frozen = 0
+    frozen = not_finite = 0
     buffer = store.buffer(1)
     for row in store.rows_of(keys) if keys else ():
         latent = store.read_rows(np.array([row]), buffer)[0].astype(np.float64)
+        if not np.isfinite(latent).all():
+            not_finite += 1
+            continue
         total += latent.sum(axis=(1, 2, 3))
         squares += np.square(latent).sum(axis=(1, 2, 3))
         steps = np.abs(np.diff(latent, axis=1)).mean(axis=(0, 2, 3))
         motion += steps
         frozen += int(frames > 1 and steps.max() < _FROZEN * max(latent.std(), 1e-12))
-    count = max(1, len(keys)) * frames * height * width
+    finite = max(1, len(keys) - not_finite)
+    count = finite * frames * height * width
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
-    return _Moments(mean, std, motion / max(1, len(keys)), frozen, len(keys))
+    return _Moments(mean, std, motion / finite, frozen, not_finite, len(keys))
 
 
 def _warnings(store: LatentStore, moments: _Moments) -> list[str]:
     if not moments.looked_into:
         return [] if len(store) == 0 else ["no sample was looked into"]
     found: list[str] = []
+    if moments.not_finite:
+        found.append(
+            f"{moments.not_finite} of {moments.looked_into} samples hold NaN or infinite numbers, and are not in the "
+            f"figures: theworld cache verify {store.path} --deep"
+        )
+    if moments.not_finite == moments.looked_into:
+        return found
     if moments.frozen:
         found.append(
-            f"{moments.frozen} of {moments.looked_into} rollouts stand still: no frame differs from the one before. "
+            f"{moments.frozen} of {moments.looked_into} rollouts stand still: each frame is nearly the one before. "
             "Is the horizon long enough, and are these images the world model knows how to move?"
         )
     overall = float(np.sqrt(np.mean(np.square(moments.std))))

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -45,6 +46,7 @@ MAX_SHARD_SIZE = 65_536
 _MAX_SAMPLE_BYTES = 2**32
 _METADATA_LIMIT_BYTES = 2**22
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_STORE_NAME = re.compile(r"-[0-9a-f]{12}\Z")
 _FOLDERS = ("commits", "failed", "sources", "tmp", "lost+found")
 
 ShardSize = Annotated[int, Field(ge=1, le=MAX_SHARD_SIZE)]
@@ -221,6 +223,12 @@ def _lay_out(path: Path, manifest: _Manifest) -> None:
     """Make what is missing of a store, whoever began it, and prove that files can be placed in it."""
     make_own_folders(path)
     tmp = path / "tmp"
+    if not (path / "theworld.json").exists():
+        for folder in path.parents:  # whoever made them may have been cut before their names were durable
+            with suppress(PermissionError):
+                sync_folder(folder)
+            if folder.is_mount():
+                break
     publish(tmp, path / "theworld.json", seal(manifest.model_dump(mode="json")))
     winner = _read_manifest(path)
     recipe, spec = _meaning(winner, path)
@@ -259,6 +267,9 @@ def _load(path: Path, *, tolerate_damage: bool) -> LatentStore:
         raise StoreError(
             f"{path} is incomplete: {error.filename} is missing. Was the folder copied as a whole?"
         ) from error
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}"
+        raise StoreError(f"{path} cannot be read: {what}. Are its folders yours, and folders?") from error
     try:
         check_array_metadata(store)
     except StoreMismatchError as error:
@@ -283,7 +294,8 @@ def _read_manifest(path: Path) -> _Manifest:
     except (ValueError, AttributeError, RecursionError) as error:
         raise _damaged_manifest(file, str(error)) from error
     except OSError as error:
-        raise unreadable(file, None, error) from error
+        other = unreadable(file, None, error)
+        raise (_damaged_manifest(file, str(error)) if isinstance(other, DamagedShardError) else other) from error
 
 
 def _meaning(manifest: _Manifest, path: Path) -> tuple[Recipe, LatentSpec]:
@@ -343,11 +355,11 @@ _REBUILD = "`theworld cache repair STORE --apply` moves it to lost+found and mak
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder is a store, in whatever state; so may be one that this user may not look into."""
+    """Whether a folder is a store, in whatever state; one that this user may not look into is so by its name."""
     try:
         return stat.S_ISREG((path / "theworld.json").stat().st_mode)
     except PermissionError:
-        return True
+        return _STORE_NAME.search(path.name) is not None
     except OSError:
         return False
 

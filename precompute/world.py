@@ -56,11 +56,12 @@ class WorldSource:
         return latent_spec_of(_read_json(path, f"{path} cannot be read"))
 
 
-def resolve_world(world: str | None, *, with_text: bool = False) -> WorldSource:
+def resolve_world(world: str | None, *, with_text: bool = False, with_weights: bool = True) -> WorldSource:
     """Find a world model's files and fix their identity; loads no weights.
 
     Args:
         world: None or "worldlet" for the embedded one, a folder, or a Hub id, `ORG/NAME` or `ORG/NAME@REVISION`.
+        with_weights: False fetches only the configs from the Hub: enough to know what would be rolled out.
         with_text: also fetch (and, for folders, hash) the text encoder; only a recipe with a prompt needs its 10 GB.
     Raises:
         WorldModelError: no such folder, parts missing, or the Hub cannot be reached and nothing is cached.
@@ -78,7 +79,7 @@ def resolve_world(world: str | None, *, with_text: bool = False) -> WorldSource:
         )
     snapshot = fetch(
         world,
-        [f"{part}/*" for part in _parts(with_text)],
+        [f"{part}/*{'' if with_weights else '.json'}" for part in _parts(with_text)],
         error=WorldModelError,
         instead="pass a local folder as --world, or leave --world out to use the embedded worldlet",
     )

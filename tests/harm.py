@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,8 +27,8 @@ from theworld.pipeline.store import LatentStore
 from .faults.harness import SCRATCH, in_child
 from .tiny_store import latent
 
-REBUILT = {"index.safetensors", "zarr.json"}
-"""Files a repair may make anew; all others are somebody's."""
+REBUILT = {"index.safetensors", "zarr.json", "lock"}
+"""Files a repair may make anew, or for itself; all others are somebody's."""
 
 
 def reseal(file: Path, **changes: Any) -> None:
@@ -94,6 +95,8 @@ def as_another_user(action: Callable[[], object]) -> None:
     """Run an action, in a process of its own, as a user who owns nothing; its exception is ours."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
+    for name in ("statistics", "transfer", "verify", "maintenance", "progress"):
+        import_module(f"theworld.pipeline.{name}")  # that user may not be allowed to read our code
 
     def act() -> None:
         os.setgid(65534)

@@ -1,12 +1,15 @@
 """From a store and questions to batches: which tokens are learned, in which order, with which latents.
 
-Lives here: encoding, shuffling, collating. Elsewhere: the text format (lm.py), reading bytes (pipeline/store.py).
+Lives here: encoding, shuffling, collating. Elsewhere: the text format (lm.py), reading ahead (loader.py), reading bytes
+(pipeline/store.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from ..pipeline.errors import QuestionError
 from ..pipeline.latents import as_tensor
 from ..pipeline.store import LatentStore
 from .lm import LanguageModel
+from .loader import LatentDataset, Prefetcher
 from .model import IGNORED
 from .questions import Question
 
@@ -102,6 +106,36 @@ class Collator:
         if len(position) < len(examples):
             latents = latents[[position[example.key] for example in examples]]
         return {**pad_rows(examples, self.pad_id), "latents": latents}
+
+
+def texts(examples: Sequence[Example], pad_id: int) -> dict[str, Any]:
+    """`pad_rows`, and `keys`: whose latents are to stand in front, by row."""
+    return {**pad_rows(examples, pad_id), "keys": [example.key for example in examples]}
+
+
+def with_latents(
+    batches: Iterable[dict[str, Any]], images: LatentDataset, *, keep: int, device: torch.device | None
+) -> Iterator[dict[str, Tensor]]:
+    """What a `Collator` gives, of batches of `texts`, with the latents read ahead of use.
+
+    Args:
+        images: holds every key of the batches once.
+        keep, device: as for `Prefetcher`.
+    """
+    place = {key: index for index, key in enumerate(images.keys)}
+    waiting: deque[tuple[dict[str, Any], list[str]]] = deque()
+
+    def upcoming() -> Iterator[list[int]]:
+        for batch in batches:
+            keys: list[str] = batch.pop("keys")
+            waiting.append((batch, keys))
+            yield [place[key] for key in dict.fromkeys(keys)]
+
+    with Prefetcher(images, upcoming(), keep=keep, device=device) as ahead:
+        for _, latents in ahead:
+            batch, keys = waiting.popleft()
+            row = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+            yield {**batch, "latents": latents if len(row) == len(keys) else latents[[row[key] for key in keys]]}
 
 
 def supervised_tokens(labels: Tensor) -> int:

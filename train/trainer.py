@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, RunError
 from ..pipeline.progress import Bar, Progress
 from ..pipeline.store import LatentStore, open_store
-from .batches import Collator, EpochShuffle, Example, check_answers, encode, supervised_tokens
+from .batches import EpochShuffle, Example, check_answers, encode, supervised_tokens, texts, with_latents
 from .checkpoint import (
     METRICS,
     LMFacts,
@@ -38,6 +39,7 @@ from .checkpoint import (
 )
 from .config import RunSummary, TrainConfig
 from .lm import LanguageModel, add_lora, find_weights, load_language_model
+from .loader import LatentDataset
 from .model import TheWorld
 from .questions import read_questions, resolve_keys, select_split
 from .tokens import TokenLayout
@@ -210,18 +212,24 @@ def _fit(
         dataloader_num_workers=0,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process would mean DataParallel
-    collator = Collator(store, rollout_steps, lm.pad_id)
+    images = LatentDataset(
+        store, keys=tuple(dict.fromkeys(example.key for example in examples)), rollout_steps=rollout_steps
+    )
     with progress.bar("train", total=total, unit="updates") as bar:
         trainer = _Trainer(
             model=model,
             args=arguments,
             train_dataset=cast(Any, examples),  # a list is a dataset to it
-            data_collator=collator,
+            data_collator=partial(texts, pad_id=lm.pad_id),
             callbacks=[_Progress(bar)],
         )
+        trainer.images = images
         trainer.remove_callback(PrinterCallback)  # prints to stdout, which belongs to results
         started = time.perf_counter()
-        trainer.train()
+        try:
+            trainer.train()
+        finally:
+            trainer.end_reading()
     seconds = time.perf_counter() - started
     loss = [
         {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry["learning_rate"]}
@@ -243,6 +251,26 @@ class _Trainer(Trainer):
 
     tokens = 0
     supervised = 0
+    images: LatentDataset
+    _texts: Any = None
+    _batches: Any = None
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """Read latents ahead of what comes here, behind all that shuffles and skips."""
+        if epoch_iterator is not self._texts:  # another epoch
+            self._texts = epoch_iterator
+            self._batches = with_latents(
+                epoch_iterator,
+                self.images,
+                keep=self.args.gradient_accumulation_steps,
+                device=self.args.device if self.args.device.type == "cuda" else None,
+            )
+        return super().get_batch_samples(self._batches, num_batches, device)
+
+    def end_reading(self) -> None:
+        """An epoch may end in its middle: the threads that read ahead must end too."""
+        if self._batches is not None:
+            self._batches.close()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochShuffle:
         examples: Any = train_dataset or self.train_dataset

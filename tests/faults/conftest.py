@@ -37,7 +37,7 @@ def cache(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Print a line at the end of the run, also from another process of pytest-xdist."""
+    """Print a line at the end of the run."""
     return lambda line: record_property("figure", line)
 
 

@@ -282,6 +282,14 @@ def layer(os_of_commit: FileLayer) -> Iterator[None]:
         commit.os = before
 
 
+def operations(cache: Path, plan: Iterable[int], format: StoreFormat) -> list[str]:
+    """The names of the file operations of a job that is left alone."""
+    counting = FaultyOs()
+    with layer(counting):
+        job(cache, plan, format=format)
+    return counting.names
+
+
 @contextmanager
 def record_first(pause_s: float = 0.0) -> Iterator[None]:
     """Break the writer: the record appears before the payload it describes, `pause_s` before."""

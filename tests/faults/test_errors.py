@@ -15,7 +15,7 @@ from theworld.pipeline import commit
 from theworld.pipeline.errors import StoreError
 from theworld.pipeline.store import StoreFormat
 
-from .harness import FaultyOs, FileLayer, amount, broken, check, check_resumes, in_child, job, layer
+from .harness import FaultyOs, FileLayer, amount, broken, check, check_resumes, in_child, job, layer, operations
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 NEEDS_SPACE = frozenset({"write", "mkdir", "link", "replace", "fsync"})
@@ -41,14 +41,6 @@ def outcome(action: Callable[[], object]) -> StoreError | None:
     except StoreError as error:
         return error
     return None
-
-
-def operations(cache: Path, plan: range, format: StoreFormat) -> list[str]:
-    """The names of a job's file operations."""
-    counting = FaultyOs()
-    with layer(counting):
-        job(cache, plan, format=format)
-    return counting.names
 
 
 def fail_everywhere(
@@ -78,7 +70,7 @@ def fail_everywhere(
                     assert os.strerror(number) in str(error)
                     assert "run the same command again" in str(error)
                 check(here, plan, format=format, acknowledged=acknowledged, complete=error is None)
-                check_resumes(here, plan, format=format)
+                check_resumes(here, plan, format=format, twice=fail_at % 4 == 0)
 
             found.append(broken(judge))
     return found

@@ -441,21 +441,17 @@ def test_a_snapshot_that_cannot_be_is_not_believed(cache: Path, case: str) -> No
     meet(cache, "zarr", CACHES[case], judge)
 
 
-def link(name: str, *, keep: bool = False) -> Harm:
-    """A folder or file of the store becomes a link out of it; `keep` takes its content along."""
+def link(name: str) -> Harm:
+    """A folder of the store becomes a link out of it."""
 
     def harm(store: Path, outside: Path) -> None:
         path = store / name
-        if keep:
-            path.rename(outside / "moved")
-            path.symlink_to(outside / "moved")
-        else:
-            if path.is_dir():
-                for entry in path.iterdir():
-                    entry.unlink()
-                path.rmdir()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.symlink_to(outside)
+        if path.is_dir():
+            for entry in path.iterdir():
+                entry.unlink()
+            path.rmdir()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(outside)
 
     return harm
 
@@ -530,6 +526,8 @@ def test_names_in_a_tar_lead_nowhere(cache: Path) -> None:
         assert "read" not in refused
 
     meet(cache, "webdataset", harm, judge)
+    (store,) = cache.glob("inside/tiny-*")
+    assert [finding.shard for finding in verify(store, level="deep").damage] == [0]
 
 
 def test_the_confinement_notices_a_reader_that_takes_what_it_is_told(

@@ -153,7 +153,7 @@ def test_the_power_cuts_notice_a_broken_writer(
     with broken_writer():
         recorder = record(cache / "log", format, "alone", 0.0, skipped)
     candidates = list(states(recorder.log, 1, draw))
-    found = [judge(state, cache / "state", format) for state in draw.sample(candidates, min(40, len(candidates)))]
+    found = [judge(state, cache / "state", format) for state in draw.sample(candidates, min(25, len(candidates)))]
     figure(f"power cuts, {request.node.callspec.id}: {sum(map(bool, found))} of {len(found)} states noticed")
     assert any(found)
 

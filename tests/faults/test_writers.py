@@ -16,8 +16,14 @@ WRITERS = 8
 
 
 def race(cache: Path, format: StoreFormat, plans: Sequence[Sequence[int]]) -> set[str]:
-    """Run a job for each plan at once; what they were told is acknowledged."""
-    children = [start(lambda tell, plan=plan: job(cache, plan, format=format, tell=tell)) for plan in plans]
+    """Run a job for each plan, all from the same moment on; what they were told is acknowledged."""
+    moment = time.monotonic() + 0.03 * len(plans)
+
+    def work(plan: Sequence[int], tell: Callable[[str], None]) -> None:
+        time.sleep(max(0.0, moment - time.monotonic()))
+        job(cache, plan, format=format, tell=tell)
+
+    children = [start(lambda tell, plan=plan: work(plan, tell)) for plan in plans]
     results = [broken_or_words(child, pipe) for child, pipe in children]
     assert not [fault for fault, _ in results if fault], [fault for fault, _ in results]
     return {word for _, words in results for word in words if word != "sources"}
@@ -84,6 +90,7 @@ def look_then_replace(temp: Path, target: Path) -> bool:
     """A broken `place`: looks first, as most programs do."""
     if target.exists():
         return False
+    time.sleep(0.002)  # as a busy machine does now and then
     temp.replace(target)
     return True
 

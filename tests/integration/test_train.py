@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from theworld.pipeline.keys import key_of_bytes
 from theworld.pipeline.store import open_store
 from theworld.train import trainer
 from theworld.train.answer import ask
-from theworld.train.batches import Collator, Example
+from theworld.train.batches import Example, texts
 from theworld.train.checkpoint import load_run, read_meta
 from theworld.train.config import TrainConfig
 from theworld.train.evaluate import EVALUATION, evaluate
@@ -221,13 +223,13 @@ def test_each_epoch_feeds_every_question_once_in_an_order_of_its_own(
 ) -> None:
     fed: list[tuple[str, tuple[int, ...]]] = []
 
-    class Noting(Collator):
-        def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-            fed.extend((example.key, example.prompt) for example in examples)
-            return super().__call__(examples)
+    def noting(examples: Sequence[Example], pad_id: int) -> dict[str, Any]:
+        fed.extend((example.key, example.prompt) for example in examples)
+        return texts(examples, pad_id)
 
-    monkeypatch.setattr(trainer, "Collator", Noting)
+    monkeypatch.setattr(trainer, "texts", noting)
     train(config(house, train_steps=None, epochs=2))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("latents")]
     first, second = fed[:16], fed[16:32]
     assert sorted(first) == sorted(second)
     assert len(set(first)) == 16

@@ -8,8 +8,18 @@ import torch
 
 from theworld.pipeline.errors import QuestionError
 from theworld.pipeline.keys import key_of_bytes
-from theworld.train.batches import Collator, EpochShuffle, check_answers, encode, pad_rows, supervised_tokens
+from theworld.train.batches import (
+    Collator,
+    EpochShuffle,
+    check_answers,
+    encode,
+    pad_rows,
+    supervised_tokens,
+    texts,
+    with_latents,
+)
 from theworld.train.lm import LanguageModel, Weights
+from theworld.train.loader import LatentDataset
 from theworld.train.model import IGNORED
 from theworld.train.questions import Question, read_questions
 
@@ -78,6 +88,23 @@ def test_every_row_gets_the_latents_of_its_own_image_each_image_read_once(lm: La
     assert batch["latents"].shape == (3, 16, 3, 4, 6)
     assert batch["latents"].dtype == torch.float16
     assert np.array_equal(batch["latents"].numpy(), read(keys, rollout_steps=2))
+
+
+def test_reading_ahead_gives_the_batches_that_reading_in_turn_gives(lm: LanguageModel, tmp_path: Path) -> None:
+    store, _ = save_mini_store(tmp_path)
+    draw = np.random.default_rng(0)
+    rows = [
+        [encode(SHORT, store.keys[number], lm, answer="left") for number in draw.integers(0, len(store), 3)]
+        for _ in range(20)
+    ]
+    collate = Collator(store, 2, lm.pad_id)
+    images = LatentDataset(store, rollout_steps=2)
+    ahead = with_latents((texts(examples, lm.pad_id) for examples in rows), images, keep=1, device=None)
+    for examples, batch in zip(rows, ahead, strict=True):
+        in_turn = collate(examples)
+        assert batch.keys() == in_turn.keys()
+        for name, tensor in batch.items():
+            assert torch.equal(tensor, in_turn[name]), name
 
 
 def test_answers_outside_the_vocabulary_are_refused_with_question_and_word(lm: LanguageModel, tmp_path: Path) -> None:

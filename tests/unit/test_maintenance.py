@@ -113,7 +113,7 @@ def test_a_repair_of_a_sound_store_moves_nothing(store: LatentStore) -> None:
     before = listing(store.path)
     assert repair(store.path, apply=True, level="deep").moved == ()
     after = listing(store.path)
-    assert after.keys() == before.keys()
+    assert after.keys() - before.keys() <= {"lock"}
     assert [name for name in before if Path(name).suffix and after[name] != before[name]] == []
 
 
@@ -453,9 +453,10 @@ def test_gc_leaves_a_payload_whose_record_appears_while_it_looks(
     real = maintenance.record_stamps
 
     def slow(path: Path) -> Any:
+        stamps = real(path)
         if key(10) not in open_store(path):
             write(create(cache, format=store.format), [10, 11])
-        return real(path)
+        return stamps
 
     monkeypatch.setattr(maintenance, "record_stamps", slow)
     assert gc(store.path, apply=True, grace_s=NOW).files == ()

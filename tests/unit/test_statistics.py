@@ -16,7 +16,7 @@ from theworld.pipeline.statistics import Summary, summarise
 from theworld.pipeline.store import LatentStore, StoreFormat, create_store, open_store
 from theworld.pipeline.transfer import export, merge
 
-from ..harm import WAN_SPEC, open_folder
+from ..harm import WAN_SPEC, open_folder, poison
 from ..tiny_store import SPEC, TINY, create, expected, fill, flip, key, write
 
 SHAPE = (3, 3, 2, 4)
@@ -215,6 +215,18 @@ def test_a_damaged_sample_is_not_averaged(cache: Path) -> None:
     flip(store.payload_path(0), 8)
     with pytest.raises(DamagedShardError, match="row 0"):
         summarise(open_store(store.path))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_no_latent_are_warned_of_and_not_averaged(cache: Path, value: float) -> None:
+    store = holding(cache, healthy(8))
+    poison(store, 3, value)
+    found = summarise(open_store(store.path))
+    assert np.isfinite([*found.channel_mean, *found.channel_std, *found.motion]).all()
+    (warning,) = found.warnings
+    assert "1 of 8" in warning
+    assert "NaN" in warning
+    json.loads(json.dumps(found.to_json()), parse_constant=pytest.fail)
 
 
 def test_small_latents_are_not_rounded_to_nothing(cache: Path) -> None:
