@@ -41,6 +41,7 @@ check: $(VENV)/.installed-dev  ## style, types, import rules
 
 bench: $(VENV)/.installed-dev  ## side-by-side measurements; see benchmarks/README.md
 	$(BIN)/python -m benchmarks.precompute
+	$(BIN)/python -m benchmarks.store
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

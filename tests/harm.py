@@ -27,7 +27,7 @@ from theworld.pipeline.store import LatentStore
 from .faults.harness import SCRATCH, in_child
 from .tiny_store import latent
 
-REBUILT = {"index.safetensors", "zarr.json", "lock"}
+REBUILT = {"index.safetensors", "zarr.json"}
 """Files a repair may make anew, or for itself; all others are somebody's."""
 
 

@@ -152,9 +152,10 @@ def tally_of(cache: Path, format: StoreFormat, work: Job) -> Tally:
 
 
 def test_the_kills_notice_a_writer_that_publishes_the_record_first(cache: Path, format: StoreFormat) -> None:
-    with record_first(pause_s=0.005):
+    with record_first(pause_s=0.01):
         tally = tally_of(cache, format, honest(format))
-    assert any("No such file" in fault for fault in tally.found)
+    # a record without its payload, or the number of one given out again
+    assert any("No such file" in fault or "exists, though" in fault for fault in tally.found)
 
 
 def test_the_kills_notice_a_writer_that_acknowledges_what_it_did_not_commit(cache: Path, format: StoreFormat) -> None:

@@ -158,6 +158,7 @@ def test_the_power_cuts_notice_a_broken_writer(
     assert any(found)
 
 
+@pytest.mark.slow
 def test_the_power_cuts_notice_a_writer_that_relies_on_folders_another_one_made(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,6 @@ def test_an_error_is_one_message_on_stderr_with_exit_code_two_and_nothing_writte
     for args, words in (
         (["precompute", "nowhere"], ["nowhere"]),
         (["train", "--cache"], ["scenes", "--questions"]),
-        (["train", "nothing", "--questions", "q.jsonl"], ["nothing", "theworld precompute"]),
         (["evaluate"], ["theworld train --cache"]),
         (["ask", "run", "x.png", "what?"], ["run"]),
         (["precompute", "--config", "absent.toml"], ["absent.toml"]),
@@ -87,6 +86,12 @@ def test_an_error_is_one_message_on_stderr_with_exit_code_two_and_nothing_writte
         assert done.stderr.startswith("error: ")
         assert all(word in done.stderr for word in words), done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_a_store_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
+    done = theworld("train", "nothing", "--questions", "q.jsonl", cwd=tmp_path)
+    assert done.returncode == 10
+    assert "theworld precompute" in done.stderr
 
 
 def test_the_error_tree_at_the_head_of_the_file_is_the_tree() -> None:

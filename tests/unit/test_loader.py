@@ -426,9 +426,13 @@ def test_an_interrupt_while_waiting_ends_the_threads(store: LatentStore, monkeyp
     slow = threading.Event()
     monkeypatch.setattr(dataset, "read", lambda *_: slow.wait(5))
     batches = Prefetcher(dataset, order(), threads=2)
-    threading.Timer(0.2, lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.1), slow.set())).start()
-    with pytest.raises(KeyboardInterrupt):
-        next(batches)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test worker may ignore it
+    try:
+        threading.Timer(0.2, lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.1), slow.set())).start()
+        with pytest.raises(KeyboardInterrupt):
+            next(batches)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not readers()
 
 
