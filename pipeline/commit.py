@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, and the sealed record that makes a shard visible.
 
 Lives here: every write to a store. The order of the steps is what keeps a cut, a full disk or a second writer
-harmless (measured in the fault study; replayed by tests/integration/test_store_faults.py):
+harmless (measured in the fault study; replayed by tests/faults):
 
     payload to tmp/, fsync  ->  placed under the first free shard number  ->  folders fsynced
     ->  sealed record to tmp/, fsync  ->  placed in commits/: this is the commit  ->  folder fsynced
@@ -105,17 +105,18 @@ def remove(target: Path) -> None:
     sync_folder(target.parent)
 
 
-def make_folders(path: Path) -> None:
+def make_folders(path: Path, *, durable: bool = True) -> None:
     """Make `path` and what is missing above it, each new name durable in its parent."""
     if path.is_dir():
         return
-    make_folders(path.parent)
+    make_folders(path.parent, durable=durable)
     try:
         os.mkdir(path)  # noqa: PTH102
     except FileExistsError:
         if not path.is_dir():
             raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
@@ -197,7 +198,7 @@ def place_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top
         payload = payload_of(number)
         if not link_on_the_way(payload, top):
             with suppress(FileExistsError, NotADirectoryError):  # a stray file where a folder belongs
-                make_folders(payload.parent)
+                make_folders(payload.parent, durable=False)  # they are below, before the record is
                 if place(temp, payload):
                     break
         number += 1

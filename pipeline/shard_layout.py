@@ -148,10 +148,13 @@ class ShardLayout(ABC):
 
 
 def _finite(values: NDArray[Any], dtype: str) -> bool:
-    """Whether no value is infinite or NaN; by the exponent's bits, ten times as fast as `np.isfinite` for float16."""
-    bits, infinity = {"float16": ("u2", 0x7C00), "bfloat16": ("u2", 0x7F80), "float32": ("u4", 0x7F800000)}[dtype]
-    magnitudes = values.view(bits) & (0x7FFF if bits == "u2" else 0x7FFFFFFF)
-    return bool(magnitudes.max() < infinity)
+    """Whether no value is infinite or NaN; by their bits, many times as fast as `np.isfinite` for float16.
+
+    The bits of numbers sort by magnitude, positive ones as signed integers, negative ones above them as unsigned.
+    """
+    size, infinity = {"float16": (2, 0x7C00), "bfloat16": (2, 0x7F80), "float32": (4, 0x7F800000)}[dtype]
+    sign = 1 << (8 * size - 1)
+    return bool(values.view(f"i{size}").max() < infinity and values.view(f"u{size}").max() < sign + infinity)
 
 
 def crc32c(data: bytes | NDArray[np.uint8]) -> int:
