@@ -12,8 +12,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -46,6 +48,8 @@ from .zarr_layout import ZarrLayout
 
 StoreFormat = Literal["zarr", "webdataset"]
 _PAGE_BYTES = 4096
+_PATIENCE_S, _MEMORY_BYTES_PER_S = 50e-6, 2e9
+"""A read that takes longer than this had to wait for the disk."""
 
 
 def layout_of(recipe: Recipe, spec: LatentSpec, shard_size: int, format: StoreFormat) -> ShardLayout:
@@ -303,12 +307,10 @@ class LatentStore:
         numbers: list[int] = shard_numbers.tolist()
         places: list[int] = shard_places.tolist()
         opened, asked = self._payloads.current(), False
+        patience = _PATIENCE_S + buffer.rows.shape[1] / _MEMORY_BYTES_PER_S
         for sample, (number, place) in enumerate(zip(numbers, places, strict=True)):  # hot: a microsecond counts
             payload = opened.get(number) or self._open(number)
-            unchecked = payload.checked[place] < frames
-            if unchecked and not asked:  # likely not in memory: have the disk work on all of the batch at once
-                asked = True
-                self._ask_for(zip(numbers[sample:], places[sample:], strict=True), buffer)
+            started = perf_counter()
             for offset, size, memory in buffer.pieces:
                 try:
                     read = os.preadv(payload.fd, memory[sample], place * row_bytes + offset)
@@ -316,7 +318,10 @@ class LatentStore:
                     raise self._damaged(number, f"row {place} cannot be read: {error.strerror}") from error
                 if read != size:
                     self._read_slowly(payload, place, memory[sample][0], offset)
-            if unchecked:
+            if not asked and perf_counter() - started > patience:  # it came from the disk: ask for all the rest at once
+                asked = True
+                self._ask_for(zip(numbers[sample + 1 :], places[sample + 1 :], strict=True), buffer)
+            if payload.checked[place] < frames:
                 self._check(payload, place, buffer.rows[sample], frames)
         return buffer.latents[: len(rows)]
 
@@ -428,9 +433,11 @@ class LatentStore:
 
     def _ask_for(self, rows: Iterable[tuple[int, int]], buffer: BatchBuffer) -> None:
         for number, place in rows:
+            payload = self._open(number)  # held: whoever opens another one may close it
             start = place * self.layout.row_bytes
             for offset, size, _ in buffer.pieces:
-                os.posix_fadvise(self._open(number).fd, start + offset, size, os.POSIX_FADV_WILLNEED)
+                with suppress(OSError):  # only a hint
+                    os.posix_fadvise(payload.fd, start + offset, size, os.POSIX_FADV_WILLNEED)
 
     def _read_slowly(self, payload: Payload, place: int, memory: memoryview, offset: int) -> None:
         """A read came back short: go on until the bytes are there or the file has ended."""
