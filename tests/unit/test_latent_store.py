@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -241,3 +242,25 @@ def test_publishing_the_shape_ends_at_the_last_row_however_writers_race(tmp_path
         patch.setattr(latent_store, "replace", replace_after_a_commit)
         assert stale.publish() == 3 * 16 + 1
     assert zarr.open_array(store.path / "latents", mode="r").shape[0] == 49
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(0.0, 0), (0.01, 3)])
+def test_a_batch_whose_first_read_waits_for_the_disk_is_asked_for_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, asked: int
+) -> None:
+    store = create(tmp_path)
+    fill(store, 8)
+    hints: list[tuple[int, int]] = []
+    monkeypatch.setattr(latent_store, "_PATIENCE_S", 0.005)
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        time.sleep(seconds)
+        return os.preadv(fd, buffers, offset)
+
+    patched = {"preadv": preadv, "posix_fadvise": lambda _, offset, size, __: hints.append((offset, size))}
+    with monkeypatch.context() as patch:
+        patch.setattr(latent_store, "os", SimpleNamespace(**vars(os) | patched))
+        read = store.read([key(n) for n in (6, 0, 3, 1)], rollout_steps=1)
+    np.testing.assert_array_equal(read, expected(store, [6, 0, 3, 1])[:, :, :2])
+    row = FRAMES * FRAME_BYTES
+    assert hints == [(0, 2 * FRAME_BYTES), (3 * row, 2 * FRAME_BYTES), (row, 2 * FRAME_BYTES)][:asked]
