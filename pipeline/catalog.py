@@ -123,10 +123,6 @@ class Catalog:
         found, rows = self._sorted
         return unpack_keys(found[np.argsort(rows)])
 
-    def rows(self) -> NDArray[np.int64]:
-        """The array rows of `keys`, ascending."""
-        return np.sort(self._sorted[1])
-
     def with_shards(self, shards: Iterable[Shard]) -> Catalog:
         """This and more shards."""
         more = Catalog.of(shards, self._shard_size)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .catalog import SNAPSHOT, record_stamps
+from .catalog import SNAPSHOT, record_inodes
 from .commit import TempFile, link_on_the_way, place, remove, sync_folder, writing
 from .errors import DamagedShardError, StoreError, StoreLockedError
 from .progress import Progress
@@ -136,7 +136,7 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
         payloads = store.layout.payload_numbers(path)
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be listed: {error.strerror}, so nothing is deleted") from error
-    orphans = sorted(payloads - record_stamps(path).keys())
+    orphans = sorted(payloads - record_inodes(path).keys())
     old: list[tuple[Path, int]] = []
     young = 0
     payloads_top = path / store.layout.payload_folder

@@ -43,6 +43,8 @@ from .records import FORMAT, Sha256, read_file, seal, unreadable, unseal, valida
 __all__ = ["LatentStore", "StoreFormat", "create_store", "find_store", "find_stores", "open_store"]
 
 MAX_SHARD_SIZE = 65_536
+PROMPT = "prompt.safetensors"
+"""Embeddings of the recipe's prompt, where it has one."""
 _MAX_SAMPLE_BYTES = 2**32
 _METADATA_LIMIT_BYTES = 2**22
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")

@@ -23,10 +23,10 @@ from .latent_store import LatentStore, StoreFormat
 from .progress import Progress
 from .recipe import difference
 from .records import origins_of, read_file, read_record
-from .store import create_store, is_store, load_store, open_to_write
+from .store import PROMPT, create_store, is_store, load_store, open_to_write
 
 _KEYS_LIMIT_BYTES = 2**31
-_PROMPT, _PROMPT_LIMIT_BYTES = "prompt.safetensors", 2**28
+_PROMPT_LIMIT_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,15 +210,15 @@ def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
     for failure in target.failures():
         if failure.key is not None and failure.key in target:
             target.clear_failure(failure)
-    prompt = source.path / _PROMPT
-    if prompt.is_file() and not (target.path / _PROMPT).exists():
+    prompt = source.path / PROMPT
+    if prompt.is_file() and not (target.path / PROMPT).exists():
         content = read_file(prompt, _PROMPT_LIMIT_BYTES)
         try:
             load(content)  # it may be a stranger's link to something that is nobody's business
         except SafetensorError as error:
             raise DamagedShardError(f"{prompt}: it is no safetensors file ({error}), so it was not copied") from error
         with writing(target.path):
-            publish(target.path / "tmp", target.path / _PROMPT, content)
+            publish(target.path / "tmp", target.path / PROMPT, content)
 
 
 def _require_same(one: LatentStore, other: LatentStore) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 
 from . import ledger
-from .catalog import SNAPSHOT, Shard, read_snapshot, record_stamps
+from .catalog import SNAPSHOT, Shard, read_snapshot, record_inodes, record_stamps
 from .errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from .latent_store import LatentStore
 from .progress import Progress
@@ -242,7 +242,7 @@ def _metadata(store: LatentStore) -> Iterator[Finding]:
 
 
 def _strays(store: LatentStore) -> Iterator[Finding]:
-    orphans = sorted(store.layout.payload_numbers(store.path) - record_stamps(store.path).keys())
+    orphans = sorted(store.layout.payload_numbers(store.path) - record_inodes(store.path).keys())
     if orphans:
         yield Finding(False, "orphan", f"{_count(orphans, 'payload')} without a record, left by killed writers: see gc")
     leftovers = sum(1 for _ in (store.path / "tmp").iterdir()) if (store.path / "tmp").is_dir() else 0

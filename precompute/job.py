@@ -22,7 +22,7 @@ from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, Interrupted, StoreError, WorldModelError
 from ..pipeline.ledger import Failure
 from ..pipeline.progress import Progress
-from ..pipeline.store import LatentStore, create_store, find_store
+from ..pipeline.store import PROMPT, LatentStore, create_store, find_store
 from .config import PrecomputeConfig, make_recipe
 from .plan import Plan, bytes_per_sample, choose_shard_size, make_plan
 from .pools import Pool, Task, open_pool, reason_of
@@ -105,7 +105,7 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
 
     text_file: Path | None = None
     if (text := embed_prompts(world.folder, recipe)) is not None:
-        text_file = store.path / "prompt.safetensors"
+        text_file = store.path / PROMPT
         publish(store.path / "tmp", text_file, text.to_bytes())
     setup = {
         "world_folder": str(world.folder),

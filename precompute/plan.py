@@ -69,7 +69,7 @@ def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *,
     unique = listing.unique()
     failed = {failure.key or failure.source: failure for failure in (store.failures() if store else [])}
     keys = list(unique)
-    done = set(np.array(keys)[store.holds(keys)].tolist()) if store is not None and keys else set[str]()
+    done = {key for key, here in zip(keys, store.holds(keys), strict=True) if here} if store is not None else set[str]()
     failed_before = [] if retry_failed else [failed[key] for key in unique if key in failed and key not in done]
     skip = done | {failure.key for failure in failed_before}
     return Plan(

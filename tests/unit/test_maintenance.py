@@ -450,7 +450,7 @@ def test_gc_between_a_payload_and_its_record_leaves_the_payload(
 def test_gc_leaves_a_payload_whose_record_appears_while_it_looks(
     store: LatentStore, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = maintenance.record_stamps
+    real = maintenance.record_inodes
 
     def slow(path: Path) -> Any:
         stamps = real(path)
@@ -458,7 +458,7 @@ def test_gc_leaves_a_payload_whose_record_appears_while_it_looks(
             write(create(cache, format=store.format), [10, 11])
         return stamps
 
-    monkeypatch.setattr(maintenance, "record_stamps", slow)
+    monkeypatch.setattr(maintenance, "record_inodes", slow)
     assert gc(store.path, apply=True, grace_s=NOW).files == ()
     np.testing.assert_array_equal(open_store(store.path).read([key(11)]), expected(store, [11]))
 
