@@ -34,7 +34,7 @@ Apply = Annotated[bool, typer.Option("--apply", help="Do it; without, only say w
 def list_(
     cache: Annotated[Path, typer.Argument(help="Folder of stores.")] = DEFAULT_CACHE, as_json: Json = False
 ) -> None:
-    """The stores of a cache folder: path, recipe id, format, samples, bytes."""
+    """The stores of a cache folder: path, recipe id, kind, format, samples, bytes."""
     from .store import find_stores, is_store, load_store
 
     paths = [cache] if is_store(cache) else find_stores(cache)
@@ -57,6 +57,7 @@ def list_(
             {
                 "path": str(path),
                 "recipe_id": store.recipe.id,
+                "kind": store.recipe.kind,
                 "format": store.format,
                 "samples": len(store),
                 "bytes": sum(shard.bytes for shard in store.shards.values()),
@@ -67,7 +68,7 @@ def list_(
     else:
         for row in rows:
             size = f"{row['bytes'] / 2**20:.1f} MiB"
-            typer.echo(f"{row['samples']:>9} samples  {size:>12}  {row['format']:<10}  {row['path']}")
+            typer.echo(f"{row['samples']:>9} samples  {size:>12}  {row['kind']:<8}  {row['format']:<10}  {row['path']}")
         if not rows:
             typer.echo(f"{cache} holds no store", err=True)
     if bad:
@@ -179,6 +180,7 @@ def explain(
     b: Annotated[Path | None, typer.Argument(help="Another store; or give precompute's flags instead.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="TOML file, as for precompute.")] = None,
     world: Annotated[str | None, typer.Option(help="As for precompute, like all that follow.")] = None,
+    kind: Annotated[str | None, typer.Option()] = None,
     steps: Annotated[int | None, typer.Option()] = None,
     size: Annotated[str | None, typer.Option()] = None,
     fit: Annotated[str | None, typer.Option()] = None,
@@ -226,8 +228,8 @@ def explain(
 
 
 _RECIPE_FLAGS = {
-    *("world", "steps", "size", "fit", "stride", "denoise_steps", "guidance", "prompt", "negative_prompt", "seed"),
-    *("compute_dtype", "dtype"),
+    *("kind", "world", "steps", "size", "fit", "stride", "denoise_steps", "guidance", "prompt", "negative_prompt"),
+    *("seed", "compute_dtype", "dtype"),
 }
 
 

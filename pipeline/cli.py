@@ -71,11 +71,19 @@ def _running_option(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=RUNNING)
 
 
+def _study_option(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel="A controlled comparison")
+
+
 @app.command()
 def precompute(
     images: Annotated[
         Path | None,
         typer.Argument(help="Folder of images, one image, or a quoted glob. Left out: scenes of the worldlet."),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        _recipe_option("rollout: images and their predicted future. frames: real videos, encoded. (default: rollout)"),
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of stores. (default: latents)")] = None,
     steps: Annotated[int | None, _recipe_option("Future latent frames per image; T = 1 + steps. (default: 8)")] = None,
@@ -97,7 +105,7 @@ def precompute(
         str | None, _recipe_option("float16, bfloat16 or float32, of the store. (default: float16)")
     ] = None,
     guardrail: Annotated[str | None, _running_option("Who checks a prompt: cosmos or external.")] = None,
-    limit: Annotated[int | None, _running_option("Only the first so many images.")] = None,
+    limit: Annotated[int | None, _running_option("Only the first so many inputs.")] = None,
     scenes: Annotated[int | None, _running_option("Scenes to make where no images are given. (default: 900)")] = None,
     device: Device = None,
     workers: Annotated[int | None, _running_option("Ray actors. (default: one per GPU, or per core)")] = None,
@@ -115,7 +123,7 @@ def precompute(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Roll each image forward once and keep the latents."""
+    """Roll each image forward once, or encode real videos, and keep the latents."""
     from ..precompute.config import PrecomputeConfig
     from ..precompute.job import run_precompute
     from .config import load_config
@@ -190,9 +198,34 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which split to ask; 'all' asks everything.")] = "test",
     steps: Annotated[int | None, typer.Option(help="Rollout steps to read. (default: as trained)")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    arms: Annotated[
+        str | None, _study_option("Train and compare these, separated by commas: text, steps0, frozen, shuffled, …")
+    ] = None,
+    futures: Annotated[Path | None, _study_option("Store of the encoded true futures, for the arm true.")] = None,
+    labels: Annotated[str | None, _study_option("Labelled training scenes. (default: 1000)")] = None,
+    seeds: Annotated[int | None, _study_option("Trainings of each arm and label count. (default: 5)")] = None,
+    train_steps: Annotated[int | None, _study_option("Updates of each training. (default: 800)")] = None,
+    outcomes: Annotated[
+        Path | None, _study_option("JSON of {scene: whether its rollout ends as the scene truly does}.")
+    ] = None,
+    out: Annotated[Path | None, _study_option("Folder of the study. (default: evidence)")] = None,
+    jobs: Annotated[int | None, _study_option("Processes, of one thread each. (default: one a core)")] = None,
+    config: Annotated[Path | None, _study_option("TOML file: its [train] is every arm's.", "--config")] = None,
     as_json: Json = False,
 ) -> None:
-    """Answer a split's questions and print accuracy by question type, runs side by side."""
+    """Answer a split's questions and print accuracy by question type, runs side by side; or compare arms."""
+    given = {
+        name: value
+        for name, value in locals().items()
+        if name in ("arms", "futures", "labels", "seeds", "train_steps", "outcomes", "out", "jobs", "config")
+    }
+    if arms is not None:
+        if runs:
+            raise ConfigError("--arms trains readers of its own: leave out the run folders, or --arms")
+        _compare_arms(store, questions, steps=steps, device=_device(device), as_json=as_json, **given)
+        return
+    if stray := [name for name, value in given.items() if value is not None]:
+        raise ConfigError(f"--{stray[0].replace('_', '-')} belongs to a comparison: add --arms text,steps0,rollout,…")
     from rich.console import Console
 
     from ..train.evaluate import compare
@@ -218,6 +251,114 @@ def evaluate(
     Console().print(done[0].table() if len(done) == 1 else compare(folders))
 
 
+def _compare_arms(
+    store: Path | None,
+    questions: Path | None,
+    *,
+    arms: str,
+    futures: Path | None,
+    labels: str | None,
+    seeds: int | None,
+    train_steps: int | None,
+    outcomes: Path | None,
+    out: Path | None,
+    jobs: int | None,
+    config: Path | None,
+    steps: int | None,
+    device: Any,
+    as_json: bool,
+) -> None:
+    from rich.console import Console
+
+    from ..train.config import TrainConfig
+    from ..train.evidence import Study, run_study
+    from ..train.findings import find, read_outcomes
+    from ..train.report import write_report
+    from ..train.tally import Answers
+    from ..train.telling import telling_scenes
+    from .config import load_config, read_table
+    from .progress import Progress
+
+    store = store or Path("latents")
+    written = read_table(config, "train") if config else {}
+    flags = {
+        "store": store,
+        "questions": questions or (None if "questions" in written else _own_questions(store)),
+        "futures": futures,
+        "steps": steps,
+        "train_steps": train_steps,
+        "device": None if device == "auto" else device,
+    }
+    study = Study(
+        arms=tuple(arm.strip() for arm in arms.split(",")),
+        labels=_counts(labels or "1000"),
+        seeds=5 if seeds is None else seeds,
+        settings=load_config(TrainConfig, "train", config, flags),
+        out=out or Path("evidence"),
+    )
+    known = read_outcomes(outcomes) if outcomes is not None else None
+    progress = Progress.on_stderr()
+    units = run_study(study, jobs=jobs, progress=progress)
+    scenes = _own_scenes(study.settings.questions, study.settings.store)
+    if known is None and scenes is not None:
+        known = read_outcomes(_read_rollouts(study.settings.store, scenes, study.out, progress))
+    found = find(study, units, outcomes=known)
+    if scenes is not None:
+        _draw_strips(study.settings.store, scenes, telling_scenes(Answers(study, units)), study.out)
+    page = write_report(found, study.out)
+    if as_json:
+        typer.echo(found.to_json())
+        return
+    for table in found.tables():
+        Console().print(table)
+    typer.echo(f"results: {page}")
+
+
+def _own_scenes(questions: Path, store: Path) -> Path | None:
+    """The folder of scenes that questions and rollouts come from, if the rollouts are the embedded world's."""
+    from ..precompute.world import resolve_world
+    from .store import open_store
+
+    ours = (questions.parent / "scenes.jsonl").is_file()
+    return questions.parent if ours and open_store(store).recipe.world == resolve_world(None).identity else None
+
+
+def _read_rollouts(store: Path, scenes: Path, out: Path, progress: Any) -> Path:
+    """Which rollouts end as their scenes do, found out once per study."""
+    from ..precompute.worldlet.witness import rollout_outcomes
+    from .store import open_store
+
+    path = out / "outcomes.json"
+    if not path.exists():
+        known = rollout_outcomes(open_store(store), scenes, progress=progress)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(known, indent=0) + "\n", encoding="utf-8")
+        part.replace(path)
+    return path
+
+
+def _draw_strips(store: Path, scenes: Path, told: dict[str, tuple[str, list[str]]], out: Path) -> None:
+    from ..precompute.worldlet.witness import draw_strips
+    from .store import open_store
+
+    folder = out / "strips"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    pictures = draw_strips(open_store(store), scenes, list(told.values()))
+    for name, picture in zip(told, pictures, strict=True):
+        picture.save(folder / f"{name}.png")
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"--labels must be numbers separated by commas, such as 250,1000,4000; got {text!r}"
+        ) from error
+
+
 def _newest_run() -> Path:
     runs = sorted(Path("runs").glob("*/theworld.json"), key=lambda path: path.stat().st_mtime)
     if not runs:
@@ -228,7 +369,7 @@ def _newest_run() -> Path:
 @app.command()
 def ask(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    image: Annotated[Path, typer.Argument(help="Image file.")],
+    image: Annotated[Path, typer.Argument(help="Image file; a video where the run read encoded videos.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     choices: Annotated[str | None, typer.Option(help="Answers to choose from, separated by commas.")] = None,
     steps: Annotated[int | None, typer.Option(help="Rollout steps to read. (default: as trained)")] = None,
@@ -264,18 +405,46 @@ def _device(name: str) -> Any:
     return name
 
 
+@app.command()
+def scenes(
+    out: Annotated[Path, typer.Argument(help="Folder for pictures, questions and futures.")],
+    train: Annotated[int, typer.Option(help="Scenes with labels to learn from.")] = 1000,
+    validation: Annotated[int, typer.Option(help="Scenes to choose settings by.")] = 0,
+    test: Annotated[int, typer.Option(help="Scenes to be asked about.")] = 2000,
+    ood: Annotated[int, typer.Option(help="Out of distribution: more ramps, unseen colors, taller towers.")] = 0,
+    families: Annotated[str, typer.Option(help="Which, separated by commas.")] = "buckets,race,tower,contact",
+    seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
+    videos: Annotated[bool, typer.Option("--videos", help="Also write the true futures, lossless MP4.")] = False,
+    jobs: Annotated[int | None, typer.Option(help="Processes. (default: one per core)")] = None,
+) -> None:
+    """Write the benchmark's scenes: pictures at rest, questions about what happens next, and about what is there."""
+    from ..precompute.worldlet.scene_files import write_scenes
+
+    counts = {"train": train, "validation": validation, "test": test, "ood": ood}
+    path = write_scenes(
+        out,
+        splits={split: count for split, count in counts.items() if count},
+        seed=seed,
+        families=[name.strip() for name in families.split(",")],
+        videos=videos,
+        jobs=jobs or os.cpu_count() or 1,
+    )
+    typer.echo(f"{sum(counts.values())} scenes; their questions: {path}")
+
+
 @worldlet_app.command("build")
 def worldlet_build(
     out: Annotated[Path, typer.Argument(help="Folder for the new weights: OUT/world and OUT/lm.")],
     world_minutes: Annotated[float, typer.Option(help="CPU minutes for the VAE and the transformer.")] = 60.0,
     lm_minutes: Annotated[float, typer.Option(help="CPU minutes for the language model.")] = 8.0,
     seed: Annotated[int, typer.Option(help="Seed of scenes and weights.")] = 0,
+    start: Annotated[Path | None, typer.Option(help="Go on from a trained world, not from nothing.")] = None,
 ) -> None:
-    """Train the miniature world model and its small Gemma again, from nothing."""
+    """Train the miniature world model and its small Gemma again. A second call goes on where the first was cut."""
     from ..precompute.worldlet.build import build_world
     from ..train.worldlet.build import build_lm
 
-    build_world(out / "world", minutes=world_minutes, seed=seed)
+    build_world(out / "world", minutes=world_minutes, seed=seed, start=start)
     build_lm(out / "lm", minutes=lm_minutes, seed=seed)
     typer.echo(f"use them: theworld precompute --world {out / 'world'}; theworld train --lm {out / 'lm'}")
 

@@ -4,7 +4,7 @@
     ├── ConfigError (ValueError)          a flag, a config file or a combination of them is wrong
     ├── RecipeError (ValueError)          a recipe's fields contradict each other or another recipe
     ├── LatentShapeError (ValueError)     a tensor does not have the shape, dtype or range promised
-    ├── ImageError (ValueError)           one image cannot be used; `reason` is the ledger's word for why
+    ├── ImageError (ValueError)           one input cannot be used; `reason` is the ledger's word for why
     ├── WorldModelError (RuntimeError)    a world model cannot be found, loaded or run
     ├── StoreError (RuntimeError)         the store as a whole cannot be used
     │   ├── StoreNotFoundError (FileNotFoundError)   there is no store at this place; exit 10
@@ -40,10 +40,10 @@ class LatentShapeError(TheWorldError, ValueError):
 
 
 class ImageError(TheWorldError, ValueError):
-    """One image cannot be used.
+    """One image or video cannot be used.
 
     Attributes:
-        reason: one word for the ledger: missing, not_a_file, empty, too_large, format, animated, decode.
+        reason: one word for the ledger: missing, not_a_file, empty, too_large, format, animated, short, decode.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import RecipeError
 
+Kind = Literal["rollout", "frames"]
+"""What a latent is made of. rollout: one image and its predicted future. frames: the first frames of a real video,
+encoded and nothing predicted. What each takes in and how it is made stands in precompute/kinds.py."""
 Fit = Literal["cover", "pad", "stretch"]
 StoredDtype = Literal["float16", "bfloat16", "float32"]
 
@@ -21,6 +25,16 @@ ENGINE_VERSION = 1
 """Version of the denoise loop in precompute/cosmos.py; bump it when its values change."""
 IMAGE_RULES = 1
 """Version of the decoding and resizing in precompute/images.py; bump it when their pixels change."""
+VIDEO_RULES = 1
+"""The same for precompute/video.py; recipes of kind frames hold it, in the field `image_rules`."""
+
+NO_MEANING: dict[Kind, frozenset[str]] = {
+    "rollout": frozenset(),
+    "frames": frozenset(
+        {"denoise_steps", "solver", "guidance", "prompt", "negative_prompt", "fps", "seed", "draw", "compute_dtype"}
+    ),
+}
+"""Fields that decide nothing in a kind. They hold their defaults there, so that equal latents have equal ids."""
 
 _SINCE_SCHEMA: dict[str, int] = {}
 """Fields that came after schema 1. They enter the id only when they differ from their default, so that a store
@@ -28,18 +42,18 @@ written before they existed keeps its id."""
 
 
 class Recipe(BaseModel):
-    """What one rollout is. Frozen; two equal recipes and equal keys give equal latents."""
+    """What one latent is. Frozen; two equal recipes and equal keys give equal latents."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    kind: Literal["rollout"] = "rollout"
+    kind: Kind = "rollout"
     world: Annotated[str, Field(min_length=1)]
     """Which weights: `hub:ORG/NAME@<40 hex commit>`, or `sha256:<64 hex>` of a folder's weights and configs."""
     height: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
     """Pixels."""
     width: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
     fit: Fit = "cover"
-    """How an image of another shape meets height x width: cover crops the centre, pad adds grey, stretch distorts."""
+    """How a picture of another shape meets height x width: cover crops the centre, pad adds grey, stretch distorts."""
     image_rules: Annotated[int, Field(ge=1)] = IMAGE_RULES
     rollout_steps: Annotated[int, Field(ge=0, le=256)] = 8
     """C, future latent frames; T = 1 + C."""
@@ -67,6 +81,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        check_meaning(self.kind, self.model_dump())
         if self.negative_prompt is not None and self.guidance <= 1.0:
             raise ValueError("negative_prompt has no effect without guidance: set guidance above 1.0, or drop it")
         if self.guidance > 1.0 and self.prompt is None and self.negative_prompt is None:
@@ -88,10 +103,33 @@ class Recipe(BaseModel):
                 del fields[name]
         return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
+    def meaning(self) -> dict[str, Any]:
+        """The fields that decide something in a recipe of this kind, with their values."""
+        return self.model_dump(mode="json", exclude=set(NO_MEANING[self.kind]))
+
     @property
     def id(self) -> str:
         """Recipe id: 64 hex digits, the SHA-256 of `canonical()`."""
         return hashlib.sha256(b"theworld recipe 1\n" + self.canonical().encode()).hexdigest()
+
+
+def check_meaning(kind: Kind, values: Mapping[str, object]) -> None:
+    """Refuse what decides nothing in a recipe of this kind, rather than ignore it.
+
+    Args:
+        values: names and values of fields or settings; None, or a field's default, is nothing said.
+    Raises:
+        ValueError: names each.
+    """
+    said = [
+        name
+        for name in sorted(NO_MEANING[kind] & values.keys())
+        if values[name] not in (None, Recipe.model_fields[name].default)
+    ]
+    if said:
+        raise ValueError(
+            f"{', '.join(said)}: without meaning for kind {kind}; leave {'it' if len(said) == 1 else 'them'} out"
+        )
 
 
 def parse_recipe(value: object, *, where: str) -> Recipe:
@@ -111,6 +149,6 @@ def parse_recipe(value: object, *, where: str) -> Recipe:
 
 
 def difference(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two recipes differ: name -> (ours, theirs)."""
-    a, b = ours.model_dump(), theirs.model_dump()
-    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
+    """The fields in which two recipes differ: name -> (ours, theirs). Of two kinds, among those that both have."""
+    a, b = ours.meaning(), theirs.meaning()
+    return {name: (a[name], b[name]) for name in a if name in b and a[name] != b[name]}

@@ -32,6 +32,7 @@ class Summary:
     recipe_id: str
     format: str
     recipe: dict[str, Any]
+    """The fields that mean something for its kind."""
     shard_size: int
     samples: int
     shards: int
@@ -43,7 +44,7 @@ class Summary:
     first_created: str | None
     last_created: str | None
     worker_seconds: float
-    """Of rollouts, by all workers together, as far as the records say."""
+    """Of rolling out or encoding, by all workers together, as far as the records say."""
     made_by: dict[str, int]
     """Host, device and versions -> rows."""
     looked_into: int
@@ -69,7 +70,7 @@ class Summary:
             f"{self.shard_size}, {self.bytes / 2**20:.1f} MiB; {self.sources} sources, {self.failures} failed inputs",
         ]
         if self.first_created is not None:
-            rows += [f"  made {self.first_created} to {self.last_created}, {self.worker_seconds:.1f} s of rollouts"]
+            rows += [f"  made {self.first_created} to {self.last_created}, {self.worker_seconds:.1f} s of work"]
         rows += origin
         if self.looked_into:
             rows += [
@@ -103,7 +104,7 @@ def summarise(store: LatentStore, *, samples: int = SAMPLES) -> Summary:
         path=str(store.path),
         recipe_id=store.recipe.id,
         format=store.format,
-        recipe=store.recipe.model_dump(mode="json"),
+        recipe=store.recipe.meaning(),
         shard_size=store.shard_size,
         samples=len(store),
         shards=len(records),
@@ -166,7 +167,7 @@ def _warnings(store: LatentStore, moments: _Moments) -> list[str]:
         )
     if moments.not_finite == moments.looked_into:
         return found
-    if moments.frozen:
+    if moments.frozen and store.recipe.kind != "frames":  # a real video may well stand still
         found.append(
             f"{moments.frozen} of {moments.looked_into} rollouts stand still: each frame is nearly the one before. "
             "Is the horizon long enough, and are these images the world model knows how to move?"
@@ -190,7 +191,8 @@ def _look_raw(std: NDArray[np.float64], raw: NDArray[np.float64]) -> bool:
 
 def _seconds(origin: Origin) -> float:
     seconds = origin.facts.get("seconds")
-    value = seconds.get("rollout") if isinstance(seconds, dict) else None
+    # a record names the work by its kind
+    value = seconds.get("rollout", seconds.get("encode")) if isinstance(seconds, dict) else None
     return float(value) * origin.rows / origin.of_rows if isinstance(value, (int, float)) else 0.0
 
 

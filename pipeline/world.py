@@ -29,6 +29,13 @@ class WorldModel(Protocol):
         """Standardised latents of single frames: the posterior's mode, float32."""
         ...
 
+    def encode_video(self, videos: Float[Tensor, "B 3 F height width"]) -> Float[Tensor, "B C T H W"]:
+        """Standardised float32 latents of real frames, float32 in [-1, 1]; T = 1 + (F - 1) / temporal_stride.
+
+        Frame 0 equals `encode` of the videos' first frames.
+        """
+        ...
+
     def rollout(
         self, images: Float[Tensor, "B 3 height width"], keys: Sequence[str], recipe: Recipe
     ) -> Float[Tensor, "B C T H W"]:

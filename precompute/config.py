@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..pipeline.config import DeviceName
-from ..pipeline.errors import ConfigError
-from ..pipeline.recipe import Fit, Recipe, StoredDtype, parse_recipe
+from ..pipeline.recipe import NO_MEANING, Fit, Kind, Recipe, StoredDtype, check_meaning, parse_recipe
 from ..pipeline.store import StoreFormat
+from .kinds import KINDS
 from .text import Guardrail
 from .world import WorldSource
 
@@ -21,15 +21,16 @@ class PrecomputeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # what is rolled out, and where it goes
+    # what is rolled out or encoded, and where it goes
     images: Path | None = None
-    """Folder, file or glob pattern; None makes the worldlet's own scenes in the cache folder."""
+    """Folder, file or glob pattern, of videos for kind frames; None makes scenes of the worldlet in the cache."""
     scenes: Annotated[int, Field(ge=3)] = 900
     """How many scenes to make where there are no images; every third is a test scene."""
     cache: Path = Path("latents")
     limit: Annotated[int, Field(ge=1)] | None = None
 
     # these decide the latents: they enter the recipe
+    kind: Kind = "rollout"
     world: str | None = None
     steps: Annotated[int, Field(ge=0)] = 8
     stride: Annotated[int, Field(ge=1)] = 1
@@ -63,39 +64,43 @@ class PrecomputeConfig(BaseModel):
             raise ValueError(f"size must be HEIGHTxWIDTH in pixels, such as 224x224; got {self.size!r}")
         return self
 
+    @model_validator(mode="after")
+    def _kind_has_all_that_is_said(self) -> PrecomputeConfig:
+        check_meaning(self.kind, self.model_dump())
+        return self
+
 
 def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
     """The recipe of a job: its settings, the world model's identity, and the card's word where nothing was said.
 
     Raises:
         RecipeError: a value is out of range or contradicts another.
-        ConfigError: the rollout is longer than the clips the world model was trained on.
+        ConfigError: the world model cannot make such latents.
     """
-    card = world.card
+    card, kind = world.card, KINDS[config.kind]
+    of_some_kinds = {
+        "denoise_steps": config.denoise_steps or card.denoise_steps,
+        "guidance": config.guidance,
+        "prompt": config.prompt,
+        "negative_prompt": config.negative_prompt,
+        "seed": config.seed,
+        "compute_dtype": config.compute_dtype or card.compute_dtype,
+    }
     height, width = map(int, config.size.split("x")) if config.size else (card.height, card.width)
     recipe = parse_recipe(
         {
+            "kind": config.kind,
             "world": world.identity,
             "height": height,
             "width": width,
             "fit": config.fit,
+            "image_rules": kind.rules,
             "rollout_steps": config.steps,
             "stride": config.stride,
-            "denoise_steps": config.denoise_steps or card.denoise_steps,
-            "guidance": config.guidance,
-            "prompt": config.prompt,
-            "negative_prompt": config.negative_prompt,
-            "seed": config.seed,
-            "compute_dtype": config.compute_dtype or card.compute_dtype,
             "dtype": config.dtype,
+            **{name: value for name, value in of_some_kinds.items() if name not in NO_MEANING[config.kind]},
         },
         where="these settings make no recipe",
     )
-    frames = 1 + config.steps * config.stride
-    if frames > card.window:
-        raise ConfigError(
-            f"--steps {config.steps} with --stride {config.stride} is a clip of {frames} latent frames; {world.name} "
-            f"was trained on {card.window}, and beyond that its predictions mean nothing. "
-            f"Choose --steps of at most {(card.window - 1) // config.stride}"
-        )
+    kind.check(recipe, world)
     return recipe

@@ -1,4 +1,4 @@
-"""The Cosmos-Predict2 engine: encode one frame, denoise its future, over the pipeline's own transformer and VAE.
+"""The Cosmos-Predict2 engine: encode frames, denoise a first one's future, over the pipeline's own VAE and transformer.
 
 Lives here: the denoise loop, equal to diffusers' `Cosmos2VideoToWorldPipeline` given the same draws, and what makes it
 cheaper with the same result: a batch of images with noise of their own, the first frame encoded alone, the last
@@ -22,7 +22,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float
 from torch import Tensor
 
-from ..pipeline.errors import ConfigError, WorldModelError
+from ..pipeline.errors import ConfigError, LatentShapeError, WorldModelError
 from ..pipeline.keys import noise_seed
 from ..pipeline.latent_spec import LatentSpec
 from ..pipeline.latents import standardise, unstandardise
@@ -102,8 +102,21 @@ class CosmosWorld:
         Args:
             images: float32 in [-1, 1].
         """
-        video = images.to(self.device, torch.float32).unsqueeze(2)
-        return standardise(self._posterior(video).mode(), self._spec)
+        return self.encode_video(images.unsqueeze(2))
+
+    @torch.inference_mode()
+    def encode_video(self, videos: Float[Tensor, "B 3 F height width"]) -> Float[Tensor, "B C T H W"]:
+        """Standardised latents of real frames: the posterior's mode, float32; T = 1 + (F - 1) / temporal_stride.
+
+        Args:
+            videos: float32 in [-1, 1].
+        Raises:
+            LatentShapeError: F - 1 is no multiple of the temporal stride; the VAE would drop the rest unsaid.
+        """
+        frames, stride = videos.shape[2], self._spec.temporal_stride
+        if (frames - 1) % stride:
+            raise LatentShapeError(f"a clip has 1 + a multiple of {stride} video frames, got {frames}")
+        return standardise(self._posterior(videos.to(self.device, torch.float32)).mode(), self._spec)
 
     @torch.inference_mode()
     def rollout(
@@ -115,8 +128,11 @@ class CosmosWorld:
             images: float32 in [-1, 1], of the recipe's size. keys: one per image; with the recipe's seed and draw it
                 fixes the sample's noise, so batch and order do not matter.
         Raises:
-            ConfigError: the recipe has a prompt and this world was loaded without its embeddings.
+            ConfigError: the recipe has a prompt and this world was loaded without its embeddings, or it is of a kind
+                that nothing is predicted for.
         """
+        if recipe.kind != "rollout":
+            raise ConfigError(f"a recipe of kind {recipe.kind} holds real frames; an image alone cannot give them")
         first = self.encode(images)
         if recipe.rollout_steps == 0:
             return first

@@ -27,18 +27,18 @@ MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64 * 10**6
 
 
-def read_image_file(path: Path) -> bytes:
+def read_input_file(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of a regular file within the size limit.
 
     Raises:
-        ImageError: missing, not a regular file (a device or pipe would block), empty, or over 64 MiB.
+        ImageError: missing, not a regular file (a device or pipe would block), empty, or over the limit.
     """
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
             raise ImageError("not_a_file", f"{path} is not a regular file")
-        if facts.st_size > MAX_BYTES:
-            raise ImageError("too_large", f"{path} holds {facts.st_size:,} bytes; the limit is {MAX_BYTES:,}")
+        if facts.st_size > max_bytes:
+            raise ImageError("too_large", f"{path} holds {facts.st_size:,} bytes; the limit is {max_bytes:,}")
         content = path.read_bytes()
     except OSError as error:
         raise ImageError("missing", f"{path} cannot be read: {error.strerror or error}") from error
@@ -61,7 +61,7 @@ def decode_image(content: bytes, *, source: str) -> Image.Image:
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 raise ImageError("animated", f"{source} has {frames} frames; save the one you mean as an image")
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -90,6 +90,11 @@ def to_tensor(image: Image.Image) -> Float[Tensor, "3 height width"]:
     return torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1.0).permute(2, 0, 1).contiguous()
 
 
+def to_image(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
+    """The inverse of `to_tensor`."""
+    return Image.fromarray(((pixels + 1.0) * 127.5).round().byte().permute(1, 2, 0).numpy())
+
+
 def load_image(content: bytes, height: int, width: int, fit: Fit, *, source: str) -> Float[Tensor, "3 height width"]:
     """Decode, fit and scale: the whole of the image rules.
 
@@ -102,7 +107,12 @@ def load_image(content: bytes, height: int, width: int, fit: Fit, *, source: str
     return to_tensor(fit_image(decode_image(content, source=source), height, width, fit))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an image in any of Pillow's modes, by the rules above.
+
+    Raises:
+        ImageError: it holds values that are not finite.
+    """
     mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.float64)

@@ -24,21 +24,20 @@ from ..pipeline.ledger import Failure
 from ..pipeline.progress import Progress
 from ..pipeline.store import PROMPT, LatentStore, create_store, find_store
 from .config import PrecomputeConfig, make_recipe
+from .kinds import KINDS
 from .plan import Plan, bytes_per_sample, choose_shard_size, make_plan
 from .pools import Pool, Task, open_pool, reason_of
 from .report import Report
-from .sources import list_images
+from .sources import list_inputs
 from .text import check_prompts, embed_prompts
 from .world import COSMOS, WORLDLET, WorldSource, resolve_world
 
-CPU_BATCH, GPU_BATCH = 8, 16
-SCENES_SEED = 1
 WHOLE_ATTEMPTS = 2
 """Tries of a shard as a whole before it is halved to find the sample that breaks it."""
 
 
 def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None) -> Report:
-    """Roll out every image that has no latents yet.
+    """Make the latents of every input that has none yet: roll images out, or encode videos.
 
     Args:
         progress: where a person watches; None is silent.
@@ -54,22 +53,23 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     check_prompts(prompts, config.guardrail)  # before 10 GB of text encoder are fetched for nothing
     world = resolve_world(config.world, with_text=bool(prompts))
     recipe = make_recipe(config, world)
+    kind = KINDS[recipe.kind]
     device = str(resolve_device(config.device))
     workers = config.workers or _default_workers(world, device)
     if config.images is None:
         progress.say(_embedded_note(config, world))
     if config.images is not None:
-        listing = list_images(config.images, limit=config.limit)
+        listing = list_inputs(config.images, kind, limit=config.limit)
     elif config.dry_run:
         with TemporaryDirectory() as folder:  # their keys are needed, the files are not
-            listing = list_images(_own_scenes(config, world, Path(folder)), limit=config.limit)
+            listing = list_inputs(_own_scenes(config, world, Path(folder)), kind, limit=config.limit)
     else:
-        listing = list_images(_own_scenes(config, world, config.cache / "scenes"), limit=config.limit)
+        listing = list_inputs(_own_scenes(config, world, config.cache / "scenes"), kind, limit=config.limit)
     spec = world.latent_spec()
     shape = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
     store = find_store(config.cache, recipe)
     plan = make_plan(listing, store, bytes_per_sample(shape, recipe.dtype), retry_failed=config.retry_failed)
-    label = f"{world.name}-rollout{recipe.rollout_steps}-{recipe.height}x{recipe.width}"
+    label = f"{world.name}-{recipe.kind}{recipe.rollout_steps}-{recipe.height}x{recipe.width}"
     for line in plan.lines(recipe, world, str(store.path) if store else f"new, in {config.cache}"):
         progress.say(line)
     if (needed := len(plan.todo) * plan.sample_bytes) > (free := _free_bytes(config.cache)):
@@ -111,7 +111,7 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
         "world_folder": str(world.folder),
         "store": str(store.path),
         "device": device,
-        "batch_size": config.batch_size or (CPU_BATCH if device == "cpu" else GPU_BATCH),
+        "batch_size": config.batch_size or kind.batch[0 if device == "cpu" else 1],
         "text": str(text_file) if text_file else None,
     }
     first, size = store.next_number, store.shard_size
@@ -129,9 +129,11 @@ def _drive(pool: Pool, tasks: Sequence[Task], store: LatentStore, plan: Plan, pr
     in_flight = written = bytes_written = crashes = 0
     failures: list[Failure] = list(plan.refused)
     phases: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    kind = KINDS[store.recipe.kind]
     retried = {failure.key: failure for failure in store.failures()}
     started = time.monotonic()
-    with progress.bar("rolling out", total=len(plan.todo), unit="images") as bar:
+    with progress.bar(kind.doing, total=len(plan.todo), unit=f"{kind.takes}s") as bar:
         try:
             while queue or in_flight:
                 while queue and in_flight < pool.slots:
@@ -143,6 +145,7 @@ def _drive(pool: Pool, tasks: Sequence[Task], store: LatentStore, plan: Plan, pr
                     written += outcome.written
                     bytes_written += outcome.bytes_written
                     phases.update(outcome.seconds)
+                    notes.update(outcome.notes)
                     for sample in task.samples:
                         if sample.key in retried:
                             store.clear_failure(retried[sample.key])
@@ -166,8 +169,8 @@ def _drive(pool: Pool, tasks: Sequence[Task], store: LatentStore, plan: Plan, pr
                 failure = Failure(
                     source=sample.source,
                     key=sample.key,
-                    reason="rollout",
-                    message=f"rolling out {sample.source} failed {task.attempts + 1} times: {reason_of(outcome)}",
+                    reason=kind.phase,
+                    message=f"{kind.doing} {sample.source} failed {task.attempts + 1} times: {reason_of(outcome)}",
                     attempts=task.attempts + 1,
                 )
                 store.record_failure(failure)
@@ -176,7 +179,7 @@ def _drive(pool: Pool, tasks: Sequence[Task], store: LatentStore, plan: Plan, pr
         except (KeyboardInterrupt, Interrupted) as stop:
             remaining = len(plan.todo) - written - len(failures) + len(plan.refused)
             raise Interrupted(
-                f"interrupted: {written} rollouts were committed to {store.path} and stay; {remaining} remain. "
+                f"interrupted: {written} {kind.makes} were committed to {store.path} and stay; {remaining} remain. "
                 "The same command goes on where this one stopped"
             ) from stop
         finally:
@@ -190,6 +193,7 @@ def _drive(pool: Pool, tasks: Sequence[Task], store: LatentStore, plan: Plan, pr
         seconds=time.monotonic() - started,
         worker_seconds=dict(phases),
         bytes_written=bytes_written,
+        notes=dict(notes),
     )
 
 
@@ -238,21 +242,25 @@ def _default_workers(world: WorldSource, device: str) -> int:
 
 
 def _own_scenes(config: PrecomputeConfig, world: WorldSource, folder: Path) -> Path:
+    if config.kind != "rollout":
+        raise ConfigError(
+            f"no {KINDS[config.kind].takes}s were given: theworld precompute {KINDS[config.kind].takes.upper()}S "
+            f"--kind {config.kind}"
+        )
     if world.name != WORLDLET:
         raise ConfigError(
             f"no images were given. The embedded scenes are the worldlet's own; for {world.name} name a folder: "
             "theworld precompute PHOTOS --world …"
         )
-    from .worldlet.scenes import write_scenes
+    from .worldlet.scene_files import write_scenes
 
-    test = config.scenes // 3
-    # another seed than the clips the worldlet was trained on: it has seen none of these scenes
-    write_scenes(folder, splits={"train": config.scenes - test, "test": test}, seed=SCENES_SEED)
+    test = max(1, 2 * round(config.scenes / 6))  # whole pairs
+    write_scenes(folder, splits={"train": config.scenes - test, "test": test}, jobs=os.cpu_count() or 1)
     return folder / "images"
 
 
 def _embedded_note(config: PrecomputeConfig, world: WorldSource) -> str:
-    if world.name != WORLDLET:
+    if world.name != WORLDLET or config.kind != "rollout":
         return ""
     return (
         f"No images given: making {config.scenes} scenes of the embedded worldlet "

@@ -1,7 +1,8 @@
-"""One image, rolled out on the spot: what a run needs to answer about a picture that no store holds."""
+"""One input, made into latents on the spot: what a run needs to answer about a picture that no store holds."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from jaxtyping import Float
@@ -9,13 +10,16 @@ from torch import Tensor
 
 from ..pipeline.config import DeviceName
 from ..pipeline.device import resolve_device
-from ..pipeline.errors import ConfigError
+from ..pipeline.errors import ConfigError, ImageError
 from ..pipeline.keys import key_of_bytes
 from ..pipeline.recipe import Recipe
 from .cosmos import CosmosWorld
-from .images import decode_image, fit_image, load_image, read_image_file
+from .images import read_input_file, to_image
+from .kinds import KINDS, Loaded
 from .preview import contact_sheet
 from .world import WORLDLET, resolve_world
+
+_log = logging.getLogger(__name__)
 
 
 class LiveWorld:
@@ -24,6 +28,7 @@ class LiveWorld:
     def __init__(self, world: CosmosWorld, recipe: Recipe) -> None:
         self.world = world
         self.recipe = recipe
+        self._kind = KINDS[recipe.kind]
 
     @classmethod
     def for_recipe(cls, recipe: Recipe, *, world: str | None = None, device: DeviceName = "auto") -> LiveWorld:
@@ -47,21 +52,29 @@ class LiveWorld:
         loaded = CosmosWorld.load(source.folder, device=str(resolve_device(device)), compute_dtype=recipe.compute_dtype)
         return cls(loaded, recipe)
 
-    def roll_out(self, image: Path) -> Float[Tensor, "1 C T H W"]:
-        """Standardised latents of one image file, as precompute would make them, before they are rounded for storage.
+    def roll_out(self, file: Path) -> Float[Tensor, "1 C T H W"]:
+        """Standardised latents of one image file, or of one video for recipes of kind frames, as precompute would
+        make them, before they are rounded for storage.
 
         Raises:
             ImageError: the file cannot be used.
         """
-        content = read_image_file(image)
-        recipe = self.recipe
-        pixels = load_image(content, recipe.height, recipe.width, recipe.fit, source=str(image))
-        return self.world.rollout(pixels.unsqueeze(0), [key_of_bytes(content)], recipe).cpu()
+        content, loaded = self._load(file)
+        if loaded.note:
+            _log.warning("%s is %s", file, loaded.note)
+        return self._kind.latents(self.world, loaded.pixels.unsqueeze(0), [key_of_bytes(content)], self.recipe).cpu()
 
-    def save_preview(self, image: Path, latents: Float[Tensor, "1 C T H W"], path: Path) -> None:
-        """A PNG strip: the image, then the last video frame of each predicted latent frame."""
-        recipe = self.recipe
-        shown = fit_image(
-            decode_image(read_image_file(image), source=str(image)), recipe.height, recipe.width, recipe.fit
-        )
-        contact_sheet([shown], self.world.decode(latents)).save(path)
+    def save_preview(self, file: Path, latents: Float[Tensor, "1 C T H W"], path: Path) -> None:
+        """A PNG strip: the image or first video frame, then the last video frame of each latent frame, decoded."""
+        _, loaded = self._load(file)
+        contact_sheet([to_image(loaded.first)], self.world.decode(latents)).save(path)
+
+    def _load(self, file: Path) -> tuple[bytes, Loaded]:
+        content = read_input_file(file, max_bytes=self._kind.max_bytes)
+        try:
+            return content, self._kind.load(content, self.recipe, str(file))
+        except ImageError as error:
+            if error.reason != "format":
+                raise
+            takes = self._kind.takes
+            raise ImageError("format", f"{error}. This run was trained on {takes}s: ask it about {takes}s") from error

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..pipeline.latent_spec import video_frames
 from ..pipeline.ledger import Failure
 from ..pipeline.recipe import Recipe
 from ..pipeline.shard_layout import STORED_DTYPES
 from ..pipeline.store import LatentStore
+from .kinds import KINDS
 from .sources import Listing, Sample
 from .world import WorldSource
 
@@ -25,12 +25,14 @@ SMALLEST_SHARD, LARGEST_SHARD = 16, 256
 class Plan:
     """The work of one run."""
 
-    images: int
-    """Inputs found, refused ones and duplicates included."""
+    inputs: int
+    """Found, refused ones and duplicates included."""
     duplicates: int
-    """Inputs whose content another input has too; they share one rollout."""
+    """Inputs whose content another input has too; they share one latent."""
+    others: dict[str, int]
+    """What other kinds take -> files passed over because they are that."""
     ignored: int
-    """Files passed over because their names are not an image's."""
+    """Files passed over because no kind takes them."""
     done: int
     failed_before: tuple[Failure, ...]
     """Inputs of this run that failed in an earlier one and are not tried again."""
@@ -41,14 +43,13 @@ class Plan:
 
     def lines(self, recipe: Recipe, world: WorldSource, store: str) -> list[str]:
         """The plan as a person reads it."""
-        card = world.card
-        horizon_s = (video_frames(recipe.rollout_steps, stride=recipe.stride) - 1) / card.fps
-        text = "no text" if recipe.prompt is None else f"prompt {recipe.prompt!r}, guidance {recipe.guidance:g}"
+        kind = KINDS[recipe.kind]
         extra = "".join(
             f", {count} {what}"
             for count, what in (
                 (self.duplicates, "duplicates"),
                 (len(self.refused), "unreadable"),
+                *((count, f"{takes}s ignored") for takes, count in self.others.items()),
                 (self.ignored, "other files ignored"),
             )
             if count
@@ -56,10 +57,10 @@ class Plan:
         failed = f", {len(self.failed_before)} failed before (--retry-failed tries them again)"
         return [
             f"world   {world.name} ({recipe.world[:20]}…), {recipe.height}x{recipe.width}, "
-            f"{recipe.rollout_steps} steps = {horizon_s:.1f} s ahead, {recipe.denoise_steps} denoise steps, {text}",
-            f"images  {self.images}{extra}",
+            f"{kind.describe(recipe, world)}",
+            f"{kind.takes}s  {self.inputs}{extra}",
             f"store   {store}",
-            f"to do   {len(self.todo)} rollouts, {len(self.todo) * self.sample_bytes / 2**20:.1f} MiB; "
+            f"to do   {len(self.todo)} {kind.makes}, {len(self.todo) * self.sample_bytes / 2**20:.1f} MiB; "
             f"{self.done} done{failed if self.failed_before else ''}",
         ]
 
@@ -73,8 +74,9 @@ def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *,
     failed_before = [] if retry_failed else [failed[key] for key in unique if key in failed and key not in done]
     skip = done | {failure.key for failure in failed_before}
     return Plan(
-        images=len(listing.samples) + len(listing.refused),
+        inputs=len(listing.samples) + len(listing.refused),
         duplicates=len(listing.samples) - len(unique),
+        others=listing.others,
         ignored=listing.ignored,
         done=len(done),
         failed_before=tuple(failed_before),
@@ -85,7 +87,7 @@ def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *,
 
 
 def bytes_per_sample(shape: Sequence[int], dtype: str) -> int:
-    """Bytes of one stored rollout."""
+    """Bytes of one stored latent."""
     return int(np.prod(shape)) * STORED_DTYPES[dtype].itemsize
 
 

@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ from ..pipeline.keys import key_of_bytes
 from ..pipeline.ledger import Failure
 from ..pipeline.store import open_store
 from .cosmos import CosmosWorld
-from .images import load_image, read_image_file
+from .images import read_input_file
+from .kinds import KINDS, Loaded
 from .sources import Sample
 from .text import TextEmbeddings
 
@@ -52,12 +54,14 @@ class Receipt:
     failures: tuple[Failure, ...] = ()
     bytes_written: int = 0
     seconds: dict[str, float] = field(default_factory=dict[str, float])
-    """Wall seconds by phase: decode (waited for), rollout, write."""
+    """Wall seconds by phase: decode (waited for), the kind's own work, write."""
+    notes: dict[str, int] = field(default_factory=dict[str, int])
+    """What is to be known of inputs that were used -> how many."""
     batch_size: int
 
 
 class Worker:
-    """Rolls out shards of samples and commits them itself; returns receipts, never latents."""
+    """Makes the latents of shards of samples and commits them itself; returns receipts, never latents."""
 
     def __init__(self, setup: WorkerSetup) -> None:
         if setup.umask is not None:
@@ -67,6 +71,7 @@ class Worker:
         started = time.monotonic()
         self._store = open_store(Path(setup.store), tolerate_damage=True)  # reported by the job; its keys are to do
         self._recipe = self._store.recipe
+        self._kind = KINDS[self._recipe.kind]
         self._world = CosmosWorld.load(
             Path(setup.world_folder),
             device=setup.device,
@@ -82,32 +87,34 @@ class Worker:
         return self._load_s
 
     def process(self, samples: Sequence[Sample], shard_number: int | None = None) -> Receipt:
-        """Decode, roll out and commit up to a shard of samples.
+        """Decode, roll out or encode, and commit up to a shard of samples.
 
         The shard gets `shard_number` where that is free.
         A sample that cannot be decoded, or whose latents are not finite, is left out and reported; the rest commits.
 
         Raises:
             StoreError, OSError: the store cannot be written.
-            Exception: whatever a rollout raises that is not about memory; the job isolates the sample behind it.
+            Exception: whatever the world model raises that is not about memory; the job isolates the sample behind it.
         """
         failures: list[Failure] = []
-        seconds = {"decode": 0.0, "rollout": 0.0, "write": 0.0}
+        seconds = {"decode": 0.0, self._kind.phase: 0.0, "write": 0.0}
+        notes: Counter[str] = Counter()
         written = 0
         with self._store.new_shard(shard_number) as shard:
             for batch, waited in self._decoded(samples, failures):
                 seconds["decode"] += waited
                 started = time.monotonic()
-                latents = self._rollout([sample.key for sample, _ in batch], [image for _, image in batch])
-                rolled = time.monotonic()
+                latents = self._latents([sample.key for sample, _ in batch], [loaded.pixels for _, loaded in batch])
+                made = time.monotonic()
+                notes.update(loaded.note for _, loaded in batch if loaded.note)
                 for (sample, _), latent in zip(batch, latents, strict=True):
                     try:
                         shard.add(sample.key, latent.numpy())
                         written += 1
                     except LatentShapeError as error:  # NaN, or beyond what the stored dtype holds
                         failures.append(_failure(sample, "latent", f"{sample.source}: {error}"))
-                seconds["rollout"] += rolled - started
-                seconds["write"] += time.monotonic() - rolled
+                seconds[self._kind.phase] += made - started
+                seconds["write"] += time.monotonic() - made
             started = time.monotonic()
             record = shard.commit(self._facts(seconds)) if written else None
             seconds["write"] += time.monotonic() - started
@@ -116,17 +123,18 @@ class Worker:
             failures=tuple(failures),
             bytes_written=record.bytes if record is not None else 0,
             seconds=seconds,
+            notes=dict(notes),
             batch_size=self._batch_size,
         )
 
     def _decoded(
         self, samples: Sequence[Sample], failures: list[Failure]
-    ) -> Iterator[tuple[list[tuple[Sample, Tensor]], float]]:
-        """Batches of decoded samples, one batch ahead of the rollout, and the seconds spent waiting for each."""
+    ) -> Iterator[tuple[list[tuple[Sample, Loaded]], float]]:
+        """Batches of decoded samples, one batch ahead of the world model, and the seconds spent waiting for each."""
         pending = list(samples)
         with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
 
-            def next_batch() -> list[tuple[Sample, Future[Tensor]]]:
+            def next_batch() -> list[tuple[Sample, Future[Loaded]]]:
                 taken, pending[: self._batch_size] = pending[: self._batch_size], []
                 return [(sample, pool.submit(self._load, sample)) for sample in taken]
 
@@ -134,23 +142,22 @@ class Worker:
             while ahead:
                 current, ahead = ahead, next_batch()
                 started = time.monotonic()
-                batch: list[tuple[Sample, Tensor]] = []
-                for sample, image in current:
+                batch: list[tuple[Sample, Loaded]] = []
+                for sample, loading in current:
                     try:
-                        batch.append((sample, image.result()))
+                        batch.append((sample, loading.result()))
                     except ImageError as error:
                         failures.append(_failure(sample, error.reason, str(error)))
                 if batch:
                     yield batch, time.monotonic() - started
 
-    def _load(self, sample: Sample) -> Tensor:
-        content = read_image_file(sample.path)
+    def _load(self, sample: Sample) -> Loaded:
+        content = read_input_file(sample.path, max_bytes=self._kind.max_bytes)
         if key_of_bytes(content) != sample.key:
             raise ImageError("changed", f"{sample.source} changed while the job ran; run again for what it is now")
-        recipe = self._recipe
-        return load_image(content, recipe.height, recipe.width, recipe.fit, source=sample.source)
+        return self._kind.load(content, self._recipe, sample.source)
 
-    def _rollout(self, keys: list[str], images: list[Tensor]) -> Tensor:
+    def _latents(self, keys: list[str], pixels: list[Tensor]) -> Tensor:
         """(B, C, T, H, W) on the CPU. Out of memory halves the batch, and later batches stay halved."""
         done: list[Tensor] = []
         while len(done) < len(keys):
@@ -160,9 +167,9 @@ class Worker:
             # a latent has the same bits whichever samples share its batch.
             missing = size - len(keys[part])
             batch_keys = keys[part] + keys[part][-1:] * missing
-            batch = torch.stack(images[part] + images[part][-1:] * missing)
+            batch = torch.stack(pixels[part] + pixels[part][-1:] * missing)
             try:
-                latents = self._world.rollout(batch, batch_keys, self._recipe)
+                latents = self._kind.latents(self._world, batch, batch_keys, self._recipe)
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise

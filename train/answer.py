@@ -1,15 +1,19 @@
 """How a trained run answers: by ranking choices, or in its own words.
 
 With choices, the answer is the choice of the highest log-likelihood, summed over its tokens and the token that ends
-it, so that a choice is not preferred for being the start of a longer one. Without choices, the likeliest tokens are
-taken one by one. Elsewhere: many questions, and counting what was right (evaluate.py).
+it, so that a choice is not preferred for being the start of a longer one. Where many questions are asked and the
+choices of one are single tokens that differ, the likelihoods of these tokens are compared instead: one row a question,
+not one a choice. Without choices, the likeliest tokens are taken one by one.
+Elsewhere: whose latents are shown (arms.py), counting what was right (evaluate.py).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,9 +22,9 @@ from torch import Tensor
 
 from ..pipeline.errors import ConfigError
 from ..pipeline.progress import Progress
-from ..pipeline.store import LatentStore
-from .batches import Collator, Example, encode, pad_rows, to_device
+from .batches import Example, pad_rows, texts, to_device, with_latents
 from .checkpoint import LoadedRun, load_run
+from .loader import LatentDataset
 from .questions import Question
 
 _MAX_NEW_TOKENS = 16
@@ -72,10 +76,12 @@ def ask(
     prompt = tuple(loaded.lm.prompt_ids(question))
     rows = [Example("", prompt, tuple(loaded.lm.answer_ids(choice))) for choice in choices or ()]
     batch = pad_rows(rows or [Example("", prompt, ())], loaded.lm.pad_id)
-    batch["latents"] = latents.expand(len(batch["input_ids"]), -1, -1, -1, -1)
+    if loaded.meta.reader.frames != ():
+        batch["latents"] = latents[:, :, : 1 + steps].expand(len(batch["input_ids"]), -1, -1, -1, -1)
+    batch = to_device(batch, loaded.device)
     if not choices:
-        return Answer(_generate(loaded, batch, steps)[0], ())
-    scores = _score(loaded, batch, steps)
+        return Answer(_generate(loaded, batch)[0], ())
+    scores = _score(loaded, batch)
     shares = torch.tensor(scores).softmax(0).tolist()
     ranked = sorted(map(Ranked, choices, shares, scores), key=lambda choice: -choice.log_likelihood)
     return Answer(ranked[0].choice, tuple(ranked))
@@ -85,9 +91,8 @@ def answer_all(
     loaded: LoadedRun,
     questions: Sequence[Question],
     keys: Mapping[str, str],
-    store: LatentStore,
+    images: LatentDataset | None,
     *,
-    steps: int,
     batch_size: int,
     progress: Progress,
 ) -> list[str]:
@@ -95,29 +100,64 @@ def answer_all(
 
     Args:
         keys: question id -> key of its image's latents.
-        steps: K, rollout steps to read.
-        batch_size: rows at a time, a row being a question with one of its choices; changes speed only.
+        images: the latents of these keys, of as many steps as are to be read; None shows no world.
+        batch_size: rows at a time, a row being a question, or one of its choices; changes speed only.
     """
-    collate = Collator(store, steps, loaded.lm.pad_id)
-    ranked = [(question, choice) for question in questions for choice in question.choices or ()]
-    own_words = [question for question in questions if question.choices is None]
-    best: dict[str, tuple[float, str]] = {}
-    answers: dict[str, str] = {}
-    with progress.bar("evaluate", total=len(ranked) + len(own_words), unit="answers") as bar:
-        for start in range(0, len(ranked), batch_size):
-            part = ranked[start : start + batch_size]
-            batch = collate([encode(asked, keys[asked.id], loaded.lm, answer=choice) for asked, choice in part])
-            for (question, choice), score in zip(part, _score(loaded, batch, steps), strict=True):
-                if question.id not in best or score > best[question.id][0]:
-                    best[question.id] = (score, choice)
-            bar.advance(len(part))
-        for start in range(0, len(own_words), batch_size):
-            part = own_words[start : start + batch_size]
-            batch = collate([encode(question, keys[question.id], loaded.lm, answer=None) for question in part])
-            answers |= zip((question.id for question in part), _generate(loaded, batch, steps), strict=True)
-            bar.advance(len(part))
-    answers |= {name: choice for name, (_, choice) in best.items()}
-    return [answers[question.id] for question in questions]
+    prompt_ids, answer_ids = cache(loaded.lm.prompt_ids), cache(loaded.lm.answer_ids)  # the same few, again and again
+    end = (loaded.lm.end_id,)
+    short: list[_Row] = []  # a row a question
+    ranked: list[_Row] = []  # a row a choice
+    own_words: list[_Row] = []
+    for number, question in enumerate(questions):
+        open_end = Example(keys[question.id], tuple(prompt_ids(question.question)), ())
+        ids = [tuple(answer_ids(choice)) for choice in question.choices or ()]
+        first = tuple(choice[0] for choice in ids)
+        if not ids:
+            own_words.append(_Row(number, open_end))
+        elif len(set(first)) == len(ids) and all(choice[1:] == end for choice in ids):
+            short.append(_Row(number, replace(open_end, answer=first[:1]), first))
+        else:
+            rows = zip(question.choices or (), ids, strict=True)
+            ranked += [_Row(number, replace(open_end, answer=answer), choice=choice) for choice, answer in rows]
+    answers = [""] * len(questions)
+    best = [-math.inf] * len(questions)
+    with progress.bar("evaluate", total=len(short) + len(ranked) + len(own_words), unit="answers") as bar:
+        for rows, batch in _batches(short, loaded, images, batch_size):
+            for row, scores in zip(rows, _next_token_scores(loaded, batch), strict=True):
+                choices = questions[row.question].choices or ()
+                answers[row.question] = choices[int(scores[list(row.first)].argmax())]
+            bar.advance(len(rows))
+        for rows, batch in _batches(ranked, loaded, images, batch_size):
+            for row, score in zip(rows, _score(loaded, batch), strict=True):
+                if score > best[row.question]:
+                    best[row.question], answers[row.question] = score, row.choice
+            bar.advance(len(rows))
+        for rows, batch in _batches(own_words, loaded, images, batch_size):
+            for row, text in zip(rows, _generate(loaded, batch), strict=True):
+                answers[row.question] = text
+            bar.advance(len(rows))
+    return answers
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of a batch, and which question it belongs to."""
+
+    question: int
+    example: Example
+    first: tuple[int, ...] = ()
+    """The first tokens of all choices."""
+    choice: str = ""
+
+
+def _batches(
+    rows: Sequence[_Row], loaded: LoadedRun, images: LatentDataset | None, batch_size: int
+) -> Iterator[tuple[Sequence[_Row], dict[str, Tensor]]]:
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    ahead = (texts([row.example for row in part], loaded.lm.pad_id) for part in parts)
+    device = loaded.device if loaded.device.type == "cuda" else None
+    for part, batch in zip(parts, with_latents(ahead, images, keep=1, device=device), strict=True):
+        yield part, to_device(batch, loaded.device)
 
 
 def check_steps(loaded: LoadedRun, there: int, steps: int | None) -> int:
@@ -137,14 +177,24 @@ def check_steps(loaded: LoadedRun, there: int, steps: int | None) -> int:
     return steps
 
 
-def _score(loaded: LoadedRun, batch: Mapping[str, Tensor], steps: int) -> list[float]:
-    return loaded.model.log_likelihood(**to_device(batch, loaded.device), num_world_steps=steps).tolist()
+def _steps_of(batch: Mapping[str, Tensor]) -> int | None:
+    """All the steps that were read: None where the world is not looked at."""
+    return batch["latents"].shape[2] - 1 if "latents" in batch else None
 
 
-def _generate(loaded: LoadedRun, batch: Mapping[str, Tensor], steps: int) -> list[str]:
-    inputs = to_device(batch, loaded.device)
-    del inputs["labels"]
+@torch.no_grad()
+def _next_token_scores(loaded: LoadedRun, batch: dict[str, Tensor]) -> Float[Tensor, "B V"]:
+    """Logits of every word behind each prompt; a row's one label marks where."""
+    return loaded.model(**batch, num_world_steps=_steps_of(batch)).logits.float().cpu()
+
+
+def _score(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[float]:
+    return loaded.model.log_likelihood(**batch, num_world_steps=_steps_of(batch)).tolist()
+
+
+def _generate(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[str]:
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     ids = loaded.model.generate(
-        **inputs, num_world_steps=steps, end_id=loaded.lm.end_id, max_new_tokens=_MAX_NEW_TOKENS
+        **inputs, num_world_steps=_steps_of(batch), end_id=loaded.lm.end_id, max_new_tokens=_MAX_NEW_TOKENS
     )
     return [loaded.lm.decode(row) for row in ids.tolist()]

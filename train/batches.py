@@ -17,8 +17,6 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from ..pipeline.errors import QuestionError
-from ..pipeline.latents import as_tensor
-from ..pipeline.store import LatentStore
 from .lm import LanguageModel
 from .loader import LatentDataset, Prefetcher
 from .model import IGNORED
@@ -90,38 +88,27 @@ def pad_rows(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-@dataclass(frozen=True, slots=True)
-class Collator:
-    """Examples to a batch. Each image's latents are read once per batch."""
-
-    store: LatentStore
-    rollout_steps: int
-    """K: frames 0 … K are read, no more bytes than these."""
-    pad_id: int
-
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """`pad_rows`, and `latents` (B, C, 1 + K, H, W) in the store's dtype."""
-        position = {key: number for number, key in enumerate(dict.fromkeys(example.key for example in examples))}
-        latents = as_tensor(self.store.read(list(position), rollout_steps=self.rollout_steps))
-        if len(position) < len(examples):
-            latents = latents[[position[example.key] for example in examples]]
-        return {**pad_rows(examples, self.pad_id), "latents": latents}
-
-
 def texts(examples: Sequence[Example], pad_id: int) -> dict[str, Any]:
     """`pad_rows`, and `keys`: whose latents are to stand in front, by row."""
     return {**pad_rows(examples, pad_id), "keys": [example.key for example in examples]}
 
 
 def with_latents(
-    batches: Iterable[dict[str, Any]], images: LatentDataset, *, keep: int, device: torch.device | None
+    batches: Iterable[dict[str, Any]], images: LatentDataset | None, *, keep: int, device: torch.device | None
 ) -> Iterator[dict[str, Tensor]]:
-    """What a `Collator` gives, of batches of `texts`, with the latents read ahead of use.
+    """Batches of `texts` with `latents` (B, C, 1 + K, H, W) in the store's dtype, read ahead of use.
+
+    Each image is read once per batch.
 
     Args:
-        images: holds every key of the batches once.
+        images: holds every key of the batches once; None is a world that is not looked at.
         keep, device: as for `Prefetcher`.
     """
+    if images is None:
+        for batch in batches:
+            del batch["keys"]
+            yield batch
+        return
     place = {key: index for index, key in enumerate(images.keys)}
     waiting: deque[tuple[dict[str, Any], list[str]]] = deque()
 

@@ -63,6 +63,8 @@ class ReaderFacts(_Facts):
     max_world_steps: int
     num_world_steps: int
     """K, the steps it was trained with."""
+    frames: tuple[int, ...] | None = None
+    """The latent frames it reads of those; None reads all."""
 
     def token_layout(self) -> TokenLayout:
         """The layout as the reader takes it."""
@@ -131,6 +133,7 @@ def build_reader(facts: ReaderFacts, lm: LanguageModel) -> WorldReader:
         embedding_rms=embedding_rms(lm.model),
         layout=facts.token_layout(),
         max_world_steps=facts.max_world_steps,
+        frames=facts.frames,
     )
 
 

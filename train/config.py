@@ -48,6 +48,12 @@ class TrainConfig(BaseModel):
     device: DeviceName = "auto"
     dtype: DtypeName = "auto"
     """Of the frozen model; what is trained stays float32."""
+    arm: str = "rollout"
+    """What the reader sees in place of a rollout, for controlled comparisons: see arms.py."""
+    futures: Path | None = None
+    """A store of the true futures, which the arm `true` reads."""
+    labels: Annotated[int, Field(ge=1)] | None = None
+    """Learn from the first so many scenes alone; None takes all."""
     out: Path | None = None
     """The run folder; None takes the next free number under runs/."""
 

@@ -7,7 +7,6 @@ Elsewhere: how an answer is found (answer.py), training (trainer.py).
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 from collections import Counter
@@ -23,13 +22,15 @@ from ..pipeline.progress import Progress
 from ..pipeline.store import open_store
 from .answer import answer_all, check_steps
 from .answer import ask as ask
+from .arms import open_arm, parse_arm
 from .batches import check_answers
 from .checkpoint import load_run, require_same_recipe
-from .questions import UNTYPED, read_questions, resolve_keys, select_split
+from .lm import merge_adapters
+from .questions import UNTYPED, Question, read_questions, select_split
+from .statistics import wilson
 
 EVALUATION = "evaluation.json"
 
-_Z = 1.959964  # two-sided 95 % of a normal
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -68,6 +69,9 @@ class Evaluation(_Result):
     steps: int
     """K, the rollout steps that were read."""
     trained_steps: int
+    arm: str = "rollout"
+    """What was shown in place of a rollout; see arms.py."""
+    trained_arm: str = "rollout"
     lm: str
     recipe_id: str
     questions: str
@@ -93,6 +97,8 @@ def evaluate(
     split: str | None = "test",
     steps: int | None = None,
     batch_size: int = 64,
+    arm: str | None = None,
+    futures: Path | None = None,
     lm: str | None = None,
     device: DeviceName = "auto",
     progress: Progress | None = None,
@@ -103,8 +109,10 @@ def evaluate(
         store, questions: by default those the run was trained on.
         split: None asks all questions.
         steps: K, rollout steps to read; by default those it was trained with. Another number is another experiment and
-            is saved beside the first, as `evaluation-steps<K>.json`; another split likewise.
-        batch_size: rows (a question with one of its choices) at a time; changes speed only.
+            is saved beside the first, as `evaluation-steps<K>.json`; another split or arm likewise.
+        batch_size: rows (a question, or one of its choices) at a time; changes speed only.
+        arm: what is shown in place of a rollout (arms.py); by default what it was trained on.
+        futures: a store of true futures, for the arm `true`; by default the one it was trained with.
         lm: where the base language model lies now, if it has moved.
     Raises:
         RunError: no run folder, or another base model.
@@ -118,21 +126,25 @@ def evaluate(
     meta = loaded.meta
     latents = open_store(store or Path(meta.store.path))
     require_same_recipe(meta, run, latents)
-    steps = check_steps(loaded, latents.recipe.rollout_steps, steps)
+    trained_arm, trained_futures = meta.config.get("arm", "rollout"), meta.config.get("futures")
+    shown = parse_arm(arm or trained_arm)
+    steps = shown.steps(check_steps(loaded, latents.recipe.rollout_steps, steps))
     file = questions or Path(meta.questions.path)
     asked = select_split(read_questions(file), split, file)
-    coverage = resolve_keys(asked, file, latents)
-    coverage.require_complete()
     check_answers(asked, loaded.lm)
+    if futures is None and trained_futures is not None:
+        futures = Path(trained_futures)
+    keys, images = open_arm(shown, latents, asked, asked, file, rollout_steps=steps, futures=futures)
+    merge_adapters(loaded.lm)
     quiet = progress or Progress.silent()
-    said = answer_all(loaded, asked, coverage.keys, latents, steps=steps, batch_size=batch_size, progress=quiet)
+    said = answer_all(loaded, asked, keys, images, batch_size=batch_size, progress=quiet)
     predictions = tuple(
         Prediction(
             id=question.id,
             type=question.type or UNTYPED,
             predicted=text,
             answer=question.answer,
-            correct=text == question.answer if question.choices else normalised(text) == normalised(question.answer),
+            correct=is_right(question, text),
         )
         for question, text in zip(asked, said, strict=True)
     )
@@ -142,6 +154,8 @@ def evaluate(
         split=split,
         steps=steps,
         trained_steps=meta.reader.num_world_steps,
+        arm=shown.name,
+        trained_arm=trained_arm,
         lm=meta.lm.identity,
         recipe_id=meta.recipe_id,
         questions=str(file.resolve()),
@@ -187,17 +201,9 @@ def read_evaluation(run: Path) -> Evaluation:
         raise RunError(f"{run / EVALUATION} is not an evaluation we wrote: evaluate {run} again") from error
 
 
-def wilson(correct: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share; sensible near 0 and 1, where the usual formula is not.
-
-    It takes questions for independent; several questions on one image are not quite.
-
-    Source: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927), without continuity correction.
-    """
-    share, weight = correct / total, _Z**2 / total
-    centre = (share + weight / 2) / (1 + weight)
-    half = _Z / (1 + weight) * math.sqrt(share * (1 - share) / total + weight / (4 * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def is_right(question: Question, said: str) -> bool:
+    """Whether an answer is the right one; without choices, but for case, punctuation and articles."""
+    return said == question.answer if question.choices else normalised(said) == normalised(question.answer)
 
 
 def normalised(text: str) -> str:
@@ -219,6 +225,8 @@ def _save(run: Path, evaluation: Evaluation) -> None:
     name = EVALUATION.removesuffix(".json")
     if evaluation.split != "test":
         name += f"-{evaluation.split or 'all'}"
+    if evaluation.arm != evaluation.trained_arm:
+        name += f"-{evaluation.arm}"
     if evaluation.steps != evaluation.trained_steps:
         name += f"-steps{evaluation.steps}"
     part = run / f".{name}.{os.getpid()}"
@@ -227,7 +235,8 @@ def _save(run: Path, evaluation: Evaluation) -> None:
 
 
 def _table(evaluations: Sequence[Evaluation]) -> Table:
-    table = Table("type", *(f"{e.run}, steps {e.steps}" for e in evaluations), title=f"split {evaluations[0].split}")
+    heads = [f"{e.run}, steps {e.steps}" + (f", {e.arm}" if e.arm != "rollout" else "") for e in evaluations]
+    table = Table("type", *heads, title=f"split {evaluations[0].split}")
     for kind in sorted({kind for evaluation in evaluations for kind in evaluation.by_type}):
         table.add_row(kind, *(str(evaluation.by_type.get(kind, "-")) for evaluation in evaluations))
     table.add_row("all", *(str(evaluation.overall) for evaluation in evaluations))

@@ -248,6 +248,15 @@ def add_lora(lm: LanguageModel, *, rank: int, alpha: int, dropout: float) -> Lan
         return LanguageModel(get_peft_model(lm.model, config), lm.tokenizer, lm.weights)
 
 
+def merge_adapters(lm: LanguageModel) -> None:
+    """Fold LoRA into the weights it stands beside, where these are float32: a quarter less work for an answer.
+
+    Weights of fewer bits would lose some of what LoRA adds, so they stay as they are.
+    """
+    if isinstance(lm.model, PeftModel) and lm.model.get_input_embeddings().weight.dtype == torch.float32:
+        lm.model.merge_adapter()
+
+
 def load_adapter(lm: LanguageModel, folder: Path) -> LanguageModel:
     """The same model with the LoRA adapters of a run folder, frozen."""
     with _quiet_peft():

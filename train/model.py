@@ -191,7 +191,7 @@ class TheWorld(nn.Module):
         """
         labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)  # position i predicts token i + 1
         if latents is not None:  # <bos>'s place is taken by the last world token, all else moves back
-            count = self.reader.layout.count(*latents.shape[2:])
+            count = self.reader.count(*latents.shape[2:])
             labels = nn.functional.pad(labels, (count, 0), value=IGNORED)
         keep = labels != IGNORED
         logits = self._run(input_ids, attention_mask, latents, logits_to_keep=keep).logits

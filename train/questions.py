@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +21,9 @@ from ..pipeline.store import LatentStore
 
 UNTYPED = "untyped"
 """Stands in tables for questions that state no type."""
+
+SourceField = Literal["image", "future"]
+"""Which of a question's files latents are of."""
 
 _Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 _NAMED = 3  # problems spelled out in one message; the rest are counted
@@ -46,6 +49,27 @@ class Question(BaseModel):
     """Accuracy is reported per type."""
     split: _Text | None = None
     """Training takes "train" and questions without a split; evaluation takes the split it is asked for."""
+
+    # What controlled comparisons need to know (arms.py, findings.py); nothing else reads these.
+    scene: _Text | None = None
+    """What the image shows; several questions share it. The image where the file names none."""
+    future: _Text | None = None
+    """Video of what truly happened: a path relative to the questions file, or the source name precompute recorded."""
+    family: _Text | None = None
+    """Kind of scene; futures are only ever exchanged within one."""
+    about: _Text | None = None
+    """Which of its family's questions this is."""
+    pair: _Text | None = None
+    """Shared by scenes that differ in one element and have different answers."""
+    heuristic: _Text | None = None
+    """What a rule of thumb answers to the scene's question about the future."""
+    shift: str = ""
+    """How an out-of-distribution scene differs from those of training."""
+
+    @property
+    def scene_id(self) -> str:
+        """Its scene: the one named, else the image."""
+        return self.scene or self.image
 
     @model_validator(mode="before")
     @classmethod
@@ -133,6 +157,24 @@ def select_split(questions: Sequence[Question], split: str | None, where: Path) 
     return chosen
 
 
+def first_scenes(questions: Sequence[Question], scenes: int | None) -> tuple[Question, ...]:
+    """All questions of the first so many scenes, in the order of the file; None keeps every scene.
+
+    Raises:
+        QuestionError: there are fewer scenes.
+    """
+    if scenes is None:
+        return tuple(questions)
+    wanted = list(dict.fromkeys(question.scene_id for question in questions))
+    if len(wanted) < scenes:
+        raise QuestionError(
+            f"{scenes} labelled scenes are asked for, the questions have {len(wanted)}. "
+            f"Ask for at most {len(wanted)}, or make more scenes"
+        )
+    first = set(wanted[:scenes])
+    return tuple(question for question in questions if question.scene_id in first)
+
+
 @dataclass(frozen=True, slots=True)
 class Uncovered:
     """One question without latents, and why."""
@@ -146,10 +188,11 @@ class Coverage:
     """Which questions have latents in a store, and which not."""
 
     keys: dict[str, str]
-    """Question id -> key of its image's latents."""
+    """Question id -> key of its image's latents, or of its future's."""
     missing: tuple[Uncovered, ...]
     questions_file: Path
     store_path: Path
+    field: SourceField = "image"
 
     def require_complete(self) -> None:
         """Refuse to go on with questions that have no latents.
@@ -159,18 +202,21 @@ class Coverage:
         """
         if not self.missing:
             return
-        images = {missing.question.image for missing in self.missing}
+        images = {getattr(missing.question, self.field) for missing in self.missing}
         named = "; ".join(f"{item.question.id} ({item.reason})" for item in self.missing[:_NAMED])
         more = f"; and {len(self.missing) - _NAMED} more" if len(self.missing) > _NAMED else ""
         raise QuestionError(
             f"{len(self.missing)} of {len(self.keys) + len(self.missing)} questions in {self.questions_file} have no "
-            f"latents in {self.store_path} ({len(images)} images): {named}{more}. "
-            "Precompute these images into this store with the same recipe, or take their questions out of the file"
+            f"latents in {self.store_path} ({len(images)} {self.field}s): {named}{more}. "
+            f"Precompute these {self.field}s into this store with the same recipe, or take their questions out of the "
+            "file"
         )
 
 
-def resolve_keys(questions: Iterable[Question], questions_file: Path, store: LatentStore) -> Coverage:
-    """Find the latents of each question's image.
+def resolve_keys(
+    questions: Iterable[Question], questions_file: Path, store: LatentStore, *, field: SourceField = "image"
+) -> Coverage:
+    """Find the latents of each question's image, or of its future.
 
     An image that exists beside the questions file is found by the hash of its bytes; one that does not, by the source
     name that precompute recorded in the store. So training does not need the images.
@@ -180,14 +226,18 @@ def resolve_keys(questions: Iterable[Question], questions_file: Path, store: Lat
     keys: dict[str, str] = {}
     missing: list[Uncovered] = []
     for question in questions:
-        if question.image not in found:
-            found[question.image] = _resolve(question.image, questions_file.parent, store, sources)
-        key, reason = found[question.image]
+        source = question.image if field == "image" else question.future
+        if source is None:
+            missing.append(Uncovered(question, "it names no future"))
+            continue
+        if source not in found:
+            found[source] = _resolve(source, questions_file.parent, store, sources)
+        key, reason = found[source]
         if key is None:
             missing.append(Uncovered(question, reason))
         else:
             keys[question.id] = key
-    return Coverage(keys, tuple(missing), questions_file, store.path)
+    return Coverage(keys, tuple(missing), questions_file, store.path, field)
 
 
 def _resolve(

@@ -8,6 +8,7 @@ Axes:  B sample   C latent channel   T latent frame   H, W latent row, column
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,6 +124,7 @@ class WorldReader(nn.Module):
         embedding_rms: float,
         layout: TokenLayout | None = None,
         max_world_steps: int = 16,
+        frames: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
@@ -130,6 +132,7 @@ class WorldReader(nn.Module):
             hidden_size: the language model's width.
             embedding_rms: root mean square over the elements of its embedding vectors.
             max_world_steps: future frames the temporal embedding has room for.
+            frames: the latent frames that become tokens, where they are there; None takes all.
         Raises:
             ConfigError: the layout does not tile H x W.
         """
@@ -138,11 +141,16 @@ class WorldReader(nn.Module):
         self.latent_shape = latent_shape
         self.layout = layout or TokenLayout()
         self.max_world_steps = max_world_steps
+        self.frames = None if frames is None else tuple(frames)
         self.temporal_embedding = nn.Embedding(max_world_steps + 1, channels)
         nn.init.normal_(self.temporal_embedding.weight, std=_POSITION_STD)
         self.projector = Projector(
             self.layout.channels(channels), hidden_size, grid=self.layout.grid(height, width), gain=embedding_rms
         )
+
+    def count(self, latent_frames: int, height: int, width: int) -> int:
+        """World tokens of one sample of so many latent frames."""
+        return self.layout.count(len(self._read(latent_frames)), height, width)
 
     def arrange(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N D"]:
         """Standardised latents, frame t marked by temporal embedding t, cut into tokens.
@@ -160,10 +168,15 @@ class WorldReader(nn.Module):
             raise LatentShapeError(
                 f"{T} latent frames need {T - 1} world steps, but max_world_steps is {self.max_world_steps}"
             )
-        frames = latents.to(self.temporal_embedding.weight.dtype).permute(0, 2, 3, 4, 1)
-        frames = frames + self.temporal_embedding.weight[:T, None, None, :]
+        times = self.temporal_embedding.weight[:T]
+        if self.frames is not None:
+            latents, times = latents[:, :, self._read(T)], times[self._read(T)]
+        frames = latents.to(times.dtype).permute(0, 2, 3, 4, 1) + times[:, None, None, :]
         return self.layout.arrange(frames)
 
     def forward(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N E"]:
         """World tokens of standardised latents, at the scale of the language model's embeddings."""
         return self.projector(self.arrange(latents))
+
+    def _read(self, latent_frames: int) -> list[int]:
+        return [frame for frame in range(latent_frames) if self.frames is None or frame in self.frames]

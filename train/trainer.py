@@ -23,6 +23,7 @@ from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, RunError
 from ..pipeline.progress import Bar, Progress
 from ..pipeline.store import LatentStore, open_store
+from .arms import open_arm, parse_arm
 from .batches import EpochShuffle, Example, check_answers, encode, supervised_tokens, texts, with_latents
 from .checkpoint import (
     METRICS,
@@ -41,7 +42,7 @@ from .config import RunSummary, TrainConfig
 from .lm import LanguageModel, add_lora, find_weights, load_language_model
 from .loader import LatentDataset
 from .model import TheWorld
-from .questions import read_questions, resolve_keys, select_split
+from .questions import first_scenes, read_questions, select_split
 from .tokens import TokenLayout
 
 _LOG_EVERY = 10  # updates averaged into one point of the loss curve; fewer in a short training
@@ -61,16 +62,16 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> RunSummar
     """
     if config.out is not None and config.out.exists():  # said before minutes of training, and again after
         raise RunError(f"{config.out} exists already; runs are never overwritten. Choose another --out, or remove it")
+    arm = parse_arm(config.arm)
     store = open_store(config.store)
-    steps = _check_steps(config, store)
-    everything = read_questions(config.questions)
-    questions = select_split(everything, "train", config.questions)
-    coverage = resolve_keys(questions, config.questions, store)
-    coverage.require_complete()
+    steps = arm.steps(_check_steps(config, store))
+    pool = select_split(read_questions(config.questions), "train", config.questions)
+    questions = first_scenes(pool, config.labels)
+    keys, images = open_arm(arm, store, questions, pool, config.questions, rollout_steps=steps, futures=config.futures)
     device = resolve_device(config.device)
     lm = load_language_model(find_weights(config.lm), device=device, dtype=resolve_dtype(config.dtype, device))
     check_answers(questions, lm)
-    examples = [encode(q, coverage.keys[q.id], lm, answer=q.answer) for q in questions]
+    examples = [encode(q, keys[q.id], lm, answer=q.answer) for q in questions]
     channels, _, height, width = store.sample_shape
     facts = ReaderFacts(
         latent_shape=(channels, height, width),
@@ -79,6 +80,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> RunSummar
         patch=config.patch,
         max_world_steps=config.max_world_steps,
         num_world_steps=steps,
+        frames=arm.frames(steps),
     )
     world_tokens = _check_context(facts, examples, lm)
 
@@ -107,8 +109,9 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> RunSummar
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     with new_run_folder(config.out) as (folder, final):
-        metrics = _fit(model, examples, store, lm, config, steps, folder, progress or Progress.silent())
+        metrics = _fit(model, examples, images, lm, config, folder, progress or Progress.silent())
         _require_finite(model, config)
+        metrics["world_tokens"] = world_tokens
         (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         save_run(folder, model, meta)
     return RunSummary(
@@ -146,12 +149,13 @@ def _check_steps(config: TrainConfig, store: LatentStore) -> int:
 def _check_context(facts: ReaderFacts, examples: list[Example], lm: LanguageModel) -> int:
     """World tokens per question; refuses a total beyond what the language model can attend to."""
     layout, (_, height, width) = facts.token_layout(), facts.latent_shape
-    world_tokens = layout.count(1 + facts.num_world_steps, height, width)
+    frames = 1 + facts.num_world_steps if facts.frames is None else len(facts.frames)
+    world_tokens = layout.count(frames, height, width)
     text = max(len(example.prompt) + len(example.answer) for example in examples)
     if world_tokens + text > lm.context:
         frame = layout.count(1, height, width)
         raise ConfigError(
-            f"{world_tokens} world tokens ({1 + facts.num_world_steps} frames of {frame}) and {text} text tokens "
+            f"{world_tokens} world tokens ({frames} frames of {frame}) and {text} text tokens "
             f"exceed the {lm.context} tokens {lm.weights.source} attends to. Pass fewer --steps (at most "
             f"{max((lm.context - text) // frame - 1, 0)} fit this layout), or a larger --patch"
         )
@@ -179,10 +183,9 @@ def _require_finite(model: TheWorld, config: TrainConfig) -> None:
 def _fit(
     model: TheWorld,
     examples: list[Example],
-    store: LatentStore,
+    images: LatentDataset | None,
     lm: LanguageModel,
     config: TrainConfig,
-    rollout_steps: int,
     folder: Path,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -212,9 +215,6 @@ def _fit(
         dataloader_num_workers=0,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process would mean DataParallel
-    images = LatentDataset(
-        store, keys=tuple(dict.fromkeys(example.key for example in examples)), rollout_steps=rollout_steps
-    )
     with progress.bar("train", total=total, unit="updates") as bar:
         trainer = _Trainer(
             model=model,
@@ -251,7 +251,7 @@ class _Trainer(Trainer):
 
     tokens = 0
     supervised = 0
-    images: LatentDataset
+    images: LatentDataset | None
     _texts: Any = None
     _batches: Any = None
 
@@ -277,8 +277,8 @@ class _Trainer(Trainer):
         return EpochShuffle(len(examples), self.args.seed)
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        frames, height, width = inputs["latents"].shape[2:]
-        world = self.model.reader.layout.count(frames, height, width)  # type: ignore[union-attr]
+        reader = cast(TheWorld, self.model).reader
+        world = reader.count(*inputs["latents"].shape[2:]) if "latents" in inputs else 0
         self.tokens += int(inputs["attention_mask"].sum()) + world * len(inputs["input_ids"])
         self.supervised += supervised_tokens(inputs["labels"])
         return super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[arg-type]

@@ -16,11 +16,12 @@ import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
 
 from ..cosmos import SIGMA_CONDITIONING, SIGMA_MAX, SIGMA_MIN, CosmosWorld
-from .buckets import SIZE, VERSION, VIDEO_FRAMES
-from .clips import CHUNK, load_clips
+from .clips import CHUNK, clips_of, draw_scenes, load_clips
 from .dynamics import train_dynamics
 from .encode import encode_chunk, load_latents, measure_statistics
-from .figures import measure_world
+from .figures import EVALUATIONS, measure_world
+from .scenes import FAMILIES, VERSION
+from .stage import FPS, SIZE, VIDEO_FRAMES
 from .vae import train_vae
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ DEFAULTS: dict[str, object] = {
     "width": SIZE,
     "denoise_steps": 10,
     "window": 1 + (VIDEO_FRAMES - 1) // 4,
-    "fps": 12,
+    "fps": FPS,
     "compute_dtype": "float32",
 }
 """How the worldlet is meant to be run: what a `Card` of world.py reads."""
@@ -58,23 +59,28 @@ def save_world(
 def write_card(out: Path, card: dict[str, object]) -> None:
     """Write card.json and the README that says the same in words."""
     (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
-    figures = card.get("figures")
     lines = [
         "# The worldlet",
         "",
-        "A miniature of Cosmos-Predict2 Video2World: `AutoencoderKLWan` and `CosmosTransformer3DModel`, trained",
-        f"on simulated 64x64 clips of a ball, tilted ramps and three bins (scenes version {VERSION}). It predicts",
-        "where such a ball goes, and nothing else. Made by `theworld.precompute.worldlet.build`.",
+        "A miniature of Cosmos-Predict2 Video2World: `AutoencoderKLWan` and `CosmosTransformer3DModel`, trained on",
+        f"unlabelled simulated 64x64 clips (scenes version {VERSION}) of {', '.join(FAMILIES)}. It predicts",
+        "how such scenes go on, and nothing else. Made by `theworld worldlet build`.",
         "",
-        "Runs in the stock `Cosmos2VideoToWorldPipeline`: `num_frames=33`, guidance 1.0, `fps=None`, zero prompt",
-        "embeddings of width 32. Prompts have no effect. Figures and seeds: `card.json`.",
+        f"Runs in the stock `Cosmos2VideoToWorldPipeline`: `num_frames={VIDEO_FRAMES}`, guidance 1.0, `fps=None`, zero",
+        "prompt embeddings of width 32. Prompts have no effect. Figures and seeds: `card.json`.",
     ]
+    figures = card.get("figures")
     if isinstance(figures, dict):
-        rollout, ceiling, copy = (figures[k]["landing"] for k in ("rollout", "vae_ceiling", "copy_frame_0"))
+        test = figures["test"]
+        rollout, copied = next(iter(test["evaluations"].values())), test["copy_frame_0"]
         lines += [
             "",
-            f"Landing bin right on {figures['clips']} unseen scenes: {rollout:.1%} (true clip through the VAE "
-            f"{ceiling:.1%}, a copy of frame 0 {copy:.1%}).",
+            f"Outcomes right on {test['clips']} unseen scenes (a copy of frame 0; the true clip through the VAE):",
+            "",
+            *(
+                f"- {name}: {share:.1%} ({copied['outcome'][name]:.1%}; {test['vae']['outcome'][name]:.1%})"
+                for name, share in rollout["outcome"].items()
+            ),
         ]
     (out / "README.md").write_text("\n".join(lines) + "\n")
 
@@ -85,9 +91,10 @@ def build_world(
     minutes: float,
     seed: int = 0,
     scratch: Path | None = None,
+    start: Path | None = None,
     train_clips: int = 12_000,
-    test_clips: int = 250,
-    vae_share: float = 0.28,
+    test_scenes: int = 400,
+    vae_share: float = 0.25,
     base_dim: int = 8,
     layers: int = 4,
     batch: int = 16,
@@ -96,36 +103,46 @@ def build_world(
 
     Args:
         minutes: CPU minutes for the two trainings together. Simulating and encoding come on top: about
-            0.13 CPU seconds per clip.
+            0.1 CPU seconds per clip.
         scratch: clips, latents and training states, a few GB for the default count; `out`'s neighbour
             `<out>.scratch` if not given. A second call with the same folder goes on where the first stopped.
+        start: a trained world to begin with, instead of from nothing.
         vae_share: the part of `minutes` the autoencoder gets.
     """
     scratch = scratch or out.with_name(f"{out.name}.scratch")
     size = min(CHUNK, train_clips)
     chunks = train_clips // size
-    start = time.process_time()
-    clips = load_clips(scratch / "clips", "train", min(train_clips, 3000), seed=seed, size=size)
+    began = time.process_time()
+    clips = load_clips(scratch / "clips", "video", min(train_clips, 14 * CHUNK), seed=seed, size=size)
     vae_s, dynamics_s = 60 * minutes * vae_share, 60 * minutes * (1 - vae_share)
-    vae = train_vae(scratch / "vae", clips, seconds=vae_s, seed=seed, base_dim=base_dim)
+    vae = train_vae(scratch / "vae", clips, seconds=vae_s, seed=seed, base_dim=base_dim, start=start and start / "vae")
     del clips
     files = [
-        encode_chunk(vae, scratch / "clips", scratch / "latents", "train", n, seed=seed, size=size)
+        encode_chunk(vae, scratch / "clips", scratch / "latents", "video", n, seed=seed, size=size)
         for n in range(chunks)
     ]
-    statistics = measure_statistics(files[: max(1, 1000 // size)])
+    statistics = measure_statistics(files[: max(1, 1440 // size)])
     latents = load_latents(files, *statistics)
     transformer = train_dynamics(
-        scratch / "dynamics", lambda: latents, seconds=dynamics_s, seed=seed, layers=layers, batch=batch
+        scratch / "dynamics",
+        lambda: latents,
+        seconds=dynamics_s,
+        seed=seed,
+        layers=layers,
+        batch=batch,
+        start=start and start / "transformer",
     )
     save_world(out, vae, transformer, statistics)
     card = new_card(
         seed=seed, train_clips=chunks * size, cpu_seconds={"vae": round(vae_s), "dynamics": round(dynamics_s)}
     )
-    test = load_clips(scratch / "clips", "test", test_clips, seed=seed, size=min(CHUNK, test_clips))
-    card["figures"] = measure_world(CosmosWorld.load(out), test)
+    world = CosmosWorld.load(out)
+    card["figures"] = {
+        split: measure_world(world, clips_of(draw_scenes(split, test_scenes)), evaluations=(9, *EVALUATIONS))
+        for split in ("test", "ood")
+    }
     write_card(out, card)
-    log.info("worldlet built in %.0f CPU s: %s", time.process_time() - start, out)
+    log.info("worldlet built in %.0f CPU s: %s", time.process_time() - began, out)
     return card
 
 
@@ -133,7 +150,7 @@ def new_card(*, seed: int, train_clips: int, cpu_seconds: dict[str, int]) -> dic
     """The card of a world before its figures are known."""
     return {
         "name": "worldlet",
-        "what": "a miniature of Cosmos-Predict2 Video2World, trained on simulated falling balls",
+        "what": "a miniature of Cosmos-Predict2 Video2World, trained on unlabelled simulated clips",
         "classes": {
             "vae": "AutoencoderKLWan",
             "transformer": "CosmosTransformer3DModel",
@@ -142,9 +159,9 @@ def new_card(*, seed: int, train_clips: int, cpu_seconds: dict[str, int]) -> dic
         "defaults": DEFAULTS,
         "sigma": {"max": SIGMA_MAX, "min": SIGMA_MIN, "data": 1.0, "conditioning": SIGMA_CONDITIONING},
         "data": {
-            "family": "buckets",
+            "families": list(FAMILIES),
             "scenes_version": VERSION,
-            "split": "train",
+            "split": "video",
             "seed": seed,
             "train_clips": train_clips,
             "video_frames": VIDEO_FRAMES,

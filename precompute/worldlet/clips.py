@@ -1,49 +1,97 @@
-"""Clips of scenes as plain arrays on disk, for training the worldlet: frames, ball masks' inputs, truth.
+"""Clips of scenes as plain arrays on disk, for training and measuring the worldlet: frames, states, truth.
 
-Lives here: writing chunks of clips once, reading them back memory-mapped. Elsewhere: one scene
-(buckets.py), the latents of these clips (dynamics.py).
+Lives here: writing chunks of clips once, reading them back memory-mapped. Elsewhere: scenes (scenes.py), the latents
+of these clips (encode.py).
 """
+
+from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .buckets import BINS, COLORS, VERSION, ball_masks, make_scene
+from .scenes import FAMILIES, VERSION, Scene, make_pair, make_video
+from .stage import MAX_MOVERS, VIDEO_FRAMES, Ball, Block, Layout, Mover, coverage
 
-CHUNK = 250
+CHUNK = 240
 """Clips of one file; a chunk is the unit of work and of resume."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clips:
-    """A run of clips of one split; `frames` may be a memory map."""
+    """A run of clips; `frames` may be a memory map."""
 
     frames: NDArray[np.uint8]
-    """Shape (N, 33, 64, 64, 3)."""
-    balls: NDArray[np.float64]
-    """Shape (N, 33, 2): ball centre, x then y, in pixels."""
-    facts: list[dict[str, object]]
-    """Per clip: `id`, `color`, `radius`, `bin_below`, `answer`, `ramps` (a count)."""
+    """(N, 33, 64, 64, 3)."""
+    states: NDArray[np.float64]
+    """(N, 33, 6, 3): x, y, angle of each mover, NaN where a scene has fewer."""
+    facts: list[dict[str, Any]]
+    """Per clip: `id`, `family`, `pair`, `shift`, `heuristic`, `answer`, `layout`."""
 
     def __len__(self) -> int:
         return len(self.facts)
 
-    def masks(self, number: int, frames: slice = slice(None)) -> NDArray[np.float32]:
-        """Coverage by the ball of clip `number`, shape (frames, 64, 64)."""
-        return ball_masks(self.balls[number, frames], float(self.facts[number]["radius"]))  # type: ignore[arg-type]
+    def layout(self, number: int) -> Layout:
+        """What is in clip `number`."""
+        return layout_of(self.facts[number]["layout"])
 
-    def answers(self) -> NDArray[np.int64]:
-        """Index into `BINS` of the bin each ball lands in."""
-        return np.array([BINS.index(str(fact["answer"])) for fact in self.facts])
+    def masks(self, number: int, frames: slice = slice(None)) -> NDArray[np.floating[Any]]:
+        """Coverage by each mover of clip `number`, (6, frames, 64, 64); zero where there is none."""
+        movers = self.layout(number).movers
+        states = self.states[number, frames]
+        masks = [coverage(mover, states[:, index]) for index, mover in enumerate(movers)]
+        return np.stack(masks + [np.zeros_like(masks[0])] * (MAX_MOVERS - len(masks)))
 
-    def colors(self) -> NDArray[np.int64]:
-        """Index into `COLORS` of each ball."""
-        names = list(COLORS)
-        return np.array([names.index(str(fact["color"])) for fact in self.facts])
+    def take(self, chosen: Sequence[int]) -> Clips:
+        """Some of the clips."""
+        index = list(chosen)
+        return Clips(frames=self.frames[index], states=self.states[index], facts=[self.facts[n] for n in index])
+
+
+def layout_of(fact: dict[str, Any]) -> Layout:
+    """The layout that `asdict` took apart."""
+    movers: list[Mover] = [Ball(**mover) if "radius" in mover else Block(**mover) for mover in fact["movers"]]
+    return Layout(
+        tint=tuple(fact["tint"]),
+        movers=tuple(movers),
+        ramps=tuple(tuple(ramp) for ramp in fact["ramps"]),
+        posts=tuple(tuple(post) for post in fact["posts"]),
+    )
+
+
+def clips_of(scenes: Sequence[Scene]) -> Clips:
+    """Scenes in memory as clips."""
+    states = np.full((len(scenes), VIDEO_FRAMES, MAX_MOVERS, 3), np.nan)
+    for number, scene in enumerate(scenes):
+        states[number, :, : scene.states.shape[1]] = scene.states
+    facts = [
+        {
+            "id": scene.id,
+            "family": scene.family,
+            "pair": scene.pair,
+            "shift": scene.shift,
+            "heuristic": scene.heuristic,
+            "answer": scene.answer,
+            "layout": asdict(scene.layout),
+        }
+        for scene in scenes
+    ]
+    return Clips(frames=np.stack([scene.frames() for scene in scenes]), states=states, facts=facts)
+
+
+def draw_scenes(split: str, count: int, *, start: int = 0, seed: int = 0) -> list[Scene]:
+    """Scenes `start … start + count` of a split, families in turn; pairs stay together, so both numbers are even."""
+    families = list(FAMILIES)
+    if split == "video":
+        return [make_video(families[n % 4], n // 4, seed=seed) for n in range(start, start + count)]
+    pairs = range(start // 2, (start + count + 1) // 2)
+    return [scene for n in pairs for scene in make_pair(families[n % 4], n // 4, split, seed=seed)][:count]
 
 
 def write_chunk(folder: Path, split: str, chunk: int, *, seed: int = 0, size: int = CHUNK) -> Path:
@@ -56,22 +104,11 @@ def write_chunk(folder: Path, split: str, chunk: int, *, seed: int = 0, size: in
     if marker.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    scenes = [make_scene(index, split, seed=seed) for index in range(chunk * size, (chunk + 1) * size)]
-    save_array(path, np.stack([scene.frames for scene in scenes]))
-    save_array(folder / f"{stem}.balls.npy", np.stack([scene.positions for scene in scenes]))
-    facts = [
-        {
-            "id": scene.id,
-            "color": scene.layout.color,
-            "radius": scene.layout.radius,
-            "bin_below": scene.bin_below,
-            "answer": scene.answer,
-            "ramps": len(scene.layout.ramps),
-        }
-        for scene in scenes
-    ]
-    part = marker.with_suffix(".part")
-    part.write_text(json.dumps(facts))
+    clips = clips_of(draw_scenes(split, size, start=chunk * size, seed=seed))
+    save_array(path, clips.frames)
+    save_array(folder / f"{stem}.states.npy", clips.states)
+    part = marker.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(clips.facts))
     part.replace(marker)
     return path
 
@@ -82,7 +119,7 @@ def load_chunk(folder: Path, split: str, chunk: int, *, seed: int = 0, size: int
     stem = path.name.removesuffix(".frames.npy")
     return Clips(
         frames=np.load(path, mmap_mode="r", allow_pickle=False),
-        balls=np.load(folder / f"{stem}.balls.npy", allow_pickle=False),
+        states=np.load(folder / f"{stem}.states.npy", allow_pickle=False),
         facts=json.loads((folder / f"{stem}.json").read_text()),
     )
 
@@ -92,7 +129,7 @@ def load_clips(folder: Path, split: str, count: int, *, seed: int = 0, size: int
     chunks = [load_chunk(folder, split, n, seed=seed, size=size) for n in range(-(-count // size))]
     return Clips(
         frames=np.concatenate([chunk.frames for chunk in chunks])[:count],
-        balls=np.concatenate([chunk.balls for chunk in chunks])[:count],
+        states=np.concatenate([chunk.states for chunk in chunks])[:count],
         facts=[fact for chunk in chunks for fact in chunk.facts][:count],
     )
 

@@ -131,12 +131,24 @@ def sample_times(count: int) -> Tensor:
 
 
 def denoising_loss(model: CosmosTransformer3DModel, clean: Tensor) -> Tensor:
-    """Mean squared error of F on the future frames; cells that differ from frame 0 count five times."""
-    t = sample_times(len(clean))
-    noise = torch.randn_like(clean)
+    """Mean squared error of F = noise - x on the future frames; cells that differ from frame 0 count five times."""
+    t, noise = sample_times(len(clean)), torch.randn_like(clean)
     mix = t[:, None, None, None, None]
-    x, times = network_input((1 - mix) * clean + mix * noise, clean, t)
-    error = lean_forward(model, x, times)[:, :, 1:] - (noise - clean)[:, :, 1:]
+    return _future_error(model, (1 - mix) * clean + mix * noise, clean, t, noise - clean)
+
+
+def regression_loss(model: CosmosTransformer3DModel, clean: Tensor) -> Tensor:
+    """The same with nothing to denoise, as a floor: the future's mean given frame 0, by one evaluation on zeros.
+
+    The engine reads x0 = input - t F there, so F = -x / t.
+    """
+    t = torch.full((len(clean),), SIGMA_MAX / (1 + SIGMA_MAX))
+    return _future_error(model, torch.zeros_like(clean), clean, t, -clean / t[0])
+
+
+def _future_error(model: CosmosTransformer3DModel, noised: Tensor, clean: Tensor, t: Tensor, wanted: Tensor) -> Tensor:
+    x, times = network_input(noised, clean, t)
+    error = (lean_forward(model, x, times) - wanted)[:, :, 1:]
     changed = (clean[:, :, 1:] - clean[:, :, :1]).square().mean(dim=1, keepdim=True) > 0.1
     weight = 1 + 4 * changed.float()
     return (weight * error.square()).sum() / (weight.sum() * Z_DIM)
@@ -152,16 +164,22 @@ def train_dynamics(
     heads: int = 4,
     batch: int = 16,
     lr: float = 4e-3,
+    start: Path | None = None,
+    loss_of: Callable[[CosmosTransformer3DModel, Tensor], Tensor] = denoising_loss,
     save_every_s: float = 120.0,
 ) -> CosmosTransformer3DModel:
     """Train for `seconds` of CPU time; saves to `out` as it goes, and goes on from there.
 
     Args:
+        start: the `transformer/` folder of a trained world to begin with, instead of from nothing.
         latents: gives the standardised training latents (N, 16, T, H, W) of the moment; asked again at
             every save, so that encoding may still be under way.
     """
     torch.manual_seed(seed)
-    model = new_transformer(layers=layers, heads=heads).train()
+    model = new_transformer(layers=layers, heads=heads)
+    if start is not None:
+        model.load_state_dict(CosmosTransformer3DModel.from_pretrained(start).float().state_dict())
+    model.train()
     optimiser, average, budget = MuonAdamW(model, lr=lr, vector_lr=lr / 4), Average(model, 0.998), Budget(seconds)
     step, saved_s = 0, 0.0
     out.mkdir(parents=True, exist_ok=True)
@@ -177,7 +195,7 @@ def train_dynamics(
     data, recent = latents(), 0.0
     while budget.done < 1:
         picked = data[torch.randint(len(data), (batch,))].float()
-        loss = denoising_loss(model, picked)
+        loss = loss_of(model, picked)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step(budget.scale(floor=0.01))

@@ -1,152 +1,196 @@
-"""Scenes of the worldlet as plain files: pictures, questions with answers, and the true futures.
+"""Which scenes there are: pairs that differ in one element and end differently, as pure functions of a few numbers.
 
-Lives here: the questions of a scene and the folder layout. Elsewhere: layout, physics and picture of
-one scene (buckets.py). Each scene asks one question about the future and three about the present, on
-the same things and with the same words, so that more tokens alone cannot pass for a seen future.
+Lives here: drawing, changing, rejecting; what a scene is asked. Elsewhere: the families (buckets.py, race.py, tower.py,
+contact.py), physics and picture (stage.py), files (scene_files.py).
 
-    images/<scene>.png       frame 0, all that a reader may see
-    futures/<scene>.npy      all 33 frames, (33, 64, 64, 3) uint8, with `videos=True` only
-    questions.jsonl          one record a line; written last, so it marks a whole folder
+Every scene is half of a *minimal pair*: both halves share all but one ramp or block, the rule of thumb says the same
+of both, and they end differently. So whatever the halves share (colours, counts, the rule of thumb) is as frequent
+with one answer as with the other, by construction.
 """
 
-import io
-import json
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import permutations
 
 import numpy as np
-from PIL import Image
+from numpy.random import Generator
+from numpy.typing import NDArray
 
-from .buckets import BINS, COLORS, SPLITS, VERSION, Scene, make_scene, scene_id
+from .buckets import Buckets
+from .contact import Contact
+from .family import Family
+from .race import Race
+from .stage import SUBSTEPS, VIDEO_FRAMES, Layout, Motion, paint, simulate
+from .tower import Tower
 
-__all__ = ["SPLITS", "VERSION", "Scene", "make_scene", "scene_questions", "write_scenes"]
+VERSION = 2
+"""Raised whenever a scene of the same name would look, end or be asked differently."""
 
-_COUNTS = ("one", "two", "three")
-_FAMILIES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "land": (
-        "temporal",
-        BINS,
-        (
-            "where will the ball land?",
-            "in which bin will the ball land?",
-            "where will the ball end up?",
-            "which bin will the ball come to rest in?",
-        ),
-    ),
-    "below": (
-        "static",
-        BINS,
-        (
-            "which bin is directly below the ball now?",
-            "which bin is the ball above now?",
-            "what bin is under the ball at the start?",
-        ),
-    ),
-    "color": (
-        "static",
-        tuple(COLORS),
-        ("what color is the ball?", "which color does the ball have?", "what is the color of the ball?"),
-    ),
-    "count": (
-        "static",
-        _COUNTS,
-        ("how many ramps are there?", "how many ramps can you see?", "what is the number of ramps?"),
-    ),
-}
+FAMILIES: dict[str, Family] = {family.name: family for family in (Buckets(), Race(), Tower(), Contact())}
+SPLITS = ("video", "train", "validation", "test", "ood")
+"""`video`: unlabelled clips for the world model, never asked about. `ood`: more ramps, unseen colours, taller towers,
+larger balls."""
+
+_NUDGES = (-0.5, 0.5)  # the answer must survive a start moved by this much …
+_OTHER_SUBSTEPS = SUBSTEPS + 2  # … and another physics step
+_MAX_TRIES = 5000
+_VIDEO_PATIENCE = 8  # tries for one cell: what ends in a rare way is shown more often than chance would
+_CHANGES = 10  # tried per first half before another one is drawn
 
 
-def scene_questions(scene: Scene, split: str) -> list[dict[str, object]]:
-    """The four question records of a scene; wording and order of choices depend on its id alone."""
-    answers = {
-        "land": scene.answer,
-        "below": scene.bin_below,
-        "color": scene.layout.color,
-        "count": _COUNTS[len(scene.layout.ramps) - 1],
-    }
-    rng = np.random.default_rng([VERSION, *scene.id.encode()])
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One scene with its truth."""
+
+    id: str
+    family: str
+    split: str
+    pair: str
+    """Shared by both halves of a minimal pair."""
+    shift: str
+    """What is out of distribution about it, or nothing."""
+    layout: Layout
+    heuristic: str
+    """What the rule of thumb answers to the temporal question."""
+    answer: str
+    """How it ends, in the family's own words."""
+    event: int
+    """The frame in which that is decided."""
+    contacts: int
+    """How often something hits something: how hard it is."""
+    states: NDArray[np.float64] = field(repr=False)
+    """(33, movers, 3): x, y, angle per frame."""
+
+    def frames(self) -> NDArray[np.uint8]:
+        """The clip, (33, 64, 64, 3)."""
+        return paint(self.layout, self.states)
+
+    def picture(self) -> NDArray[np.uint8]:
+        """Frame 0, (64, 64, 3): all that a reader may see."""
+        return paint(self.layout, self.states[:1])[0]
+
+
+def make_pair(family: str, number: int, split: str, *, seed: int = 0) -> tuple[Scene, Scene]:
+    """Draw, simulate and judge minimal pair `number` of a family and split.
+
+    Neighbouring pairs fill the cells (heuristic, answer, other answer) once each.
+
+    Raises:
+        ValueError: an unknown family or split, or a negative number.
+    """
+    if family not in FAMILIES or split not in SPLITS or number < 0:
+        raise ValueError(f"no pair {number} of family {family!r}, split {split!r}: {list(FAMILIES)}, {list(SPLITS)}")
+    kind = FAMILIES[family]
+    where = [VERSION, seed, SPLITS.index(split), list(FAMILIES).index(family)]
+    cells = [(rule, *ends) for rule in kind.heuristics for ends in permutations(kind.answers, 2)]
+    block, place = divmod(number, len(cells))
+    order = np.random.default_rng([*where, block, 1]).permutation(len(cells))
+    rule, *ends = cells[int(order[place])]
+    shift = kind.shifts[number % len(kind.shifts)] if split == "ood" else ""
+    # Both orders of a cell are drawn the same way round: some answers are easier to undo than to reach.
+    start, end = sorted(ends, key=kind.answers.index)
+    rng = np.random.default_rng([*where, number, 0])
+    for _ in range(_MAX_TRIES):
+        first = kind.draw(rng, heuristic=rule, answer=start, shift=shift)
+        if first is None or (one := _settled(kind, first, start)) is None:
+            continue
+        for _ in range(_CHANGES):
+            second = kind.change(rng, first, answer=end)
+            if second is None or second == first or (two := _settled(kind, second, end)) is None:
+                continue
+            halves = [(first, one, start), (second, two, end)][:: 1 if ends[0] == start else -1]
+            name = f"{split}-{family}" if seed == 0 else f"{split}-s{seed}-{family}"
+            scenes = [
+                Scene(
+                    id=f"{name}-{2 * number + half:06d}",
+                    family=family,
+                    split=split,
+                    pair=f"{name}-{number:06d}p",
+                    shift=shift,
+                    layout=layout,
+                    heuristic=rule,
+                    answer=answer,
+                    event=kind.event(layout, motion),
+                    contacts=motion.contacts,
+                    states=motion.states[:VIDEO_FRAMES],
+                )
+                for half, (layout, motion, answer) in enumerate(halves)
+            ]
+            return scenes[0], scenes[1]
+    raise RuntimeError(f"no pair {number} of {family}, {split}, in {_MAX_TRIES} tries: the generator is broken")
+
+
+def make_video(family: str, number: int, *, seed: int = 0) -> Scene:
+    """One unlabelled clip for the world model: like the first half of a pair, without the care that a label needs."""
+    kind = FAMILIES[family]
+    rng = np.random.default_rng([VERSION, seed, SPLITS.index("video"), list(FAMILIES).index(family), number, 0])
+    rule = answer = ""
+    for tries in range(_MAX_TRIES):
+        if tries % _VIDEO_PATIENCE == 0:
+            rule, answer = str(rng.choice(kind.heuristics)), str(rng.choice(kind.answers))
+        layout = kind.draw(rng, heuristic=rule, answer=answer, shift="")
+        if layout is None or kind.outcome(layout, motion := simulate(layout)) != answer:
+            continue
+        name = f"video-{family}-{number:06d}" if seed == 0 else f"video-s{seed}-{family}-{number:06d}"
+        return Scene(
+            id=name,
+            family=family,
+            split="video",
+            pair=name,
+            shift="",
+            layout=layout,
+            heuristic=rule,
+            answer=answer,
+            event=kind.event(layout, motion),
+            contacts=motion.contacts,
+            states=motion.states[:VIDEO_FRAMES],
+        )
+    raise RuntimeError(f"no clip {number} of {family} in {_MAX_TRIES} tries: the generator is broken")
+
+
+def _settled(kind: Family, layout: Layout, answer: str) -> Motion | None:
+    """The motion, if it ends in `answer` and small perturbations do not change that."""
+    motion = simulate(layout)
+    if kind.outcome(layout, motion) != answer:
+        return None
+    for nudge in _NUDGES:
+        if kind.outcome(layout, simulate(layout, nudge=nudge)) != answer:
+            return None
+    return motion if kind.outcome(layout, simulate(layout, substeps=_OTHER_SUBSTEPS)) == answer else None
+
+
+def questions(scene: Scene) -> list[dict[str, object]]:
+    """The question records of a scene; wording and order of choices depend on its pair and half alone, not on answers.
+
+    Both halves of a pair are asked in the same words.
+    """
+    family = FAMILIES[scene.family]
+    rng: Generator = np.random.default_rng([VERSION, *scene.pair.encode()])
+    words = family.words(scene.layout, scene.answer, scene.heuristic)
+    rule = family.words(scene.layout, scene.heuristic, scene.heuristic)[family.asks[0].about][0]
     records: list[dict[str, object]] = []
-    for family, (kind, choices, templates) in _FAMILIES.items():
+    for ask in family.asks:
+        answer, choices = words[ask.about]
+        template = ask.templates[rng.integers(len(ask.templates))]
+        order = rng.permutation(len(choices))
         records.append(
             {
-                "id": f"{scene.id}-{family}",
-                "image": f"images/{scene.id}.png",
-                "question": templates[rng.integers(len(templates))],
-                "answer": answers[family],
-                "choices": [choices[i] for i in rng.permutation(len(choices))],
-                "type": kind,
-                "split": split,
+                "id": f"{scene.id}-{ask.about}",
                 "scene": scene.id,
+                "image": f"images/{scene.id}.png",
+                "family": scene.family,
+                "about": ask.about,
+                "type": ask.kind,
+                "split": scene.split,
+                "question": template,
+                "answer": answer,
+                "choices": [choices[i] for i in order],
+                "pair": scene.pair,
+                "heuristic": rule,
+                "shift": scene.shift,
+                "event_frame": scene.event,
+                "contacts": scene.contacts,
             }
         )
     return records
-
-
-def write_scenes(folder: Path, *, splits: Mapping[str, int], seed: int = 0, videos: bool = False) -> Path:
-    """Write `splits[name]` scenes of each split into one folder; returns the path of `questions.jsonl`.
-
-    The same arguments give the same bytes. Files already there are kept as they are, so a run that was
-    cut short goes on where it stopped. `splits` may grow later; `questions.jsonl` is then written anew.
-
-    Args:
-        splits: scenes per split, for example `{"train": 400, "test": 200}`; names from `SPLITS`.
-        seed: another seed gives other scenes, with other ids.
-        videos: also write the true futures.
-    Raises:
-        ValueError: an unknown split, or a negative count.
-    """
-    for split, count in splits.items():
-        if split not in SPLITS or count < 0:
-            raise ValueError(f"splits are {SPLITS} with counts >= 0, got {split!r}: {count}")
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    if videos:
-        (folder / "futures").mkdir(exist_ok=True)
-    lines = []
-    for split, records in _write_all(folder, splits, seed, videos):
-        lines += [json.dumps({**record, "split": split}, sort_keys=True) for record in records]
-    path = folder / "questions.jsonl"
-    _write(path, "".join(f"{line}\n" for line in lines).encode())
-    return path
-
-
-def _write_all(
-    folder: Path, splits: Mapping[str, int], seed: int, videos: bool
-) -> Iterator[tuple[str, list[dict[str, object]]]]:
-    """Write what is missing, and yield every scene's records in order."""
-    known = _known_records(folder / "questions.jsonl")
-    for split in sorted(splits, key=SPLITS.index):
-        for index in range(splits[split]):
-            name = scene_id(index, split, seed=seed)
-            image, future = folder / "images" / f"{name}.png", folder / "futures" / f"{name}.npy"
-            if name in known and image.exists() and (future.exists() or not videos):
-                yield split, known[name]
-                continue
-            scene = make_scene(index, split, seed=seed)
-            if not image.exists():
-                buffer = io.BytesIO()
-                Image.fromarray(scene.frames[0]).save(buffer, "PNG")
-                _write(image, buffer.getvalue())
-            if videos and not future.exists():
-                buffer = io.BytesIO()
-                np.save(buffer, scene.frames, allow_pickle=False)
-                _write(future, buffer.getvalue())
-            yield split, scene_questions(scene, split)
-
-
-def _known_records(path: Path) -> dict[str, list[dict[str, object]]]:
-    """Records by scene from an earlier complete run, if there was one."""
-    known: dict[str, list[dict[str, object]]] = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            record = json.loads(line)
-            known.setdefault(record["scene"], []).append(record)
-    return known
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write beside the place, then rename into it; a file that already holds `data` is left alone."""
-    if path.exists() and path.read_bytes() == data:
-        return
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)

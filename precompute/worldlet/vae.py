@@ -27,9 +27,9 @@ from numpy.random import Generator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .buckets import SIZE, VIDEO_FRAMES
 from .clips import Clips
 from .optim import Average, Budget, MuonAdamW
+from .stage import SIZE, VIDEO_FRAMES
 
 log = logging.getLogger(__name__)
 
@@ -136,22 +136,27 @@ def to_video(frames: np.ndarray) -> Tensor:
 
 
 def _batch(clips: Clips, rng: Generator, count: int, frames: int, side: int) -> tuple[Tensor, Tensor]:
-    """`count` windows of `frames` x `side` x `side` that hold the ball if they can, and its mask."""
+    """`count` windows of `frames` x `side` x `side` around something that moves, and its movers' masks."""
     videos, masks = [], []
     for _ in range(count):
         number = int(rng.integers(len(clips)))
         start = int(rng.integers(VIDEO_FRAMES - frames + 1))
         window = slice(start, start + frames)
-        x, y = clips.balls[number, start + int(rng.integers(frames))] + rng.uniform(-9, 9, 2)
+        mover = int(rng.integers(len(clips.facts[number]["layout"]["movers"])))
+        x, y = clips.states[number, start + int(rng.integers(frames)), mover, :2] + rng.uniform(-9, 9, 2)
         left, top = (int(np.clip(round(c - side / 2), 0, SIZE - side)) for c in (x, y))
-        area = (slice(None), slice(top, top + side), slice(left, left + side))
-        videos.append(clips.frames[number, window][area])
+        area = (..., slice(top, top + side), slice(left, left + side))
+        videos.append(clips.frames[number, window][(*area, slice(None))])
         masks.append(clips.masks(number, window)[area])
-    return to_video(np.stack(videos)), torch.from_numpy(np.stack(masks))[:, None]
+    return to_video(np.stack(videos)), torch.from_numpy(np.stack(masks))
 
 
-def _loss(vae: AutoencoderKLWan, video: Tensor, ball: Tensor, kl_weight: float) -> tuple[Tensor, Tensor]:
-    """Weighted reconstruction loss with a ball-colour term, and the plain squared error of the picture."""
+def _loss(vae: AutoencoderKLWan, video: Tensor, masks: Tensor, kl_weight: float) -> tuple[Tensor, Tensor]:
+    """Weighted reconstruction loss with a term for each mover's colour, and the plain squared error of the picture.
+
+    Args:
+        video: (B, 3, T, H, W) in [-1, 1]; masks: (B, movers, T, H, W), 0 to 1.
+    """
     mean, log_variance = encode_whole(vae, video).chunk(2, dim=1)
     log_variance = log_variance.clamp(-30, 20)
     latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
@@ -159,16 +164,17 @@ def _loss(vae: AutoencoderKLWan, video: Tensor, ball: Tensor, kl_weight: float) 
     # The tint is most of a picture: its median stands for "nothing here".
     tint = video.flatten(2).median(dim=2).values[:, :, None, None, None]
     thing = ((video - tint).abs().amax(dim=1, keepdim=True) > 0.15).float()
-    moved = torch.zeros_like(ball)
-    if ball.shape[2] > 1:
-        moved[:, :, 1:] = (ball[:, :, 1:] - ball[:, :, :-1]).abs()
-    weight = 1 + 3 * thing + 8 * ball + 4 * moved
+    mover = masks.amax(dim=1, keepdim=True)
+    moved = torch.zeros_like(mover)
+    if mover.shape[2] > 1:
+        moved[:, :, 1:] = (masks[:, :, 1:] - masks[:, :, :-1]).abs().amax(dim=1, keepdim=True)
+    weight = 1 + 3 * thing + 8 * mover + 4 * moved
     error = out - video
     picture = (weight * (error.abs() + 2 * error.square())).sum() / (3 * weight.sum())
-    # Mean colour over the ball, per frame: a ball may blur, but must not change its colour class.
-    area = ball.sum(dim=(3, 4))
-    shift = (ball * error).sum(dim=(3, 4)) / area.clamp_min(4.0)
-    color = shift.abs().mean()
+    # Mean colour over each mover, per frame: it may blur, but must not change its colour class.
+    shift = torch.einsum("bmthw,bcthw->bmct", masks, error) / masks.sum(dim=(3, 4)).clamp_min(4.0)[:, :, None]
+    there = (masks.sum(dim=(3, 4)) > 0).float()[:, :, None]
+    color = (shift.abs() * there).sum() / (3 * there.sum()).clamp_min(1.0)
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     return picture + 0.3 * color + kl_weight * kl, error.detach().square().mean()
 
@@ -183,14 +189,18 @@ def train_vae(
     lr: float = 1.5e-2,
     picture_share: float = 0.25,
     full_share: float = 0.15,
+    start: Path | None = None,
     save_every_s: float = 60.0,
 ) -> AutoencoderKLWan:
     """Train for `seconds` of CPU time: pictures first, then 9- and 17-frame crops, at last whole clips.
 
     Saves to `out` every `save_every_s`, and goes on from there when called again.
+
+    Args:
+        start: the `vae/` folder of a trained world to begin with, instead of from nothing.
     """
     torch.manual_seed(seed)
-    vae = new_vae(base_dim).train()
+    vae = (new_vae(base_dim) if start is None else AutoencoderKLWan.from_pretrained(start)).float().train()
     optimiser, average, budget = MuonAdamW(vae, lr=lr), Average(vae, 0.995), Budget(seconds)
     step, saved_s = 0, 0.0
     out.mkdir(parents=True, exist_ok=True)
@@ -209,9 +219,9 @@ def train_vae(
             frames, side, count = (9, _CROP, 6) if rng.random() < 0.6 else (17, _CROP, 4)
         else:
             frames, side, count = (9, SIZE, 2) if rng.random() < 0.7 else (17, _CROP, 4)
-        video, ball = _batch(clips, rng, count, frames, side)
+        video, masks = _batch(clips, rng, count, frames, side)
         video = video.contiguous(memory_format=torch.channels_last_3d)
-        loss, squared = _loss(vae, video, ball, kl_weight=3e-4)
+        loss, squared = _loss(vae, video, masks, kl_weight=3e-4)
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 5.0)
         optimiser.step(budget.scale())

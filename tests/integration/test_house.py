@@ -15,9 +15,9 @@ import zarr
 
 from theworld.pipeline.store import open_store
 from theworld.precompute.config import PrecomputeConfig
+from theworld.precompute.images import SUFFIXES
 from theworld.precompute.job import run_precompute
 from theworld.precompute.live import LiveWorld
-from theworld.precompute.sources import SUFFIXES
 
 
 def theworld(*args: str, cwd: Path, code: int = 0) -> str:
@@ -29,15 +29,15 @@ def theworld(*args: str, cwd: Path, code: int = 0) -> str:
 
 @pytest.mark.slow
 def test_one_image_goes_through_the_whole_house(tmp_path: Path) -> None:
-    said = json.loads(theworld("precompute", "--steps", "8", "--scenes", "9", "--in-process", "--json", cwd=tmp_path))
-    assert (said["written"], said["failed"]) == (9, 0)
+    said = json.loads(theworld("precompute", "--steps", "8", "--scenes", "12", "--in-process", "--json", cwd=tmp_path))
+    assert (said["written"], said["failed"]) == (12, 0)
     budget = ("--train-steps", "2", "--batch-size", "4")
     for run, form in enumerate((("--cache",), ("--cache", "latents"), (said["store"],)), start=1):
         theworld("train", *form, *budget, cwd=tmp_path)
         assert (tmp_path / "runs" / str(run) / "adapter_model.safetensors").is_file()
     assert "temporal" in theworld("evaluate", cwd=tmp_path)
     [evaluation] = json.loads(theworld("evaluate", "runs/1", "--steps", "0", "--json", cwd=tmp_path))
-    assert (evaluation["steps"], evaluation["by_type"]["temporal"]["total"]) == (0, 3)
+    assert (evaluation["steps"], evaluation["by_type"]["temporal"]["total"]) == (0, 4)
 
     image = sorted((tmp_path / "latents" / "scenes" / "images").glob("test-*.png"))[0]
     question = ("where will the ball land?", "--choices", "left,middle,right")

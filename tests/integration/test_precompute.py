@@ -246,8 +246,8 @@ def test_a_file_that_changes_during_the_run_is_not_rolled_out_under_its_old_key(
     tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = make_images(tmp_path / "in", 2)
-    read = worker.read_image_file
-    monkeypatch.setattr(worker, "read_image_file", lambda path: read(path) + b" ")
+    read = worker.read_input_file
+    monkeypatch.setattr(worker, "read_input_file", lambda path, **limit: read(path, **limit) + b" ")
     report = run_precompute(config(images, tmp_path / "cache", world))
     assert [failure.reason for failure in report.failures] == ["changed", "changed"]
     assert report.written == 0

@@ -8,8 +8,8 @@ import torch
 
 from theworld.pipeline.errors import QuestionError
 from theworld.pipeline.keys import key_of_bytes
+from theworld.pipeline.latent_store import BatchBuffer
 from theworld.train.batches import (
-    Collator,
     EpochShuffle,
     check_answers,
     encode,
@@ -75,36 +75,43 @@ def test_each_epoch_is_a_permutation_that_the_seed_decides() -> None:
 def test_every_row_gets_the_latents_of_its_own_image_each_image_read_once(lm: LanguageModel, tmp_path: Path) -> None:
     store, _ = save_mini_store(tmp_path)
     keys = [key_of_bytes(f"picture {number}".encode()) for number in (5, 0, 5)]
-    asked: list[list[str]] = []
-    read = store.read
+    images = LatentDataset(store, keys=keys[:2], rollout_steps=2)
+    asked: list[list[int]] = []
+    read = images.read
 
-    def counted(keys: list[str], rollout_steps: int) -> np.ndarray:
-        asked.append(keys)
-        return read(keys, rollout_steps=rollout_steps)
+    def counted(indices: list[int], buffer: BatchBuffer | None = None) -> torch.Tensor:
+        asked.append(indices)
+        return read(indices, buffer)
 
-    store.read = counted  # type: ignore[method-assign, assignment]
-    batch = Collator(store, 2, lm.pad_id)([encode(SHORT, key, lm, answer="left") for key in keys])
-    assert asked == [[keys[0], keys[1]]]
+    images.read = counted  # type: ignore[method-assign, assignment]
+    rows = texts([encode(SHORT, key, lm, answer="left") for key in keys], lm.pad_id)
+    [batch] = with_latents([rows], images, keep=1, device=None)
+    assert asked == [[0, 1]]
     assert batch["latents"].shape == (3, 16, 3, 4, 6)
     assert batch["latents"].dtype == torch.float16
-    assert np.array_equal(batch["latents"].numpy(), read(keys, rollout_steps=2))
+    assert np.array_equal(batch["latents"].numpy(), store.read(keys, rollout_steps=2))
 
 
-def test_reading_ahead_gives_the_batches_that_reading_in_turn_gives(lm: LanguageModel, tmp_path: Path) -> None:
+def test_reading_ahead_gives_each_batch_its_own_latents(lm: LanguageModel, tmp_path: Path) -> None:
     store, _ = save_mini_store(tmp_path)
     draw = np.random.default_rng(0)
     rows = [
         [encode(SHORT, store.keys[number], lm, answer="left") for number in draw.integers(0, len(store), 3)]
         for _ in range(20)
     ]
-    collate = Collator(store, 2, lm.pad_id)
     images = LatentDataset(store, rollout_steps=2)
     ahead = with_latents((texts(examples, lm.pad_id) for examples in rows), images, keep=1, device=None)
     for examples, batch in zip(rows, ahead, strict=True):
-        in_turn = collate(examples)
-        assert batch.keys() == in_turn.keys()
-        for name, tensor in batch.items():
-            assert torch.equal(tensor, in_turn[name]), name
+        latents = store.read([example.key for example in examples], rollout_steps=2)
+        assert np.array_equal(batch["latents"].numpy(), latents)
+        for name, tensor in pad_rows(examples, lm.pad_id).items():
+            assert torch.equal(tensor, batch[name]), name
+
+
+def test_a_world_that_is_not_looked_at_leaves_the_text_as_it_is(lm: LanguageModel) -> None:
+    rows = texts([encode(SHORT, "k", lm, answer="left")], lm.pad_id)
+    [batch] = with_latents([rows], None, keep=1, device=None)
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
 
 
 def test_answers_outside_the_vocabulary_are_refused_with_question_and_word(lm: LanguageModel, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tests.miniature import mini_transformer, mini_vae, save_mini_world
-from theworld.pipeline.errors import ConfigError, WorldModelError
+from theworld.pipeline.errors import ConfigError, LatentShapeError, WorldModelError
 from theworld.pipeline.keys import key_of_bytes
+from theworld.pipeline.latents import standardise
 from theworld.pipeline.recipe import Recipe
 from theworld.precompute.cosmos import CosmosWorld
 
@@ -44,6 +45,28 @@ def test_one_frame_encodes_to_the_bits_of_a_clip_s_first_frame(images: torch.Ten
         clip = images[:1].unsqueeze(2).repeat(1, 1, 17, 1, 1)
         alone = vae.encode(images[:1].unsqueeze(2)).latent_dist.mode()
         assert torch.equal(vae.encode(clip).latent_dist.mode()[:, :, :1], alone)
+
+
+def test_a_video_encodes_to_what_the_stock_vae_gives_and_begins_with_its_first_frame(world: CosmosWorld) -> None:
+    videos = torch.rand(2, 3, 17, 32, 48, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    encoded = world.encode_video(videos)
+    assert encoded.shape == (2, 16, 5, 4, 6)
+    assert encoded.dtype == torch.float32
+    with torch.inference_mode():
+        stock = standardise(mini_vae().encode(videos).latent_dist.mode(), world.spec)
+    assert torch.equal(encoded, stock)
+    assert torch.equal(encoded[:, :, :1], world.encode(videos[:, :, 0]))
+    assert torch.equal(encoded[:, :, :3], world.encode_video(videos[:, :, :9]))  # causal: the rest comes after
+
+
+def test_a_clip_whose_last_frames_the_vae_would_drop_is_refused(world: CosmosWorld) -> None:
+    with pytest.raises(LatentShapeError, match="1 \\+ a multiple of 4"):
+        world.encode_video(torch.zeros(1, 3, 16, 32, 48))
+
+
+def test_real_frames_are_never_made_up_by_a_rollout(world: CosmosWorld, images: torch.Tensor) -> None:
+    with pytest.raises(ConfigError, match="frames"):
+        world.rollout(images, KEYS, Recipe(world="sha256:x", height=32, width=48, kind="frames"))
 
 
 def test_a_latent_does_not_depend_on_its_place_in_the_batch(world: CosmosWorld, images: torch.Tensor) -> None:

@@ -14,8 +14,8 @@ from theworld.train.evaluate import (
     compare,
     normalised,
     read_evaluation,
-    wilson,
 )
+from theworld.train.statistics import wilson
 
 
 def evaluation(run: Path, *, correct: int = 3, questions: str = "0" * 64) -> Path:
@@ -30,21 +30,6 @@ def evaluation(run: Path, *, correct: int = 3, questions: str = "0" * 64) -> Pat
     run.mkdir()
     (run / EVALUATION).write_text(result.model_dump_json())
     return run
-
-
-# Source: R. G. Newcombe, Statistics in Medicine 17 (1998), table I, method 3; and the closed form where all are right.
-@pytest.mark.parametrize(
-    ("correct", "total", "low", "high"),
-    [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (1, 29, 0.0061, 0.1718),
-        (0, 20, 0, 0.1611),
-        (4, 4, 0.5101, 1),
-    ],
-)
-def test_intervals_are_wilsons(correct: int, total: int, low: float, high: float) -> None:
-    assert wilson(correct, total) == pytest.approx((low, high), abs=5e-5)
 
 
 @pytest.mark.parametrize(("said", "meant"), [("Left.", "left"), ("The  red ball", "red ball"), ("a bin!", "bin")])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from theworld.pipeline.errors import ImageError
 from theworld.precompute import images
-from theworld.precompute.images import decode_image, fit_image, load_image, read_image_file
+from theworld.precompute.images import decode_image, fit_image, load_image, read_input_file
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -83,7 +83,7 @@ def test_what_cannot_be_used_says_why() -> None:
 def test_a_bomb_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = encoded(Image.new("1", (12000, 12000)))
     assert len(bomb) < 100_000
-    monkeypatch.setattr(images, "_to_rgb", lambda _: pytest.fail("decoded"))
+    monkeypatch.setattr(images, "to_rgb", lambda _: pytest.fail("decoded"))
     assert reason_of(bomb) == "too_large"
 
 
@@ -98,7 +98,7 @@ def test_files_that_are_not_plain_content_are_refused_before_reading(tmp_path: P
     reasons = {}
     for path in [*tmp_path.iterdir(), tmp_path / "absent.png"]:
         with pytest.raises(ImageError) as caught:
-            read_image_file(path)
+            read_input_file(path)
         reasons[path.name] = caught.value.reason
     assert reasons == {
         "pipe.png": "not_a_file",

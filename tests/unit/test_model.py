@@ -36,6 +36,9 @@ class FakeWorld:
         first = torch.nn.functional.avg_pool2d(images, 8).mean(1, keepdim=True)
         return first.expand(-1, 16, -1, -1)[:, :, None] * torch.linspace(-1, 1, 16)[:, None, None, None]
 
+    def encode_video(self, videos: Tensor) -> Tensor:  # noqa: ARG002
+        raise AssertionError("a reader is shown images, not videos")
+
     def rollout(self, images: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         self.asked.append(recipe.rollout_steps)
         first = self.encode(images)

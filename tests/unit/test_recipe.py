@@ -4,16 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theworld.pipeline.errors import RecipeError
+from theworld.pipeline.config import load_config
+from theworld.pipeline.errors import ConfigError, RecipeError
 from theworld.pipeline.keys import is_key, key_of_bytes, noise_seed
 from theworld.pipeline.latent_spec import latent_frames, video_frames
-from theworld.pipeline.recipe import Recipe, difference, parse_recipe
+from theworld.pipeline.recipe import NO_MEANING, Recipe, difference, parse_recipe
 from theworld.precompute.config import PrecomputeConfig
 
 BASE = {"world": "sha256:" + "0" * 64, "height": 64, "width": 96}
 
 # One other value for every field: adding a field without a line here fails the test below.
 OTHER = {
+    "kind": "frames",
     "world": "hub:nvidia/Cosmos-Predict2-2B-Video2World@" + "a" * 40,
     "height": 80,
     "width": 64,
@@ -32,12 +34,16 @@ OTHER = {
     "dtype": "float32",
     "engine": 2,
 }
-ONLY_ONE_VALUE_YET = {"kind", "solver"}
+ONLY_ONE_VALUE_YET = {"solver"}
 
 
 def test_the_recipe_id_of_version_one_never_changes() -> None:
     # golden: a change here orphans every store ever written
     assert Recipe(**BASE).id == "b285bcbd8d0f2194b2eb762674c145824fab8c501c51b9998c1df616558c08a9"
+
+
+def test_the_id_of_a_recipe_of_frames_never_changes() -> None:
+    assert Recipe(**BASE, kind="frames").id == "ace1c6f74cbfc7f06c922f4c6f07dc644970488b5cb454fe66a3a839926e4f8c"
 
 
 def test_every_field_changes_the_id() -> None:
@@ -78,6 +84,27 @@ def test_difference_names_the_fields_that_differ() -> None:
     assert difference(Recipe(**BASE, seed=1), Recipe(**BASE, seed=2)) == {"seed": (1, 2)}
 
 
+@pytest.mark.parametrize("field", sorted(NO_MEANING["frames"] - ONLY_ONE_VALUE_YET))
+def test_what_means_nothing_for_real_frames_is_refused_by_name(field: str) -> None:
+    default = Recipe.model_fields[field].default
+    assert Recipe(**BASE, kind="frames", **{field: default}).id == Recipe(**BASE, kind="frames").id
+    wrong = {"kind": "frames", "guidance": 2.0, "prompt": "p", field: OTHER[field]}
+    with pytest.raises(RecipeError, match=rf"{field}.*without meaning for kind frames"):
+        parse_recipe(BASE | wrong, where="here")
+    if field in PrecomputeConfig.model_fields:
+        with pytest.raises(ConfigError, match=rf"{field}: without meaning for kind frames; leave it out"):
+            load_config(PrecomputeConfig, "precompute", None, {"kind": "frames", field: OTHER[field]})
+
+
+def test_recipes_of_two_kinds_differ_in_what_both_have() -> None:
+    real = Recipe(**BASE, kind="frames")
+    assert difference(Recipe(**BASE, denoise_steps=35, seed=1), real) == {"kind": ("rollout", "frames")}
+    assert difference(real, Recipe(**BASE, rollout_steps=2)) == {
+        "kind": ("frames", "rollout"),
+        "rollout_steps": (8, 2),
+    }
+
+
 def test_a_rollout_step_is_one_latent_frame_and_four_video_frames() -> None:
     assert [latent_frames(c) for c in (0, 4, 8)] == [1, 5, 9]
     assert [video_frames(c) for c in (0, 4, 8)] == [1, 17, 33]
@@ -106,6 +133,7 @@ def test_the_noise_seed_never_changes() -> None:
 
 # What a job's setting does to the latents. A new setting without a line here fails the test below.
 INTO_RECIPE = {
+    "kind": "kind",
     "world": "world",
     "steps": "rollout_steps",
     "stride": "stride",
@@ -123,7 +151,7 @@ NO_EFFECT_ON_LATENTS = {
     *("images", "scenes", "cache", "limit", "guardrail", "device", "workers", "batch_size", "format", "shard_size"),
     *("in_process", "dry_run", "retry_failed", "max_bad"),
 }
-DECIDED_BY_THE_CODE = {"kind", "image_rules", "solver", "fps", "draw", "engine"}
+DECIDED_BY_THE_CODE = {"image_rules", "solver", "fps", "draw", "engine"}
 
 
 def test_every_setting_either_enters_the_recipe_or_changes_no_latent() -> None:

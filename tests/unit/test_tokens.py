@@ -83,3 +83,13 @@ def test_latents_of_another_shape_are_refused_with_both_shapes() -> None:
 def test_half_precision_latents_are_widened_before_anything_is_added() -> None:
     latents = torch.randn(1, 16, 2, 4, 6).half()
     assert torch.equal(reader()(latents), reader()(latents.float()))
+
+
+def test_a_reader_of_some_frames_gives_the_tokens_these_frames_have_among_all() -> None:
+    latents = torch.randn(2, 16, 4, 4, 6)
+    every, some = reader(), reader()
+    some.frames = (0, 3)
+    assert (every.count(4, 4, 6), some.count(4, 4, 6), some.count(2, 4, 6)) == (24, 12, 6)
+    tokens = every(latents)
+    assert torch.allclose(some(latents), tokens[:, [*range(6), *range(18, 24)]])
+    assert torch.allclose(some(latents[:, :, :2]), tokens[:, :6])

@@ -1,25 +1,37 @@
 """Random texts that teach reading, and no physics: statements about things, then questions about them.
 
-Every answer is drawn at random and stated in the context, in words only; where a thing starts says
-nothing about where it lands. Elsewhere: the words (words.py), training on these texts (build.py).
+Every answer is drawn at random and stated in the context, in words only: where a thing starts says nothing
+about where it lands. Elsewhere: the words (words.py), training on these texts (build.py).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from .words import (
-    ANSWERS,
-    BOS,
-    COMMON,
-    COUNTED,
-    EOS,
-    FAMILIES,
-    QUESTIONS,
-    STATEMENTS,
-    THINGS,
-    format_question,
-)
+from .words import ANSWERS, BOS, COMMON, EOS, FAMILIES, QUESTIONS, STATEMENTS, THINGS, format_question, state
+
+Fact = tuple[str, str]
+"""What is told and asked: its question family (`land`, `color`, ...) and its thing, "" where there is no choice."""
+
+FACTS: tuple[Fact, ...] = tuple((about, thing) for about in QUESTIONS for thing in THINGS.get(about, ("",)))
+
+
+_MORE_THINGS = {"color": ("cube", "box", "disk", "cup"), "count": ("walls", "cups", "lines")}
+"""No scene has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question of a text, with what it belongs to."""
+
+    text: str
+    answer: str
+    fact: Fact
+
+    @property
+    def family(self) -> str:
+        """Its answer family: `places`, `sides`, `colors`, `counts` or `yes/no`."""
+        return FAMILIES[ANSWERS[self.fact[0]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,66 +39,77 @@ class Text:
     """One context with its questions, in pieces."""
 
     context: str
-    questions: tuple[tuple[str, str, str], ...]
-    """Question, answer, answer family (`places`, `colors`, `counts`)."""
+    questions: tuple[Question, ...]
 
     def pieces(self) -> Iterator[tuple[str, bool]]:
         """The text in order; the flag tells what the loss counts: each answer and the end behind it."""
         yield f"{BOS} {self.context}", False
-        for question, answer, _ in self.questions:
-            yield format_question(question), False
-            yield f"{answer} {EOS}", True
+        for question in self.questions:
+            yield format_question(question.text), False
+            yield f"{question.answer} {EOS}", True
 
 
-def sample_pair(rng: Random, *, plain: bool) -> Text:
-    """Two facts of one kind, each asked about: where the ball starts and lands, or the numbers of two things.
+def alike(fact: Fact) -> list[Fact]:
+    """The facts that `fact` can be mistaken for, itself among them: their answers share words with its answers."""
+    words = set(ANSWERS[fact[0]])
+    return [other for other in FACTS if words & set(ANSWERS[other[0]])]
 
-    The first lesson. Without it a model learns to answer with *a* place it has read, and stays there: the
-    color of a text is alone of its kind, only such pairs must be told apart. `plain` uses one form for each.
+
+KINDS: tuple[tuple[Fact, ...], ...] = tuple(dict.fromkeys(tuple(alike(fact)) for fact in FACTS))
+"""All facts, those together that can be mistaken for one another."""
+FULL = max(map(len, KINDS))
+"""The level at which nothing that could be mistaken for an answer is left out."""
+
+
+def sample_text(rng: Random, *, level: int = FULL, questions: int | None = None, plain: bool = False) -> Text:
+    """A random context, and questions about half of it, or `questions` of them.
+
+    Args:
+        level: how many facts of one kind it states, if there are as many; up to `level + 2` with others, but level 2
+            is just a pair. Without pairs first, a model learns to answer with *a* place it has read, and stays there.
+        plain: use one form for each statement and question.
     """
-    if plain or rng.random() < 0.6:
-        facts = [("land", "ball"), ("below", "ball")]
-    else:
-        facts = [("count", "ramps"), ("count", rng.choice(COUNTED[1:]))]
-    rng.shuffle(facts)
-    known = {fact: rng.choice(ANSWERS[fact[0]]) for fact in facts}
-    lines, questions = [], []
-    for (family, thing), answer in known.items():
-        statement, question = (
-            (STATEMENTS[family][0], QUESTIONS[family][0])
-            if plain
-            else (rng.choice(STATEMENTS[family]), rng.choice(QUESTIONS[family]))
-        )
-        lines.append(statement.format(o=thing, a=answer))
-        questions.append((question.format(o=thing), answer, FAMILIES[family]))
-    rng.shuffle(questions)
-    return Text(context=" ".join(lines), questions=tuple(questions))
+    kind = rng.choice(KINDS)
+    facts = rng.sample(kind, min(level, len(kind)))
+    if level > 2:
+        others = [fact for fact in FACTS if fact not in kind]
+        facts += rng.sample(others, rng.randint(0, level + 2 - len(facts)))
+    return _write(rng, facts, questions, plain=plain)
 
 
-def sample_text(rng: Random, *, questions: int | None = None, second_thing: float = 0.15) -> Text:
-    """A random context of three to five statements and two or three questions about it.
+def sample_things(rng: Random, *, plain: bool = False) -> Text:
+    """The same told and asked of two to four things: only a thing's name tells their answers apart.
 
-    `second_thing` is the chance of another thing beside the ball, and of another counted one beside the ramps.
+    Where the scenes' own few things were the only ones, their names stayed unread (.65 of the colors right).
     """
-    # Mostly the scenes' own things; a second one at times, so that the name of a thing is read too.
-    things = ["ball", *rng.sample(THINGS[1:], rng.random() < second_thing)]
-    counted = ["ramps", *rng.sample(COUNTED[1:], rng.random() < second_thing)]
-    # Where it starts and where it lands stand in every text: the pair is what was hardest to keep apart.
-    places = [("land", things[-1]), ("below", things[-1])]
-    others = [(family, thing) for thing in things for family in ("land", "below", "color")]
-    others = [fact for fact in others if fact not in places] + [("count", thing) for thing in counted]
-    facts = places + rng.sample(others, min(len(others), rng.randint(1, 3)))
-    rng.shuffle(facts)
+    about = rng.choice(list(_MORE_THINGS))
+    things = rng.sample(THINGS[about], rng.randint(1, 2)) + rng.sample(_MORE_THINGS[about], rng.randint(1, 2))
+    if rng.random() < 0.5:
+        things = rng.sample(THINGS[about], 2)
+    return _write(rng, [(about, thing) for thing in things], None, plain=plain)
+
+
+def _write(rng: Random, facts: list[Fact], questions: int | None, *, plain: bool) -> Text:
+    """State `facts` in random order; ask about the first one and about others.
+
+    Half of the facts are asked for: where all were, models named what no answer above had named, and read no names.
+    """
+
+    def pick(forms: tuple[str, ...]) -> str:
+        return forms[0] if plain else rng.choice(forms)
+
     known = {fact: rng.choice(ANSWERS[fact[0]]) for fact in facts}
-    lines = [rng.choice(STATEMENTS[family]).format(o=thing, a=answer) for (family, thing), answer in known.items()]
-    if rng.random() < 0.15:
+    told = rng.sample(facts, len(facts))
+    lines = [state(pick(STATEMENTS[about]), thing, known[about, thing]) for about, thing in told]
+    if not plain and rng.random() < 0.15:
         filler = " ".join(rng.choices(COMMON, k=rng.randint(2, 8)))
         lines.insert(rng.randrange(len(lines) + 1), f"{filler} .")
-    asked = rng.sample(facts, min(len(facts), questions or rng.randint(2, 3)))
+    wanted = max(1, len(facts) // 2) if questions is None else min(len(facts), questions)
+    asked = [facts[0], *rng.sample(facts[1:], wanted - 1)]
+    rng.shuffle(asked)
     return Text(
         context=" ".join(lines),
         questions=tuple(
-            (rng.choice(QUESTIONS[family]).format(o=thing), known[family, thing], FAMILIES[family])
-            for family, thing in asked
+            Question(text=pick(QUESTIONS[fact[0]]).format(o=fact[1]), answer=known[fact], fact=fact) for fact in asked
         ),
     )

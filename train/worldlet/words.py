@@ -14,23 +14,23 @@ from transformers import PreTrainedTokenizerFast
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 
 COLORS = ("red", "green", "blue", "yellow", "black", "white", "purple", "orange", "pink", "brown", "gray")
-PLACES = ("left", "middle", "right")
-COUNTS = ("one", "two", "three", "four", "five")
+BINS = ("left", "middle", "right")
+SIDES = ("left", "right")
+COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+YES_NO = ("yes", "no")
 
-# {o} is the thing asked about; the scenes only ask about the ball and the ramps.
-THINGS = ("ball", "block", "cube", "box", "disk", "cup")
-COUNTED = ("ramps", "walls", "blocks", "cups", "lines")
+# What the scenes ask, word for word; {o} is the thing asked about, one of THINGS where there is a choice.
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "land": (
-        "where will the {o} land ?",
-        "in which bin will the {o} land ?",
-        "where will the {o} end up ?",
-        "which bin will the {o} come to rest in ?",
+        "where will the ball land ?",
+        "in which bin will the ball land ?",
+        "where will the ball end up ?",
+        "which bin will the ball come to rest in ?",
     ),
     "below": (
-        "which bin is the {o} above now ?",
-        "which bin is directly below the {o} now ?",
-        "what bin is under the {o} at the start ?",
+        "which bin is directly below the ball now ?",
+        "which bin is the ball above now ?",
+        "what bin is under the ball at the start ?",
     ),
     "color": (
         "what color is the {o} ?",
@@ -42,27 +42,97 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "how many {o} can you see ?",
         "what is the number of {o} ?",
     ),
+    "first": (
+        "which ball will land first ?",
+        "which ball will reach the ground first ?",
+        "which ball will be the first to land ?",
+    ),
+    "lower": (
+        "which ball is lower now ?",
+        "which ball is the lower one now ?",
+        "which ball is closer to the ground now ?",
+    ),
+    "left": (
+        "which ball is on the left now ?",
+        "which ball is further left now ?",
+        "which ball is the left one now ?",
+    ),
+    "fall": (
+        "will the tower fall ?",
+        "will the tower fall down ?",
+        "will the blocks fall ?",
+    ),
+    "above": (
+        "is the top block above the bottom block now ?",
+        "is the top block directly over the bottom block now ?",
+        "is the bottom block under the top block now ?",
+    ),
+    "touch": (
+        "will the ball touch the block ?",
+        "will the ball hit the block ?",
+        "will the ball reach the block ?",
+    ),
+    "toward": (
+        "does the ramp below the ball slope down to the block ?",
+        "does the ramp under the ball lead to the block ?",
+        "is the block on the low side of the ramp below the ball ?",
+    ),
+    "side": (
+        "on which side of the ball is the block now ?",
+        "is the block left or right of the ball now ?",
+    ),
 }
-FAMILIES = {"land": "places", "below": "places", "color": "colors", "count": "counts"}
-ANSWERS = {"land": PLACES, "below": PLACES, "color": COLORS, "count": COUNTS}
+THINGS: dict[str, tuple[str, ...]] = {"color": ("ball", "block", "top block"), "count": ("ramps", "blocks")}
+ANSWERS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("land", "below"), BINS),
+    **dict.fromkeys(("color", "first", "lower", "left"), COLORS),
+    "count": COUNTS,
+    **dict.fromkeys(("fall", "above", "touch", "toward"), YES_NO),
+    "side": SIDES,
+}
+FAMILIES = {BINS: "places", COLORS: "colors", COUNTS: "counts", YES_NO: "yes/no", SIDES: "sides"}
 
-# The answer follows what it is about: read from left to right, "the left bin is below the ball" hides what
-# `left` belongs to until it is past, and few forms do: with five per family the places were not learned.
+# {a} is the answer, {not} stands where a "no" is said. The answer follows what it is about: read from left to
+# right, "the left bin is below the ball" hides what `left` belongs to until it is past, and few forms do: with
+# five per family the places were not learned.
 STATEMENTS: dict[str, tuple[str, ...]] = {
     "land": (
-        "the {o} will land {a} .",
-        "the {o} will land in the {a} bin .",
-        "the {o} will end up {a} .",
-        "at the end the {o} will come to rest in the {a} bin .",
+        "the ball will land {a} .",
+        "the ball will land in the {a} bin .",
+        "the ball will end up {a} .",
+        "at the end the ball will come to rest in the {a} bin .",
     ),
     "below": (
-        "the {o} is now above {a} .",
-        "the {o} is above the {a} bin now .",
-        "directly below the {o} now is the {a} bin .",
-        "at the start the bin under the {o} is {a} .",
+        "the ball is now above {a} .",
+        "the ball is above the {a} bin now .",
+        "directly below the ball now is the {a} bin .",
+        "at the start the bin under the ball is {a} .",
     ),
     "color": ("the {o} is {a} .", "the color of the {o} is {a} ."),
     "count": ("the number of {o} is {a} .", "of {o} you can see {a} ."),
+    "first": (
+        "the ball that will land first is {a} .",
+        "the first to reach the ground will be the {a} ball .",
+    ),
+    "lower": ("the ball that is lower now is {a} .", "closer to the ground now is the {a} ball ."),
+    "left": ("the ball that is further left now is {a} .", "on the left now is the {a} ball ."),
+    "fall": ("the tower will {not} fall .", "the blocks will {not} fall down ."),
+    "above": (
+        "the top block is {not} above the bottom block now .",
+        "the top block is {not} directly over the bottom block now .",
+        "the bottom block is {not} under the top block now .",
+    ),
+    "touch": (
+        "the ball will {not} touch the block .",
+        "the ball will {not} hit the block .",
+        "the ball will {not} reach the block .",
+    ),
+    "toward": (
+        "the ramp below the ball does {not} slope down to the block .",
+        "the ramp under the ball does {not} lead to the block .",
+        "the block is {not} on the low side of the ramp below the ball .",
+    ),
+    "side": ("seen from the ball the block is now {a} .", "the block is on the {a} side of the ball now ."),
 }
 
 # So that a near question tokenises. These words only appear as filler in training.
@@ -83,7 +153,8 @@ COMMON = tuple(
         upper us very video view wall was we were what when where which while who why wide will with would
         yes you your zero bucket buckets bins divider dividers final floor tray slot happens happen
         happened colour lands landed landing ramp ball rests directly below above now later number color
-        does 0 1 2 3 4 5 6 7 8 9 10""".split()  # noqa: SIM905 (prose reads better than 250 quoted words)
+        does cube box disk cup cups walls lines tower towers collide collides reach reaches topple topples
+        stand stands touched 0 1 2 3 4 5 6 7 8 9 10""".split()  # noqa: SIM905 (prose reads better than 250 quoted words)
     )
 )
 
@@ -93,14 +164,30 @@ def format_question(question: str) -> str:
     return f"question: {question} answer:"
 
 
+def questions_of(about: str) -> list[str]:
+    """Every wording of one kind of question, as the scenes write it (no space before the mark)."""
+    return [
+        template.format(o=thing).replace(" ?", "?")
+        for template in QUESTIONS[about]
+        for thing in THINGS.get(about, ("",))
+    ]
+
+
+def state(template: str, thing: str, answer: str) -> str:
+    """A statement that says `answer` of `thing`; "yes" and "no" are said by its form."""
+    filled = template.format_map({"o": thing, "a": answer, "not": "not" if answer == "no" else ""})
+    return " ".join(filled.split())
+
+
 def vocabulary() -> list[str]:
     """All known tokens in their fixed order: special tokens, punctuation, then words by first use."""
     words = [PAD, BOS, EOS, UNK, *".,:;?!'\"()-"]
-    for family, templates in QUESTIONS.items():
-        for text in (format_question(""), *templates, *STATEMENTS[family]):
-            words += text.replace("{o}", "").replace("{a}", "").replace(":", " :").split()
-    words += [*PLACES, *COLORS, *COUNTS, *THINGS, *COUNTED, *COMMON]
-    return list(dict.fromkeys(words))
+    for about, templates in QUESTIONS.items():
+        for text in (format_question(""), *templates, *STATEMENTS[about], *THINGS.get(about, ())):
+            words += text.replace("{o}", "").replace("{a}", "").replace("{not}", "not").replace(":", " :").split()
+    for answers in FAMILIES:
+        words += answers
+    return list(dict.fromkeys([*words, *COMMON]))
 
 
 def new_tokenizer() -> PreTrainedTokenizerFast:

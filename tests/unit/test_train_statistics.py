@@ -1,0 +1,121 @@
+"""Formulas give published values, and intervals hold the truth as often as they say."""
+
+import math
+
+import numpy as np
+import pytest
+
+from theworld.train.statistics import Bootstrap, Estimate, holm, mcnemar, p_of_equivalence, p_of_sign, wilson
+
+EVERYTHING = np.ones(400, bool)
+
+
+# Source: R. G. Newcombe, Statistics in Medicine 17 (1998), table I, method 3; and the closed form where all are right.
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (1, 29, 0.0061, 0.1718),
+        (0, 20, 0, 0.1611),
+        (4, 4, 0.5101, 1),
+    ],
+)
+def test_intervals_of_shares_are_wilsons(correct: int, total: int, low: float, high: float) -> None:
+    assert wilson(correct, total) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p"), [(10, 2, 158 / 4096), (2, 10, 158 / 4096), (0, 5, 1 / 16), (7, 7, 1), (0, 0, 1)]
+)
+def test_mcnemar_is_the_binomial_test_of_those_who_disagree(first: int, second: int, p: float) -> None:
+    assert mcnemar(first, second) == pytest.approx(p)
+
+
+def test_mcnemar_copes_with_thousands_of_questions() -> None:
+    assert mcnemar(2000, 2000) == 1
+    assert 0 <= mcnemar(4000, 1) < 1e-300
+    # the normal approximation with continuity correction: (|1100 - 1000| - 1) / sqrt(2100)
+    assert mcnemar(1000, 1100) == pytest.approx(math.erfc(99 / math.sqrt(2100) / math.sqrt(2)), rel=0.01)
+
+
+def test_p_values_are_adjusted_as_holm_did() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.5]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_p_values_count_the_replicates_beyond_zero() -> None:
+    draws = np.r_[np.full(990, 1.0), np.full(9, -1.0)]
+    assert p_of_sign(draws) == pytest.approx(2 * 10 / 1000)
+    assert p_of_sign(np.zeros(99)) == 1
+    assert p_of_equivalence(draws / 100, 0.02) == pytest.approx(1 / 1000)
+    assert p_of_equivalence(draws / 100, 0.01) == pytest.approx(991 / 1000)  # 990 lie on the margin
+
+
+def test_equivalence_needs_the_whole_90_percent_interval_inside_the_margin() -> None:
+    spread = np.linspace(-0.04, 0.04, 1001)
+    assert Estimate.of(0, spread / 2).within(0.03)
+    assert not Estimate.of(0, spread).within(0.03)
+    assert not Estimate.of(0.02, spread / 2 + 0.02).within(0.03)
+
+
+def simulated(rng: np.random.Generator, *, seeds: int, clusters: int, each: int = 2) -> np.ndarray:
+    """Answers of readers that differ, to scenes that differ: right with a chance of .7 plus both their effects."""
+    chance = 0.7 + rng.normal(0, 0.03, (seeds, 1)) + rng.normal(0, 0.15, (1, clusters)).repeat(each, 1)
+    return rng.random((seeds, clusters * each)) < chance
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    clusters = [str(number // 2) for number in range(400)]
+    estimates = []
+    for study in range(100):
+        right = simulated(rng, seeds=5, clusters=200)
+        estimate = Estimate.of(*Bootstrap(clusters, 5, replicates=200, seed=study).mean(right, EVERYTHING))
+        estimates.append(estimate)
+    assert np.mean([estimate.low <= 0.7 <= estimate.high for estimate in estimates]) >= 0.9
+    # wider than need be where chance alone decides much, but not by much: drawing both factors counts it three times
+    widths = np.mean([estimate.high - estimate.low for estimate in estimates]) / (2 * 1.96)
+    assert 0.9 < widths / np.std([estimate.value for estimate in estimates]) < 1.7
+
+
+def test_clusters_and_seeds_widen_the_interval_that_items_would_give() -> None:
+    right = simulated(np.random.default_rng(1), seeds=5, clusters=200)
+    by_scene = Bootstrap([str(number // 2) for number in range(400)], 5).mean(right, EVERYTHING)
+    pooled = wilson(int(right.sum()), right.size)
+    estimate = Estimate.of(*by_scene)
+    assert estimate.value == pytest.approx(right.mean())
+    assert estimate.high - estimate.low > 1.3 * (pooled[1] - pooled[0])
+
+
+def test_few_seeds_are_not_made_to_look_alike() -> None:
+    means = np.linspace(0.5, 0.9, 5)  # every question alike, so that the seeds alone differ
+    right = np.arange(100)[None] < 100 * means[:, None]
+    which = np.ones(100, bool)
+    _, draws = Bootstrap(["all"] * 100, 5, replicates=4000).mean(right, which)
+    assert draws.std() == pytest.approx(means.std(ddof=1) / math.sqrt(5), rel=0.05)
+
+
+def test_differences_are_paired_by_scene_and_seed() -> None:
+    rng = np.random.default_rng(2)
+    clusters = [str(number) for number in range(400)]
+    first = simulated(rng, seeds=3, clusters=400, each=1)
+    second = first.copy()
+    second[:, :20] = True  # better on a few, the same on the rest
+    bootstrap = Bootstrap(clusters, 3)
+    a, b = bootstrap.mean(first, EVERYTHING), bootstrap.mean(second, EVERYTHING)
+    gain = Estimate.of(b[0] - a[0], b[1] - a[1])
+    assert gain.low >= 0
+    assert gain.p < 0.05
+    apart = Bootstrap(clusters, 3, seed=1).mean(second, EVERYTHING)[1] - a[1]
+    assert (b[1] - a[1]).std() < apart.std() / 3
+
+
+def test_a_part_of_the_questions_is_counted_within_the_same_draws() -> None:
+    right = simulated(np.random.default_rng(3), seeds=2, clusters=200)
+    bootstrap = Bootstrap([str(number // 2) for number in range(400)], 2)
+    even = np.arange(400) % 2 == 0
+    halves = bootstrap.mean(right, even)[1] + bootstrap.mean(right, ~even)[1]
+    assert np.allclose(halves / 2, bootstrap.mean(right, EVERYTHING)[1])
+    assert np.isnan(bootstrap.mean(right, np.zeros(400, bool))[1]).all()

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from theworld.pipeline.errors import ConfigError, ImageError
+from theworld.precompute import video
+from theworld.precompute.images import load_image, to_tensor
+from theworld.precompute.video import container_of, load_video, write_video
+
+H, W = 32, 48
+NOISE = np.random.default_rng(0).integers(0, 256, (9, H, W, 3), dtype=np.uint8)
+
+
+def encoded(
+    format: str, codec: str, pix_fmt: str, frames: NDArray[np.uint8] = NOISE, mode: str = "rgb24", **options: str
+) -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=format) as container:
+        stream = container.add_stream(codec, rate=10, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format=mode)))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def written(tmp_path: Path, frames: NDArray[np.uint8] = NOISE) -> bytes:
+    write_video(tmp_path / "x.mp4", frames, 12)
+    return (tmp_path / "x.mp4").read_bytes()
+
+
+def pixels_of(content: bytes, frames: int = len(NOISE), height: int = H, width: int = W) -> NDArray[np.uint8]:
+    clip, _ = load_video(content, frames, height, width, "cover", source="x.mp4")
+    return ((clip + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
+
+
+def reason_of(content: bytes, frames: int = len(NOISE)) -> tuple[str, str]:
+    with pytest.raises(ImageError) as caught:
+        load_video(content, frames, H, W, "cover", source="x.mp4")
+    assert "x.mp4" in str(caught.value)
+    return caught.value.reason, str(caught.value)
+
+
+@settings(max_examples=20, deadline=None)
+@given(frames=st.integers(1, 5), height=st.integers(16, 70), width=st.integers(16, 70), flat=st.booleans())
+def test_what_is_written_is_read_back_to_the_bit(
+    tmp_path_factory: pytest.TempPathFactory, frames: int, height: int, width: int, flat: bool
+) -> None:
+    rng = np.random.default_rng(height * width)
+    pixels = rng.integers(0, 256, (frames, height, width, 3), dtype=np.uint8) // (64 if flat else 1)
+    content = written(tmp_path_factory.mktemp("v"), pixels)
+    assert np.array_equal(pixels_of(content, frames, height, width), pixels)
+
+
+def test_equal_frames_give_equal_files_and_nothing_is_left_beside_them(tmp_path: Path) -> None:
+    first = written(tmp_path)
+    assert written(tmp_path) == first
+    assert written(tmp_path, NOISE[:, :, ::-1]) != first  # also of frames that are a view
+    assert [path.name for path in tmp_path.iterdir()] == ["x.mp4"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = written(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_video(tmp_path / "x.mp4", NOISE[:2], 12)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x.mp4", before)]
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps"),
+    [(NOISE[0], 12), (NOISE.astype(np.float32), 12), (NOISE[:0], 12), (NOISE[..., :1], 12), (NOISE, 0)],
+)
+def test_frames_that_make_no_video_are_refused(tmp_path: Path, frames: NDArray[np.uint8], fps: float) -> None:
+    with pytest.raises(ConfigError, match=r"x\.mp4.*\(F, H, W, 3\)"):
+        write_video(tmp_path / "x.mp4", frames, fps)
+    assert list(tmp_path.iterdir()) == []
+
+
+LOSSLESS = {
+    "mp4": ("mp4", "libx264rgb", "rgb24", {"crf": "0"}),
+    "mp4 with frames out of order": ("mp4", "libx264rgb", "rgb24", {"crf": "0", "bf": "3", "b_strategy": "0"}),
+    "mkv": ("matroska", "libx264rgb", "rgb24", {"crf": "0"}),
+    "mov": ("mov", "qtrle", "rgb24", {}),
+    "avi": ("avi", "rawvideo", "bgr24", {}),
+}
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_files_of_others_give_their_pixels_in_the_order_shown(name: str) -> None:
+    format, codec, pix_fmt, options = LOSSLESS[name]
+    frames = np.stack([np.roll(NOISE[0] // 8, 2 * i, axis=1) for i in range(9)])  # moves, so that B frames are used
+    content = encoded(format, codec, pix_fmt, frames, **options)
+    assert container_of(content) is not None
+    assert np.array_equal(pixels_of(content), frames)
+    assert np.array_equal(pixels_of(content, 3), frames[:3])
+
+
+@pytest.mark.parametrize("codec", ["libvpx-vp9", "mpeg4", "libx264"])
+def test_colours_of_lossy_files_come_back_about_right(codec: str) -> None:
+    colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (255, 255, 255), (0, 0, 0)]
+    frames = np.stack([np.full((H, W, 3), color, dtype=np.uint8) for color in colors])
+    back = pixels_of(encoded("matroska", codec, "yuv420p", frames), len(colors))
+    assert np.abs(back.astype(int) - frames).max() <= 10
+
+
+def test_transparency_shows_white_as_in_an_image() -> None:
+    clear = np.zeros((2, H, W, 4), dtype=np.uint8)
+    assert pixels_of(encoded("mov", "png", "rgba", clear, "rgba"), 2).min() == 255
+
+
+def turned(content: bytes) -> bytes:
+    """An MP4 that a player turns by a quarter."""
+    at = content.index(b"tkhd") - 4 + 48  # its matrix, ISO 14496-12 section 8.3.2
+    one = 0x10000
+    return content[:at] + struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, 0x40000000) + content[at + 36 :]
+
+
+def test_a_rotation_is_reported_and_not_applied(tmp_path: Path) -> None:
+    content = written(tmp_path)
+    assert load_video(content, 1, H, W, "cover", source="x")[1] == 0
+    clip, degrees = load_video(turned(content), 9, H, W, "cover", source="x")
+    assert abs(degrees) == 90
+    assert torch.equal(clip, load_video(content, 9, H, W, "cover", source="x")[0])
+
+
+@pytest.mark.parametrize("fit", ["cover", "pad", "stretch"])
+def test_frames_are_fitted_as_images_are(tmp_path: Path, fit: video.Fit) -> None:
+    clip, _ = load_video(written(tmp_path), 2, 64, 32, fit, source="x")
+    assert clip.shape == (3, 2, 64, 32)
+    assert clip.dtype == torch.float32
+    buffer = io.BytesIO()
+    Image.fromarray(NOISE[1]).save(buffer, "PNG")
+    assert torch.equal(clip[:, 1], load_image(buffer.getvalue(), 64, 32, fit, source="x"))
+    whole, _ = load_video(written(tmp_path), 1, H, W, fit, source="x")
+    assert torch.equal(whole[:, 0], to_tensor(Image.fromarray(NOISE[0])))
+
+
+def test_what_cannot_be_used_says_why(tmp_path: Path) -> None:
+    content = written(tmp_path)
+    png, avif = io.BytesIO(), io.BytesIO()
+    Image.fromarray(NOISE[0]).save(png, "PNG")
+    Image.fromarray(NOISE[0]).save(avif, "AVIF")
+    for no_video in (b"", b"hello", png.getvalue(), avif.getvalue()):
+        assert reason_of(no_video)[0] == "format"
+    reason, message = reason_of(content, 10)
+    assert (reason, "9 frames" in message, "10" in message, "--steps" in message) == ("short", True, True, True)
+    assert reason_of(content[: len(content) // 2])[0] == "decode"
+    assert reason_of(content[:8])[0] == "decode"
+    reason, message = reason_of(encoded("avi", "flv", "yuv420p"))
+    assert (reason, "codec" in message) == ("format", True)
+    sound = io.BytesIO()
+    with av.open(sound, "w", format="mov") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), dtype=np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert reason_of(sound.getvalue()) == ("format", "x.mp4 has no video in it")
+
+
+def test_frames_beyond_the_cap_are_refused_before_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "MAX_PIXELS", H * W - 1)
+    monkeypatch.setattr(video, "to_rgb", lambda _: pytest.fail("decoded"))
+    assert reason_of(written(tmp_path))[0] == "too_large"
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n",
+        b"ffconcat version 1.0\nfile /etc/hostname\n",
+        b"<?xml version='1.0'?><MPD></MPD>",
+    ],
+)
+def test_a_playlist_opens_nothing(playlist: bytes) -> None:
+    assert reason_of(playlist)[0] == "format"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_mutated_file_gives_frames_or_an_image_error(data: st.DataObject) -> None:
+    content = bytearray(data.draw(st.sampled_from(SEEDS)))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(len(content) // 2, len(content)))]
+    try:
+        outcome = str(load_video(bytes(content), 5, H, W, "cover", source="x")[0].shape)
+    except ImageError as error:
+        outcome = error.reason
+    assert outcome in {f"torch.Size([3, 5, {H}, {W}])", "format", "decode", "short", "too_large"}
+
+
+SEEDS = [
+    encoded("mp4", "libx264rgb", "rgb24", NOISE[:5] // 64, crf="0"),
+    encoded("matroska", "libvpx-vp9", "yuv420p", NOISE[:5]),
+    encoded("avi", "mpeg4", "yuv420p", NOISE[:5]),
+    encoded("mov", "qtrle", "rgb24", NOISE[:5] // 64),
+]

@@ -1,0 +1,241 @@
+"""The results page of a study: one HTML file with its pictures inside, no network, losses as large as wins.
+
+    OUT/results.json     every figure (findings.py)
+    OUT/index.html       this page; OUT/*.png are its pictures
+    OUT/strips/*.png     picture strips, put there by whoever wants them shown
+
+Elsewhere: the pictures (plots.py).
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .evidence import write_whole
+from .findings import Findings, score_of
+from .plots import draw, gains, name_of, verdict_of
+
+Results = Mapping[str, Any]
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-top: 1px solid #ddd; padding-top: 1rem }
+table { border-collapse: collapse; margin: .6rem 0; font-size: .9rem; font-variant-numeric: tabular-nums }
+th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #eee; vertical-align: top }
+th { border-bottom: 1px solid #999; font-weight: 600 } .small { color: #777; font-size: .8rem; white-space: nowrap }
+img { max-width: 100% } .supported, .gain { color: #0072b2; font-weight: 600 }
+.not-supported, .loss { color: #b84a00; font-weight: 600 } .wide { overflow-x: auto }
+"""
+
+
+def write_report(found: Findings, out: Path) -> Path:
+    """Write results.json, the pictures and index.html; returns the page's path."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "results.json", found.to_json().encode() + b"\n")
+    pictures = draw(found.results)
+    for name, content in pictures.items():
+        write_whole(out / name, content)
+    strips = {path.name: path.read_bytes() for path in sorted((out / "strips").glob("*.png"))}
+    write_whole(out / "index.html", page(found.results, pictures, strips).encode())
+    return out / "index.html"
+
+
+def page(results: Results, pictures: Mapping[str, bytes], strips: Mapping[str, bytes]) -> str:
+    """The page as HTML. All text from outside is escaped."""
+    sections = [
+        ("Arms by question type", _arms(results)),
+        ("Hypotheses, written down before the runs", _hypotheses(results)),
+        ("Labels", _picture(pictures, "learning.png", "Needs at least two label counts.")),
+        ("Out of distribution", _picture(pictures, "shifted.png", "The questions have no split ood.")),
+        ("How right must a future be?", _break_even(results, pictures)),
+        ("The same reader, shown something else", _swaps(results)),
+        ("Where rollouts do not help", _losses(results, pictures)),
+        ("Three wins, three losses", _strips(strips)),
+        ("How it was done", _facts(results)),
+    ]
+    body = "".join(f"<h2>{html.escape(title)}</h2>\n{content}\n" for title, content in sections)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Do rollouts help?</title>'
+        f"<style>{_STYLE}</style></head><body>\n<h1>Does showing the predicted future help?</h1>\n"
+        f"{_summary(results)}\n{body}</body></html>\n"
+    )
+
+
+def _summary(results: Results) -> str:
+    study = results["study"]
+    said: list[str] = []
+    for kind in ("temporal", "static"):
+        ours = score_of(results, arm="rollout", labels=study["primary"], type=kind)
+        for against in ("frozen", "steps0"):
+            row = next((r for r in gains(results, against) if name_of(r) == f"all {kind}"), None)
+            if ours is not None and row is not None:
+                said.append(
+                    f"{kind} questions: rollout {100 * ours['value']:.1f} %, "
+                    f"{_signed(row)} points against {_NAMES[against]} "
+                    f"(exact McNemar, each seed alone: p at most {max(row['mcnemar_by_seed']):.2g})"
+                )
+    asked = ", ".join(
+        f"{n['scenes']:,} {name} scenes ({n['questions']:,} questions)" for name, n in study["asked"].items()
+    )
+    lines = "".join(f"<li>{line}</li>" for line in said)
+    return (
+        f"<p>A frozen language model answered questions about {asked}, after {study['primary']:,} labelled scenes, "
+        f"over {study['seeds']} seeds. In brackets: the 95 % interval over other scenes and other seeds.</p>"
+        f"<ul>{lines}</ul>"
+    )
+
+
+_NAMES = {"frozen": "frame 0 repeated", "steps0": "frame 0 alone"}
+
+
+def _arms(results: Results) -> str:
+    """Accuracy by arm: question types, then families; every label count that is not the primary one below."""
+    primary = results["study"]["primary"]
+    kinds, families = results["types"], results["families"]
+    parts: list[str] = []
+    for labels in [primary, *(count for count in results["study"]["labels"] if count != primary)]:
+        rows = []
+        for arm in results["study"]["arms"]:
+            cells = [score_of(results, arm=arm, labels=labels, type=kind) for kind in kinds]
+            cells += [score_of(results, arm=arm, labels=labels, type="temporal", family=name) for name in families]
+            rows.append([arm, str(results["arms"][arm]["world_tokens"]), *map(_cell, cells)])
+        heads = ["arm", "world tokens", *kinds, *(f"{name}, temporal" for name in families)]
+        title = f"<p>{labels:,} labelled scenes{', the primary count' if labels == primary else ''}</p>"
+        parts.append(title + _table(heads, rows))
+    rule = results["heuristic"]
+    note = "" if rule is None else f" The rule of thumb answers {100 * rule:.1f} % of the temporal questions rightly."
+    return "".join(parts) + f"<p>pair: both halves of a minimal pair right.{note}</p>"
+
+
+def _hypotheses(results: Results) -> str:
+    rows = [
+        [
+            f"{name} {html.escape(h['claim'])}",
+            f'<span class="{h["verdict"].replace(" ", "-")}">{h["verdict"]}</span>',
+            html.escape(h["why"]),
+            "" if h["p_holm"] is None else f"{h['p_holm']:.4f}",
+        ]
+        for name, h in results["hypotheses"].items()
+    ]
+    return _table(["claim", "verdict", "figures", "p, adjusted (Holm)"], rows)
+
+
+def _break_even(results: Results, pictures: Mapping[str, bytes]) -> str:
+    shown = _picture(pictures, "break_even.png", "Needs arms such as true@0.1,true@0.3 beside true.")
+    if results["break_even"] is None:
+        return shown
+    world = results["break_even"]["world"]
+    lines = [
+        f"with {int(labels):,} labels, "
+        + (
+            "the curve does not cross the accuracy of frame 0 alone"
+            if needed is None
+            else f"futures must end right in {100 * needed:.0f} % of the scenes to do as well as frame 0 alone"
+        )
+        for labels, needed in results["break_even"]["needed"].items()
+    ]
+    if world is not None:
+        lines.append(f"the world model's rollouts end right in {100 * world:.1f} % of the test scenes")
+    return shown + "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
+
+
+def _swaps(results: Results) -> str:
+    """Trained on one arm, shown another, beside what it was trained on."""
+    primary = results["study"]["primary"]
+    shown = [(row["arm"], row["shown"]) for row in results["scores"] if row["shown"] != row["arm"]]
+    rows = []
+    for arm in dict.fromkeys(arm for arm, _ in shown):
+        for other in dict.fromkeys([arm, *(name for trained, name in shown if trained == arm)]):
+            cells = [score_of(results, arm=arm, shown=other, labels=primary, type=kind) for kind in results["types"]]
+            rows.append([arm, other, *map(_cell, cells)])
+    if not rows:
+        return "<p>Needs the arm rollout or true.</p>"
+    return _table(["trained on", "shown", *results["types"]], rows)
+
+
+def _losses(results: Results, pictures: Mapping[str, bytes]) -> str:
+    parts = [_picture(pictures, "gains.png", "Needs the arms rollout and steps0.")]
+    for against in ("steps0", "frozen"):
+        rows = gains(results, against)
+        counted = [sum(verdict_of(row) == word for row in rows) for word in ("gain", "loss", "neither")]
+        if not rows:
+            continue
+        parts.append(
+            f"<p>Against {_NAMES[against]}, of {len(rows)} kinds of question: {counted[0]} gain, {counted[1]} lose, "
+            f"{counted[2]} undecided. The losses:</p>"
+        )
+        lost = [[name_of(row), f"{row['questions']:,}", _signed(row)] for row in rows if verdict_of(row) == "loss"]
+        parts.append(_table(["questions", "number", "points"], lost) if lost else "<p>none beyond chance</p>")
+    by_outcome = results["by_outcome"]
+    if by_outcome is not None:
+        rows = [
+            [arm, *(_cell(by_outcome[name].get(arm)) for name in ("right", "wrong"))]
+            for arm in results["study"]["arms"]
+        ]
+        heads = [f"rollout ends {name}: {by_outcome[name]['questions']:,} questions" for name in ("right", "wrong")]
+        parts.append("<p>Temporal questions, by whether the rollout itself ends as the scene truly does:</p>")
+        parts.append(_table(["arm", *heads], rows))
+    return "".join(parts)
+
+
+def _strips(strips: Mapping[str, bytes]) -> str:
+    if not strips:
+        return "<p>No picture strips in strips/ yet.</p>"
+    return "".join(f"<figure>{_image(name, content)}</figure>" for name, content in strips.items())
+
+
+def _facts(results: Results) -> str:
+    study = results["study"]
+    budget = ", ".join(f"{name} {value}" for name, value in study["budget"].items() if value is not None)
+    rows = [
+        ["budget, the same for every arm", html.escape(budget)],
+        ["seeds", f"0 to {study['seeds'] - 1}: weights and order of the questions; the world model is one"],
+        ["labels", ", ".join(f"{count:,}" for count in study["labels"]) + " scenes, all their questions"],
+        ["questions", f"{html.escape(study['questions'])}, SHA-256 {study['questions_sha256'][:16]}"],
+        ["rollouts", f"{html.escape(study['store'])}, recipe {study['recipe'][:12]}, {study['steps']} steps read"],
+        ["true futures", html.escape(str(study["futures_store"])) + f", recipe {str(study['futures'])[:12]}"],
+        ["language model", html.escape(study["lm"])],
+        ["versions", ", ".join(f"{name} {version}" for name, version in study["versions"].items())],
+        ["made", results["created"]],
+    ]
+    cost = [
+        [arm, str(c["world_tokens"]), f"{c['updates']:,}", f"{c['train_seconds']:.0f} s", f"{c['last_loss']:.3f}"]
+        for arm, c in results["arms"].items()
+    ]
+    heads = ["arm", "world tokens a question", "updates", "training, mean", "last loss, mean"]
+    return (
+        _table(["", ""], rows)
+        + _table(heads, cost)
+        + "<p>Intervals: bootstrap over minimal pairs (scenes where there are none) and seeds, drawn together for all "
+        "arms, so that differences are paired. Every figure, seed by seed: results.json.</p>"
+    )
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    interval = "" if row["low"] is None else f' <span class="small">[{row["low"]:.3f}, {row["high"]:.3f}]</span>'
+    return f"{row['value']:.3f}{interval}"
+
+
+def _signed(row: Mapping[str, Any]) -> str:
+    text = f"{100 * row['value']:+.1f}"
+    return text if row["low"] is None else f"{text} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{text}</th>" for text in heads)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>\n'
+
+
+def _picture(pictures: Mapping[str, bytes], name: str, absent: str) -> str:
+    return f"<p>{_image(name, pictures[name])}</p>" if name in pictures else f"<p>{absent}</p>"
+
+
+def _image(name: str, content: bytes) -> str:
+    return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'

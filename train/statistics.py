@@ -1,0 +1,168 @@
+"""What may be said from the answers: intervals, tests, and one bootstrap that all comparisons share.
+
+Lives here: formulas on plain arrays. Elsewhere: which comparisons are made (findings.py).
+
+The unit that was drawn by chance is a cluster of questions (a scene, or a minimal pair of scenes) and, apart from it, a
+training seed. Several questions of a cluster, or several seeds on one question, are never taken for independent items.
+
+Axes:  S seed   Q question   C cluster   R bootstrap replicate
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Z = 1.959964  # two-sided 95 % of a normal
+_CHUNK = 256  # replicates whose weights are widened at a time
+
+Floats = NDArray[np.float64]
+
+
+def wilson(correct: int, total: int) -> tuple[float, float]:
+    """95 % interval of a share; sensible near 0 and 1, where the usual formula is not.
+
+    It takes questions for independent; several questions on one image are not quite.
+
+    Source: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927), without continuity correction.
+    """
+    share, weight = correct / total, _Z**2 / total
+    centre = (share + weight / 2) / (1 + weight)
+    half = _Z / (1 + weight) * math.sqrt(share * (1 - share) / total + weight / (4 * total))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p-value that two readers of the same questions are equally good.
+
+    Args:
+        only_first, only_second: questions that just one of them got right.
+
+    Source: Q. McNemar, Psychometrika 12 (1947); exact form: a binomial test of the discordant questions at 1/2.
+    """
+    count, fewer = only_first + only_second, min(only_first, only_second)
+    tail = ways = 1  # to be wrong 0 times; whole numbers, so that thousands of questions lose no digit
+    for k in range(fewer):
+        ways = ways * (count - k) // (k + 1)
+        tail += ways
+    return min(1.0, 2 * tail / 2**count)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for being several, in the order given: below .05 each, together wrong in at most 5 %.
+
+    Source: S. Holm, Scand. J. Statist. 6 (1979).
+    """
+    adjusted, worst = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = worst
+    return adjusted
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure, and how far it would move with other scenes and other seeds."""
+
+    value: float
+    low: float
+    high: float
+    """95 % interval."""
+    low90: float
+    high90: float
+    p: float
+    """Two-sided, that it is zero; only of a difference."""
+
+    @classmethod
+    def of(cls, value: float, replicates: Floats) -> Estimate:
+        """Percentile intervals of bootstrap replicates; replicates without a value (NaN) are left out."""
+        known = replicates[~np.isnan(replicates)]
+        if not len(known):
+            return cls(value, math.nan, math.nan, math.nan, math.nan, math.nan)
+        low, low90, high90, high = np.quantile(known, [0.025, 0.05, 0.95, 0.975]).tolist()
+        return cls(value, low, high, low90, high90, p_of_sign(known))
+
+    def within(self, margin: float) -> bool:
+        """Whether the figure is equivalent to zero: the 90 % interval lies inside the margin, both 5 % tests at once.
+
+        Source: D. J. Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987), TOST.
+        """
+        return -margin < self.low90 and self.high90 < margin
+
+
+def p_of_sign(replicates: Floats) -> float:
+    """Two-sided bootstrap p-value that a figure is zero: twice the smaller share of replicates on the other side.
+
+    With R replicates it is at least 2 / (R + 1): chance alone never proves more than it was drawn for.
+    """
+    beyond = min(int((replicates <= 0).sum()), int((replicates >= 0).sum()))
+    return min(1.0, 2 * (beyond + 1) / (len(replicates) + 1))
+
+
+def p_of_equivalence(replicates: Floats, margin: float) -> float:
+    """p-value of TOST: the larger of the two one-sided tests against -margin and +margin."""
+    beyond = max(int((replicates <= -margin).sum()), int((replicates >= margin).sum()))
+    return min(1.0, (beyond + 1) / (len(replicates) + 1))
+
+
+class Bootstrap:
+    """Clusters and seeds drawn anew, with replacement, R times: the same draws for whatever is compared.
+
+    So a difference of two figures, or of two differences, is paired by taking it replicate by replicate. n - 1 of n
+    units are drawn, which makes the variance right also for few seeds (n of n would give four fifths of it at five).
+    A single seed stays as it is: intervals then speak of scenes alone. What is neither the scene's nor the seed's doing
+    is counted up to three times, so intervals err towards too wide, never towards a claim.
+
+    Source: J. N. K. Rao, C. F. J. Wu, J. Am. Stat. Assoc. 83 (1988), with n - 1 draws; A. B. Owen, Ann. Appl. Stat. 1
+    (2007) for drawing both crossed factors.
+    """
+
+    def __init__(self, clusters: Sequence[str], seeds: int, *, replicates: int = 2000, seed: int = 0) -> None:
+        """
+        Args:
+            clusters: of each question, in their order.
+            seeds: S.
+            replicates: R.
+            seed: of the draws.
+        """
+        names, self._cluster = np.unique(np.asarray(clusters), return_inverse=True)
+        self._clusters, self._replicates = len(names), replicates
+        rng = np.random.default_rng(seed)
+        self._drawn_clusters = _draws(rng, len(names), replicates)
+        self._drawn_seeds = _draws(rng, seeds, replicates).astype(np.float64)
+
+    def mean(self, right: NDArray[np.bool_], which: NDArray[np.bool_]) -> tuple[float, Floats]:
+        """Share of right answers among some questions, and its replicates (R).
+
+        Args:
+            right: (S, Q).
+            which: (Q,).
+        """
+        values, cluster = right[:, which].astype(np.float64), self._cluster[which]
+        if not values.size:
+            return math.nan, np.full(self._replicates, np.nan)
+        counts = np.bincount(cluster, minlength=self._clusters).astype(np.float32)
+        each = [np.bincount(cluster, weights=row, minlength=self._clusters) for row in values]
+        sums = np.stack(each).astype(np.float32)
+        found: list[Floats] = []
+        for start in range(0, self._replicates, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            times, seeds = self._drawn_clusters[part].astype(np.float32), self._drawn_seeds[part]
+            right_drawn = (times @ sums.T).astype(np.float64)  # whole numbers: float32 holds them
+            with np.errstate(invalid="ignore"):  # 0 / 0: none of these questions was drawn
+                found.append((right_drawn * seeds).sum(1) / ((times @ counts).astype(np.float64) * seeds.sum(1)))
+        return float(values.mean()), np.concatenate(found)
+
+
+def _draws(rng: np.random.Generator, units: int, replicates: int) -> NDArray[np.uint8]:
+    """How often each unit is drawn, (replicates, units); more than 255 times has no chance worth naming."""
+    if units == 1:
+        return np.ones((replicates, 1), np.uint8)
+    drawn = np.empty((replicates, units), np.uint8)
+    for row in drawn:
+        row[:] = np.bincount(rng.integers(units, size=units - 1), minlength=units)
+    return drawn
