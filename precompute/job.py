@@ -241,6 +241,10 @@ def _default_workers(world: WorldSource, device: str) -> int:
     return max(1, os.cpu_count() or 1) if weights < 2**28 else 1
 
 
+OWN_FAMILIES = ("buckets",)
+"""Of the scenes made where none are given: one family is learned in minutes; `theworld scenes` makes all four."""
+
+
 def _own_scenes(config: PrecomputeConfig, world: WorldSource, folder: Path) -> Path:
     if config.kind != "rollout":
         raise ConfigError(
@@ -255,7 +259,8 @@ def _own_scenes(config: PrecomputeConfig, world: WorldSource, folder: Path) -> P
     from .worldlet.scene_files import write_scenes
 
     test = max(1, 2 * round(config.scenes / 6))  # whole pairs
-    write_scenes(folder, splits={"train": config.scenes - test, "test": test}, jobs=os.cpu_count() or 1)
+    splits = {"train": config.scenes - test, "test": test}
+    write_scenes(folder, splits=splits, families=OWN_FAMILIES, jobs=os.cpu_count() or 1)
     return folder / "images"
 
 

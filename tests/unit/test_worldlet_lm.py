@@ -139,7 +139,7 @@ def test_no_fact_of_a_text_tells_anything_about_another() -> None:
         assert same[about, other] / both[about, other] == pytest.approx(1 / len(ANSWERS[about]), abs=0.05)
 
 
-def test_the_shipped_model_loads_by_the_stock_classes_and_reads_as_its_card_says() -> None:
+def test_the_shipped_model_loads_by_the_stock_classes_and_passes_its_gate() -> None:
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)
     model = AutoModelForCausalLM.from_pretrained(WEIGHTS).eval()
     assert type(model).__name__ == "Gemma2ForCausalLM"
@@ -149,11 +149,8 @@ def test_the_shipped_model_loads_by_the_stock_classes_and_reads_as_its_card_says
     scores = score_lm(model, tokenizer, texts=1000, seed=2)
     assert set(scores) == {*FAMILIES.values(), *(" of ".join(filter(None, fact)) for fact in FACTS)}
     assert set(gate["scores"]) == set(scores)
-    assert gate["passed"] == (min(gate["scores"].values()) >= GATE)
-    # What a thing is called must also be read where another thing has the same kind of fact: not yet, see the card.
-    assert min(scores[about] for about in ("land", "first", "fall", "touch", "below", "above", "toward")) >= GATE
-    for name, share in gate["scores"].items():
-        assert scores[name] >= share - 0.1, name
+    assert gate["passed"]
+    assert min(scores.values()) >= GATE
 
 
 @pytest.mark.slow
