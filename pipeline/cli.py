@@ -12,12 +12,15 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .cache_cli import cache_app
 from .errors import ConfigError, TheWorldError
+
+if TYPE_CHECKING:
+    from .latent_store import LatentStore
 
 app = typer.Typer(
     name="theworld",
@@ -299,12 +302,12 @@ def _compare_arms(
     known = read_outcomes(outcomes) if outcomes is not None else None
     progress = Progress.on_stderr()
     units = run_study(study, jobs=jobs, progress=progress)
-    scenes = _own_scenes(study.settings.questions, study.settings.store)
-    if known is None and scenes is not None:
-        known = read_outcomes(_read_rollouts(study.settings.store, scenes, study.out, progress))
+    own = _own_scenes(study.settings.questions, study.settings.store)
+    if known is None and own is not None:
+        known = read_outcomes(_read_rollouts(*own, study.out, progress))
     found = find(study, units, outcomes=known)
-    if scenes is not None:
-        _draw_strips(study.settings.store, scenes, telling_scenes(Answers(study, units)), study.out)
+    if own is not None:
+        _draw_strips(*own, telling_scenes(Answers(study, units)), study.out)
     page = write_report(found, study.out)
     if as_json:
         typer.echo(found.to_json())
@@ -314,38 +317,38 @@ def _compare_arms(
     typer.echo(f"results: {page}")
 
 
-def _own_scenes(questions: Path, store: Path) -> Path | None:
-    """The folder of scenes that questions and rollouts come from, if the rollouts are the embedded world's."""
+def _own_scenes(questions: Path, path: Path) -> tuple[LatentStore, Path] | None:
+    """The rollouts and the folder of scenes they are of, where both come from the embedded world."""
     from ..precompute.world import resolve_world
     from .store import open_store
 
-    ours = (questions.parent / "scenes.jsonl").is_file()
-    return questions.parent if ours and open_store(store).recipe.world == resolve_world(None).identity else None
+    if not (questions.parent / "scenes.jsonl").is_file():
+        return None
+    store = open_store(path)
+    return (store, questions.parent) if store.recipe.world == resolve_world(None).identity else None
 
 
-def _read_rollouts(store: Path, scenes: Path, out: Path, progress: Any) -> Path:
+def _read_rollouts(store: LatentStore, scenes: Path, out: Path, progress: Any) -> Path:
     """Which rollouts end as their scenes do, found out once per study."""
     from ..precompute.worldlet.witness import rollout_outcomes
-    from .store import open_store
 
     path = out / "outcomes.json"
     if not path.exists():
-        known = rollout_outcomes(open_store(store), scenes, progress=progress)
+        known = rollout_outcomes(store, scenes, progress=progress)
         part = path.with_suffix(".part")
         part.write_text(json.dumps(known, indent=0) + "\n", encoding="utf-8")
         part.replace(path)
     return path
 
 
-def _draw_strips(store: Path, scenes: Path, told: dict[str, tuple[str, list[str]]], out: Path) -> None:
+def _draw_strips(store: LatentStore, scenes: Path, told: dict[str, tuple[str, list[str]]], out: Path) -> None:
     from ..precompute.worldlet.witness import draw_strips
-    from .store import open_store
 
     folder = out / "strips"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    pictures = draw_strips(open_store(store), scenes, list(told.values()))
+    pictures = draw_strips(store, scenes, list(told.values()))
     for name, picture in zip(told, pictures, strict=True):
         picture.save(folder / f"{name}.png")
 

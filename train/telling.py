@@ -34,7 +34,8 @@ def telling_scenes(
         used: Counter[str] = Counter()
         gain = np.where(temporal, gain, 0)
         for number in range(1, each + 1):
-            left = [n for n in np.nonzero(gain > 0)[0] if questions[n].scene_id not in {told[t][0] for t in told}]
+            taken = {scene for scene, _ in told.values()}
+            left = [n for n in np.nonzero(gain > 0)[0] if questions[n].scene_id not in taken]
             if not left:
                 break
             best = min(left, key=lambda n: (used[questions[n].family or ""], -gain[n], n))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.random import Generator
 
-from .family import Ask
+from .family import COUNTS, Ask, ask_color, ask_count, color_choices
 from .stage import (
     COLORS,
     GROUND_Y,
@@ -19,7 +18,7 @@ from .stage import (
     Layout,
     Motion,
     Segment,
-    flipped,
+    change_one_ramp,
     free,
     place,
     ramp_at,
@@ -29,7 +28,6 @@ from .stage import (
 BINS = ("left", "middle", "right")
 DIVIDERS_X = (21.5, 42.5)
 DIVIDER_TOP = 53.0
-COUNTS = ("one", "two", "three", "four", "five", "six")
 
 _MARGIN = 2.5  # a ball starts at least this far from the edge of a bin
 
@@ -65,20 +63,8 @@ class Buckets:
                 "what bin is under the ball at the start?",
             ),
         ),
-        Ask(
-            about="color",
-            kind="static",
-            templates=(
-                "what color is the ball?",
-                "which color does the ball have?",
-                "what is the color of the ball?",
-            ),
-        ),
-        Ask(
-            about="count",
-            kind="static",
-            templates=("how many ramps are there?", "how many ramps can you see?", "what is the number of ramps?"),
-        ),
+        ask_color("ball"),
+        ask_count("ramps"),
     )
 
     def draw(self, rng: Generator, *, heuristic: str, answer: str, shift: str) -> Layout | None:
@@ -133,11 +119,9 @@ class Buckets:
 
     def event(self, layout: Layout, motion: Motion) -> int:
         del layout
-        outside = [
-            n
-            for n, (x, y, _) in enumerate(motion.states[:33, 0])
-            if y < DIVIDER_TOP or bin_of(x) != bin_of(float(motion.states[32, 0, 0]))
-        ]
+        path = motion.states[:33, 0]
+        end = bin_of(float(path[-1, 0]))
+        outside = [n for n, (x, y, _) in enumerate(path) if y < DIVIDER_TOP or bin_of(x) != end]
         return min(32, 1 + max(outside, default=0))
 
     def words(self, layout: Layout, answer: str, heuristic: str) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -148,24 +132,3 @@ class Buckets:
             "color": (layout.movers[0].color, color_choices(layout.movers[0].color)),
             "count": (COUNTS[count - 1], COUNTS[: max(3, count)]),
         }
-
-
-def color_choices(color: str) -> tuple[str, ...]:
-    """The colours a question offers; the unseen ones are only offered where one of them is right."""
-    return (*COLORS, *UNSEEN_COLORS) if color in UNSEEN_COLORS else tuple(COLORS)
-
-
-def change_one_ramp(rng: Generator, ramps: Sequence[Segment], *, often: int | None = None) -> tuple[Segment, ...]:
-    """One ramp leans the other way, or (half of the time) moves by up to 12 px across and 6 px up or down.
-
-    Args:
-        often: the ramp to take in half of the tries; else any.
-    """
-    number = int(rng.integers(len(ramps))) if often is None or rng.random() < 0.5 else often
-    x1, y1, x2, y2 = ramps[number]
-    if rng.random() < 0.5:
-        new = flipped(ramps[number])
-    else:
-        dx, dy = float(rng.uniform(-12, 12)), float(rng.uniform(-6, 6))
-        new = (x1 + dx, y1 + dy, x2 + dx, y2 + dy)
-    return (*ramps[:number], new, *ramps[number + 1 :])

@@ -89,9 +89,13 @@ def draw_scenes(split: str, count: int, *, start: int = 0, seed: int = 0) -> lis
     """Scenes `start … start + count` of a split, families in turn; pairs stay together, so both numbers are even."""
     families = list(FAMILIES)
     if split == "video":
-        return [make_video(families[n % 4], n // 4, seed=seed) for n in range(start, start + count)]
+        return [
+            make_video(families[n % len(families)], n // len(families), seed=seed) for n in range(start, start + count)
+        ]
     pairs = range(start // 2, (start + count + 1) // 2)
-    return [scene for n in pairs for scene in make_pair(families[n % 4], n // 4, split, seed=seed)][:count]
+    return [
+        scene for n in pairs for scene in make_pair(families[n % len(families)], n // len(families), split, seed=seed)
+    ][:count]
 
 
 def write_chunk(folder: Path, split: str, chunk: int, *, seed: int = 0, size: int = CHUNK) -> Path:

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.random import Generator
 
-from .buckets import change_one_ramp, color_choices
-from .family import Ask
+from .family import Ask, ask_color, color_choices
 from .stage import (
     COARSE,
     COLORS,
@@ -21,6 +20,7 @@ from .stage import (
     Layout,
     Motion,
     Segment,
+    change_one_ramp,
     free,
     place,
     ramp_at,
@@ -66,15 +66,7 @@ class Contact:
                 "is the block left or right of the ball now?",
             ),
         ),
-        Ask(
-            about="color",
-            kind="static",
-            templates=(
-                "what color is the block?",
-                "which color does the block have?",
-                "what is the color of the block?",
-            ),
-        ),
+        ask_color("block"),
     )
 
     def draw(self, rng: Generator, *, heuristic: str, answer: str, shift: str) -> Layout | None:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from numpy.random import Generator
 
-from .stage import Layout, Motion
+from .stage import COLORS, UNSEEN_COLORS, Layout, Motion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,40 @@ class Ask:
     kind: Literal["temporal", "static"]
     templates: tuple[str, ...]
     """Ways to say it; which one says nothing about the answer."""
+
+
+COUNTS = ("one", "two", "three", "four", "five", "six")
+
+
+def ask_color(thing: str) -> Ask:
+    """The static question for the colour of a thing."""
+    return Ask(
+        about="color",
+        kind="static",
+        templates=(
+            f"what color is the {thing}?",
+            f"which color does the {thing} have?",
+            f"what is the color of the {thing}?",
+        ),
+    )
+
+
+def ask_count(things: str) -> Ask:
+    """The static question for the number of things."""
+    return Ask(
+        about="count",
+        kind="static",
+        templates=(
+            f"how many {things} are there?",
+            f"how many {things} can you see?",
+            f"what is the number of {things}?",
+        ),
+    )
+
+
+def color_choices(color: str) -> tuple[str, ...]:
+    """The colours a question offers; the unseen ones are only offered where one of them is right."""
+    return (*COLORS, *UNSEEN_COLORS) if color in UNSEEN_COLORS else tuple(COLORS)
 
 
 class Family(Protocol):

@@ -102,20 +102,8 @@ def make_pair(family: str, number: int, split: str, *, seed: int = 0) -> tuple[S
             halves = [(first, one, start), (second, two, end)][:: 1 if ends[0] == start else -1]
             name = f"{split}-{family}" if seed == 0 else f"{split}-s{seed}-{family}"
             scenes = [
-                Scene(
-                    id=f"{name}-{2 * number + half:06d}",
-                    family=family,
-                    split=split,
-                    pair=f"{name}-{number:06d}p",
-                    shift=shift,
-                    layout=layout,
-                    heuristic=rule,
-                    answer=answer,
-                    event=kind.event(layout, motion),
-                    contacts=motion.contacts,
-                    states=motion.states[:VIDEO_FRAMES],
-                )
-                for half, (layout, motion, answer) in enumerate(halves)
+                _scene(f"{name}-{2 * number + half:06d}", f"{name}-{number:06d}p", family, split, shift, rule, *ending)
+                for half, ending in enumerate(halves)
             ]
             return scenes[0], scenes[1]
     raise RuntimeError(f"no pair {number} of {family}, {split}, in {_MAX_TRIES} tries: the generator is broken")
@@ -133,20 +121,26 @@ def make_video(family: str, number: int, *, seed: int = 0) -> Scene:
         if layout is None or kind.outcome(layout, motion := simulate(layout)) != answer:
             continue
         name = f"video-{family}-{number:06d}" if seed == 0 else f"video-s{seed}-{family}-{number:06d}"
-        return Scene(
-            id=name,
-            family=family,
-            split="video",
-            pair=name,
-            shift="",
-            layout=layout,
-            heuristic=rule,
-            answer=answer,
-            event=kind.event(layout, motion),
-            contacts=motion.contacts,
-            states=motion.states[:VIDEO_FRAMES],
-        )
+        return _scene(name, name, family, "video", "", rule, layout, motion, answer)
     raise RuntimeError(f"no clip {number} of {family} in {_MAX_TRIES} tries: the generator is broken")
+
+
+def _scene(
+    id: str, pair: str, family: str, split: str, shift: str, rule: str, layout: Layout, motion: Motion, answer: str
+) -> Scene:
+    return Scene(
+        id=id,
+        family=family,
+        split=split,
+        pair=pair,
+        shift=shift,
+        layout=layout,
+        heuristic=rule,
+        answer=answer,
+        event=FAMILIES[family].event(layout, motion),
+        contacts=motion.contacts,
+        states=motion.states[:VIDEO_FRAMES],
+    )
 
 
 def _settled(kind: Family, layout: Layout, answer: str) -> Motion | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pymunk
+from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pymunk._chipmunk_cffi import lib
@@ -247,6 +248,22 @@ def ramp_at(centre: float, height: float, *, length: float, degrees: float) -> S
 def flipped(ramp: Segment) -> Segment:
     """The same ramp, leaning the other way."""
     return (ramp[0], ramp[3], ramp[2], ramp[1])
+
+
+def change_one_ramp(rng: Generator, ramps: Sequence[Segment], *, often: int | None = None) -> tuple[Segment, ...]:
+    """One ramp leans the other way, or (half of the time) moves by up to 12 px across and 6 px up or down.
+
+    Args:
+        often: the ramp to take in half of the tries; else any.
+    """
+    number = int(rng.integers(len(ramps))) if often is None or rng.random() < 0.5 else often
+    x1, y1, x2, y2 = ramps[number]
+    if rng.random() < 0.5:
+        new = flipped(ramps[number])
+    else:
+        dx, dy = float(rng.uniform(-12, 12)), float(rng.uniform(-6, 6))
+        new = (x1 + dx, y1 + dy, x2 + dx, y2 + dy)
+    return (*ramps[:number], new, *ramps[number + 1 :])
 
 
 def gap(first: Segment, second: Segment) -> float:

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.random import Generator
 
-from .buckets import COUNTS, color_choices
-from .family import Ask
+from .family import COUNTS, Ask, ask_color, ask_count, color_choices
 from .stage import COLORS, GROUND_Y, SIZE, TINTS, Block, Layout, Motion
 
 _STILL, _FALLEN = 0.7, 6.0  # px that no block may, and some block must, have moved when the clip ends
@@ -36,20 +35,8 @@ class Tower:
                 "is the bottom block under the top block now?",
             ),
         ),
-        Ask(
-            about="color",
-            kind="static",
-            templates=(
-                "what color is the top block?",
-                "which color does the top block have?",
-                "what is the color of the top block?",
-            ),
-        ),
-        Ask(
-            about="count",
-            kind="static",
-            templates=("how many blocks are there?", "how many blocks can you see?", "what is the number of blocks?"),
-        ),
+        ask_color("top block"),
+        ask_count("blocks"),
     )
 
     def draw(self, rng: Generator, *, heuristic: str, answer: str, shift: str) -> Layout | None:
