@@ -156,7 +156,7 @@ def train(
     layout: Annotated[str | None, typer.Option(help="World tokens: patch or spatial. (default: patch)")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. (default: the next number under runs)")] = None,
     train_steps: Annotated[int | None, _running_option("Updates.")] = None,
-    batch_size: Annotated[int | None, _running_option("Questions per update.")] = None,
+    batch_size: Annotated[int | None, _running_option("Images per update, each with its questions.")] = None,
     learning_rate: Annotated[float | None, _running_option("Peak learning rate.")] = None,
     lora_rank: Annotated[int | None, _running_option("Rank of the LoRA adapters.")] = None,
     seed: Annotated[int | None, _running_option("Seed of weights and order.")] = None,

@@ -2,8 +2,8 @@
 
 With choices, the answer is the choice of the highest log-likelihood, summed over its tokens and the token that ends
 it, so that a choice is not preferred for being the start of a longer one. Where many questions are asked and the
-choices of one are single tokens that differ, the likelihoods of these tokens are compared instead: one row a question,
-not one a choice. Without choices, the likeliest tokens are taken one by one.
+choices of one are single tokens that differ, the likelihoods of these tokens are compared instead, and the questions of
+an image are packed into one row. Without choices, the likeliest tokens are taken one by one.
 Elsewhere: whose latents are shown (arms.py), counting what was right (evaluate.py).
 """
 
@@ -22,12 +22,13 @@ from torch import Tensor
 
 from ..pipeline.errors import ConfigError
 from ..pipeline.progress import Progress
-from .batches import Example, pad_rows, texts, to_device, with_latents
+from .batches import Example, pack_by, pad_rows, texts, to_device, with_latents
 from .checkpoint import LoadedRun, load_run
 from .loader import LatentDataset
 from .questions import Question
 
 _MAX_NEW_TOKENS = 16
+_PACK = 8  # questions of an image in one row
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def ask(
     steps = check_steps(loaded, latents.shape[2] - 1, steps)
     prompt = tuple(loaded.lm.prompt_ids(question))
     rows = [Example("", prompt, tuple(loaded.lm.answer_ids(choice))) for choice in choices or ()]
-    batch = pad_rows(rows or [Example("", prompt, ())], loaded.lm.pad_id)
+    batch = pad_rows([(row,) for row in rows or [Example("", prompt, ())]], loaded.lm.pad_id)
     if loaded.meta.reader.frames != ():
         batch["latents"] = latents[:, :, : 1 + steps].expand(len(batch["input_ids"]), -1, -1, -1, -1)
     batch = to_device(batch, loaded.device)
@@ -101,47 +102,47 @@ def answer_all(
     Args:
         keys: question id -> key of its image's latents.
         images: the latents of these keys, of as many steps as are to be read; None shows no world.
-        batch_size: rows at a time, a row being a question, or one of its choices; changes speed only.
+        batch_size: rows at a time, a row being an image's questions, or one choice of one; changes speed only.
     """
     prompt_ids, answer_ids = cache(loaded.lm.prompt_ids), cache(loaded.lm.answer_ids)  # the same few, again and again
     end = (loaded.lm.end_id,)
-    short: list[_Row] = []  # a row a question
-    ranked: list[_Row] = []  # a row a choice
-    own_words: list[_Row] = []
+    short: list[_Asked] = []
+    ranked: list[_Asked] = []  # one a choice
+    own_words: list[_Asked] = []
     for number, question in enumerate(questions):
         open_end = Example(keys[question.id], tuple(prompt_ids(question.question)), ())
         ids = [tuple(answer_ids(choice)) for choice in question.choices or ()]
         first = tuple(choice[0] for choice in ids)
         if not ids:
-            own_words.append(_Row(number, open_end))
+            own_words.append(_Asked(number, open_end))
         elif len(set(first)) == len(ids) and all(choice[1:] == end for choice in ids):
-            short.append(_Row(number, replace(open_end, answer=first[:1]), first))
+            short.append(_Asked(number, replace(open_end, answer=first[:1]), first))
         else:
-            rows = zip(question.choices or (), ids, strict=True)
-            ranked += [_Row(number, replace(open_end, answer=answer), choice=choice) for choice, answer in rows]
+            pairs = zip(question.choices or (), ids, strict=True)
+            ranked += [_Asked(number, replace(open_end, answer=answer), choice=choice) for choice, answer in pairs]
     answers = [""] * len(questions)
     best = [-math.inf] * len(questions)
     with progress.bar("evaluate", total=len(short) + len(ranked) + len(own_words), unit="answers") as bar:
-        for rows, batch in _batches(short, loaded, images, batch_size):
-            for row, scores in zip(rows, _next_token_scores(loaded, batch), strict=True):
-                choices = questions[row.question].choices or ()
-                answers[row.question] = choices[int(scores[list(row.first)].argmax())]
-            bar.advance(len(rows))
-        for rows, batch in _batches(ranked, loaded, images, batch_size):
-            for row, score in zip(rows, _score(loaded, batch), strict=True):
-                if score > best[row.question]:
-                    best[row.question], answers[row.question] = score, row.choice
-            bar.advance(len(rows))
-        for rows, batch in _batches(own_words, loaded, images, batch_size):
-            for row, text in zip(rows, _generate(loaded, batch), strict=True):
-                answers[row.question] = text
-            bar.advance(len(rows))
+        for asked, batch in _batches(short, loaded, images, batch_size, packed=True):
+            for one, scores in zip(asked, _next_token_scores(loaded, batch), strict=True):
+                choices = questions[one.question].choices or ()
+                answers[one.question] = choices[int(scores[list(one.first)].argmax())]
+            bar.advance(len(asked))
+        for asked, batch in _batches(ranked, loaded, images, batch_size):
+            for one, score in zip(asked, _score(loaded, batch), strict=True):
+                if score > best[one.question]:
+                    best[one.question], answers[one.question] = score, one.choice
+            bar.advance(len(asked))
+        for asked, batch in _batches(own_words, loaded, images, batch_size):
+            for one, text in zip(asked, _generate(loaded, batch), strict=True):
+                answers[one.question] = text
+            bar.advance(len(asked))
     return answers
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """One row of a batch, and which question it belongs to."""
+class _Asked:
+    """What is asked at once, and which question it belongs to."""
 
     question: int
     example: Example
@@ -151,13 +152,20 @@ class _Row:
 
 
 def _batches(
-    rows: Sequence[_Row], loaded: LoadedRun, images: LatentDataset | None, batch_size: int
-) -> Iterator[tuple[Sequence[_Row], dict[str, Tensor]]]:
+    asked: Sequence[_Asked],
+    loaded: LoadedRun,
+    images: LatentDataset | None,
+    batch_size: int,
+    *,
+    packed: bool = False,
+) -> Iterator[tuple[list[_Asked], dict[str, Tensor]]]:
+    """Batches, and what they ask, in the order of their labels."""
+    rows = pack_by(asked, _PACK, lambda one: one.example.key) if packed else [(one,) for one in asked]
     parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    ahead = (texts([row.example for row in part], loaded.lm.pad_id) for part in parts)
+    ahead = (texts([[one.example for one in row] for row in part], loaded.lm.pad_id) for part in parts)
     device = loaded.device if loaded.device.type == "cuda" else None
     for part, batch in zip(parts, with_latents(ahead, images, keep=1, device=device), strict=True):
-        yield part, to_device(batch, loaded.device)
+        yield [one for row in part for one in row], to_device(batch, loaded.device)
 
 
 def check_steps(loaded: LoadedRun, there: int, steps: int | None) -> int:
@@ -183,8 +191,8 @@ def _steps_of(batch: Mapping[str, Tensor]) -> int | None:
 
 
 @torch.no_grad()
-def _next_token_scores(loaded: LoadedRun, batch: dict[str, Tensor]) -> Float[Tensor, "B V"]:
-    """Logits of every word behind each prompt; a row's one label marks where."""
+def _next_token_scores(loaded: LoadedRun, batch: dict[str, Tensor]) -> Float[Tensor, "A V"]:
+    """Logits of every word behind each prompt; one label a prompt marks where."""
     return loaded.model(**batch, num_world_steps=_steps_of(batch)).logits.float().cpu()
 
 

@@ -1,15 +1,20 @@
 """From a store and questions to batches: which tokens are learned, in which order, with which latents.
 
-Lives here: encoding, shuffling, collating. Elsewhere: the text format (lm.py), reading ahead (loader.py), reading bytes
-(pipeline/store.py).
+Lives here: encoding, packing, shuffling, collating. Elsewhere: the text format (lm.py), what a packed question may see
+(model.py), reading ahead (loader.py), reading bytes (pipeline/store.py).
+
+A row of a batch is one image and some questions about it: <bos>, the image's world tokens (put there by the model),
+then the questions one behind the other, each as blind to the others as if it were alone.
+
+Axes:  B row   L text token
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,10 +27,12 @@ from .loader import LatentDataset, Prefetcher
 from .model import IGNORED
 from .questions import Question
 
+_Item = TypeVar("_Item")
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of a batch: a prompt, an answer to learn or to score, and whose latents stand in front."""
+    """A prompt, an answer to learn or to score, and whose latents stand in front."""
 
     key: str
     prompt: tuple[int, ...]
@@ -73,24 +80,48 @@ class EpochShuffle(Sampler[int]):
         return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist())
 
 
-def pad_rows(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
+def pack(examples: Iterable[Example], most: int) -> list[tuple[Example, ...]]:
+    """Rows of up to `most` examples of one image, images in the order in which they first come."""
+    return pack_by(examples, most, lambda example: example.key)
+
+
+def pack_by(items: Iterable[_Item], most: int, key: Callable[[_Item], str]) -> list[tuple[_Item, ...]]:
+    """As `pack`, for anything that has a key."""
+    by_key: dict[str, list[_Item]] = {}
+    for item in items:
+        by_key.setdefault(key(item), []).append(item)
+    return [tuple(of[n : n + most]) for of in by_key.values() for n in range(0, len(of), most)]
+
+
+def pad_rows(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Tensor]:
     """`input_ids`, `attention_mask` and `labels`, (B, L), padded on the right.
 
-    Labels are the answer's ids where the answer stands, `IGNORED` on prompt and padding.
+    Labels are the answer's ids where an answer stands, `IGNORED` on prompts and padding. Where a row holds several
+    examples there is also `segments` (B, L): 0 on <bos>, which they share, n on the n-th example's tokens.
+
+    Args:
+        rows: examples of one image each.
     """
-    rows = [[*example.prompt, *example.answer] for example in examples]
-    ids = torch.full((len(rows), max(map(len, rows))), pad_id)
+    length = max(1 + sum(len(e.prompt) - 1 + len(e.answer) for e in row) for row in rows)
+    ids, segments = torch.full((len(rows), length), pad_id), torch.zeros((len(rows), length), dtype=torch.long)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
-    for number, (row, example) in enumerate(zip(rows, examples, strict=True)):
-        ids[number, : len(row)] = torch.tensor(row)
-        mask[number, : len(row)] = 1
-        labels[number, len(example.prompt) : len(row)] = torch.tensor(example.answer, dtype=ids.dtype)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    for number, row in enumerate(rows):
+        ids[number, 0] = row[0].prompt[0]
+        end = 1
+        for segment, example in enumerate(row, start=1):
+            start, answer = end, end + len(example.prompt) - 1
+            end = answer + len(example.answer)
+            ids[number, start:end] = torch.tensor([*example.prompt[1:], *example.answer])
+            labels[number, answer:end] = torch.tensor(example.answer, dtype=ids.dtype)
+            segments[number, start:end] = segment
+        mask[number, :end] = 1
+    packed = {"segments": segments} if any(len(row) > 1 for row in rows) else {}
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels, **packed}
 
 
-def texts(examples: Sequence[Example], pad_id: int) -> dict[str, Any]:
+def texts(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Any]:
     """`pad_rows`, and `keys`: whose latents are to stand in front, by row."""
-    return {**pad_rows(examples, pad_id), "keys": [example.key for example in examples]}
+    return {**pad_rows(rows, pad_id), "keys": [row[0].key for row in rows]}
 
 
 def with_latents(

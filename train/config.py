@@ -36,7 +36,10 @@ class TrainConfig(BaseModel):
     lora_alpha: Annotated[int, Field(ge=1)] = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    batch_size: Annotated[int, Field(ge=1)] = 16
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Images per update, each with the questions about it."""
+    pack: Annotated[int, Field(ge=1)] = 8
+    """The most questions behind one image's world tokens; what is more gets another row. Changes no question's loss."""
     train_steps: Annotated[int, Field(ge=1)] = 800
     """Updates: the budget."""
     epochs: Annotated[float, Field(gt=0)] | None = None

@@ -1,6 +1,7 @@
 """TheWorld: a frozen language model that reads a rollout in front of its prompt.
 
-Lives here: where world tokens stand, how many steps of a rollout are read, the loss on labelled positions only.
+Lives here: where world tokens stand, how many steps of a rollout are read, what questions packed behind one world may
+see, the loss on labelled positions only.
 Elsewhere: tokens from latents (tokens.py), the language model itself (lm.py), batches (batches.py).
 
 Axes:  B sample   L text token   N world token   S = L + N   C, T, H, W latent axes   E the language model's width
@@ -85,6 +86,7 @@ class TheWorld(nn.Module):
         attention_mask: Int[Tensor, "B L"],
         labels: Int[Tensor, "B L"] | None = None,
         *,
+        segments: Int[Tensor, "B L"] | None = None,
         latents: Float[Tensor, "B C T H W"] | None = None,
         images: Float[Tensor, "B 3 height width"] | None = None,
         keys: Sequence[str] | None = None,
@@ -98,6 +100,8 @@ class TheWorld(nn.Module):
             input_ids: text, starting with <bos>, padded on the right.
             attention_mask: 1 on text, 0 on padding.
             labels: the ids to learn, `IGNORED` elsewhere; the shift by one happens here.
+            segments: several texts in one row: 0 on <bos>, n on the n-th text, one behind the other. Each gets the
+                logits it would get alone: it sees <bos>, the world and itself, at the positions it would have.
             latents: standardised rollouts of at least 1 + num_world_steps frames, any float dtype.
             images: RGB in [-1, 1], rolled forward here and now instead of reading latents.
             keys: the content addresses of `images`; they seed the noise.
@@ -108,8 +112,8 @@ class TheWorld(nn.Module):
         """
         world = self._world_latents(latents, images, keys, num_world_steps)
         if labels is None:
-            return WorldOutput(None, self._run(input_ids, attention_mask, world).logits)
-        logits, targets, _ = self._labelled(input_ids, attention_mask, labels, world)
+            return WorldOutput(None, self._run(input_ids, attention_mask, world, segments).logits)
+        logits, targets, _ = self._labelled(input_ids, attention_mask, labels, world, segments)
         return WorldOutput(nn.functional.cross_entropy(logits.float(), targets), logits)
 
     @torch.no_grad()
@@ -172,17 +176,40 @@ class TheWorld(nn.Module):
             torch.cat([attention_mask[:, :1], mask, attention_mask[:, 1:]], dim=1),
         )
 
-    def _run(self, input_ids: Tensor, attention_mask: Tensor, latents: Tensor | None, **more: Any) -> Any:
+    def _run(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        latents: Tensor | None,
+        segments: Tensor | None = None,
+        **more: Any,
+    ) -> Any:
         if latents is None:
             inputs, mask = {"input_ids": input_ids}, attention_mask
         else:
             vectors, mask = self.embed(input_ids, attention_mask, latents)
             inputs = {"inputs_embeds": vectors}
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        return self.lm(**inputs, attention_mask=mask, position_ids=positions, use_cache=False, **more)
+        if segments is None:
+            return self.lm(
+                **inputs,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                use_cache=False,
+                **more,
+            )
+        world = mask.shape[1] - segments.shape[1]
+        segments = nn.functional.pad(segments, (world, 0))  # shared, as <bos> is
+        positions = segment_positions(segments, mask)
+        masks = segment_masks(segments, mask, positions, window=self.lm.config.sliding_window, dtype=self.lm.dtype)
+        return self.lm(**inputs, attention_mask=masks, position_ids=positions, use_cache=False, **more)
 
     def _labelled(
-        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, latents: Tensor | None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        latents: Tensor | None,
+        segments: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (A, V) where the next token is labelled, that token (A), its row in the batch (A).
 
@@ -194,7 +221,7 @@ class TheWorld(nn.Module):
             count = self.reader.count(*latents.shape[2:])
             labels = nn.functional.pad(labels, (count, 0), value=IGNORED)
         keep = labels != IGNORED
-        logits = self._run(input_ids, attention_mask, latents, logits_to_keep=keep).logits
+        logits = self._run(input_ids, attention_mask, latents, segments, logits_to_keep=keep).logits
         return logits, labels[keep], keep.nonzero()[:, 0]
 
     def _world_latents(
@@ -238,3 +265,37 @@ class TheWorld(nn.Module):
             longer = {"rollout_steps": max(self.recipe.rollout_steps, steps)}
             latents = world.rollout(images, keys, self.recipe.model_copy(update=longer))
         return latents.to(_STORED[self.recipe.dtype]).to(next(self.reader.parameters()).device)
+
+
+def segment_positions(segments: Int[Tensor, "B S"], mask: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+    """Where each token would stand if its segment followed the shared tokens (segment 0) alone."""
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    new = nn.functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
+    start = torch.where(new, index, 0).cummax(-1).values
+    shared = ((segments == 0) & (mask == 1)).sum(-1, keepdim=True)
+    return torch.where(segments > 0, shared + index - start, index)
+
+
+def segment_masks(
+    segments: Int[Tensor, "B S"],
+    mask: Int[Tensor, "B S"],
+    positions: Int[Tensor, "B S"],
+    *,
+    window: int | None,
+    dtype: torch.dtype,
+) -> dict[str, Float[Tensor, "B 1 S S"]]:
+    """What is added to attention scores, by kind of layer, as transformers' Gemma takes it: 0 to see, else the least.
+
+    A token sees the shared tokens and its own segment, up to itself; in layers with a sliding window, only those fewer
+    than `window` positions back.
+    """
+    own = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
+    seen = (own & (mask[:, None, :] == 1)).tril()
+    kinds = {"full_attention": seen}
+    if window is not None:
+        kinds["sliding_attention"] = seen & (positions[:, None, :] > positions[:, :, None] - window)
+    least = torch.finfo(dtype).min
+    return {
+        name: torch.zeros(allowed.shape, dtype=dtype, device=mask.device).masked_fill(~allowed, least)[:, None]
+        for name, allowed in kinds.items()
+    }

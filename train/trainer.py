@@ -24,7 +24,7 @@ from ..pipeline.errors import ConfigError, RunError
 from ..pipeline.progress import Bar, Progress
 from ..pipeline.store import LatentStore, open_store
 from .arms import open_arm, parse_arm
-from .batches import EpochShuffle, Example, check_answers, encode, supervised_tokens, texts, with_latents
+from .batches import EpochShuffle, Example, check_answers, encode, pack, supervised_tokens, texts, with_latents
 from .checkpoint import (
     METRICS,
     LMFacts,
@@ -109,7 +109,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> RunSummar
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     with new_run_folder(config.out) as (folder, final):
-        metrics = _fit(model, examples, images, lm, config, folder, progress or Progress.silent())
+        metrics = _fit(model, pack(examples, config.pack), images, lm, config, folder, progress or Progress.silent())
         _require_finite(model, config)
         metrics["world_tokens"] = world_tokens
         (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
@@ -182,7 +182,7 @@ def _require_finite(model: TheWorld, config: TrainConfig) -> None:
 
 def _fit(
     model: TheWorld,
-    examples: list[Example],
+    rows: list[tuple[Example, ...]],
     images: LatentDataset | None,
     lm: LanguageModel,
     config: TrainConfig,
@@ -190,7 +190,7 @@ def _fit(
     progress: Progress,
 ) -> dict[str, Any]:
     """Run the loop; returns what metrics.json holds."""
-    per_epoch = math.ceil(len(examples) / config.batch_size)
+    per_epoch = math.ceil(len(rows) / config.batch_size)
     total = math.ceil(config.epochs * per_epoch) if config.epochs is not None else config.train_steps
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -219,7 +219,7 @@ def _fit(
         trainer = _Trainer(
             model=model,
             args=arguments,
-            train_dataset=cast(Any, examples),  # a list is a dataset to it
+            train_dataset=cast(Any, rows),  # a list is a dataset to it
             data_collator=partial(texts, pad_id=lm.pad_id),
             callbacks=[_Progress(bar)],
         )
@@ -273,8 +273,8 @@ class _Trainer(Trainer):
             self._batches.close()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochShuffle:
-        examples: Any = train_dataset or self.train_dataset
-        return EpochShuffle(len(examples), self.args.seed)
+        rows: Any = train_dataset or self.train_dataset
+        return EpochShuffle(len(rows), self.args.seed)
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         reader = cast(TheWorld, self.model).reader

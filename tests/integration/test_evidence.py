@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,7 @@ def test_choices_of_one_token_are_ranked_by_that_token_alone(place: Path, tmp_pa
         scores: dict[str, float] = {}
         for choice in question.choices or ():
             row = encode(question, "", loaded.lm, answer=None)
-            batch = pad_rows([type(row)(row.key, row.prompt, tuple(loaded.lm.answer_ids(choice)[:1]))], 0)
+            batch = pad_rows([[replace(row, answer=tuple(loaded.lm.answer_ids(choice)[:1]))]], 0)
             latents = torch.from_numpy(store.read([keys[question.id]]))
             scores[choice] = float(loaded.model.log_likelihood(**batch, latents=latents))
         assert text == max(scores, key=lambda choice: scores[choice])

@@ -92,13 +92,13 @@ def test_a_run_folder_holds_what_it_takes_to_use_and_to_explain_it(trained: Path
 def test_metrics_hold_the_loss_curve_and_count_what_was_fed(house: Path) -> None:
     summary = train(config(house, train_steps=None, epochs=2))
     metrics = json.loads((house / "run" / "metrics.json").read_text())
-    assert metrics["train_steps"] == summary.train_steps == 8  # 16 questions, 4 at a time, twice
+    assert metrics["train_steps"] == summary.train_steps == 4  # 8 images of 2 questions, 4 at a time, twice
     lines = (house / "cache" / "questions.jsonl").read_text().splitlines()
     answers = [record["answer"] for record in map(json.loads, lines) if record["split"] == "train"]
     assert metrics["supervised_tokens"] == 2 * sum(len(answer.split()) + 1 for answer in answers)
-    assert metrics["tokens"] > 2 * 16 * summary.world_tokens
+    assert metrics["tokens"] > 2 * 8 * summary.world_tokens  # which the questions of an image share
     assert summary.world_tokens == 4 * 6
-    assert metrics["loss"][-1]["step"] == 8
+    assert metrics["loss"][-1]["step"] == 4
     assert summary.next_command == f"theworld evaluate {house / 'run'}"
     assert "next: theworld evaluate" in summary.summary()
     json.dumps(summary.to_json())
@@ -223,9 +223,9 @@ def test_each_epoch_feeds_every_question_once_in_an_order_of_its_own(
 ) -> None:
     fed: list[tuple[str, tuple[int, ...]]] = []
 
-    def noting(examples: Sequence[Example], pad_id: int) -> dict[str, Any]:
-        fed.extend((example.key, example.prompt) for example in examples)
-        return texts(examples, pad_id)
+    def noting(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Any]:
+        fed.extend((example.key, example.prompt) for row in rows for example in row)
+        return texts(rows, pad_id)
 
     monkeypatch.setattr(trainer, "texts", noting)
     train(config(house, train_steps=None, epochs=2))

@@ -35,7 +35,8 @@ def lm() -> LanguageModel:
 
 
 def test_labels_cover_the_answer_and_its_end_and_nothing_else(lm: LanguageModel) -> None:
-    batch = pad_rows([encode(SHORT, "k", lm, answer="left"), encode(LONG, "k", lm, answer=LONG.answer)], lm.pad_id)
+    rows = [[encode(SHORT, "k", lm, answer="left")], [encode(LONG, "k", lm, answer=LONG.answer)]]
+    batch = pad_rows(rows, lm.pad_id)
     for row, answer in zip(batch["labels"], ["left <eos>", "upper right corner <eos>"], strict=True):
         assert lm.tokenizer.decode(row[row != IGNORED]) == answer
     learned = batch["labels"] != IGNORED
@@ -84,7 +85,7 @@ def test_every_row_gets_the_latents_of_its_own_image_each_image_read_once(lm: La
         return read(indices, buffer)
 
     images.read = counted  # type: ignore[method-assign, assignment]
-    rows = texts([encode(SHORT, key, lm, answer="left") for key in keys], lm.pad_id)
+    rows = texts([[encode(SHORT, key, lm, answer="left")] for key in keys], lm.pad_id)
     [batch] = with_latents([rows], images, keep=1, device=None)
     assert asked == [[0, 1]]
     assert batch["latents"].shape == (3, 16, 3, 4, 6)
@@ -96,20 +97,20 @@ def test_reading_ahead_gives_each_batch_its_own_latents(lm: LanguageModel, tmp_p
     store, _ = save_mini_store(tmp_path)
     draw = np.random.default_rng(0)
     rows = [
-        [encode(SHORT, store.keys[number], lm, answer="left") for number in draw.integers(0, len(store), 3)]
+        [[encode(SHORT, store.keys[number], lm, answer="left")] for number in draw.integers(0, len(store), 3)]
         for _ in range(20)
     ]
     images = LatentDataset(store, rollout_steps=2)
     ahead = with_latents((texts(examples, lm.pad_id) for examples in rows), images, keep=1, device=None)
     for examples, batch in zip(rows, ahead, strict=True):
-        latents = store.read([example.key for example in examples], rollout_steps=2)
+        latents = store.read([row[0].key for row in examples], rollout_steps=2)
         assert np.array_equal(batch["latents"].numpy(), latents)
         for name, tensor in pad_rows(examples, lm.pad_id).items():
             assert torch.equal(tensor, batch[name]), name
 
 
 def test_a_world_that_is_not_looked_at_leaves_the_text_as_it_is(lm: LanguageModel) -> None:
-    rows = texts([encode(SHORT, "k", lm, answer="left")], lm.pad_id)
+    rows = texts([[encode(SHORT, "k", lm, answer="left")]], lm.pad_id)
     [batch] = with_latents([rows], None, keep=1, device=None)
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
 
