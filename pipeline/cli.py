@@ -206,6 +206,9 @@ def evaluate(
     ] = None,
     futures: Annotated[Path | None, _study_option("Store of the encoded true futures, for the arm true.")] = None,
     labels: Annotated[str | None, _study_option("Labelled training scenes. (default: 1000)")] = None,
+    curve: Annotated[
+        str | None, _study_option("Arms trained at every label count; the others at the middle one. (default: all)")
+    ] = None,
     seeds: Annotated[int | None, _study_option("Trainings of each arm and label count. (default: 5)")] = None,
     train_steps: Annotated[int | None, _study_option("Updates of each training. (default: 800)")] = None,
     outcomes: Annotated[
@@ -220,7 +223,7 @@ def evaluate(
     given = {
         name: value
         for name, value in locals().items()
-        if name in ("arms", "futures", "labels", "seeds", "train_steps", "outcomes", "out", "jobs", "config")
+        if name in ("arms", "futures", "labels", "curve", "seeds", "train_steps", "outcomes", "out", "jobs", "config")
     }
     if arms is not None:
         if runs:
@@ -261,6 +264,7 @@ def _compare_arms(
     arms: str,
     futures: Path | None,
     labels: str | None,
+    curve: str | None,
     seeds: int | None,
     train_steps: int | None,
     outcomes: Path | None,
@@ -293,8 +297,9 @@ def _compare_arms(
         "device": None if device == "auto" else device,
     }
     study = Study(
-        arms=tuple(arm.strip() for arm in arms.split(",")),
+        arms=_names(arms),
         labels=_counts(labels or "1000"),
+        curve=None if curve is None else _names(curve),
         seeds=5 if seeds is None else seeds,
         settings=load_config(TrainConfig, "train", config, flags),
         out=out or Path("evidence"),
@@ -351,6 +356,10 @@ def _draw_strips(store: LatentStore, scenes: Path, told: dict[str, tuple[str, li
     pictures = draw_strips(store, scenes, list(told.values()))
     for name, picture in zip(told, pictures, strict=True):
         picture.save(folder / f"{name}.png")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _counts(text: str) -> tuple[int, ...]:

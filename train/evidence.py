@@ -71,6 +71,8 @@ class Study:
     arms: tuple[str, ...]
     labels: tuple[int, ...]
     """Labelled training scenes, the first in the order of the file."""
+    curve: tuple[str, ...] | None = None
+    """Arms trained at every label count, the others only at the primary one; None is all."""
     seeds: int
     """Of weights and order: 0, 1, …"""
     settings: TrainConfig
@@ -86,6 +88,8 @@ class Study:
             raise ConfigError(
                 f"label counts must differ and, like the seeds, count from 1: got {list(self.labels)}, {self.seeds}"
             )
+        if stray := [arm for arm in self.curve or () if arm not in self.arms]:
+            raise ConfigError(f"the curve is of arms compared; {', '.join(stray)} is none of them: add to --arms")
 
     @property
     def primary(self) -> int:
@@ -99,6 +103,7 @@ class Study:
             for seed in range(self.seeds)
             for labels in self.labels
             for arm in self.arms
+            if labels == self.primary or self.curve is None or arm in self.curve
         ]
 
     def asked(self, unit: Unit, splits: Sequence[str]) -> list[tuple[str, str]]:

@@ -223,14 +223,15 @@ def _break_even(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[s
     temporal = split.which(type="temporal")
     points: list[dict[str, Any]] = []
     for labels in sorted(study.labels):
-        for arm in arms:
+        there = [arm for arm in arms if answers.has(arm.name, labels)]
+        for arm in there if len(there) > 1 else ():
             ends = ends_right(arm, split.questions, images)
             outcome = float(np.mean([ends[q.id] for q in split.questions if q.type == "temporal"]))
             mean = answers.mean(arm.name, labels, temporal)
             points.append({"arm": arm.name, "labels": labels, "outcome": outcome, **mean.to_json()})
     crossings: dict[str, float | None] = {}
     for labels in sorted(study.labels):
-        if answers.has("steps0", labels):
+        if answers.has("steps0", labels) and any(point["labels"] == labels for point in points):
             line = answers.mean("steps0", labels, temporal).value
             curve = sorted((p["outcome"], p["value"]) for p in points if p["labels"] == labels)
             crossings[str(labels)] = crossing(curve, line)

@@ -125,9 +125,9 @@ def _h4(answers: Answers) -> _Verdict:
 
 
 def _h5(answers: Answers) -> _Verdict:
-    counts = sorted(answers.study.labels)
+    counts = [n for n in sorted(answers.study.labels) if answers.has("rollout", n) and answers.has("steps0", n)]
     if len(counts) < 2:
-        return _Verdict({}, math.nan, False, "needs at least two label counts")
+        return _Verdict({}, math.nan, False, "needs rollout and steps0 at two label counts or more")
     which = answers.splits[TEST].which(type="temporal")
     needed: dict[str, tuple[float, Floats]] = {}
     for arm in ("rollout", "steps0"):

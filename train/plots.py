@@ -136,6 +136,8 @@ def _break_even(results: Results) -> Figure | None:
     world = results["break_even"]["world"]
     for count, color in zip(counts, _shades(len(counts)), strict=True):
         curve = sorted((p for p in points if p["labels"] == count), key=lambda p: p["outcome"])
+        if not curve:
+            continue
         x, y = [p["outcome"] for p in curve], [p["value"] for p in curve]
         axes.plot(x, y, color=color, marker="o", markersize=4, label=f"{count:,} labels, futures partly wrong")
         for point in curve:

@@ -32,7 +32,7 @@ SPLITS = ("video", "train", "validation", "test", "ood")
 """`video`: unlabelled clips for the world model, never asked about. `ood`: more ramps, unseen colours, taller towers,
 larger balls."""
 
-_NUDGES = (-0.5, 0.5)  # the answer must survive a start moved by this much …
+_NUDGES = (-0.5, -0.25, 0.25, 0.5)  # px; the answer must survive a start moved by this much …
 _OTHER_SUBSTEPS = SUBSTEPS + 2  # … and another physics step
 _MAX_TRIES = 5000
 _VIDEO_PATIENCE = 8  # tries for one cell: what ends in a rare way is shown more often than chance would

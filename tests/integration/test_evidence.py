@@ -165,6 +165,21 @@ def test_the_middle_label_count_is_the_one_hypotheses_speak_of(place: Path, tmp_
     assert asked == [("test", "rollout"), ("ood", "rollout")]
 
 
+def test_arms_off_the_curve_are_trained_at_the_primary_label_count_alone(place: Path, tmp_path: Path) -> None:
+    def of(*curve: str) -> Study:
+        arms, labels = ("text", "rollout"), (250, 1000, 4000)
+        return Study(arms=arms, labels=labels, curve=curve, seeds=1, settings=settings(place), out=tmp_path)
+
+    assert [(unit.arm, unit.labels) for unit in of("rollout").units()] == [
+        ("rollout", 250),
+        ("text", 1000),
+        ("rollout", 1000),
+        ("rollout", 4000),
+    ]
+    with pytest.raises(ConfigError, match=r"frozen.*add to --arms"):
+        of("frozen")
+
+
 @pytest.mark.slow
 def test_a_study_that_is_killed_goes_on_and_ends_as_one_that_is_not(place: Path, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
@@ -173,6 +188,7 @@ def test_a_study_that_is_killed_goes_on_and_ends_as_one_that_is_not(place: Path,
         file.write(f"lm = {json.dumps(str(place / 'lm'))}\n")
     command = [sys.executable, "-m", "theworld.pipeline.cli", "evaluate", "--arms", "text,frozen,rollout,true,true@0.5"]
     command += ["--store", str(place / "rollouts"), "--futures", str(place / "futures"), "--labels", "4,8"]
+    command += ["--curve", "rollout,true"]
     command += ["--questions", str(place / "questions.jsonl"), "--seeds", "1", "--train-steps", "2", "--jobs", "2"]
     command += ["--config", str(config), "--device", "cpu", "--out", str(tmp_path / "out")]
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -185,7 +201,7 @@ def test_a_study_that_is_killed_goes_on_and_ends_as_one_that_is_not(place: Path,
         first.kill()  # the parent alone: its workers must not go on without it
         first.wait()
     kept = units_of(tmp_path / "out")
-    assert 2 <= len(kept) < 10
+    assert 2 <= len(kept) < 7
     for _ in range(300):
         try:
             os.killpg(first.pid, 0)
@@ -197,9 +213,9 @@ def test_a_study_that_is_killed_goes_on_and_ends_as_one_that_is_not(place: Path,
         pytest.fail("workers outlived the process that started them")
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert "of 10 units are there already" in done.stderr
+    assert "of 7 units are there already" in done.stderr
     after = units_of(tmp_path / "out")
-    assert len(after) == 10
+    assert len(after) == 7
     assert all(after[name] == stamp for name, stamp in kept.items() if name in after)
     assert "H1" in done.stdout
     assert "index.html" in done.stdout

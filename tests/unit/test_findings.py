@@ -48,13 +48,13 @@ def expected(arm: str, labels: int, question: Question) -> float:
     return {"true": 0.99, "true@0.5": 0.6, "shuffled": 0.5}.get(arm, 0.55)
 
 
-def study_of(place: Path, arms: tuple[str, ...] = ARMS) -> Study:
+def study_of(place: Path, arms: tuple[str, ...] = ARMS, curve: tuple[str, ...] | None = None) -> Study:
     settings = TrainConfig(store=place / "rollouts", questions=place / "questions.jsonl", futures=place / "futures")
-    return Study(arms=arms, labels=(100, 400), seeds=3, settings=settings, out=place)
+    return Study(arms=arms, labels=(100, 400), curve=curve, seeds=3, settings=settings, out=place)
 
 
-def answered(place: Path, chance: Chance, arms: tuple[str, ...] = ARMS) -> list[UnitAnswers]:
-    study, everything = study_of(place, arms), read_questions(place / "questions.jsonl")
+def answered(study: Study, chance: Chance) -> list[UnitAnswers]:
+    place, everything = study.out, read_questions(study.settings.questions)
     facts: dict[str, Any] = {"budget": {"train_steps": 3}, "questions_sha256": "0" * 64, "recipe": "0" * 64, "steps": 3}
     facts |= {"futures": None, "lm": "sha256:0", "versions": {"torch": "2"}}
     (place / "study.json").write_text(json.dumps(facts))
@@ -77,10 +77,18 @@ def answered(place: Path, chance: Chance, arms: tuple[str, ...] = ARMS) -> list[
     return units
 
 
-def found(place: Path, chance: Chance, *, outcomes: bool = True, arms: tuple[str, ...] = ARMS) -> Findings:
+def found(
+    place: Path,
+    chance: Chance,
+    *,
+    outcomes: bool = True,
+    arms: tuple[str, ...] = ARMS,
+    curve: tuple[str, ...] | None = None,
+) -> Findings:
     everything = read_questions(place / "questions.jsonl")
     known = {question.scene_id: ends_right(question) for question in everything if question.split == "test"}
-    return find(study_of(place, arms), answered(place, chance, arms), outcomes=known if outcomes else None)
+    study = study_of(place, arms, curve)
+    return find(study, answered(study, chance), outcomes=known if outcomes else None)
 
 
 def verdicts(results: Mapping[str, Any]) -> dict[str, str]:
@@ -153,6 +161,16 @@ def test_the_break_even_curve_counts_how_often_the_shown_future_was_right(hoped:
     assert crossing([(0.5, 0.4), (1, 0.9)], 0.95) is None
 
 
+def test_arms_off_the_curve_are_counted_where_they_were_trained(place: Path, tmp_path: Path) -> None:
+    results = found(place, expected, curve=("steps0", "rollout", "true")).results
+    assert verdicts(results) == dict.fromkeys(["H1", "H2", "H3", "H4", "H5", "H6"], "supported")
+    assert score_of(results, arm="frozen", labels=100, type="temporal") is None
+    assert {point["labels"] for point in results["break_even"]["points"]} == {400}  # one arm alone draws no curve
+    assert results["break_even"]["needed"].keys() == {"400"}
+    write_report(Findings(results), tmp_path)
+    assert verdicts(found(place, expected, curve=("true",)).results)["H5"] == "not tested"
+
+
 def test_labels_needed_are_read_off_between_two_counts_along_the_logarithm() -> None:
     curves = np.array([[0.7, 0.9, 0.95], [0.85, 0.9, 0.9], [0.1, 0.2, 0.3], [0.85, 0.7, 0.9]])
     assert labels_needed([100, 10_000, 20_000], curves) == pytest.approx([1000, 100, np.inf, 100])
@@ -175,14 +193,14 @@ def test_the_page_is_one_file_with_its_pictures_and_the_strips_that_were_put_the
 
 
 def test_the_scenes_to_look_at_are_where_most_was_won_and_lost(place: Path) -> None:
-    told = telling_scenes(Answers(study_of(place), answered(place, expected)))
+    told = telling_scenes(Answers(study_of(place), answered(study_of(place), expected)))
     assert list(told) == ["win-1", "win-2", "win-3", "loss-1", "loss-2", "loss-3"]
     ends = {q.scene_id: ends_right(q) for q in read_questions(place / "questions.jsonl")}
     assert {ends[scene] for name, (scene, _) in told.items() if name.startswith("win")} == {True}
     assert not ends[told["loss-1"][0]]  # all wrong rollouts of this store are of one family; families take turns
     assert len({scene for scene, _ in told.values()}) == 6
     arms = ("rollout", "true")
-    assert telling_scenes(Answers(study_of(place, arms), answered(place, expected, arms))) == {}
+    assert telling_scenes(Answers(study_of(place, arms), answered(study_of(place, arms), expected))) == {}
 
 
 def test_outcomes_of_another_form_are_refused(tmp_path: Path) -> None:

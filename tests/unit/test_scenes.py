@@ -95,7 +95,7 @@ def test_an_answer_survives_a_nudge(family: str) -> None:
     kind = FAMILIES[family]
     for pair in pairs(family, 3):
         for scene in pair:
-            for nudge in (-0.5, 0.0, 0.5):
+            for nudge in (-0.5, -0.25, 0.0, 0.25, 0.5):
                 assert kind.outcome(scene.layout, simulate(scene.layout, nudge=nudge)) == scene.answer
 
 
