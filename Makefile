@@ -9,7 +9,7 @@ TORCH := torch==2.13.0 $(if $(shell command -v nvidia-smi),,--extra-index-url ht
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-fast faults check bench clean
+.PHONY: demo evidence test test-fast faults check bench clean
 
 demo: $(VENV)/.installed  ## scenes -> rollouts -> trained reader -> answers, in minutes on two cores
 	$(BIN)/theworld precompute --steps 8
@@ -17,6 +17,17 @@ demo: $(VENV)/.installed  ## scenes -> rollouts -> trained reader -> answers, in
 	$(BIN)/theworld train --cache --steps 0
 	$(BIN)/theworld evaluate $$(ls -d runs/*/ | sort -V | tail -n 2)
 	@echo "scenes and latents: latents/    trained readers and their answers: runs/"
+
+BENCH ?= bench
+ARMS := text,steps0,frozen,shuffled,noise,rollout,reversed,last,true,true@0.2,true@0.4,true@0.7
+
+evidence: $(VENV)/.installed  ## the controlled comparison of docs/benchmark.md; hours on two cores, goes on where it stopped
+	$(BIN)/theworld scenes $(BENCH) --train 4000 --test 2000 --ood 400 --videos
+	$(BIN)/theworld precompute $(BENCH)/images --steps 8 --cache $(BENCH)/latents
+	$(BIN)/theworld precompute $(BENCH)/futures --kind frames --steps 8 --cache $(BENCH)/true
+	$(BIN)/theworld evaluate --arms $(ARMS) --store $(BENCH)/latents --futures $(BENCH)/true \
+	    --questions $(BENCH)/questions.jsonl --config configs/benchmark.toml \
+	    --labels 250,400,1000,4000 --curve steps0,rollout,true --seeds 5 --out evidence
 
 test: $(VENV)/.installed-dev check  ## everything CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

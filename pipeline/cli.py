@@ -386,7 +386,7 @@ def ask(
     choices: Annotated[str | None, typer.Option(help="Answers to choose from, separated by commas.")] = None,
     steps: Annotated[int | None, typer.Option(help="Rollout steps to read. (default: as trained)")] = None,
     world: Annotated[str | None, typer.Option(help="Folder of the run's world model, if it has moved.")] = None,
-    preview: Annotated[Path | None, typer.Option(help="Save the rollout it used as a PNG.")] = None,
+    preview: Annotated[Path | None, typer.Option(help="Save image, rollout and answer as a PNG.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:
@@ -398,10 +398,11 @@ def ask(
     loaded = load_run(run, device=_device(device))
     live = LiveWorld.for_recipe(loaded.meta.recipe, world=world, device=_device(device))
     latents = live.roll_out(image)
-    if preview is not None:
-        live.save_preview(image, latents, preview)
     wanted = [choice.strip() for choice in choices.split(",")] if choices else None
     answer = run_ask(loaded, latents, question, wanted, steps=steps)
+    if preview is not None:
+        told = [(r.choice, r.probability) for r in answer.ranked] or [(answer.text, None)]
+        live.save_answer(image, latents, question, told, preview)
     if as_json:
         ranked = [{"choice": r.choice, "probability": r.probability} for r in answer.ranked]
         typer.echo(json.dumps({"answer": answer.text, "ranked": ranked}, indent=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from ..pipeline.recipe import Recipe
 from .cosmos import CosmosWorld
 from .images import read_input_file, to_image
 from .kinds import KINDS, Loaded
-from .preview import contact_sheet
+from .preview import answer_picture
 from .world import WORLDLET, resolve_world
 
 _log = logging.getLogger(__name__)
@@ -25,9 +26,14 @@ _log = logging.getLogger(__name__)
 class LiveWorld:
     """A world model loaded for one recipe."""
 
-    def __init__(self, world: CosmosWorld, recipe: Recipe) -> None:
+    def __init__(self, world: CosmosWorld, recipe: Recipe, *, fps: float) -> None:
+        """
+        Args:
+            fps: video frames per second of what the world model was trained on.
+        """
         self.world = world
         self.recipe = recipe
+        self.fps = recipe.fps or fps
         self._kind = KINDS[recipe.kind]
 
     @classmethod
@@ -50,7 +56,7 @@ class LiveWorld:
                 "Name the world model it was trained on with --world"
             )
         loaded = CosmosWorld.load(source.folder, device=str(resolve_device(device)), compute_dtype=recipe.compute_dtype)
-        return cls(loaded, recipe)
+        return cls(loaded, recipe, fps=float(source.card.fps))
 
     def roll_out(self, file: Path) -> Float[Tensor, "1 C T H W"]:
         """Standardised latents of one image file, or of one video for recipes of kind frames, as precompute would
@@ -64,10 +70,18 @@ class LiveWorld:
             _log.warning("%s is %s", file, loaded.note)
         return self._kind.latents(self.world, loaded.pixels.unsqueeze(0), [key_of_bytes(content)], self.recipe).cpu()
 
-    def save_preview(self, file: Path, latents: Float[Tensor, "1 C T H W"], path: Path) -> None:
-        """A PNG strip: the image or first video frame, then the last video frame of each latent frame, decoded."""
+    def save_answer(
+        self,
+        file: Path,
+        latents: Float[Tensor, "1 C T H W"],
+        question: str,
+        answers: Sequence[tuple[str, float | None]],
+        path: Path,
+    ) -> None:
+        """A picture of the image or first video frame, the decoded latents, the question and the answers to it."""
         _, loaded = self._load(file)
-        contact_sheet([to_image(loaded.first)], self.world.decode(latents)).save(path)
+        video, seconds = self.world.decode(latents)[0], self.recipe.stride / self.fps
+        answer_picture(to_image(loaded.first), video, question, answers, frame_seconds=seconds).save(path, format="PNG")
 
     def _load(self, file: Path) -> tuple[bytes, Loaded]:
         content = read_input_file(file, max_bytes=self._kind.max_bytes)

@@ -1,4 +1,4 @@
-"""Pictures of rollouts: what a person looks at to believe a store."""
+"""A picture of one rollout and what was answered from it."""
 
 from __future__ import annotations
 
@@ -6,33 +6,65 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-GAP = 2
-"""Pixels between pictures."""
-SHORTEST = 96
-"""Pictures smaller than this are enlarged by a whole factor, so that a 64 pixel world can be seen."""
+_TILE, _MARGIN, _BAR = 128, 16, 260
+_INK, _SOFT, _ACCENT, _PALE = (28, 28, 30), (120, 120, 124), (118, 185, 0), (228, 228, 230)
 
 
-def contact_sheet(sources: Sequence[Image.Image], videos: Float[Tensor, "B 3 F height width"]) -> Image.Image:
-    """One row per rollout: the source image, then one decoded frame per latent frame (the last of each four).
+def answer_picture(
+    source: Image.Image,
+    video: Float[Tensor, "3 F height width"],
+    question: str,
+    answers: Sequence[tuple[str, float | None]],
+    *,
+    frame_seconds: float,
+) -> Image.Image:
+    """What `ask` did, to be looked at: the image, the future that was read, the question and the answers.
 
     Args:
-        sources: one per rollout, of the videos' size.
-        videos: in [-1, 1].
+        video: the decoded rollout, in [-1, 1].
+        answers: the likeliest first, with their probabilities, where choices were ranked.
+        frame_seconds: between two video frames.
     """
+    tiles = [source.convert("RGB"), *map(Image.fromarray, _last_of_each_four(video[None])[0][1:])]
+    side = (round(_TILE * source.width / source.height), _TILE)
+    sample = Image.Resampling.NEAREST if source.height < _TILE else Image.Resampling.LANCZOS
+    small, large = ImageFont.load_default(13), ImageFont.load_default(20)
+    step, first_gap = side[0] + 4, 34
+    width = 2 * _MARGIN + len(tiles) * step - 4 + first_gap
+    top, text_top = 38, 38 + _TILE + 18
+    picture = Image.new("RGB", (max(width, 640), text_top + 34 + 28 * len(answers) + _MARGIN), (255, 255, 255))
+    draw = ImageDraw.Draw(picture)
+    for number, tile in enumerate(tiles):
+        left = _MARGIN + number * step + (first_gap if number else 0)
+        label = "now" if number == 0 else f"+{4 * number * frame_seconds:.2f} s"
+        draw.text((left + side[0] / 2, top - 6), label, fill=_SOFT, font=small, anchor="ms")
+        picture.paste(tile.resize(side, sample), (left, top))
+        draw.rectangle((left, top, left + side[0] - 1, top + _TILE - 1), outline=_ACCENT if number else _INK)
+    if len(tiles) > 1:
+        x, y = _MARGIN + side[0] + 8, top + _TILE // 2
+        draw.line((x, y, x + 16, y), fill=_ACCENT, width=3)
+        draw.polygon([(x + 14, y - 7), (x + 24, y), (x + 14, y + 7)], fill=_ACCENT)
+        left = _MARGIN + step + first_gap
+        draw.text((left, _MARGIN - 2), "what the world model foresees", fill=_ACCENT, font=small, anchor="ls")
+    draw.text((_MARGIN, text_top), question, fill=_INK, font=large)
+    for number, (answer, probability) in enumerate(answers):
+        y = text_top + 34 + 28 * number
+        ink = _INK if number == 0 else _SOFT
+        if probability is None:
+            draw.text((_MARGIN, y), answer, fill=ink, font=large)
+            continue
+        draw.rectangle((_MARGIN, y + 2, _MARGIN + _BAR, y + 20), fill=_PALE)
+        bar = (_MARGIN, y + 2, _MARGIN + round(_BAR * probability), y + 20)
+        draw.rectangle(bar, fill=_ACCENT if number == 0 else _SOFT)
+        draw.text((_MARGIN + _BAR + 12, y + 11), f"{answer}   {probability:.0%}", fill=ink, font=large, anchor="lm")
+    return picture
+
+
+def _last_of_each_four(videos: Float[Tensor, "B 3 F height width"]) -> NDArray[np.uint8]:
+    """(B, T, height, width, 3): the video frame that ends each latent frame."""
     frames = videos[:, :, ::4].permute(0, 2, 3, 4, 1)
-    pixels = ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
-    rows = [
-        [np.asarray(source.convert("RGB")), *row] for source, row in zip(sources, pixels, strict=True)
-    ]
-    height, width = rows[0][0].shape[:2]
-    scale = max(1, -(-SHORTEST // min(height, width)))
-    cell_h, cell_w = height * scale + GAP, width * scale + GAP
-    sheet = Image.new("RGB", (cell_w * len(rows[0]) - GAP, cell_h * len(rows) - GAP), (255, 255, 255))
-    for top, row in enumerate(rows):
-        for left, picture in enumerate(row):
-            tile = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            sheet.paste(tile, (left * cell_w, top * cell_h))
-    return sheet
+    return ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()

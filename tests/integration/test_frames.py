@@ -185,11 +185,12 @@ def test_a_video_is_made_into_latents_on_the_spot_and_an_image_is_refused(tmp_pa
     live = LiveWorld.for_recipe(store.recipe, device="cpu")
     latents = live.roll_out(videos / "1.mp4")
     np.testing.assert_allclose(latents.numpy(), store.read([key_of_file(videos / "1.mp4")]), atol=1e-4)
-    live.save_preview(videos / "1.mp4", latents, tmp_path / "strip.png")
-    with Image.open(tmp_path / "strip.png") as strip:
-        shown = np.asarray(strip)
-    assert shown.shape == (128, 4 * 130 - 2, 3)  # the first frame and three decoded ones, enlarged
-    assert np.array_equal(shown[::2, :128:2], falling(1, 1)[0])
+    answers = [("left", 0.75), ("right", 0.25)]
+    live.save_answer(videos / "1.mp4", latents, "where?", answers, tmp_path / "answer.png")
+    with Image.open(tmp_path / "answer.png") as picture:
+        shown = np.asarray(picture)
+    first = np.asarray(Image.fromarray(falling(1, 1)[0]).resize((128, 128), Image.Resampling.NEAREST))
+    assert np.array_equal(shown[39:165, 17:143], first[1:-1, 1:-1])  # but for its frame
 
     image = tmp_path / "x.png"
     Image.fromarray(falling(0, 1)[0]).save(image)
