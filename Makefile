@@ -19,7 +19,7 @@ demo: $(VENV)/.installed  ## scenes -> rollouts -> trained reader -> answers, in
 	@echo "scenes and latents: latents/    trained readers and their answers: runs/"
 
 BENCH ?= bench
-ARMS := text,steps0,frozen,shuffled,noise,rollout,reversed,last,true,true@0.2,true@0.4,true@0.7
+ARMS := text,steps0,frozen,shuffled,noise,rollout,last,true,true@0.2,true@0.4,true@0.7
 
 evidence: $(VENV)/.installed  ## the controlled comparison of docs/benchmark.md; hours on two cores, goes on where it stopped
 	$(BIN)/theworld scenes $(BENCH) --train 4000 --test 2000 --ood 400 --videos
@@ -53,6 +53,7 @@ check: $(VENV)/.installed-dev  ## style, types, import rules
 bench: $(VENV)/.installed-dev  ## side-by-side measurements; see benchmarks/README.md
 	$(BIN)/python -m benchmarks.precompute
 	$(BIN)/python -m benchmarks.store
+	$(BIN)/python -m benchmarks.train
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
