@@ -124,7 +124,7 @@ def simulate(
         until: stop after this many frames; the rest repeats the last one.
         floor: stop as soon as the first mover is lower than this; for quick looks ahead.
     """
-    space = _Space()
+    space = pymunk.Space()
     space.iterations = 12
     space.gravity = (0.0, _GRAVITY)
     fixed, ground, side = space.static_body, GROUND_Y + 4.0, float(SIZE)
@@ -157,37 +157,37 @@ def simulate(
     touched = _count_contacts(space)
     total = VIDEO_FRAMES + SETTLE_FRAMES
     states = np.empty((total, len(bodies), 3))
-    balls = [(b, GROUND_Y - m.radius - 0.6) for b, m in zip(bodies, layout.movers, strict=True) if isinstance(m, Ball)]
+    balls = [(n, GROUND_Y - m.radius - 0.6) for n, m in enumerate(layout.movers) if isinstance(m, Ball)]
+    # Nothing joins or leaves from here on: the library is called without what its Python layer does around each call,
+    # which takes longer than the physics.
     contacts = 0
+    inner, dt, step = space._space, 1.0 / substeps, lib.cpSpaceStep
+    raw = [body._body for body in bodies]
     for frame in range(total):
-        for number, body in enumerate(bodies):
-            states[frame, number] = body.position.x, body.position.y, body.angle
-        stop = (until is not None and frame + 1 >= until) or bodies[0].position.y > floor
-        if stop or (frame >= _REST_FROM and _at_rest(bodies)):
+        for number, body in enumerate(raw):
+            position = lib.cpBodyGetPosition(body)
+            states[frame, number] = position.x, position.y, lib.cpBodyGetAngle(body)
+        stop = (until is not None and frame + 1 >= until) or states[frame, 0, 1] > floor
+        if stop or (frame >= _REST_FROM and all(map(_at_rest, raw))):
             states[frame:] = states[frame]
             contacts = len(touched)
             break
         if frame == VIDEO_FRAMES:
             contacts = len(touched)
-        for body, rests_at in balls:
-            if body.position.y > rests_at:
-                vx, vy = body.velocity
-                body.velocity = vx * _ROLLING, vy
-                body.angular_velocity *= _ROLLING
+        for number, rests_at in balls:
+            if states[frame, number, 1] > rests_at:
+                body = raw[number]
+                velocity, turning = lib.cpBodyGetVelocity(body), lib.cpBodyGetAngularVelocity(body)
+                lib.cpBodySetVelocity(body, (velocity.x * _ROLLING, velocity.y))
+                lib.cpBodySetAngularVelocity(body, turning * _ROLLING)
         for _ in range(substeps):
-            space.step(1.0 / substeps)
+            step(inner, dt)
     return Motion(states=states, contacts=contacts)
 
 
-class _Space(pymunk.Space):
-    """Nothing joins or leaves between steps here: without the bookkeeping for that a scene takes 0.6 of the time."""
-
-    def step(self, dt: float) -> None:
-        lib.cpSpaceStep(self._space, dt)
-
-
-def _at_rest(bodies: list[pymunk.Body]) -> bool:
-    return all(body.velocity.length < 0.01 and abs(body.angular_velocity) < 0.002 for body in bodies)
+def _at_rest(body: Any) -> bool:
+    velocity = lib.cpBodyGetVelocity(body)
+    return math.sqrt(velocity.x**2 + velocity.y**2) < 0.01 and abs(lib.cpBodyGetAngularVelocity(body)) < 0.002
 
 
 def _count_contacts(space: pymunk.Space) -> list[int]:
