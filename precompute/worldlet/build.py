@@ -107,6 +107,7 @@ def build_world(
         scratch: clips, latents and training states, a few GB for the default count; `out`'s neighbour
             `<out>.scratch` if not given. A second call with the same folder goes on where the first stopped.
         start: a trained world to begin with, instead of from nothing.
+        train_clips: unlabelled; a quarter of them drawn like the scenes of `train`, with another seed than those.
         vae_share: the part of `minutes` the autoencoder gets.
     """
     scratch = scratch or out.with_name(f"{out.name}.scratch")
@@ -117,9 +118,12 @@ def build_world(
     vae_s, dynamics_s = 60 * minutes * vae_share, 60 * minutes * (1 - vae_share)
     vae = train_vae(scratch / "vae", clips, seconds=vae_s, seed=seed, base_dim=base_dim, start=start and start / "vae")
     del clips
+    # A quarter shows halves of minimal pairs: their changes lead to layouts that are seldom drawn, and are asked about.
+    drawn = [("video", n, seed) for n in range(chunks - chunks // 4)]
+    drawn += [("train", n, seed + 1) for n in range(chunks // 4)]
     files = [
-        encode_chunk(vae, scratch / "clips", scratch / "latents", "video", n, seed=seed, size=size)
-        for n in range(chunks)
+        encode_chunk(vae, scratch / "clips", scratch / "latents", split, n, seed=of, size=size)
+        for split, n, of in drawn
     ]
     statistics = measure_statistics(files[: max(1, 1440 // size)])
     latents = load_latents(files, *statistics)
@@ -161,7 +165,7 @@ def new_card(*, seed: int, train_clips: int, cpu_seconds: dict[str, int]) -> dic
         "data": {
             "families": list(FAMILIES),
             "scenes_version": VERSION,
-            "split": "video",
+            "split": "video, and a quarter drawn like train with the next seed",
             "seed": seed,
             "train_clips": train_clips,
             "video_frames": VIDEO_FRAMES,
