@@ -336,13 +336,12 @@ def _own_scenes(questions: Path, path: Path) -> tuple[LatentStore, Path] | None:
 def _read_rollouts(store: LatentStore, scenes: Path, out: Path, progress: Any) -> Path:
     """Which rollouts end as their scenes do, found out once per study."""
     from ..precompute.worldlet.witness import rollout_outcomes
+    from .commit import replace
 
     path = out / "outcomes.json"
     if not path.exists():
         known = rollout_outcomes(store, scenes, progress=progress)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(known, indent=0) + "\n", encoding="utf-8")
-        part.replace(path)
+        replace(out, path, f"{json.dumps(known, indent=0)}\n".encode())
     return path
 
 

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..pipeline.commit import replace
 from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
 from ..pipeline.progress import Progress
@@ -342,15 +343,5 @@ def _alone(out: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place, then rename it into it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
 def _write(path: Path, text: str) -> None:
-    write_whole(path, text.encode())
+    replace(path.parent, path, text.encode())

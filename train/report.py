@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .evidence import write_whole
+from ..pipeline.commit import replace
 from .findings import Findings, score_of
 from .plots import draw, gains, name_of, verdict_of
 
@@ -35,12 +35,12 @@ img { max-width: 100% } .supported, .gain { color: #0072b2; font-weight: 600 }
 def write_report(found: Findings, out: Path) -> Path:
     """Write results.json, the pictures and index.html; returns the page's path."""
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "results.json", found.to_json().encode() + b"\n")
+    replace(out, out / "results.json", found.to_json().encode() + b"\n")
     pictures = draw(found.results)
     for name, content in pictures.items():
-        write_whole(out / name, content)
+        replace(out, out / name, content)
     strips = {path.name: path.read_bytes() for path in sorted((out / "strips").glob("*.png"))}
-    write_whole(out / "index.html", page(found.results, pictures, strips).encode())
+    replace(out, out / "index.html", page(found.results, pictures, strips).encode())
     return out / "index.html"
 
 
