@@ -86,10 +86,17 @@ def precompute(
     ] = None,
     kind: Annotated[
         str | None,
-        _recipe_option("rollout: images and their predicted future. frames: real videos, encoded. (default: rollout)"),
+        _recipe_option(
+            "rollout: images and their predicted future. samples: several futures. continuation: videos and their "
+            "future. frames: real videos, encoded. views: crops of images. posterior: mean and log-variance of images. "
+            "(default: rollout)"
+        ),
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of stores. (default: latents)")] = None,
-    steps: Annotated[int | None, _recipe_option("Future latent frames per image; T = 1 + steps. (default: 8)")] = None,
+    steps: Annotated[
+        int | None,
+        _recipe_option("Future latent frames per image; T = 1 + steps. (default: 8; 13 views)"),
+    ] = None,
     world: Annotated[
         str | None, _recipe_option("World model: a Hub id or a folder. (default: the embedded worldlet)")
     ] = None,
@@ -97,10 +104,20 @@ def precompute(
     fit: Annotated[str | None, _recipe_option("cover, pad or stretch. (default: cover)")] = None,
     stride: Annotated[int | None, _recipe_option("Keep every stride-th latent frame. (default: 1)")] = None,
     denoise_steps: Annotated[int | None, _recipe_option("Diffusion steps. (default: the world model's)")] = None,
+    solver: Annotated[str | None, _recipe_option("euler, or 2ab, of second order. (default: euler)")] = None,
     guidance: Annotated[float | None, _recipe_option("Classifier-free guidance; 1 is off. (default: 1)")] = None,
     prompt: Annotated[str | None, _recipe_option("Text that conditions the rollout; needs --guardrail.")] = None,
     negative_prompt: Annotated[str | None, _recipe_option("Text to steer away from, with guidance.")] = None,
     seed: Annotated[int | None, _recipe_option("Seed of the noise. (default: 0)")] = None,
+    draws: Annotated[int | None, _recipe_option("Futures of kind samples, --steps each. (default: 4)")] = None,
+    observed_frames: Annotated[
+        int | None, _recipe_option("Video frames that kind continuation is shown. (default: 5)")
+    ] = None,
+    views: Annotated[str | None, _recipe_option("Of kind views: pyramid or zoom. (default: pyramid)")] = None,
+    chunk_context: Annotated[
+        int | None,
+        _recipe_option("Go beyond the world model's window in chunks that begin with so many decoded frames: 1 or 5."),
+    ] = None,
     compute_dtype: Annotated[
         str | None, _recipe_option("float32 or bfloat16, of the transformer. (default: the world model's)")
     ] = None,

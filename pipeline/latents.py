@@ -50,6 +50,21 @@ def unstandardise(standardised: Float[Tensor, "B C T H W"], spec: LatentSpec) ->
     return standardised * std + mean
 
 
+def draw_posterior(
+    moments: Float[Tensor, "B C 2 H W"], generator: torch.Generator | None = None
+) -> Float[Tensor, "B C 1 H W"]:
+    """One sample of each encoding whose mean and log-variance a store of kind posterior holds.
+
+    Args:
+        moments: standardised mean and log-variance. generator: on the same device.
+    Returns:
+        Standardised latents of single frames, in the dtype of `moments`.
+    """
+    mean, log_variance = moments[:, :, :1].float(), moments[:, :, 1:].float()
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    return (mean + torch.exp(0.5 * log_variance) * noise).to(moments.dtype)
+
+
 def _tensor(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(array)  # pyright: ignore[reportUnknownMemberType]
 

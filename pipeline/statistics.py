@@ -136,9 +136,11 @@ class _Moments:
 
 def _moments(store: LatentStore, keys: list[str]) -> _Moments:
     channels, frames, height, width = store.sample_shape
+    if store.recipe.kind == "posterior":
+        frames = 1  # the log-variance behind the mean is of another scale
     total, squares, motion = np.zeros(channels), np.zeros(channels), np.zeros(frames - 1)
     frozen = not_finite = 0
-    buffer = store.buffer(1)
+    buffer = store.buffer(1, rollout_steps=frames - 1)
     for row in store.rows_of(keys) if keys else ():
         latent = store.read_rows(np.array([row]), buffer)[0].astype(np.float64)
         if not np.isfinite(latent).all():
@@ -167,7 +169,8 @@ def _warnings(store: LatentStore, moments: _Moments) -> list[str]:
         )
     if moments.not_finite == moments.looked_into:
         return found
-    if moments.frozen and store.recipe.kind != "frames":  # a real video may well stand still
+    # a real video may well stand still, and so may crops of one colour
+    if moments.frozen and store.recipe.kind in ("rollout", "samples", "continuation"):
         found.append(
             f"{moments.frozen} of {moments.looked_into} rollouts stand still: each frame is nearly the one before. "
             "Is the horizon long enough, and are these images the world model knows how to move?"

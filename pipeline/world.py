@@ -36,12 +36,20 @@ class WorldModel(Protocol):
         """
         ...
 
-    def rollout(
-        self, images: Float[Tensor, "B 3 height width"], keys: Sequence[str], recipe: Recipe
-    ) -> Float[Tensor, "B C T H W"]:
-        """Standardised float32 latents of each image and its predicted future; frame 0 equals `encode`.
+    def posterior(self, images: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B C 2 H W"]:
+        """Mean and log-variance of the encodings of single frames, standardised float32."""
+        ...
 
-        Each sample's noise is seeded by the recipe and its key alone.
+    def rollout(
+        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
+    ) -> Float[Tensor, "B C T H W"]:
+        """Standardised float32 latents of what is seen and its predicted future, in one joint diffusion.
+
+        What is seen is one image each (no frame axis) or the first frames of videos; its latents come first, as
+        `encode` or `encode_video` gives them. Each sample's noise is seeded by the recipe and its key alone.
+
+        Raises:
+            ConfigError: this world model cannot be shown so many frames.
         """
         ...
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..pipeline.config import DeviceName
-from ..pipeline.recipe import NO_MEANING, Fit, Kind, Recipe, StoredDtype, check_meaning, parse_recipe
+from ..pipeline.recipe import NO_MEANING, Fit, Kind, Recipe, Solver, StoredDtype, Views, check_meaning, parse_recipe
 from ..pipeline.store import StoreFormat
 from .kinds import KINDS
 from .text import Guardrail
@@ -32,16 +32,24 @@ class PrecomputeConfig(BaseModel):
     # these decide the latents: they enter the recipe
     kind: Kind = "rollout"
     world: str | None = None
-    steps: Annotated[int, Field(ge=0)] = 8
+    steps: Annotated[int | None, Field(ge=0)] = None
+    """Of each draw, for kind samples; None is 8, and what else is whole for kinds views and posterior."""
     stride: Annotated[int, Field(ge=1)] = 1
     size: str | None = None
     """HEIGHTxWIDTH in pixels."""
     fit: Fit = "cover"
     denoise_steps: int | None = None
+    solver: Solver = "euler"
     guidance: float = 1.0
     prompt: str | None = None
     negative_prompt: str | None = None
     seed: int = 0
+    draws: Annotated[int | None, Field(ge=1)] = None
+    """None is 4 for kind samples."""
+    observed_frames: Annotated[int, Field(ge=1)] = 5
+    views: Views = "pyramid"
+    chunk_context: Annotated[int, Field(ge=0)] = 0
+    """Above 0, clips beyond the world model's window are made in chunks of its length."""
     compute_dtype: Literal["float32", "bfloat16"] | None = None
     dtype: StoredDtype = "float16"
 
@@ -70,6 +78,17 @@ class PrecomputeConfig(BaseModel):
         return self
 
 
+STEPS: dict[Kind, int] = {
+    "rollout": 8,
+    "samples": 8,
+    "continuation": 8,
+    "frames": 8,
+    "views": 13,
+    "posterior": 1,
+}
+"""Where nothing was said: of each kind, the least that shows what it is for."""
+
+
 def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
     """The recipe of a job: its settings, the world model's identity, and the card's word where nothing was said.
 
@@ -78,7 +97,18 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
         ConfigError: the world model cannot make such latents.
     """
     card, kind = world.card, KINDS[config.kind]
+    draws = (config.draws or 4) if config.kind == "samples" else 1
+    steps = STEPS[config.kind] if config.steps is None else config.steps
+    beyond = 1 + steps * config.stride > card.window
     of_some_kinds = {
+        "stride": config.stride,
+        "solver": config.solver,
+        "draws": draws,
+        "observed_frames": config.observed_frames,
+        "views": config.views,
+        # within the window nothing is chunked, and equal latents have equal ids
+        "chunk_context": config.chunk_context if beyond else 0,
+        "chunk_frames": card.window if config.chunk_context and beyond else 0,
         "denoise_steps": config.denoise_steps or card.denoise_steps,
         "guidance": config.guidance,
         "prompt": config.prompt,
@@ -95,8 +125,7 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
             "width": width,
             "fit": config.fit,
             "image_rules": kind.rules,
-            "rollout_steps": config.steps,
-            "stride": config.stride,
+            "rollout_steps": steps * draws,
             "dtype": config.dtype,
             **{name: value for name, value in of_some_kinds.items() if name not in NO_MEANING[config.kind]},
         },

@@ -10,7 +10,7 @@ Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..pipeline.errors import ConfigError, LatentShapeError, WorldModelError
 from ..pipeline.keys import noise_seed
 from ..pipeline.latent_spec import LatentSpec
 from ..pipeline.latents import standardise, unstandardise
-from ..pipeline.recipe import Recipe
+from ..pipeline.recipe import Recipe, Solver
 from .text import TextEmbeddings
 from .world import latent_spec_of
 
@@ -34,6 +34,9 @@ SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
 """EDM noise levels of Cosmos-Predict2. Source: `Cosmos2VideoToWorldPipeline.__init__`; Karras et al. 2022, eq. 5."""
 SIGMA_CONDITIONING = 1e-4
 """Noise level the network is told the observed frame has. Source: `Cosmos2VideoToWorldPipeline.__call__`."""
+
+Estimate = Callable[[Tensor, Tensor], Tensor]
+"""x0 from noisy latents and their noise level."""
 
 
 class CosmosWorld:
@@ -120,26 +123,30 @@ class CosmosWorld:
 
     @torch.inference_mode()
     def rollout(
-        self, images: Float[Tensor, "B 3 height width"], keys: Sequence[str], recipe: Recipe
+        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
     ) -> Float[Tensor, "B C T H W"]:
-        """Standardised float32 latents of each image and its predicted future; frame 0 equals `encode`.
+        """Standardised float32 latents of what is seen and its predicted future, in one joint diffusion.
+
+        What is seen is encoded and not predicted; frame 0 equals `encode` of the image or first frame.
 
         Args:
-            images: float32 in [-1, 1], of the recipe's size. keys: one per image; with the recipe's seed and draw it
-                fixes the sample's noise, so batch and order do not matter.
+            seen: float32 in [-1, 1], of the recipe's size: images, or the first frames of videos, 1 + a multiple of
+                the temporal stride. keys: one per input; with the recipe's seed and draw it fixes the sample's noise,
+                so batch and order do not matter.
         Raises:
-            ConfigError: the recipe has a prompt and this world was loaded without its embeddings, or it is of a kind
-                that nothing is predicted for.
+            ConfigError: the recipe has a prompt and this world was loaded without its embeddings, or its latents are
+                not those of one joint diffusion.
         """
-        if recipe.kind != "rollout":
-            raise ConfigError(f"a recipe of kind {recipe.kind} holds real frames; an image alone cannot give them")
-        first = self.encode(images)
+        if recipe.kind not in ("rollout", "continuation") or recipe.chunk_frames:
+            chunks = " in chunks" if recipe.chunk_frames else ""
+            raise ConfigError(f"a recipe of kind {recipe.kind}{chunks} is no one joint diffusion")
+        observed = self.encode_video(seen) if seen.ndim == 5 else self.encode(seen)
         if recipe.rollout_steps == 0:
-            return first
+            return observed
         if (recipe.prompt is not None or recipe.negative_prompt is not None) and self._text is None:
             raise ConfigError("this recipe has a prompt, and the world model was loaded without its embeddings")
         frames = 1 + recipe.rollout_steps * recipe.stride
-        _, channels, _, height, width = first.shape
+        _, channels, known, height, width = observed.shape
         noise = torch.stack(
             [
                 torch.randn((channels, frames, height, width), generator=_generator(recipe, key), dtype=torch.float32)
@@ -147,21 +154,22 @@ class CosmosWorld:
             ]
         )
         latents = self.denoise(
-            first,
+            observed,
             noise.to(self.device),
             denoise_steps=recipe.denoise_steps,
+            solver=recipe.solver,
             guidance=recipe.guidance,
             text=None if self._text is None else self._text.prompt,
             negative_text=None if self._text is None else self._text.negative,
             fps=recipe.fps,
         )
-        latents[:, :, :1] = first  # the loop leaves it with sigma_min of noise
+        latents[:, :, :known] = observed  # Euler leaves it with sigma_min of noise
         return latents[:, :, :: recipe.stride].contiguous()
 
     @torch.inference_mode()
     def stock_rollout(
         self,
-        images: Float[Tensor, "B 3 height width"],
+        seen: Float[Tensor, "B 3 *frames height width"],
         generators: Sequence[torch.Generator],
         *,
         rollout_steps: int,
@@ -173,17 +181,19 @@ class CosmosWorld:
     ) -> Float[Tensor, "B C T H W"]:
         """What `Cosmos2VideoToWorldPipeline(..., output_type="latent")` returns, for comparison with it.
 
-        Here the first frame is a *sample* of the posterior and keeps sigma_min of noise, and each generator is drawn
+        Here what is seen is a *sample* of the posterior and keeps sigma_min of noise, and each generator is drawn
         from in the pipeline's order: posterior noise of the full clip's shape, then the clip's noise.
         """
         frames = 1 + rollout_steps
-        posterior = self._posterior(images.to(self.device, torch.float32).unsqueeze(2))
+        video = seen if seen.ndim == 5 else seen.unsqueeze(2)
+        posterior = self._posterior(video.to(self.device, torch.float32))
         shape = (posterior.mean.shape[1], frames, *posterior.mean.shape[3:])
         draws = [(torch.randn(shape, generator=g), torch.randn(shape, generator=g)) for g in generators]
         posterior_noise, noise = (torch.stack(parts).to(self.device) for parts in zip(*draws, strict=True))
-        first = standardise(posterior.mean + posterior.std * posterior_noise[:, :, :1], self._spec)
+        known = posterior.mean.shape[2]
+        observed = standardise(posterior.mean + posterior.std * posterior_noise[:, :, :known], self._spec)
         return self.denoise(
-            first,
+            observed,
             noise,
             denoise_steps=denoise_steps,
             guidance=guidance,
@@ -195,44 +205,45 @@ class CosmosWorld:
     @torch.inference_mode()
     def denoise(
         self,
-        first: Float[Tensor, "B C 1 H W"],
+        observed: Float[Tensor, "B C K H W"],
         noise: Float[Tensor, "B C T H W"],
         *,
         denoise_steps: int,
+        solver: Solver = "euler",
         guidance: float = 1.0,
         text: Float[Tensor, "1 L D"] | None = None,
         negative_text: Float[Tensor, "1 L D"] | None = None,
         fps: float | None = None,
     ) -> Float[Tensor, "B C T H W"]:
-        """First-order Euler from pure noise to a clip that begins with `first`; float32.
+        """From pure noise to a clip that begins with the latents in `observed`; float32.
 
         Args:
-            first: standardised latents of the observed frame. noise: unit normal.
-            denoise_steps: noise levels; denoise_steps - 1 forwards, twice as many with guidance.
+            observed: standardised latents of what is seen. noise: unit normal.
+            denoise_steps: noise levels N. solver: euler, N - 1 forwards; 2ab, N. Twice as many with guidance.
             guidance: x0 = cond + guidance * (cond - uncond) above 1.0.
             text, negative_text: prompt embeddings, padded to 512 as the pipeline pads them; None is no text.
 
-        Source: `Cosmos2VideoToWorldPipeline.__call__` and `FlowMatchEulerDiscreteScheduler.step`.
+        Source: `Cosmos2VideoToWorldPipeline.__call__`.
         """
         batch, _, frames, height, width = noise.shape
-        observed = noise.new_zeros(1, 1, frames, 1, 1)
-        observed[:, :, 0] = 1.0
+        known = observed.shape[2]
+        seen = noise.new_zeros(1, 1, frames, 1, 1)
+        seen[:, :, :known] = 1.0
         clean = torch.zeros_like(noise)
-        clean[:, :, :1] = first
-        mask = observed.expand(batch, 1, frames, height, width).to(self.dtype)
+        clean[:, :, :known] = observed
+        mask = seen.expand(batch, 1, frames, height, width).to(self.dtype)
         if self._padding_channel:
             mask = torch.cat([mask, torch.zeros_like(mask)], dim=1)
-        t_observed = SIGMA_CONDITIONING / (SIGMA_CONDITIONING + 1)
+        t_seen = SIGMA_CONDITIONING / (SIGMA_CONDITIONING + 1)
         contexts = [self._context(text, batch)]
         if guidance > 1.0:
             contexts.append(self._context(negative_text, batch))
 
-        latents = noise * SIGMA_MAX
-        # the schedule's last two levels coincide: that step has length zero, so its forward is left out
-        for sigma, next_sigma in pairwise(sigma_schedule(denoise_steps)[:-1].to(self.device)):
+        def estimate(latents: Tensor, sigma: Tensor) -> Tensor:
+            """x0: the clean clip that the network sees behind noisy latents."""
             t = sigma / (sigma + 1)
-            timestep = (observed * t_observed + (1 - observed) * t).expand(batch, -1, -1, -1, -1).to(self.dtype)
-            hidden = (observed * clean + (1 - observed) * (latents * (1 - t))).to(self.dtype)
+            timestep = (seen * t_seen + (1 - seen) * t).expand(batch, -1, -1, -1, -1).to(self.dtype)
+            hidden = (seen * clean + (1 - seen) * (latents * (1 - t))).to(self.dtype)
             estimates: list[Tensor] = []
             for context in contexts:
                 output = self.transformer(
@@ -245,12 +256,12 @@ class CosmosWorld:
                 )[0]
                 # the pipeline rounds x0 to the network's dtype before guidance; so do we
                 x0 = ((1 - t) * latents - t * output.float()).to(self.dtype)
-                estimates.append(observed * clean + (1 - observed) * x0)
+                estimates.append(seen * clean + (1 - seen) * x0)
             x0 = estimates[0]
-            if guidance > 1.0:
-                x0 = x0 + guidance * (x0 - estimates[1])
-            latents = latents + (next_sigma - sigma) * ((latents - x0) / sigma)
-        return latents
+            return x0 + guidance * (x0 - estimates[1]) if guidance > 1.0 else x0
+
+        sigmas = sigma_schedule(denoise_steps)[:-1].to(self.device)
+        return {"euler": euler, "2ab": two_step}[solver](estimate, noise * SIGMA_MAX, sigmas)
 
     def _posterior(self, video: Tensor) -> DiagonalGaussianDistribution:
         return self.vae.encode(video, return_dict=False)[0]
@@ -259,6 +270,17 @@ class CosmosWorld:
         if text is None:  # zero keys and values: cross-attention adds exactly nothing, whatever the length
             return torch.zeros(batch, 1, self._text_width, device=self.device, dtype=self.dtype)
         return text.to(self.device, self.dtype).expand(batch, -1, -1)
+
+    @torch.inference_mode()
+    def posterior(self, images: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B C 2 H W"]:
+        """Mean and log-variance of the encodings of single frames, both in the standardised space; float32.
+
+        Args:
+            images: float32 in [-1, 1].
+        """
+        found = self._posterior(images.to(self.device, torch.float32).unsqueeze(2))
+        scale = torch.tensor(self._spec.std, device=self.device).view(1, -1, 1, 1, 1)
+        return torch.cat([standardise(found.mean, self._spec), found.logvar - 2 * torch.log(scale)], dim=2)
 
     @torch.inference_mode()
     def decode(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B 3 F height width"]:
@@ -277,6 +299,42 @@ def sigma_schedule(denoise_steps: int) -> Float[Tensor, " levels"]:
     high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
     sigmas = (high + ramp * (low - high)) ** RHO
     return torch.from_numpy(np.append(sigmas, sigmas[-1])).to(torch.float32)
+
+
+def euler(estimate: Estimate, latents: Tensor, sigmas: Tensor) -> Tensor:
+    """First order, from the first noise level to the last; one evaluation fewer than levels.
+
+    Source: `FlowMatchEulerDiscreteScheduler.step`. The stock schedule repeats its last level: that step has length
+    zero, so its evaluation is left out.
+    """
+    for sigma, next_sigma in pairwise(sigmas):
+        x0 = estimate(latents, sigma)
+        latents = latents + (next_sigma - sigma) * ((latents - x0) / sigma)
+    return latents
+
+
+def two_step(estimate: Estimate, latents: Tensor, sigmas: Tensor) -> Tensor:
+    """Second order: x0 goes on as it went from the level before, in -log sigma; ends with an estimate of x0 itself.
+
+    As many evaluations as levels. Of unit Gaussian data, 10, 20 and 35 levels leave 1.34, 1.06 and 1.02 of the
+    standard deviation; Euler 0.75, 0.87 and 0.93. So it is worth its evaluations from about 20 levels on.
+
+    Source: the "2ab" solver and clean last pass of nvidia-cosmos/cosmos-predict2; arXiv:2308.02157, eq. 12, with the
+    previous level for c2.
+    """
+    before: tuple[Tensor, Tensor] | None = None
+    for sigma, next_sigma in pairwise(sigmas):
+        x0 = estimate(latents, sigma)
+        step = torch.log(sigma / next_sigma)
+        kept, new = torch.exp(-step), -torch.expm1(-step)
+        latents_next = kept * latents + new * x0
+        if before is not None:
+            last_x0, last_sigma = before
+            slope = (x0 - last_x0) / torch.log(last_sigma / sigma)
+            latents_next = latents_next + (step - new) * slope
+        before = (x0, sigma)
+        latents = latents_next
+    return estimate(latents, sigmas[-1])
 
 
 def _generator(recipe: Recipe, key: str) -> torch.Generator:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..pipeline.errors import ConfigError, LatentShapeError
+from ..pipeline.latents import draw_posterior
 from ..pipeline.recipe import Recipe
 from ..pipeline.world import WorldModel
 from .tokens import WorldReader
@@ -248,7 +249,10 @@ class TheWorld(nn.Module):
                 f"these latents hold {latents.shape[2] - 1} rollout steps, {steps} are asked for. "
                 "Ask for fewer, or precompute longer rollouts"
             )
-        return latents[:, :, : 1 + steps]
+        latents = latents[:, :, : 1 + steps]
+        if steps and self.recipe is not None and self.recipe.kind == "posterior":
+            return draw_posterior(latents) if self.training else latents[:, :, :1]
+        return latents
 
     @torch.no_grad()
     def _roll_out(self, images: Tensor, keys: Sequence[str] | None, steps: int) -> Tensor:
@@ -256,6 +260,11 @@ class TheWorld(nn.Module):
         world: WorldModel | None = self.world  # type: ignore[assignment]
         if world is None or self.recipe is None:
             raise ConfigError("images need a world model and a recipe to roll them out: give both to TheWorld(...)")
+        if self.recipe.kind != "rollout" or self.recipe.chunk_frames:
+            raise ConfigError(
+                f"images are rolled out live in one chunk each; latents of kind {self.recipe.kind}"
+                f"{' in chunks' if self.recipe.chunk_frames else ''} have to be precomputed"
+            )
         if steps == 0:
             latents = world.encode(images)
         elif keys is None:

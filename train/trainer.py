@@ -80,7 +80,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> RunSummar
         patch=config.patch,
         max_world_steps=config.max_world_steps,
         num_world_steps=steps,
-        frames=arm.frames(steps),
+        frames=(0,) if store.recipe.kind == "posterior" else arm.frames(steps),  # what is drawn is one frame
     )
     world_tokens = _check_context(facts, examples, lm)
 

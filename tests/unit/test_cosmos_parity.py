@@ -50,9 +50,9 @@ def stock_latents(
         safety_checker=_NoChecker(),
     )
     pipeline.set_progress_bar_config(disable=True)
-    batch, _, height, width = images.shape
+    batch, height, width = len(images), *images.shape[-2:]
     return pipeline(
-        image=(images + 1) / 2,
+        **{"video" if images.ndim == 5 else "image": (images + 1) / 2},
         height=height,
         width=width,
         num_frames=1 + 4 * rollout_steps,
@@ -94,6 +94,19 @@ def test_stock_mode_equals_the_installed_pipeline(
         images, [torch.Generator().manual_seed(s) for s in seeds], text=text, negative_text=negative, **settings
     )
     assert ours.shape == stock.shape == (batch, 16, 1 + steps, height // 8, width // 8)
+    assert (ours - stock).abs().max().item() <= 1e-5
+
+
+@pytest.mark.parametrize(("frames", "guidance"), [(5, 1.0), (9, 3.0)])
+def test_stock_mode_shown_the_first_frames_of_videos_equals_the_pipeline(frames: int, guidance: float) -> None:
+    generator = torch.Generator().manual_seed(8)
+    videos = torch.rand(2, 3, frames, 32, 48, generator=generator) * 2 - 1
+    text = torch.randn(1, 12, TEXT_WIDTH, generator=generator)
+    settings = {"rollout_steps": 3, "denoise_steps": 5, "guidance": guidance}
+    stock = stock_latents(videos, [5, 6], text=text, negative=text * 0.5, **settings)
+    ours = CosmosWorld(mini_vae(), mini_transformer()).stock_rollout(
+        videos, [torch.Generator().manual_seed(s) for s in (5, 6)], text=text, negative_text=text * 0.5, **settings
+    )
     assert (ours - stock).abs().max().item() <= 1e-5
 
 

@@ -1,5 +1,6 @@
 """TheWorld is the language model with the world in front: nothing changes without it, any number of steps with it."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,9 @@ class FakeWorld:
 
     def encode_video(self, videos: Tensor) -> Tensor:  # noqa: ARG002
         raise AssertionError("a reader is shown images, not videos")
+
+    def posterior(self, images: Tensor) -> Tensor:  # noqa: ARG002
+        raise AssertionError("a reader is shown latents, not what they are drawn from")
 
     def rollout(self, images: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         self.asked.append(recipe.rollout_steps)
@@ -162,6 +166,21 @@ def test_loss_and_gradients_equal_those_of_full_logits(world_on: bool) -> None:
 
 def test_with_labels_the_output_head_runs_on_answers_alone() -> None:
     assert with_lora()(IDS, MASK, LABELS, latents=latents()).logits.shape == (int((LABELS != IGNORED).sum()), 24)
+
+
+def test_of_a_posterior_one_sample_is_read_in_training_and_the_mean_in_answering() -> None:
+    recipe = Recipe(world="sha256:x", height=32, width=48, kind="posterior", rollout_steps=1)
+    moments = torch.cat([latents()[:, :, :1], torch.full((2, 16, 1, 4, 6), -2.0)], dim=2)
+    model = TheWorld(mini_lm(), reader(), num_world_steps=1, recipe=recipe)
+    read: list[Tensor] = []
+    model.reader.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
+    model.train()(IDS, MASK, latents=moments)
+    model(IDS, MASK, latents=moments)
+    model.eval()(IDS, MASK, latents=moments)
+    assert [tuple(one.shape) for one in read] == [(2, 16, 1, 4, 6)] * 3
+    assert (read[0] - moments[:, :, :1]).std().item() == pytest.approx(math.exp(-1), rel=0.1)
+    assert not torch.equal(read[0], read[1])
+    assert torch.equal(read[2], moments[:, :, :1])
 
 
 def test_gemma_3_reads_the_same_way() -> None:

@@ -8,7 +8,7 @@ from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, RecipeError
 from theworld.pipeline.keys import is_key, key_of_bytes, noise_seed
 from theworld.pipeline.latent_spec import latent_frames, video_frames
-from theworld.pipeline.recipe import NO_MEANING, Recipe, difference, parse_recipe
+from theworld.pipeline.recipe import NO_MEANING, Kind, Recipe, difference, parse_recipe
 from theworld.precompute.config import PrecomputeConfig
 
 BASE = {"world": "sha256:" + "0" * 64, "height": 64, "width": 96}
@@ -33,8 +33,24 @@ OTHER = {
     "compute_dtype": "bfloat16",
     "dtype": "float32",
     "engine": 2,
+    "solver": "2ab",
+    "draws": 2,
+    "observed_frames": 9,
+    "views": "zoom",
+    "chunk_frames": 9,
+    "chunk_context": 5,
 }
-ONLY_ONE_VALUE_YET = {"solver"}
+# what else a recipe needs for a field to mean something
+WITH = {
+    "guidance": {"prompt": "p", "guidance": 2.0},
+    "prompt": {"prompt": "p", "guidance": 2.0},
+    "negative_prompt": {"prompt": "p", "guidance": 2.0},
+    "draws": {"kind": "samples"},
+    "observed_frames": {"kind": "continuation"},
+    "views": {"kind": "views", "rollout_steps": 4},
+    "chunk_frames": {"chunk_frames": 5, "chunk_context": 1},
+    "chunk_context": {"chunk_frames": 5, "chunk_context": 1},
+}
 
 
 def test_the_recipe_id_of_version_one_never_changes() -> None:
@@ -42,15 +58,28 @@ def test_the_recipe_id_of_version_one_never_changes() -> None:
     assert Recipe(**BASE).id == "b285bcbd8d0f2194b2eb762674c145824fab8c501c51b9998c1df616558c08a9"
 
 
-def test_the_id_of_a_recipe_of_frames_never_changes() -> None:
-    assert Recipe(**BASE, kind="frames").id == "ace1c6f74cbfc7f06c922f4c6f07dc644970488b5cb454fe66a3a839926e4f8c"
+@pytest.mark.parametrize(
+    ("fields", "recipe_id"),
+    [
+        ({"kind": "frames"}, "ace1c6f74cbfc7f06c922f4c6f07dc644970488b5cb454fe66a3a839926e4f8c"),
+        ({"kind": "samples", "draws": 4}, "def86f1f3a4c3448d1e8bd38f07749f8bfdfd2eca552b6b03d6b356782218497"),
+        ({"kind": "continuation"}, "cf47f0a88f87308aac60f79fc5bda657606d91643002594dcac4038ead7a4a61"),
+        ({"kind": "views", "rollout_steps": 4}, "a452fa193db024b9d09caee046968ed604ecae9a4d8dc866bf24ae8b76b43327"),
+        ({"kind": "posterior", "rollout_steps": 1}, "0420dcaf24556d508e5f3271b5bab599900e2394602db4f832af2c4648f18bf9"),
+        (
+            {"rollout_steps": 30, "chunk_frames": 24, "chunk_context": 5, "solver": "2ab"},
+            "b5e1c002c4ea3e7e1ba9cef5edb78dbd35c47ced7520785a42a8f13d22a1ccb2",
+        ),
+    ],
+)
+def test_the_ids_of_other_kinds_never_change(fields: dict[str, object], recipe_id: str) -> None:
+    assert Recipe(**BASE, **fields).id == recipe_id
 
 
 def test_every_field_changes_the_id() -> None:
-    assert set(Recipe.model_fields) == set(OTHER) | ONLY_ONE_VALUE_YET
-    prompted = BASE | {"prompt": "p", "guidance": 2.0}
+    assert set(Recipe.model_fields) == set(OTHER)
     for name, value in OTHER.items():
-        base = prompted if name in {"guidance", "prompt", "negative_prompt"} else BASE
+        base = BASE | WITH.get(name, {})
         assert Recipe(**base).id != Recipe(**(base | {name: value})).id, name
 
 
@@ -72,6 +101,11 @@ def test_equal_fields_give_equal_ids_through_json() -> None:
         ({"denoise": 3}, ["denoise"]),
         ({"rollout_steps": "4"}, ["rollout_steps"]),
         ({"guidance": float("nan")}, ["guidance"]),
+        ({"kind": "samples", "rollout_steps": 8, "draws": 3}, ["8 rollout_steps", "3 draws"]),
+        ({"kind": "samples", "rollout_steps": 0}, ["draws"]),
+        ({"kind": "views", "rollout_steps": 5}, ["whole levels", "4, 13"]),
+        ({"kind": "posterior", "rollout_steps": 8}, ["mean and log-variance"]),
+        ({"chunk_frames": 9}, ["chunk_frames and chunk_context go together"]),
     ],
 )
 def test_a_wrong_field_is_named(wrong: dict[str, object], words: list[str]) -> None:
@@ -84,16 +118,15 @@ def test_difference_names_the_fields_that_differ() -> None:
     assert difference(Recipe(**BASE, seed=1), Recipe(**BASE, seed=2)) == {"seed": (1, 2)}
 
 
-@pytest.mark.parametrize("field", sorted(NO_MEANING["frames"] - ONLY_ONE_VALUE_YET))
-def test_what_means_nothing_for_real_frames_is_refused_by_name(field: str) -> None:
-    default = Recipe.model_fields[field].default
-    assert Recipe(**BASE, kind="frames", **{field: default}).id == Recipe(**BASE, kind="frames").id
-    wrong = {"kind": "frames", "guidance": 2.0, "prompt": "p", field: OTHER[field]}
-    with pytest.raises(RecipeError, match=rf"{field}.*without meaning for kind frames"):
-        parse_recipe(BASE | wrong, where="here")
+@pytest.mark.parametrize(("kind", "field"), [(k, f) for k, fields in NO_MEANING.items() for f in sorted(fields)])
+def test_what_means_nothing_for_a_kind_is_refused_by_name(kind: Kind, field: str) -> None:
+    whole = BASE | {"kind": kind, "rollout_steps": {"views": 4, "posterior": 1}.get(kind, 8)}
+    assert Recipe(**whole, **{field: Recipe.model_fields[field].default}).id == Recipe(**whole).id
+    with pytest.raises(RecipeError, match=rf"{field}.*without meaning for kind {kind}"):
+        parse_recipe(whole | {"guidance": 2.0, "prompt": "p", field: OTHER[field]}, where="here")
     if field in PrecomputeConfig.model_fields:
-        with pytest.raises(ConfigError, match=rf"{field}: without meaning for kind frames; leave it out"):
-            load_config(PrecomputeConfig, "precompute", None, {"kind": "frames", field: OTHER[field]})
+        with pytest.raises(ConfigError, match=rf"{field}: without meaning for kind {kind}; leave it out"):
+            load_config(PrecomputeConfig, "precompute", None, {"kind": kind, field: OTHER[field]})
 
 
 def test_recipes_of_two_kinds_differ_in_what_both_have() -> None:
@@ -144,6 +177,11 @@ INTO_RECIPE = {
     "prompt": "prompt",
     "negative_prompt": "negative_prompt",
     "seed": "seed",
+    "solver": "solver",
+    "draws": "draws",
+    "observed_frames": "observed_frames",
+    "views": "views",
+    "chunk_context": "chunk_context, chunk_frames",
     "compute_dtype": "compute_dtype",
     "dtype": "dtype",
 }
@@ -151,7 +189,7 @@ NO_EFFECT_ON_LATENTS = {
     *("images", "scenes", "cache", "limit", "guardrail", "device", "workers", "batch_size", "format", "shard_size"),
     *("in_process", "dry_run", "retry_failed", "max_bad"),
 }
-DECIDED_BY_THE_CODE = {"image_rules", "solver", "fps", "draw", "engine"}
+DECIDED_BY_THE_CODE = {"image_rules", "fps", "draw", "engine"}
 
 
 def test_every_setting_either_enters_the_recipe_or_changes_no_latent() -> None:
