@@ -82,7 +82,10 @@ def _study_option(help: str, *names: str) -> Any:
 def precompute(
     images: Annotated[
         Path | None,
-        typer.Argument(help="Folder of images, one image, or a quoted glob. Left out: scenes of the worldlet."),
+        typer.Argument(
+            help="Folder, image, quoted glob; list (.jsonl .csv .json .parquet), tars, save_to_disk folder, or "
+            "hf:ORG/NAME. Left out: scenes of the worldlet."
+        ),
     ] = None,
     kind: Annotated[
         str | None,
@@ -125,7 +128,12 @@ def precompute(
         str | None, _recipe_option("float16, bfloat16 or float32, of the store. (default: float16)")
     ] = None,
     guardrail: Annotated[str | None, _running_option("Who checks a prompt: cosmos or external.")] = None,
+    column: Annotated[
+        str | None, _running_option("Column of a list or table with the inputs. (default: image, video, path, …)")
+    ] = None,
+    prompt_field: Annotated[str | None, _recipe_option("Column of a list with a prompt for each input.")] = None,
     limit: Annotated[int | None, _running_option("Only the first so many inputs.")] = None,
+    rehash: Annotated[bool | None, _running_option("Read all inputs again to know them.", "--rehash")] = None,
     scenes: Annotated[int | None, _running_option("Scenes to make where no images are given. (default: 900)")] = None,
     device: Device = None,
     workers: Annotated[int | None, _running_option("Ray actors. (default: one per GPU, or per core)")] = None,

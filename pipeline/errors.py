@@ -43,7 +43,8 @@ class ImageError(TheWorldError, ValueError):
     """One image or video cannot be used.
 
     Attributes:
-        reason: one word for the ledger: missing, not_a_file, empty, too_large, format, animated, short, decode.
+        reason: one word for the ledger: missing, not_a_file, empty, too_large, changed, row, table, tar or truncated
+            before decoding; format, animated, short, decode, crash, timeout or memory while decoding.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -1,7 +1,8 @@
 """Content addresses: which input a latent belongs to, and the noise that belongs to it.
 
-A key is the first 32 hex digits of the SHA-256 of the image file's bytes (`sha256sum` shows the same digits).
-Path, time and position never enter: a moved file keeps its latent, an edited one gets a new key.
+A key is the first 32 hex digits of the SHA-256 of the image file's bytes (`sha256sum` shows the same digits); where
+an input has a prompt of its own, of that hash and the prompt. Path, time and position never enter: a moved file keeps
+its latent, an edited one gets a new key.
 """
 
 import hashlib
@@ -15,8 +16,25 @@ _KEY = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}")
 
 
 def key_of_bytes(content: bytes) -> str:
-    """The key of an image with this content."""
-    return hashlib.sha256(content).hexdigest()[:KEY_DIGITS]
+    """The key of an image with this content and no prompt of its own."""
+    return key_of_sample(content, None)
+
+
+def key_of_sample(content: bytes, prompt: str | None) -> str:
+    """The key of an input: its content, and its own prompt where it has one."""
+    return key_of_digest(digest_of_bytes(content), prompt)
+
+
+def digest_of_bytes(content: bytes) -> bytes:
+    """What a key is made of, 32 bytes: for who hashes content once and asks for its keys later."""
+    return hashlib.sha256(content).digest()
+
+
+def key_of_digest(digest: bytes, prompt: str | None) -> str:
+    """`key_of_sample` of content with this digest."""
+    if prompt is not None:
+        digest = hashlib.sha256(b"theworld prompt 1\0" + digest + prompt.encode()).digest()
+    return digest.hex()[:KEY_DIGITS]
 
 
 def key_of_file(path: Path) -> str:

@@ -23,7 +23,12 @@ class PrecomputeConfig(BaseModel):
 
     # what is rolled out or encoded, and where it goes
     images: Path | None = None
-    """Folder, file or glob pattern, of videos for kind frames; None makes scenes of the worldlet in the cache."""
+    """Where inputs are, images or for kind frames videos: docs/inputs.md. None makes scenes of the worldlet in the
+    cache."""
+    column: str | None = None
+    """Of a list or table: which one names or holds the inputs."""
+    prompt_field: str | None = None
+    """Of a list or table: which one holds each input's prompt."""
     scenes: Annotated[int, Field(ge=3)] = 900
     """How many scenes to make where there are no images; every third is a test scene."""
     cache: Path = Path("latents")
@@ -64,6 +69,8 @@ class PrecomputeConfig(BaseModel):
     in_process: bool = False
     dry_run: bool = False
     retry_failed: bool = False
+    rehash: bool = False
+    """Read every input again, whatever the index of the cache knows."""
     max_bad: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")

@@ -51,7 +51,7 @@ def decode_image(content: bytes, *, source: str) -> Image.Image:
     """An 8-bit RGB image, upright, from the bytes of a file.
 
     Raises:
-        ImageError: with a `reason` for the ledger: format, too_large, animated or decode.
+        ImageError: with a `reason` for the ledger: format, too_large, animated, memory or decode.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads the header only
@@ -68,6 +68,8 @@ def decode_image(content: bytes, *, source: str) -> Image.Image:
         raise ImageError("format", f"{source} cannot be read as any of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", f"{source}: {error}") from error
+    except MemoryError as error:
+        raise ImageError("memory", f"{source} takes more memory to decode than one input may have") from error
     except Exception as error:  # Pillow's decoders raise almost anything on broken input
         raise ImageError("decode", f"{source} cannot be decoded: {type(error).__name__}: {error}") from error
 

@@ -24,11 +24,12 @@ from ..pipeline.ledger import Failure
 from ..pipeline.progress import Progress
 from ..pipeline.store import PROMPT, LatentStore, create_store, find_store
 from .config import PrecomputeConfig, make_recipe
+from .input_index import InputIndex
 from .kinds import KINDS
 from .plan import Plan, bytes_per_sample, choose_shard_size, make_plan
 from .pools import Pool, Task, open_pool, reason_of
 from .report import Report
-from .sources import list_inputs
+from .sources import Listing, list_inputs
 from .text import check_prompts, embed_prompts
 from .world import COSMOS, WORLDLET, WorldSource, resolve_world
 
@@ -58,13 +59,11 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     workers = config.workers or _default_workers(world, device)
     if config.images is None:
         progress.say(_embedded_note(config, world))
-    if config.images is not None:
-        listing = list_inputs(config.images, kind, limit=config.limit)
-    elif config.dry_run:
+    if config.images is None and config.dry_run:
         with TemporaryDirectory() as folder:  # their keys are needed, the files are not
-            listing = list_inputs(_own_scenes(config, world, Path(folder)), kind, limit=config.limit)
+            listing, index = _list(config, _own_scenes(config, world, Path(folder)))
     else:
-        listing = list_inputs(_own_scenes(config, world, config.cache / "scenes"), kind, limit=config.limit)
+        listing, index = _list(config, config.images or _own_scenes(config, world, config.cache / "scenes"))
     spec = world.latent_spec()
     shape = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
     store = find_store(config.cache, recipe)
@@ -90,12 +89,12 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
         shard_size=config.shard_size or choose_shard_size(len(plan.todo), workers),
         format=config.format,
     )
+    index.save(keep_others=config.limit is not None)
     for damage in store.damage:
         progress.say(f"warning: {damage}")
     store.record_sources((sample.source, sample.key) for sample in listing.samples)
-    readable = {sample.source for sample in listing.samples}
     for failure in store.failures():
-        if failure.key is None and failure.source in readable:
+        if failure.key is None and failure.source in listing.readable:
             store.clear_failure(failure)
     for failure in plan.refused:
         store.record_failure(failure)
@@ -122,6 +121,13 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     progress.say("starting the workers …")
     with open_pool(setup, min(workers, len(tasks)), in_process=config.in_process) as pool, _signals():
         return _drive(pool, tasks, store, plan, progress)
+
+
+def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, InputIndex]:
+    kind = KINDS[config.kind]
+    index = InputIndex.of(config.cache, place, kind.takes, trust=not config.rehash)
+    named = {"column": config.column, "prompt_field": config.prompt_field}
+    return list_inputs(place, kind, limit=config.limit, index=index, **named), index
 
 
 def _drive(pool: Pool, tasks: Sequence[Task], store: LatentStore, plan: Plan, progress: Progress) -> Report:

@@ -153,6 +153,8 @@ def _pictures(content: bytes, source: str) -> Generator[tuple[Image.Image, int]]
                 yield to_rgb(Image.fromarray(pixels)), frame.rotation
     except ImageError:
         raise
+    except MemoryError as error:
+        raise ImageError("memory", f"{source} takes more memory to decode than one input may have") from error
     except Exception as error:  # FFmpeg has an exception for each of its codes, and some of Python's
         what = getattr(error, "strerror", None) or error
         raise ImageError("decode", f"{source} cannot be decoded: {type(error).__name__}: {what}") from error

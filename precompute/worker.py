@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from ..pipeline.errors import ImageError, LatentShapeError
-from ..pipeline.keys import key_of_bytes
+from ..pipeline.keys import key_of_sample
 from ..pipeline.ledger import Failure
 from ..pipeline.store import open_store
 from .cosmos import CosmosWorld
-from .images import read_input_file
+from .decoder import shared_decoder
 from .kinds import KINDS, Loaded
 from .sources import Sample
 from .text import TextEmbeddings
@@ -72,6 +72,8 @@ class Worker:
         self._store = open_store(Path(setup.store), tolerate_damage=True)  # reported by the job; its keys are to do
         self._recipe = self._store.recipe
         self._kind = KINDS[self._recipe.kind]
+        self._decoder = shared_decoder()
+        self._decoder.start()  # while the weights load
         self._world = CosmosWorld.load(
             Path(setup.world_folder),
             device=setup.device,
@@ -152,10 +154,10 @@ class Worker:
                     yield batch, time.monotonic() - started
 
     def _load(self, sample: Sample) -> Loaded:
-        content = read_input_file(sample.path, max_bytes=self._kind.max_bytes)
-        if key_of_bytes(content) != sample.key:
+        content = sample.at.read(self._kind.max_bytes)
+        if key_of_sample(content, sample.prompt) != sample.key:
             raise ImageError("changed", f"{sample.source} changed while the job ran; run again for what it is now")
-        return self._kind.load(content, self._recipe, sample.source)
+        return self._decoder.load(content, self._recipe, sample.source)
 
     def _latents(self, keys: list[str], pixels: list[Tensor]) -> Tensor:
         """(B, C, T, H, W) on the CPU. Out of memory halves the batch, and later batches stay halved."""

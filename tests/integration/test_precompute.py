@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections import deque
 from pathlib import Path
@@ -246,11 +247,34 @@ def test_a_file_that_changes_during_the_run_is_not_rolled_out_under_its_old_key(
     tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = make_images(tmp_path / "in", 2)
-    read = worker.read_input_file
-    monkeypatch.setattr(worker, "read_input_file", lambda path, **limit: read(path, **limit) + b" ")
+    key_of = worker.key_of_sample
+    monkeypatch.setattr(worker, "key_of_sample", lambda content, prompt: key_of(content + b" ", prompt))
     report = run_precompute(config(images, tmp_path / "cache", world))
     assert [failure.reason for failure in report.failures] == ["changed", "changed"]
     assert report.written == 0
+
+
+def test_a_list_and_a_tar_give_the_latents_of_the_folder_and_mended_rows_leave_the_ledger(
+    tmp_path: Path, world: Path
+) -> None:
+    images = make_images(tmp_path / "in", 3)
+    wanted = all_latents(run_precompute(config(images, tmp_path / "folder", world)))
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for path in sorted(images.iterdir()):
+            tar.add(path, path.name)
+    tarred = run_precompute(config(tmp_path / "shard.tar", tmp_path / "tarred", world))
+    assert all_latents(tarred) == wanted
+    assert set(open_store(tarred.store).sources()) == {f"shard.tar:{path.name}" for path in images.iterdir()}
+    rows = [{"image": f"in/{path.name}"} for path in sorted(images.iterdir())]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"image": "in/late.png"}])))
+    settings = config(tmp_path / "list.jsonl", tmp_path / "listed", world)
+    listed = run_precompute(settings)
+    assert all_latents(listed) == wanted
+    assert [(f.source, f.reason) for f in open_store(listed.store).failures()] == [("list.jsonl:4", "missing")]
+    make_images(tmp_path / "more", 1, seed=5)
+    (tmp_path / "more" / "000.png").rename(images / "late.png")
+    assert run_precompute(settings).written == 1
+    assert open_store(listed.store).failures() == []
 
 
 def test_a_sample_that_breaks_the_rollout_is_found_and_the_others_are_done(

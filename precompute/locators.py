@@ -1,0 +1,126 @@
+"""Where the bytes of one input lie: a file, a member of a tar, a cell of a table. Plain values that cross processes.
+
+Lives here: opening and reading, with every refusal in the words of the ledger. Elsewhere: finding inputs (sources.py,
+manifests.py, tars.py, tables.py), what the bytes mean (images.py, video.py).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ..pipeline.errors import ImageError
+from .images import read_input_file
+
+
+class FileFacts(NamedTuple):
+    """By what a file is known to be unchanged."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileAt:
+    """A file that is one input."""
+
+    path: str
+
+    @property
+    def place(self) -> str:
+        """Which part of the file: all of it."""
+        return ""
+
+    def read(self, max_bytes: int) -> bytes:
+        """The bytes of the input.
+
+        Raises:
+            ImageError: missing, not_a_file, empty or too_large.
+        """
+        return read_input_file(Path(self.path), max_bytes=max_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberAt:
+    """A regular member of an uncompressed tar: `size` bytes from `offset`. Nothing is extracted."""
+
+    path: str
+    offset: int
+    size: int
+
+    @property
+    def place(self) -> str:
+        """Which part of the file."""
+        return f"{self.offset}+{self.size}"
+
+    def read(self, max_bytes: int) -> bytes:
+        """The bytes of the member.
+
+        Raises:
+            ImageError: missing, empty, too_large, or the tar ends within it.
+        """
+        _check_size(self.size, max_bytes, f"the member at byte {self.offset} of {self.path}")
+        try:
+            with Path(self.path).open("rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.size)
+        except OSError as error:
+            raise ImageError("missing", f"{self.path} cannot be read: {error.strerror or error}") from error
+        if len(content) != self.size:
+            raise ImageError("truncated", f"{self.path} ends within the member at byte {self.offset}")
+        return content
+
+
+@dataclass(frozen=True, slots=True)
+class CellAt:
+    """The bytes in one cell of a Parquet or Arrow file: in `column`, a binary or a struct with a binary `bytes`."""
+
+    path: str
+    row: int
+    column: str
+
+    @property
+    def place(self) -> str:
+        """Which part of the file."""
+        return f"{self.column}#{self.row}"
+
+    def read(self, max_bytes: int) -> bytes:
+        """The bytes in the cell.
+
+        Raises:
+            ImageError: missing, empty, too_large, or the table cannot be read.
+        """
+        from .tables import read_cell  # pyarrow, and only for those whose inputs are tables
+
+        content = read_cell(self)
+        _check_size(len(content), max_bytes, f"row {self.row} of {self.path}")
+        return content
+
+
+Locator = FileAt | MemberAt | CellAt
+
+
+def facts_of(path: str) -> FileFacts | None:
+    """What is known of a file, of the one it leads to where it is a link; None where there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a hundred thousand times
+    except (OSError, ValueError):
+        return None
+    return facts_from(status)
+
+
+def facts_from(status: os.stat_result) -> FileFacts:
+    """The same from a stat that was made."""
+    return FileFacts(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _check_size(size: int, max_bytes: int, what: str) -> None:
+    if size > max_bytes:
+        raise ImageError("too_large", f"{what} holds {size:,} bytes; the limit is {max_bytes:,}")
+    if not size:
+        raise ImageError("empty", f"{what} is empty")

@@ -1,0 +1,292 @@
+"""Tables with types: Parquet and Arrow files, and the data sets of Hugging Face. The one door to pyarrow and datasets.
+
+A data set made by `save_to_disk`, or fetched from the Hub by `datasets`, is a folder of Arrow files; both are read here
+without it, through pyarrow, and no code of a data set is ever run. Lives here: which rows there are, and the bytes of a
+cell. Elsewhere: what becomes of them (sources.py), lists without types (manifests.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..pipeline.errors import ConfigError, ImageError
+from .locators import CellAt, facts_of
+from .manifests import Row, candidates, check_prompt_field, choose_column, prompt_of, row_of
+
+HUB = "hf:"
+_HUB_NAME = re.compile(r"hf:([\w.-]+(?:/[\w.-]+)?)(?::(\w+))?")
+_BATCH_ROWS = 1024
+_MAX_GROUP_BYTES = 2**32
+"""Of one column in one row group of a Parquet file, which is read as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of one file. Either each names a file, or each holds its bytes."""
+
+    rows: tuple[Row, ...]
+    """`path` is the name in the row, empty where bytes came without one."""
+    column: str | None
+    """Which column holds bytes; None where rows name files."""
+    has_bytes: tuple[bool, ...]
+    """By row."""
+
+
+def read_table(file: Path, takes: str, *, column: str | None, prompt_field: str | None) -> Table:
+    """The rows of a Parquet or Arrow file; of bytes, only whether they are there.
+
+    Args:
+        takes, column, prompt_field: as for `read_manifest`; where no column has one of the names to try, the only one
+            that holds bytes is taken.
+    Raises:
+        ConfigError: pyarrow is missing, or no column fits.
+        ImageError: the file is no table.
+    """
+    pa = _pyarrow()
+    try:
+        schema = _schema(file)
+        fields = {field.name: field.type for field in schema}
+        chosen = _choose(pa, file, fields, takes, column)
+        if prompt_field is not None:
+            check_prompt_field(file, list(fields), prompt_field)
+        holds_bytes = _bytes_of(pa, fields[chosen]) is not None
+        rows: list[Row] = []
+        has_bytes: list[bool] = []
+        for name, value, prompt in _cells(pa, file, fields, chosen, prompt_field):
+            record = {chosen: value, **({} if prompt_field is None else {prompt_field: prompt})}
+            if not holds_bytes:
+                rows.append(row_of(name, record, chosen, prompt_field))
+                has_bytes.append(False)
+                continue
+            there, path = value
+            try:
+                if not there and not path:
+                    raise ImageError("row", f"{name} has no {chosen}")
+                said = None if prompt_field is None else prompt_of(name, record, prompt_field)
+                rows.append(Row(name, path.replace("\0", "") if there else path, said))
+            except ImageError as error:
+                rows.append(Row(name, problem=error))
+            has_bytes.append(there)
+    except (pa.ArrowException, OSError) as error:
+        raise ImageError("table", f"{file} cannot be read as a table: {str(error)[:300]}") from error
+    return Table(tuple(rows), chosen if holds_bytes else None, tuple(has_bytes))
+
+
+def read_cell(at: CellAt) -> bytes:
+    """The bytes in a cell.
+
+    Raises:
+        ImageError: the file, the row or the column is not there any more, or holds no bytes.
+    """
+    pa = _pyarrow()
+    facts = facts_of(at.path)
+    if facts is None:
+        raise ImageError("missing", f"{at.path} cannot be read")
+    try:
+        if at.path.endswith(".arrow"):
+            value = _arrow_table(at.path, facts).column(at.column)[at.row]
+        else:
+            group, first = _group_of(at.path, facts, at.row)
+            value = _parquet_group(at.path, facts, group, at.column)[at.row - first]
+        if isinstance(value, pa.StructScalar):
+            value = value["bytes"]
+        content = value.as_py()
+    except (pa.ArrowException, OSError, KeyError, IndexError) as error:
+        raise ImageError("table", f"row {at.row} of {at.path} cannot be read: {str(error)[:300]}") from error
+    if not isinstance(content, bytes):
+        raise ImageError("row", f"row {at.row} of {at.path} holds no bytes in {at.column}")
+    return content
+
+
+def saved_files(folder: Path) -> list[Path] | None:
+    """The Arrow files of a folder that `save_to_disk` made, all splits; None where it is none.
+
+    Raises:
+        ConfigError: it is one, and not whole.
+    """
+    splits, state = folder / "dataset_dict.json", folder / "state.json"
+    try:
+        if splits.is_file():
+            names = [Path(split).name for split in json.loads(splits.read_bytes())["splits"]]
+            return [file for name in names for file in saved_files(folder / name) or []]
+        if not (state.is_file() and (folder / "dataset_info.json").is_file()):
+            return None
+        return [folder / Path(file["filename"]).name for file in json.loads(state.read_bytes())["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder} is not whole: save_to_disk writes other JSON files ({error!r})") from error
+
+
+def fetch_hub(name: str) -> tuple[list[Path], Path]:
+    """Fetch a data set, `hf:ORG/NAME` or `hf:ORG/NAME:SPLIT`, as Arrow files.
+
+    Returns:
+        The files, and the folder that `datasets` keeps its own in.
+    Raises:
+        ConfigError: the name is none, `datasets` is not installed, or the data set cannot be fetched.
+    """
+    match = _HUB_NAME.fullmatch(name)
+    if match is None:
+        raise ConfigError(f"{name} is no data set: write hf:ORG/NAME or hf:ORG/NAME:SPLIT")
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(f"{name} needs the library datasets: pip install 'theworld[datasets]'") from error
+    repo, split = match.groups()
+    try:
+        fetched = datasets.load_dataset(repo, split=split)
+        splits = [fetched] if split else list(fetched.values())
+        return [Path(file["filename"]) for each in splits for file in each.cache_files], Path(
+            datasets.config.HF_CACHE_HOME
+        )
+    except Exception as error:  # the network, the Hub, a builder: each has its own
+        raise ConfigError(
+            f"the data set {repo}{f', split {split},' if split else ''} cannot be fetched from the Hugging Face Hub: "
+            f"{type(error).__name__}: {str(error)[:300]}. Check the name and the network, or save it where there is "
+            "one with save_to_disk and name that folder"
+        ) from error
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ConfigError("Parquet and Arrow files need pyarrow: pip install 'theworld[datasets]'") from error
+    return pyarrow
+
+
+def _choose(pa: Any, file: Path, fields: dict[str, Any], takes: str, column: str | None) -> str:
+    fit = {name for name, type_ in fields.items() if _is_text(pa, type_) or _bytes_of(pa, type_) is not None}
+    blobs = [name for name, type_ in fields.items() if _bytes_of(pa, type_) is not None]
+    if column is None and not fit.intersection(candidates(takes)) and len(blobs) == 1:
+        return blobs[0]
+    chosen = choose_column(file, list(fields if column else fit), takes, column)
+    if chosen not in fit:
+        raise ConfigError(f"{file}: the column {chosen} is of type {fields[chosen]}, and neither names nor bytes")
+    return chosen
+
+
+def _is_text(pa: Any, type_: Any) -> bool:
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_)
+
+
+def _bytes_of(pa: Any, type_: Any) -> str | None:
+    """Where in a type the bytes are: "" in itself, "bytes" in a field of it; None where it has none."""
+    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
+        return ""
+    if pa.types.is_struct(type_):
+        names = {type_.field(number).name: type_.field(number).type for number in range(type_.num_fields)}
+        if "bytes" in names and _bytes_of(pa, names["bytes"]) == "":
+            return "bytes"
+    return None
+
+
+def _schema(file: Path) -> Any:
+    pa = _pyarrow()
+    if file.suffix == ".arrow":
+        with _open_arrow(file) as reader:
+            return reader.schema
+    with pa.parquet.ParquetFile(file) as table:
+        return table.schema_arrow
+
+
+def _open_arrow(file: Path) -> Any:
+    pa = _pyarrow()
+    try:
+        return pa.ipc.open_stream(pa.memory_map(str(file)))  # what datasets writes
+    except pa.ArrowInvalid:
+        whole = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        return pa.RecordBatchReader.from_batches(whole.schema, whole.to_batches())
+
+
+def _cells(
+    pa: Any, file: Path, fields: dict[str, Any], chosen: str, prompt_field: str | None
+) -> Iterator[tuple[str, Any, Any]]:
+    """Name, value and prompt of each row; of bytes, a pair: whether there are any, and the path beside them."""
+    holds_bytes = _bytes_of(pa, fields[chosen]) is not None
+    number = 0
+    for batch in _batches(pa, file, fields, chosen, prompt_field):
+        cells = batch.column(chosen)
+        values = _paths(pa, cells) if holds_bytes else cells.to_pylist()
+        prompts = batch.column(prompt_field).to_pylist() if prompt_field is not None else [None] * len(values)
+        for value, prompt in zip(values, prompts, strict=True):
+            yield f"{file.name}:{number}", value, prompt
+            number += 1
+
+
+def _paths(pa: Any, cells: Any) -> list[tuple[bool, str]]:
+    there = cells.is_valid()
+    parts = {cells.type.field(at).name for at in range(cells.type.num_fields)} if pa.types.is_struct(cells.type) else ()
+    if "bytes" in parts:
+        there = pa.compute.and_(there, cells.field("bytes").is_valid())
+    paths = cells.field("path").to_pylist() if "path" in parts else [None] * len(cells)
+    return [(here, path if isinstance(path, str) else "") for here, path in zip(there.to_pylist(), paths, strict=True)]
+
+
+def _batches(pa: Any, file: Path, fields: dict[str, Any], chosen: str, prompt_field: str | None) -> Iterator[Any]:
+    columns = [chosen, *([prompt_field] if prompt_field not in (None, chosen) else [])]
+    if file.suffix == ".arrow":
+        with _open_arrow(file) as reader:
+            for batch in reader:
+                yield batch.select(columns)
+        return
+    has_path = pa.types.is_struct(fields[chosen]) and fields[chosen].get_field_index("path") >= 0
+    with pa.parquet.ParquetFile(file) as table:
+        for group in range(table.num_row_groups):
+            # the bytes themselves need not be read to know that they are all there
+            whole = has_path and _nulls(table.metadata.row_group(group), f"{chosen}.bytes") == 0
+            wanted = [f"{chosen}.path", *columns[1:]] if whole else columns
+            yield from table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=wanted)
+
+
+def _nulls(group: Any, path: str) -> int | None:
+    for number in range(group.num_columns):
+        part = group.column(number)
+        if part.path_in_schema == path:
+            return part.statistics.null_count if part.is_stats_set and part.statistics.has_null_count else None
+    return None
+
+
+@lru_cache(maxsize=8)
+def _arrow_table(path: str, facts: object) -> Any:
+    del facts  # another file of this name is another table
+    return _open_arrow(Path(path)).read_all()  # mapped, not read
+
+
+@lru_cache(maxsize=8)
+def _groups(path: str, facts: object) -> tuple[int, ...]:
+    del facts
+    pa = _pyarrow()
+    with pa.parquet.ParquetFile(path) as table:
+        return tuple(table.metadata.row_group(number).num_rows for number in range(table.num_row_groups))
+
+
+def _group_of(path: str, facts: object, row: int) -> tuple[int, int]:
+    """The row group that holds a row, and the first row of it."""
+    first = 0
+    for number, rows in enumerate(_groups(path, facts)):
+        if row < first + rows:
+            return number, first
+        first += rows
+    raise IndexError(f"it has {first} rows")
+
+
+@lru_cache(maxsize=2)
+def _parquet_group(path: str, facts: object, group: int, column: str) -> Any:
+    """One column of one row group: inputs are read in order, so the next ones are in it too."""
+    del facts
+    pa = _pyarrow()
+    with pa.parquet.ParquetFile(path) as table:
+        of_group = table.metadata.row_group(group)
+        parts = [of_group.column(number) for number in range(of_group.num_columns)]
+        held = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] == column)
+        if held > _MAX_GROUP_BYTES:
+            raise pa.ArrowInvalid(f"a row group holds {held:,} bytes of {column}; write smaller row groups")
+        return table.read_row_group(group, columns=[column]).column(column).combine_chunks()
