@@ -2,7 +2,8 @@
 
 Results go to stdout, progress and warnings to stderr. Exit codes: 0 all done; 1 damage found; 2 wrong use or
 configuration, nothing written; 3 finished, but more inputs failed than --max-bad allows; 10 not a store; 11 locked;
-75 interrupted, the same command resumes. The commands that look after stores stand in cache_cli.py.
+75 interrupted, the same command resumes. The commands that look after stores stand in cache_cli.py, `evaluate` in
+evaluate_cli.py.
 """
 
 from __future__ import annotations
@@ -12,15 +13,13 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from .cache_cli import cache_app
-from .errors import ConfigError, TheWorldError
-
-if TYPE_CHECKING:
-    from .latent_store import LatentStore
+from .errors import TheWorldError
+from .evaluate_cli import device_name, evaluate, own_questions
 
 app = typer.Typer(
     name="theworld",
@@ -72,10 +71,6 @@ def _recipe_option(help: str, *names: str) -> Any:
 
 def _running_option(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=RUNNING)
-
-
-def _study_option(help: str, *names: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="A controlled comparison")
 
 
 @app.command()
@@ -201,205 +196,12 @@ def train(
     if store is None and "store" not in written:
         flags["store"] = Path("latents")
     if questions is None and "questions" not in written:
-        flags["questions"] = _own_questions(Path(flags["store"] or written["store"]))
+        flags["questions"] = own_questions(Path(flags["store"] or written["store"]))
     summary = run_training(load_config(TrainConfig, "train", config, flags), progress=Progress.on_stderr())
     typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else summary.summary())
 
 
-def _own_questions(store: Path) -> Path:
-    """The questions that lie beside the embedded scenes, in the cache folder that holds the store."""
-    for cache in (store, store.parent):
-        found = cache / "scenes" / "questions.jsonl"
-        if found.is_file():
-            return found
-    raise ConfigError(
-        f"which questions? {store} has no scenes of its own beside it, so name a file: "
-        'theworld train --questions FILE.jsonl, one {"image": …, "question": …, "answer": …} a line'
-    )
-
-
-@app.command()
-def evaluate(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders. (default: the newest under runs)")] = None,
-    store: Annotated[Path | None, typer.Option(help="Another store of the same recipe.")] = None,
-    questions: Annotated[Path | None, typer.Option(help="Another questions file.")] = None,
-    split: Annotated[str, typer.Option(help="Which split to ask; 'all' asks everything.")] = "test",
-    steps: Annotated[int | None, typer.Option(help="Rollout steps to read. (default: as trained)")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    arms: Annotated[
-        str | None, _study_option("Train and compare these, separated by commas: text, steps0, frozen, shuffled, …")
-    ] = None,
-    futures: Annotated[Path | None, _study_option("Store of the encoded true futures, for the arm true.")] = None,
-    labels: Annotated[str | None, _study_option("Labelled training scenes. (default: 1000)")] = None,
-    curve: Annotated[
-        str | None, _study_option("Arms trained at every label count; the others at the middle one. (default: all)")
-    ] = None,
-    seeds: Annotated[int | None, _study_option("Trainings of each arm and label count. (default: 5)")] = None,
-    train_steps: Annotated[int | None, _study_option("Updates of each training. (default: 800)")] = None,
-    outcomes: Annotated[
-        Path | None, _study_option("JSON of {scene: whether its rollout ends as the scene truly does}.")
-    ] = None,
-    out: Annotated[Path | None, _study_option("Folder of the study. (default: evidence)")] = None,
-    jobs: Annotated[int | None, _study_option("Processes, of one thread each. (default: one a core)")] = None,
-    config: Annotated[Path | None, _study_option("TOML file: its [train] is every arm's.", "--config")] = None,
-    as_json: Json = False,
-) -> None:
-    """Answer a split's questions and print accuracy by question type, runs side by side; or compare arms."""
-    given = {
-        name: value
-        for name, value in locals().items()
-        if name in ("arms", "futures", "labels", "curve", "seeds", "train_steps", "outcomes", "out", "jobs", "config")
-    }
-    if arms is not None:
-        if runs:
-            raise ConfigError("--arms trains readers of its own: leave out the run folders, or --arms")
-        _compare_arms(store, questions, steps=steps, device=_device(device), as_json=as_json, **given)
-        return
-    if stray := [name for name, value in given.items() if value is not None]:
-        raise ConfigError(f"--{stray[0].replace('_', '-')} belongs to a comparison: add --arms text,steps0,rollout,…")
-    from rich.console import Console
-
-    from ..train.evaluate import compare
-    from ..train.evaluate import evaluate as run_evaluation
-    from .progress import Progress
-
-    folders = runs or [_newest_run()]
-    done = [
-        run_evaluation(
-            run,
-            store=store,
-            questions=questions,
-            split=None if split == "all" else split,
-            steps=steps,
-            device=_device(device),
-            progress=Progress.on_stderr(),
-        )
-        for run in folders
-    ]
-    if as_json:
-        typer.echo(json.dumps([evaluation.model_dump(mode="json") for evaluation in done], indent=2))
-        return
-    Console().print(done[0].table() if len(done) == 1 else compare(folders))
-
-
-def _compare_arms(
-    store: Path | None,
-    questions: Path | None,
-    *,
-    arms: str,
-    futures: Path | None,
-    labels: str | None,
-    curve: str | None,
-    seeds: int | None,
-    train_steps: int | None,
-    outcomes: Path | None,
-    out: Path | None,
-    jobs: int | None,
-    config: Path | None,
-    steps: int | None,
-    device: Any,
-    as_json: bool,
-) -> None:
-    from rich.console import Console
-
-    from ..train.config import TrainConfig
-    from ..train.evidence import Study, run_study
-    from ..train.findings import find, read_outcomes
-    from ..train.report import write_report
-    from ..train.tally import Answers
-    from ..train.telling import telling_scenes
-    from .config import load_config, read_table
-    from .progress import Progress
-
-    store = store or Path("latents")
-    written = read_table(config, "train") if config else {}
-    flags = {
-        "store": store,
-        "questions": questions or (None if "questions" in written else _own_questions(store)),
-        "futures": futures,
-        "steps": steps,
-        "train_steps": train_steps,
-        "device": None if device == "auto" else device,
-    }
-    study = Study(
-        arms=_names(arms),
-        labels=_counts(labels or "1000"),
-        curve=None if curve is None else _names(curve),
-        seeds=5 if seeds is None else seeds,
-        settings=load_config(TrainConfig, "train", config, flags),
-        out=out or Path("evidence"),
-    )
-    known = read_outcomes(outcomes) if outcomes is not None else None
-    progress = Progress.on_stderr()
-    units = run_study(study, jobs=jobs, progress=progress)
-    own = _own_scenes(study.settings.questions, study.settings.store)
-    if known is None and own is not None:
-        known = read_outcomes(_read_rollouts(*own, study.out, progress))
-    found = find(study, units, outcomes=known)
-    if own is not None:
-        _draw_strips(*own, telling_scenes(Answers(study, units)), study.out)
-    page = write_report(found, study.out)
-    if as_json:
-        typer.echo(found.to_json())
-        return
-    for table in found.tables():
-        Console().print(table)
-    typer.echo(f"results: {page}")
-
-
-def _own_scenes(questions: Path, path: Path) -> tuple[LatentStore, Path] | None:
-    """The rollouts and the folder of scenes they are of, where both come from the embedded world."""
-    from ..precompute.world import resolve_world
-    from .store import open_store
-
-    if not (questions.parent / "scenes.jsonl").is_file():
-        return None
-    store = open_store(path)
-    return (store, questions.parent) if store.recipe.world == resolve_world(None).identity else None
-
-
-def _read_rollouts(store: LatentStore, scenes: Path, out: Path, progress: Any) -> Path:
-    """Which rollouts end as their scenes do, found out once per study."""
-    from ..precompute.worldlet.witness import rollout_outcomes
-    from .commit import replace
-
-    path = out / "outcomes.json"
-    if not path.exists():
-        known = rollout_outcomes(store, scenes, progress=progress)
-        replace(out, path, f"{json.dumps(known, indent=0)}\n".encode())
-    return path
-
-
-def _draw_strips(store: LatentStore, scenes: Path, told: dict[str, tuple[str, list[str]]], out: Path) -> None:
-    from ..precompute.worldlet.witness import draw_strips
-
-    folder = out / "strips"
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
-    pictures = draw_strips(store, scenes, list(told.values()))
-    for name, picture in zip(told, pictures, strict=True):
-        picture.save(folder / f"{name}.png")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(
-            f"--labels must be numbers separated by commas, such as 250,1000,4000; got {text!r}"
-        ) from error
-
-
-def _newest_run() -> Path:
-    runs = sorted(Path("runs").glob("*/theworld.json"), key=lambda path: path.stat().st_mtime)
-    if not runs:
-        raise ConfigError(f"there is no run under {Path('runs').resolve()}; train one first: theworld train --cache")
-    return runs[-1].parent
+app.command()(evaluate)
 
 
 @app.command()
@@ -419,8 +221,8 @@ def ask(
     from ..train.checkpoint import load_run
     from ..train.evaluate import ask as run_ask
 
-    loaded = load_run(run, device=_device(device))
-    live = LiveWorld.for_recipe(loaded.meta.recipe, world=world, device=_device(device))
+    loaded = load_run(run, device=device_name(device))
+    live = LiveWorld.for_recipe(loaded.meta.recipe, world=world, device=device_name(device))
     latents = live.roll_out(image)
     wanted = [choice.strip() for choice in choices.split(",")] if choices else None
     answer = run_ask(loaded, latents, question, wanted, steps=steps)
@@ -434,12 +236,6 @@ def ask(
     typer.echo(answer.text)
     for ranked in answer.ranked:
         typer.echo(f"  {ranked.probability:6.1%}  {ranked.choice}", err=True)
-
-
-def _device(name: str) -> Any:
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device must be auto, cpu or cuda, got {name}")
-    return name
 
 
 @app.command()

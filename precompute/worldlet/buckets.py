@@ -14,6 +14,7 @@ from .stage import (
     SIZE,
     TINTS,
     UNSEEN_COLORS,
+    VIDEO_FRAMES,
     Ball,
     Layout,
     Motion,
@@ -107,7 +108,7 @@ class Buckets:
     def outcome(self, layout: Layout, motion: Motion) -> str | None:
         ball = layout.movers[0]
         assert isinstance(ball, Ball)
-        rest = motion.states[32:, 0]
+        rest = motion.states[VIDEO_FRAMES - 1 :, 0]
         x = float(rest[0, 0])
         settled = (
             rest[0, 1] > GROUND_Y - ball.radius - 1.5
@@ -119,10 +120,10 @@ class Buckets:
 
     def event(self, layout: Layout, motion: Motion) -> int:
         del layout
-        path = motion.states[:33, 0]
+        path = motion.states[:VIDEO_FRAMES, 0]
         end = bin_of(float(path[-1, 0]))
         outside = [n for n, (x, y, _) in enumerate(path) if y < DIVIDER_TOP or bin_of(x) != end]
-        return min(32, 1 + max(outside, default=0))
+        return min(VIDEO_FRAMES - 1, 1 + max(outside, default=0))
 
     def words(self, layout: Layout, answer: str, heuristic: str) -> dict[str, tuple[str, tuple[str, ...]]]:
         count = len(layout.ramps)

@@ -15,6 +15,7 @@ from .stage import (
     SIZE,
     TINTS,
     UNSEEN_COLORS,
+    VIDEO_FRAMES,
     Ball,
     Block,
     Layout,
@@ -133,13 +134,13 @@ class Contact:
 
     def outcome(self, layout: Layout, motion: Motion) -> str | None:
         distance = clearance(layout, motion.states)
-        moved = abs(motion.states[32, 1, 0] - motion.states[0, 1, 0])
+        moved = abs(motion.states[VIDEO_FRAMES - 1, 1, 0] - motion.states[0, 1, 0])
         if distance[:30].min() < 0.3 and moved > _PUSHED:
             return "yes"
         return "no" if distance.min() > _CLEAR else None
 
     def event(self, layout: Layout, motion: Motion) -> int:
-        distance = clearance(layout, motion.states)[:33]
+        distance = clearance(layout, motion.states)[:VIDEO_FRAMES]
         return int(np.argmin(distance))
 
     def words(self, layout: Layout, answer: str, heuristic: str) -> dict[str, tuple[str, tuple[str, ...]]]:

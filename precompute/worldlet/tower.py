@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 
 from .family import COUNTS, Ask, ask_color, ask_count, color_choices
-from .stage import COLORS, GROUND_Y, SIZE, TINTS, Block, Layout, Motion
+from .stage import COLORS, GROUND_Y, SIZE, TINTS, VIDEO_FRAMES, Block, Layout, Motion
 
 _STILL, _FALLEN = 0.7, 6.0  # px that no block may, and some block must, have moved when the clip ends
 _MARGIN = 0.6  # px between a centre of mass and the edge that carries it
@@ -64,11 +64,11 @@ class Tower:
         moved = np.abs(motion.states[:, :, :2] - motion.states[:1, :, :2]).max(axis=(1, 2))
         if moved.max() < _STILL:
             return "no"
-        return "yes" if moved[32] > _FALLEN else None
+        return "yes" if moved[VIDEO_FRAMES - 1] > _FALLEN else None
 
     def event(self, layout: Layout, motion: Motion) -> int:
         del layout
-        moved = np.abs(motion.states[:33, :, :2] - motion.states[:1, :, :2]).max(axis=(1, 2))
+        moved = np.abs(motion.states[:VIDEO_FRAMES, :, :2] - motion.states[:1, :, :2]).max(axis=(1, 2))
         return int(np.argmax(moved > 2.0)) if moved.max() > 2.0 else 0
 
     def words(self, layout: Layout, answer: str, heuristic: str) -> dict[str, tuple[str, tuple[str, ...]]]:
