@@ -13,7 +13,6 @@ Axes:  F video frame   H, W pixel row, column
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Generator
 from fractions import Fraction
 from pathlib import Path
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ..pipeline.commit import replace
 from ..pipeline.errors import ConfigError, ImageError
 from ..pipeline.recipe import Fit
 from .images import fit_image, to_rgb, to_tensor
@@ -79,12 +79,7 @@ def write_video(path: Path, frames: NDArray[Any], fps: int | float) -> None:
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
         container.mux(stream.encode(None))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(buffer.getbuffer())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    replace(path.parent, path, buffer.getbuffer(), durable=False)
 
 
 def load_video(

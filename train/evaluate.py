@@ -7,7 +7,6 @@ Elsewhere: how an answer is found (answer.py), training (trainer.py).
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
+from ..pipeline.commit import replace
 from ..pipeline.config import DeviceName
 from ..pipeline.errors import ConfigError, RunError
 from ..pipeline.progress import Progress
@@ -229,9 +229,7 @@ def _save(run: Path, evaluation: Evaluation) -> None:
         name += f"-{evaluation.arm}"
     if evaluation.steps != evaluation.trained_steps:
         name += f"-steps{evaluation.steps}"
-    part = run / f".{name}.{os.getpid()}"
-    part.write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    part.replace(run / f"{name}.json")
+    replace(run, run / f"{name}.json", f"{evaluation.model_dump_json(indent=1)}\n".encode())
 
 
 def _table(evaluations: Sequence[Evaluation]) -> Table:

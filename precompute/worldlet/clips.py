@@ -6,8 +6,8 @@ of these clips (encode.py).
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipeline.commit import replace
 from .scenes import FAMILIES, VERSION, Scene, make_pair, make_video
 from .stage import MAX_MOVERS, VIDEO_FRAMES, Ball, Block, Layout, Mover, coverage
 
@@ -111,9 +112,7 @@ def write_chunk(folder: Path, split: str, chunk: int, *, seed: int = 0, size: in
     clips = clips_of(draw_scenes(split, size, start=chunk * size, seed=seed))
     save_array(path, clips.frames)
     save_array(folder / f"{stem}.states.npy", clips.states)
-    part = marker.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(clips.facts))
-    part.replace(marker)
+    replace(folder, marker, json.dumps(clips.facts).encode())
     return path
 
 
@@ -139,8 +138,7 @@ def load_clips(folder: Path, split: str, count: int, *, seed: int = 0, size: int
 
 
 def save_array(path: Path, array: NDArray[np.generic]) -> None:
-    """Write a plain .npy beside its place, then rename it into it."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as handle:
-        np.save(handle, array, allow_pickle=False)
-    part.replace(path)
+    """Write a plain .npy, whole and durable."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    replace(path.parent, path, buffer.getbuffer())

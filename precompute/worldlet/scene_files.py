@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from typing import Any
 
 from PIL import Image
 
+from ...pipeline.commit import replace
 from ...pipeline.errors import ConfigError
 from .scenes import FAMILIES, SPLITS, VERSION, Scene, make_pair, questions
 from .stage import FPS
@@ -162,9 +162,6 @@ def read_truth(folder: Path) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write beside the place, then rename into it; a file that already holds `data` is left alone."""
-    if path.exists() and path.read_bytes() == data:
-        return
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    """The file appears whole, or is left alone where it holds `data`. Not durable: see `replace`."""
+    if not path.exists() or path.read_bytes() != data:
+        replace(path.parent, path, data, durable=False)
