@@ -1,7 +1,8 @@
 """`theworld cache …`: looking at stores and looking after them. Nothing is deleted or moved without --apply.
 
-Exit codes, for scripts: 0 all well; 1 damage found, or something could not be copied; 2 wrong use; 10 not a store;
-11 another repair or gc is at work. Results go to stdout, progress to stderr.
+Exit codes, for scripts: 0 all well; 1 damage found (or, by an audit, other latents), or something could not be copied;
+2 wrong use; 10 not a store; 11 another repair or gc is at work. Results go to stdout, progress to stderr.
+Elsewhere: what needs the world model, `preview` and the audit of `verify` (see_cli.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import ConfigError, StoreNotFoundError, TheWorldError
+from .see_cli import audit_store, preview
 
 cache_app = typer.Typer(
     help="List, check, repair and convert stores of latents.",
@@ -28,6 +30,10 @@ SMALLEST_GRACE_S = 3600.0
 Store = Annotated[Path, typer.Argument(help="A store, or a cache folder with one store in it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Apply = Annotated[bool, typer.Option("--apply", help="Do it; without, only say what would be done.")]
+
+
+def _audit_option(help: str) -> Any:
+    return typer.Option(help=help, rich_help_panel="With --recompute")
 
 
 @cache_app.command("list")
@@ -88,6 +94,9 @@ def info(
     typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else "\n".join(summary.lines()))
 
 
+cache_app.command()(preview)
+
+
 @cache_app.command()
 def verify(
     store: Store = DEFAULT_CACHE,
@@ -96,6 +105,16 @@ def verify(
     sample: Annotated[
         str | None, typer.Option(help="i/n: only every n-th shard from the i-th; n nights see them all.")
     ] = None,
+    recompute: Annotated[
+        int | None, typer.Option(min=1, help="Audit: make so many random samples again from their inputs, and compare.")
+    ] = None,
+    images: Annotated[Path | None, _audit_option("Folder the store was made from. (default: its own scenes)")] = None,
+    seed: Annotated[int | None, _audit_option("Which samples. (default: by the time; printed)")] = None,
+    tolerance: Annotated[
+        float | None, _audit_option("Allowed beyond rounding; 0 wants the same bits. (default: as measured)")
+    ] = None,
+    world: Annotated[str | None, _audit_option("Folder of the world model, if not where the recipe says.")] = None,
+    device: Annotated[str | None, _audit_option("auto, cpu or cuda. (default: auto)")] = None,
     as_json: Json = False,
 ) -> None:
     """Is everything there, and is it what was committed? Changes nothing. Exit code 1 where damage is found."""
@@ -103,14 +122,24 @@ def verify(
     from .store import resolve_store
     from .verify import verify as run_verify
 
+    asked = {"images": images, "seed": seed, "tolerance": tolerance, "world": world, "device": device}
+    if recompute is None and (stray := [name for name, value in asked.items() if value is not None]):
+        raise ConfigError(f"--{stray[0]} belongs to an audit: add --recompute N")
     found = run_verify(
         resolve_store(store),
         level="deep" if deep else "read" if read else "names",
         sample=_part(sample),
         progress=Progress.on_stderr(),
     )
-    typer.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(found.lines()))
-    if found.damage:
+    audited = None if recompute is None or found.damage else audit_store(found.store, recompute, **asked)
+    if as_json:
+        said = found.to_json() if recompute is None else {**found.to_json(), "audit": audited and audited.to_json()}
+        typer.echo(json.dumps(said, indent=2))
+    else:
+        typer.echo("\n".join([*found.lines(), *(audited.lines() if audited else [])]))
+        if recompute is not None and audited is None:
+            typer.echo("nothing was made again: what is damaged comes first")
+    if found.damage or (audited is not None and audited.different):
         raise typer.Exit(1)
 
 

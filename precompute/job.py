@@ -110,6 +110,8 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
         "world_folder": str(world.folder),
         "store": str(store.path),
         "device": device,
+        "world_name": world.name,
+        "fps": world.card.fps,
         "batch_size": config.batch_size or kind.batch[0 if device == "cpu" else 1],
         "text": str(text_file) if text_file else None,
     }

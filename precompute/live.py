@@ -14,10 +14,13 @@ from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, ImageError
 from ..pipeline.keys import key_of_bytes
 from ..pipeline.recipe import Recipe
+from ..pipeline.store import PROMPT, LatentStore
+from .batch import make_batch
 from .cosmos import CosmosWorld
 from .images import read_input_file, to_image
 from .kinds import KINDS, Loaded
 from .preview import answer_picture
+from .text import TextEmbeddings
 from .world import WORLDLET, resolve_world
 
 _log = logging.getLogger(__name__)
@@ -26,37 +29,56 @@ _log = logging.getLogger(__name__)
 class LiveWorld:
     """A world model loaded for one recipe."""
 
-    def __init__(self, world: CosmosWorld, recipe: Recipe, *, fps: float) -> None:
+    def __init__(self, world: CosmosWorld, recipe: Recipe, *, fps: float, name: str = "") -> None:
         """
         Args:
-            fps: video frames per second of what the world model was trained on.
+            fps: video frames per second of what the world model was trained on. name: for people.
         """
+        self.name = name
         self.world = world
         self.recipe = recipe
         self.fps = recipe.fps or fps
         self._kind = KINDS[recipe.kind]
 
     @classmethod
-    def for_recipe(cls, recipe: Recipe, *, world: str | None = None, device: DeviceName = "auto") -> LiveWorld:
+    def for_recipe(
+        cls, recipe: Recipe, *, world: str | None = None, device: DeviceName = "auto", text: Path | None = None
+    ) -> LiveWorld:
         """Load the world model a recipe names.
 
         Args:
             world: where it lies; by default the Hub id in the recipe, or the embedded worldlet.
+            text: file of the recipe's prompt embeddings, where it has a prompt.
         Raises:
-            ConfigError: the weights found are not the recipe's, or the recipe has a prompt.
+            ConfigError: the weights found are not the recipe's, or the recipe has a prompt and no `text` is given.
             WorldModelError: they cannot be found or loaded.
         """
-        if recipe.prompt is not None or recipe.negative_prompt is not None:
-            raise ConfigError("this run was trained on prompted rollouts; a prompt needs precompute and its guardrail")
+        prompted = recipe.prompt is not None or recipe.negative_prompt is not None
+        if prompted and text is None:
+            raise ConfigError(
+                "these latents were made with a prompt, and a prompt needs precompute and its guardrail. Only what "
+                f"a store keeps of it ({PROMPT}) could be used without them, and there is none here"
+            )
         name = world or recipe.world.removeprefix("hub:") if world or recipe.world.startswith("hub:") else WORLDLET
-        source = resolve_world(name)
+        source = resolve_world(name, with_text=prompted)
         if source.identity != recipe.world:
             raise ConfigError(
-                f"the run was trained on rollouts of {recipe.world}, and {name} is {source.identity}. "
-                "Name the world model it was trained on with --world"
+                f"these latents are of the weights {recipe.world}, and {name} is {source.identity}. "
+                "Name the world model they were made with: --world PATH"
             )
-        loaded = CosmosWorld.load(source.folder, device=str(resolve_device(device)), compute_dtype=recipe.compute_dtype)
-        return cls(loaded, recipe, fps=float(source.card.fps))
+        loaded = CosmosWorld.load(
+            source.folder,
+            device=str(resolve_device(device)),
+            compute_dtype=recipe.compute_dtype,
+            text=TextEmbeddings.load(text) if prompted and text is not None else None,
+        )
+        return cls(loaded, recipe, fps=float(source.card.fps), name=source.name)
+
+    @classmethod
+    def for_store(cls, store: LatentStore, *, world: str | None = None, device: DeviceName = "auto") -> LiveWorld:
+        """Load the world model a store was made with, and the prompt embeddings it keeps; raises as `for_recipe`."""
+        text = store.path / PROMPT
+        return cls.for_recipe(store.recipe, world=world, device=device, text=text if text.is_file() else None)
 
     def roll_out(self, file: Path) -> Float[Tensor, "1 C T H W"]:
         """Standardised latents of one image file, or of one video for recipes of kind frames, as precompute would
@@ -68,7 +90,11 @@ class LiveWorld:
         content, loaded = self._load(file)
         if loaded.note:
             _log.warning("%s is %s", file, loaded.note)
-        return self._kind.latents(self.world, loaded.pixels.unsqueeze(0), [key_of_bytes(content)], self.recipe).cpu()
+        return self.roll_out_batch([loaded.pixels], [key_of_bytes(content)], size=1)
+
+    def roll_out_batch(self, pixels: Sequence[Tensor], keys: Sequence[str], *, size: int) -> Tensor:
+        """Latents (B, C, T, H, W) of loaded inputs, with the bits that a worker with batches of `size` gives them."""
+        return make_batch(self._kind, self.world, pixels, keys, self.recipe, size)
 
     def save_answer(
         self,

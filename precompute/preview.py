@@ -10,8 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .drawing import ACCENT as _ACCENT
+from .drawing import INK as _INK
+from .drawing import PALE as _PALE
+from .drawing import SOFT as _SOFT
+from .drawing import draw_arrow, to_frames
+
 _TILE, _MARGIN, _BAR = 128, 16, 260
-_INK, _SOFT, _ACCENT, _PALE = (28, 28, 30), (120, 120, 124), (118, 185, 0), (228, 228, 230)
 
 
 def answer_picture(
@@ -45,9 +50,7 @@ def answer_picture(
         picture.paste(tile.resize(side, sample), (left, top))
         draw.rectangle((left, top, left + side[0] - 1, top + _TILE - 1), outline=_ACCENT if number else _INK)
     if len(tiles) > 1:
-        x, y = _MARGIN + side[0] + 8, top + _TILE // 2
-        draw.line((x, y, x + 16, y), fill=_ACCENT, width=3)
-        draw.polygon([(x + 14, y - 7), (x + 24, y), (x + 14, y + 7)], fill=_ACCENT)
+        draw_arrow(draw, _MARGIN + side[0] + 8, top + _TILE // 2)
         left = _MARGIN + step + first_gap
         draw.text((left, _MARGIN - 2), "what the world model foresees", fill=_ACCENT, font=small, anchor="ls")
     draw.text((_MARGIN, text_top), question, fill=_INK, font=large)
@@ -66,5 +69,4 @@ def answer_picture(
 
 def _last_of_each_four(videos: Float[Tensor, "B 3 F height width"]) -> NDArray[np.uint8]:
     """(B, T, height, width, 3): the video frame that ends each latent frame."""
-    frames = videos[:, :, ::4].permute(0, 2, 3, 4, 1)
-    return ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
+    return to_frames(videos[:, :, ::4])

@@ -49,9 +49,10 @@ _STILL_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix")
 # Slower than swscale's defaults, and the same bits on every CPU.
 _CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
 _LOSSLESS = {"crf": "0", "preset": "ultrafast"}
+_TO_WATCH = {"crf": "18", "preset": "medium"}
 
 
-def write_video(path: Path, frames: NDArray[Any], fps: int | float) -> None:
+def write_video(path: Path, frames: NDArray[Any], fps: int | float, *, lossless: bool = True) -> None:
     """Write frames as a lossless H.264 RGB file in an MP4; reading it gives the same pixels back, bit for bit.
 
     The file appears whole or not at all, replacing what was there. Equal frames and fps give equal files, with the
@@ -61,6 +62,7 @@ def write_video(path: Path, frames: NDArray[Any], fps: int | float) -> None:
         path: ends in `.mp4`; its folder exists.
         frames: uint8 (F, H, W, 3) RGB, F at least 1.
         fps: video frames per second.
+        lossless: False writes what every player and browser shows, H.264 in yuv420p; height and width are even then.
     Raises:
         ConfigError: the frames have another shape or dtype, or fps is not positive.
         OSError: the file cannot be written.
@@ -72,9 +74,10 @@ def write_video(path: Path, frames: NDArray[Any], fps: int | float) -> None:
         )
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264rgb", rate=Fraction(fps).limit_denominator(1001), options=_LOSSLESS)
+        codec, options = ("libx264rgb", _LOSSLESS) if lossless else ("libx264", _TO_WATCH)
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "rgb24"
+        stream.pix_fmt = "rgb24" if lossless else "yuv420p"
         stream.thread_count = 1  # the number of threads would change the bytes
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))

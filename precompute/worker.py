@@ -6,14 +6,11 @@ Knows no Ray: the job runs it in this process or inside actors, with the same re
 from __future__ import annotations
 
 import os
-import platform
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -23,6 +20,7 @@ from ..pipeline.errors import ImageError, LatentShapeError
 from ..pipeline.keys import key_of_sample
 from ..pipeline.ledger import Failure
 from ..pipeline.store import open_store
+from .batch import machine_facts, make_batch
 from .cosmos import CosmosWorld
 from .decoder import shared_decoder
 from .kinds import KINDS, Loaded
@@ -38,6 +36,10 @@ class WorkerSetup:
     store: str
     device: str
     batch_size: int
+    world_name: str | None = None
+    """For people; recorded beside each shard, as is `fps`."""
+    fps: float | None = None
+    """Video frames per second of the world model's training clips: what its steps are in seconds."""
     threads: int | None = None
     """CPU threads of torch; None leaves them as they are."""
     text: str | None = None
@@ -81,6 +83,7 @@ class Worker:
             text=TextEmbeddings.load(Path(setup.text)) if setup.text else None,
         )
         self._device = setup.device
+        self._world_name, self._fps = setup.world_name, setup.fps
         self._batch_size = setup.batch_size
         self._load_s = time.monotonic() - started
 
@@ -165,36 +168,22 @@ class Worker:
         while len(done) < len(keys):
             size = self._batch_size
             part = slice(len(done), len(done) + size)
-            # Always a full batch: kernels may round differently for another batch size, and with the size fixed
-            # a latent has the same bits whichever samples share its batch.
-            missing = size - len(keys[part])
-            batch_keys = keys[part] + keys[part][-1:] * missing
-            batch = torch.stack(pixels[part] + pixels[part][-1:] * missing)
             try:
-                latents = self._kind.latents(self._world, batch, batch_keys, self._recipe)
+                done.extend(make_batch(self._kind, self._world, pixels[part], keys[part], self._recipe, size))
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
                 torch.cuda.empty_cache()
                 self._batch_size = size // 2
-                continue
-            done.extend(latents[: size - missing].float().cpu())
         return torch.stack(done)
 
     def _facts(self, seconds: dict[str, float]) -> dict[str, object]:
         """Recorded beside the shard, never hashed: who made it, with what, at what cost."""
-        name = torch.cuda.get_device_name(self._device) if self._device.startswith("cuda") else platform.processor()
         return {
-            "host": socket.gethostname(),
-            "device": f"{self._device} {name}".strip(),
-            "threads": torch.get_num_threads(),
+            **machine_facts(self._device),
             "batch_size": self._batch_size,
             "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
-            "versions": {
-                "torch": torch.__version__,
-                "diffusers": version("diffusers"),
-                "python": platform.python_version(),
-            },
+            "world": {"name": self._world_name, "fps": self._fps},
         }
 
 

@@ -1,0 +1,86 @@
+"""What of `theworld cache …` needs the world model: `preview`, and the audit of `verify`; for cache_cli.py to register."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def preview(
+    store: Annotated[Path, typer.Argument(help="A store, or a cache folder with one store in it.")] = Path("latents"),
+    wanted: Annotated[
+        list[str] | None, typer.Argument(help="Keys, names or files of inputs. (default: --samples of them)")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, max=64, help="Draw so many where none are named.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of that draw; the same seed draws the same.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=0, help="Rollout steps to show. (default: all)")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder the store was made from. (default: the cache's own scenes)")
+    ] = None,
+    true: Annotated[
+        Path | None, typer.Option(help="Store of kind frames with the true futures, for a second row.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("preview"),
+    video: Annotated[bool, typer.Option("--video", help="Also an MP4.")] = False,
+    world: Annotated[
+        str | None, typer.Option(help="Folder of the world model, if it is not where the recipe says.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Decode some samples and draw them: a contact sheet (PNG) and an animation (GIF)."""
+    from ..precompute.store_preview import preview as run_preview
+    from .evaluate_cli import device_name
+    from .progress import Progress
+    from .store import open_store
+
+    progress = Progress.on_stderr()
+    done = run_preview(
+        open_store(store, tolerate_damage=True),
+        out,
+        wanted=wanted or (),
+        samples=samples,
+        seed=seed,
+        steps=steps,
+        images=images,
+        world=world,
+        true=None if true is None else open_store(true, tolerate_damage=True),
+        video=video,
+        device=device_name(device),
+        progress=progress,
+    )
+    for note in done.notes:
+        progress.say(note)
+    typer.echo(json.dumps(done.to_json(), indent=2) if as_json else "\n".join(map(str, done.files)))
+
+
+def audit_store(
+    store: Path,
+    count: int,
+    *,
+    images: Path | None,
+    seed: int | None,
+    tolerance: float | None,
+    world: str | None,
+    device: str | None,
+) -> Any:
+    """The audit of `cache verify --recompute`: an `Audit`."""
+    from ..precompute.audit import audit
+    from .evaluate_cli import device_name
+    from .progress import Progress
+    from .store import open_store
+
+    return audit(
+        open_store(store),
+        count,
+        seed=time.time_ns() % 2**32 if seed is None else seed,
+        images=images,
+        world=world,
+        tolerance=tolerance,
+        device=device_name(device or "auto"),
+        progress=Progress.on_stderr(),
+    )

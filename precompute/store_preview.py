@@ -1,0 +1,211 @@
+"""Look at a store: some of its samples, decoded, as a contact sheet, an animation and, if wanted, a video.
+
+Lives here: which samples, their pixels, the files. Elsewhere: drawing them (contact_sheet.py), where their inputs are
+(originals.py), what each latent frame is (pipeline/time_axis.py).
+
+Axes:  T latent frame   F video frame
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..pipeline.commit import make_folders, replace
+from ..pipeline.config import DeviceName
+from ..pipeline.errors import ConfigError, ImageError
+from ..pipeline.latents import as_tensor
+from ..pipeline.progress import Progress
+from ..pipeline.store import LatentStore
+from ..pipeline.time_axis import column, horizon_s, is_clip
+from .contact_sheet import Row, Words, draw_animation, draw_sheet, gif, held
+from .drawing import to_frames
+from .images import to_image
+from .live import LiveWorld
+from .originals import Originals, key_named
+from .world import WORLDLET, resolve_world
+
+MAX_COLUMNS = 13
+"""Of a sheet; of longer rollouts so many frames are shown, evenly spread."""
+_PICTURES_PER_S = 1.5
+"""In an animation of frames that do not follow one another."""
+
+GUARDRAIL_NOTE = (
+    "note: decoded without NVIDIA's frame guardrail (cosmos_guardrail blurs faces), which its licence asks for where "
+    "decoded frames are used: look at your store with these, and run the guardrail over what you publish"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """What was drawn."""
+
+    files: tuple[Path, ...]
+    samples: tuple[tuple[str, str], ...]
+    """Key and name of each, in order."""
+    without_source: dict[str, int]
+    """Why an input could not be shown -> how many."""
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "files": [str(file) for file in self.files],
+            "samples": [{"key": key, "name": name} for key, name in self.samples],
+            "without_source": self.without_source,
+        }
+
+
+def preview(
+    store: LatentStore,
+    out: Path,
+    *,
+    wanted: Sequence[str] = (),
+    samples: int = 8,
+    seed: int = 0,
+    steps: int | None = None,
+    images: Path | None = None,
+    world: str | None = None,
+    true: LatentStore | None = None,
+    video: bool = False,
+    device: DeviceName = "auto",
+    progress: Progress | None = None,
+) -> Preview:
+    """Draw samples of a store into `out`, as `<store>.png`, `<store>.gif` and, with `video`, `<store>.mp4`.
+
+    Args:
+        wanted: keys, names or files of inputs; none draws `samples` of them by `seed`, the same for the same keys.
+        steps: only the observed frame and the first so many.
+        images: where the inputs are, for the first picture of each row; see `Originals`.
+        world: where the world model's weights are; by default where the recipe says.
+        true: a store of kind frames with the true futures, found by the names of their inputs.
+    Raises:
+        ConfigError: nothing to draw, other weights than the store's, or futures that do not fit.
+        StoreError: a latent cannot be read.
+    """
+    recipe, progress = store.recipe, progress or Progress.silent()
+    if not len(store):
+        raise ConfigError(f"{store.path} is empty: there is nothing to look at yet")
+    keys = [key_named(store, name) for name in wanted] if wanted else _drawn(store, samples, seed)
+    originals = Originals(store, images)
+    futures = _Futures(true, store) if true is not None else None
+    live = LiveWorld.for_store(store, world=world, device=device)
+    rows: list[Row] = []
+    without: Counter[str] = Counter()
+    with progress.bar("decoding", total=len(keys), unit="samples") as bar:
+        for key in keys:
+            names = originals.names(key)
+            source: NDArray[np.uint8] | None = None
+            try:
+                source = np.asarray(to_image(originals.load(key).first))
+            except ImageError as error:
+                without[error.reason] += 1
+            future = futures.key_of(names) if futures is not None else None
+            rows.append(
+                Row(
+                    name=names[0] if names else key,
+                    key=key,
+                    frames=_decoded(live, store, key, steps),
+                    source=source,
+                    true=None if futures is None or future is None else _decoded(live, futures.store, future, steps),
+                )
+            )
+            bar.advance(1)
+
+    taken = recipe.rollout_steps if steps is None else steps
+    stride = live.world.spec.temporal_stride if is_clip(recipe.kind) else 1
+    labels = [column(recipe, t, live.fps, temporal_stride=live.world.spec.temporal_stride) for t in range(1 + taken)]
+    shown = sorted({round(t) for t in np.linspace(0, taken, min(MAX_COLUMNS, 1 + taken))})
+    words = Words(
+        title=store.path.name,
+        about=_about(store, live, f"{len(rows)} of {len(store)} samples"
+                     + ("" if wanted else f", drawn by seed {seed}")),
+        columns=[(stride * t, labels[t]) for t in shown],
+        foreseen=recipe.kind == "rollout",
+    )
+    rate = live.fps / recipe.stride if is_clip(recipe.kind) else _PICTURES_PER_S
+    pictures = draw_animation(rows, words, _labels(labels, live, store, len(rows[0].frames)))
+    make_folders(out)
+    files = [out / f"{store.path.name}.png", out / f"{store.path.name}.gif"]
+    content = io.BytesIO()
+    draw_sheet(rows, words).save(content, "PNG", optimize=True)
+    replace(out, files[0], content.getbuffer())
+    replace(out, files[1], gif(pictures, rate))
+    if video:
+        from .video import write_video
+
+        files.append(out / f"{store.path.name}.mp4")
+        write_video(files[-1], held(pictures, rate), rate, lossless=False)
+    return Preview(
+        files=tuple(files),
+        samples=tuple((row.key, row.name) for row in rows),
+        without_source=dict(without),
+        notes=() if recipe.world == resolve_world(WORLDLET).identity else (GUARDRAIL_NOTE,),
+    )
+
+
+class _Futures:
+    """The store of the true futures, and which of them belongs to an input: the one of the same name."""
+
+    def __init__(self, true: LatentStore, store: LatentStore) -> None:
+        ours, theirs = store.recipe, true.recipe
+        same = ("world", "height", "width", "stride")
+        if theirs.kind != "frames" or theirs.rollout_steps < ours.rollout_steps or ours.kind != "rollout":
+            raise ConfigError(
+                f"--true {true.path} holds {theirs.kind} of {theirs.rollout_steps} steps; beside {ours.kind} of "
+                f"{ours.rollout_steps} steps it takes rollouts and real frames of at least as many: "
+                f"theworld precompute VIDEOS --kind frames --steps {ours.rollout_steps}"
+            )
+        if differing := [name for name in same if getattr(ours, name) != getattr(theirs, name)]:
+            raise ConfigError(f"--true {true.path} differs from {store.path} in {', '.join(differing)}")
+        self.store = true
+        self._keys: dict[str, str] = {}
+        for source, keys in true.sources().items():
+            here = [key for key in keys if key in true]
+            if len(here) == 1:
+                self._keys[_stem(source)] = here[0]
+
+    def key_of(self, names: Sequence[str]) -> str | None:
+        return next((self._keys[_stem(name)] for name in names if _stem(name) in self._keys), None)
+
+
+def _stem(source: str) -> str:
+    return str(PurePosixPath(source).with_suffix("")) if PurePosixPath(source).name else source
+
+
+def _drawn(store: LatentStore, samples: int, seed: int) -> list[str]:
+    keys = sorted(store.keys)  # the order of shards says nothing
+    return random.Random(seed).sample(keys, min(samples, len(keys)))
+
+
+@torch.inference_mode()
+def _decoded(live: LiveWorld, store: LatentStore, key: str, steps: int | None) -> NDArray[np.uint8]:
+    """(F, height, width, 3): a clip decoded as one, or each of its frames alone."""
+    latents = as_tensor(store.read([key], rollout_steps=live.recipe.rollout_steps if steps is None else steps)).float()
+    if not is_clip(store.recipe.kind):  # (1, C, T, H, W) to (T, C, 1, H, W)
+        return to_frames(live.world.decode(latents.permute(2, 1, 0, 3, 4)))[:, 0]
+    return to_frames(live.world.decode(latents))[0]
+
+
+def _labels(labels: Sequence[str], live: LiveWorld, store: LatentStore, frames: int) -> list[str]:
+    """Of every picture of an animation."""
+    if store.recipe.kind != "rollout":
+        stride = (frames - 1) // max(1, len(labels) - 1) or 1
+        return [labels[-(-number // stride)] for number in range(frames)]
+    return ["now", *(f"+{number * store.recipe.stride / live.fps:.2f} s" for number in range(1, frames))]
+
+
+def _about(store: LatentStore, live: LiveWorld, which: str) -> str:
+    recipe = store.recipe
+    ahead = horizon_s(recipe, store.spec, live.fps)
+    steps = f"{recipe.rollout_steps} steps" + ("" if ahead is None else f" = {ahead:.1f} s ahead")
+    return f"{recipe.kind} by {live.name}, {recipe.height}x{recipe.width}, {steps}; {which}"
