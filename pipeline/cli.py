@@ -96,7 +96,7 @@ def precompute(
         _recipe_option("Future latent frames per image; T = 1 + steps. (default: 8; 13 views)"),
     ] = None,
     world: Annotated[
-        str | None, _recipe_option("World model: a Hub id or a folder. (default: the embedded worldlet)")
+        str | None, _recipe_option("World model: a Hub id, a folder, or a name. (default: the embedded worldlet)")
     ] = None,
     size: Annotated[str | None, _recipe_option("HEIGHTxWIDTH in pixels. (default: the world model's)")] = None,
     fit: Annotated[str | None, _recipe_option("cover, pad or stretch. (default: cover)")] = None,
@@ -158,6 +158,20 @@ def precompute(
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else report.summary())
     if report.bad > settings.max_bad:
         raise typer.Exit(3)
+
+
+@app.command()
+def worlds(as_json: Json = False) -> None:
+    """List the world models that --world takes by name, and whose folders and Hub ids it takes."""
+    from rich.console import Console
+
+    from ..precompute.registry import list_worlds, table_of
+
+    rows = list_worlds()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    Console().print(table_of(rows))
 
 
 @app.command()

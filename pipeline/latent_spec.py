@@ -2,7 +2,7 @@
 
 Lives here: `LatentSpec`, which travels with every store. Elsewhere: the values themselves (latents.py).
 
-Axes, everywhere:  B sample   C channel (16)   T latent frame   H, W latent row, column
+Axes, everywhere:  B sample   C channel   T latent frame   H, W latent row, column
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def latent_frames(rollout_steps: int) -> int:
     return 1 + rollout_steps
 
 
-def video_frames(rollout_steps: int, *, stride: int = 1, temporal_stride: int = 4) -> int:
+def video_frames(rollout_steps: int, *, stride: int = 1, temporal_stride: int) -> int:
     """Frames the world model has to generate for `rollout_steps` kept latent frames.
 
-    Source: Wan 2.1's VAE packs `temporal_stride` video frames into each latent frame but the first.
+    Source: Wan 2.1's VAE packs `temporal_stride` video frames, four, into each latent frame but the first.
     """
     return 1 + temporal_stride * rollout_steps * stride

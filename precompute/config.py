@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..pipeline.config import DeviceName
+from ..pipeline.errors import ConfigError
 from ..pipeline.recipe import NO_MEANING, Fit, Kind, Recipe, Solver, StoredDtype, Views, check_meaning, parse_recipe
 from ..pipeline.store import StoreFormat
 from .kinds import KINDS
@@ -134,9 +135,15 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
             "image_rules": kind.rules,
             "rollout_steps": steps * draws,
             "dtype": config.dtype,
+            "engine": world.family.engine,
             **{name: value for name, value in of_some_kinds.items() if name not in NO_MEANING[config.kind]},
         },
         where="these settings make no recipe",
     )
     kind.check(recipe, world)
+    if height % (stride := world.latent_spec().spatial_stride) or width % stride:
+        raise ConfigError(
+            f"a latent of {world.name} stands for {stride}x{stride} pixels; --size {height}x{width} is no multiple of that"
+        )
+    world.family.check(recipe)
     return recipe

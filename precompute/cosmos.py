@@ -2,8 +2,8 @@
 
 Lives here: the denoise loop, equal to diffusers' `Cosmos2VideoToWorldPipeline` given the same draws, and what makes it
 cheaper with the same result: a batch of images with noise of their own, the first frame encoded alone, the last
-forward (which changes nothing) left out, no text encoder, nothing decoded. The one door to diffusers.
-Elsewhere: finding and naming the weights (world.py), prompts (text.py).
+forward (which changes nothing) left out, no text encoder, nothing decoded. With wan.py the one door to diffusers.
+Elsewhere: finding and naming the weights (world.py), which folders it runs (builtin.py), prompts (text.py).
 
 Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video frame
 """
@@ -27,8 +27,8 @@ from ..pipeline.keys import noise_seed
 from ..pipeline.latent_spec import LatentSpec
 from ..pipeline.latents import standardise, unstandardise
 from ..pipeline.recipe import Recipe, Solver
+from .families import latent_spec_of
 from .text import TextEmbeddings
-from .world import latent_spec_of
 
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
 """EDM noise levels of Cosmos-Predict2. Source: `Cosmos2VideoToWorldPipeline.__init__`; Karras et al. 2022, eq. 5."""

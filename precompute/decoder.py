@@ -1,7 +1,7 @@
 """Decoding in a child process: Pillow and FFmpeg may crash, hang or take all memory there, at the cost of one input.
 
     worker                                   decoding process
-    Decoder.load(content, recipe, source) →  limits set, kind.load(content, recipe, source)
+    Decoder.load(content, recipe, spec, …)   →  limits set, kind.load(content, recipe, spec, source)
     Loaded, or ImageError                 ←  pixels and note, or reason and message
 
 A message is an anonymous memory file (memfd) handed over a socket pair: 8 bytes of length, that many bytes of JSON,
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..pipeline.errors import ImageError, WorldModelError
-from ..pipeline.latent_spec import video_frames
+from ..pipeline.latent_spec import LatentSpec, video_frames
 from ..pipeline.recipe import Recipe, parse_recipe
 from .kinds import KINDS, Loaded
 
@@ -61,9 +61,9 @@ class DecodeLimits:
     wall_s: float
 
     @classmethod
-    def of(cls, recipe: Recipe) -> DecodeLimits:
+    def of(cls, recipe: Recipe, spec: LatentSpec) -> DecodeLimits:
         """2 GiB of work (64 megapixels take 1.2), the file twice, and the frames; a minute and two seconds a frame."""
-        frames = video_frames(recipe.rollout_steps, stride=recipe.stride)
+        frames = video_frames(recipe.rollout_steps, stride=recipe.stride, temporal_stride=spec.temporal_stride)
         clip_bytes = 2 * 12 * frames * recipe.height * recipe.width
         seconds = 60 + 2 * frames
         file_bytes = 2 * KINDS[recipe.kind].max_bytes
@@ -87,7 +87,9 @@ class Decoder:
         with self._lock:
             self._start()
 
-    def load(self, content: bytes, recipe: Recipe, source: str, *, limits: DecodeLimits | None = None) -> Loaded:
+    def load(
+        self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str, *, limits: DecodeLimits | None = None
+    ) -> Loaded:
         """`KINDS[recipe.kind].load` in the decoding process.
 
         Args:
@@ -97,8 +99,9 @@ class Decoder:
             ImageError: as of the kind; or reason crash, timeout or memory where decoding ended so.
             WorldModelError: no process can be started.
         """
-        limits = limits or DecodeLimits.of(recipe)
-        request = {"recipe": recipe.model_dump(mode="json"), "source": source, **asdict(limits)}
+        limits = limits or DecodeLimits.of(recipe, spec)
+        decides = {"recipe": recipe.model_dump(mode="json"), "spec": asdict(spec)}
+        request = {**decides, "source": source, **asdict(limits)}
         with self._lock:
             decoding = self._send(request, content)
             return self._answer(decoding, source, limits)
@@ -270,13 +273,14 @@ def _serve(worker: socket.socket) -> None:
         except (EOFError, OSError):
             return
         recipe = _recipe_of(json.dumps(request["recipe"]))
+        spec = LatentSpec(**request["spec"])
         source = str(request["source"])
         content = memory.tobytes()
         del memory
         pixels = np.empty(0, np.float32)
         _limit(request["memory_bytes"], request["cpu_s"], request["wall_s"])
         try:
-            loaded = KINDS[recipe.kind].load(content, recipe, source)
+            loaded = KINDS[recipe.kind].load(content, recipe, spec, source)
             pixels = np.ascontiguousarray(loaded.pixels.numpy(), np.float32)
             said: dict[str, Any] = {"shape": pixels.shape, "note": loaded.note}
         except ImageError as error:

@@ -31,7 +31,7 @@ from .pools import Pool, Task, open_pool, reason_of
 from .report import Report
 from .sources import Listing, list_inputs
 from .text import check_prompts, embed_prompts
-from .world import COSMOS, WORLDLET, WorldSource, resolve_world
+from .world import COSMOS, WORLDLET, WorldSource, find_family, resolve_world
 
 WHOLE_ATTEMPTS = 2
 """Tries of a shard as a whole before it is halved to find the sample that breaks it."""
@@ -51,7 +51,8 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     """
     progress = progress or Progress.silent()
     prompts = [text for text in (config.prompt, config.negative_prompt) if text is not None]
-    check_prompts(prompts, config.guardrail)  # before 10 GB of text encoder are fetched for nothing
+    if prompts:  # before 10 GB of text encoder are fetched for nothing
+        check_prompts(prompts, config.guardrail, find_family(config.world).text)
     world = resolve_world(config.world, with_text=bool(prompts))
     recipe = make_recipe(config, world)
     kind = KINDS[recipe.kind]
@@ -103,7 +104,7 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
         return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)
 
     text_file: Path | None = None
-    if (text := embed_prompts(world.folder, recipe)) is not None:
+    if (text := embed_prompts(world.folder, recipe, world.family.text)) is not None:
         text_file = store.path / PROMPT
         publish(store.path / "tmp", text_file, text.to_bytes())
     setup = {
@@ -245,8 +246,7 @@ def _default_workers(world: WorldSource, device: str) -> int:
 
         return torch.cuda.device_count()
     # a small model fits once per core; a large one would not fit twice
-    weights = sum(path.stat().st_size for path in (world.folder / "transformer").glob("*.safetensors"))
-    return max(1, os.cpu_count() or 1) if weights < 2**28 else 1
+    return max(1, os.cpu_count() or 1) if world.weight_bytes() < 2**28 else 1
 
 
 OWN_FAMILIES = ("buckets",)

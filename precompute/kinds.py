@@ -1,7 +1,7 @@
 """The kinds of recipe: what each takes in, and what the world model makes of it. The one place that tells them apart.
 
 Elsewhere: the fields of a recipe that each kind has (pipeline/recipe.py), pixels (images.py, video.py), the engine
-(cosmos.py).
+(cosmos.py, wan.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..pipeline.errors import ConfigError, ImageError
-from ..pipeline.latent_spec import latent_frames, video_frames
+from ..pipeline.latent_spec import LatentSpec, latent_frames, video_frames
 from ..pipeline.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
 from ..pipeline.recipe import Kind as KindName
 from ..pipeline.world import WorldModel
@@ -68,10 +68,11 @@ class Kind(Protocol):
         """What becomes of one input, for the plan."""
         ...
 
-    def load(self, content: bytes, recipe: Recipe, source: str) -> Loaded:
+    def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
         """Pixels from the bytes of a file.
 
         Args:
+            spec: the world model's; it says how many video frames a latent frame takes.
             source: what to call the file in an error.
         Raises:
             ImageError: it cannot be used.
@@ -97,7 +98,8 @@ class _Rollout(Kind):
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
         return f"{recipe.rollout_steps} steps = {_future(recipe, world, recipe.rollout_steps)}"
 
-    def load(self, content: bytes, recipe: Recipe, source: str) -> Loaded:
+    def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
+        del spec  # one image, whatever the world model
         return Loaded(images.to_tensor(images.fit_image(_picture(content, source), *_size(recipe), recipe.fit)))
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
@@ -155,7 +157,8 @@ class _Views(_Posterior):
         del world
         return f"{latent_frames(recipe.rollout_steps)} views of each image ({recipe.views}), each encoded alone"
 
-    def load(self, content: bytes, recipe: Recipe, source: str) -> Loaded:
+    def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
+        del spec
         views = latent_frames(recipe.rollout_steps)
         return Loaded(load_views(_picture(content, source), recipe.views, views, *_size(recipe), recipe.fit))
 
@@ -173,20 +176,20 @@ class _Frames(Kind):
     batch = (4, 4)
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
-        del world  # any length will do: its VAE is causal, and nothing is predicted
-        _check_clip(recipe, self.frames(recipe))
+        # any length will do: its VAE is causal, and nothing is predicted
+        _check_clip(recipe, self.frames(recipe, world.latent_spec()))
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
-        del world
         kept = f", every {recipe.stride}. of the encoding" if recipe.stride > 1 else ""
-        return f"the first {self.frames(recipe)} frames of each video = {1 + recipe.rollout_steps} latent frames{kept}"
+        frames = self.frames(recipe, world.latent_spec())
+        return f"the first {frames} frames of each video = {latent_frames(recipe.rollout_steps)} latent frames{kept}"
 
-    def frames(self, recipe: Recipe) -> int:
+    def frames(self, recipe: Recipe, spec: LatentSpec) -> int:
         """Video frames that are read of each input."""
-        return _clip_frames(recipe)
+        return _clip_frames(recipe, spec)
 
-    def load(self, content: bytes, recipe: Recipe, source: str) -> Loaded:
-        clip, turned = video.load_video(content, self.frames(recipe), *_size(recipe), recipe.fit, source=source)
+    def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
+        clip, turned = video.load_video(content, self.frames(recipe, spec), *_size(recipe), recipe.fit, source=source)
         return Loaded(clip, "to be shown turned: their frames were taken as they are stored" if turned else "")
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
@@ -209,10 +212,10 @@ class _Continuation(_Frames):
                 f"--observed-frames {seen}: every latent frame but the first packs {stride} video frames, so choose "
                 f"1 + a multiple of {stride}, such as {1 + stride}"
             )
-        if seen >= _clip_frames(recipe):
+        if seen >= (whole := _clip_frames(recipe, world.latent_spec())):
             raise ConfigError(
                 f"--observed-frames {seen} are all of the clip that --steps {recipe.rollout_steps} makes "
-                f"({_clip_frames(recipe)} video frames), so nothing is left to predict. Choose more --steps"
+                f"({whole} video frames), so nothing is left to predict. Choose more --steps"
             )
         _check_clip(recipe, seen)
         _check_window(recipe, world, steps=recipe.rollout_steps)
@@ -223,7 +226,8 @@ class _Continuation(_Frames):
             f"{recipe.rollout_steps} steps = {_future(recipe, world, recipe.rollout_steps)}"
         )
 
-    def frames(self, recipe: Recipe) -> int:
+    def frames(self, recipe: Recipe, spec: LatentSpec) -> int:
+        del spec
         return recipe.observed_frames
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
@@ -281,8 +285,8 @@ def _size(recipe: Recipe) -> tuple[int, int]:
     return recipe.height, recipe.width
 
 
-def _clip_frames(recipe: Recipe) -> int:
-    return video_frames(recipe.rollout_steps, stride=recipe.stride)
+def _clip_frames(recipe: Recipe, spec: LatentSpec) -> int:
+    return video_frames(recipe.rollout_steps, stride=recipe.stride, temporal_stride=spec.temporal_stride)
 
 
 KINDS: dict[KindName, Kind] = {

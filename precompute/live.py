@@ -15,12 +15,12 @@ from ..pipeline.errors import ConfigError, ImageError
 from ..pipeline.keys import key_of_bytes
 from ..pipeline.recipe import Recipe
 from ..pipeline.store import PROMPT, LatentStore
+from ..pipeline.world import WorldModel
 from .batch import make_batch
-from .cosmos import CosmosWorld
 from .images import read_input_file, to_image
 from .kinds import KINDS, Loaded
 from .preview import answer_picture
-from .text import TextEmbeddings
+from .text import TextEmbeddings, embed_prompts
 from .world import WORLDLET, resolve_world
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class LiveWorld:
     """A world model loaded for one recipe."""
 
-    def __init__(self, world: CosmosWorld, recipe: Recipe, *, fps: float, name: str = "") -> None:
+    def __init__(self, world: WorldModel, recipe: Recipe, *, fps: float, name: str = "") -> None:
         """
         Args:
             fps: video frames per second of what the world model was trained on. name: for people.
@@ -66,11 +66,12 @@ class LiveWorld:
                 f"these latents are of the weights {recipe.world}, and {name} is {source.identity}. "
                 "Name the world model they were made with: --world PATH"
             )
-        loaded = CosmosWorld.load(
+        embeddings = embed_prompts(source.folder, recipe, source.family.text) if text is None else TextEmbeddings.load(text)
+        loaded = source.family.load(
             source.folder,
             device=str(resolve_device(device)),
             compute_dtype=recipe.compute_dtype,
-            text=TextEmbeddings.load(text) if prompted and text is not None else None,
+            text=embeddings,
         )
         return cls(loaded, recipe, fps=float(source.card.fps), name=source.name)
 
@@ -107,12 +108,20 @@ class LiveWorld:
         """A picture of the image or first video frame, the decoded latents, the question and the answers to it."""
         _, loaded = self._load(file)
         video, seconds = self.world.decode(latents)[0], self.recipe.stride / self.fps
-        answer_picture(to_image(loaded.first), video, question, answers, frame_seconds=seconds).save(path, format="PNG")
+        picture = answer_picture(
+            to_image(loaded.first),
+            video,
+            question,
+            answers,
+            frame_seconds=seconds,
+            temporal_stride=self.world.spec.temporal_stride,
+        )
+        picture.save(path, format="PNG")
 
     def _load(self, file: Path) -> tuple[bytes, Loaded]:
         content = read_input_file(file, max_bytes=self._kind.max_bytes)
         try:
-            return content, self._kind.load(content, self.recipe, str(file))
+            return content, self._kind.load(content, self.recipe, self.world.spec, str(file))
         except ImageError as error:
             if error.reason != "format":
                 raise

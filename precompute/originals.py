@@ -13,6 +13,7 @@ from ..pipeline.keys import key_of_bytes
 from ..pipeline.store import LatentStore
 from .images import read_input_file
 from .kinds import KINDS, Loaded
+from .locators import FileAt, Locator
 from .sources import Sample, list_inputs
 
 
@@ -27,7 +28,7 @@ class Originals:
         Raises:
             ConfigError: there is nothing at this place.
         """
-        self._recipe = store.recipe
+        self._recipe, self._spec = store.recipe, store.spec
         self._kind = KINDS[store.recipe.kind]
         self._sources: dict[str, list[str]] = {}
         for source, keys in sorted(store.sources().items()):
@@ -54,29 +55,29 @@ class Originals:
         if self.place is None:
             raise ImageError("missing", "nobody said where the inputs of this store are: --images FOLDER")
         problem = ImageError("missing", f"no run noted which input {key} is")
-        for source, path in self._places(key):
+        for source, at in self._places(key):
             try:
-                content = read_input_file(path, max_bytes=self._kind.max_bytes)
+                content = at.read(self._kind.max_bytes)
             except ImageError as error:
                 problem = error
                 continue
             if key_of_bytes(content) == key:
-                return self._kind.load(content, self._recipe, source)
-            problem = ImageError("changed", f"{path} is another {self._kind.takes} now than the one this store holds")
+                return self._kind.load(content, self._recipe, self._spec, source)
+            problem = ImageError("changed", f"{source} is another {self._kind.takes} now than the one this store holds")
         raise problem
 
-    def _places(self, key: str) -> list[tuple[str, Path]]:
+    def _places(self, key: str) -> list[tuple[str, Locator]]:
         if self._listed is not None:
             found = self._listed.get(key)
-            return [] if found is None else [(found.source, found.path)]
+            return [] if found is None else [(found.source, found.at)]
         assert self.place is not None
         root = self.place.resolve()
-        places: list[tuple[str, Path]] = []
+        places: list[tuple[str, Locator]] = []
         for source in self.names(key):
             path = self.place / source
             with suppress(OSError, RuntimeError, ValueError):  # a loop of links, or no path at all
                 if path.resolve().is_relative_to(root):  # a store may be a stranger's, and its names lead anywhere
-                    places.append((source, path))
+                    places.append((source, FileAt(str(path))))
         return places
 
 

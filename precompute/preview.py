@@ -26,6 +26,7 @@ def answer_picture(
     answers: Sequence[tuple[str, float | None]],
     *,
     frame_seconds: float,
+    temporal_stride: int,
 ) -> Image.Image:
     """What `ask` did, to be looked at: the image, the future that was read, the question and the answers.
 
@@ -33,8 +34,9 @@ def answer_picture(
         video: the decoded rollout, in [-1, 1].
         answers: the likeliest first, with their probabilities, where choices were ranked.
         frame_seconds: between two video frames.
+        temporal_stride: video frames per latent frame after the first.
     """
-    tiles = [source.convert("RGB"), *map(Image.fromarray, _last_of_each_four(video[None])[0][1:])]
+    tiles = [source.convert("RGB"), *map(Image.fromarray, _last_of_each(video[None], temporal_stride)[0][1:])]
     side = (round(_TILE * source.width / source.height), _TILE)
     sample = Image.Resampling.NEAREST if source.height < _TILE else Image.Resampling.LANCZOS
     small, large = ImageFont.load_default(13), ImageFont.load_default(20)
@@ -45,7 +47,7 @@ def answer_picture(
     draw = ImageDraw.Draw(picture)
     for number, tile in enumerate(tiles):
         left = _MARGIN + number * step + (first_gap if number else 0)
-        label = "now" if number == 0 else f"+{4 * number * frame_seconds:.2f} s"
+        label = "now" if number == 0 else f"+{temporal_stride * number * frame_seconds:.2f} s"
         draw.text((left + side[0] / 2, top - 6), label, fill=_SOFT, font=small, anchor="ms")
         picture.paste(tile.resize(side, sample), (left, top))
         draw.rectangle((left, top, left + side[0] - 1, top + _TILE - 1), outline=_ACCENT if number else _INK)
@@ -67,6 +69,6 @@ def answer_picture(
     return picture
 
 
-def _last_of_each_four(videos: Float[Tensor, "B 3 F height width"]) -> NDArray[np.uint8]:
+def _last_of_each(videos: Float[Tensor, "B 3 F height width"], temporal_stride: int) -> NDArray[np.uint8]:
     """(B, T, height, width, 3): the video frame that ends each latent frame."""
-    return to_frames(videos[:, :, ::4])
+    return to_frames(videos[:, :, ::temporal_stride])

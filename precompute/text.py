@@ -1,5 +1,6 @@
-"""Prompts: embedded once, before any worker starts, and kept beside the recipe, so that no worker holds T5.
+"""Prompts: embedded once, before any worker starts, and kept beside the recipe, so that no worker holds a text encoder.
 
+What a family's encoder is, and whether the empty prompt is one more prompt to it, says its `TextEncoder` (families.py).
 NVIDIA's licence ends where a guardrail is bypassed without a similar one in its place. A recipe with a prompt therefore
 needs a word on who checks it: `cosmos` runs NVIDIA's own text filter once, `external` states that you did.
 """
@@ -17,20 +18,21 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..pipeline.errors import ConfigError, WorldModelError
-from ..pipeline.recipe import Recipe
+from ..pipeline.recipe import NO_MEANING, Recipe
+from .families import TextEncoder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, T5EncoderModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Guardrail = Literal["cosmos", "external"]
 
 MAX_PROMPT_TOKENS = 512
-"""The pipeline pads every prompt to this, and the padding changes the result (it is not masked)."""
+"""The pipelines pad every prompt to this, and the padding changes the result (it is not masked)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextEmbeddings:
-    """T5 embeddings of a recipe's prompts; None where a branch has no text."""
+    """Embeddings of a recipe's prompts; None where a branch has no text and the family needs none."""
 
     prompt: Float[Tensor, "1 L D"] | None
     negative: Float[Tensor, "1 L D"] | None
@@ -51,38 +53,50 @@ class TextEmbeddings:
         return cls(prompt, negative)
 
 
-def embed_prompts(folder: Path, recipe: Recipe) -> TextEmbeddings | None:
-    """Embeddings of the recipe's prompts, or None where it has none. Loads T5, uses it once and lets it go.
+def embed_prompts(folder: Path, recipe: Recipe, encoder: TextEncoder | None) -> TextEmbeddings | None:
+    """Embeddings of all the text that a recipe's rollouts see, or None where they see none. Loads the text encoder,
+    uses it once and lets it go.
 
     Args:
         folder: a world model in the stock layout, with `text_encoder/` and `tokenizer/`.
+        encoder: the family's; None reads no text.
     Raises:
         ConfigError: a prompt is too long.
         WorldModelError: the text encoder cannot be loaded.
     """
+    if encoder is None or "prompt" in NO_MEANING[recipe.kind] or recipe.rollout_steps == 0:
+        return None
     texts = {"prompt": recipe.prompt, "negative": recipe.negative_prompt}
-    wanted = {name: text for name, text in texts.items() if text is not None}
+    if not encoder.empty_is_free:
+        texts["prompt"] = recipe.prompt or ""
+        if recipe.guidance > 1.0:
+            texts["negative"] = recipe.negative_prompt or ""
+    wanted = {name: encoder.clean(text) for name, text in texts.items() if text is not None}
     if not wanted:
         return None
-    from transformers import AutoTokenizer, T5EncoderModel
+    import transformers
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = T5EncoderModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        model = getattr(transformers, encoder.class_name).from_pretrained(
+            folder / "text_encoder", local_files_only=True, use_safetensors=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise WorldModelError(f"the text encoder in {folder} cannot be loaded: {error}") from error
-    encoder.eval()  # T5 has dropout: left on, the same prompt would embed differently each time
-    embeddings = {name: _embed(encoder, tokenizer, text) for name, text in wanted.items()}
+    model.eval()  # it has dropout: left on, the same prompt would embed differently each time
+    embeddings = {name: _embed(model, tokenizer, text) for name, text in wanted.items()}
     return TextEmbeddings(embeddings.get("prompt"), embeddings.get("negative"))
 
 
-def check_prompts(prompts: list[str], guardrail: Guardrail | None) -> None:
-    """Refuse prompts nobody has checked.
+def check_prompts(prompts: list[str], guardrail: Guardrail | None, encoder: TextEncoder | None) -> None:
+    """Refuse prompts nobody has checked, where the world model's licence asks for that.
 
+    Args:
+        encoder: the family's.
     Raises:
         ConfigError: no guardrail was named, NVIDIA's is not installed, or it finds a prompt unsafe.
     """
-    if not prompts:
+    if not prompts or encoder is None or (guardrail is None and not encoder.guardrail):
         return
     if guardrail is None:
         raise ConfigError(
@@ -105,8 +119,8 @@ def check_prompts(prompts: list[str], guardrail: Guardrail | None) -> None:
 
 
 @torch.inference_mode()
-def _embed(encoder: T5EncoderModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
-    """(1, 512, D); positions after the text are zero, as in the pipeline's `_get_t5_prompt_embeds`."""
+def _embed(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """(1, 512, D); positions after the text are zero, as in the pipelines' `_get_t5_prompt_embeds`."""
     length = tokenizer(text, return_tensors="pt").input_ids.shape[1]
     if length > MAX_PROMPT_TOKENS:
         raise ConfigError(f"the prompt has {length} tokens; the world model reads {MAX_PROMPT_TOKENS}. Shorten it")

@@ -21,9 +21,9 @@ from ..pipeline.keys import key_of_sample
 from ..pipeline.ledger import Failure
 from ..pipeline.store import open_store
 from .batch import machine_facts, make_batch
-from .cosmos import CosmosWorld
 from .decoder import shared_decoder
 from .kinds import KINDS, Loaded
+from .registry import load_world
 from .sources import Sample
 from .text import TextEmbeddings
 
@@ -76,7 +76,7 @@ class Worker:
         self._kind = KINDS[self._recipe.kind]
         self._decoder = shared_decoder()
         self._decoder.start()  # while the weights load
-        self._world = CosmosWorld.load(
+        self._world = load_world(
             Path(setup.world_folder),
             device=setup.device,
             compute_dtype=self._recipe.compute_dtype,
@@ -160,7 +160,7 @@ class Worker:
         content = sample.at.read(self._kind.max_bytes)
         if key_of_sample(content, sample.prompt) != sample.key:
             raise ImageError("changed", f"{sample.source} changed while the job ran; run again for what it is now")
-        return self._decoder.load(content, self._recipe, sample.source)
+        return self._decoder.load(content, self._recipe, self._world.spec, sample.source)
 
     def _latents(self, keys: list[str], pixels: list[Tensor]) -> Tensor:
         """(B, C, T, H, W) on the CPU. Out of memory halves the batch, and later batches stay halved."""

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderKLWan,
+    CosmosTransformer3DModel,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanTransformer3DModel,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 TEXT_WIDTH = 24
 
@@ -65,6 +81,11 @@ def add_text_encoder(folder: Path) -> Path:
         T5Config(vocab_size=64, d_model=TEXT_WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2, dropout_rate=0.1)
     )
     encoder.save_pretrained(folder / "text_encoder")
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tokenizer(folder: Path) -> None:
     words = ["<pad>", "</s>", "<unk>", "a", "ball", "falls", "to", "the", "left", "blur"]
     vocabulary = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -73,4 +94,60 @@ def add_text_encoder(folder: Path) -> Path:
         tokenizer_object=vocabulary, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )
     tokenizer.save_pretrained(folder / "tokenizer")
+
+
+def mini_wan_transformer(seed: int = 0) -> WanTransformer3DModel:
+    torch.manual_seed(seed)
+    transformer = WanTransformer3DModel(
+        in_channels=36,
+        out_channels=16,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        text_dim=TEXT_WIDTH,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        image_dim=16,
+        added_kv_proj_dim=24,
+        rope_max_seq_len=64,
+    )
+    return transformer.eval()
+
+
+def mini_clip(seed: int = 0) -> tuple[CLIPVisionModel, CLIPImageProcessorPil]:
+    torch.manual_seed(seed)
+    encoder = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=8,
+        )
+    )
+    return encoder.eval(), CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+
+
+def mini_wan_scheduler(euler: bool = False) -> UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler:
+    """What Wan 2.1's folders hold, with the shift of its 480p model; or the other one its pipeline takes."""
+    if euler:
+        return FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+
+
+def save_mini_wan(folder: Path, seed: int = 0) -> Path:
+    """A folder in the layout of Wan 2.1's image-to-video models, text encoder and all."""
+    encoder, processor = mini_clip(seed)
+    mini_vae(seed).save_pretrained(folder / "vae")
+    mini_wan_transformer(seed).save_pretrained(folder / "transformer")
+    mini_wan_scheduler().save_pretrained(folder / "scheduler")
+    encoder.save_pretrained(folder / "image_encoder")
+    processor.save_pretrained(folder / "image_processor")
+    torch.manual_seed(1)
+    UMT5EncoderModel(
+        UMT5Config(vocab_size=64, d_model=TEXT_WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2, dropout_rate=0.1)
+    ).save_pretrained(folder / "text_encoder")
+    save_tokenizer(folder)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "WanImageToVideoPipeline"}))
     return folder

@@ -19,7 +19,7 @@ from ...pipeline.keys import key_of_file
 from ...pipeline.latents import as_tensor
 from ...pipeline.progress import Progress
 from ...pipeline.store import LatentStore
-from ..cosmos import CosmosWorld
+from ...pipeline.world import WorldModel
 from ..live import LiveWorld
 from .clips import layout_of
 from .outcomes import Video, read_outcome
@@ -91,7 +91,7 @@ def _strip(true: NDArray[np.uint8], rolled: NDArray[np.uint8], lines: Sequence[s
     return picture
 
 
-def _world_of(store: LatentStore) -> CosmosWorld:
+def _world_of(store: LatentStore) -> WorldModel:
     recipe = store.recipe
     if recipe.kind != "rollout" or recipe.stride != 1 or 1 + 4 * recipe.rollout_steps != VIDEO_FRAMES:
         raise ConfigError(
@@ -102,7 +102,7 @@ def _world_of(store: LatentStore) -> CosmosWorld:
 
 
 @torch.no_grad()
-def _decoded(world: CosmosWorld, store: LatentStore, folder: Path, truths: Sequence[dict[str, Any]]) -> Video:
+def _decoded(world: WorldModel, store: LatentStore, folder: Path, truths: Sequence[dict[str, Any]]) -> Video:
     keys = [key_of_file(folder / "images" / f"{truth['id']}.png") for truth in truths]
     latents = as_tensor(store.read(keys)).float()
     return (world.decode(latents).permute(0, 2, 3, 4, 1).numpy() + 1) / 2

@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.miniature_lm import SPEC
 from theworld.pipeline.errors import ImageError
 from theworld.pipeline.recipe import Recipe
 from theworld.precompute.decoder import DecodeLimits, Decoder
@@ -56,7 +57,7 @@ def flat_png(width: int, height: int) -> bytes:
 
 def reason(decoder: Decoder, content: bytes, limits: DecodeLimits = GENEROUS) -> str:
     with pytest.raises(ImageError) as caught:
-        decoder.load(content, IMAGES, "x.png", limits=limits)
+        decoder.load(content, IMAGES, SPEC, "x.png", limits=limits)
     assert "x.png" in str(caught.value)
     return caught.value.reason
 
@@ -79,71 +80,71 @@ def meanwhile(decoder: Decoder, number: signal.Signals) -> threading.Thread:
 def test_the_child_gives_what_decoding_here_would(decoder: Decoder, tmp_path: Path) -> None:
     write_video(tmp_path / "v.mp4", np.random.default_rng(0).integers(0, 256, (9, 40, 60, 3), dtype=np.uint8), 16)
     for content, recipe in ((png(60, 40), IMAGES), ((tmp_path / "v.mp4").read_bytes(), VIDEOS)):
-        here = KINDS[recipe.kind].load(content, recipe, "x")
-        there = decoder.load(content, recipe, "x")
+        here = KINDS[recipe.kind].load(content, recipe, SPEC, "x")
+        there = decoder.load(content, recipe, SPEC, "x")
         assert torch.equal(here.pixels, there.pixels)
         assert (there.pixels.dtype, there.note) == (torch.float32, here.note)
 
 
 def test_one_child_serves_all_and_says_what_it_refuses(decoder: Decoder) -> None:
-    decoder.load(png(60, 40), IMAGES, "x")
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
     first = decoder.pid
     assert reason(decoder, b"%PDF-1.4") == "format"
     assert reason(decoder, png(60, 40)[:-40]) == "decode"
-    decoder.load(png(60, 40), IMAGES, "\ud800 ünïcode")
+    decoder.load(png(60, 40), IMAGES, SPEC, "\ud800 ünïcode")
     assert decoder.pid == first
 
 
 def test_a_decoder_that_dies_costs_its_input_and_is_replaced(decoder: Decoder) -> None:
     slow = flat_png(7000, 7000)
-    decoder.load(png(60, 40), IMAGES, "x")
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
     template, first = decoder._template, decoder.pid
     for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT):
         thread = meanwhile(decoder, number)
         assert reason(decoder, slow) == "crash"
         thread.join()
-        assert decoder.load(png(60, 40), IMAGES, "x").pixels.shape == (3, 32, 48)
+        assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
     assert (decoder._template, psutil.pid_exists(first or 0)) == (template, False)
 
 
 def test_a_child_that_died_with_nothing_to_do_costs_no_input(decoder: Decoder) -> None:
-    decoder.load(png(60, 40), IMAGES, "x")
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
     child = psutil.Process(decoder.pid)
     child.kill()
     while child.status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
-    assert decoder.load(png(60, 40), IMAGES, "x").pixels.shape == (3, 32, 48)
+    assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
 
 
 def test_a_decoder_that_hangs_costs_its_input_and_its_time(decoder: Decoder) -> None:
     slow, limits = flat_png(7000, 7000), DecodeLimits(memory_bytes=2**32, cpu_s=60, wall_s=2.0)
-    decoder.load(png(60, 40), IMAGES, "x")
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
     started = time.monotonic()
     thread = meanwhile(decoder, signal.SIGSTOP)
     assert reason(decoder, slow, limits) == "timeout"
     thread.join()
     assert time.monotonic() - started < 10
-    assert decoder.load(png(60, 40), IMAGES, "x").pixels.shape == (3, 32, 48)
+    assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
 
 
 def test_an_input_that_takes_too_much_memory_is_refused_and_the_next_is_fine(decoder: Decoder) -> None:
     limits = DecodeLimits(memory_bytes=2**26, cpu_s=60, wall_s=60.0)
     bomb = flat_png(7000, 7000)
     assert len(bomb) < 2**21
-    decoder.load(png(60, 40), IMAGES, "x")
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
     first = decoder.pid
     assert reason(decoder, bomb, limits) == "memory"
-    assert decoder.load(png(60, 40), IMAGES, "x").pixels.shape == (3, 32, 48)
+    assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
     assert decoder.pid == first
 
 
 def test_an_input_that_takes_too_much_cpu_is_refused(decoder: Decoder) -> None:
     limits = DecodeLimits(memory_bytes=2**32, cpu_s=0, wall_s=60.0)
-    decoder.load(png(60, 40), IMAGES, "x")
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
     outcomes = set()
     for _ in range(6):  # the kernel counts whole seconds
         try:
-            decoder.load(flat_png(7900, 7900), IMAGES, "x.png", limits=limits)
+            decoder.load(flat_png(7900, 7900), IMAGES, SPEC, "x.png", limits=limits)
         except ImageError as error:
             outcomes.add(error.reason)
             break
@@ -151,17 +152,17 @@ def test_an_input_that_takes_too_much_cpu_is_refused(decoder: Decoder) -> None:
 
 
 def test_a_template_that_died_is_replaced(decoder: Decoder) -> None:
-    decoder.load(png(60, 40), IMAGES, "x")
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
     assert decoder._template is not None
     decoder._template.kill()
     decoder._template.wait()
     psutil.Process(decoder.pid).kill()
     time.sleep(0.2)
-    assert decoder.load(png(60, 40), IMAGES, "x").pixels.shape == (3, 32, 48)
+    assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
 
 
 def test_both_processes_end_when_their_worker_is_gone(decoder: Decoder) -> None:
-    decoder.load(png(60, 40), IMAGES, "x")
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
     assert decoder._socket is not None
     assert decoder._control is not None
     assert decoder._template is not None

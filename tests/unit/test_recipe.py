@@ -140,8 +140,8 @@ def test_recipes_of_two_kinds_differ_in_what_both_have() -> None:
 
 def test_a_rollout_step_is_one_latent_frame_and_four_video_frames() -> None:
     assert [latent_frames(c) for c in (0, 4, 8)] == [1, 5, 9]
-    assert [video_frames(c) for c in (0, 4, 8)] == [1, 17, 33]
-    assert video_frames(4, stride=3) == 49
+    assert [video_frames(c, temporal_stride=4) for c in (0, 4, 8)] == [1, 17, 33]
+    assert video_frames(4, stride=3, temporal_stride=4) == 49
 
 
 def test_a_key_is_what_sha256sum_prints() -> None:

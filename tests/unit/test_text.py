@@ -15,11 +15,13 @@ from tests.miniature import add_text_encoder, mini_scheduler, mini_transformer, 
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.recipe import Recipe
 from theworld.pipeline.store import open_store
+from theworld.precompute.builtin import BUILT_IN
 from theworld.precompute.config import PrecomputeConfig
 from theworld.precompute.cosmos import CosmosWorld
 from theworld.precompute.job import run_precompute
 from theworld.precompute.text import TextEmbeddings, check_prompts, embed_prompts
 
+T5 = BUILT_IN["cosmos-predict2"].text
 PROMPT, NEGATIVE = "a ball falls to the left", "blur"
 
 
@@ -39,7 +41,7 @@ def recipe(**changes: object) -> Recipe:
 
 
 def test_a_prompted_rollout_equals_the_stock_pipeline_s(folder: Path) -> None:
-    text = embed_prompts(folder, recipe(prompt=PROMPT, negative_prompt=NEGATIVE, guidance=3.0))
+    text = embed_prompts(folder, recipe(prompt=PROMPT, negative_prompt=NEGATIVE, guidance=3.0), T5)
     assert text is not None
     assert text.prompt is not None
     assert text.prompt.shape == (1, 512, 24)
@@ -80,7 +82,7 @@ def test_a_prompted_rollout_equals_the_stock_pipeline_s(folder: Path) -> None:
 
 
 def test_embeddings_are_the_same_each_time_and_survive_their_file(folder: Path, tmp_path: Path) -> None:
-    first, second = (embed_prompts(folder, recipe(prompt=PROMPT)) for _ in range(2))
+    first, second = (embed_prompts(folder, recipe(prompt=PROMPT), T5) for _ in range(2))
     assert first is not None
     assert second is not None
     (tmp_path / "prompt.safetensors").write_bytes(first.to_bytes())
@@ -112,14 +114,14 @@ def test_a_prompt_changes_the_latents_and_the_store(folder: Path, tmp_path: Path
 
 
 def test_no_text_needs_no_text_encoder(folder: Path) -> None:
-    assert embed_prompts(folder / "absent", recipe()) is None
+    assert embed_prompts(folder / "absent", recipe(), T5) is None
 
 
 def test_a_prompt_that_is_too_long_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="601 tokens"):
-        embed_prompts(folder, recipe(prompt="ball " * 600))
+        embed_prompts(folder, recipe(prompt="ball " * 600), T5)
 
 
 def test_without_the_guardrail_package_its_flag_says_what_to_install() -> None:
     with pytest.raises(ConfigError, match=r"theworld\[guardrail\]"):
-        check_prompts(["a ball"], "cosmos")
+        check_prompts(["a ball"], "cosmos", T5)
