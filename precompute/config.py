@@ -143,7 +143,7 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
     kind.check(recipe, world)
     if height % (stride := world.latent_spec().spatial_stride) or width % stride:
         raise ConfigError(
-            f"a latent of {world.name} stands for {stride}x{stride} pixels; --size {height}x{width} is no multiple of that"
+            f"a latent of {world.name} stands for {stride}x{stride} pixels; --size {height}x{width} is no multiple"
         )
     world.family.check(recipe)
     return recipe

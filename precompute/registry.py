@@ -143,17 +143,16 @@ def list_worlds() -> list[dict[str, Any]]:
 def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What `list_worlds` found, for a terminal."""
     table = Table(box=None, pad_edge=False, caption="a folder or a Hub id of any family does as well: --world FOLDER")
-    for column in ("--world", "family", "from", "size", "window", "fps", "denoise steps", "prompts"):
-        table.add_column(column, overflow="fold")
+    for column in ("--world", "family", "size", "window", "fps", "denoise", "prompts"):
+        table.add_column(column, no_wrap=column == "--world", overflow="fold")
     for row in rows:
         table.add_row(
             row["world"] or "a folder",
-            row["family"],
-            row["from"],
+            row["family"] if row["from"] == "theworld" else f"{row['family']} ({row['from']})",
             f"{row['height']}x{row['width']}",
             f"{row['window']} latents",
             f"{row['fps']:g}",
-            str(row["denoise_steps"]),
+            f"{row['denoise_steps']}x",
             "yes" if row["prompts"] else "no",
         )
     return table

@@ -91,7 +91,7 @@ class WanWorld:
             # the one that runs on Pillow: the other rounds differently, and whether it is there depends on torchvision
             image_processor = CLIPImageProcessorPil.from_pretrained(folder / "image_processor", local_files_only=True)
             name = read_json(folder / "scheduler" / "scheduler_config.json").get("_class_name", "")
-            scheduler = _SCHEDULERS[name].from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+            scheduler: Any = _SCHEDULERS[name].from_pretrained(folder, subfolder="scheduler", local_files_only=True)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise WorldModelError(f"the world model in {folder} cannot be loaded: {error}") from error
         for part in (vae, transformer, image_encoder):
@@ -241,7 +241,8 @@ class WanWorld:
             contexts.append(negative_text)
         contexts = [context.to(self.device, self.dtype).expand(len(noise), -1, -1) for context in contexts]
         seen = self._look(images).to(self.dtype)
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)  # a solver of several steps has a memory
+        # a new one each time: a solver of several steps has a memory
+        scheduler: Any = type(self.scheduler).from_config(self.scheduler.config)
         scheduler.set_timesteps(denoise_steps, device=self.device)
         latents = noise
         for t in scheduler.timesteps:
