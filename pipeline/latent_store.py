@@ -355,10 +355,18 @@ class LatentStore:
             if samples == self._catalog.array_rows:  # else a commit came between, and its N may already be overwritten
                 return samples
 
-    def record_sources(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Keep which input is which key: rows of (source, key). The same set twice is kept once."""
+    def record_sources(self, rows: Iterable[tuple[str, str]], prompts: Mapping[str, str] | None = None) -> None:
+        """Keep which input is which key: rows of (source, key). The same set twice is kept once.
+
+        Args:
+            prompts: key -> the prompt that is part of it, where samples have their own.
+        """
         with writing(self.path):
-            ledger.write_sources(self.path, rows)
+            ledger.write_sources(self.path, rows, prompts)
+
+    def prompts(self) -> dict[str, str]:
+        """Key -> the prompt that is part of it, where samples have their own."""
+        return ledger.read_prompts(self.path)
 
     def sources(self) -> dict[str, tuple[str, ...]]:
         """Source -> its keys, over all runs.

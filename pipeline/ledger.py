@@ -8,7 +8,7 @@ import errno
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,9 +71,17 @@ def read_failures(store: Path) -> list[Failure]:
     return sorted(failures, key=lambda failure: (failure.source, failure.key or ""))
 
 
-def write_sources(store: Path, rows: Iterable[tuple[str, str]]) -> None:
-    """Keep which source is which key; the same set twice is one file, named by its content."""
-    lines = [json.dumps({"source": source, "key": key}) for source, key in sorted(set(rows))]
+def write_sources(store: Path, rows: Iterable[tuple[str, str]], prompts: Mapping[str, str] | None = None) -> None:
+    """Keep which source is which key; the same set twice is one file, named by its content.
+
+    Args:
+        prompts: key -> the prompt that is part of it, where samples have their own.
+    """
+    own = prompts or {}
+    lines = [
+        json.dumps({"source": source, "key": key} | ({"prompt": own[key]} if key in own else {}))
+        for source, key in sorted(set(rows))
+    ]
     if lines:
         content = ("\n".join(lines) + "\n").encode()
         target = store / "sources" / f"{hashlib.sha256(content).hexdigest()}.jsonl"
@@ -87,11 +95,14 @@ def read_sources(store: Path) -> dict[str, tuple[str, ...]]:
         DamagedShardError: a file is not what was written.
     """
     found: dict[str, set[str]] = {}
-    for path in _files(store / "sources", _SOURCES_NAME):
-        with suppress(FileNotFoundError):  # set aside meanwhile
-            for source, key in _read_sources(path):
-                found.setdefault(source, set()).add(key)
+    for source, key, _ in _all_sources(store):
+        found.setdefault(source, set()).add(key)
     return {source: tuple(sorted(keys)) for source, keys in found.items()}
+
+
+def read_prompts(store: Path) -> dict[str, str]:
+    """Key -> the prompt that is part of it, where samples have their own; raises as `read_sources`."""
+    return {key: prompt for _, key, prompt in _all_sources(store) if prompt is not None}
 
 
 def check(store: Path) -> dict[Path, str]:
@@ -118,6 +129,12 @@ def _files(folder: Path, name: re.Pattern[str]) -> list[Path]:
         raise unreadable(folder, None, error) from error
 
 
+def _all_sources(store: Path) -> Iterator[tuple[str, str, str | None]]:
+    for path in _files(store / "sources", _SOURCES_NAME):
+        with suppress(FileNotFoundError):  # set aside meanwhile
+            yield from _read_sources(path)
+
+
 def _read_failure(path: Path) -> Failure:
     try:
         return _parse_failure(unseal(read_file(path, _FAILURE_LIMIT_BYTES)))
@@ -127,9 +144,9 @@ def _read_failure(path: Path) -> Failure:
         raise _unreadable(path, error) from error
 
 
-def _read_sources(path: Path) -> list[tuple[str, str]]:
+def _read_sources(path: Path) -> list[tuple[str, str, str | None]]:
     try:
-        rows: list[tuple[str, str]] = []
+        rows: list[tuple[str, str, str | None]] = []
         digest = hashlib.sha256()
         with open_file(path, _SOURCES_LIMIT_BYTES) as file:
             while line := file.readline(_SOURCE_LIMIT_BYTES):
@@ -162,12 +179,12 @@ def _parse_failure(text: bytes) -> Failure:
     return Failure(source=source, key=cast(str | None, key), reason=reason, message=message, attempts=attempts)
 
 
-def _parse_source(line: bytes) -> tuple[str, str]:
+def _parse_source(line: bytes) -> tuple[str, str, str | None]:
     row = _object(line)
-    source, key = row.get("source"), row.get("key")
-    if not isinstance(source, str) or not is_key(key):
+    source, key, prompt = row.get("source"), row.get("key"), row.get("prompt")
+    if not isinstance(source, str) or not is_key(key) or not isinstance(prompt, str | None):
         raise ValueError("a row is not a source and its key")
-    return source, cast(str, key)
+    return source, cast(str, key), prompt
 
 
 def _object(text: bytes) -> dict[str, object]:

@@ -39,7 +39,10 @@ VIEW_RULES = 1
 """The same for precompute/views.py; recipes of kind views hold it, in the field `image_rules`."""
 
 _PREDICTED = frozenset(
-    {"denoise_steps", "solver", "guidance", "prompt", "negative_prompt", "fps", "seed", "draw", "compute_dtype"}
+    {
+        *("denoise_steps", "solver", "guidance", "prompt", "negative_prompt", "prompts", "fps", "seed", "draw"),
+        "compute_dtype",
+    }
 )
 _CHUNKED = frozenset({"chunk_frames", "chunk_context"})
 NO_MEANING: dict[Kind, frozenset[str]] = {
@@ -55,7 +58,9 @@ NO_MEANING: dict[Kind, frozenset[str]] = {
 PYRAMIDS = tuple(sum(side**2 for side in range(2, levels + 1)) for levels in range(1, 7))
 """Tiles below the whole image in pyramids of one to six levels: 0, 4, 13, 29, 54, 90."""
 
-_SINCE_SCHEMA: dict[str, int] = {"draws": 2, "observed_frames": 2, "views": 2, "chunk_frames": 2, "chunk_context": 2}
+_SINCE_SCHEMA: dict[str, int] = {
+    "draws": 2, "observed_frames": 2, "views": 2, "chunk_frames": 2, "chunk_context": 2, "prompts": 2,
+}
 """Fields that came after schema 1. They enter the id only when they differ from their default, so that a store
 written before they existed keeps its id."""
 
@@ -89,6 +94,8 @@ class Recipe(BaseModel):
     """None is the trained "no text" state: zero embeddings, no text encoder."""
     negative_prompt: str | None = None
     """Text of the unconditional branch; None is "no text" there too. Only with guidance."""
+    prompts: Literal["recipe", "sample"] = "recipe"
+    """Whose prompt: the recipe's, the same for all, or each sample's own, which is then part of its key."""
     fps: Annotated[float, Field(gt=0)] | None = None
     """None leaves the temporal positions unscaled, as Cosmos-Predict2 was trained (huggingface/diffusers#14768)."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -118,7 +125,9 @@ class Recipe(BaseModel):
         self._check_frames()
         if self.negative_prompt is not None and self.guidance <= 1.0:
             raise ValueError("negative_prompt has no effect without guidance: set guidance above 1.0, or drop it")
-        if self.guidance > 1.0 and self.prompt is None and self.negative_prompt is None:
+        if self.prompts == "sample" and self.prompt is not None:
+            raise ValueError("each sample has its own prompt, and the recipe has one for all: leave out one of them")
+        if self.guidance > 1.0 and self.prompt is None and self.negative_prompt is None and self.prompts == "recipe":
             raise ValueError(
                 "guidance above 1.0 without a prompt doubles the cost and changes nothing: "
                 "both branches see no text. Give a prompt, or leave guidance at 1.0"

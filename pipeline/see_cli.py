@@ -1,4 +1,4 @@
-"""What of `theworld cache …` needs the world model: `preview`, and the audit of `verify`; for cache_cli.py to register."""
+"""What of `theworld cache …` needs the world model: `preview` and the audit of `verify`; cache_cli.py registers it."""
 
 from __future__ import annotations
 

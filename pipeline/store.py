@@ -10,6 +10,7 @@ Elsewhere: what one can do with an open store (latent_store.py).
         shards/<n>.tar             <key>.npy and <key>.json of each sample          (format webdataset)
         index.safetensors          snapshot of the records of a large store; can be rebuilt
         failed/  sources/          what became of the inputs
+        prompt.safetensors         embeddings of the recipe's prompt, or of each sample's own in prompts/
         tmp/  lost+found/          unfinished files; what a person moved out of the way
 """
 
@@ -45,6 +46,8 @@ __all__ = ["LatentStore", "StoreFormat", "create_store", "find_store", "find_sto
 MAX_SHARD_SIZE = 65_536
 PROMPT = "prompt.safetensors"
 """Embeddings of the recipe's prompt, where it has one."""
+PROMPTS = "prompts"
+"""Folder of the embeddings of the samples' own prompts, where they have them."""
 _MAX_SAMPLE_BYTES = 2**32
 _METADATA_LIMIT_BYTES = 2**22
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")

@@ -23,7 +23,7 @@ from .latent_store import LatentStore, StoreFormat
 from .progress import Progress
 from .recipe import difference
 from .records import origins_of, read_file, read_record
-from .store import PROMPT, create_store, is_store, load_store, open_to_write
+from .store import PROMPT, PROMPTS, create_store, is_store, load_store, open_to_write
 
 _KEYS_LIMIT_BYTES = 2**31
 _PROMPT_LIMIT_BYTES = 2**28
@@ -202,7 +202,8 @@ def _copy_shard(source: LatentStore, target: LatentStore, keys: Sequence[str]) -
 
 
 def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
-    target.record_sources((name, key) for name, of in source.sources().items() for key in of if key in keys)
+    rows = ((name, key) for name, of in source.sources().items() for key in of if key in keys)
+    target.record_sources(rows, source.prompts())
     known = {failure.file_name for failure in target.failures()}
     for failure in source.failures():
         if failure.file_name not in known and (failure.key is None or failure.key not in target):
@@ -210,15 +211,21 @@ def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
     for failure in target.failures():
         if failure.key is not None and failure.key in target:
             target.clear_failure(failure)
-    prompt = source.path / PROMPT
-    if prompt.is_file() and not (target.path / PROMPT).exists():
+    own = sorted(path.name for path in (source.path / PROMPTS).glob("*.safetensors"))
+    if own:
+        with writing(target.path):
+            make_folders(target.path / PROMPTS)
+    for name in (PROMPT, *(f"{PROMPTS}/{name}" for name in own)):
+        prompt = source.path / name
+        if not prompt.is_file() or (target.path / name).exists():
+            continue
         content = read_file(prompt, _PROMPT_LIMIT_BYTES)
         try:
             load(content)  # it may be a stranger's link to something that is nobody's business
         except SafetensorError as error:
             raise DamagedShardError(f"{prompt}: it is no safetensors file ({error}), so it was not copied") from error
         with writing(target.path):
-            publish(target.path / "tmp", target.path / PROMPT, content)
+            publish(target.path / "tmp", target.path / name, content)
 
 
 def _require_same(one: LatentStore, other: LatentStore) -> None:

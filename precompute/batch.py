@@ -10,7 +10,7 @@ import platform
 import socket
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,10 +18,18 @@ from torch import Tensor
 from ..pipeline.recipe import Recipe
 from ..pipeline.world import WorldModel
 from .kinds import Kind
+from .text import PromptedWorld, TextEmbeddings
 
 
 def make_batch(
-    kind: Kind, world: WorldModel, pixels: Sequence[Tensor], keys: Sequence[str], recipe: Recipe, size: int
+    kind: Kind,
+    world: WorldModel,
+    pixels: Sequence[Tensor],
+    keys: Sequence[str],
+    recipe: Recipe,
+    size: int,
+    *,
+    text: TextEmbeddings | None = None,
 ) -> Tensor:
     """Latents (B, C, T, H, W) of up to `size` inputs, made in a batch of exactly `size`; float32, on the CPU.
 
@@ -30,10 +38,13 @@ def make_batch(
 
     Args:
         pixels: B of them, as the kind loads them. keys: as many.
+        text: embeddings of B prompts, where each sample has its own.
     Raises:
         torch.OutOfMemoryError: a batch of this size does not fit.
     """
     missing = size - len(keys)
+    if text is not None:
+        world = cast(PromptedWorld, world).with_text(text.padded(missing))
     batch = torch.stack([*pixels, *pixels[-1:] * missing])
     return kind.latents(world, batch, [*keys, *keys[-1:] * missing], recipe)[: len(keys)].float().cpu()
 

@@ -82,7 +82,8 @@ class PrecomputeConfig(BaseModel):
 
     @model_validator(mode="after")
     def _kind_has_all_that_is_said(self) -> PrecomputeConfig:
-        check_meaning(self.kind, self.model_dump())
+        prompts = {"prompts": None if self.prompt_field is None else "sample"}
+        check_meaning(self.kind, self.model_dump() | prompts)
         return self
 
 
@@ -112,6 +113,7 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
         "stride": config.stride,
         "solver": config.solver,
         "draws": draws,
+        "prompts": "recipe" if config.prompt_field is None else "sample",
         "observed_frames": config.observed_frames,
         "views": config.views,
         # within the window nothing is chunked, and equal latents have equal ids

@@ -1,34 +1,34 @@
-"""The Cosmos-Predict2 engine: encode frames, denoise a first one's future, over the pipeline's own VAE and transformer.
+"""The Cosmos-Predict2 engine: denoise the future of a first frame or several, over the pipeline's own transformer.
 
 Lives here: the denoise loop, equal to diffusers' `Cosmos2VideoToWorldPipeline` given the same draws, and what makes it
-cheaper with the same result: a batch of images with noise of their own, the first frame encoded alone, the last
-forward (which changes nothing) left out, no text encoder, nothing decoded. With wan.py the one door to diffusers.
-Elsewhere: finding and naming the weights (world.py), which folders it runs (builtin.py), prompts (text.py).
+cheaper with the same result: a batch of images with noise of their own, what is seen encoded alone, the last forward
+(which changes nothing) left out, no text encoder, nothing decoded. One door to diffusers, with wan.py and wan_vae.py.
+Elsewhere: frames to latents and back (wan_vae.py), finding and naming the weights (world.py), which folders it runs
+(builtin.py), prompts (text.py).
 
 Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video frame
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float
 from torch import Tensor
 
-from ..pipeline.errors import ConfigError, LatentShapeError, WorldModelError
+from ..pipeline.errors import ConfigError, WorldModelError
 from ..pipeline.keys import noise_seed
-from ..pipeline.latent_spec import LatentSpec
-from ..pipeline.latents import standardise, unstandardise
+from ..pipeline.latents import standardise
 from ..pipeline.recipe import Recipe, Solver
-from .families import latent_spec_of
 from .text import TextEmbeddings
+from .wan_vae import WanLatents
 
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
 """EDM noise levels of Cosmos-Predict2. Source: `Cosmos2VideoToWorldPipeline.__init__`; Karras et al. 2022, eq. 5."""
@@ -39,7 +39,7 @@ Estimate = Callable[[Tensor, Tensor], Tensor]
 """x0 from noisy latents and their noise level."""
 
 
-class CosmosWorld:
+class CosmosWorld(WanLatents):
     """A `WorldModel` over a Wan 2.1 VAE and a Cosmos-Predict2 transformer."""
 
     def __init__(
@@ -50,7 +50,7 @@ class CosmosWorld:
             vae: float32. transformer: float32 or bfloat16, on the same device.
             text: embeddings of the recipe's prompts; None rolls out with no text.
         """
-        self.vae = vae.eval().requires_grad_(False)
+        super().__init__(vae)
         self.transformer = transformer.eval().requires_grad_(False)
         self._text = text
         config = transformer.config
@@ -65,9 +65,7 @@ class CosmosWorld:
         if self._padding_channel:
             transformer.register_to_config(concat_padding_mask=False)
         self._text_width: int = config["text_embed_dim"]
-        self.device = next(transformer.parameters()).device
         self.dtype: torch.dtype = transformer.dtype
-        self._spec = latent_spec_of(vae.config)
 
     @classmethod
     def load(
@@ -80,7 +78,6 @@ class CosmosWorld:
         """
         options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
         try:
-            # one frame is cheap to encode exactly, and a bfloat16 seed frame spoils the rollout (FastVideo#1472)
             vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, **options)
             transformer = CosmosTransformer3DModel.from_pretrained(
                 folder, subfolder="transformer", torch_dtype=getattr(torch, compute_dtype), **options
@@ -91,35 +88,11 @@ class CosmosWorld:
             torch.nn.Module.to(part, torch.device(device))  # diffusers' own `to` hides its signature
         return cls(vae, transformer, text=text)
 
-    @property
-    def spec(self) -> LatentSpec:
-        """The space its latents live in."""
-        return self._spec
-
-    @torch.inference_mode()
-    def encode(self, images: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B C 1 H W"]:
-        """Standardised latents of single frames: the posterior's mode, float32.
-
-        Encoding one frame gives the bits that encoding a whole clip gives for its first frame: the VAE is causal.
-
-        Args:
-            images: float32 in [-1, 1].
-        """
-        return self.encode_video(images.unsqueeze(2))
-
-    @torch.inference_mode()
-    def encode_video(self, videos: Float[Tensor, "B 3 F height width"]) -> Float[Tensor, "B C T H W"]:
-        """Standardised latents of real frames: the posterior's mode, float32; T = 1 + (F - 1) / temporal_stride.
-
-        Args:
-            videos: float32 in [-1, 1].
-        Raises:
-            LatentShapeError: F - 1 is no multiple of the temporal stride; the VAE would drop the rest unsaid.
-        """
-        frames, stride = videos.shape[2], self._spec.temporal_stride
-        if (frames - 1) % stride:
-            raise LatentShapeError(f"a clip has 1 + a multiple of {stride} video frames, got {frames}")
-        return standardise(self._posterior(videos.to(self.device, torch.float32)).mode(), self._spec)
+    def with_text(self, text: TextEmbeddings) -> Self:
+        """This world model, same weights, following other prompts: one for all or one for each sample of a batch."""
+        other = copy.copy(self)
+        other._text = text
+        return other
 
     @torch.inference_mode()
     def rollout(
@@ -143,7 +116,8 @@ class CosmosWorld:
         observed = self.encode_video(seen) if seen.ndim == 5 else self.encode(seen)
         if recipe.rollout_steps == 0:
             return observed
-        if (recipe.prompt is not None or recipe.negative_prompt is not None) and self._text is None:
+        prompted = recipe.prompt is not None or recipe.negative_prompt is not None or recipe.prompts == "sample"
+        if prompted and self._text is None:
             raise ConfigError("this recipe has a prompt, and the world model was loaded without its embeddings")
         frames = 1 + recipe.rollout_steps * recipe.stride
         _, channels, known, height, width = observed.shape
@@ -186,7 +160,7 @@ class CosmosWorld:
         """
         frames = 1 + rollout_steps
         video = seen if seen.ndim == 5 else seen.unsqueeze(2)
-        posterior = self._posterior(video.to(self.device, torch.float32))
+        posterior = self._posterior(video)
         shape = (posterior.mean.shape[1], frames, *posterior.mean.shape[3:])
         draws = [(torch.randn(shape, generator=g), torch.randn(shape, generator=g)) for g in generators]
         posterior_noise, noise = (torch.stack(parts).to(self.device) for parts in zip(*draws, strict=True))
@@ -211,8 +185,8 @@ class CosmosWorld:
         denoise_steps: int,
         solver: Solver = "euler",
         guidance: float = 1.0,
-        text: Float[Tensor, "1 L D"] | None = None,
-        negative_text: Float[Tensor, "1 L D"] | None = None,
+        text: Float[Tensor, "texts L D"] | None = None,
+        negative_text: Float[Tensor, "negatives L D"] | None = None,
         fps: float | None = None,
     ) -> Float[Tensor, "B C T H W"]:
         """From pure noise to a clip that begins with the latents in `observed`; float32.
@@ -221,7 +195,8 @@ class CosmosWorld:
             observed: standardised latents of what is seen. noise: unit normal.
             denoise_steps: noise levels N. solver: euler, N - 1 forwards; 2ab, N. Twice as many with guidance.
             guidance: x0 = cond + guidance * (cond - uncond) above 1.0.
-            text, negative_text: prompt embeddings, padded to 512 as the pipeline pads them; None is no text.
+            text, negative_text: prompt embeddings, one for all or one for each sample, padded to 512 as the pipeline
+                pads them; None is no text.
 
         Source: `Cosmos2VideoToWorldPipeline.__call__`.
         """
@@ -263,31 +238,10 @@ class CosmosWorld:
         sigmas = sigma_schedule(denoise_steps)[:-1].to(self.device)
         return {"euler": euler, "2ab": two_step}[solver](estimate, noise * SIGMA_MAX, sigmas)
 
-    def _posterior(self, video: Tensor) -> DiagonalGaussianDistribution:
-        return self.vae.encode(video, return_dict=False)[0]
-
     def _context(self, text: Tensor | None, batch: int) -> Tensor:
         if text is None:  # zero keys and values: cross-attention adds exactly nothing, whatever the length
             return torch.zeros(batch, 1, self._text_width, device=self.device, dtype=self.dtype)
         return text.to(self.device, self.dtype).expand(batch, -1, -1)
-
-    @torch.inference_mode()
-    def posterior(self, images: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B C 2 H W"]:
-        """Mean and log-variance of the encodings of single frames, both in the standardised space; float32.
-
-        Args:
-            images: float32 in [-1, 1].
-        """
-        found = self._posterior(images.to(self.device, torch.float32).unsqueeze(2))
-        scale = torch.tensor(self._spec.std, device=self.device).view(1, -1, 1, 1, 1)
-        return torch.cat([standardise(found.mean, self._spec), found.logvar - 2 * torch.log(scale)], dim=2)
-
-    @torch.inference_mode()
-    def decode(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B 3 F height width"]:
-        """Video in [-1, 1] of standardised latents; F = 1 + temporal_stride * (T - 1)."""
-        raw = unstandardise(latents.to(self.device, torch.float32), self._spec)
-        return self.vae.decode(raw, return_dict=False)[0].clamp(-1.0, 1.0)
-
 
 def sigma_schedule(denoise_steps: int) -> Float[Tensor, " levels"]:
     """Noise levels from 80 to 0.002, and the last one again: denoise_steps + 1 values, float32.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from .batch import make_batch
 from .images import read_input_file, to_image
 from .kinds import KINDS, Loaded
 from .preview import answer_picture
-from .text import TextEmbeddings, embed_prompts
+from .text import TextEmbeddings, embed_prompts, load_each
 from .world import WORLDLET, resolve_world
 
 _log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ class LiveWorld:
         self.world = world
         self.recipe = recipe
         self.fps = recipe.fps or fps
+        self._texts: Callable[[Sequence[str]], TextEmbeddings] | None = None
+        """The prompts of keys, where each sample has its own."""
         self._kind = KINDS[recipe.kind]
 
     @classmethod
@@ -66,7 +68,7 @@ class LiveWorld:
                 f"these latents are of the weights {recipe.world}, and {name} is {source.identity}. "
                 "Name the world model they were made with: --world PATH"
             )
-        embeddings = embed_prompts(source.folder, recipe, source.family.text) if text is None else TextEmbeddings.load(text)
+        embeddings = TextEmbeddings.load(text) if text else embed_prompts(source.folder, recipe, source.family.text)
         loaded = source.family.load(
             source.folder,
             device=str(resolve_device(device)),
@@ -79,7 +81,11 @@ class LiveWorld:
     def for_store(cls, store: LatentStore, *, world: str | None = None, device: DeviceName = "auto") -> LiveWorld:
         """Load the world model a store was made with, and the prompt embeddings it keeps; raises as `for_recipe`."""
         text = store.path / PROMPT
-        return cls.for_recipe(store.recipe, world=world, device=device, text=text if text.is_file() else None)
+        live = cls.for_recipe(store.recipe, world=world, device=device, text=text if text.is_file() else None)
+        if store.recipe.prompts == "sample":
+            prompts, negative = store.prompts(), TextEmbeddings.load(text).negative if text.is_file() else None
+            live._texts = lambda keys: load_each(store.path, [prompts[key] for key in keys], negative)
+        return live
 
     def roll_out(self, file: Path) -> Float[Tensor, "1 C T H W"]:
         """Standardised latents of one image file, or of one video for recipes of kind frames, as precompute would
@@ -88,6 +94,10 @@ class LiveWorld:
         Raises:
             ImageError: the file cannot be used.
         """
+        if self.recipe.prompts == "sample":
+            raise ConfigError(
+                "this run was trained on latents that each had a prompt of their own, and a picture alone has none"
+            )
         content, loaded = self._load(file)
         if loaded.note:
             _log.warning("%s is %s", file, loaded.note)
@@ -95,7 +105,8 @@ class LiveWorld:
 
     def roll_out_batch(self, pixels: Sequence[Tensor], keys: Sequence[str], *, size: int) -> Tensor:
         """Latents (B, C, T, H, W) of loaded inputs, with the bits that a worker with batches of `size` gives them."""
-        return make_batch(self._kind, self.world, pixels, keys, self.recipe, size)
+        text = self._texts(keys) if self._texts is not None else None
+        return make_batch(self._kind, self.world, pixels, keys, self.recipe, size, text=text)
 
     def save_answer(
         self,

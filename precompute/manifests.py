@@ -22,6 +22,8 @@ COLUMNS = ("image", "video", "path", "file", "file_name")
 MAX_ROW_BYTES = 2**24
 _MAX_PATH = 4096
 """Linux opens no longer one."""
+MAX_PROMPT = 8000
+"""Characters; world models read 512 tokens."""
 _BLOCK = 2**20
 _CONVERSATIONS = "conversations"
 _NAMED = 12
@@ -133,6 +135,8 @@ def prompt_of(name: str, record: dict[str, Any], prompt_field: str) -> str:
         ImageError: it has none, or none that is text.
     """
     text = _text(name, record, prompt_field)
+    if len(text) > MAX_PROMPT:
+        raise ImageError("row", f"{name}: {prompt_field} has {len(text):,} characters; the limit is {MAX_PROMPT:,}")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -7,18 +7,24 @@ needs a word on who checks it: `cosmos` runs NVIDIA's own text filter once, `ext
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.functional import pad
 
-from ..pipeline.errors import ConfigError, WorldModelError
+from ..pipeline.commit import make_folders, publish
+from ..pipeline.errors import ConfigError, StoreError, WorldModelError
 from ..pipeline.recipe import NO_MEANING, Recipe
+from ..pipeline.store import PROMPTS
+from ..pipeline.world import WorldModel
 from .families import TextEncoder
 
 if TYPE_CHECKING:
@@ -32,10 +38,11 @@ MAX_PROMPT_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class TextEmbeddings:
-    """Embeddings of a recipe's prompts; None where a branch has no text and the family needs none."""
+    """Embeddings of prompts, one for all or one for each sample of a batch; None where a branch has no text and the
+    family needs none."""
 
-    prompt: Float[Tensor, "1 L D"] | None
-    negative: Float[Tensor, "1 L D"] | None
+    prompt: Float[Tensor, "texts L D"] | None
+    negative: Float[Tensor, "negatives L D"] | None
 
     def to_bytes(self) -> bytes:
         """The content of a safetensors file."""
@@ -51,6 +58,20 @@ class TextEmbeddings:
                 file.get_tensor(name) if name in names else None for name in ("prompt", "negative")
             )
         return cls(prompt, negative)
+
+    def padded(self, missing: int) -> TextEmbeddings:
+        """With the last prompt so many times more, as batches are filled up."""
+        if self.prompt is None or not missing:
+            return self
+        return TextEmbeddings(torch.cat([self.prompt, self.prompt[-1:].expand(missing, -1, -1)]), self.negative)
+
+
+class PromptedWorld(WorldModel, Protocol):
+    """A world model that can follow a prompt of each sample's own."""
+
+    def with_text(self, text: TextEmbeddings) -> Self:
+        """This world model, following other prompts."""
+        ...
 
 
 def embed_prompts(folder: Path, recipe: Recipe, encoder: TextEncoder | None) -> TextEmbeddings | None:
@@ -74,18 +95,67 @@ def embed_prompts(folder: Path, recipe: Recipe, encoder: TextEncoder | None) -> 
     wanted = {name: encoder.clean(text) for name, text in texts.items() if text is not None}
     if not wanted:
         return None
-    import transformers
-
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        model = getattr(transformers, encoder.class_name).from_pretrained(
-            folder / "text_encoder", local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WorldModelError(f"the text encoder in {folder} cannot be loaded: {error}") from error
-    model.eval()  # it has dropout: left on, the same prompt would embed differently each time
+    model, tokenizer = _load(folder, encoder, "cpu")
     embeddings = {name: _embed(model, tokenizer, text) for name, text in wanted.items()}
     return TextEmbeddings(embeddings.get("prompt"), embeddings.get("negative"))
+
+
+def embed_each(store: Path, folder: Path, prompts: Sequence[str], encoder: TextEncoder, device: str) -> dict[str, str]:
+    """Keep the embedding of every prompt of the samples in their store; those that are there already stay.
+
+    Args:
+        folder: a world model in the stock layout. device: where its text encoder runs, for as long as this takes.
+    Returns:
+        The prompts that cannot be embedded -> why.
+    Raises:
+        WorldModelError: the text encoder cannot be loaded.
+        StoreError, OSError: the store cannot be written.
+    """
+    refused: dict[str, str] = {}
+    if (store / PROMPTS).is_symlink():
+        raise StoreError(f"{store / PROMPTS} is a symbolic link, so nothing is written there")
+    make_folders(store / PROMPTS)
+    if missing := [prompt for prompt in dict.fromkeys(prompts) if not prompt_file(store, prompt).exists()]:
+        model, tokenizer = _load(folder, encoder, device)
+        for prompt in missing:
+            try:
+                embedding = _embed(model, tokenizer, encoder.clean(prompt)).cpu()
+            except ConfigError as error:
+                refused[prompt] = str(error)
+                continue
+            tokens = int(embedding[0].any(dim=1).nonzero().max()) + 1  # what follows is zeros
+            content = save({"prompt": embedding[:, :tokens].contiguous()}, metadata={"prompt": prompt})
+            publish(store / "tmp", prompt_file(store, prompt), content)
+        del model
+        if device.startswith("cuda"):
+            torch.cuda.empty_cache()
+    return refused
+
+
+def load_each(store: Path, prompts: Sequence[str], negative: Tensor | None) -> TextEmbeddings:
+    """The embeddings that `embed_each` kept, one row a prompt, padded to what the world model reads.
+
+    Raises:
+        WorldModelError: one is not there.
+    """
+    rows: list[Tensor] = []
+    for prompt in prompts:
+        path = prompt_file(store, prompt)
+        try:
+            with safe_open(path, framework="pt") as file:
+                embedding = file.get_tensor("prompt")
+        except (OSError, ValueError) as error:
+            raise WorldModelError(
+                f"{path}, the embedding of the prompt {prompt!r}, cannot be read: {error}. "
+                "Remove it and run precompute again: it is made anew"
+            ) from error
+        rows.append(pad(embedding, (0, 0, 0, MAX_PROMPT_TOKENS - embedding.shape[1])))
+    return TextEmbeddings(torch.cat(rows), negative)
+
+
+def prompt_file(store: Path, prompt: str) -> Path:
+    """Where a store keeps the embedding of a sample's prompt."""
+    return store / PROMPTS / f"{hashlib.sha256(prompt.encode()).hexdigest()[:32]}.safetensors"
 
 
 def check_prompts(prompts: list[str], guardrail: Guardrail | None, encoder: TextEncoder | None) -> None:
@@ -96,8 +166,20 @@ def check_prompts(prompts: list[str], guardrail: Guardrail | None, encoder: Text
     Raises:
         ConfigError: no guardrail was named, NVIDIA's is not installed, or it finds a prompt unsafe.
     """
+    if unsafe := unsafe_prompts(prompts, guardrail, encoder):
+        raise ConfigError(f"NVIDIA's guardrail finds this prompt unsafe: {unsafe[0]!r}")
+
+
+def unsafe_prompts(
+    prompts: Sequence[str], guardrail: Guardrail | None, encoder: TextEncoder | None
+) -> list[str]:
+    """Those that NVIDIA's filter finds unsafe, where it is asked.
+
+    Raises:
+        ConfigError: no guardrail was named where the licence asks for one, or NVIDIA's is not installed.
+    """
     if not prompts or encoder is None or (guardrail is None and not encoder.guardrail):
-        return
+        return []
     if guardrail is None:
         raise ConfigError(
             "a prompt needs a guardrail: the NVIDIA Open Model License ends where one is bypassed without a similar "
@@ -105,7 +187,7 @@ def check_prompts(prompts: list[str], guardrail: Guardrail | None, encoder: Text
             "filter once, or --guardrail external to state that your own filter has passed it"
         )
     if guardrail == "external":
-        return
+        return []
     try:
         from cosmos_guardrail import CosmosSafetyChecker  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as error:
@@ -113,9 +195,21 @@ def check_prompts(prompts: list[str], guardrail: Guardrail | None, encoder: Text
             "--guardrail cosmos needs NVIDIA's filter: pip install 'theworld[guardrail]'"
         ) from error
     checker = CosmosSafetyChecker()
-    for prompt in prompts:
-        if not checker.check_text_safety(prompt):
-            raise ConfigError(f"NVIDIA's guardrail finds this prompt unsafe: {prompt!r}")
+    return [prompt for prompt in prompts if not checker.check_text_safety(prompt)]
+
+
+def _load(folder: Path, encoder: TextEncoder, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        model = getattr(transformers, encoder.class_name).from_pretrained(
+            folder / "text_encoder", local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WorldModelError(f"the text encoder in {folder} cannot be loaded: {error}") from error
+    # it has dropout: left on, the same prompt would embed differently each time
+    return model.eval().to(device), tokenizer
 
 
 @torch.inference_mode()
@@ -125,5 +219,6 @@ def _embed(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: s
     if length > MAX_PROMPT_TOKENS:
         raise ConfigError(f"the prompt has {length} tokens; the world model reads {MAX_PROMPT_TOKENS}. Shorten it")
     inputs = tokenizer(text, padding="max_length", max_length=MAX_PROMPT_TOKENS, return_tensors="pt")
+    inputs = inputs.to(encoder.device)
     hidden = encoder(inputs.input_ids, attention_mask=inputs.attention_mask).last_hidden_state
     return hidden * inputs.attention_mask.unsqueeze(-1)

@@ -12,9 +12,10 @@ Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import (
@@ -27,14 +28,14 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
-from ..pipeline.errors import ConfigError, LatentShapeError, WorldModelError
+from ..pipeline.errors import ConfigError, WorldModelError
 from ..pipeline.keys import noise_seed
-from ..pipeline.latent_spec import LatentSpec, video_frames
-from ..pipeline.latents import standardise, unstandardise
+from ..pipeline.latent_spec import video_frames
 from ..pipeline.recipe import Recipe
-from .families import latent_spec_of, read_json
+from .families import read_json
 from .images import to_image
 from .text import TextEmbeddings
+from .wan_vae import WanLatents
 
 Scheduler = UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler
 _SCHEDULERS: dict[str, type[Scheduler]] = {
@@ -42,7 +43,7 @@ _SCHEDULERS: dict[str, type[Scheduler]] = {
 }
 
 
-class WanWorld:
+class WanWorld(WanLatents):
     """A `WorldModel` over the parts of a Wan 2.1 image-to-video pipeline."""
 
     def __init__(
@@ -61,15 +62,13 @@ class WanWorld:
             scheduler: its config says the noise levels and the solver; it is copied and left as it is.
             text: embeddings of the recipe's prompts, the empty one among them; None can encode and not roll out.
         """
-        self.vae = vae.eval().requires_grad_(False)
+        super().__init__(vae)
         self.transformer = transformer.eval().requires_grad_(False)
         self.scheduler = scheduler
         self.image_encoder = image_encoder.eval().requires_grad_(False)
         self.image_processor = image_processor
         self._text = text
-        self.device = next(transformer.parameters()).device
         self.dtype: torch.dtype = transformer.dtype
-        self._spec = latent_spec_of(vae.config)
 
     @classmethod
     def load(
@@ -98,44 +97,30 @@ class WanWorld:
             torch.nn.Module.to(part, torch.device(device))  # diffusers' own `to` hides its signature
         return cls(vae, transformer, scheduler, image_encoder, image_processor, text=text)
 
-    @property
-    def spec(self) -> LatentSpec:
-        """The space its latents live in."""
-        return self._spec
-
-    @torch.inference_mode()
-    def encode(self, images: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B C 1 H W"]:
-        """Standardised latents of single frames, float32 in [-1, 1]: the posterior's mode, float32."""
-        return self.encode_video(images.unsqueeze(2))
-
-    @torch.inference_mode()
-    def encode_video(self, videos: Float[Tensor, "B 3 F height width"]) -> Float[Tensor, "B C T H W"]:
-        """Standardised latents of real frames, float32 in [-1, 1]: the posterior's mode, float32.
-
-        Raises:
-            LatentShapeError: F - 1 is no multiple of the temporal stride; the VAE would drop the rest unsaid.
-        """
-        frames, stride = videos.shape[2], self._spec.temporal_stride
-        if (frames - 1) % stride:
-            raise LatentShapeError(f"a clip has 1 + a multiple of {stride} video frames, got {frames}")
-        posterior = self.vae.encode(videos.to(self.device, torch.float32), return_dict=False)[0]
-        return standardise(posterior.mode(), self._spec)
+    def with_text(self, text: TextEmbeddings) -> Self:
+        """This world model, same weights, following other prompts: one for all or one for each sample of a batch."""
+        other = copy.copy(self)
+        other._text = text
+        return other
 
     @torch.inference_mode()
     def rollout(
-        self, images: Float[Tensor, "B 3 height width"], keys: Sequence[str], recipe: Recipe
+        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
     ) -> Float[Tensor, "B C T H W"]:
         """Standardised float32 latents of each image and its predicted future; frame 0 equals `encode`.
 
         Args:
-            images: float32 in [-1, 1], of the recipe's size. keys: one per image; with the recipe's seed and draw it
-                fixes the sample's noise, so batch and order do not matter.
+            seen: images or videos of one frame, float32 in [-1, 1], of the recipe's size. keys: one per image; with
+                the recipe's seed and draw it fixes the sample's noise, so batch and order do not matter.
         Raises:
             ConfigError: this world was loaded without the embeddings of the recipe's prompts (the empty one too), or
-                the recipe is of a kind that nothing is predicted for.
+                its latents are not those of one joint diffusion, or more than one frame is shown.
         """
-        if recipe.kind != "rollout":
-            raise ConfigError(f"a recipe of kind {recipe.kind} holds real frames; an image alone cannot give them")
+        if recipe.kind not in ("rollout", "continuation") or recipe.chunk_frames:
+            raise ConfigError(f"a recipe of kind {recipe.kind} is no one joint diffusion")
+        if seen.ndim == 5 and seen.shape[2] != 1:
+            raise ConfigError(f"Wan 2.1 image-to-video is shown one frame, not {seen.shape[2]}")
+        images = seen[:, :, 0] if seen.ndim == 5 else seen
         if recipe.rollout_steps == 0:
             return self.encode(images)
         if self._text is None or self._text.prompt is None:
@@ -172,8 +157,8 @@ class WanWorld:
         *,
         rollout_steps: int,
         denoise_steps: int,
-        text: Float[Tensor, "1 L D"],
-        negative_text: Float[Tensor, "1 L D"] | None = None,
+        text: Float[Tensor, "texts L D"],
+        negative_text: Float[Tensor, "negatives L D"] | None = None,
         guidance: float = 1.0,
     ) -> Float[Tensor, "B C T H W"]:
         """What `WanImageToVideoPipeline(..., output_type="latent")` returns, for comparison with it: frame 0 is what
@@ -218,8 +203,8 @@ class WanWorld:
         noise: Float[Tensor, "B C T H W"],
         *,
         denoise_steps: int,
-        text: Float[Tensor, "1 L D"],
-        negative_text: Float[Tensor, "1 L D"] | None = None,
+        text: Float[Tensor, "texts L D"],
+        negative_text: Float[Tensor, "negatives L D"] | None = None,
         guidance: float = 1.0,
     ) -> Float[Tensor, "B C T H W"]:
         """From pure noise to a clip, with the steps of the folder's scheduler; float32.
@@ -227,7 +212,8 @@ class WanWorld:
         Args:
             images: float32 in [-1, 1], for CLIP. condition: of `condition`. noise: unit normal.
             denoise_steps: forwards, twice as many with guidance.
-            text, negative_text: prompt embeddings, padded to 512 as the pipeline pads them; the second with guidance.
+            text, negative_text: prompt embeddings, one for all or one for each sample, padded to 512 as the pipeline
+                pads them; the second with guidance.
             guidance: flow = uncond + guidance * (cond - uncond) above 1.0.
         Raises:
             ConfigError: guidance without `negative_text`.
@@ -267,9 +253,3 @@ class WanWorld:
         pixels = self.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
         hidden = self.image_encoder(pixels.to(self.device), output_hidden_states=True).hidden_states
         return hidden[-2]
-
-    @torch.inference_mode()
-    def decode(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B 3 F height width"]:
-        """Video in [-1, 1] of standardised latents; F = 1 + temporal_stride * (T - 1)."""
-        raw = unstandardise(latents.to(self.device, torch.float32), self._spec)
-        return self.vae.decode(raw, return_dict=False)[0].clamp(-1.0, 1.0)

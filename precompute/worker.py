@@ -25,7 +25,7 @@ from .decoder import shared_decoder
 from .kinds import KINDS, Loaded
 from .registry import load_world
 from .sources import Sample
-from .text import TextEmbeddings
+from .text import TextEmbeddings, load_each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,11 +76,10 @@ class Worker:
         self._kind = KINDS[self._recipe.kind]
         self._decoder = shared_decoder()
         self._decoder.start()  # while the weights load
+        text = TextEmbeddings.load(Path(setup.text)) if setup.text else None
+        self._negative = None if text is None else text.negative
         self._world = load_world(
-            Path(setup.world_folder),
-            device=setup.device,
-            compute_dtype=self._recipe.compute_dtype,
-            text=TextEmbeddings.load(Path(setup.text)) if setup.text else None,
+            Path(setup.world_folder), device=setup.device, compute_dtype=self._recipe.compute_dtype, text=text
         )
         self._device = setup.device
         self._world_name, self._fps = setup.world_name, setup.fps
@@ -109,7 +108,7 @@ class Worker:
             for batch, waited in self._decoded(samples, failures):
                 seconds["decode"] += waited
                 started = time.monotonic()
-                latents = self._latents([sample.key for sample, _ in batch], [loaded.pixels for _, loaded in batch])
+                latents = self._latents([sample for sample, _ in batch], [loaded.pixels for _, loaded in batch])
                 made = time.monotonic()
                 notes.update(loaded.note for _, loaded in batch if loaded.note)
                 for (sample, _), latent in zip(batch, latents, strict=True):
@@ -162,20 +161,27 @@ class Worker:
             raise ImageError("changed", f"{sample.source} changed while the job ran; run again for what it is now")
         return self._decoder.load(content, self._recipe, self._world.spec, sample.source)
 
-    def _latents(self, keys: list[str], pixels: list[Tensor]) -> Tensor:
+    def _latents(self, samples: list[Sample], pixels: list[Tensor]) -> Tensor:
         """(B, C, T, H, W) on the CPU. Out of memory halves the batch, and later batches stay halved."""
         done: list[Tensor] = []
-        while len(done) < len(keys):
+        while len(done) < len(samples):
             size = self._batch_size
             part = slice(len(done), len(done) + size)
             try:
-                done.extend(make_batch(self._kind, self._world, pixels[part], keys[part], self._recipe, size))
+                keys, text = [sample.key for sample in samples[part]], self._text_of(samples[part])
+                done.extend(make_batch(self._kind, self._world, pixels[part], keys, self._recipe, size, text=text))
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
                 torch.cuda.empty_cache()
                 self._batch_size = size // 2
         return torch.stack(done)
+
+    def _text_of(self, samples: Sequence[Sample]) -> TextEmbeddings | None:
+        """The samples' own prompts, where they have them."""
+        if self._recipe.prompts == "recipe":
+            return None
+        return load_each(self._store.path, [sample.prompt or "" for sample in samples], self._negative)
 
     def _facts(self, seconds: dict[str, float]) -> dict[str, object]:
         """Recorded beside the shard, never hashed: who made it, with what, at what cost."""

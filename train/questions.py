@@ -47,6 +47,8 @@ class Question(BaseModel):
     """Possible answers, the right one among them. Without them the model answers in its own words."""
     type: _Text | None = None
     """Accuracy is reported per type."""
+    prompt: _Text | None = None
+    """The image's own prompt, where latents were made with one each: which of the image's futures is asked about."""
     split: _Text | None = None
     """Training takes "train" and questions without a split; evaluation takes the split it is asked for."""
 
@@ -221,8 +223,8 @@ def resolve_keys(
     An image that exists beside the questions file is found by the hash of its bytes; one that does not, by the source
     name that precompute recorded in the store. So training does not need the images.
     """
-    sources = store.sources()
-    found: dict[str, tuple[str | None, str]] = {}  # image -> (key, or None and why)
+    sources, prompts = store.sources(), store.prompts()
+    found: dict[tuple[str, str | None], tuple[str | None, str]] = {}  # image, prompt -> (key, or None and why)
     keys: dict[str, str] = {}
     missing: list[Uncovered] = []
     for question in questions:
@@ -230,9 +232,10 @@ def resolve_keys(
         if source is None:
             missing.append(Uncovered(question, "it names no future"))
             continue
-        if source not in found:
-            found[source] = _resolve(source, questions_file.parent, store, sources)
-        key, reason = found[source]
+        prompt = question.prompt if store.recipe.prompts == "sample" else None
+        if (source, prompt) not in found:
+            found[source, prompt] = _resolve(source, prompt, questions_file.parent, store, sources, prompts)
+        key, reason = found[source, prompt]
         if key is None:
             missing.append(Uncovered(question, reason))
         else:
@@ -241,16 +244,25 @@ def resolve_keys(
 
 
 def _resolve(
-    image: str, folder: Path, store: LatentStore, sources: dict[str, tuple[str, ...]]
+    image: str,
+    prompt: str | None,
+    folder: Path,
+    store: LatentStore,
+    sources: dict[str, tuple[str, ...]],
+    prompts: dict[str, str],
 ) -> tuple[str | None, str]:
     path = folder / image
+    own = store.recipe.prompts == "sample"  # a key is then of image and prompt together
     try:
-        key = key_of_file(path) if path.is_file() else None
+        key = key_of_file(path, prompt) if path.is_file() and (prompt is not None or not own) else None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         return None, f"{image} cannot be read: {error}"
     if key is not None:
-        return (key, "") if key in store else (None, f"no latent for the content of {image}, key {key}")
-    known = sources.get(image, ())
+        asked = "" if prompt is None else f" with the prompt {prompt!r}"
+        return (key, "") if key in store else (None, f"no latent for the content of {image}{asked}, key {key}")
+    known = tuple(key for key in sources.get(image, ()) if prompt in (None, prompts.get(key)))
+    if own and len(known) > 1 and prompt is None:
+        return None, f"{image} was rolled out with {len(known)} prompts; say in the question's `prompt` which is meant"
     if len(known) > 1:
         return None, f"{image} stands for {len(known)} different images in the store; put the one meant beside the file"
     if not known:
