@@ -122,7 +122,7 @@ def verify(
     from .store import resolve_store
     from .verify import verify as run_verify
 
-    asked = {"images": images, "seed": seed, "tolerance": tolerance, "world": world, "device": device}
+    asked: dict[str, Any] = {"images": images, "seed": seed, "tolerance": tolerance, "world": world, "device": device}
     if recompute is None and (stray := [name for name, value in asked.items() if value is not None]):
         raise ConfigError(f"--{stray[0]} belongs to an audit: add --recompute N")
     found = run_verify(

@@ -5,7 +5,8 @@ Axes:  B sample   C channel   T latent frame   K rollout step   H, W latent row,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic import JsonValue
 
 from .latent_store import LatentStore
 from .records import Origin, origins_of
+from .time_axis import describe, horizon_s
 
 SAMPLES = 256
 """Looked into at most, evenly spread."""
@@ -53,6 +55,23 @@ class Summary:
     motion: tuple[float, ...]
     """By step, the mean absolute change from the frame before."""
     warnings: tuple[str, ...]
+    world_name: str | None
+    """As the records say; None where they do not."""
+    fps: float | None
+    """Video frames per second of the world model's clips, by recipe or records; None where neither says."""
+    time_axis: str
+    """What the latent frames along T are, in words."""
+    horizon_s: float | None
+    """Seconds from the observed frame to the last predicted one."""
+    sample_bytes: int
+    """Of the values of one latent."""
+    tokens: dict[str, int]
+    """World tokens of one image, all of its frames read: layout -> how many."""
+    seconds: dict[str, float]
+    """Of all workers together, by phase."""
+    failures_by_reason: dict[str, int]
+    frame_std: tuple[float, ...]
+    """By latent frame, over the channels' own means."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -61,24 +80,32 @@ class Summary:
     def lines(self) -> list[str]:
         """As a person reads it."""
         numbers = [f"{name} {value}" for name, value in self.recipe.items() if value is not None]
-        origin = [f"  {rows} rows by {maker}" for maker, rows in self.made_by.items()]
+        world = self.world_name or self.recipe["world"]
+        ahead = "" if self.horizon_s is None else f"; {self.horizon_s:.2f} s ahead at {self.fps:g} frames/s"
+        failed = ", ".join(f"{count} {reason}" for reason, count in self.failures_by_reason.items())
         rows = [
             f"{self.path}",
-            f"  recipe {self.recipe_id}",
-            f"  {', '.join(numbers)}",
-            f"  {self.format}, {self.samples} samples {self.sample_shape} in {self.shards} shards of up to "
-            f"{self.shard_size}, {self.bytes / 2**20:.1f} MiB; {self.sources} sources, {self.failures} failed inputs",
+            f"  recipe  {self.recipe_id}",
+            f"          {', '.join(numbers)}",
+            f"  time    {self.time_axis}{ahead}",
+            f"  holds   {self.samples} samples {self.sample_shape} in {self.shards} shards of up to {self.shard_size}; "
+            f"{self.format}, {self.bytes / 2**20:.1f} MiB, {self.sample_bytes / 2**10:.1f} KiB a sample",
+            f"  tokens  {', '.join(f'{count} {layout}' for layout, count in self.tokens.items())} an image",
+            f"  inputs  {self.sources} sources, {self.failures} failed inputs{f' ({failed})' if failed else ''}",
         ]
         if self.first_created is not None:
-            rows += [f"  made {self.first_created} to {self.last_created}, {self.worker_seconds:.1f} s of work"]
-        rows += origin
+            phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
+            rows += [f"  made    {self.first_created} to {self.last_created}{f'; work: {phases}' if phases else ''}"]
+        rows += [f"          {rows} rows of {world} by {maker}" for maker, rows in self.made_by.items()]
         if self.looked_into:
             rows += [
-                f"  over {self.looked_into} samples, by channel:",
-                f"    mean  {_row(self.channel_mean)}",
-                f"    std   {_row(self.channel_std)}",
-                f"  motion from frame to frame, by step: {_row(self.motion)}",
+                f"  health  over {self.looked_into} samples, by channel:",
+                f"            mean  {_row(self.channel_mean)}",
+                f"            std   {_row(self.channel_std)}",
+                f"          by latent frame: std {_row(self.frame_std)}",
             ]
+            if self.motion:
+                rows += [f"          motion from frame to frame, by step: {_row(self.motion)}"]
         return [*rows, *(f"  WARNING: {warning}" for warning in self.warnings)]
 
 
@@ -100,18 +127,23 @@ def summarise(store: LatentStore, *, samples: int = SAMPLES) -> Summary:
     for origin in origins:
         maker = _maker(origin.facts)
         made_by[maker] = made_by.get(maker, 0.0) + origin.rows
+    recipe = store.recipe
+    name, fps = _world(origins)
+    fps = recipe.fps or fps
+    channels, frames, height, width = store.sample_shape
+    failures = store.failures()
     return Summary(
         path=str(store.path),
         recipe_id=store.recipe.id,
         format=store.format,
-        recipe=store.recipe.meaning(),
+        recipe=recipe.meaning(),
         shard_size=store.shard_size,
         samples=len(store),
         shards=len(records),
         bytes=sum(record.bytes for record in records),
         sample_shape=store.sample_shape,
         sources=len(store.sources()),
-        failures=len(store.failures()),
+        failures=len(failures),
         first_created=created[0] if created else None,
         last_created=created[-1] if created else None,
         worker_seconds=round(sum(map(_seconds, origins)), 1),
@@ -121,6 +153,15 @@ def summarise(store: LatentStore, *, samples: int = SAMPLES) -> Summary:
         channel_std=tuple(moments.std.tolist()),
         motion=tuple(moments.motion.tolist()),
         warnings=(*store.damage, *_warnings(store, moments)),
+        world_name=name,
+        fps=fps,
+        time_axis=describe(recipe, store.spec, fps),
+        horizon_s=horizon_s(recipe, store.spec, fps),
+        sample_bytes=channels * frames * height * width * store.dtype.itemsize,
+        tokens={"spatial": frames * height * width, "patch 2x2": frames * -(-height // 2) * -(-width // 2)},
+        seconds=_phases(origins),
+        failures_by_reason=dict(Counter(failure.reason for failure in failures).most_common()),
+        frame_std=tuple(moments.frame_std.tolist()),
     )
 
 
@@ -129,6 +170,7 @@ class _Moments:
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
     motion: NDArray[np.float64]
+    frame_std: NDArray[np.float64]
     frozen: int
     not_finite: int
     looked_into: int
@@ -139,6 +181,7 @@ def _moments(store: LatentStore, keys: list[str]) -> _Moments:
     if store.recipe.kind == "posterior":
         frames = 1  # the log-variance behind the mean is of another scale
     total, squares, motion = np.zeros(channels), np.zeros(channels), np.zeros(frames - 1)
+    frame_total, frame_squares = np.zeros((channels, frames)), np.zeros((channels, frames))
     frozen = not_finite = 0
     buffer = store.buffer(1, rollout_steps=frames - 1)
     for row in store.rows_of(keys) if keys else ():
@@ -148,6 +191,8 @@ def _moments(store: LatentStore, keys: list[str]) -> _Moments:
             continue
         total += latent.sum(axis=(1, 2, 3))
         squares += np.square(latent).sum(axis=(1, 2, 3))
+        frame_total += latent.sum(axis=(2, 3))
+        frame_squares += np.square(latent).sum(axis=(2, 3))
         steps = np.abs(np.diff(latent, axis=1)).mean(axis=(0, 2, 3))
         motion += steps
         frozen += int(frames > 1 and steps.max() < _FROZEN * max(latent.std(), 1e-12))
@@ -155,7 +200,10 @@ def _moments(store: LatentStore, keys: list[str]) -> _Moments:
     count = finite * frames * height * width
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
-    return _Moments(mean, std, motion / finite, frozen, not_finite, len(keys))
+    cells = finite * height * width
+    variance = np.maximum(frame_squares / cells - np.square(frame_total / cells), 0)
+    frame_std = np.sqrt(variance.mean(axis=0))
+    return _Moments(mean, std, motion / finite, frame_std, frozen, not_finite, len(keys))
 
 
 def _warnings(store: LatentStore, moments: _Moments) -> list[str]:
@@ -190,6 +238,28 @@ def _look_raw(std: NDArray[np.float64], raw: NDArray[np.float64]) -> bool:
     """Whether the channels' deviations are nearer to those of raw latents than to 1."""
     seen = np.log(np.maximum(std, 1e-12))
     return bool(np.abs(np.log(raw)).mean() > 0.1 and np.abs(seen - np.log(raw)).sum() < np.abs(seen).sum())
+
+
+def _world(origins: Sequence[Origin]) -> tuple[str | None, float | None]:
+    """Name and frames per second of the world model, where a record says so."""
+    for origin in origins:
+        match origin.facts.get("world"):
+            case {"name": str(name), "fps": int(fps) | float(fps)} if fps > 0:
+                return name, float(fps)
+            case _:
+                continue
+    return None, None
+
+
+def _phases(origins: Sequence[Origin]) -> dict[str, float]:
+    """Seconds by phase, over all records that say so."""
+    total: Counter[str] = Counter()
+    for origin in origins:
+        seconds = origin.facts.get("seconds")
+        for phase, value in seconds.items() if isinstance(seconds, dict) else ():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                total[phase] += value * origin.rows / origin.of_rows  # pyright: ignore[reportArgumentType] - not whole
+    return {phase: round(float(value), 1) for phase, value in total.items()}
 
 
 def _seconds(origin: Origin) -> float:

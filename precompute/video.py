@@ -72,6 +72,8 @@ def write_video(path: Path, frames: NDArray[Any], fps: int | float, *, lossless:
             f"{path}: a video is written from uint8 frames of shape (F, H, W, 3) at a positive rate, "
             f"got {frames.dtype} {frames.shape} at {fps} frames per second"
         )
+    if not lossless and (frames.shape[1] % 2 or frames.shape[2] % 2):
+        raise ConfigError(f"{path}: height and width of a video to watch are even, got {frames.shape[1:3]}")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
         codec, options = ("libx264rgb", _LOSSLESS) if lossless else ("libx264", _TO_WATCH)

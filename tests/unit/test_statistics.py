@@ -164,6 +164,44 @@ def test_sizes_origin_and_inputs_are_counted(cache: Path) -> None:
     assert (found.recipe_id, found.format, found.sample_shape) == (TINY.id, "zarr", SHAPE)
 
 
+def test_time_tokens_and_world_are_told(cache: Path) -> None:
+    store = holding(cache, healthy(4), facts={"world": {"name": "worldlet", "fps": 12}})
+    found = summarise(store)
+    assert (found.world_name, found.fps) == ("worldlet", 12.0)
+    assert found.horizon_s == pytest.approx(8 / 12)
+    assert found.time_axis == "T = 3: now, +0.33 s, +0.67 s"
+    assert found.tokens == {"spatial": 3 * 2 * 4, "patch 2x2": 3 * 1 * 2}
+    assert found.sample_bytes == 3 * 3 * 2 * 4 * 4
+    text = "\n".join(found.lines())
+    assert "0.67 s ahead at 12 frames/s" in text
+    assert "24 spatial, 6 patch 2x2 an image" in text
+    older = summarise(holding(cache / "older", healthy(4), facts={"world": {"name": 3, "fps": "x"}}))
+    assert (older.world_name, older.fps, older.horizon_s) == (None, None, None)
+    assert "now, frame +4, frame +8" in "\n".join(older.lines())
+
+
+def test_the_spread_of_each_frame_is_numpys(cache: Path) -> None:
+    latents = healthy() * np.array([1.0, 0.5, 2.0], np.float32)[:, None, None] + 7
+    found = summarise(holding(cache, latents))
+    np.testing.assert_allclose(found.frame_std, np.sqrt(latents.var(axis=(0, 3, 4)).mean(axis=0)), rtol=1e-4)
+
+
+def test_seconds_by_phase_and_failures_by_reason_are_summed(cache: Path) -> None:
+    store = create(cache)
+    for number, decode in enumerate((0.5, 0.25)):
+        with store.new_shard() as shard:
+            shard.add(key(number), expected(store, [number])[0])
+            shard.commit({"seconds": {"decode": decode, "rollout": 1.5, "note": "x", "flag": True}})
+    for number, reason in enumerate(("decode", "missing", "decode")):
+        store.record_failure(Failure(source=f"{number}", key=None, reason=reason, message="no", attempts=1))
+    found = summarise(open_store(store.path))
+    assert found.seconds == {"decode": 0.8, "rollout": 3.0}
+    assert found.failures_by_reason == {"decode": 2, "missing": 1}
+    text = "\n".join(found.lines())
+    assert "work: decode 0.8 s, rollout 3.0 s" in text
+    assert "3 failed inputs (2 decode, 1 missing)" in text
+
+
 def rolled_out(cache: Path, samples: int, seconds: float) -> LatentStore:
     return holding(cache, healthy(samples), facts={"host": "h", "seconds": {"rollout": seconds}})
 

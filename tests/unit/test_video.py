@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -77,10 +78,22 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
         write_video(tmp_path / "x.mp4", NOISE[:2], 12)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x.mp4", before)]
+
+
+def test_a_video_to_watch_is_what_players_show_and_near_to_its_frames(tmp_path: Path) -> None:
+    frames = np.full((5, 64, 48, 3), 90, np.uint8)
+    frames[:, 16:32, 16:32] = (200, 40, 40)
+    write_video(tmp_path / "x.mp4", frames, 12, lossless=False)
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"
+    read = pixels_of((tmp_path / "x.mp4").read_bytes(), 5, 64, 48)
+    assert np.abs(read.astype(int) - frames).mean() < 4
+    with pytest.raises(ConfigError, match="even"):
+        write_video(tmp_path / "x.mp4", frames[:, :63], 12, lossless=False)
 
 
 @pytest.mark.parametrize(
