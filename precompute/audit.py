@@ -168,7 +168,7 @@ def audit(
     done: list[Compared] = []
     with progress.bar(f"{kind.doing} again", total=len(usable), unit=f"{kind.takes}s") as bar:
         for group, facts in _by_maker(store, usable):
-            here = machine_facts(str(live.world.device))
+            here = machine_facts(live.device)
             differs, size, threads = _differences(facts, here, len(group))
             allowed = _allowed(recipe, facts, here, differs) if tolerance is None else (tolerance, tolerance)
             with _threads(threads):
@@ -223,12 +223,10 @@ def _differences(
     versions = facts.get("versions")
     then = {**facts, **(versions if isinstance(versions, dict) else {})}
     now = {**here, **here["versions"]}
-    machine = "cpu" if "cpu" in facts else "host"  # older records do not state the kind of CPU
-    found = [
-        f"{name} {then.get(name, 'not recorded')} then, {now[name]} now"
-        for name in ("device", machine, "torch", "diffusers")
-        if then.get(name) != now[name]
-    ]
+    names = ["device", "torch", "diffusers"]
+    if str(here["device"]).startswith("cpu"):
+        names.append("cpu" if "cpu" in facts else "host")  # older records do not state the kind of CPU
+    found = [f"{n} {then.get(n, 'not recorded')} then, {now[n]} now" for n in names if then.get(n) != now[n]]
     batch, threads = facts.get("batch_size"), facts.get("threads")
     size = batch if type(batch) is int and 1 <= batch <= 4096 else None
     if size is None or (found and size > samples):

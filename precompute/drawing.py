@@ -54,7 +54,7 @@ def tile(pixels: NDArray[np.uint8], side: tuple[int, int]) -> Image.Image:
     return image.resize(side, Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS)
 
 
-def draw_arrow(draw: ImageDraw.ImageDraw, x: float, y: float) -> None:
+def draw_arrow(draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
     """From what is seen to what is foreseen; 24 pixels wide, around height y."""
     draw.line((x, y, x + 16, y), fill=ACCENT, width=3)
     draw.polygon([(x + 14, y - 7), (x + 24, y), (x + 14, y + 7)], fill=ACCENT)

@@ -29,12 +29,13 @@ _log = logging.getLogger(__name__)
 class LiveWorld:
     """A world model loaded for one recipe."""
 
-    def __init__(self, world: WorldModel, recipe: Recipe, *, fps: float, name: str = "") -> None:
+    def __init__(self, world: WorldModel, recipe: Recipe, *, fps: float, name: str = "", device: str = "cpu") -> None:
         """
         Args:
             fps: video frames per second of what the world model was trained on. name: for people.
+            device: where it computes, in torch's words.
         """
-        self.name = name
+        self.name, self.device = name, device
         self.world = world
         self.recipe = recipe
         self.fps = recipe.fps or fps
@@ -68,14 +69,15 @@ class LiveWorld:
                 f"these latents are of the weights {recipe.world}, and {name} is {source.identity}. "
                 "Name the world model they were made with: --world PATH"
             )
+        where = str(resolve_device(device))
         embeddings = TextEmbeddings.load(text) if text else embed_prompts(source.folder, recipe, source.family.text)
         loaded = source.family.load(
             source.folder,
-            device=str(resolve_device(device)),
+            device=where,
             compute_dtype=recipe.compute_dtype,
             text=embeddings,
         )
-        return cls(loaded, recipe, fps=float(source.card.fps), name=source.name)
+        return cls(loaded, recipe, fps=float(source.card.fps), name=source.name, device=where)
 
     @classmethod
     def for_store(cls, store: LatentStore, *, world: str | None = None, device: DeviceName = "auto") -> LiveWorld:

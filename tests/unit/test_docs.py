@@ -7,11 +7,18 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from theworld.pipeline.cli import app
+from theworld.precompute import audit
 from theworld.precompute.builtin import BUILT_IN
+from theworld.precompute.video import write_video
 
 from .. import interop
+from ..miniature import save_mini_world
+from ..store_of_images import make_images, make_store
 from ..tiny_store import fill
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -38,3 +45,25 @@ def test_the_page_of_worlds_names_every_family_that_is_built_in() -> None:
     for name in BUILT_IN:
         assert f"| `{name}` |" in page
     assert all(known in page for family in BUILT_IN.values() for known in ["theworld.worlds", family.title])
+
+
+def test_the_commands_of_the_page_on_seeing_a_store_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    world, images = save_mini_world(tmp_path / "mini"), make_images(tmp_path / "in", 5)
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "000.mp4", np.zeros((9, 32, 32, 3), np.uint8), 16)
+    frames = {"kind": "frames", "denoise_steps": None, "compute_dtype": None}
+    true = make_store(tmp_path / "videos", tmp_path / "t", world, **frames)
+    names = {"STORE": make_store(images, tmp_path / "c", world).path, "IMAGES": images, "TRUE": true.path}
+    page = (DOCS / "cache.md").read_text()
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) == 6
+    for command in commands:
+        words = [str(names.get(word, word)) for word in command.split()[1:]]
+        needs_weights = "preview" in words or "--recompute" in words  # the page's store is of the embedded ones
+        result = CliRunner().invoke(app, [*words, *(["--world", str(world)] if needs_weights else [])])
+        assert result.exit_code == 0, (command, result.output, result.exception)
+    assert {path.suffix for path in (tmp_path / "preview").iterdir()} == {".png", ".gif", ".mp4"}
+    assert (tmp_path / "pictures").is_dir()
+    for value in (value for pair in audit.TOLERANCE.values() for value in pair):
+        assert f"{value:g}" in page
