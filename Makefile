@@ -39,11 +39,12 @@ test-fast: $(VENV)/.installed-dev  ## without the slow ones
 KILLS ?= 10000
 FLIPS ?= 100000
 STATES ?= 30000
+IMAGES ?= 50000
 SEED ?= 0
 
 faults: $(VENV)/.installed-dev  ## the fault suite's long part: kills, power cuts, errors, flipped bits, races
 	FAULT_KILLS=$(KILLS) FAULT_FLIPS=$(FLIPS) FAULT_STATES=$(STATES) FAULT_SEED=$(SEED) FAULT_ERRORS=3 FAULT_RACE=600 \
-	FAULT_GC=400 FAULT_RUNS=1000 $(BIN)/python -m pytest tests/faults
+	FAULT_GC=400 FAULT_RUNS=1000 FAULT_IMAGES=$(IMAGES) $(BIN)/python -m pytest tests/faults
 
 check: $(VENV)/.installed-dev  ## style, types, import rules
 	$(BIN)/ruff check .

@@ -20,10 +20,10 @@ _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MAX_EXPANDED = 10**6
 
 
-def walk(root: Path) -> Iterator[tuple[str, str]]:
-    """The files below a folder: names relative to it with forward slashes, and paths. Hidden ones are nobody's input.
+def walk(root: Path) -> Iterator[tuple[str, str, bool]]:
+    """The files below a folder: name relative to it with forward slashes, path, and whether it is a link.
 
-    A pipe named x.png is listed, to be refused by name; what cannot be entered is passed over.
+    Hidden ones are nobody's input. A pipe named x.png is listed, to be refused by name; what cannot be entered is passed over.
     """
     folders = [("", str(root))]
     while folders:
@@ -35,8 +35,8 @@ def walk(root: Path) -> Iterator[tuple[str, str]]:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append((f"{name}{entry.name}/", entry.path))
-                    elif not (entry.is_symlink() and _leads_to_folder(entry)):
-                        yield name + entry.name, entry.path
+                    elif not ((link := entry.is_symlink()) and _leads_to_folder(entry)):
+                        yield name + entry.name, entry.path, link
         except OSError:
             continue
 
@@ -53,7 +53,7 @@ def match_files(pattern: str) -> list[str]:
         return [path for path in sorted(glob.glob(pattern)) if not os.path.isdir(path)]  # noqa: PTH112, PTH207
     fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
     rest = [part for part, before in itertools.pairwise((*parts[len(fixed) :], "")) if (part, before) != ("**", "**")]
-    return sorted(path for name, path in walk(Path(*fixed)) if _matches(name.split("/"), rest))
+    return sorted(path for name, path, _ in walk(Path(*fixed)) if _matches(name.split("/"), rest))
 
 
 def has_braces(pattern: str) -> bool:

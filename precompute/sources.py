@@ -204,7 +204,7 @@ def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None)
     held = [file for file in files if _suffix(file) in _CONTAINERS]
     if not held:
         _refuse_columns(text, column, prompt_field)
-        return _Found(_plain(((_relative(file, root), file) for file in files), root), {}, 0)
+        return _Found(_plain(((_relative(file, root), file, True) for file in files), root), {}, 0)
     if len(held) < len(files):
         raise ConfigError(
             f"{text} stands for {len(held)} lists, tables or tars and {len(files) - len(held)} other files. "
@@ -215,19 +215,19 @@ def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None)
 
 def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | None) -> _Found:
     files = list(walk(place))
-    others = _others([path for _, path in files], kind)
-    found = [(name, path) for name, path in files if _suffix(path) in kind.suffixes]
+    others = _others([name for name, _, _ in files], kind)
+    found = [file for file in files if _suffix(file[0]) in kind.suffixes]
     if found:
         _refuse_columns(str(place), column, prompt_field)
         return _Found(_plain(found, str(place)), others, len(files) - len(found) - sum(others.values()))
     for suffixes in (TARS, TABLES - {".arrow"}):
-        if held := sorted(path for _, path in files if _suffix(path) in suffixes):
+        if held := sorted(path for _, path, _ in files if _suffix(path) in suffixes):
             inside = _contained([Path(path) for path in held], str(place), kind, column, prompt_field)
             inside.ignored += len(files) - len(held)
             return inside
     if others:
         raise ConfigError(f"{place} holds no {kind.takes}, but {_counted(others)}. {_advice(others)}")
-    lists = [name for name, _ in files if _suffix(name) in manifests.SUFFIXES]
+    lists = [name for name, _, _ in files if _suffix(name) in manifests.SUFFIXES]
     raise ConfigError(
         f"{place} holds no {kind.takes}: none of its {len(files)} files ends in "
         f"{', '.join(sorted(kind.suffixes))}. "
@@ -239,8 +239,9 @@ def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | Non
     )
 
 
-def _plain(files: Iterable[tuple[str, str]], root: str) -> list[_Entry]:
-    return [_Entry(source, source, FileAt(path), root=root) for source, path in sorted(files)]
+def _plain(files: Iterable[tuple[str, str, bool]], root: str) -> list[_Entry]:
+    """Name, path, and whether a link may be on the way: of each file."""
+    return [_Entry(name, name, FileAt(path), root=root if link else None) for name, path, link in sorted(files)]
 
 
 def _contained(files: list[Path], root: str, kind: Kind, column: str | None, prompt_field: str | None) -> _Found:
@@ -331,7 +332,9 @@ def _relative(path: str, root: str) -> str:
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a hundred thousand times
+    name = name[name.rfind("/") + 1 :]  # a hundred thousand times
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
 
 
 def _others(files: Iterable[str], kind: Kind) -> dict[str, int]:
