@@ -89,9 +89,9 @@ class Recipe(BaseModel):
     solver: Solver = "euler"
     """euler: first order, the stock pipeline's. 2ab: second order in two steps with a clean last pass, NVIDIA's own."""
     guidance: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
-    """1.0 is off. The stock formula x0 = cond + g (cond - uncond) applies above 1.0."""
+    """1.0 is off. Above it the stock formula applies: x0 = cond + g (cond - uncond), or that of the world's family."""
     prompt: str | None = None
-    """None is the trained "no text" state: zero embeddings, no text encoder."""
+    """None is the trained "no text" state: zero embeddings, no text encoder (Wan: the embedding of the empty text)."""
     negative_prompt: str | None = None
     """Text of the unconditional branch; None is "no text" there too. Only with guidance."""
     prompts: Literal["recipe", "sample"] = "recipe"

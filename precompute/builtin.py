@@ -28,7 +28,7 @@ _WORLDLET_FOLDER = Path(__file__).parent / "worldlet" / "weights"
 
 class _Cosmos:
     title = "NVIDIA Cosmos-Predict2 Video2World"
-    parts = ("vae", "transformer", "scheduler")
+    parts: tuple[str, ...] = ("vae", "transformer", "scheduler")
     text: TextEncoder | None = TextEncoder(class_name="T5EncoderModel", empty_is_free=True, guardrail=True)
     card = Card()
     engine = ENGINE_VERSION
@@ -78,7 +78,7 @@ def clean_prompt(text: str) -> str:
 
 class _Wan:
     title = "Wan 2.1 image-to-video"
-    parts = ("vae", "transformer", "scheduler", "image_encoder", "image_processor")
+    parts: tuple[str, ...] = ("vae", "transformer", "scheduler", "image_encoder", "image_processor")
     text: TextEncoder | None = TextEncoder(
         class_name="UMT5EncoderModel",
         empty_is_free=False,  # its text projection has a bias, and it was trained with the embedding of "" as no text

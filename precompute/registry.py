@@ -142,17 +142,18 @@ def list_worlds() -> list[dict[str, Any]]:
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What `list_worlds` found, for a terminal."""
-    table = Table(box=None, pad_edge=False, caption="a folder or a Hub id of any family does as well: --world FOLDER")
-    for column in ("--world", "family", "size", "window", "fps", "denoise", "prompts"):
-        table.add_column(column, no_wrap=column == "--world", overflow="fold")
+    caption = "--world takes a folder or a Hub id of any family, too. Windows are in latent frames"
+    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
+    for column in ("--world", "family", "size", "window", "fps", "denoise steps", "prompts"):
+        table.add_column(column, no_wrap=column in ("--world", "family", "size"), overflow="fold")
     for row in rows:
         table.add_row(
             row["world"] or "a folder",
             row["family"] if row["from"] == "theworld" else f"{row['family']} ({row['from']})",
             f"{row['height']}x{row['width']}",
-            f"{row['window']} latents",
+            str(row["window"]),
             f"{row['fps']:g}",
-            f"{row['denoise_steps']}x",
+            str(row["denoise_steps"]),
             "yes" if row["prompts"] else "no",
         )
     return table

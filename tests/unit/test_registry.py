@@ -188,5 +188,5 @@ def test_the_command_lists_what_there_is(tmp_path: Path, monkeypatch: pytest.Mon
     assert by_name["cosmos-predict2-2b"]["at"] == "nvidia/Cosmos-Predict2-2B-Video2World"
     assert (by_name["wan2.1-i2v-480p"]["window"], by_name["wan2.1-i2v-480p"]["prompts"]) == (21, True)
     assert (by_name[None]["family"], by_name[None]["from"]) == ("drift", "drift-world 1.2")
-    table = CliRunner().invoke(app, ["worlds"]).stdout
+    table = CliRunner().invoke(app, ["worlds"], env={"COLUMNS": "120"}).stdout
     assert all(word in table for word in ("worldlet", "wan2.1-i2v-480p", "drift (drift-world 1.2)", "480x832"))
