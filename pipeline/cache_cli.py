@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,6 +96,27 @@ def info(
 
 
 cache_app.command()(preview)
+
+
+@cache_app.command()
+def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
+    """Which inputs have no latent, and why: source, reason, attempts, message."""
+    opened = _open(store, tolerate_damage=True)
+    rows = opened.failures()
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    for row in rows:
+        attempts = f"{row.attempts} attempt{'s' * (row.attempts != 1)}"
+        typer.echo(f"{row.reason:<10}  {_printable(row.source)}  ({attempts})  {_printable(row.message)}")
+    reasons = Counter(row.reason for row in rows)
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    typer.echo(f"{opened.path}: {len(rows)} inputs without a latent{f': {told}' if rows else ''}", err=True)
+
+
+def _printable(text: str) -> str:
+    """On one line of a terminal: a name may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @cache_app.command()

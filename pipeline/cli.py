@@ -138,6 +138,10 @@ def precompute(
         int | None, _running_option("Samples per shard of a new store. (default: 16 to 256, by the work)")
     ] = None,
     in_process: Annotated[bool | None, _running_option("One worker, here, without Ray.", "--in-process")] = None,
+    address: Annotated[
+        str | None, _running_option("HOST:PORT of a Ray cluster to join; it must ask for a token.")
+    ] = None,
+    events: Annotated[Path | None, _running_option("Append one JSON line an event to this file.")] = None,
     retry_failed: Annotated[bool | None, _running_option("Try again what failed before.", "--retry-failed")] = None,
     max_bad: Annotated[
         int | None, _running_option("Inputs that may fail before the exit code is 3. (default: 0)")

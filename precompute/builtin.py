@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 WORLDLET = "worldlet"
 COSMOS = "nvidia/Cosmos-Predict2-2B-Video2World"
-_WORLDLET_FOLDER = Path(__file__).parent / "worldlet" / "weights"
+EMBEDDED = Path(__file__).parent / "worldlet" / "weights"
+"""The folder of the worldlet's weights."""
 
 
 class _Cosmos:
@@ -33,7 +34,7 @@ class _Cosmos:
     card = Card()
     engine = ENGINE_VERSION
     names: Mapping[str, str] = {
-        WORLDLET: str(_WORLDLET_FOLDER),
+        WORLDLET: str(EMBEDDED),
         "cosmos-predict2-2b": COSMOS,
         "cosmos-predict2-14b": "nvidia/Cosmos-Predict2-14B-Video2World",
     }

@@ -68,6 +68,10 @@ class PrecomputeConfig(BaseModel):
     """Of the store; None is what it has, zarr for a new one."""
     shard_size: Annotated[int, Field(ge=1, le=65536)] | None = None
     in_process: bool = False
+    address: str | None = None
+    """HOST:PORT of a Ray cluster to join; None starts Ray on this machine alone."""
+    events: Path | None = None
+    """File that gets one JSON line an event."""
     dry_run: bool = False
     retry_failed: bool = False
     rehash: bool = False
@@ -78,6 +82,12 @@ class PrecomputeConfig(BaseModel):
     def _size_is_readable(self) -> PrecomputeConfig:
         if self.size is not None and not re.fullmatch(r"\d{1,5}x\d{1,5}", self.size):
             raise ValueError(f"size must be HEIGHTxWIDTH in pixels, such as 224x224; got {self.size!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _runs_in_one_place(self) -> PrecomputeConfig:
+        if self.in_process and self.address is not None:
+            raise ValueError("in_process works here and address elsewhere; choose one")
         return self
 
     @model_validator(mode="after")

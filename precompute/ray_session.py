@@ -1,7 +1,8 @@
-"""A private Ray for one job: loopback only, token on, its own 0700 folder, gone at the end. The one door to `ray`.
+"""A private Ray for one job: loopback only, token on, its own 0700 folder, gone at the end. The door to `ray`.
 
 Why each setting: a default `ray.init()` listens on every interface with ports that run code for whoever connects, and
 writes its session world-readable. Nothing here joins or leaves anything behind for another cluster.
+Elsewhere: joining a cluster, for which a person has to give its address (cluster.py).
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager, redirect_stdout
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from ..pipeline.errors import ConfigError
+from ..pipeline.errors import ConfigError, Interrupted
 
 _SETTINGS = {
     "RAY_AUTH_MODE": "token",
@@ -31,11 +34,23 @@ _OBJECT_STORE_BYTES = 128 * 2**20
 """Receipts and names pass through it, never latents."""
 _MAX_SOCKET_FOLDER = 50
 """Unix sockets have 107 characters; Ray's own names below the folder take the rest."""
+STOP_S = 20.0
+"""For Ray to stop by itself; without its raylet it may wait for ever."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A Ray that is up."""
+
+    ray: Any
+    """The module."""
+    check: Callable[[], None]
+    """Raises Interrupted where Ray's own processes are gone: no answer will come any more. Takes microseconds."""
 
 
 @contextmanager
-def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Any, None, None]:
-    """Start Ray on this machine, yield the `ray` module, and stop it again.
+def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
+    """Start Ray on this machine, yield it, and stop it again.
 
     Raises:
         ConfigError: Ray listens beyond this machine in spite of its settings.
@@ -44,15 +59,16 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Any, None, None]:
     _sweep(parent)
     base = Path(tempfile.mkdtemp(prefix=f"tw-{os.getpid()}-", dir=parent))
     token = base / "token"
-    before = {name: os.environ.get(name) for name in (*_SETTINGS, "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")}
-    os.environ.update(_SETTINGS, RAY_AUTH_TOKEN_PATH=str(token))
-    os.environ.pop("RAY_ADDRESS", None)  # a leftover address must never make a local job join a cluster
     old_umask = os.umask(0o077)
     try:
         token.write_text(secrets.token_hex(32))
-        with redirect_stdout(sys.stderr):  # Ray prints its news, a lost worker say, among our results
+        # a leftover address must never make a local job join a cluster
+        settings = environment(**_SETTINGS, RAY_AUTH_TOKEN_PATH=str(token), RAY_ADDRESS=None, RAY_AUTH_TOKEN=None)
+        # Ray prints its news, a lost worker say, among our results
+        with settings, redirect_stdout(sys.stderr):
             import ray
 
+            ours = {child.pid for child in psutil.Process().children()}
             ray.init(
                 address="local",
                 num_cpus=cpus,
@@ -63,20 +79,69 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Any, None, None]:
                 configure_logging=False,
                 _temp_dir=str(base),
             )
+            started = [child for child in psutil.Process().children() if child.pid not in ours]
             try:
                 os.umask(old_umask)
                 _refuse_open_ports()
-                yield ray
+                yield Session(ray, check=_alive(started))
             finally:
-                ray.shutdown()
+                stop(ray, started)
     finally:
         os.umask(old_umask)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
         shutil.rmtree(base, ignore_errors=True)
+
+
+@contextmanager
+def environment(**values: str | None) -> Generator[None, None, None]:
+    """Variables of this process, and of what it starts, for the length of a block; None takes one away."""
+    before = {name: os.environ.get(name) for name in values}
+    _set(values)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def stop(ray: Any, started: list[psutil.Process]) -> None:
+    """Shut Ray down, by force where it does not stop by itself: without a raylet or a GCS it may not."""
+    stopping = threading.Thread(target=ray.shutdown, daemon=True)
+    stopping.start()
+    stopping.join(STOP_S)
+    if stopping.is_alive() or any(map(_runs, started)):
+        for process in started:
+            with suppress(psutil.Error):
+                for child in process.children(recursive=True):
+                    child.kill()
+                process.kill()
+
+
+def _alive(started: list[psutil.Process]) -> Callable[[], None]:
+    needed = [(process.name(), process) for process in started if process.name() in ("raylet", "gcs_server")]
+
+    def check() -> None:
+        for name, process in needed:
+            if not _runs(process):
+                raise Interrupted(
+                    f"Ray's {name} died (was it killed, or is the machine out of memory?), and with it the workers. "
+                    "What is committed stays; the same command goes on, with --in-process if Ray is the trouble"
+                )
+
+    return check
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def open_ports() -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..pipeline.ledger import Failure
 from ..pipeline.recipe import Recipe
+from .cost import Cost
+from .drive import Work
 from .kinds import KINDS
 from .plan import Plan
 
@@ -20,17 +22,21 @@ class Report:
     store: Path
     recipe: Recipe
     plan: Plan
-    written: int = 0
+    cost: Cost | None = None
+    work: Work = field(default_factory=Work)
     failures: tuple[Failure, ...] = ()
     """New ones of this run."""
-    seconds: float = 0.0
-    """Wall time of the work, start-up of the workers left out."""
-    worker_seconds: dict[str, float] = field(default_factory=dict[str, float])
-    """Summed over workers, by phase."""
-    bytes_written: int = 0
-    notes: dict[str, int] = field(default_factory=dict[str, int])
-    """What is to be known of inputs that were used -> how many."""
     dry_run: bool = False
+
+    @property
+    def written(self) -> int:
+        """Latents made and committed."""
+        return self.work.written
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Failures by type: reason -> how many inputs of this run have no latent for it."""
+        return dict(Counter(failure.reason for failure in (*self.failures, *self.plan.failed_before)))
 
     @property
     def bad(self) -> int:
@@ -43,23 +49,25 @@ class Report:
             return "dry run: nothing was written"
         kind = KINDS[self.recipe.kind]
         lines: list[str] = []
-        if self.written:
-            rate = self.written / self.seconds if self.seconds else 0.0
-            phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.worker_seconds.items())
+        work = self.work
+        if work.written:
+            rate = work.written / work.seconds if work.seconds else 0.0
+            phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in work.phases.items())
             lines.append(
-                f"{self.written} {kind.makes} in {self.seconds:.1f} s ({rate:.1f} {kind.takes}s/s), "
-                f"{self.bytes_written / 2**20:.1f} MiB; worker time: {phases}"
+                f"{work.written} {kind.makes} in {work.seconds:.1f} s ({rate:.1f} {kind.takes}s/s), "
+                f"{work.bytes_written / 2**20:.1f} MiB; {work.worker_hours:.2f} worker-hours on {work.device}, of them "
+                f"loading {work.load_s:.1f} s a worker, {phases}" + (f"; {work.retries} retries" * bool(work.retries))
             )
         else:
             lines.append(f"nothing to do: {self.plan.done} of {self.plan.inputs} {kind.takes}s have their latents")
-        lines.extend(f"note: {count} {kind.takes}s are {note}" for note, count in self.notes.items())
+        lines.extend(f"note: {count} {kind.takes}s are {note}" for note, count in work.notes.items())
         if self.bad:
-            reasons = Counter(f.reason for f in (*self.failures, *self.plan.failed_before))
-            lines.append(f"{self.bad} inputs failed ({', '.join(f'{n} {reason}' for reason, n in reasons.items())}):")
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
+            lines.append(f"{self.bad} inputs failed ({reasons}):")
             shown = (*self.failures, *self.plan.failed_before)[:5]
             lines.extend(f"  {failure.reason:>10}  {failure.message}" for failure in shown)
             if self.bad > len(shown):
-                lines.append(f"  … and {self.bad - len(shown)} more, one file each in {self.store / 'failed'}")
+                lines.append(f"  … and {self.bad - len(shown)} more: theworld cache failed {self.store}")
             lines.append("all others are done; --retry-failed tries these again, --max-bad N accepts N of them")
         lines.append(f"store: {self.store}")
         lines.append(f"next:  {kind.next_command.format(store=self.store, cache=self.store.parent)}")
@@ -79,8 +87,16 @@ class Report:
                 {"source": f.source, "reason": f.reason, "message": f.message}
                 for f in (*self.failures, *self.plan.failed_before)
             ],
-            "notes": self.notes,
-            "bytes": self.bytes_written,
-            "seconds": round(self.seconds, 3),
+            "reasons": self.reasons,
+            "notes": dict(self.work.notes),
+            "bytes": self.work.bytes_written,
+            "todo": len(self.plan.todo),
+            "todo_bytes": len(self.plan.todo) * self.plan.sample_bytes,
+            **(self.cost.to_json() if self.cost else {}),
+            "seconds": round(self.work.seconds, 3),
+            "load_s": round(self.work.load_s, 3),
+            "worker_hours": round(self.work.worker_hours, 5),
+            "worker_seconds": {phase: round(seconds, 3) for phase, seconds in self.work.phases.items()},
+            "retries": self.work.retries,
             "dry_run": self.dry_run,
         }

@@ -1,16 +1,20 @@
 """One worker: opens the store and the world model once, then turns shards of samples into committed shards.
 
-Knows no Ray: the job runs it in this process or inside actors, with the same result.
+Knows no Ray: the job runs it in this process or inside actors, with the same result. Two threads may be in `process`
+at once: one has the world model, the other decodes its first batches meanwhile, or commits.
 """
 
 from __future__ import annotations
 
 import os
+import socket
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -22,17 +26,20 @@ from ..pipeline.ledger import Failure
 from ..pipeline.store import open_store
 from .batch import machine_facts, make_batch
 from .decoder import shared_decoder
+from .experience import ANY_DEVICE, device_name, is_out_of_memory
 from .kinds import KINDS, Loaded
 from .registry import load_world
 from .sources import Sample
 from .text import TextEmbeddings, load_each
+from .world import EMBEDDED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerSetup:
     """What a worker needs to start; plain values only, they cross process borders."""
 
-    world_folder: str
+    world_folder: str | None
+    """None is the embedded world of the package the worker runs, which on another machine may be elsewhere."""
     store: str
     device: str
     batch_size: int
@@ -46,6 +53,8 @@ class WorkerSetup:
     """File of prompt embeddings."""
     umask: int | None = None
     """Of the files it writes; None leaves it as it is."""
+    fitted: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Device, by its model -> the batch that fitted there where a larger one did not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +69,11 @@ class Receipt:
     notes: dict[str, int] = field(default_factory=dict[str, int])
     """What is to be known of inputs that were used -> how many."""
     batch_size: int
+    device: str = ""
+    """That made it, by its model."""
+
+
+_NOT_THERE = {"missing", "not_a_file", "changed"}
 
 
 class Worker:
@@ -79,21 +93,45 @@ class Worker:
         text = TextEmbeddings.load(Path(setup.text)) if setup.text else None
         self._negative = None if text is None else text.negative
         self._world = load_world(
-            Path(setup.world_folder), device=setup.device, compute_dtype=self._recipe.compute_dtype, text=text
+            Path(setup.world_folder) if setup.world_folder else EMBEDDED,
+            device=setup.device,
+            compute_dtype=self._recipe.compute_dtype,
+            text=text,
         )
         self._device = setup.device
         self._world_name, self._fps = setup.world_name, setup.fps
-        self._batch_size = setup.batch_size
+        self._device_name = device_name(setup.device, torch.get_num_threads())
+        self._batch_size = min(setup.batch_size, setup.fitted.get(self._device_name, setup.batch_size))
+        self._turn, self._committing, self._loading = threading.Lock(), threading.Lock(), threading.Lock()
+        self._made_any = False
         self._load_s = time.monotonic() - started
 
     def load_s(self) -> float:
         """Seconds it took to load the world model; answering at all says that the worker is ready."""
         return self._load_s
 
-    def process(self, samples: Sequence[Sample], shard_number: int | None = None) -> Receipt:
+    def check_in(self, sample: Sample) -> dict[str, str]:
+        """Where this worker runs, having read an input: on another machine, its folders may not be there.
+
+        Raises:
+            ImageError: the input cannot be read here.
+        """
+        try:
+            self._load_alone(sample)
+        except ImageError as error:
+            if error.reason in _NOT_THERE:  # an input that is there and broken is broken everywhere
+                raise
+        return {"host": socket.gethostname(), "package": str(Path(__file__).parent), "device": self._device_name}
+
+    def process(
+        self,
+        samples: Sequence[Sample],
+        shard_number: int | None = None,
+        fitted: Mapping[str, int] | None = None,
+    ) -> Receipt:
         """Decode, roll out or encode, and commit up to a shard of samples.
 
-        The shard gets `shard_number` where that is free.
+        The shard gets `shard_number` where that is free. `fitted` is what all workers have learned of their devices.
         A sample that cannot be decoded, or whose latents are not finite, is left out and reported; the rest commits.
 
         Raises:
@@ -104,23 +142,33 @@ class Worker:
         seconds = {"decode": 0.0, self._kind.phase: 0.0, "write": 0.0}
         notes: Counter[str] = Counter()
         written = 0
+        for device in (self._device_name, ANY_DEVICE):
+            self._batch_size = min(self._batch_size, (fitted or {}).get(device, self._batch_size))
         with self._store.new_shard(shard_number) as shard:
-            for batch, waited in self._decoded(samples, failures):
-                seconds["decode"] += waited
-                started = time.monotonic()
-                latents = self._latents([sample for sample, _ in batch], [loaded.pixels for _, loaded in batch])
-                made = time.monotonic()
-                notes.update(loaded.note for _, loaded in batch if loaded.note)
-                for (sample, _), latent in zip(batch, latents, strict=True):
-                    try:
-                        shard.add(sample.key, latent.numpy())
-                        written += 1
-                    except LatentShapeError as error:  # NaN, or beyond what the stored dtype holds
-                        failures.append(_failure(sample, "latent", f"{sample.source}: {error}"))
-                seconds[self._kind.phase] += made - started
-                seconds["write"] += time.monotonic() - made
+            batches = self._decoded(samples, failures)
+            ahead = list(islice(batches, 1))  # while another shard may still have the world model
+            with self._turn:
+                for batch, waited in chain(ahead, batches):
+                    seconds["decode"] += waited
+                    started = time.monotonic()
+                    latents = self._latents([sample for sample, _ in batch], [loaded.pixels for _, loaded in batch])
+                    made = time.monotonic()
+                    notes.update(loaded.note for _, loaded in batch if loaded.note)
+                    for (sample, _), latent in zip(batch, latents, strict=True):
+                        if latent is None:
+                            message = f"{sample.source} does not fit in memory, not even alone; others of its size did"
+                            failures.append(_failure(sample, "oom", message))
+                            continue
+                        try:
+                            shard.add(sample.key, latent.numpy())
+                            written += 1
+                        except LatentShapeError as error:  # NaN, or beyond what the stored dtype holds
+                            failures.append(_failure(sample, "latent", f"{sample.source}: {error}"))
+                    seconds[self._kind.phase] += made - started
+                    seconds["write"] += time.monotonic() - made
             started = time.monotonic()
-            record = shard.commit(self._facts(seconds)) if written else None
+            with self._committing:
+                record = shard.commit(self._facts(seconds)) if written else None
             seconds["write"] += time.monotonic() - started
         return Receipt(
             written=written,
@@ -129,6 +177,7 @@ class Worker:
             seconds=seconds,
             notes=dict(notes),
             batch_size=self._batch_size,
+            device=self._device_name,
         )
 
     def _decoded(
@@ -140,7 +189,7 @@ class Worker:
 
             def next_batch() -> list[tuple[Sample, Future[Loaded]]]:
                 taken, pending[: self._batch_size] = pending[: self._batch_size], []
-                return [(sample, pool.submit(self._load, sample)) for sample in taken]
+                return [(sample, pool.submit(self._load_alone, sample)) for sample in taken]
 
             ahead = next_batch()
             while ahead:
@@ -155,27 +204,42 @@ class Worker:
                 if batch:
                     yield batch, time.monotonic() - started
 
+    def _load_alone(self, sample: Sample) -> Loaded:
+        with self._loading:  # one at a time, whichever thread of `process` asks
+            return self._load(sample)
+
     def _load(self, sample: Sample) -> Loaded:
         content = sample.at.read(self._kind.max_bytes)
         if key_of_sample(content, sample.prompt) != sample.key:
             raise ImageError("changed", f"{sample.source} changed while the job ran; run again for what it is now")
         return self._decoder.load(content, self._recipe, self._world.spec, sample.source)
 
-    def _latents(self, samples: list[Sample], pixels: list[Tensor]) -> Tensor:
-        """(B, C, T, H, W) on the CPU. Out of memory halves the batch, and later batches stay halved."""
-        done: list[Tensor] = []
+    def _latents(self, samples: list[Sample], pixels: list[Tensor]) -> list[Tensor | None]:
+        """(C, T, H, W) of each on the CPU; None where one did not fit alone, though others did.
+
+        Out of memory halves the batch, and later batches stay halved.
+        """
+        done: list[Tensor | None] = []
         while len(done) < len(samples):
             size = self._batch_size
             part = slice(len(done), len(done) + size)
+            keys, text = [sample.key for sample in samples[part]], self._text_of(samples[part])
             try:
-                keys, text = [sample.key for sample in samples[part]], self._text_of(samples[part])
-                done.extend(make_batch(self._kind, self._world, pixels[part], keys, self._recipe, size, text=text))
-            except torch.OutOfMemoryError:
-                if size == 1:
+                latents = make_batch(self._kind, self._world, pixels[part], keys, self._recipe, size, text=text)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or (size == 1 and not self._made_any):
                     raise
-                torch.cuda.empty_cache()
+                latents = None  # freeing waits for the end of this block: the error holds on to the frames it is of
+            if latents is not None:
+                self._made_any = True
+                done.extend(latents)
+            elif size == 1:
+                done.append(None)
+            else:
                 self._batch_size = size // 2
-        return torch.stack(done)
+            if latents is None and self._device.startswith("cuda"):
+                torch.cuda.empty_cache()
+        return done
 
     def _text_of(self, samples: Sequence[Sample]) -> TextEmbeddings | None:
         """The samples' own prompts, where they have them."""

@@ -25,8 +25,8 @@ from theworld.pipeline import commit
 from theworld.pipeline.errors import ConfigError, StoreError, StoreMismatchError, WorldModelError
 from theworld.pipeline.keys import key_of_file
 from theworld.pipeline.progress import Progress
-from theworld.pipeline.store import open_store
-from theworld.precompute import job, worker
+from theworld.pipeline.store import find_stores, open_store
+from theworld.precompute import drive, job, worker
 from theworld.precompute.config import PrecomputeConfig
 from theworld.precompute.cosmos import CosmosWorld
 from theworld.precompute.images import load_image
@@ -126,7 +126,7 @@ def test_shards_are_numbered_by_the_plan_whoever_finishes_first(
     tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = make_images(tmp_path / "in", 10)  # two shards of four, then one of two
-    monkeypatch.setattr(job, "deque", lambda tasks: deque(reversed(tasks)))
+    monkeypatch.setattr(drive, "deque", lambda tasks: deque(reversed(tasks)))
     report = run_precompute(config(images, tmp_path / "cache", world, shard_size=4))
     store = open_store(report.store)
     assert [(record.shard, record.rows) for record in store.records()] == [(0, 4), (1, 4), (2, 2)]
@@ -344,8 +344,7 @@ def test_when_nothing_works_the_run_says_so_instead_of_filling_the_ledger(
     monkeypatch.setattr(CosmosWorld, "rollout", broken)
     with pytest.raises(WorldModelError, match="no kernel image"):
         run_precompute(config(make_images(tmp_path / "in", 60), tmp_path / "cache", world))
-    [store] = (tmp_path / "cache").iterdir()
-    assert open_store(store).failures() == []
+    assert open_store(tmp_path / "cache").failures() == []
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, world: Path) -> None:
@@ -425,7 +424,7 @@ def test_a_run_cut_in_the_middle_resumes_with_each_key_exactly_once(tmp_path: Pa
     if how == "SIGTERM":
         assert process.returncode == 75
         assert "goes on where this one stopped" in said
-    [path] = (tmp_path / "cache").iterdir()
+    [path] = find_stores(tmp_path / "cache")
     committed = len(open_store(path))
     assert 4 <= committed < 40
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300, check=True)
