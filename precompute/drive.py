@@ -23,6 +23,7 @@ from .events import Events
 from .experience import ANY_DEVICE, Experience, is_out_of_memory
 from .kinds import KINDS
 from .pools import Pool, Task, reason_of
+from .signals import Signals, signal_behind
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and a run with nothing to do needs none of it
     from .worker import Receipt
@@ -69,9 +70,10 @@ class Drive:
         *,
         batch_size: int,
         refused: Sequence[Failure],
+        signals: Signals,
     ) -> None:
         self._pool, self._store, self._experience = pool, store, experience
-        self._progress, self._events = progress, events
+        self._progress, self._events, self._signals = progress, events, signals
         self._kind = KINDS[store.recipe.kind]
         self._batch_size = batch_size
         self._fitted: dict[str, int] = dict(experience.fitted(store.recipe))
@@ -94,15 +96,18 @@ class Drive:
         began = time.monotonic()
         try:
             self.work.load_s = self._pool.start()
-            self._events.tell("started", workers=self._pool.workers, load_s=round(self.work.load_s, 3))
+            load_s = round(self.work.load_s, 3)
+            self._events.tell("started", workers=self._pool.workers, load_s=load_s, where=self._pool.where)
             started = time.monotonic()
             with self._progress.bar(self._kind.doing, total=self._total, unit=f"{self._kind.takes}s") as bar:
                 try:
                     self._loop(deque(tasks), bar, began)
                 finally:
                     self.work.seconds = time.monotonic() - started
-        except (KeyboardInterrupt, Interrupted) as stop:
-            cause = str(stop).partition(". ")[0] or "interrupted"
+        except (Interrupted, SystemError) as error:
+            if (stop := signal_behind(error)) is None:
+                raise
+            cause = str(stop).partition(". ")[0]
             raise Interrupted(
                 f"{cause}: {self.work.written} {self._kind.makes} were committed to {self._store.path} and stay; "
                 f"{self._total - self._done} remain. The same command goes on where this one stopped"
@@ -120,7 +125,9 @@ class Drive:
             while queue and self._pool.takes(queue[0], ahead=len(queue) > self._pool.workers):
                 self._pool.submit(queue.popleft(), self._fitted)
                 in_flight += 1
-            for task, outcome in self._pool.wait():
+            ended_tasks = self._pool.wait()
+            self._signals.check()
+            for task, outcome in ended_tasks:
                 in_flight -= 1
                 if isinstance(outcome, Exception):
                     retry = self._failed(task, outcome)
@@ -171,7 +178,7 @@ class Drive:
 
     def _failed(self, task: Task, error: Exception) -> list[Task]:
         """What to try next; nothing where the one sample of a task is out of tries."""
-        if isinstance(error, (StoreError, WorldModelError, ConfigError, OSError)):
+        if isinstance(error, (StoreError, WorldModelError, ConfigError, Interrupted, OSError)):
             raise error
         self._in_a_row += 1
         if self._in_a_row > FRUITLESS * max(1, self._pool.workers):

@@ -5,7 +5,7 @@ A file and not stdout, where `--json` prints the one final result; a second run 
     {"time": 1732338000.123, "event": "started", ...}     time is seconds since 1970
 
 plan      images, todo, done, failed_before, bytes, store
-started   workers, load_s
+started   workers, load_s, where (host, device and package of workers on a cluster)
 shard     written, failed, done, remaining, seconds by phase, batch_size, device
 failure   source, reason, message, attempts
 retry     samples, attempts, reason                        a task is tried again, whole or in halves

@@ -178,7 +178,16 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         else:
             pool = stack.enter_context(open_pool(setup, min(workers, len(tasks)), in_process=config.in_process))
             signals.install()
-        drive = Drive(pool, store, experience, progress, events, batch_size=batch_size, refused=plan.refused)
+        drive = Drive(
+            pool,
+            store,
+            experience,
+            progress,
+            events,
+            batch_size=batch_size,
+            refused=plan.refused,
+            signals=signals,
+        )
         work = drive.run(tasks)
     return Report(store=store.path, recipe=recipe, plan=plan, cost=cost, work=work, failures=tuple(work.failures))
 

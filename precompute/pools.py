@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..pipeline.errors import WorldModelError
+from ..pipeline.errors import Interrupted, WorldModelError
 from .cluster import Crew, node_of
 from .ray_session import Session, ray_session
 from .sources import Sample
@@ -28,6 +28,8 @@ START_S = 1800.0
 """For the workers to load a world model; a large one, from a cold shared disk, takes minutes."""
 RESTART_S = 600.0
 """For a dead actor to load it again, before the others go on without it."""
+ANSWER_S = 60.0
+"""For an answer that is ready to be handed over."""
 POLL_S = 1.0
 """Between looks at whether Ray itself still lives."""
 AHEAD = 2
@@ -51,6 +53,9 @@ class Task:
 
 class Pool(Protocol):
     """Workers that take tasks; in this process or in Ray."""
+
+    where: list[dict[str, str]]
+    """What workers on other machines have said of their places."""
 
     @property
     def workers(self) -> int:
@@ -84,6 +89,7 @@ class _InProcess:
     workers = 1
 
     def __init__(self, setup: WorkerSetup) -> None:
+        self.where: list[dict[str, str]] = []
         self._worker = worker_class()(setup)
         self._task: tuple[Task, Mapping[str, int]] | None = None
 
@@ -102,6 +108,8 @@ class _InProcess:
         (task, fitted), self._task = self._task, None
         try:
             return [(task, self._worker.process(task.samples, task.shard, fitted))]
+        except Interrupted:
+            raise
         except Exception as error:
             return [(task, error)]
 
@@ -129,6 +137,7 @@ class _RayPool:
     """
 
     def __init__(self, session: Session, setup: WorkerSetup, workers: int, *, cpus: float, gpus: float) -> None:
+        self.where: list[dict[str, str]] = []
         self._session = session
         self._ray = session.ray
         # two calls of `process`, and one that asks how it is
@@ -162,7 +171,7 @@ class _RayPool:
                     "the machines have no room for so many, or cannot read the world model. Choose fewer --workers"
                 )
         try:
-            return self._ray.get(references, timeout=POLL_S)
+            return self._ray.get(references, timeout=ANSWER_S)
         except self._ray.exceptions.RayError as error:
             where = f" on {node}" if (node := node_of(error)) else ""
             raise WorldModelError(f"the workers{where} could not start: {reason_of(error)}") from error
@@ -190,7 +199,13 @@ class _RayPool:
         if not references:
             time.sleep(POLL_S / 10)
             return []
-        ready, _ = self._ray.wait(references, num_returns=1, timeout=POLL_S)
+        try:
+            ready, _ = self._ray.wait(references, num_returns=1, timeout=POLL_S)
+        except self._ray.exceptions.RayError as error:
+            self._session.check()
+            raise WorldModelError(
+                f"Ray does not work any more: {reason_of(error)}. What is committed stays; the same command goes on"
+            ) from error
         ended: list[tuple[Task, Receipt | Exception]] = []
         for reference in ready:
             if reference in backs:
@@ -203,7 +218,7 @@ class _RayPool:
         task = actor.tasks.pop(reference)
         exceptions = self._ray.exceptions
         try:
-            return task, self._ray.get(reference, timeout=POLL_S)
+            return task, self._ray.get(reference, timeout=ANSWER_S)
         except exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if self._on_gpu and _spoils_the_device(cause):
@@ -234,7 +249,7 @@ class _RayPool:
     def _back(self, actor: _Actor) -> None:
         reference, actor.back = actor.back, None
         try:
-            self._ray.get(reference, timeout=POLL_S)
+            self._ray.get(reference, timeout=ANSWER_S)
             actor.since = None
         except self._ray.exceptions.RayError:
             actor.again = time.monotonic() + POLL_S / 5
@@ -286,7 +301,13 @@ def join_pool(session: Session, setup: dict[str, Any], crew: Crew, first: Sample
         cpus=crew.cpus,
         gpus=crew.gpus,
     )
-    pool.call_each("check_in", first)
+    try:
+        pool.where = pool.call_each("check_in", first)
+    except WorldModelError as error:
+        raise WorldModelError(
+            f"{error}. Every node has to see the inputs, the cache {setup['store']} and the world model's folder under "
+            "the same paths: put them on a file system that all share"
+        ) from error
     yield pool
 
 

@@ -41,6 +41,11 @@ class Signals:
             for one in _ENDING:
                 signal.signal(one, self._stop)
 
+    def check(self) -> None:
+        """Raise Interrupted where a signal has come: compiled code may have swallowed what the handler raised."""
+        if self.seen:
+            raise Interrupted(_said("a signal"))
+
     def _stop(self, number: int, _frame: object) -> None:
         self.seen += 1
         name = signal.Signals(number).name
@@ -48,6 +53,17 @@ class Signals:
             # Ray's processes notice that their driver is gone within seconds
             os.write(sys.stderr.fileno(), f"\nstopped on the spot by a second signal ({name})\n".encode())
             os._exit(Interrupted.exit_code)
-        raise Interrupted(
-            f"interrupted by {name}. What is committed stays, and the same command goes on where this one stopped"
-        )
+        raise Interrupted(_said(name))
+
+
+def signal_behind(error: BaseException) -> Interrupted | None:
+    """What a handler raised: inside Ray's compiled code it comes out as the cause of a SystemError."""
+    while not isinstance(error, Interrupted):
+        if error.__cause__ is None:
+            return None
+        error = error.__cause__
+    return error
+
+
+def _said(name: str) -> str:
+    return f"interrupted by {name}. What is committed stays, and the same command goes on where this one stopped"

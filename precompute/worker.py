@@ -166,9 +166,10 @@ class Worker:
                             failures.append(_failure(sample, "latent", f"{sample.source}: {error}"))
                     seconds[self._kind.phase] += made - started
                     seconds["write"] += time.monotonic() - made
+                batch_size = self._batch_size  # the next shard may halve it while this one is committed
             started = time.monotonic()
             with self._committing:
-                record = shard.commit(self._facts(seconds)) if written else None
+                record = shard.commit(self._facts(seconds) | {"batch_size": batch_size}) if written else None
             seconds["write"] += time.monotonic() - started
         return Receipt(
             written=written,
@@ -176,7 +177,7 @@ class Worker:
             bytes_written=record.bytes if record is not None else 0,
             seconds=seconds,
             notes=dict(notes),
-            batch_size=self._batch_size,
+            batch_size=batch_size,
             device=self._device_name,
         )
 

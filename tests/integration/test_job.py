@@ -8,27 +8,31 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.integration.test_precompute import config, make_images
+from tests.integration.test_precompute import all_latents, config, make_images
 from tests.miniature import save_mini_world
 from theworld.pipeline.cli import app
-from theworld.pipeline.errors import WorldModelError
+from theworld.pipeline.errors import Interrupted, WorldModelError
 from theworld.pipeline.keys import key_of_file
 from theworld.pipeline.progress import Progress
-from theworld.pipeline.store import open_store
+from theworld.pipeline.store import create_store, open_store
 from theworld.precompute.config import PrecomputeConfig
 from theworld.precompute.cosmos import CosmosWorld
 from theworld.precompute.drive import SINGLE_ATTEMPTS, WHOLE_ATTEMPTS, again
 from theworld.precompute.experience import Experience, is_out_of_memory
 from theworld.precompute.job import Report, run_precompute
 from theworld.precompute.pools import Task
+from theworld.precompute.signals import signal_behind
 from theworld.precompute.sources import Sample
+from theworld.precompute.worker import Worker, WorkerSetup
 
 CPU_WORDS = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried …"
 
@@ -253,6 +257,58 @@ def test_settings_that_contradict_or_cannot_be_written_are_refused_at_once(tmp_p
         report = run_precompute(PrecomputeConfig(cache=tmp_path / "c", events=tmp_path / "no" / "events"))
     assert report is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_shards_in_one_worker_are_what_each_is_alone_and_share_the_world_model_in_turns(
+    tmp_path: Path, world: Path, meets: Callable[[Engine], list[int]]
+) -> None:
+    images = make_images(tmp_path / "in", 16)
+    settings = config(images, tmp_path / "a", world)
+    reference = run_precompute(settings)
+    store = create_store(tmp_path / "b", reference.recipe, open_store(reference.store).spec, label="two", shard_size=8)
+    at_work = threading.Lock()
+
+    def alone(_: list[str]) -> None:
+        assert at_work.acquire(blocking=False)
+        at_work.release()
+
+    meets(alone)
+    one = Worker(WorkerSetup(world_folder=str(world), store=str(store.path), device="cpu", batch_size=4))
+    with ThreadPoolExecutor(2) as threads:
+        todo = reference.plan.todo
+        first, second = (threads.submit(one.process, part, n) for n, part in enumerate((todo[:8], todo[8:])))
+        assert (first.result().written, second.result().written) == (8, 8)
+    store.refresh()
+    assert {key: store.read([key])[0].tobytes() for key in store.keys} == all_latents(reference)
+    assert [(record.shard, record.facts["batch_size"]) for record in store.records()] == [(0, 4), (1, 4)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_run_in_one_process_between_two_commits(
+    tmp_path: Path, world: Path, meets: Callable[[Engine], list[int]], number: signal.Signals
+) -> None:
+    def third(_: list[str]) -> None:
+        if len(sizes) == 3:
+            os.kill(os.getpid(), number)
+
+    sizes = meets(third)
+    before = signal.getsignal(number)
+    images = make_images(tmp_path / "in", 6)
+    settings = config(images, tmp_path / "cache", world, shard_size=2, batch_size=2, events=tmp_path / "events")
+    with pytest.raises(Interrupted, match=rf"interrupted by {number.name}: 4 rollouts were committed .* 2 remain"):
+        run_precompute(settings)
+    assert signal.getsignal(number) is before
+    assert events_of(tmp_path / "events")[-1]["exit_code"] == 75
+    assert run_precompute(settings).written == 2
+
+
+def test_a_signal_is_found_behind_the_error_that_compiled_code_makes_of_it() -> None:
+    stop = Interrupted("interrupted by SIGTERM")
+    error = SystemError("returned a result with an exception set")
+    assert signal_behind(error) is None
+    error.__cause__ = stop
+    assert signal_behind(error) is stop
+    assert signal_behind(stop) is stop
 
 
 STUBBORN = """

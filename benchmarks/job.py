@@ -1,0 +1,161 @@
+"""The whole job against the bare engine, one worker against two, and where a worker's time goes.
+
+    python -m benchmarks.job [--seconds 180] [--only job|workers]
+
+job       The worldlet at its own size, 8 steps. `theworld precompute` with one Ray worker, about `--seconds` long, and
+          the engine alone in this process, with as many threads, half before and half after it: images a second,
+          loading left out on both sides. Aim: the job reaches 0.95 of the engine. Decode is what was waited for.
+workers   A world model that sleeps half a second a batch of 8 in place of computing, so that two workers need no second
+          processor: images a second of 1 and 2 workers, and of one that gets its next task only when it has ended the
+          last. Aim: two make 1.9 times as many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from theworld.pipeline.keys import key_of_bytes
+from theworld.pipeline.recipe import Recipe
+from theworld.precompute import pools
+from theworld.precompute.config import PrecomputeConfig
+from theworld.precompute.cosmos import CosmosWorld
+from theworld.precompute.job import run_precompute
+from theworld.precompute.worker import Worker
+from theworld.precompute.world import resolve_world
+
+BATCH, SIZE, STEPS = 8, 64, 8
+NAP_S = 0.5
+
+
+class _Sleeping:
+    """Takes as long as a world model on a device of its own would, and computes nothing."""
+
+    def __init__(self, frames: int, cells: int) -> None:
+        self._shape = 16, frames, cells, cells
+
+    def rollout(self, images: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        del images, recipe
+        time.sleep(NAP_S)
+        return torch.zeros(len(keys), *self._shape)
+
+
+class SleepingWorker(Worker):
+    """A worker but for its world model."""
+
+    def __init__(self, setup: Any) -> None:
+        super().__init__(setup)
+        self._world = _Sleeping(1 + self._recipe.rollout_steps, self._recipe.height // 8)  # type: ignore[assignment]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=180.0, help="about how long the job runs")
+    parser.add_argument("--only", choices=("job", "workers"))
+    options = parser.parse_args()
+    with TemporaryDirectory() as name:
+        if options.only != "workers":
+            measure_job(Path(name), options.seconds)
+        if options.only != "job":
+            measure_workers(Path(name), min(options.seconds, 60.0))
+
+
+def measure_job(folder: Path, seconds: float) -> None:
+    threads = os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    engine_rate(max(2.0, seconds / 20))  # warm
+    before = engine_rate(seconds / 2)
+    images = make_images(folder / "images", max(64, round(before * seconds)))
+    command = [sys.executable, "-m", "theworld.pipeline.cli", "precompute", str(images), "--json", "--workers", "1"]
+    flags = ["--steps", str(STEPS), "--size", f"{SIZE}x{SIZE}", "--batch-size", str(BATCH), "--device", "cpu"]
+    done = subprocess.run([*command, *flags, "--cache", str(folder / "cache")], stdout=subprocess.PIPE, check=True)
+    report = json.loads(done.stdout)
+    after = engine_rate(seconds / 2)
+    engine, job = (before + after) / 2, report["written"] / report["seconds"]
+    print(f"\n{report['written']} images, {report['seconds']:.0f} s, {threads} threads\n")
+    print("| way | images/s | x engine |\n|---|---|---|")
+    print(f"| engine alone (before {before:.2f}, after {after:.2f}) | {engine:.2f} | 1.00 |")
+    print(f"| theworld precompute, one Ray worker | {job:.2f} | {job / engine:.3f} |\n")
+    print("| a worker's time | s | share |\n|---|---|---|")
+    for phase, spent in {"load": report["load_s"], **report["worker_seconds"]}.items():
+        share = "" if phase == "load" else f"{spent / report['seconds']:.1%}"
+        print(f"| {phase} | {spent:.2f} | {share} |")
+
+
+def engine_rate(seconds: float) -> float:
+    """Images a second of the bare engine over about so long."""
+    source = resolve_world(None)
+    world = CosmosWorld.load(source.folder, compute_dtype=source.card.compute_dtype)
+    card = source.card
+    recipe = Recipe(
+        world=source.identity,
+        height=SIZE,
+        width=SIZE,
+        rollout_steps=STEPS,
+        denoise_steps=card.denoise_steps,
+        compute_dtype=card.compute_dtype,
+    )
+    pixels = torch.rand(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    keys = [key_of_bytes(bytes([i])) for i in range(BATCH)]
+    world.rollout(pixels, keys, recipe)
+    made, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        world.rollout(pixels, keys, recipe)
+        made += BATCH
+    return made / elapsed
+
+
+def measure_workers(folder: Path, seconds: float) -> None:
+    pools.worker_class = lambda: SleepingWorker
+    images = make_images(folder / "small", max(64, round(seconds * BATCH / NAP_S)))
+    rates: dict[str, float] = {}
+    ahead = pools.AHEAD
+    for name, workers, pools.AHEAD in (
+        ("1 worker", 1, ahead),
+        ("2 workers", 2, ahead),
+        ("1 worker, one task at a time", 1, 1),
+    ):
+        report = run_precompute(
+            PrecomputeConfig(
+                images=images,
+                cache=folder / name,
+                steps=STEPS,
+                size=f"{SIZE}x{SIZE}",
+                device="cpu",
+                workers=workers,
+                batch_size=BATCH,
+                shard_size=2 * BATCH,  # small, so that what happens between shards shows
+            )
+        )
+        rates[name] = report.written / report.work.seconds
+    pools.AHEAD = ahead
+    print(f"\n{len(list(images.iterdir()))} images, {NAP_S} s a batch of {BATCH}, shards of {2 * BATCH}\n")
+    print("| sleeping world | images/s | x 1 worker | of the world model's own |\n|---|---|---|---|")
+    for name, rate in rates.items():
+        own = rate / (BATCH / NAP_S * (2 if name.startswith("2") else 1))
+        print(f"| {name} | {rate:.2f} | {rate / rates['1 worker']:.2f} | {own:.3f} |")
+
+
+def make_images(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(count):
+        Image.fromarray(draw.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(folder / f"{number:06d}.png")
+    return folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Real jobs over a real Ray whose workers, raylets, GCS and drivers are killed: the set is exact in the end.
+
+A toy stands for the world model (toy.py). After all kills the same command runs undisturbed, and then: visible is what
+was planned, less what is in the ledger; each payload is right; nothing is there twice; one more run does no work.
+"""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from theworld.pipeline.keys import key_of_file
+from theworld.pipeline.store import find_stores, open_store
+
+from .harness import SEED, amount, check_payload
+from .toy import ABORTING, toy_latent
+
+LIMIT_S = 240.0
+"""For a run to end by itself, on a machine that is busy with other things."""
+ROOT = Path(__file__).parents[2]
+
+
+def make_images(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    draw = np.random.default_rng(SEED)
+    for number in range(count):
+        Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number:05d}.png")
+    return folder
+
+
+class Run:
+    """One driver process and what became of it."""
+
+    def __init__(self, images: Path, cache: Path, *, workers: int = 2, **environment: str) -> None:
+        self.events = cache.parent / "events"
+        command = [sys.executable, "-m", "tests.faults.toy", images, cache, self.events, workers]
+        self.process = subprocess.Popen(
+            list(map(str, command)),
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def count_events(self, name: str = "") -> int:
+        return self.events.read_text().count(f'"event": "{name}') if self.events.exists() else 0
+
+    def wait_until(self, done: Callable[[], bool]) -> bool:
+        """False where the run ended before."""
+        deadline = time.monotonic() + LIMIT_S
+        while self.process.poll() is None:
+            if done():
+                return True
+            assert time.monotonic() < deadline, f"nothing happens: {self.end(kill=True)}"
+            time.sleep(0.01)
+        return False
+
+    def at_work(self, shards: int = 1) -> bool:
+        """Wait until so many more shards are done; False where the run ended before."""
+        before = self.count_events("shard")
+        return self.wait_until(lambda: self.count_events("shard") >= before + shards)
+
+    def children(self, name: str) -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if child.name().startswith(name):
+                    found.append(child)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def end(self, *, kill: bool = False) -> tuple[int, dict[str, Any]]:
+        """Exit code and what it printed; `kill` kills it first."""
+        if kill:
+            self.process.kill()
+        said, errors = self.process.communicate(timeout=LIMIT_S)
+        try:
+            return self.process.returncode, json.loads(said.splitlines()[-1])
+        except (IndexError, ValueError):
+            return self.process.returncode, {"stderr": errors[-2000:]}
+
+
+def check_exact(images: Path, cache: Path, *, quarantined: Collection[str] = ()) -> dict[str, Any]:
+    """Run undisturbed, judge everything, and run once more for nothing."""
+    code, report = Run(images, cache).end()
+    assert code == 0, report
+    [path] = find_stores(cache)
+    store = open_store(path)
+    planned = {path.name: key_of_file(path) for path in images.iterdir()}
+    assert {failure.source for failure in store.failures()} == set(quarantined)
+    assert set(store.keys) == {key for name, key in planned.items() if name not in quarantined}
+    assert len(store.keys) == len(set(store.keys))
+    assert store.damage == ()
+    for key, latent in zip(store.keys, store.read(store.keys), strict=True):
+        np.testing.assert_array_equal(latent, toy_latent(key))
+    for record in store.records():
+        check_payload(store.payload_path(record.shard), record)
+    rows = sum(record.rows for record in store.records())
+    code, second = Run(images, cache).end()
+    assert (code, second["written"]) == (0, 0), second
+    return {"samples": len(store), "made twice": rows - len(store)}
+
+
+@pytest.fixture
+def folder() -> Any:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+@pytest.mark.slow
+def test_workers_drivers_and_raylets_that_are_killed_lose_and_double_nothing(
+    folder: Path, figure: Callable[[str], None]
+) -> None:
+    workers, drivers, raylets = (amount(name, 1) for name in ("WORKER_KILLS", "DRIVER_KILLS", "RAYLET_KILLS"))
+    draw, began = random.Random(SEED), time.monotonic()
+    images, cache = make_images(folder / "in", 40 + 20 * (workers + drivers + raylets)), folder / "cache"
+    # workers die inside runs, and each run ends by a kill of its driver or raylet
+    ends = draw.sample(["driver"] * drivers + ["raylet"] * raylets, drivers + raylets)
+    left, killed = workers, {"worker": 0, "driver": 0, "raylet": 0}
+    for position, end in enumerate(ends):
+        run = Run(images, cache)
+        share = math.ceil(left / (len(ends) - position))
+        for _ in range(share):
+            if not run.at_work(draw.randint(1, 3)):
+                break
+            if victims := run.children("ray::ToyWorker"):
+                draw.choice(victims).kill()
+                killed["worker"] += 1
+                left -= 1
+        if not run.at_work():
+            code, report = run.end()
+            assert code == 0, report
+            break
+        killed[end] += 1
+        if end == "driver":
+            run.end(kill=True)
+            continue
+        started = time.monotonic()
+        run.children("raylet")[0].kill()
+        code, report = run.end()
+        assert time.monotonic() - started < 60, "it took its time to notice"
+        assert code == 75, report
+        assert "raylet died" in report["error"]
+        assert "the same command goes on" in report["error"].lower()
+    found = check_exact(images, cache)
+    figure(
+        f"jobs: {killed} killed of {workers, drivers, raylets}, {found}, seed {SEED}, {time.monotonic() - began:.0f} s"
+    )
+    assert killed["worker"] >= workers // 2
+    assert killed["driver"] + killed["raylet"] >= (drivers + raylets) // 2
+    assert found["made twice"] <= 8 * killed["driver"] + 8 * killed["raylet"], "more was repeated than was in flight"
+
+
+@pytest.mark.slow
+def test_a_run_without_its_gcs_ends_and_never_hangs(folder: Path) -> None:
+    images, cache = make_images(folder / "in", 300), folder / "cache"
+    run = Run(images, cache)
+    assert run.at_work(2)
+    started = time.monotonic()
+    run.children("gcs_server")[0].kill()
+    code, report = run.end()
+    assert time.monotonic() - started < 60
+    assert code == 75, report
+    assert "gcs_server died" in report["error"]
+    assert check_exact(images, cache)["samples"] == 300
+
+
+@pytest.mark.slow
+def test_an_input_that_kills_its_worker_is_found_and_no_stale_cluster_is_joined(folder: Path) -> None:
+    images = make_images(folder / "in", 63)
+    Image.new("RGB", (9, 9)).save(images / f"{ABORTING}.png")
+    # what a crashed `ray start` and a forgotten shell leave behind
+    (folder / "ray").mkdir()
+    (folder / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    left = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_TMPDIR": str(folder)}
+    run = Run(images, folder / "cache", **left)
+    code, report = run.end()
+    assert code == 0, report
+    assert (report["written"], report["reasons"]) == (63, {"rollout": 1})
+    # shards of four, and another may have been in flight with it: some are tried again, by themselves, and succeed
+    assert report["retries"] <= 2 + math.log2(4) + 3
+    [failure] = open_store(folder / "cache").failures()
+    assert failure.source == f"{ABORTING}.png"
+    check_exact(images, folder / "cache", quarantined={failure.source})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_in_order_and_the_same_command_goes_on(folder: Path, number: signal.Signals) -> None:
+    images, cache = make_images(folder / "in", 200), folder / "cache"
+    run = Run(images, cache)
+    assert run.at_work(3)
+    run.process.send_signal(number)
+    code, report = run.end()
+    assert code == 75, report
+    done = len(open_store(cache))
+    assert done >= 12
+    assert f"interrupted by {number.name}" in report["error"]
+    assert "remain" in report["error"]
+    assert json.loads(run.events.read_text().splitlines()[-1])["event"] == "interrupted"
+    check_exact(images, cache)
