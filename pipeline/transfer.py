@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from .commit import publish, writing
+from .commit import make_folders, publish, writing
 from .errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from .keys import is_key
 from .latent_store import LatentStore, StoreFormat

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
+from itertools import repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,8 +49,8 @@ def make_batch(
     missing = size - len(keys)
     if text is not None:
         world = cast(PromptedWorld, world).with_text(text.padded(missing))
-    batch = torch.stack([*pixels, *pixels[-1:] * missing])
-    return kind.latents(world, batch, [*keys, *keys[-1:] * missing], recipe)[: len(keys)].float().cpu()
+    batch = torch.stack([*pixels, *repeat(pixels[-1], missing)])
+    return kind.latents(world, batch, [*keys, *repeat(keys[-1], missing)], recipe)[: len(keys)].float().cpu()
 
 
 @cache

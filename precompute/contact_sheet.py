@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -165,7 +166,8 @@ def gif(frames: Sequence[Image.Image], fps: float) -> bytes:
 def held(frames: Sequence[Image.Image], fps: float) -> Pixels:
     """(F, height, width, 3) for a video: the first and the last frame stay as long as a GIF's."""
     first, last = (max(1, round(seconds * fps)) for seconds in (_HOLD_FIRST_S, _HOLD_LAST_S))
-    return np.stack([np.asarray(frame) for frame in [*frames[:1] * first, *frames[1:], *frames[-1:] * last]])
+    shown = [*repeat(frames[0], first), *frames[1:], *repeat(frames[-1], last)]
+    return np.stack([np.asarray(frame) for frame in shown])
 
 
 def _palette(frames: Sequence[Image.Image]) -> Image.Image:

@@ -109,17 +109,23 @@ def flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) ->
     if vae.get("_class_name") != "AutoencoderKLWan":
         return None
     size = recipe.height, recipe.width
+    picture = encode_flops(vae, *size, 1)
     if recipe.kind == "frames":
-        return encode_flops(vae, *size, video_frames(recipe.rollout_steps, stride=recipe.stride))
-    if recipe.kind != "rollout" or transformer.get("_class_name") != "CosmosTransformer3DModel":
+        temporal = world.latent_spec().temporal_stride
+        return encode_flops(vae, *size, video_frames(recipe.rollout_steps, stride=recipe.stride, temporal_stride=temporal))
+    if recipe.kind == "views":
+        return (1 + recipe.rollout_steps) * picture
+    if recipe.kind == "posterior" or recipe.rollout_steps == 0:
+        return picture
+    if recipe.chunk_frames or transformer.get("_class_name") != "CosmosTransformer3DModel":
         return None
-    if recipe.rollout_steps == 0:
-        return encode_flops(vae, *size, 1)
     _, _, height, width = shape
-    frames = 1 + recipe.rollout_steps * recipe.stride
-    text = 1 if recipe.prompt is None else TEXT_TOKENS
-    forwards = (recipe.denoise_steps - 1) * (2 if recipe.guidance > 1 else 1)  # the last forward changes nothing
-    return encode_flops(vae, *size, 1) + forwards * forward_flops(transformer, frames, height, width, text)
+    frames = 1 + recipe.rollout_steps // recipe.draws * recipe.stride
+    text = 1 if recipe.prompt is None and recipe.prompts == "recipe" else TEXT_TOKENS
+    levels = recipe.denoise_steps - (recipe.solver == "euler")  # Euler's last forward changes nothing
+    forwards = levels * (2 if recipe.guidance > 1 else 1)
+    seen = encode_flops(vae, *size, recipe.observed_frames) if recipe.kind == "continuation" else picture
+    return recipe.draws * (seen + forwards * forward_flops(transformer, frames, height, width, text))
 
 
 def forward_flops(config: Mapping[str, Any], frames: int, height: int, width: int, text_tokens: int) -> float:

@@ -19,6 +19,7 @@ from ..pipeline.errors import ConfigError, Interrupted, TheWorldError
 from ..pipeline.ledger import Failure
 from ..pipeline.progress import Progress
 from ..pipeline.store import PROMPT, LatentStore, create_store, find_store
+from .builtin import EMBEDDED
 from .cluster import crew_of, ray_cluster
 from .config import PrecomputeConfig, make_recipe
 from .cost import estimate
@@ -33,7 +34,7 @@ from .report import Report
 from .signals import Signals
 from .sources import Listing, list_inputs
 from .text import check_prompts, embed_each, embed_prompts, unsafe_prompts
-from .world import COSMOS, EMBEDDED, WORLDLET, WorldSource, find_family, resolve_world
+from .world import COSMOS, WORLDLET, WorldSource, find_family, resolve_world
 
 
 def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None) -> Report:

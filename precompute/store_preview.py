@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -92,7 +92,7 @@ def preview(
         ConfigError: nothing to draw, other weights than the store's, or futures that do not fit.
         StoreError: a latent cannot be read.
     """
-    recipe, progress = store.recipe, progress or Progress.silent()
+    progress = progress or Progress.silent()
     if not len(store):
         raise ConfigError(f"{store.path} is empty: there is nothing to look at yet")
     keys = [key_named(store, name) for name in wanted] if wanted else _drawn(store, samples, seed)
@@ -121,36 +121,62 @@ def preview(
             )
             bar.advance(1)
 
-    taken = recipe.rollout_steps if steps is None else steps
-    stride = live.world.spec.temporal_stride if is_clip(recipe.kind) else 1
-    labels = [column(recipe, t, live.fps, temporal_stride=live.world.spec.temporal_stride) for t in range(1 + taken)]
-    shown = sorted({round(t) for t in np.linspace(0, taken, min(MAX_COLUMNS, 1 + taken))})
-    words = Words(
-        title=store.path.name,
-        about=_about(store, live, f"{len(rows)} of {len(store)} samples"
-                     + ("" if wanted else f", drawn by seed {seed}")),
-        columns=[(stride * t, labels[t]) for t in shown],
-        foreseen=recipe.kind == "rollout",
-    )
-    rate = live.fps / recipe.stride if is_clip(recipe.kind) else _PICTURES_PER_S
-    pictures = draw_animation(rows, words, _labels(labels, live, store, len(rows[0].frames)))
-    make_folders(out)
-    files = [out / f"{store.path.name}.png", out / f"{store.path.name}.gif"]
-    content = io.BytesIO()
-    draw_sheet(rows, words).save(content, "PNG", optimize=True)
-    replace(out, files[0], content.getbuffer())
-    replace(out, files[1], gif(pictures, rate))
-    if video:
-        from .video import write_video
-
-        files.append(out / f"{store.path.name}.mp4")
-        write_video(files[-1], held(pictures, rate), rate, lossless=False)
+    labels = _labels(live, store.recipe.rollout_steps if steps is None else steps)
+    which = f"{len(rows)} of {len(store)} samples" + ("" if wanted else f", drawn by seed {seed}")
+    files = _write(rows, _words(store, live, labels, which), labels, live, out / store.path.name, video)
     return Preview(
-        files=tuple(files),
+        files=files,
         samples=tuple((row.key, row.name) for row in rows),
         without_source=dict(without),
-        notes=() if recipe.world == resolve_world(WORLDLET).identity else (GUARDRAIL_NOTE,),
+        notes=tuple(_notes(store, originals, rows, without, with_true=true is not None)),
     )
+
+
+def _words(store: LatentStore, live: LiveWorld, labels: Sequence[str], which: str) -> Words:
+    recipe = store.recipe
+    apart = live.world.spec.temporal_stride if is_clip(recipe.kind) else 1  # decoded frames from one latent to the next
+    shown: list[int] = sorted({round(t) for t in np.linspace(0, len(labels) - 1, min(MAX_COLUMNS, len(labels))).tolist()})
+    ahead = horizon_s(recipe, store.spec, live.fps)
+    steps = f"{recipe.rollout_steps} steps" + ("" if ahead is None else f" = {ahead:.1f} s ahead")
+    return Words(
+        title=store.path.name,
+        about=f"{recipe.kind} by {live.name}, {recipe.height}x{recipe.width}, {steps}; {which}",
+        columns=[(apart * t, labels[t]) for t in shown],
+        foreseen=recipe.kind == "rollout",
+    )
+
+
+def _write(
+    rows: Sequence[Row], words: Words, labels: Sequence[str], live: LiveWorld, stem: Path, video: bool
+) -> tuple[Path, ...]:
+    """The files `stem` + .png, .gif and perhaps .mp4."""
+    rate = live.fps / live.recipe.stride if is_clip(live.recipe.kind) else _PICTURES_PER_S
+    pictures = draw_animation(rows, words, _labels_between(labels, live, len(rows[0].frames)))
+    sheet = io.BytesIO()
+    draw_sheet(rows, words).save(sheet, "PNG", optimize=True)
+    make_folders(stem.parent)
+    files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".gif", ".mp4")]  # a label may hold dots
+    replace(stem.parent, files[0], sheet.getbuffer())
+    replace(stem.parent, files[1], gif(pictures, rate))
+    if not video:
+        return tuple(files[:2])
+    from .video import write_video
+
+    write_video(files[2], held(pictures, rate), rate, lossless=False)
+    return tuple(files)
+
+
+def _notes(
+    store: LatentStore, originals: Originals, rows: Sequence[Row], without: Counter[str], *, with_true: bool
+) -> Iterator[str]:
+    if without:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in without.items())
+        where = f"in {originals.place}" if originals.place else "as no --images FOLDER was named"
+        yield f"note: {without.total()} of {len(rows)} rows begin with the decoded first frame, {where}: {reasons}"
+    if with_true and (lacking := sum(row.true is None for row in rows)):
+        yield f"note: {lacking} of {len(rows)} samples have no true future of the same name"
+    if store.recipe.world != resolve_world(WORLDLET).identity:
+        yield GUARDRAIL_NOTE
 
 
 class _Futures:
@@ -196,16 +222,15 @@ def _decoded(live: LiveWorld, store: LatentStore, key: str, steps: int | None) -
     return to_frames(live.world.decode(latents))[0]
 
 
-def _labels(labels: Sequence[str], live: LiveWorld, store: LatentStore, frames: int) -> list[str]:
-    """Of every picture of an animation."""
-    if store.recipe.kind != "rollout":
-        stride = (frames - 1) // max(1, len(labels) - 1) or 1
-        return [labels[-(-number // stride)] for number in range(frames)]
-    return ["now", *(f"+{number * store.recipe.stride / live.fps:.2f} s" for number in range(1, frames))]
+def _labels(live: LiveWorld, steps: int) -> list[str]:
+    """Of each latent frame."""
+    stride = live.world.spec.temporal_stride
+    return [column(live.recipe, t, live.fps, temporal_stride=stride) for t in range(1 + steps)]
 
 
-def _about(store: LatentStore, live: LiveWorld, which: str) -> str:
-    recipe = store.recipe
-    ahead = horizon_s(recipe, store.spec, live.fps)
-    steps = f"{recipe.rollout_steps} steps" + ("" if ahead is None else f" = {ahead:.1f} s ahead")
-    return f"{recipe.kind} by {live.name}, {recipe.height}x{recipe.width}, {steps}; {which}"
+def _labels_between(labels: Sequence[str], live: LiveWorld, frames: int) -> list[str]:
+    """Of every decoded frame: of a rollout its own time, else that of the latent frame it belongs to."""
+    if live.recipe.kind == "rollout" and is_clip(live.recipe.kind):
+        return ["now", *(f"+{number * live.recipe.stride / live.fps:.2f} s" for number in range(1, frames))]
+    apart = max(1, (frames - 1) // max(1, len(labels) - 1))
+    return [labels[-(-number // apart)] for number in range(frames)]

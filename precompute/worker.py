@@ -25,13 +25,13 @@ from ..pipeline.keys import key_of_sample
 from ..pipeline.ledger import Failure
 from ..pipeline.store import open_store
 from .batch import machine_facts, make_batch
+from .builtin import EMBEDDED
 from .decoder import shared_decoder
 from .experience import ANY_DEVICE, device_name, is_out_of_memory
 from .kinds import KINDS, Loaded
 from .registry import load_world
 from .sources import Sample
 from .text import TextEmbeddings, load_each
-from .world import EMBEDDED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -129,6 +129,17 @@ def test_a_failed_fsync_publishes_nothing(folder: Path, monkeypatch: pytest.Monk
     assert list((folder / "tmp").iterdir()) == []
 
 
+def test_what_can_be_made_again_is_put_whole_and_without_fsync(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "os", Os(fsync=fails(errno.EIO)))
+    (folder / "target").write_bytes(b"before")
+    commit.replace(folder / "tmp", folder / "target", memoryview(b"content"), durable=False)
+    assert (folder / "target").read_bytes() == b"content"
+    with pytest.raises(OSError, match="Input/output"):
+        commit.replace(folder / "tmp", folder / "target", b"later")
+    assert (folder / "target").read_bytes() == b"content"
+    assert list((folder / "tmp").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("number", "words"),
     [(errno.ENOSPC, "Free some space"), (errno.EROFS, "--cache"), (errno.EIO, "Check the disk")],
