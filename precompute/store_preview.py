@@ -135,7 +135,8 @@ def preview(
 def _words(store: LatentStore, live: LiveWorld, labels: Sequence[str], which: str) -> Words:
     recipe = store.recipe
     apart = live.world.spec.temporal_stride if is_clip(recipe.kind) else 1  # decoded frames from one latent to the next
-    shown: list[int] = sorted({round(t) for t in np.linspace(0, len(labels) - 1, min(MAX_COLUMNS, len(labels))).tolist()})
+    count = min(MAX_COLUMNS, len(labels))
+    shown = [number * (len(labels) - 1) // max(1, count - 1) for number in range(count)]
     ahead = horizon_s(recipe, store.spec, live.fps)
     steps = f"{recipe.rollout_steps} steps" + ("" if ahead is None else f" = {ahead:.1f} s ahead")
     return Words(
