@@ -111,8 +111,8 @@ def flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) ->
     size = recipe.height, recipe.width
     picture = encode_flops(vae, *size, 1)
     if recipe.kind == "frames":
-        temporal = world.latent_spec().temporal_stride
-        return encode_flops(vae, *size, video_frames(recipe.rollout_steps, stride=recipe.stride, temporal_stride=temporal))
+        apart = {"stride": recipe.stride, "temporal_stride": world.latent_spec().temporal_stride}
+        return encode_flops(vae, *size, video_frames(recipe.rollout_steps, **apart))
     if recipe.kind == "views":
         return (1 + recipe.rollout_steps) * picture
     if recipe.kind == "posterior" or recipe.rollout_steps == 0:

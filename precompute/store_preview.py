@@ -26,7 +26,7 @@ from ..pipeline.errors import ConfigError, ImageError
 from ..pipeline.latents import as_tensor
 from ..pipeline.progress import Progress
 from ..pipeline.store import LatentStore
-from ..pipeline.time_axis import column, horizon_s, is_clip
+from ..pipeline.time_axis import clips, column, horizon_s, is_clip
 from .contact_sheet import Row, Words, draw_animation, draw_sheet, gif, held
 from .drawing import to_frames
 from .images import to_image
@@ -96,6 +96,8 @@ def preview(
     if not len(store):
         raise ConfigError(f"{store.path} is empty: there is nothing to look at yet")
     keys = [key_named(store, name) for name in wanted] if wanted else _drawn(store, samples, seed)
+    if store.recipe.kind == "posterior":
+        steps = 0  # a log-variance is no picture
     originals = Originals(store, images)
     futures = _Futures(true, store) if true is not None else None
     live = LiveWorld.for_store(store, world=world, device=device)
@@ -143,7 +145,7 @@ def _words(store: LatentStore, live: LiveWorld, labels: Sequence[str], which: st
         title=store.path.name,
         about=f"{recipe.kind} by {live.name}, {recipe.height}x{recipe.width}, {steps}; {which}",
         columns=[(apart * t, labels[t]) for t in shown],
-        foreseen=recipe.kind == "rollout",
+        foreseen=recipe.kind in ("rollout", "samples"),
     )
 
 
@@ -216,11 +218,16 @@ def _drawn(store: LatentStore, samples: int, seed: int) -> list[str]:
 
 @torch.inference_mode()
 def _decoded(live: LiveWorld, store: LatentStore, key: str, steps: int | None) -> NDArray[np.uint8]:
-    """(F, height, width, 3): a clip decoded as one, or each of its frames alone."""
-    latents = as_tensor(store.read([key], rollout_steps=live.recipe.rollout_steps if steps is None else steps)).float()
-    if not is_clip(store.recipe.kind):  # (1, C, T, H, W) to (T, C, 1, H, W)
-        return to_frames(live.world.decode(latents.permute(2, 1, 0, 3, 4)))[:, 0]
-    return to_frames(live.world.decode(latents))[0]
+    """(F, height, width, 3): what belongs together in time decoded as one clip, all else frame by frame."""
+    steps = live.recipe.rollout_steps if steps is None else steps
+    latents = as_tensor(store.read([key], rollout_steps=steps)).float()
+    parts: list[NDArray[np.uint8]] = []
+    for clip in clips(store.recipe):
+        if here := [t for t in clip if t <= steps and (t or not parts)]:
+            first = clip[:1] if here[0] != clip[0] else []  # a draw begins with the frame that all have
+            video = to_frames(live.world.decode(latents[:, :, first + here]))[0]
+            parts.append(video[1:] if first else video)
+    return np.concatenate(parts)
 
 
 def _labels(live: LiveWorld, steps: int) -> list[str]:
