@@ -23,7 +23,8 @@ _MAX_EXPANDED = 10**6
 def walk(root: Path) -> Iterator[tuple[str, str, bool]]:
     """The files below a folder: name relative to it with forward slashes, path, and whether it is a link.
 
-    Hidden ones are nobody's input. A pipe named x.png is listed, to be refused by name; what cannot be entered is passed over.
+    Hidden ones are nobody's input. A pipe named x.png is listed, to be refused by name; what cannot be entered is
+    passed over.
     """
     folders = [("", str(root))]
     while folders:

@@ -90,15 +90,13 @@ class InputIndex:
         entries = self._known | self._now if keep_others else self._now
         if self._file is None or entries == self._known:
             return
+        folder = self._file.parent
         with suppress(OSError):
-            make_folders(self._file.parent)
-            self._sweep()
-            replace(self._file.parent, self._file, _pack(entries))
-
-    def _sweep(self) -> None:
-        for path in self._file.parent.iterdir():
-            if path.suffix != ".safetensors" and path.is_file() and path.stat().st_mtime < time.time() - _LEFT_BEHIND_S:
-                path.unlink(missing_ok=True)
+            make_folders(folder)
+            for path in folder.iterdir():
+                if path.suffix != ".safetensors" and path.stat().st_mtime < time.time() - _LEFT_BEHIND_S:
+                    path.unlink(missing_ok=True)
+            replace(folder, self._file, _pack(entries))
 
 
 def _stamp(path: str, facts: FileFacts, at: Locator) -> bytes:

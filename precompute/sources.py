@@ -178,8 +178,11 @@ def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None)
     """The inputs of a place, and what was passed over."""
     text = str(place)
     if text.startswith(tables.HUB):
-        files, home = tables.fetch_hub(text)
-        return _contained(files, str(home), kind, column, prompt_field)
+        fetched = tables.fetch_hub(text)
+        found = _contained(fetched, str(fetched[0].parent) if fetched else text, kind, column, prompt_field, own=False)
+        for entry in found.entries:
+            entry.root = None  # the Hub's cache is made of links
+        return found
     if place.is_dir():
         if (files := tables.saved_files(place)) is not None:
             return _contained(files, text, kind, column, prompt_field)
@@ -244,8 +247,14 @@ def _plain(files: Iterable[tuple[str, str, bool]], root: str) -> list[_Entry]:
     return [_Entry(name, name, FileAt(path), root=root if link else None) for name, path, link in sorted(files)]
 
 
-def _contained(files: list[Path], root: str, kind: Kind, column: str | None, prompt_field: str | None) -> _Found:
-    """What lists, tables and tars hold or name."""
+def _contained(
+    files: list[Path], root: str, kind: Kind, column: str | None, prompt_field: str | None, *, own: bool = True
+) -> _Found:
+    """What lists, tables and tars hold or name.
+
+    Args:
+        own: whether they are the user's, in whose folder a link must stay.
+    """
     found = _Found([], {}, 0)
     for file in files:
         if file.suffix.lower() in TARS:
@@ -254,7 +263,8 @@ def _contained(files: list[Path], root: str, kind: Kind, column: str | None, pro
         name = _relative(str(file), root)
         suffix = file.suffix.lower()
         try:
-            _refuse_link(str(file), root, name)
+            if own:
+                _refuse_link(str(file), root, name)
             if suffix in TARS:
                 _add_tar(found, file, name, kind)
             elif suffix in TABLES:

@@ -122,11 +122,9 @@ def saved_files(folder: Path) -> list[Path] | None:
         raise ConfigError(f"{folder} is not whole: save_to_disk writes other JSON files ({error!r})") from error
 
 
-def fetch_hub(name: str) -> tuple[list[Path], Path]:
-    """Fetch a data set, `hf:ORG/NAME` or `hf:ORG/NAME:SPLIT`, as Arrow files.
+def fetch_hub(name: str) -> list[Path]:
+    """Fetch a data set, `hf:ORG/NAME` or `hf:ORG/NAME:SPLIT`, as Arrow files in the cache of `datasets`.
 
-    Returns:
-        The files, and the folder that `datasets` keeps its own in.
     Raises:
         ConfigError: the name is none, `datasets` is not installed, or the data set cannot be fetched.
     """
@@ -139,11 +137,9 @@ def fetch_hub(name: str) -> tuple[list[Path], Path]:
         raise ConfigError(f"{name} needs the library datasets: pip install 'theworld[datasets]'") from error
     repo, split = match.groups()
     try:
-        fetched = datasets.load_dataset(repo, split=split)
+        fetched: Any = datasets.load_dataset(repo, split=split)
         splits = [fetched] if split else list(fetched.values())
-        return [Path(file["filename"]) for each in splits for file in each.cache_files], Path(
-            datasets.config.HF_CACHE_HOME
-        )
+        return [Path(file["filename"]) for each in splits for file in each.cache_files]
     except Exception as error:  # the network, the Hub, a builder: each has its own
         raise ConfigError(
             f"the data set {repo}{f', split {split},' if split else ''} cannot be fetched from the Hugging Face Hub: "

@@ -54,10 +54,11 @@ def _members(file: BinaryIO, path: str) -> Iterator[Member]:
     sparse = False
     while True:
         file.seek(at)
-        try:
-            header = tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "surrogateescape")
-        except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # the closing zeros, or the file's end
+        block = file.read(_BLOCK)
+        if not block.strip(b"\0"):  # the closing zeros, or the file's end
             return
+        try:
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError, OverflowError) as error:
             what = "it is compressed or no tar: unpack it (plain .tar)" if at == 0 else "the rest of it is not used"
             raise ImageError("tar", f"{path} has no header at byte {at} ({error}); {what}") from error

@@ -12,8 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from theworld.pipeline.cli import app
+from theworld.pipeline.errors import ImageError
 from theworld.precompute import audit
 from theworld.precompute.builtin import BUILT_IN
+from theworld.precompute.manifests import COLUMNS
 from theworld.precompute.video import write_video
 
 from .. import interop
@@ -67,3 +69,15 @@ def test_the_commands_of_the_page_on_seeing_a_store_run(tmp_path: Path, monkeypa
     assert (tmp_path / "pictures").is_dir()
     for value in (value for pair in audit.TOLERANCE.values() for value in pair):
         assert f"{value:g}" in page
+
+
+def test_the_python_of_the_inputs_page_runs(tmp_path: Path) -> None:
+    page = (DOCS / "inputs.md").read_text()
+    [block] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "a.png").write_bytes(b"an image")
+    names = {"FOLDER": str(tmp_path)}
+    exec(block, names)
+    assert (names["taken"], names["wrong"]) == (["a.png"], [("list.jsonl:2", "missing")])
+    reasons = re.findall(r"\w+", (ImageError.__doc__ or "").split("ledger:")[1])
+    assert [reason for reason in reasons if reason not in page] == []
+    assert all(name in page for name in COLUMNS)

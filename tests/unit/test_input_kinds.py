@@ -239,6 +239,20 @@ def test_a_folder_that_save_to_disk_made(tmp_path: Path) -> None:
         list_inputs(tmp_path / "one", IMAGES)
 
 
+def test_a_hub_data_set_is_read_where_datasets_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": b"first", "path": "a.png"}], "text": ["it falls"]})
+    rows.save_to_disk(tmp_path / "hub")
+    fetched = datasets.load_from_disk(str(tmp_path / "hub"))
+    asked = []
+    load = {"train": fetched, None: datasets.DatasetDict({"train": fetched})}
+    monkeypatch.setattr(datasets, "load_dataset", lambda repo, split: (asked.append((repo, split)), load[split])[1])
+    for place in ("hf:org/name", "hf:org/name:train"):
+        listing = list_inputs(Path(place), IMAGES)
+        assert keys(listing) == {"a.png": key_of_bytes(b"first")}
+    assert asked == [("org/name", None), ("org/name", "train")]
+
+
 def test_a_hub_data_set_out_of_reach_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
 
