@@ -142,7 +142,7 @@ def list_worlds() -> list[dict[str, Any]]:
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What `list_worlds` found, for a terminal."""
-    caption = "--world takes a folder or a Hub id of any family, too. Windows are in latent frames"
+    caption = "--world takes a folder or a Hub id of any family, too. Windows: latent frames"
     table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
     for column in ("--world", "family", "size", "window", "fps", "denoise steps", "prompts"):
         table.add_column(column, no_wrap=column in ("--world", "family", "size"), overflow="fold")
