@@ -30,7 +30,7 @@ gpus=${SLURM_GPUS_ON_NODE:-0}
 common=(--disable-usage-stats --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" --block)
 
 # each Ray in a folder of its own that only you can read, as the default one is not; mkdir refuses one laid out by others
-export folder=/tmp/tw-$UID-$SLURM_JOB_ID
+export folder=/tmp/theworld-$SLURM_JOB_ID
 start() { srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" -w "$1" --export=ALL bash -c \
     'mkdir -m 700 "$folder"; trap "rm -rf $folder" EXIT; ray start "$@"' ray "${@:2}" & }
 start "${nodes[0]}" --head --node-ip-address="$head" --port="$port" --include-dashboard=false \
@@ -43,7 +43,7 @@ for node in "${nodes[@]:1}"; do
     start "$node" --address="$head:$port" "${common[@]}"
 done
 
-# on the head, since a driver has to be on a node of its cluster; exec hands it SLURM's signals
+# on the head, since a driver has to be on a node of its cluster; SLURM's signal, below, is handed on to it
 srun --overlap --nodes=1 --ntasks=1 -w "${nodes[0]}" --export=ALL \
     theworld precompute "$@" --address "$head:$port" --events "theworld-$SLURM_JOB_ID.jsonl" &
 driver=$!
