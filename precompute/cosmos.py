@@ -15,7 +15,7 @@ import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ class CosmosWorld(WanLatents):
             torch.nn.Module.to(part, torch.device(device))  # diffusers' own `to` hides its signature
         return cls(vae, transformer, text=text)
 
-    def with_text(self, text: TextEmbeddings) -> Self:
+    def with_text(self, text: TextEmbeddings) -> CosmosWorld:
         """This world model, same weights, following other prompts: one for all or one for each sample of a batch."""
         other = copy.copy(self)
         other._text = text

@@ -63,7 +63,7 @@ class LiveWorld:
                 f"a store keeps of it ({PROMPT}) could be used without them, and there is none here"
             )
         name = world or recipe.world.removeprefix("hub:") if world or recipe.world.startswith("hub:") else WORLDLET
-        source = resolve_world(name, with_text=prompted)
+        source = resolve_world(name, with_text=prompted or recipe.prompts == "sample")
         if source.identity != recipe.world:
             raise ConfigError(
                 f"these latents are of the weights {recipe.world}, and {name} is {source.identity}. "

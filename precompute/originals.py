@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..pipeline.errors import ConfigError, ImageError
-from ..pipeline.keys import key_of_bytes
+from ..pipeline.keys import key_of_bytes, key_of_sample
 from ..pipeline.store import LatentStore
 from .images import read_input_file
 from .kinds import KINDS, Loaded
@@ -28,7 +28,7 @@ class Originals:
         Raises:
             ConfigError: there is nothing at this place.
         """
-        self._recipe, self._spec = store.recipe, store.spec
+        self._recipe, self._spec, self._prompts = store.recipe, store.spec, store.prompts()
         self._kind = KINDS[store.recipe.kind]
         self._sources: dict[str, list[str]] = {}
         for source, keys in sorted(store.sources().items()):
@@ -61,7 +61,7 @@ class Originals:
             except ImageError as error:
                 problem = error
                 continue
-            if key_of_bytes(content) == key:
+            if key_of_sample(content, self._prompts.get(key)) == key:
                 return self._kind.load(content, self._recipe, self._spec, source)
             problem = ImageError("changed", f"{source} is another {self._kind.takes} now than the one this store holds")
         raise problem

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -69,7 +69,7 @@ class TextEmbeddings:
 class PromptedWorld(WorldModel, Protocol):
     """A world model that can follow a prompt of each sample's own."""
 
-    def with_text(self, text: TextEmbeddings) -> Self:
+    def with_text(self, text: TextEmbeddings) -> WorldModel:
         """This world model, following other prompts."""
         ...
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from diffusers import (
@@ -97,7 +97,7 @@ class WanWorld(WanLatents):
             torch.nn.Module.to(part, torch.device(device))  # diffusers' own `to` hides its signature
         return cls(vae, transformer, scheduler, image_encoder, image_processor, text=text)
 
-    def with_text(self, text: TextEmbeddings) -> Self:
+    def with_text(self, text: TextEmbeddings) -> WanWorld:
         """This world model, same weights, following other prompts: one for all or one for each sample of a batch."""
         other = copy.copy(self)
         other._text = text
