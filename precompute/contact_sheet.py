@@ -24,7 +24,7 @@ _ANIMATION_WIDTH = 880
 """Pixels that an animation's cells fill, about."""
 _SMALLEST_CELL = 144
 """Pixels; it has more room than a sheet's tile."""
-_GOOD_ENOUGH = 2.5
+_GOOD_ENOUGH = 3.0
 """Mean error of a palette, of 255, that nobody sees."""
 _HOLD_FIRST_S, _HOLD_LAST_S = 0.8, 1.2
 _SHORTEST_DELAY_CS = 2
@@ -174,8 +174,8 @@ def _palette(frames: Sequence[Image.Image]) -> Image.Image:
     """256 colours of some frames, in an image that has them as its palette."""
     spread = sorted({round(at) for at in np.linspace(0, len(frames) - 1, 4)})
     mosaic = Image.fromarray(np.concatenate([np.asarray(frames[at])[::2, ::2] for at in spread]))
-    # the best of Pillow's ways by eye and by error: median cut leaves out the colours of what is small
-    return mosaic.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2)
+    # median cut leaves out the colours of what is small; k-means would be better, and takes minutes for photographs
+    return mosaic.quantize(256, method=Image.Quantize.FASTOCTREE)
 
 
 def _head(draw: ImageDraw.ImageDraw, words: Words, width: int) -> None:
