@@ -105,7 +105,7 @@ def draw_animation(rows: Sequence[Row], words: Words, labels: Sequence[str]) -> 
     across = min(len(rows), max(1, (_ANIMATION_WIDTH - _MARGIN) // (cell[0] + _ROW_GAP)))
     across = -(-len(rows) // -(-len(rows) // across))  # rows of the grid as even as can be
     down = -(-len(rows) // across)
-    top = 70
+    top = 88 if truths else 70
     canvas = Image.new(
         "RGB",
         (
@@ -118,6 +118,9 @@ def draw_animation(rows: Sequence[Row], words: Words, labels: Sequence[str]) -> 
     grid = [divmod(number, across) for number in range(len(rows))]
     places = [(_MARGIN + n * (cell[0] + _ROW_GAP), top + line * (cell[1] + _ROW_GAP)) for line, n in grid]
     _line(draw, (_MARGIN, 26), words.title, INK, 15, canvas.width - 150)
+    if truths:
+        draw.text((_MARGIN, 68), "foreseen", fill=ACCENT, font=font(14), anchor="ls")
+        draw.text((_MARGIN + side[0] + _GAP, 68), "what truly came", fill=TRUE, font=font(14), anchor="ls")
     for row, (x, y) in zip(rows, places, strict=True):
         _line(draw, (x, y + side[1] + 15), row.name, SOFT, 13, cell[0])
     frames: list[Image.Image] = []
