@@ -27,7 +27,7 @@ from ..pipeline.config import DeviceName
 from ..pipeline.errors import ConfigError, ImageError
 from ..pipeline.latents import as_tensor
 from ..pipeline.progress import Progress
-from ..pipeline.recipe import ENGINE_VERSION, Recipe
+from ..pipeline.recipe import Recipe
 from ..pipeline.records import origins_of
 from ..pipeline.store import LatentStore
 from .batch import machine_facts
@@ -137,12 +137,11 @@ def audit(
         images: where the inputs are; see `Originals`. world: where the weights are; by default as the recipe says.
         tolerance: of a value, beyond rounding, whatever the record says; 0 wants the same bits. None is the above.
     Raises:
-        ConfigError: other weights than the recipe's, another version of the rules, or no input to be found.
+        ConfigError: other weights or rules than the recipe's, or no input to be found.
         DamagedShardError: a sample is not what was committed.
     """
     recipe, kind = store.recipe, KINDS[store.recipe.kind]
     progress = progress or Progress.silent()
-    _check_versions(store)
     originals = Originals(store, images)
     if originals.place is None:
         raise ConfigError(f"which {kind.takes}s was {store.path} made from? Name their folder: --images FOLDER")
@@ -182,19 +181,6 @@ def audit(
     places = {key: place for place, key in enumerate(usable)}
     done.sort(key=lambda one: places[one.key])
     return Audit(seed=seed, asked=count, samples=tuple(done), unusable=tuple(unusable))
-
-
-def _check_versions(store: LatentStore) -> None:
-    recipe = store.recipe
-    for what, stated, here in (
-        ("engine", recipe.engine, ENGINE_VERSION),
-        ("image rules", recipe.image_rules, KINDS[recipe.kind].rules),
-    ):
-        if stated != here:
-            raise ConfigError(
-                f"{store.path} was made by version {stated} of the {what}, this theworld has version {here}: it makes "
-                "other latents by design. Audit it with the release that made it"
-            )
 
 
 def _by_maker(store: LatentStore, keys: Sequence[str]) -> list[tuple[list[str], Mapping[str, Any]]]:

@@ -41,6 +41,8 @@ from ..pipeline.latent_spec import LatentSpec, video_frames
 from ..pipeline.recipe import Recipe, parse_recipe
 from .kinds import KINDS, Loaded
 
+GUARDED = hasattr(os, "memfd_create")
+"""On Linux; elsewhere inputs are decoded in the worker itself."""
 START_S = 300.0
 """For the template to import what it needs, on a machine that is busy."""
 _LENGTH = struct.Struct("<Q")
@@ -92,8 +94,9 @@ class Decoder:
 
     def start(self) -> None:
         """Let it start while something else goes on; `load` does the same where it is needed."""
-        with self._lock:
-            self._start()
+        if GUARDED:
+            with self._lock:
+                self._start()
 
     def load(
         self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str, *, limits: DecodeLimits | None = None
@@ -107,6 +110,8 @@ class Decoder:
             ImageError: as of the kind; or reason crash, timeout or memory where decoding ended so.
             WorldModelError: no process can be started.
         """
+        if not GUARDED:
+            return KINDS[recipe.kind].load(content, recipe, spec, source)
         limits = limits or DecodeLimits.of(recipe, spec)
         decides = {"recipe": recipe.model_dump(mode="json"), "spec": asdict(spec)}
         request = {**decides, "source": source, **asdict(limits)}

@@ -53,7 +53,8 @@ class LiveWorld:
             world: where it lies; by default the Hub id in the recipe, or the embedded worldlet.
             text: file of the recipe's prompt embeddings, where it has a prompt.
         Raises:
-            ConfigError: the weights found are not the recipe's, or the recipe has a prompt and no `text` is given.
+            ConfigError: the weights found, or this release's rules, are not the recipe's; or the recipe has a prompt
+                and no `text` is given.
             WorldModelError: they cannot be found or loaded.
         """
         prompted = recipe.prompt is not None or recipe.negative_prompt is not None
@@ -69,6 +70,15 @@ class LiveWorld:
                 f"these latents are of the weights {recipe.world}, and {name} is {source.identity}. "
                 "Name the world model they were made with: --world PATH"
             )
+        for what, stated, here in (
+            ("engine", recipe.engine, source.family.engine),
+            (f"{KINDS[recipe.kind].takes} rules", recipe.image_rules, KINDS[recipe.kind].rules),
+        ):
+            if stated != here:
+                raise ConfigError(
+                    f"these latents were made by version {stated} of the {what}, this theworld has version {here}: it "
+                    "makes others by design. Use the release that made them"
+                )
         where = str(resolve_device(device))
         embeddings = TextEmbeddings.load(text) if text else embed_prompts(source.folder, recipe, source.family.text)
         loaded = source.family.load(

@@ -21,6 +21,7 @@ from theworld.pipeline.transfer import export
 from theworld.pipeline.verify import verify
 from theworld.precompute import audit as audit_module
 from theworld.precompute.audit import TOLERANCE, audit
+from theworld.precompute.builtin import BUILT_IN
 from theworld.precompute.video import write_video
 
 from ..harm import open_folder, record, record_file, reseal
@@ -148,7 +149,7 @@ def test_other_weights_are_one_clear_error(made: Made, tmp_path: Path) -> None:
 def test_another_version_of_the_engine_makes_other_latents_by_design(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_module, "ENGINE_VERSION", 2)
+    monkeypatch.setattr(BUILT_IN["cosmos-predict2"], "engine", 2)
     with pytest.raises(ConfigError, match="version 1 of the engine, this theworld has version 2"):
         made.audit()
 
