@@ -142,6 +142,8 @@ def audit(
     """
     recipe, kind = store.recipe, KINDS[store.recipe.kind]
     progress = progress or Progress.silent()
+    if not len(store):
+        raise ConfigError(f"{store.path} is empty: there is nothing to make again yet")
     originals = Originals(store, images)
     if originals.place is None:
         raise ConfigError(f"which {kind.takes}s was {store.path} made from? Name their folder: --images FOLDER")
@@ -159,10 +161,9 @@ def audit(
         except ImageError as error:
             unusable.append((next(iter(originals.names(key)), key), error.reason, str(error)))
     if not usable:
-        why = unusable[0][2] if unusable else "the store is empty"
         raise ConfigError(
             f"of the {len(unusable)} {kind.takes}s of {store.path}, none is in {originals.place} as it was, so nothing "
-            f"can be made again ({why}). Name the folder the store was made from with --images"
+            f"can be made again ({unusable[0][2]}). Name the folder the store was made from with --images"
         )
     done: list[Compared] = []
     with progress.bar(f"{kind.doing} again", total=len(usable), unit=f"{kind.takes}s") as bar:
