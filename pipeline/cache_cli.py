@@ -237,10 +237,16 @@ def explain(
     fit: Annotated[str | None, typer.Option()] = None,
     stride: Annotated[int | None, typer.Option()] = None,
     denoise_steps: Annotated[int | None, typer.Option()] = None,
+    solver: Annotated[str | None, typer.Option()] = None,
     guidance: Annotated[float | None, typer.Option()] = None,
     prompt: Annotated[str | None, typer.Option()] = None,
     negative_prompt: Annotated[str | None, typer.Option()] = None,
+    prompt_field: Annotated[str | None, typer.Option()] = None,
     seed: Annotated[int | None, typer.Option()] = None,
+    draws: Annotated[int | None, typer.Option()] = None,
+    observed_frames: Annotated[int | None, typer.Option()] = None,
+    views: Annotated[str | None, typer.Option()] = None,
+    chunk_context: Annotated[int | None, typer.Option()] = None,
     compute_dtype: Annotated[str | None, typer.Option()] = None,
     dtype: Annotated[str | None, typer.Option()] = None,
     as_json: Json = False,
@@ -262,7 +268,7 @@ def explain(
         from .config import load_config
 
         settings = load_config(PrecomputeConfig, "precompute", config, flags)
-        with_text = settings.prompt is not None or settings.negative_prompt is not None
+        with_text = any((settings.prompt, settings.negative_prompt, settings.prompt_field))
         source = resolve_world(settings.world, with_text=with_text, with_weights=False)
         theirs, name = make_recipe(settings, source), "these flags"
     fields = difference(ours.recipe, theirs)
@@ -280,7 +286,7 @@ def explain(
 
 _RECIPE_FLAGS = {
     *("kind", "world", "steps", "size", "fit", "stride", "denoise_steps", "guidance", "prompt", "negative_prompt"),
-    *("seed", "compute_dtype", "dtype"),
+    *("prompt_field", "solver", "draws", "observed_frames", "views", "chunk_context", "seed", "compute_dtype", "dtype"),
 }
 
 

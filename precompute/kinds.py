@@ -292,8 +292,8 @@ def _clip_frames(recipe: Recipe, spec: LatentSpec) -> int:
 KINDS: dict[KindName, Kind] = {
     "rollout": _Rollout(),
     "samples": _Samples(),
-    "continuation": _Continuation(),
     "frames": _Frames(),
+    "continuation": _Continuation(),
     "views": _Views(),
     "posterior": _Posterior(),
 }

@@ -20,6 +20,7 @@ from theworld.pipeline.errors import ImageError
 from theworld.pipeline.recipe import Recipe
 from theworld.precompute.decoder import Decoder
 
+from ..miniature_lm import SPEC
 from .harness import SEED, amount
 
 IMAGES = amount("IMAGES", 300)
@@ -131,13 +132,13 @@ def test_a_mutated_image_is_pixels_or_one_row(decoder: Decoder, figure: Callable
     draw, files = random.Random(SEED), originals()
     outcomes: Counter[str] = Counter()
     slowest, most, escapes = 0.0, 0, list[str]()
-    decoder.load(files[0], RECIPE, "the first")  # which waits until there is a decoder
+    decoder.load(files[0], RECIPE, SPEC, "the first")  # which waits until there is a decoder
     started = time.monotonic()
     for number in range(IMAGES):
         content = mutate(draw, files)
         before = time.monotonic()
         try:
-            loaded = decoder.load(content, RECIPE, f"{number}.png")
+            loaded = decoder.load(content, RECIPE, SPEC, f"{number}.png")
             outcomes["pixels" if loaded.pixels.shape == (3, 32, 32) else "shape"] += 1
         except ImageError as error:
             outcomes[error.reason] += 1

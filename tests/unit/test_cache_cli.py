@@ -400,8 +400,9 @@ def test_explain_compares_a_store_with_precomputes_flags(cache: Path, tmp_path: 
 def test_every_flag_that_shapes_a_latent_is_one_of_explains() -> None:
     told = theworld("explain", "--help").out
     flags = {name.replace("_", "-") for name in TINY.model_dump()} - {"kind", "height", "width", "fit", "engine"}
-    flags -= {"image-rules", "rollout-steps", "solver", "fps", "draw"}  # fixed, or said by --steps and --size
-    assert [flag for flag in sorted({*flags, "steps", "size"}) if f"--{flag}" not in told] == []
+    # fixed, or said by --steps, --size, --prompt-field and --chunk-context
+    flags -= {"image-rules", "rollout-steps", "fps", "draw", "prompts", "chunk-frames"}
+    assert [flag for flag in sorted({*flags, "steps", "size", "prompt-field"}) if f"--{flag}" not in told] == []
 
 
 def test_export_converts_and_reports(store: LatentStore, cache: Path) -> None:

@@ -52,7 +52,7 @@ def stock_latents(
     pipeline.set_progress_bar_config(disable=True)
     batch, height, width = len(images), *images.shape[-2:]
     return pipeline(
-        **{"video" if images.ndim == 5 else "image": (images + 1) / 2},
+        **({"video": ((images + 1) / 2).transpose(1, 2)} if images.ndim == 5 else {"image": (images + 1) / 2}),
         height=height,
         width=width,
         num_frames=1 + 4 * rollout_steps,
