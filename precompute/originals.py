@@ -14,7 +14,7 @@ from ..pipeline.store import LatentStore
 from .images import read_input_file
 from .kinds import KINDS, Loaded
 from .locators import FileAt, Locator
-from .sources import Sample, list_inputs
+from .sources import list_inputs
 
 
 class Originals:
@@ -23,8 +23,8 @@ class Originals:
     def __init__(self, store: LatentStore, place: Path | None) -> None:
         """
         Args:
-            place: the folder the store was made from; or one input, or a pattern, as precompute takes it. None is the
-                embedded scenes in the store's cache folder, where there are any.
+            place: what the store was made from, as precompute takes it: a folder, a pattern, a list, tars. None is
+                the embedded scenes in the store's cache folder, where there are any.
         Raises:
             ConfigError: there is nothing at this place.
         """
@@ -38,9 +38,10 @@ class Originals:
         if place is None and own.is_dir() and store.recipe.kind == "rollout":
             place = own
         self.place = place
-        self._listed: dict[str, Sample] | None = None
+        self._listed: dict[str, Locator] | None = None
+        """By name, where a name alone does not lead to its input."""
         if place is not None and not place.is_dir():
-            self._listed = list_inputs(place, self._kind).unique()
+            self._listed = self._list(place)
 
     def names(self, key: str) -> tuple[str, ...]:
         """What the inputs with this content were called, by name; empty where no run noted any."""
@@ -67,18 +68,29 @@ class Originals:
         raise problem
 
     def _places(self, key: str) -> list[tuple[str, Locator]]:
-        if self._listed is not None:
-            found = self._listed.get(key)
-            return [] if found is None else [(found.source, found.at)]
+        names = self.names(key)
         assert self.place is not None
-        root = self.place.resolve()
-        places: list[tuple[str, Locator]] = []
-        for source in self.names(key):
-            path = self.place / source
-            with suppress(OSError, RuntimeError, ValueError):  # a loop of links, or no path at all
-                if path.resolve().is_relative_to(root):  # a store may be a stranger's, and its names lead anywhere
-                    places.append((source, FileAt(str(path))))
-        return places
+        if self._listed is None:
+            root = self.place.resolve()
+            places: list[tuple[str, Locator]] = []
+            for source in names:
+                path = self.place / source
+                with suppress(OSError, RuntimeError, ValueError):  # a loop of links, or no path at all
+                    # a store may be a stranger's, and its names lead anywhere
+                    if path.resolve().is_relative_to(root) and path.exists():
+                        places.append((source, FileAt(str(path))))
+            if places or not names:
+                return places
+            self._listed = self._list(self.place)  # a folder of tars or tables, perhaps
+        return [(source, self._listed[source]) for source in names if source in self._listed]
+
+    def _list(self, place: Path) -> dict[str, Locator]:
+        try:
+            return {sample.source: sample.at for sample in list_inputs(place, self._kind).samples}
+        except ConfigError:
+            if place.is_dir():  # emptied since
+                return {}
+            raise
 
 
 def key_named(store: LatentStore, name: str) -> str:

@@ -96,7 +96,7 @@ def main() -> None:
     pools.worker_class = lambda: ToyWorker  # type: ignore[assignment, return-value]
     pools._ray_setup = lambda setup, _: setup  # type: ignore[assignment]
     # an actor that unpickles a Sample imports torch, which takes longer than all it does here
-    Sample.__reduce__ = lambda self: (ToySample, (self.source, self.key, str(self.path)))  # type: ignore[method-assign]
+    Sample.__reduce__ = lambda self: (ToySample, (self.source, self.key, str(self.at.path)))  # type: ignore[method-assign]
     config = PrecomputeConfig(
         images=options.images,
         cache=options.cache,

@@ -29,6 +29,7 @@ from theworld.precompute.cosmos import CosmosWorld
 from theworld.precompute.drive import SINGLE_ATTEMPTS, WHOLE_ATTEMPTS, again
 from theworld.precompute.experience import Experience, is_out_of_memory
 from theworld.precompute.job import Report, run_precompute
+from theworld.precompute.locators import FileAt
 from theworld.precompute.pools import Task
 from theworld.precompute.signals import signal_behind
 from theworld.precompute.sources import Sample
@@ -174,7 +175,7 @@ def test_one_poison_sample_of_64_costs_about_two_tasks_for_each_halving(
 
 
 def test_a_task_is_tried_whole_by_itself_then_in_halves_and_a_sample_three_times() -> None:
-    samples = tuple(Sample(str(i), Path(str(i)), f"{i:032x}") for i in range(3))
+    samples = tuple(Sample(str(i), FileAt(str(i)), f"{i:032x}") for i in range(3))
     first = Task(samples, 7)
     assert not first.alone
     [second] = again(first) or []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,3 +236,15 @@ def test_flags_of_an_audit_without_one_and_damage_before_it_are_said(made: Made)
     code, out, _ = theworld("verify", made.store.path, "--recompute", 1, "--images", made.images)
     assert code == 1
     assert "nothing was made again" in out
+
+
+def test_what_lies_in_tars_is_found_there_again(made: Made, tmp_path: Path) -> None:
+    images = make_images(tmp_path / "in", 4)
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "a.tar", "w") as tar:
+        for path in sorted(images.iterdir()):
+            tar.add(path, path.name)
+    store = make_store(tmp_path / "tars", tmp_path / "cache", made.world)
+    again = audit(store, 4, seed=0, images=tmp_path / "tars", world=str(made.world))
+    assert [one.verdict for one in again.samples] == ["equal"] * 4
+    assert not again.unusable
