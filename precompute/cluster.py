@@ -56,7 +56,7 @@ def ray_cluster(address: str) -> Generator[Session, None, None]:
     except OSError as error:
         raise ConfigError(f"--address {address}: nothing answers there ({error.strerror or error})") from error
     _require_auth(address)
-    _require_token()
+    _require_token(address)
     here = Path(tempfile.mkdtemp(prefix="theworld-"))
     try:
         package = _package(here / "theworld")
@@ -137,31 +137,38 @@ except AuthenticationError:
 """
 
 
-def _require_auth(address: str) -> None:
-    """Knock without a token, in a process of its own: Ray fixes its mode once a process."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+def _knock(address: str, **settings: str) -> str:
+    """Whether a cluster lets one in: open, closed, or why it cannot be told. In a process of its own: Ray fixes its
+    mode and token once a process, and a driver with a wrong token waits for minutes."""
     command = [sys.executable, "-c", _PROBE, address]
     try:
-        said = subprocess.run(
-            command, env={**clean, "RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True, timeout=_PROBE_S
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ConfigError(f"--address {address}: what listens there is no Ray that answers in {_PROBE_S:.0f} s") from (
-            error
-        )
-    if said.stdout.strip() == "open":
+        said = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=_PROBE_S)
+    except subprocess.TimeoutExpired:
+        return f"nothing that listens there answers as Ray does in {_PROBE_S:.0f} s"
+    return said.stdout.strip() or (said.stderr.strip().splitlines() or ["no reason given"])[-1][:300]
+
+
+def _require_auth(address: str) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    said = _knock(address, **{**clean, "RAY_AUTH_MODE": "disabled"})
+    if said == "open":
         raise ConfigError(
             f"--address {address}: this cluster asks for no token, so whoever reaches its ports can run code in it "
             "and in this job (CVE-2023-48022). Start it with RAY_AUTH_MODE=token, as configs/slurm.sh does"
         )
-    if said.stdout.strip() != "closed":
-        last = (said.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ConfigError(f"--address {address}: cannot tell whether this cluster asks for a token: {last[:300]}")
+    if said != "closed":
+        raise ConfigError(f"--address {address}: cannot tell whether this cluster asks for a token: {said}")
 
 
-def _require_token() -> None:
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return
+def _require_token(address: str) -> None:
+    if not os.environ.get("RAY_AUTH_TOKEN"):
+        _require_private_token()
+    if (said := _knock(address, **{**os.environ, "RAY_AUTH_MODE": "token"})) != "open":
+        why = "is not the cluster's token" if said == "closed" else f"may not be the cluster's token ({said})"
+        raise ConfigError(f"--address {address}: the token here {why}: copy it from the cluster's head")
+
+
+def _require_private_token() -> None:
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     try:
         rights = path.stat().st_mode & 0o077
