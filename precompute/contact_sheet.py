@@ -56,35 +56,40 @@ class Words:
     """A second, softer line."""
     columns: Sequence[tuple[int, str]]
     """The frames a sheet shows, by number, and the label of each."""
-    foreseen: bool
-    """Whether all but the first frame are a prediction."""
+    foreseen_from: int | None
+    """The first frame that is a prediction; None where none is."""
+
+    def ink(self, frame: int) -> tuple[int, int, int]:
+        """Of what is said of a frame."""
+        return INK if self.foreseen_from is None or frame < self.foreseen_from else ACCENT
 
 
 def draw_sheet(rows: Sequence[Row], words: Words) -> Image.Image:
     """The contact sheet: names, the input, then chosen frames; the true future of a sample below its row."""
     height, width = rows[0].frames.shape[1:3]
     side = tile_side(width, height)
-    arrow = _ARROW if words.foreseen and len(words.columns) > 1 else _GAP
-    lefts = [_MARGIN + _NAMES + n * (side[0] + _GAP) + (arrow - _GAP if n else 0) for n in range(len(words.columns))]
+    seen = sum(words.ink(number) == INK for number, _ in words.columns)
+    arrow = seen < len(words.columns)
+    lefts = [
+        _MARGIN + _NAMES + n * (side[0] + _GAP) + (_ARROW - _GAP if n >= seen else 0) for n in range(len(words.columns))
+    ]
     top = 84
     heights = [(side[1] + _GAP) * (2 if row.true is not None else 1) + _ROW_GAP for row in rows]
     picture = Image.new("RGB", (max(lefts[-1] + side[0] + _MARGIN, 560), top + sum(heights)), (255, 255, 255))
     draw = ImageDraw.Draw(picture)
     _head(draw, words, picture.width)
     for left, (number, label) in zip(lefts, words.columns, strict=True):
-        ink = ACCENT if words.foreseen and number else INK
-        draw.text((left + side[0] / 2, top - 7), label, fill=ink, font=font(14), anchor="ms")
+        draw.text((left + side[0] / 2, top - 7), label, fill=words.ink(number), font=font(14), anchor="ms")
     y = top
     for row, row_height in zip(rows, heights, strict=True):
         _name(draw, row, y, side[1], words)
         for left, (number, _) in zip(lefts, words.columns, strict=True):
             pixels = row.source if number == 0 and row.source is not None else row.frames[number]
-            ink = ACCENT if words.foreseen and number else INK
-            _framed(picture, draw, pixels, (left, y), side, ink)
+            _framed(picture, draw, pixels, (left, y), side, words.ink(number))
             if row.true is not None:
                 _framed(picture, draw, row.true[number], (left, y + side[1] + _GAP), side, TRUE)
-        if arrow == _ARROW:
-            draw_arrow(draw, lefts[0] + side[0] + 5, y + side[1] // 2)
+        if arrow:
+            draw_arrow(draw, lefts[seen - 1] + side[0] + 5, y + side[1] // 2)
         if row.true is not None:
             at = (_MARGIN + _NAMES - 10, y + side[1] + _GAP + side[1] // 2)
             draw.text(at, "what truly came", fill=TRUE, font=font(13), anchor="rm")
@@ -127,7 +132,7 @@ def draw_animation(rows: Sequence[Row], words: Words, labels: Sequence[str]) -> 
     for number, label in enumerate(labels):
         picture = canvas.copy()
         draw = ImageDraw.Draw(picture)
-        ink = ACCENT if words.foreseen and number else INK
+        ink = words.ink(number)
         draw.text((canvas.width - _MARGIN, 26), label, fill=ink, font=font(18), anchor="rs")
         draw.rectangle((_MARGIN, 42, canvas.width - _MARGIN, 45), fill=PALE)
         done = round((canvas.width - 2 * _MARGIN) * (number + 1) / len(labels))
@@ -194,7 +199,7 @@ def _name(draw: ImageDraw.ImageDraw, row: Row, y: int, height: int, words: Words
         draw.text((_MARGIN, y + 13 + 17 * number), line, fill=INK, font=font_for(row.name, 14), anchor="ls")
     at = y + 13 + 17 * len(lines)
     draw.text((_MARGIN, at), row.key[:12], fill=SOFT, font=font(12), anchor="ls")
-    if row.source is None and words.foreseen:
+    if row.source is None and words.foreseen_from is not None:
         draw.text((_MARGIN, at + 16), "first frame as decoded", fill=SOFT, font=font(12), anchor="ls")
 
 

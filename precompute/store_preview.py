@@ -25,6 +25,7 @@ from ..pipeline.config import DeviceName
 from ..pipeline.errors import ConfigError, ImageError
 from ..pipeline.latents import as_tensor
 from ..pipeline.progress import Progress
+from ..pipeline.recipe import Recipe
 from ..pipeline.store import LatentStore
 from ..pipeline.time_axis import clips, column, horizon_s, is_clip
 from .contact_sheet import Row, Words, draw_animation, draw_sheet, gif, held
@@ -145,8 +146,13 @@ def _words(store: LatentStore, live: LiveWorld, labels: Sequence[str], which: st
         title=store.path.name,
         about=f"{recipe.kind} by {live.name}, {recipe.height}x{recipe.width}, {steps}; {which}",
         columns=[(apart * t, labels[t]) for t in shown],
-        foreseen=recipe.kind in ("rollout", "samples"),
+        foreseen_from=_foreseen_from(recipe),
     )
+
+
+def _foreseen_from(recipe: Recipe) -> int | None:
+    """The first decoded frame that is a prediction."""
+    return {"rollout": 1, "samples": 1, "continuation": recipe.observed_frames}.get(recipe.kind)
 
 
 def _write(
