@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from theworld.pipeline.keys import key_of_bytes
+from theworld.pipeline.latent_spec import LatentSpec
 from theworld.pipeline.recipe import Recipe
 from theworld.precompute import pools
 from theworld.precompute.config import PrecomputeConfig
@@ -44,8 +45,9 @@ NAP_S = 0.5
 class _Sleeping:
     """Takes as long as a world model on a device of its own would, and computes nothing."""
 
-    def __init__(self, frames: int, cells: int) -> None:
-        self._shape = 16, frames, cells, cells
+    def __init__(self, spec: LatentSpec, frames: int, cells: int) -> None:
+        self.spec = spec
+        self._shape = spec.channels, frames, cells, cells
 
     def rollout(self, images: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         del images, recipe
@@ -58,7 +60,7 @@ class SleepingWorker(Worker):
 
     def __init__(self, setup: Any) -> None:
         super().__init__(setup)
-        self._world = _Sleeping(1 + self._recipe.rollout_steps, self._recipe.height // 8)  # type: ignore[assignment]
+        self._world = _Sleeping(self._store.spec, *self._store.sample_shape[1:3])  # type: ignore[assignment]
 
 
 def main() -> None:

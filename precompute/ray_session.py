@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
     token = base / "token"
     old_umask = os.umask(0o077)
     try:
-        token.write_text(secrets.token_hex(32))
+        token.write_text(_token())
         # a leftover address must never make a local job join a cluster
         settings = environment(**_SETTINGS, RAY_AUTH_TOKEN_PATH=str(token), RAY_ADDRESS=None, RAY_AUTH_TOKEN=None)
         # Ray prints its news, a lost worker say, among our results
@@ -89,6 +90,12 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
     finally:
         os.umask(old_umask)
         shutil.rmtree(base, ignore_errors=True)
+
+
+@cache
+def _token() -> str:
+    """The same for all sessions of this process: Ray reads it once and keeps it."""
+    return secrets.token_hex(32)
 
 
 @contextmanager

@@ -84,6 +84,7 @@ class Worker:
             os.umask(setup.umask)
         if setup.threads is not None:
             torch.set_num_threads(setup.threads)
+        self._threads = torch.get_num_threads()
         started = time.monotonic()
         self._store = open_store(Path(setup.store), tolerate_damage=True)  # reported by the job; its keys are to do
         self._recipe = self._store.recipe
@@ -138,6 +139,7 @@ class Worker:
             StoreError, OSError: the store cannot be written.
             Exception: whatever the world model raises that is not about memory; the job isolates the sample behind it.
         """
+        torch.set_num_threads(self._threads)  # OpenMP counts by calling thread, and Ray calls in others than __init__'s
         failures: list[Failure] = []
         seconds = {"decode": 0.0, self._kind.phase: 0.0, "write": 0.0}
         notes: Counter[str] = Counter()
