@@ -1,7 +1,7 @@
 """One worker: opens the store and the world model once, then turns shards of samples into committed shards.
 
 Knows no Ray: the job runs it in this process or inside actors, with the same result. Two threads may be in `process`
-at once: one has the world model, the other decodes its first batches meanwhile, or commits.
+at once (the job uses one): one has the world model, the other decodes its first batches meanwhile, or commits.
 """
 
 from __future__ import annotations
