@@ -201,7 +201,8 @@ def test_one_process_may_run_one_job_after_another() -> None:
 from theworld.precompute.ray_session import ray_session
 for _ in range(2):
     with ray_session(cpus=1) as session:
-        print(session.ray.get(session.ray.remote(lambda: 7).remote()))
+        seven = session.ray.get(session.ray.remote(lambda: 7).remote())
+    print(seven)  # inside, what is printed goes to stderr
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S)
     assert done.stdout.split() == ["7", "7"], done.stderr
