@@ -2,9 +2,11 @@
 
     python -m benchmarks.job [--seconds 180] [--only job|workers]
 
-job       The worldlet at its own size, 8 steps. `theworld precompute` with one Ray worker, about `--seconds` long, and
-          the engine alone in this process, with as many threads, half before and half after it: images a second,
-          loading left out on both sides. Aim: the job reaches 0.95 of the engine. Decode is what was waited for.
+job       The worldlet at its own size, 8 steps. `theworld precompute` with one Ray worker, about `--seconds` long, in
+          turns with the engine alone in this process, with as many threads: every 20 s the worker is halted (and its
+          halts left out of its time) while the engine has 10 s, so that a machine whose speed changes changes it for
+          both. Images a second, loading left out on both sides. Aim: the job reaches 0.95 of the engine. Decode is what
+          was waited for.
 workers   A world model that sleeps half a second a batch of 8 in place of computing, so that two workers need no second
           processor: images a second of 1 and 2 workers, and of one that gets its next task only when it has ended the
           last. Aim: two make 1.9 times as many.
@@ -19,11 +21,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from torch import Tensor
@@ -40,6 +44,7 @@ from theworld.precompute.world import resolve_world
 
 BATCH, SIZE, STEPS = 8, 64, 8
 NAP_S = 0.5
+TURN_S = 10.0
 
 
 class _Sleeping:
@@ -78,46 +83,89 @@ def main() -> None:
 def measure_job(folder: Path, seconds: float) -> None:
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
-    engine_rate(max(2.0, seconds / 20))  # warm
-    before = engine_rate(seconds / 2)
-    images = make_images(folder / "images", max(64, round(before * seconds)))
+    engine = Engine()
+    engine.run(TURN_S / 2)  # warm
+    images = make_images(folder / "images", max(64, round(engine.run(TURN_S).rate * seconds)))
     command = [sys.executable, "-m", "theworld.pipeline.cli", "precompute", str(images), "--json", "--workers", "1"]
     flags = ["--steps", str(STEPS), "--size", f"{SIZE}x{SIZE}", "--batch-size", str(BATCH), "--device", "cpu"]
-    done = subprocess.run([*command, *flags, "--cache", str(folder / "cache")], stdout=subprocess.PIPE, check=True)
-    report = json.loads(done.stdout)
-    after = engine_rate(seconds / 2)
-    engine, job = (before + after) / 2, report["written"] / report["seconds"]
-    print(f"\n{report['written']} images, {report['seconds']:.0f} s, {threads} threads\n")
+    events = folder / "events"
+    flags += ["--cache", str(folder / "cache"), "--events", str(events)]
+    turns: list[Turn] = []
+    with subprocess.Popen([*command, *flags], stdout=subprocess.PIPE) as job:
+        while not (events.exists() and '"event": "started"' in events.read_text()) and job.poll() is None:
+            time.sleep(0.1)
+        halted = 0.0
+        while not ended(job, 2 * TURN_S):
+            processes = psutil.Process(job.pid).children(recursive=True)
+            [worker] = [one for one in processes if "ray::Worker" in " ".join(one.cmdline())]
+            halt = time.perf_counter()
+            worker.suspend()
+            turns.append(engine.run(TURN_S))
+            worker.resume()
+            halted += time.perf_counter() - halt
+        assert job.stdout is not None
+        report = json.load(job.stdout)
+    spent = report["seconds"] - halted
+    alone, rate = sum(turn.images for turn in turns) / sum(turn.seconds for turn in turns), report["written"] / spent
+    slowest, fastest = min(turn.rate for turn in turns), max(turn.rate for turn in turns)
+    print(f"\n{report['written']} images, {spent:.0f} s, {threads} threads\n")
     print("| way | images/s | x engine |\n|---|---|---|")
-    print(f"| engine alone (before {before:.2f}, after {after:.2f}) | {engine:.2f} | 1.00 |")
-    print(f"| theworld precompute, one Ray worker | {job:.2f} | {job / engine:.3f} |\n")
+    print(f"| engine alone ({len(turns)} turns, {slowest:.2f} to {fastest:.2f}) | {alone:.2f} | 1.00 |")
+    print(f"| theworld precompute, one Ray worker | {rate:.2f} | {rate / alone:.3f} |\n")
     print("| a worker's time | s | share |\n|---|---|---|")
-    for phase, spent in {"load": report["load_s"], **report["worker_seconds"]}.items():
-        share = "" if phase == "load" else f"{spent / report['seconds']:.1%}"
-        print(f"| {phase} | {spent:.2f} | {share} |")
+    for phase, took in {"load": report["load_s"], **report["worker_seconds"]}.items():
+        if phase == "rollout":
+            took -= halted
+        share = "" if phase == "load" else f"{took / spent:.1%}"
+        print(f"| {phase} | {took:.2f} | {share} |")
 
 
-def engine_rate(seconds: float) -> float:
-    """Images a second of the bare engine over about so long."""
-    source = resolve_world(None)
-    world = CosmosWorld.load(source.folder, compute_dtype=source.card.compute_dtype)
-    card = source.card
-    recipe = Recipe(
-        world=source.identity,
-        height=SIZE,
-        width=SIZE,
-        rollout_steps=STEPS,
-        denoise_steps=card.denoise_steps,
-        compute_dtype=card.compute_dtype,
-    )
-    pixels = torch.rand(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    keys = [key_of_bytes(bytes([i])) for i in range(BATCH)]
-    world.rollout(pixels, keys, recipe)
-    made, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < seconds:
-        world.rollout(pixels, keys, recipe)
-        made += BATCH
-    return made / elapsed
+def ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether it ends within so long."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What was made in a while."""
+
+    images: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.images / self.seconds
+
+
+class Engine:
+    """The bare engine of the embedded world."""
+
+    def __init__(self) -> None:
+        source = resolve_world(None)
+        card = source.card
+        self._world = CosmosWorld.load(source.folder, compute_dtype=card.compute_dtype)
+        self._recipe = Recipe(
+            world=source.identity,
+            height=SIZE,
+            width=SIZE,
+            rollout_steps=STEPS,
+            denoise_steps=card.denoise_steps,
+            compute_dtype=card.compute_dtype,
+        )
+        self._pixels = torch.rand(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        self._keys = [key_of_bytes(bytes([i])) for i in range(BATCH)]
+
+    def run(self, seconds: float) -> Turn:
+        """About so long."""
+        made, started = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - started) < seconds:
+            self._world.rollout(self._pixels, self._keys, self._recipe)
+            made += BATCH
+        return Turn(made, elapsed)
 
 
 def measure_workers(folder: Path, seconds: float) -> None:

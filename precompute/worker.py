@@ -1,20 +1,17 @@
 """One worker: opens the store and the world model once, then turns shards of samples into committed shards.
 
-Knows no Ray: the job runs it in this process or inside actors, with the same result. Two threads may be in `process`
-at once (the job uses one): one has the world model, the other decodes its first batches meanwhile, or commits.
+Knows no Ray: the job runs it in this process or inside actors, one call at a time, with the same result.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -84,7 +81,6 @@ class Worker:
             os.umask(setup.umask)
         if setup.threads is not None:
             torch.set_num_threads(setup.threads)
-        self._threads = torch.get_num_threads()
         started = time.monotonic()
         self._store = open_store(Path(setup.store), tolerate_damage=True)  # reported by the job; its keys are to do
         self._recipe = self._store.recipe
@@ -103,7 +99,6 @@ class Worker:
         self._world_name, self._fps = setup.world_name, setup.fps
         self._device_name = device_name(setup.device, torch.get_num_threads())
         self._batch_size = min(setup.batch_size, setup.fitted.get(self._device_name, setup.batch_size))
-        self._turn, self._committing, self._loading = threading.Lock(), threading.Lock(), threading.Lock()
         self._made_any = False
         self._load_s = time.monotonic() - started
 
@@ -118,7 +113,7 @@ class Worker:
             ImageError: the input cannot be read here.
         """
         try:
-            self._load_alone(sample)
+            self._load(sample)
         except ImageError as error:
             if error.reason in _NOT_THERE:  # an input that is there and broken is broken everywhere
                 raise
@@ -139,7 +134,6 @@ class Worker:
             StoreError, OSError: the store cannot be written.
             Exception: whatever the world model raises that is not about memory; the job isolates the sample behind it.
         """
-        torch.set_num_threads(self._threads)  # OpenMP counts by calling thread, and Ray calls in others than __init__'s
         failures: list[Failure] = []
         seconds = {"decode": 0.0, self._kind.phase: 0.0, "write": 0.0}
         notes: Counter[str] = Counter()
@@ -147,31 +141,26 @@ class Worker:
         for device in (self._device_name, ANY_DEVICE):
             self._batch_size = min(self._batch_size, (fitted or {}).get(device, self._batch_size))
         with self._store.new_shard(shard_number) as shard:
-            batches = self._decoded(samples, failures)
-            ahead = list(islice(batches, 1))  # while another shard may still have the world model
-            with self._turn:
-                for batch, waited in chain(ahead, batches):
-                    seconds["decode"] += waited
-                    started = time.monotonic()
-                    latents = self._latents([sample for sample, _ in batch], [loaded.pixels for _, loaded in batch])
-                    made = time.monotonic()
-                    notes.update(loaded.note for _, loaded in batch if loaded.note)
-                    for (sample, _), latent in zip(batch, latents, strict=True):
-                        if latent is None:
-                            message = f"{sample.source} does not fit in memory, not even alone; others of its size did"
-                            failures.append(_failure(sample, "oom", message))
-                            continue
-                        try:
-                            shard.add(sample.key, latent.numpy())
-                            written += 1
-                        except LatentShapeError as error:  # NaN, or beyond what the stored dtype holds
-                            failures.append(_failure(sample, "latent", f"{sample.source}: {error}"))
-                    seconds[self._kind.phase] += made - started
-                    seconds["write"] += time.monotonic() - made
-                batch_size = self._batch_size  # the next shard may halve it while this one is committed
+            for batch, waited in self._decoded(samples, failures):
+                seconds["decode"] += waited
+                started = time.monotonic()
+                latents = self._latents([sample for sample, _ in batch], [loaded.pixels for _, loaded in batch])
+                made = time.monotonic()
+                notes.update(loaded.note for _, loaded in batch if loaded.note)
+                for (sample, _), latent in zip(batch, latents, strict=True):
+                    if latent is None:
+                        message = f"{sample.source} does not fit in memory, not even alone; others of its size did"
+                        failures.append(_failure(sample, "oom", message))
+                        continue
+                    try:
+                        shard.add(sample.key, latent.numpy())
+                        written += 1
+                    except LatentShapeError as error:  # NaN, or beyond what the stored dtype holds
+                        failures.append(_failure(sample, "latent", f"{sample.source}: {error}"))
+                seconds[self._kind.phase] += made - started
+                seconds["write"] += time.monotonic() - made
             started = time.monotonic()
-            with self._committing:
-                record = shard.commit(self._facts(seconds) | {"batch_size": batch_size}) if written else None
+            record = shard.commit(self._facts(seconds)) if written else None
             seconds["write"] += time.monotonic() - started
         return Receipt(
             written=written,
@@ -179,7 +168,7 @@ class Worker:
             bytes_written=record.bytes if record is not None else 0,
             seconds=seconds,
             notes=dict(notes),
-            batch_size=batch_size,
+            batch_size=self._batch_size,
             device=self._device_name,
         )
 
@@ -192,7 +181,7 @@ class Worker:
 
             def next_batch() -> list[tuple[Sample, Future[Loaded]]]:
                 taken, pending[: self._batch_size] = pending[: self._batch_size], []
-                return [(sample, pool.submit(self._load_alone, sample)) for sample in taken]
+                return [(sample, pool.submit(self._load, sample)) for sample in taken]
 
             ahead = next_batch()
             while ahead:
@@ -206,10 +195,6 @@ class Worker:
                         failures.append(_failure(sample, error.reason, str(error)))
                 if batch:
                     yield batch, time.monotonic() - started
-
-    def _load_alone(self, sample: Sample) -> Loaded:
-        with self._loading:  # one at a time, whichever thread of `process` asks
-            return self._load(sample)
 
     def _load(self, sample: Sample) -> Loaded:
         content = sample.at.read(self._kind.max_bytes)

@@ -58,7 +58,7 @@ class ToyWorker:
     def check_in(self, sample: ToySample) -> dict[str, str]:
         if not Path(sample.path).is_file():
             raise ImageError("missing", f"{sample.path} cannot be read")
-        return {"package": str(*pipeline.__path__)}
+        return {"package": str(*pipeline.__path__), "raylet": str(os.getppid())}
 
     def process(
         self, samples: Sequence[ToySample], shard_number: int | None, fitted: Mapping[str, int] | None = None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import pytest
 
 from tests.faults.toy import toy_latent
 from tests.integration.test_precompute import make_images
+from tests.integration.two_nodes import NOT_PERMITTED
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.store import open_store
 from theworld.precompute.cluster import crew_of, ray_cluster
@@ -30,26 +34,45 @@ LIMIT_S = 300
 
 @dataclass
 class Machines:
-    """A head with room for two workers, on loopback."""
+    """A head and a second node on loopback, with room for a worker each."""
 
     folder: Path
     address: str
     token: Path
+    raylets: list[int]
+    """Their process ids; the head's first."""
 
 
-def start_ray(folder: Path, port: int, **environment: str) -> None:
-    """With an environment that knows nothing of us. One node: Ray lets no second one join over loopback."""
-    clean = {"PATH": os.environ["PATH"], "HOME": str(folder), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    command = [Path(sys.executable).parent / "ray", "start", "--head", "--node-ip-address=127.0.0.1"]
-    options = ["--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"]
-    subprocess.run(
-        [*map(str, command), f"--port={port}", f"--temp-dir={folder / 'ray'}", *options],
-        env=clean | environment,
-        cwd=folder,
-        capture_output=True,
-        timeout=LIMIT_S,
-        check=True,
-    )
+def clean_environment(folder: Path, **more: str) -> dict[str, str]:
+    """That knows nothing of us."""
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **more}
+
+
+@contextmanager
+def two_nodes(hidden: Path | None = None, auth: str = "token") -> Iterator[Machines]:
+    folder = Path(tempfile.mkdtemp(prefix="twc-", dir="/tmp"))  # Ray's sockets want short names
+    token = folder / "token"
+    token.write_text("0123456789abcdef" * 4)
+    token.chmod(0o600)
+    port = free_port()
+    environment = clean_environment(folder, RAY_AUTH_MODE=auth, RAY_AUTH_TOKEN_PATH=str(token))
+    command = [sys.executable, ROOT / "tests" / "integration" / "two_nodes.py", folder / "ray", port]
+    command += [hidden] if hidden else []
+    with (folder / "log").open("wb") as log:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+        cluster = subprocess.Popen(list(map(str, command)), env=environment, cwd=folder, **pipes)
+    try:
+        assert cluster.stdout is not None
+        line = cluster.stdout.readline()
+        if not line and cluster.wait(LIMIT_S) == NOT_PERMITTED:
+            pytest.skip("a mount namespace of its own is not permitted here")
+        assert line, (folder / "log").read_text()
+        yield Machines(folder, f"127.0.0.1:{port}", token, json.loads(line))
+    finally:
+        cluster.kill()
+        cluster.wait(LIMIT_S)
+        stop_ray(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def stop_ray(folder: Path) -> None:
@@ -67,54 +90,81 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
-    folder = Path(tempfile.mkdtemp(prefix="twc-", dir="/tmp"))  # Ray's sockets want short names
-    token = folder / "token"
-    token.write_text("0123456789abcdef" * 4)
-    token.chmod(0o600)
-    address = f"127.0.0.1:{free_port()}"
-    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    try:
-        start_ray(folder, int(address[10:]), **auth)
-        yield Machines(folder, address, token)
-    finally:
-        stop_ray(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+    with two_nodes() as machines:
+        yield machines
 
 
-def toy(machines: Machines, images: Path, cache: Path, code: int) -> dict[str, Any]:
-    """The job on the cluster, with the toy of the fault suite as its world model; what it prints at its end."""
+@contextmanager
+def toy(machines: Machines, images: Path, cache: Path) -> Iterator[subprocess.Popen[str]]:
+    """The job on the cluster, with the toy of the fault suite as its world model."""
     environment = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(machines.token), "HOME": str(machines.folder)}
     environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_ADDRESS": "127.0.0.1:1"}
     command = [sys.executable, "-m", "tests.faults.toy", images, cache, cache.parent / "events", 4]
-    done = subprocess.run(
-        [*map(str, command), "--address", machines.address],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
-    assert done.returncode == code, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    command += ["--address", machines.address]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(list(map(str, command)), env=environment, cwd=ROOT, **pipes) as driver:
+        try:
+            yield driver
+        finally:
+            driver.kill()
+
+
+def said(driver: subprocess.Popen[str], code: int) -> dict[str, Any]:
+    """What it prints at its end."""
+    out, err = driver.communicate(timeout=LIMIT_S)
+    assert driver.returncode == code, err
+    return json.loads(out.splitlines()[-1])
+
+
+def assert_holds(cache: Path, count: int) -> None:
+    store = open_store(cache)
+    assert len(store.keys) == count
+    for key, latent in zip(store.keys, store.read(store.keys), strict=True):
+        np.testing.assert_array_equal(latent, toy_latent(key))
 
 
 @pytest.mark.slow
-def test_a_cluster_does_a_job_with_the_package_that_is_sent_to_it(machines: Machines, tmp_path: Path) -> None:
+def test_two_nodes_do_a_job_with_the_package_that_is_sent_to_them(machines: Machines, tmp_path: Path) -> None:
     images, cache = make_images(machines.folder / "in", 40), tmp_path / "cache"
-    said = toy(machines, images, cache, 0)
-    assert (said["written"], said["failed"]) == (40, 0)
-    store = open_store(cache)
-    for key, latent in zip(store.keys, store.read(store.keys), strict=True):
-        np.testing.assert_array_equal(latent, toy_latent(key))
+    with toy(machines, images, cache) as driver:
+        done = said(driver, 0)
+    assert (done["written"], done["failed"]) == (40, 0)
+    assert_holds(cache, 40)
     events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
     [places] = [event["where"] for event in events if event["event"] == "started"]
-    assert len(places) == 2
+    assert sorted(int(place["raylet"]) for place in places) == sorted(machines.raylets)
     # each has it from Ray, and neither from this checkout nor from an installed one
     assert all(str(machines.folder) in place["package"] for place in places), places
     # the token is in no log, and in no runtime_env
     logs = [path for path in (machines.folder / "ray").rglob("*") if path.is_file() and path.stat().st_size < 2**24]
     assert len(logs) > 5
     assert not [path for path in logs if machines.token.read_bytes() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_inputs_is_found_before_anything_is_done(tmp_path: Path) -> None:
+    images, cache = make_images(tmp_path / "in", 8), tmp_path / "cache"
+    with two_nodes(hidden=images) as machines, toy(machines, images, cache) as driver:
+        error = said(driver, 5)["error"]
+    for words in ("the workers on 127.0.0.1 could not start", str(images), "the same paths", "all share"):
+        assert words in error, error
+    assert not open_store(cache).keys
+
+
+@pytest.mark.slow
+def test_a_job_outlives_a_node_of_its_cluster(tmp_path: Path) -> None:
+    images, cache = make_images(tmp_path / "in", 160), tmp_path / "cache"
+    with two_nodes() as machines, toy(machines, images, cache) as driver:
+        deadline = time.monotonic() + LIMIT_S
+        while not any(cache.rglob("*.tar")):
+            assert driver.poll() is None, driver.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(machines.raylets[1], signal.SIGKILL)
+        done = said(driver, 0)
+    assert done["written"] == 160
+    assert done["retries"] >= 1
+    assert_holds(cache, 160)
 
 
 JOIN = """
@@ -150,15 +200,10 @@ def test_nobody_joins_with_a_token_that_is_wrong_missing_or_in_others_sight(
 
 @pytest.mark.slow
 def test_a_cluster_that_asks_for_no_token_is_refused_with_the_reason() -> None:
-    folder = Path(tempfile.mkdtemp(prefix="twc-", dir="/tmp"))
-    address = f"127.0.0.1:{free_port()}"
-    try:
-        start_ray(folder, int(address[10:]), RAY_AUTH_MODE="disabled")
-        with pytest.raises(ConfigError, match=r"asks for no token.*RAY_AUTH_MODE=token"), ray_cluster(address):
+    with two_nodes(auth="disabled") as machines:
+        refused = pytest.raises(ConfigError, match=r"asks for no token.*RAY_AUTH_MODE=token")
+        with refused, ray_cluster(machines.address):
             pass
-    finally:
-        stop_ray(folder)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.parametrize("address", ["auto", "local", "10.0.0.1", "ray://10.0.0.1:10001", ""])
