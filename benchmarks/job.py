@@ -97,7 +97,10 @@ def measure_job(folder: Path, seconds: float) -> None:
         halted = 0.0
         while not ended(job, 2 * TURN_S):
             processes = psutil.Process(job.pid).children(recursive=True)
-            [worker] = [one for one in processes if "ray::Worker" in " ".join(one.cmdline())]
+            workers = [one for one in processes if one.name().startswith("ray::Worker")]
+            if not workers:  # it is about to end
+                continue
+            [worker] = workers
             halt = time.perf_counter()
             worker.suspend()
             turns.append(engine.run(TURN_S))

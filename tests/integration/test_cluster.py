@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -45,18 +44,19 @@ class Machines:
 
 def clean_environment(folder: Path, **more: str) -> dict[str, str]:
     """That knows nothing of us."""
-    return {"PATH": os.environ["PATH"], "HOME": str(folder), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **more}
+    ray = {"RAY_TMPDIR": str(folder), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), **ray, **more}
 
 
 @contextmanager
 def two_nodes(hidden: Path | None = None, auth: str = "token") -> Iterator[Machines]:
     folder = Path(tempfile.mkdtemp(prefix="twc-", dir="/tmp"))  # Ray's sockets want short names
+    (folder / "ray").mkdir()
     token = folder / "token"
     token.write_text("0123456789abcdef" * 4)
     token.chmod(0o600)
-    port = free_port()
     environment = clean_environment(folder, RAY_AUTH_MODE=auth, RAY_AUTH_TOKEN_PATH=str(token))
-    command = [sys.executable, ROOT / "tests" / "integration" / "two_nodes.py", folder / "ray", port]
+    command = [sys.executable, ROOT / "tests" / "integration" / "two_nodes.py"]
     command += [hidden] if hidden else []
     with (folder / "log").open("wb") as log:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
@@ -67,7 +67,7 @@ def two_nodes(hidden: Path | None = None, auth: str = "token") -> Iterator[Machi
         if not line and cluster.wait(LIMIT_S) == NOT_PERMITTED:
             pytest.skip("a mount namespace of its own is not permitted here")
         assert line, (folder / "log").read_text()
-        yield Machines(folder, f"127.0.0.1:{port}", token, json.loads(line))
+        yield Machines(folder, token=token, **json.loads(line))
     finally:
         cluster.kill()
         cluster.wait(LIMIT_S)
@@ -145,7 +145,7 @@ def test_two_nodes_do_a_job_with_the_package_that_is_sent_to_them(machines: Mach
 def test_a_node_that_does_not_see_the_inputs_is_found_before_anything_is_done(tmp_path: Path) -> None:
     images, cache = make_images(tmp_path / "in", 8), tmp_path / "cache"
     with two_nodes(hidden=images) as machines, toy(machines, images, cache) as driver:
-        error = said(driver, 5)["error"]
+        error = said(driver, 2)["error"]
     for words in ("the workers on 127.0.0.1 could not start", str(images), "the same paths", "all share"):
         assert words in error, error
     assert not open_store(cache).keys
@@ -153,18 +153,21 @@ def test_a_node_that_does_not_see_the_inputs_is_found_before_anything_is_done(tm
 
 @pytest.mark.slow
 def test_a_job_outlives_a_node_of_its_cluster(tmp_path: Path) -> None:
-    images, cache = make_images(tmp_path / "in", 160), tmp_path / "cache"
+    images, cache = make_images(tmp_path / "in", 400), tmp_path / "cache"
     with two_nodes() as machines, toy(machines, images, cache) as driver:
         deadline = time.monotonic() + LIMIT_S
-        while not any(cache.rglob("*.tar")):
+        events = tmp_path / "events"
+        while not (events.exists() and '"event": "shard"' in events.read_text()):
             assert driver.poll() is None, driver.communicate()
             assert time.monotonic() < deadline
-            time.sleep(0.05)
-        os.kill(machines.raylets[1], signal.SIGKILL)
+            time.sleep(0.02)
+        raylet = psutil.Process(machines.raylets[1])
+        for process in [raylet, *raylet.children(recursive=True)]:
+            process.kill()
         done = said(driver, 0)
-    assert done["written"] == 160
+    assert done["written"] == 400
     assert done["retries"] >= 1
-    assert_holds(cache, 160)
+    assert_holds(cache, 400)
 
 
 JOIN = """

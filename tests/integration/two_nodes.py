@@ -1,9 +1,9 @@
 """A Ray cluster of two nodes on loopback: `ray start` lets no second node join there, Ray's own test kit does.
 
-    python -m tests.integration.two_nodes FOLDER PORT [HIDDEN]
+    RAY_TMPDIR=FOLDER python tests/integration/two_nodes.py [HIDDEN]
 
 Each node has room for one worker. HIDDEN is a folder that the second node does not see (in a mount namespace of its
-own). Prints the process ids of both raylets, and ends with its standard input.
+own). Prints the cluster's address and the process ids of both raylets, and ends with its standard input.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def hide(folder: str) -> None:
         raise SystemExit(NOT_PERMITTED)
 
 
-def main(folder: str, port: str, hidden: str | None = None) -> None:
+def main(hidden: str | None = None) -> None:
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 10**8, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"port": int(port), "temp_dir": folder})
+    cluster = Cluster(initialize_head=True, head_node_args=node)
     if hidden:
         hide(hidden)
     second = cluster.add_node(**node)
-    nodes = (cluster.head_node, second)
-    print(json.dumps([one.all_processes["raylet"][0].process.pid for one in nodes]), flush=True)
+    raylets = [one.all_processes["raylet"][0].process.pid for one in (cluster.head_node, second)]
+    print(json.dumps({"address": cluster.address, "raylets": raylets}), flush=True)
     sys.stdin.read()
     cluster.shutdown()
 
