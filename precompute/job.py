@@ -149,10 +149,13 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             store.publish()
             return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)
 
-        text_file: Path | None = None
-        if (text := embed_prompts(world.folder, recipe, world.family.text)) is not None:
-            text_file = store.path / PROMPT
-            publish(store.path / "tmp", text_file, text.to_bytes())
+        text_file: Path | None = store.path / PROMPT
+        if not text_file.is_file():  # one that is there stays: all shards see the same embeddings
+            text = embed_prompts(world.folder, recipe, world.family.text)
+            if text is None:
+                text_file = None
+            else:
+                publish(store.path / "tmp", text_file, text.to_bytes())
         batch_size = config.batch_size or kind.batch[0 if device == "cpu" else 1]
         fitted = experience.fitted(recipe)
         for name, batch in fitted.items():

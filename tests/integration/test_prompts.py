@@ -14,6 +14,7 @@ from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.keys import key_of_sample
 from theworld.pipeline.store import LatentStore, open_store
 from theworld.pipeline.transfer import export
+from theworld.precompute import job
 from theworld.precompute.audit import audit
 from theworld.precompute.config import PrecomputeConfig
 from theworld.precompute.images import load_image
@@ -121,3 +122,16 @@ def test_prompts_go_where_their_latents_go_and_can_be_audited_there(world: Path,
     assert copy.prompts() == store.prompts()
     found = audit(copy, 3, seed=0, images=tmp_path / "in", world=str(world))
     assert [one.verdict for one in found.samples] == ["equal"] * 3
+
+
+def test_a_job_that_goes_on_takes_the_embeddings_it_began_with(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, same = three(tmp_path / "in").parent, {"prompt": "a ball falls", "limit": 1}
+    assert run(images, tmp_path / "cache", world, **same).written == 1
+
+    def again(*arguments: object) -> None:
+        raise AssertionError(f"the text encoder is not needed again: {arguments}")
+
+    monkeypatch.setattr(job, "embed_prompts", again)
+    assert run(images, tmp_path / "cache", world, **same | {"limit": None}).written == 1
