@@ -179,6 +179,22 @@ def worlds(as_json: Json = False) -> None:
 
 
 @app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look at this machine: versions, GPU, memory, disk, Hub, sockets. Exits with 2 where most commands would fail."""
+    from rich.console import Console
+
+    from .doctor import examine, table_of, to_json
+
+    rows = examine()
+    if as_json:
+        typer.echo(json.dumps(to_json(rows), indent=2))
+    else:
+        Console().print(table_of(rows))
+    if any(row.state == "problem" for row in rows):
+        raise typer.Exit(2)
+
+
+@app.command()
 def train(
     store: Annotated[
         Path | None, typer.Argument(help="A store, or a cache folder with one store in it. (default: latents)")
