@@ -3,12 +3,17 @@
 That of worlds.md is a package: tests/integration/test_worlds.py installs it and takes it through the whole house.
 """
 
+import ast
 import os
 import re
+import shlex
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from theworld.pipeline.cli import app
@@ -82,3 +87,60 @@ def test_the_python_of_the_inputs_page_runs(tmp_path: Path) -> None:
     rows = re.findall(r"^\| ((?:`\w+` )+)\|", page, re.MULTILINE)
     assert set(re.findall(r"\w+", " ".join(rows))) == reasons - {"or", "before", "while", "decoding"}
     assert all(name in page for name in COLUMNS)
+
+
+def test_the_python_of_the_page_on_migration_runs() -> None:
+    [block] = re.findall(r"```python\n(.*?)```", (DOCS / "migration.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["logits"].shape[1] == names["ids"].shape[1] + 3 * 4  # three frames of 2 x 2 patches
+
+
+def literals() -> str:
+    """All string literals of the product, placeholders left out."""
+    files = [path for room in ("pipeline", "precompute", "train") for path in (DOCS.parent / room).rglob("*.py")]
+    nodes = (node for path in files for node in ast.walk(ast.parse(path.read_text())))
+    return "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def test_every_message_that_troubleshooting_explains_is_one_that_can_be_met() -> None:
+    rows = re.findall(r"^\| `(.+?)` \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    said = literals()
+    assert len(rows) > 25
+    assert [row for row in rows if row not in said] == []
+
+
+PAGES = sorted([DOCS.parent / "README.md", *DOCS.glob("*.md")])
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    text = page.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("theworld ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_is_one_that_can_be_typed(page: Path) -> None:
+    for words in commands_of(page):
+        command: Any = get_command(app)
+        while hasattr(command, "commands"):  # down to the one that takes options
+            command = command.commands[words.pop(0)]
+        command.make_context("theworld", words)  # parses and refuses; runs nothing
+
+
+def test_pages_lead_to_pages_that_are_there() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), (page.name, target)
+
+
+@pytest.mark.parametrize("file", sorted(DOCS.parent.glob("configs/*.toml")), ids=lambda path: path.name)
+def test_the_size_of_a_latent_that_a_config_states_is_the_one_it_gives(file: Path) -> None:
+    stated = re.search(r"([\d.]+) (KB|MB) an image \(float16\)", file.read_text())
+    if stated is None:
+        return
+    table = tomllib.loads(file.read_text())["precompute"]
+    height, width = map(int, table["size"].split("x"))
+    kilobytes = 16 * (1 + table["steps"]) * (height // 8) * (width // 8) * 2 / 1000
+    assert float(stated[1]) * {"KB": 1, "MB": 1000}[stated[2]] == pytest.approx(kilobytes, rel=0.04)
