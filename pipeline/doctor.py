@@ -106,7 +106,7 @@ def _python() -> Iterator[Row]:
 
 def _packages() -> Iterator[Row]:
     extras: dict[str, list[str]] = {}
-    needed = []
+    needed: list[Requirement] = []
     for line in requires("theworld") or ():
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):

@@ -4,15 +4,20 @@ That of worlds.md is a package: tests/integration/test_worlds.py installs it and
 """
 
 import ast
+import importlib
+import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -144,3 +149,47 @@ def test_the_size_of_a_latent_that_a_config_states_is_the_one_it_gives(file: Pat
     height, width = map(int, table["size"].split("x"))
     kilobytes = 16 * (1 + table["steps"]) * (height // 8) * (width // 8) * 2 / 1000
     assert float(stated[1]) * {"KB": 1, "MB": 1000}[stated[2]] == pytest.approx(kilobytes, rel=0.04)
+
+
+def test_the_page_on_python_runs_from_images_to_an_answer(tmp_path: Path) -> None:
+    images = tmp_path / "in"
+    images.mkdir()
+    for number in range(24):
+        level = 40 + 170 * (number % 2)
+        pixels = np.random.default_rng(number).integers(level - 30, level + 30, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"{number:02d}.png")
+    asked = [
+        {"image": f"{n:02d}.png", "question": "what color is the ball?", "answer": "blue", "choices": ["red", "blue"]}
+        for n in range(24)
+    ]
+    questions = images / "questions.jsonl"
+    questions.write_text("".join(f"{json.dumps(one)}\n" for one in asked))
+    settings = {"world": str(save_mini_world(tmp_path / "mini")), "denoise_steps": 3, "device": "cpu"}
+    names: dict[str, Any] = {
+        "IMAGES": images,
+        "CACHE": tmp_path / "cache",
+        "QUESTIONS": questions,
+        "RUN": tmp_path / "run",
+        "SETTINGS": settings,
+        "is_bright": lambda path: np.asarray(Image.open(path)).mean() > 128,
+    }
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL):
+        exec(block, names)
+    assert names["report"].written == len(names["store"]) == 24
+    assert names["one"].shape == (1, *names["store"].sample_shape) == (1, 16, 3, 4, 4)
+    assert names["shapes"] == {(16, 2, 4, 4)}
+    assert names["by_frame"][0] > 0.9  # a random VAE keeps brightness
+    assert names["answer"].text in ("red", "blue")
+
+
+@pytest.mark.parametrize("room", ["pipeline", "precompute", "train"])
+def test_a_room_offers_its_names_at_its_top_and_loads_nothing_for_it(room: str) -> None:
+    code = (
+        f"import sys, theworld.{room} as room; names = dir(room)\n"
+        "assert not {'torch', 'numpy', 'ray', 'transformers'} & set(sys.modules), 'heavy'\n"
+        "assert len(names) > 4 and [getattr(room, name).__name__ for name in names] == names"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    module = importlib.import_module(f"theworld.{room}")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = module.nothing
