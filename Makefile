@@ -45,6 +45,7 @@ SEED ?= 0
 faults: $(VENV)/.installed-dev  ## the fault suite's long part: kills, power cuts, errors, flipped bits, races
 	FAULT_KILLS=$(KILLS) FAULT_FLIPS=$(FLIPS) FAULT_STATES=$(STATES) FAULT_SEED=$(SEED) FAULT_ERRORS=3 FAULT_RACE=600 \
 	FAULT_GC=400 FAULT_RUNS=1000 FAULT_IMAGES=$(IMAGES) FAULT_WORKER_KILLS=60 FAULT_DRIVER_KILLS=20 FAULT_RAYLET_KILLS=5 \
+	FAULT_TRAININGS=20 \
 	$(BIN)/python -m pytest tests/faults
 
 check: $(VENV)/.installed-dev  ## style, types, import rules

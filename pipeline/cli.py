@@ -20,6 +20,7 @@ import typer
 from .cache_cli import cache_app
 from .errors import TheWorldError
 from .evaluate_cli import device_name, evaluate, own_questions
+from .hub_cli import pull, push
 
 app = typer.Typer(
     name="theworld",
@@ -197,7 +198,11 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def train(
     store: Annotated[
-        Path | None, typer.Argument(help="A store, or a cache folder with one store in it. (default: latents)")
+        Path | None,
+        typer.Argument(
+            help="A store, or a cache folder with one store in it. (default: latents) With --resume also the run to "
+            "go on with."
+        ),
     ] = None,
     cache: Annotated[  # `train --cache`, `train --cache PATH` and `train PATH` all work: the flag says what is so
         bool, typer.Option("--cache", help="Train from latents on disk (the default).")
@@ -212,6 +217,23 @@ def train(
     train_steps: Annotated[int | None, _running_option("Updates.")] = None,
     batch_size: Annotated[int | None, _running_option("Images per update, each with its questions.")] = None,
     learning_rate: Annotated[float | None, _running_option("Peak learning rate.")] = None,
+    micro_batch: Annotated[int | None, _running_option("Images at a time, where an update does not fit.")] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, _running_option("Less memory for more time.", "--gradient-checkpointing")
+    ] = None,
+    attention: Annotated[
+        str | None, _running_option("auto, eager, sdpa, flex_attention or flash_attention_2. (default: auto)")
+    ] = None,
+    validate_every: Annotated[
+        int | None, _running_option("Updates between looks at the split `validation`; keeps the best weights.")
+    ] = None,
+    patience: Annotated[int | None, _running_option("Looks without a better loss until it ends early.")] = None,
+    resume: Annotated[
+        bool, _running_option("Go on with an unfinished training: STORE or --out, or the only one in runs.", "--resume")
+    ] = False,
+    checkpoint_every: Annotated[int | None, _running_option("Updates between checkpoints.")] = None,
+    checkpoint_minutes: Annotated[float | None, _running_option("Minutes between checkpoints. (default: 5)")] = None,
+    report_to: Annotated[str | None, _running_option("tensorboard, wandb or trackio. (default: none)")] = None,
     lora_rank: Annotated[int | None, _running_option("Rank of the LoRA adapters.")] = None,
     seed: Annotated[int | None, _running_option("Seed of weights and order.")] = None,
     device: Device = None,
@@ -221,21 +243,36 @@ def train(
     """Train temporal embeddings, projector and LoRA on a frozen language model, from a store."""
     del cache
     from ..train.config import TrainConfig
+    from ..train.ranks import Ranks
+    from ..train.stopping import Stop
     from ..train.trainer import train as run_training
+    from ..train.unfinished import find_unfinished, is_unfinished, resumed_config
     from .config import load_config, read_table
     from .progress import Progress
 
     flags = {name: value for name, value in locals().items() if name in TrainConfig.model_fields}
     written = read_table(config, "train") if config else {}
-    if store is None and "store" not in written:
-        flags["store"] = Path("latents")
-    if questions is None and "questions" not in written:
-        flags["questions"] = own_questions(Path(flags["store"] or written["store"]))
-    summary = run_training(load_config(TrainConfig, "train", config, flags), progress=Progress.on_stderr())
-    typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else summary.summary())
+    unfinished = None
+    if resume:
+        if store is not None and is_unfinished(store):
+            out, flags["store"] = store, None
+        unfinished = find_unfinished(out or (Path(written["out"]) if "out" in written else None))
+        settings = resumed_config(unfinished, {**written, **{k: v for k, v in flags.items() if v is not None}})
+    else:
+        if store is None and "store" not in written:
+            flags["store"] = Path("latents")
+        if questions is None and "questions" not in written:
+            flags["questions"] = own_questions(Path(flags["store"] or written["store"]))
+        settings = load_config(TrainConfig, "train", config, flags)
+    with Stop().on_signals() as stop:
+        summary = run_training(settings, resume=unfinished, progress=Progress.on_stderr(), stop=stop)
+    if Ranks.here().is_first:
+        typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else summary.summary())
 
 
 app.command()(evaluate)
+app.command()(push)
+app.command()(pull)
 
 
 @app.command()

@@ -98,6 +98,33 @@ def fetch(hub_id: str, patterns: Sequence[str], *, error: type[TheWorldError], i
         return Snapshot(repository, folder.name, folder)
 
 
+def upload(folder: Path, hub_id: str, *, private: bool, error: type[TheWorldError]) -> str:
+    """Put all files of a folder into a Hub repository, in one commit; make it where it is not there.
+
+    Args:
+        private: of a new repository.
+        error: what to raise.
+    Returns:
+        The commit's address.
+    Raises:
+        TheWorldError: of the type asked for: no access, or no network.
+    """
+    from huggingface_hub import HfApi
+
+    if not is_hub_id(hub_id) or "@" in hub_id:
+        raise error(f"{hub_id!r} is not a name on the Hub: ORG/NAME")
+    try:
+        api = HfApi()
+        api.create_repo(hub_id, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="A run of theworld"))
+    except Exception as problem:  # what a network failure raises depends on the Hub client's HTTP library
+        why = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        raise error(
+            f"cannot upload to {hub_id}: {why}. Log in with `hf auth login` (or set HF_TOKEN) as somebody who may "
+            "write there, and check the network; nothing here has changed"
+        ) from problem
+
+
 def hash_files(folder: Path, files: Iterable[Path]) -> str:
     """`sha256:<64 hex>` over the names and contents of files; where the folder lies does not enter.
 

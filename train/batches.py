@@ -1,7 +1,7 @@
-"""From a store and questions to batches: which tokens are learned, in which order, with which latents.
+"""From a store and questions to batches: which tokens are learned, with which latents.
 
-Lives here: encoding, packing, shuffling, collating. Elsewhere: the text format (lm.py), what a packed question may see
-(model.py), reading ahead (loader.py), reading bytes (pipeline/store.py).
+Lives here: encoding, packing, collating. Elsewhere: which rows when (order.py), the text format (lm.py), what a packed
+question may see (model.py), reading ahead (loader.py), reading bytes (pipeline/store.py).
 
 A row of a batch is one image and some questions about it: <bos>, the image's world tokens (put there by the model),
 then the questions one behind the other, each as blind to the others as if it were alone.
@@ -16,10 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 
 from ..pipeline.errors import QuestionError
 from .lm import LanguageModel
@@ -61,23 +59,6 @@ def check_answers(questions: Sequence[Question], lm: LanguageModel) -> None:
                     f"answer {answer!r}. Put the answer in other words, or use another --lm"
                 )
             seen.add(answer)
-
-
-class EpochShuffle(Sampler[int]):
-    """A permutation of the examples per epoch: a function of (seed, epoch) alone."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the training loop at the start of each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist())
 
 
 def pack(examples: Iterable[Example], most: int) -> list[tuple[Example, ...]]:

@@ -1,20 +1,17 @@
-"""The run folder: what a training leaves behind, written whole or not at all, and loaded only onto what it fits.
+"""The run folder: what a training leaves behind, and loaded only onto what it fits.
 
     adapter_model.safetensors, adapter_config.json   LoRA; `PeftModel.from_pretrained(base, run)` loads it alone
     world_reader.safetensors                         temporal embedding and projector
     theworld.json                                    what it was trained on and with: `RunMeta`
     metrics.json                                     loss curve, tokens, seconds
 
-Elsewhere: training (trainer.py), the questions asked afterwards (evaluate.py).
+Elsewhere: training (trainer.py), how the folder appears whole or not at all (unfinished.py), the questions asked
+afterwards (evaluate.py).
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +22,7 @@ from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ..pipeline.config import DeviceName
 from ..pipeline.device import resolve_device
@@ -137,63 +135,20 @@ def build_reader(facts: ReaderFacts, lm: LanguageModel) -> WorldReader:
     )
 
 
-@contextmanager
-def new_run_folder(out: Path | None) -> Iterator[tuple[Path, list[Path]]]:
-    """A folder to fill, which gets its name when the block ends well and vanishes when it does not.
+def save_run(folder: Path, model: TheWorld, meta: RunMeta, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write adapters, reader and theworld.json into a folder.
 
     Args:
-        out: its name; None takes the next free number under `runs/`.
-    Yields:
-        The folder to fill, and a list that holds the final path once the block has ended.
-    Raises:
-        RunError: `out` exists already.
+        weights: what was trained, by name in `model`; None takes what is in it.
     """
-    parent = out.parent if out is not None else Path("runs")
-    if out is not None and out.exists():
-        raise RunError(f"{out} exists already; runs are never overwritten. Choose another --out, or remove it")
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".run-", dir=parent))
-    final: list[Path] = []
-    try:
-        yield folder, final
-        for path in folder.iterdir():
-            _sync(path)
-        _sync(folder)
-        folder.chmod(0o755)  # mkdtemp's folders are private
-        final.append(_name(folder, parent, out))
-        _sync(parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _name(folder: Path, parent: Path, out: Path | None) -> Path:
-    """Rename the finished folder into its place; a folder with files in it is never replaced by a rename."""
-    number = 1
-    while True:
-        target = out or parent / str(number)
-        try:
-            if out is not None or not target.exists():
-                return folder.rename(target)
-        except OSError as error:
-            if out is not None or not target.exists():
-                raise RunError(f"cannot name the finished run {target}: {error.strerror}") from error
-        number += 1
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def save_run(folder: Path, model: TheWorld, meta: RunMeta) -> None:
-    """Write adapters, reader and theworld.json into a folder."""
     assert isinstance(model.lm, PeftModel)
-    model.lm.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    weights = weights or {name: parameter.detach().cpu() for name, parameter in model.trainable_parameters()}
+    lora, reader = (
+        {name.removeprefix(head): tensor.contiguous() for name, tensor in weights.items() if name.startswith(head)}
+        for head in ("lm.", "reader.")
+    )
+    model.lm.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=lora)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
-    reader = {name: tensor.detach().cpu().contiguous() for name, tensor in model.reader.state_dict().items()}
     save_file(reader, folder / READER)
     (folder / META).write_text(meta.model_dump_json(indent=2) + "\n", encoding="utf-8")
 

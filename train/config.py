@@ -15,6 +15,8 @@ from ..pipeline.config import DeviceName
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
 LayoutName = Literal["spatial", "patch"]
+AttentionName = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"]
+TrackerName = Literal["none", "tensorboard", "wandb", "trackio"]
 
 
 class TrainConfig(BaseModel):
@@ -59,6 +61,35 @@ class TrainConfig(BaseModel):
     """Learn from the first so many scenes alone; None takes all."""
     out: Path | None = None
     """The run folder; None takes the next free number under runs/."""
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Images of one process at a time, gradients summed; None is all of its part of an update. Changes speed and
+    memory, and only the rounding of an update."""
+    group_by_length: bool = False
+    """Questions of similar length come into the same update, so that little is padded: another order of learning."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: far less memory, up to twice the time."""
+    attention: AttentionName = "auto"
+    """How the language model computes attention; auto is what has been checked for it."""
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    """Updates between checkpoints, besides those by the clock."""
+    checkpoint_minutes: Annotated[float, Field(ge=0)] | None = 5.0
+    """Minutes between checkpoints; None is never by the clock."""
+    max_bad_steps: Annotated[int, Field(ge=1)] = 10
+    """Updates in a row whose loss or gradient is not finite, and which are refused, until the training ends."""
+    validate_every: Annotated[int, Field(ge=1)] | None = None
+    """Updates between looks at the questions of the split `validation`; the best weights are kept then."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Looks in a row without a better loss until the training ends early."""
+    report_to: TrackerName = "none"
+    """Who follows the training, besides the run folder's metrics.json."""
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> TrainConfig:
+        if self.patience is not None and self.validate_every is None:
+            raise ValueError("patience counts looks at the validation split: set validate_every, too")
+        if self.attention == "flash_attention_2" and self.pack > 1:
+            raise ValueError("flash_attention_2 cannot keep packed questions apart: set pack = 1, or flex_attention")
+        return self
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainConfig:

@@ -205,6 +205,9 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({error}). Choose another --out") from error
+    # settings that came after the study began: it ran with what are their defaults
+    defaults = {name: field.default for name, field in TrainConfig.model_fields.items() if name in facts["budget"]}
+    known["budget"] = {**defaults, **known.get("budget", {})}
     differ = [name for name in facts if name != "versions" and known.get(name) != facts[name]]
     if known.get("futures") is None:  # they may come later: what was answered did not look at them
         differ = [name for name in differ if name != "futures"]
@@ -336,7 +339,7 @@ def _alone(out: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when this process ends, however
         except OSError as error:
             raise StoreLockedError(f"another `theworld evaluate` works in {out}; wait for it") from error
-        for left in (out / "runs").glob(".run-*"):  # of trainings that were killed
+        for left in [*(out / "runs").glob(".run-*"), *(out / "runs").glob("*.partial")]:  # of killed trainings
             shutil.rmtree(left, ignore_errors=True)
         yield
     finally:

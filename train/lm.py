@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..pipeline.errors import ConfigError
 from ..pipeline.weights import fetch, hash_files, is_hub_id
+from .config import AttentionName
 
 ARCHITECTURES = {"Gemma2ForCausalLM": "eager", "Gemma3ForCausalLM": "sdpa"}
 """The models we have checked, and the attention each computes right. Gemma-2's soft-capping rules out sdpa."""
@@ -152,12 +153,17 @@ def _identity_of(folder: Path) -> str:
     return hash_files(folder, {path for pattern in _FILES for path in folder.glob(pattern)})
 
 
-def load_language_model(weights: Weights, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
+def load_language_model(
+    weights: Weights, *, device: torch.device, dtype: torch.dtype, attention: AttentionName = "auto"
+) -> LanguageModel:
     """Load, freeze and check a language model.
 
+    Args:
+        attention: how it computes attention; auto is what we have checked for its architecture.
     Raises:
-        ConfigError: an architecture we have not checked, weights that are not safetensors, a tokenizer without <bos>
-            or <eos>, or a transformers release that rescales `inputs_embeds`.
+        ConfigError: an attention it does not compute right, or cannot here; an architecture we have not checked,
+            weights that are not safetensors, a tokenizer without <bos> or <eos>, or a transformers release that
+            rescales `inputs_embeds`.
     """
     _check_architecture(weights)
     transformers_logging.disable_progress_bar()  # one bar per file of weights would hide our own lines
@@ -165,13 +171,13 @@ def load_language_model(weights: Weights, *, device: torch.device, dtype: torch.
         model: Any = AutoModelForCausalLM.from_pretrained(
             weights.folder,
             dtype=dtype,
-            attn_implementation=ARCHITECTURES[_architecture(weights)],
+            attn_implementation=_attention(weights, attention),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
         )
         tokenizer: Any = AutoTokenizer.from_pretrained(weights.folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(f"cannot load the language model in {weights.folder}: {error}") from error
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise ConfigError(
@@ -181,6 +187,18 @@ def load_language_model(weights: Weights, *, device: torch.device, dtype: torch.
     model.requires_grad_(False).eval().to(device)
     check_embedding_scale(model)
     return LanguageModel(model, tokenizer, weights)
+
+
+def _attention(weights: Weights, wanted: AttentionName) -> str:
+    architecture = _architecture(weights)
+    if wanted == "auto":
+        return ARCHITECTURES[architecture]
+    if wanted == "sdpa" and architecture == "Gemma2ForCausalLM":
+        raise ConfigError(
+            f"{weights.source} caps its attention scores, which sdpa leaves out: its answers would be others. "
+            "Use attention = eager, or flex_attention on a GPU"
+        )
+    return wanted
 
 
 def _architecture(weights: Weights) -> str:
@@ -246,6 +264,15 @@ def add_lora(lm: LanguageModel, *, rank: int, alpha: int, dropout: float) -> Lan
     )
     with _quiet_peft():
         return LanguageModel(get_peft_model(lm.model, config), lm.tokenizer, lm.weights)
+
+
+def checkpoint_activations(lm: LanguageModel) -> None:
+    """Keep each layer's input alone and compute the rest again in the backward pass: the same gradients."""
+    base: Any = lm.model.get_base_model() if isinstance(lm.model, PeftModel) else lm.model
+    if hasattr(base, "activation_checkpointing_enable"):  # the name from transformers 5.2x on
+        base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def merge_adapters(lm: LanguageModel) -> None:

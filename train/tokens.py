@@ -24,6 +24,12 @@ usual 0.02, "which bin is below the ball" stood at .64 after 400 updates on the 
 _TINY = 1e-6
 
 
+def _widen_gain(_: nn.Module, weights: dict[str, Tensor], prefix: str, *__: object) -> None:
+    """Readers written before the gain was a vector hold a scalar."""
+    if f"{prefix}gain" in weights:
+        weights[f"{prefix}gain"] = weights[f"{prefix}gain"].reshape(1)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLayout:
     """How a grid of latent cells becomes tokens. No layout here loses information."""
@@ -100,7 +106,8 @@ class Projector(nn.Module):
         self.out = nn.Linear(hidden, outputs)
         self.row_embedding = nn.Embedding(grid[0], hidden)
         self.column_embedding = nn.Embedding(grid[1], hidden)
-        self.gain = nn.Parameter(torch.tensor(float(gain)))
+        self.gain = nn.Parameter(torch.tensor([float(gain)]))  # a vector of one: FSDP splits no scalars
+        self.register_load_state_dict_pre_hook(_widen_gain)
         nn.init.normal_(self.row_embedding.weight, std=_POSITION_STD)
         nn.init.normal_(self.column_embedding.weight, std=_POSITION_STD)
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 from theworld.pipeline.errors import ConfigError, QuestionError, RunError, StoreMismatchError, StoreNotFoundError
 from theworld.pipeline.keys import key_of_bytes
 from theworld.pipeline.store import open_store
-from theworld.train import trainer
+from theworld.train import loop, trainer
 from theworld.train.answer import ask
 from theworld.train.batches import Example, texts
 from theworld.train.checkpoint import load_run, read_meta
@@ -107,17 +107,17 @@ def test_metrics_hold_the_loss_curve_and_count_what_was_fed(house: Path) -> None
 def test_only_temporal_embedding_projector_and_lora_move(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[TheWorld] = []
     before: dict[str, torch.Tensor] = {}
-    fit, save = trainer._fit, trainer.save_run
+    fit, save = trainer.fit, trainer.save_run
 
-    def fit_and_look(model: TheWorld, *args: object) -> object:
+    def fit_and_look(model: TheWorld, *args: Any, **kwargs: Any) -> object:
         before.update({name: parameter.detach().clone() for name, parameter in model.named_parameters()})
-        return fit(model, *args)  # type: ignore[arg-type]
+        return fit(model, *args, **kwargs)
 
-    def save_and_look(folder: Path, model: TheWorld, meta: object) -> None:
+    def save_and_look(folder: Path, model: TheWorld, *args: Any) -> None:
         seen.append(model)
-        save(folder, model, meta)  # type: ignore[arg-type]
+        save(folder, model, *args)
 
-    monkeypatch.setattr(trainer, "_fit", fit_and_look)
+    monkeypatch.setattr(trainer, "fit", fit_and_look)
     monkeypatch.setattr(trainer, "save_run", save_and_look)
     train(config(house))
     stock = AutoModelForCausalLM.from_pretrained(house / "lm").state_dict()
@@ -227,7 +227,7 @@ def test_each_epoch_feeds_every_question_once_in_an_order_of_its_own(
         fed.extend((example.key, example.prompt) for row in rows for example in row)
         return texts(rows, pad_id)
 
-    monkeypatch.setattr(trainer, "texts", noting)
+    monkeypatch.setattr(loop, "texts", noting)
     train(config(house, train_steps=None, epochs=2))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("latents")]
     first, second = fed[:16], fed[16:32]

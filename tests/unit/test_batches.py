@@ -10,7 +10,6 @@ from theworld.pipeline.errors import QuestionError
 from theworld.pipeline.keys import key_of_bytes
 from theworld.pipeline.latent_store import BatchBuffer
 from theworld.train.batches import (
-    EpochShuffle,
     check_answers,
     encode,
     pad_rows,
@@ -61,16 +60,6 @@ def test_a_chat_template_decides_prompt_and_end_where_there_is_one() -> None:
     assert tokenizer.decode(chat.answer_ids("upper left")) == "upper left ."
     assert chat.end_id == tokenizer.convert_tokens_to_ids(".")
     assert chat.decode([*chat.answer_ids("upper left"), 5, 5]) == "upper left"
-
-
-def test_each_epoch_is_a_permutation_that_the_seed_decides() -> None:
-    first, same, other = EpochShuffle(100, 7), EpochShuffle(100, 7), EpochShuffle(100, 8)
-    order = list(first)
-    assert sorted(order) == list(range(100))
-    assert order == list(same) != list(other)
-    first.set_epoch(1)
-    assert sorted(first) == list(range(100))
-    assert list(first) != order
 
 
 def test_every_row_gets_the_latents_of_its_own_image_each_image_read_once(lm: LanguageModel, tmp_path: Path) -> None:

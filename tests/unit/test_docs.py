@@ -27,9 +27,11 @@ from theworld.precompute import audit
 from theworld.precompute.builtin import BUILT_IN
 from theworld.precompute.manifests import COLUMNS
 from theworld.precompute.video import write_video
+from theworld.train.config import TrainConfig
 
 from .. import interop
 from ..miniature import save_mini_world
+from ..miniature_lm import save_mini_lm, save_mini_store
 from ..store_of_images import make_images, make_store
 from ..tiny_store import fill
 
@@ -193,3 +195,24 @@ def test_a_room_offers_its_names_at_its_top_and_loads_nothing_for_it(room: str) 
     module = importlib.import_module(f"theworld.{room}")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = module.nothing
+
+
+def test_the_commands_of_the_training_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_mini_lm(tmp_path / "lm")
+    _, questions = save_mini_store(tmp_path / "latents")
+    (tmp_path / "small.toml").write_text('[train]\nlm = "lm"\npatch = 2\nbatch_size = 4\ndevice = "cpu"\n')
+    page = (DOCS / "training.md").read_text()
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    ours = [command.partition("#")[0] for command in commands if command.startswith("theworld")]
+    assert len(ours) == 3
+    for command in ours:
+        words = [str(questions) if word == "QUESTIONS.jsonl" else word for word in command.split()[1:]]
+        result = CliRunner().invoke(app, [*words, *(["--config", "small.toml"] if words[0] == "train" else [])])
+        assert result.exit_code == 0, (command, result.output, result.exception)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"demo", "1"}
+    launched = [command.split()[3] for command in commands if command.startswith("accelerate")]
+    assert all((DOCS.parent / file).is_file() for file in launched)
+    assert len(launched) == 2
+    for setting in re.findall(r"--([a-z]+-[a-z-]+)", page):
+        assert setting.replace("-", "_") in {*TrainConfig.model_fields, "dry_run"} or setting == "report-to"

@@ -93,3 +93,11 @@ def test_a_reader_of_some_frames_gives_the_tokens_these_frames_have_among_all() 
     tokens = every(latents)
     assert torch.allclose(some(latents), tokens[:, [*range(6), *range(18, 24)]])
     assert torch.allclose(some(latents[:, :, :2]), tokens[:, :6])
+
+
+def test_a_reader_written_when_its_gain_was_a_scalar_still_loads() -> None:
+    new, old = (Projector(4, 8, grid=(1, 2), gain=gain) for gain in (1.0, 3.0))
+    weights = old.state_dict()
+    assert weights["gain"].shape == (1,)
+    new.load_state_dict({**weights, "gain": weights["gain"][0]})
+    assert torch.equal(new.gain, old.gain)

@@ -1,0 +1,172 @@
+"""What saves memory or time changes no update: recomputed activations, pieces of an update, other attention."""
+
+import json
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from theworld.pipeline.errors import ConfigError
+from theworld.train.batches import Example, pad_rows
+from theworld.train.config import TrainConfig
+from theworld.train.lm import (
+    LanguageModel,
+    Weights,
+    add_lora,
+    checkpoint_activations,
+    find_weights,
+    load_language_model,
+)
+from theworld.train.model import TheWorld
+from theworld.train.order import UpdateOrder
+from theworld.train.tokens import TokenLayout, WorldReader
+from theworld.train.trainer import train
+
+from ..miniature_lm import mini_lm, mini_tokenizer, save_mini_lm
+from ..small_training import lay_out, settings
+
+
+def build(*, dropout: float = 0.0) -> tuple[TheWorld, LanguageModel]:
+    lm = LanguageModel(mini_lm(), mini_tokenizer(), Weights(Path("mini"), "mini", "sha256:mini"))
+    torch.manual_seed(0)
+    reader = WorldReader(
+        latent_shape=(16, 4, 6), hidden_size=32, embedding_rms=1.0, layout=TokenLayout(name="patch", patch=2)
+    )
+    adapted = add_lora(lm, rank=2, alpha=4, dropout=dropout)
+    made = TheWorld(adapted.model, reader, num_world_steps=2)
+    with torch.no_grad():
+        for name, parameter in made.trainable_parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1 if "lora_B" in name else 0)
+    return made.train(), adapted
+
+
+def rows(count: int) -> list[tuple[Example, ...]]:
+    draw = np.random.default_rng(0)
+    return [
+        tuple(
+            Example(
+                str(n), (1, *draw.integers(4, 20, draw.integers(2, 9)).tolist()),
+                (*draw.integers(4, 20, draw.integers(1, 4)).tolist(), 2),
+            )
+            for _ in range(draw.integers(1, 4))
+        )
+        for n in range(count)
+    ]  # fmt: skip
+
+
+ROWS = rows(6)
+LATENTS = torch.randn(6, 16, 3, 4, 6, generator=torch.Generator().manual_seed(5))
+
+
+def loss_of(model: TheWorld, some: list[int]) -> Tensor:
+    loss = model(**pad_rows([ROWS[row] for row in some], 0), latents=LATENTS[some]).loss
+    assert loss is not None
+    return loss
+
+
+def gradients(model: TheWorld) -> dict[str, Tensor]:
+    found = {name: p.grad.clone() for name, p in model.trainable_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputed_activations_give_the_same_loss_and_gradients(dropout: float) -> None:
+    model, lm = build(dropout=dropout)
+    torch.manual_seed(3)
+    plain = loss_of(model, [0, 1, 2])
+    plain.backward()
+    expected = gradients(model)
+    checkpoint_activations(lm)
+    calls, layer = [], model.lm.get_base_model().model.layers[0]
+    layer.mlp.register_forward_hook(lambda *_: calls.append(1))
+    torch.manual_seed(3)
+    again = loss_of(model, [0, 1, 2])
+    again.backward()
+    assert len(calls) == 2, "nothing was computed again"
+    assert again.item() == pytest.approx(plain.item(), abs=1e-6)
+    found = gradients(model)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch"), [(1, 1), (1, 4), (2, None), (4, 1)])
+def test_pieces_on_any_number_of_processes_sum_to_the_gradients_of_the_whole_update(
+    world_size: int, micro_batch: int | None
+) -> None:
+    model, _ = build()
+    order = UpdateOrder(ROWS, batch_size=6)
+    whole = loss_of(model, order.rows_of(0))
+    whole.backward()
+    expected = gradients(model)
+    total = 0.0
+    for rank in range(world_size):
+        part = UpdateOrder(ROWS, batch_size=6, rank=rank, world_size=world_size, micro_batch=micro_batch)
+        for number in range(part.pieces_of(0)):
+            piece = part.piece(0, number)
+            loss = loss_of(model, list(piece.rows)) * piece.weight / world_size  # as DDP takes the mean
+            loss.backward()
+            total += loss.item()
+    assert total == pytest.approx(whole.item(), rel=1e-5)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_attention_that_would_be_wrong_or_cannot_run_is_refused(tmp_path: Path) -> None:
+    weights = find_weights(str(save_mini_lm(tmp_path / "lm")))
+    cpu = torch.device("cpu")
+    with pytest.raises(ConfigError, match="caps its attention scores, which sdpa leaves out"):
+        load_language_model(weights, device=cpu, dtype=torch.float32, attention="sdpa")
+    with pytest.raises(ConfigError, match="cannot load the language model"):
+        load_language_model(weights, device=cpu, dtype=torch.float32, attention="flash_attention_2")
+    loaded = load_language_model(weights, device=cpu, dtype=torch.float32, attention="eager")
+    assert loaded.model.config._attn_implementation == "eager"
+    with pytest.raises(ValueError, match="pack = 1"):
+        TrainConfig.model_validate({"store": "a", "questions": "b", "attention": "flash_attention_2"})
+
+
+def test_flex_attention_is_not_trained_on_a_cpu_and_an_absent_tracker_is_named(tmp_path: Path) -> None:
+    house = lay_out(tmp_path)
+    with pytest.raises(ConfigError, match="no backward pass"):
+        train(settings(house, attention="flex_attention"))
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        train(settings(house, report_to="wandb"))
+    assert {path.name for path in house.iterdir()} == {"lm", "cache"}
+
+
+class Writer:
+    """Stands in for TensorBoard's, which need not be installed: one line a scalar."""
+
+    def __init__(self, log_dir: str) -> None:
+        self._file = Path(log_dir) / "events.out"
+        self._file.parent.mkdir(parents=True)
+
+    def add_scalar(self, name: str, value: float, update: int) -> None:
+        with self._file.open("a") as file:
+            file.write(f"{name} {update} {value}\n")
+
+    def add_text(self, *_: str) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_what_tensorboard_is_told_lands_in_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writers, package = ModuleType("torch.utils.tensorboard"), ModuleType("tensorboard")
+    writers.SummaryWriter = Writer  # type: ignore[attr-defined]
+    package.__spec__ = ModuleSpec("tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", writers)
+    monkeypatch.setitem(sys.modules, "tensorboard", package)
+    house = lay_out(tmp_path)
+    train(settings(house, report_to="tensorboard", train_steps=3))
+    told = (house / "run" / "tensorboard" / "events.out").read_text()
+    curve = json.loads((house / "run" / "metrics.json").read_text())["loss"]
+    for point in curve:
+        assert f"train/loss {point['step']} {point['loss']}" in told

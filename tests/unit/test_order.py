@@ -1,0 +1,112 @@
+"""Which rows an update learns from: a function of seed and epoch, on any number of processes, in pieces of any size."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from theworld.pipeline.errors import ConfigError
+from theworld.train.batches import Example
+from theworld.train.order import UpdateOrder
+
+
+def rows(count: int, seed: int = 0) -> list[tuple[Example, ...]]:
+    """Of one to three questions of different lengths."""
+    draw = np.random.default_rng(seed)
+    return [
+        tuple(
+            Example(str(n), tuple(range(draw.integers(2, 40))), tuple(range(draw.integers(1, 5))))
+            for _ in range(draw.integers(1, 4))
+        )
+        for n in range(count)
+    ]
+
+
+def learned(some: tuple[Example, ...]) -> int:
+    return sum(len(example.answer) for example in some)
+
+
+def length(some: tuple[Example, ...]) -> int:
+    return sum(len(example.prompt) + len(example.answer) for example in some)
+
+
+_arguments = st.fixed_dictionaries(
+    {
+        "count": st.integers(1, 70),
+        "batch_size": st.integers(1, 17),
+        "world_size": st.integers(1, 5),
+        "micro_batch": st.none() | st.integers(1, 6),
+        "group_by_length": st.booleans(),
+    }
+)
+
+
+@given(_arguments, st.integers(0, 3))
+def test_all_processes_and_pieces_together_are_the_update_of_one(arguments: dict[str, int], epoch: int) -> None:
+    count, world_size = arguments.pop("count"), arguments["world_size"]
+    all_rows = rows(count)
+    one = UpdateOrder(
+        all_rows,
+        batch_size=arguments["batch_size"],
+        seed=3,
+        group_by_length=bool(arguments["group_by_length"]),
+    )
+    orders = [UpdateOrder(all_rows, seed=3, rank=rank, **arguments) for rank in range(world_size)]  # type: ignore[arg-type]
+    for order in [one, *orders]:
+        order.set_epoch(epoch)
+    assert sorted(row for update in one.plan(epoch) for row in update) == list(range(count))
+    handed_out = [list(order) for order in orders]
+    assert {len(batches) for batches in handed_out} == {len(orders[0])}, "a process would wait for ever"
+    assert len(orders[0]) == (one.updates - 1) * orders[0].accumulation + orders[0].pieces_of(one.updates - 1)
+    place = 0
+    for number, expected in enumerate(one.plan(epoch)):
+        update = epoch * one.updates + number
+        weights = dict.fromkeys(expected, 0.0)
+        for n in range(orders[0].pieces_of(update)):
+            for order, batches in zip(orders, handed_out, strict=True):
+                piece = order.piece(update, n)
+                assert list(piece.rows) == batches[place]
+                of = sum(learned(all_rows[row]) for row in piece.rows)
+                assert order.learned(update, n) == (of if piece.weight else 0)
+                for row in piece.rows:
+                    weights[row] += piece.weight / of / world_size  # DDP takes the mean over processes
+            place += 1
+        total = sum(learned(all_rows[row]) for row in expected)
+        assert all(math.isclose(weight, 1 / total) for weight in weights.values())
+
+
+def test_one_process_and_one_piece_weigh_exactly_one() -> None:
+    order = UpdateOrder(rows(30), batch_size=7)
+    assert {order.piece(update, 0).weight for update in range(12)} == {1.0}
+
+
+def test_epochs_differ_seeds_differ_and_each_is_there_again() -> None:
+    order, again, other = (UpdateOrder(rows(100), batch_size=10, seed=seed) for seed in (7, 7, 8))
+    assert order.plan(0) == again.plan(0)
+    assert order.plan(0) != other.plan(0)
+    later = order.plan(1)
+    assert later != order.plan(0)
+    assert again.plan(1) == later
+    assert order.rows_of(13) == later[3]
+
+
+def test_rows_of_similar_length_together_need_far_less_padding() -> None:
+    all_rows = rows(500)
+
+    def padded(order: UpdateOrder) -> int:
+        tallest = [max(length(all_rows[row]) for row in update) * len(update) for update in order.plan(0)]
+        return sum(tallest) - sum(map(length, all_rows))
+
+    plain, grouped = (UpdateOrder(all_rows, batch_size=8, group_by_length=group) for group in (False, True))
+    assert sorted(row for update in grouped.plan(0) for row in update) == list(range(500))
+    assert padded(grouped) < padded(plain) / 5
+    assert [len(update) for update in grouped.plan(0)] == [8] * 62 + [4]
+    means = [np.mean([length(all_rows[row]) for row in update]) for update in grouped.plan(0)]
+    assert abs(np.corrcoef(means[:-1], np.arange(62))[0, 1]) < 0.3, "short ones came first"
+
+
+def test_nothing_to_learn_from_is_said() -> None:
+    with pytest.raises(ConfigError, match="no row of questions"):
+        UpdateOrder([], batch_size=2)

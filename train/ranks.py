@@ -1,0 +1,64 @@
+"""The processes of one training, as `accelerate launch` or `torchrun` starts them; one where nobody did.
+
+Lives here: which one this is, what they agree on, whole tensors of what FSDP has split. Elsewhere: who takes which rows
+(order.py), starting them (accelerate; configs/ddp.yaml, configs/fsdp.yaml).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among those of its training."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def here(cls) -> Ranks:
+        """As the launcher says; on a machine with several GPUs, the one of this process becomes the current one."""
+        ranks = cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        if ranks.size > 1 and torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        return ranks
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one writes and speaks for all."""
+        return self.rank == 0
+
+    def most(self, values: Sequence[float], device: torch.device) -> list[float]:
+        """Of each value, the greatest any process has."""
+        return self._reduce(values, device, distributed.ReduceOp.MAX)
+
+    def total(self, values: Sequence[float], device: torch.device) -> list[float]:
+        """Of each value, the sum over all processes."""
+        return self._reduce(values, device, distributed.ReduceOp.SUM)
+
+    def _reduce(self, values: Sequence[float], device: torch.device, how: Any) -> list[float]:
+        if self.size == 1:
+            return list(values)
+        together = torch.tensor(values, dtype=torch.float64, device=device)
+        distributed.all_reduce(together, how)
+        return together.tolist()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor on the CPU, gathered from all processes where FSDP has split it; then all have to ask for it."""
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+
+
+def split_like(tensor: Tensor, model: Tensor) -> Tensor:
+    """The reverse of `whole`: on the device of `model`, and split as it is."""
+    there = tensor.to(model.device)
+    return distribute_tensor(there, model.device_mesh, model.placements) if isinstance(model, DTensor) else there
