@@ -21,6 +21,7 @@ from .cache_cli import cache_app
 from .errors import TheWorldError
 from .evaluate_cli import device_name, evaluate, own_questions
 from .hub_cli import pull, push
+from .tokens_cli import tokens
 
 app = typer.Typer(
     name="theworld",
@@ -68,6 +69,10 @@ def _root(
 
 def _recipe_option(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=SHAPES_LATENT)
+
+
+def _tokens_option(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel="World tokens (theworld tokens counts them)")
 
 
 def _running_option(help: str, *names: str) -> Any:
@@ -211,8 +216,22 @@ def train(
         Path | None, typer.Option(help="JSONL of questions. (default: those of the cache's own scenes)")
     ] = None,
     lm: Annotated[str | None, typer.Option(help="Language model: a Hub id or a folder. (default: embedded)")] = None,
-    steps: Annotated[int | None, typer.Option(help="Rollout steps to read. (default: all the store has)")] = None,
-    layout: Annotated[str | None, typer.Option(help="World tokens: patch or spatial. (default: patch)")] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(help="Rollout steps to read; of several (0,8) one in each update. (default: all the store has)"),
+    ] = None,
+    layout: Annotated[
+        str | None, _tokens_option("spatial, patch, pooled, hierarchical, channel or resampler. (default: patch)")
+    ] = None,
+    patch: Annotated[int | None, _tokens_option("Cells per side of a token. (default: 4)")] = None,
+    pool: Annotated[str | None, _tokens_option("mean, max, minmax or stride. (default: minmax)")] = None,
+    pool_steps: Annotated[
+        int | None, _tokens_option("Future frames that share tokens. (default: 1; 2 pooled, 4 hierarchical)")
+    ] = None,
+    coarse: Annotated[
+        int | None, _tokens_option("hierarchical: patches per side that share a token in between. (default: 2)")
+    ] = None,
+    queries: Annotated[int | None, _tokens_option("resampler: world tokens in all. (default: 32)")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. (default: the next number under runs)")] = None,
     train_steps: Annotated[int | None, _running_option("Updates.")] = None,
     batch_size: Annotated[int | None, _running_option("Images per update, each with its questions.")] = None,
@@ -273,6 +292,7 @@ def train(
 app.command()(evaluate)
 app.command()(push)
 app.command()(pull)
+app.command()(tokens)
 
 
 @app.command()

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .latent_store import LatentStore
 
 
+def _adaptive_option(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel="Steps by question")
+
+
 def _study_option(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help, rich_help_panel="A controlled comparison")
 
@@ -30,6 +34,13 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which split to ask; 'all' asks everything.")] = "test",
     steps: Annotated[int | None, typer.Option(help="Rollout steps to read. (default: as trained)")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    adaptive: Annotated[
+        str | None, _adaptive_option("Steps by question type, such as static=0: compare with always, never, gates.")
+    ] = None,
+    calibrate: Annotated[
+        str | None, _adaptive_option("Split the gates are calibrated on. (default: validation, or scenes not learned)")
+    ] = None,
+    draws: Annotated[Path | None, _adaptive_option("Store of kind samples, for the gate on agreement.")] = None,
     arms: Annotated[
         str | None, _study_option("Train and compare these, separated by commas: text, steps0, frozen, shuffled, …")
     ] = None,
@@ -61,6 +72,23 @@ def evaluate(
         return
     if stray := [name for name, value in given.items() if value is not None]:
         raise ConfigError(f"--{stray[0].replace('_', '-')} belongs to a comparison: add --arms text,steps0,rollout,…")
+    if adaptive is not None:
+        if steps is not None:
+            raise ConfigError("--adaptive chooses the steps of each question: leave out --steps")
+        _compare_policies(
+            runs or [_newest_run()],
+            adaptive,
+            as_json=as_json,
+            store=store,
+            questions=questions,
+            split=None if split == "all" else split,
+            calibrate=calibrate,
+            draws=draws,
+            device=device_name(device),
+        )
+        return
+    if calibrate is not None or draws is not None:
+        raise ConfigError("--calibrate and --draws belong to a comparison of steps: add --adaptive static=0")
     from rich.console import Console
 
     from ..train.evaluate import compare
@@ -84,6 +112,22 @@ def evaluate(
         typer.echo(json.dumps([evaluation.model_dump(mode="json") for evaluation in done], indent=2))
         return
     Console().print(done[0].table() if len(done) == 1 else compare(folders))
+
+
+def _compare_policies(runs: list[Path], rule: str, *, as_json: bool, **given: Any) -> None:
+    from rich.console import Console
+
+    from ..train.adaptive import compare_policies, parse_rule
+    from .progress import Progress
+
+    found = [compare_policies(run, parse_rule(rule), progress=Progress.on_stderr(), **given) for run in runs]
+    if as_json:
+        typer.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=2))
+        return
+    for one in found:
+        Console().print(one.table())
+        for note in one.notes:
+            typer.echo(note, err=True)
 
 
 def _compare_arms(

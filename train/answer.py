@@ -10,7 +10,6 @@ Elsewhere: whose latents are shown (arms.py), counting what was right (evaluate.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -82,10 +81,7 @@ def ask(
     batch = to_device(batch, loaded.device)
     if not choices:
         return Answer(_generate(loaded, batch)[0], ())
-    scores = _score(loaded, batch)
-    shares = torch.tensor(scores).softmax(0).tolist()
-    ranked = sorted(map(Ranked, choices, shares, scores), key=lambda choice: -choice.log_likelihood)
-    return Answer(ranked[0].choice, tuple(ranked))
+    return _ranked(choices, _score(loaded, batch))
 
 
 def answer_all(
@@ -97,6 +93,20 @@ def answer_all(
     batch_size: int,
     progress: Progress,
 ) -> list[str]:
+    """The text of `answer_each`."""
+    said = answer_each(loaded, questions, keys, images, batch_size=batch_size, progress=progress)
+    return [answer.text for answer in said]
+
+
+def answer_each(
+    loaded: LoadedRun,
+    questions: Sequence[Question],
+    keys: Mapping[str, str],
+    images: LatentDataset | None,
+    *,
+    batch_size: int,
+    progress: Progress,
+) -> list[Answer]:
     """One answer per question, in their order.
 
     Args:
@@ -118,26 +128,33 @@ def answer_all(
         elif len(set(first)) == len(ids) and all(choice[1:] == end for choice in ids):
             short.append(_Asked(number, replace(open_end, answer=first[:1]), first))
         else:
-            pairs = zip(question.choices or (), ids, strict=True)
-            ranked += [_Asked(number, replace(open_end, answer=answer), choice=choice) for choice, answer in pairs]
-    answers = [""] * len(questions)
-    best = [-math.inf] * len(questions)
+            ranked += [_Asked(number, replace(open_end, answer=answer)) for answer in ids]
+    texts_written: dict[int, str] = {}
+    scored: dict[int, list[float]] = {}
+    """By question, of each choice in their order; those of `short` differ from log-likelihoods by a constant."""
     with progress.bar("evaluate", total=len(short) + len(ranked) + len(own_words), unit="answers") as bar:
         for asked, batch in _batches(short, loaded, images, batch_size, packed=True):
             for one, scores in zip(asked, _next_token_scores(loaded, batch), strict=True):
-                choices = questions[one.question].choices or ()
-                answers[one.question] = choices[int(scores[list(one.first)].argmax())]
+                scored[one.question] = scores[list(one.first)].tolist()
             bar.advance(len(asked))
         for asked, batch in _batches(ranked, loaded, images, batch_size):
             for one, score in zip(asked, _score(loaded, batch), strict=True):
-                if score > best[one.question]:
-                    best[one.question], answers[one.question] = score, one.choice
+                scored.setdefault(one.question, []).append(score)
             bar.advance(len(asked))
         for asked, batch in _batches(own_words, loaded, images, batch_size):
             for one, text in zip(asked, _generate(loaded, batch), strict=True):
-                answers[one.question] = text
+                texts_written[one.question] = text
             bar.advance(len(asked))
-    return answers
+    return [
+        _ranked(question.choices or (), scored[number]) if number in scored else Answer(texts_written[number], ())
+        for number, question in enumerate(questions)
+    ]
+
+
+def _ranked(choices: Sequence[str], scores: Sequence[float]) -> Answer:
+    shares = torch.tensor(scores).softmax(0).tolist()
+    ranked = sorted(map(Ranked, choices, shares, scores), key=lambda choice: -choice.log_likelihood)
+    return Answer(ranked[0].choice, tuple(ranked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +165,6 @@ class _Asked:
     example: Example
     first: tuple[int, ...] = ()
     """The first tokens of all choices."""
-    choice: str = ""
 
 
 def _batches(

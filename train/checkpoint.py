@@ -29,10 +29,11 @@ from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, RunError, StoreMismatchError
 from ..pipeline.recipe import Recipe, difference
 from ..pipeline.store import LatentStore
-from .config import DtypeName, LayoutName
+from .config import DtypeName
+from .layouts import LayoutName, PoolName, TokenLayout
 from .lm import LanguageModel, embedding_rms, find_weights, load_adapter, load_language_model
 from .model import TheWorld
-from .tokens import TokenLayout, WorldReader
+from .tokens import WorldReader
 
 META, READER, METRICS = "theworld.json", "world_reader.safetensors", "metrics.json"
 
@@ -63,10 +64,21 @@ class ReaderFacts(_Facts):
     """K, the steps it was trained with."""
     frames: tuple[int, ...] | None = None
     """The latent frames it reads of those; None reads all."""
+    pool: PoolName = "minmax"
+    pool_steps: int = 1
+    coarse: int = 2
+    queries: int = 32
 
     def token_layout(self) -> TokenLayout:
         """The layout as the reader takes it."""
-        return TokenLayout(name=self.layout, patch=self.patch)
+        return TokenLayout(
+            name=self.layout,
+            patch=self.patch,
+            pool=self.pool,
+            pool_steps=self.pool_steps,
+            coarse=self.coarse,
+            queries=self.queries,
+        )
 
 
 class LMFacts(_Facts):

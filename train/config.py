@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..pipeline.config import DeviceName
+from .layouts import PATCH, POOL_STEPS, LayoutName, PoolName, TokenLayout
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
-LayoutName = Literal["spatial", "patch"]
 AttentionName = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"]
 TrackerName = Literal["none", "tensorboard", "wandb", "trackio"]
 
@@ -29,10 +29,21 @@ class TrainConfig(BaseModel):
     lm: str | None = None
     """A folder or a Hub id; None is the embedded worldlet LM."""
     steps: Annotated[int, Field(ge=0)] | None = None
-    """K, rollout steps to read; None reads all the store has."""
+    """K, rollout steps to read; None reads all the store has. Several, as `[0, 8]` or "0,8", are `steps_drawn`."""
+    steps_drawn: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """One of these is read in each update, drawn by (seed, update), so that one reader knows them all; `steps` is then
+    the largest."""
     layout: LayoutName = "patch"
-    patch: Annotated[int, Field(ge=1)] = 4
+    patch: Annotated[int, Field(ge=1)] = PATCH
     """Cells per side of a token; 4 keeps every number, needs a quarter of the tokens of 2, and learned faster."""
+    pool: PoolName = "minmax"
+    """How a layout summarises cells or frames that share a token: see layouts.py."""
+    pool_steps: Annotated[int, Field(ge=1)] | None = None
+    """Future frames that share their tokens; None is 2 of `pooled`, 4 of `hierarchical`, else 1."""
+    coarse: Annotated[int, Field(ge=1)] = 2
+    """hierarchical: patches per side that share a token between now and the end."""
+    queries: Annotated[int, Field(ge=1)] = 32
+    """resampler: world tokens in all."""
     max_world_steps: Annotated[int, Field(ge=0)] = 16
     lora_rank: Annotated[int, Field(ge=1)] = 16
     lora_alpha: Annotated[int, Field(ge=1)] = 32
@@ -90,6 +101,38 @@ class TrainConfig(BaseModel):
         if self.attention == "flash_attention_2" and self.pack > 1:
             raise ValueError("flash_attention_2 cannot keep packed questions apart: set pack = 1, or flex_attention")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several_steps(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        steps = settings.get("steps")
+        if isinstance(steps, str) and "," in steps:
+            steps = [part.strip() for part in steps.split(",")]
+        if isinstance(steps, list | tuple):
+            try:
+                drawn = sorted({int(part) for part in steps})
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"steps must be numbers such as 8, or 0,8; got {settings['steps']!r}") from error
+            return {**settings, "steps": drawn[-1] if drawn else None, "steps_drawn": drawn or None}
+        return settings
+
+    @model_validator(mode="after")
+    def _drawn_up_to_steps(self) -> TrainConfig:
+        if self.steps_drawn is not None and self.steps != max(self.steps_drawn, default=None):
+            raise ValueError(f"steps_drawn {self.steps_drawn} goes with steps {max(self.steps_drawn, default=None)}")
+        return self
+
+    def token_layout(self) -> TokenLayout:
+        """The layout as the reader takes it."""
+        steps = POOL_STEPS.get(self.layout, 1) if self.pool_steps is None else self.pool_steps
+        return TokenLayout(
+            name=self.layout,
+            patch=self.patch,
+            pool=self.pool,
+            pool_steps=steps,
+            coarse=self.coarse,
+            queries=self.queries,
+        )
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainConfig:

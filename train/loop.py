@@ -16,7 +16,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -286,9 +286,13 @@ class _Trainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         piece = self.order.piece(self.state.global_step, self._piece)
         assert len(piece.rows) == len(inputs["input_ids"]), "these are not the rows that are due"
+        frames = inputs["latents"].shape[2] if "latents" in inputs else None
+        if frames is not None and self.config.steps_drawn is not None:
+            steps = draw_steps(self.config.steps_drawn, self.config.seed, self.state.global_step)
+            inputs, frames = {**inputs, "num_world_steps": cast(Any, steps)}, 1 + steps
         if piece.weight:
             reader = cast(TheWorld, self.model).reader
-            world = reader.count(*inputs["latents"].shape[2:]) if "latents" in inputs else 0
+            world = 0 if frames is None else reader.count(frames, *inputs["latents"].shape[3:])
             self.tally.tokens += int(inputs["attention_mask"].sum()) + world * len(inputs["input_ids"])
             self.tally.supervised += supervised_tokens(inputs["labels"])
         loss = cast(Tensor, super().compute_loss(model, inputs, *args, **kwargs))  # type: ignore[arg-type]
@@ -477,6 +481,11 @@ class _Follow(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         if logs and "loss" in logs:
             self._note = f"loss {logs['loss']:.3f}"
+
+
+def draw_steps(drawn: Sequence[int], seed: int, update: int) -> int:
+    """The rollout steps that one update reads: a function of the arguments alone, so also of a resumed training."""
+    return drawn[int(np.random.default_rng([seed, update]).integers(len(drawn)))]
 
 
 def _seed(seed: int, update: int, piece: int, rank: int) -> int:

@@ -24,6 +24,7 @@ from ..pipeline.progress import Progress
 from ..pipeline.store import LatentStore, open_store
 from .arms import Arm, open_arm, parse_arm
 from .batches import Example, check_answers, encode, pack
+from .budget import Budget, room_of
 from .checkpoint import (
     METRICS,
     LMFacts,
@@ -43,7 +44,6 @@ from .model import TheWorld
 from .questions import first_scenes, read_questions, select_split
 from .ranks import Ranks
 from .stopping import Stop
-from .tokens import TokenLayout
 from .unfinished import TrainingFacts, in_progress, name_of
 
 VALIDATION = "validation"
@@ -96,16 +96,21 @@ def train(
         validation = _validation(config, arm, store, lm, steps)
     examples = [encode(q, keys[q.id], lm, answer=q.answer) for q in questions]
     channels, _, height, width = store.sample_shape
+    layout = config.token_layout()
     facts = ReaderFacts(
         latent_shape=(channels, height, width),
         hidden_size=lm.hidden_size,
-        layout=config.layout,
-        patch=config.patch,
+        layout=layout.name,
+        patch=layout.patch,
+        pool=layout.pool,
+        pool_steps=layout.pool_steps,
+        coarse=layout.coarse,
+        queries=layout.queries,
         max_world_steps=config.max_world_steps,
         num_world_steps=steps,
         frames=(0,) if store.recipe.kind == "posterior" else arm.frames(steps),  # what is drawn is one frame
     )
-    world_tokens = _check_context(facts, examples, lm)
+    world_tokens = _check_context(facts, examples, lm, progress)
 
     set_seed(config.seed)
     lm = add_lora(lm, rank=config.lora_rank, alpha=config.lora_alpha, dropout=config.lora_dropout)
@@ -182,24 +187,23 @@ def _check_steps(config: TrainConfig, store: LatentStore) -> int:
             f"{steps} rollout steps do not fit max_world_steps={config.max_world_steps}. "
             f"Raise max_world_steps to {steps}, or pass fewer --steps"
         )
-    TokenLayout(name=config.layout, patch=config.patch).grid(height, width)
+    config.token_layout().grid(height, width)
     return steps
 
 
-def _check_context(facts: ReaderFacts, examples: list[Example], lm: LanguageModel) -> int:
-    """World tokens per question; refuses a total beyond what the language model can attend to."""
-    layout, (_, height, width) = facts.token_layout(), facts.latent_shape
-    frames = 1 + facts.num_world_steps if facts.frames is None else len(facts.frames)
-    world_tokens = layout.count(frames, height, width)
-    text = max(len(example.prompt) + len(example.answer) for example in examples)
-    if world_tokens + text > lm.context:
-        frame = layout.count(1, height, width)
-        raise ConfigError(
-            f"{world_tokens} world tokens ({frames} frames of {frame}) and {text} text tokens "
-            f"exceed the {lm.context} tokens {lm.weights.source} attends to. Pass fewer --steps (at most "
-            f"{max((lm.context - text) // frame - 1, 0)} fit this layout), or a larger --patch"
-        )
-    return world_tokens
+def _check_context(facts: ReaderFacts, examples: list[Example], lm: LanguageModel, progress: Progress) -> int:
+    """World tokens per question; refuses a total beyond what the language model can attend to, warns of its windows."""
+    budget = Budget(
+        layout=facts.token_layout(),
+        room=room_of(lm.weights.source, lm.model.config.to_dict()),
+        cells=facts.latent_shape,
+        frames=tuple(range(1 + facts.num_world_steps)) if facts.frames is None else facts.frames,
+        text=max(len(example.prompt) + len(example.answer) for example in examples),
+    )
+    budget.require_fit()
+    if warning := budget.warning():
+        progress.say(f"warning: {warning}")
+    return budget.world_tokens
 
 
 def _check_tracker(config: TrainConfig) -> None:

@@ -21,7 +21,7 @@ from theworld.train.batches import encode, pad_rows
 from theworld.train.checkpoint import load_run, read_meta
 from theworld.train.config import TrainConfig
 from theworld.train.evaluate import evaluate
-from theworld.train.evidence import Study, Unit, run_study
+from theworld.train.evidence import Study, Unit, _claim, run_study
 from theworld.train.questions import read_questions, select_split
 from theworld.train.trainer import train
 
@@ -224,3 +224,11 @@ def test_a_study_that_is_killed_goes_on_and_ends_as_one_that_is_not(place: Path,
     )
     resumed = json.loads((tmp_path / "out" / "units" / "true-labels8-seed0.json").read_text())
     assert [list(said) for said in whole[0].answers["test"].values()] == list(resumed["answers"]["test"].values())
+
+
+def test_a_study_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path: Path) -> None:
+    now = {"budget": {"train_steps": 5, "pool": "minmax", "steps_drawn": None}, "futures": None}
+    (tmp_path / "study.json").write_text(json.dumps({**now, "budget": {"train_steps": 5}}))
+    _claim(tmp_path, now)
+    with pytest.raises(RunError, match="another study: budget"):
+        _claim(tmp_path, {**now, "budget": {**now["budget"], "pool": "mean"}})  # type: ignore[dict-item]

@@ -198,7 +198,8 @@ def test_a_question_without_latents_stops_the_training_before_anything_is_writte
 def test_more_tokens_than_the_model_attends_to_are_refused_with_what_would_fit(house: Path) -> None:
     settings = json.loads((house / "lm" / "config.json").read_text())
     (house / "lm" / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 36}))
-    with pytest.raises(ConfigError, match=r"24 world tokens \(4 frames of 6\).*36 tokens.*at most 2 fit"):
+    refused = r"(?s)24 world tokens \(4 frames, patch 2x2\).*36 tokens.*--steps 2 or fewer.*18 .*--layout pooled"
+    with pytest.raises(ConfigError, match=refused):
         train(config(house))
 
 

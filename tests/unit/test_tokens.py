@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from theworld.pipeline.errors import ConfigError, LatentShapeError
-from theworld.train.tokens import Projector, TokenLayout, WorldReader
+from theworld.train.tokens import Projector, TokenLayout, WorldReader, cut
 
 SPATIAL, PATCH = TokenLayout(name="spatial"), TokenLayout(name="patch", patch=2)
 
@@ -25,17 +25,17 @@ def test_the_seeds_example_224_pixels_4_steps_becomes_3920_tokens_of_width_2304(
     latents = torch.randn(1, 16, 5, 28, 28)
     assert seeds.arrange(latents).shape == (1, 3920, 16)
     assert seeds(latents).shape == (1, 3920, 2304)
-    assert SPATIAL.count(5, 28, 28) == 3920
+    assert SPATIAL.count(5, 28, 28, channels=16) == 3920
 
 
 def test_spatial_tokens_run_through_time_then_rows_then_columns() -> None:
     frames = torch.arange(2 * 3 * 4.0).view(1, 2, 3, 4, 1)
-    assert torch.equal(SPATIAL.arrange(frames), torch.arange(24.0).view(1, 24, 1))
+    assert torch.equal(cut(SPATIAL, frames), torch.arange(24.0).view(1, 24, 1))
 
 
 def test_a_patch_holds_its_cells_row_by_row_and_no_value_is_lost() -> None:
     frames = torch.arange(2 * 4 * 6 * 3.0).view(1, 2, 4, 6, 3)
-    tokens = PATCH.arrange(frames)
+    tokens = cut(PATCH, frames)
     assert tokens.shape == (1, 2 * 2 * 3, 12)
     assert torch.equal(tokens[0, 0], torch.cat([frames[0, 0, y, x] for y in (0, 1) for x in (0, 1)]))
     assert torch.equal(tokens[0, 6 + 1 * 3 + 2], torch.cat([frames[0, 1, y, x] for y in (2, 3) for x in (4, 5)]))

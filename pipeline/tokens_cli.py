@@ -1,0 +1,134 @@
+"""`theworld tokens`: how many world tokens each layout makes, and whether a language model has room for them.
+
+Thin like cli.py, which registers the command; loads no torch. Elsewhere: the counts (train/layouts.py), what fits
+(train/budget.py).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..train.layouts import TokenLayout
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    size: str
+    channels: int = 16
+    spatial_stride: int = 8
+
+
+_WORLDS = {"cosmos": _World("224x224"), "wan": _World("480x832"), "worldlet": _World("64x64")}
+"""By short names; the latent space of all three is that of Wan 2.1's VAE, or its shape."""
+
+
+def tokens(
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels. (default: the world model's)")] = None,
+    steps: Annotated[str, typer.Option(help="Rollout steps, separated by commas.")] = "0,4,8,16",
+    layout: Annotated[
+        str | None, typer.Option(help="spatial, patch, pooled, hierarchical, channel or resampler. (default: some)")
+    ] = None,
+    patch: Annotated[int | None, typer.Option(min=1, help="Cells per side of a token. (default: as train)")] = None,
+    pool: Annotated[str, typer.Option(help="mean, max, minmax or stride.")] = "minmax",
+    pool_steps: Annotated[
+        int | None, typer.Option(min=1, help="Future frames that share tokens. (default: the layout's)")
+    ] = None,
+    coarse: Annotated[int, typer.Option(min=1, help="hierarchical: patches per side between now and the end.")] = 2,
+    queries: Annotated[int, typer.Option(min=1, help="resampler: tokens in all.")] = 32,
+    lm: Annotated[
+        str, typer.Option(help="Language model: a known Hub id, a folder, or worldlet.")
+    ] = "google/gemma-2-2b-it",
+    world: Annotated[str, typer.Option(help="cosmos, wan or worldlet.")] = "cosmos",
+    text: Annotated[int, typer.Option(min=1, help="Text tokens of a question and its answer.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Print world tokens by layout and rollout steps, and what the language model has room for."""
+    from ..train.budget import Budget, find_room
+    from ..train.layouts import LAYOUTS, PATCH, POOL_STEPS, POOLS, TokenLayout, usual_layouts
+
+    if world not in _WORLDS:
+        raise ConfigError(f"--world must be one of {', '.join(_WORLDS)}, got {world!r}")
+    if layout not in (None, *LAYOUTS):
+        raise ConfigError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if pool not in POOLS:
+        raise ConfigError(f"--pool must be one of {', '.join(POOLS)}, got {pool!r}")
+    height, width = _cells(size or _WORLDS[world].size, _WORLDS[world].spatial_stride)
+    columns, room = _numbers(steps), find_room(lm)
+    if layout is None:
+        layouts = list(usual_layouts(height, width))
+    else:
+        shared = POOL_STEPS.get(layout, 1) if pool_steps is None else pool_steps
+        chosen: Any = layout
+        layouts = [
+            TokenLayout(name=chosen, patch=patch or PATCH, pool=pool, pool_steps=shared, coarse=coarse, queries=queries)
+        ]
+        layouts[0].grid(height, width)
+    cells = (_WORLDS[world].channels, height, width)
+    budgets = [
+        [Budget(layout=one, room=room, cells=cells, frames=tuple(range(1 + k)), text=text) for k in columns]
+        for one in layouts
+    ]
+    if as_json:
+        facts = {"lm": room.source, "context": room.context, "window": room.window, "text": text}
+        rows = [{"steps": k, **budget.to_json()} for row in budgets for k, budget in zip(columns, row, strict=True)]
+        typer.echo(json.dumps({**facts, "cells": cells, "rows": rows}, indent=2))
+        return
+    _print(layouts, columns, budgets, cells)
+
+
+def _print(layouts: list[TokenLayout], columns: list[int], budgets: list[list[Any]], cells: tuple[int, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    room, text = budgets[0][0].room, budgets[0][0].text
+    channels, height, width = cells
+    table = Table(
+        "layout", "numbers a token", title=f"world tokens, latent frames of {channels}x{height}x{width}, {room.source}"
+    )
+    for k in columns:
+        table.add_column(f"steps {k}", justify="right")
+    marks: set[str] = set()
+    for one, row in zip(layouts, budgets, strict=True):
+        shown: list[str] = []
+        for budget in row:
+            mark = "" if budget.fits and not budget.beyond_window else "~" if budget.fits else "!"
+            marks.add(mark)
+            shown.append(f"{budget.world_tokens:,}{mark}")
+        table.add_row(one.describe(), f"{one.numbers(channels, height, width)}", *shown)
+    console = Console()
+    console.print(table)
+    if "!" in marks:
+        console.print(f"! beyond the {room.context:,} tokens {room.source} attends to, with {text} of text: refused")
+    if "~" in marks:
+        console.print(
+            f"~ beyond the {room.window:,} tokens that {room.windowed} of its {room.layers} layers see: these lose the "
+            "earliest frames, the observed one first"
+        )
+
+
+def _cells(size: str, stride: int) -> tuple[int, int]:
+    """Latent rows and columns of a picture."""
+    try:
+        height, width = (int(part) for part in size.lower().split("x"))
+    except ValueError as error:
+        raise ConfigError(f"--size must be HEIGHTxWIDTH such as 224x224, got {size!r}") from error
+    if min(height, width) < stride or height % stride or width % stride:
+        raise ConfigError(f"--size {size}: height and width must be multiples of {stride} pixels, a latent cell")
+    return height // stride, width // stride
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--steps must be numbers separated by commas, such as 0,4,8; got {text!r}") from error
+    if min(numbers) < 0:
+        raise ConfigError(f"--steps count from 0, got {text!r}")
+    return numbers

@@ -1,0 +1,164 @@
+"""One reader, several numbers of steps: every layout trains and comes back, and ways of choosing steps are compared."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from theworld.pipeline.cli import app
+from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.keys import key_of_bytes
+from theworld.pipeline.store import create_store, open_store
+from theworld.train.adaptive import ADAPTIVE, Adaptive, Policy, compare_policies, parse_rule
+from theworld.train.answer import ask
+from theworld.train.checkpoint import load_run, read_meta
+from theworld.train.config import TrainConfig
+from theworld.train.evaluate import evaluate
+from theworld.train.layouts import LAYOUTS
+from theworld.train.loop import draw_steps
+from theworld.train.trainer import train
+
+from ..miniature_lm import RECIPE, SPEC, blob_latents, save_mini_lm
+from ..miniature_study import place_of, save_mini_study
+
+RULE = "static=0"
+
+
+def settings(place: Path, **changes: object) -> TrainConfig:
+    chosen: dict[str, object] = {
+        "store": place / "rollouts",
+        "questions": place / "questions.jsonl",
+        "lm": str(place / "lm"),
+        "train_steps": 2,
+        "batch_size": 4,
+        "lora_rank": 2,
+        "patch": 2,
+        "max_world_steps": 4,
+        "device": "cpu",
+        **changes,
+    }
+    return TrainConfig.model_validate(chosen)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rollouts of 16 training and 16 test scenes, and two futures of each image; one learned 8 of the former."""
+    folder = tmp_path_factory.mktemp("house")
+    save_mini_lm(folder / "lm")
+    save_mini_study(folder, train=16, test=16, ood=0)
+    recipe = RECIPE.model_copy(update={"kind": "samples", "draws": 2, "rollout_steps": 6})
+    store = create_store(folder / "draws", recipe, SPEC, label="mini", shard_size=64)
+    with store.new_shard() as shard:
+        for number in range(32):
+            end = place_of(number)
+            one, two = blob_latents(end, number), blob_latents((end + number // 4 % 2) % 2, number)
+            shard.add(key_of_bytes(f"picture {number}".encode()), np.concatenate([one, two[:, 1:]], 1))
+        shard.commit({})
+    train(settings(folder, steps="0,3", labels=8, train_steps=60, learning_rate=5e-3, out=folder / "run"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(place: Path) -> Adaptive:
+    return compare_policies(place / "run", parse_rule(RULE), draws=place / "draws", device="cpu")
+
+
+def policy(found: Adaptive, name: str) -> Policy:
+    return next(one for one in found.policies if one.name.startswith(name))
+
+
+def test_a_run_of_mixed_steps_was_fed_what_its_seed_and_updates_say(place: Path) -> None:
+    train(settings(place, steps="0,3", train_steps=6, out=place / "mixed"))
+    metrics, meta = json.loads((place / "mixed" / "metrics.json").read_text()), read_meta(place / "mixed")
+    assert (meta.config["steps_drawn"], meta.reader.num_world_steps) == ([0, 3], 3)
+    train(settings(place, steps=0, train_steps=6, out=place / "still"))
+    still = json.loads((place / "still" / "metrics.json").read_text())
+    longer = [draw_steps((0, 3), 0, update) for update in range(6)].count(3)
+    assert 0 < longer < 6
+    assert metrics["tokens"] - still["tokens"] == longer * 4 * 18  # rows, and the tokens of three frames of 6
+    assert metrics["supervised_tokens"] == still["supervised_tokens"]
+
+
+def test_never_and_always_are_what_an_evaluation_at_these_steps_says(place: Path, compared: Adaptive) -> None:
+    always, never = evaluate(place / "run", device="cpu"), evaluate(place / "run", steps=0, device="cpu")
+    assert policy(compared, "always").overall == always.overall
+    assert policy(compared, "never").overall == never.overall
+    assert policy(compared, "always").by_type == always.by_type
+
+
+def test_a_rule_takes_each_type_s_answers_from_its_steps_and_pays_for_no_more(compared: Adaptive) -> None:
+    rule, always, never = (policy(compared, name) for name in ("rule", "always", "never"))
+    assert rule.by_type["temporal"] == always.by_type["temporal"]
+    assert rule.by_type["static"] == never.by_type["static"]
+    assert (never.world_tokens, rule.world_tokens, always.world_tokens) == (6, 15, 24)
+    assert (never.rollouts, rule.rollouts, always.rollouts, compared.images) == (0, 16, 16, 16)
+    assert dict(zip(compared.questions, rule.steps, strict=True))["test-16-now"] == 0
+
+
+def test_no_choice_between_the_two_beats_the_oracle_and_it_reads_only_what_helps(compared: Adaptive) -> None:
+    oracle = policy(compared, "oracle")
+    assert all(one.overall.correct <= oracle.overall.correct for one in compared.policies)
+    assert oracle.lost_to_always == 0
+    assert sum(k > 0 for k in oracle.steps) == oracle.overall.correct - policy(compared, "never").overall.correct
+
+
+def test_gates_are_calibrated_on_scenes_that_were_neither_learned_nor_asked(compared: Adaptive) -> None:
+    assert compared.calibration == "8 scenes of split train that were not learned from"
+    for name in ("confidence", "agreement"):
+        gate = policy(compared, name).gate
+        assert gate is not None
+        assert gate.questions == 16
+        assert gate.gated >= max(gate.never, gate.always if name == "confidence" else 0)
+    assert policy(compared, "agreement").rollouts == 2 * 16  # both futures of each image are judged
+    assert {policy(compared, "agreement").steps[n] for n, name in enumerate(compared.questions) if "now" in name} == {0}
+
+
+def test_the_comparison_lies_beside_the_run_and_the_command_prints_it(place: Path, compared: Adaptive) -> None:
+    assert Adaptive.model_validate_json((place / "run" / ADAPTIVE).read_bytes()) == compared
+    words = ["evaluate", str(place / "run"), "--adaptive", RULE, "--device", "cpu"]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    for piece in ("never", "always", "rule static=0", "confidence", "oracle", "16 of 16"):
+        assert piece in done.stdout
+    assert "no gate on agreement" in done.stderr
+    as_json = json.loads(CliRunner().invoke(app, [*words, "--draws", str(place / "draws"), "--json"]).stdout)
+    assert as_json == [compared.model_dump(mode="json")]
+
+
+def test_what_cannot_be_compared_is_refused_with_what_can(place: Path) -> None:
+    for words, told in (
+        (["--adaptive", "static=9"], "at most 3"),
+        (["--adaptive", "static"], "static=0"),
+        (["--adaptive", RULE, "--steps", "0"], "leave out --steps"),
+        (["--adaptive", RULE, "--calibrate", "test"], "flatters itself"),
+        (["--adaptive", RULE, "--draws", str(place / "rollouts")], "--kind samples"),
+        (["--calibrate", "train"], "add --adaptive"),
+    ):
+        done = CliRunner().invoke(app, ["evaluate", str(place / "run"), "--device", "cpu", *words])
+        assert isinstance(done.exception, ConfigError), words
+        assert told in str(done.exception)
+
+
+def test_a_reader_that_never_saw_so_few_steps_is_told_and_one_without_held_out_scenes_has_no_gates(
+    place: Path,
+) -> None:
+    train(settings(place, out=place / "plain"))
+    found = compare_policies(place / "plain", parse_rule(RULE), device="cpu")
+    assert [one.name for one in found.policies] == ["never", "always", "rule static=0", "oracle"]
+    assert any("never read 0" in note and "--steps 0,3" in note for note in found.notes)
+    assert any("--calibrate" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_reader_of_every_layout_trains_saves_and_answers_from_its_folder(place: Path, layout: str) -> None:
+    out = place / layout
+    summary = train(settings(place, layout=layout, patch=1, queries=5, steps="0,3", out=out))
+    count = {"spatial": 96, "patch": 96, "pooled": 72, "hierarchical": 54, "channel": 64, "resampler": 5}[layout]
+    assert summary.world_tokens == count
+    loaded, store = load_run(out, device="cpu"), open_store(place / "rollouts")
+    latents = torch.from_numpy(store.read(store.keys[:1]))
+    for steps in (0, 3):
+        assert ask(loaded, latents, "where will the ball land?", ["left", "right"], steps=steps).text
