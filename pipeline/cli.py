@@ -21,6 +21,7 @@ from .cache_cli import cache_app
 from .errors import TheWorldError
 from .evaluate_cli import device_name, evaluate, own_questions
 from .hub_cli import pull, push
+from .questions_cli import questions as look_at_questions
 from .tokens_cli import tokens
 
 app = typer.Typer(
@@ -213,7 +214,12 @@ def train(
         bool, typer.Option("--cache", help="Train from latents on disk (the default).")
     ] = True,
     questions: Annotated[
-        Path | None, typer.Option(help="JSONL of questions. (default: those of the cache's own scenes)")
+        Path | None,
+        typer.Option(help="What `theworld questions` takes: JSONL, LLaVA, … (default: the cache's own)"),
+    ] = None,
+    columns: Annotated[str | None, typer.Option(help="question=Q,answer=A,…: a table's own names.")] = None,
+    max_bad: Annotated[
+        int | None, _running_option("Questions that may be left out, being wrong, too long or without latents. (0)")
     ] = None,
     lm: Annotated[str | None, typer.Option(help="Language model: a Hub id or a folder. (default: embedded)")] = None,
     steps: Annotated[
@@ -293,6 +299,7 @@ app.command()(evaluate)
 app.command()(push)
 app.command()(pull)
 app.command()(tokens)
+app.command(name="questions")(look_at_questions)
 
 
 @app.command()
@@ -316,7 +323,7 @@ def ask(
     live = LiveWorld.for_recipe(loaded.meta.recipe, world=world, device=device_name(device))
     latents = live.roll_out(image)
     wanted = [choice.strip() for choice in choices.split(",")] if choices else None
-    answer = run_ask(loaded, latents, question, wanted, steps=steps)
+    answer = run_ask(loaded, latents, question, wanted, steps=steps, image=image)
     if preview is not None:
         told = [(r.choice, r.probability) for r in answer.ranked] or [(answer.text, None)]
         live.save_answer(image, latents, question, told, preview)

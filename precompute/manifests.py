@@ -1,30 +1,27 @@
 """Lists of inputs: JSON lines, CSV, and the JSON array of LLaVA. Rows in, texts out; no file that is named is opened.
 
-A row that is wrong is a row with a problem, never the end of the list. Lives here: the formats and which column counts.
-Elsewhere: tables with types (tables.py), what becomes of a row (sources.py).
+A row that is wrong is a row with a problem, never the end of the list. Lives here: which column counts.
+Elsewhere: the formats (pipeline/lists.py), tables with types (tables.py), what becomes of a row (sources.py).
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ..pipeline.errors import ConfigError, ImageError
+from ..pipeline.lists import SUFFIXES as SUFFIXES
+from ..pipeline.lists import Record, read_records
 
-SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".json"})
 COLUMNS = ("image", "video", "path", "file", "file_name")
 """Which column names the input where none is said, in this order; what the kind takes comes before all."""
-MAX_ROW_BYTES = 2**24
 _MAX_PATH = 4096
 """Linux opens no longer one."""
 MAX_PROMPT = 8000
 """Characters; world models read 512 tokens."""
-_BLOCK = 2**20
 _CONVERSATIONS = "conversations"
 _NAMED = 12
 
@@ -66,9 +63,9 @@ def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: s
     suffix = file.suffix.lower()
     keep = {*(candidates(takes) if column is None else (column,)), prompt_field, _CONVERSATIONS}
     columns: dict[str, None] = {}
-    records: list[tuple[str, dict[str, Any] | ImageError]] = []
+    records: list[tuple[str, Record]] = []
     try:
-        for name, record in _records(file, suffix):
+        for name, record in read_records(file):
             if isinstance(record, dict):
                 columns.update(dict.fromkeys(record))
                 record = {key: value for key, value in record.items() if key in keep}  # the rest may be gigabytes
@@ -83,8 +80,8 @@ def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: s
     rows: list[Row] = []
     without = 0
     for name, record in records:
-        if isinstance(record, ImageError):
-            rows.append(Row(name, problem=record))
+        if isinstance(record, str):
+            rows.append(Row(name, problem=ImageError("row", record)))
         elif suffix == ".json" and column is None and chosen not in record and _CONVERSATIONS in record:
             without += 1
         else:
@@ -153,107 +150,6 @@ def _text(name: str, record: dict[str, Any], column: str) -> str:
     if not value.strip() or "\0" in value:
         raise ImageError("row", f"{name}: {column} is empty or holds a NUL character")
     return value
-
-
-def _records(file: Path, suffix: str) -> Iterator[tuple[str, dict[str, Any] | ImageError]]:
-    if suffix == ".json":
-        return _array_records(file)
-    return _csv_records(file, "\t" if suffix == ".tsv" else ",") if suffix in (".csv", ".tsv") else _line_records(file)
-
-
-def _line_records(file: Path) -> Iterator[tuple[str, dict[str, Any] | ImageError]]:
-    with file.open("rb") as lines:
-        number = 0
-        while line := lines.readline(MAX_ROW_BYTES):
-            number += 1
-            name = f"{file.name}:{number}"
-            if len(line) == MAX_ROW_BYTES and not line.endswith(b"\n"):
-                while (rest := lines.readline(MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
-                    pass
-                yield name, ImageError("row", f"{name} is longer than {MAX_ROW_BYTES:,} bytes")
-                continue
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if not line.strip():
-                continue
-            try:
-                yield name, _object(name, json.loads(line))
-            except (ValueError, RecursionError) as error:
-                yield name, ImageError("row", f"{name} is not JSON: {error}")
-
-
-def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any] | ImageError]]:
-    # a name that is not UTF-8 opens its file all the same
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        reader = csv.reader(lines, delimiter=delimiter)
-        header: list[str] | None = None
-        while True:
-            name = f"{file.name}:{reader.line_num + 1}"
-            try:
-                values = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield name, ImageError("row", f"{name} is not CSV: {error}")
-                continue
-            if not values:
-                continue
-            if header is None:
-                header = values
-            else:
-                yield name, dict(zip(header, values, strict=False))
-
-
-def _array_records(file: Path) -> Iterator[tuple[str, dict[str, Any] | ImageError]]:
-    """The elements of a JSON array, one at a time: LLaVA's files have a gigabyte."""
-    decoder = json.JSONDecoder()
-    with file.open(encoding="utf-8-sig", errors="surrogateescape") as blocks:
-        text, at, number, more = "", 0, 1, True
-
-        def skip(expected: str) -> bool:
-            """Step over blanks; and over one of these characters, if it comes next."""
-            nonlocal text, at, more
-            while True:
-                while at < len(text) and text[at].isspace():
-                    at += 1
-                if at < len(text) or not more:
-                    break
-                text, at = blocks.read(_BLOCK), 0
-                more = bool(text)
-            if at < len(text) and text[at] in expected:
-                at += 1
-                return True
-            return False
-
-        if not skip("["):
-            raise ConfigError(f"{file} is not a JSON array of objects; JSON lines are read from a .jsonl file")
-        while not skip("]"):
-            name = f"{file.name}:{number}"
-            if number > 1 and not skip(","):
-                raise ConfigError(f"{file} is not JSON: after element {number - 1} comes neither a comma nor its end")
-            skip("")
-            while True:
-                try:
-                    value, end = decoder.raw_decode(text, at)
-                    if end < len(text) or not more:  # a number might go on in the next block
-                        break
-                except (ValueError, RecursionError) as error:
-                    if not more or len(text) - at > MAX_ROW_BYTES:
-                        raise ConfigError(f"{file} is not JSON at element {number}: {error}") from error
-                block = blocks.read(max(_BLOCK, len(text) - at))  # twice as much each time: linear in all
-                text, at, more = text[at:] + block, 0, bool(block)
-            at = end
-            try:
-                yield name, _object(name, value)
-            except ValueError as error:
-                yield name, ImageError("row", str(error))
-            number += 1
-
-
-def _object(name: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} holds {type(value).__name__}, and a row is an object of named values")
-    return cast(dict[str, Any], value)
 
 
 def _listed(columns: Iterable[str]) -> str:

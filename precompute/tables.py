@@ -1,26 +1,25 @@
-"""Tables with types: Parquet and Arrow files, and the data sets of Hugging Face. The one door to pyarrow and datasets.
+"""Tables with types, as inputs: Parquet and Arrow files, which rows there are, and the bytes of a cell.
 
-A data set made by `save_to_disk`, or fetched from the Hub by `datasets`, is a folder of Arrow files; both are read here
-without it, through pyarrow, and no code of a data set is ever run. Lives here: which rows there are, and the bytes of a
-cell. Elsewhere: what becomes of them (sources.py), lists without types (manifests.py).
+Elsewhere: finding and opening such files (pipeline/arrow_files.py), what becomes of the rows (sources.py), lists
+without types (manifests.py).
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..pipeline.arrow_files import HUB as HUB
+from ..pipeline.arrow_files import fetch_hub as fetch_hub
+from ..pipeline.arrow_files import load_pyarrow, open_arrow, read_schema
+from ..pipeline.arrow_files import saved_files as saved_files
 from ..pipeline.errors import ConfigError, ImageError
 from .locators import CellAt, facts_of
 from .manifests import Row, candidates, check_prompt_field, choose_column, prompt_of, row_of
 
-HUB = "hf:"
-_HUB_NAME = re.compile(r"hf:([\w.-]+(?:/[\w.-]+)?)(?::(\w+))?")
 _BATCH_ROWS = 1024
 _MAX_GROUP_BYTES = 2**32
 """Of one column in one row group of a Parquet file, which is read as a whole."""
@@ -48,9 +47,9 @@ def read_table(file: Path, takes: str, *, column: str | None, prompt_field: str 
         ConfigError: pyarrow is missing, or no column fits.
         ImageError: the file is no table.
     """
-    pa = _pyarrow()
+    pa = load_pyarrow()
     try:
-        schema = _schema(file)
+        schema = read_schema(file)
         fields = {field.name: field.type for field in schema}
         chosen = _choose(pa, file, fields, takes, column)
         if prompt_field is not None:
@@ -84,7 +83,7 @@ def read_cell(at: CellAt) -> bytes:
     Raises:
         ImageError: the file, the row or the column is not there any more, or holds no bytes.
     """
-    pa = _pyarrow()
+    pa = load_pyarrow()
     facts = facts_of(at.path)
     if facts is None:
         raise ImageError("missing", f"{at.path} cannot be read")
@@ -102,60 +101,6 @@ def read_cell(at: CellAt) -> bytes:
     if not isinstance(content, bytes):
         raise ImageError("row", f"row {at.row} of {at.path} holds no bytes in {at.column}")
     return content
-
-
-def saved_files(folder: Path) -> list[Path] | None:
-    """The Arrow files of a folder that `save_to_disk` made, all splits; None where it is none.
-
-    Raises:
-        ConfigError: it is one, and not whole.
-    """
-    splits, state = folder / "dataset_dict.json", folder / "state.json"
-    try:
-        if splits.is_file():
-            names = [Path(split).name for split in json.loads(splits.read_bytes())["splits"]]
-            return [file for name in names for file in saved_files(folder / name) or []]
-        if not (state.is_file() and (folder / "dataset_info.json").is_file()):
-            return None
-        return [folder / Path(file["filename"]).name for file in json.loads(state.read_bytes())["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder} is not whole: save_to_disk writes other JSON files ({error!r})") from error
-
-
-def fetch_hub(name: str) -> list[Path]:
-    """Fetch a data set, `hf:ORG/NAME` or `hf:ORG/NAME:SPLIT`, as Arrow files in the cache of `datasets`.
-
-    Raises:
-        ConfigError: the name is none, `datasets` is not installed, or the data set cannot be fetched.
-    """
-    match = _HUB_NAME.fullmatch(name)
-    if match is None:
-        raise ConfigError(f"{name} is no data set: write hf:ORG/NAME or hf:ORG/NAME:SPLIT")
-    try:
-        import datasets
-    except ImportError as error:
-        raise ConfigError(f"{name} needs the library datasets: pip install 'theworld[datasets]'") from error
-    repo, split = match.groups()
-    try:
-        fetched: Any = datasets.load_dataset(repo, split=split)
-        splits = [fetched] if split else list(fetched.values())
-        return [Path(file["filename"]) for each in splits for file in each.cache_files]
-    except Exception as error:  # the network, the Hub, a builder: each has its own
-        raise ConfigError(
-            f"the data set {repo}{f', split {split},' if split else ''} cannot be fetched from the Hugging Face Hub: "
-            f"{type(error).__name__}: {str(error)[:300]}. Check the name and the network, or save it where there is "
-            "one with save_to_disk and name that folder"
-        ) from error
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ConfigError("Parquet and Arrow files need pyarrow: pip install 'theworld[datasets]'") from error
-    return pyarrow
 
 
 def _choose(pa: Any, file: Path, fields: dict[str, Any], takes: str, column: str | None) -> str:
@@ -182,24 +127,6 @@ def _bytes_of(pa: Any, type_: Any) -> str | None:
         if "bytes" in names and _bytes_of(pa, names["bytes"]) == "":
             return "bytes"
     return None
-
-
-def _schema(file: Path) -> Any:
-    pa = _pyarrow()
-    if file.suffix == ".arrow":
-        with _open_arrow(file) as reader:
-            return reader.schema
-    with pa.parquet.ParquetFile(file) as table:
-        return table.schema_arrow
-
-
-def _open_arrow(file: Path) -> Any:
-    pa = _pyarrow()
-    try:
-        return pa.ipc.open_stream(pa.memory_map(str(file)))  # what datasets writes
-    except pa.ArrowInvalid:
-        whole = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-        return pa.RecordBatchReader.from_batches(whole.schema, whole.to_batches())
 
 
 def _cells(
@@ -229,7 +156,7 @@ def _paths(pa: Any, cells: Any) -> list[tuple[bool, str]]:
 def _batches(pa: Any, file: Path, fields: dict[str, Any], chosen: str, prompt_field: str | None) -> Iterator[Any]:
     columns = [chosen, *([prompt_field] if prompt_field not in (None, chosen) else [])]
     if file.suffix == ".arrow":
-        with _open_arrow(file) as reader:
+        with open_arrow(file) as reader:
             for batch in reader:
                 yield batch.select(columns)
         return
@@ -253,13 +180,13 @@ def _nulls(group: Any, path: str) -> int | None:
 @lru_cache(maxsize=8)
 def _arrow_table(path: str, facts: object) -> Any:
     del facts  # another file of this name is another table
-    return _open_arrow(Path(path)).read_all()  # mapped, not read
+    return open_arrow(Path(path)).read_all()  # mapped, not read
 
 
 @lru_cache(maxsize=8)
 def _groups(path: str, facts: object) -> tuple[int, ...]:
     del facts
-    pa = _pyarrow()
+    pa = load_pyarrow()
     with pa.parquet.ParquetFile(path) as table:
         return tuple(table.metadata.row_group(number).num_rows for number in range(table.num_row_groups))
 
@@ -278,7 +205,7 @@ def _group_of(path: str, facts: object, row: int) -> tuple[int, int]:
 def _parquet_group(path: str, facts: object, group: int, column: str) -> Any:
     """One column of one row group: inputs are read in order, so the next ones are in it too."""
     del facts
-    pa = _pyarrow()
+    pa = load_pyarrow()
     with pa.parquet.ParquetFile(path) as table:
         of_group = table.metadata.row_group(group)
         parts = [of_group.column(number) for number in range(of_group.num_columns)]

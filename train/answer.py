@@ -24,6 +24,7 @@ from ..pipeline.progress import Progress
 from .batches import Example, pack_by, pad_rows, texts, to_device, with_latents
 from .checkpoint import LoadedRun, load_run
 from .loader import LatentDataset
+from .pictures import Pictures
 from .questions import Question
 
 _MAX_NEW_TOKENS = 16
@@ -58,6 +59,7 @@ def ask(
     choices: Sequence[str] | None = None,
     *,
     steps: int | None = None,
+    image: Path | None = None,
 ) -> Answer:
     """Answer one question about one rollout, cached or fresh.
 
@@ -66,6 +68,7 @@ def ask(
         latents: standardised, of the recipe the run was trained on.
         choices: rank these; without them the model answers in its own words.
         steps: K, rollout steps to read; by default those it was trained with.
+        image: the file the latents are of, for a language model that looks at images itself.
     Raises:
         RunError: no run folder, or another base model.
         ConfigError: more steps than the latents have.
@@ -78,6 +81,11 @@ def ask(
     batch = pad_rows([(row,) for row in rows or [Example("", prompt, ())]], loaded.lm.pad_id)
     if loaded.meta.reader.frames != ():
         batch["latents"] = latents[:, :, : 1 + steps].expand(len(batch["input_ids"]), -1, -1, -1, -1)
+    if loaded.lm.image_tokens:
+        if image is None:
+            raise ConfigError(f"{loaded.lm.weights.source} looks at images itself: give the image as well")
+        seen = Pictures(loaded.lm, {}).prepare(image)
+        batch["pixel_values"] = seen.expand(len(batch["input_ids"]), -1, -1, -1)
     batch = to_device(batch, loaded.device)
     if not choices:
         return Answer(_generate(loaded, batch)[0], ())
@@ -92,9 +100,12 @@ def answer_all(
     *,
     batch_size: int,
     progress: Progress,
+    pictures: Pictures | None = None,
 ) -> list[str]:
     """The text of `answer_each`."""
-    said = answer_each(loaded, questions, keys, images, batch_size=batch_size, progress=progress)
+    said = answer_each(
+        loaded, questions, keys, images, batch_size=batch_size, progress=progress, pictures=pictures
+    )
     return [answer.text for answer in said]
 
 
@@ -106,6 +117,7 @@ def answer_each(
     *,
     batch_size: int,
     progress: Progress,
+    pictures: Pictures | None = None,
 ) -> list[Answer]:
     """One answer per question, in their order.
 
@@ -113,6 +125,7 @@ def answer_each(
         keys: question id -> key of its image's latents.
         images: the latents of these keys, of as many steps as are to be read; None shows no world.
         batch_size: rows at a time, a row being an image's questions, or one choice of one; changes speed only.
+        pictures: the images, where the language model looks at them itself.
     """
     prompt_ids, answer_ids = cache(loaded.lm.prompt_ids), cache(loaded.lm.answer_ids)  # the same few, again and again
     end = (loaded.lm.end_id,)
@@ -120,7 +133,8 @@ def answer_each(
     ranked: list[_Asked] = []  # one a choice
     own_words: list[_Asked] = []
     for number, question in enumerate(questions):
-        open_end = Example(keys[question.id], tuple(prompt_ids(question.question)), ())
+        prompt = tuple(prompt_ids(question.question, question.before))
+        open_end = Example(keys[question.id], prompt, (), loaded.lm.shared(prompt))
         ids = [tuple(answer_ids(choice)) for choice in question.choices or ()]
         first = tuple(choice[0] for choice in ids)
         if not ids:
@@ -133,15 +147,15 @@ def answer_each(
     scored: dict[int, list[float]] = {}
     """By question, of each choice in their order; those of `short` differ from log-likelihoods by a constant."""
     with progress.bar("evaluate", total=len(short) + len(ranked) + len(own_words), unit="answers") as bar:
-        for asked, batch in _batches(short, loaded, images, batch_size, packed=True):
+        for asked, batch in _batches(short, loaded, images, batch_size, pictures, packed=True):
             for one, scores in zip(asked, _next_token_scores(loaded, batch), strict=True):
                 scored[one.question] = scores[list(one.first)].tolist()
             bar.advance(len(asked))
-        for asked, batch in _batches(ranked, loaded, images, batch_size):
+        for asked, batch in _batches(ranked, loaded, images, batch_size, pictures):
             for one, score in zip(asked, _score(loaded, batch), strict=True):
                 scored.setdefault(one.question, []).append(score)
             bar.advance(len(asked))
-        for asked, batch in _batches(own_words, loaded, images, batch_size):
+        for asked, batch in _batches(own_words, loaded, images, batch_size, pictures):
             for one, text in zip(asked, _generate(loaded, batch), strict=True):
                 texts_written[one.question] = text
             bar.advance(len(asked))
@@ -172,13 +186,14 @@ def _batches(
     loaded: LoadedRun,
     images: LatentDataset | None,
     batch_size: int,
+    pictures: Pictures | None,
     *,
     packed: bool = False,
 ) -> Iterator[tuple[list[_Asked], dict[str, Tensor]]]:
     """Batches, and what they ask, in the order of their labels."""
     rows = pack_by(asked, _PACK, lambda one: one.example.key) if packed else [(one,) for one in asked]
     parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    ahead = (texts([[one.example for one in row] for row in part], loaded.lm.pad_id) for part in parts)
+    ahead = (texts([[one.example for one in row] for row in part], loaded.lm.pad_id, pictures) for part in parts)
     device = loaded.device if loaded.device.type == "cuda" else None
     for part, batch in zip(parts, with_latents(ahead, images, keep=1, device=device), strict=True):
         yield [one for row in part for one in row], to_device(batch, loaded.device)

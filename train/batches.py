@@ -3,8 +3,9 @@
 Lives here: encoding, packing, collating. Elsewhere: which rows when (order.py), the text format (lm.py), what a packed
 question may see (model.py), reading ahead (loader.py), reading bytes (pipeline/store.py).
 
-A row of a batch is one image and some questions about it: <bos>, the image's world tokens (put there by the model),
-then the questions one behind the other, each as blind to the others as if it were alone.
+A row of a batch is one image and some questions about it: <bos>, the image's world tokens (put there by the model), the
+image itself where the language model sees images, then the questions one behind the other, each as blind to the others
+as if it were alone.
 
 Axes:  B row   L text token
 """
@@ -23,6 +24,7 @@ from ..pipeline.errors import QuestionError
 from .lm import LanguageModel
 from .loader import LatentDataset, Prefetcher
 from .model import IGNORED
+from .pictures import Pictures
 from .questions import Question
 
 _Item = TypeVar("_Item")
@@ -36,12 +38,15 @@ class Example:
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     """Ends with the token that ends an answer. Empty where the model is to write its own."""
+    shared: int = 1
+    """How many of the prompt's first tokens all questions about the image share."""
 
 
 def encode(question: Question, key: str, lm: LanguageModel, *, answer: str | None) -> Example:
     """Token ids of a question and of one answer to it (its own, one of its choices, or None to leave it open)."""
     ids = () if answer is None else tuple(lm.answer_ids(answer))
-    return Example(key, tuple(lm.prompt_ids(question.question)), ids)
+    prompt = tuple(lm.prompt_ids(question.question, question.before))
+    return Example(key, prompt, ids, lm.shared(prompt))
 
 
 def check_answers(questions: Sequence[Question], lm: LanguageModel) -> None:
@@ -78,21 +83,21 @@ def pad_rows(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Tensor
     """`input_ids`, `attention_mask` and `labels`, (B, L), padded on the right.
 
     Labels are the answer's ids where an answer stands, `IGNORED` on prompts and padding. Where a row holds several
-    examples there is also `segments` (B, L): 0 on <bos>, which they share, n on the n-th example's tokens.
+    examples there is also `segments` (B, L): 0 on what they share (<bos>), n on the n-th example's tokens.
 
     Args:
         rows: examples of one image each.
     """
-    length = max(1 + sum(len(e.prompt) - 1 + len(e.answer) for e in row) for row in rows)
+    length = max(row[0].shared + sum(len(e.prompt) - e.shared + len(e.answer) for e in row) for row in rows)
     ids, segments = torch.full((len(rows), length), pad_id), torch.zeros((len(rows), length), dtype=torch.long)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
     for number, row in enumerate(rows):
-        ids[number, 0] = row[0].prompt[0]
-        end = 1
+        end = row[0].shared
+        ids[number, :end] = torch.tensor(row[0].prompt[:end])
         for segment, example in enumerate(row, start=1):
-            start, answer = end, end + len(example.prompt) - 1
+            start, answer = end, end + len(example.prompt) - example.shared
             end = answer + len(example.answer)
-            ids[number, start:end] = torch.tensor([*example.prompt[1:], *example.answer])
+            ids[number, start:end] = torch.tensor([*example.prompt[example.shared :], *example.answer])
             labels[number, answer:end] = torch.tensor(example.answer, dtype=ids.dtype)
             segments[number, start:end] = segment
         mask[number, :end] = 1
@@ -100,9 +105,15 @@ def pad_rows(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Tensor
     return {"input_ids": ids, "attention_mask": mask, "labels": labels, **packed}
 
 
-def texts(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Any]:
-    """`pad_rows`, and `keys`: whose latents are to stand in front, by row."""
-    return {**pad_rows(rows, pad_id), "keys": [row[0].key for row in rows]}
+def texts(rows: Sequence[Sequence[Example]], pad_id: int, pictures: Pictures | None = None) -> dict[str, Any]:
+    """`pad_rows`, and `keys`: whose latents are to stand in front, by row.
+
+    Args:
+        pictures: where the language model looks at images itself; adds `pixel_values` (B, 3, height, width).
+    """
+    keys = [row[0].key for row in rows]
+    seen = {} if pictures is None else {"pixel_values": pictures(keys)}
+    return {**pad_rows(rows, pad_id), **seen, "keys": keys}
 
 
 def with_latents(

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..pipeline.config import DeviceName
 from .layouts import PATCH, POOL_STEPS, LayoutName, PoolName, TokenLayout
@@ -26,8 +26,12 @@ class TrainConfig(BaseModel):
 
     store: Path
     questions: Path
+    columns: dict[str, str] | None = None
+    """Field -> column, for questions in a table whose columns have names of their own; or `field=column,…` as text."""
+    max_bad: Annotated[int, Field(ge=0)] = 0
+    """Rows that may be wrong, questions without latents, and questions that are too long: left out and said."""
     lm: str | None = None
-    """A folder or a Hub id; None is the embedded worldlet LM."""
+    """A folder, a .gguf file or a Hub id; None is the embedded worldlet LM."""
     steps: Annotated[int, Field(ge=0)] | None = None
     """K, rollout steps to read; None reads all the store has. Several, as `[0, 8]` or "0,8", are `steps_drawn`."""
     steps_drawn: tuple[Annotated[int, Field(ge=0)], ...] | None = None
@@ -133,6 +137,18 @@ class TrainConfig(BaseModel):
             coarse=self.coarse,
             queries=self.queries,
         )
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _as_typed(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",")]
+        if wrong := next(
+            (name for name, equals, column in pairs if not (equals and name.strip() and column.strip())), None
+        ):
+            raise ValueError(f"write columns as field=column,field=column; {wrong!r} is not such a pair")
+        return {name.strip(): column.strip() for name, _, column in pairs}
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainConfig:

@@ -6,11 +6,11 @@ Elsewhere: how an answer is found (answer.py), training (trainer.py).
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
@@ -26,6 +26,9 @@ from .arms import open_arm, parse_arm
 from .batches import check_answers
 from .checkpoint import load_run, require_same_recipe
 from .lm import merge_adapters
+from .pictures import open_pictures
+from .question_checks import require_room
+from .question_files import digest_of, place_of
 from .questions import UNTYPED, Question, read_questions, select_split
 from .statistics import wilson
 
@@ -130,14 +133,18 @@ def evaluate(
     shown = parse_arm(arm or trained_arm)
     steps = shown.steps(check_steps(loaded, latents.recipe.rollout_steps, steps))
     file = questions or Path(meta.questions.path)
-    asked = select_split(read_questions(file), split, file)
+    trained: dict[str, Any] = {name: meta.config[name] for name in ("columns", "max_bad") if name in meta.config}
+    asked = select_split(read_questions(file, **trained), split, file)
     check_answers(asked, loaded.lm)
+    world_tokens = loaded.model.reader.count(1 + steps, *meta.reader.latent_shape[1:])
+    require_room(asked, loaded.lm, world_tokens=world_tokens)
     if futures is None and trained_futures is not None:
         futures = Path(trained_futures)
     keys, images = open_arm(shown, latents, asked, asked, file, rollout_steps=steps, futures=futures)
     merge_adapters(loaded.lm)
     quiet = progress or Progress.silent()
-    said = answer_all(loaded, asked, keys, images, batch_size=batch_size, progress=quiet)
+    pictures = open_pictures(loaded.lm, asked, keys, file)
+    said = answer_all(loaded, asked, keys, images, batch_size=batch_size, progress=quiet, pictures=pictures)
     predictions = tuple(
         Prediction(
             id=question.id,
@@ -158,8 +165,8 @@ def evaluate(
         trained_arm=trained_arm,
         lm=meta.lm.identity,
         recipe_id=meta.recipe_id,
-        questions=str(file.resolve()),
-        questions_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        questions=place_of(file),
+        questions_sha256=digest_of(file),
         overall=_score(predictions),
         by_type={kind: _score([p for p in predictions if p.type == kind]) for kind in types},
         predicted={kind: _counts(p.predicted for p in predictions if p.type == kind) for kind in types},

@@ -38,6 +38,8 @@ from .arms import open_arm, parse_arm
 from .checkpoint import METRICS, load_run, versions
 from .config import TrainConfig
 from .lm import find_weights, merge_adapters
+from .pictures import open_pictures
+from .question_files import digest_of
 from .questions import Question, first_scenes, read_questions, select_split
 from .trainer import train
 
@@ -163,7 +165,7 @@ def splits_of(questions: Sequence[Question]) -> list[str]:
 def _check(study: Study) -> tuple[list[str], dict[str, Any]]:
     """Everything that hours of training might end in, found out in seconds; and what makes the study this one."""
     settings = study.settings
-    everything = read_questions(settings.questions)
+    everything = read_questions(settings.questions, columns=settings.columns, max_bad=settings.max_bad)
     store = open_store(settings.store)
     train_pool = select_split(everything, "train", settings.questions)
     select_split(everything, TEST, settings.questions)
@@ -184,7 +186,7 @@ def _check(study: Study) -> tuple[list[str], dict[str, Any]]:
         mode="json", exclude={"arm", "labels", "seed", "out", "store", "questions", "futures", "lm", "device"}
     )
     facts = {
-        "questions_sha256": hashlib.sha256(settings.questions.read_bytes()).hexdigest(),
+        "questions_sha256": digest_of(settings.questions),
         "images_sha256": digest.hexdigest(),
         "recipe": store.recipe.id,
         "futures": None if settings.futures is None else open_store(settings.futures).recipe.id,
@@ -205,9 +207,9 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({error}). Choose another --out") from error
-    # settings that came after the study began: it ran with what are their defaults
-    defaults = {name: field.default for name, field in TrainConfig.model_fields.items() if name in facts["budget"]}
-    known["budget"] = {**defaults, **known.get("budget", {})}
+    if isinstance(budget := known.get("budget"), dict):  # a setting that is younger than the study had its default
+        young = facts["budget"].keys() - budget.keys()
+        known["budget"] = {**budget, **{name: TrainConfig.model_fields[name].default for name in young}}
     differ = [name for name in facts if name != "versions" and known.get(name) != facts[name]]
     if known.get("futures") is None:  # they may come later: what was answered did not look at them
         differ = [name for name in differ if name != "futures"]
@@ -278,7 +280,7 @@ def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
     loaded = load_run(folder, lm=settings.lm, device=settings.device)
     merge_adapters(loaded.lm)
     store = open_store(settings.store)
-    everything = read_questions(settings.questions)
+    everything = read_questions(settings.questions, columns=settings.columns, max_bad=settings.max_bad)
     steps = store.recipe.rollout_steps if settings.steps is None else settings.steps
     started = time.perf_counter()
     answers: dict[str, dict[str, tuple[str, ...]]] = {split: {} for split in splits}
@@ -287,7 +289,9 @@ def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
         keys, images = open_arm(
             arm, store, asked, asked, settings.questions, rollout_steps=arm.steps(steps), futures=settings.futures
         )
-        said = answer_all(loaded, asked, keys, images, batch_size=_BATCH, progress=Progress.silent())
+        seen = open_pictures(loaded.lm, asked, keys, settings.questions)
+        quiet = Progress.silent()
+        said = answer_all(loaded, asked, keys, images, batch_size=_BATCH, progress=quiet, pictures=seen)
         answers[split][name] = tuple(said)
     loss = metrics.pop("loss")
     metrics |= {"first_loss": loss[0]["loss"], "last_loss": loss[-1]["loss"]}

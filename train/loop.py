@@ -16,7 +16,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from .lm import LanguageModel
 from .loader import LatentDataset
 from .model import TheWorld
 from .order import UpdateOrder
+from .pictures import Pictures
 from .ranks import Ranks, whole
 from .stopping import Stop
 from .unfinished import Unfinished
@@ -65,6 +66,12 @@ class Material:
     rows: Rows
     images: LatentDataset | None
     """None where the world is not looked at."""
+    pictures: Pictures | None = None
+    """Where the language model looks at the images itself."""
+
+    def collator(self, pad_id: int) -> Callable[[Sequence[Sequence[Example]]], dict[str, Any]]:
+        """Makes batches of rows."""
+        return partial(texts, pad_id=pad_id, pictures=self.pictures)
 
 
 @dataclass(slots=True)
@@ -133,10 +140,11 @@ def fit(
             model=model,
             args=_arguments(config, order, total, folder, ranks, material),
             train_dataset=cast(Any, material.rows),  # a list is a dataset to it
-            data_collator=partial(texts, pad_id=lm.pad_id),
+            data_collator=material.collator(lm.pad_id),
             callbacks=[],
         )
         trainer.setup(config, material, validation, order, ranks, unfinished, progress, stop or Stop(), start)
+        trainer.pad_id = lm.pad_id
         trainer.add_callback(_Follow(trainer, bar))
         trainer.remove_callback(PrinterCallback)  # prints to stdout, which belongs to results
         for callback in trainer.callback_handler.callbacks:
@@ -234,6 +242,7 @@ class _Trainer(Trainer):
         self.config, self.images, self.validation = config, material.images, validation
         self.order, self.ranks, self.unfinished, self.progress, self.stop = order, ranks, unfinished, progress, stop
         self.start = start
+        self.pad_id = 0
         self.tally = Tally(**start.state["tally"]) if start is not None else Tally()
         if not ranks.is_first:  # what the first one counted before stays with it
             self.tally.tokens = self.tally.supervised = 0
@@ -366,7 +375,7 @@ class _Trainer(Trainer):
             for update in range(order.updates)
             for number in range(order.pieces_of(update))
         ]
-        collate = cast(Any, self.data_collator)
+        collate = material.collator(self.pad_id)
         batches = (collate([material.rows[row] for row in piece.rows]) for piece, _ in pieces)
         loss = learned = 0.0
         for (_, tokens), batch in zip(pieces, self._read(batches, material.images, keep=2), strict=True):

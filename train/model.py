@@ -1,7 +1,7 @@
 """TheWorld: a frozen language model that reads a rollout in front of its prompt.
 
-Lives here: where world tokens stand, how many steps of a rollout are read, what questions packed behind one world may
-see, the loss on labelled positions only.
+Lives here: where world tokens stand, and a multimodal model's own image tokens; how many steps of a rollout are read;
+what questions packed behind one world may see; the loss on labelled positions only.
 Elsewhere: tokens from latents (tokens.py), the language model itself (lm.py), batches (batches.py).
 
 Axes:  B sample   L text token   N world token   S = L + N   C, T, H, W latent axes   E the language model's width
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..pipeline.errors import ConfigError, LatentShapeError
@@ -89,6 +89,7 @@ class TheWorld(nn.Module):
         *,
         segments: Int[Tensor, "B L"] | None = None,
         latents: Float[Tensor, "B C T H W"] | None = None,
+        pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
         images: Float[Tensor, "B 3 height width"] | None = None,
         keys: Sequence[str] | None = None,
         num_world_steps: int | None = None,
@@ -104,17 +105,20 @@ class TheWorld(nn.Module):
             segments: several texts in one row: 0 on <bos>, n on the n-th text, one behind the other. Each gets the
                 logits it would get alone: it sees <bos>, the world and itself, at the positions it would have.
             latents: standardised rollouts of at least 1 + num_world_steps frames, any float dtype.
+            pixel_values: each row's image as a multimodal language model's own vision tower takes it (pictures.py);
+                its tokens stand where the text marks their place.
             images: RGB in [-1, 1], rolled forward here and now instead of reading latents.
             keys: the content addresses of `images`; they seed the noise.
             num_world_steps: rollout steps to read in this call, instead of the model's own number.
         Raises:
-            ConfigError: more steps than max_world_steps; images without a world model; both images and latents.
+            ConfigError: more steps than max_world_steps; images without a world model; both images and latents; pixels
+                for a language model that sees none, or none for text that marks their place.
             LatentShapeError: the latents hold fewer steps than asked for, or rows do not start with text.
         """
         world = self._world_latents(latents, images, keys, num_world_steps)
         if labels is None:
-            return WorldOutput(None, self._run(input_ids, attention_mask, world, segments).logits)
-        logits, targets, _ = self._labelled(input_ids, attention_mask, labels, world, segments)
+            return WorldOutput(None, self._run(input_ids, attention_mask, world, segments, pixel_values).logits)
+        logits, targets, _ = self._labelled(input_ids, attention_mask, labels, world, segments, pixel_values)
         return WorldOutput(nn.functional.cross_entropy(logits.float(), targets), logits)
 
     @torch.no_grad()
@@ -125,11 +129,12 @@ class TheWorld(nn.Module):
         labels: Int[Tensor, "B L"],
         *,
         latents: Float[Tensor, "B C T H W"] | None = None,
+        pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
         num_world_steps: int | None = None,
     ) -> Float[Tensor, " B"]:
         """Log-probability of each row's labelled tokens together, given all before them. A sum, not a mean."""
         world = self._world_latents(latents, None, None, num_world_steps)
-        logits, targets, rows = self._labelled(input_ids, attention_mask, labels, world)
+        logits, targets, rows = self._labelled(input_ids, attention_mask, labels, world, None, pixel_values)
         log_p = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
         return log_p.new_zeros(input_ids.shape[0]).index_add_(0, rows, log_p)
 
@@ -141,31 +146,58 @@ class TheWorld(nn.Module):
         *,
         end_id: int,
         latents: Float[Tensor, "B C T H W"] | None = None,
+        pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
         num_world_steps: int | None = None,
         max_new_tokens: int = 16,
     ) -> Int[Tensor, "B M"]:
         """The likeliest continuation, token by token, up to `end_id`; only the new ids, M <= max_new_tokens."""
         world = self._world_latents(latents, None, None, num_world_steps)
-        vectors, mask = self.embed(input_ids, attention_mask, world)
+        vectors, mask = self.embed(input_ids, attention_mask, world, pixel_values)
         # New tokens must follow the text without a gap: turn each row until its padding is on the left.
         turn = (torch.arange(mask.shape[1], device=mask.device) + mask.sum(1, keepdim=True)) % mask.shape[1]
+        vectors, mask = vectors.take_along_dim(turn[..., None], 1), mask.take_along_dim(turn, 1)
+        if self._sees:
+            seen = self._image_places(input_ids, mask.shape[1]).take_along_dim(turn, 1)
+            return self._continue(vectors, mask, seen.long(), end_id, max_new_tokens)
         return self.lm.generate(
-            inputs_embeds=vectors.take_along_dim(turn[..., None], 1),
-            attention_mask=mask.take_along_dim(turn, 1),
+            inputs_embeds=vectors,
+            attention_mask=mask,
             do_sample=False,
             max_new_tokens=max_new_tokens,
             eos_token_id=end_id,
             pad_token_id=end_id,
         )
 
+    def _continue(self, vectors: Tensor, mask: Tensor, seen: Tensor, end_id: int, max_new_tokens: int) -> Tensor:
+        """`generate` of a multimodal model: transformers' own takes no vectors for it."""
+        inputs, cache, written = {"inputs_embeds": vectors, "token_type_ids": seen}, None, []
+        done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+        while len(written) < max_new_tokens and not bool(done.all()):
+            length = vectors.shape[1] if cache is None else 1
+            out = self.lm(
+                **inputs,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -length:],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = out.past_key_values
+            new = out.logits[:, -1].argmax(-1).masked_fill(done, end_id)
+            written.append(new)
+            done = done | (new == end_id)
+            inputs, mask = {"input_ids": new[:, None]}, nn.functional.pad(mask, (0, 1), value=1)
+        return torch.stack(written, 1)
+
     def embed(
         self,
         input_ids: Int[Tensor, "B L"],
         attention_mask: Int[Tensor, "B L"],
         latents: Float[Tensor, "B C T H W"] | None,
+        pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
     ) -> tuple[Float[Tensor, "B S E"], Int[Tensor, "B S"]]:
         """Embedding vectors of `[bos, world, text]` and their mask; without latents, of the text alone."""
-        text = self.lm.get_input_embeddings()(input_ids)
+        text = self._text(input_ids, pixel_values)
         if latents is None:
             return text, attention_mask
         if not bool(attention_mask[:, 0].all()):
@@ -177,20 +209,51 @@ class TheWorld(nn.Module):
             torch.cat([attention_mask[:, :1], mask, attention_mask[:, 1:]], dim=1),
         )
 
+    def _text(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor:
+        """Embedding vectors of the text, with an image's own tokens in their place."""
+        self._check_pixels(input_ids, pixel_values)
+        if pixel_values is None:
+            return self.lm.get_input_embeddings()(input_ids)
+        marked = self._image_places(input_ids, input_ids.shape[1])
+        text = self.lm.get_input_embeddings()(input_ids.masked_fill(marked, 0))  # the marker may be out of vocabulary
+        with torch.no_grad():
+            seen = self.lm.get_image_features(pixel_values.to(self.lm.dtype), return_dict=True).pooler_output
+        return text.masked_scatter(marked[..., None], seen.to(text.dtype))
+
+    def _check_pixels(self, input_ids: Tensor, pixel_values: Tensor | None) -> None:
+        if pixel_values is not None and not self._sees:
+            raise ConfigError(f"{type(self.lm).__name__} sees no images: leave out pixel_values")
+        if pixel_values is None and self._sees and bool(self._image_places(input_ids, input_ids.shape[1]).any()):
+            raise ConfigError("this text marks the place of an image: give its pixel_values")
+
+    @property
+    def _sees(self) -> bool:
+        return getattr(self.lm.config, "vision_config", None) is not None
+
+    def _image_places(self, input_ids: Tensor, length: int) -> Tensor:
+        """(B, length): where an image's own tokens are, world tokens counted in."""
+        marked = input_ids == self.lm.config.image_token_id if self._sees else torch.zeros_like(input_ids).bool()
+        return nn.functional.pad(marked, (length - input_ids.shape[1], 0))  # <bos>, before the world, is none of them
+
     def _run(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
         latents: Tensor | None,
         segments: Tensor | None = None,
+        pixel_values: Tensor | None = None,
         **more: Any,
     ) -> Any:
-        if latents is None:
+        if latents is None and pixel_values is None:
+            self._check_pixels(input_ids, None)
             inputs, mask = {"input_ids": input_ids}, attention_mask
         else:
-            vectors, mask = self.embed(input_ids, attention_mask, latents)
+            vectors, mask = self.embed(input_ids, attention_mask, latents, pixel_values)
             inputs = {"inputs_embeds": vectors}
+        seen = None if pixel_values is None else self._image_places(input_ids, mask.shape[1])
         if segments is None:
+            if seen is not None:
+                more["token_type_ids"] = seen.long()
             return self.lm(
                 **inputs,
                 attention_mask=mask,
@@ -201,7 +264,8 @@ class TheWorld(nn.Module):
         world = mask.shape[1] - segments.shape[1]
         segments = nn.functional.pad(segments, (world, 0))  # shared, as <bos> is
         positions = segment_positions(segments, mask)
-        masks = segment_masks(segments, mask, positions, window=self.lm.config.sliding_window, dtype=self.lm.dtype)
+        window = self.lm.config.get_text_config().sliding_window
+        masks = segment_masks(segments, mask, positions, window=window, dtype=self.lm.dtype, seen=seen)
         return self.lm(**inputs, attention_mask=masks, position_ids=positions, use_cache=False, **more)
 
     def _labelled(
@@ -211,6 +275,7 @@ class TheWorld(nn.Module):
         labels: Tensor,
         latents: Tensor | None,
         segments: Tensor | None = None,
+        pixel_values: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (A, V) where the next token is labelled, that token (A), its row in the batch (A).
 
@@ -222,7 +287,7 @@ class TheWorld(nn.Module):
             count = self.reader.count(*latents.shape[2:])
             labels = nn.functional.pad(labels, (count, 0), value=IGNORED)
         keep = labels != IGNORED
-        logits = self._run(input_ids, attention_mask, latents, segments, logits_to_keep=keep).logits
+        logits = self._run(input_ids, attention_mask, latents, segments, pixel_values, logits_to_keep=keep).logits
         return logits, labels[keep], keep.nonzero()[:, 0]
 
     def _world_latents(
@@ -292,17 +357,20 @@ def segment_masks(
     *,
     window: int | None,
     dtype: torch.dtype,
+    seen: Bool[Tensor, "B S"] | None = None,
 ) -> dict[str, Float[Tensor, "B 1 S S"]]:
     """What is added to attention scores, by kind of layer, as transformers' Gemma takes it: 0 to see, else the least.
 
     A token sees the shared tokens and its own segment, up to itself; in layers with a sliding window, only those fewer
-    than `window` positions back.
+    than `window` positions back. An image's own tokens (`seen`), one image a row, see each other both ways.
     """
     own = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
-    seen = (own & (mask[:, None, :] == 1)).tril()
-    kinds = {"full_attention": seen}
+    visible = (own & (mask[:, None, :] == 1)).tril()
+    if seen is not None:
+        visible = visible | (seen[:, None, :] & seen[:, :, None])
+    kinds = {"full_attention": visible}
     if window is not None:
-        kinds["sliding_attention"] = seen & (positions[:, None, :] > positions[:, :, None] - window)
+        kinds["sliding_attention"] = visible & (positions[:, None, :] > positions[:, :, None] - window)
     least = torch.finfo(dtype).min
     return {
         name: torch.zeros(allowed.shape, dtype=dtype, device=mask.device).masked_fill(~allowed, least)[:, None]

@@ -1,14 +1,15 @@
-"""Questions about images: one record, read from JSONL, and which of them have latents in a store.
+"""Questions about images: one record, whatever layout it came in, and which of them have latents in a store.
 
-Lives here: the record, the reader, the coverage. Elsewhere: text to token ids (lm.py), latents to tensors (batches.py).
+Lives here: the record, what becomes of a row that is none, the coverage. Elsewhere: the layouts (question_files.py),
+text to token ids (lm.py), latents to tensors (batches.py), a look at a file (question_report.py).
 """
 
 from __future__ import annotations
 
 import difflib
-import json
+import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +17,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..pipeline.errors import QuestionError
-from ..pipeline.keys import key_of_file
+from ..pipeline.keys import key_of_digest, key_of_file
 from ..pipeline.store import LatentStore
+from .question_files import folder_of, read_rows
 
 UNTYPED = "untyped"
 """Stands in tables for questions that state no type."""
@@ -27,6 +29,8 @@ SourceField = Literal["image", "future"]
 
 _Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 _NAMED = 3  # problems spelled out in one message; the rest are counted
+
+logger = logging.getLogger(__name__)
 
 
 class Question(BaseModel):
@@ -49,6 +53,10 @@ class Question(BaseModel):
     """Accuracy is reported per type."""
     prompt: _Text | None = None
     """The image's own prompt, where latents were made with one each: which of the image's futures is asked about."""
+    before: tuple[tuple[_Text, _Text], ...] = Field(default=(), strict=False)
+    """Earlier questions and answers of the same conversation, which stand in front of this one."""
+    image_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of the image's bytes, where the file holds them itself, or the image is elsewhere: finds its latents alone."""
     split: _Text | None = None
     """Training takes "train" and questions without a split; evaluation takes the split it is asked for."""
 
@@ -91,54 +99,104 @@ class Question(BaseModel):
         return self
 
 
-def read_questions(path: Path) -> tuple[Question, ...]:
-    """All questions of a JSONL file, in its order. Blank lines are skipped.
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that is no question, and why."""
 
-    Raises:
-        QuestionError: the file is missing, empty or not UTF-8; a line is not a JSON object; a field is missing,
-            misspelt or of the wrong type (each named with its line); two questions have the same id.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise QuestionError(f"cannot read the questions file {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise QuestionError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8 JSON lines") from error
-    questions: list[Question] = []
-    line_of: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        question = _parse(line, number, f"{path}, line {number}")
-        if question.id in line_of:
+    where: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionFile:
+    """All that a questions file or folder holds."""
+
+    path: Path
+    layout: str
+    unit: str
+    """What a row is called: line, row, conversation, simulation."""
+    questions: tuple[Question, ...]
+    bad: tuple[BadRow, ...]
+    passed_over: dict[str, int]
+    """Why rows that are not wrong ask nothing about one image -> how many."""
+
+    def require(self, max_bad: int) -> tuple[Question, ...]:
+        """The questions, if no more than `max_bad` rows are wrong; those are then said, and left out.
+
+        Raises:
+            QuestionError: more are wrong; names a few of them, counts all, says what to do.
+        """
+        if self.bad:
+            named = "; ".join(map(str, self.bad[:_NAMED]))
+            more = f"; and {len(self.bad) - _NAMED} more" if len(self.bad) > _NAMED else ""
+            if len(self.bad) > max_bad:
+                start = (
+                    f"{self.path}, " if len(self.bad) == 1 else f"{self.path}: {len(self.bad)} {self.unit}s are wrong: "
+                )
+                raise QuestionError(
+                    f"{start}{named}{more}. Correct them, or go on without them: --max-bad {len(self.bad)}"
+                )
+            logger.warning("%s: %d wrong %ss are left out: %s%s", self.path, len(self.bad), self.unit, named, more)
+        if not self.questions:
+            why = "; ".join(f"{count} {self.unit}s: {reason}" for reason, count in self.passed_over.items())
             raise QuestionError(
-                f"{path}, line {number}: id: {question.id!r} is already the id of line {line_of[question.id]}; "
-                "ids name results, so each must be unique"
+                f"{self.path} holds no question{f' ({why})' if why else ''}: write one JSON object per line"
             )
-        line_of[question.id] = number
-        questions.append(question)
-    if not questions:
-        raise QuestionError(f"{path} holds no question: write one JSON object per line")
-    return tuple(questions)
+        return self.questions
 
 
-def _parse(line: str, number: int, where: str) -> Question:
+def read_questions(path: Path, *, columns: Mapping[str, str] | None = None, max_bad: int = 0) -> tuple[Question, ...]:
+    """All questions of a file or folder, in its order, whatever its layout (question_files.py).
+
+    Args:
+        columns: field -> column, for a table whose columns have names of their own.
+        max_bad: rows that may be wrong; they are left out and said, not forgotten.
+    Raises:
+        QuestionError: it is missing, empty or in no layout we read; more rows are wrong than allowed: not a JSON
+            object, a field missing, misspelt or of the wrong type, an id that another question has.
+    """
+    return read_question_file(path, columns=columns).require(max_bad)
+
+
+def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) -> QuestionFile:
+    """What a questions file or folder holds, right and wrong. Raises as `read_questions`, but for wrong rows."""
+    found = read_rows(path, columns)
+    questions: list[Question] = []
+    bad: list[BadRow] = []
+    passed_over: Counter[str] = Counter()
+    row_of: dict[str, str] = {}
+    for row in found.rows:
+        if row.passed_over:
+            passed_over[row.passed_over] += 1
+        elif row.record is None:
+            bad.append(BadRow(row.where, row.problem))
+        elif isinstance(question := _validated(row.record), str):
+            bad.append(BadRow(row.where, question))
+        elif question.id in row_of:
+            problem = (
+                f"id: {question.id!r} is already the id of {row_of[question.id]}; ids name results, so each must be"
+            )
+            bad.append(BadRow(row.where, f"{problem} unique"))
+        else:
+            row_of[question.id] = row.where
+            questions.append(question)
+    return QuestionFile(path, found.layout, found.unit, tuple(questions), tuple(bad), dict(passed_over))
+
+
+def _validated(record: Mapping[str, Any]) -> Question | str:
+    """The question, or what is wrong with it."""
     try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        raise QuestionError(f"{where}: not JSON ({reason}); write one JSON object per line") from error
-    if not isinstance(record, dict):
-        raise QuestionError(f"{where}: expected a JSON object, got {type(record).__name__}")
-    try:
-        return Question.model_validate({"id": str(number), **record})
+        return Question.model_validate(record)
     except ValidationError as error:
         problems = []
         for problem in error.errors(include_url=False):
             field = ".".join(map(str, problem["loc"]))
             message = problem["msg"].removeprefix("Value error, ")
             problems.append(f"{field}: {message}" if field else message)
-        raise QuestionError(f"{where}: {'; '.join(problems)}") from error
+        return "; ".join(problems)
 
 
 def select_split(questions: Sequence[Question], split: str | None, where: Path) -> tuple[Question, ...]:
@@ -220,11 +278,11 @@ def resolve_keys(
 ) -> Coverage:
     """Find the latents of each question's image, or of its future.
 
-    An image that exists beside the questions file is found by the hash of its bytes; one that does not, by the source
-    name that precompute recorded in the store. So training does not need the images.
+    An image that the file itself holds, or that exists beside it, is found by the hash of its bytes; one that does not,
+    by the source name that precompute recorded in the store. So training does not need the images.
     """
-    sources, prompts = store.sources(), store.prompts()
-    found: dict[tuple[str, str | None], tuple[str | None, str]] = {}  # image, prompt -> (key, or None and why)
+    sources, prompts, folder = store.sources(), store.prompts(), folder_of(questions_file)
+    found: dict[tuple[str | None, ...], tuple[str | None, str]] = {}  # image, content, prompt -> (key, or None and why)
     keys: dict[str, str] = {}
     missing: list[Uncovered] = []
     for question in questions:
@@ -233,9 +291,10 @@ def resolve_keys(
             missing.append(Uncovered(question, "it names no future"))
             continue
         prompt = question.prompt if store.recipe.prompts == "sample" else None
-        if (source, prompt) not in found:
-            found[source, prompt] = _resolve(source, prompt, questions_file.parent, store, sources, prompts)
-        key, reason = found[source, prompt]
+        digest = question.image_sha256 if field == "image" else None
+        if (source, digest, prompt) not in found:
+            found[source, digest, prompt] = _resolve(source, prompt, digest, folder, store, sources, prompts)
+        key, reason = found[source, digest, prompt]
         if key is None:
             missing.append(Uncovered(question, reason))
         else:
@@ -246,6 +305,7 @@ def resolve_keys(
 def _resolve(
     image: str,
     prompt: str | None,
+    digest: str | None,
     folder: Path,
     store: LatentStore,
     sources: dict[str, tuple[str, ...]],
@@ -254,7 +314,10 @@ def _resolve(
     path = folder / image
     own = store.recipe.prompts == "sample"  # a key is then of image and prompt together
     try:
-        key = key_of_file(path, prompt) if path.is_file() and (prompt is not None or not own) else None
+        if digest is not None and (prompt is not None or not own):
+            key = key_of_digest(bytes.fromhex(digest), prompt)
+        else:
+            key = key_of_file(path, prompt) if path.is_file() and (prompt is not None or not own) else None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         return None, f"{image} cannot be read: {error}"
     if key is not None:

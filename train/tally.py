@@ -55,8 +55,9 @@ class Answers:
 
     def __init__(self, study: Study, units: Sequence[UnitAnswers]) -> None:
         self.study = study
-        file = study.settings.questions
-        everything = tuple(q if q.type else q.model_copy(update={"type": UNTYPED}) for q in read_questions(file))
+        settings, file = study.settings, study.settings.questions
+        read = read_questions(file, columns=settings.columns, max_bad=settings.max_bad)
+        everything = tuple(q if q.type else q.model_copy(update={"type": UNTYPED}) for q in read)
         self.splits: dict[str, Split] = {}
         for name in splits_of(everything):
             asked = select_split(everything, name, file)

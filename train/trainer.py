@@ -41,6 +41,10 @@ from .config import RunSummary, TrainConfig
 from .lm import LanguageModel, add_lora, checkpoint_activations, find_weights, load_language_model
 from .loop import Material, fit
 from .model import TheWorld
+from .pictures import open_pictures
+from .question_checks import covered, fitting
+from .question_files import digest_of, place_of
+from .question_report import measure, training_lines
 from .questions import first_scenes, read_questions, select_split
 from .ranks import Ranks
 from .stopping import Stop
@@ -78,7 +82,9 @@ def train(
     arm = parse_arm(config.arm)
     store = open_store(config.store)
     steps = arm.steps(_check_steps(config, store))
-    pool = select_split(read_questions(config.questions), "train", config.questions)
+    everything = read_questions(config.questions, columns=config.columns, max_bad=config.max_bad)
+    pool = select_split(everything, "train", config.questions)
+    pool = covered(pool, config.questions, store, max_bad=config.max_bad) if config.max_bad else pool
     questions = first_scenes(pool, config.labels)
     keys, images = open_arm(arm, store, questions, pool, config.questions, rollout_steps=steps, futures=config.futures)
     device = resolve_device(config.device)
@@ -110,7 +116,12 @@ def train(
         num_world_steps=steps,
         frames=(0,) if store.recipe.kind == "posterior" else arm.frames(steps),  # what is drawn is one frame
     )
-    world_tokens = _check_context(facts, examples, lm, progress)
+    world_tokens = _world_tokens(facts)
+    questions, examples = fitting(questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad)
+    _check_context(facts, examples, lm, progress)
+    pictures = open_pictures(lm, questions, keys, config.questions)
+    for line in training_lines(questions, measure(questions, lm, world_tokens=world_tokens)):
+        progress.say(line)
 
     set_seed(config.seed)
     lm = add_lora(lm, rank=config.lora_rank, alpha=config.lora_alpha, dropout=config.lora_dropout)
@@ -130,8 +141,8 @@ def train(
         lm=LMFacts(source=lm.weights.source, identity=lm.weights.identity),
         reader=facts,
         questions=QuestionFacts(
-            path=str(config.questions.resolve()),
-            sha256=hashlib.sha256(config.questions.read_bytes()).hexdigest(),
+            path=place_of(config.questions),
+            sha256=digest_of(config.questions),
             train=len(questions),
         ),
         config=config.model_dump(mode="json"),
@@ -148,7 +159,7 @@ def train(
         versions=meta.versions,
         started=meta.created,
     )
-    material = Material(pack(examples, config.pack), images)
+    material = Material(pack(examples, config.pack), images, pictures)
     with in_progress(begun, config.out, resume=resume, writes=ranks.is_first, say=progress.say) as unfinished:
         done = fit(model, material, lm, config, unfinished, progress, validation=validation, ranks=ranks, stop=stop)
         _require_finite(done.weights, config)
@@ -191,19 +202,28 @@ def _check_steps(config: TrainConfig, store: LatentStore) -> int:
     return steps
 
 
-def _check_context(facts: ReaderFacts, examples: list[Example], lm: LanguageModel, progress: Progress) -> int:
-    """World tokens per question; refuses a total beyond what the language model can attend to, warns of its windows."""
+def _world_tokens(facts: ReaderFacts) -> int:
+    """Of one image."""
+    channels, height, width = facts.latent_shape
+    return facts.token_layout().count(len(_frames(facts)), height, width, channels=channels)
+
+
+def _frames(facts: ReaderFacts) -> tuple[int, ...]:
+    return tuple(range(1 + facts.num_world_steps)) if facts.frames is None else facts.frames
+
+
+def _check_context(facts: ReaderFacts, examples: list[Example], lm: LanguageModel, progress: Progress) -> None:
+    """Refuses a total beyond what the language model can attend to, warns of its windows."""
     budget = Budget(
         layout=facts.token_layout(),
         room=room_of(lm.weights.source, lm.model.config.to_dict()),
         cells=facts.latent_shape,
-        frames=tuple(range(1 + facts.num_world_steps)) if facts.frames is None else facts.frames,
+        frames=_frames(facts),
         text=max(len(example.prompt) + len(example.answer) for example in examples),
     )
     budget.require_fit()
     if warning := budget.warning():
         progress.say(f"warning: {warning}")
-    return budget.world_tokens
 
 
 def _check_tracker(config: TrainConfig) -> None:
@@ -217,10 +237,13 @@ def _check_tracker(config: TrainConfig) -> None:
 
 def _validation(config: TrainConfig, arm: Arm, store: LatentStore, lm: LanguageModel, steps: int) -> Material:
     """The rows that early stopping looks at: all questions of their split."""
-    asked = select_split(read_questions(config.questions), VALIDATION, config.questions)
+    everything = read_questions(config.questions, columns=config.columns, max_bad=config.max_bad)
+    asked = select_split(everything, VALIDATION, config.questions)
+    asked = covered(asked, config.questions, store, max_bad=config.max_bad) if config.max_bad else asked
     keys, images = open_arm(arm, store, asked, asked, config.questions, rollout_steps=steps, futures=config.futures)
     check_answers(asked, lm)
-    return Material(pack([encode(q, keys[q.id], lm, answer=q.answer) for q in asked], config.pack), images)
+    rows = pack([encode(q, keys[q.id], lm, answer=q.answer) for q in asked], config.pack)
+    return Material(rows, images, open_pictures(lm, asked, keys, config.questions))
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -96,6 +96,15 @@ def test_a_folder_belongs_to_one_study(place: Path, finished: Path) -> None:
         run_study(study(place, finished, train_steps=3))
 
 
+def test_a_study_older_than_a_setting_goes_on_with_its_default(place: Path, finished: Path) -> None:
+    before, file = units_of(finished), finished / "study.json"
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps({**facts, "budget": {k: v for k, v in facts["budget"].items() if k != "max_bad"}}))
+    run_study(study(place, finished), jobs=1)
+    assert units_of(finished) == before
+    assert json.loads(file.read_text()) == facts
+
+
 def test_two_processes_do_not_work_in_one_folder(place: Path, finished: Path) -> None:
     import fcntl
 

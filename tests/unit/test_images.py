@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from theworld.pipeline import image_files
 from theworld.pipeline.errors import ImageError
-from theworld.precompute import images
 from theworld.precompute.images import decode_image, fit_image, load_image, read_input_file
 
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_used_says_why() -> None:
 def test_a_bomb_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = encoded(Image.new("1", (12000, 12000)))
     assert len(bomb) < 100_000
-    monkeypatch.setattr(images, "to_rgb", lambda _: pytest.fail("decoded"))
+    monkeypatch.setattr(image_files, "to_rgb", lambda _: pytest.fail("decoded"))
     assert reason_of(bomb) == "too_large"
 
 
@@ -94,7 +94,7 @@ def test_files_that_are_not_plain_content_are_refused_before_reading(tmp_path: P
     (tmp_path / "empty.png").touch()
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     with (tmp_path / "huge.png").open("wb") as file:
-        file.truncate(images.MAX_BYTES + 1)
+        file.truncate(image_files.MAX_BYTES + 1)
     reasons = {}
     for path in [*tmp_path.iterdir(), tmp_path / "absent.png"]:
         with pytest.raises(ImageError) as caught:

@@ -135,11 +135,11 @@ def test_bad_rows_of_csv_and_of_llava(folder: Path) -> None:
 
 
 def test_a_long_array_is_read_piece_by_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from theworld.precompute import manifests
+    from theworld.pipeline import lists
 
     rows = [{"image": "a.png", "conversations": "é\"[]{}," * (number % 9)} for number in range(300)]
     for block in (1, 7, 64, 4096):
-        monkeypatch.setattr(manifests, "_BLOCK", block)
+        monkeypatch.setattr(lists, "_BLOCK", block)
         (folder / "long.json").write_text(" [ " + " ,\n".join(json.dumps(row) for row in rows) + " ] ")
         assert len(list_inputs(folder / "long.json", IMAGES).samples) == 300
 

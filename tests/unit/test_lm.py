@@ -1,7 +1,9 @@
 """Language models are found, identified, checked and adapted; what cannot be used is refused in seconds."""
 
+import hashlib
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from theworld.pipeline.errors import ConfigError
+from theworld.train import lm as lm_module
 from theworld.train.lm import (
     LanguageModel,
     Weights,
@@ -17,6 +20,7 @@ from theworld.train.lm import (
     embedding_rms,
     find_weights,
     load_language_model,
+    load_phrasebook,
 )
 
 from ..miniature_lm import mini_lm, mini_tokenizer, save_mini_lm
@@ -60,7 +64,7 @@ def test_an_architecture_nobody_checked_is_refused_by_name(tmp_path: Path) -> No
     folder = save_mini_lm(tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
-    with pytest.raises(ConfigError, match=r"LlamaForCausalLM.*Gemma2ForCausalLM and Gemma3ForCausalLM"):
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM.*Gemma2ForCausalLM, Gemma3ForCausalLM and Gemma3For"):
         load_language_model(find_weights(str(folder)), device=CPU, dtype=torch.float32)
 
 
@@ -83,6 +87,29 @@ def test_a_model_that_rescales_vectors_on_their_way_in_is_refused() -> None:
     model.register_forward_pre_hook(as_transformers_4_did, with_kwargs=True)
     with pytest.raises(ConfigError, match="changes inputs_embeds inside Gemma2ForCausalLM"):
         check_embedding_scale(model)
+
+
+def test_another_models_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = save_mini_lm(tmp_path)
+    larger = mini_tokenizer()
+    larger.add_tokens(["Where", "balls", "land?"])
+    larger.save_pretrained(folder)
+    with pytest.raises(ConfigError, match=r"is another model's: it gives token 2\d, and the model knows 24"):
+        load_language_model(find_weights(str(folder)), device=CPU, dtype=torch.float32)
+
+
+def test_a_gguf_file_is_known_by_its_content_and_what_reads_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF of something")
+    weights = find_weights(str(file))
+    assert (weights.folder, weights.gguf, weights.source) == (tmp_path, "model.gguf", str(file))
+    assert weights.identity == f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    monkeypatch.setattr(lm_module, "find_spec", lambda _: None)
+    for load in (load_phrasebook, partial(load_language_model, device=CPU, dtype=torch.float32)):
+        with pytest.raises(ConfigError, match=r"needs the library gguf: pip install 'theworld\[gguf\]'"):
+            load(weights)
 
 
 def test_adapters_of_a_hub_model_name_its_repository_and_commit(tmp_path: Path) -> None:

@@ -183,14 +183,20 @@ def test_of_a_posterior_one_sample_is_read_in_training_and_the_mean_in_answering
     assert torch.equal(read[2], moments[:, :, :1])
 
 
-def test_gemma_3_reads_the_same_way() -> None:
+def gemma_3() -> Gemma3ForCausalLM:
     torch.manual_seed(0)
     config = Gemma3TextConfig(
         vocab_size=25, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, head_dim=16, sliding_window=16, layer_types=["sliding_attention", "full_attention"],
         max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
-    model = TheWorld(Gemma3ForCausalLM(config).eval(), reader(), num_world_steps=3)
+    return Gemma3ForCausalLM(config).eval()
+
+
+def test_gemma_3_reads_the_same_way_and_without_a_world_speaks_for_itself() -> None:
+    model = TheWorld(gemma_3(), reader(), num_world_steps=3)
+    plain = gemma_3()(input_ids=IDS, attention_mask=MASK).logits
+    assert torch.equal(model(IDS, MASK).logits[MASK == 1], plain[MASK == 1])
     vectors, mask = model.embed(IDS, MASK, latents())
     labels = torch.cat([LABELS[:, :1], torch.full((2, 24), IGNORED), LABELS[:, 1:]], 1)
     plain = model.lm(inputs_embeds=vectors, attention_mask=mask, labels=labels).loss
