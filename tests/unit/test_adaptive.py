@@ -74,6 +74,7 @@ def test_several_steps_are_one_setting_whose_largest_is_what_else_reads_steps() 
 
     assert steps("8") == (8, None)
     assert steps("0, 8") == steps([8, 0]) == (8, (0, 8))
+    assert steps("0,8,8,8") == (8, (0, 8, 8, 8))  # drawn three times in four
     assert steps(None) == (None, None)
     for wrong in ("0,many", "0,-8"):
         with pytest.raises(ValueError, match="steps"):
