@@ -35,8 +35,8 @@ class TrainConfig(BaseModel):
     steps: Annotated[int, Field(ge=0)] | None = None
     """K, rollout steps to read; None reads all the store has. Several, as `[0, 8]` or "0,8", are `steps_drawn`."""
     steps_drawn: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    """One of these is read in each update, drawn by (seed, update), so that one reader knows them all; one named twice is
-    drawn twice as often. `steps` is then the largest."""
+    """One of these is read in each update, drawn by (seed, update), so that one reader knows them all. One named twice
+    is drawn twice as often. `steps` is then the largest."""
     layout: LayoutName = "patch"
     patch: Annotated[int, Field(ge=1)] = PATCH
     """Cells per side of a token; 4 keeps every number, needs a quarter of the tokens of 2, and learned faster."""
