@@ -1,6 +1,8 @@
 """One update, the questions of an image packed behind one rollout, against a row a question: time and peak memory.
 
     python -m benchmarks.train [--images 8] [--questions 5] [--rounds 7]
+    python -m benchmarks.train --only live      # from the store against rollouts in the loop: live.py
+    python -m benchmarks.train --only ranking   # all choices of all questions of an image in one row, or a row each
 
 Each way runs the same questions forward and backward through the same model (LoRA on all linear layers, reader
 included) in turn. `plain` is what transformers' own loss does: a row a question, logits at every position. Peak memory
@@ -27,9 +29,11 @@ from theworld.train.lm import LanguageModel, Weights, add_lora, embedding_rms, f
 from theworld.train.model import IGNORED, TheWorld
 from theworld.train.tokens import TokenLayout, WorldReader
 
+from . import live
+
 WAYS = ("plain", "labels", "packed")
 """Every position's logits; logits at labels alone, a row a question; the same with the questions of an image packed."""
-PROMPT, ANSWER, STEPS = 14, 2, 8
+PROMPT, ANSWER, STEPS, CHOICES = 14, 2, 8, 3
 
 
 def main() -> None:
@@ -38,7 +42,15 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--settings", default="worldlet,wide")
+    parser.add_argument("--only", choices=("packing", "ranking", "live"))
+    parser.add_argument("--updates", type=int, default=8, help="of a training with rollouts in the loop")
     options = parser.parse_args()
+    if options.only in (None, "live"):
+        live.main(argparse.Namespace(updates=options.updates, rounds=min(options.rounds, 3)))
+    for setting in options.settings.split(",") if options.only in (None, "ranking") else ():
+        rank(setting, *((options.images, options.questions) if setting == "worldlet" else (1, 2)), options.rounds)
+    if options.only in ("live", "ranking"):
+        return
     for setting in options.settings.split(","):
         images = options.images if setting == "worldlet" else min(options.images, 1)
         updates = updates_of(setting, images, options.questions)
@@ -58,25 +70,32 @@ def main() -> None:
             print(f"  {way:7} {1000 * middle[way]:9.1f} ms  {ratio:5.2f} x  {memory:8.1f} MiB", flush=True)
 
 
+def rank(setting: str, images: int, questions: int, rounds: int) -> None:
+    """Likelihoods of three choices a question, without gradients: CPU seconds of both ways in turn."""
+    model, latents, rows = _ask(setting, images, questions * CHOICES)
+    alone, packed = pad_rows([[e] for row in rows for e in row], 0), pad_rows(rows, 0)
+    each = latents.repeat_interleave(questions * CHOICES, 0)
+    ways = {
+        "a row a choice": lambda: model.log_likelihood(**alone, latents=each),
+        "packed": lambda: model.log_likelihood(**packed, latents=latents),
+    }
+    torch.testing.assert_close(*(way() for way in ways.values()), rtol=1e-4, atol=1e-3)
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds if setting == "worldlet" else 1):
+        for way, score in ways.items():
+            started = time.process_time()
+            score()
+            seconds[way].append(time.process_time() - started)
+    middle = {way: statistics.median(values) for way, values in seconds.items()}
+    print(f"{setting}: {images} images x {questions} questions x {CHOICES} choices ranked, CPU time of one thread")
+    for way, took in middle.items():
+        print(f"  {way:14} {1000 * took:9.1f} ms  {middle['a row a choice'] / took:5.2f} x", flush=True)
+
+
 def updates_of(setting: str, images: int, questions: int) -> dict[str, Callable[[], Tensor]]:
     """One update each way, on the same questions."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    side, patch = (8, 4) if setting == "worldlet" else (28, 2)
-    lm = _language_model(setting)
-    reader = WorldReader(
-        latent_shape=(16, side, side),
-        hidden_size=lm.hidden_size,
-        embedding_rms=embedding_rms(lm.model),
-        layout=TokenLayout(name="patch", patch=patch),
-    )
-    model = TheWorld(add_lora(lm, rank=16, alpha=32, dropout=0.0).model, reader, num_world_steps=STEPS)
-    latents = torch.randn(images, 16, 1 + STEPS, side, side)
-    words = torch.randint(3, 300, (images, questions, PROMPT + ANSWER)).tolist()
-    examples = [
-        Example(f"{image:03d}", (1, *ids[:PROMPT]), tuple(ids[PROMPT:])) for image, of in enumerate(words) for ids in of
-    ]
-    alone, packed = pad_rows([[e] for e in examples], 0), pad_rows(pack(examples, questions), 0)
+    model, latents, rows = _ask(setting, images, questions)
+    alone, packed = pad_rows([[e] for row in rows for e in row], 0), pad_rows(rows, 0)
     each = latents.repeat_interleave(questions, 0)
 
     def plain() -> Tensor:
@@ -97,6 +116,27 @@ def updates_of(setting: str, images: int, questions: int) -> dict[str, Callable[
         return value
 
     return {way: lambda loss=loss: update(loss) for way, loss in losses.items()}
+
+
+def _ask(setting: str, images: int, texts: int) -> tuple[TheWorld, Tensor, list[tuple[Example, ...]]]:
+    """A model, rollouts, and so many texts about each."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    side, patch = (8, 4) if setting == "worldlet" else (28, 2)
+    lm = _language_model(setting)
+    reader = WorldReader(
+        latent_shape=(16, side, side),
+        hidden_size=lm.hidden_size,
+        embedding_rms=embedding_rms(lm.model),
+        layout=TokenLayout(name="patch", patch=patch),
+    )
+    model = TheWorld(add_lora(lm, rank=16, alpha=32, dropout=0.0).model, reader, num_world_steps=STEPS)
+    latents = torch.randn(images, 16, 1 + STEPS, side, side)
+    words = torch.randint(3, 300, (images, texts, PROMPT + ANSWER)).tolist()
+    examples = [
+        Example(f"{image:03d}", (1, *ids[:PROMPT]), tuple(ids[PROMPT:])) for image, of in enumerate(words) for ids in of
+    ]
+    return model, latents, pack(examples, texts)
 
 
 def _language_model(setting: str) -> LanguageModel:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from .cache_cli import cache_app
-from .errors import TheWorldError
+from .errors import ConfigError, TheWorldError
 from .evaluate_cli import device_name, evaluate, own_questions
 from .hub_cli import pull, push
 from .questions_cli import questions as look_at_questions
@@ -211,7 +211,11 @@ def train(
         ),
     ] = None,
     cache: Annotated[  # `train --cache`, `train --cache PATH` and `train PATH` all work: the flag says what is so
-        bool, typer.Option("--cache", help="Train from latents on disk (the default).")
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="From latents on disk (the default); or rolled out again in every epoch, the slow way, to compare.",
+        ),
     ] = True,
     questions: Annotated[
         Path | None,
@@ -262,11 +266,14 @@ def train(
     lora_rank: Annotated[int | None, _running_option("Rank of the LoRA adapters.")] = None,
     seed: Annotated[int | None, _running_option("Seed of weights and order.")] = None,
     device: Device = None,
+    images: Annotated[
+        Path | None, typer.Option(help="For --no-cache: what the store was made from. (default: beside it)")
+    ] = None,
+    world: Annotated[str | None, typer.Option(help="For --no-cache: the world model, if it has moved.")] = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """Train temporal embeddings, projector and LoRA on a frozen language model, from a store."""
-    del cache
     from ..train.config import TrainConfig
     from ..train.ranks import Ranks
     from ..train.stopping import Stop
@@ -289,8 +296,24 @@ def train(
         if questions is None and "questions" not in written:
             flags["questions"] = own_questions(Path(flags["store"] or written["store"]))
         settings = load_config(TrainConfig, "train", config, flags)
+    live = None
+    if not cache:
+        from ..precompute.live_batches import LiveBatches
+        from .store import open_store
+
+        live = LiveBatches(
+            open_store(settings.store),
+            images,
+            otherwise=settings.questions.parent,
+            size=settings.batch_size,
+            world=world,
+            device=settings.device,
+        )
+    elif images is not None or world is not None:
+        raise ConfigError("--images and --world belong to --no-cache: the store's latents need neither")
     with Stop().on_signals() as stop:
-        summary = run_training(settings, resume=unfinished, progress=Progress.on_stderr(), stop=stop)
+        progress = Progress.on_stderr()
+        summary = run_training(settings, resume=unfinished, progress=progress, stop=stop, live=live)
     if Ranks.here().is_first:
         typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else summary.summary())
 
@@ -324,16 +347,21 @@ def ask(
     latents = live.roll_out(image)
     wanted = [choice.strip() for choice in choices.split(",")] if choices else None
     answer = run_ask(loaded, latents, question, wanted, steps=steps, image=image)
+    read = latents[:, :, : 1 + (loaded.meta.reader.num_world_steps if steps is None else steps)]
     if preview is not None:
         told = [(r.choice, r.probability) for r in answer.ranked] or [(answer.text, None)]
-        live.save_answer(image, latents, question, told, preview)
+        live.save_answer(image, read, question, told, preview)
     if as_json:
         ranked = [{"choice": r.choice, "probability": r.probability} for r in answer.ranked]
         typer.echo(json.dumps({"answer": answer.text, "ranked": ranked}, indent=2))
         return
+    if sys.stderr.isatty():
+        live.show(read, sys.stderr)
     typer.echo(answer.text)
     for ranked in answer.ranked:
         typer.echo(f"  {ranked.probability:6.1%}  {ranked.choice}", err=True)
+    seen = f"saved as {preview}" if preview is not None else "add --preview FILE.png to see it"
+    typer.echo(f"image, rollout and answer: {seen}", err=True)
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """`theworld evaluate`: the questions of a split put to trained runs, or a controlled comparison of arms.
 
 Thin like cli.py, which registers the command. Lives here: parsing it, what a study of the embedded scenes adds to its
-results, and the two words that `train` and `ask` parse alike. Elsewhere: the study (train/evidence.py), what it finds
-(train/findings.py).
+results, and the two words that `train` and `ask` parse alike. Elsewhere: answering (train/evaluate.py) and its page
+(train/run_report.py), the study (train/evidence.py), what it finds (train/findings.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import typer
 from .errors import ConfigError
 
 if TYPE_CHECKING:
+    from ..train.evaluate import Evaluation
+    from ..train.run_report import Example
     from .latent_store import LatentStore
 
 
@@ -33,6 +35,18 @@ def evaluate(
     questions: Annotated[Path | None, typer.Option(help="Another questions file.")] = None,
     split: Annotated[str, typer.Option(help="Which split to ask; 'all' asks everything.")] = "test",
     steps: Annotated[int | None, typer.Option(help="Rollout steps to read. (default: as trained)")] = None,
+    shown: Annotated[
+        str | None,
+        typer.Option(help="Also show each run these, without training it again: frozen,shuffled,noise,reversed, …"),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a page with plots and examples: one HTML file.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Where the images are, for the page. (default: where the questions find them)")
+    ] = None,
+    world: Annotated[str | None, typer.Option(help="The world model that draws the page's, if it has moved.")] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="Images or choices at a time; fewer where memory is short. Changes no answer.")
+    ] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     adaptive: Annotated[
         str | None, _adaptive_option("Steps by question type, such as static=0: compare with always, never, gates.")
@@ -44,7 +58,7 @@ def evaluate(
     arms: Annotated[
         str | None, _study_option("Train and compare these, separated by commas: text, steps0, frozen, shuffled, …")
     ] = None,
-    futures: Annotated[Path | None, _study_option("Store of the encoded true futures, for the arm true.")] = None,
+    futures: Annotated[Path | None, typer.Option(help="Store of the encoded true futures, for the arm true.")] = None,
     labels: Annotated[str | None, _study_option("Labelled training scenes. (default: 1000)")] = None,
     curve: Annotated[
         str | None, _study_option("Arms trained at every label count; the others at the middle one. (default: all)")
@@ -52,7 +66,7 @@ def evaluate(
     seeds: Annotated[int | None, _study_option("Trainings of each arm and label count. (default: 5)")] = None,
     train_steps: Annotated[int | None, _study_option("Updates of each training. (default: 800)")] = None,
     outcomes: Annotated[
-        Path | None, _study_option("JSON of {scene: whether its rollout ends as the scene truly does}.")
+        Path | None, typer.Option(help="JSON of {scene: whether its rollout ends as the scene truly does}.")
     ] = None,
     out: Annotated[Path | None, _study_option("Folder of the study. (default: evidence)")] = None,
     jobs: Annotated[int | None, _study_option("Processes, of one thread each. (default: one a core)")] = None,
@@ -66,11 +80,15 @@ def evaluate(
         if name in ("arms", "futures", "labels", "curve", "seeds", "train_steps", "outcomes", "out", "jobs", "config")
     }
     if arms is not None:
+        if shown or report or images:
+            raise ConfigError(
+                "--arms shows its readers other futures and writes a page by itself: leave out --shown and --report"
+            )
         if runs:
             raise ConfigError("--arms trains readers of its own: leave out the run folders, or --arms")
         _compare_arms(store, questions, steps=steps, device=device_name(device), as_json=as_json, **given)
         return
-    if stray := [name for name, value in given.items() if value is not None]:
+    if stray := [name for name, value in given.items() if value is not None and name not in ("futures", "outcomes")]:
         raise ConfigError(f"--{stray[0].replace('_', '-')} belongs to a comparison: add --arms text,steps0,rollout,…")
     if adaptive is not None:
         if steps is not None:
@@ -91,27 +109,68 @@ def evaluate(
         raise ConfigError("--calibrate and --draws belong to a comparison of steps: add --adaptive static=0")
     from rich.console import Console
 
-    from ..train.evaluate import compare
-    from ..train.evaluate import evaluate as run_evaluation
+    from ..train.evaluate import compare_evaluations, evaluate_shown
+    from ..train.findings import read_outcomes
     from .progress import Progress
 
-    folders = runs or [_newest_run()]
+    progress = Progress.on_stderr()
+    known = read_outcomes(outcomes) if outcomes is not None else None
     done = [
-        run_evaluation(
+        evaluation
+        for run in runs or [_newest_run()]
+        for evaluation in evaluate_shown(
             run,
+            [None, *(_names(shown) if shown else ())],
             store=store,
             questions=questions,
             split=None if split == "all" else split,
             steps=steps,
+            futures=futures,
+            batch_size=batch_size,
             device=device_name(device),
-            progress=Progress.on_stderr(),
+            outcomes=known,
+            progress=progress,
         )
-        for run in folders
     ]
     if as_json:
         typer.echo(json.dumps([evaluation.model_dump(mode="json") for evaluation in done], indent=2))
-        return
-    Console().print(done[0].table() if len(done) == 1 else compare(folders))
+    else:
+        for table in compare_evaluations(done):
+            Console().print(table)
+    for evaluation in done:
+        if not evaluation.is_swap:
+            for alarm in evaluation.alarms:
+                progress.say(f"note: {evaluation.run}: {alarm}")
+    if report is not None:
+        page = _write_page(
+            done, report, store=store, images=images, world=world, device=device_name(device), progress=progress
+        )
+        typer.echo(f"report: {page}", err=as_json)
+
+
+def _write_page(
+    done: list[Evaluation], path: Path, *, store: Path | None, images: Path | None, world: str | None, **given: Any
+) -> Path:
+    """The page, its examples drawn where inputs and world model are at hand."""
+    from ..precompute.answers import AnswerPictures
+    from ..train.checkpoint import read_meta
+    from ..train.run_report import write_run_report
+    from .store import open_store
+
+    own = open_store(store or Path(read_meta(Path(done[0].run)).store.path))
+    place = images or Path(done[0].questions).parent
+    drawn = AnswerPictures(own, place, world=world, device=given["device"])
+
+    def draw(example: Example) -> bytes | None:
+        told = example.told
+        ranked = sorted(zip(told.probabilities, told.choices or (), strict=False), reverse=True)
+        answers = [(choice, share) for share, choice in ranked] or [(told.predicted, None)]
+        return drawn.draw(told.key, told.image, told.question, answers, steps=example.run.steps)
+
+    page = write_run_report(done, path, draw=draw)
+    for note in drawn.notes:
+        given["progress"].say(note)
+    return page
 
 
 def _compare_policies(runs: list[Path], rule: str, *, as_json: bool, **given: Any) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
+import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from ..pipeline.config import DeviceName
@@ -15,11 +18,15 @@ from ..pipeline.errors import ConfigError, ImageError
 from ..pipeline.keys import key_of_bytes
 from ..pipeline.recipe import Recipe
 from ..pipeline.store import PROMPT, LatentStore
+from ..pipeline.time_axis import is_clip
 from ..pipeline.world import WorldModel
 from .batch import make_batch
+from .decoder import shared_decoder
+from .drawing import to_frames
 from .images import read_input_file, to_image
 from .kinds import KINDS, Loaded
 from .preview import answer_picture
+from .terminal import show_frames
 from .text import TextEmbeddings, embed_prompts, load_each
 from .world import WORLDLET, resolve_world
 
@@ -130,21 +137,47 @@ class LiveWorld:
     ) -> None:
         """A picture of the image or first video frame, the decoded latents, the question and the answers to it."""
         _, loaded = self._load(file)
-        video, seconds = self.world.decode(latents)[0], self.recipe.stride / self.fps
-        picture = answer_picture(
-            to_image(loaded.first),
+        self.draw_answer(loaded.first, latents, question, answers).save(path, format="PNG")
+
+    def draw_answer(
+        self,
+        first: Tensor | None,
+        latents: Float[Tensor, "1 C T H W"],
+        question: str,
+        answers: Sequence[tuple[str, float | None]],
+    ) -> Image.Image:
+        """The same picture of an input that was loaded; without one (None), the decoded first frame stands in."""
+        video = self.decode(latents)
+        return answer_picture(
+            to_image(video[:, 0].clamp(-1, 1) if first is None else first),
             video,
             question,
             answers,
-            frame_seconds=seconds,
+            frame_seconds=self.recipe.stride / self.fps,
             temporal_stride=self.world.spec.temporal_stride,
         )
-        picture.save(path, format="PNG")
+
+    def show(self, latents: Float[Tensor, "1 C T H W"], terminal: TextIO) -> None:
+        """The rollout in a terminal, as far as it is wide: the observed frame, the last, and some between."""
+        if not is_clip(self.recipe.kind):  # views and draws do not follow one another
+            return
+        stride = self.world.spec.temporal_stride
+        frames = to_frames(self.decode(latents)[None, :, ::stride])[0]
+        seconds = stride * self.recipe.stride / self.fps
+        show_frames(frames, ["now", *(f"+{n * seconds:.2f} s" for n in range(1, len(frames)))], terminal)
+
+    @torch.inference_mode()
+    def decode(self, latents: Float[Tensor, "1 C T H W"]) -> Tensor:
+        """(3, F, height, width) in [-1, 1], on the CPU."""
+        if self.recipe.kind == "posterior":  # a log-variance is no picture
+            latents = latents[:, :, :1]
+        return self.world.decode(latents.to(self.device))[0].float().cpu()
 
     def _load(self, file: Path) -> tuple[bytes, Loaded]:
+        """Decoded as precompute does, in a process of its own, which a broken file may end."""
         content = read_input_file(file, max_bytes=self._kind.max_bytes)
         try:
-            return content, self._kind.load(content, self.recipe, self.world.spec, str(file))
+            return content, shared_decoder().load(content, self.recipe, self.world.spec, str(file))
         except ImageError as error:
             if error.reason != "format":
                 raise

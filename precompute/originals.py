@@ -11,6 +11,7 @@ from pathlib import Path
 from ..pipeline.errors import ConfigError, ImageError
 from ..pipeline.keys import key_of_bytes, key_of_sample
 from ..pipeline.store import LatentStore
+from .decoder import shared_decoder
 from .images import read_input_file
 from .kinds import KINDS, Loaded
 from .locators import FileAt, Locator
@@ -47,6 +48,10 @@ class Originals:
         """What the inputs with this content were called, by name; empty where no run noted any."""
         return tuple(self._sources.get(key, ()))
 
+    def has(self, key: str) -> bool:
+        """Whether there is something by its name; what, only `load` finds out."""
+        return self.place is not None and bool(self._places(key))
+
     def load(self, key: str) -> Loaded:
         """The input with this key, ready for the world model.
 
@@ -63,7 +68,7 @@ class Originals:
                 problem = error
                 continue
             if key_of_sample(content, self._prompts.get(key)) == key:
-                return self._kind.load(content, self._recipe, self._spec, source)
+                return shared_decoder().load(content, self._recipe, self._spec, source)
             problem = ImageError("changed", f"{source} is another {self._kind.takes} now than the one this store holds")
         raise problem
 

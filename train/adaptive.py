@@ -38,12 +38,13 @@ from ..pipeline.latents import as_tensor
 from ..pipeline.progress import Progress
 from ..pipeline.store import LatentStore, open_store
 from ..pipeline.time_axis import clips
-from .answer import Answer, answer_each, check_steps
+from .answer import Said, answer_all, check_steps
 from .arms import open_arm, parse_arm
 from .batches import check_answers
 from .checkpoint import LoadedRun, load_run, require_same_recipe
 from .evaluate import Score, is_right
 from .lm import merge_adapters
+from .pictures import open_pictures
 from .questions import UNTYPED, Question, read_questions, resolve_keys, select_split
 from .statistics import mcnemar, wilson
 
@@ -176,7 +177,7 @@ class _Asked:
 
     questions: tuple[Question, ...]
     keys: Mapping[str, str]
-    answers: Mapping[int, Sequence[Answer]]
+    answers: Mapping[int, Sequence[Said]]
     """By steps; each in the order of the questions."""
 
     def by_rule(self, rule: Rule, there: int) -> Steps:
@@ -382,13 +383,16 @@ def _answer(
     config = loaded.meta.config
     arm, futures = parse_arm(config.get("arm", "rollout")), config.get("futures")
     check_answers(asked, loaded.lm)
-    answers: dict[int, Sequence[Answer]] = {}
+    answers: dict[int, Sequence[Said]] = {}
     keys: dict[str, str] = {}
     for steps in lengths:
         keys, images = open_arm(
             arm, store, asked, asked, file, rollout_steps=steps, futures=None if futures is None else Path(futures)
         )
-        answers[steps] = answer_each(loaded, asked, keys, images, batch_size=batch_size, progress=progress)
+        pictures = open_pictures(loaded.lm, asked, keys, file)
+        answers[steps] = answer_all(
+            loaded, asked, keys, images, batch_size=batch_size, progress=progress, pictures=pictures
+        )
     return _Asked(asked, keys, answers)
 
 
@@ -489,10 +493,11 @@ def _score(right: Flags) -> Score:
     return Score(correct=correct, total=total, accuracy=correct / total, low=low, high=high)
 
 
-def _margin(said: Answer) -> float:
-    if len(said.ranked) < 2:
+def _margin(said: Said) -> float:
+    if len(said.probabilities) < 2:
         return 0.0
-    return said.ranked[0].probability - said.ranked[1].probability
+    second, first = sorted(said.probabilities)[-2:]
+    return first - second
 
 
 def _brief(score: Score) -> str:

@@ -1,9 +1,13 @@
 """How a trained run answers: by ranking choices, or in its own words.
 
 With choices, the answer is the choice of the highest log-likelihood, summed over its tokens and the token that ends
-it, so that a choice is not preferred for being the start of a longer one. Where many questions are asked and the
-choices of one are single tokens that differ, the likelihoods of these tokens are compared instead, and the questions of
-an image are packed into one row. Without choices, the likeliest tokens are taken one by one.
+it: the probability of saying just that. Not a mean over tokens, which would favour long choices whose words follow from
+one another, and without the end a choice would gain from being the start of a longer one. Where many questions are
+asked and the choices of one are single tokens that differ, the likelihoods of these tokens are compared instead.
+Without choices, or to see what would be said if nobody had listed any, the likeliest tokens are taken one by one.
+
+All that is asked about an image is packed into one row behind its world tokens, up to a limit; only answers in own
+words, which may be long, are written row by row, with a cache of what was said before.
 Elsewhere: whose latents are shown (arms.py), counting what was right (evaluate.py).
 """
 
@@ -11,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +32,9 @@ from .pictures import Pictures
 from .questions import Question
 
 _MAX_NEW_TOKENS = 16
+_BEYOND_CHOICES = 2  # tokens that an answer in own words may have more than the longest choice: an article, a full stop
 _PACK = 8  # questions of an image in one row
+_PACK_CHOICES = 32  # choices of an image's questions in one row
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +95,22 @@ def ask(
     batch = to_device(batch, loaded.device)
     if not choices:
         return Answer(_generate(loaded, batch)[0], ())
-    return _ranked(choices, _score(loaded, batch))
+    scores = _score(loaded, batch)
+    shares = torch.tensor(scores).softmax(0).tolist()
+    ranked = sorted(map(Ranked, choices, shares, scores), key=lambda choice: -choice.log_likelihood)
+    return Answer(ranked[0].choice, tuple(ranked))
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a run said to one of many questions."""
+
+    text: str
+    """The likeliest choice; without choices, its own words."""
+    probabilities: tuple[float, ...] = ()
+    """Of the question's choices, among them, in their order."""
+    generated: str | None = None
+    """To a question with choices: what it would say if nobody had listed any. None where that was not asked for."""
 
 
 def answer_all(
@@ -101,74 +122,70 @@ def answer_all(
     batch_size: int,
     progress: Progress,
     pictures: Pictures | None = None,
-) -> list[str]:
-    """The text of `answer_each`."""
-    said = answer_each(
-        loaded, questions, keys, images, batch_size=batch_size, progress=progress, pictures=pictures
-    )
-    return [answer.text for answer in said]
-
-
-def answer_each(
-    loaded: LoadedRun,
-    questions: Sequence[Question],
-    keys: Mapping[str, str],
-    images: LatentDataset | None,
-    *,
-    batch_size: int,
-    progress: Progress,
-    pictures: Pictures | None = None,
-) -> list[Answer]:
+    generate: bool = False,
+) -> list[Said]:
     """One answer per question, in their order.
 
     Args:
         keys: question id -> key of its image's latents.
         images: the latents of these keys, of as many steps as are to be read; None shows no world.
-        batch_size: rows at a time, a row being an image's questions, or one choice of one; changes speed only.
+        batch_size: rows at a time, a row being an image's questions; or choices at a time. Changes speed only.
         pictures: the images, where the language model looks at them itself.
+        generate: also let it say in its own words what it ranked choices for.
     """
     prompt_ids, answer_ids = cache(loaded.lm.prompt_ids), cache(loaded.lm.answer_ids)  # the same few, again and again
     end = (loaded.lm.end_id,)
     short: list[_Asked] = []
     ranked: list[_Asked] = []  # one a choice
     own_words: list[_Asked] = []
+    open_ends: dict[int, _Speaking] = {}
     for number, question in enumerate(questions):
         prompt = tuple(prompt_ids(question.question, question.before))
         open_end = Example(keys[question.id], prompt, (), loaded.lm.shared(prompt))
         ids = [tuple(answer_ids(choice)) for choice in question.choices or ()]
         first = tuple(choice[0] for choice in ids)
+        if generate and ids:
+            open_ends[number] = _Speaking(open_end, max(map(len, ids)) + _BEYOND_CHOICES)
         if not ids:
             own_words.append(_Asked(number, open_end))
         elif len(set(first)) == len(ids) and all(choice[1:] == end for choice in ids):
             short.append(_Asked(number, replace(open_end, answer=first[:1]), first))
         else:
             ranked += [_Asked(number, replace(open_end, answer=answer)) for answer in ids]
-    texts_written: dict[int, str] = {}
-    scored: dict[int, list[float]] = {}
-    """By question, of each choice in their order; those of `short` differ from log-likelihoods by a constant."""
-    with progress.bar("evaluate", total=len(short) + len(ranked) + len(own_words), unit="answers") as bar:
-        for asked, batch in _batches(short, loaded, images, batch_size, pictures, packed=True):
-            for one, scores in zip(asked, _next_token_scores(loaded, batch), strict=True):
-                scored[one.question] = scores[list(one.first)].tolist()
-            bar.advance(len(asked))
-        for asked, batch in _batches(ranked, loaded, images, batch_size, pictures):
+    own: dict[int, str] = {}
+    scores: dict[int, list[float]] = {}
+    total = len(short) + len(ranked) + len(own_words) + len(open_ends)
+    with progress.bar("evaluate", total=total, unit="answers") as bar:
+        for asked, batch in _batches(short, loaded, images, batch_size, pictures, pack=_PACK):
+            for one, logits in zip(asked, _next_token_scores(loaded, batch), strict=True):
+                scores[one.question] = logits[list(one.first)].tolist()
+                if one.question in open_ends:
+                    open_ends[one.question].say(int(logits.argmax()), end[0])
+            bar.advance(len(asked) + sum(one.question in open_ends and open_ends[one.question].done for one in asked))
+        for asked, batch in _batches(
+            ranked, loaded, images, batch_size, pictures, pack=_PACK_CHOICES, by_text=True
+        ):
             for one, score in zip(asked, _score(loaded, batch), strict=True):
-                scored.setdefault(one.question, []).append(score)
+                scores.setdefault(one.question, []).append(score)
             bar.advance(len(asked))
-        for asked, batch in _batches(own_words, loaded, images, batch_size, pictures):
-            for one, text in zip(asked, _generate(loaded, batch), strict=True):
-                texts_written[one.question] = text
+        for asked, batch in _batches(own_words, loaded, images, batch_size, pictures, pack=1):
+            own |= zip((one.question for one in asked), _generate(loaded, batch), strict=True)
             bar.advance(len(asked))
-    return [
-        _ranked(question.choices or (), scored[number]) if number in scored else Answer(texts_written[number], ())
-        for number, question in enumerate(questions)
-    ]
-
-
-def _ranked(choices: Sequence[str], scores: Sequence[float]) -> Answer:
-    shares = torch.tensor(scores).softmax(0).tolist()
-    ranked = sorted(map(Ranked, choices, shares, scores), key=lambda choice: -choice.log_likelihood)
-    return Answer(ranked[0].choice, tuple(ranked))
+        while speaking := [number for number, open_end in open_ends.items() if not open_end.done]:
+            next_words = [_Asked(number, open_ends[number].example(end)) for number in speaking]
+            for asked, batch in _batches(next_words, loaded, images, batch_size, pictures, pack=_PACK):
+                for one, token in zip(asked, _next_tokens(loaded, batch), strict=True):
+                    open_ends[one.question].say(token, end[0])
+                bar.advance(sum(open_ends[one.question].done for one in asked))
+    answers: list[Said] = []
+    for number, question in enumerate(questions):
+        if question.choices is None:
+            answers.append(Said(own[number]))
+            continue
+        spoken = loaded.lm.decode(open_ends[number].said) if number in open_ends else None
+        values = torch.tensor(scores[number])
+        answers.append(Said(question.choices[int(values.argmax())], tuple(values.softmax(0).tolist()), spoken))
+    return answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +198,26 @@ class _Asked:
     """The first tokens of all choices."""
 
 
+@dataclass(slots=True)
+class _Speaking:
+    """An answer in own words, as far as it has come."""
+
+    prompt: Example
+    most: int
+    """Tokens after which it is none of the choices any more."""
+    said: list[int] = field(default_factory=list[int])
+    done: bool = False
+
+    def say(self, token: int, end: int) -> None:
+        """Take the likeliest next token."""
+        self.said.append(token)
+        self.done = token == end or len(self.said) == self.most
+
+    def example(self, any_token: tuple[int, ...]) -> Example:
+        """What asks for the next token: a label stands where it would, whatever it is."""
+        return replace(self.prompt, prompt=(*self.prompt.prompt, *self.said), answer=any_token)
+
+
 def _batches(
     asked: Sequence[_Asked],
     loaded: LoadedRun,
@@ -188,11 +225,23 @@ def _batches(
     batch_size: int,
     pictures: Pictures | None,
     *,
-    packed: bool = False,
+    pack: int,
+    by_text: bool = False,
 ) -> Iterator[tuple[list[_Asked], dict[str, Tensor]]]:
-    """Batches, and what they ask, in the order of their labels."""
-    rows = pack_by(asked, _PACK, lambda one: one.example.key) if packed else [(one,) for one in asked]
-    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    """Batches, and what they ask, in the order of their labels.
+
+    Args:
+        pack: the most texts of an image in one row.
+        by_text: batches of so many texts, not rows: each has logits of its own, of every word.
+    """
+    rows = pack_by(asked, pack, lambda one: one.example.key)
+    parts: list[list[tuple[_Asked, ...]]] = []
+    room = 0
+    for row in rows:
+        if (room := room - (len(row) if by_text else 1)) < 0:
+            parts.append([])
+            room = batch_size - (len(row) if by_text else 1)
+        parts[-1].append(row)
     ahead = (texts([[one.example for one in row] for row in part], loaded.lm.pad_id, pictures) for part in parts)
     device = loaded.device if loaded.device.type == "cuda" else None
     for part, batch in zip(parts, with_latents(ahead, images, keep=1, device=device), strict=True):
@@ -225,6 +274,12 @@ def _steps_of(batch: Mapping[str, Tensor]) -> int | None:
 def _next_token_scores(loaded: LoadedRun, batch: dict[str, Tensor]) -> Float[Tensor, "A V"]:
     """Logits of every word behind each prompt; one label a prompt marks where."""
     return loaded.model(**batch, num_world_steps=_steps_of(batch)).logits.float().cpu()
+
+
+@torch.no_grad()
+def _next_tokens(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[int]:
+    """The likeliest word behind each prompt."""
+    return loaded.model(**batch, num_world_steps=_steps_of(batch)).logits.argmax(-1).tolist()
 
 
 def _score(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[float]:

@@ -121,7 +121,7 @@ def with_latents(
 ) -> Iterator[dict[str, Tensor]]:
     """Batches of `texts` with `latents` (B, C, 1 + K, H, W) in the store's dtype, read ahead of use.
 
-    Each image is read once per batch.
+    Each image is read once per batch. Datasets that are not worth reading ahead are asked when a batch is wanted.
 
     Args:
         images: holds every key of the batches once; None is a world that is not looked at.
@@ -133,6 +133,14 @@ def with_latents(
             yield batch
         return
     place = {key: index for index, key in enumerate(images.keys)}
+    if not images.read_ahead:
+        for batch in batches:
+            keys: list[str] = batch.pop("keys")
+            row = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+            latents = images.read([place[key] for key in row])
+            latents = latents if device is None else latents.to(device)
+            yield {**batch, "latents": latents if len(row) == len(keys) else latents[[row[key] for key in keys]]}
+        return
     waiting: deque[tuple[dict[str, Any], list[str]]] = deque()
 
     def upcoming() -> Iterator[list[int]]:

@@ -292,7 +292,7 @@ def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
         seen = open_pictures(loaded.lm, asked, keys, settings.questions)
         quiet = Progress.silent()
         said = answer_all(loaded, asked, keys, images, batch_size=_BATCH, progress=quiet, pictures=seen)
-        answers[split][name] = tuple(said)
+        answers[split][name] = tuple(one.text for one in said)
     loss = metrics.pop("loss")
     metrics |= {"first_loss": loss[0]["loss"], "last_loss": loss[-1]["loss"]}
     record = UnitAnswers(

@@ -184,6 +184,9 @@ class LatentDataset(Dataset[Tensor]):
         ConfigError: the rollouts are shorter than `rollout_steps`.
     """
 
+    read_ahead = True
+    """Whether a batch is worth reading before it is wanted."""
+
     def __init__(
         self, store: LatentStore, *, keys: Sequence[str] | None = None, rollout_steps: int | None = None
     ) -> None:

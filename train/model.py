@@ -128,15 +128,25 @@ class TheWorld(nn.Module):
         attention_mask: Int[Tensor, "B L"],
         labels: Int[Tensor, "B L"],
         *,
+        segments: Int[Tensor, "B L"] | None = None,
         latents: Float[Tensor, "B C T H W"] | None = None,
         pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
         num_world_steps: int | None = None,
-    ) -> Float[Tensor, " B"]:
-        """Log-probability of each row's labelled tokens together, given all before them. A sum, not a mean."""
+    ) -> Float[Tensor, " texts"]:
+        """Log-probability of each text's labelled tokens together, given all before them. A sum, not a mean.
+
+        A text is a row or, with `segments` as in `forward`, a segment; row by row, every one has a label.
+        """
         world = self._world_latents(latents, None, None, num_world_steps)
-        logits, targets, rows = self._labelled(input_ids, attention_mask, labels, world, None, pixel_values)
+        logits, targets, rows = self._labelled(input_ids, attention_mask, labels, world, segments, pixel_values)
         log_p = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
-        return log_p.new_zeros(input_ids.shape[0]).index_add_(0, rows, log_p)
+        texts, count = rows, input_ids.shape[0]
+        if segments is not None:
+            row, place = (labels[:, 1:] != IGNORED).nonzero().unbind(1)  # in the order of `targets`
+            numbers = row * (1 + segments.max()) + segments[row, place + 1]
+            texts = torch.unique_consecutive(numbers, return_inverse=True)[1]
+            count = int(texts[-1]) + 1
+        return log_p.new_zeros(count).index_add_(0, texts, log_p)
 
     @torch.no_grad()
     def generate(

@@ -61,7 +61,7 @@ def _bars(row: Mapping[str, Any]) -> list[list[float]]:
     return [[max(0.0, row["value"] - low)], [max(0.0, high - row["value"])]]
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -92,7 +92,7 @@ def _learning(results: Results) -> Figure | None:
         axes.set_xlabel("labelled training scenes")
         axes.set_ylabel("accuracy")
         axes.set_title(f"{kind} questions")
-        _tidy(axes)
+        tidy(axes)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="center left", bbox_to_anchor=(0.93, 0.5), frameon=False)
     return figure
@@ -121,7 +121,7 @@ def _shifted(results: Results) -> Figure | None:
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("accuracy, temporal questions")
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -153,7 +153,7 @@ def _break_even(results: Results) -> Figure | None:
     axes.set_xlabel("share of futures shown that end right")
     axes.set_ylabel("accuracy, temporal questions")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -178,7 +178,7 @@ def _gains(results: Results) -> Figure | None:
     axes.set_yticks(range(len(rows)), [name_of(row) for row in reversed(rows)], fontsize=8)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlabel("points gained by the rollout over frame 0 alone (orange: lost, grey: undecided)")
-    _tidy(axes)
+    tidy(axes)
     axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
     return figure
 

@@ -4,33 +4,30 @@
     OUT/index.html       this page; OUT/*.png are its pictures
     OUT/strips/*.png     picture strips, put there by whoever wants them shown
 
-Elsewhere: the pictures (plots.py).
+Elsewhere: the pictures (plots.py), the HTML that pages share (page.py), the page of single runs (run_report.py).
 """
 
 from __future__ import annotations
 
-import base64
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..pipeline.commit import replace
 from .findings import Findings, score_of
+from .page import document, image, picture
+from .page import table as _table
 from .plots import draw, gains, name_of, verdict_of
 
 Results = Mapping[str, Any]
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-top: 1px solid #ddd; padding-top: 1rem }
-table { border-collapse: collapse; margin: .6rem 0; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #eee; vertical-align: top }
-th { border-bottom: 1px solid #999; font-weight: 600 } .small { color: #777; font-size: .8rem; white-space: nowrap }
-img { max-width: 100% } .supported, .gain { color: #0072b2; font-weight: 600 }
-.not-supported, .loss { color: #b84a00; font-weight: 600 } .wide { overflow-x: auto }
-"""
-
+_SHOWS = {
+    "learning.png": "Accuracy against labelled scenes, by arm",
+    "shifted.png": "Temporal accuracy out of distribution, by arm",
+    "break_even.png": "Accuracy against the share of futures that end right",
+    "gains.png": "Points gained or lost by the rollout, by kind of question",
+}
 
 def write_report(found: Findings, out: Path) -> Path:
     """Write results.json, the pictures and index.html; returns the page's path."""
@@ -57,12 +54,7 @@ def page(results: Results, pictures: Mapping[str, bytes], strips: Mapping[str, b
         ("Three wins, three losses", _strips(strips)),
         ("How it was done", _facts(results)),
     ]
-    body = "".join(f"<h2>{html.escape(title)}</h2>\n{content}\n" for title, content in sections)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Do rollouts help?</title>'
-        f"<style>{_STYLE}</style></head><body>\n<h1>Does showing the predicted future help?</h1>\n"
-        f"{_summary(results)}\n{body}</body></html>\n"
-    )
+    return document("Do rollouts help?", "Does showing the predicted future help?", _summary(results), sections)
 
 
 def _summary(results: Results) -> str:
@@ -185,7 +177,7 @@ def _losses(results: Results, pictures: Mapping[str, bytes]) -> str:
 def _strips(strips: Mapping[str, bytes]) -> str:
     if not strips:
         return "<p>No picture strips in strips/ yet.</p>"
-    return "".join(f"<figure>{_image(name, content)}</figure>" for name, content in strips.items())
+    return "".join(f"<figure>{image(name, content)}</figure>" for name, content in strips.items())
 
 
 def _facts(results: Results) -> str:
@@ -227,15 +219,5 @@ def _signed(row: Mapping[str, Any]) -> str:
     return text if row["low"] is None else f"{text} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{text}</th>" for text in heads)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>\n'
-
-
 def _picture(pictures: Mapping[str, bytes], name: str, absent: str) -> str:
-    return f"<p>{_image(name, pictures[name])}</p>" if name in pictures else f"<p>{absent}</p>"
-
-
-def _image(name: str, content: bytes) -> str:
-    return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+    return picture(pictures, name, _SHOWS[name], absent)

@@ -38,6 +38,7 @@ from .checkpoint import (
     versions,
 )
 from .config import RunSummary, TrainConfig
+from .live import LiveLatents, RollOut, live_in_place_of
 from .lm import LanguageModel, add_lora, checkpoint_activations, find_weights, load_language_model
 from .loop import Material, fit
 from .model import TheWorld
@@ -55,7 +56,12 @@ VALIDATION = "validation"
 
 
 def train(
-    config: TrainConfig, *, resume: Path | None = None, progress: Progress | None = None, stop: Stop | None = None
+    config: TrainConfig,
+    *,
+    resume: Path | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+    live: RollOut | None = None,
 ) -> RunSummary:
     """Train on cached latents and write a run folder. Nothing is written before every check has passed.
 
@@ -65,6 +71,7 @@ def train(
     Args:
         resume: the folder of an unfinished training to go on with; `config` comes from `unfinished.resumed_config`.
         stop: asks it to end after an update, with a checkpoint; None leaves signals to the caller.
+        live: rolls images forward in the loop instead of reading the store's latents (live.py).
     Raises:
         ConfigError: more steps than the store has, a layout that does not fit, a language model that does not load,
             more tokens than it can attend to.
@@ -87,6 +94,8 @@ def train(
     pool = covered(pool, config.questions, store, max_bad=config.max_bad) if config.max_bad else pool
     questions = first_scenes(pool, config.labels)
     keys, images = open_arm(arm, store, questions, pool, config.questions, rollout_steps=steps, futures=config.futures)
+    if live is not None:
+        images = live_in_place_of(images, live, arm)
     device = resolve_device(config.device)
     if config.attention == "flex_attention" and device.type == "cpu":
         raise ConfigError("flex_attention cannot be trained on a CPU: it has no backward pass there. Use eager")
@@ -164,6 +173,8 @@ def train(
         done = fit(model, material, lm, config, unfinished, progress, validation=validation, ranks=ranks, stop=stop)
         _require_finite(done.weights, config)
         metrics: dict[str, Any] = {**done.metrics, "world_tokens": world_tokens}
+        if isinstance(images, LiveLatents):
+            metrics["rolled_out_live"] = images.facts()
         run = name_of(unfinished.path)
         if ranks.is_first:
             folder = unfinished.new_run()

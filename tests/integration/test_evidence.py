@@ -148,7 +148,7 @@ def test_choices_of_one_token_are_ranked_by_that_token_alone(place: Path, tmp_pa
     asked = select_split(read_questions(file), "test", file)
     keys, images = open_arm(parse_arm("rollout"), store, asked, asked, file, rollout_steps=3)
     said = answer_all(loaded, asked, keys, images, batch_size=5, progress=Progress.silent())
-    for question, text in zip(asked, said, strict=True):
+    for question, answer in zip(asked, said, strict=True):
         if not question.id.endswith("land"):  # one of the others' choices has three tokens
             continue
         scores: dict[str, float] = {}
@@ -157,7 +157,7 @@ def test_choices_of_one_token_are_ranked_by_that_token_alone(place: Path, tmp_pa
             batch = pad_rows([[replace(row, answer=tuple(loaded.lm.answer_ids(choice)[:1]))]], 0)
             latents = torch.from_numpy(store.read([keys[question.id]]))
             scores[choice] = float(loaded.model.log_likelihood(**batch, latents=latents))
-        assert text == max(scores, key=lambda choice: scores[choice])
+        assert answer.text == max(scores, key=lambda choice: scores[choice])
 
 
 def test_the_middle_label_count_is_the_one_hypotheses_speak_of(place: Path, tmp_path: Path) -> None:

@@ -107,3 +107,17 @@ def test_a_row_holds_one_image_and_says_which_tokens_belong_together() -> None:
 
 def test_rows_of_one_question_need_no_segments() -> None:
     assert "segments" not in pad_rows([[Example("a", (1, 4), (5, 2))], [Example("a", (1, 4), ())]], 0)
+
+
+@pytest.mark.parametrize("world_on", [True, False])
+@pytest.mark.parametrize("family", MODELS)
+@settings(max_examples=10, deadline=None)
+@given(rows=_rows)
+def test_packed_texts_are_as_likely_as_each_alone(family: str, world_on: bool, rows: list[Texts]) -> None:
+    packed, alone = examples(rows), [[example] for row in examples(rows) for example in row]
+    whose = torch.tensor([int(example[0].key) for example in alone])
+    ours, plain = pad_rows(packed, 0), pad_rows(alone, 0)
+    world = ({"latents": LATENTS[: len(rows)]}, {"latents": LATENTS[whose]}) if world_on else ({}, {})
+    one = MODELS[family].log_likelihood(**ours, **world[0])
+    many = MODELS[family].log_likelihood(**plain, **world[1])
+    torch.testing.assert_close(one, many, rtol=1e-5, atol=1e-4)

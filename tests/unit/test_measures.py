@@ -1,0 +1,70 @@
+"""Figures that a common answer, a lucky half or false confidence cannot make look good."""
+
+import pytest
+
+from theworld.train.measures import Prediction, alarms, balance, calibrate, generation, pairs
+
+YES_NO = ("yes", "no")
+
+
+def told(
+    number: int, predicted: str, answer: str, *, sure: float = 0.9, generated: str | None = None, **more: str
+) -> Prediction:
+    return Prediction(
+        id=str(number), type="temporal", predicted=predicted, answer=answer, correct=predicted == answer,
+        choices=YES_NO, probabilities=(sure, 1 - sure), generated=generated,
+        generated_correct=None if generated is None else generated == answer, **more,
+    )  # fmt: skip
+
+
+def test_always_saying_the_common_answer_is_balanced_to_chance() -> None:
+    always_no = [told(n, "no", "no" if n < 9 else "yes") for n in range(10)]
+    found = balance(always_no)
+    assert found is not None
+    assert (found.accuracy, found.chance, found.questions) == (0.5, 0.5, 10)
+
+
+def test_answers_to_other_choices_are_balanced_apart() -> None:
+    colors = [
+        Prediction(id=f"c{n}", type="static", predicted="red", answer=answer, correct=answer == "red",
+                   choices=("red", "no"), probabilities=(0.6, 0.4))
+        for n, answer in enumerate(("red", "no"))
+    ]  # fmt: skip
+    found = balance([told(0, "no", "no"), told(1, "no", "yes"), *colors])
+    assert found is not None
+    assert found.accuracy == 0.5  # "no" to a question about colors is another answer
+    assert balance([Prediction(id="a", type="t", predicted="x", answer="x", correct=True)]) is None
+
+
+def test_a_pair_counts_where_both_halves_are_right_and_differ() -> None:
+    rows = [
+        told(0, "yes", "yes", pair="1", about="fall"), told(1, "no", "no", pair="1", about="fall"),
+        told(2, "no", "yes", pair="2", about="fall"), told(3, "no", "no", pair="2", about="fall"),
+        told(4, "no", "no", pair="1", about="color"), told(5, "no", "no", pair="1", about="color"),  # the same answer
+        told(6, "no", "no", pair="3", about="fall"),  # half a pair
+    ]  # fmt: skip
+    found = pairs(rows)
+    assert found is not None
+    assert (found.correct, found.total) == (1, 2)
+    assert pairs([told(0, "no", "no")]) is None
+
+
+def test_calibration_is_the_distance_of_confidence_from_accuracy_by_hand() -> None:
+    rows = [told(n, "no", "no" if n < 2 else "yes", sure=0.95) for n in range(4)]  # sure .95, right .5
+    rows += [told(n, "no", "no", sure=0.55) for n in range(4, 6)]  # sure .55, right 1
+    found = calibrate(rows)
+    assert found is not None
+    assert found.ece == pytest.approx((4 * 0.45 + 2 * 0.45) / 6)
+    assert [(b.questions, round(b.confidence, 2), b.accuracy) for b in found.bins] == [(2, 0.55, 1.0), (4, 0.95, 0.5)]
+    assert calibrate([told(0, "no", "no", sure=1.0)]).bins[0].questions == 1  # type: ignore[union-attr]
+
+
+def test_ranking_and_own_words_that_differ_by_more_than_two_points_raise_an_alarm() -> None:
+    alike = [told(n, "no", "no", generated="no") for n in range(100)]
+    assert alarms(alike) == ()
+    assert alarms([*alike[:98], *(told(n, "no", "no", generated="cat") for n in range(98, 100))]) == ()  # two points
+    found = alarms([*alike[:97], *(told(n, "no", "no", generated="cat") for n in range(97, 100))])
+    assert len(found) == 1
+    assert all(words in found[0] for words in ["100.0 % against 97.0 %", "3 of 100", "none of the choices"])
+    assert alarms([told(0, "no", "no")]) == ()  # an older evaluation has no own words
+    assert generation([told(0, "no", "no")]) is None

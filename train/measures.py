@@ -1,0 +1,204 @@
+"""Figures of one run's answers: accuracy, without the favour of a common answer, by pairs; how sure, and how rightly.
+
+Lives here: what is counted of predictions, as plain values. Elsewhere: intervals and tests (statistics.py), who is
+asked what (evaluate.py), the page (run_report.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from .statistics import mcnemar, wilson
+
+BINS = 10
+"""Of a calibration, of equal width."""
+ALARM = 0.02
+"""Ranking and generation that differ by more say different things about a reader."""
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalised(text: str) -> str:
+    """An answer without case, punctuation, articles and extra spaces."""
+    return " ".join(_ARTICLES.sub(" ", re.sub(r"[^\w\s]", " ", text.casefold())).split())
+
+
+class Figure(BaseModel):
+    """A plain value that evaluation.json holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Score(Figure):
+    """How many of a kind were right, with the Wilson 95 % interval of the share."""
+
+    correct: int
+    total: int
+    accuracy: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.accuracy:.3f} [{self.low:.3f}, {self.high:.3f}] of {self.total}"
+
+
+class Prediction(Figure):
+    """What was answered to one question. Evaluations before version 2 hold the first five fields alone."""
+
+    id: str
+    type: str
+    predicted: str
+    answer: str
+    correct: bool
+    generated: str | None = None
+    """In its own words, where `predicted` is the choice ranked first."""
+    generated_correct: bool | None = None
+    choices: tuple[str, ...] | None = None
+    probabilities: tuple[float, ...] = ()
+    """Of the choices, among them."""
+    question: str = ""
+    image: str = ""
+    key: str = ""
+    """Of its image's latents."""
+    scene: str = ""
+    about: str = ""
+    """Family and question of a controlled comparison."""
+    pair: str = ""
+
+    @property
+    def confidence(self) -> float | None:
+        """The probability of the choice ranked first."""
+        return max(self.probabilities) if self.probabilities else None
+
+
+class Balanced(Figure):
+    """Accuracy where every answer counts the same, however often it is the right one."""
+
+    accuracy: float
+    chance: float
+    """What a blind guess among the choices gets."""
+    questions: int
+
+
+class Bin(Figure):
+    """Answers of about the same confidence."""
+
+    questions: int
+    confidence: float
+    """Mean."""
+    accuracy: float
+
+
+class Calibration(Figure):
+    """Whether a reader that is p sure is right p of the time."""
+
+    questions: int
+    ece: float
+    """Expected calibration error: the mean distance of accuracy from confidence, bins weighted by their questions."""
+    confidence: float
+    accuracy: float
+    bins: tuple[Bin, ...]
+    """From unsure to sure; empty ones left out."""
+
+
+def score(right: Iterable[bool]) -> Score:
+    """Count them; there is at least one."""
+    told = list(right)
+    low, high = wilson(sum(told), len(told))
+    return Score(correct=sum(told), total=len(told), accuracy=sum(told) / len(told), low=low, high=high)
+
+
+def generation(predictions: Sequence[Prediction]) -> Score | None:
+    """Of the questions with choices, how many were answered rightly in own words."""
+    told = [p.generated_correct for p in predictions if p.generated_correct is not None]
+    return score(told) if told else None
+
+
+def balance(predictions: Sequence[Prediction]) -> Balanced | None:
+    """Mean over the answers of the share of their questions that was told right; None without choices.
+
+    Taken apart for each question of a family or, where none is named, for each set of choices, and these weighted by
+    their questions: "no" to "will it fall?" is another answer than a color.
+    """
+    groups: dict[tuple[str, ...], dict[str, list[Prediction]]] = {}
+    for one in predictions:
+        if one.choices:
+            group = (one.about,) if one.about else tuple(sorted(one.choices))
+            groups.setdefault(group, {}).setdefault(one.answer, []).append(one)
+    total = sum(len(of) for answers in groups.values() for of in answers.values())
+    if not total:
+        return None
+    accuracy = chance = 0.0
+    for answers in groups.values():
+        weight = sum(map(len, answers.values())) / total / len(answers)
+        accuracy += weight * sum(sum(p.correct for p in of) / len(of) for of in answers.values())
+        chance += weight * sum(sum(1 / len(p.choices or ()) for p in of) / len(of) for of in answers.values())
+    return Balanced(accuracy=accuracy, chance=chance, questions=total)
+
+
+def pairs(predictions: Sequence[Prediction]) -> Score | None:
+    """Minimal pairs of which both halves were told right: the same question, two scenes, different answers."""
+    halves: dict[tuple[str, str, str], list[Prediction]] = {}
+    for one in predictions:
+        if one.pair:
+            halves.setdefault((one.pair, one.type, one.about), []).append(one)
+    both = [all(p.correct for p in of) for of in halves.values() if len(of) == 2 and of[0].answer != of[1].answer]
+    return score(both) if both else None
+
+
+def calibrate(predictions: Iterable[Prediction]) -> Calibration | None:
+    """How far confidence and accuracy lie apart, of questions with choices.
+
+    Source: C. Guo et al., ICML 2017 (after M. P. Naeini et al., AAAI 2015), of the likeliest answer.
+    """
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for one in predictions:
+        if (sure := one.confidence) is not None:
+            bins.setdefault(min(int(sure * BINS), BINS - 1), []).append((sure, one.correct))
+    total = sum(map(len, bins.values()))
+    if not total:
+        return None
+    told = tuple(
+        Bin(
+            questions=len(of),
+            confidence=sum(sure for sure, _ in of) / len(of),
+            accuracy=sum(right for _, right in of) / len(of),
+        )
+        for _, of in sorted(bins.items())
+    )
+    return Calibration(
+        questions=total,
+        ece=sum(b.questions * abs(b.accuracy - b.confidence) for b in told) / total,
+        confidence=sum(b.questions * b.confidence for b in told) / total,
+        accuracy=sum(b.questions * b.accuracy for b in told) / total,
+        bins=told,
+    )
+
+
+def alarms(predictions: Sequence[Prediction]) -> tuple[str, ...]:
+    """What a reader of the figures has to know before believing them."""
+    chosen = [p for p in predictions if p.generated_correct is not None]
+    far: list[str] = []
+    for kind in ("", *sorted({p.type for p in chosen})):
+        of = [p for p in chosen if kind in ("", p.type)]
+        ranked, said = sum(p.correct for p in of), sum(bool(p.generated_correct) for p in of)
+        if of and abs(ranked - said) > ALARM * len(of):
+            only_ranked = sum(p.correct and not p.generated_correct for p in of)
+            p_value = mcnemar(only_ranked, only_ranked - ranked + said)
+            shares = f"{100 * ranked / len(of):.1f} % against {100 * said / len(of):.1f} % in own words"
+            far.append(f"{kind or 'all'} {shares} (exact McNemar p {p_value:.2g})")
+    if not far:
+        return ()
+    stray = sum(not _is_choice(p) for p in chosen)
+    return (
+        f"ranking choices and own words differ by more than {100 * ALARM:g} points: {', '.join(far)}. "
+        f"{stray} of {len(chosen)} answers in own words are none of the choices: ranking shows what the reader knows "
+        "of the choices, own words what it says without them",
+    )
+
+
+def _is_choice(one: Prediction) -> bool:
+    return normalised(one.generated or "") in map(normalised, one.choices or ())
