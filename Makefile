@@ -11,12 +11,8 @@ export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo evidence test test-fast faults check bench clean
 
-demo: $(VENV)/.installed  ## scenes -> rollouts -> trained reader -> answers, in minutes on two cores
-	$(BIN)/theworld precompute --steps 8
-	$(BIN)/theworld train --cache
-	$(BIN)/theworld train --cache --steps 0
-	$(BIN)/theworld evaluate $$(ls -d runs/*/ | sort -V | tail -n 2)
-	@echo "scenes and latents: latents/    trained readers and their answers: runs/"
+demo: $(VENV)/.installed  ## scenes -> rollouts -> trained readers -> a page, in minutes on two cores
+	$(BIN)/theworld demo
 
 BENCH ?= bench
 ARMS := text,steps0,frozen,shuffled,noise,rollout,last,true,true@0.2,true@0.4,true@0.7

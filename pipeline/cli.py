@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from .cache_cli import cache_app
+from .demo_cli import demo
 from .errors import ConfigError, TheWorldError
 from .evaluate_cli import device_name, evaluate, own_questions
 from .hub_cli import pull, push
@@ -319,6 +320,7 @@ def train(
 
 
 app.command()(evaluate)
+app.command()(demo)
 app.command()(push)
 app.command()(pull)
 app.command()(tokens)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..train.evaluate import Evaluation
     from ..train.run_report import Example
     from .latent_store import LatentStore
+    from .progress import Progress
 
 
 def _adaptive_option(help: str, *names: str) -> Any:
@@ -142,16 +143,28 @@ def evaluate(
             for alarm in evaluation.alarms:
                 progress.say(f"note: {evaluation.run}: {alarm}")
     if report is not None:
-        page = _write_page(
+        page = write_page(
             done, report, store=store, images=images, world=world, device=device_name(device), progress=progress
         )
         typer.echo(f"report: {page}", err=as_json)
 
 
-def _write_page(
-    done: list[Evaluation], path: Path, *, store: Path | None, images: Path | None, world: str | None, **given: Any
+def write_page(
+    done: list[Evaluation],
+    path: Path,
+    *,
+    store: Path | None = None,
+    images: Path | None = None,
+    world: str | None = None,
+    device: Any,
+    progress: Progress,
+    **around: Any,
 ) -> Path:
-    """The page, its examples drawn where inputs and world model are at hand."""
+    """The page, its examples drawn where inputs and world model are at hand.
+
+    Args:
+        around: sections before and after, as `write_run_report` takes them.
+    """
     from ..precompute.answers import AnswerPictures
     from ..train.checkpoint import read_meta
     from ..train.run_report import write_run_report
@@ -159,7 +172,7 @@ def _write_page(
 
     own = open_store(store or Path(read_meta(Path(done[0].run)).store.path))
     place = images or Path(done[0].questions).parent
-    drawn = AnswerPictures(own, place, world=world, device=given["device"])
+    drawn = AnswerPictures(own, place, world=world, device=device)
 
     def draw(example: Example) -> bytes | None:
         told = example.told
@@ -167,9 +180,9 @@ def _write_page(
         answers = [(choice, share) for share, choice in ranked] or [(told.predicted, None)]
         return drawn.draw(told.key, told.image, told.question, answers, steps=example.run.steps)
 
-    page = write_run_report(done, path, draw=draw)
+    page = write_run_report(done, path, draw=draw, **around)
     for note in drawn.notes:
-        given["progress"].say(note)
+        progress.say(note)
     return page
 
 

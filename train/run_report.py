@@ -37,31 +37,45 @@ class Example:
     lines: tuple[str, ...]
 
 
+Sections = Sequence[tuple[str, str]]
+
 Draw = Callable[[Example], bytes | None]
 """A PNG or JPEG of what was foreseen for an example; None where it cannot be drawn."""
 
 
-def write_run_report(evaluations: Sequence[Evaluation], path: Path, *, draw: Draw | None = None) -> Path:
+def write_run_report(
+    evaluations: Sequence[Evaluation],
+    path: Path,
+    *,
+    draw: Draw | None = None,
+    opening: Sections = (),
+    closing: Sections = (),
+) -> Path:
     """Write the page.
 
     Args:
         evaluations: of the same questions; what a run was shown in place of what it was trained on may be among them.
         draw: pictures of the examples.
+        opening, closing: further sections, titles and their HTML, before and after those of the evaluation.
     Raises:
         RunError: they answered different questions.
     """
+    page = run_page(evaluations, draw=draw, opening=opening, closing=closing)
     make_folders(path.resolve().parent)
-    replace(path.resolve().parent, path.resolve(), run_page(evaluations, draw=draw).encode())
+    replace(path.resolve().parent, path.resolve(), page.encode())
     return path
 
 
-def run_page(evaluations: Sequence[Evaluation], *, draw: Draw | None = None) -> str:
+def run_page(
+    evaluations: Sequence[Evaluation], *, draw: Draw | None = None, opening: Sections = (), closing: Sections = ()
+) -> str:
     """The page as HTML. All text from outside is escaped. Raises as `write_run_report`."""
     require_same_questions(evaluations)
     trained = [e for e in evaluations if not e.is_swap] or list(evaluations)
     runs = [(name_of(e), e) for e in trained]
     swaps = [e for e in evaluations if e not in trained]
     sections = [
+        *opening,
         ("Accuracy by question type", _accuracy(runs)),
         ("Run against run", _against(runs)),
         ("What it costs", _prices(runs)),
@@ -69,6 +83,7 @@ def run_page(evaluations: Sequence[Evaluation], *, draw: Draw | None = None) -> 
         ("Is it as sure as it is right?", _calibration(runs)),
         ("What it says how often", _histograms(runs)),
         ("Examples", _examples(examples(trained), draw)),
+        *closing,
         ("How it was done", _facts(runs)),
     ]
     return document("Evaluation", "What trained readers answered", _summary(runs), sections)
