@@ -224,9 +224,9 @@ def test_each_epoch_feeds_every_question_once_in_an_order_of_its_own(
 ) -> None:
     fed: list[tuple[str, tuple[int, ...]]] = []
 
-    def noting(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Any]:
+    def noting(rows: Sequence[Sequence[Example]], **how: Any) -> dict[str, Any]:
         fed.extend((example.key, example.prompt) for row in rows for example in row)
-        return texts(rows, pad_id)
+        return texts(rows, **how)
 
     monkeypatch.setattr(loop, "texts", noting)
     train(config(house, train_steps=None, epochs=2))
