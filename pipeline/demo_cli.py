@@ -61,7 +61,7 @@ def demo(
         done,
         out / "index.html",
         opening=[("What the world model foresees", _sheet_html(sheet))],
-        closing=[("What it cost", _cost_html(made, store, runs)), ("What to try next", _next_html(out, runs))],
+        closing=[("What making it took", _cost_html(made, store, runs)), ("What to try next", _next_html(out, runs))],
         device=where,
         progress=progress,
     )
