@@ -15,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from ..precompute.report import Report
     from ..train.evaluate import Evaluation
+    from .config import DeviceName
     from .latent_store import LatentStore
     from .progress import Progress
 
@@ -70,7 +71,7 @@ def demo(
     typer.echo(f"{time.monotonic() - began:.0f} s. Now open {page.resolve()}")
 
 
-def _contact_sheet(out: Path, store: LatentStore, device: str, progress: Progress) -> Path:
+def _contact_sheet(out: Path, store: LatentStore, device: DeviceName, progress: Progress) -> Path:
     from ..precompute.config import PrecomputeConfig
     from ..precompute.job import OWN_FAMILIES, run_precompute
     from ..precompute.store_preview import preview
@@ -90,7 +91,7 @@ def _contact_sheet(out: Path, store: LatentStore, device: str, progress: Progres
         wanted=sorted(path.name for path in (scenes / "images").glob("*.png")),
         true=open_store(made.store),
         images=out / "latents" / "scenes" / "images",
-        device="cpu" if device == "cpu" else "auto",
+        device=device,
         progress=progress,
     )
     return next(file for file in shown.files if file.suffix == ".png")

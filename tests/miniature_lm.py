@@ -20,6 +20,9 @@ from theworld.pipeline.store import LatentStore, create_store
 WORDS = tuple(
     "question answer where is will the ball be land now left right upper lower corner : ? . user model".split()  # noqa: SIM905
 )
+SMALL_TRAINING = {"batch_size": 4, "lora_rank": 2, "patch": 2, "max_world_steps": 4, "device": "cpu"}
+"""Settings of a training of seconds, on what is saved here."""
+
 PLACES = ("left", "right", "upper right corner")
 
 RECIPE = Recipe(world="sha256:" + "0" * 64, height=32, width=48, rollout_steps=3)

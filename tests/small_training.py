@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from theworld.train.config import TrainConfig
 from theworld.train.stopping import Stop
 
-from .miniature_lm import save_mini_lm, save_mini_store
+from .miniature_lm import SMALL_TRAINING, save_mini_lm, save_mini_store
 
 
 def lay_out(folder: Path, *, images: int = 18, validation: int = 0) -> Path:
@@ -34,13 +34,10 @@ def settings(folder: Path, **changes: Any) -> TrainConfig:
         "questions": folder / "cache" / "questions.jsonl",
         "lm": str(folder / "lm"),
         "out": folder / "run",
+        **SMALL_TRAINING,
         "train_steps": 8,
         "batch_size": 5,
-        "lora_rank": 2,
         "lora_dropout": 0.1,
-        "patch": 2,
-        "max_world_steps": 4,
-        "device": "cpu",
         **changes,
     }
     return TrainConfig.model_validate(said)

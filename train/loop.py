@@ -143,8 +143,9 @@ def fit(
             data_collator=material.collator(lm.pad_id),
             callbacks=[],
         )
-        trainer.setup(config, material, validation, order, ranks, unfinished, progress, stop or Stop(), start)
-        trainer.pad_id = lm.pad_id
+        trainer.setup(
+            config, material, validation, order, ranks, unfinished, progress, stop or Stop(), start, pad_id=lm.pad_id
+        )
         trainer.add_callback(_Follow(trainer, bar))
         trainer.remove_callback(PrinterCallback)  # prints to stdout, which belongs to results
         for callback in trainer.callback_handler.callbacks:
@@ -238,11 +239,13 @@ class _Trainer(Trainer):
         progress: Progress,
         stop: Stop,
         start: Checkpoint | None,
+        *,
+        pad_id: int,
     ) -> None:
         self.config, self.images, self.validation = config, material.images, validation
         self.order, self.ranks, self.unfinished, self.progress, self.stop = order, ranks, unfinished, progress, stop
         self.start = start
-        self.pad_id = 0
+        self.pad_id = pad_id
         self.tally = Tally(**start.state["tally"]) if start is not None else Tally()
         if not ranks.is_first:  # what the first one counted before stays with it
             self.tally.tokens = self.tally.supervised = 0

@@ -21,7 +21,7 @@ from theworld.train.layouts import LAYOUTS
 from theworld.train.loop import draw_steps
 from theworld.train.trainer import train
 
-from ..miniature_lm import RECIPE, SPEC, blob_latents, save_mini_lm
+from ..miniature_lm import RECIPE, SMALL_TRAINING, SPEC, blob_latents, save_mini_lm
 from ..miniature_study import place_of, save_mini_study
 
 RULE = "static=0"
@@ -33,11 +33,7 @@ def settings(place: Path, **changes: object) -> TrainConfig:
         "questions": place / "questions.jsonl",
         "lm": str(place / "lm"),
         "train_steps": 2,
-        "batch_size": 4,
-        "lora_rank": 2,
-        "patch": 2,
-        "max_world_steps": 4,
-        "device": "cpu",
+        **SMALL_TRAINING,
         **changes,
     }
     return TrainConfig.model_validate(chosen)

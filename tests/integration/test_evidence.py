@@ -25,7 +25,7 @@ from theworld.train.evidence import Study, Unit, _claim, run_study
 from theworld.train.questions import read_questions, select_split
 from theworld.train.trainer import train
 
-from ..miniature_lm import save_mini_lm
+from ..miniature_lm import SMALL_TRAINING, save_mini_lm
 from ..miniature_study import save_mini_study
 
 
@@ -36,11 +36,7 @@ def settings(place: Path, **changes: object) -> TrainConfig:
         "questions": place / "questions.jsonl",
         "lm": str(place / "lm"),
         "train_steps": 2,
-        "batch_size": 4,
-        "lora_rank": 2,
-        "patch": 2,
-        "max_world_steps": 4,
-        "device": "cpu",
+        **SMALL_TRAINING,
         **changes,
     }
     return TrainConfig.model_validate({name: value for name, value in chosen.items() if value is not None})

@@ -23,7 +23,7 @@ from theworld.train.evaluate import evaluate
 from theworld.train.trainer import train
 
 from ..miniature_eyes import save_eyes_lm
-from ..miniature_lm import PLACES, RECIPE, SPEC, blob_latents, save_mini_lm, save_mini_store
+from ..miniature_lm import PLACES, RECIPE, SMALL_TRAINING, SPEC, blob_latents, save_mini_lm, save_mini_store
 
 
 def config(folder: Path, **changes: object) -> TrainConfig:
@@ -33,11 +33,7 @@ def config(folder: Path, **changes: object) -> TrainConfig:
         "lm": str(folder / "lm"),
         "out": folder / "run",
         "train_steps": 2,
-        "batch_size": 4,
-        "lora_rank": 2,
-        "patch": 2,
-        "max_world_steps": 4,
-        "device": "cpu",
+        **SMALL_TRAINING,
     }
     return TrainConfig.model_validate(settings | changes)
 

@@ -25,7 +25,7 @@ from theworld.train.evaluate import EVALUATION, evaluate
 from theworld.train.model import TheWorld
 from theworld.train.trainer import train
 
-from ..miniature_lm import PLACES, RECIPE, save_mini_lm, save_mini_store
+from ..miniature_lm import PLACES, RECIPE, SMALL_TRAINING, save_mini_lm, save_mini_store
 
 FILES = {"adapter_config.json", "adapter_model.safetensors", "world_reader.safetensors"} | {
     "theworld.json",
@@ -41,11 +41,7 @@ def config(folder: Path, **changes: object) -> TrainConfig:
         "lm": str(folder / "lm"),
         "out": folder / "run",
         "train_steps": 3,
-        "batch_size": 4,
-        "lora_rank": 2,
-        "patch": 2,
-        "max_world_steps": 4,
-        "device": "cpu",
+        **SMALL_TRAINING,
         **changes,
     }
     return TrainConfig.model_validate({name: value for name, value in settings.items() if value is not None})
