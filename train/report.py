@@ -29,6 +29,7 @@ _SHOWS = {
     "gains.png": "Points gained or lost by the rollout, by kind of question",
 }
 
+
 def write_report(found: Findings, out: Path) -> Path:
     """Write results.json, the pictures and index.html; returns the page's path."""
     out.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,8 @@ def _arms(results: Results) -> str:
         for arm in results["study"]["arms"]:
             cells = [score_of(results, arm=arm, labels=labels, type=kind) for kind in kinds]
             cells += [score_of(results, arm=arm, labels=labels, type="temporal", family=name) for name in families]
-            rows.append([arm, str(results["arms"][arm]["world_tokens"]), *map(_cell, cells)])
+            if any(cells):
+                rows.append([arm, str(results["arms"][arm]["world_tokens"]), *map(_cell, cells)])
         heads = ["arm", "world tokens", *kinds, *(f"{name}, temporal" for name in families)]
         title = f"<p>{labels:,} labelled scenes{', the primary count' if labels == primary else ''}</p>"
         parts.append(title + _table(heads, rows))
@@ -177,7 +179,12 @@ def _losses(results: Results, pictures: Mapping[str, bytes]) -> str:
 def _strips(strips: Mapping[str, bytes]) -> str:
     if not strips:
         return "<p>No picture strips in strips/ yet.</p>"
-    return "".join(f"<figure>{image(name, content)}</figure>" for name, content in strips.items())
+    order = sorted(strips, key=lambda name: (name.startswith("loss"), name))
+    return "".join(f"<figure>{_caption(name)}{image(name, strips[name])}</figure>" for name in order)
+
+
+def _caption(name: str) -> str:
+    return f"<figcaption>{html.escape(Path(name).stem.replace('-', ' '))}</figcaption>"
 
 
 def _facts(results: Results) -> str:

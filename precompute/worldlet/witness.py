@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.keys import key_of_file
@@ -27,7 +27,7 @@ from .scene_files import read_truth
 from .stage import VIDEO_FRAMES, paint
 
 _BATCH = 16
-_ZOOM, _GAP, _LINE = 2, 2, 14
+_ZOOM, _GAP, _LINE, _FONT = 2, 2, 20, 15
 
 
 def rollout_outcomes(
@@ -76,18 +76,18 @@ def draw_strips(store: LatentStore, folder: Path, shown: Sequence[tuple[str, Seq
 def _strip(true: NDArray[np.uint8], rolled: NDArray[np.uint8], lines: Sequence[str]) -> Image.Image:
     side = true.shape[1] * _ZOOM
     columns = range(0, len(true), 4)
-    label = 48
+    label, font = 56, ImageFont.load_default(_FONT)
     width = label + len(columns) * (side + _GAP)
     picture = Image.new("RGB", (width, 2 * (side + _GAP) + _LINE * len(lines) + 6), (255, 255, 255))
     draw = ImageDraw.Draw(picture)
     for row, (name, clip) in enumerate((("true", true), ("rollout", rolled))):
         top = row * (side + _GAP)
-        draw.text((2, top + side // 2 - 6), name, fill=(40, 40, 40))
+        draw.text((2, top + side // 2 - 8), name, fill=(40, 40, 40), font=font)
         for column, frame in enumerate(columns):
             tile = Image.fromarray(clip[frame]).resize((side, side), Image.Resampling.NEAREST)
             picture.paste(tile, (label + column * (side + _GAP), top))
     for number, line in enumerate(lines):
-        draw.text((label, 2 * (side + _GAP) + 2 + number * _LINE), line, fill=(20, 20, 20))
+        draw.text((label, 2 * (side + _GAP) + 2 + number * _LINE), line, fill=(20, 20, 20), font=font)
     return picture
 
 

@@ -180,12 +180,14 @@ def test_the_page_is_one_file_with_its_pictures_and_the_strips_that_were_put_the
     hoped: Findings, tmp_path: Path
 ) -> None:
     (tmp_path / "strips").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "strips" / "win-1.png")
+    for name in ("win-1", "loss-1", "win-2"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "strips" / f"{name}.png")
     file = write_report(hoped, tmp_path)
     text = file.read_text()
     for name in ("learning.png", "shifted.png", "break_even.png", "gains.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert text.count("data:image/png;base64,") == 5
+    assert text.count("data:image/png;base64,") == 7
+    assert text.index("win 1") < text.index("win 2") < text.index("loss 1")
     assert "http" not in text
     for words in ("Where rollouts do not help", "H6 gain follows", "win-1.png", "rule of thumb", "primary count"):
         assert words in text
