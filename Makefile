@@ -9,7 +9,7 @@ TORCH := torch==2.13.0 $(if $(shell command -v nvidia-smi),,--extra-index-url ht
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo evidence test test-fast faults check bench clean
+.PHONY: demo evidence test test-fast faults check audit bench clean
 
 demo: $(VENV)/.installed  ## scenes -> rollouts -> trained readers -> a page, in minutes on two cores
 	$(BIN)/theworld demo
@@ -44,10 +44,17 @@ faults: $(VENV)/.installed-dev  ## the fault suite's long part: kills, power cut
 	FAULT_TRAININGS=20 \
 	$(BIN)/python -m pytest tests/faults
 
-check: $(VENV)/.installed-dev  ## style, types, import rules
+check: $(VENV)/.installed-dev  ## style, types, import rules, dependencies
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	$(BIN)/deptry pipeline precompute train
+	$(BIN)/deptry tests benchmarks --ignore DEP002,DEP004
 	$(BIN)/pyright
+
+audit:  ## known advisories about the tested versions; asks PyPI, so `check` cannot
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install -q pip-audit
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 bench: $(VENV)/.installed-dev  ## side-by-side measurements; see benchmarks/README.md
 	$(BIN)/python -m benchmarks.precompute

@@ -220,8 +220,12 @@ def _distinct(keys: Keys, rows: NDArray[np.int64]) -> tuple[Keys, NDArray[np.int
 
 
 def _seal(tensors: Mapping[str, NDArray[Any]], recipe_id: str) -> NDArray[np.uint8]:
-    """Of this recipe's tensors, their names, types and shapes."""
-    digest = xxhash.xxh3_128(f"theworld index {FORMAT} {recipe_id}".encode())
+    return seal_tensors(tensors, f"theworld index {FORMAT} {recipe_id}")
+
+
+def seal_tensors(tensors: Mapping[str, NDArray[Any]], what: str) -> NDArray[np.uint8]:
+    """Sixteen bytes over tensors, their names, types and shapes, and what they are: safetensors has no checksum."""
+    digest = xxhash.xxh3_128(what.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         digest.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)

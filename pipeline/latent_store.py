@@ -1,8 +1,8 @@
 """A store of latents: what is in it, and checked reads.
 
-Lives here: `LatentStore`, `BatchBuffer`.
-Elsewhere: opening, creating and finding stores (store.py); writing a shard (shard_writer.py) and its bytes
-(shard_layout.py); which key is where (catalog.py); commit records (records.py); sources and failures (ledger.py).
+Lives here: `LatentStore`. Elsewhere: opening, creating and finding stores (store.py); the memory they are read into
+(batch_buffer.py); writing a shard (shard_writer.py) and its bytes (shard_layout.py); which key is where (catalog.py);
+commit records (records.py); sources and failures (ledger.py).
 
 Axes, everywhere:  B sample   C channel   T latent frame   K rollout steps   H, W latent row, column
 """
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ledger
+from .batch_buffer import BatchBuffer
 from .catalog import (
     SNAPSHOT,
     SNAPSHOT_FROM_SHARDS,
@@ -47,7 +48,6 @@ from .webdataset_layout import WebDatasetLayout
 from .zarr_layout import ZarrLayout
 
 StoreFormat = Literal["zarr", "webdataset"]
-_PAGE_BYTES = 4096
 _PATIENCE_S, _MEMORY_BYTES_PER_S = 50e-6, 2e9
 """A read that takes longer than this had to wait for the disk."""
 
@@ -58,38 +58,6 @@ def layout_of(recipe: Recipe, spec: LatentSpec, shard_size: int, format: StoreFo
     if format == "zarr":
         return ZarrLayout(sample_shape=shape, dtype=recipe.dtype, shard_size=shard_size)
     return WebDatasetLayout(sample_shape=shape, dtype=recipe.dtype, shard_size=shard_size, recipe_id=recipe.id)
-
-
-class BatchBuffer:
-    """Memory a batch is read into, to be used again and again.
-
-    Attributes:
-        latents: (B, C, 1 + K, H, W) of the store's dtype, a strided view of the memory: checksums lie between.
-        rollout_steps: K.
-    """
-
-    def __init__(self, layout: ShardLayout, samples: int, rollout_steps: int, memory: NDArray[np.uint8] | None) -> None:
-        self.rollout_steps = rollout_steps
-        frames = latent_frames(rollout_steps)
-        reads = layout.reads(frames)
-        if memory is None:
-            memory = np.empty(samples * reads.memory_bytes + _PAGE_BYTES, np.uint8)
-            memory = memory[-memory.ctypes.data % _PAGE_BYTES :]  # the kernel copies faster to where rows are aligned
-        if memory.dtype != np.uint8 or memory.size < samples * reads.memory_bytes or not memory.flags.c_contiguous:
-            raise LatentShapeError(
-                f"a buffer for {samples} samples of {rollout_steps} steps needs {samples * reads.memory_bytes} "
-                f"contiguous bytes, got {memory.size} values of {memory.dtype}"
-            )
-        self.rows = memory.reshape(-1)[: samples * reads.memory_bytes].reshape(samples, reads.memory_bytes)
-        """(B, bytes of a row)"""
-        self.latents: NDArray[Any] = layout.values(self.rows, frames)
-        self.pieces = [
-            (offset, size, [(row.data[at : at + size],) for row in self.rows]) for offset, at, size in reads.segments
-        ]
-        """By read of a row: where in it, how many bytes, and what to fill of each sample's memory."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 class LatentStore:

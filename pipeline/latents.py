@@ -1,5 +1,6 @@
-"""The latent tensor as both stages see it: the change between raw and standardised values.
+"""The latent tensor as both stages see it.
 
+Lives here: the change between raw and standardised values, and what is drawn at random: a sample's noise, a posterior.
 Elsewhere: what its numbers mean (latent_spec.py), making latents (precompute/cosmos.py), keeping them (store.py).
 
 Axes, everywhere:  B sample   C channel (16)   T latent frame   H, W latent row, column
@@ -7,6 +8,7 @@ Axes, everywhere:  B sample   C channel (16)   T latent frame   H, W latent row,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -17,7 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import LatentShapeError
+from .keys import noise_seed
 from .latent_spec import LatentSpec
+from .recipe import Recipe
 
 
 def as_tensor(latents: NDArray[Any]) -> Tensor:
@@ -63,6 +67,21 @@ def draw_posterior(
     mean, log_variance = moments[:, :, :1].float(), moments[:, :, 1:].float()
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
     return (mean + torch.exp(0.5 * log_variance) * noise).to(moments.dtype)
+
+
+def draw_noise(recipe: Recipe, keys: Sequence[str], shape: Sequence[int]) -> Float[Tensor, "B ..."]:
+    """Unit normal noise of each sample: a function of the recipe's seed and draw and of its key alone.
+
+    So batch, order, worker and retry cannot change a latent; nor can the device, as it is drawn on the CPU.
+
+    Args:
+        keys: B of them. shape: of one sample's noise.
+    Returns:
+        Float32, on the CPU.
+    """
+    seeds = (noise_seed(recipe.seed, key, recipe.draw) for key in keys)
+    noise = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32) for seed in seeds]
+    return torch.stack(noise)
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

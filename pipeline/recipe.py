@@ -31,10 +31,9 @@ StoredDtype = Literal["float16", "bfloat16", "float32"]
 ENGINE_VERSION = 1
 """Version of the denoise loop in precompute/cosmos.py; bump it when its values change."""
 IMAGE_RULES = 1
-"""Version of the decoding and resizing in precompute/images.py; bump it when their pixels change."""
+"""Version of the decoding in image_files.py and the fitting in precompute/images.py; bump it when pixels change."""
 VIDEO_RULES = 1
 """The same for precompute/video.py; recipes of kind frames hold it, in the field `image_rules`."""
-
 VIEW_RULES = 1
 """The same for precompute/views.py; recipes of kind views hold it, in the field `image_rules`."""
 

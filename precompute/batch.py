@@ -9,11 +9,8 @@ from __future__ import annotations
 import platform
 import socket
 from collections.abc import Sequence
-from contextlib import suppress
-from functools import cache
 from importlib.metadata import version
 from itertools import repeat
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,6 +18,7 @@ from torch import Tensor
 
 from ..pipeline.recipe import Recipe
 from ..pipeline.world import WorldModel
+from .experience import cpu_model
 from .kinds import Kind
 from .text import PromptedWorld, TextEmbeddings
 
@@ -53,22 +51,13 @@ def make_batch(
     return kind.latents(world, batch, [*keys, *repeat(keys[-1], missing)], recipe)[: len(keys)].float().cpu()
 
 
-@cache
-def _cpu_model() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def machine_facts(device: str) -> dict[str, Any]:
     """What is recorded beside a shard, never hashed, of who made it: all that may decide its last bits."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
     return {
         "host": socket.gethostname(),
         "device": f"{device} {name}".strip(),
-        "cpu": f"{_cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",
+        "cpu": f"{cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "versions": {
             "torch": torch.__version__,

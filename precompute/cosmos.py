@@ -24,8 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..pipeline.errors import ConfigError, WorldModelError
-from ..pipeline.keys import noise_seed
-from ..pipeline.latents import standardise
+from ..pipeline.latents import draw_noise, standardise
 from ..pipeline.recipe import Recipe, Solver
 from .text import TextEmbeddings
 from .wan_vae import WanLatents
@@ -121,12 +120,7 @@ class CosmosWorld(WanLatents):
             raise ConfigError("this recipe has a prompt, and the world model was loaded without its embeddings")
         frames = 1 + recipe.rollout_steps * recipe.stride
         _, channels, known, height, width = observed.shape
-        noise = torch.stack(
-            [
-                torch.randn((channels, frames, height, width), generator=_generator(recipe, key), dtype=torch.float32)
-                for key in keys
-            ]
-        )
+        noise = draw_noise(recipe, keys, (channels, frames, height, width))
         latents = self.denoise(
             observed,
             noise.to(self.device),
@@ -243,6 +237,7 @@ class CosmosWorld(WanLatents):
             return torch.zeros(batch, 1, self._text_width, device=self.device, dtype=self.dtype)
         return text.to(self.device, self.dtype).expand(batch, -1, -1)
 
+
 def sigma_schedule(denoise_steps: int) -> Float[Tensor, " levels"]:
     """Noise levels from 80 to 0.002, and the last one again: denoise_steps + 1 values, float32.
 
@@ -289,8 +284,3 @@ def two_step(estimate: Estimate, latents: Tensor, sigmas: Tensor) -> Tensor:
         before = (x0, sigma)
         latents = latents_next
     return estimate(latents, sigmas[-1])
-
-
-def _generator(recipe: Recipe, key: str) -> torch.Generator:
-    # a CPU generator: the same numbers whatever the device
-    return torch.Generator().manual_seed(noise_seed(recipe.seed, key, recipe.draw))

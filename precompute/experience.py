@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import platform
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +109,23 @@ def work_of(recipe: Recipe) -> str:
     return json.dumps(fields, sort_keys=True)
 
 
+@cache
+def cpu_model() -> str:
+    """What this machine's CPU is called."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def device_name(device: str, threads: int | None) -> str:
     """A device by its model, so that a cluster's and tomorrow's of the same model share what is known."""
     if device.startswith("cuda"):
         import torch
 
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_model()}, {threads} threads"
+    return f"{cpu_model()}, {threads} threads"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -122,16 +134,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _count(value: Any) -> int | None:

@@ -12,13 +12,8 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..pipeline.image_files import FORMATS as FORMATS
-from ..pipeline.image_files import MAX_BYTES as MAX_BYTES
-from ..pipeline.image_files import MAX_PIXELS as MAX_PIXELS
-from ..pipeline.image_files import SUFFIXES as SUFFIXES
 from ..pipeline.image_files import decode_image
 from ..pipeline.image_files import read_input_file as read_input_file
-from ..pipeline.image_files import to_rgb as to_rgb
 from ..pipeline.recipe import Fit
 
 

@@ -22,12 +22,13 @@ import xxhash
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from ..pipeline.catalog import seal_tensors
 from ..pipeline.commit import make_folders, replace
 from ..pipeline.records import read_file
 from .locators import FileFacts, Locator
 
 FOLDER = "index"
-_VERSION = b"theworld inputs 1"
+_WHAT = "theworld inputs 1"
 _STAMP_BYTES, _DIGEST_BYTES = 16, 32
 _LIMIT_BYTES = 2**33
 _RACY_NS = 2 * 10**9
@@ -109,7 +110,7 @@ def _pack(entries: dict[bytes, bytes]) -> bytes:
         "stamps": np.frombuffer(b"".join(entries), np.uint8).reshape(-1, _STAMP_BYTES),
         "digests": np.frombuffer(b"".join(entries.values()), np.uint8).reshape(-1, _DIGEST_BYTES),
     }
-    return safetensors.numpy.save({**tensors, "seal": _seal(tensors)})
+    return safetensors.numpy.save({**tensors, "seal": seal_tensors(tensors, _WHAT)})
 
 
 def _load(file: Path) -> dict[bytes, bytes]:
@@ -119,7 +120,7 @@ def _load(file: Path) -> dict[bytes, bytes]:
     except (OSError, ValueError, KeyError, SafetensorError):
         return {}
     sound = (
-        np.array_equal(seal, _seal(tensors))
+        np.array_equal(seal, seal_tensors(tensors, _WHAT))
         and (stamps.dtype, digests.dtype) == (np.uint8, np.uint8)
         and (stamps.shape, digests.shape) == ((len(stamps), _STAMP_BYTES), (len(stamps), _DIGEST_BYTES))
     )
@@ -132,11 +133,3 @@ def _load(file: Path) -> dict[bytes, bytes]:
         ]
         for number in range(len(stamps))
     }
-
-
-def _seal(tensors: dict[str, NDArray[Any]]) -> NDArray[np.uint8]:
-    digest = xxhash.xxh3_128(_VERSION)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-        digest.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
-    return np.frombuffer(digest.digest(), np.uint8)

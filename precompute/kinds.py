@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..pipeline import image_files
 from ..pipeline.errors import ConfigError, ImageError
 from ..pipeline.latent_spec import LatentSpec, latent_frames, video_frames
 from ..pipeline.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
@@ -89,7 +90,7 @@ class _Rollout(Kind):
 
     takes, makes, doing, phase = "image", "rollouts", "rolling out", "rollout"
     next_command = "theworld train --cache {cache}"
-    suffixes, max_bytes, rules = images.SUFFIXES, images.MAX_BYTES, IMAGE_RULES
+    suffixes, max_bytes, rules = image_files.SUFFIXES, image_files.MAX_BYTES, IMAGE_RULES
     batch = (8, 16)
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
@@ -278,7 +279,7 @@ def _future(recipe: Recipe, world: WorldSource, steps: int) -> str:
 def _picture(content: bytes, source: str) -> Image.Image:
     if video.container_of(content) is not None:
         raise ImageError("format", f"{source} is a video, and images are wanted; --kind frames takes videos")
-    return images.decode_image(content, source=source)
+    return image_files.decode_image(content, source=source)
 
 
 def _size(recipe: Recipe) -> tuple[int, int]:

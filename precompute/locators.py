@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..pipeline.errors import ImageError
-from .images import read_input_file
+from ..pipeline.image_files import read_input_file
 
 
 class FileFacts(NamedTuple):

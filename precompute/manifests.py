@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ..pipeline.errors import ConfigError, ImageError
-from ..pipeline.lists import SUFFIXES as SUFFIXES
 from ..pipeline.lists import Record, read_records
 
 COLUMNS = ("image", "video", "path", "file", "file_name")

@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..pipeline.errors import ConfigError, ImageError
+from ..pipeline.image_files import read_input_file
 from ..pipeline.keys import key_of_bytes, key_of_sample
 from ..pipeline.store import LatentStore
 from .decoder import shared_decoder
-from .images import read_input_file
 from .kinds import KINDS, Loaded
 from .locators import FileAt, Locator
 from .sources import list_inputs

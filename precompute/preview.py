@@ -7,14 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .drawing import ACCENT as _ACCENT
-from .drawing import INK as _INK
-from .drawing import PALE as _PALE
-from .drawing import SOFT as _SOFT
-from .drawing import draw_arrow, to_frames
+from .drawing import ACCENT, INK, PALE, SOFT, draw_arrow, drawable, font, font_for, to_frames
 
 _TILE, _MARGIN, _BAR = 128, 16, 260
 
@@ -39,7 +35,7 @@ def answer_picture(
     tiles = [source.convert("RGB"), *map(Image.fromarray, _last_of_each(video[None], temporal_stride)[0][1:])]
     side = (round(_TILE * source.width / source.height), _TILE)
     sample = Image.Resampling.NEAREST if source.height < _TILE else Image.Resampling.LANCZOS
-    small, large = ImageFont.load_default(13), ImageFont.load_default(20)
+    small = font(13)
     step, first_gap = side[0] + 4, 34
     width = 2 * _MARGIN + len(tiles) * step - 4 + first_gap
     top, text_top = 38, 38 + _TILE + 18
@@ -48,25 +44,33 @@ def answer_picture(
     for number, tile in enumerate(tiles):
         left = _MARGIN + number * step + (first_gap if number else 0)
         label = "now" if number == 0 else f"+{temporal_stride * number * frame_seconds:.2f} s"
-        draw.text((left + side[0] / 2, top - 6), label, fill=_SOFT, font=small, anchor="ms")
+        draw.text((left + side[0] / 2, top - 6), label, fill=SOFT, font=small, anchor="ms")
         picture.paste(tile.resize(side, sample), (left, top))
-        draw.rectangle((left, top, left + side[0] - 1, top + _TILE - 1), outline=_ACCENT if number else _INK)
+        draw.rectangle((left, top, left + side[0] - 1, top + _TILE - 1), outline=ACCENT if number else INK)
     if len(tiles) > 1:
         draw_arrow(draw, _MARGIN + side[0] + 8, top + _TILE // 2)
         left = _MARGIN + step + first_gap
-        draw.text((left, _MARGIN - 2), "what the world model foresees", fill=_ACCENT, font=small, anchor="ls")
-    draw.text((_MARGIN, text_top), question, fill=_INK, font=large)
+        draw.text((left, _MARGIN - 2), "what the world model foresees", fill=ACCENT, font=small, anchor="ls")
+    _write(draw, (_MARGIN, text_top), question, INK)
     for number, (answer, probability) in enumerate(answers):
         y = text_top + 34 + 28 * number
-        ink = _INK if number == 0 else _SOFT
+        ink = INK if number == 0 else SOFT
         if probability is None:
-            draw.text((_MARGIN, y), answer, fill=ink, font=large)
+            _write(draw, (_MARGIN, y), answer, ink)
             continue
-        draw.rectangle((_MARGIN, y + 2, _MARGIN + _BAR, y + 20), fill=_PALE)
+        draw.rectangle((_MARGIN, y + 2, _MARGIN + _BAR, y + 20), fill=PALE)
         bar = (_MARGIN, y + 2, _MARGIN + round(_BAR * probability), y + 20)
-        draw.rectangle(bar, fill=_ACCENT if number == 0 else _SOFT)
-        draw.text((_MARGIN + _BAR + 12, y + 11), f"{answer}   {probability:.0%}", fill=ink, font=large, anchor="lm")
+        draw.rectangle(bar, fill=ACCENT if number == 0 else SOFT)
+        _write(draw, (_MARGIN + _BAR + 12, y + 11), f"{answer}   {probability:.0%}", ink, anchor="lm")
     return picture
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, ink: tuple[int, int, int], anchor: str = "la"
+) -> None:
+    """One large line; beyond ASCII, in the letters that DejaVu has."""
+    line = drawable(text.replace("\n", " "))
+    draw.text(at, line, fill=ink, font=font_for(line, 20), anchor=anchor)
 
 
 def _last_of_each(videos: Float[Tensor, "B 3 F height width"], temporal_stride: int) -> NDArray[np.uint8]:

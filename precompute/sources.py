@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from ..pipeline import arrow_files, lists
 from ..pipeline.errors import ConfigError, ImageError
 from ..pipeline.keys import digest_of_bytes, key_of_digest
 from ..pipeline.ledger import Failure
@@ -31,9 +32,8 @@ from .kinds import KINDS, Kind
 from .locators import CellAt, FileAt, FileFacts, Locator, MemberAt, facts_from, facts_of
 from .manifests import Row
 
-TABLES = frozenset({".parquet", ".arrow"})
 TARS = frozenset({".tar"})
-_CONTAINERS = manifests.SUFFIXES | TABLES | TARS
+_CONTAINERS = lists.SUFFIXES | arrow_files.SUFFIXES | TARS
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -177,14 +177,14 @@ def _real(folder: str) -> str:
 def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None) -> _Found:
     """The inputs of a place, and what was passed over."""
     text = str(place)
-    if text.startswith(tables.HUB):
-        fetched = tables.fetch_hub(text)
+    if text.startswith(arrow_files.HUB):
+        fetched = arrow_files.fetch_hub(text)
         found = _contained(fetched, str(fetched[0].parent) if fetched else text, kind, column, prompt_field, own=False)
         for entry in found.entries:
             entry.root = None  # the Hub's cache is made of links
         return found
     if place.is_dir():
-        if (files := tables.saved_files(place)) is not None:
+        if (files := arrow_files.saved_files(place)) is not None:
             return _contained(files, text, kind, column, prompt_field)
         return _folder(place, kind, column, prompt_field)
     if place.is_file():
@@ -223,20 +223,20 @@ def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | Non
     if found:
         _refuse_columns(str(place), column, prompt_field)
         return _Found(_plain(found, str(place)), others, len(files) - len(found) - sum(others.values()))
-    for suffixes in (TARS, TABLES - {".arrow"}):
+    for suffixes in (TARS, arrow_files.SUFFIXES - {".arrow"}):
         if held := sorted(path for _, path, _ in files if _suffix(path) in suffixes):
             inside = _contained([Path(path) for path in held], str(place), kind, column, prompt_field)
             inside.ignored += len(files) - len(held)
             return inside
     if others:
         raise ConfigError(f"{place} holds no {kind.takes}, but {_counted(others)}. {_advice(others)}")
-    lists = [name for name, _, _ in files if _suffix(name) in manifests.SUFFIXES]
+    named = [name for name, _, _ in files if _suffix(name) in lists.SUFFIXES]
     raise ConfigError(
         f"{place} holds no {kind.takes}: none of its {len(files)} files ends in "
         f"{', '.join(sorted(kind.suffixes))}. "
         + (
-            f"To take the {kind.takes}s that a list names, name the list: {place / lists[0]}"
-            if lists
+            f"To take the {kind.takes}s that a list names, name the list: {place / named[0]}"
+            if named
             else "Name the folder that holds them; folders inside it are searched too"
         )
     )
@@ -267,7 +267,7 @@ def _contained(
                 _refuse_link(str(file), root, name)
             if suffix in TARS:
                 _add_tar(found, file, name, kind)
-            elif suffix in TABLES:
+            elif suffix in arrow_files.SUFFIXES:
                 _add_table(found, file, name, kind, column, prompt_field)
             else:
                 manifest = manifests.read_manifest(file, kind.takes, column=column, prompt_field=prompt_field)

@@ -12,10 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..pipeline.arrow_files import HUB as HUB
-from ..pipeline.arrow_files import fetch_hub as fetch_hub
 from ..pipeline.arrow_files import load_pyarrow, open_arrow, read_schema
-from ..pipeline.arrow_files import saved_files as saved_files
 from ..pipeline.errors import ConfigError, ImageError
 from .locators import CellAt, facts_of
 from .manifests import Row, candidates, check_prompt_field, choose_column, prompt_of, row_of

@@ -29,8 +29,9 @@ from torch import Tensor
 
 from ..pipeline.commit import replace
 from ..pipeline.errors import ConfigError, ImageError
+from ..pipeline.image_files import to_rgb
 from ..pipeline.recipe import Fit
-from .images import fit_image, to_rgb, to_tensor
+from .images import fit_image, to_tensor
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
 MAX_BYTES = 2**30

@@ -29,8 +29,8 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from ..pipeline.errors import ConfigError, WorldModelError
-from ..pipeline.keys import noise_seed
 from ..pipeline.latent_spec import video_frames
+from ..pipeline.latents import draw_noise
 from ..pipeline.recipe import Recipe
 from .families import read_json
 from .images import to_image
@@ -127,16 +127,7 @@ class WanWorld(WanLatents):
             raise ConfigError("Wan 2.1 was loaded without the embeddings of its prompt, which it needs even if empty")
         condition = self.condition(images, recipe.rollout_steps * recipe.stride)
         channels, (frames, height, width) = self._spec.channels, condition.shape[2:]
-        noise = torch.stack(
-            [
-                # a CPU generator: the same numbers whatever the device
-                torch.randn(
-                    (channels, frames, height, width),
-                    generator=torch.Generator().manual_seed(noise_seed(recipe.seed, key, recipe.draw)),
-                )
-                for key in keys
-            ]
-        )
+        noise = draw_noise(recipe, keys, (channels, frames, height, width))
         latents = self.denoise(
             images,
             condition,

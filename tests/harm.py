@@ -76,6 +76,17 @@ def poison(store: LatentStore, number: int, value: float = np.nan) -> None:
     put_row(store, row // store.shard_size, row % store.shard_size, written.tobytes(), crc)
 
 
+def become_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def become_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "inside").write_bytes(b"somebody's")
+
+
 def listing(folder: Path) -> dict[str, tuple[int, int, int, int]]:
     """Everything in a folder: relative path -> inode, kind, size and time of the last change."""
     found = {}

@@ -6,9 +6,9 @@ from ..pipeline.lazy import offer
 
 if TYPE_CHECKING:
     from .answer import ask as ask
+    from .batch_order import BatchOrder as BatchOrder
     from .checkpoint import load_run as load_run
     from .config import TrainConfig as TrainConfig
-    from .loader import BatchOrder as BatchOrder
     from .loader import LatentDataset as LatentDataset
     from .loader import Prefetcher as Prefetcher
     from .model import TheWorld as TheWorld
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = offer(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,
     {
-        "BatchOrder": "loader",
+        "BatchOrder": "batch_order",
         "LatentDataset": "loader",
         "Prefetcher": "loader",
         "Question": "questions",

@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..pipeline.batch_buffer import BatchBuffer
 from ..pipeline.errors import ConfigError, QuestionError, StoreMismatchError
-from ..pipeline.latent_store import BatchBuffer
 from ..pipeline.latents import as_tensor
 from ..pipeline.store import LatentStore, open_store
 from .loader import Indices, LatentDataset

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..pipeline.batch_buffer import BatchBuffer
 from ..pipeline.errors import ConfigError, RunError
-from ..pipeline.latent_store import BatchBuffer
 from ..pipeline.latents import as_tensor
 from ..pipeline.store import LatentStore
 from .arms import Arm

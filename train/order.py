@@ -1,7 +1,7 @@
 """Which rows one update learns from, and which of them on this process: a function of (seed, epoch) alone.
 
 Lives here: `UpdateOrder`. Elsewhere: rows and their tokens (batches.py), latents read ahead (loader.py), the loop
-(loop.py).
+(loop.py), the order of a store's samples where there are no questions (batch_order.py).
 
 An update belongs to all processes together. Its rows are dealt out among them in turn and cut into pieces of
 `micro_batch`, each weighted by its share of the learned tokens, so that one process, eight, or pieces of one row all

@@ -15,7 +15,7 @@ import signal
 import tarfile
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from theworld.pipeline import commit, shard_writer
 from theworld.pipeline.errors import StoreError, StoreNotFoundError
 from theworld.pipeline.latent_spec import LatentSpec
 from theworld.pipeline.ledger import Failure
+from theworld.pipeline.progress import Bar, Progress
 from theworld.pipeline.recipe import Recipe
 from theworld.pipeline.records import record_number
 from theworld.pipeline.store import LatentStore, StoreFormat, create_store, open_store
@@ -334,6 +335,21 @@ def start(action: Callable[[Callable[[str], None]], object]) -> tuple[int, int]:
         assert_written(write_end, json.dumps(traceback.format_exc()))
     finally:
         os._exit(status)
+
+
+class Holding(Progress):
+    """A progress that says when the work has begun, and then never lets it end."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(None)
+        self._tell = tell
+
+    @contextmanager
+    def bar(self, title: str, *, total: int, unit: str) -> Generator[Bar]:
+        self._tell("at work")
+        signal.pause()
+        with super().bar(title, total=total, unit=unit) as bar:
+            yield bar
 
 
 def assert_written(fd: int, word: str) -> None:

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
 from diffusers import AutoencoderKLWan
 from numpy.typing import NDArray
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from tests.unit.test_video import turned
 from theworld.pipeline.cli import app

@@ -13,9 +13,9 @@ import skimage.data
 import torch
 import zarr
 
+from theworld.pipeline.image_files import SUFFIXES
 from theworld.pipeline.store import open_store
 from theworld.precompute.config import PrecomputeConfig
-from theworld.precompute.images import SUFFIXES
 from theworld.precompute.job import run_precompute
 from theworld.precompute.live import LiveWorld
 

@@ -1,51 +1,116 @@
-"""What is installed is what is in the repository, under names that nothing else in site-packages has."""
+"""What is built is what is in the repository, and works far from it, beside a user's own files.
+
+CI does not fetch torch twice: a fresh environment holds theworld alone and sees the other packages of this one.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import venv
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("pipeline", "precompute", "train")
+BESIDE = ("README.md", "CHANGELOG.md", "Makefile", "constraints.txt", "pyproject.toml", "MANIFEST.in")
+GENERATED = {"PKG-INFO", "setup.cfg"}
+PIP = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
+ALONE = ("--no-deps", "--no-build-isolation", "--no-index")
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]  # built once
 
 
-@pytest.mark.slow
-def test_the_wheel_holds_the_three_rooms_their_weights_and_nothing_else(tmp_path: Path) -> None:
-    source = tmp_path / "source"  # building in place would leave build/ behind
-    source.mkdir()
-    listing = ["git", "ls-files", "-co", "--exclude-standard"]
-    for name in subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
+class Built(NamedTuple):
+    source: Path
+    wheel: Path
+    sdist: Path
+
+
+def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Of a copy of what git would commit: building in place would leave build/ behind."""
+    here = tmp_path_factory.mktemp("built")
+    source = here / "source"
+    for name in run("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines():
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
-    subprocess.run([*build, "."], cwd=source, check=True, capture_output=True, timeout=300)
-    [wheel] = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    run(*PIP, "wheel", *ALONE, "-w", here, ".", cwd=source)
+    build = f"from setuptools.build_meta import build_sdist; build_sdist({str(here)!r})"
+    run(sys.executable, "-c", build, cwd=source)
+    [wheel], [sdist] = here.glob("*.whl"), here.glob("*.tar.gz")
+    return Built(source, wheel, sdist)
+
+
+def in_rooms(source: Path) -> set[str]:
+    kinds = {".py", ".json", ".safetensors", ".md"}
+    found = (path for room in ROOMS for path in (source / room).rglob("*") if path.suffix in kinds)
+    return {path.relative_to(source).as_posix() for path in found}
+
+
+def test_the_wheel_holds_the_three_rooms_their_weights_and_nothing_else(built: Built) -> None:
+    with zipfile.ZipFile(built.wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-        archive.extractall(tmp_path / "site")
-    expected = {
-        f"theworld/{path.relative_to(source).as_posix()}"
-        for room in ROOMS
-        for path in (source / room).rglob("*")
-        if path.suffix in {".py", ".json", ".safetensors", ".md"}
-    }
-    assert names == expected
-    # a user's own train.py does not shadow ours, nor ours theirs
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "train.py").write_text("raise SystemExit('shadowed')")
+    assert names == {f"theworld/{name}" for name in in_rooms(built.source)}
+
+
+def test_the_source_distribution_holds_the_rooms_what_explains_them_and_no_tests(built: Built) -> None:
+    with tarfile.open(built.sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    names = {name for name in names if not name.startswith("theworld.egg-info/")} - GENERATED
+    folders = (path for folder in ("configs", "docs") for path in (built.source / folder).rglob("*"))
+    beside = {path.relative_to(built.source).as_posix() for path in folders if path.is_file()}
+    assert names == in_rooms(built.source) | beside | set(BESIDE)
+
+
+def install(distribution: Path, folder: Path) -> dict[str, bytes]:
+    """A fresh environment with it; returns its files by name."""
+    venv.create(folder, symlinks=True)
+    [site] = folder.glob("lib/python*/site-packages")
+    below = sysconfig.get_path("purelib")  # on the path alone: its .pth files, and so this checkout, are not taken up
+    (site / "below.pth").write_text(f"{below}\n")
+    python = str(folder / "bin" / "python")
+    run(*PIP, "--python", python, "install", *ALONE, "--ignore-installed", "--no-compile", distribution, cwd=folder)
+    files = (path for path in (site / "theworld").rglob("*") if path.is_file())
+    return {path.relative_to(site).as_posix(): path.read_bytes() for path in files}
+
+
+def test_installed_from_either_the_commands_work_far_from_the_checkout(built: Built, tmp_path: Path) -> None:
+    from_wheel = install(built.wheel, tmp_path / "wheel")
+    assert install(built.sdist, tmp_path / "sdist") == from_wheel
+    assert from_wheel.keys() == {f"theworld/{name}" for name in in_rooms(built.source)}
+
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "train.py").write_text("raise SystemExit('shadowed')")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    env = kept | {"HOME": str(work), "HF_HUB_OFFLINE": "1"}
+
+    def theworld(kind: str, *arguments: str) -> str:
+        return run(tmp_path / kind / "bin" / "theworld", *arguments, cwd=work, env=env)
+
+    for kind in ("wheel", "sdist"):
+        assert theworld(kind, "--version").split()[:2] == ["theworld", built.wheel.name.split("-")[1]]
+    looked = {row["what"]: row for row in json.loads(theworld("sdist", "doctor", "--json"))}
+    assert str(tmp_path / "sdist") in looked["theworld"]["found"]
+    assert looked["packages"]["state"] == "ok", looked["packages"]
+    made = json.loads(theworld("sdist", "precompute", "--steps", "1", "--scenes", "3", "--in-process", "--json"))
+    assert (made["written"], made["failed"]) == (3, 0)
+    assert (work / made["store"] / "theworld.json").is_file()
     code = "import theworld.train.tokens, theworld.precompute.world as w; print(w.resolve_world(None).name)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {code}"],
-        cwd=tmp_path / "work",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "worldlet"
+    said = run(tmp_path / "wheel" / "bin" / "python", "-c", code, cwd=work, env=env)
+    assert said.strip() == "worldlet", "nothing of ours shadows a user's train.py, nor is shadowed by it"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from theworld.pipeline.batch_buffer import BatchBuffer
 from theworld.pipeline.errors import QuestionError
 from theworld.pipeline.keys import key_of_bytes
-from theworld.pipeline.latent_store import BatchBuffer
 from theworld.train.batches import (
     check_answers,
     encode,

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,11 @@ from theworld.pipeline.keys import KEY_DIGITS
 from theworld.pipeline.store import LatentStore, load_store, open_store
 from theworld.pipeline.verify import verify
 
-from ..faults.harness import finish, start
-from ..harm import as_another_user, contents, listing, open_folder, poison, record_file, reseal
+from ..faults.harness import Holding, finish, start
+from ..harm import as_another_user, contents, listing, poison, record_file, reseal
 from ..tiny_store import TINY, create, expected, fill, flip, key, write
-from .test_maintenance import Holding
 
 OTHER = TINY.model_copy(update={"seed": 5, "rollout_steps": 1})
-
-
-@pytest.fixture
-def cache() -> Iterator[Path]:
-    with open_folder() as folder:
-        yield folder
 
 
 @pytest.fixture

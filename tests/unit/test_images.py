@@ -12,7 +12,8 @@ from PIL import Image
 
 from theworld.pipeline import image_files
 from theworld.pipeline.errors import ImageError
-from theworld.precompute.images import decode_image, fit_image, load_image, read_input_file
+from theworld.pipeline.image_files import decode_image, read_input_file
+from theworld.precompute.images import fit_image, load_image
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:

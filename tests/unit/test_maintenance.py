@@ -5,8 +5,8 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,24 @@ from theworld.pipeline.catalog import SNAPSHOT
 from theworld.pipeline.errors import DamagedShardError, StoreError, StoreLockedError
 from theworld.pipeline.ledger import Failure
 from theworld.pipeline.maintenance import gc, repair
-from theworld.pipeline.progress import Bar, Progress
 from theworld.pipeline.store import LatentStore, StoreFormat, load_store, open_store
 from theworld.pipeline.verify import verify
 
-from ..faults.harness import Cut, FaultyOs, layer, start
-from ..harm import as_another_user, contents, listing, open_folder, poison, record_file
+from ..faults.harness import Cut, FaultyOs, Holding, layer, start
+from ..harm import (
+    as_another_user,
+    become_a_folder,
+    become_a_pipe,
+    contents,
+    listing,
+    poison,
+    record_file,
+)
 from ..tiny_store import create, expected, fill, flip, key, write
 
 HOUR_S = 3600.0
 NOW = -10.0
 """A grace that makes everything old, whatever the clock's steps."""
-
-
-@pytest.fixture
-def cache() -> Iterator[Path]:
-    with open_folder() as folder:
-        yield folder
 
 
 @pytest.fixture(params=["zarr", "webdataset"])
@@ -62,17 +63,6 @@ def heal(store: LatentStore) -> LatentStore:
     np.testing.assert_array_equal(healed.read([key(n) for n in range(10)]), expected(store, range(10)))
     assert verify(store.path, level="deep").findings == ()
     return healed
-
-
-def become_a_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-    (path / "inside").write_bytes(b"somebody's")
-
-
-def become_a_pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
 
 
 def spoil(path: Path) -> None:
@@ -461,21 +451,6 @@ def test_gc_leaves_a_payload_whose_record_appears_while_it_looks(
     monkeypatch.setattr(maintenance, "record_inodes", slow)
     assert gc(store.path, apply=True, grace_s=NOW).files == ()
     np.testing.assert_array_equal(open_store(store.path).read([key(11)]), expected(store, [11]))
-
-
-class Holding(Progress):
-    """A progress that says when the work has begun, and then never lets it end."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        super().__init__(None)
-        self._tell = tell
-
-    @contextmanager
-    def bar(self, title: str, *, total: int, unit: str) -> Generator[Bar]:
-        self._tell("at work")
-        signal.pause()
-        with super().bar(title, total=total, unit=unit) as bar:
-            yield bar
 
 
 def test_one_repair_or_gc_at_a_time_and_a_killed_one_holds_nothing_up(store: LatentStore) -> None:

@@ -1,7 +1,6 @@
 """What `info` says of a store: numpy's numbers, and a warning exactly where something is wrong."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,11 @@ from theworld.pipeline.statistics import Summary, summarise
 from theworld.pipeline.store import LatentStore, StoreFormat, create_store, open_store
 from theworld.pipeline.transfer import export, merge
 
-from ..harm import WAN_SPEC, open_folder, poison
+from ..harm import WAN_SPEC, poison
 from ..tiny_store import SPEC, TINY, create, expected, fill, flip, key, write
 
 SHAPE = (3, 3, 2, 4)
 Latents = NDArray[np.float32]
-
-
-@pytest.fixture
-def cache() -> Iterator[Path]:
-    with open_folder() as folder:
-        yield folder
 
 
 def holding(cache: Path, latents: Latents, spec: LatentSpec = SPEC, facts: dict[str, Any] | None = None) -> LatentStore:

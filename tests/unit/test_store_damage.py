@@ -16,6 +16,7 @@ from theworld.pipeline.errors import (
 from theworld.pipeline.records import seal, unseal
 from theworld.pipeline.store import find_store, open_store
 
+from ..harm import become_a_pipe
 from ..tiny_store import FRAME_BYTES, FRAMES, TINY, create, expected, fill, flip, key, write
 
 
@@ -39,11 +40,6 @@ def test_every_flipped_bit_of_a_latent_is_found_by_reading_it(tmp_path: Path) ->
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
-
-
-def become_a_pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
 
 
 def grow(path: Path) -> None:

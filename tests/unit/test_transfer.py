@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 
@@ -19,17 +18,11 @@ from theworld.pipeline.transfer import Copied, export, keys_of_sources, merge, r
 from theworld.pipeline.verify import verify
 
 from ..faults.harness import Cut, FaultyOs, finish, layer, start
-from ..harm import contents, listing, open_folder, poison, record, record_file
+from ..harm import contents, listing, poison, record, record_file
 from ..tiny_store import SPEC, TINY, create, expected, fill, flip, key, latent, write
 
 FORMATS: tuple[StoreFormat, ...] = ("zarr", "webdataset")
 OTHER: dict[str, StoreFormat] = {"zarr": "webdataset", "webdataset": "zarr"}
-
-
-@pytest.fixture
-def cache() -> Iterator[Path]:
-    with open_folder() as folder:
-        yield folder
 
 
 @pytest.fixture(params=FORMATS)

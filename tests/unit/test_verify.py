@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,19 +20,24 @@ from theworld.pipeline.maintenance import repair
 from theworld.pipeline.store import LatentStore, StoreFormat, load_store, open_store
 from theworld.pipeline.verify import LEVELS, Finding, Level, verify
 
-from ..harm import as_another_user, fit, listing, open_folder, poison, put_row, record, record_file, reseal
+from ..harm import (
+    as_another_user,
+    become_a_folder,
+    become_a_pipe,
+    fit,
+    listing,
+    poison,
+    put_row,
+    record,
+    record_file,
+    reseal,
+)
 from ..tiny_store import TINY, create, fill, flip, key, write
 
 KINDS: dict[str, tuple[StoreFormat, str]] = {
     "zarr": ("zarr", "float16"),
     "webdataset": ("webdataset", "bfloat16"),
 }
-
-
-@pytest.fixture
-def cache() -> Iterator[Path]:
-    with open_folder() as folder:
-        yield folder
 
 
 @pytest.fixture(params=KINDS)
@@ -62,16 +67,6 @@ def test_a_sound_store_has_nothing_to_find(store: LatentStore, level: Level) -> 
     assert (done.shards, done.of_shards, done.samples) == (3, 3, 10)
     payloads = sum(store.payload_path(n).stat().st_size for n in range(3))
     assert done.bytes_read == (0 if level == "names" else payloads)
-
-
-def become_a_pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def become_a_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
 
 
 def shrink(path: Path) -> None:
