@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import ConfigError, StoreNotFoundError, TheWorldError
+from .options import Quiet
 from .see_cli import audit_store, preview
 
 cache_app = typer.Typer(
@@ -42,6 +43,7 @@ def list_(
     cache: Annotated[Path, typer.Argument(help="Folder of stores.")] = DEFAULT_CACHE, as_json: Json = False
 ) -> None:
     """The stores of a cache folder: path, recipe id, kind, format, samples, bytes."""
+    from .progress import complain
     from .store import find_stores, is_store, load_store
 
     paths = [cache] if is_store(cache) else find_stores(cache)
@@ -55,11 +57,11 @@ def list_(
             store = load_store(path)
         except TheWorldError as error:  # one bad store must not hide the others
             bad = True
-            typer.secho(f"error: {error}", err=True, fg="red")
+            complain(f"error: {error}")
             continue
         bad |= bool(store.damage)
         for damage in store.damage:
-            typer.secho(f"DAMAGE: {damage}", err=True, fg="red")
+            complain(f"DAMAGE: {damage}")
         rows.append(
             {
                 "path": str(path),
@@ -137,6 +139,7 @@ def verify(
     ] = None,
     world: Annotated[str | None, _audit_option("Folder of the world model, if not where the recipe says.")] = None,
     device: Annotated[str | None, _audit_option("auto, cpu or cuda. (default: auto)")] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Is everything there, and is it what was committed? Changes nothing. Exit code 1 where damage is found."""
@@ -151,9 +154,9 @@ def verify(
         resolve_store(store),
         level="deep" if deep else "read" if read else "names",
         sample=_part(sample),
-        progress=Progress.on_stderr(),
+        progress=Progress.on_stderr(quiet=quiet),
     )
-    audited = None if recompute is None or found.damage else audit_store(found.store, recompute, **asked)
+    audited = None if recompute is None or found.damage else audit_store(found.store, recompute, quiet=quiet, **asked)
     if as_json:
         said = found.to_json() if recompute is None else {**found.to_json(), "audit": audited and audited.to_json()}
         typer.echo(json.dumps(said, indent=2))
@@ -170,6 +173,7 @@ def repair(
     store: Store = DEFAULT_CACHE,
     deep: Annotated[bool, typer.Option("--deep", help="Look for damage as `verify --deep` does.")] = False,
     apply: Apply = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Move damaged shards to lost+found/, so that precompute makes them again. Never deletes."""
@@ -178,7 +182,7 @@ def repair(
     from .store import resolve_store
 
     path = resolve_store(store)
-    done = run_repair(path, apply=apply, level="deep" if deep else "read", progress=Progress.on_stderr())
+    done = run_repair(path, apply=apply, level="deep" if deep else "read", progress=Progress.on_stderr(quiet=quiet))
     moved = [str(file) for file in done.moved]
     if as_json:
         typer.echo(json.dumps({"store": str(path), "applied": apply, "moved": moved}, indent=2))
@@ -298,6 +302,7 @@ def export(
     keys: Annotated[Path | None, typer.Option(help="Text file of keys, one a line: only these.")] = None,
     match: Annotated[str | None, typer.Option(help="Regular expression: only images whose name matches.")] = None,
     shard_size: Annotated[int | None, typer.Option(min=1, max=65536, help="Samples a shard.")] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Copy a store, or a part of it, into another folder or format; the same bits, the same recipe id."""
@@ -315,7 +320,7 @@ def export(
     if wanted == []:
         raise ConfigError("no key is left to export: --keys is empty, or none of them matches --match")
     target, copied = run_export(
-        source, cache, format=format, keys=wanted, shard_size=shard_size, progress=Progress.on_stderr()
+        source, cache, format=format, keys=wanted, shard_size=shard_size, progress=Progress.on_stderr(quiet=quiet)
     )
     _report_copies(target.path, [copied], source.damage, as_json)
 
@@ -324,6 +329,7 @@ def export(
 def merge(
     target: Annotated[Path, typer.Argument(help="A store of the same recipe, or a cache folder, made if need be.")],
     stores: Annotated[list[Path], typer.Argument(help="Stores to copy from.")],
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Bring stores of one recipe together, made on several machines say. Can be repeated at will."""
@@ -331,11 +337,13 @@ def merge(
     from .transfer import merge as run_merge
 
     sources = [_open(path, tolerate_damage=True) for path in stores]
-    copied = run_merge(target, sources, progress=Progress.on_stderr())
+    copied = run_merge(target, sources, progress=Progress.on_stderr(quiet=quiet))
     _report_copies(target, copied, tuple(damage for source in sources for damage in source.damage), as_json)
 
 
 def _report_copies(target: Path, copies: list[Any], damage: tuple[str, ...], as_json: bool) -> None:
+    from .progress import complain
+
     bad = [*damage, *(message for copied in copies for message in copied.damaged)]
     if as_json:
         rows = [{"source": str(c.source), "copied": c.copied, "present": c.present} for c in copies]
@@ -344,7 +352,7 @@ def _report_copies(target: Path, copies: list[Any], damage: tuple[str, ...], as_
         for copied in copies:
             typer.echo(f"{copied.source}: {copied.copied} samples copied to {target}, {copied.present} were there")
     for message in bad:
-        typer.secho(f"DAMAGE, not copied: {message}", err=True, fg="red")
+        complain(f"DAMAGE, not copied: {message}")
     if bad:
         raise typer.Exit(1)
 

@@ -22,6 +22,7 @@ from .demo_cli import demo
 from .errors import ConfigError, TheWorldError
 from .evaluate_cli import device_name, evaluate, own_questions
 from .hub_cli import pull, push
+from .options import Quiet
 from .questions_cli import questions as look_at_questions
 from .tokens_cli import tokens
 
@@ -42,7 +43,7 @@ RUNNING = "How it runs"
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; flags win over it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", rich_help_panel=RUNNING)]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda. (default: auto)", rich_help_panel=RUNNING)]
 
 
 def main() -> None:
@@ -51,7 +52,9 @@ def main() -> None:
     try:
         app()
     except TheWorldError as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
+        from .progress import complain
+
+        complain(f"error: {error}")
         sys.exit(error.exit_code)
 
 
@@ -122,7 +125,7 @@ def precompute(
     views: Annotated[str | None, _recipe_option("Of kind views: pyramid or zoom. (default: pyramid)")] = None,
     chunk_context: Annotated[
         int | None,
-        _recipe_option("Go beyond the world model's window in chunks that begin with so many decoded frames: 1 or 5."),
+        _recipe_option("Beyond the world model's window: in chunks that begin with 1 or 5 decoded frames (default: 0)"),
     ] = None,
     compute_dtype: Annotated[
         str | None, _recipe_option("float32 or bfloat16, of the transformer. (default: the world model's)")
@@ -156,6 +159,7 @@ def precompute(
     ] = None,
     dry_run: Annotated[bool | None, _running_option("Print the plan and stop; writes nothing.", "--dry-run")] = None,
     config: ConfigFile = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Roll each image forward once, or encode real videos, and keep the latents."""
@@ -166,7 +170,8 @@ def precompute(
 
     flags = {name: value for name, value in locals().items() if name in PrecomputeConfig.model_fields}
     settings = load_config(PrecomputeConfig, "precompute", config, flags)
-    report = run_precompute(settings, progress=Progress.on_stderr())
+    # the plan is what a dry run is for
+    report = run_precompute(settings, progress=Progress.on_stderr(quiet=quiet and not settings.dry_run))
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else report.summary())
     if report.bad > settings.max_bad:
         raise typer.Exit(3)
@@ -175,29 +180,27 @@ def precompute(
 @app.command()
 def worlds(as_json: Json = False) -> None:
     """List the world models that --world takes by name, and whose folders and Hub ids it takes."""
-    from rich.console import Console
-
     from ..precompute.registry import list_worlds, table_of
+    from .progress import show
 
     rows = list_worlds()
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    Console().print(table_of(rows))
+    show(table_of(rows))
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at this machine: versions, GPU, memory, disk, Hub, sockets. Exits with 2 where most commands would fail."""
-    from rich.console import Console
-
     from .doctor import examine, table_of, to_json
+    from .progress import show
 
     rows = examine()
     if as_json:
         typer.echo(json.dumps(to_json(rows), indent=2))
     else:
-        Console().print(table_of(rows))
+        show(table_of(rows))
     if any(row.state == "problem" for row in rows):
         raise typer.Exit(2)
 
@@ -224,7 +227,8 @@ def train(
     ] = None,
     columns: Annotated[str | None, typer.Option(help="question=Q,answer=A,…: a table's own names.")] = None,
     max_bad: Annotated[
-        int | None, _running_option("Questions that may be left out, being wrong, too long or without latents. (0)")
+        int | None,
+        _running_option("Questions that may be left out, being wrong, too long or without latents. (default: 0)"),
     ] = None,
     lm: Annotated[str | None, typer.Option(help="Language model: a Hub id or a folder. (default: embedded)")] = None,
     steps: Annotated[
@@ -244,9 +248,11 @@ def train(
     ] = None,
     queries: Annotated[int | None, _tokens_option("resampler: world tokens in all. (default: 32)")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. (default: the next number under runs)")] = None,
-    train_steps: Annotated[int | None, _running_option("Updates.")] = None,
-    batch_size: Annotated[int | None, _running_option("Images per update, each with its questions.")] = None,
-    learning_rate: Annotated[float | None, _running_option("Peak learning rate.")] = None,
+    train_steps: Annotated[int | None, _running_option("Updates. (default: 800)")] = None,
+    batch_size: Annotated[
+        int | None, _running_option("Images per update, each with its questions. (default: 8)")
+    ] = None,
+    learning_rate: Annotated[float | None, _running_option("Peak learning rate. (default: 0.002)")] = None,
     micro_batch: Annotated[int | None, _running_option("Images at a time, where an update does not fit.")] = None,
     gradient_checkpointing: Annotated[
         bool | None, _running_option("Less memory for more time.", "--gradient-checkpointing")
@@ -264,14 +270,15 @@ def train(
     checkpoint_every: Annotated[int | None, _running_option("Updates between checkpoints.")] = None,
     checkpoint_minutes: Annotated[float | None, _running_option("Minutes between checkpoints. (default: 5)")] = None,
     report_to: Annotated[str | None, _running_option("tensorboard, wandb or trackio. (default: none)")] = None,
-    lora_rank: Annotated[int | None, _running_option("Rank of the LoRA adapters.")] = None,
-    seed: Annotated[int | None, _running_option("Seed of weights and order.")] = None,
+    lora_rank: Annotated[int | None, _running_option("Rank of the LoRA adapters. (default: 16)")] = None,
+    seed: Annotated[int | None, _running_option("Seed of weights and order. (default: 0)")] = None,
     device: Device = None,
     images: Annotated[
         Path | None, typer.Option(help="For --no-cache: what the store was made from. (default: beside it)")
     ] = None,
     world: Annotated[str | None, typer.Option(help="For --no-cache: the world model, if it has moved.")] = None,
     config: ConfigFile = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train temporal embeddings, projector and LoRA on a frozen language model, from a store."""
@@ -313,7 +320,7 @@ def train(
     elif images is not None or world is not None:
         raise ConfigError("--images and --world belong to --no-cache: the store's latents need neither")
     with Stop().on_signals() as stop:
-        progress = Progress.on_stderr()
+        progress = Progress.on_stderr(quiet=quiet)
         summary = run_training(settings, resume=unfinished, progress=progress, stop=stop, live=live)
     if Ranks.here().is_first:
         typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else summary.summary())

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import Quiet
+
 if TYPE_CHECKING:
     from ..precompute.report import Report
     from ..train.evaluate import Evaluation
@@ -30,18 +32,17 @@ def demo(
     scenes: Annotated[int, typer.Option(min=12, help="Scenes; every third is a test scene.")] = 900,
     train_steps: Annotated[int, typer.Option(min=1, help="Updates of each of the two readers.")] = 800,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Show what this is about, in minutes: roll scenes forward, train a reader with and one without the future."""
-    from rich.console import Console
-
     from ..precompute.config import PrecomputeConfig
     from ..precompute.job import run_precompute
     from ..train.evaluate import compare_evaluations, evaluate_shown
     from .evaluate_cli import device_name, write_page
-    from .progress import Progress
+    from .progress import Progress, show
     from .store import open_store
 
-    began, progress, where = time.monotonic(), Progress.on_stderr(), device_name(device)
+    began, progress, where = time.monotonic(), Progress.on_stderr(quiet=quiet), device_name(device)
     progress.say(f"1/4  {scenes} scenes, and what the world model expects to happen in each")
     made = run_precompute(
         PrecomputeConfig(cache=out / "latents", steps=STEPS, scenes=scenes, device=where), progress=progress
@@ -67,7 +68,7 @@ def demo(
         progress=progress,
     )
     for table in compare_evaluations(done):
-        Console().print(table)
+        show(table)
     typer.echo(f"{time.monotonic() - began:.0f} s. Now open {page.resolve()}")
 
 

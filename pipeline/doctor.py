@@ -23,7 +23,8 @@ from urllib.request import Request, urlopen
 
 import psutil
 from packaging.requirements import Requirement
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 State = Literal["ok", "note", "problem"]
 
@@ -86,10 +87,10 @@ def examine(environment: Mapping[str, str] | None = None) -> list[Row]:
 
 def table_of(rows: list[Row]) -> Table:
     """For a terminal."""
-    table = Table("", "", "", "what to do", show_edge=False)
-    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
+    table = Table("", "", Column(overflow="fold"), "what to do", show_edge=False)
+    colors = {"ok": "green", "note": "yellow", "problem": "red"}
     for row in rows:
-        table.add_row(marks[row.state], row.what, row.found, row.advice)
+        table.add_row(Text(row.state, style=colors[row.state]), row.what, row.found, row.advice)
     return table
 
 

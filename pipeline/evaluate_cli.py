@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import ConfigError
+from .options import Quiet
 
 if TYPE_CHECKING:
     from ..train.evaluate import Evaluation
@@ -71,7 +72,8 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, _study_option("Folder of the study. (default: evidence)")] = None,
     jobs: Annotated[int | None, _study_option("Processes, of one thread each. (default: one a core)")] = None,
-    config: Annotated[Path | None, _study_option("TOML file: its [train] is every arm's.", "--config")] = None,
+    config: Annotated[Path | None, _study_option("TOML file: its table train is every arm's.", "--config")] = None,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Answer a split's questions and print accuracy by question type, runs side by side; or compare arms."""
@@ -87,7 +89,7 @@ def evaluate(
             )
         if runs:
             raise ConfigError("--arms trains readers of its own: leave out the run folders, or --arms")
-        _compare_arms(store, questions, steps=steps, device=device_name(device), as_json=as_json, **given)
+        _compare_arms(store, questions, steps=steps, device=device_name(device), quiet=quiet, as_json=as_json, **given)
         return
     if stray := [name for name, value in given.items() if value is not None and name not in ("futures", "outcomes")]:
         raise ConfigError(f"--{stray[0].replace('_', '-')} belongs to a comparison: add --arms text,steps0,rollout,…")
@@ -97,6 +99,7 @@ def evaluate(
         _compare_policies(
             runs or [_newest_run()],
             adaptive,
+            quiet=quiet,
             as_json=as_json,
             store=store,
             questions=questions,
@@ -108,13 +111,11 @@ def evaluate(
         return
     if calibrate is not None or draws is not None:
         raise ConfigError("--calibrate and --draws belong to a comparison of steps: add --adaptive static=0")
-    from rich.console import Console
-
     from ..train.evaluate import compare_evaluations, evaluate_shown
     from ..train.findings import read_outcomes
-    from .progress import Progress
+    from .progress import Progress, show
 
-    progress = Progress.on_stderr()
+    progress = Progress.on_stderr(quiet=quiet)
     known = read_outcomes(outcomes) if outcomes is not None else None
     done = [
         evaluation
@@ -137,11 +138,11 @@ def evaluate(
         typer.echo(json.dumps([evaluation.model_dump(mode="json") for evaluation in done], indent=2))
     else:
         for table in compare_evaluations(done):
-            Console().print(table)
+            show(table)
     for evaluation in done:
         if not evaluation.is_swap:
             for alarm in evaluation.alarms:
-                progress.say(f"note: {evaluation.run}: {alarm}")
+                progress.warn(f"note: {evaluation.run}: {alarm}")
     if report is not None:
         page = write_page(
             done, report, store=store, images=images, world=world, device=device_name(device), progress=progress
@@ -182,22 +183,21 @@ def write_page(
 
     page = write_run_report(done, path, draw=draw, **around)
     for note in drawn.notes:
-        progress.say(note)
+        progress.warn(note)
     return page
 
 
-def _compare_policies(runs: list[Path], rule: str, *, as_json: bool, **given: Any) -> None:
-    from rich.console import Console
-
+def _compare_policies(runs: list[Path], rule: str, *, quiet: bool, as_json: bool, **given: Any) -> None:
     from ..train.adaptive import compare_policies, parse_rule
-    from .progress import Progress
+    from .progress import Progress, show
 
-    found = [compare_policies(run, parse_rule(rule), progress=Progress.on_stderr(), **given) for run in runs]
+    progress = Progress.on_stderr(quiet=quiet)
+    found = [compare_policies(run, parse_rule(rule), progress=progress, **given) for run in runs]
     if as_json:
         typer.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=2))
         return
     for one in found:
-        Console().print(one.table())
+        show(one.table())
         for note in one.notes:
             typer.echo(note, err=True)
 
@@ -218,10 +218,9 @@ def _compare_arms(
     config: Path | None,
     steps: int | None,
     device: Any,
+    quiet: bool,
     as_json: bool,
 ) -> None:
-    from rich.console import Console
-
     from ..train.config import TrainConfig
     from ..train.evidence import Study, run_study
     from ..train.findings import find, read_outcomes
@@ -229,7 +228,7 @@ def _compare_arms(
     from ..train.tally import Answers
     from ..train.telling import telling_scenes
     from .config import load_config, read_table
-    from .progress import Progress
+    from .progress import Progress, show
 
     store = store or Path("latents")
     written = read_table(config, "train") if config else {}
@@ -250,7 +249,7 @@ def _compare_arms(
         out=out or Path("evidence"),
     )
     known = read_outcomes(outcomes) if outcomes is not None else None
-    progress = Progress.on_stderr()
+    progress = Progress.on_stderr(quiet=quiet)
     units = run_study(study, jobs=jobs, progress=progress)
     own = _own_scenes(study.settings.questions, study.settings.store)
     if known is None and own is not None:
@@ -263,7 +262,7 @@ def _compare_arms(
         typer.echo(found.to_json())
         return
     for table in found.tables():
-        Console().print(table)
+        show(table)
     typer.echo(f"results: {page}")
 
 

@@ -1,4 +1,7 @@
-"""What a person sees while a job runs: lines and one live bar, on stderr; results go to stdout elsewhere."""
+"""What a person sees while a job runs: lines and one live bar, on stderr; results go to stdout elsewhere.
+
+Colors follow the terminal, NO_COLOR and FORCE_COLOR, as rich reads them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
@@ -25,15 +28,20 @@ class Bar(Protocol):
 
 
 class Progress:
-    """Tells a person how far a job is; `Progress.silent()` tells nobody."""
+    """Tells a person how far a job is; `Progress.silent()` tells nobody.
 
-    def __init__(self, console: Console | None) -> None:
+    Args:
+        quiet: only what is told by `warn`.
+    """
+
+    def __init__(self, console: Console | None, *, quiet: bool = False) -> None:
         self._console = console
+        self._quiet = quiet
 
     @classmethod
-    def on_stderr(cls) -> Progress:
+    def on_stderr(cls, *, quiet: bool = False) -> Progress:
         """A live bar on a terminal, a line every ten seconds elsewhere."""
-        return cls(Console(file=sys.stderr, highlight=False, soft_wrap=True))
+        return cls(_stderr(), quiet=quiet)
 
     @classmethod
     def silent(cls) -> Progress:
@@ -42,13 +50,18 @@ class Progress:
 
     def say(self, line: str) -> None:
         """One line; markup in it is printed, not interpreted."""
+        if not self._quiet:
+            self.warn(line)
+
+    def warn(self, line: str) -> None:
+        """The same for what a person must not miss: it is told with --quiet, too."""
         if self._console is not None:
             self._console.print(line, markup=False)
 
     @contextmanager
     def bar(self, title: str, *, total: int, unit: str) -> Generator[Bar, None, None]:
         """A bar that lives as long as the block."""
-        if self._console is None:
+        if self._console is None or self._quiet:
             yield _Silent()
         elif self._console.is_terminal:
             columns = (
@@ -67,6 +80,20 @@ class Progress:
             lines = _Lines(self, title, total, unit)
             yield lines
             lines.finish()
+
+
+def complain(text: str) -> None:
+    """An error's message, in red where that is welcome, on stderr."""
+    _stderr().print(text, style="red", markup=False)
+
+
+def show(table: RenderableType) -> None:
+    """A result on stdout; brackets in a name are printed, not interpreted."""
+    Console(markup=False).print(table)
+
+
+def _stderr() -> Console:
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
 class _Silent:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Quiet
+
 
 def preview(
     store: Annotated[Path, typer.Argument(help="A store, or a cache folder with one store in it.")] = Path("latents"),
@@ -30,6 +32,7 @@ def preview(
         str | None, typer.Option(help="Folder of the world model, if it is not where the recipe says.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Decode some samples and draw them: a contact sheet (PNG) and an animation (GIF)."""
@@ -38,7 +41,7 @@ def preview(
     from .progress import Progress
     from .store import open_store
 
-    progress = Progress.on_stderr()
+    progress = Progress.on_stderr(quiet=quiet)
     done = run_preview(
         open_store(store, tolerate_damage=True),
         out,
@@ -54,7 +57,7 @@ def preview(
         progress=progress,
     )
     for note in done.notes:
-        progress.say(note)
+        progress.warn(note)
     typer.echo(json.dumps(done.to_json(), indent=2) if as_json else "\n".join(map(str, done.files)))
 
 
@@ -67,6 +70,7 @@ def audit_store(
     tolerance: float | None,
     world: str | None,
     device: str | None,
+    quiet: bool,
 ) -> Any:
     """The audit of `cache verify --recompute`: an `Audit`."""
     from ..precompute.audit import audit
@@ -82,5 +86,5 @@ def audit_store(
         world=world,
         tolerance=tolerance,
         device=device_name(device or "auto"),
-        progress=Progress.on_stderr(),
+        progress=Progress.on_stderr(quiet=quiet),
     )

@@ -234,7 +234,7 @@ class Drive:
         self._fitted[device] = batch_size
         if device != ANY_DEVICE:
             self._experience.note_batch(self._store.recipe, device, batch_size)
-        self._progress.say(f"out of memory: batches of {batch_size} from here on ({device or 'every device'})")
+        self._progress.warn(f"out of memory: batches of {batch_size} from here on ({device or 'every device'})")
         self._events.tell("backoff", device=device, batch_size=batch_size)
 
     def _note(self, began: float) -> str:

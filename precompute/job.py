@@ -105,8 +105,10 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         bytes=len(plan.todo) * plan.sample_bytes,
         **cost.to_json(),
     )
+    if os.environ.get("RAY_ADDRESS") and not config.address and not config.in_process:
+        progress.warn("note: RAY_ADDRESS is not followed, this job starts a Ray of its own; --address joins a cluster")
     if (needed := len(plan.todo) * plan.sample_bytes) > (free := _free_bytes(config.cache)):
-        progress.say(
+        progress.warn(
             f"warning: {needed / 2**30:.1f} GiB to write and {free / 2**30:.1f} GiB free in {config.cache}. "
             "What is committed when it is full stays, and the same command goes on once there is space"
         )
@@ -133,7 +135,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         )
         index.save(keep_others=config.limit is not None)
         for damage in store.damage:
-            progress.say(f"warning: {damage}")
+            progress.warn(f"warning: {damage}")
         store.record_sources(
             ((sample.source, sample.key) for sample in listing.samples),
             {sample.key: sample.prompt for sample in listing.samples if sample.prompt is not None},

@@ -336,7 +336,7 @@ class _Trainer(Trainer):
         if len(tally.refused_updates) < _NAMED:
             tally.refused_updates.append({"update": update + 1, "images": keys})
             named = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-            self.progress.say(f"update {update + 1} refused: loss or gradient is not finite; its images: {named}")
+            self.progress.warn(f"update {update + 1} refused: loss or gradient is not finite; its images: {named}")
         if tally.refused_in_a_row >= self.config.max_bad_steps:
             raise RunError(_diverged(self.config, tally, f"up to update {update + 1}"))
 
@@ -423,7 +423,7 @@ class _Trainer(Trainer):
             write_checkpoint(self.unfinished.checkpoint, Checkpoint(weights, state))
         except OSError as error:
             kept = "the last one stays" if self.unfinished.checkpoint.exists() else "there is none yet"
-            self.progress.say(
+            self.progress.warn(
                 f"no checkpoint at update {self.state.global_step}: {error.strerror or error}; {kept}, training goes "
                 f"on. Free some space in {self.unfinished.path.parent}"
             )

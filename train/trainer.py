@@ -234,7 +234,7 @@ def _check_context(facts: ReaderFacts, examples: list[Example], lm: LanguageMode
     )
     budget.require_fit()
     if warning := budget.warning():
-        progress.say(f"warning: {warning}")
+        progress.warn(f"warning: {warning}")
 
 
 def _check_tracker(config: TrainConfig) -> None:

@@ -39,6 +39,8 @@ class Heard(Progress):
     def say(self, line: str) -> None:
         self.lines.append(line)
 
+    warn = say
+
     def about(self, words: str) -> list[str]:
         return [line for line in self.lines if words in line]
 

@@ -136,6 +136,11 @@ def test_every_command_of_a_page_is_one_that_can_be_typed(page: Path) -> None:
         command.make_context("theworld", words)  # parses and refuses; runs nothing
 
 
+def test_every_page_can_be_found_from_the_readme() -> None:
+    linked = re.findall(r"\]\((docs/\w+\.md)\)", (DOCS.parent / "README.md").read_text())
+    assert {f"docs/{page.name}" for page in DOCS.glob("*.md")} == set(linked)
+
+
 def test_pages_lead_to_pages_that_are_there() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
