@@ -340,32 +340,41 @@ def ask(
     image: Annotated[Path, typer.Argument(help="Image file; a video where the run read encoded videos.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     choices: Annotated[str | None, typer.Option(help="Answers to choose from, separated by commas.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Rollout steps to read. (default: as trained)")] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Rollout steps to read. (default: as trained)")] = None,
+    adaptive: Annotated[
+        str | None,
+        typer.Option(help="Roll out only where it pays: 'gate' is the run's own; or a rule, static=0, with --type."),
+    ] = None,
+    kind: Annotated[str | None, typer.Option("--type", help="The question's type, for such a rule.")] = None,
     world: Annotated[str | None, typer.Option(help="Folder of the run's world model, if it has moved.")] = None,
     preview: Annotated[Path | None, typer.Option(help="Save image, rollout and answer as a PNG.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Roll one image forward on the spot and answer a question about it."""
-    from ..precompute.live import LiveWorld
+    from ..precompute.live import Sight
     from ..train.checkpoint import load_run
-    from ..train.evaluate import ask as run_ask
+    from ..train.live_answer import answer_live
 
     loaded = load_run(run, device=device_name(device))
-    live = LiveWorld.for_recipe(loaded.meta.recipe, world=world, device=device_name(device))
-    latents = live.roll_out(image)
+    sight = Sight(loaded.meta.recipe, image, world=world, device=device_name(device))
     wanted = [choice.strip() for choice in choices.split(",")] if choices else None
-    answer = run_ask(loaded, latents, question, wanted, steps=steps, image=image)
-    read = latents[:, :, : 1 + (loaded.meta.reader.num_world_steps if steps is None else steps)]
+    done = answer_live(
+        loaded, sight.see, question, wanted, steps=steps, adaptive=adaptive, type=kind, image=image
+    )
+    answer = done.answer
     if preview is not None:
         told = [(r.choice, r.probability) for r in answer.ranked] or [(answer.text, None)]
-        live.save_answer(image, read, question, told, preview)
+        sight.viewer.save_answer(image, done.latents, question, told, preview)
     if as_json:
         ranked = [{"choice": r.choice, "probability": r.probability} for r in answer.ranked]
-        typer.echo(json.dumps({"answer": answer.text, "ranked": ranked}, indent=2))
+        found = {"answer": answer.text, "ranked": ranked, "steps": done.steps, "why": done.why}
+        typer.echo(json.dumps(found, indent=2))
         return
+    if done.why is not None:
+        typer.echo(f"rollout steps read: {done.steps}, for {done.why}", err=True)
     if sys.stderr.isatty():
-        live.show(read, sys.stderr)
+        sight.viewer.show(done.latents, sys.stderr)
     typer.echo(answer.text)
     for ranked in answer.ranked:
         typer.echo(f"  {ranked.probability:6.1%}  {ranked.choice}", err=True)

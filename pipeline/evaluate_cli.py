@@ -49,6 +49,18 @@ def evaluate(
     batch_size: Annotated[
         int, typer.Option(help="Images or choices at a time; fewer where memory is short. Changes no answer.")
     ] = 64,
+    generate: Annotated[
+        bool,
+        typer.Option(
+            "--generate/--no-generate", help="Also answer in its own words what has choices; twice the time."
+        ),
+    ] = True,
+    max_bad: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Questions left out: wrong rows, too long, without latents; each is said. (default: as trained)"
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     adaptive: Annotated[
         str | None, _adaptive_option("Steps by question type, such as static=0: compare with always, never, gates.")
@@ -131,6 +143,8 @@ def evaluate(
             batch_size=batch_size,
             device=device_name(device),
             outcomes=known,
+            generate=generate,
+            max_bad=max_bad,
             progress=progress,
         )
     ]
@@ -188,7 +202,8 @@ def write_page(
 
 
 def _compare_policies(runs: list[Path], rule: str, *, quiet: bool, as_json: bool, **given: Any) -> None:
-    from ..train.adaptive import compare_policies, parse_rule
+    from ..train.adaptive import compare_policies
+    from ..train.gates import parse_rule
     from .progress import Progress, show
 
     progress = Progress.on_stderr(quiet=quiet)

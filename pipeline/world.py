@@ -1,6 +1,6 @@
 """What a world model is to the rest of the house: encode, roll out, decode.
 
-Lives here: the protocol, so that the trainer can roll out live without knowing who does it.
+Lives here: the protocols, so that the trainer can roll out live without knowing who does it.
 Elsewhere: the engines that implement it (precompute/cosmos.py, wan.py, other packages), and how they are found
 (precompute/registry.py).
 """
@@ -17,9 +17,9 @@ from .latent_spec import LatentSpec
 from .recipe import Recipe
 
 
-@runtime_checkable
-class WorldModel(Protocol):
-    """Rolls images forward in a latent space. Images are float32 in [-1, 1], RGB."""
+class Autoencoder(Protocol):
+    """The part of a world model that makes latents of what is seen, and pictures of latents. Images are float32 in
+    [-1, 1], RGB."""
 
     @property
     def spec(self) -> LatentSpec:
@@ -41,6 +41,15 @@ class WorldModel(Protocol):
         """Mean and log-variance of the encodings of single frames, standardised float32."""
         ...
 
+    def decode(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B 3 F height width"]:
+        """Video in [-1, 1] of standardised latents; F = 1 + temporal_stride * (T - 1)."""
+        ...
+
+
+@runtime_checkable
+class WorldModel(Autoencoder, Protocol):
+    """Rolls images forward in a latent space."""
+
     def rollout(
         self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
     ) -> Float[Tensor, "B C T H W"]:
@@ -52,8 +61,4 @@ class WorldModel(Protocol):
         Raises:
             ConfigError: this world model cannot be shown so many frames.
         """
-        ...
-
-    def decode(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B 3 F height width"]:
-        """Video in [-1, 1] of standardised latents; F = 1 + temporal_stride * (T - 1)."""
         ...

@@ -18,7 +18,7 @@ from ..pipeline.recipe import ENGINE_VERSION, Recipe
 from .families import INDEX, Card, Configs, TextEncoder, WorldFamily, latent_spec_of, mismatched
 
 if TYPE_CHECKING:
-    from ..pipeline.world import WorldModel
+    from ..pipeline.world import Autoencoder, WorldModel
     from .text import TextEmbeddings
 
 WORLDLET = "worldlet"
@@ -30,6 +30,7 @@ EMBEDDED = Path(__file__).parent / "worldlet" / "weights"
 class _Cosmos:
     title = "NVIDIA Cosmos-Predict2 Video2World"
     parts: tuple[str, ...] = ("vae", "transformer", "scheduler")
+    autoencoder_parts: tuple[str, ...] = ("vae",)
     text: TextEncoder | None = TextEncoder(class_name="T5EncoderModel", empty_is_free=True, guardrail=True)
     card = Card()
     engine = ENGINE_VERSION
@@ -70,6 +71,11 @@ class _Cosmos:
 
         return CosmosWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
 
+    def load_autoencoder(self, folder: Path, *, device: str) -> Autoencoder:
+        from .wan_vae import load_autoencoder
+
+        return load_autoencoder(folder, device=device)
+
 
 def clean_prompt(text: str) -> str:
     """HTML entities resolved and white space collapsed: `prompt_clean` of the Wan pipeline, less ftfy's repair of
@@ -80,6 +86,7 @@ def clean_prompt(text: str) -> str:
 class _Wan:
     title = "Wan 2.1 image-to-video"
     parts: tuple[str, ...] = ("vae", "transformer", "scheduler", "image_encoder", "image_processor")
+    autoencoder_parts: tuple[str, ...] = ("vae",)
     text: TextEncoder | None = TextEncoder(
         class_name="UMT5EncoderModel",
         empty_is_free=False,  # its text projection has a bias, and it was trained with the embedding of "" as no text
@@ -146,6 +153,11 @@ class _Wan:
         from .wan import WanWorld
 
         return WanWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+
+    def load_autoencoder(self, folder: Path, *, device: str) -> Autoencoder:
+        from .wan_vae import load_autoencoder
+
+        return load_autoencoder(folder, device=device)
 
 
 BUILT_IN: Mapping[str, WorldFamily] = {"cosmos-predict2": _Cosmos(), "wan2.1-i2v": _Wan()}

@@ -1,7 +1,7 @@
 """What a family of world models says of itself, so that the job, the workers and `ask` need not know which one it is.
 
-Lives here: the words of that (`WorldFamily`, `Card`, `TextEncoder`) and the reading of configs they rest on.
-Elsewhere: the families that come with this package (builtin.py), finding one and those other packages add
+Lives here: the words of that (`WorldFamily`, `DecodesAlone`, `Card`, `TextEncoder`) and the reading of configs they
+rest on. Elsewhere: the families that come with this package (builtin.py), finding one and those other packages add
 (registry.py), running it (cosmos.py, wan.py).
 """
 
@@ -11,14 +11,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from ..pipeline.errors import WorldModelError
 from ..pipeline.latent_spec import LatentSpec
 from ..pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
-    from ..pipeline.world import WorldModel
+    from ..pipeline.world import Autoencoder, WorldModel
     from .text import TextEmbeddings
 
 Configs = Mapping[str, Mapping[str, Any]]
@@ -97,6 +97,18 @@ class WorldFamily(Protocol):
         Args:
             text: embeddings of the recipe's prompts; None where it has none and no text is free.
         """
+        ...
+
+
+@runtime_checkable
+class DecodesAlone(Protocol):
+    """What a family may have besides: looking at latents then loads no more than what decodes them."""
+
+    autoencoder_parts: tuple[str, ...]
+    """Those of its parts that encode and decode."""
+
+    def load_autoencoder(self, folder: Path, *, device: str) -> Autoencoder:
+        """These parts, their weights on the device. Raises WorldModelError where they cannot be loaded."""
         ...
 
 

@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..pipeline.image_files import decode_image
-from ..pipeline.image_files import read_input_file as read_input_file
 from ..pipeline.recipe import Fit
 
 

@@ -31,8 +31,8 @@ from ..pipeline.time_axis import clips, column, horizon_s, is_clip
 from .contact_sheet import Row, Words, draw_animation, draw_sheet, gif, held
 from .drawing import to_frames
 from .images import to_image
-from .live import LiveWorld
 from .originals import Originals, key_named
+from .viewer import Viewer
 from .world import WORLDLET, resolve_world
 
 MAX_COLUMNS = 13
@@ -101,7 +101,7 @@ def preview(
         steps = 0  # a log-variance is no picture
     originals = Originals(store, images)
     futures = _Futures(true, store) if true is not None else None
-    live = LiveWorld.for_store(store, world=world, device=device)
+    viewer = Viewer.for_store(store, world=world, device=device)
     rows: list[Row] = []
     without: Counter[str] = Counter()
     with progress.bar("decoding", total=len(keys), unit="samples") as bar:
@@ -109,7 +109,9 @@ def preview(
             names = originals.names(key)
             source: NDArray[np.uint8] | None = None
             try:
-                source = np.asarray(to_image(originals.load(key).first))
+                first = originals.load(key).first
+                viewer.require_same(first, as_tensor(store.read([key], rollout_steps=0)))
+                source = np.asarray(to_image(first))
             except ImageError as error:
                 without[error.reason] += 1
             future = futures.key_of(names) if futures is not None else None
@@ -117,34 +119,34 @@ def preview(
                 Row(
                     name=names[0] if names else key,
                     key=key,
-                    frames=_decoded(live, store, key, steps),
+                    frames=_decoded(viewer, store, key, steps),
                     source=source,
-                    true=None if futures is None or future is None else _decoded(live, futures.store, future, steps),
+                    true=None if futures is None or future is None else _decoded(viewer, futures.store, future, steps),
                 )
             )
             bar.advance(1)
 
-    labels = _labels(live, store.recipe.rollout_steps if steps is None else steps)
+    labels = _labels(viewer, store.recipe.rollout_steps if steps is None else steps)
     which = f"{len(rows)} of {len(store)} samples" + ("" if wanted else f", drawn by seed {seed}")
-    files = _write(rows, _words(store, live, labels, which), labels, live, out / store.path.name, video)
+    files = _write(rows, _words(store, viewer, labels, which), labels, viewer, out / store.path.name, video)
     return Preview(
         files=files,
         samples=tuple((row.key, row.name) for row in rows),
         without_source=dict(without),
-        notes=tuple(_notes(store, originals, rows, without, with_true=true is not None)),
+        notes=(*_notes(store, originals, rows, without, with_true=true is not None), *viewer.notes),
     )
 
 
-def _words(store: LatentStore, live: LiveWorld, labels: Sequence[str], which: str) -> Words:
+def _words(store: LatentStore, viewer: Viewer, labels: Sequence[str], which: str) -> Words:
     recipe = store.recipe
-    apart = live.world.spec.temporal_stride if is_clip(recipe.kind) else 1  # decoded frames from one latent to the next
+    apart = viewer.spec.temporal_stride if is_clip(recipe.kind) else 1  # decoded frames from one latent to the next
     count = min(MAX_COLUMNS, len(labels))
     shown = [number * (len(labels) - 1) // max(1, count - 1) for number in range(count)]
-    ahead = horizon_s(recipe, store.spec, live.fps)
+    ahead = horizon_s(recipe, store.spec, viewer.fps)
     steps = f"{recipe.rollout_steps} steps" + ("" if ahead is None else f" = {ahead:.1f} s ahead")
     return Words(
         title=store.path.name,
-        about=f"{recipe.kind} by {live.name}, {recipe.height}x{recipe.width}, {steps}; {which}",
+        about=f"{recipe.kind} by {viewer.name}, {recipe.height}x{recipe.width}, {steps}; {which}",
         columns=[(apart * t, labels[t]) for t in shown],
         foreseen_from=_foreseen_from(recipe),
     )
@@ -156,11 +158,11 @@ def _foreseen_from(recipe: Recipe) -> int | None:
 
 
 def _write(
-    rows: Sequence[Row], words: Words, labels: Sequence[str], live: LiveWorld, stem: Path, video: bool
+    rows: Sequence[Row], words: Words, labels: Sequence[str], viewer: Viewer, stem: Path, video: bool
 ) -> tuple[Path, ...]:
     """The files `stem` + .png, .gif and perhaps .mp4."""
-    rate = live.fps / live.recipe.stride if is_clip(live.recipe.kind) else _PICTURES_PER_S
-    pictures = draw_animation(rows, words, _labels_between(labels, live, len(rows[0].frames)))
+    rate = viewer.fps / viewer.recipe.stride if is_clip(viewer.recipe.kind) else _PICTURES_PER_S
+    pictures = draw_animation(rows, words, _labels_between(labels, viewer, len(rows[0].frames)))
     sheet = io.BytesIO()
     draw_sheet(rows, words).save(sheet, "PNG", optimize=True)
     make_folders(stem.parent)
@@ -223,28 +225,28 @@ def _drawn(store: LatentStore, samples: int, seed: int) -> list[str]:
 
 
 @torch.inference_mode()
-def _decoded(live: LiveWorld, store: LatentStore, key: str, steps: int | None) -> NDArray[np.uint8]:
+def _decoded(viewer: Viewer, store: LatentStore, key: str, steps: int | None) -> NDArray[np.uint8]:
     """(F, height, width, 3): what belongs together in time decoded as one clip, all else frame by frame."""
-    steps = live.recipe.rollout_steps if steps is None else steps
+    steps = viewer.recipe.rollout_steps if steps is None else steps
     latents = as_tensor(store.read([key], rollout_steps=steps)).float()
     parts: list[NDArray[np.uint8]] = []
     for clip in clips(store.recipe):
         if here := [t for t in clip if t <= steps and (t or not parts)]:
             first = clip[:1] if here[0] != clip[0] else []  # a draw begins with the frame that all have
-            video = to_frames(live.world.decode(latents[:, :, first + here]))[0]
+            video = to_frames(viewer.autoencoder.decode(latents[:, :, first + here]))[0]
             parts.append(video[1:] if first else video)
     return np.concatenate(parts)
 
 
-def _labels(live: LiveWorld, steps: int) -> list[str]:
+def _labels(viewer: Viewer, steps: int) -> list[str]:
     """Of each latent frame."""
-    stride = live.world.spec.temporal_stride
-    return [column(live.recipe, t, live.fps, temporal_stride=stride) for t in range(1 + steps)]
+    stride = viewer.spec.temporal_stride
+    return [column(viewer.recipe, t, viewer.fps, temporal_stride=stride) for t in range(1 + steps)]
 
 
-def _labels_between(labels: Sequence[str], live: LiveWorld, frames: int) -> list[str]:
+def _labels_between(labels: Sequence[str], viewer: Viewer, frames: int) -> list[str]:
     """Of every decoded frame: of a rollout its own time, else that of the latent frame it belongs to."""
-    if live.recipe.kind == "rollout" and is_clip(live.recipe.kind):
-        return ["now", *(f"+{number * live.recipe.stride / live.fps:.2f} s" for number in range(1, frames))]
+    if viewer.recipe.kind == "rollout" and is_clip(viewer.recipe.kind):
+        return ["now", *(f"+{number * viewer.recipe.stride / viewer.fps:.2f} s" for number in range(1, frames))]
     apart = max(1, (frames - 1) // max(1, len(labels) - 1))
     return [labels[-(-number // apart)] for number in range(frames)]

@@ -7,13 +7,15 @@ Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float
 from torch import Tensor
 
-from ..pipeline.errors import LatentShapeError
+from ..pipeline.errors import LatentShapeError, WorldModelError
 from ..pipeline.latent_spec import LatentSpec
 from ..pipeline.latents import standardise, unstandardise
 from .families import latent_spec_of
@@ -81,3 +83,19 @@ class WanLatents:
 
     def _posterior(self, videos: Tensor) -> DiagonalGaussianDistribution:
         return self.vae.encode(videos.to(self.device, torch.float32), return_dict=False)[0]
+
+
+def load_autoencoder(folder: Path, *, device: str) -> WanLatents:
+    """`vae/` of a folder in the stock layout, in float32; nothing else is opened.
+
+    Raises:
+        WorldModelError: it is missing or of another class.
+    """
+    try:
+        vae = AutoencoderKLWan.from_pretrained(
+            folder, subfolder="vae", torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WorldModelError(f"the VAE of the world model in {folder} cannot be loaded: {error}") from error
+    torch.nn.Module.to(vae, torch.device(device))  # diffusers' own `to` hides its signature
+    return WanLatents(vae)

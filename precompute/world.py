@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..pipeline.errors import WorldModelError
 from ..pipeline.latent_spec import LatentSpec
 from ..pipeline.weights import Snapshot, fetch, hash_files, is_hub_id
 from .builtin import COSMOS, WORLDLET
-from .families import INDEX, Card, WorldFamily, read_configs
+from .families import INDEX, Card, DecodesAlone, WorldFamily, read_configs
 from .registry import card_of, identify, named_worlds
+
+if TYPE_CHECKING:
+    from ..pipeline.world import Autoencoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +30,8 @@ class WorldSource:
     folder: Path
     """Local folder in the stock layout."""
     identity: str
-    """What enters the recipe: `hub:ORG/NAME@<commit>` or `sha256:<hash of weights and configs>`."""
+    """What enters the recipe: `hub:ORG/NAME@<commit>` or `sha256:<hash of weights and configs>`; empty where these
+    were not read (`find_autoencoder`)."""
     family: WorldFamily
     """What it is, and so which engine runs it."""
     card: Card
@@ -40,6 +45,16 @@ class WorldSource:
         return sum(
             path.stat().st_size for part in self.family.parts for path in (self.folder / part).glob("*.safetensors")
         )
+
+    def load_autoencoder(self, *, device: str) -> Autoencoder:
+        """What encodes and decodes, and of a family that has it in parts of its own, nothing more.
+
+        Raises:
+            WorldModelError: its weights cannot be loaded.
+        """
+        if isinstance(self.family, DecodesAlone):
+            return self.family.load_autoencoder(self.folder, device=device)
+        return self.family.load(self.folder, device=device, compute_dtype=self.card.compute_dtype, text=None)
 
 
 def resolve_world(world: str | None, *, with_text: bool = False, with_weights: bool = True) -> WorldSource:
@@ -74,6 +89,28 @@ def resolve_world(world: str | None, *, with_text: bool = False, with_weights: b
             if path.suffix in {".json", ".safetensors", ".model"}
         ]
         identity = hash_files(folder, files)
+    card = card_of(folder, family)
+    return WorldSource(name=place.name, folder=folder, identity=identity, family=family, card=card)
+
+
+def find_autoencoder(world: str | None) -> WorldSource:
+    """A world model of which only what encodes and decodes has to be there: no other weights are fetched or read.
+
+    So the identity of a folder, which is that of all its weights, stays unsaid; that of the Hub is its commit.
+
+    Args:
+        world: as of `resolve_world`.
+    Raises:
+        WorldModelError: as there.
+    """
+    place = _locate(world)
+    family = identify(read_configs(place.folder), place.folder).family
+    parts = family.autoencoder_parts if isinstance(family, DecodesAlone) else family.parts
+    folder, identity = place.folder, ""
+    if place.snapshot is not None:
+        identity = place.snapshot.identity
+        patterns = [f"{INDEX}.json", "*/*config.json", *(f"{part}/*" for part in parts)]
+        folder = _fetch(place.snapshot.name, patterns).folder
     card = card_of(folder, family)
     return WorldSource(name=place.name, folder=folder, identity=identity, family=family, card=card)
 

@@ -15,7 +15,8 @@ neither those asked nor those learned from.
 The price of a policy: world tokens a question, and rollouts: images of which some question reads a step. Judging the
 agreement of S futures costs S rollouts an image, whatever is then read.
 
-Elsewhere: one reader for several numbers of steps (`steps_drawn` in config.py), answering (answer.py).
+Elsewhere: rules and gates themselves (gates.py), one reader for several numbers of steps (`steps_drawn` in config.py),
+answering (answer.py), one question about one image, whose rollout a gate may spare (live_answer.py).
 """
 
 from __future__ import annotations
@@ -34,81 +35,28 @@ from rich.table import Table
 from ..pipeline.commit import replace
 from ..pipeline.config import DeviceName
 from ..pipeline.errors import ConfigError, QuestionError
-from ..pipeline.latents import as_tensor
 from ..pipeline.progress import Progress
 from ..pipeline.store import LatentStore, open_store
-from ..pipeline.time_axis import clips
 from .answer import Said, answer_all, check_steps
 from .arms import open_arm, parse_arm
 from .batches import check_answers
 from .checkpoint import LoadedRun, load_run, require_same_recipe
 from .evaluate import Score, is_right
+from .gates import Flags, Floats, Gate, Rule, choose_threshold, disagreement, margin
 from .lm import merge_adapters
 from .pictures import open_pictures
 from .questions import UNTYPED, Question, read_questions, resolve_keys, select_split
 from .statistics import mcnemar, wilson
 
 ADAPTIVE = "adaptive.json"
-ANY = "*"
-"""In a rule: all types it does not name."""
 CALIBRATION = 500
 """Scenes at most that a threshold is chosen on."""
-_READ = 64  # samples of a store of futures at a time
 
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 Steps = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Steps by question type; None is all."""
-
-    by_type: Mapping[str, int | None]
-
-    def steps(self, question: Question, there: int) -> int:
-        """Rollout steps for a question where a rollout has `there`."""
-        kind = question.type or UNTYPED
-        steps = self.by_type.get(kind, self.by_type.get(ANY))
-        return there if steps is None else steps
-
-    def __str__(self) -> str:
-        return ",".join(f"{kind}={'all' if steps is None else steps}" for kind, steps in self.by_type.items())
-
-
-def parse_rule(text: str) -> Rule:
-    """A rule such as `static=0`, or `temporal=all,static=0,*=4`.
-
-    Raises:
-        ConfigError: it is not of this form, or names a type twice.
-    """
-    by_type: dict[str, int | None] = {}
-    for part in text.split(","):
-        kind, equals, steps = (piece.strip() for piece in part.partition("="))
-        if not equals or not kind or kind in by_type or not (steps == "all" or steps.isdecimal()):
-            raise ConfigError(
-                f"--adaptive takes steps by question type, each type once, such as static=0 or "
-                f"temporal=all,static=0,{ANY}=4; got {text!r}"
-            )
-        by_type[kind] = None if steps == "all" else int(steps)
-    return Rule(by_type)
 
 
 class _Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Gate(_Result):
-    """A threshold, and where it was chosen."""
-
-    reads_up_to: float | None
-    """All steps are read where the figure is at most this; None never reads them."""
-    questions: int
-    never: float
-    always: float
-    gated: float
-    """Accuracy on the questions it was chosen on: reading nothing, all that may be read, what the gate lets through:
-    this last is flattered by the choice."""
 
 
 class Policy(_Result):
@@ -201,7 +149,7 @@ class _Asked:
 
     def margins(self) -> Floats:
         """How far the likeliest choice leads the next without any rollout; answers in own words are never sure."""
-        return np.array([_margin(said) for said in self.answers[0]])
+        return np.array([margin(said.probabilities) for said in self.answers[0]])
 
 
 def compare_policies(
@@ -242,7 +190,7 @@ def compare_policies(
     there = check_steps(loaded, latents.recipe.rollout_steps, None)
     lengths = _lengths(rule, there, latents)
     file = questions or Path(meta.questions.path)
-    everything = read_questions(file)
+    everything = read_questions(file, columns=meta.config.get("columns"), max_bad=meta.config.get("max_bad", 0))
     futures = _open_draws(draws, latents)
 
     def ask(asked: tuple[Question, ...], wanted: Sequence[int]) -> _Asked:
@@ -273,10 +221,10 @@ def compare_policies(
     """Where they are not those of the images that are read."""
     if held_out is not None:
         gate = _choose(held_out, held_out.margins(), held_out.by_rule(Rule({}), there))
-        picks.append(("confidence", np.where(_passes(gate, test.margins()), there, 0), gate))
+        picks.append(("confidence", np.where(gate.passes(test.margins()), there, 0), gate))
         if futures is not None:
             gate = _choose(held_out, _figures(held_out, futures, file), held_out.by_rule(rule, there))
-            passes = _passes(gate, _figures(test, futures, file))
+            passes = gate.passes(_figures(test, futures, file))
             picks.append(("agreement", np.where(passes, ruled, 0), gate))
             rollouts["agreement"] = futures.recipe.draws * len(test.images(ruled))  # judged, whatever is then read
         else:
@@ -313,36 +261,6 @@ def compare_policies(
     name = ADAPTIVE if split == "test" else f"adaptive-{split or 'all'}.json"
     replace(run, run / name, f"{result.model_dump_json(indent=1)}\n".encode())
     return result
-
-
-def choose_threshold(figure: Floats, without: Flags, with_steps: Flags) -> float | None:
-    """Up to which figure to read all steps, for most right answers; of equals the one with fewest rollouts.
-
-    Args:
-        figure: of each question. without, with_steps: whether its answer is right at no steps, at all.
-    Returns:
-        One of the figures; None where not reading is best.
-    """
-    order = np.argsort(figure, kind="stable")
-    gain = np.cumsum(with_steps[order].astype(np.int64) - without[order].astype(np.int64))
-    last = np.append(figure[order][1:] != figure[order][:-1], True)  # questions of one figure go together
-    best = int(np.argmax(np.where(last, gain, np.iinfo(np.int64).min)))
-    return float(figure[order][best]) if gain[best] > 0 else None
-
-
-def disagreement(store: LatentStore, keys: Sequence[str]) -> Floats:
-    """How far the futures of each image lie apart where they end: root mean square around their mean, standardised.
-
-    Args:
-        store: of kind samples. keys: of images in it.
-    """
-    ends = [clip[-1] for clip in clips(store.recipe)]
-    found: list[Floats] = []
-    for start in range(0, len(keys), _READ):
-        latents = as_tensor(store.read(keys[start : start + _READ])).float()[:, :, ends]
-        spread = latents.var(2, correction=0).mean((1, 2, 3)).sqrt()
-        found.append(spread.numpy().astype(np.float64))
-    return np.concatenate(found)
 
 
 def _lengths(rule: Rule, there: int, store: LatentStore) -> tuple[int, ...]:
@@ -435,7 +353,7 @@ def _choose(asked: _Asked, figure: Floats, steps: Steps) -> Gate:
     some = steps > 0
     threshold = choose_threshold(figure[some], without[some], with_steps[some]) if some.any() else None
     gate = Gate(reads_up_to=threshold, questions=len(figure), never=0, always=0, gated=0)
-    reads = some & _passes(gate, figure)
+    reads = some & gate.passes(figure)
     return gate.model_copy(
         update={
             "never": float(without.mean()),
@@ -443,10 +361,6 @@ def _choose(asked: _Asked, figure: Floats, steps: Steps) -> Gate:
             "gated": float(np.where(reads, with_steps, without).mean()),
         }
     )
-
-
-def _passes(gate: Gate, figure: Floats) -> Flags:
-    return figure <= (-np.inf if gate.reads_up_to is None else gate.reads_up_to)
 
 
 def _figures(asked: _Asked, futures: LatentStore, file: Path) -> Floats:
@@ -491,13 +405,6 @@ def _score(right: Flags) -> Score:
     correct, total = int(right.sum()), len(right)
     low, high = wilson(correct, total)
     return Score(correct=correct, total=total, accuracy=correct / total, low=low, high=high)
-
-
-def _margin(said: Said) -> float:
-    if len(said.probabilities) < 2:
-        return 0.0
-    second, first = sorted(said.probabilities)[-2:]
-    return first - second
 
 
 def _brief(score: Score) -> str:

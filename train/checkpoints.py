@@ -5,8 +5,8 @@
     best/NAME              the weights with the least validation loss so far, where there is validation
     metadata "training"    the rest, as JSON: position, schedule, curves, counts
 
-Random numbers need no place in it: those of an update follow from (seed, update, process), see loop.py.
-Elsewhere: the folder it lies in (unfinished.py), the loop that writes it (loop.py).
+Random numbers need no place in it: those of an update follow from (seed, update, process), see updates.py.
+Elsewhere: the folder it lies in (unfinished.py), what writes it (updates.py).
 """
 
 from __future__ import annotations

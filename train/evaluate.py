@@ -31,7 +31,7 @@ from .measures import Balanced, Calibration, Figure, Prediction, alarms, balance
 from .measures import Score as Score
 from .measures import normalised as normalised
 from .pictures import open_pictures
-from .question_checks import require_room
+from .question_checks import covered, with_room
 from .question_files import digest_of, place_of
 from .questions import UNTYPED, Question, read_questions, select_split
 
@@ -117,6 +117,8 @@ def evaluate_shown(
     lm: str | None = None,
     device: DeviceName = "auto",
     outcomes: Mapping[str, bool] | None = None,
+    generate: bool = True,
+    max_bad: int | None = None,
     progress: Progress | None = None,
 ) -> list[Evaluation]:
     """The same trained reader shown one thing after another, without training it again.
@@ -132,10 +134,13 @@ def evaluate_shown(
         futures: a store of true futures, for the arm `true`; by default the one it was trained with.
         lm: where the base language model lies now, if it has moved.
         outcomes: scene -> whether its rollout ends as the scene truly does.
+        generate: also answer in own words the questions that have choices: about half of the time it takes.
+        max_bad: rows that may be wrong, questions without latents, and questions that are too long: left out and said,
+            as in training; by default as many as there.
     Raises:
         RunError: no run folder, or another base model.
         StoreMismatchError: latents of another recipe.
-        QuestionError: a wrong record, no such split, a question without latents.
+        QuestionError: no such split, or more than `max_bad` wrong records, questions without latents or too long ones.
         ConfigError: more steps than the store has, or an arm that cannot be shown to this reader.
     """
     if batch_size < 1:
@@ -148,11 +153,12 @@ def evaluate_shown(
     wanted = [_can_be_shown(parse_arm(arm or trained_arm), trained_arm, run) for arm in arms]
     steps = check_steps(loaded, latents.recipe.rollout_steps, steps)
     file = questions or Path(meta.questions.path)
-    trained: dict[str, Any] = {name: meta.config[name] for name in ("columns", "max_bad") if name in meta.config}
-    asked = select_split(read_questions(file, **trained), split, file)
+    most = meta.config.get("max_bad", 0) if max_bad is None else max_bad
+    asked = select_split(read_questions(file, columns=meta.config.get("columns"), max_bad=most), split, file)
+    asked = covered(asked, file, latents, max_bad=most)
     check_answers(asked, loaded.lm)
     world_tokens = loaded.model.reader.count(1 + steps, *meta.reader.latent_shape[1:])
-    require_room(asked, loaded.lm, world_tokens=world_tokens)
+    asked = with_room(asked, loaded.lm, world_tokens=world_tokens, max_bad=most)
     if futures is None and trained_futures is not None:
         futures = Path(trained_futures)
     distinct: dict[str, Arm] = {}
@@ -174,7 +180,7 @@ def evaluate_shown(
             batch_size=batch_size,
             progress=progress or Progress.silent(),
             pictures=open_pictures(loaded.lm, asked, keys, file),
-            generate=True,
+            generate=generate,
         )
         seconds = time.perf_counter() - started
         predictions = tuple(map(_predicted, asked, said, (keys[question.id] for question in asked)))

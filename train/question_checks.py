@@ -1,4 +1,4 @@
-"""Which questions a training goes without: those without latents, and those too long for the language model.
+"""Which questions a training or an evaluation goes without: those without latents, and those too long.
 
 One rule for all: at most `max_bad` questions are left out, each said; more refuse the job before anything is spent.
 Rows that are no questions fall under the same rule where they are read (questions.py); answers outside the vocabulary
@@ -69,19 +69,25 @@ def fitting(
     return tuple(questions[n] for n in kept), [examples[n] for n in kept]
 
 
-def require_room(questions: Sequence[Question], lm: LanguageModel, *, world_tokens: int) -> None:
-    """Refuse questions that, with the longest of their choices, are too long to be answered.
+def with_room(
+    questions: Sequence[Question], lm: LanguageModel, *, world_tokens: int, max_bad: int
+) -> tuple[Question, ...]:
+    """The questions that are not too long to be answered with the longest of their choices.
 
     Raises:
-        QuestionError: names a few of them, counts all.
+        QuestionError: more than `max_bad` are, or all; names a few of them, counts all.
     """
-    if long := measure(questions, lm, world_tokens=world_tokens).too_long:
+    long = measure(questions, lm, world_tokens=world_tokens).too_long
+    if len(long) > max_bad or (long and len(long) == len(questions)):
         more = f" and {len(long) - _NAMED} more" if len(long) > _NAMED else ""
         raise QuestionError(
             f"{len(long)} of {len(questions)} questions are too long: with {world_tokens:,} world tokens they exceed "
             f"the {lm.context:,} tokens that {lm.weights.source} attends to: {', '.join(long[:_NAMED])}{more}. "
-            "Shorten them, or read fewer --steps"
+            f"Shorten them, read fewer --steps, or go on without them: --max-bad {len(long)}"
         )
+    if long:
+        _say_left_out("too long", long)
+    return tuple(question for question in questions if question.id not in long)
 
 
 def _say_left_out(why: str, named: Sequence[str]) -> None:

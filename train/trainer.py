@@ -1,8 +1,8 @@
 """Train a reader and LoRA on the latents of a store: check everything, train, write a run folder.
 
 Lives here: the checks before anything is written, and the order of it all.
-Elsewhere: the configuration (config.py), the model (model.py), the loop (loop.py), going on (unfinished.py), the folder
-(checkpoint.py).
+Elsewhere: the configuration (config.py), the model (model.py), the loop (loop.py, updates.py), going on
+(unfinished.py), the folder (checkpoint.py).
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ from .checkpoint import (
     versions,
 )
 from .config import RunSummary, TrainConfig
+from .layouts import TokenLayout
 from .live import LiveLatents, RollOut, live_in_place_of
 from .lm import LanguageModel, add_lora, checkpoint_activations, find_weights, load_language_model
-from .loop import Material, fit
+from .loop import fit
 from .model import TheWorld
 from .pictures import open_pictures
 from .question_checks import covered, fitting
@@ -50,6 +51,7 @@ from .questions import first_scenes, read_questions, select_split
 from .ranks import Ranks
 from .stopping import Stop
 from .unfinished import TrainingFacts, in_progress, name_of
+from .updates import Material
 
 VALIDATION = "validation"
 """The split that early stopping looks at."""
@@ -112,6 +114,7 @@ def train(
     examples = [encode(q, keys[q.id], lm, answer=q.answer) for q in questions]
     channels, _, height, width = store.sample_shape
     layout = config.token_layout()
+    _check_pooling(layout, store)
     facts = ReaderFacts(
         latent_shape=(channels, height, width),
         hidden_size=lm.hidden_size,
@@ -211,6 +214,23 @@ def _check_steps(config: TrainConfig, store: LatentStore) -> int:
         )
     config.token_layout().grid(height, width)
     return steps
+
+
+def _check_pooling(layout: TokenLayout, store: LatentStore) -> None:
+    """Refuses to pool over frames that do not follow one another: views, and the draws of one image."""
+    recipe, shared = store.recipe, layout.pool_steps
+    if recipe.kind == "views":
+        told, fitting = "views of one picture", "--pool-steps 1"
+        mixed = shared > 1
+    else:
+        each = recipe.rollout_steps // recipe.draws
+        told, fitting = f"{recipe.draws} draws of {each} steps", f"--pool-steps 1, or a divisor of {each}"
+        mixed = recipe.draws > 1 and each % shared != 0
+    if mixed:
+        raise ConfigError(
+            f"--layout {layout.name} pools {shared} frames into one token, and those of {store.path} hold {told}: a "
+            f"token would mix what does not follow one another. Pass {fitting}"
+        )
 
 
 def _world_tokens(facts: ReaderFacts) -> int:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from theworld.train.checkpoints import read_checkpoint
-from theworld.train.loop import _Trainer  # pyright: ignore[reportPrivateUsage]
 from theworld.train.trainer import train
 from theworld.train.unfinished import is_unfinished, resumed_config
+from theworld.train.updates import UpdateTrainer
 
 from ..small_training import lay_out, same, settings
 from .harness import SEED, amount, finish, start
@@ -85,20 +85,20 @@ def test_a_training_killed_at_random_is_the_one_that_was_not(
 
 @pytest.mark.slow
 def test_the_kills_notice_a_resume_that_forgets_the_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Trainer, "_load_optimizer_and_scheduler", lambda *_: None)
+    monkeypatch.setattr(UpdateTrainer, "_load_optimizer_and_scheduler", lambda *_: None)
     house = lay_out(tmp_path)
     changes = {"train_steps": 24, "checkpoint_every": 1}
     train(settings(house, out=house / "straight", **changes))
 
     def die_late(house: Path) -> None:
-        save = _Trainer._save_checkpoint
+        save = UpdateTrainer._save_checkpoint
 
-        def and_die(self: _Trainer, *arguments: Any) -> None:
+        def and_die(self: UpdateTrainer, *arguments: Any) -> None:
             save(self, *arguments)
             if self.state.global_step == 12:
                 os.kill(os.getpid(), 9)
 
-        _Trainer._save_checkpoint = and_die  # type: ignore[method-assign]
+        UpdateTrainer._save_checkpoint = and_die  # type: ignore[method-assign]
         train(settings(house, out=house / "killed", **changes))
 
     child, pipe = start(lambda _: die_late(house))

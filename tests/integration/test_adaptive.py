@@ -12,16 +12,18 @@ from theworld.pipeline.cli import app
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.keys import key_of_bytes
 from theworld.pipeline.store import create_store, open_store
-from theworld.train.adaptive import ADAPTIVE, Adaptive, Policy, compare_policies, parse_rule
+from theworld.train.adaptive import ADAPTIVE, Adaptive, Policy, compare_policies
 from theworld.train.answer import ask
 from theworld.train.checkpoint import load_run, read_meta
 from theworld.train.config import TrainConfig
 from theworld.train.evaluate import evaluate
+from theworld.train.gates import parse_rule
 from theworld.train.layouts import LAYOUTS
-from theworld.train.loop import draw_steps
+from theworld.train.live_answer import answer_live
 from theworld.train.trainer import train
+from theworld.train.updates import draw_steps
 
-from ..miniature_lm import RECIPE, SMALL_TRAINING, SPEC, blob_latents, save_mini_lm
+from ..miniature_lm import RECIPE, SMALL_TRAINING, SPEC, blob_latents, save_mini_lm, save_mini_store
 from ..miniature_study import place_of, save_mini_study
 
 RULE = "static=0"
@@ -136,6 +138,94 @@ def test_what_cannot_be_compared_is_refused_with_what_can(place: Path) -> None:
         done = CliRunner().invoke(app, ["evaluate", str(place / "run"), "--device", "cpu", *words])
         assert isinstance(done.exception, ConfigError), words
         assert told in str(done.exception)
+
+
+class Eyes:
+    """Latents of one test scene, and how far they were asked for."""
+
+    def __init__(self, place: Path) -> None:
+        store = open_store(place / "rollouts")
+        self.latents = torch.from_numpy(store.read(store.keys[20:21]))
+        self.asked: list[int] = []
+
+    def __call__(self, steps: int) -> torch.Tensor:
+        self.asked.append(steps)
+        return self.latents[:, :, : 1 + steps]
+
+
+CHOICES = ("left", "right")
+
+
+def with_threshold(run: Path, compared: Adaptive, threshold: float | None) -> None:
+    """As if calibration had found this one."""
+    policies = tuple(
+        one.model_copy(update={"gate": one.gate.model_copy(update={"reads_up_to": threshold})})
+        if one.gate is not None and one.name == "confidence"
+        else one
+        for one in compared.policies
+    )
+    (run / ADAPTIVE).write_text(compared.model_copy(update={"policies": policies}).model_dump_json())
+
+
+@pytest.mark.parametrize(("threshold", "asked"), [(None, [0]), (0.0, [0]), (1.0, [0, 3])])
+def test_a_gate_rolls_out_only_where_the_answer_without_is_not_sure(
+    place: Path, compared: Adaptive, threshold: float | None, asked: list[int]
+) -> None:
+    with_threshold(place / "run", compared, threshold)
+    try:
+        loaded, eyes = load_run(place / "run", device="cpu"), Eyes(place)
+        done = answer_live(loaded, eyes, "where will the ball land?", CHOICES, adaptive="gate")
+        assert eyes.asked == asked
+        assert done.steps == asked[-1] == done.latents.shape[2] - 1
+        assert done.answer == ask(loaded, eyes.latents, "where will the ball land?", CHOICES, steps=done.steps)
+        assert done.why is not None
+        assert ("never" if threshold is None else f"up to {threshold:.3f}") in done.why
+        own_words = answer_live(loaded, Eyes(place), "where will the ball land?", adaptive="gate")
+        assert own_words.steps == (0 if threshold is None else 3)
+    finally:
+        (place / "run" / ADAPTIVE).write_text(compared.model_dump_json())
+
+
+def test_a_rule_says_the_steps_of_a_question_by_its_type(place: Path) -> None:
+    loaded = load_run(place / "run", device="cpu")
+    for kind, asked in (("static", 0), ("temporal", 3), (None, 3)):
+        eyes = Eyes(place)
+        done = answer_live(loaded, eyes, "what color is the ball?", CHOICES, adaptive=RULE, type=kind)
+        assert (eyes.asked, done.steps) == ([asked], asked)
+        assert f"of type {kind or 'untyped'}" in (done.why or "")
+
+
+def test_a_run_without_a_gate_says_how_to_make_one(place: Path) -> None:
+    train(settings(place, out=place / "ungated"))
+    loaded = load_run(place / "ungated", device="cpu")
+    with pytest.raises(ConfigError, match=r"holds no gate.*theworld evaluate .*ungated --adaptive"):
+        answer_live(loaded, Eyes(place), "where?", CHOICES, adaptive="gate")
+    for words, told in (
+        ({"adaptive": "gate", "steps": 0}, "leave out --steps"),
+        ({"adaptive": "static=9", "type": "static"}, "at most 3"),
+        ({"type": "static"}, "add --adaptive"),
+        ({"adaptive": "gate", "type": "static"}, "Leave it out"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            answer_live(loaded, Eyes(place), "where?", CHOICES, **words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pool_steps", "told"),
+    [("draws", 2, "2 draws of 3 steps.*divisor of 3"), ("views", 3, "views of one picture.*--pool-steps 1")],
+)
+def test_what_does_not_follow_one_another_is_not_pooled(
+    place: Path, tmp_path: Path, kind: str, pool_steps: int, told: str
+) -> None:
+    store, questions = place / "draws", place / "questions.jsonl"
+    if kind == "views":
+        recipe = RECIPE.model_copy(update={"kind": "views", "views": "zoom"})
+        made, questions = save_mini_store(tmp_path / "views", recipe=recipe)
+        store = made.path
+    with pytest.raises(ConfigError, match=told):
+        train(settings(place, store=store, questions=questions, pool_steps=pool_steps, max_world_steps=6))
+    if kind == "draws":
+        train(settings(place, store=store, pool_steps=3, max_world_steps=6, out=tmp_path / "run"))
 
 
 def test_a_reader_that_never_saw_so_few_steps_is_told_and_one_without_held_out_scenes_has_no_gates(

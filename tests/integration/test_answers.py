@@ -108,6 +108,18 @@ def test_both_figures_are_reported_with_what_stands_behind_them(place: Path) -> 
     assert saved["version"] == 2
 
 
+def test_own_words_are_left_out_where_nobody_wants_them(place: Path) -> None:
+    both = evaluate(place / "run", device="cpu")
+    words = ["evaluate", str(place / "run"), "--no-generate", "--device", "cpu", "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    [ranked] = json.loads(done.stdout)
+    assert (ranked["generated"], ranked["generated_by_type"]) == (None, {})
+    assert {one["generated"] for one in ranked["predictions"]} == {None}
+    for one, other in zip(ranked["predictions"], both.predictions, strict=True):
+        assert (one["predicted"], one["probabilities"]) == (other.predicted, list(other.probabilities))
+
+
 def test_a_reader_is_shown_one_thing_after_another_without_training(place: Path) -> None:
     found = evaluate_shown(place / "run", [None, "frozen", "shuffled", "text", "true"], device="cpu")
     assert [(one.arm, one.is_swap) for one in found] == [

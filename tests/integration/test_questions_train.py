@@ -96,8 +96,15 @@ def test_what_is_wrong_is_refused_or_left_out_by_name(house: Path, caplog: pytes
         assert words in said
     assert evaluate(house / "run", device="cpu").overall.total == 8
     add(house, id="unanswerable", question="left " * 4100, split="test")
-    with pytest.raises(QuestionError, match=r"1 of 9 questions are too long: with 24 world tokens.*: unanswerable\."):
-        evaluate(house / "run", device="cpu")
+    add(house, id="unseen", image="nowhere.png", split="test")
+    with pytest.raises(QuestionError, match=r"1 of 10 questions .*nowhere\.png"):
+        evaluate(house / "run", device="cpu", max_bad=0, questions=strip(house, "empty"))
+    with pytest.raises(QuestionError, match=r"1 of 9 questions are too long: with 24 .*: unanswerable\. .*--max-bad 1"):
+        evaluate(house / "run", device="cpu", max_bad=0, questions=strip(house, "empty", "unseen"))
+    caplog.clear()
+    assert evaluate(house / "run", device="cpu").overall.total == 8  # as many left out as in training
+    for words in ("without latents are left out: unseen", "too long are left out: unanswerable"):
+        assert words in caplog.text
 
 
 def strip(house: Path, *ids: str) -> Path:

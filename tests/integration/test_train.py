@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 from theworld.pipeline.errors import ConfigError, QuestionError, RunError, StoreMismatchError, StoreNotFoundError
 from theworld.pipeline.keys import key_of_bytes
 from theworld.pipeline.store import open_store
-from theworld.train import loop, trainer
+from theworld.train import trainer, updates
 from theworld.train.answer import ask
 from theworld.train.batches import Example, texts
 from theworld.train.checkpoint import load_run, read_meta
@@ -224,7 +224,7 @@ def test_each_epoch_feeds_every_question_once_in_an_order_of_its_own(
         fed.extend((example.key, example.prompt) for row in rows for example in row)
         return texts(rows, **how)
 
-    monkeypatch.setattr(loop, "texts", noting)
+    monkeypatch.setattr(updates, "texts", noting)
     train(config(house, train_steps=None, epochs=2))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("latents")]
     first, second = fed[:16], fed[16:32]

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.store import create_store
-from theworld.train.adaptive import choose_threshold, disagreement, parse_rule
 from theworld.train.config import TrainConfig
-from theworld.train.loop import draw_steps
+from theworld.train.gates import choose_threshold, disagreement, parse_rule
 from theworld.train.questions import Question
+from theworld.train.updates import draw_steps
 
 from ..miniature_lm import RECIPE, SPEC, blob_latents
 

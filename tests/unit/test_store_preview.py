@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,27 @@ def test_an_empty_store_has_nothing_to_show(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is empty"):
         preview(open_store(store.path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_looking_reads_the_vae_alone_and_so_does_without_the_transformer(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = shutil.copytree(made.world, tmp_path / made.world.name)
+    (weights,) = (world / "transformer").glob("*.safetensors")
+    weights.unlink()
+    monkeypatch.setattr(CosmosWorld, "load", None)
+    alone = made.preview(tmp_path / "alone", samples=2, world=str(world))
+    whole = made.preview(tmp_path / "whole", samples=2)
+    assert alone.files[0].read_bytes() == whole.files[0].read_bytes()
+
+
+def test_another_vae_is_told_by_an_input_and_without_one_a_note_says_that_nobody_looked(
+    made: Made, tmp_path: Path
+) -> None:
+    other = save_mini_world(tmp_path / "other", seed=1)
+    with pytest.raises(ConfigError, match="other latents than the store has"):
+        made.preview(tmp_path / "out", samples=2, world=str(other))
+    (tmp_path / "empty").mkdir()
+    unseen = made.preview(tmp_path / "out", samples=2, images=tmp_path / "empty")
+    assert any("was not checked" in note for note in unseen.notes)
+    assert not any("was not checked" in note for note in made.preview(tmp_path / "out", samples=2).notes)
