@@ -17,6 +17,7 @@ from .latent_spec import LatentSpec
 from .recipe import Recipe
 
 
+@runtime_checkable
 class Autoencoder(Protocol):
     """The part of a world model that makes latents of what is seen, and pictures of latents. Images are float32 in
     [-1, 1], RGB."""
