@@ -72,16 +72,14 @@ def write_card(out: Path, card: dict[str, object]) -> None:
     figures = card.get("figures")
     if isinstance(figures, dict):
         test = figures["test"]
-        rollout, copied = next(iter(test["evaluations"].values())), test["copy_frame_0"]
-        lines += [
-            "",
-            f"Outcomes right on {test['clips']} unseen scenes (a copy of frame 0; the true clip through the VAE):",
-            "",
-            *(
-                f"- {name}: {share:.1%} ({copied['outcome'][name]:.1%}; {test['vae']['outcome'][name]:.1%})"
-                for name, share in rollout["outcome"].items()
-            ),
-        ]
+        beside = {"a copy of frame 0": test["copy_frame_0"], "the true clip through the VAE": test["vae"]}
+        if "regression" in test:
+            beside = {"a deterministic regression": test["regression"], **beside}
+        rollout = next(iter(test["evaluations"].values()))
+        lines += ["", f"Outcomes right on {test['clips']} unseen scenes ({'; '.join(beside)}):", ""]
+        for name, share in rollout["outcome"].items():
+            others = "; ".join(f"{other['outcome'][name]:.1%}" for other in beside.values())
+            lines.append(f"- {name}: {share:.1%} ({others})")
     (out / "README.md").write_text("\n".join(lines) + "\n")
 
 
