@@ -27,10 +27,23 @@ EMBEDDED = Path(__file__).parent / "worldlet" / "weights"
 """The folder of the worldlet's weights."""
 
 
-class _Cosmos:
+class _InWanLatents:
+    """What families share whose latents are of Wan 2.1's autoencoder."""
+
+    autoencoder_parts: tuple[str, ...] = ("vae",)
+
+    def latent_spec(self, configs: Configs) -> LatentSpec:
+        return latent_spec_of(configs["vae"])
+
+    def load_autoencoder(self, folder: Path, *, device: str) -> Autoencoder:
+        from .wan_vae import load_autoencoder
+
+        return load_autoencoder(folder, device=device)
+
+
+class _Cosmos(_InWanLatents):
     title = "NVIDIA Cosmos-Predict2 Video2World"
     parts: tuple[str, ...] = ("vae", "transformer", "scheduler")
-    autoencoder_parts: tuple[str, ...] = ("vae",)
     text: TextEncoder | None = TextEncoder(class_name="T5EncoderModel", empty_is_free=True, guardrail=True)
     card = Card()
     engine = ENGINE_VERSION
@@ -58,9 +71,6 @@ class _Cosmos:
             return "its scheduler does not use Karras sigmas"
         return None
 
-    def latent_spec(self, configs: Configs) -> LatentSpec:
-        return latent_spec_of(configs["vae"])
-
     def check(self, recipe: Recipe) -> None:
         del recipe  # the recipe's rules were written for it
 
@@ -71,11 +81,6 @@ class _Cosmos:
 
         return CosmosWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
 
-    def load_autoencoder(self, folder: Path, *, device: str) -> Autoencoder:
-        from .wan_vae import load_autoencoder
-
-        return load_autoencoder(folder, device=device)
-
 
 def clean_prompt(text: str) -> str:
     """HTML entities resolved and white space collapsed: `prompt_clean` of the Wan pipeline, less ftfy's repair of
@@ -83,10 +88,9 @@ def clean_prompt(text: str) -> str:
     return re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip()
 
 
-class _Wan:
+class _Wan(_InWanLatents):
     title = "Wan 2.1 image-to-video"
     parts: tuple[str, ...] = ("vae", "transformer", "scheduler", "image_encoder", "image_processor")
-    autoencoder_parts: tuple[str, ...] = ("vae",)
     text: TextEncoder | None = TextEncoder(
         class_name="UMT5EncoderModel",
         empty_is_free=False,  # its text projection has a bias, and it was trained with the embedding of "" as no text
@@ -134,9 +138,6 @@ class _Wan:
             return "its scheduler shifts by the size of the clip, which the stock pipeline never tells it"
         return None
 
-    def latent_spec(self, configs: Configs) -> LatentSpec:
-        return latent_spec_of(configs["vae"])
-
     def check(self, recipe: Recipe) -> None:
         if recipe.fps is not None:
             raise ConfigError("fps has no meaning for Wan 2.1, which knows frames and no seconds; leave it out")
@@ -153,11 +154,6 @@ class _Wan:
         from .wan import WanWorld
 
         return WanWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
-
-    def load_autoencoder(self, folder: Path, *, device: str) -> Autoencoder:
-        from .wan_vae import load_autoencoder
-
-        return load_autoencoder(folder, device=device)
 
 
 BUILT_IN: Mapping[str, WorldFamily] = {"cosmos-predict2": _Cosmos(), "wan2.1-i2v": _Wan()}

@@ -246,7 +246,7 @@ def _labels(viewer: Viewer, steps: int) -> list[str]:
 
 def _labels_between(labels: Sequence[str], viewer: Viewer, frames: int) -> list[str]:
     """Of every decoded frame: of a rollout its own time, else that of the latent frame it belongs to."""
-    if viewer.recipe.kind == "rollout" and is_clip(viewer.recipe.kind):
+    if viewer.recipe.kind == "rollout":
         return ["now", *(f"+{number * viewer.recipe.stride / viewer.fps:.2f} s" for number in range(1, frames))]
     apart = max(1, (frames - 1) // max(1, len(labels) - 1))
     return [labels[-(-number // apart)] for number in range(frames)]

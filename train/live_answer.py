@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxtyping import Float
@@ -73,38 +73,36 @@ def answer_live(
         RunError: what it holds cannot be read.
     """
     most = loaded.meta.reader.num_world_steps
+
+    def read(count: int, why: str | None = None) -> LiveAnswer:
+        latents = see(count)
+        return LiveAnswer(ask(loaded, latents, question, choices, steps=count, image=image), count, why, latents)
+
     if adaptive is None:
         if type is not None:
             raise ConfigError(f"--type {type} is for a rule that says steps by type: add --adaptive {type}=0")
-        read = most if steps is None else steps
-        latents = see(read)
-        return LiveAnswer(ask(loaded, latents, question, choices, steps=read, image=image), read, None, latents)
+        return read(most if steps is None else steps)
     if steps is not None:
         raise ConfigError("--adaptive chooses the steps of the question: leave out --steps")
     if adaptive != GATE:
         rule = parse_rule(adaptive)
-        read = rule.steps_of(type, most)
-        if read > most:
-            raise ConfigError(f"--adaptive {rule} asks for {read} steps, the run reads at most {most}")
-        _warn_if_new(loaded, read)
-        latents = see(read)
-        why = f"the rule {rule} says so of type {type or UNTYPED}"
-        return LiveAnswer(ask(loaded, latents, question, choices, steps=read, image=image), read, why, latents)
+        wanted = rule.steps_of(type, most)
+        if wanted > most:
+            raise ConfigError(f"--adaptive {rule} asks for {wanted} steps, the run reads at most {most}")
+        _warn_if_new(loaded, wanted)
+        return read(wanted, f"the rule {rule} says so of type {type or UNTYPED}")
     if type is not None:
         raise ConfigError("--type is for a rule; the gate looks at the answer alone. Leave it out")
     gate = read_gate(loaded.path, most)
     _warn_if_new(loaded, 0)
-    latents = see(0)
-    answer = ask(loaded, latents, question, choices, steps=0, image=image)
+    first = read(0)
     if gate.reads_up_to is None:
-        return LiveAnswer(answer, 0, "the run's gate never found steps worth reading", latents)
-    sure = margin([choice.probability for choice in answer.ranked])
-    led = f"without steps the likeliest choice leads by {sure:.3f}" if answer.ranked else "there are no choices to lead"
-    if sure > gate.reads_up_to:
-        return LiveAnswer(answer, 0, f"{led}, and the gate reads on up to {gate.reads_up_to:.3f}", latents)
-    latents = see(most)
-    answer = ask(loaded, latents, question, choices, steps=most, image=image)
-    return LiveAnswer(answer, most, f"{led}, and the gate reads on up to {gate.reads_up_to:.3f}", latents)
+        return replace(first, why="the run's gate never found steps worth reading")
+    ranked = first.answer.ranked
+    sure = margin([choice.probability for choice in ranked])
+    led = f"without steps the likeliest choice leads by {sure:.3f}" if ranked else "there are no choices to lead"
+    why = f"{led}, and the gate reads on up to {gate.reads_up_to:.3f}"
+    return replace(first, why=why) if sure > gate.reads_up_to else read(most, why)
 
 
 def read_gate(run: Path, steps: int) -> Gate:

@@ -87,7 +87,8 @@ def with_room(
         )
     if long:
         _say_left_out("too long", long)
-    return tuple(question for question in questions if question.id not in long)
+    left_out = set(long)
+    return tuple(question for question in questions if question.id not in left_out)
 
 
 def _say_left_out(why: str, named: Sequence[str]) -> None:

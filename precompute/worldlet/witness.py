@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.keys import key_of_file
 from ...pipeline.latents import as_tensor
 from ...pipeline.progress import Progress
 from ...pipeline.store import LatentStore
-from ...pipeline.world import WorldModel
-from ..live import LiveWorld
+from ..drawing import font
+from ..viewer import Viewer
 from .clips import layout_of
 from .outcomes import Video, read_outcome
 from .scene_files import read_truth
@@ -42,13 +42,13 @@ def rollout_outcomes(
         ConfigError: another world's rollouts, or shorter ones than the scenes.
         StoreError: a scene of these splits has no latent.
     """
-    world = _world_of(store)
+    viewer = _viewer_of(store)
     truths = [truth for truth in read_truth(folder) if truth["split"] in splits]
     known: dict[str, bool] = {}
     with (progress or Progress.silent()).bar("rollouts read", total=len(truths), unit="scenes") as bar:
         for start in range(0, len(truths), _BATCH):
             part = truths[start : start + _BATCH]
-            for truth, video in zip(part, _decoded(world, store, folder, part), strict=True):
+            for truth, video in zip(part, _decoded(viewer, store, folder, part), strict=True):
                 shown = read_outcome(truth["family"], video, layout_of(truth["layout"]))
                 known[truth["id"]] = shown == truth["answer"]
             bar.advance(len(part))
@@ -61,13 +61,13 @@ def draw_strips(store: LatentStore, folder: Path, shown: Sequence[tuple[str, Seq
     Args:
         shown: scenes by their ids, each with the lines to write.
     """
-    world = _world_of(store)
+    viewer = _viewer_of(store)
     truths = {truth["id"]: truth for truth in read_truth(folder)}
     pictures = []
     for name, lines in shown:
         truth = truths[name]
         true = paint(layout_of(truth["layout"]), np.asarray(truth["states"]))
-        [video] = _decoded(world, store, folder, [truth])
+        [video] = _decoded(viewer, store, folder, [truth])
         rolled = np.rint(np.clip(video, 0, 1) * 255).astype(np.uint8)
         pictures.append(_strip(true, rolled, lines))
     return pictures
@@ -76,33 +76,33 @@ def draw_strips(store: LatentStore, folder: Path, shown: Sequence[tuple[str, Seq
 def _strip(true: NDArray[np.uint8], rolled: NDArray[np.uint8], lines: Sequence[str]) -> Image.Image:
     side = true.shape[1] * _ZOOM
     columns = range(0, len(true), 4)
-    label, font = 56, ImageFont.load_default(_FONT)
+    label, letters = 56, font(_FONT)
     width = label + len(columns) * (side + _GAP)
     picture = Image.new("RGB", (width, 2 * (side + _GAP) + _LINE * len(lines) + 6), (255, 255, 255))
     draw = ImageDraw.Draw(picture)
     for row, (name, clip) in enumerate((("true", true), ("rollout", rolled))):
         top = row * (side + _GAP)
-        draw.text((2, top + side // 2 - 8), name, fill=(40, 40, 40), font=font)
+        draw.text((2, top + side // 2 - 8), name, fill=(40, 40, 40), font=letters)
         for column, frame in enumerate(columns):
             tile = Image.fromarray(clip[frame]).resize((side, side), Image.Resampling.NEAREST)
             picture.paste(tile, (label + column * (side + _GAP), top))
     for number, line in enumerate(lines):
-        draw.text((label, 2 * (side + _GAP) + 2 + number * _LINE), line, fill=(20, 20, 20), font=font)
+        draw.text((label, 2 * (side + _GAP) + 2 + number * _LINE), line, fill=(20, 20, 20), font=letters)
     return picture
 
 
-def _world_of(store: LatentStore) -> WorldModel:
+def _viewer_of(store: LatentStore) -> Viewer:
     recipe = store.recipe
     if recipe.kind != "rollout" or recipe.stride != 1 or 1 + 4 * recipe.rollout_steps != VIDEO_FRAMES:
         raise ConfigError(
             f"{store.path} does not hold rollouts over the {VIDEO_FRAMES} frames of a scene: "
             f"precompute with --steps {(VIDEO_FRAMES - 1) // 4}"
         )
-    return LiveWorld.for_recipe(recipe, device="cpu").world
+    return Viewer.for_store(store, device="cpu")
 
 
 @torch.no_grad()
-def _decoded(world: WorldModel, store: LatentStore, folder: Path, truths: Sequence[dict[str, Any]]) -> Video:
+def _decoded(viewer: Viewer, store: LatentStore, folder: Path, truths: Sequence[dict[str, Any]]) -> Video:
     keys = [key_of_file(folder / "images" / f"{truth['id']}.png") for truth in truths]
     latents = as_tensor(store.read(keys)).float()
-    return (world.decode(latents).permute(0, 2, 3, 4, 1).numpy() + 1) / 2
+    return (viewer.autoencoder.decode(latents).permute(0, 2, 3, 4, 1).numpy() + 1) / 2
