@@ -159,7 +159,7 @@ def _set_block(rng: Generator, layout: Layout, answer: str) -> Layout | None:
     assert isinstance(ball, Ball)
     assert isinstance(block, Block)
     until = 29 if answer == "yes" else None
-    path = simulate(replace(layout, movers=(ball,)), until=until, substeps=COARSE).states[:, 0]
+    path = simulate(replace(layout, movers=(ball,)), until=until, counted=False, substeps=COARSE).states[:, 0]
     reach = ball.radius + block.width / 2
     low, high = block.width / 2 + 2, SIZE - block.width / 2 - 2
     rolling = path[path[:, 1] > GROUND_Y - block.height - ball.radius]

@@ -154,5 +154,5 @@ def _span(landing: int, *, before: bool) -> tuple[int, int]:
 def _landing(ball: Ball, ramp: Segment) -> int:
     """The frame in which a ball alone reaches the ground."""
     layout = Layout(tint=TINTS[0], movers=(ball,), ramps=(ramp,), posts=((_MIDDLE, _POST_TOP),))
-    coarse = simulate(layout, until=31, substeps=COARSE, floor=GROUND_Y - ball.radius - 1.0)
+    coarse = simulate(layout, until=31, counted=False, substeps=COARSE, floor=GROUND_Y - ball.radius - 1.0)
     return landing_frames(layout, coarse.states)[0]

@@ -149,9 +149,9 @@ def _settled(kind: Family, layout: Layout, answer: str) -> Motion | None:
     if kind.outcome(layout, motion) != answer:
         return None
     for nudge in _NUDGES:
-        if kind.outcome(layout, simulate(layout, nudge=nudge)) != answer:
+        if kind.outcome(layout, simulate(layout, nudge=nudge, counted=False)) != answer:
             return None
-    return motion if kind.outcome(layout, simulate(layout, substeps=_OTHER_SUBSTEPS)) == answer else None
+    return motion if kind.outcome(layout, simulate(layout, substeps=_OTHER_SUBSTEPS, counted=False)) == answer else None
 
 
 def questions(scene: Scene) -> list[dict[str, object]]:

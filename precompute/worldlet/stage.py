@@ -10,7 +10,8 @@ Units: lengths in pixels of the 64x64 picture, y downwards; angles in radians; t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,6 +116,7 @@ def simulate(
     substeps: int = SUBSTEPS,
     until: int | None = None,
     floor: float = float("inf"),
+    counted: bool = True,
 ) -> Motion:
     """Move a layout.
 
@@ -123,66 +125,85 @@ def simulate(
         substeps: physics steps per frame; another number than `SUBSTEPS` is a perturbation, too.
         until: stop after this many frames; the rest repeats the last one.
         floor: stop as soon as the first mover is lower than this; for quick looks ahead.
+        counted: False leaves the contacts at 0, for the motions that only have to end alike.
+    """
+    total = VIDEO_FRAMES + SETTLE_FRAMES
+    states = np.empty((total, len(layout.movers), 3))
+    balls = [(n, GROUND_Y - m.radius - 0.6) for n, m in enumerate(layout.movers) if isinstance(m, Ball)]
+    contacts = 0
+    with _space_of(layout, nudge) as (space, raw):
+        touched = _count_contacts(space) if counted else []
+        inner, dt, step = space._space, 1.0 / substeps, lib.cpSpaceStep
+        for frame in range(total):
+            for number, body in enumerate(raw):
+                position = lib.cpBodyGetPosition(body)
+                states[frame, number] = position.x, position.y, lib.cpBodyGetAngle(body)
+            stop = (until is not None and frame + 1 >= until) or states[frame, 0, 1] > floor
+            if stop or (frame >= _REST_FROM and all(map(_at_rest, raw))):
+                states[frame:] = states[frame]
+                contacts = len(touched)
+                break
+            if frame == VIDEO_FRAMES:
+                contacts = len(touched)
+            for number, rests_at in balls:
+                if states[frame, number, 1] > rests_at:
+                    body = raw[number]
+                    velocity, turning = lib.cpBodyGetVelocity(body), lib.cpBodyGetAngularVelocity(body)
+                    lib.cpBodySetVelocity(body, (velocity.x * _ROLLING, velocity.y))
+                    lib.cpBodySetAngularVelocity(body, turning * _ROLLING)
+            for _ in range(substeps):
+                step(inner, dt)
+    return Motion(states=states, contacts=contacts)
+
+
+@contextmanager
+def _space_of(layout: Layout, nudge: float) -> Iterator[tuple[pymunk.Space, list[Any]]]:
+    """A space with all of a layout in it, and the library's own bodies of its movers.
+
+    The library is called without what its Python layer does around each call, which takes longer than the physics.
     """
     space = pymunk.Space()
     space.iterations = 12
     space.gravity = (0.0, _GRAVITY)
-    fixed, ground, side = space.static_body, GROUND_Y + 4.0, float(SIZE)
+    inner = space._space
+    shapes: list[Any] = []
+    bodies: list[Any] = []
+
+    def put(shape: Any, kind: int, elasticity: float, friction: float) -> None:
+        lib.cpShapeSetElasticity(shape, elasticity)
+        lib.cpShapeSetFriction(shape, friction)
+        lib.cpShapeSetCollisionType(shape, kind)
+        lib.cpSpaceAddShape(inner, shape)
+        shapes.append(shape)
+
+    fixed, ground, side = lib.cpSpaceGetStaticBody(inner), GROUND_Y + 4.0, float(SIZE)
     walls = [((0.0, ground), (side, ground), 4.0), ((-3.0, -20.0), (-3.0, side), 3.5)]
     walls.append(((side + 3.0, -20.0), (side + 3.0, side), 3.5))
     walls += [((x, top + 1), (x, GROUND_Y), 1.0) for x, top in layout.posts]
     walls += [((r[0], r[1]), (r[2], r[3]), RAMP_HALF_WIDTH) for r in layout.ramps]
-    for number, (start, end, half_width) in enumerate(walls):
-        shape = pymunk.Segment(fixed, start, end, half_width)
-        shape.elasticity, shape.friction = 0.6, 0.7
-        shape.collision_type = 1 if number < 3 else 2
-        space.add(shape)
-    bodies: list[pymunk.Body] = []
-    pushed = next((n for n, m in enumerate(layout.movers) if isinstance(m, Ball)), len(layout.movers) - 1)
-    for number, mover in enumerate(layout.movers):
-        shape: pymunk.Shape
-        if isinstance(mover, Ball):
-            body = pymunk.Body(1.0, pymunk.moment_for_circle(1.0, 0.0, mover.radius))
-            shape = pymunk.Circle(body, mover.radius)
-            shape.elasticity, shape.friction = 0.6, 0.7
-        else:
-            size = (mover.width, mover.height)
-            body = pymunk.Body(1.0, pymunk.moment_for_box(1.0, size))
-            shape = pymunk.Poly.create_box(body, size)
-            shape.elasticity, shape.friction = 0.0, mover.friction
-        shape.collision_type = 3
-        body.position = (mover.x + (nudge if number == pushed else 0.0), mover.y)
-        space.add(body, shape)
-        bodies.append(body)
-    touched = _count_contacts(space)
-    total = VIDEO_FRAMES + SETTLE_FRAMES
-    states = np.empty((total, len(bodies), 3))
-    balls = [(n, GROUND_Y - m.radius - 0.6) for n, m in enumerate(layout.movers) if isinstance(m, Ball)]
-    # Nothing joins or leaves from here on: the library is called without what its Python layer does around each call,
-    # which takes longer than the physics.
-    contacts = 0
-    inner, dt, step = space._space, 1.0 / substeps, lib.cpSpaceStep
-    raw = [body._body for body in bodies]
-    for frame in range(total):
-        for number, body in enumerate(raw):
-            position = lib.cpBodyGetPosition(body)
-            states[frame, number] = position.x, position.y, lib.cpBodyGetAngle(body)
-        stop = (until is not None and frame + 1 >= until) or states[frame, 0, 1] > floor
-        if stop or (frame >= _REST_FROM and all(map(_at_rest, raw))):
-            states[frame:] = states[frame]
-            contacts = len(touched)
-            break
-        if frame == VIDEO_FRAMES:
-            contacts = len(touched)
-        for number, rests_at in balls:
-            if states[frame, number, 1] > rests_at:
-                body = raw[number]
-                velocity, turning = lib.cpBodyGetVelocity(body), lib.cpBodyGetAngularVelocity(body)
-                lib.cpBodySetVelocity(body, (velocity.x * _ROLLING, velocity.y))
-                lib.cpBodySetAngularVelocity(body, turning * _ROLLING)
-        for _ in range(substeps):
-            step(inner, dt)
-    return Motion(states=states, contacts=contacts)
+    try:
+        for number, (start, end, half_width) in enumerate(walls):
+            put(lib.cpSegmentShapeNew(fixed, start, end, half_width), 1 if number < 3 else 2, 0.6, 0.7)
+        pushed = next((n for n, m in enumerate(layout.movers) if isinstance(m, Ball)), len(layout.movers) - 1)
+        for number, mover in enumerate(layout.movers):
+            if isinstance(mover, Ball):
+                body = lib.cpBodyNew(1.0, lib.cpMomentForCircle(1.0, 0.0, mover.radius, (0.0, 0.0)))
+                shape, bounce, grip = lib.cpCircleShapeNew(body, mover.radius, (0.0, 0.0)), 0.6, 0.7
+            else:
+                body = lib.cpBodyNew(1.0, lib.cpMomentForBox(1.0, mover.width, mover.height))
+                shape, bounce, grip = lib.cpBoxShapeNew(body, mover.width, mover.height, 0.0), 0.0, mover.friction
+            bodies.append(body)
+            lib.cpBodySetPosition(body, (mover.x + (nudge if number == pushed else 0.0), mover.y))
+            lib.cpSpaceAddBody(inner, body)
+            put(shape, 3, bounce, grip)
+        yield space, bodies
+    finally:
+        for shape in shapes:
+            lib.cpSpaceRemoveShape(inner, shape)
+            lib.cpShapeFree(shape)
+        for body in bodies:
+            lib.cpSpaceRemoveBody(inner, body)
+            lib.cpBodyFree(body)
 
 
 def _at_rest(body: Any) -> bool:
