@@ -13,15 +13,8 @@ from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from theworld.train.batches import Example
-from theworld.train.lm import (
-    LanguageModel,
-    Weights,
-    add_lora,
-    embedding_rms,
-    find_weights,
-    load_language_model,
-    load_phrasebook,
-)
+from theworld.train.lm import LanguageModel, add_lora, embedding_rms, load_language_model, load_phrasebook
+from theworld.train.lm_weights import Weights, find_weights
 from theworld.train.model import TheWorld
 from theworld.train.tokens import TokenLayout, WorldReader
 

@@ -43,7 +43,7 @@ from theworld.train.loader import Indices, LatentDataset
 from theworld.train.loop import fit
 from theworld.train.model import IGNORED, TheWorld, WorldOutput
 from theworld.train.unfinished import TrainingFacts, Unfinished
-from theworld.train.updates import Material
+from theworld.train.updates import Material, Training
 
 from .subjects import SETTINGS, STEPS, Setting, examples, key_of, rollouts, world_model
 
@@ -122,7 +122,8 @@ def take_turn(lm: LanguageModel, model: TheWorld, material: Material, batch: int
     )
     clock = _Clock()
     with TemporaryDirectory() as scratch:
-        metrics = fit(model, material, lm, config, Unfinished(Path(scratch), facts), clock).metrics
+        training = Training(config, material, Unfinished(Path(scratch), facts), lm.pad_id, progress=clock)
+        metrics = fit(model, training).metrics
     assert not metrics["refused_updates"], "updates were refused: these times are not those of a training"
     seconds = [end - start for start, end in zip(clock.ended, clock.ended[1:], strict=False)]
     middle = statistics.median(seconds or [metrics["seconds"]])

@@ -16,8 +16,9 @@ from typing import Annotated, Any
 
 import typer
 
+from . import options
 from .errors import ConfigError, StoreNotFoundError, TheWorldError
-from .options import Quiet
+from .options import DEFAULT_CACHE, Json, Quiet, Store
 from .see_cli import audit_store, preview
 
 cache_app = typer.Typer(
@@ -26,16 +27,14 @@ cache_app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-DEFAULT_CACHE = Path("latents")
 SMALLEST_GRACE_S = 3600.0
 
-Store = Annotated[Path, typer.Argument(help="A store, or a cache folder with one store in it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+_AUDIT = "With --recompute"
 Apply = Annotated[bool, typer.Option("--apply", help="Do it; without, only say what would be done.")]
 
 
 def _audit_option(help: str) -> Any:
-    return typer.Option(help=help, rich_help_panel="With --recompute")
+    return typer.Option(help=help, rich_help_panel=_AUDIT)
 
 
 @cache_app.command("list")
@@ -49,7 +48,7 @@ def list_(
     paths = [cache] if is_store(cache) else find_stores(cache)
     if not paths and not cache.is_dir():
         what = "is a file" if cache.exists() else "does not exist"
-        raise StoreNotFoundError(f"{cache} {what}. `theworld precompute IMAGES --cache {cache}` makes a store")
+        raise StoreNotFoundError(f"{cache} {what}. Make a store with `theworld precompute IMAGES --cache {cache}`")
     rows: list[dict[str, Any]] = []
     bad = False
     for path in paths:
@@ -132,13 +131,13 @@ def verify(
     recompute: Annotated[
         int | None, typer.Option(min=1, help="Audit: make so many random samples again from their inputs, and compare.")
     ] = None,
-    images: Annotated[Path | None, _audit_option("Folder the store was made from. (default: its own scenes)")] = None,
+    images: Annotated[Path | None, options.images_of_store(_AUDIT)] = None,
     seed: Annotated[int | None, _audit_option("Which samples. (default: by the time; printed)")] = None,
     tolerance: Annotated[
         float | None, _audit_option("Allowed beyond rounding; 0 wants the same bits. (default: as measured)")
     ] = None,
-    world: Annotated[str | None, _audit_option("Folder of the world model, if not where the recipe says.")] = None,
-    device: Annotated[str | None, _audit_option("auto, cpu or cuda. (default: auto)")] = None,
+    world: Annotated[str | None, options.moved_world(_AUDIT)] = None,
+    device: Annotated[str | None, options.device_option(_AUDIT)] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -233,26 +232,26 @@ def gc(
 def explain(
     a: Annotated[Path, typer.Argument(help="A store.")],
     b: Annotated[Path | None, typer.Argument(help="Another store; or give precompute's flags instead.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file, as for precompute.")] = None,
-    world: Annotated[str | None, typer.Option(help="As for precompute, like all that follow.")] = None,
-    kind: Annotated[str | None, typer.Option()] = None,
-    steps: Annotated[int | None, typer.Option()] = None,
-    size: Annotated[str | None, typer.Option()] = None,
-    fit: Annotated[str | None, typer.Option()] = None,
-    stride: Annotated[int | None, typer.Option()] = None,
-    denoise_steps: Annotated[int | None, typer.Option()] = None,
-    solver: Annotated[str | None, typer.Option()] = None,
-    guidance: Annotated[float | None, typer.Option()] = None,
-    prompt: Annotated[str | None, typer.Option()] = None,
-    negative_prompt: Annotated[str | None, typer.Option()] = None,
-    prompt_field: Annotated[str | None, typer.Option()] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
-    draws: Annotated[int | None, typer.Option()] = None,
-    observed_frames: Annotated[int | None, typer.Option()] = None,
-    views: Annotated[str | None, typer.Option()] = None,
-    chunk_context: Annotated[int | None, typer.Option()] = None,
-    compute_dtype: Annotated[str | None, typer.Option()] = None,
-    dtype: Annotated[str | None, typer.Option()] = None,
+    kind: options.Kind = None,
+    steps: options.Steps = None,
+    world: options.World = None,
+    size: options.Size = None,
+    fit: options.Fit = None,
+    stride: options.Stride = None,
+    denoise_steps: options.DenoiseSteps = None,
+    solver: options.Solver = None,
+    guidance: options.Guidance = None,
+    prompt: options.Prompt = None,
+    negative_prompt: options.NegativePrompt = None,
+    prompt_field: options.PromptField = None,
+    seed: options.NoiseSeed = None,
+    draws: options.Draws = None,
+    observed_frames: options.ObservedFrames = None,
+    views: options.Views = None,
+    chunk_context: options.ChunkContext = None,
+    compute_dtype: options.ComputeDtype = None,
+    dtype: options.StoredDtype = None,
+    config: options.ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """Why two stores, or a store and precompute's flags, do not share latents: the fields that differ."""
@@ -288,6 +287,7 @@ def explain(
         typer.echo(f"  {field}: {left} / {right}")
 
 
+_SHARD = "Samples per shard of a new store. (default: the copied store's)"
 _RECIPE_FLAGS = {
     *("kind", "world", "steps", "size", "fit", "stride", "denoise_steps", "guidance", "prompt", "negative_prompt"),
     *("prompt_field", "solver", "draws", "observed_frames", "views", "chunk_context", "seed", "compute_dtype", "dtype"),
@@ -298,10 +298,12 @@ _RECIPE_FLAGS = {
 def export(
     store: Store,
     cache: Annotated[Path, typer.Argument(help="Another cache folder.")],
-    format: Annotated[str | None, typer.Option(help="zarr or webdataset. (default: the store's own)")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="zarr or webdataset, of a new store. (default: the copied store's)")
+    ] = None,
     keys: Annotated[Path | None, typer.Option(help="Text file of keys, one a line: only these.")] = None,
     match: Annotated[str | None, typer.Option(help="Regular expression: only images whose name matches.")] = None,
-    shard_size: Annotated[int | None, typer.Option(min=1, max=65536, help="Samples a shard.")] = None,
+    shard_size: Annotated[int | None, typer.Option(min=1, max=65536, help=_SHARD)] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

@@ -9,6 +9,7 @@ evaluate_cli.py.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from importlib.metadata import version
@@ -17,12 +18,13 @@ from typing import Annotated, Any
 
 import typer
 
+from . import options
 from .cache_cli import cache_app
 from .demo_cli import demo
 from .errors import ConfigError, TheWorldError
-from .evaluate_cli import device_name, evaluate, own_questions
+from .evaluate_cli import evaluate, own_questions
 from .hub_cli import pull, push
-from .options import Quiet
+from .options import RUNNING, ConfigFile, Device, Json, Quiet
 from .questions_cli import questions as look_at_questions
 from .tokens_cli import tokens
 
@@ -37,13 +39,6 @@ app = typer.Typer(
 app.add_typer(cache_app, name="cache")
 worldlet_app = typer.Typer(help="The embedded miniature world.", no_args_is_help=True)
 app.add_typer(worldlet_app, name="worldlet")
-
-SHAPES_LATENT = "Decides the latents (enters the recipe)"
-RUNNING = "How it runs"
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; flags win over it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda. (default: auto)", rich_help_panel=RUNNING)]
 
 
 def main() -> None:
@@ -72,14 +67,6 @@ def _root(
 ) -> None: ...
 
 
-def _recipe_option(help: str, *names: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=SHAPES_LATENT)
-
-
-def _tokens_option(help: str, *names: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="World tokens (theworld tokens counts them)")
-
-
 def _running_option(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=RUNNING)
 
@@ -93,55 +80,36 @@ def precompute(
             "hf:ORG/NAME. Left out: scenes of the worldlet."
         ),
     ] = None,
-    kind: Annotated[
-        str | None,
-        _recipe_option(
-            "rollout: images and their predicted future. samples: several futures. continuation: videos and their "
-            "future. frames: real videos, encoded. views: crops of images. posterior: mean and log-variance of images. "
-            "(default: rollout)"
-        ),
-    ] = None,
+    kind: options.Kind = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of stores. (default: latents)")] = None,
-    steps: Annotated[
-        int | None,
-        _recipe_option("Future latent frames per image; T = 1 + steps. (default: 8; 13 views)"),
-    ] = None,
-    world: Annotated[
-        str | None, _recipe_option("World model: a Hub id, a folder, or a name. (default: the embedded worldlet)")
-    ] = None,
-    size: Annotated[str | None, _recipe_option("HEIGHTxWIDTH in pixels. (default: the world model's)")] = None,
-    fit: Annotated[str | None, _recipe_option("cover, pad or stretch. (default: cover)")] = None,
-    stride: Annotated[int | None, _recipe_option("Keep every stride-th latent frame. (default: 1)")] = None,
-    denoise_steps: Annotated[int | None, _recipe_option("Diffusion steps. (default: the world model's)")] = None,
-    solver: Annotated[str | None, _recipe_option("euler, or 2ab, of second order. (default: euler)")] = None,
-    guidance: Annotated[float | None, _recipe_option("Classifier-free guidance; 1 is off. (default: 1)")] = None,
-    prompt: Annotated[str | None, _recipe_option("Text that conditions the rollout; needs --guardrail.")] = None,
-    negative_prompt: Annotated[str | None, _recipe_option("Text to steer away from, with guidance.")] = None,
-    seed: Annotated[int | None, _recipe_option("Seed of the noise. (default: 0)")] = None,
-    draws: Annotated[int | None, _recipe_option("Futures of kind samples, --steps each. (default: 4)")] = None,
-    observed_frames: Annotated[
-        int | None, _recipe_option("Video frames that kind continuation is shown. (default: 5)")
-    ] = None,
-    views: Annotated[str | None, _recipe_option("Of kind views: pyramid or zoom. (default: pyramid)")] = None,
-    chunk_context: Annotated[
-        int | None,
-        _recipe_option("Beyond the world model's window: in chunks that begin with 1 or 5 decoded frames (default: 0)"),
-    ] = None,
-    compute_dtype: Annotated[
-        str | None, _recipe_option("float32 or bfloat16, of the transformer. (default: the world model's)")
-    ] = None,
-    dtype: Annotated[
-        str | None, _recipe_option("float16, bfloat16 or float32, of the store. (default: float16)")
-    ] = None,
+    steps: options.Steps = None,
+    world: options.World = None,
+    size: options.Size = None,
+    fit: options.Fit = None,
+    stride: options.Stride = None,
+    denoise_steps: options.DenoiseSteps = None,
+    solver: options.Solver = None,
+    guidance: options.Guidance = None,
+    prompt: options.Prompt = None,
+    negative_prompt: options.NegativePrompt = None,
+    seed: options.NoiseSeed = None,
+    draws: options.Draws = None,
+    observed_frames: options.ObservedFrames = None,
+    views: options.Views = None,
+    chunk_context: options.ChunkContext = None,
+    compute_dtype: options.ComputeDtype = None,
+    dtype: options.StoredDtype = None,
     guardrail: Annotated[str | None, _running_option("Who checks a prompt: cosmos or external.")] = None,
     column: Annotated[
         str | None, _running_option("Column of a list or table with the inputs. (default: image, video, path, …)")
     ] = None,
-    prompt_field: Annotated[str | None, _recipe_option("Column of a list with a prompt for each input.")] = None,
-    limit: Annotated[int | None, _running_option("Only the first so many inputs.")] = None,
-    rehash: Annotated[bool | None, _running_option("Read all inputs again to know them.", "--rehash")] = None,
+    prompt_field: options.PromptField = None,
+    limit: Annotated[int | None, _running_option("Only the first so many inputs. (default: all)")] = None,
+    rehash: Annotated[
+        bool | None, _running_option("Read every input again, whatever the cache's index knows.", "--rehash")
+    ] = None,
     scenes: Annotated[int | None, _running_option("Scenes to make where no images are given. (default: 900)")] = None,
-    device: Device = None,
+    device: Annotated[str | None, options.device_option(RUNNING)] = None,
     workers: Annotated[int | None, _running_option("Ray actors. (default: one per GPU, or per core)")] = None,
     batch_size: Annotated[int | None, _running_option("Images rolled out together. (default: 8, on a GPU 16)")] = None,
     format: Annotated[str | None, _running_option("zarr or webdataset, of a new store. (default: zarr)")] = None,
@@ -225,35 +193,28 @@ def train(
         Path | None,
         typer.Option(help="What `theworld questions` takes: JSONL, LLaVA, … (default: the cache's own)"),
     ] = None,
-    columns: Annotated[str | None, typer.Option(help="question=Q,answer=A,…: a table's own names.")] = None,
-    max_bad: Annotated[
-        int | None,
-        _running_option("Questions that may be left out, being wrong, too long or without latents. (default: 0)"),
-    ] = None,
-    lm: Annotated[str | None, typer.Option(help="Language model: a Hub id or a folder. (default: embedded)")] = None,
+    columns: options.Columns = None,
+    max_bad: Annotated[int | None, options.left_out_option("0", RUNNING)] = None,
+    lm: options.LanguageModel = None,
     steps: Annotated[
         str | None,
         typer.Option(help="Rollout steps to read; of several (0,8) one in each update. (default: all the store has)"),
     ] = None,
-    layout: Annotated[
-        str | None, _tokens_option("spatial, patch, pooled, hierarchical, channel or resampler. (default: patch)")
-    ] = None,
-    patch: Annotated[int | None, _tokens_option("Cells per side of a token. (default: 4)")] = None,
-    pool: Annotated[str | None, _tokens_option("mean, max, minmax or stride. (default: minmax)")] = None,
-    pool_steps: Annotated[
-        int | None, _tokens_option("Future frames that share tokens. (default: 1; 2 pooled, 4 hierarchical)")
-    ] = None,
-    coarse: Annotated[
-        int | None, _tokens_option("hierarchical: patches per side that share a token in between. (default: 2)")
-    ] = None,
-    queries: Annotated[int | None, _tokens_option("resampler: world tokens in all. (default: 32)")] = None,
+    layout: options.Layout = None,
+    patch: options.Patch = None,
+    pool: options.Pool = None,
+    pool_steps: options.PoolSteps = None,
+    coarse: options.Coarse = None,
+    queries: options.Queries = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. (default: the next number under runs)")] = None,
     train_steps: Annotated[int | None, _running_option("Updates. (default: 800)")] = None,
     batch_size: Annotated[
         int | None, _running_option("Images per update, each with its questions. (default: 8)")
     ] = None,
     learning_rate: Annotated[float | None, _running_option("Peak learning rate. (default: 0.002)")] = None,
-    micro_batch: Annotated[int | None, _running_option("Images at a time, where an update does not fit.")] = None,
+    micro_batch: Annotated[
+        int | None, _running_option("Images at a time, where an update does not fit. (default: all)")
+    ] = None,
     gradient_checkpointing: Annotated[
         bool | None, _running_option("Less memory for more time.", "--gradient-checkpointing")
     ] = None,
@@ -261,22 +222,34 @@ def train(
         str | None, _running_option("auto, eager, sdpa, flex_attention or flash_attention_2. (default: auto)")
     ] = None,
     validate_every: Annotated[
-        int | None, _running_option("Updates between looks at the split `validation`; keeps the best weights.")
+        int | None,
+        _running_option("Updates between looks at the split `validation`; keeps the best weights. (default: never)"),
     ] = None,
-    patience: Annotated[int | None, _running_option("Looks without a better loss until it ends early.")] = None,
+    patience: Annotated[
+        int | None, _running_option("Looks without a better loss until it ends early. (default: never)")
+    ] = None,
     resume: Annotated[
         bool, _running_option("Go on with an unfinished training: STORE or --out, or the only one in runs.", "--resume")
     ] = False,
-    checkpoint_every: Annotated[int | None, _running_option("Updates between checkpoints.")] = None,
+    checkpoint_every: Annotated[
+        int | None, _running_option("Updates between checkpoints. (default: by the minutes alone)")
+    ] = None,
     checkpoint_minutes: Annotated[float | None, _running_option("Minutes between checkpoints. (default: 5)")] = None,
     report_to: Annotated[str | None, _running_option("tensorboard, wandb or trackio. (default: none)")] = None,
     lora_rank: Annotated[int | None, _running_option("Rank of the LoRA adapters. (default: 16)")] = None,
     seed: Annotated[int | None, _running_option("Seed of weights and order. (default: 0)")] = None,
-    device: Device = None,
+    device: Annotated[str | None, options.device_option(RUNNING)] = None,
     images: Annotated[
-        Path | None, typer.Option(help="For --no-cache: what the store was made from. (default: beside it)")
+        Path | None,
+        typer.Option(
+            help="For --no-cache: what the store was made from. (default: the cache's own scenes, else beside the "
+            "questions)"
+        ),
     ] = None,
-    world: Annotated[str | None, typer.Option(help="For --no-cache: the world model, if it has moved.")] = None,
+    world: Annotated[
+        str | None,
+        typer.Option(help="For --no-cache: the world model's folder or Hub id. (default: where the recipe says)"),
+    ] = None,
     config: ConfigFile = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -300,7 +273,7 @@ def train(
         settings = resumed_config(unfinished, {**written, **{k: v for k, v in flags.items() if v is not None}})
     else:
         if store is None and "store" not in written:
-            flags["store"] = Path("latents")
+            flags["store"] = options.DEFAULT_CACHE
         if questions is None and "questions" not in written:
             flags["questions"] = own_questions(Path(flags["store"] or written["store"]))
         settings = load_config(TrainConfig, "train", config, flags)
@@ -336,19 +309,22 @@ app.command(name="questions")(look_at_questions)
 
 @app.command()
 def ask(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: options.RunFolder,
     image: Annotated[Path, typer.Argument(help="Image file; a video where the run read encoded videos.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
-    choices: Annotated[str | None, typer.Option(help="Answers to choose from, separated by commas.")] = None,
-    steps: Annotated[int | None, typer.Option(min=0, help="Rollout steps to read. (default: as trained)")] = None,
+    choices: Annotated[
+        str | None, typer.Option(help="Answers to choose from, separated by commas. (default: own words)")
+    ] = None,
+    steps: options.ReadSteps = None,
     adaptive: Annotated[
         str | None,
         typer.Option(help="Roll out only where it pays: 'gate' is the run's own; or a rule, static=0, with --type."),
     ] = None,
     kind: Annotated[str | None, typer.Option("--type", help="The question's type, for such a rule.")] = None,
-    world: Annotated[str | None, typer.Option(help="Folder of the run's world model, if it has moved.")] = None,
+    world: options.MovedWorld = None,
     preview: Annotated[Path | None, typer.Option(help="Save image, rollout and answer as a PNG.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Roll one image forward on the spot and answer a question about it."""
@@ -356,12 +332,11 @@ def ask(
     from ..train.checkpoint import load_run
     from ..train.live_answer import answer_live
 
-    loaded = load_run(run, device=device_name(device))
-    sight = Sight(loaded.meta.recipe, image, world=world, device=device_name(device))
+    where = options.device_name(device)
+    loaded = load_run(run, device=where)
+    sight = Sight(loaded.meta.recipe, image, world=world, device=where)
     wanted = [choice.strip() for choice in choices.split(",")] if choices else None
-    done = answer_live(
-        loaded, sight.see, question, wanted, steps=steps, adaptive=adaptive, type=kind, image=image
-    )
+    done = answer_live(loaded, sight.see, question, wanted, steps=steps, adaptive=adaptive, type=kind, image=image)
     answer = done.answer
     if preview is not None:
         told = [(r.choice, r.probability) for r in answer.ranked] or [(answer.text, None)]
@@ -371,11 +346,14 @@ def ask(
         found = {"answer": answer.text, "ranked": ranked, "steps": done.steps, "why": done.why}
         typer.echo(json.dumps(found, indent=2))
         return
-    if done.why is not None:
-        typer.echo(f"rollout steps read: {done.steps}, for {done.why}", err=True)
-    if sys.stderr.isatty():
-        sight.viewer.show(done.latents, sys.stderr)
+    if not quiet:
+        if done.why is not None:
+            typer.echo(f"rollout steps read: {done.steps}, for {done.why}", err=True)
+        if sys.stderr.isatty():
+            sight.viewer.show(done.latents, sys.stderr)
     typer.echo(answer.text)
+    if quiet:
+        return
     for ranked in answer.ranked:
         typer.echo(f"  {ranked.probability:6.1%}  {ranked.choice}", err=True)
     seen = f"saved as {preview}" if preview is not None else "add --preview FILE.png to see it"
@@ -392,10 +370,13 @@ def scenes(
     families: Annotated[str, typer.Option(help="Which, separated by commas.")] = "buckets,race,tower,contact",
     seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
     videos: Annotated[bool, typer.Option("--videos", help="Also write the true futures, lossless MP4.")] = False,
-    jobs: Annotated[int | None, typer.Option(help="Processes. (default: one per core)")] = None,
+    jobs: Annotated[int | None, options.jobs_option("one per core")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Write the benchmark's scenes: pictures at rest, questions about what happens next, and about what is there."""
     from ..precompute.worldlet.scene_files import write_scenes
+    from .progress import Progress
 
     counts = {"train": train, "validation": validation, "test": test, "ood": ood}
     path = write_scenes(
@@ -405,8 +386,10 @@ def scenes(
         families=[name.strip() for name in families.split(",")],
         videos=videos,
         jobs=jobs or os.cpu_count() or 1,
+        progress=Progress.on_stderr(quiet=quiet),
     )
-    typer.echo(f"{sum(counts.values())} scenes; their questions: {path}")
+    told = {"questions": str(path), "scenes": counts}
+    typer.echo(json.dumps(told, indent=2) if as_json else f"{sum(counts.values())} scenes; their questions: {path}")
 
 
 @worldlet_app.command("build")
@@ -416,14 +399,21 @@ def worldlet_build(
     lm_minutes: Annotated[float, typer.Option(help="CPU minutes for the language model.")] = 8.0,
     seed: Annotated[int, typer.Option(help="Seed of scenes and weights.")] = 0,
     start: Annotated[Path | None, typer.Option(help="Go on from a trained world, not from nothing.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train the miniature world model and its small Gemma again. A second call goes on where the first was cut."""
     from ..precompute.worldlet.build import build_world
     from ..train.worldlet.build import build_lm
 
+    if not quiet:
+        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+        logging.getLogger("theworld").setLevel(logging.INFO)
     build_world(out / "world", minutes=world_minutes, seed=seed, start=start)
     build_lm(out / "lm", minutes=lm_minutes, seed=seed)
-    typer.echo(f"use them: theworld precompute --world {out / 'world'}; theworld train --lm {out / 'lm'}")
+    told = {"world": str(out / "world"), "lm": str(out / "lm")}
+    use = f"use them: theworld precompute --world {out / 'world'}; theworld train --lm {out / 'lm'}"
+    typer.echo(json.dumps(told, indent=2) if as_json else use)
 
 
 if __name__ == "__main__":

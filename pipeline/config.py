@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from .errors import ConfigError
+from .wording import what_is_wrong
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -35,18 +36,9 @@ def load_config(model: type[Model], table: str, file: Path | None, flags: Mappin
     try:
         return model.model_validate(settings)
     except ValidationError as error:
-        known = ", ".join(sorted(model.model_fields))
-        problems: list[str] = []
-        for problem in error.errors(include_url=False):
-            name = ".".join(map(str, problem["loc"]))
-            if problem["type"] == "extra_forbidden":
-                problems.append(f"there is no setting {name!r} in [{table}]; the settings are {known}")
-            elif problem["type"] == "missing":
-                problems.append(f"{name} is needed")
-            else:
-                value = f", got {problem['input']!r}" if name else ""
-                problems.append(f"{name}{': ' if name else ''}{problem['msg'].removeprefix('Value error, ')}{value}")
-        raise ConfigError(f"{file or 'these flags'}: {'; '.join(problems)}") from error
+        typed = {name: f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None}
+        where = "these flags" if file is None else f"{file}, [{table}]"
+        raise ConfigError(f"{where}: {what_is_wrong(error, known=model.model_fields, spelled=typed)}") from error
 
 
 def read_table(file: Path, table: str) -> dict[str, Any]:

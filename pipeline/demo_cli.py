@@ -6,13 +6,14 @@ does, and a second call goes on where the first was cut.
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Quiet
+from .options import Device, Json, Quiet, device_name
 
 if TYPE_CHECKING:
     from ..precompute.report import Report
@@ -31,14 +32,15 @@ def demo(
     out: Annotated[Path, typer.Argument(help="Folder for all of it.")] = Path("demo"),
     scenes: Annotated[int, typer.Option(min=12, help="Scenes; every third is a test scene.")] = 900,
     train_steps: Annotated[int, typer.Option(min=1, help="Updates of each of the two readers.")] = 800,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = None,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Show what this is about, in minutes: roll scenes forward, train a reader with and one without the future."""
     from ..precompute.config import PrecomputeConfig
     from ..precompute.job import run_precompute
     from ..train.evaluate import compare_evaluations, evaluate_shown
-    from .evaluate_cli import device_name, write_page
+    from .evaluate_cli import write_page
     from .progress import Progress, show
     from .store import open_store
 
@@ -67,14 +69,21 @@ def demo(
         device=where,
         progress=progress,
     )
+    took = time.monotonic() - began
+    if as_json:
+        evaluations = [evaluation.model_dump(mode="json") for evaluation in done]
+        told = {"page": str(page.resolve()), "seconds": round(took, 1), "evaluations": evaluations}
+        typer.echo(json.dumps(told, indent=2))
+        return
     for table in compare_evaluations(done):
         show(table)
-    typer.echo(f"{time.monotonic() - began:.0f} s. Now open {page.resolve()}")
+    typer.echo(f"{took:.0f} s. Now open {page.resolve()}")
 
 
 def _contact_sheet(out: Path, store: LatentStore, device: DeviceName, progress: Progress) -> Path:
     from ..precompute.config import PrecomputeConfig
-    from ..precompute.job import OWN_FAMILIES, run_precompute
+    from ..precompute.job import run_precompute
+    from ..precompute.outlook import OWN_FAMILIES
     from ..precompute.store_preview import preview
     from ..precompute.worldlet.scene_files import write_scenes
     from .store import open_store
@@ -123,8 +132,6 @@ def _sheet_html(sheet: Path) -> str:
 
 
 def _cost_html(made: Report, store: LatentStore, runs: list[Path]) -> str:
-    import json
-
     from ..train.evaluate import rollout_seconds
     from ..train.page import table
 

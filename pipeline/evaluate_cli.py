@@ -1,26 +1,35 @@
 """`theworld evaluate`: the questions of a split put to trained runs, or a controlled comparison of arms.
 
 Thin like cli.py, which registers the command. Lives here: parsing it, what a study of the embedded scenes adds to its
-results, and the two words that `train` and `ask` parse alike. Elsewhere: answering (train/evaluate.py) and its page
-(train/run_report.py), the study (train/evidence.py), what it finds (train/findings.py).
+results, and where a cache's own questions are, which `train` and `questions` ask as well. Elsewhere: answering
+(train/evaluate.py) and its page (train/run_report.py), the study (train/evidence.py), its findings (train/findings.py).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import options
 from .errors import ConfigError
-from .options import Quiet
+from .options import DEFAULT_CACHE, Device, Json, Quiet, device_name
 
 if TYPE_CHECKING:
     from ..train.evaluate import Evaluation
-    from ..train.run_report import Example
+    from ..train.run_report import Exhibit
     from .latent_store import LatentStore
     from .progress import Progress
+
+_PAGE = "A page for reviewers"
+_STUDY = "A controlled comparison"
+
+
+def _page_option(help: str) -> Any:
+    return typer.Option(help=help, rich_help_panel=_PAGE)
 
 
 def _adaptive_option(help: str, *names: str) -> Any:
@@ -28,40 +37,36 @@ def _adaptive_option(help: str, *names: str) -> Any:
 
 
 def _study_option(help: str, *names: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="A controlled comparison")
+    return typer.Option(*names, help=help, rich_help_panel=_STUDY)
 
 
 def evaluate(
+    context: typer.Context,
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders. (default: the newest under runs)")] = None,
-    store: Annotated[Path | None, typer.Option(help="Another store of the same recipe.")] = None,
-    questions: Annotated[Path | None, typer.Option(help="Another questions file.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="A store of the same recipe. (default: the one it was trained on)")
+    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="What to ask. (default: what it was trained on)")] = None,
     split: Annotated[str, typer.Option(help="Which split to ask; 'all' asks everything.")] = "test",
-    steps: Annotated[int | None, typer.Option(help="Rollout steps to read. (default: as trained)")] = None,
+    steps: options.ReadSteps = None,
     shown: Annotated[
         str | None,
         typer.Option(help="Also show each run these, without training it again: frozen,shuffled,noise,reversed, …"),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write a page with plots and examples: one HTML file.")] = None,
+    report: Annotated[Path | None, _page_option("Write a page with plots and examples: one HTML file.")] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Where the images are, for the page. (default: where the questions find them)")
+        Path | None, _page_option("Where its images are. (default: where the questions find them)")
     ] = None,
-    world: Annotated[str | None, typer.Option(help="The world model that draws the page's, if it has moved.")] = None,
+    world: Annotated[str | None, options.moved_world(_PAGE)] = None,
     batch_size: Annotated[
-        int, typer.Option(help="Images or choices at a time; fewer where memory is short. Changes no answer.")
+        int, typer.Option(min=1, help="Images or choices at a time; fewer where memory is short. Changes no answer.")
     ] = 64,
     generate: Annotated[
         bool,
-        typer.Option(
-            "--generate/--no-generate", help="Also answer in its own words what has choices; twice the time."
-        ),
+        typer.Option("--generate/--no-generate", help="Also answer in its own words what has choices; twice the time."),
     ] = True,
-    max_bad: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Questions left out: wrong rows, too long, without latents; each is said. (default: as trained)"
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    max_bad: Annotated[int | None, options.left_out_option("as trained")] = None,
+    device: Device = None,
     adaptive: Annotated[
         str | None, _adaptive_option("Steps by question type, such as static=0: compare with always, never, gates.")
     ] = None,
@@ -72,7 +77,9 @@ def evaluate(
     arms: Annotated[
         str | None, _study_option("Train and compare these, separated by commas: text, steps0, frozen, shuffled, …")
     ] = None,
-    futures: Annotated[Path | None, typer.Option(help="Store of the encoded true futures, for the arm true.")] = None,
+    futures: Annotated[
+        Path | None, typer.Option(help="Store of encoded true futures, for the arm true. (default: as trained)")
+    ] = None,
     labels: Annotated[str | None, _study_option("Labelled training scenes. (default: 1000)")] = None,
     curve: Annotated[
         str | None, _study_option("Arms trained at every label count; the others at the middle one. (default: all)")
@@ -83,10 +90,10 @@ def evaluate(
         Path | None, typer.Option(help="JSON of {scene: whether its rollout ends as the scene truly does}.")
     ] = None,
     out: Annotated[Path | None, _study_option("Folder of the study. (default: evidence)")] = None,
-    jobs: Annotated[int | None, _study_option("Processes, of one thread each. (default: one a core)")] = None,
-    config: Annotated[Path | None, _study_option("TOML file: its table train is every arm's.", "--config")] = None,
+    jobs: Annotated[int | None, options.jobs_option("one per core; on a GPU one", _STUDY)] = None,
+    config: Annotated[Path | None, options.config_option(_STUDY)] = None,
     quiet: Quiet = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Answer a split's questions and print accuracy by question type, runs side by side; or compare arms."""
     given = {
@@ -95,19 +102,20 @@ def evaluate(
         if name in ("arms", "futures", "labels", "curve", "seeds", "train_steps", "outcomes", "out", "jobs", "config")
     }
     if arms is not None:
-        if shown or report or images:
-            raise ConfigError(
-                "--arms shows its readers other futures and writes a page by itself: leave out --shown and --report"
-            )
         if runs:
             raise ConfigError("--arms trains readers of its own: leave out the run folders, or --arms")
+        # every arm is asked every question, so none is left out
+        _refuse(context, {*_PLAIN, *_BY_QUESTION, "max_bad"}, "--arms trains, asks and writes a page in its own way")
         _compare_arms(store, questions, steps=steps, device=device_name(device), quiet=quiet, as_json=as_json, **given)
         return
     if stray := [name for name, value in given.items() if value is not None and name not in ("futures", "outcomes")]:
         raise ConfigError(f"--{stray[0].replace('_', '-')} belongs to a comparison: add --arms text,steps0,rollout,…")
     if adaptive is not None:
-        if steps is not None:
-            raise ConfigError("--adaptive chooses the steps of each question: leave out --steps")
+        _refuse(
+            context,
+            {*_PLAIN - {"split", "batch_size"}, "steps", "futures", "outcomes"},
+            "--adaptive chooses the steps of each question and compares nothing else",
+        )
         _compare_policies(
             runs or [_newest_run()],
             adaptive,
@@ -118,16 +126,20 @@ def evaluate(
             split=None if split == "all" else split,
             calibrate=calibrate,
             draws=draws,
+            batch_size=batch_size,
+            max_bad=max_bad,
             device=device_name(device),
         )
         return
     if calibrate is not None or draws is not None:
         raise ConfigError("--calibrate and --draws belong to a comparison of steps: add --adaptive static=0")
-    from ..train.evaluate import compare_evaluations, evaluate_shown
+    from ..train.evaluate import compare_evaluations, evaluate_shown, require_one_file
     from ..train.findings import read_outcomes
     from .progress import Progress, show
 
     progress = Progress.on_stderr(quiet=quiet)
+    if questions is None and not as_json:  # a table needs the same questions
+        require_one_file(runs or [])
     known = read_outcomes(outcomes) if outcomes is not None else None
     done = [
         evaluation
@@ -182,23 +194,38 @@ def write_page(
     """
     from ..precompute.answers import AnswerPictures
     from ..train.checkpoint import read_meta
+    from ..train.question_files import folder_of
     from ..train.run_report import write_run_report
     from .store import open_store
 
-    own = open_store(store or Path(read_meta(Path(done[0].run)).store.path))
-    place = images or Path(done[0].questions).parent
-    drawn = AnswerPictures(own, place, world=world, device=device)
+    place = images or folder_of(Path(done[0].questions))
+    drawn: dict[str, AnswerPictures] = {}  # by run: each from its own store, the same image being another future there
 
-    def draw(example: Example) -> bytes | None:
-        told = example.told
+    def draw(example: Exhibit) -> bytes | None:
+        told, run = example.told, example.run.run
+        if run not in drawn:
+            own = open_store(store or Path(read_meta(Path(run)).store.path))
+            drawn[run] = AnswerPictures(own, place, world=world, device=device)
         ranked = sorted(zip(told.probabilities, told.choices or (), strict=False), reverse=True)
         answers = [(choice, share) for share, choice in ranked] or [(told.predicted, None)]
-        return drawn.draw(told.key, told.image, told.question, answers, steps=example.run.steps)
+        return drawn[run].draw(told.key, told.image, told.question, answers, steps=example.run.steps)
 
     page = write_run_report(done, path, draw=draw, **around)
-    for note in drawn.notes:
+    for note in dict.fromkeys(note for pictures in drawn.values() for note in pictures.notes):
         progress.warn(note)
     return page
+
+
+_PLAIN = frozenset({"shown", "report", "images", "world", "split", "batch_size", "generate"})
+_BY_QUESTION = frozenset({"adaptive", "calibrate", "draws"})
+
+
+def _refuse(context: typer.Context, names: AbstractSet[str], why: str) -> None:
+    """Options that were typed and would change nothing."""
+    for name in sorted(names):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"{why}: leave out --{name.replace('_', '-')}")
 
 
 def _compare_policies(runs: list[Path], rule: str, *, quiet: bool, as_json: bool, **given: Any) -> None:
@@ -240,12 +267,12 @@ def _compare_arms(
     from ..train.evidence import Study, run_study
     from ..train.findings import find, read_outcomes
     from ..train.report import write_report
-    from ..train.tally import Answers
+    from ..train.study_answers import Answers
     from ..train.telling import telling_scenes
     from .config import load_config, read_table
     from .progress import Progress, show
 
-    store = store or Path("latents")
+    store = store or DEFAULT_CACHE
     written = read_table(config, "train") if config else {}
     flags = {
         "store": store,
@@ -346,10 +373,3 @@ def own_questions(store: Path) -> Path:
         f"which questions? {store} has no scenes of its own beside it, so name a file: "
         'theworld train --questions FILE.jsonl, one {"image": …, "question": …, "answer": …} a line'
     )
-
-
-def device_name(name: str) -> Any:
-    """The word for a device, checked; a `DeviceName`."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device must be auto, cpu or cuda, got {name}")
-    return name

@@ -8,13 +8,16 @@ from typing import Annotated
 
 import typer
 
+from .options import Json, Quiet, RunFolder
+
 
 def push(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: RunFolder,
     hub_id: Annotated[str, typer.Argument(help="ORG/NAME on the Hub; made where it is not there.")],
     private: Annotated[bool, typer.Option("--private", help="Of a new repository: for you alone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the card and the files; uploads nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Upload a run to the Hugging Face Hub, with a card that says what it is and how well it answers."""
     import tempfile
@@ -27,7 +30,8 @@ def push(
             files = lay_out(run, Path(folder), hub_id)
             text = (Path(folder) / CARD).read_text(encoding="utf-8")
         typer.echo(json.dumps({"files": files, "card": text}, indent=2) if as_json else text)
-        typer.echo(f"files: {', '.join(files)}", err=True)
+        if not quiet:
+            typer.echo(f"files: {', '.join(files)}", err=True)
         return
     address = run_push(run, hub_id, private=private)
     typer.echo(json.dumps({"run": str(run), "address": address}) if as_json else address)
@@ -36,10 +40,12 @@ def push(
 def pull(
     hub_id: Annotated[str, typer.Argument(help="ORG/NAME or ORG/NAME@REVISION on the Hub.")],
     out: Annotated[Path, typer.Argument(help="Run folder to make.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Download a run from the Hugging Face Hub."""
     from ..train.hub import pull as run_pull
 
+    del quiet  # its callback has told the downloading library
     path = run_pull(hub_id, out)
     typer.echo(json.dumps({"run": str(path)}) if as_json else f"{path}\nnext: theworld ask {path} IMAGE QUESTION")

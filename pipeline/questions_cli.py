@@ -12,7 +12,11 @@ from typing import Annotated
 
 import typer
 
+from . import options
 from .evaluate_cli import own_questions
+from .options import DEFAULT_CACHE, Columns, Json, Quiet, left_out_option
+
+_OF_TRAIN = {"columns", "lm", "steps", "max_bad", "layout", "patch", "pool", "pool_steps", "coarse", "queries"}
 
 
 def questions(
@@ -26,42 +30,45 @@ def questions(
     store: Annotated[
         Path | None, typer.Argument(help="A store: which questions have latents, and how many world tokens.")
     ] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="question=Q,answer=A,choices=C,image=I,type=T: a table's own names.")
+    columns: Columns = None,
+    lm: options.LanguageModel = None,
+    split: Annotated[str, typer.Option(help="Only this split; 'all' looks at everything.")] = "all",
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Rollout steps to read. (default: all the store has)")
     ] = None,
-    lm: Annotated[
-        str | None, typer.Option(help="Whose tokens to count: a Hub id, a folder, a .gguf file. (default: embedded)")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Only this split. (default: all)")] = None,
-    steps: Annotated[int | None, typer.Option(help="Rollout steps to read. (default: all the store has)")] = None,
-    max_bad: Annotated[
-        int | None, typer.Option(help="As of train: rows and questions that may be left out. (default: 0)")
-    ] = None,
+    max_bad: Annotated[int | None, left_out_option("0")] = None,
     write: Annotated[
         Path | None, typer.Option(help="New folder for questions.jsonl, and the images that lie in a table.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file: its table train says lm, columns, steps, layout.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    layout: options.Layout = None,
+    patch: options.Patch = None,
+    pool: options.Pool = None,
+    pool_steps: options.PoolSteps = None,
+    coarse: options.Coarse = None,
+    queries: options.Queries = None,
+    config: options.ConfigFile = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Say what questions there are, what is wrong with them, which have latents, and what guessing would score.
 
     Exit code 3 where a training on them would be refused.
     """
+    flags = {name: value for name, value in locals().items() if name in _OF_TRAIN}
     from ..train.question_export import look, write_questions
     from .config import read_table
 
     if file is None:
-        file = own_questions(Path("latents"))
-        store = store or Path("latents")
+        file = own_questions(DEFAULT_CACHE)
+        store = store or DEFAULT_CACHE
     settings = read_table(config, "train") if config else {}
-    flags = {"columns": columns, "lm": lm, "steps": steps, "max_bad": max_bad}
     settings |= {name: value for name, value in flags.items() if value is not None}
-    report = look(file, store, settings, split=split)
+    report = look(file, store, settings, split=None if split == "all" else split)
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else "\n".join(report.lines()))
     if write is not None:
         written = write_questions(file, write, settings)
-        typer.echo(f"{written.questions:,} questions: {written.path}; {written.images:,} images beside it", err=True)
+        if not quiet:
+            said = f"{written.questions:,} questions: {written.path}; {written.images:,} images beside it"
+            typer.echo(said, err=True)
     if report.refused:
         raise typer.Exit(3)

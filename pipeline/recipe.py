@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import RecipeError
+from .wording import what_is_wrong
 
 Kind = Literal["rollout", "samples", "continuation", "frames", "views", "posterior"]
 """What a latent is made of, and what its T axis counts; t = 0 is always the encoding of what is seen first.
@@ -197,11 +198,7 @@ def parse_recipe(value: object, *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(value)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors(include_url=False)
-        )
-        raise RecipeError(f"{where}: {problems}") from error
+        raise RecipeError(f"{where}: {what_is_wrong(error)}") from error
 
 
 def difference(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from .errors import DamagedShardError, StoreError
 from .keys import KEY_DIGITS
+from .wording import what_is_wrong
 
 FORMAT = 1
 """Version of everything a store holds; a reader refuses a higher one."""
@@ -124,7 +125,7 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
         if record.recipe_id != recipe_id:
             raise ValueError(f"it is of recipe {record.recipe_id[:12]}, the store of {recipe_id[:12]}")
     except ValidationError as error:
-        raise damaged(path, validation_summary(error)) from error
+        raise damaged(path, what_is_wrong(error)) from error
     except ValueError as error:
         raise damaged(path, str(error)) from error
     except OSError as error:
@@ -154,12 +155,6 @@ def unreadable(path: Path, shard: int | None, error: OSError) -> StoreError:
         f"{path}{what} cannot be read: {error.strerror or error}. The file may well be sound: check your rights, the "
         "mount and the limits of this process (ulimit), then run the same command again"
     )
-
-
-def validation_summary(error: ValidationError) -> str:
-    """The first problem of a failed validation, in a few words."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def seal(body: Mapping[str, Any]) -> bytes:

@@ -9,35 +9,30 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Quiet
+from .options import DEFAULT_CACHE, Device, ImagesOfStore, Json, MovedWorld, Quiet, Store, device_name
 
 
 def preview(
-    store: Annotated[Path, typer.Argument(help="A store, or a cache folder with one store in it.")] = Path("latents"),
+    store: Store = DEFAULT_CACHE,
     wanted: Annotated[
         list[str] | None, typer.Argument(help="Keys, names or files of inputs. (default: --samples of them)")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, max=64, help="Draw so many where none are named.")] = 8,
     seed: Annotated[int, typer.Option(help="Of that draw; the same seed draws the same.")] = 0,
     steps: Annotated[int | None, typer.Option(min=0, help="Rollout steps to show. (default: all)")] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Folder the store was made from. (default: the cache's own scenes)")
-    ] = None,
+    images: ImagesOfStore = None,
     true: Annotated[
         Path | None, typer.Option(help="Store of kind frames with the true futures, for a second row.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("preview"),
     video: Annotated[bool, typer.Option("--video", help="Also an MP4.")] = False,
-    world: Annotated[
-        str | None, typer.Option(help="Folder of the world model, if it is not where the recipe says.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    world: MovedWorld = None,
+    device: Device = None,
     quiet: Quiet = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Decode some samples and draw them: a contact sheet (PNG) and an animation (GIF)."""
     from ..precompute.store_preview import preview as run_preview
-    from .evaluate_cli import device_name
     from .progress import Progress
     from .store import open_store
 
@@ -74,7 +69,6 @@ def audit_store(
 ) -> Any:
     """The audit of `cache verify --recompute`: an `Audit`."""
     from ..precompute.audit import audit
-    from .evaluate_cli import device_name
     from .progress import Progress
     from .store import open_store
 
@@ -85,6 +79,6 @@ def audit_store(
         images=images,
         world=world,
         tolerance=tolerance,
-        device=device_name(device or "auto"),
+        device=device_name(device),
         progress=Progress.on_stderr(quiet=quiet),
     )

@@ -39,7 +39,8 @@ from .errors import (
 from .latent_spec import LatentSpec
 from .latent_store import LatentStore, StoreFormat, layout_of
 from .recipe import Recipe, difference, parse_recipe
-from .records import FORMAT, Sha256, read_file, seal, unreadable, unseal, validation_summary
+from .records import FORMAT, Sha256, read_file, seal, unreadable, unseal
+from .wording import what_is_wrong
 
 __all__ = ["LatentStore", "StoreFormat", "create_store", "find_store", "find_stores", "open_store"]
 
@@ -295,7 +296,7 @@ def _read_manifest(path: Path) -> _Manifest:
             )
         return _Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise _damaged_manifest(file, validation_summary(error)) from error
+        raise _damaged_manifest(file, what_is_wrong(error)) from error
     except (ValueError, AttributeError, RecursionError) as error:
         raise _damaged_manifest(file, str(error)) from error
     except OSError as error:

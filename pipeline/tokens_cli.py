@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import options
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,22 +33,18 @@ _WORLDS = {"cosmos": _World("224x224"), "wan": _World("480x832"), "worldlet": _W
 def tokens(
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels. (default: the world model's)")] = None,
     steps: Annotated[str, typer.Option(help="Rollout steps, separated by commas.")] = "0,4,8,16",
-    layout: Annotated[
-        str | None, typer.Option(help="spatial, patch, pooled, hierarchical, channel or resampler. (default: some)")
-    ] = None,
-    patch: Annotated[int | None, typer.Option(min=1, help="Cells per side of a token. (default: as train)")] = None,
-    pool: Annotated[str, typer.Option(help="mean, max, minmax or stride.")] = "minmax",
-    pool_steps: Annotated[
-        int | None, typer.Option(min=1, help="Future frames that share tokens. (default: the layout's)")
-    ] = None,
-    coarse: Annotated[int, typer.Option(min=1, help="hierarchical: patches per side between now and the end.")] = 2,
-    queries: Annotated[int, typer.Option(min=1, help="resampler: tokens in all.")] = 32,
+    layout: options.SomeLayout = None,
+    patch: options.Patch = None,
+    pool: options.Pool = None,
+    pool_steps: options.PoolSteps = None,
+    coarse: options.Coarse = None,
+    queries: options.Queries = None,
     lm: Annotated[
         str, typer.Option(help="Language model: a known Hub id, a folder, or worldlet.")
     ] = "google/gemma-2-2b-it",
     world: Annotated[str, typer.Option(help="cosmos, wan or worldlet.")] = "cosmos",
     text: Annotated[int, typer.Option(min=1, help="Text tokens of a question and its answer.")] = 64,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Print world tokens by layout and rollout steps, and what the language model has room for."""
     from ..train.budget import Budget, find_room
@@ -57,18 +54,20 @@ def tokens(
         raise ConfigError(f"--world must be one of {', '.join(_WORLDS)}, got {world!r}")
     if layout not in (None, *LAYOUTS):
         raise ConfigError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    if pool not in POOLS:
+    if pool not in (None, *POOLS):
         raise ConfigError(f"--pool must be one of {', '.join(POOLS)}, got {pool!r}")
     height, width = _cells(size or _WORLDS[world].size, _WORLDS[world].spatial_stride)
     columns, room = _numbers(steps), find_room(lm)
+    asked = {"patch": patch, "pool": pool, "pool_steps": pool_steps, "coarse": coarse, "queries": queries}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if layout is None:
+        if given:
+            stray = next(iter(given)).replace("_", "-")
+            raise ConfigError(f"--{stray} belongs to one layout: name it, as in --layout patch --{stray} …")
         layouts = list(usual_layouts(height, width))
     else:
-        shared = POOL_STEPS.get(layout, 1) if pool_steps is None else pool_steps
-        chosen: Any = layout
-        layouts = [
-            TokenLayout(name=chosen, patch=patch or PATCH, pool=pool, pool_steps=shared, coarse=coarse, queries=queries)
-        ]
+        usual: dict[str, Any] = {"name": layout, "patch": PATCH, "pool_steps": POOL_STEPS.get(layout, 1)}
+        layouts = [TokenLayout(**usual | given)]
         layouts[0].grid(height, width)
     cells = (_WORLDS[world].channels, height, width)
     budgets = [

@@ -15,7 +15,6 @@ import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from ..pipeline.errors import ConfigError, WorldModelError
 from ..pipeline.latents import draw_noise, standardise
 from ..pipeline.recipe import Recipe, Solver
 from .text import TextEmbeddings
-from .wan_vae import WanLatents
+from .wan_vae import WanLatents, load_part
 
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
 """EDM noise levels of Cosmos-Predict2. Source: `Cosmos2VideoToWorldPipeline.__init__`; Karras et al. 2022, eq. 5."""
@@ -75,16 +74,9 @@ class CosmosWorld(WanLatents):
         Raises:
             WorldModelError: a part is missing or is of another class.
         """
-        options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
-        try:
-            vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, **options)
-            transformer = CosmosTransformer3DModel.from_pretrained(
-                folder, subfolder="transformer", torch_dtype=getattr(torch, compute_dtype), **options
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise WorldModelError(f"the world model in {folder} cannot be loaded: {error}") from error
-        for part in (vae, transformer):
-            torch.nn.Module.to(part, torch.device(device))  # diffusers' own `to` hides its signature
+        vae = load_part(AutoencoderKLWan, folder, "vae", device=device)
+        dtype = getattr(torch, compute_dtype)
+        transformer = load_part(CosmosTransformer3DModel, folder, "transformer", device=device, dtype=dtype)
         return cls(vae, transformer, text=text)
 
     def with_text(self, text: TextEmbeddings) -> CosmosWorld:

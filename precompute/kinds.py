@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..pipeline import image_files
@@ -101,7 +100,8 @@ class _Rollout(Kind):
 
     def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
         del spec  # one image, whatever the world model
-        return Loaded(images.to_tensor(images.fit_image(_picture(content, source), *_size(recipe), recipe.fit)))
+        _refuse_video(content, source)
+        return Loaded(images.load_image(content, *_size(recipe), recipe.fit, source=source))
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         return _roll_out(world, batch, keys, recipe)
@@ -161,7 +161,9 @@ class _Views(_Posterior):
     def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
         del spec
         views = latent_frames(recipe.rollout_steps)
-        return Loaded(load_views(_picture(content, source), recipe.views, views, *_size(recipe), recipe.fit))
+        _refuse_video(content, source)
+        picture = image_files.decode_image(content, source=source)
+        return Loaded(load_views(picture, recipe.views, views, *_size(recipe), recipe.fit))
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         del keys, recipe
@@ -276,10 +278,9 @@ def _future(recipe: Recipe, world: WorldSource, steps: int) -> str:
     return f"{horizon_s:.1f} s ahead, {recipe.denoise_steps} denoise steps{solver}, {text}{chunks}"
 
 
-def _picture(content: bytes, source: str) -> Image.Image:
+def _refuse_video(content: bytes, source: str) -> None:
     if video.container_of(content) is not None:
         raise ImageError("format", f"{source} is a video, and images are wanted; --kind frames takes videos")
-    return image_files.decode_image(content, source=source)
 
 
 def _size(recipe: Recipe) -> tuple[int, int]:

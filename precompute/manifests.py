@@ -14,6 +14,7 @@ from typing import Any
 
 from ..pipeline.errors import ConfigError, ImageError
 from ..pipeline.lists import Record, read_records
+from ..pipeline.wording import name_some
 
 COLUMNS = ("image", "video", "path", "file", "file_name")
 """Which column names the input where none is said, in this order; what the kind takes comes before all."""
@@ -22,7 +23,6 @@ _MAX_PATH = 4096
 MAX_PROMPT = 8000
 """Characters; world models read 512 tokens."""
 _CONVERSATIONS = "conversations"
-_NAMED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,4 +153,4 @@ def _text(name: str, record: dict[str, Any], column: str) -> str:
 
 def _listed(columns: Iterable[str]) -> str:
     names = list(columns)
-    return (", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")) or "no columns at all"
+    return name_some(names, most=12) or "no columns at all"

@@ -35,7 +35,7 @@ from ..pipeline.recipe import Recipe
 from .families import read_json
 from .images import to_image
 from .text import TextEmbeddings
-from .wan_vae import WanLatents
+from .wan_vae import WanLatents, load_part
 
 Scheduler = UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler
 _SCHEDULERS: dict[str, type[Scheduler]] = {
@@ -79,22 +79,22 @@ class WanWorld(WanLatents):
         Raises:
             WorldModelError: a part is missing or is of another class.
         """
-        options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+        vae = load_part(AutoencoderKLWan, folder, "vae", device=device)
+        dtype = getattr(torch, compute_dtype)
+        transformer = load_part(WanTransformer3DModel, folder, "transformer", device=device, dtype=dtype)
+        options: dict[str, Any] = {"local_files_only": True}
         try:
-            vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, **options)
-            transformer = WanTransformer3DModel.from_pretrained(
-                folder, subfolder="transformer", torch_dtype=getattr(torch, compute_dtype), **options
-            )
             # float32 as its model card has it: it is one image
-            image_encoder = CLIPVisionModel.from_pretrained(folder / "image_encoder", dtype=torch.float32, **options)
+            image_encoder = CLIPVisionModel.from_pretrained(
+                folder / "image_encoder", dtype=torch.float32, use_safetensors=True, **options
+            )
             # the one that runs on Pillow: the other rounds differently, and whether it is there depends on torchvision
-            image_processor = CLIPImageProcessorPil.from_pretrained(folder / "image_processor", local_files_only=True)
+            image_processor = CLIPImageProcessorPil.from_pretrained(folder / "image_processor", **options)
             name = read_json(folder / "scheduler" / "scheduler_config.json").get("_class_name", "")
-            scheduler: Any = _SCHEDULERS[name].from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+            scheduler: Any = _SCHEDULERS[name].from_pretrained(folder, subfolder="scheduler", **options)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise WorldModelError(f"the world model in {folder} cannot be loaded: {error}") from error
-        for part in (vae, transformer, image_encoder):
-            torch.nn.Module.to(part, torch.device(device))  # diffusers' own `to` hides its signature
+        torch.nn.Module.to(image_encoder, torch.device(device))
         return cls(vae, transformer, scheduler, image_encoder, image_processor, text=text)
 
     def with_text(self, text: TextEmbeddings) -> WanWorld:

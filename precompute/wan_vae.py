@@ -8,6 +8,7 @@ Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -19,6 +20,8 @@ from ..pipeline.errors import LatentShapeError, WorldModelError
 from ..pipeline.latent_spec import LatentSpec
 from ..pipeline.latents import standardise, unstandardise
 from .families import latent_spec_of
+
+_Part = TypeVar("_Part", bound=torch.nn.Module)
 
 
 class WanLatents:
@@ -85,17 +88,25 @@ class WanLatents:
         return self.vae.encode(videos.to(self.device, torch.float32), return_dict=False)[0]
 
 
-def load_autoencoder(folder: Path, *, device: str) -> WanLatents:
-    """`vae/` of a folder in the stock layout, in float32; nothing else is opened.
+def load_part(kind: type[_Part], folder: Path, name: str, *, device: str, dtype: torch.dtype = torch.float32) -> _Part:
+    """`name/` of a folder in the stock layout; nothing else is opened.
 
     Raises:
         WorldModelError: it is missing or of another class.
     """
     try:
-        vae = AutoencoderKLWan.from_pretrained(
-            folder, subfolder="vae", torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
+        part: Any = cast(Any, kind).from_pretrained(
+            folder, subfolder=name, torch_dtype=dtype, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise WorldModelError(f"the VAE of the world model in {folder} cannot be loaded: {error}") from error
-    torch.nn.Module.to(vae, torch.device(device))  # diffusers' own `to` hides its signature
-    return WanLatents(vae)
+        raise WorldModelError(f"the {name} of the world model in {folder} cannot be loaded: {error}") from error
+    return part.to(torch.device(device))
+
+
+def load_autoencoder(folder: Path, *, device: str) -> WanLatents:
+    """The VAE of a folder in the stock layout, in float32.
+
+    Raises:
+        WorldModelError: it is missing or of another class.
+    """
+    return WanLatents(load_part(AutoencoderKLWan, folder, "vae", device=device))

@@ -60,6 +60,8 @@ def _row(param: Any, context: Any) -> str:
     default = param.get_default(context)
     if param.required:
         text += " (required)"
+    elif getattr(param, "secondary_opts", ()) and "the default" not in text:
+        text += f" (default: {(param.opts if default else param.secondary_opts)[0]})"
     elif not isinstance(default, bool) and default not in (None, ()) and "(default: " not in text:
         text += f" (default: {default})"
     return f"| `{name.replace(' range>', '>')}` | {text.replace('|', chr(92) + '|')} |"

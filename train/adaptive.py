@@ -21,7 +21,6 @@ answering (answer.py), one question about one image, whose rollout a gate may sp
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,8 +44,10 @@ from .evaluate import Score, is_right
 from .gates import Flags, Floats, Gate, Rule, choose_threshold, disagreement, margin
 from .lm import merge_adapters
 from .pictures import open_pictures
+from .question_checks import covered, with_room
+from .question_files import digest_of
 from .questions import UNTYPED, Question, read_questions, resolve_keys, select_split
-from .statistics import mcnemar, wilson
+from .statistics import paired_p_value, wilson
 
 ADAPTIVE = "adaptive.json"
 CALIBRATION = 500
@@ -77,7 +78,7 @@ class Policy(_Result):
     """Questions that `always` has right and this one wrong."""
     won_over_always: int
     p_against_always: float
-    """Two-sided, exact McNemar; takes questions for independent."""
+    """Two-sided, exact: `sign_flips` of scenes, which is McNemar's test where each has one question."""
     gate: Gate | None = None
     steps: tuple[int, ...]
     """Of each question."""
@@ -162,6 +163,7 @@ def compare_policies(
     calibrate: str | None = None,
     draws: Path | None = None,
     batch_size: int = 64,
+    max_bad: int | None = None,
     lm: str | None = None,
     device: DeviceName = "auto",
     progress: Progress | None = None,
@@ -174,11 +176,12 @@ def compare_policies(
             split that the run has not learned from. Where there are none, the gates are left out.
         draws: a store of kind samples of the same images, for the gate on agreement; by default the run's own store
             where it is of that kind.
+        max_bad: as of `evaluate_shown`, of each split that is asked.
         lm: where the base language model lies now, if it has moved.
     Raises:
         RunError: no run folder, or another base model.
         StoreMismatchError: latents of another recipe.
-        QuestionError: no such split, or a question without latents.
+        QuestionError: no such split, or more than `max_bad` wrong records, questions without latents or too long ones.
         ConfigError: a rule that asks for more steps than there are, a store of futures that is none.
     """
     quiet = progress or Progress.silent()
@@ -190,14 +193,18 @@ def compare_policies(
     there = check_steps(loaded, latents.recipe.rollout_steps, None)
     lengths = _lengths(rule, there, latents)
     file = questions or Path(meta.questions.path)
-    everything = read_questions(file, columns=meta.config.get("columns"), max_bad=meta.config.get("max_bad", 0))
+    most = meta.config.get("max_bad", 0) if max_bad is None else max_bad
+    everything = read_questions(file, columns=meta.config.get("columns"), max_bad=most)
     futures = _open_draws(draws, latents)
 
     def ask(asked: tuple[Question, ...], wanted: Sequence[int]) -> _Asked:
+        asked = covered(asked, file, latents, max_bad=most)
+        world_tokens = loaded.model.reader.count(1 + max(wanted), *meta.reader.latent_shape[1:])
+        asked = with_room(asked, loaded.lm, world_tokens=world_tokens, max_bad=most)
         return _answer(loaded, latents, asked, file, wanted, batch_size=batch_size, progress=quiet)
 
     test = ask(select_split(everything, split, file), lengths)
-    same = hashlib.sha256(file.read_bytes()).hexdigest() == meta.questions.sha256
+    same = digest_of(file) == meta.questions.sha256
     learned = meta.config.get("labels") if same else None
     chosen, calibration = _calibration_split(everything, calibrate, split, learned, file)
     held_out = ask(chosen, lengths) if chosen else None
@@ -320,7 +327,8 @@ def _calibration_split(
     """Questions to choose thresholds on, and which they are or why there are none."""
     if wanted is not None and wanted == split:
         raise ConfigError(f"--calibrate {wanted} is the split that is asked: a threshold chosen there flatters itself")
-    name = wanted or ("validation" if any(question.split == "validation" for question in questions) else None)
+    apart = split != "validation" and any(question.split == "validation" for question in questions)
+    name = wanted or ("validation" if apart else None)
     if name is not None and split is not None:
         chosen, label = select_split(questions, name, file), f"split {name}"
     elif split in (None, "train"):
@@ -385,6 +393,7 @@ def _policy(
     kinds = np.array([question.type or UNTYPED for question in asked.questions])
     share = float((steps > 0).mean())
     lost, won = int((always & ~right).sum()), int((right & ~always).sum())
+    clusters = (question.cluster for question in asked.questions)
     return Policy(
         name=name,
         overall=_score(right),
@@ -395,7 +404,7 @@ def _policy(
         by_chance=float(never.mean() + share * (float(always.mean()) - float(never.mean()))),
         lost_to_always=lost,
         won_over_always=won,
-        p_against_always=mcnemar(lost, won),
+        p_against_always=paired_p_value(zip(clusters, right.tolist(), always.tolist(), strict=True)),
         gate=gate,
         steps=tuple(steps.tolist()),
     )

@@ -2,8 +2,8 @@
 
 With choices, the answer is the choice of the highest log-likelihood, summed over its tokens and the token that ends
 it: the probability of saying just that. Not a mean over tokens, which would favour long choices whose words follow from
-one another, and without the end a choice would gain from being the start of a longer one. Where many questions are
-asked and the choices of one are single tokens that differ, the likelihoods of these tokens are compared instead.
+one another, and without the end a choice would gain from being the start of a longer one. Where the choices are single
+tokens that differ, none is the start of another, and their likelihoods alone are compared: one look for all of them.
 Without choices, or to see what would be said if nobody had listed any, the likeliest tokens are taken one by one.
 
 All that is asked about an image is packed into one row behind its world tokens, up to a limit; only answers in own
@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..pipeline.errors import ConfigError
+from ..pipeline.errors import ConfigError, RunError
 from ..pipeline.progress import Progress
 from .batches import Example, pack_by, pad_rows, texts, to_device, with_latents
 from .checkpoint import LoadedRun, load_run
@@ -47,6 +47,7 @@ class Ranked:
     probability: float
     """Among the choices."""
     log_likelihood: float
+    """Natural logarithm; of its token alone where every choice is one token, else of its tokens and the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,10 @@ def ask(
     loaded = load_run(run) if isinstance(run, Path) else run
     steps = check_steps(loaded, latents.shape[2] - 1, steps)
     prompt = tuple(loaded.lm.prompt_ids(question))
-    rows = [Example("", prompt, tuple(loaded.lm.answer_ids(choice))) for choice in choices or ()]
-    batch = pad_rows([(row,) for row in rows or [Example("", prompt, ())]], loaded.lm.pad_id)
+    answers = [tuple(loaded.lm.answer_ids(choice)) for choice in choices or ()]
+    first = _single_tokens(answers)
+    rows = [first[:1]] if first else answers or [()]
+    batch = pad_rows([(Example("", prompt, row),) for row in rows], loaded.lm.pad_id)
     if loaded.meta.reader.frames != ():
         batch["latents"] = latents[:, :, : 1 + steps].expand(len(batch["input_ids"]), -1, -1, -1, -1)
     if loaded.lm.image_tokens:
@@ -95,7 +98,10 @@ def ask(
     batch = to_device(batch, loaded.device)
     if not choices:
         return Answer(_generate(loaded, batch)[0], ())
-    scores = _score(loaded, batch)
+    if first:
+        scores = _next_token_scores(loaded, batch)[0].log_softmax(0)[list(first)].tolist()
+    else:
+        scores = _score(loaded, batch)
     shares = torch.tensor(scores).softmax(0).tolist()
     ranked = sorted(map(Ranked, choices, shares, scores), key=lambda choice: -choice.log_likelihood)
     return Answer(ranked[0].choice, tuple(ranked))
@@ -143,12 +149,12 @@ def answer_all(
         prompt = tuple(prompt_ids(question.question, question.before))
         open_end = Example(keys[question.id], prompt, (), loaded.lm.shared(prompt))
         ids = [tuple(answer_ids(choice)) for choice in question.choices or ()]
-        first = tuple(choice[0] for choice in ids)
+        first = _single_tokens(ids)
         if generate and ids:
             open_ends[number] = _Speaking(open_end, max(map(len, ids)) + _BEYOND_CHOICES)
         if not ids:
             own_words.append(_Asked(number, open_end))
-        elif len(set(first)) == len(ids) and all(choice[1:] == end for choice in ids):
+        elif first:
             short.append(_Asked(number, replace(open_end, answer=first[:1]), first))
         else:
             ranked += [_Asked(number, replace(open_end, answer=answer)) for answer in ids]
@@ -168,8 +174,10 @@ def answer_all(
             for one, score in zip(asked, _score(loaded, batch), strict=True):
                 scores.setdefault(one.question, []).append(score)
             bar.advance(len(asked))
+        room = [len(answer_ids(questions[one.question].answer)) + _BEYOND_CHOICES for one in own_words]
+        longest = max([_MAX_NEW_TOKENS, *room])  # an answer that is right must have room
         for asked, batch in _batches(own_words, loaded, images, batch_size, pictures, pack=1):
-            own |= zip((one.question for one in asked), _generate(loaded, batch), strict=True)
+            own |= zip((one.question for one in asked), _generate(loaded, batch, longest), strict=True)
             bar.advance(len(asked))
         while speaking := [number for number, open_end in open_ends.items() if not open_end.done]:
             next_words = [_Asked(number, open_ends[number].example(end)) for number in speaking]
@@ -184,8 +192,19 @@ def answer_all(
             continue
         spoken = loaded.lm.decode(open_ends[number].said) if number in open_ends else None
         values = torch.tensor(scores[number])
+        if not bool(values.isfinite().all()):
+            raise RunError(
+                f"{loaded.path} finds no likelihood for the choices of {question.id}: its weights or what it is shown "
+                "hold values that are not finite. Train it again, or verify the store: theworld cache verify"
+            )
         answers.append(Said(question.choices[int(values.argmax())], tuple(values.softmax(0).tolist()), spoken))
     return answers
+
+
+def _single_tokens(answers: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The tokens of answers that are, but for their end, one token each and all different; else nothing."""
+    first = tuple(answer[0] for answer in answers)
+    return first if len(set(first)) == len(first) and all(len(answer) == 2 for answer in answers) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,12 +271,18 @@ def check_steps(loaded: LoadedRun, there: int, steps: int | None) -> int:
     """K, the rollout steps to read of latents that have `there`.
 
     Raises:
-        ConfigError: they have fewer than asked for.
+        ConfigError: they have fewer than asked for, or the run reads only some frames, and other ones.
     """
     trained = loaded.meta.reader.num_world_steps
     steps = trained if steps is None else steps
     if not 0 <= steps <= there:
         raise ConfigError(f"{steps} rollout steps are asked for, the latents have {there}. Pass --steps 0 to {there}")
+    frames = loaded.meta.reader.frames or ()
+    if (last := max(frames, default=0)) and steps not in (0, last):
+        raise ConfigError(
+            f"{loaded.path} reads frames {', '.join(map(str, frames))} of a rollout and no others: pass "
+            f"--steps {last}, or 0 for the observed frame alone"
+        )
     if steps > trained:
         logger.warning(
             "%s was trained with %d rollout steps: those up to %d are new to it", loaded.path, trained, steps
@@ -286,9 +311,12 @@ def _score(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[float]:
     return loaded.model.log_likelihood(**batch, num_world_steps=_steps_of(batch)).tolist()
 
 
-def _generate(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[str]:
+def _generate(loaded: LoadedRun, batch: dict[str, Tensor], longest: int = _MAX_NEW_TOKENS) -> list[str]:
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     ids = loaded.model.generate(
-        **inputs, num_world_steps=_steps_of(batch), end_id=loaded.lm.end_id, max_new_tokens=_MAX_NEW_TOKENS
+        **inputs,
+        num_world_steps=_steps_of(batch),
+        end_id=loaded.lm.end_id,
+        max_new_tokens=longest,
     )
     return [loaded.lm.decode(row) for row in ids.tolist()]

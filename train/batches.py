@@ -1,7 +1,7 @@
 """From a store and questions to batches: which tokens are learned, with which latents.
 
-Lives here: encoding, packing, collating. Elsewhere: which rows when (order.py), the text format (lm.py), what a packed
-question may see (model.py), reading ahead (loader.py), reading bytes (pipeline/store.py).
+Lives here: encoding, packing, collating. Elsewhere: which rows when (order.py), the text format (speech.py), what a
+packed question may see (model.py), reading ahead (loader.py), reading bytes (pipeline/store.py).
 
 A row of a batch is one image and some questions about it: <bos>, the image's world tokens (put there by the model), the
 image itself where the language model sees images, then the questions one behind the other, each as blind to the others
@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..pipeline.errors import QuestionError
@@ -26,6 +28,7 @@ from .loader import LatentDataset, Prefetcher
 from .model import IGNORED
 from .pictures import Pictures
 from .questions import Question
+from .speech import Speech
 
 _Item = TypeVar("_Item")
 
@@ -49,7 +52,7 @@ def encode(question: Question, key: str, lm: LanguageModel, *, answer: str | Non
     return Example(key, prompt, ids, lm.shared(prompt))
 
 
-def check_answers(questions: Sequence[Question], lm: LanguageModel) -> None:
+def check_answers(questions: Sequence[Question], lm: Speech) -> None:
     """Refuse answers the language model has no words for: all of them would look the same to it.
 
     Raises:
@@ -88,21 +91,31 @@ def pad_rows(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Tensor
     Args:
         rows: examples of one image each.
     """
-    length = max(row[0].shared + sum(len(e.prompt) - e.shared + len(e.answer) for e in row) for row in rows)
-    ids, segments = torch.full((len(rows), length), pad_id), torch.zeros((len(rows), length), dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
-    for number, row in enumerate(rows):
-        end = row[0].shared
-        ids[number, :end] = torch.tensor(row[0].prompt[:end])
+    ids: list[list[int]] = []
+    labels: list[list[int]] = []
+    segments: list[list[int]] = []
+    for row in rows:  # lists, and tensors of all at the end: one of each slice took ten times as long
+        shared = row[0].prompt[: row[0].shared]
+        ids.append([*shared])
+        labels.append([IGNORED] * len(shared))
+        segments.append([0] * len(shared))
         for segment, example in enumerate(row, start=1):
-            start, answer = end, end + len(example.prompt) - example.shared
-            end = answer + len(example.answer)
-            ids[number, start:end] = torch.tensor([*example.prompt[example.shared :], *example.answer])
-            labels[number, answer:end] = torch.tensor(example.answer, dtype=ids.dtype)
-            segments[number, start:end] = segment
-        mask[number, :end] = 1
-    packed = {"segments": segments} if any(len(row) > 1 for row in rows) else {}
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels, **packed}
+            prompt = example.prompt[example.shared :]
+            ids[-1] += (*prompt, *example.answer)
+            labels[-1] += (*[IGNORED] * len(prompt), *example.answer)
+            segments[-1] += [segment] * (len(prompt) + len(example.answer))
+    length = max(map(len, ids))
+
+    def padded(lists: Iterable[list[int]], value: int) -> Tensor:
+        return torch.from_numpy(np.array([one + [value] * (length - len(one)) for one in lists], dtype=np.int64))
+
+    packed = {"segments": padded(segments, 0)} if any(len(row) > 1 for row in rows) else {}
+    return {
+        "input_ids": padded(ids, pad_id),
+        "attention_mask": padded(([1] * len(one) for one in ids), 0),
+        "labels": padded(labels, IGNORED),
+        **packed,
+    }
 
 
 def texts(rows: Sequence[Sequence[Example]], pad_id: int, pictures: Pictures | None = None) -> dict[str, Any]:
@@ -159,6 +172,24 @@ def with_latents(
 def supervised_tokens(labels: Tensor) -> int:
     """How many tokens of a batch are learned: no first token is, for nothing stands before it."""
     return int((labels[:, 1:] != IGNORED).sum())
+
+
+def right_answers(
+    logits: Float[Tensor, "tokens vocab"], labels: Int[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
+) -> tuple[int, int]:
+    """How many answers of a batch have the likeliest token everywhere, as greedy decoding would write them; and of how
+    many.
+
+    Args:
+        logits: of the labelled tokens alone, in their order, as the model returns them.
+        labels, segments: as in `pad_rows`.
+    """
+    row, place = (labels[:, 1:] != IGNORED).nonzero().unbind(1)
+    answer = row if segments is None else row * (1 + segments.max()) + segments[row, place + 1]
+    answer = torch.unique_consecutive(answer, return_inverse=True)[1]
+    wrong = logits.argmax(-1) != labels[row, place + 1]
+    missed = torch.bincount(answer, wrong.double())
+    return int((missed == 0).sum()), len(missed)
 
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

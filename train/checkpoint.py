@@ -29,9 +29,11 @@ from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, RunError, StoreMismatchError
 from ..pipeline.recipe import Recipe, difference
 from ..pipeline.store import LatentStore
+from ..pipeline.wording import what_is_wrong
 from .config import DtypeName
 from .layouts import LayoutName, PoolName, TokenLayout
-from .lm import LanguageModel, embedding_rms, find_weights, load_adapter, load_language_model
+from .lm import LanguageModel, embedding_rms, load_adapter, load_language_model
+from .lm_weights import find_weights
 from .model import TheWorld
 from .tokens import WorldReader
 
@@ -179,18 +181,20 @@ def read_meta(run: Path) -> RunMeta:
             "Name a folder that `theworld train` wrote, such as runs/1"
         ) from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
         raise RunError(
-            f"{run / META} does not describe a run: {'.'.join(map(str, first['loc']))}: {first['msg']}. "
+            f"{run / META} does not describe a run: {what_is_wrong(error)}. "
             "It was changed, or written by another version; train again"
         ) from error
 
 
-def load_run(run: Path, *, lm: str | None = None, device: DeviceName = "auto", dtype: DtypeName = "auto") -> LoadedRun:
+def load_run(
+    run: Path, *, lm: str | None = None, device: DeviceName = "auto", dtype: DtypeName | None = None
+) -> LoadedRun:
     """A trained model from its folder.
 
     Args:
         lm: where the base language model lies now, if it has moved. It must be the same one.
+        dtype: of the frozen model; None is what it was trained with, on this device where that was "auto".
     Raises:
         RunError: no run folder, damaged weights, or a base model other than the one it was trained on.
         ConfigError: the base model cannot be found or loaded.
@@ -205,7 +209,9 @@ def load_run(run: Path, *, lm: str | None = None, device: DeviceName = "auto", d
         )
     where = resolve_device(device)
     try:
-        base = load_language_model(weights, device=where, dtype=resolve_dtype(dtype, where))
+        base = load_language_model(
+            weights, device=where, dtype=resolve_dtype(dtype or meta.config.get("dtype", "auto"), where)
+        )
         reader = build_reader(meta.reader, base)
         adapted = load_adapter(base, run)
         reader.load_state_dict(load_file(run / READER))

@@ -21,11 +21,12 @@ from ..pipeline.errors import ConfigError, RunError
 from ..pipeline.progress import Progress
 from ..pipeline.records import origins_of
 from ..pipeline.store import LatentStore, open_store
+from ..pipeline.wording import what_is_wrong
 from .answer import Said, answer_all, check_steps
 from .answer import ask as ask
 from .arms import Arm, open_arm, parse_arm
 from .batches import check_answers
-from .checkpoint import LoadedRun, load_run, require_same_recipe, versions
+from .checkpoint import LoadedRun, RunMeta, load_run, read_meta, require_same_recipe, versions
 from .lm import merge_adapters
 from .measures import Balanced, Calibration, Figure, Prediction, alarms, balance, calibrate, generation, pairs, score
 from .measures import Score as Score
@@ -83,6 +84,9 @@ class Evaluation(Figure):
     answer_seconds: float | None = None
     """Of all questions, ranking and generation together."""
     created_with: dict[str, str] = Field(default_factory=dict[str, str])
+    left_out: int | None = None
+    """Questions of the split that were not asked, being too long or without latents; no figure here counts them. None
+    in files written before it was noted."""
 
     @property
     def is_swap(self) -> bool:
@@ -129,7 +133,7 @@ def evaluate_shown(
         store, questions: by default those the run was trained on.
         split: None asks all questions.
         steps: K, rollout steps to read; by default those it was trained with. Another number is another experiment and
-            is saved beside the first, as `evaluation-steps<K>.json`; another split or arm likewise.
+            is saved beside the first, as `evaluation-steps<K>.json`; another split, arm or questions file likewise.
         batch_size: rows (a question, or one of its choices) at a time; changes speed only.
         futures: a store of true futures, for the arm `true`; by default the one it was trained with.
         lm: where the base language model lies now, if it has moved.
@@ -154,8 +158,8 @@ def evaluate_shown(
     steps = check_steps(loaded, latents.recipe.rollout_steps, steps)
     file = questions or Path(meta.questions.path)
     most = meta.config.get("max_bad", 0) if max_bad is None else max_bad
-    asked = select_split(read_questions(file, columns=meta.config.get("columns"), max_bad=most), split, file)
-    asked = covered(asked, file, latents, max_bad=most)
+    whole = select_split(read_questions(file, columns=meta.config.get("columns"), max_bad=most), split, file)
+    asked = covered(whole, file, latents, max_bad=most)
     check_answers(asked, loaded.lm)
     world_tokens = loaded.model.reader.count(1 + steps, *meta.reader.latent_shape[1:])
     asked = with_room(asked, loaded.lm, world_tokens=world_tokens, max_bad=most)
@@ -200,8 +204,9 @@ def evaluate_shown(
             answer_seconds=round(seconds, 3),
             version=2,
             created_with=versions(),
+            left_out=len(whole) - len(asked),
         )
-        _save(run, evaluation)
+        _save(run, evaluation, meta)
         done.append(evaluation)
     return done
 
@@ -312,6 +317,23 @@ def compare_evaluations(evaluations: Sequence[Evaluation]) -> list[Table]:
     return [_table(runs), swaps]
 
 
+def require_one_file(runs: Sequence[Path]) -> None:
+    """Refuse, before hours of answering, runs that learned from different files and would each be asked its own.
+
+    Raises:
+        RunError: names the two that differ.
+        QuestionError: a file is gone.
+    """
+    metas = [read_meta(run) for run in runs]
+    digests = {path: digest_of(Path(path)) for path in dict.fromkeys(meta.questions.path for meta in metas)}
+    for run, meta in zip(runs, metas, strict=True):
+        if digests[meta.questions.path] != digests[metas[0].questions.path]:
+            raise RunError(
+                f"{runs[0]} learned from {metas[0].questions.path}, {run} from {meta.questions.path}: not the same "
+                "questions to be asked. Name those that all are to answer: --questions FILE"
+            )
+
+
 def require_same_questions(evaluations: Sequence[Evaluation]) -> None:
     """Refuse to lay answers to different questions side by side.
 
@@ -338,7 +360,10 @@ def read_evaluation(run: Path) -> Evaluation:
     except OSError as error:
         raise RunError(f"{run} has not been evaluated: run `theworld evaluate {run}` first") from error
     except ValidationError as error:
-        raise RunError(f"{run / EVALUATION} is not an evaluation we wrote: evaluate {run} again") from error
+        raise RunError(
+            f"{run / EVALUATION} is not an evaluation we wrote: {what_is_wrong(error)}. Make it again: "
+            f"theworld evaluate {run}"
+        ) from error
 
 
 def is_right(question: Question, said: str) -> bool:
@@ -350,8 +375,11 @@ def _counts(words: Iterable[str]) -> dict[str, int]:
     return dict(Counter(words).most_common())
 
 
-def _save(run: Path, evaluation: Evaluation) -> None:
+def _save(run: Path, evaluation: Evaluation, meta: RunMeta) -> None:
     name = EVALUATION.removesuffix(".json")
+    own = meta.questions
+    if evaluation.questions != own.path and evaluation.questions_sha256 != own.sha256:
+        name += f"-{Path(evaluation.questions).stem}-{evaluation.questions_sha256[:8]}"
     if evaluation.split != "test":
         name += f"-{evaluation.split or 'all'}"
     if evaluation.arm != evaluation.trained_arm:
@@ -375,6 +403,8 @@ def _table(evaluations: Sequence[Evaluation]) -> Table:
     for name in dict.fromkeys(name for evaluation in evaluations for name in evaluation.calibration):
         known = [evaluation.calibration.get(name) for evaluation in evaluations]
         more[f"calibration error, {name}"] = [c and f"{c.ece:.3f}, {c.confidence:.3f} sure" for c in known]
+    if any(evaluation.left_out for evaluation in evaluations):
+        more["questions left out"] = [evaluation.left_out for evaluation in evaluations]
     more["world tokens"] = [evaluation.world_tokens for evaluation in evaluations]
     more["rollout seconds an image"] = [evaluation.rollout_seconds for evaluation in evaluations]
     for name, figures in more.items():

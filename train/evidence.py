@@ -33,12 +33,16 @@ from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
 from ..pipeline.progress import Progress
 from ..pipeline.store import open_store
+from ..pipeline.wording import what_is_wrong
 from .answer import answer_all
 from .arms import open_arm, parse_arm
+from .batches import check_answers
 from .checkpoint import METRICS, load_run, versions
 from .config import TrainConfig
-from .lm import find_weights, merge_adapters
+from .lm import load_phrasebook, merge_adapters
+from .lm_weights import find_weights
 from .pictures import open_pictures
+from .question_checks import with_room
 from .question_files import digest_of
 from .questions import Question, first_scenes, read_questions, select_split
 from .trainer import train
@@ -181,6 +185,13 @@ def _check(study: Study) -> tuple[list[str], dict[str, Any]]:
             parse_arm(arm), store, pool, pool, settings.questions, rollout_steps=steps, futures=settings.futures
         )
         keys |= found
+    weights, (channels, _, height, width) = find_weights(settings.lm), store.sample_shape
+    speech = load_phrasebook(weights)
+    world_tokens = settings.token_layout().count(1 + steps, height, width, channels=channels)
+    for split in splits:  # all of whose questions are asked; of those to learn from, each training says it itself
+        asked = select_split(everything, split, settings.questions)
+        check_answers(asked, speech)
+        with_room(asked, speech, world_tokens=world_tokens, max_bad=0)
     digest = hashlib.sha256("".join(f"{name} {key}\n" for name, key in sorted(keys.items())).encode())
     budget = settings.model_dump(
         mode="json", exclude={"arm", "labels", "seed", "out", "store", "questions", "futures", "lm", "device"}
@@ -190,7 +201,7 @@ def _check(study: Study) -> tuple[list[str], dict[str, Any]]:
         "images_sha256": digest.hexdigest(),
         "recipe": store.recipe.id,
         "futures": None if settings.futures is None else open_store(settings.futures).recipe.id,
-        "lm": find_weights(settings.lm).identity,
+        "lm": weights.identity,
         "steps": steps,
         "budget": budget,
         "versions": versions(),
@@ -324,7 +335,9 @@ def _read_unit(study: Study, unit: Unit) -> UnitAnswers:
     try:
         return UnitAnswers.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
-        raise RunError(f"{file} is not what was written: {error}. Remove it, and the same command makes it") from error
+        raise RunError(
+            f"{file} is not what was written: {what_is_wrong(error)}. Remove it, and the same command makes it again"
+        ) from error
 
 
 def _default_jobs(study: Study) -> int:

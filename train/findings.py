@@ -1,7 +1,7 @@
 """What a study found: accuracies, differences, swaps, the break-even curve, and a verdict on each hypothesis.
 
 Everything is a plain value that results.json holds, so that the page (report.py) can be made again from it alone.
-Lives here: which comparisons are made. Elsewhere: who answered what (tally.py), the formulas (statistics.py).
+Lives here: which comparisons are made. Elsewhere: who answered what (study_answers.py), the formulas (statistics.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .evidence import TEST, Study, UnitAnswers
 from .hypotheses import judge
 from .questions import Question, resolve_keys
 from .statistics import mcnemar, wilson
-from .tally import Answers, Mean, Split
+from .study_answers import Answers, Mean, Split
 
 PAIR = "pair"
 """Stands among the question types for minimal pairs of which both halves were told right."""

@@ -20,6 +20,8 @@ CARD = "README.md"
 WEIGHTS = ("adapter_model.safetensors", "world_reader.safetensors")
 TEXTS = ("adapter_config.json", "theworld.json", METRICS)
 EVALUATIONS = "evaluation*.json"
+POLICIES = "adaptive*.json"
+"""With the gates that `theworld ask --adaptive gate` goes by."""
 
 
 def push(run: Path, hub_id: str, *, private: bool = False) -> str:
@@ -45,7 +47,7 @@ def pull(hub_id: str, out: Path) -> Path:
     """
     if out.exists():
         raise RunError(f"{out} exists already; runs are never overwritten. Choose another folder")
-    wanted = [*WEIGHTS, *TEXTS, EVALUATIONS, CARD]
+    wanted = [*WEIGHTS, *TEXTS, EVALUATIONS, POLICIES, CARD]
     snapshot = fetch(hub_id, wanted, error=RunError, instead="copy the run folder here by other means")
     return take(snapshot.folder, out)
 
@@ -170,6 +172,7 @@ def _accuracy(run: Path) -> str:
             if score
         ]
         head = f"Split `{said.get('split')}`, {said.get('steps')} rollout steps, shown: {said.get('arm', 'rollout')}"
+        head += f", {said['left_out']:,} questions left out" if said.get("left_out") else ""
         columns = ["| questions | accuracy | 95 % interval | asked |", "|---|---|---|---|"]
         tables.append("\n".join([head, "", *columns, *lines]))
     return "\n\n".join(tables) or "Not evaluated: `theworld evaluate` writes what stands here."
@@ -177,4 +180,4 @@ def _accuracy(run: Path) -> str:
 
 def _files(run: Path) -> list[Path]:
     named = [run / name for name in (*WEIGHTS, *TEXTS, CARD)]
-    return [path for path in named if path.is_file()] + sorted(run.glob(EVALUATIONS))
+    return [path for path in named if path.is_file()] + sorted([*run.glob(EVALUATIONS), *run.glob(POLICIES)])

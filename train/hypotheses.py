@@ -24,7 +24,7 @@ import numpy as np
 
 from .evidence import TEST
 from .statistics import Floats, holm, p_of_equivalence, p_of_sign
-from .tally import Answers, Mean
+from .study_answers import Answers, Mean
 
 MARGIN = 0.03
 """Differences below it count as none."""
@@ -44,7 +44,7 @@ def judge(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[str, An
         "H6": (
             "gain follows the rollout's own outcome",
             ("rollout", "steps0"),
-            lambda: _h6(answers, outcomes) if outcomes else _Verdict({}, math.nan, False, "no --outcomes were given"),
+            lambda: _h6(answers, outcomes),
         ),
     }
     verdicts: dict[str, _Verdict] = {}
@@ -171,7 +171,10 @@ def _labels(value: float, counts: Sequence[int]) -> str:
     return f"with {counts[0]} labels or fewer" if value <= counts[0] else f"with about {value:.0f} labels"
 
 
-def _h6(answers: Answers, outcomes: Mapping[str, bool]) -> _Verdict:
+def _h6(answers: Answers, outcomes: Mapping[str, bool] | None) -> _Verdict:
+    if not outcomes:
+        why = "no --outcomes were given" if outcomes is None else "--outcomes names no scene of the test split"
+        return _Verdict({}, math.nan, False, why)
     split, primary = answers.splits[TEST], answers.study.primary
     gains: list[Mean] = []
     for wanted in (True, False):

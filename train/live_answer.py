@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ..pipeline.errors import ConfigError, RunError
+from ..pipeline.wording import what_is_wrong
 from .adaptive import ADAPTIVE, Adaptive
 from .answer import Answer, ask
 from .checkpoint import LoadedRun
@@ -121,7 +122,7 @@ def read_gate(run: Path, steps: int) -> Gate:
     try:
         found = Adaptive.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise RunError(f"{path} cannot be read as what theworld wrote there ({error}). {make}") from error
+        raise RunError(f"{path} is not what theworld wrote there ({what_is_wrong(error)}). {make}") from error
     gate = next((policy.gate for policy in found.policies if policy.name == "confidence"), None)
     if gate is None or found.steps != steps:
         reason = "; ".join(found.notes) or f"it is of {found.steps} steps"

@@ -1,8 +1,9 @@
 """The training loop: transformers' Trainer from its first update, or from a checkpoint, to what it leaves behind.
 
-What it does by itself: optimizer, schedule, clipping, DDP and FSDP by accelerate, TensorBoard, W&B and trackio.
+What it does by itself: optimizer, schedule, clipping, DDP and FSDP by accelerate.
 Lives here: its settings, starting it, following it, its figures. Elsewhere: what is ours of an update (updates.py),
-checks before and the run after (trainer.py), which rows when (order.py), files (checkpoints.py).
+checks before and the run after (trainer.py), which rows when (order.py), files (checkpoints.py), who follows
+(trackers.py).
 """
 
 from __future__ import annotations
@@ -17,19 +18,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
-from transformers.integrations import TensorBoardCallback
 
 from ..pipeline.errors import Interrupted, RunError
-from ..pipeline.progress import Bar, Progress
-from .checkpoints import read_checkpoint, weights_of
+from ..pipeline.progress import Bar
+from .checkpoints import Checkpoint, read_checkpoint, weights_of
 from .config import TrainConfig
-from .lm import LanguageModel
 from .model import TheWorld
 from .order import UpdateOrder
 from .ranks import Ranks
-from .stopping import Stop
-from .unfinished import Unfinished
-from .updates import Material, UpdateTrainer, diverged
+from .trackers import Following
+from .updates import Material, Training, UpdateTrainer, diverged
 
 _LOG_EVERY = 10  # updates averaged into one point of the loss curve; fewer in a short training
 
@@ -43,25 +41,14 @@ class Fitted:
     """By parameter, on the CPU: the last ones, or the best where there was validation."""
 
 
-def fit(
-    model: TheWorld,
-    material: Material,
-    lm: LanguageModel,
-    config: TrainConfig,
-    unfinished: Unfinished,
-    progress: Progress,
-    *,
-    validation: Material | None = None,
-    ranks: Ranks | None = None,
-    stop: Stop | None = None,
-) -> Fitted:
-    """Run the loop, from the checkpoint in `unfinished` where there is one.
+def fit(model: TheWorld, training: Training) -> Fitted:
+    """Run the loop, from the checkpoint of the training where there is one.
 
     Raises:
         RunError: loss or gradients were not finite too often, or the checkpoint does not fit.
-        Interrupted: `stop` was asked for; a checkpoint is written.
+        Interrupted: the training was asked to stop; a checkpoint is written.
     """
-    ranks = ranks or Ranks()
+    config, material, ranks, unfinished = training.config, training.material, training.ranks, training.unfinished
     start = read_checkpoint(unfinished.checkpoint) if unfinished.checkpoint.exists() else None
     order = UpdateOrder(
         material.rows,
@@ -73,31 +60,32 @@ def fit(
         group_by_length=config.group_by_length,
     )
     total = math.ceil(config.epochs * order.updates) if config.epochs is not None else config.train_steps
-    with progress.bar("train", total=total, unit="updates") as bar, tempfile.TemporaryDirectory() as scratch:
+    following = _follow(training, start) if ranks.is_first else None
+    with training.progress.bar("train", total=total, unit="updates") as bar, tempfile.TemporaryDirectory() as scratch:
         folder = unfinished.path if ranks.is_first else Path(scratch)
         trainer = UpdateTrainer(
             model=model,
             args=_arguments(config, order, total, folder, ranks, material),
             train_dataset=cast(Any, material.rows),  # a list is a dataset to it
-            data_collator=material.collator(lm.pad_id),
+            data_collator=material.collator(training.pad_id),
             callbacks=[],
         )
-        trainer.setup(
-            config, material, validation, order, ranks, unfinished, progress, stop or Stop(), start, pad_id=lm.pad_id
-        )
+        trainer.setup(training, order, start)
         trainer.add_callback(_Follow(trainer, bar))
         trainer.remove_callback(PrinterCallback)  # prints to stdout, which belongs to results
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, TensorBoardCallback):
-                callback.logging_dir = str(unfinished.tracked)
-        resume = None
+        if following is not None:
+            trainer.add_callback(following)
+        resume, finished = None, False
         if start is not None:
             resume = scratch
             (Path(scratch) / "trainer_state.json").write_text(json.dumps(start.state["trainer"]), encoding="utf-8")
         try:
             trainer.train(resume_from_checkpoint=resume)
+            finished = not trainer.interrupted
         finally:
             trainer.end_reading()
+            if following is not None:
+                following.end(trainer.state.log_history, finished=finished)
     if trainer.interrupted:
         raise Interrupted(trainer.interruption())
     tally = trainer.sum_up()
@@ -122,13 +110,22 @@ def fit(
         "processes": ranks.size,
         "loss": loss,
     }
-    if validation is not None:
+    if training.validation is not None:
         metrics |= {
             "validation": tally.validation,
             "best_step": tally.best_step,
             "stopped_early": tally.stopped_early,
         }
     return Fitted(metrics, trainer.best or weights_of(cast(nn.Module, trainer.model)))
+
+
+def _follow(training: Training, start: Checkpoint | None) -> Following | None:
+    """Before the bar, because a tracker may have to ask who one is."""
+    config, state = training.config, {"log_history": [], "global_step": 0} if start is None else start.state["trainer"]
+    if config.report_to == "none":
+        return None
+    history, update = state["log_history"], state["global_step"]
+    return Following(config, training.unfinished, training.progress, history=history, start=update)
 
 
 def _arguments(
@@ -149,8 +146,7 @@ def _arguments(
         logging_steps=max(1, min(_LOG_EVERY, total // 20)),
         logging_first_step=True,
         save_strategy="no",
-        report_to=[] if config.report_to == "none" else [config.report_to],
-        run_name=folder.name.removesuffix(".partial"),
+        report_to=[],  # see trackers.py
         disable_tqdm=True,
         log_level="error",
         seed=config.seed,
@@ -186,7 +182,7 @@ class _Follow(TrainerCallback):
         at_end = state.global_step >= state.max_steps
         if at_end:
             trainer.interrupted = False  # what remains is quick
-        if trainer.validation is not None and every is not None and (state.global_step % every == 0 or at_end):
+        if trainer.training.validation is not None and every is not None and (state.global_step % every == 0 or at_end):
             control.should_evaluate = True
         if trainer.checkpoint_is_due() and not at_end:
             control.should_save = True

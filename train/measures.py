@@ -19,11 +19,14 @@ ALARM = 0.02
 """Ranking and generation that differ by more say different things about a reader."""
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_MARKS = re.compile(r"(?!(?<!\w)-\d)[^\w\s]")  # but the minus of a number
 
 
 def normalised(text: str) -> str:
-    """An answer without case, punctuation, articles and extra spaces."""
-    return " ".join(_ARTICLES.sub(" ", re.sub(r"[^\w\s]", " ", text.casefold())).split())
+    """An answer without case, punctuation, articles and extra spaces, unless it is nothing else: "A" is an answer."""
+    whole = text.casefold()
+    words = _MARKS.sub(" ", whole)
+    return " ".join((_ARTICLES.sub(" ", words).split() or words.split()) or whole.split())
 
 
 class Figure(BaseModel):
@@ -67,6 +70,11 @@ class Prediction(Figure):
     about: str = ""
     """Family and question of a controlled comparison."""
     pair: str = ""
+
+    @property
+    def cluster(self) -> str:
+        """As `Question.cluster`; of files that say none of it, the question itself."""
+        return self.pair or self.scene or self.image or self.id
 
     @property
     def confidence(self) -> float | None:

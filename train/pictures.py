@@ -1,6 +1,7 @@
 """Images as a multimodal language model's own vision tower takes them, where it looks at the image beside the rollout.
 
-Elsewhere: where their tokens stand (model.py), prompts that mark the place (lm.py), decoding (pipeline/image_files.py).
+Elsewhere: where their tokens stand (model.py), prompts that mark the place (speech.py), decoding
+(pipeline/image_files.py).
 
 Axes:  B image
 """
@@ -18,9 +19,9 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 
 from ..pipeline.errors import ConfigError, QuestionError
 from ..pipeline.image_files import decode_image, read_input_file
-from .lm import Speech
 from .question_files import folder_of
 from .questions import Question
+from .speech import Speech
 
 
 class Pictures:

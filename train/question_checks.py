@@ -13,12 +13,12 @@ from pathlib import Path
 
 from ..pipeline.errors import QuestionError
 from ..pipeline.store import LatentStore
+from ..pipeline.wording import name_some
 from .batches import Example
 from .lm import LanguageModel
 from .question_report import measure
 from .questions import Question, resolve_keys
-
-_NAMED = 3
+from .speech import Speech
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ def covered(
     """The questions that have latents in a store.
 
     Raises:
-        QuestionError: more than `max_bad` have none.
+        QuestionError: more than `max_bad` have none, or not one of them has.
     """
     coverage = resolve_keys(questions, questions_file, store)
-    if len(coverage.missing) > max_bad:
+    if len(coverage.missing) > max_bad or not coverage.keys:
         coverage.require_complete()
     if coverage.missing:
         _say_left_out("without latents", [f"{item.question.id} ({item.reason})" for item in coverage.missing])
@@ -58,10 +58,9 @@ def fitting(
         for n in sorted(long)
     ]
     if len(long) > max_bad:
-        more = f"; and {len(long) - _NAMED} more" if len(long) > _NAMED else ""
         raise QuestionError(
             f"{len(long)} of {len(examples)} questions are too long: behind {world_tokens:,} world tokens, {room:,} of "
-            f"the {lm.context:,} that {lm.weights.source} attends to are left: {'; '.join(named[:_NAMED])}{more}. "
+            f"the {lm.context:,} that {lm.weights.source} attends to are left: {name_some(named, between='; ')}. "
             f"Shorten them, pass fewer --steps, or go on without them: --max-bad {len(long)}"
         )
     _say_left_out("too long", named)
@@ -69,9 +68,7 @@ def fitting(
     return tuple(questions[n] for n in kept), [examples[n] for n in kept]
 
 
-def with_room(
-    questions: Sequence[Question], lm: LanguageModel, *, world_tokens: int, max_bad: int
-) -> tuple[Question, ...]:
+def with_room(questions: Sequence[Question], lm: Speech, *, world_tokens: int, max_bad: int) -> tuple[Question, ...]:
     """The questions that are not too long to be answered with the longest of their choices.
 
     Raises:
@@ -79,10 +76,9 @@ def with_room(
     """
     long = measure(questions, lm, world_tokens=world_tokens).too_long
     if len(long) > max_bad or (long and len(long) == len(questions)):
-        more = f" and {len(long) - _NAMED} more" if len(long) > _NAMED else ""
         raise QuestionError(
             f"{len(long)} of {len(questions)} questions are too long: with {world_tokens:,} world tokens they exceed "
-            f"the {lm.context:,} tokens that {lm.weights.source} attends to: {', '.join(long[:_NAMED])}{more}. "
+            f"the {lm.context:,} tokens that {lm.weights.source} attends to: {name_some(long)}. "
             f"Shorten them, read fewer --steps, or go on without them: --max-bad {len(long)}"
         )
     if long:
@@ -92,5 +88,4 @@ def with_room(
 
 
 def _say_left_out(why: str, named: Sequence[str]) -> None:
-    more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-    logger.warning("%d questions %s are left out: %s%s", len(named), why, "; ".join(named[:_NAMED]), more)
+    logger.warning("%d questions %s are left out: %s", len(named), why, name_some(named, between="; "))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pipeline.errors import QuestionError
+from ..pipeline.wording import name_some
 
 FIELDS = {
     "id": ("id", "question_id", "qid", "sample_id", "index", "uid"),
@@ -48,7 +49,8 @@ class Columns:
             columns = tuple(part.strip() for part in text.split("|"))
             for column in columns:
                 if re.sub(r"\[\d+\]$", "", column) not in names and column not in names:
-                    raise QuestionError(f"{path} has no column {column!r} for {field}; it has {_listed(names)}")
+                    there = name_some(names, most=16)
+                    raise QuestionError(f"{path} has no column {column!r} for {field}; it has {there}")
             chosen[field] = columns
         used = {column for columns in chosen.values() for column in columns}
         for field, guesses in FIELDS.items():
@@ -63,7 +65,7 @@ class Columns:
             chosen["choices"] = letters
         if missing := [field for field in _NEEDED if field not in chosen]:
             raise QuestionError(
-                f"{path}: which column holds the {missing[0]}? It has {_listed(names)}. "
+                f"{path}: which column holds the {missing[0]}? It has {name_some(names, most=16)}. "
                 f"Say so: --columns {','.join(f'{field}=NAME' for field in missing)}"
             )
         return cls(chosen)
@@ -85,7 +87,3 @@ class Columns:
             values, index = record.get(indexed[1]), int(indexed[2])
             return values[index] if isinstance(values, list) and index < len(values) else None
         return record.get(column)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:16]) + (", …" if len(names) > 16 else "")

@@ -18,7 +18,8 @@ from ..pipeline.config import load_config
 from ..pipeline.errors import ConfigError, QuestionError
 from ..pipeline.store import open_store
 from .config import TrainConfig
-from .lm import find_weights, load_phrasebook
+from .lm import load_phrasebook
+from .lm_weights import find_weights
 from .question_files import folder_of, read_rows
 from .question_report import QuestionReport, describe, measure
 from .questions import read_question_file, resolve_keys, select_split

@@ -26,7 +26,8 @@ from ..pipeline.errors import ConfigError, QuestionError
 from .question_columns import FIELDS, Columns
 from .question_values import Images, PassedOver, WrongValue, answer_of, choices_of, in_order_of, text_of
 
-_SAT = frozenset({"image_bytes", "question", "answers", "correct_answer"})
+_SAT = frozenset({"question", "answers", "correct_answer"})
+_SAT_IMAGES = frozenset({"image_bytes", "images"})  # array/SAT, array/SAT-v2: a list each, by their cards on the Hub
 _PEEKED = 100
 _BATCH_ROWS = 64  # of a table that may hold images
 _SPLITS = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
@@ -144,7 +145,7 @@ def folder_of(path: Path) -> Path:
 
 def _own_rows(path: Path) -> Iterator[Row]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # Windows' editors put a mark in front
     except OSError as error:
         raise QuestionError(f"cannot read the questions file {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -194,13 +195,15 @@ def _llava_rows(rows: Iterable[tuple[str, lists.Record]]) -> Iterator[Row]:
         try:
             turns = _turns(row.get("conversations"))
             image = images.take(row.get("image", row.get("video")), where)
+            given = row.get("id")
+            name = text_of(number if given is None else given)
         except PassedOver as reason:
             yield Row(where, passed_over=str(reason))
             continue
         except WrongValue as error:
             yield Row(where, problem=str(error))
             continue
-        name = _unique(text_of(row.get("id", number)), number, taken)
+        name = _unique(name, number, taken)
         for turn, (question, answer) in enumerate(turns):
             record = {
                 **image,
@@ -311,7 +314,7 @@ def _table(
     if not names:
         raise QuestionError(f"{path} holds no row")
     columns = Columns.choose(path, names, asked)
-    is_sat = asked is None and set(names) >= _SAT
+    is_sat = asked is None and set(names) >= _SAT and not _SAT_IMAGES.isdisjoint(names)
     images = Images(base64=path.suffix.lower() == ".tsv", keep=keep)
     return Rows("SAT" if is_sat else "table", _table_rows(columns, rows, images, labels or {}, shuffled=is_sat))
 
@@ -337,8 +340,10 @@ def _table_rows(
             continue
         try:
             record = images.take(columns.value(row, "image"), where)
-            choices = choices_of(columns.value(row, "choices"))
-            given = columns.value(row, "answer")
+            listed, given = columns.value(row, "choices"), columns.value(row, "answer")
+            choices = choices_of(listed)
+            if isinstance(listed, list) and given in listed:  # a number among numbers is no place
+                given = text_of(given)
             if label_names is not None and isinstance(given, int) and 0 <= given < len(label_names):
                 given = label_names[given]
             record["answer"] = answer_of(given, choices)
@@ -376,7 +381,9 @@ def _vpct_results(folder: Path) -> list[Path]:
 def _vpct_rows(folder: Path, results: Iterable[Path]) -> Iterator[Row]:
     """The hundred balls of VPCT, asked as the embedded scenes ask; all of them are for the test.
 
-    Source: huggingface.co/datasets/camelCase12/vpct-1, buckets numbered 1 to 3 from left to right.
+    Source: huggingface.co/datasets/camelCase12/vpct-1, as its maker's own runner reads it
+    (github.com/camelCase12/vpct-runner, run-vpct.py): sim_N_initial.png is shown, `finalBucket` of sim_N_results.json
+    is right, 1 to 3 from left to right (prompt.py). The scene itself, sim_N.json, is not read.
     """
     pictures = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _PICTURES)
     for path in results:

@@ -14,12 +14,12 @@ from functools import cache
 from statistics import median
 from typing import Any
 
-from .lm import Speech
+from ..pipeline.wording import NAMED, name_some
 from .questions import UNTYPED, Coverage, Question, QuestionFile
+from .speech import Speech
 
 _WORDING = 10  # questions in the same words, from which on what is answered to them is a habit and no accident
 _TOP = 5
-_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ class Tokens:
     too_long: tuple[str, ...]
     unknown: dict[str, tuple[str, ...]]
     """Question -> words of its answers that the language model has no token for."""
+    unread: dict[str, int] = field(default_factory=dict[str, int])
+    """Words of the questions themselves that it has no token for -> in how many; it reads all of these as one word."""
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -70,13 +72,16 @@ class Tokens:
             f"{world}{self.longest_tokens:,} of the {self.context:,} that {self.lm} attends to"
         ]
         if self.too_long:
-            lines.append(f"too long for it: {_some(self.too_long)}")
+            lines.append(f"too long for it: {name_some(self.too_long)}")
         if self.unknown:
             words = Counter(word for words in self.unknown.values() for word in words)
             lines.append(
                 f"no token for {', '.join(repr(word) for word, _ in words.most_common(_TOP))} in answers to "
-                f"{_some(list(self.unknown))}"
+                f"{name_some(list(self.unknown))}"
             )
+        if self.unread:
+            words = name_some([repr(word) for word in self.unread], most=_TOP)
+            lines.append(f"words of questions that it has no token for, and reads as one and the same: {words}")
         return lines
 
 
@@ -128,18 +133,18 @@ class QuestionReport:
             lines.append(f"{self.later_turns:,} questions follow others of their conversation")
         if self.with_latents is not None:
             lines.append(f"latents: of {self.with_latents:,} questions there are, of {len(self.without_latents):,} not")
-            lines += [f"  {name}: {why}" for name, why in list(self.without_latents.items())[:_NAMED]]
+            lines += [f"  {name}: {why}" for name, why in list(self.without_latents.items())[:NAMED]]
         if self.tokens is not None:
             lines += self.tokens.lines()
         if self.bad:
             lines.append(f"wrong, and no question: {len(self.bad):,}")
-            lines += [f"  {row}" for row in self.bad[:_NAMED]]
+            lines += [f"  {row}" for row in self.bad[:NAMED]]
         lines += [f"passed over, it {reason}: {count:,}" for reason, count in self.passed_over.items()]
         if self.contradictions:
             pairs = [f"{one} and {other}" for one, other in self.contradictions]
-            lines.append(f"the same question about the same image with different answers: {_some(pairs)}")
+            lines.append(f"the same question about the same image with different answers: {name_some(pairs)}")
         if self.repeated:
-            lines.append(f"asked twice: {_some(self.repeated)}")
+            lines.append(f"asked twice: {name_some(self.repeated)}")
         lines += [f"images that are both in {pair}: {count:,}" for pair, count in self.leaks.items()]
         return lines
 
@@ -213,7 +218,14 @@ def measure(questions: Sequence[Question], speech: Speech, *, world_tokens: int 
         cache(speech.answer_ids),
         cache(speech.unknown_words),
     )
-    prompts = [len(prompt_ids(question.question, question.before)) for question in questions]
+    asked = [prompt_ids(question.question, question.before) for question in questions]
+    prompts, nothing = list(map(len, asked)), speech.tokenizer.unk_token_id
+    unread = Counter(
+        word
+        for question, ids in zip(questions, asked, strict=True)
+        if nothing is not None and nothing in ids
+        for word in dict.fromkeys(word.strip(".,:;?!") for word in unknown_words(question.question))
+    )
     each = [[len(answer_ids(text)) for text in question.choices or (question.answer,)] for question in questions]
     totals = [prompt + max(answers) for prompt, answers in zip(prompts, each, strict=True)]
     unknown = {
@@ -234,6 +246,7 @@ def measure(questions: Sequence[Question], speech: Speech, *, world_tokens: int 
         context=speech.context,
         too_long=tuple(question.id for question, total in zip(questions, totals, strict=True) if total > room),
         unknown=unknown,
+        unread=dict(unread.most_common()),
     )
 
 
@@ -272,7 +285,3 @@ def _leaks(questions: Iterable[Question]) -> dict[str, int]:
         " and ".join(sorted(splits)) for splits in splits_of.values() if len(splits) > 1
     )
     return dict(counts)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")

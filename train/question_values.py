@@ -133,20 +133,28 @@ def answer_of(value: Any, choices: Mapping[str, str]) -> str:
     """The right answer in words: as it stands, or the choice that a letter or a place (a number, from 0) means.
 
     Raises:
-        WrongValue: there is none, or it means none of the choices.
+        WrongValue: there is none, it means none of the choices, or one as it stands and another as a place.
     """
     if isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) == 1:
         value = value[0]
     answer = text_of(value)
     if not answer:
         raise WrongValue("its answer is empty")
+    there = None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
+        there = list(choices.values())[value]
     if not choices or answer in choices.values():
+        if there not in (None, answer):
+            raise WrongValue(
+                f"its answer {answer} is one of the choices, and the place (from 0) of another, {there!r}: write it as "
+                "a letter, or as text"
+            )
         return answer
     letter = _LETTER.fullmatch(answer)
     if letter and letter[1].upper() in choices:
         return choices[letter[1].upper()]
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
-        return list(choices.values())[value]
+    if there is not None:
+        return there
     raise WrongValue(
         f"its answer {answer!r} is none of the choices {list(choices.values())}, nor a letter or place (from 0) of one"
     )

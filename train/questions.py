@@ -1,7 +1,7 @@
 """Questions about images: one record, whatever layout it came in, and which of them have latents in a store.
 
 Lives here: the record, what becomes of a row that is none, the coverage. Elsewhere: the layouts (question_files.py),
-text to token ids (lm.py), latents to tensors (batches.py), a look at a file (question_report.py).
+text to token ids (speech.py), latents to tensors (batches.py), a look at a file (question_report.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..pipeline.errors import QuestionError
 from ..pipeline.keys import key_of_digest, key_of_file
 from ..pipeline.store import LatentStore
+from ..pipeline.wording import name_some, what_is_wrong
 from .question_files import folder_of, read_rows
 
 UNTYPED = "untyped"
@@ -28,7 +29,6 @@ SourceField = Literal["image", "future"]
 """Which of a question's files latents are of."""
 
 _Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
-_NAMED = 3  # problems spelled out in one message; the rest are counted
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,11 @@ class Question(BaseModel):
         """Its scene: the one named, else the image."""
         return self.scene or self.image
 
+    @property
+    def cluster(self) -> str:
+        """What was drawn by chance: its minimal pair, else its scene; questions of one are not independent."""
+        return self.pair or self.scene_id
+
     @model_validator(mode="before")
     @classmethod
     def _spelled_right(cls, record: dict[str, Any]) -> dict[str, Any]:
@@ -130,16 +135,15 @@ class QuestionFile:
             QuestionError: more are wrong; names a few of them, counts all, says what to do.
         """
         if self.bad:
-            named = "; ".join(map(str, self.bad[:_NAMED]))
-            more = f"; and {len(self.bad) - _NAMED} more" if len(self.bad) > _NAMED else ""
+            named = name_some(self.bad, between="; ")
             if len(self.bad) > max_bad:
                 start = (
                     f"{self.path}, " if len(self.bad) == 1 else f"{self.path}: {len(self.bad)} {self.unit}s are wrong: "
                 )
                 raise QuestionError(
-                    f"{start}{named}{more}. Correct them, or go on without them: --max-bad {len(self.bad)}"
+                    f"{start}{named}. Correct them, or go on without them: --max-bad {len(self.bad)}"
                 )
-            logger.warning("%s: %d wrong %ss are left out: %s%s", self.path, len(self.bad), self.unit, named, more)
+            logger.warning("%s: %d wrong %ss are left out: %s", self.path, len(self.bad), self.unit, named)
         if not self.questions:
             why = "; ".join(f"{count} {self.unit}s: {reason}" for reason, count in self.passed_over.items())
             raise QuestionError(
@@ -191,12 +195,7 @@ def _validated(record: Mapping[str, Any]) -> Question | str:
     try:
         return Question.model_validate(record)
     except ValidationError as error:
-        problems = []
-        for problem in error.errors(include_url=False):
-            field = ".".join(map(str, problem["loc"]))
-            message = problem["msg"].removeprefix("Value error, ")
-            problems.append(f"{field}: {message}" if field else message)
-        return "; ".join(problems)
+        return what_is_wrong(error)
 
 
 def select_split(questions: Sequence[Question], split: str | None, where: Path) -> tuple[Question, ...]:
@@ -263,11 +262,10 @@ class Coverage:
         if not self.missing:
             return
         images = {getattr(missing.question, self.field) for missing in self.missing}
-        named = "; ".join(f"{item.question.id} ({item.reason})" for item in self.missing[:_NAMED])
-        more = f"; and {len(self.missing) - _NAMED} more" if len(self.missing) > _NAMED else ""
+        named = name_some([f"{item.question.id} ({item.reason})" for item in self.missing], between="; ")
         raise QuestionError(
             f"{len(self.missing)} of {len(self.keys) + len(self.missing)} questions in {self.questions_file} have no "
-            f"latents in {self.store_path} ({len(images)} {self.field}s): {named}{more}. "
+            f"latents in {self.store_path} ({len(images)} {self.field}s): {named}. "
             f"Precompute these {self.field}s into this store with the same recipe, or take their questions out of the "
             "file"
         )

@@ -96,7 +96,7 @@ def calibration_plot(runs: Named) -> bytes | None:
         axes.set_title("all questions" if title == "all" else f"temporal, {title}", fontsize=10)
         if not place:
             axes.set_ylabel("share that is right")
-            axes.legend(frameon=False, fontsize=8, loc="upper left")
+            axes.legend(frameon=False, fontsize=8, loc="lower right")
         tidy(axes)
     return png(figure)
 

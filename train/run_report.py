@@ -8,7 +8,7 @@ page of a controlled study (report.py).
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -18,7 +18,7 @@ from .evaluate import Evaluation, require_same_questions
 from .measures import Prediction, Score
 from .page import document, image, table
 from .run_plots import Named, accuracy_of, answers_plot, calibration_plot, pareto, price_plot
-from .statistics import holm, mcnemar
+from .statistics import holm, paired_p_value
 
 EXAMPLES = 3
 """Of each kind."""
@@ -27,7 +27,7 @@ _TYPES_SHOWN = 6  # histograms; more would not be read
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class Exhibit:
     """A question shown with what was said to it."""
 
     heading: str
@@ -39,7 +39,7 @@ class Example:
 
 Sections = Sequence[tuple[str, str]]
 
-Draw = Callable[[Example], bytes | None]
+Draw = Callable[[Exhibit], bytes | None]
 """A PNG or JPEG of what was foreseen for an example; None where it cannot be drawn."""
 
 
@@ -105,6 +105,11 @@ def _summary(runs: Named) -> str:
         for name, e in runs
         if e.version < 2
     ]
+    lines += [
+        f"<li>{_esc(name)} was not asked {e.left_out:,} more, which are too long for it or have no latents</li>"
+        for name, e in runs
+        if e.left_out
+    ]
     split = "all" if first.split is None else first.split
     return (
         f"<p>{first.overall.total:,} questions of split {_esc(split)}. An answer is the choice of the highest summed "
@@ -140,19 +145,19 @@ def _against(runs: Named) -> str:
     rows: list[list[str]] = []
     p_values: list[float] = []
     for (one, a), (other, b) in combinations(runs, 2):
-        theirs = {p.id: p for p in b.predictions}
         for kind in ("", *_types(runs)):
-            both = [(p.correct, theirs[p.id].correct) for p in a.predictions if kind in ("", p.type) and p.id in theirs]
+            both = [(mine, theirs) for p, mine, theirs in _both(a, b) if kind in ("", p.type)]
             if both:
                 only_one, only_other = both.count((True, False)), both.count((False, True))
                 points = f"{100 * (only_one - only_other) / len(both):+.1f}"
-                p_values.append(mcnemar(only_one, only_other))
+                p_values.append(_p_value(a, b, kind))
                 rows.append([_esc(kind or "all"), _esc(one), _esc(other), points, f"{only_one}", f"{only_other}"])
     for row, p, adjusted in zip(rows, p_values, holm(p_values), strict=True):
         row += [f"{p:.2g}", f"{adjusted:.2g}"]
     heads = ["questions", "run", "against", "points", "only it right", "only the other", "p", "p, adjusted (Holm)"]
     return table(heads, rows) + (
-        "<p>Exact McNemar test of the questions that just one of two got right. One training each: it speaks of these "
+        "<p>Exact test of the questions that just one of two got right: McNemar's where a scene has one question, "
+        "sign flips of whole scenes (or minimal pairs) where it has more. One training each: it speaks of these "
         "trained readers, not of what other seeds would bring; that takes theworld evaluate --arms.</p>"
     )
 
@@ -192,13 +197,19 @@ def _swaps(trained: Sequence[Evaluation], swaps: Sequence[Evaluation]) -> str:
         return "<p>Not asked for: theworld evaluate RUN --shown frozen,shuffled,noise,reversed --report FILE.</p>"
     kinds = _types([(name_of(e), e) for e in trained])
     rows: list[list[str]] = []
+    tested: list[tuple[list[str], float]] = []
     for run in dict.fromkeys(e.run for e in [*trained, *swaps]):
         own = next((e for e in trained if e.run == run), None)
         for e in [*([own] if own else []), *(s for s in swaps if s.run == run)]:
-            p = "-" if own is None or e is own else f"{_mcnemar(own, e):.2g}"
             cells = [_cell(accuracy_of(e, kind)) for kind in kinds]
-            rows.append([_esc(run), _esc(e.trained_arm), _esc(f"{e.arm}, {e.steps} steps"), *cells, p])
-    return table(["run", "trained on", "shown", *map(_esc, kinds), "p against its own, McNemar"], rows) + (
+            rows.append([_esc(run), _esc(e.trained_arm), _esc(f"{e.arm}, {e.steps} steps"), *cells, "-", "-"])
+            if own is not None and e is not own:
+                tested.append((rows[-1], _p_value(own, e)))
+    p_values = [p for _, p in tested]
+    for (row, p), adjusted in zip(tested, holm(p_values), strict=True):
+        row[-2:] = [f"{p:.2g}", f"{adjusted:.2g}"]
+    heads = ["run", "trained on", "shown", *map(_esc, kinds), "p against its own, McNemar by scene", "adjusted (Holm)"]
+    return table(heads, rows) + (
         "<p>Nothing was trained again. A reader that relies on the future falls where it is another's, frozen or "
         "noise; one that does not was answering from the observed frame.</p>"
     )
@@ -230,7 +241,7 @@ def _histograms(runs: Named) -> str:
     )
 
 
-def examples(trained: Sequence[Evaluation]) -> list[Example]:
+def examples(trained: Sequence[Evaluation]) -> list[Exhibit]:
     """Questions where runs differ, gains and losses alike; of one run, those it was surest of, right and wrong.
 
     Temporal questions where there are any. The same evaluations give the same examples.
@@ -240,19 +251,19 @@ def examples(trained: Sequence[Evaluation]) -> list[Example]:
     if first is last:
         sure = sorted(mine, key=lambda p: (-(p.confidence or 0.0), p.id))
         return [
-            Example(heading, p, first, _said(p, ()))
+            Exhibit(heading, p, first, _said(p, ()))
             for heading, right in (("Sure, and right", True), ("Sure, and wrong", False))
             for p in [p for p in sure if p.correct is right][:EXAMPLES]
         ]
     theirs = {p.id: p for p in last.predictions}
     shown = first if first.steps >= last.steps else last
-    found: list[Example] = []
+    found: list[Exhibit] = []
     for heading, right in ((f"Right only with {name_of(first)}", True), (f"Right only with {name_of(last)}", False)):
         differ = [p for p in mine if p.correct is right and p.id in theirs and theirs[p.id].correct is not right]
         for p in sorted(differ, key=lambda p: (-(p.confidence or 0.0), p.id))[:EXAMPLES]:
             other = theirs[p.id]
             named = ((name_of(first), p), (name_of(last), other))
-            found.append(Example(heading, p if shown is first else other, shown, _said(p, named)))
+            found.append(Exhibit(heading, p if shown is first else other, shown, _said(p, named)))
     return found
 
 
@@ -266,13 +277,13 @@ def _said(told: Prediction, named: Sequence[tuple[str, Prediction]]) -> tuple[st
     return (f"{told.question or told.id} ({told.image})", f"the answer is {told.answer}; {'; '.join(lines)}")
 
 
-def _examples(chosen: Sequence[Example], draw: Draw | None) -> str:
+def _examples(chosen: Sequence[Exhibit], draw: Draw | None) -> str:
     if not chosen:
         return "<p>No question that fits.</p>"
     return "".join(_figures(chosen, draw))
 
 
-def _figures(chosen: Sequence[Example], draw: Draw | None) -> Iterator[str]:
+def _figures(chosen: Sequence[Exhibit], draw: Draw | None) -> Iterator[str]:
     for n, example in enumerate(chosen):
         if not n or chosen[n - 1].heading != example.heading:
             yield f"<h3>{_esc(example.heading)}</h3>\n"
@@ -301,10 +312,15 @@ def _types(runs: Named) -> list[str]:
     return sorted({kind for _, e in runs for kind in e.by_type}, reverse=True)
 
 
-def _mcnemar(one: Evaluation, other: Evaluation) -> float:
-    theirs: Mapping[str, bool] = {p.id: p.correct for p in other.predictions}
-    both = [(p.correct, theirs[p.id]) for p in one.predictions if p.id in theirs]
-    return mcnemar(both.count((True, False)), both.count((False, True)))
+def _both(one: Evaluation, other: Evaluation) -> list[tuple[Prediction, bool, bool]]:
+    """The questions that both were asked, and who was right."""
+    theirs = {p.id: p.correct for p in other.predictions}
+    return [(p, p.correct, theirs[p.id]) for p in one.predictions if p.id in theirs]
+
+
+def _p_value(one: Evaluation, other: Evaluation, kind: str = "") -> float:
+    both = _both(one, other)
+    return paired_p_value((p.cluster, mine, theirs) for p, mine, theirs in both if kind in ("", p.type))
 
 
 def _cell(figure: Score | None) -> str:

@@ -11,7 +11,8 @@ Axes:  S seed   Q question   C cluster   R bootstrap replicate
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,41 @@ def mcnemar(only_first: int, only_second: int) -> float:
         ways = ways * (count - k) // (k + 1)
         tail += ways
     return min(1.0, 2 * tail / 2**count)
+
+
+def sign_flips(differences: Iterable[int]) -> float:
+    """Exact two-sided p-value that two readers are equally good, where several questions share a scene.
+
+    Were they equal, the difference of each scene would be as likely with the other sign. With one question a scene this
+    is McNemar's exact test; with more, that test takes answers for independent which are not, and is too sure.
+
+    Args:
+        differences: of each scene, the questions that the first got right less those that the second did.
+
+    Source: R. A. Fisher, The Design of Experiments (1935), section 21: the randomization test of paired differences.
+    """
+    known = [difference for difference in differences if difference]
+    whole, seen = sum(map(abs, known)), abs(sum(known))
+    if not seen:
+        return 1.0
+    chances = np.zeros(1 + whole)  # of the sum of those that keep the sign +
+    chances[0] = 1.0
+    for size in map(abs, known):
+        chances /= 2
+        chances[size:] += chances[:-size].copy()
+    return min(1.0, 2 * float(chances[(whole + seen) // 2 :].sum()))
+
+
+def paired_p_value(answers: Iterable[tuple[str, bool, bool]]) -> float:
+    """`sign_flips` of what two readers said to the same questions.
+
+    Args:
+        answers: of each question its cluster, and whether the first and the second reader are right.
+    """
+    differences = Counter[str]()
+    for cluster, first, second in answers:
+        differences[cluster] += int(first) - int(second)
+    return sign_flips(differences.values())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -97,14 +133,17 @@ class Estimate:
 def p_of_sign(replicates: Floats) -> float:
     """Two-sided bootstrap p-value that a figure is zero: twice the smaller share of replicates on the other side.
 
-    With R replicates it is at least 2 / (R + 1): chance alone never proves more than it was drawn for.
+    With R replicates it is at least 2 / (R + 1): chance alone never proves more than it was drawn for. Replicates
+    without a value are left out, here and below.
     """
+    replicates = replicates[~np.isnan(replicates)]
     beyond = min(int((replicates <= 0).sum()), int((replicates >= 0).sum()))
     return min(1.0, 2 * (beyond + 1) / (len(replicates) + 1))
 
 
 def p_of_equivalence(replicates: Floats, margin: float) -> float:
     """p-value of TOST: the larger of the two one-sided tests against -margin and +margin."""
+    replicates = replicates[~np.isnan(replicates)]
     beyond = max(int((replicates <= -margin).sum()), int((replicates >= margin).sum()))
     return min(1.0, (beyond + 1) / (len(replicates) + 1))
 

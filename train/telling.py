@@ -1,6 +1,6 @@
 """Which scenes to look at: where the rollout helped most, and where it harmed most, by a rule that chooses nothing.
 
-Elsewhere: who was right where (tally.py), drawing the scenes (whoever has the world model).
+Elsewhere: who was right where (study_answers.py), drawing the scenes (whoever has the world model).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 
 from .evidence import TEST
-from .tally import Answers
+from .study_answers import Answers
 
 
 def telling_scenes(

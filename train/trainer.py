@@ -8,9 +8,9 @@ Elsewhere: the configuration (config.py), the model (model.py), the loop (loop.p
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..pipeline.errors import ConfigError, RunError
 from ..pipeline.progress import Progress
 from ..pipeline.store import LatentStore, open_store
 from .arms import Arm, open_arm, parse_arm
-from .batches import Example, check_answers, encode, pack
+from .batches import check_answers, encode, pack
 from .budget import Budget, room_of
 from .checkpoint import (
     METRICS,
@@ -40,18 +40,21 @@ from .checkpoint import (
 from .config import RunSummary, TrainConfig
 from .layouts import TokenLayout
 from .live import LiveLatents, RollOut, live_in_place_of
-from .lm import LanguageModel, add_lora, checkpoint_activations, find_weights, load_language_model
+from .lm import LanguageModel, add_lora, checkpoint_activations, load_language_model
+from .lm_weights import find_weights
+from .loader import LatentDataset
 from .loop import fit
 from .model import TheWorld
 from .pictures import open_pictures
 from .question_checks import covered, fitting
 from .question_files import digest_of, place_of
 from .question_report import measure, training_lines
-from .questions import first_scenes, read_questions, select_split
+from .questions import Question, first_scenes, read_questions, select_split
 from .ranks import Ranks
 from .stopping import Stop
-from .unfinished import TrainingFacts, in_progress, name_of
-from .updates import Material
+from .trackers import require_tracker
+from .unfinished import TrainingFacts, in_progress, run_of
+from .updates import Material, Training
 
 VALIDATION = "validation"
 """The split that early stopping looks at."""
@@ -85,54 +88,36 @@ def train(
     """
     ranks = Ranks.here()
     progress = (progress or Progress.silent()) if ranks.is_first else Progress.silent()
-    _check_tracker(config)
+    require_tracker(config.report_to)
     if resume is None and config.out is not None and config.out.exists():  # said before minutes of training
         raise RunError(f"{config.out} exists already; runs are never overwritten. Choose another --out, or remove it")
-    arm = parse_arm(config.arm)
-    store = open_store(config.store)
-    steps = arm.steps(_check_steps(config, store))
-    everything = read_questions(config.questions, columns=config.columns, max_bad=config.max_bad)
-    pool = select_split(everything, "train", config.questions)
-    pool = covered(pool, config.questions, store, max_bad=config.max_bad) if config.max_bad else pool
-    questions = first_scenes(pool, config.labels)
-    keys, images = open_arm(arm, store, questions, pool, config.questions, rollout_steps=steps, futures=config.futures)
-    if live is not None:
-        images = live_in_place_of(images, live, arm)
     device = resolve_device(config.device)
     if config.attention == "flex_attention" and device.type == "cpu":
         raise ConfigError("flex_attention cannot be trained on a CPU: it has no backward pass there. Use eager")
+    arm = parse_arm(config.arm)
+    store = open_store(config.store)
+    steps = arm.steps(_check_steps(config, store))
+    _check_pooling(config.token_layout(), store)
+    everything = read_questions(config.questions, columns=config.columns, max_bad=config.max_bad)
+    taught = _open_split("train", everything, config, arm, store, steps, labels=config.labels)
+    watched = None
+    if config.validate_every is not None:
+        watched = _open_split(VALIDATION, everything, config, arm, store, steps)
+    if live is not None:
+        taught = replace(taught, images=live_in_place_of(taught.images, live, arm))
+
     lm = load_language_model(
         find_weights(config.lm),
         device=device,
         dtype=resolve_dtype(config.dtype, device),
         attention=config.attention,
     )
-    check_answers(questions, lm)
-    validation = None
-    if config.validate_every is not None:
-        validation = _validation(config, arm, store, lm, steps)
-    examples = [encode(q, keys[q.id], lm, answer=q.answer) for q in questions]
-    channels, _, height, width = store.sample_shape
-    layout = config.token_layout()
-    _check_pooling(layout, store)
-    facts = ReaderFacts(
-        latent_shape=(channels, height, width),
-        hidden_size=lm.hidden_size,
-        layout=layout.name,
-        patch=layout.patch,
-        pool=layout.pool,
-        pool_steps=layout.pool_steps,
-        coarse=layout.coarse,
-        queries=layout.queries,
-        max_world_steps=config.max_world_steps,
-        num_world_steps=steps,
-        frames=(0,) if store.recipe.kind == "posterior" else arm.frames(steps),  # what is drawn is one frame
-    )
+    facts = _reader_facts(config, arm, store, lm, steps)
     world_tokens = _world_tokens(facts)
-    questions, examples = fitting(questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad)
-    _check_context(facts, examples, lm, progress)
-    pictures = open_pictures(lm, questions, keys, config.questions)
-    for line in training_lines(questions, measure(questions, lm, world_tokens=world_tokens)):
+    taught, material = _encode(taught, config, lm, world_tokens)
+    validation = None if watched is None else _encode(watched, config, lm, world_tokens)[1]
+    _check_context(facts, [material] if validation is None else [material, validation], lm, progress)
+    for line in training_lines(taught.questions, measure(taught.questions, lm, world_tokens=world_tokens)):
         progress.say(line)
 
     set_seed(config.seed)
@@ -155,9 +140,9 @@ def train(
         questions=QuestionFacts(
             path=place_of(config.questions),
             sha256=digest_of(config.questions),
-            train=len(questions),
+            train=len(taught.questions),
         ),
-        config=config.model_dump(mode="json"),
+        config=_found_anywhere(config),
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -165,20 +150,29 @@ def train(
         config=meta.config,
         numbered=config.out is None,
         recipe_id=store.recipe.id,
-        images_sha256=_digest(f"{name} {key}\n" for name, key in sorted(keys.items())),
+        images_sha256=_digest(f"{name} {key}\n" for name, key in sorted(taught.keys.items())),
         questions_sha256=meta.questions.sha256,
         lm=lm.weights.identity,
         versions=meta.versions,
         started=meta.created,
     )
-    material = Material(pack(examples, config.pack), images, pictures)
     with in_progress(begun, config.out, resume=resume, writes=ranks.is_first, say=progress.say) as unfinished:
-        done = fit(model, material, lm, config, unfinished, progress, validation=validation, ranks=ranks, stop=stop)
+        training = Training(
+            config=config,
+            material=material,
+            validation=validation,
+            pad_id=lm.pad_id,
+            unfinished=unfinished,
+            ranks=ranks,
+            progress=progress,
+            stop=stop or Stop(),
+        )
+        done = fit(model, training)
         _require_finite(done.weights, config)
         metrics: dict[str, Any] = {**done.metrics, "world_tokens": world_tokens}
-        if isinstance(images, LiveLatents):
-            metrics["rolled_out_live"] = images.facts()
-        run = name_of(unfinished.path)
+        if isinstance(taught.images, LiveLatents):
+            metrics["rolled_out_live"] = taught.images.facts()
+        run = run_of(unfinished.path)
         if ranks.is_first:
             folder = unfinished.new_run()
             (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
@@ -193,7 +187,62 @@ def train(
         world_tokens=world_tokens,
         supervised_tokens=metrics["supervised_tokens"],
         trainable=sum(parameter.numel() for _, parameter in model.trainable_parameters()),
-        questions=len(questions),
+        questions=len(taught.questions),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The questions of a split, and what is seen with them."""
+
+    questions: tuple[Question, ...]
+    keys: dict[str, str]
+    """Question id -> key of its image."""
+    images: LatentDataset | None
+
+
+def _open_split(
+    split: str,
+    everything: Sequence[Question],
+    config: TrainConfig,
+    arm: Arm,
+    store: LatentStore,
+    steps: int,
+    *,
+    labels: int | None = None,
+) -> _Asked:
+    """Its questions, or those of its first `labels` scenes, and their latents as the arm shows them."""
+    pool = select_split(everything, split, config.questions)
+    pool = covered(pool, config.questions, store, max_bad=config.max_bad) if config.max_bad else pool
+    questions = first_scenes(pool, labels)
+    keys, images = open_arm(arm, store, questions, pool, config.questions, rollout_steps=steps, futures=config.futures)
+    return _Asked(questions, keys, images)
+
+
+def _encode(asked: _Asked, config: TrainConfig, lm: LanguageModel, world_tokens: int) -> tuple[_Asked, Material]:
+    """The questions that fit into the language model, and the rows they make."""
+    check_answers(asked.questions, lm)
+    examples = [encode(question, asked.keys[question.id], lm, answer=question.answer) for question in asked.questions]
+    questions, examples = fitting(asked.questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad)
+    pictures = open_pictures(lm, questions, asked.keys, config.questions)
+    return replace(asked, questions=questions), Material(pack(examples, config.pack), asked.images, pictures)
+
+
+def _reader_facts(config: TrainConfig, arm: Arm, store: LatentStore, lm: LanguageModel, steps: int) -> ReaderFacts:
+    channels, _, height, width = store.sample_shape
+    layout = config.token_layout()
+    return ReaderFacts(
+        latent_shape=(channels, height, width),
+        hidden_size=lm.hidden_size,
+        layout=layout.name,
+        patch=layout.patch,
+        pool=layout.pool,
+        pool_steps=layout.pool_steps,
+        coarse=layout.coarse,
+        queries=layout.queries,
+        max_world_steps=config.max_world_steps,
+        num_world_steps=steps,
+        frames=(0,) if store.recipe.kind == "posterior" else arm.frames(steps),  # what is drawn is one frame
     )
 
 
@@ -220,16 +269,16 @@ def _check_pooling(layout: TokenLayout, store: LatentStore) -> None:
     """Refuses to pool over frames that do not follow one another: views, and the draws of one image."""
     recipe, shared = store.recipe, layout.pool_steps
     if recipe.kind == "views":
-        told, fitting = "views of one picture", "--pool-steps 1"
+        told, instead = "views of one picture", "--pool-steps 1"
         mixed = shared > 1
     else:
         each = recipe.rollout_steps // recipe.draws
-        told, fitting = f"{recipe.draws} draws of {each} steps", f"--pool-steps 1, or a divisor of {each}"
+        told, instead = f"{recipe.draws} draws of {each} steps", f"--pool-steps 1, or a divisor of {each}"
         mixed = recipe.draws > 1 and each % shared != 0
     if mixed:
         raise ConfigError(
             f"--layout {layout.name} pools {shared} frames into one token, and those of {store.path} hold {told}: a "
-            f"token would mix what does not follow one another. Pass {fitting}"
+            f"token would mix what does not follow one another. Pass {instead}"
         )
 
 
@@ -243,38 +292,29 @@ def _frames(facts: ReaderFacts) -> tuple[int, ...]:
     return tuple(range(1 + facts.num_world_steps)) if facts.frames is None else facts.frames
 
 
-def _check_context(facts: ReaderFacts, examples: list[Example], lm: LanguageModel, progress: Progress) -> None:
+def _check_context(facts: ReaderFacts, materials: Sequence[Material], lm: LanguageModel, progress: Progress) -> None:
     """Refuses a total beyond what the language model can attend to, warns of its windows."""
     budget = Budget(
         layout=facts.token_layout(),
         room=room_of(lm.weights.source, lm.model.config.to_dict()),
         cells=facts.latent_shape,
         frames=_frames(facts),
-        text=max(len(example.prompt) + len(example.answer) for example in examples),
+        text=max(
+            len(example.prompt) + len(example.answer)
+            for material in materials
+            for row in material.rows
+            for example in row
+        ),
     )
     budget.require_fit()
     if warning := budget.warning():
         progress.warn(f"warning: {warning}")
 
 
-def _check_tracker(config: TrainConfig) -> None:
-    package = config.report_to  # each is called as what it reports to
-    if package != "none" and importlib.util.find_spec(package) is None:
-        raise ConfigError(
-            f"report_to = {package} needs the package {package}, which is not installed: pip install {package}. "
-            "Or leave --report-to out: metrics.json has the loss curve in any case"
-        )
-
-
-def _validation(config: TrainConfig, arm: Arm, store: LatentStore, lm: LanguageModel, steps: int) -> Material:
-    """The rows that early stopping looks at: all questions of their split."""
-    everything = read_questions(config.questions, columns=config.columns, max_bad=config.max_bad)
-    asked = select_split(everything, VALIDATION, config.questions)
-    asked = covered(asked, config.questions, store, max_bad=config.max_bad) if config.max_bad else asked
-    keys, images = open_arm(arm, store, asked, asked, config.questions, rollout_steps=steps, futures=config.futures)
-    check_answers(asked, lm)
-    rows = pack([encode(q, keys[q.id], lm, answer=q.answer) for q in asked], config.pack)
-    return Material(rows, images, open_pictures(lm, asked, keys, config.questions))
+def _found_anywhere(config: TrainConfig) -> dict[str, Any]:
+    """The settings as a run keeps them."""
+    settings = config.model_dump(mode="json")
+    return settings if config.futures is None else {**settings, "futures": str(config.futures.resolve())}
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
     runs/7.partial/training.json            what is trained: `TrainingFacts`
     runs/7.partial/checkpoint.safetensors   the last whole checkpoint (checkpoint format: checkpoints.py)
+    runs/7.partial/tracker.json             which run of a tracker follows it, and how far: see trackers.py
     runs/7.partial/run/                     the finished run, just before it becomes runs/7 by one rename
 
 Lives here: beginning, finding, going on, finishing. Elsewhere: what a finished run holds (checkpoint.py).
@@ -22,10 +23,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..pipeline.commit import replace, sync_folder
 from ..pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
+from ..pipeline.wording import what_is_wrong
 from .config import TrainConfig
 
 PARTIAL = ".partial"
 FACTS, CHECKPOINT, RUN, TRACKED = "training.json", "checkpoint.safetensors", "run", "tensorboard"
+TRACKER = "tracker.json"
 
 MAY_CHANGE = frozenset(
     {"store", "questions", "lm", "futures", "device", "attention", "micro_batch", "gradient_checkpointing"}
@@ -72,6 +75,11 @@ class Unfinished:
         return self.path / TRACKED
 
     @property
+    def tracker(self) -> Path:
+        """Which run of a tracker this training is."""
+        return self.path / TRACKER
+
+    @property
     def command(self) -> str:
         """What to type to go on."""
         return f"theworld train --resume {self.path}"
@@ -100,7 +108,7 @@ class Unfinished:
         for path in folder.rglob("*"):
             _sync(path)
         sync_folder(folder)
-        target = name_of(self.path)
+        target = run_of(self.path)
         while True:
             try:
                 folder.rename(target)  # a folder with files in it is never replaced by a rename
@@ -115,7 +123,7 @@ class Unfinished:
         return target
 
 
-def name_of(path: Path) -> Path:
+def run_of(path: Path) -> Path:
     """The run's place, of the folder it is in progress in."""
     return path.with_name(path.name.removesuffix(PARTIAL))
 
@@ -158,8 +166,8 @@ def read_facts(path: Path) -> TrainingFacts:
         return TrainingFacts.model_validate_json((path / FACTS).read_bytes())
     except (OSError, ValidationError) as error:
         raise RunError(
-            f"{path / FACTS} cannot be read as a training in progress ({error}). It was changed, or written by another "
-            f"version; remove {path} and train again"
+            f"{path / FACTS} cannot be read as a training in progress ({what_is_wrong(error)}). It was changed, or "
+            f"written by another version; remove {path} and train again"
         ) from error
 
 
@@ -175,8 +183,10 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> TrainConfig:
     try:
         wanted = TrainConfig.model_validate({**_given(saved), **{k: v for k, v in changes.items() if v is not None}})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise ConfigError(
+            f"to go on with {path}: {what_is_wrong(error, known=TrainConfig.model_fields)}. Settings left out stay as "
+            "they were"
+        ) from error
     now = wanted.model_dump(mode="json")
     differ = [name for name in now if name not in MAY_CHANGE and now[name] != saved.get(name, now[name])]
     if differ:
@@ -226,7 +236,7 @@ def in_progress(
         return
     with _alone(path):
         for left in path.iterdir():
-            if left.is_file() and left.name not in (FACTS, CHECKPOINT):  # torn writes of a killed process
+            if left.is_file() and left.name not in (FACTS, CHECKPOINT, TRACKER):  # torn writes of a killed process
                 left.unlink()
         try:
             yield unfinished

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -22,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
 
 from ..pipeline.errors import RunError
 from ..pipeline.progress import Progress
-from .batches import Example, supervised_tokens, texts, with_latents
+from ..pipeline.wording import name_some
+from .batches import Example, right_answers, supervised_tokens, texts, with_latents
 from .checkpoints import (
     Checkpoint,
     optimizer_state,
@@ -46,6 +48,9 @@ from .ranks import Ranks, whole
 from .stopping import Stop
 from .unfinished import Unfinished
 
+with redirect_stdout(sys.stderr):  # where WANDB_MODE is offline it prints a line, and stdout belongs to results
+    from transformers import Trainer
+
 _NAMED = 20  # refused updates whose images are kept by name
 
 Rows = list[tuple[Example, ...]]
@@ -64,6 +69,21 @@ class Material:
     def collator(self, pad_id: int) -> Callable[[Sequence[Sequence[Example]]], dict[str, Any]]:
         """Makes batches of rows."""
         return partial(texts, pad_id=pad_id, pictures=self.pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a training goes by, from its first update to its last."""
+
+    config: TrainConfig
+    material: Material
+    unfinished: Unfinished
+    """Where its checkpoints are."""
+    pad_id: int
+    validation: Material | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    progress: Progress = field(default_factory=Progress.silent)
+    stop: Stop = field(default_factory=Stop)
 
 
 @dataclass(slots=True)
@@ -92,26 +112,11 @@ class Tally:
 class UpdateTrainer(Trainer):
     """transformers' Trainer, where it leaves room for ours. `setup` has to follow its making."""
 
-    def setup(
-        self,
-        config: TrainConfig,
-        material: Material,
-        validation: Material | None,
-        order: UpdateOrder,
-        ranks: Ranks,
-        unfinished: Unfinished,
-        progress: Progress,
-        stop: Stop,
-        start: Checkpoint | None,
-        *,
-        pad_id: int,
-    ) -> None:
-        self.config, self.images, self.validation = config, material.images, validation
-        self.order, self.ranks, self.unfinished, self.progress, self.stop = order, ranks, unfinished, progress, stop
-        self.start = start
-        self.pad_id = pad_id
+    def setup(self, training: Training, order: UpdateOrder, start: Checkpoint | None) -> None:
+        self.training, self.order, self.start = training, order, start
+        self.config, self.ranks = training.config, training.ranks
         self.tally = Tally(**start.state["tally"]) if start is not None else Tally()
-        if not ranks.is_first:  # what the first one counted before stays with it
+        if not self.ranks.is_first:  # what the first one counted before stays with it
             self.tally.tokens = self.tally.supervised = 0
         self.tally.resumed += start is not None
         self.best = start.part("best") if start is not None else {}
@@ -137,7 +142,8 @@ class UpdateTrainer(Trainer):
         """Read latents ahead of what comes here, behind all that shuffles and skips."""
         if epoch_iterator is not self._texts:  # another epoch
             self._texts = epoch_iterator
-            self._batches = self._read(epoch_iterator, self.images, keep=self.args.gradient_accumulation_steps)
+            images, keep = self.training.material.images, self.args.gradient_accumulation_steps
+            self._batches = self._read(epoch_iterator, images, keep=keep)
         self._piece, self._losses = 0, []
         began = time.monotonic()
         samples = super().get_batch_samples(self._batches, num_batches, device)
@@ -167,7 +173,8 @@ class UpdateTrainer(Trainer):
         assert len(piece.rows) == len(inputs["input_ids"]), "these are not the rows that are due"
         frames = inputs["latents"].shape[2] if "latents" in inputs else None
         if frames is not None and self.config.steps_drawn is not None:
-            steps = draw_steps(self.config.steps_drawn, self.config.seed, self.state.global_step)
+            drawn = draw_steps(self.config.steps_drawn, self.config.seed, self.state.global_step)
+            steps = min(drawn, frames - 1)  # an arm may show fewer
             inputs, frames = {**inputs, "num_world_steps": cast(Any, steps)}, 1 + steps
         if piece.weight:
             reader = cast(TheWorld, self.model).reader
@@ -183,7 +190,7 @@ class UpdateTrainer(Trainer):
         finite = bool(torch.stack(self._losses).isfinite().all()) and bool(whole(norm).isfinite())
         waited = self.config.checkpoint_minutes
         due = waited is not None and time.monotonic() - self._saved_at >= 60 * waited
-        said = [float(not finite), float(due), float(bool(self.stop.asked))]
+        said = [float(not finite), float(due), float(bool(self.training.stop.asked))]
         bad, late, ending = (value > 0 for value in self.ranks.most(said, self.args.device))
         self.due, self.interrupted = late, ending
         if bad:
@@ -202,19 +209,26 @@ class UpdateTrainer(Trainer):
         tally.refused_in_a_row += 1
         if len(tally.refused_updates) < _NAMED:
             tally.refused_updates.append({"update": update + 1, "images": keys})
-            named = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-            self.progress.warn(f"update {update + 1} refused: loss or gradient is not finite; its images: {named}")
+            what = f"update {update + 1} refused: loss or gradient is not finite"
+            self.training.progress.warn(f"{what}; its images: {name_some(keys)}")
         if tally.refused_in_a_row >= self.config.max_bad_steps:
             raise RunError(diverged(self.config, tally, f"up to update {update + 1}"))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self.config.report_to != "none":
+            now, before = (self.tally.tokens, time.monotonic()), self._rated
+            [tokens] = self.ranks.total([now[0] - before[0]], self.args.device)
+            logs["tokens_per_second"], self._rated = tokens / max(now[1] - before[1], 1e-9), now
+        super().log(logs, start_time)
 
     # --- validation
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Mean loss over the learned tokens of the validation split; keeps the best weights."""
-        assert self.validation is not None
+        """Mean loss over the learned tokens of the validation split, and its right answers; keeps the best weights."""
+        assert self.training.validation is not None
         step, tally = self.state.global_step, self.tally
-        loss = self._validation_loss(self.validation)
-        tally.validation.append({"step": step, "loss": loss})
+        loss, accuracy = self._look(self.training.validation)
+        tally.validation.append({"step": step, "loss": loss, "accuracy": accuracy})
         if loss < tally.best_loss:
             tally.best_step, tally.best_loss, tally.worse_in_a_row = step, loss, 0
             self.best = weights_of(cast(nn.Module, self.model))
@@ -223,13 +237,13 @@ class UpdateTrainer(Trainer):
         if self.config.patience is not None and tally.worse_in_a_row >= self.config.patience:
             tally.stopped_early = self.control.should_training_stop = True
             self.interrupted = False  # what remains is quick
-        metrics = {"eval_loss": loss}
+        metrics = {"eval_loss": loss, "eval_accuracy": accuracy}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     @torch.no_grad()
-    def _validation_loss(self, material: Material) -> float:
+    def _look(self, material: Material) -> tuple[float, float]:
         order = UpdateOrder(
             material.rows,
             batch_size=self.config.batch_size,
@@ -245,14 +259,18 @@ class UpdateTrainer(Trainer):
             for update in range(order.updates)
             for number in range(order.pieces_of(update))
         ]
-        collate = material.collator(self.pad_id)
+        collate = material.collator(self.training.pad_id)
         batches = (collate([material.rows[row] for row in piece.rows]) for piece, _ in pieces)
-        loss = learned = 0.0
+        loss = learned = right = answers = 0.0
         for (_, tokens), batch in zip(pieces, self._read(batches, material.images, keep=2), strict=True):
-            one = model(**cast(dict[str, Tensor], self._prepare_inputs(batch))).loss
-            loss, learned = loss + float(one) * tokens, learned + tokens
-        loss, learned = self.ranks.total([loss, learned], self.args.device)
-        return loss / learned
+            inputs = cast(dict[str, Tensor], self._prepare_inputs(batch))
+            said = model(**inputs)
+            loss, learned = loss + float(said.loss) * tokens, learned + tokens
+            if tokens:  # else it only keeps the other processes company
+                counted = right_answers(said.logits, inputs["labels"], inputs.get("segments"))
+                right, answers = right + counted[0], answers + counted[1]
+        loss, learned, right, answers = self.ranks.total([loss, learned, right, answers], self.args.device)
+        return loss / learned, right / answers
 
     # --- checkpoints
 
@@ -286,13 +304,14 @@ class UpdateTrainer(Trainer):
         self.due, self._saved_at = False, time.monotonic()
         if not self.ranks.is_first:
             return
+        unfinished = self.training.unfinished
         try:
-            write_checkpoint(self.unfinished.checkpoint, Checkpoint(weights, state))
+            write_checkpoint(unfinished.checkpoint, Checkpoint(weights, state))
         except OSError as error:
-            kept = "the last one stays" if self.unfinished.checkpoint.exists() else "there is none yet"
-            self.progress.warn(
+            kept = "the last one stays" if unfinished.checkpoint.exists() else "there is none yet"
+            self.training.progress.warn(
                 f"no checkpoint at update {self.state.global_step}: {error.strerror or error}; {kept}, training goes "
-                f"on. Free some space in {self.unfinished.path.parent}"
+                f"on. Free some space in {unfinished.path.parent}"
             )
             return
         self.tally.checkpoints += 1
@@ -300,11 +319,12 @@ class UpdateTrainer(Trainer):
 
     def interruption(self) -> str:
         """What is said where a signal ended the training."""
-        at = f"stopped after update {self.state.global_step} ({self.stop.asked or 'by another process'})"
+        unfinished = self.training.unfinished
+        at = f"stopped after update {self.state.global_step} ({self.training.stop.asked or 'by another process'})"
         if self._saved == self.state.global_step or not self.ranks.is_first:
-            return f"{at}; `{self.unfinished.command}` goes on from there"
-        older = "an older checkpoint" if self.unfinished.checkpoint.exists() else "the start"
-        return f"{at}, but its checkpoint could not be written; `{self.unfinished.command}` goes on from {older}"
+            return f"{at}; `{unfinished.command}` goes on from there"
+        older = "an older checkpoint" if unfinished.checkpoint.exists() else "the start"
+        return f"{at}, but its checkpoint could not be written; `{unfinished.command}` goes on from {older}"
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ARG002
         assert self.start is not None
@@ -327,6 +347,7 @@ class UpdateTrainer(Trainer):
             self._tr_loss += running
             self._total_loss_scalar, self._globalstep_last_logged = total, last
             self.start = None  # its tensors
+        self._rated = (self.tally.tokens, time.monotonic())
 
 
 def draw_steps(drawn: Sequence[int], seed: int, update: int) -> int:

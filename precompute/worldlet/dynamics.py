@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..cosmos import RHO, SIGMA_CONDITIONING, SIGMA_MAX, SIGMA_MIN
-from .optim import Average, Budget, MuonAdamW
+from .optim import Average, CpuBudget, MuonAdamW
 from .vae import Z_DIM
 
 log = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def train_dynamics(
     if start is not None:
         model.load_state_dict(CosmosTransformer3DModel.from_pretrained(start).float().state_dict())
     model.train()
-    optimiser, average, budget = MuonAdamW(model, lr=lr, vector_lr=lr / 4), Average(model, 0.998), Budget(seconds)
+    optimiser, average, budget = MuonAdamW(model, lr=lr, vector_lr=lr / 4), Average(model, 0.998), CpuBudget(seconds)
     step, saved_s = 0, 0.0
     out.mkdir(parents=True, exist_ok=True)
     names = [f"{n:04d}" for n in range(len(average.values))]
@@ -190,7 +190,7 @@ def train_dynamics(
         kept = load_file(out / "average.safetensors")
         average.values = [kept[name] for name in names]
         average.updates = step = int(progress["step"])
-        budget, saved_s = Budget(seconds, already_s=progress["elapsed_s"]), progress["elapsed_s"]
+        budget, saved_s = CpuBudget(seconds, already_s=progress["elapsed_s"]), progress["elapsed_s"]
         torch.manual_seed(seed + 1000 * step)
     data, recent = latents(), 0.0
     while budget.done < 1:

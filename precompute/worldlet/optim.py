@@ -75,7 +75,7 @@ class Average:
             parameter.copy_(value)
 
 
-class Budget:
+class CpuBudget:
     """Elapsed CPU time of this process as a fraction of a budget, with warm-up and linear decay.
 
     CPU time, not wall time: a busy machine then slows a training instead of cutting it short.

@@ -24,6 +24,7 @@ from PIL import Image
 
 from ...pipeline.commit import replace
 from ...pipeline.errors import ConfigError
+from ...pipeline.progress import Progress
 from .scenes import FAMILIES, SPLITS, VERSION, Scene, make_pair, questions
 from .stage import FPS
 
@@ -41,6 +42,7 @@ def write_scenes(
     families: Sequence[str] = tuple(FAMILIES),
     videos: bool = False,
     jobs: int = 1,
+    progress: Progress | None = None,
 ) -> Path:
     """Write `splits[name]` scenes of each split into one folder; returns the path of `questions.jsonl`.
 
@@ -68,9 +70,12 @@ def write_scenes(
             halves = min(2, splits[split] - 2 * turn)
             units.append((split, families[turn % len(families)], turn // len(families), halves))
     new = [unit for unit in units if any(name not in known for name in _names(unit, seed))]
-    for records in _run(partial(_write_pair, folder=folder, seed=seed, videos=videos), new, jobs):
-        for truth, asked in records:
-            known[truth["id"]] = (truth, asked)
+    wanted = sum(halves for *_, halves in new)
+    with (progress or Progress.silent()).bar("scenes", total=wanted, unit="scenes") as bar:
+        for records in _run(partial(_write_pair, folder=folder, seed=seed, videos=videos), new, jobs):
+            for truth, asked in records:
+                known[truth["id"]] = (truth, asked)
+            bar.advance(len(records))
     names = [name for unit in units for name in _names(unit, seed)]
     _write(folder / TRUTH, "".join(f"{json.dumps(known[name][0])}\n" for name in names).encode())
     lines = [json.dumps(record, sort_keys=True) for name in names for record in known[name][1]]

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .clips import Clips
-from .optim import Average, Budget, MuonAdamW
+from .optim import Average, CpuBudget, MuonAdamW
 from .stage import SIZE, VIDEO_FRAMES
 
 log = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ def train_vae(
     """
     torch.manual_seed(seed)
     vae = (new_vae(base_dim) if start is None else AutoencoderKLWan.from_pretrained(start)).float().train()
-    optimiser, average, budget = MuonAdamW(vae, lr=lr), Average(vae, 0.995), Budget(seconds)
+    optimiser, average, budget = MuonAdamW(vae, lr=lr), Average(vae, 0.995), CpuBudget(seconds)
     step, saved_s = 0, 0.0
     out.mkdir(parents=True, exist_ok=True)
     if (out / "progress.json").exists():
@@ -209,7 +209,7 @@ def train_vae(
         vae.load_state_dict(load_file(out / "last.safetensors"))
         average.updates = step = int(progress["step"])
         average.values = list(load_file(out / "average.safetensors").values())
-        budget, saved_s = Budget(seconds, already_s=progress["elapsed_s"]), progress["elapsed_s"]
+        budget, saved_s = CpuBudget(seconds, already_s=progress["elapsed_s"]), progress["elapsed_s"]
     rng = np.random.default_rng([seed, step])
     names = [f"{n:04d}" for n in range(len(average.values))]
     while budget.done < 1:

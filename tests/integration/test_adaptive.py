@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from typer.testing import CliRunner
 
 from theworld.pipeline.cli import app
-from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.errors import ConfigError, QuestionError
 from theworld.pipeline.keys import key_of_bytes
 from theworld.pipeline.store import create_store, open_store
 from theworld.train.adaptive import ADAPTIVE, Adaptive, Policy, compare_policies
@@ -140,6 +141,26 @@ def test_what_cannot_be_compared_is_refused_with_what_can(place: Path) -> None:
         assert told in str(done.exception)
 
 
+def test_questions_that_cannot_be_asked_are_left_out_up_to_max_bad(place: Path, tmp_path: Path) -> None:
+    lines = (place / "questions.jsonl").read_text().splitlines()
+    gone = {**json.loads(lines[-1]), "id": "gone", "image": "gone.png", "image_sha256": None, "split": "test"}
+    file = tmp_path / "questions.jsonl"
+    file.write_text("\n".join([*lines, json.dumps(gone), "no question"]))
+    words = ["evaluate", str(place / "run"), "--adaptive", RULE, "--device", "cpu", "--questions", str(file), "--json"]
+    (place / "run" / ADAPTIVE).rename(tmp_path / ADAPTIVE)
+    try:
+        refused = CliRunner().invoke(app, words)
+        assert isinstance(refused.exception, QuestionError)
+        assert "--max-bad 1" in str(refused.exception)
+        done = CliRunner().invoke(app, [*words, "--max-bad", "1"])
+        assert done.exit_code == 0, (done.output, done.exception)
+        [said] = json.loads(done.stdout)
+        assert "gone" not in said["questions"]
+        assert said["questions"]
+    finally:
+        (tmp_path / ADAPTIVE).replace(place / "run" / ADAPTIVE)
+
+
 class Eyes:
     """Latents of one test scene, and how far they were asked for."""
 
@@ -236,6 +257,20 @@ def test_a_reader_that_never_saw_so_few_steps_is_told_and_one_without_held_out_s
     assert [one.name for one in found.policies] == ["never", "always", "rule static=0", "oracle"]
     assert any("never read 0" in note and "--steps 0,3" in note for note in found.notes)
     assert any("--calibrate" in note for note in found.notes)
+
+
+def test_questions_in_a_folder_are_asked_and_as_many_left_out_as_in_an_evaluation(place: Path) -> None:
+    lines = [json.loads(line) for line in (place / "questions.jsonl").read_text().splitlines()]
+    rows = [{name: line[name] for name in ("id", "question", "answer", "choices", "type", "split")} for line in lines]
+    rows = [{**row, "image": str(place / line["image"])} for row, line in zip(rows, lines, strict=True)]
+    (place / "tables").mkdir()
+    gone = {**rows[-1], "id": "gone", "image": "gone.png"}
+    Dataset.from_list([gone, *rows]).to_parquet(place / "tables" / "a.parquet")
+    train(settings(place, questions=place / "tables", labels=8, max_bad=1, out=place / "of-tables"))
+    with pytest.raises(QuestionError, match=r"1 of 33 questions .*gone\.png"):
+        compare_policies(place / "of-tables", parse_rule(RULE), max_bad=0, device="cpu")
+    found = compare_policies(place / "of-tables", parse_rule(RULE), device="cpu")
+    assert (len(found.questions), found.calibration) == (32, "8 scenes of split train that were not learned from")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -9,11 +9,11 @@ import torch
 from typer.testing import CliRunner
 
 from theworld.pipeline.cli import app
-from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.errors import ConfigError, RunError
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store import open_store
 from theworld.train import answer
-from theworld.train.answer import Said, answer_all
+from theworld.train.answer import Said, answer_all, ask
 from theworld.train.arms import open_arm, parse_arm
 from theworld.train.batches import encode, pad_rows
 from theworld.train.checkpoint import load_run
@@ -43,9 +43,7 @@ def said(place: Path, *, batch_size: int = 5, arm: str = "rollout") -> list[Said
     asked = select_split(read_questions(file), "test", file)
     keys, images = open_arm(parse_arm(arm), store, asked, asked, file, rollout_steps=3)
     loaded = load_run(place / "run", device="cpu")
-    return answer_all(
-        loaded, asked, keys, images, batch_size=batch_size, progress=Progress.silent(), generate=True
-    )
+    return answer_all(loaded, asked, keys, images, batch_size=batch_size, progress=Progress.silent(), generate=True)
 
 
 @pytest.mark.parametrize("arm", ["rollout", "text"])
@@ -76,6 +74,42 @@ def test_a_choice_is_as_probable_as_its_tokens_and_the_end_together(place: Path)
             for choice in question.choices or ()
         ]  # fmt: skip
         assert one.probabilities == pytest.approx(torch.tensor(sums).softmax(0).tolist(), abs=1e-5)
+
+
+def test_a_question_asked_alone_has_the_probabilities_it_has_among_many(place: Path) -> None:
+    file, store = place / "questions.jsonl", open_store(place / "rollouts")
+    asked = select_split(read_questions(file), "test", file)
+    keys, _ = open_arm(parse_arm("rollout"), store, asked, asked, file, rollout_steps=3)
+    loaded = load_run(place / "run", device="cpu")
+    for question, one in zip(asked, said(place), strict=True):
+        latents = torch.from_numpy(store.read([keys[question.id]]))
+        alone = ask(loaded, latents, question.question, question.choices)
+        of = {choice.choice: choice.probability for choice in alone.ranked}
+        assert alone.text == one.text
+        assert [of[choice] for choice in question.choices or ()] == pytest.approx(one.probabilities, abs=1e-6)
+
+
+def test_likelihoods_that_are_no_numbers_choose_nothing(place: Path) -> None:
+    file, store = place / "questions.jsonl", open_store(place / "rollouts")
+    asked = select_split(read_questions(file), "test", file)
+    keys, images = open_arm(parse_arm("rollout"), store, asked, asked, file, rollout_steps=3)
+    loaded = load_run(place / "run", device="cpu")
+    with torch.no_grad():
+        next(loaded.model.reader.parameters()).fill_(torch.nan)
+    with pytest.raises(RunError, match=r"finds no likelihood for the choices of .*not finite"):
+        answer_all(loaded, asked, keys, images, batch_size=4, progress=Progress.silent())
+
+
+def test_own_words_have_room_for_the_longest_answer_that_is_right(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, store = place / "questions.jsonl", open_store(place / "rollouts")
+    [first, *_] = select_split(read_questions(file), "test", file)
+    loaded = load_run(place / "run", device="cpu")
+    monkeypatch.setattr(type(loaded.lm), "end_id", -1)  # it goes on and on
+    for right, words in (("left", 16), ("left " * 30, 33)):
+        asked = [first.model_copy(update={"choices": None, "answer": right.strip()})]
+        keys, images = open_arm(parse_arm("rollout"), store, asked, asked, file, rollout_steps=3)
+        [one] = answer_all(loaded, asked, keys, images, batch_size=4, progress=Progress.silent())
+        assert len(one.text.split()) == words
 
 
 def test_own_words_are_what_the_model_generates(place: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -29,6 +30,9 @@ def test_the_demo_ends_with_a_page_and_goes_on_where_it_was_cut(
         assert words in page
     trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo" / "runs").glob("*/*.safetensors")}
     assert len(trained) == 4
-    again = CliRunner().invoke(app, small)
+    again = CliRunner().invoke(app, [*small, "--json", "--quiet"])
     assert again.exit_code == 0, (again.output, again.exception)
+    said = json.loads(again.stdout)
+    assert said["page"] == str(tmp_path / "demo" / "index.html")
+    assert [one["arm"] for one in said["evaluations"]] == ["rollout", "frozen", "shuffled", "noise", "rollout"]
     assert {path: path.stat().st_mtime_ns for path in trained} == trained

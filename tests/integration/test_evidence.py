@@ -20,7 +20,7 @@ from theworld.train.arms import open_arm, parse_arm
 from theworld.train.batches import encode, pad_rows
 from theworld.train.checkpoint import load_run, read_meta
 from theworld.train.config import TrainConfig
-from theworld.train.evaluate import evaluate
+from theworld.train.evaluate import evaluate, read_evaluation, require_one_file
 from theworld.train.evidence import Study, Unit, _claim, run_study
 from theworld.train.questions import read_questions, select_split
 from theworld.train.trainer import train
@@ -99,6 +99,21 @@ def test_a_study_older_than_a_setting_goes_on_with_its_default(place: Path, fini
     run_study(study(place, finished), jobs=1)
     assert units_of(finished) == before
     assert json.loads(file.read_text()) == facts
+
+
+@pytest.mark.parametrize(("said", "words"), [("answer", "has no token for .*purple"), ("question", "too long")])
+def test_a_study_whose_test_questions_cannot_be_answered_is_refused_before_it_trains(
+    place: Path, tmp_path: Path, said: str, words: str
+) -> None:
+    lines = [json.loads(line) for line in (place / "questions.jsonl").read_text().splitlines()]
+    last = next(line for line in reversed(lines) if line["split"] == "test")
+    wrong = {"answer": "purple", "choices": ["purple", "mauve"]} if said == "answer" else {"question": "left " * 4100}
+    last |= wrong
+    file = place / f"{said}.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(QuestionError, match=words):
+        run_study(study(place, tmp_path, questions=file))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_processes_do_not_work_in_one_folder(place: Path, finished: Path) -> None:
@@ -237,3 +252,50 @@ def test_a_study_begun_before_a_setting_existed_goes_on_with_its_default(tmp_pat
     _claim(tmp_path, now)
     with pytest.raises(RunError, match="another study: budget"):
         _claim(tmp_path, {**now, "budget": {**now["budget"], "pool": "mean"}})  # type: ignore[dict-item]
+
+
+def test_a_reader_of_the_last_frame_reads_no_other(place: Path, tmp_path: Path) -> None:
+    train(settings(place, arm="last", futures=None, out=tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"reads frames 0, 3 of a rollout and no others: pass --steps 3, or 0"):
+        evaluate(tmp_path / "run", steps=2, device="cpu")
+    assert evaluate(tmp_path / "run", steps=0, device="cpu").overall.total == 16
+
+
+def test_steps_that_are_drawn_are_those_an_arm_can_show(place: Path, tmp_path: Path) -> None:
+    summary = train(settings(place, arm="steps0", steps=[0, 3], futures=None, out=tmp_path / "run"))
+    assert summary.train_steps == 2
+
+
+def test_answers_to_other_questions_stand_beside_those_to_the_runs_own(place: Path, tmp_path: Path) -> None:
+    for run in ("one", "other"):
+        train(settings(place, out=tmp_path / run))
+    some = place / "some.jsonl"
+    some.write_text("".join((place / "questions.jsonl").read_text().splitlines(keepends=True)[:-4]))
+    try:
+        evaluate(tmp_path / "one", device="cpu")
+        fewer = evaluate(tmp_path / "one", questions=some, split="ood", device="cpu")
+        assert read_evaluation(tmp_path / "one").overall.total == 16
+        [beside] = (tmp_path / "one").glob("evaluation-some-*-ood.json")
+        assert fewer.questions_sha256.startswith(beside.stem.split("-")[2])
+        train(settings(place, questions=some, out=tmp_path / "third"))
+        require_one_file([tmp_path / "one", tmp_path / "other"])
+        with pytest.raises(
+            RunError, match=r"one learned from .*questions\.jsonl, .*third from .*some\.jsonl.*--questions"
+        ):
+            require_one_file([tmp_path / "one", tmp_path / "third"])
+    finally:
+        some.unlink()
+
+
+def test_a_run_finds_its_futures_from_any_folder(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    train(settings(place, arm="true", futures=Path("futures"), out=tmp_path / "run"))
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(tmp_path / "run", device="cpu").overall.total == 16
+
+
+def test_a_run_is_evaluated_in_the_dtype_it_was_trained_in(place: Path, tmp_path: Path) -> None:
+    train(settings(place, dtype="bfloat16", out=tmp_path / "run"))
+    assert load_run(tmp_path / "run", device="cpu").lm.model.get_input_embeddings().weight.dtype == torch.bfloat16
+    widened = load_run(tmp_path / "run", device="cpu", dtype="float32")
+    assert widened.lm.model.get_input_embeddings().weight.dtype == torch.float32

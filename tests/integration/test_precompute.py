@@ -26,7 +26,7 @@ from theworld.pipeline.errors import ConfigError, StoreError, StoreMismatchError
 from theworld.pipeline.keys import key_of_file
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store import find_stores, open_store
-from theworld.precompute import drive, job, worker
+from theworld.precompute import drive, outlook, worker
 from theworld.precompute.config import PrecomputeConfig
 from theworld.precompute.cosmos import CosmosWorld
 from theworld.precompute.images import load_image
@@ -136,7 +136,7 @@ def test_shards_are_numbered_by_the_plan_whoever_finishes_first(
 def test_a_full_disk_is_foreseen_in_words_and_not_refused(
     tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(job, "_free_bytes", lambda _: 10)
+    monkeypatch.setattr(outlook, "_free_bytes", lambda _: 10)
     settings = config(make_images(tmp_path / "in", 1), tmp_path / "cache", world)
     report = run_precompute(settings, progress=Progress.on_stderr())
     assert report.written == 1

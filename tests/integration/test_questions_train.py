@@ -102,9 +102,33 @@ def test_what_is_wrong_is_refused_or_left_out_by_name(house: Path, caplog: pytes
     with pytest.raises(QuestionError, match=r"1 of 9 questions are too long: with 24 .*: unanswerable\. .*--max-bad 1"):
         evaluate(house / "run", device="cpu", max_bad=0, questions=strip(house, "empty", "unseen"))
     caplog.clear()
-    assert evaluate(house / "run", device="cpu").overall.total == 8  # as many left out as in training
+    found = evaluate(house / "run", device="cpu")
+    assert (found.overall.total, found.left_out) == (8, 2)  # as many left out as in training
     for words in ("without latents are left out: unseen", "too long are left out: unanswerable"):
         assert words in caplog.text
+
+
+def test_validation_goes_by_the_same_rules(house: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(4):
+        add(house, id=f"watched-{number}", image=f"{number}.png", split="validation")
+    add(house, id="long", image="4.png", question="left " * 4100, split="validation")
+    with pytest.raises(QuestionError, match=r"1 of 5 questions are too long: behind 24 .*long \(4,1\d\d tokens"):
+        train(config(house, validate_every=1))
+    assert {path.name for path in house.iterdir()} == {"cache", "lm"}
+    assert train(config(house, validate_every=1, max_bad=1)).questions == 16
+    assert "too long are left out: long" in caplog.text
+
+
+def test_questions_none_of_which_has_latents_are_refused_however_many_may_be_left_out(house: Path) -> None:
+    train(config(house))
+    file = house / "elsewhere.jsonl"
+    file.write_text((house / "cache" / "questions.jsonl").read_text().replace('"image": "', '"image": "gone-'))
+    for refused in (
+        lambda: train(config(house, questions=file, out=house / "other", max_bad=100)),
+        lambda: evaluate(house / "run", questions=file, max_bad=100, device="cpu"),
+    ):
+        with pytest.raises(QuestionError, match=r"(16 of 16|8 of 8) questions .*gone-"):
+            refused()
 
 
 def strip(house: Path, *ids: str) -> Path:

@@ -25,6 +25,7 @@ from theworld.train.unfinished import resumed_config
 from ..faults.harness import finish, start
 from ..small_training import StopAt, lay_out, learned, settings
 from ..unit.test_efficient import LATENTS, ROWS, build
+from .test_trackers import of_stand_in, stand_in
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +93,20 @@ def test_a_training_begun_by_one_goes_on_with_two_and_ends_with_one(tmp_path: Pa
     together(house, 2, two_updates)
     train(resumed_config(path, {}), resume=path)
     equal(house / "one", house / "run")
+
+
+def test_two_processes_tell_a_tracker_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = lay_out(tmp_path)
+    monkeypatch.chdir(house)
+    stand_in(house, monkeypatch)
+    together(house, 2, lambda: train(config(house, report_to="trackio")))
+    assert (house / "told.jsonl").read_text().count('"begin"') == 1
+    [(_, _, told)] = of_stand_in(house)
+    assert list(told) == list(range(1, 7))
+    metrics = json.loads((house / "run" / "metrics.json").read_text())
+    assert [told[point["step"]]["train/loss"] for point in metrics["loss"]] == [p["loss"] for p in metrics["loss"]]
 
 
 def test_what_fsdp_has_split_is_kept_whole_and_split_again(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from theworld.train.checkpoint import load_run
 from theworld.train.config import TrainConfig
 from theworld.train.evaluate import evaluate
-from theworld.train.lm import LanguageModel, embedding_rms, find_weights, load_language_model
+from theworld.train.lm import LanguageModel, embedding_rms, load_language_model
+from theworld.train.lm_weights import find_weights
 from theworld.train.model import TheWorld
 from theworld.train.tokens import WorldReader
 from theworld.train.trainer import train

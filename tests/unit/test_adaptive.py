@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.store import create_store
+from theworld.train.adaptive import _calibration_split
 from theworld.train.config import TrainConfig
 from theworld.train.gates import choose_threshold, disagreement, parse_rule
 from theworld.train.questions import Question
@@ -86,3 +87,17 @@ def test_each_update_s_steps_follow_from_seed_and_update_and_every_number_comes_
     assert drawn == [draw_steps((0, 4, 8), 7, update) for update in range(600)]
     assert drawn != [draw_steps((0, 4, 8), 8, update) for update in range(600)]
     assert all(160 < drawn.count(steps) < 240 for steps in (0, 4, 8))
+
+
+def test_no_threshold_is_chosen_on_the_questions_that_are_asked() -> None:
+    splits = ("train", "train", "validation", "test")
+    asked = [question(None).model_copy(update={"image": f"{n}.png", "split": split}) for n, split in enumerate(splits)]
+
+    def chosen_on(wanted: str | None, split: str | None, labels: int | None = None) -> list[str | None]:
+        return [one.split for one in _calibration_split(asked, wanted, split, labels, Path("q.jsonl"))[0]]
+
+    assert chosen_on(None, "test") == ["validation"]
+    assert chosen_on(None, "validation") == []
+    assert chosen_on(None, "validation", 1) == ["train"]  # a scene that was not learned from
+    with pytest.raises(ConfigError, match="flatters itself"):
+        chosen_on("validation", "validation")

@@ -9,7 +9,7 @@ import torch
 
 from theworld.pipeline.errors import ConfigError, QuestionError, StoreMismatchError
 from theworld.pipeline.store import LatentStore, create_store
-from theworld.train.arms import NAMES, open_arm, parse_arm, sees_another, stand_ins
+from theworld.train.arms import NAMES, ends_right, open_arm, parse_arm, sees_another, stand_ins
 from theworld.train.loader import LatentDataset, Prefetcher
 from theworld.train.questions import Question, read_questions, resolve_keys, select_split
 
@@ -152,3 +152,14 @@ def test_what_cannot_be_shown_is_refused_with_what_to_do(study: Study, tmp_path:
     silent = [question.model_copy(update={"future": None}) for question in asked]
     with pytest.raises(QuestionError, match="names no future"):
         open_arm(parse_arm("true"), store, silent, silent, file, rollout_steps=3, futures=study[1].path)
+
+
+def test_a_true_future_answers_every_question_of_its_scene_also_where_the_file_does_not_say_what_they_are_about(
+    study: Study,
+) -> None:
+    pool = questions_of(study)
+    images = resolve_keys(pool, study[2], study[0]).keys
+    bare = tuple(question.model_copy(update={"about": None}) for question in pool)
+    assert all(ends_right(parse_arm("true"), bare, images).values())
+    for arm in map(parse_arm, ("true@0.5", "true@1")):
+        assert ends_right(arm, bare, images) == ends_right(arm, pool, images)

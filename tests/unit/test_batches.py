@@ -13,11 +13,13 @@ from theworld.train.batches import (
     check_answers,
     encode,
     pad_rows,
+    right_answers,
     supervised_tokens,
     texts,
     with_latents,
 )
-from theworld.train.lm import LanguageModel, Weights
+from theworld.train.lm import LanguageModel
+from theworld.train.lm_weights import Weights
 from theworld.train.loader import LatentDataset
 from theworld.train.model import IGNORED
 from theworld.train.questions import Question, read_questions
@@ -43,6 +45,19 @@ def test_labels_cover_the_answer_and_its_end_and_nothing_else(lm: LanguageModel)
     assert supervised_tokens(batch["labels"]) == 2 + 4
     assert int(batch["attention_mask"].sum()) == 13 + 15
     assert not bool((batch["attention_mask"][learned] == 0).any())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_is_right_when_each_of_its_tokens_is_the_likeliest(lm: LanguageModel, packed: bool) -> None:
+    asked = [encode(SHORT, "k", lm, answer="left"), encode(LONG, "k", lm, answer=LONG.answer)]
+    batch = pad_rows([asked, asked[:1]] if packed else [[one] for one in [*asked, asked[0]]], lm.pad_id)
+    labels, segments = batch["labels"], batch.get("segments")
+    said = torch.nn.functional.one_hot(labels[:, 1:][labels[:, 1:] != IGNORED], 64).float()
+    assert right_answers(said, labels, segments) == (3, 3)
+    said[4] = said[0]  # one word of the long answer
+    assert right_answers(said, labels, segments) == (2, 3)
+    said[1], said[-1] = 0, 0  # the ends of the others
+    assert right_answers(said, labels, segments) == (0, 3)
 
 
 def test_prompts_start_with_bos_and_end_where_the_answer_begins(lm: LanguageModel) -> None:

@@ -5,6 +5,7 @@ That imports and declarations agree, deptry looks after (`make check`); new advi
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,15 @@ def test_every_dependency_has_a_floor_and_a_tested_version_above_it() -> None:
     for requirement in declared(*TESTED_EXTRAS):
         assert floor(requirement) <= pins[canonicalize_name(requirement.name)], requirement
         assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+
+
+def test_an_extra_that_is_spoken_of_exists() -> None:
+    """In errors and on pages, as `pip install 'theworld[NAME]'`."""
+    files = [path for room in ("pipeline", "precompute", "train") for path in (ROOT / room).rglob("*.py")]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    named = {name for path in (*files, *pages) for name in re.findall(r"theworld\[([\w,]+)\]", path.read_text())}
+    named = {one for name in named for one in name.split(",")} - {"NAME"}  # as doctor says where each is asked for
+    assert {"datasets", "gguf", "guardrail", "tracking"} <= named <= set(PROJECT["optional-dependencies"])
 
 
 def test_the_torch_that_make_installs_is_the_tested_one() -> None:

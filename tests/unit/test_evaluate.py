@@ -41,6 +41,12 @@ def test_other_words_do_count() -> None:
     assert normalised("left bin") != normalised("left")
 
 
+@pytest.mark.parametrize(("said", "meant"), [("", "A"), ("the", "A"), (".", "A"), ("3", "-3"), ("", "?"), ("B", "A")])
+def test_an_answer_of_a_letter_or_a_sign_is_more_than_nothing(said: str, meant: str) -> None:
+    assert normalised(said) != normalised(meant)
+    assert normalised(f"{meant}.") == normalised(f"{meant.lower()} .") if meant != "?" else True
+
+
 def test_runs_stand_side_by_side_with_intervals_and_counts(tmp_path: Path) -> None:
     table = compare([evaluation(tmp_path / "a"), evaluation(tmp_path / "b", correct=1)])
     console = Console(width=200, record=True)
@@ -59,5 +65,5 @@ def test_a_run_without_an_evaluation_says_how_to_get_one(tmp_path: Path) -> None
     with pytest.raises(RunError, match="theworld evaluate"):
         read_evaluation(tmp_path)
     (tmp_path / EVALUATION).write_text("{}")
-    with pytest.raises(RunError, match=r"evaluate .* again"):
+    with pytest.raises(RunError, match=r"run is missing.*again: theworld evaluate"):
         read_evaluation(tmp_path)

@@ -10,7 +10,8 @@ from transformers import Gemma3Processor
 
 from theworld.pipeline.errors import ConfigError, QuestionError
 from theworld.train.batches import Example, encode, pad_rows
-from theworld.train.lm import LanguageModel, Weights, add_lora, find_weights, load_language_model, load_phrasebook
+from theworld.train.lm import LanguageModel, add_lora, load_language_model, load_phrasebook
+from theworld.train.lm_weights import Weights, find_weights
 from theworld.train.model import IGNORED, TheWorld
 from theworld.train.pictures import Pictures, open_pictures
 from theworld.train.questions import Question

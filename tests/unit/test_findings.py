@@ -16,7 +16,7 @@ from theworld.train.findings import Findings, crossing, find, read_outcomes, sco
 from theworld.train.hypotheses import labels_needed
 from theworld.train.questions import Question, read_questions, select_split
 from theworld.train.report import write_report
-from theworld.train.tally import Answers
+from theworld.train.study_answers import Answers
 from theworld.train.telling import telling_scenes
 
 from ..miniature_study import save_mini_study
@@ -137,7 +137,7 @@ def test_what_was_not_run_is_said_to_be_untested(place: Path) -> None:
     results = found(place, expected, outcomes=False, arms=("steps0", "rollout")).results
     assert verdicts(results) == {**dict.fromkeys(["H1", "H2", "H3", "H4", "H6"], "not tested"), "H5": "supported"}
     assert "no arm frozen" in results["hypotheses"]["H1"]["why"]
-    assert "--outcomes" in results["hypotheses"]["H6"]["why"]
+    assert "no --outcomes" in results["hypotheses"]["H6"]["why"]
 
 
 def test_a_minimal_pair_counts_when_both_halves_are_right(place: Path) -> None:

@@ -50,6 +50,8 @@ def test_the_card_says_what_it_is_and_how_well_it_answers(run: Path, tmp_path: P
     assert text.startswith("---\nlibrary_name: peft\ntags:")  # a folder's name is no model of the Hub's
     shutil.copytree(run, tmp_path / "unasked", ignore=shutil.ignore_patterns("evaluation*"))
     assert "Not evaluated" in card(tmp_path / "unasked", "somebody/reader")
+    (tmp_path / "unasked" / "evaluation.json").write_text(json.dumps({**said, "left_out": 1200}))
+    assert "shown: rollout, 1,200 questions left out" in card(tmp_path / "unasked", "somebody/reader")
 
 
 def test_a_model_of_the_hub_is_the_card_s_base_model(run: Path, tmp_path: Path) -> None:
@@ -65,10 +67,13 @@ def test_what_was_uploaded_comes_back_as_a_run_that_answers_the_same(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "hub").mkdir()
-    lay_out(run, tmp_path / "hub", "somebody/reader")
+    shutil.copytree(run, tmp_path / "mine" / "run")
+    (tmp_path / "mine" / "run" / "adaptive.json").write_text('{"run": "/secretly/run", "steps": 3}')
+    lay_out(tmp_path / "mine" / "run", tmp_path / "hub", "somebody/reader")
     there = Snapshot("somebody/reader", "0" * 40, tmp_path / "hub")
     monkeypatch.setattr(hub, "fetch", lambda *_, **__: there)
     assert pull("somebody/reader", tmp_path / "pulled") == tmp_path / "pulled"
+    assert json.loads((tmp_path / "pulled" / "adaptive.json").read_text()) == {"run": "run", "steps": 3}  # its gate
     lm = str(run.parent / "lm")
     ids, mask = torch.tensor([[1, 4, 11, 5]]), torch.ones(1, 4, dtype=torch.long)
     latents = torch.randn(1, 16, 4, 4, 6, generator=torch.Generator().manual_seed(0))

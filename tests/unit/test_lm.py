@@ -14,14 +14,13 @@ from theworld.pipeline.errors import ConfigError
 from theworld.train import lm as lm_module
 from theworld.train.lm import (
     LanguageModel,
-    Weights,
     add_lora,
     check_embedding_scale,
     embedding_rms,
-    find_weights,
     load_language_model,
     load_phrasebook,
 )
+from theworld.train.lm_weights import Weights, find_weights
 
 from ..miniature_lm import mini_lm, mini_tokenizer, save_mini_lm
 

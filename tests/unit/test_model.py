@@ -12,7 +12,8 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from theworld.pipeline.errors import ConfigError, LatentShapeError
 from theworld.pipeline.latent_spec import LatentSpec
 from theworld.pipeline.recipe import Recipe
-from theworld.train.lm import LanguageModel, Weights, add_lora, embedding_rms
+from theworld.train.lm import LanguageModel, add_lora, embedding_rms
+from theworld.train.lm_weights import Weights
 from theworld.train.model import IGNORED, TheWorld
 from theworld.train.tokens import TokenLayout, WorldReader
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
 from theworld.train.batches import Example, pack, pad_rows
-from theworld.train.lm import LanguageModel, Weights, add_lora
+from theworld.train.lm import LanguageModel, add_lora
+from theworld.train.lm_weights import Weights
 from theworld.train.model import IGNORED, TheWorld
 from theworld.train.tokens import TokenLayout, WorldReader
 

@@ -100,10 +100,14 @@ def test_what_asks_nothing_about_one_image_is_passed_over_and_counted(tmp_path: 
     assert "passed over, it has no image: 1" in describe(found).lines()
 
 
-def test_sat_is_known_and_the_right_answer_loses_its_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize("images", ["image_bytes", "images"])  # of array/SAT, of array/SAT-v2
+def test_sat_is_known_and_the_right_answer_loses_its_place(tmp_path: Path, images: str) -> None:
+    def shown(number: int) -> object:
+        return picture(number) if images == "image_bytes" else {"bytes": picture(number), "path": None}
+
     rows = [
         {
-            "image_bytes": [picture(number % 12)],
+            images: [shown(number % 12)],
             "question": "did the camera move left or right?",
             "answers": ["left", "right"],
             "question_type": "ego_movement",
@@ -111,7 +115,7 @@ def test_sat_is_known_and_the_right_answer_loses_its_place(tmp_path: Path) -> No
         }
         for number in range(40)
     ]
-    several = {**rows[0], "image_bytes": [picture(0), picture(1)]}
+    several = {**rows[0], images: [shown(0), shown(1)]}
     found = read_question_file(table(tmp_path / "SAT_val.parquet", [*rows, several]))
     assert found.layout == "SAT"
     assert found.passed_over == {"shows several images": 1}
@@ -193,6 +197,7 @@ def test_what_several_people_said_is_not_taken_for_choices(tmp_path: Path) -> No
 def test_vpct_is_asked_in_the_words_of_the_embedded_scenes(tmp_path: Path) -> None:
     for number, bucket in enumerate((1, 3, 2, 9), start=1):
         put(tmp_path / f"sim_{number}_results.json", {"duration": 2.5, "simId": number, "finalBucket": bucket})
+        put(tmp_path / f"sim_{number}.json", {"lines": [], "buckets": []})  # the scene, which lies beside them
         (tmp_path / f"sim_{number}_initial.png").write_bytes(picture(number))
     put(tmp_path / "sim_10_results.json", {"finalBucket": 1})
     found = read_question_file(tmp_path)
@@ -285,3 +290,26 @@ def test_a_record_with_a_digest_finds_latents_without_any_image(tmp_path: Path) 
     question = Question(id="q", image="gone.png", question="?", answer="left", image_sha256=digest)
     file = put(tmp_path / "q.jsonl", question.model_dump_json())
     assert resolve_keys(read_questions(file), file, store).keys == {"q": key_of_bytes(picture(4))}
+
+
+def test_a_number_that_is_one_choice_and_the_place_of_another_is_asked_about(tmp_path: Path) -> None:
+    row = {"image": "a.png", "question": "how many?"}
+    given = [(["1", "2", "3"], 0), (["1", "2", "3"], 1), (["2", "3", "4"], 3), (["0", "1"], 1), (["1", "2", "3"], "1")]
+    given += [([1, 2, 3], 1), ([10, 20, 30], 1)]  # type: ignore[list-item]
+    rows = [{**row, "choices": choices, "answer": answer} for choices, answer in given]
+    found = read_question_file(put(tmp_path / "x.json", rows))
+    assert [question.answer for question in found.questions] == ["1", "3", "1", "1", "1", "20"]
+    assert [(bad.where, "place (from 0) of another, '2'" in bad.problem) for bad in found.bad] == [("x.json:2", True)]
+
+
+def test_a_conversation_without_an_id_gets_one_and_an_id_that_is_no_text_is_a_wrong_row(tmp_path: Path) -> None:
+    rows = [{"id": name, "image": "a.png", "conversations": TURNS[:2]} for name in (None, [1], "x")]
+    found = read_question_file(put(tmp_path / "x.json", rows))
+    assert [question.id for question in found.questions] == ["0", "x"]
+    assert [bad.where for bad in found.bad] == ["x.json:2"]
+
+
+def test_the_mark_that_windows_puts_in_front_of_utf_8_is_no_content(tmp_path: Path) -> None:
+    line = json.dumps({"image": "a.png", "question": "where?", "answer": "left"})
+    (tmp_path / "x.jsonl").write_text(f"{line}\n", encoding="utf-8-sig")
+    assert [question.answer for question in read_questions(tmp_path / "x.jsonl")] == ["left"]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from theworld.train.lm import find_weights, load_phrasebook
+from theworld.train.lm import load_phrasebook
+from theworld.train.lm_weights import find_weights
 from theworld.train.question_export import look
 from theworld.train.question_report import QuestionReport, kinds_of, measure, training_lines
 from theworld.train.questions import Question
@@ -68,7 +69,7 @@ def test_what_would_be_refused_is_named_before_anything_is_spent(house: Path) ->
     )
     assert report.refused
     assert list(report.without_latents) == ["gone"]
-    assert report.bad == ("line 26: answer: String should have at least 1 character",)
+    assert report.bad == ("line 26: answer should have at least 1 character, got ''",)
     assert report.tokens is not None
     assert report.tokens.unknown == {"zebra": ("a", "zebra")}
     assert (report.tokens.too_long, report.tokens.longest) == (("long",), "long")
@@ -102,3 +103,14 @@ def test_a_training_says_it_in_a_few_lines(house: Path) -> None:
     assert lines[0] == "2 questions about 2 images"
     assert lines[1] == "  temporal 2: left 100%; blind 100%"
     assert lines[2].startswith("tokens: prompts 11 to 22 (median 16.5), answers 2 to 2; longest q2: 24 world")
+
+
+def test_words_of_questions_without_a_token_are_told_and_refuse_nothing(house: Path) -> None:
+    extra: list[dict[str, object]] = [
+        {"id": f"cat {n}", "question": "where is the cat now?", "answer": "left"} for n in range(2)
+    ]
+    report = seen(house, *extra, {"id": "dog", "question": "where is the dog?", "answer": "right"})
+    assert report.tokens is not None
+    assert report.tokens.unread == {"cat": 2, "dog": 1}
+    assert not report.refused
+    assert any("no token for, and reads as one and the same: 'cat', 'dog'" in line for line in report.lines())

@@ -52,8 +52,8 @@ def test_any_text_survives_the_file(tmp_path_factory: pytest.TempPathFactory, te
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        ({**GOOD, "answer": 3}, ["answer", "string"]),
-        ({name: value for name, value in GOOD.items() if name != "image"}, ["image", "required"]),
+        ({**GOOD, "answer": 3}, ["answer should be a valid string, got 3"]),
+        ({name: value for name, value in GOOD.items() if name != "image"}, ["image is missing"]),
         ({**GOOD, "question": "  "}, ["question"]),
         ({**GOOD, "choices": ["left"]}, ["choices", "at least 2"]),
         ({**GOOD, "choices": ["left", "left"]}, ["choices", "twice"]),

@@ -5,12 +5,16 @@ import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from theworld.pipeline.errors import RunError
-from theworld.train.evaluate import EVALUATION, Evaluation, _counted, read_evaluation
+from theworld.pipeline.evaluate_cli import write_page
+from theworld.pipeline.progress import Progress
+from theworld.train.evaluate import EVALUATION, Evaluation, _counted, compare_evaluations, read_evaluation
 from theworld.train.measures import Prediction
 from theworld.train.run_plots import pareto
 from theworld.train.run_report import examples, run_page, write_run_report
@@ -154,3 +158,40 @@ def test_an_evaluation_of_an_earlier_version_is_read_and_the_page_says_what_it_l
 def test_nothing_cheaper_is_as_good_as_what_is_on_the_front() -> None:
     assert pareto([(36, 0.9), (4, 0.4), (36, 0.8), (9, 0.4), (0, 0.3)]) == {0, 1, 4}
     assert pareto([(1, 0.5), (1, 0.5)]) == {0, 1}
+
+
+def test_questions_that_a_run_was_not_asked_are_told_in_the_page_and_the_table() -> None:
+    few, all_of_them = evaluation("few", 15, left_out=7), evaluation("all", 15, left_out=0)
+    page = run_page([few, all_of_them])
+    assert "few, 8 steps was not asked 7 more" in page
+    assert "all, 8 steps was not asked" not in page
+    console = Console(width=200, record=True)
+    with console.capture() as shown:
+        console.print(compare_evaluations([few, all_of_them])[0])
+    assert re.search(r"questions left out\W+7\W+0", shown.get())
+    assert "not asked" not in run_page([evaluation("old", 15)])
+
+
+def test_an_example_shows_the_future_in_the_store_of_the_run_it_is_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: set[tuple[str, int]] = set()
+
+    class Pictures:
+        def __init__(self, store: str, *_: object, **__: object) -> None:
+            self.store, self.notes = store, ["a note"]
+
+        def draw(self, *_: object, steps: int) -> None:
+            drawn.add((self.store, steps))
+
+    def meta(run: Path) -> SimpleNamespace:
+        return SimpleNamespace(store=SimpleNamespace(path=f"store of {run}"))
+
+    monkeypatch.setattr("theworld.precompute.answers.AnswerPictures", Pictures)
+    monkeypatch.setattr("theworld.train.checkpoint.read_meta", meta)
+    monkeypatch.setattr("theworld.pipeline.store.open_store", str)
+    runs = [evaluation("short", 6, steps=2, trained_steps=2), evaluation("long", 15)]
+    told = Console(record=True, width=200)
+    write_page(runs, tmp_path / "page.html", device="cpu", progress=Progress(told))
+    assert drawn == {("store of long", 8)}
+    assert told.export_text().count("a note") == 1

@@ -1,11 +1,23 @@
 """Formulas give published values, and intervals hold the truth as often as they say."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from theworld.train.statistics import Bootstrap, Estimate, holm, mcnemar, p_of_equivalence, p_of_sign, wilson
+from theworld.train.statistics import (
+    Bootstrap,
+    Estimate,
+    holm,
+    mcnemar,
+    p_of_equivalence,
+    p_of_sign,
+    sign_flips,
+    wilson,
+)
 
 EVERYTHING = np.ones(400, bool)
 
@@ -30,6 +42,28 @@ def test_intervals_of_shares_are_wilsons(correct: int, total: int, low: float, h
 )
 def test_mcnemar_is_the_binomial_test_of_those_who_disagree(first: int, second: int, p: float) -> None:
     assert mcnemar(first, second) == pytest.approx(p)
+
+
+@given(st.lists(st.sampled_from([-1, 1]), max_size=40))
+def test_sign_flips_of_single_questions_are_mcnemar(differences: list[int]) -> None:
+    assert sign_flips(differences) == pytest.approx(mcnemar(differences.count(1), differences.count(-1)))
+
+
+@given(st.lists(st.integers(-4, 4), max_size=9))
+def test_sign_flips_are_all_ways_to_choose_the_signs(differences: list[int]) -> None:
+    ways = [sum(way) for way in product(*([-d, d] for d in differences))]
+    assert sign_flips(differences) == pytest.approx(sum(abs(way) >= abs(sum(differences)) for way in ways) / len(ways))
+
+
+def test_equal_readers_are_told_apart_no_oftener_than_said_though_scenes_have_several_questions() -> None:
+    rng = np.random.default_rng(0)
+    by_scene, alone = 0, 0
+    for _ in range(200):
+        right = rng.random((2, 100, 1)) < 0.6  # a scene is understood or not …
+        right = np.where(rng.random((2, 100, 4)) < 0.8, right, rng.random((2, 100, 4)) < 0.6)  # … mostly
+        by_scene += sign_flips((right[0].astype(int) - right[1]).sum(1).tolist()) < 0.05
+        alone += mcnemar(int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())) < 0.05
+    assert by_scene < 0.08 * 200 < 0.15 * 200 < alone
 
 
 def test_mcnemar_copes_with_thousands_of_questions() -> None:
@@ -119,3 +153,10 @@ def test_a_part_of_the_questions_is_counted_within_the_same_draws() -> None:
     halves = bootstrap.mean(right, even)[1] + bootstrap.mean(right, ~even)[1]
     assert np.allclose(halves / 2, bootstrap.mean(right, EVERYTHING)[1])
     assert np.isnan(bootstrap.mean(right, np.zeros(400, bool))[1]).all()
+
+
+def test_replicates_without_a_value_prove_nothing() -> None:
+    known = np.linspace(-0.02, 0.01, 400)
+    with_gaps = np.concatenate([known, np.full(1600, np.nan)])
+    assert p_of_equivalence(with_gaps, 0.03) == p_of_equivalence(known, 0.03) == pytest.approx(1 / 401)
+    assert p_of_sign(with_gaps) == p_of_sign(known)

@@ -61,7 +61,7 @@ class Answers:
         self.splits: dict[str, Split] = {}
         for name in splits_of(everything):
             asked = select_split(everything, name, file)
-            clusters = [question.pair or question.scene_id for question in asked]
+            clusters = [question.cluster for question in asked]
             self.splits[name] = Split(asked, Bootstrap(clusters, study.seeds))
         rows: dict[tuple[str, str, int, str], list[list[bool]]] = {}
         for unit in sorted(units, key=lambda unit: unit.seed):

@@ -1,0 +1,77 @@
+"""Messages name a few of many, and of a wrong value its field, what is expected and what was there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from theworld.pipeline.wording import name_some, what_is_wrong
+
+
+class Inner(BaseModel):
+    rows: tuple[int, ...] = ()
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    steps: Annotated[int, Field(ge=0)]
+    size: str = "8x8"
+    inner: Inner = Inner()
+
+    @field_validator("size")
+    @classmethod
+    def _readable(cls, size: str) -> str:
+        if "x" not in size:
+            raise ValueError(f"write HEIGHTxWIDTH, got {size!r}")
+        return size
+
+
+def said(values: Any, **how: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate(values)
+    return what_is_wrong(caught.value, **how)
+
+
+def test_a_few_are_named_and_the_rest_counted() -> None:
+    assert name_some(["a", "b", "c"]) == "a, b, c"
+    assert name_some("abcd") == "a, b, c and 1 more"
+    assert name_some(range(2000), between="; ", most=2) == "0; 1; and 1,998 more"
+    assert name_some([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"steps": -1}, "steps should be greater than or equal to 0, got -1"),
+        ({"steps": "many"}, "steps should be a valid integer, unable to parse string as an integer, got 'many'"),
+        ({}, "steps is missing"),
+        ({"steps": 1, "size": "8"}, "size: write HEIGHTxWIDTH, got '8'"),
+        ({"steps": 1, "step": 2}, "there is no 'step'"),
+        ({"steps": 1, "inner": {"rows": [0, "x"]}}, "inner.rows.1 should be a valid integer"),
+        (3, "should be a valid dictionary"),
+    ],
+)
+def test_each_problem_says_field_expectation_and_what_was_there(values: Any, words: str) -> None:
+    assert words in said(values)
+
+
+def test_a_misspelled_field_meets_those_there_are_and_flags_are_named_as_typed() -> None:
+    told = said({"steps": -1, "stepps": 1}, known=Settings.model_fields, spelled={"steps": "--steps"})
+    assert "--steps should be" in told
+    assert "there is no 'stepps'; did you mean 'steps'? (there are inner, size, steps)" in told
+
+
+def test_many_problems_and_long_values_stay_readable() -> None:
+    told = said({"steps": "9" * 10_000 + "x", **{f"field{n}": n for n in range(1000)}})
+    assert told.endswith("and 998 more")
+    assert len(told) < 400
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file") as caught:
+        (tmp_path / "absent").read_bytes()
+    assert what_is_wrong(caught.value) == "No such file or directory"
