@@ -7,17 +7,19 @@ text to token ids (speech.py), latents to tensors (batches.py), a look at a file
 from __future__ import annotations
 
 import difflib
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..pipeline.errors import QuestionError
-from ..pipeline.keys import key_of_digest, key_of_file
+from ..pipeline.keys import key_of_digest
 from ..pipeline.store import LatentStore
 from ..pipeline.wording import name_some, what_is_wrong
 from .question_files import folder_of, read_rows
@@ -315,7 +317,7 @@ def _resolve(
         if digest is not None and (prompt is not None or not own):
             key = key_of_digest(bytes.fromhex(digest), prompt)
         else:
-            key = key_of_file(path, prompt) if path.is_file() and (prompt is not None or not own) else None
+            key = key_of_digest(_digest(path), prompt) if path.is_file() and (prompt is not None or not own) else None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         return None, f"{image} cannot be read: {error}"
     if key is not None:
@@ -329,3 +331,15 @@ def _resolve(
     if not known:
         return None, f"{image} is neither a file beside the questions nor a source named in the store"
     return (known[0], "") if known[0] in store else (None, f"{image} was source of key {known[0]}, which has no latent")
+
+
+def _digest(path: Path) -> bytes:
+    """SHA-256 of a file's bytes; read once while it stays as it is, for one command asks several times."""
+    found = path.stat()
+    return _read_digest(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@cache
+def _read_digest(path: Path, *_state: int) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

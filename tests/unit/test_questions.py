@@ -106,6 +106,15 @@ def test_an_image_beside_the_file_is_found_by_its_content_whatever_its_name(tmp_
     assert resolve_keys(read_questions(file), file, store).keys == {"q1": key_of_bytes(b"picture 4")}
 
 
+def test_an_image_that_was_exchanged_since_the_last_look_is_found_by_its_new_content(tmp_path: Path) -> None:
+    store, _ = save_mini_store(tmp_path / "cache")
+    file = write(tmp_path / "q.jsonl", {**GOOD, "image": "mine.jpg"})
+    for content in (b"picture 4", b"picture 5"):
+        (tmp_path / "new.jpg").write_bytes(content)
+        (tmp_path / "new.jpg").replace(tmp_path / "mine.jpg")
+        assert resolve_keys(read_questions(file), file, store).keys == {"q1": key_of_bytes(content)}
+
+
 def test_an_image_that_is_gone_is_found_by_the_name_precompute_recorded(tmp_path: Path) -> None:
     store, _ = save_mini_store(tmp_path / "cache")
     file = write(tmp_path / "q.jsonl", {**GOOD, "image": "4.png"})
