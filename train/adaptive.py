@@ -46,7 +46,7 @@ from .lm import merge_adapters
 from .pictures import open_pictures
 from .question_checks import covered, with_room
 from .question_files import digest_of
-from .questions import UNTYPED, Question, read_questions, resolve_keys, select_split
+from .questions import UNTYPED, Question, first_scenes, read_questions, resolve_keys, select_split
 from .statistics import paired_p_value, wilson
 
 ADAPTIVE = "adaptive.json"
@@ -205,7 +205,7 @@ def compare_policies(
 
     test = ask(select_split(everything, split, file), lengths)
     same = digest_of(file) == meta.questions.sha256
-    learned = meta.config.get("labels") if same else None
+    learned = _learned(everything, meta.config.get("labels"), file) if same else None
     chosen, calibration = _calibration_split(everything, calibrate, split, learned, file)
     held_out = ask(chosen, lengths) if chosen else None
     notes = list[str]()
@@ -321,32 +321,45 @@ def _answer(
     return _Asked(asked, keys, answers)
 
 
+def _learned(questions: Sequence[Question], labels: int | None, file: Path) -> frozenset[str]:
+    """The scenes that a run with so many labels was trained on."""
+    try:
+        pool = select_split(questions, "train", file)
+    except QuestionError:
+        return frozenset()
+    return frozenset(question.scene_id for question in first_scenes(pool, labels))
+
+
 def _calibration_split(
-    questions: Sequence[Question], wanted: str | None, split: str | None, labels: int | None, file: Path
+    questions: Sequence[Question], wanted: str | None, split: str | None, learned: frozenset[str] | None, file: Path
 ) -> tuple[tuple[Question, ...], str]:
-    """Questions to choose thresholds on, and which they are or why there are none."""
+    """Questions to choose thresholds on, and which they are or why there are none.
+
+    Args:
+        learned: the scenes trained on, which are none of them; None: not known of these questions.
+    """
     if wanted is not None and wanted == split:
         raise ConfigError(f"--calibrate {wanted} is the split that is asked: a threshold chosen there flatters itself")
     apart = split != "validation" and any(question.split == "validation" for question in questions)
-    name = wanted or ("validation" if apart else None)
-    if name is not None and split is not None:
-        chosen, label = select_split(questions, name, file), f"split {name}"
-    elif split in (None, "train"):
+    name = wanted or ("validation" if apart else "train")
+    if split is None or name == split:
         return (), "the split asked leaves no questions that were neither asked nor learned from"
-    else:
-        try:
-            pool = select_split(questions, "train", file)
-        except QuestionError:
-            pool = ()
-        scenes = list(dict.fromkeys(question.scene_id for question in pool))
-        unseen = set(scenes[labels:]) if labels is not None else set[str]()
-        chosen = tuple(question for question in pool if question.scene_id in unseen)
-        label = f"{len(unseen)} scenes of split train that were not learned from"
-        if not chosen:
-            return (), (
-                "there is no split 'validation', and no training scenes are known not to have been learned from. Name "
-                "a split with --calibrate, or train with fewer labels"
-            )
+    try:
+        whole = select_split(questions, name, file)
+    except QuestionError:
+        if wanted is not None:
+            raise
+        whole = ()
+    trusted = name != "train" or wanted is not None
+    chosen = tuple(question for question in whole if (trusted if learned is None else question.scene_id not in learned))
+    if not chosen:
+        why = f"no scenes of split '{name}' are known not to have been learned from"
+        if wanted is not None:
+            raise ConfigError(f"--calibrate {name}: {why}. Name another split, or train with fewer labels")
+        return (), f"{why}. Name a split with --calibrate, or train with fewer labels"
+    label = f"split {name}"
+    if len(chosen) < len(whole):
+        label = f"{len({question.scene_id for question in chosen})} scenes of {label} that were not learned from"
     scenes = list(dict.fromkeys(question.scene_id for question in chosen))
     if len(scenes) > CALIBRATION:
         some = {scenes[n * len(scenes) // CALIBRATION] for n in range(CALIBRATION)}

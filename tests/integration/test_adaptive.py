@@ -257,6 +257,10 @@ def test_a_reader_that_never_saw_so_few_steps_is_told_and_one_without_held_out_s
     assert [one.name for one in found.policies] == ["never", "always", "rule static=0", "oracle"]
     assert any("never read 0" in note and "--steps 0,3" in note for note in found.notes)
     assert any("--calibrate" in note for note in found.notes)
+    with pytest.raises(ConfigError, match="no scenes of split 'train' are known"):
+        compare_policies(place / "plain", parse_rule(RULE), calibrate="train", device="cpu")
+    of_some = compare_policies(place / "run", parse_rule(RULE), calibrate="train", device="cpu")
+    assert of_some.calibration == "8 scenes of split train that were not learned from"
 
 
 def test_questions_in_a_folder_are_asked_and_as_many_left_out_as_in_an_evaluation(place: Path) -> None:

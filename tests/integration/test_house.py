@@ -12,7 +12,10 @@ import pytest
 import skimage.data
 import torch
 import zarr
+from typer.testing import CliRunner
 
+from theworld.pipeline.cli import app
+from theworld.pipeline.errors import TheWorldError
 from theworld.pipeline.image_files import SUFFIXES
 from theworld.pipeline.store import open_store
 from theworld.precompute.config import PrecomputeConfig
@@ -20,28 +23,37 @@ from theworld.precompute.job import run_precompute
 from theworld.precompute.live import LiveWorld
 
 
-def theworld(*args: str, cwd: Path, code: int = 0) -> str:
+def theworld(*args: str) -> str:
+    """A command as it is typed: a process of its own."""
     command = [sys.executable, "-m", "theworld.pipeline.cli", *args]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600)
-    assert done.returncode == code, done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def here(*args: str) -> str:
+    """The same without waiting for a new process."""
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 0, (done.output, done.exception)
     return done.stdout
 
 
 @pytest.mark.slow
-def test_one_image_goes_through_the_whole_house(tmp_path: Path) -> None:
-    said = json.loads(theworld("precompute", "--steps", "8", "--scenes", "12", "--in-process", "--json", cwd=tmp_path))
+def test_one_image_goes_through_the_whole_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = json.loads(theworld("precompute", "--steps", "8", "--scenes", "12", "--in-process", "--json"))
     assert (said["written"], said["failed"]) == (12, 0)
     budget = ("--train-steps", "2", "--batch-size", "4")
     for run, form in enumerate((("--cache",), ("--cache", "latents"), (said["store"],)), start=1):
-        theworld("train", *form, *budget, cwd=tmp_path)
+        (theworld if run == 1 else here)("train", *form, *budget)
         assert (tmp_path / "runs" / str(run) / "adapter_model.safetensors").is_file()
-    assert "temporal" in theworld("evaluate", cwd=tmp_path)
-    [evaluation] = json.loads(theworld("evaluate", "runs/1", "--steps", "0", "--json", cwd=tmp_path))
+    assert "temporal" in here("evaluate")
+    [evaluation] = json.loads(here("evaluate", "runs/1", "--steps", "0", "--json"))
     assert (evaluation["steps"], evaluation["by_type"]["temporal"]["total"]) == (0, 4)
 
     image = sorted((tmp_path / "latents" / "scenes" / "images").glob("test-*.png"))[0]
     question = ("where will the ball land?", "--choices", "left,middle,right")
-    answer = theworld("ask", "runs/1", str(image), *question, "--json", "--preview", "rollout.png", cwd=tmp_path)
+    answer = theworld("ask", "runs/1", str(image), *question, "--json", "--preview", "rollout.png")
     assert json.loads(answer)["answer"] in {"left", "middle", "right"}
     assert (tmp_path / "rollout.png").stat().st_size > 1000
 
@@ -51,16 +63,16 @@ def test_one_image_goes_through_the_whole_house(tmp_path: Path) -> None:
     key = store.sources()[image.name][0]
     np.testing.assert_allclose(store.read([key]), live.numpy(), atol=2e-3, rtol=1e-3)
 
-    for wrong, words in (
-        (("train", "--steps", "9"), ("9", "8")),
-        (("train", "--questions", "none.jsonl"), ("none.jsonl",)),
-        (("ask", "runs/1", "absent.png", "why?"), ("absent.png",)),
-        (("train", "nowhere", "--questions", "q.jsonl"), ("nowhere", "theworld precompute")),
+    for wrong, words, code in (
+        (("train", "--steps", "9"), ("9", "8"), 2),
+        (("train", "--questions", "none.jsonl"), ("none.jsonl",), 2),
+        (("ask", "runs/1", "absent.png", "why?"), ("absent.png",), 2),
+        (("train", "nowhere", "--questions", "q.jsonl"), ("nowhere", "theworld precompute"), 10),  # not a store
     ):
-        command = [sys.executable, "-m", "theworld.pipeline.cli", *wrong]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
-        assert done.returncode == (10 if "nowhere" in wrong else 2)  # not a store; wrong use
-        assert all(word in done.stderr for word in words), done.stderr
+        error = CliRunner().invoke(app, wrong).exception
+        assert isinstance(error, TheWorldError), error
+        assert error.exit_code == code
+        assert all(word in str(error) for word in words), error
     assert len(list((tmp_path / "runs").iterdir())) == 3
 
 
