@@ -256,12 +256,11 @@ def train(
 ) -> None:
     """Train temporal embeddings, projector and LoRA on a frozen language model, from a store."""
     from ..train.config import TrainConfig
-    from ..train.ranks import Ranks
     from ..train.stopping import Stop
-    from ..train.trainer import train as run_training
     from ..train.unfinished import find_unfinished, is_unfinished, resumed_config
     from .config import load_config, read_table
     from .progress import Progress
+    from .store import open_store, resolve_store
 
     flags = {name: value for name, value in locals().items() if name in TrainConfig.model_fields}
     written = read_table(config, "train") if config else {}
@@ -277,10 +276,10 @@ def train(
         if questions is None and "questions" not in written:
             flags["questions"] = own_questions(Path(flags["store"] or written["store"]))
         settings = load_config(TrainConfig, "train", config, flags)
+    resolve_store(settings.store)  # said before the seconds that torch and transformers take to load
     live = None
     if not cache:
         from ..precompute.live_batches import LiveBatches
-        from .store import open_store
 
         live = LiveBatches(
             open_store(settings.store),
@@ -292,6 +291,9 @@ def train(
         )
     elif images is not None or world is not None:
         raise ConfigError("--images and --world belong to --no-cache: the store's latents need neither")
+    from ..train.ranks import Ranks
+    from ..train.trainer import train as run_training
+
     with Stop().on_signals() as stop:
         progress = Progress.on_stderr(quiet=quiet)
         summary = run_training(settings, resume=unfinished, progress=progress, stop=stop, live=live)
@@ -328,6 +330,9 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Roll one image forward on the spot and answer a question about it."""
+    from ..train.run_meta import read_meta
+
+    read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
     from ..precompute.live import Sight
     from ..train.checkpoint import load_run
     from ..train.live_answer import answer_live

@@ -133,17 +133,22 @@ def evaluate(
         return
     if calibrate is not None or draws is not None:
         raise ConfigError("--calibrate and --draws belong to a comparison of steps: add --adaptive static=0")
+    from ..train.run_meta import read_meta
+
+    runs = runs or [_newest_run()]
+    for run in runs:
+        read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
     from ..train.evaluate import compare_evaluations, evaluate_shown, require_one_file
     from ..train.findings import read_outcomes
     from .progress import Progress, show
 
     progress = Progress.on_stderr(quiet=quiet)
     if questions is None and not as_json:  # a table needs the same questions
-        require_one_file(runs or [])
+        require_one_file(runs)
     known = read_outcomes(outcomes) if outcomes is not None else None
     done = [
         evaluation
-        for run in runs or [_newest_run()]
+        for run in runs
         for evaluation in evaluate_shown(
             run,
             [None, *(_names(shown) if shown else ())],
@@ -193,8 +198,8 @@ def write_page(
         around: sections before and after, as `write_run_report` takes them.
     """
     from ..precompute.answers import AnswerPictures
-    from ..train.checkpoint import read_meta
     from ..train.question_files import folder_of
+    from ..train.run_meta import read_meta
     from ..train.run_report import write_run_report
     from .store import open_store
 

@@ -2,7 +2,7 @@
 
     adapter_model.safetensors, adapter_config.json   LoRA; `PeftModel.from_pretrained(base, run)` loads it alone
     world_reader.safetensors                         temporal embedding and projector
-    theworld.json                                    what it was trained on and with: `RunMeta`
+    theworld.json                                    what it was trained on and with: `RunMeta` (run_meta.py)
     metrics.json                                     loss curve, tokens, seconds
 
 Elsewhere: training (trainer.py), how the folder appears whole or not at all (unfinished.py), the questions asked
@@ -13,13 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from peft import PeftModel
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,91 +24,16 @@ from torch import Tensor
 from ..pipeline.config import DeviceName
 from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, RunError, StoreMismatchError
-from ..pipeline.recipe import Recipe, difference
+from ..pipeline.recipe import difference
 from ..pipeline.store import LatentStore
-from ..pipeline.wording import what_is_wrong
 from .config import DtypeName
-from .layouts import LayoutName, PoolName, TokenLayout
 from .lm import LanguageModel, embedding_rms, load_adapter, load_language_model
 from .lm_weights import find_weights
 from .model import TheWorld
+from .run_meta import META, ReaderFacts, RunMeta, read_meta
 from .tokens import WorldReader
 
-META, READER, METRICS = "theworld.json", "world_reader.safetensors", "metrics.json"
-
-
-class _Facts(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class StoreFacts(_Facts):
-    """Which snapshot of which store was read."""
-
-    path: str
-    shards: int
-    samples: int
-    keys_sha256: str
-    """Of the sorted keys, one a line: two stores with the same digest hold the same images."""
-
-
-class ReaderFacts(_Facts):
-    """How to build the reader that the weights belong to."""
-
-    latent_shape: tuple[int, int, int]
-    hidden_size: int
-    layout: LayoutName
-    patch: int
-    max_world_steps: int
-    num_world_steps: int
-    """K, the steps it was trained with."""
-    frames: tuple[int, ...] | None = None
-    """The latent frames it reads of those; None reads all."""
-    pool: PoolName = "minmax"
-    pool_steps: int = 1
-    coarse: int = 2
-    queries: int = 32
-
-    def token_layout(self) -> TokenLayout:
-        """The layout as the reader takes it."""
-        return TokenLayout(
-            name=self.layout,
-            patch=self.patch,
-            pool=self.pool,
-            pool_steps=self.pool_steps,
-            coarse=self.coarse,
-            queries=self.queries,
-        )
-
-
-class LMFacts(_Facts):
-    """Which language model the adapters belong to."""
-
-    source: str
-    identity: str
-
-
-class QuestionFacts(_Facts):
-    """What was learned from."""
-
-    path: str
-    sha256: str
-    train: int
-
-
-class RunMeta(_Facts):
-    """Everything a run folder says about itself."""
-
-    format: Literal[1] = 1
-    recipe: Recipe
-    recipe_id: str
-    store: StoreFacts
-    lm: LMFacts
-    reader: ReaderFacts
-    questions: QuestionFacts
-    config: dict[str, Any]
-    versions: dict[str, str]
-    created: str
-    """UTC, for people; nothing is decided by it."""
+READER = "world_reader.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +45,6 @@ class LoadedRun:
     lm: LanguageModel
     meta: RunMeta
     device: torch.device
-
-
-def versions() -> dict[str, str]:
-    """What a result depends on without being part of it."""
-    return {name: version(name) for name in ("theworld", "torch", "transformers", "peft", "accelerate")}
 
 
 def resolve_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
@@ -165,26 +82,6 @@ def save_run(folder: Path, model: TheWorld, meta: RunMeta, weights: Mapping[str,
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     save_file(reader, folder / READER)
     (folder / META).write_text(meta.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def read_meta(run: Path) -> RunMeta:
-    """What a run folder says about itself.
-
-    Raises:
-        RunError: it is no run folder, or theworld.json is not what we write.
-    """
-    try:
-        return RunMeta.model_validate_json((run / META).read_bytes())
-    except OSError as error:
-        raise RunError(
-            f"{run} is not a run folder: {META} cannot be read ({error.strerror}). "
-            "Name a folder that `theworld train` wrote, such as runs/1"
-        ) from error
-    except ValidationError as error:
-        raise RunError(
-            f"{run / META} does not describe a run: {what_is_wrong(error)}. "
-            "It was changed, or written by another version; train again"
-        ) from error
 
 
 def load_run(

@@ -26,7 +26,7 @@ from .answer import Said, answer_all, check_steps
 from .answer import ask as ask
 from .arms import Arm, open_arm, parse_arm
 from .batches import check_answers
-from .checkpoint import LoadedRun, RunMeta, load_run, read_meta, require_same_recipe, versions
+from .checkpoint import LoadedRun, load_run, require_same_recipe
 from .lm import merge_adapters
 from .measures import Balanced, Calibration, Figure, Prediction, alarms, balance, calibrate, generation, pairs, score
 from .measures import Score as Score
@@ -35,6 +35,7 @@ from .pictures import open_pictures
 from .question_checks import covered, with_room
 from .question_files import digest_of, place_of
 from .questions import UNTYPED, Question, read_questions, select_split
+from .run_meta import RunMeta, read_meta, versions
 
 EVALUATION = "evaluation.json"
 _WITHOUT_ROLLOUT = ("text", "steps0", "frozen", "noise")  # what these arms show costs no rollout

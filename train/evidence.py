@@ -37,7 +37,7 @@ from ..pipeline.wording import what_is_wrong
 from .answer import answer_all
 from .arms import open_arm, parse_arm
 from .batches import check_answers
-from .checkpoint import METRICS, load_run, versions
+from .checkpoint import load_run
 from .config import TrainConfig
 from .lm import load_phrasebook, merge_adapters
 from .lm_weights import find_weights
@@ -45,6 +45,7 @@ from .pictures import open_pictures
 from .question_checks import with_room
 from .question_files import digest_of
 from .questions import Question, first_scenes, read_questions, select_split
+from .run_meta import METRICS, versions
 from .trainer import train
 
 SWAPS = {"rollout": ("frozen", "shuffled", "true", "noise", "reversed"), "true": ("rollout",)}

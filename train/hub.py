@@ -14,7 +14,7 @@ from typing import Any
 
 from ..pipeline.errors import RunError
 from ..pipeline.weights import fetch, upload
-from .checkpoint import METRICS, RunMeta, read_meta
+from .run_meta import METRICS, RunMeta, read_meta
 
 CARD = "README.md"
 WEIGHTS = ("adapter_model.safetensors", "world_reader.safetensors")

@@ -25,18 +25,7 @@ from ..pipeline.store import LatentStore, open_store
 from .arms import Arm, open_arm, parse_arm
 from .batches import check_answers, encode, pack
 from .budget import Budget, room_of
-from .checkpoint import (
-    METRICS,
-    LMFacts,
-    QuestionFacts,
-    ReaderFacts,
-    RunMeta,
-    StoreFacts,
-    build_reader,
-    resolve_dtype,
-    save_run,
-    versions,
-)
+from .checkpoint import build_reader, resolve_dtype, save_run
 from .config import RunSummary, TrainConfig
 from .layouts import TokenLayout
 from .live import LiveLatents, RollOut, live_in_place_of
@@ -51,6 +40,7 @@ from .question_files import digest_of, place_of
 from .question_report import measure, training_lines
 from .questions import Question, first_scenes, read_questions, select_split
 from .ranks import Ranks
+from .run_meta import METRICS, LMFacts, QuestionFacts, ReaderFacts, RunMeta, StoreFacts, versions
 from .stopping import Stop
 from .trackers import require_tracker
 from .unfinished import TrainingFacts, in_progress, run_of

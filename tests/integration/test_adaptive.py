@@ -15,12 +15,13 @@ from theworld.pipeline.keys import key_of_bytes
 from theworld.pipeline.store import create_store, open_store
 from theworld.train.adaptive import ADAPTIVE, Adaptive, Policy, compare_policies
 from theworld.train.answer import ask
-from theworld.train.checkpoint import load_run, read_meta
+from theworld.train.checkpoint import load_run
 from theworld.train.config import TrainConfig
 from theworld.train.evaluate import evaluate
 from theworld.train.gates import parse_rule
 from theworld.train.layouts import LAYOUTS
 from theworld.train.live_answer import answer_live
+from theworld.train.run_meta import read_meta
 from theworld.train.trainer import train
 from theworld.train.updates import draw_steps
 

@@ -18,11 +18,12 @@ from theworld.pipeline.store import open_store
 from theworld.train.answer import answer_all
 from theworld.train.arms import open_arm, parse_arm
 from theworld.train.batches import encode, pad_rows
-from theworld.train.checkpoint import load_run, read_meta
+from theworld.train.checkpoint import load_run
 from theworld.train.config import TrainConfig
 from theworld.train.evaluate import evaluate, read_evaluation, require_one_file
 from theworld.train.evidence import Study, Unit, _claim, run_study
 from theworld.train.questions import read_questions, select_split
+from theworld.train.run_meta import read_meta
 from theworld.train.trainer import train
 
 from ..miniature_lm import SMALL_TRAINING, save_mini_lm

@@ -14,8 +14,9 @@ import torch
 from theworld.pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
 from theworld.pipeline.progress import Progress
 from theworld.train import checkpoints, unfinished
-from theworld.train.checkpoint import load_run, read_meta, save_run
+from theworld.train.checkpoint import load_run, save_run
 from theworld.train.model import TheWorld, WorldOutput
+from theworld.train.run_meta import read_meta
 from theworld.train.stopping import Stop
 from theworld.train.trainer import train
 from theworld.train.unfinished import find_unfinished, in_progress, read_facts, resumed_config

@@ -19,10 +19,11 @@ from theworld.pipeline.store import open_store
 from theworld.train import trainer, updates
 from theworld.train.answer import ask
 from theworld.train.batches import Example, texts
-from theworld.train.checkpoint import load_run, read_meta
+from theworld.train.checkpoint import load_run
 from theworld.train.config import TrainConfig
 from theworld.train.evaluate import EVALUATION, evaluate
 from theworld.train.model import TheWorld
+from theworld.train.run_meta import read_meta
 from theworld.train.trainer import train
 
 from ..miniature_lm import PLACES, RECIPE, SMALL_TRAINING, save_mini_lm, save_mini_store

@@ -33,6 +33,22 @@ def test_help_loads_neither_torch_nor_ray_nor_anything_else_that_takes_seconds()
     assert "--steps" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "args",
+    [["train", "nowhere", "--questions", "q.jsonl"], ["evaluate", "nowhere"], ["ask", "nowhere", "a.png", "why?"]],
+)
+def test_a_place_that_holds_nothing_is_said_before_seconds_of_loading(args: list[str]) -> None:
+    code = (
+        "import sys; from theworld.pipeline.cli import main\n"
+        f"sys.argv = ['theworld', *{args}]\n"
+        "try: main()\n"
+        "finally: print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "nowhere" in done.stderr
+    assert done.stdout == "set()\n"
+
+
 @pytest.mark.parametrize("file", sorted(ROOT.glob("configs/*.toml")), ids=lambda path: path.name)
 def test_every_shipped_config_loads_and_says_what_it_costs(file: Path) -> None:
     from theworld.train.config import TrainConfig

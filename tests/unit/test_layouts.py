@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError
-from theworld.train.checkpoint import ReaderFacts
 from theworld.train.config import TrainConfig
 from theworld.train.layouts import LAYOUTS, POOLS, Slot, TokenLayout, usual_layouts
 from theworld.train.resampler import Resampler
+from theworld.train.run_meta import ReaderFacts
 from theworld.train.tokens import WorldReader
 
 CHANNELS, HEIGHT, WIDTH = 3, 4, 8

@@ -188,7 +188,7 @@ def test_an_example_shows_the_future_in_the_store_of_the_run_it_is_of(
         return SimpleNamespace(store=SimpleNamespace(path=f"store of {run}"))
 
     monkeypatch.setattr("theworld.precompute.answers.AnswerPictures", Pictures)
-    monkeypatch.setattr("theworld.train.checkpoint.read_meta", meta)
+    monkeypatch.setattr("theworld.train.run_meta.read_meta", meta)
     monkeypatch.setattr("theworld.pipeline.store.open_store", str)
     runs = [evaluation("short", 6, steps=2, trained_steps=2), evaluation("long", 15)]
     told = Console(record=True, width=200)
