@@ -91,9 +91,10 @@ def info(
 ) -> None:
     """What a store holds: recipe, counts, bytes, mean and std by channel, motion, health."""
     from .statistics import summarise
+    from .wording import printable
 
     summary = summarise(_open(store), samples=samples)
-    typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else "\n".join(summary.lines()))
+    typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else "\n".join(map(printable, summary.lines())))
 
 
 cache_app.command()(preview)
@@ -102,6 +103,8 @@ cache_app.command()(preview)
 @cache_app.command()
 def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
     """Which inputs have no latent, and why: source, reason, attempts, message."""
+    from .wording import printable
+
     opened = _open(store, tolerate_damage=True)
     rows = opened.failures()
     if as_json:
@@ -109,15 +112,10 @@ def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
         return
     for row in rows:
         attempts = f"{row.attempts} attempt{'s' * (row.attempts != 1)}"
-        typer.echo(f"{row.reason:<10}  {_printable(row.source)}  ({attempts})  {_printable(row.message)}")
+        typer.echo(f"{row.reason:<10}  {printable(row.source)}  ({attempts})  {printable(row.message)}")
     reasons = Counter(row.reason for row in rows)
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     typer.echo(f"{opened.path}: {len(rows)} inputs without a latent{f': {told}' if rows else ''}", err=True)
-
-
-def _printable(text: str) -> str:
-    """On one line of a terminal: a name may hold anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @cache_app.command()
@@ -145,6 +143,7 @@ def verify(
     from .progress import Progress
     from .store import resolve_store
     from .verify import verify as run_verify
+    from .wording import printable
 
     asked: dict[str, Any] = {"images": images, "seed": seed, "tolerance": tolerance, "world": world, "device": device}
     if recompute is None and (stray := [name for name, value in asked.items() if value is not None]):
@@ -160,7 +159,7 @@ def verify(
         said = found.to_json() if recompute is None else {**found.to_json(), "audit": audited and audited.to_json()}
         typer.echo(json.dumps(said, indent=2))
     else:
-        typer.echo("\n".join([*found.lines(), *(audited.lines() if audited else [])]))
+        typer.echo("\n".join(map(printable, [*found.lines(), *(audited.lines() if audited else [])])))
         if recompute is not None and audited is None:
             typer.echo("nothing was made again: what is damaged comes first")
     if found.damage or (audited is not None and audited.different):

@@ -118,6 +118,7 @@ class Catalog:
         result[sound] = np.where(found[places] == wanted, rows[places], -1)
         return result
 
+    @cached_property
     def keys(self) -> tuple[str, ...]:
         """Every key once, by row."""
         found, rows = self._sorted

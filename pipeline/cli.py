@@ -44,6 +44,8 @@ app.add_typer(worldlet_app, name="worldlet")
 def main() -> None:
     """Entry point: our errors become one message and an exit code, never a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="surrogateescape")  # a path that is not UTF-8 goes out as it came in
     try:
         app()
     except TheWorldError as error:

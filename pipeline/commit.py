@@ -73,7 +73,7 @@ def place(temp: Path, target: Path) -> bool:
     try:
         os.link(temp, target)
     except FileExistsError:
-        return False
+        return _is_same(temp, target)  # over NFS an answer may get lost, and the second asking finds what the first did
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
@@ -249,6 +249,13 @@ def _appear(
     finally:
         temp.discard()
     return placed
+
+
+def _is_same(temp: Path, target: Path) -> bool:
+    try:
+        return os.stat(target, follow_symlinks=False).st_ino == os.stat(temp).st_ino  # noqa: PTH116 - one file system
+    except FileNotFoundError:
+        return False
 
 
 def _rename_without_replacing(temp: Path, target: Path) -> bool:

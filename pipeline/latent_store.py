@@ -50,6 +50,7 @@ from .zarr_layout import ZarrLayout
 StoreFormat = Literal["zarr", "webdataset"]
 _PATIENCE_S, _MEMORY_BYTES_PER_S = 50e-6, 2e9
 """A read that takes longer than this had to wait for the disk."""
+_GONE = "its record was moved away while it was read"
 
 
 def layout_of(recipe: Recipe, spec: LatentSpec, shard_size: int, format: StoreFormat) -> ShardLayout:
@@ -94,7 +95,6 @@ class LatentStore:
         self._tolerate_damage = tolerate_damage
         self._recipe_id = recipe.id
         self._catalog = Catalog({}, shard_size)
-        self._keys: tuple[str, ...] | None = None
         self._bad: dict[int, str] = {}
         self._inodes: dict[int, int] = {}
         self._payloads = OpenPayloads(partial(self.layout.payload_path, path))
@@ -119,9 +119,7 @@ class LatentStore:
     @property
     def keys(self) -> tuple[str, ...]:
         """Every visible key once, by shard and row."""
-        if self._keys is None:
-            self._keys = self._catalog.keys()
-        return self._keys
+        return self._catalog.keys
 
     @property
     def shards(self) -> Mapping[int, Shard]:
@@ -177,9 +175,9 @@ class LatentStore:
         """Of the visible shards, by number, read anew.
 
         Raises:
-            DamagedShardError: one is not what was committed.
+            DamagedShardError: one is not what was committed, or is gone.
         """
-        return [read_record(self.path, number, self._recipe_id) for number in self.shards]
+        return [self._record(number) for number in self.shards]
 
     def refresh(self) -> None:
         """See what has been committed, or moved away, since. Opens only the records not yet read.
@@ -201,8 +199,6 @@ class LatentStore:
                 self._catalog = snapshot.without(n for n, s in snapshot.shards.items() if not self._possible(s))
             if new := self._read_records(sorted(stamps.keys() - self._catalog.shards.keys()), stamps):
                 self._catalog = self._catalog.with_shards(new)
-            if self._catalog.shards is not known:
-                self._keys = None
             self._inodes = inodes
             self.damage = tuple(self._bad[number] for number in sorted(self._bad))
 
@@ -281,11 +277,10 @@ class LatentStore:
             started = perf_counter()
             for offset, size, memory in buffer.pieces:
                 try:
-                    read = os.preadv(payload.fd, memory[sample], place * row_bytes + offset)
+                    if os.preadv(payload.fd, memory[sample], place * row_bytes + offset) != size:
+                        self._read_slowly(payload, place, memory[sample][0], offset)
                 except OSError as error:
                     raise self._damaged(number, f"row {place} cannot be read: {error.strerror}") from error
-                if read != size:
-                    self._read_slowly(payload, place, memory[sample][0], offset)
             if not asked and perf_counter() - started > patience:  # it came from the disk: ask for all the rest at once
                 asked = True
                 self._ask_for(zip(numbers[sample + 1 :], places[sample + 1 :], strict=True), buffer)
@@ -395,10 +390,16 @@ class LatentStore:
                 self._bad[number] = str(error)
         return shards
 
+    def _record(self, number: int) -> ShardRecord:
+        try:
+            return read_record(self.path, number, self._recipe_id)
+        except FileNotFoundError as error:
+            raise self._damaged(number, _GONE) from error
+
     def _open(self, number: int) -> Payload:
         shard = self._catalog.shards.get(number)
         if shard is None:  # a refresh in another thread
-            raise self._damaged(number, "its record was moved away while it was read")
+            raise self._damaged(number, _GONE)
         try:
             return self._payloads.open(shard)
         except ValueError as error:
@@ -408,6 +409,8 @@ class LatentStore:
             raise (self._damaged(number, str(error)) if isinstance(other, DamagedShardError) else other) from error
 
     def _ask_for(self, rows: Iterable[tuple[int, int]], buffer: BatchBuffer) -> None:
+        if not hasattr(os, "posix_fadvise"):  # macOS
+            return
         for number, place in rows:
             payload = self._open(number)  # held: whoever opens another one may close it
             start = place * self.layout.row_bytes

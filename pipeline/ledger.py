@@ -21,8 +21,8 @@ from .records import FORMAT, damaged, open_file, read_file, seal, unreadable, un
 
 _FAILURE_LIMIT_BYTES = 2**20
 _SOURCES_LIMIT_BYTES = 2**32
-_SOURCE_LIMIT_BYTES = 2**16
-"""A line: longer than any path."""
+_SOURCE_LIMIT_BYTES = 2**20
+"""A line: longer than any path and prompt, of whose characters JSON makes up to twelve bytes each."""
 _SOURCES_NAME = re.compile(r"[0-9a-f]{64}\.jsonl")
 _FAILURE_NAME = re.compile(r"[0-9a-f]{32}\.json")
 

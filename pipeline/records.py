@@ -7,6 +7,7 @@ Elsewhere: making them appear (commit.py).
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -61,6 +62,8 @@ class ShardRecord(BaseModel):
         # all digits of all keys at once: a million keys are checked each time a store opens
         if {*map(len, self.keys)} != {KEY_DIGITS} or "".join(self.keys).encode().translate(None, b"0123456789abcdef"):
             raise ValueError(f"a key is not {KEY_DIGITS} hexadecimal digits")
+        if not _has_usual_numbers(self.facts):
+            raise ValueError("facts hold a number that is not finite, or has more than 64 bits")
         return self
 
 
@@ -91,11 +94,26 @@ def origins_of(record: ShardRecord) -> list[Origin]:
                 "of_rows": int(of_rows),
                 "created": str(created),
                 "facts": dict(facts),
-            } if of_rows > 0:
+            } if of_rows > 0 and 0 < rows < record.rows + 1:
                 found.append(Origin(sha256, rows, of_rows, created, facts))
             case _:  # of another version; who made these rows is not known then
                 continue
     return found
+
+
+def _has_usual_numbers(value: JsonValue) -> bool:
+    """Whether one can reckon with all numbers in it: a stranger may have sealed 1e999, or an integer of 400 digits."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case int():
+            return -(2**63) <= value < 2**63
+        case list():
+            return all(map(_has_usual_numbers, value))
+        case dict():
+            return all(map(_has_usual_numbers, value.values()))
+        case _:
+            return True
 
 
 def record_number(name: str) -> int | None:
@@ -143,7 +161,10 @@ def damaged(path: Path, what: str) -> DamagedShardError:
     )
 
 
-_DAMAGE = {errno.ENOENT, errno.EIO, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EUCLEAN}
+_DAMAGE = {
+    *(errno.ENOENT, errno.EIO, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO),
+    getattr(errno, "EUCLEAN", errno.EIO),  # macOS has none
+}
 
 
 def unreadable(path: Path, shard: int | None, error: OSError) -> StoreError:

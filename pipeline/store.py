@@ -51,7 +51,8 @@ PROMPTS = "prompts"
 """Folder of the embeddings of the samples' own prompts, where they have them."""
 _MAX_SAMPLE_BYTES = 2**32
 _METADATA_LIMIT_BYTES = 2**22
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_LABEL_LENGTH = 80
+_LABEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LABEL_LENGTH - 1}}}")
 _STORE_NAME = re.compile(r"-[0-9a-f]{12}\Z")
 _FOLDERS = ("commits", "failed", "sources", "tmp", "lost+found")
 
@@ -125,6 +126,7 @@ def find_store(cache: Path, recipe: Recipe) -> LatentStore | None:
     """The store of a recipe in a cache folder, to see what is done; None where there is none. Writes nothing.
 
     Raises:
+        ConfigError: `cache` is a store itself.
         StoreError: as `open_store`, but damaged records are listed in the store's `damage`.
     """
     path = _path_of(cache, recipe)
@@ -136,10 +138,26 @@ def find_store(cache: Path, recipe: Recipe) -> LatentStore | None:
 
 
 def find_stores(cache: Path) -> list[Path]:
-    """The stores directly inside a cache folder, by name; none where the folder does not exist."""
-    if not cache.is_dir():
+    """The stores directly inside a cache folder, by name; none where there is no such folder.
+
+    Raises:
+        StoreError: the folder cannot be looked into.
+    """
+    try:
+        return sorted(path for path in cache.iterdir() if is_store(path))
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(path for path in cache.iterdir() if is_store(path))
+    except OSError as error:
+        raise StoreError(f"{cache} cannot be looked into: {error.strerror}. Name a folder that you may read") from error
+
+
+def refuse_store(cache: Path) -> None:
+    """Raise ConfigError where a cache folder is a store: a second one would begin inside it, all to be made again."""
+    if is_store(cache):
+        raise ConfigError(
+            f"{cache} is a store, not a folder of stores. Name the folder it is in, {cache.resolve().parent}; only "
+            "`theworld cache merge` takes a store to add to"
+        )
 
 
 def create_store(
@@ -163,7 +181,7 @@ def create_store(
     Raises:
         StoreError: the folder cannot be written to; found out here, not after the first rollout.
         StoreMismatchError: the store found differs in recipe, spec or format.
-        ConfigError: label or shard size cannot be used.
+        ConfigError: label or shard size cannot be used, or `cache` is a store itself.
     """
     if not _LABEL.fullmatch(label):
         raise ConfigError(f"a store's label is up to 80 letters, digits and . _ - (not first), got {label!r}")
@@ -195,6 +213,12 @@ def create_store(
     return store
 
 
+def label_of(name: str, ending: str = "") -> str:
+    """A label for `create_store` of whatever somebody called something, cut where `ending` would not fit."""
+    start = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-") or "store"
+    return f"{start[: _LABEL_LENGTH - len(ending)]}{ending}"
+
+
 def open_to_write(path: Path) -> LatentStore:
     """Open just this store, to add to it; as `load_store`, and what is missing of its folders is made.
 
@@ -215,7 +239,7 @@ def make_own_folders(path: Path) -> None:
         StoreError: one is a link, which could lead what is written here anywhere.
         OSError: one cannot be made.
     """
-    for name in (*_FOLDERS, "latents", "latents/c", "shards"):
+    for name in (*_FOLDERS, PROMPTS, "latents", "latents/c", "shards"):
         if (path / name).is_symlink():
             raise StoreError(
                 f"{path / name} is a symbolic link, so nothing is written into this store. If the link is yours, put "
@@ -252,6 +276,7 @@ def _lay_out(path: Path, manifest: _Manifest) -> None:
 
 
 def _path_of(cache: Path, recipe: Recipe) -> Path | None:
+    refuse_store(cache)
     return next((path for path in find_stores(cache) if path.name.endswith(f"-{recipe.id[:12]}")), None)
 
 
@@ -353,7 +378,8 @@ def check_array_metadata(store: LatentStore) -> None:
     for name in ("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"):
         if found.get(name) != expected[name]:
             raise StoreMismatchError(
-                f"{file} and theworld.json disagree: {name} is {found.get(name)}, not {expected[name]}. {_REBUILD}"
+                f"{file} and theworld.json disagree: {name} is {str(found.get(name))[:500]}, not {expected[name]}. "
+                f"{_REBUILD}"
             )
 
 

@@ -23,7 +23,7 @@ from .latent_store import LatentStore, StoreFormat
 from .progress import Progress
 from .recipe import difference
 from .records import origins_of, read_file, read_record
-from .store import PROMPT, PROMPTS, create_store, is_store, load_store, open_to_write
+from .store import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
 
 _KEYS_LIMIT_BYTES = 2**31
 _PROMPT_LIMIT_BYTES = 2**28
@@ -165,8 +165,7 @@ def keys_of_sources(store: LatentStore, pattern: str) -> list[str]:
 
 def _label(store: LatentStore) -> str:
     """What leads the name of its folder."""
-    name = store.path.resolve().name.removesuffix(f"-{store.recipe.id[:12]}")
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-")[:80] or "store"
+    return label_of(store.path.resolve().name.removesuffix(f"-{store.recipe.id[:12]}"))
 
 
 def _copy_shard(source: LatentStore, target: LatentStore, keys: Sequence[str]) -> list[str]:

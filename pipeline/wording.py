@@ -1,4 +1,5 @@
-"""How messages name things: a list too long to be told whole, and what is wrong with values that pydantic refused.
+"""How messages name things: a list too long to be told whole, a name no terminal should obey, and what is wrong with
+values that pydantic refused.
 
 Who raises adds the file and what to do next. Elsewhere: the errors themselves (errors.py).
 """
@@ -25,6 +26,11 @@ def name_some(names: Sequence[object], *, between: str = ", ", most: int = NAMED
     told = between.join(map(str, names[:most]))
     joint = "" if between == ", " else between.rstrip()
     return f"{told}{joint} and {len(names) - most:,} more" if len(names) > most else told
+
+
+def printable(text: str) -> str:
+    """On one line of a terminal, and nothing but seen: a name may hold anything, and a store be a stranger's."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def what_is_wrong(

@@ -17,7 +17,7 @@ from ..pipeline.commit import publish
 from ..pipeline.errors import Interrupted, TheWorldError
 from ..pipeline.ledger import Failure
 from ..pipeline.progress import Progress
-from ..pipeline.store import PROMPT, LatentStore, create_store
+from ..pipeline.store import PROMPT, LatentStore, create_store, label_of
 from .builtin import EMBEDDED
 from .cluster import crew_of, ray_cluster
 from .config import PrecomputeConfig
@@ -124,7 +124,7 @@ def _open_store(ahead: Outlook, config: PrecomputeConfig, workers: int, progress
         config.cache,
         recipe,
         ahead.spec,
-        label=f"{world.name}-{recipe.kind}{recipe.rollout_steps}-{recipe.height}x{recipe.width}",
+        label=label_of(world.name, f"-{recipe.kind}{recipe.rollout_steps}-{recipe.height}x{recipe.width}"),
         shard_size=config.shard_size or choose_shard_size(len(ahead.plan.todo), workers),
         format=config.format,
     )

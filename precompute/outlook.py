@@ -16,7 +16,7 @@ from ..pipeline.errors import ConfigError
 from ..pipeline.latent_spec import LatentSpec
 from ..pipeline.progress import Progress
 from ..pipeline.recipe import Recipe
-from ..pipeline.store import LatentStore, find_store
+from ..pipeline.store import LatentStore, find_store, refuse_store
 from .config import PrecomputeConfig, make_recipe
 from .cost import Cost, estimate
 from .events import Events
@@ -57,6 +57,7 @@ def look_ahead(config: PrecomputeConfig, progress: Progress) -> Outlook:
     Raises:
         ConfigError, RecipeError, WorldModelError: this job cannot be done.
     """
+    refuse_store(config.cache)  # before scenes are written there
     prompts = [text for text in (config.prompt, config.negative_prompt) if text is not None]
     if prompts:  # before 10 GB of text encoder are fetched for nothing
         check_prompts(prompts, config.guardrail, find_family(config.world).text)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..pipeline.commit import make_folders, publish
-from ..pipeline.errors import ConfigError, StoreError, WorldModelError
+from ..pipeline.errors import ConfigError, WorldModelError
 from ..pipeline.recipe import NO_MEANING, Recipe
 from ..pipeline.store import PROMPTS
 from ..pipeline.world import WorldModel
@@ -109,11 +109,9 @@ def embed_each(store: Path, folder: Path, prompts: Sequence[str], encoder: TextE
         The prompts that cannot be embedded -> why.
     Raises:
         WorldModelError: the text encoder cannot be loaded.
-        StoreError, OSError: the store cannot be written.
+        OSError: the store cannot be written.
     """
     refused: dict[str, str] = {}
-    if (store / PROMPTS).is_symlink():
-        raise StoreError(f"{store / PROMPTS} is a symbolic link, so nothing is written there")
     make_folders(store / PROMPTS)
     if missing := [prompt for prompt in dict.fromkeys(prompts) if not prompt_file(store, prompt).exists()]:
         model, tokenizer = _load(folder, encoder, device)

@@ -343,7 +343,9 @@ def _read_unit(study: Study, unit: Unit) -> UnitAnswers:
 
 def _default_jobs(study: Study) -> int:
     on_gpu = resolve_device(study.settings.device).type == "cuda"
-    return 1 if on_gpu else len(os.sched_getaffinity(0))
+    if on_gpu:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.numpy
 
 from theworld.pipeline import catalog
+from theworld.pipeline.records import unseal
 from theworld.pipeline.store import open_store
 
 from ..harm import reseal
@@ -154,6 +155,16 @@ def seal_text(text: bytes) -> bytes:
     return text[:-1] + b',"seal":"' + hashlib.sha256(text).hexdigest().encode() + b'"}\n'
 
 
+def facts(text: bytes) -> Harm:
+    """A sealed record with facts that `seal` would not write."""
+
+    def harm(store: Path, _: Path) -> None:
+        path = store / "commits" / "0.json"
+        put(path, seal_text(unseal(path.read_bytes()).replace(b'"facts":{}', b'"facts":' + text)))
+
+    return harm
+
+
 def first(folder: Path) -> Path:
     return min(folder.iterdir())
 
@@ -197,12 +208,13 @@ IN_ANY: dict[str, tuple[Harm, str]] = {
     "a record of another shard": (record(shard=7), "record of shard 7"),
     "a record whose keys are paths": (record(keys=["../../evil", "../../evil2"]), "hexadecimal"),
     "a record whose facts are nested deep": (
-        lambda store, _: put(
-            store / "commits" / "0.json",
-            seal_text((store / "commits" / "0.json").read_bytes()[:-77].replace(b"{}", b"[" * 10**5 + b"]" * 10**5)),
-        ),
-        "commits/0.json",
+        facts(b'{"a":' + b"[" * 10**5 + b"]" * 10**5 + b"}"),
+        "commits/0.json.*recursion",
     ),
+    **{
+        f"a record with {text[:9]}": (facts(b'{"seconds":{"rollout":%s}}' % text.encode()), "finite")
+        for text in ("NaN", "-Infinity", "1e999", "9" * 400)
+    },
     "a record beyond all": (sparse("commits/0.json", HUGE), "commits/0.json.*at most"),
     "a record that is a pickle": (pickled("commits/0.json"), "commits/0.json"),
     "a record that is a pipe": (pipe("commits/0.json"), "commits/0.json.*regular"),
@@ -262,6 +274,7 @@ IN_ZARR: dict[str, tuple[Harm, str]] = {
     "a codec that grows": (set_codecs([{"name": "bytes"}, {"name": "zstd"}]), "zarr.json.*codecs"),
     "no checksum": (set_codecs([{"name": "bytes", "configuration": {"endian": "little"}}]), "zarr.json.*codecs"),
     "an object dtype": (zarr(lambda found: found.update(data_type="object")), "zarr.json.*data_type"),
+    "a dtype as long as a book": (zarr(lambda found: found.update(data_type="x" * 10**6)), "zarr.json.*data_type"),
     "a dtype of its own": (zarr(lambda found: found.update(data_type={"name": "numpy.void"})), "zarr.json.*data_type"),
     "a shape beyond all": (zarr(lambda found: found.update(shape=[HUGE] * 5)), "zarr.json.*shape"),
     "no shape": (zarr(lambda found: found.update(shape=[])), "zarr.json"),

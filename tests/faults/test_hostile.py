@@ -22,6 +22,7 @@ import xxhash
 from theworld.pipeline import catalog
 from theworld.pipeline.errors import TheWorldError
 from theworld.pipeline.maintenance import gc, repair
+from theworld.pipeline.statistics import summarise
 from theworld.pipeline.store import StoreFormat, open_store
 from theworld.pipeline.transfer import export
 from theworld.pipeline.verify import LEVELS, verify
@@ -73,6 +74,7 @@ def uses(store: Path, format: StoreFormat) -> Iterator[tuple[str, Callable[[], o
 
     yield "read", open_and_read
     yield "tolerate", tolerate
+    yield "info", lambda: summarise(open_store(store, tolerate_damage=True)).lines()
     yield "sources", sources
     yield "failures", failures
     yield "verify", lambda: [verify(store, level=level) for level in LEVELS]

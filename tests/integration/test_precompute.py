@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def make_images(folder: Path, count: int, seed: int = 0) -> Path:
     return folder
 
 
-def config(images: Path, cache: Path, world: Path, **changes: object) -> PrecomputeConfig:
+def config(images: Path | None, cache: Path, world: Path, **changes: object) -> PrecomputeConfig:
     fields = {
         "images": images,
         "cache": cache,
@@ -360,6 +361,23 @@ def test_a_dry_run_over_the_embedded_scenes_writes_nothing_either(tmp_path: Path
     assert len(dry.plan.todo) == 3
     wet = run_precompute(settings.model_copy(update={"dry_run": False}))
     assert {sample.key for sample in wet.plan.todo} == {sample.key for sample in dry.plan.todo}
+
+
+def test_a_store_given_as_the_cache_is_refused_before_anything_is_written(tmp_path: Path, world: Path) -> None:
+    images = make_images(tmp_path / "in", 1)
+    store = run_precompute(config(images, tmp_path / "cache", world)).store
+    before = sorted(store.rglob("*"))
+    for given in (images, None):
+        with pytest.raises(ConfigError, match=f"is a store.*{tmp_path / 'cache'};"):
+            run_precompute(config(given, store, world))
+    assert sorted(store.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["my first wörld", "_", "w" * 90])
+def test_a_world_may_lie_in_a_folder_of_any_name(tmp_path: Path, world: Path, name: str) -> None:
+    shutil.copytree(world, tmp_path / name)
+    report = run_precompute(config(make_images(tmp_path / "in", 1), tmp_path / "cache", tmp_path / name))
+    assert report.store.name.endswith(f"-rollout1-32x32-{report.recipe.id[:12]}")
 
 
 def test_no_images_at_the_place_named_is_said_before_anything_is_written(tmp_path: Path, world: Path) -> None:

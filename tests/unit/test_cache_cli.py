@@ -243,6 +243,26 @@ def test_info_prints_the_numbers_and_json_the_same(store: LatentStore) -> None:
     np.testing.assert_allclose(all_of_it["channel_mean"], latents.mean(axis=(0, 2, 3, 4)), rtol=0, atol=1e-4)
 
 
+def test_a_record_cannot_command_the_terminal(store: LatentStore) -> None:
+    reseal(record_file(store, 0), facts={"host": "\x1b[2J\nevil \u202e", "world": {"name": "\x9b", "fps": 4}})
+    said = theworld("info", store.path)
+    assert said.code == 0
+    assert r"\x1b[2J\nevil \u202e" in said.out
+    assert all(line.isprintable() for line in said.out.splitlines())
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_no_obstacle(store: LatentStore, cache: Path) -> None:
+    odd = os.fsencode(cache) + b"/caf\xe9"
+    store.path.parent.rename(os.fsdecode(odd))
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    escaped = rb"caf\udce9"
+    for command, told in (("list", odd), ("gc", odd), ("verify", escaped), ("info", escaped)):
+        line = [sys.executable, "-m", "theworld.pipeline.cli", "cache", command, odd]
+        done = subprocess.run(line, capture_output=True, timeout=120, env=environment)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), command
+        assert told in done.stdout
+
+
 def test_info_of_a_damaged_store_names_the_damage(store: LatentStore) -> None:
     flip(store.payload_path(0), 3)
     said = theworld("info", store.path)

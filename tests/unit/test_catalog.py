@@ -40,7 +40,7 @@ def model(content: dict[int, list[str]]) -> dict[str, int]:
 def agree(found: Catalog, content: dict[int, list[str]]) -> None:
     rows = model(content)
     assert len(found) == len(rows)
-    assert found.keys() == tuple(sorted(rows, key=rows.__getitem__))
+    assert found.keys == tuple(sorted(rows, key=rows.__getitem__))
     assert found.find(KEYS).tolist() == [rows.get(k, -1) for k in KEYS]
     assert list(found.shards) == sorted(content)
     last = max(content, default=None)

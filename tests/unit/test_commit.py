@@ -84,6 +84,23 @@ def test_placing_never_replaces(folder: Path) -> None:
     assert target.read_bytes() == b"first"
 
 
+def test_a_link_whose_answer_got_lost_is_known_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS asks a second time where no answer came, and is told that the name is taken: by the first asking."""
+
+    def twice(temp: Path, target: Path) -> None:
+        os.link(temp, target)
+        os.link(temp, target)
+
+    monkeypatch.setattr(commit, "os", Os(link=twice))
+    target = folder / "target"
+    assert commit.publish(folder / "tmp", target, b"first")
+    assert not commit.publish(folder / "tmp", target, b"second")
+    assert target.read_bytes() == b"first"
+    commit.publish_record(folder, record())
+    with pytest.raises(StoreError, match="exists"):
+        commit.publish_record(folder, record())
+
+
 def test_without_hard_links_files_are_renamed_and_still_never_replace(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

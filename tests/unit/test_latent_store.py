@@ -1,7 +1,10 @@
 """A store keeps latents bit for bit, and stays plain Zarr for everyone else."""
 
+import errno
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from theworld.pipeline import latent_store
 from theworld.pipeline.errors import (
     ConfigError,
+    DamagedShardError,
     LatentShapeError,
     MissingLatentError,
 )
@@ -23,7 +27,7 @@ from theworld.pipeline.latent_spec import LatentSpec
 from theworld.pipeline.recipe import Recipe
 from theworld.pipeline.store import open_store
 
-from ..tiny_store import FRAME_BYTES, FRAMES, TINY, create, expected, fill, key, latent, write
+from ..tiny_store import FRAME_BYTES, FRAMES, TINY, create, expected, fill, flip, key, latent, write
 
 
 def test_plain_zarr_opens_a_store_and_sees_the_same_bits(tmp_path: Path) -> None:
@@ -264,3 +268,70 @@ def test_a_batch_whose_first_read_waits_for_the_disk_is_asked_for_at_once(
     np.testing.assert_array_equal(read, expected(store, [6, 0, 3, 1])[:, :, :2])
     row = FRAMES * FRAME_BYTES
     assert hints == [(0, 2 * FRAME_BYTES), (3 * row, 2 * FRAME_BYTES), (row, 2 * FRAME_BYTES)][:asked]
+
+
+def test_a_disk_that_fails_in_the_middle_of_a_read_is_damage_of_that_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel gives the bytes before a bad sector first, and its EIO only to who asks for more."""
+    store = create(tmp_path)
+    fill(store, 2)
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if offset % 4096 >= 100:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.preadv(fd, [buffers[0][: 100 - offset % 4096]], offset)
+
+    monkeypatch.setattr(latent_store, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
+    with pytest.raises(DamagedShardError, match=r"shard 0.*row 0 cannot be read: Input/output error.*cache repair"):
+        store.read([key(0)])
+
+
+def test_a_refresh_that_meets_damage_leaves_keys_and_latents_in_agreement(tmp_path: Path) -> None:
+    writer = create(tmp_path)
+    fill(writer, 8)
+    reader = open_store(tmp_path)
+    assert len(reader.keys) == 8
+    write(writer, [8])
+    commits = writer.path / "commits"
+    (commits / "0.json").unlink()
+    flip(commits / "2.json", 20)
+    with pytest.raises(DamagedShardError, match=r"commits/2\.json"):
+        reader.refresh()
+    assert reader.holds(reader.keys).all()
+    (commits / "2.json").unlink()
+    reader.refresh()
+    assert reader.keys == tuple(key(n) for n in range(4, 8))
+
+
+def test_a_record_that_is_gone_is_said_in_words(tmp_path: Path) -> None:
+    fill(create(tmp_path), 8)
+    store = open_store(tmp_path)
+    (store.path / "commits" / "1.json").unlink()
+    with pytest.raises(DamagedShardError, match=r"shard 1.*moved away"):
+        store.records()
+
+
+def test_what_linux_alone_has_is_not_needed(tmp_path: Path) -> None:
+    """macOS knows none of these names: a store is written there, and read from a cold disk."""
+    done = subprocess.run([sys.executable, "-c", _WITHOUT_LINUX, str(tmp_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "8\n", "")
+
+
+_WITHOUT_LINUX = """
+import errno, os, sys
+for module, name in [
+    (errno, "EUCLEAN"),
+    *((os, name) for name in dir(os) if name.startswith("POSIX_FADV_")),
+    *((os, name) for name in ("posix_fadvise", "posix_fallocate", "memfd_create", "sched_getaffinity", "fdatasync")),
+]:
+    delattr(module, name)
+from pathlib import Path
+from tests.tiny_store import create, fill
+from theworld.pipeline import latent_store, maintenance, transfer, verify
+from theworld.pipeline.store import open_store
+latent_store._PATIENCE_S = -1.0
+fill(create(Path(sys.argv[1])), 8)
+store = open_store(Path(sys.argv[1]))
+print(len(store.read(store.keys)))
+"""

@@ -230,14 +230,21 @@ def test_facts_of_any_shape_are_borne(cache: Path) -> None:
         {"copied_from": "nowhere"},
         {"copied_from": [3, {"facts": 4}, {}]},
         {"copied_from": [{"rows": "x", "of_rows": 0, "facts": {"seconds": {"rollout": 4}}}]},
+        {"seconds": {"rollout": 2**63 - 1, "preview": -1e308}, "world": {"name": "w", "fps": 2**63 - 1}},
+        *(
+            {"copied_from": [{"sha256": "", "created": "", "facts": {}, "rows": rows, "of_rows": 1}]}
+            for rows in (2**63 - 1, 1e308, -1, 0, True)
+        ),
     ]
     for number, facts in enumerate(strange):
         with store.new_shard() as shard:
             shard.add(key(number), expected(store, [number])[0])
             shard.commit(facts)
     found = summarise(store)
-    assert found.shards == 9
+    assert found.shards == len(strange)
     assert np.isfinite(found.worker_seconds)
+    assert sum(found.made_by.values()) == 9
+    assert len(export(store, cache / "copy")[0]) == len(strange)
 
 
 def test_a_damaged_sample_is_not_averaged(cache: Path) -> None:

@@ -19,6 +19,7 @@ from theworld.pipeline.errors import (
 from theworld.pipeline.latent_spec import LatentSpec
 from theworld.pipeline.records import seal, unseal
 from theworld.pipeline.store import create_store, find_store, find_stores, open_store
+from theworld.pipeline.transfer import export
 
 from ..tiny_store import SPEC, TINY, create, fill
 
@@ -52,6 +53,22 @@ def test_where_there_is_no_store_the_message_says_what_there_is(tmp_path: Path) 
         assert "theworld precompute IMAGES --cache" in str(caught.value)
         assert find_stores(place) == []
         assert find_store(place, TINY) is None
+
+
+def test_a_place_that_cannot_be_looked_into_is_an_error_in_words(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for place, words in [(tmp_path / ("x" * 300), "File name too long"), (tmp_path / "loop", "symbolic links")]:
+        for look in (find_stores, open_store, lambda cache: find_store(cache, TINY)):
+            with pytest.raises(StoreError, match=f"cannot be looked into.*{words}"):
+                look(place)
+
+
+def test_no_store_begins_inside_another(tmp_path: Path) -> None:
+    store = create(tmp_path)
+    for begin in (create, lambda cache: find_store(cache, TINY), lambda cache: export(store, cache)):
+        with pytest.raises(ConfigError, match=f"is a store, not a folder of stores.*{tmp_path};"):
+            begin(store.path)
+    assert find_stores(store.path) == []
 
 
 def test_creating_again_opens_what_exists_and_its_shard_size_wins(tmp_path: Path) -> None:

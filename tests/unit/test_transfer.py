@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from theworld.pipeline import latent_store, transfer
-from theworld.pipeline.errors import ConfigError, MissingLatentError, StoreMismatchError
+from theworld.pipeline.errors import ConfigError, MissingLatentError, StoreError, StoreMismatchError
 from theworld.pipeline.ledger import Failure
 from theworld.pipeline.store import LatentStore, StoreFormat, create_store, load_store, open_store
 from theworld.pipeline.transfer import Copied, export, keys_of_sources, merge, read_keys
@@ -288,6 +288,17 @@ def test_sources_failures_and_the_prompt_come_along(source: LatentStore, cache: 
     assert target.sources() == source.sources()
     assert target.failures() == failed
     assert load((target.path / "prompt.safetensors").read_bytes())["prompt"].tolist() == [1, 1, 1]
+
+
+def test_prompts_do_not_follow_a_link_out_of_the_target(source: LatentStore, cache: Path) -> None:
+    (source.path / "prompts").mkdir()
+    (source.path / "prompts" / "a.safetensors").write_bytes(save({"prompt": np.ones(3, np.float32)}))
+    target = create(cache / "b")
+    (cache / "outside").mkdir()
+    (target.path / "prompts").symlink_to(cache / "outside")
+    with pytest.raises(StoreError, match="prompts is a symbolic link"):
+        merge(target.path, [source])
+    assert list((cache / "outside").iterdir()) == []
 
 
 def test_a_failure_ends_where_another_machine_had_success(cache: Path) -> None:
