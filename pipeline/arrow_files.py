@@ -34,7 +34,7 @@ def saved_files(folder: Path) -> list[Path] | None:
         if not (state.is_file() and (folder / "dataset_info.json").is_file()):
             return None
         return [folder / Path(file["filename"]).name for file in json.loads(state.read_bytes())["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{folder} is not whole: save_to_disk writes other JSON files ({error!r})") from error
 
 

@@ -1,10 +1,11 @@
 """From the bytes of one image file to 8-bit RGB, for whoever looks at images: a world model or a language model.
 
 JPEG, PNG, WebP, AVIF, BMP, TIFF or GIF by content, never by name; at most 64 MiB and 64 megapixels, checked before
-decoding; animations and multi-page files refused; EXIF orientation applied; 16-bit and float grey scaled to 8 bits;
-palettes through RGBA; alpha over white; CMYK converted by Pillow. Part of the rules whose version is `IMAGE_RULES` in
-recipe.py. Elsewhere: fitting to a world model's size (precompute/images.py), decoding in a process apart
-(precompute/decoder.py), as a language model takes it (train/pictures.py).
+decoding; animations and multi-page files refused, but of a JPEG that holds several (MPO) the first taken; EXIF
+orientation applied; 16-bit and float grey scaled to 8 bits; palettes through RGBA; alpha over white; CMYK converted by
+Pillow. Part of the rules whose version is `IMAGE_RULES` in recipe.py. Elsewhere: fitting to a world model's size
+(precompute/images.py), decoding in a process apart (precompute/decoder.py), as a language model takes it
+(train/pictures.py).
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def decode_image(content: bytes, *, source: str) -> Image.Image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError("too_large", f"{source} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
-            frames = getattr(image, "n_frames", 1)
+            # a phone's JPEG may hold a map of depth or brightness behind the photograph
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if frames > 1:
                 raise ImageError("animated", f"{source} has {frames} frames; save the one you mean as an image")
             return to_rgb(ImageOps.exif_transpose(image))

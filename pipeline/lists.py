@@ -77,6 +77,9 @@ def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
                 continue
             if header is None:
                 header = values
+            elif any(values[len(header) :]):  # its columns have moved: the answer would be half a question
+                wrong = f"has {len(values)} values in {len(header)} columns; one that holds {delimiter!r} needs quotes"
+                yield name, f"{name} {wrong}"
             else:
                 yield name, dict(zip(header, values, strict=False))
 

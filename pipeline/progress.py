@@ -88,12 +88,12 @@ def complain(text: str) -> None:
 
 
 def show(table: RenderableType) -> None:
-    """A result on stdout; brackets in a name are printed, not interpreted."""
-    Console(markup=False).print(table)
+    """A result on stdout; brackets and colons in a name are printed, not interpreted."""
+    Console(markup=False, emoji=False).print(table)
 
 
 def _stderr() -> Console:
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False)  # list.jsonl:100: is a place
 
 
 class _Silent:

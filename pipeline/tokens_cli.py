@@ -101,7 +101,7 @@ def _print(layouts: list[TokenLayout], columns: list[int], budgets: list[list[An
             marks.add(mark)
             shown.append(f"{budget.world_tokens:,}{mark}")
         table.add_row(one.describe(), f"{one.numbers(channels, height, width)}", *shown)
-    console = Console(markup=False)
+    console = Console(markup=False, emoji=False)
     console.print(table)
     if "!" in marks:
         console.print(f"! beyond the {room.context:,} tokens {room.source} attends to, with {text} of text: refused")

@@ -55,12 +55,14 @@ def write_scenes(
         videos: also write the true futures, about 15 KB each.
         jobs: processes.
     Raises:
-        ConfigError: an unknown split or family, a negative count, or scenes of another version in this folder.
+        ConfigError: an unknown split or family, a negative count or seed, or scenes of another version in this folder.
     """
     if bad := [name for name in splits if name not in SPLITS[1:] or splits[name] < 0]:
         raise ConfigError(f"no scenes of split {bad[0]!r}: splits are {', '.join(SPLITS[1:])}, with counts >= 0")
     if not families or (bad := [name for name in families if name not in FAMILIES]):
         raise ConfigError(f"no family {', '.join(bad) or 'given'}: families are {', '.join(FAMILIES)}")
+    if seed < 0:
+        raise ConfigError(f"the seed of scenes is 0 or more, got {seed}")
     for name in ("images", *(["futures"] if videos else [])):
         (folder / name).mkdir(parents=True, exist_ok=True)
     known = _known(folder, videos)

@@ -146,13 +146,16 @@ def test_colors_follow_the_environment(
     assert ("\x1b[31m" in said) == colored
 
 
-def test_names_in_a_table_may_have_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_may_have_brackets_and_colons(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table("run", title="[a]")
-    table.add_row("runs/[b]")
+    table.add_row("runs/[b]:car:")
     show(table)
-    said = capsys.readouterr().out
-    assert "[a]" in said
-    assert "runs/[b]" in said
+    complain("list.jsonl:100: [no] image")
+    Progress.on_stderr().warn("list.jsonl:100: [no] image")
+    said = capsys.readouterr()
+    assert "[a]" in said.out
+    assert "runs/[b]:car:" in said.out
+    assert said.err == "list.jsonl:100: [no] image\n" * 2
 
 
 COMPLETE = "import sys; sys.argv = ['theworld']; from theworld.pipeline.cli import main; main()"

@@ -72,6 +72,12 @@ def test_cmyk_becomes_rgb() -> None:
     assert decode_image(encoded(GRADIENT.convert("CMYK"), "JPEG"), source="x").mode == "RGB"
 
 
+def test_a_phones_jpeg_is_its_photograph_whatever_lies_behind_it() -> None:
+    depth = Image.new("L", (4, 4))
+    phone = encoded(GRADIENT, "MPO", save_all=True, append_images=[depth])
+    assert decode_image(phone, source="x").tobytes() == decode_image(encoded(GRADIENT, "JPEG"), source="x").tobytes()
+
+
 def test_what_cannot_be_used_says_why() -> None:
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     animated = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

@@ -124,6 +124,10 @@ def test_bad_rows_of_csv_and_of_llava(folder: Path) -> None:
         {"a.png", "sub/b.jpg"},
         {"m.csv:3": "missing", "m.csv:5": "row", "m.csv:8": "missing"},
     )
+    (folder / "moved.csv").write_text("image,n\na.png,1,\na.png,two, three\n")
+    moved = list_inputs(folder / "moved.csv", IMAGES)
+    assert (set(keys(moved)), bad(moved)) == ({"a.png"}, {"moved.csv:3": "row"})
+    assert "3 values in 2 columns" in moved.refused[0].message
     (folder / "m.json").write_text(json.dumps([{"image": "a.png"}, 5, {"image": ["a.png"]}, {"id": 1}]))
     assert bad(list_inputs(folder / "m.json", IMAGES)) == {"m.json:2": "row", "m.json:3": "row", "m.json:4": "row"}
     (folder / "cut.json").write_text('[{"image": "a.png"}, {"image": ')
@@ -237,6 +241,9 @@ def test_a_folder_that_save_to_disk_made(tmp_path: Path) -> None:
     (tmp_path / "one" / "state.json").write_text("{}")
     with pytest.raises(ConfigError, match="not whole"):
         list_inputs(tmp_path / "one", IMAGES)
+    (tmp_path / "two" / "dataset_dict.json").write_text("[" * 10**5)
+    with pytest.raises(ConfigError, match="not whole"):
+        list_inputs(tmp_path / "two", IMAGES)
 
 
 def test_a_hub_data_set_is_read_where_datasets_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,8 @@ def test_what_cannot_be_made_is_refused_by_name(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         write_scenes(tmp_path, splits=splits, families=chosen)
+    with pytest.raises(ConfigError, match="seed"):
+        write_scenes(tmp_path, splits={"train": 2}, seed=-1)
 
 
 def test_clips_keep_what_a_parser_needs() -> None:
