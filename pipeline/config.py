@@ -48,10 +48,10 @@ def read_table(file: Path, table: str) -> dict[str, Any]:
         ConfigError: no such file, not TOML, or a table of another name in it.
     """
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark in front
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # beside TOMLDecodeError, integers of thousands of digits
         raise ConfigError(f"{file} is not TOML: {error}") from error
     if unknown := sorted(set(content) - set(TABLES)):
         raise ConfigError(

@@ -136,6 +136,8 @@ class Recipe(BaseModel):
             text = getattr(self, name)
             if text is not None and (not text.strip() or "\0" in text):
                 raise ValueError(f"{name} is empty or holds a NUL character; leave it out for no text")
+            if text is not None and any("\ud800" <= c <= "\udfff" for c in text):  # JSON holds none, nor could a store
+                raise ValueError(f"{name} is not Unicode text: type it, or keep its file, in UTF-8")
         return self
 
     def _check_frames(self) -> None:

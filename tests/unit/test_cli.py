@@ -77,6 +77,9 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
         ("[precompute]\nsteps = 'many'\n", ["c.toml", "steps", "many"]),
         ("[precompute]\nsize = '224'\n", ["HEIGHTxWIDTH"]),
         ("[precompute\n", ["c.toml", "not TOML"]),
+        ("[precompute]\nseed = " + "9" * 5000, ["c.toml", "not TOML", "digits"]),
+        ("[precompute]\nseed = " + "[" * 5000, ["c.toml", "not TOML", "recursion"]),
+        ("\ufeff[precompute]\nsteps = 'many'\n", ["c.toml", "steps", "many"]),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, words: list[str]) -> None:

@@ -99,6 +99,7 @@ def test_equal_fields_give_equal_ids_through_json() -> None:
         ({"negative_prompt": "x"}, ["negative_prompt", "guidance"]),
         ({"prompt": "  "}, ["prompt", "empty"]),
         ({"prompt": "a\0b"}, ["prompt", "NUL"]),
+        ({"prompt": "caf\udce9"}, ["prompt", "UTF-8"]),
         ({"denoise": 3}, ["denoise"]),
         ({"rollout_steps": "4"}, ["rollout_steps"]),
         ({"guidance": float("nan")}, ["guidance"]),
