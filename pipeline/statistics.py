@@ -183,7 +183,7 @@ def _moments(store: LatentStore, keys: list[str]) -> _Moments:
     total, squares, motion = np.zeros(channels), np.zeros(channels), np.zeros(frames - 1)
     frame_total, frame_squares = np.zeros((channels, frames)), np.zeros((channels, frames))
     frozen = not_finite = 0
-    buffer = store.buffer(1, rollout_steps=frames - 1)
+    buffer = store.buffer(len(keys[:1]), rollout_steps=frames - 1)  # of no sample, no memory: its size is only stated
     for row in store.rows_of(keys) if keys else ():
         latent = store.read_rows(np.array([row]), buffer)[0].astype(np.float64)
         if not np.isfinite(latent).all():
