@@ -112,8 +112,8 @@ def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
         return
     for row in rows:
         attempts = f"{row.attempts} attempt{'s' * (row.attempts != 1)}"
-        typer.echo(f"{row.reason:<10}  {printable(row.source)}  ({attempts})  {printable(row.message)}")
-    reasons = Counter(row.reason for row in rows)
+        typer.echo(f"{printable(row.reason):<10}  {printable(row.source)}  ({attempts})  {printable(row.message)}")
+    reasons = Counter(printable(row.reason) for row in rows)
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     typer.echo(f"{opened.path}: {len(rows)} inputs without a latent{f': {told}' if rows else ''}", err=True)
 

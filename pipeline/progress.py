@@ -15,6 +15,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from .wording import printable
+
 LOG_EVERY_S = 10.0
 """Between lines where stderr is a file and a live bar would fill it."""
 
@@ -56,7 +58,7 @@ class Progress:
     def warn(self, line: str) -> None:
         """The same for what a person must not miss: it is told with --quiet, too."""
         if self._console is not None:
-            self._console.print(line, markup=False)
+            self._console.print(_seen(line), markup=False)
 
     @contextmanager
     def bar(self, title: str, *, total: int, unit: str) -> Generator[Bar, None, None]:
@@ -84,12 +86,17 @@ class Progress:
 
 def complain(text: str) -> None:
     """An error's message, in red where that is welcome, on stderr."""
-    _stderr().print(text, style="red", markup=False)
+    _stderr().print(_seen(text), style="red", markup=False)
 
 
 def show(table: RenderableType) -> None:
     """A result on stdout; brackets and colons in a name are printed, not interpreted."""
     Console(markup=False, emoji=False).print(table)
+
+
+def _seen(text: str) -> str:
+    """Its lines, whatever names are in them."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _stderr() -> Console:

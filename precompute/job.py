@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..pipeline.commit import publish
+from ..pipeline.commit import publish, writing
 from ..pipeline.errors import Interrupted, TheWorldError
 from ..pipeline.ledger import Failure
 from ..pipeline.progress import Progress
@@ -150,7 +150,8 @@ def _worker_setup(ahead: Outlook, store: LatentStore, device: str, batch_size: i
         if text is None:
             text_file = None
         else:
-            publish(store.path / "tmp", text_file, text.to_bytes())
+            with writing(store.path):
+                publish(store.path / "tmp", text_file, text.to_bytes())
     return {
         "world_folder": None if world.folder == EMBEDDED else str(world.folder.absolute()),
         "store": str(store.path.absolute()),

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..pipeline.commit import make_folders, publish
+from ..pipeline.commit import make_folders, publish, writing
 from ..pipeline.errors import ConfigError, WorldModelError
 from ..pipeline.recipe import NO_MEANING, Recipe
 from ..pipeline.store import PROMPTS
@@ -109,10 +109,11 @@ def embed_each(store: Path, folder: Path, prompts: Sequence[str], encoder: TextE
         The prompts that cannot be embedded -> why.
     Raises:
         WorldModelError: the text encoder cannot be loaded.
-        OSError: the store cannot be written.
+        StoreError: the store cannot be written.
     """
     refused: dict[str, str] = {}
-    make_folders(store / PROMPTS)
+    with writing(store):
+        make_folders(store / PROMPTS)
     if missing := [prompt for prompt in dict.fromkeys(prompts) if not prompt_file(store, prompt).exists()]:
         model, tokenizer = _load(folder, encoder, device)
         for prompt in missing:
@@ -123,7 +124,8 @@ def embed_each(store: Path, folder: Path, prompts: Sequence[str], encoder: TextE
                 continue
             tokens = int(embedding[0].any(dim=1).nonzero().max()) + 1  # what follows is zeros
             content = save({"prompt": embedding[:, :tokens].contiguous()}, metadata={"prompt": prompt})
-            publish(store / "tmp", prompt_file(store, prompt), content)
+            with writing(store):
+                publish(store / "tmp", prompt_file(store, prompt), content)
         del model
         if device.startswith("cuda"):
             torch.cuda.empty_cache()

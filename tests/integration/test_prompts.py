@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,11 @@ import pytest
 from PIL import Image
 
 from tests.miniature import add_text_encoder, save_mini_world
-from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.errors import ConfigError, StoreError
 from theworld.pipeline.keys import key_of_sample
 from theworld.pipeline.store import LatentStore, open_store
 from theworld.pipeline.transfer import export
-from theworld.precompute import job
+from theworld.precompute import job, text
 from theworld.precompute.audit import audit
 from theworld.precompute.config import PrecomputeConfig
 from theworld.precompute.images import load_image
@@ -93,6 +95,19 @@ def test_a_prompt_that_cannot_be_used_costs_its_own_samples_alone(world: Path, t
     assert "1.png" in long.message
     assert "tokens" in long.message
     assert len(open_store(report.store).failures()) == 3
+
+
+@pytest.mark.parametrize("prompts", [{"prompt": "a ball falls"}, {"prompt_field": "text"}])
+def test_a_disk_too_full_for_the_embeddings_is_said(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: dict[str, str]
+) -> None:
+    def fill_up(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for module in (job, text):
+        monkeypatch.setattr(module, "publish", fill_up)
+    with pytest.raises(StoreError, match=r"No space left on device.*Free some space"):
+        run(three(tmp_path / "in"), tmp_path / "cache", world, **prompts)
 
 
 def test_nobody_checking_the_prompts_is_refused_before_anything_is_written(world: Path, tmp_path: Path) -> None:

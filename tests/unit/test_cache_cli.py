@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from theworld.pipeline.cli import app
 from theworld.pipeline.errors import TheWorldError
 from theworld.pipeline.keys import KEY_DIGITS
+from theworld.pipeline.ledger import Failure
 from theworld.pipeline.store import LatentStore, load_store, open_store
 from theworld.pipeline.verify import verify
 
@@ -243,12 +244,19 @@ def test_info_prints_the_numbers_and_json_the_same(store: LatentStore) -> None:
     np.testing.assert_allclose(all_of_it["channel_mean"], latents.mean(axis=(0, 2, 3, 4)), rtol=0, atol=1e-4)
 
 
-def test_a_record_cannot_command_the_terminal(store: LatentStore) -> None:
+def test_a_strangers_store_cannot_command_the_terminal(store: LatentStore) -> None:
     reseal(record_file(store, 0), facts={"host": "\x1b[2J\nevil \u202e", "world": {"name": "\x9b", "fps": 4}})
     said = theworld("info", store.path)
     assert said.code == 0
     assert r"\x1b[2J\nevil \u202e" in said.out
     assert all(line.isprintable() for line in said.out.splitlines())
+    store.record_failure(Failure(source="\x1b[2J", key=None, reason="\x1b[2K", message="\x1b[2L", attempts=1))
+    zarr = store.path / "latents" / "zarr.json"
+    zarr.write_text(zarr.read_text().replace('"float16"', r'"\u001b[2O"'))
+    for run, command in ((theworld, "failed"), (theworld, "verify"), (process, "info")):
+        said = run(command, store.path)
+        assert r"\x1b[2" in said.out + said.err
+        assert "\x1b" not in said.out + said.err, command
 
 
 def test_a_folder_whose_name_is_not_utf_8_is_no_obstacle(store: LatentStore, cache: Path) -> None:
