@@ -278,6 +278,8 @@ def train(
         if questions is None and "questions" not in written:
             flags["questions"] = own_questions(Path(flags["store"] or written["store"]))
         settings = load_config(TrainConfig, "train", config, flags)
+    if cache and (images is not None or world is not None):
+        raise ConfigError("--images and --world belong to --no-cache: the store's latents need neither")
     resolve_store(settings.store)  # said before the seconds that torch and transformers take to load
     live = None
     if not cache:
@@ -291,8 +293,6 @@ def train(
             world=world,
             device=settings.device,
         )
-    elif images is not None or world is not None:
-        raise ConfigError("--images and --world belong to --no-cache: the store's latents need neither")
     from ..train.ranks import Ranks
     from ..train.trainer import train as run_training
 
