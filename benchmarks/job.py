@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from theworld.pipeline.cores import usable_cores
 from theworld.pipeline.keys import key_of_bytes
 from theworld.pipeline.latent_spec import LatentSpec
 from theworld.pipeline.recipe import Recipe
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def measure_job(folder: Path, seconds: float) -> None:
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     torch.set_num_threads(threads)
     engine = Engine()
     engine.run(TURN_S / 2)  # warm

@@ -20,6 +20,7 @@ import typer
 
 from . import options
 from .cache_cli import cache_app
+from .cores import usable_cores
 from .demo_cli import demo
 from .errors import ConfigError, TheWorldError
 from .evaluate_cli import evaluate, own_questions
@@ -392,7 +393,7 @@ def scenes(
         seed=seed,
         families=[name.strip() for name in families.split(",")],
         videos=videos,
-        jobs=jobs or os.cpu_count() or 1,
+        jobs=jobs or usable_cores(),
         progress=Progress.on_stderr(quiet=quiet),
     )
     told = {"questions": str(path), "scenes": counts}

@@ -26,6 +26,8 @@ from packaging.requirements import Requirement
 from rich.table import Column, Table
 from rich.text import Text
 
+from .cores import usable_cores
+
 State = Literal["ok", "note", "problem"]
 
 _GIB = 2**30
@@ -148,7 +150,7 @@ def _missing(name: str) -> bool:
 def _device() -> Iterator[Row]:
     import torch
 
-    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    threads = f"{torch.get_num_threads()} threads of {usable_cores()} cores, {torch.backends.cpu.get_cpu_capability()}"
     yield Row("CPU", "ok", threads)
     if not torch.cuda.is_available():
         built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees none"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..pipeline.cores import usable_cores
 from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError
 from ..pipeline.latent_spec import LatentSpec
@@ -139,7 +140,7 @@ def _default_workers(world: WorldSource, device: str) -> int:
         import torch
 
         return torch.cuda.device_count()
-    return max(1, os.cpu_count() or 1) if is_small(world) else 1
+    return usable_cores() if is_small(world) else 1
 
 
 def _free_bytes(cache: Path) -> int:
@@ -156,7 +157,7 @@ def _threads(device: str, workers: int, *, in_process: bool) -> int | None:
         import torch
 
         return torch.get_num_threads()
-    return max(1, (os.cpu_count() or 1) // workers)
+    return max(1, usable_cores() // workers)
 
 
 def _own_scenes(config: PrecomputeConfig, world: WorldSource, folder: Path) -> Path:
@@ -174,7 +175,7 @@ def _own_scenes(config: PrecomputeConfig, world: WorldSource, folder: Path) -> P
 
     test = max(1, 2 * round(config.scenes / 6))  # whole pairs
     splits = {"train": config.scenes - test, "test": test}
-    write_scenes(folder, splits=splits, families=OWN_FAMILIES, jobs=os.cpu_count() or 1)
+    write_scenes(folder, splits=splits, families=OWN_FAMILIES, jobs=usable_cores())
     return folder / "images"
 
 

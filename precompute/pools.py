@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..pipeline.cores import usable_cores
 from ..pipeline.errors import Interrupted, WorldModelError
 from .cluster import Crew, node_of
 from .ray_session import Session, ray_session
@@ -279,7 +280,7 @@ def open_pool(setup: dict[str, Any], workers: int, *, in_process: bool) -> Gener
     if in_process:
         yield _InProcess(WorkerSetup(**setup))
         return
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     gpus = _gpus() if setup["device"].startswith("cuda") else 0
     threads = None if gpus else max(1, cores // workers)
     with ray_session(cpus=max(workers, cores), gpus=gpus) as session:

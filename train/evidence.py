@@ -29,6 +29,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..pipeline.commit import replace
+from ..pipeline.cores import usable_cores
 from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
 from ..pipeline.progress import Progress
@@ -343,9 +344,7 @@ def _read_unit(study: Study, unit: Unit) -> UnitAnswers:
 
 def _default_jobs(study: Study) -> int:
     on_gpu = resolve_device(study.settings.device).type == "cuda"
-    if on_gpu:
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    return 1 if on_gpu else usable_cores()
 
 
 @contextmanager
