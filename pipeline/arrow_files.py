@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,32 @@ def load_pyarrow() -> Any:
 def read_schema(file: Path) -> Any:
     """The columns of a Parquet or Arrow file and their types; pyarrow's errors where it is neither."""
     pa = load_pyarrow()
-    if file.suffix == ".arrow":
-        with open_arrow(file) as reader:
+    if is_arrow(file):
+        with _open_arrow(file) as reader:
             return reader.schema
     with pa.parquet.ParquetFile(file) as table:
         return table.schema_arrow
 
 
-def open_arrow(file: Path) -> Any:
-    """A reader of an Arrow file's record batches, mapped and not read."""
+def is_arrow(file: Path | str) -> bool:
+    """Whether a file is named as Arrow, in capitals too; the other format is Parquet."""
+    return str(file).lower().endswith(".arrow")
+
+
+def arrow_batches(file: Path, columns: list[str]) -> Iterator[Any]:
+    """Some columns of an Arrow file, batch by batch, mapped and not read; pyarrow's errors where they are damaged.
+
+    Arrow believes what a file says of where its values are: unchecked, one flipped bit ends the process, or shows
+    memory that is none of the file's.
+    """
+    with _open_arrow(file) as reader:
+        for batch in reader:
+            chosen = batch.select(columns)
+            chosen.validate(full=True)
+            yield chosen
+
+
+def _open_arrow(file: Path) -> Any:
     pa = load_pyarrow()
     try:
         return pa.ipc.open_stream(pa.memory_map(str(file)))  # what datasets writes

@@ -20,12 +20,15 @@ _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MAX_EXPANDED = 10**6
 
 
-def walk(root: Path) -> Iterator[tuple[str, str, bool]]:
+def walk(root: Path, entered: dict[str, str] | None = None) -> Iterator[tuple[str, str, bool]]:
     """The files below a folder: name relative to it with forward slashes, path, and whether it is a link.
 
-    Hidden ones are nobody's input. A pipe named x.png is listed, to be refused by name; what cannot be entered is
-    passed over.
+    Hidden ones are nobody's input. A pipe named x.png is listed, to be refused by name.
+
+    Args:
+        entered: gets every folder below the root, `sub/`, and why it cannot be read to its end; empty where it could.
     """
+    entered = {} if entered is None else entered
     folders = [("", str(root))]
     while folders:
         name, path = folders.pop()
@@ -38,8 +41,11 @@ def walk(root: Path) -> Iterator[tuple[str, str, bool]]:
                         folders.append((f"{name}{entry.name}/", entry.path))
                     elif not ((link := entry.is_symlink()) and _leads_to_folder(entry)):
                         yield name + entry.name, entry.path, link
-        except OSError:
+            entered[name] = ""
+        except FileNotFoundError:  # removed since it was listed
             continue
+        except OSError as error:
+            entered[name] = error.strerror or str(error)
 
 
 def has_magic(pattern: str) -> bool:

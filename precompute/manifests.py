@@ -7,6 +7,7 @@ Elsewhere: the formats (pipeline/lists.py), tables with types (tables.py), what 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..pipeline.wording import name_some
 
 COLUMNS = ("image", "video", "path", "file", "file_name")
 """Which column names the input where none is said, in this order; what the kind takes comes before all."""
-_MAX_PATH = 4096
+MAX_PATH = 4096
 """Linux opens no longer one."""
 MAX_PROMPT = 8000
 """Characters; world models read 512 tokens."""
@@ -116,12 +117,26 @@ def check_prompt_field(file: Path, columns: Collection[str], prompt_field: str) 
 def row_of(name: str, record: dict[str, Any], column: str, prompt_field: str | None) -> Row:
     """The row of a record: its path, and its prompt where one is wanted."""
     try:
-        path = _text(name, record, column)
-        if len(path) > _MAX_PATH:
-            raise ImageError("row", f"{name}: {column} is {len(path):,} characters long, which is no path")
+        path = path_of(name, record, column)
         return Row(name, path, None if prompt_field is None else prompt_of(name, record, prompt_field))
     except ImageError as error:
         return Row(name, problem=error)
+
+
+def path_of(name: str, record: dict[str, Any], column: str) -> str:
+    """The path of a record, which a file system can be asked for.
+
+    Raises:
+        ImageError: it has none, or none that could be a file's.
+    """
+    path = _text(name, record, column)
+    if len(path) > MAX_PATH:
+        raise ImageError("row", f"{name}: {column} is {len(path):,} characters long, which is no path")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:  # half a character, which JSON can say
+        raise ImageError("row", f"{name}: {column} is not Unicode text ({error.reason})") from error
+    return path
 
 
 def prompt_of(name: str, record: dict[str, Any], prompt_field: str) -> str:

@@ -12,11 +12,13 @@ which files a kind of recipe takes (kinds.py), reading bytes (locators.py), what
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -93,7 +95,7 @@ class _Found:
     others: dict[str, int]
     ignored: int
     sound: set[str] = field(default_factory=set[str])
-    """Tars and tables that could be read to their end."""
+    """Folders, tars and tables that could be read to their end."""
 
 
 def list_inputs(
@@ -169,13 +171,24 @@ def _refuse_link(path: str, root: str, source: str) -> None:
         raise ImageError("not_a_file", f"{source} is a link that leads out of {root}")
 
 
+def _refuse_special(file: Path, name: str) -> None:
+    """Opening a pipe waits for its other end."""
+    with suppress(OSError):  # reading will say why
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise ImageError("not_a_file", f"{name} is not a regular file")
+
+
 @lru_cache(maxsize=4096)
 def _real(folder: str) -> str:
     return os.path.realpath(folder)
 
 
 def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None) -> _Found:
-    """The inputs of a place, and what was passed over."""
+    """The inputs of a place, and what was passed over.
+
+    Raises:
+        ConfigError: as of `list_inputs`; or this user may not look there.
+    """
     text = str(place)
     if text.startswith(arrow_files.HUB):
         fetched = arrow_files.fetch_hub(text)
@@ -183,15 +196,23 @@ def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None)
         for entry in found.entries:
             entry.root = None  # the Hub's cache is made of links
         return found
-    if place.is_dir():
+    try:
+        is_folder, is_file = place.is_dir(), place.is_file()
+        if is_folder:
+            os.scandir(place).close()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # a pattern may be of any length
+            raise ConfigError(f"{text} cannot be read: {error.strerror} (looked from {Path.cwd()})") from error
+        is_folder = is_file = False
+    if is_folder:
         if (files := arrow_files.saved_files(place)) is not None:
             return _contained(files, text, kind, column, prompt_field)
         return _folder(place, kind, column, prompt_field)
-    if place.is_file():
+    if is_file:
         files = [text]
     elif has_braces(text):
         files = expand_braces(text)
-        if missing := [file for file in files if not Path(file).exists()]:
+        if missing := [file for file in files if not os.path.exists(file)]:  # noqa: PTH110 - whatever its length
             raise ConfigError(
                 f"{text} names {len(files)} files, and there is no {missing[0]} (looked from {Path.cwd()})"
             )
@@ -217,19 +238,33 @@ def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None)
 
 
 def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | None) -> _Found:
-    files = list(walk(place))
+    entered: dict[str, str] = {}
+    files = list(walk(place, entered))
+    closed = [
+        _Entry(name, name, None, problem=ImageError("missing", f"the folder {name} cannot be read: {why}"))
+        for name, why in sorted(entered.items())
+        if why
+    ]
+    sound = {name for name, why in entered.items() if not why}
+    if closed and not closed[0].name:
+        raise ConfigError(f"{place} cannot be read: {entered['']}")
     others = _others([name for name, _, _ in files], kind)
     found = [file for file in files if _suffix(file[0]) in kind.suffixes]
     if found:
         _refuse_columns(str(place), column, prompt_field)
-        return _Found(_plain(found, str(place)), others, len(files) - len(found) - sum(others.values()))
+        ignored = len(files) - len(found) - sum(others.values())
+        return _Found(_plain(found, str(place)) + closed, others, ignored, sound)
     for suffixes in (TARS, arrow_files.SUFFIXES - {".arrow"}):
         if held := sorted(path for _, path, _ in files if _suffix(path) in suffixes):
             inside = _contained([Path(path) for path in held], str(place), kind, column, prompt_field)
             inside.ignored += len(files) - len(held)
+            inside.entries += closed
+            inside.sound |= sound
             return inside
     if others:
         raise ConfigError(f"{place} holds no {kind.takes}, but {_counted(others)}. {_advice(others)}")
+    if closed:
+        raise ConfigError(f"{place} holds no {kind.takes} that can be seen: {closed[0].problem}")
     named = [name for name, _, _ in files if _suffix(name) in lists.SUFFIXES]
     raise ConfigError(
         f"{place} holds no {kind.takes}: none of its {len(files)} files ends in "
@@ -265,6 +300,7 @@ def _contained(
         try:
             if own:
                 _refuse_link(str(file), root, name)
+            _refuse_special(file, name)
             if suffix in TARS:
                 _add_tar(found, file, name, kind)
             elif suffix in arrow_files.SUFFIXES:

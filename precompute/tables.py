@@ -12,10 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..pipeline.arrow_files import load_pyarrow, open_arrow, read_schema
+from ..pipeline.arrow_files import arrow_batches, is_arrow, load_pyarrow, read_schema
 from ..pipeline.errors import ConfigError, ImageError
 from .locators import CellAt, facts_of
-from .manifests import Row, candidates, check_prompt_field, choose_column, prompt_of, row_of
+from .manifests import MAX_PATH, Row, candidates, check_prompt_field, choose_column, path_of, prompt_of, row_of
 
 _BATCH_ROWS = 1024
 _MAX_GROUP_BYTES = 2**32
@@ -62,14 +62,16 @@ def read_table(file: Path, takes: str, *, column: str | None, prompt_field: str 
                 continue
             there, path = value
             try:
-                if not there and not path:
-                    raise ImageError("row", f"{name} has no {chosen}")
+                if not there:
+                    path = path_of(name, {chosen: path or None}, chosen)
+                elif len(path) > MAX_PATH:
+                    path = ""  # beside bytes it is a name and no more: they are called by their row then
                 said = None if prompt_field is None else prompt_of(name, record, prompt_field)
-                rows.append(Row(name, path.replace("\0", "") if there else path, said))
+                rows.append(Row(name, path.replace("\0", ""), said))
             except ImageError as error:
                 rows.append(Row(name, problem=error))
             has_bytes.append(there)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ImageError("table", f"{file} cannot be read as a table: {str(error)[:300]}") from error
     return Table(tuple(rows), chosen if holds_bytes else None, tuple(has_bytes))
 
@@ -85,15 +87,15 @@ def read_cell(at: CellAt) -> bytes:
     if facts is None:
         raise ImageError("missing", f"{at.path} cannot be read")
     try:
-        if at.path.endswith(".arrow"):
-            value = _arrow_table(at.path, facts).column(at.column)[at.row]
+        if is_arrow(at.path):
+            value = _arrow_cell(_arrow_column(at.path, facts, at.column), at.row)
         else:
             group, first = _group_of(at.path, facts, at.row)
             value = _parquet_group(at.path, facts, group, at.column)[at.row - first]
         if isinstance(value, pa.StructScalar):
             value = value["bytes"]
         content = value.as_py()
-    except (pa.ArrowException, OSError, KeyError, IndexError) as error:
+    except (pa.ArrowException, OSError, KeyError, IndexError, UnicodeDecodeError) as error:
         raise ImageError("table", f"row {at.row} of {at.path} cannot be read: {str(error)[:300]}") from error
     if not isinstance(content, bytes):
         raise ImageError("row", f"row {at.row} of {at.path} holds no bytes in {at.column}")
@@ -152,10 +154,8 @@ def _paths(pa: Any, cells: Any) -> list[tuple[bool, str]]:
 
 def _batches(pa: Any, file: Path, fields: dict[str, Any], chosen: str, prompt_field: str | None) -> Iterator[Any]:
     columns = [chosen, *([prompt_field] if prompt_field not in (None, chosen) else [])]
-    if file.suffix == ".arrow":
-        with open_arrow(file) as reader:
-            for batch in reader:
-                yield batch.select(columns)
+    if is_arrow(file):
+        yield from arrow_batches(file, columns)
         return
     has_path = pa.types.is_struct(fields[chosen]) and fields[chosen].get_field_index("path") >= 0
     with pa.parquet.ParquetFile(file) as table:
@@ -175,9 +175,18 @@ def _nulls(group: Any, path: str) -> int | None:
 
 
 @lru_cache(maxsize=8)
-def _arrow_table(path: str, facts: object) -> Any:
+def _arrow_column(path: str, facts: object, column: str) -> list[Any]:
     del facts  # another file of this name is another table
-    return open_arrow(Path(path)).read_all()  # mapped, not read
+    return [batch.column(0) for batch in arrow_batches(Path(path), [column])]  # mapped, not read
+
+
+def _arrow_cell(parts: list[Any], row: int) -> Any:
+    first = 0
+    for part in parts:
+        if row < first + len(part):
+            return part[row - first]
+        first += len(part)
+    raise IndexError(f"it has {first} rows")
 
 
 @lru_cache(maxsize=8)
@@ -209,4 +218,4 @@ def _parquet_group(path: str, facts: object, group: int, column: str) -> Any:
         held = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] == column)
         if held > _MAX_GROUP_BYTES:
             raise pa.ArrowInvalid(f"a row group holds {held:,} bytes of {column}; write smaller row groups")
-        return table.read_row_group(group, columns=[column]).column(column).combine_chunks()
+        return table.read_row_group(group, columns=[column]).column(column)

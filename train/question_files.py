@@ -271,16 +271,14 @@ def _cells(
                 for record in batch.to_pylist():
                     yield f"{file.name}#{number}", {**({"split": split} if split else {}), **record}
                     number += 1
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             yield file.name, f"{file.name} cannot be read to its end: {str(error)[:300]}"
 
 
 def _batches(pa: Any, file: Path, columns: list[str]) -> Iterator[Any]:
-    if file.suffix == ".arrow":
-        with arrow_files.open_arrow(file) as reader:
-            for batch in reader:
-                whole = batch.select(columns)
-                yield from (whole.slice(start, _BATCH_ROWS) for start in range(0, whole.num_rows, _BATCH_ROWS))
+    if arrow_files.is_arrow(file):
+        for whole in arrow_files.arrow_batches(file, columns):
+            yield from (whole.slice(start, _BATCH_ROWS) for start in range(0, whole.num_rows, _BATCH_ROWS))
         return
     with pa.parquet.ParquetFile(file) as table:
         yield from table.iter_batches(batch_size=_BATCH_ROWS, columns=columns)

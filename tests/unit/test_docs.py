@@ -25,6 +25,7 @@ from theworld.pipeline.cli import app
 from theworld.pipeline.errors import ImageError
 from theworld.precompute import audit
 from theworld.precompute.builtin import BUILT_IN
+from theworld.precompute.kinds import KINDS
 from theworld.precompute.manifests import COLUMNS
 from theworld.precompute.video import write_video
 from theworld.train.config import TrainConfig
@@ -90,10 +91,19 @@ def test_the_python_of_the_inputs_page_runs(tmp_path: Path) -> None:
     names = {"FOLDER": str(tmp_path)}
     exec(block, names)
     assert (names["taken"], names["wrong"]) == (["a.png"], [("list.jsonl:2", "missing")])
-    reasons = set(re.findall(r"\w+", (ImageError.__doc__ or "").split("ledger:")[1]))
-    rows = re.findall(r"^\| ((?:`\w+` )+)\|", page, re.MULTILINE)
-    assert set(re.findall(r"\w+", " ".join(rows))) == reasons - {"or", "before", "while", "decoding"}
     assert all(name in page for name in COLUMNS)
+
+
+def test_the_reasons_an_input_may_fail_for_are_those_on_the_page_of_inputs() -> None:
+    files = [*(DOCS.parent / "precompute").glob("*.py"), DOCS.parent / "pipeline" / "image_files.py"]
+    given = re.compile(r'(?:ImageError\(\s*|_failure\(sample, |"reason": |reason=)"(\w+)"')
+    reasons = {reason for path in files for reason in given.findall(path.read_text())}
+    assert reasons >= set(re.findall(r"\w+", (ImageError.__doc__ or "").split("ledger:")[1])) - {
+        *("or", "before", "while", "decoding")
+    }
+    rows = re.findall(r"^\| ((?:`\w+` )+)\|", (DOCS / "inputs.md").read_text(), re.MULTILINE)
+    told = re.findall(r"\w+", " ".join(rows))
+    assert sorted(told) == sorted(reasons | {kind.phase for kind in KINDS.values()})
 
 
 def test_the_python_of_the_page_on_migration_runs() -> None:

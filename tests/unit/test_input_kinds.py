@@ -6,6 +6,9 @@ import hashlib
 import io
 import json
 import os
+import struct
+import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -14,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.harm import as_another_user, open_folder
 from theworld.pipeline.errors import ConfigError, ImageError
 from theworld.pipeline.keys import key_of_bytes, key_of_sample
 from theworld.precompute import input_index
 from theworld.precompute.input_index import InputIndex
 from theworld.precompute.kinds import KINDS
-from theworld.precompute.locators import FileAt
+from theworld.precompute.locators import CellAt, FileAt
 from theworld.precompute.sources import Listing, list_inputs
 
 IMAGES, VIDEOS = KINDS["rollout"], KINDS["frames"]
@@ -105,6 +109,8 @@ def test_rows_that_are_wrong_are_named_by_file_and_line(folder: Path) -> None:
         json.dumps({"image": str(folder / "c.png")}),  # 16: an absolute path is the user's own choice
         '{"image": "sub/../a.png"}',
         '{"image": "sub"}',  # 18
+        '{"image": "\\ud83d.png"}',  # 19: half a character
+        '{"image": "\\ud83d/a.png"}',
     ]
     (folder / "m.jsonl").write_bytes("\n".join(rows).encode() + b'\n{"image": "\xff.png"}')
     started = time.monotonic()
@@ -112,7 +118,8 @@ def test_rows_that_are_wrong_are_named_by_file_and_line(folder: Path) -> None:
     assert time.monotonic() - started < 1
     assert set(keys(listing)) == {"a.png", str(folder / "c.png"), "sub/../a.png"}
     wrong = {2: "row", 3: "row", 4: "row", 5: "row", 6: "missing", 7: "row", 8: "row", 9: "not_a_file"}
-    more = {10: "not_a_file", 11: "missing", 12: "not_a_file", 13: "row", 14: "row", 18: "not_a_file", 19: "row"}
+    more = {10: "not_a_file", 11: "missing", 12: "not_a_file", 13: "row", 14: "row", 18: "not_a_file"}
+    more |= dict.fromkeys((19, 20, 21), "row")
     assert bad(listing) == {f"m.jsonl:{line}": reason for line, reason in (wrong | more).items()}
     assert "m.jsonl:1" in listing.readable
 
@@ -220,6 +227,66 @@ def test_a_table_that_holds_the_bytes(folder: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"no column other in any row; it has picture, text"):
         list_inputs(folder / "t.parquet", IMAGES, column="other")
+
+
+def test_paths_in_a_table_that_are_none_cost_their_own_row(folder: Path) -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    long = "p" * 100_000
+    cells = [
+        {"bytes": None, "path": "a\0.png"},
+        {"bytes": None, "path": long},
+        {"bytes": b"first", "path": long},
+        {"bytes": b"second", "path": "b\0.png"},
+    ]
+    parquet.write_table(pa.table({"image": cells}), folder / "t.parquet")
+    listing = list_inputs(folder / "t.parquet", IMAGES)
+    assert keys(listing) == {"t.parquet#2": key_of_bytes(b"first"), "b.png": key_of_bytes(b"second")}
+    assert bad(listing) == {"t.parquet:0": "row", "t.parquet:1": "row"}
+
+
+def test_text_in_a_table_that_is_no_unicode_is_damage_of_the_table(folder: Path) -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    raw = pa.array([b"a.png", b"\xff.png"], pa.binary())
+    broken = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    parquet.write_table(pa.table({"image": broken}), folder / "t.parquet")
+    assert bad(list_inputs(folder / "t.parquet", IMAGES)) == {"t.parquet": "table"}
+
+
+@pytest.mark.slow
+def test_a_row_group_of_more_than_two_gib_is_read_too(tmp_path: Path) -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * 36, pa.int8()), pa.array([bytes(60 * 2**20)]))
+    parquet.write_table(pa.table({"image": same}), tmp_path / "t.parquet", store_schema=False)
+    assert len(CellAt(str(tmp_path / "t.parquet"), 35, "image").read(2**26)) == 60 * 2**20
+
+
+@pytest.mark.parametrize("holds", ["bytes", "names"])
+def test_a_flipped_bit_in_an_arrow_file_costs_the_file_and_not_the_process(tmp_path: Path, holds: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    cells = [bytes([65 + number]) * 50 for number in range(20)]
+    table = pa.table({"image": pa.array(cells, pa.binary() if holds == "bytes" else pa.string())})
+    with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    content = (tmp_path / "t.arrow").read_bytes()
+    ends = struct.pack("<4i", 0, 50, 100, 150)
+    assert content.count(ends) == 1
+    (tmp_path / "t.arrow").write_bytes(content.replace(ends, struct.pack("<4i", 0, 50, 100 + 2**30, 150)))
+    look = f"""
+from pathlib import Path
+from theworld.precompute.kinds import KINDS
+from theworld.precompute.sources import list_inputs
+print([(bad.source, bad.reason) for bad in list_inputs(Path({str(tmp_path)!r}) / "t.arrow", KINDS["rollout"]).refused])
+"""
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)  # it may end the process
+    assert (done.returncode, done.stdout.strip()) == (0, "[('t.arrow', 'table')]"), done.stderr
+
+
+def test_an_arrow_file_may_be_named_in_capitals(folder: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    table = pa.table({"image": [{"bytes": b"first", "path": "one.png"}]})
+    with pa.OSFile(str(folder / "T.ARROW"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    assert keys(list_inputs(folder / "T.ARROW", IMAGES)) == {"one.png": key_of_bytes(b"first")}
 
 
 def test_a_folder_that_save_to_disk_made(tmp_path: Path) -> None:
@@ -360,6 +427,47 @@ def test_links_pipes_and_loops_hold_nobody_up(folder: Path) -> None:
     outside = list_inputs(folder / "*" / "*" / "*.png", IMAGES)  # up/ leads to the folder itself
     assert set(bad(outside).values()) <= {"not_a_file"}
     assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.parquet", "x.jsonl"])
+def test_a_pipe_with_the_name_of_a_list_a_table_or_a_tar_holds_nobody_up(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    look = f"""
+from pathlib import Path
+from theworld.precompute.kinds import KINDS
+from theworld.precompute.sources import list_inputs
+print([(bad.source, bad.reason) for bad in list_inputs(Path({str(tmp_path)!r}) / "*", KINDS["rollout"]).refused])
+"""
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=60)  # opening it waits
+    assert done.stdout.strip() == str([(name, "not_a_file")]), done.stderr
+
+
+def test_a_folder_that_cannot_be_entered_is_named_and_forgotten_once_it_can() -> None:
+    with open_folder() as place:
+        (place / "closed").mkdir()
+        for name in ("a.png", "closed/b.png"):
+            (place / name).write_bytes(name.encode())
+        (place / "closed").chmod(0)
+
+        def look() -> None:
+            listing = list_inputs(place, IMAGES)
+            assert (set(keys(listing)), bad(listing)) == ({"a.png"}, {"closed/": "missing"})
+            for hidden in (place / "closed", place / "closed" / "b.png"):
+                with pytest.raises(ConfigError, match=r"cannot be read: Permission denied"):
+                    list_inputs(hidden, IMAGES)
+
+        as_another_user(look)
+        (place / "closed").chmod(0o755)
+        opened = list_inputs(place, IMAGES)
+        assert (len(opened.samples), opened.refused) == (2, ())
+        assert "closed/" in opened.readable
+
+
+def test_a_place_of_any_length_is_one_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no folder or image at xxx"):
+        list_inputs(Path("x" * 5000), IMAGES)
+    names = ",".join(["a"] * 200)
+    assert len(list_inputs(folder / f"{{{names}}}.png", IMAGES).samples) == 200
 
 
 def test_a_list_among_images_is_not_taken_for_one(folder: Path) -> None:

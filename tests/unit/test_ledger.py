@@ -12,7 +12,7 @@ from theworld.pipeline.errors import (
 from theworld.pipeline.ledger import Failure
 from theworld.pipeline.records import seal, unseal
 from theworld.pipeline.store import open_store
-from theworld.precompute.manifests import _MAX_PATH, MAX_PROMPT
+from theworld.precompute.manifests import MAX_PATH, MAX_PROMPT
 
 from ..tiny_store import create, flip, key
 
@@ -38,7 +38,7 @@ def test_sources_add_up_over_runs_and_a_changed_file_shows_all_its_keys(tmp_path
 
 def test_names_and_prompts_as_long_as_a_list_may_hold_come_back(tmp_path: Path) -> None:
     store = create(tmp_path)
-    name, prompt = "\U0001f3b2" * _MAX_PATH, "\U0001f3b3" * MAX_PROMPT
+    name, prompt = "\U0001f3b2" * MAX_PATH, "\U0001f3b3" * MAX_PROMPT
     store.record_sources([(name, key(1))], {key(1): prompt})
     assert open_store(tmp_path).sources() == {name: (key(1),)}
     assert open_store(tmp_path).prompts() == {key(1): prompt}

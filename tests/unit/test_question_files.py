@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from hypothesis import HealthCheck, given, settings
@@ -282,6 +284,16 @@ def test_noise_is_refused_and_never_crashes(tmp_path: Path, content: bytes, suff
     file.write_bytes(content)
     with contextlib.suppress(QuestionError):
         read_question_file(file)
+
+
+def test_text_in_a_table_that_is_no_unicode_is_said_of_the_table(tmp_path: Path) -> None:
+    rows = [{"image": f"{n}.png", "question": "where?", "answer": word} for n, word in enumerate(("left", "right"))]
+    sound = pyarrow.Table.from_pylist(rows)
+    bytes_of = pyarrow.array([b"left", b"\xff"], pyarrow.binary()).buffers()
+    broken = pyarrow.Array.from_buffers(pyarrow.string(), 2, bytes_of)
+    pyarrow.parquet.write_table(sound.set_column(2, "answer", broken), tmp_path / "x.parquet")
+    [bad] = read_question_file(tmp_path / "x.parquet").bad
+    assert "x.parquet cannot be read to its end" in bad.problem
 
 
 def test_a_record_with_a_digest_finds_latents_without_any_image(tmp_path: Path) -> None:
