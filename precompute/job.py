@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pipeline.commit import publish, writing
+from ..pipeline.device import resolve_device
 from ..pipeline.errors import Interrupted, TheWorldError
 from ..pipeline.ledger import Failure
 from ..pipeline.progress import Progress
@@ -80,7 +81,9 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             device, workers = crew.device, crew.workers
         store = _open_store(ahead, config, workers, progress)
         if recipe.prompts == "sample" and plan.todo:
-            plan = _embed_each(config, ahead.world, store, plan, device, progress)
+            # here, where a cluster's GPUs may not be
+            where = "cpu" if device == "cpu" else str(resolve_device("auto"))
+            plan = _embed_each(config, ahead.world, store, plan, where, progress)
         for failure in plan.refused:
             store.record_failure(failure)
         if not plan.todo:
@@ -88,7 +91,8 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)
 
         batch_size = config.batch_size or KINDS[recipe.kind].batch[0 if device == "cpu" else 1]
-        setup = _worker_setup(ahead, store, device, batch_size)
+        prompted = recipe.prompts == "sample" or recipe.prompt is not None or recipe.negative_prompt is not None
+        setup = _worker_setup(ahead, store, device, batch_size, guardrail=config.guardrail if prompted else None)
         for name, batch in setup["fitted"].items():
             if batch < batch_size:
                 progress.say(f"batches of {batch} on {name}: larger ones did not fit ({config.cache / FILE})")
@@ -141,7 +145,9 @@ def _open_store(ahead: Outlook, config: PrecomputeConfig, workers: int, progress
     return store
 
 
-def _worker_setup(ahead: Outlook, store: LatentStore, device: str, batch_size: int) -> dict[str, Any]:
+def _worker_setup(
+    ahead: Outlook, store: LatentStore, device: str, batch_size: int, *, guardrail: str | None
+) -> dict[str, Any]:
     """What a worker starts with (worker.py); embeds the recipe's prompts where that is not done."""
     world = ahead.world
     text_file: Path | None = store.path / PROMPT
@@ -160,6 +166,7 @@ def _worker_setup(ahead: Outlook, store: LatentStore, device: str, batch_size: i
         "fps": world.card.fps,
         "batch_size": batch_size,
         "text": str(text_file.absolute()) if text_file else None,
+        "guardrail": guardrail,
         "fitted": ahead.experience.fitted(ahead.recipe),
     }
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import pad
@@ -51,12 +51,19 @@ class TextEmbeddings:
 
     @classmethod
     def load(cls, path: Path) -> TextEmbeddings:
-        """Read a file with the content of `to_bytes`."""
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            prompt, negative = (
-                file.get_tensor(name) if name in names else None for name in ("prompt", "negative")
-            )
+        """Read a file with the content of `to_bytes`.
+
+        Raises:
+            WorldModelError: it is not what was written.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = set(file.keys())
+                prompt, negative = (
+                    file.get_tensor(name) if name in names else None for name in ("prompt", "negative")
+                )
+        except (OSError, ValueError, SafetensorError) as error:
+            raise _damaged(path, "the embedding of the recipe's prompt", error) from error
         return cls(prompt, negative)
 
     def padded(self, missing: int) -> TextEmbeddings:
@@ -144,13 +151,16 @@ def load_each(store: Path, prompts: Sequence[str], negative: Tensor | None) -> T
         try:
             with safe_open(path, framework="pt") as file:
                 embedding = file.get_tensor("prompt")
-        except (OSError, ValueError) as error:
-            raise WorldModelError(
-                f"{path}, the embedding of the prompt {prompt!r}, cannot be read: {error}. "
-                "Remove it and run precompute again: it is made anew"
-            ) from error
+        except (OSError, ValueError, SafetensorError) as error:
+            raise _damaged(path, f"the embedding of the prompt {prompt!r}", error) from error
         rows.append(pad(embedding, (0, 0, 0, MAX_PROMPT_TOKENS - embedding.shape[1])))
     return TextEmbeddings(torch.cat(rows), negative)
+
+
+def _damaged(path: Path, what: str, error: Exception) -> WorldModelError:
+    return WorldModelError(
+        f"{path}, {what}, cannot be read: {error}. Remove it and run precompute again: it is made anew"
+    )
 
 
 def prompt_file(store: Path, prompt: str) -> Path:

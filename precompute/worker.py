@@ -48,6 +48,8 @@ class WorkerSetup:
     """CPU threads of torch; None leaves them as they are."""
     text: str | None = None
     """File of prompt embeddings."""
+    guardrail: str | None = None
+    """Who has checked the prompts; recorded beside each shard."""
     umask: int | None = None
     """Of the files it writes; None leaves it as it is."""
     fitted: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -97,6 +99,7 @@ class Worker:
         )
         self._device = setup.device
         self._world_name, self._fps = setup.world_name, setup.fps
+        self._guardrail = setup.guardrail
         self._device_name = device_name(setup.device, torch.get_num_threads())
         self._batch_size = min(setup.batch_size, setup.fitted.get(self._device_name, setup.batch_size))
         self._made_any = False
@@ -242,6 +245,7 @@ class Worker:
             "batch_size": self._batch_size,
             "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
             "world": {"name": self._world_name, "fps": self._fps},
+            **({} if self._guardrail is None else {"guardrail": self._guardrail}),
         }
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.miniature import add_text_encoder, save_mini_world
-from theworld.pipeline.errors import ConfigError, StoreError
+from theworld.pipeline.device import resolve_device
+from theworld.pipeline.errors import ConfigError, Interrupted, StoreError
 from theworld.pipeline.keys import key_of_sample
 from theworld.pipeline.store import LatentStore, open_store
 from theworld.pipeline.transfer import export
@@ -108,6 +112,38 @@ def test_a_disk_too_full_for_the_embeddings_is_said(
         monkeypatch.setattr(module, "publish", fill_up)
     with pytest.raises(StoreError, match=r"No space left on device.*Free some space"):
         run(three(tmp_path / "in"), tmp_path / "cache", world, **prompts)
+
+
+def test_who_checked_the_prompts_is_written_into_the_store_and_nothing_where_there_are_none(
+    world: Path, tmp_path: Path
+) -> None:
+    store = prompted(tmp_path / "in", tmp_path / "cache", world)
+    one, none = (run(tmp_path / "in", tmp_path / "cache", world, **more) for more in ({"prompt": PROMPTS[0]}, {}))
+    stores = (store, open_store(one.store), open_store(none.store))
+    said = [record.facts.get("guardrail") for each in stores for record in each.records()]
+    assert said == ["external", "external", None]
+
+
+def test_prompts_are_embedded_where_the_driver_has_no_gpu_though_its_workers_have(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+
+    def stop(*arguments: object) -> None:
+        devices.append(str(arguments[-1]))
+        raise Interrupted("far enough")
+
+    @contextmanager
+    def joined(_: str) -> Iterator[SimpleNamespace]:
+        nodes = [{"Alive": True, "Resources": {"GPU": 2, "CPU": 4}}]
+        yield SimpleNamespace(ray=SimpleNamespace(nodes=lambda: nodes))
+
+    monkeypatch.setattr(job, "ray_cluster", joined)
+    monkeypatch.setattr(job, "embed_each", stop)
+    here = {"prompt_field": "text", "in_process": False, "device": "auto", "address": "10.0.0.1:6379"}
+    with pytest.raises(Interrupted, match="far enough"):
+        run(three(tmp_path / "in"), tmp_path / "cache", world, **here)
+    assert devices == [str(resolve_device("auto"))]
 
 
 def test_nobody_checking_the_prompts_is_refused_before_anything_is_written(world: Path, tmp_path: Path) -> None:

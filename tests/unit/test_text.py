@@ -12,14 +12,14 @@ from PIL import Image
 from transformers import AutoTokenizer, T5EncoderModel
 
 from tests.miniature import add_text_encoder, mini_scheduler, mini_transformer, mini_vae, save_mini_world
-from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.errors import ConfigError, WorldModelError
 from theworld.pipeline.recipe import Recipe
 from theworld.pipeline.store import open_store
 from theworld.precompute.builtin import BUILT_IN
 from theworld.precompute.config import PrecomputeConfig
 from theworld.precompute.cosmos import CosmosWorld
 from theworld.precompute.job import run_precompute
-from theworld.precompute.text import TextEmbeddings, check_prompts, embed_prompts
+from theworld.precompute.text import TextEmbeddings, check_prompts, embed_prompts, load_each, prompt_file
 
 T5 = BUILT_IN["cosmos-predict2"].text
 PROMPT, NEGATIVE = "a ball falls to the left", "blur"
@@ -125,3 +125,14 @@ def test_a_prompt_that_is_too_long_is_refused(folder: Path) -> None:
 def test_without_the_guardrail_package_its_flag_says_what_to_install() -> None:
     with pytest.raises(ConfigError, match=r"theworld\[guardrail\]"):
         check_prompts(["a ball"], "cosmos", T5)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x10\0\0\0\0\0\0\0{}", b"not safetensors at all"])
+def test_a_damaged_embedding_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    kept = prompt_file(tmp_path, "a ball")
+    kept.parent.mkdir()
+    kept.write_bytes(content)
+    with pytest.raises(WorldModelError, match=r"'a ball', cannot be read.*Remove it"):
+        load_each(tmp_path, ["a ball"], None)
+    with pytest.raises(WorldModelError, match=r"recipe's prompt, cannot be read.*Remove it"):
+        TextEmbeddings.load(kept)
