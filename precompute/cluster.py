@@ -53,8 +53,9 @@ def ray_cluster(address: str) -> Generator[Session, None, None]:
     host, port = _parse(address)
     try:
         socket.create_connection((host, port), timeout=_CONNECT_S).close()
-    except OSError as error:
-        raise ConfigError(f"--address {address}: nothing answers there ({error.strerror or error})") from error
+    except (OSError, UnicodeError) as error:  # a dot too many is no name at all
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--address {address}: nothing answers there ({why})") from error
     _require_auth(address)
     _require_token(address)
     here = Path(tempfile.mkdtemp(prefix="theworld-"))

@@ -220,6 +220,11 @@ class _Continuation(_Frames):
                 f"--observed-frames {seen} are all of the clip that --steps {recipe.rollout_steps} makes "
                 f"({whole} video frames), so nothing is left to predict. Choose more --steps"
             )
+        if recipe.chunk_frames and seen > (most := video_frames(recipe.chunk_frames - 1, temporal_stride=stride)):
+            raise ConfigError(
+                f"--observed-frames {seen} are more than the first chunk holds, {recipe.chunk_frames} latent frames of "
+                f"{world.name}. Choose at most {most}"
+            )
         _check_clip(recipe, seen)
         _check_window(recipe, world, steps=recipe.rollout_steps)
 

@@ -173,9 +173,10 @@ def open_ports() -> list[str]:
 def _sweep(parent: Path) -> None:
     """Remove the session folders of jobs of ours that were killed before they could."""
     for folder in parent.glob("tw-[0-9]*-*"):
-        pid = int(folder.name.split("-")[1])
-        if not psutil.pid_exists(pid) and not folder.is_symlink() and folder.stat().st_uid == os.getuid():
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError, ValueError, OverflowError):  # another job sweeps too; or it was never a job's
+            pid = int(folder.name.split("-")[1])
+            if not psutil.pid_exists(pid) and not folder.is_symlink() and folder.stat().st_uid == os.getuid():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _refuse_open_ports() -> None:

@@ -134,9 +134,12 @@ def _locate(world: str | None) -> _Place:
     world = world or WORLDLET
     known = named_worlds()
     place = known.get(world, world)
-    path = Path(place).expanduser()
-    if path.is_dir():
-        return _Place(world if world in known else path.resolve().name, path.resolve())
+    try:
+        path = Path(place).expanduser()
+        if path.is_dir():
+            return _Place(world if world in known else path.resolve().name, path.resolve())
+    except (OSError, RuntimeError) as error:  # of no such user, or not for this one to see
+        raise WorldModelError(f"--world {place} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not is_hub_id(place):
         raise WorldModelError(
             f"there is no folder {place}, and it is neither a Hub id (ORG/NAME) nor one of {', '.join(known)}. "

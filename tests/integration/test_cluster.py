@@ -220,6 +220,12 @@ def test_where_nothing_listens_is_said_at_once() -> None:
         pass
 
 
+@pytest.mark.parametrize("address", ["10.0.0..1:6379", f"{'a' * 70}:6379"])
+def test_what_is_no_host_s_name_is_said_as_plainly(address: str) -> None:
+    with pytest.raises(ConfigError, match="nothing answers"), ray_cluster(address):
+        pass
+
+
 def test_workers_follow_the_resources_of_the_nodes() -> None:
     def nodes(*resources: dict[str, float]) -> list[dict[str, object]]:
         return [{"Alive": True, "Resources": one} for one in resources] + [{"Alive": False, "Resources": {"GPU": 9}}]

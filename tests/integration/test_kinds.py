@@ -123,6 +123,13 @@ def test_a_rollout_beyond_the_window_goes_on_in_chunks(scenes: Path, tmp_path: P
     assert recipe.id == short.recipe.id
 
 
+def test_a_first_chunk_holds_all_that_is_seen_or_is_refused_before_anything_is_made() -> None:
+    world, chunked = resolve_world(None), {"kind": "continuation", "steps": 12, "chunk_context": 5}
+    assert make_recipe(PrecomputeConfig(**chunked, observed_frames=33), world).chunk_frames == 9
+    with pytest.raises(ConfigError, match=r"--observed-frames 37 are more .* 9 latent frames .* at most 33"):
+        make_recipe(PrecomputeConfig(**chunked, observed_frames=37), world)
+
+
 @pytest.mark.parametrize("format", ["zarr", "webdataset"])
 @pytest.mark.parametrize(
     "settings",

@@ -21,6 +21,7 @@ from theworld.pipeline.records import seal, unseal
 from theworld.pipeline.store import create_store, find_store, find_stores, open_store
 from theworld.pipeline.transfer import export
 
+from ..harm import as_another_user, open_folder
 from ..tiny_store import SPEC, TINY, create, fill
 
 
@@ -176,3 +177,16 @@ def test_attributes_that_others_add_to_the_array_do_no_harm(tmp_path: Path) -> N
     fill(store, 3)
     zarr.open_array(store.path / "latents", mode="r+").attrs["note"] = "seen"
     assert len(open_store(tmp_path)) == 3
+
+
+def test_a_cache_that_is_not_ours_to_look_into_is_said_in_words() -> None:
+    with open_folder() as folder:
+        (folder / "closed" / "cache").mkdir(parents=True)
+        (folder / "closed").chmod(0)
+
+        def look() -> None:
+            for cache in (folder / "closed", folder / "closed" / "cache"):
+                with pytest.raises(StoreError, match=r"cannot be read: Permission denied.*--cache folder of your own"):
+                    find_stores(cache)
+
+        as_another_user(look)

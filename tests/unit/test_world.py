@@ -50,7 +50,14 @@ def test_an_unreachable_hub_fails_in_seconds_and_says_what_to_do(
 
 
 @pytest.mark.parametrize(
-    ("world", "word"), [("no/such/folder/here", "no folder"), ("./missing", "no folder"), ("justaname", "Hub id")]
+    ("world", "word"),
+    [
+        ("no/such/folder/here", "no folder"),
+        ("./missing", "no folder"),
+        ("justaname", "Hub id"),
+        ("~nosuchuser/world", "--world ~nosuchuser/world cannot be read"),
+        ("x" * 5000, "cannot be read: File name too long"),
+    ],
 )
 def test_a_name_that_is_nothing_is_refused(world: str, word: str) -> None:
     with pytest.raises(WorldModelError, match=word):
