@@ -20,6 +20,7 @@ from . import options
 from .errors import ConfigError, StoreNotFoundError, TheWorldError
 from .options import DEFAULT_CACHE, Json, Quiet, Store
 from .see_cli import audit_store, preview
+from .wording import printable
 
 cache_app = typer.Typer(
     help="List, check, repair and convert stores of latents.",

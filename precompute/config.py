@@ -88,6 +88,14 @@ class PrecomputeConfig(BaseModel):
     def _runs_in_one_place(self) -> PrecomputeConfig:
         if self.in_process and self.address is not None:
             raise ValueError("in_process works here and address elsewhere; choose one")
+        if self.in_process and (self.workers or 1) > 1:
+            raise ValueError(f"in_process is one worker, and workers says {self.workers}; choose one")
+        return self
+
+    @model_validator(mode="after")
+    def _scenes_are_made(self) -> PrecomputeConfig:
+        if self.images is not None and "scenes" in self.model_fields_set:
+            raise ValueError("scenes are made where no images are given, and these are; leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -129,7 +137,7 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
         # within the window nothing is chunked, and equal latents have equal ids
         "chunk_context": config.chunk_context if beyond else 0,
         "chunk_frames": card.window if config.chunk_context and beyond else 0,
-        "denoise_steps": config.denoise_steps or card.denoise_steps,
+        "denoise_steps": card.denoise_steps if config.denoise_steps is None else config.denoise_steps,
         "guidance": config.guidance,
         "prompt": config.prompt,
         "negative_prompt": config.negative_prompt,

@@ -93,6 +93,7 @@ class _InProcess:
         self.where: list[dict[str, str]] = []
         self._worker = worker_class()(setup)
         self._task: tuple[Task, Mapping[str, int]] | None = None
+        self._told: set[str] = set()
 
     def start(self) -> float:
         return self._worker.load_s()
@@ -112,6 +113,9 @@ class _InProcess:
         except Interrupted:
             raise
         except Exception as error:
+            if (what := reason_of(error)) not in self._told:  # for who looks where it breaks; a task is tried again
+                self._told.add(what)
+                logger.warning("a task failed", exc_info=True)
             return [(task, error)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..pipeline.ledger import Failure
 from ..pipeline.recipe import Recipe
+from ..pipeline.wording import printable
 from .cost import Cost
 from .drive import Work
 from .kinds import KINDS
@@ -58,14 +59,18 @@ class Report:
                 f"{work.bytes_written / 2**20:.1f} MiB; {work.worker_hours:.2f} worker-hours on {work.device}, of them "
                 f"loading {work.load_s:.1f} s a worker, {phases}" + (f"; {work.retries} retries" * bool(work.retries))
             )
+        elif self.plan.todo:
+            lines.append(f"none of {len(self.plan.todo)} {kind.makes} could be made")
         else:
-            lines.append(f"nothing to do: {self.plan.done} of {self.plan.inputs} {kind.takes}s have their latents")
+            there = self.plan.inputs - self.plan.duplicates
+            alike = f"; {self.plan.duplicates} more share them" * bool(self.plan.duplicates)
+            lines.append(f"nothing to do: {self.plan.done} of {there} {kind.takes}s have their latents{alike}")
         lines.extend(f"note: {count} {kind.takes}s are {note}" for note, count in work.notes.items())
         if self.bad:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
             lines.append(f"{self.bad} inputs failed ({reasons}):")
             shown = (*self.failures, *self.plan.failed_before)[:5]
-            lines.extend(f"  {failure.reason:>10}  {failure.message}" for failure in shown)
+            lines.extend(f"  {failure.reason:>10}  {printable(failure.message)}" for failure in shown)
             if self.bad > len(shown):
                 lines.append(f"  … and {self.bad - len(shown)} more: theworld cache failed {self.store}")
             lines.append("all others are done; --retry-failed tries these again, --max-bad N accepts N of them")

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from tests.integration.test_precompute import all_latents, config, make_images
 from tests.miniature import save_mini_world
 from theworld.pipeline.cli import app
-from theworld.pipeline.errors import Interrupted, WorldModelError
+from theworld.pipeline.errors import Interrupted, RecipeError, WorldModelError
 from theworld.pipeline.keys import key_of_file
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store import create_store, open_store
@@ -253,11 +253,64 @@ def test_failures_are_listed_counted_accepted_and_retried(tmp_path: Path, world:
 def test_settings_that_contradict_or_cannot_be_written_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="choose one"):
         PrecomputeConfig(in_process=True, address="10.0.0.1:6379")
+    with pytest.raises(ValueError, match="in_process is one worker, and workers says 2"):
+        PrecomputeConfig(in_process=True, workers=2)
+    assert PrecomputeConfig(in_process=True, workers=1).workers == 1
+    with pytest.raises(ValueError, match="scenes are made where no images are given"):
+        PrecomputeConfig(images=tmp_path, scenes=30)
+    with pytest.raises(RecipeError, match=r"denoise_steps.*got 0"):  # and not the card's own
+        run_precompute(PrecomputeConfig(cache=tmp_path / "c", denoise_steps=0))
     report: Report | None = None
     with pytest.raises(ValueError, match="--events"):
         report = run_precompute(PrecomputeConfig(cache=tmp_path / "c", events=tmp_path / "no" / "events"))
     assert report is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_no_text_is_told_all_the_same(tmp_path: Path, world: Path) -> None:
+    images = make_images(tmp_path / "in", 1)
+    (images / os.fsdecode(b"\xff\x1b[2J.png")).write_text("no image")
+    flags = "--steps 1 --size 32x32 --denoise-steps 3 --compute-dtype float32 --in-process --device cpu"
+    command = ["precompute", images, "--cache", tmp_path / "cache", "--world", world, *flags.split()]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as a terminal is
+    done = subprocess.run(
+        [sys.executable, "-m", "theworld.pipeline.cli", *map(str, command)], capture_output=True, env=strict
+    )
+    assert done.returncode == 3, done.stderr
+    assert rb"\udcff\x1b[2J.png" in done.stdout
+    assert b"\x1b" not in done.stdout
+    absent = os.fsdecode(b"absent\xff")
+    done = subprocess.run(
+        [sys.executable, "-m", "theworld.pipeline.cli", "precompute", absent], capture_output=True, env=strict
+    )
+    assert done.returncode == 2, done.stderr
+    assert rb"no folder or image at absent\udcff" in done.stderr
+
+
+def test_the_summary_counts_inputs_that_are_alike_once_and_tells_nothing_made_from_nothing_to_do(
+    tmp_path: Path, world: Path
+) -> None:
+    images = make_images(tmp_path / "in", 2)
+    (images / "copy.png").write_bytes((images / "000.png").read_bytes())
+    settings = config(images, tmp_path / "cache", world)
+    run_precompute(settings)
+    assert "nothing to do: 2 of 2 images have their latents; 1 more share them" in run_precompute(settings).summary()
+    for file in images.iterdir():
+        file.write_text("no image")
+    assert "none of 1 rollouts could be made" in run_precompute(settings).summary()
+
+
+def test_in_process_shows_where_a_world_model_breaks_and_once(
+    tmp_path: Path, world: Path, meets: Callable[[Engine], list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(_: list[str]) -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    meets(breaks)
+    report = run_precompute(config(make_images(tmp_path / "in", 1), tmp_path / "cache", world))
+    assert report.failures[0].attempts == SINGLE_ATTEMPTS
+    [told] = [record.exc_text for record in caplog.records if record.exc_info]
+    assert "in breaks" in (told or "")
 
 
 def test_two_shards_in_one_worker_are_what_each_is_alone_and_share_the_world_model_in_turns(
