@@ -33,8 +33,8 @@ State = Literal["ok", "note", "problem"]
 _GIB = 2**30
 _HUB_S = 5.0
 _FEW_FILES, _LITTLE_DISK, _LITTLE_MEMORY = 1024, 5 * _GIB, 4 * _GIB
-_LONG_TEMP = 50
-"""Characters of a temporary folder beyond which Ray's sockets do not fit into it (a socket's path has 107)."""
+_LONG_TEMP = 23
+"""Bytes of a temporary folder's name beyond which Ray's sockets do not fit into it (a socket's path has 107)."""
 _HEARD = {
     "HF_HOME": "where weights from the Hub are kept",
     "HF_HUB_OFFLINE": "1: the Hub is never asked",
@@ -230,7 +230,7 @@ def _sockets() -> Iterator[Row]:
     except OSError as error:
         yield Row("sockets", "problem", f"Ray needs them on loopback and as files: {error}", "use --in-process")
         return
-    long = len(tempfile.gettempdir()) >= _LONG_TEMP
+    long = len(os.fsencode(tempfile.gettempdir())) > _LONG_TEMP
     said = f"loopback and {tempfile.gettempdir()}" + (", which is long for Ray: it uses /tmp" if long else "")
     yield Row("sockets", "ok", said)
 

@@ -59,7 +59,7 @@ class Experience:
                 }
                 for work, devices in content["shown"].items()
             }
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             return cls(path)
         return cls(path, shown)
 

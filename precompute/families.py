@@ -11,7 +11,9 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
+
+from pydantic import Field
 
 from ..pipeline.errors import WorldModelError
 from ..pipeline.latent_spec import LatentSpec
@@ -37,9 +39,9 @@ class Card:
     """Pixels."""
     width: int = 224
     denoise_steps: int = 10
-    window: int = 24
+    window: Annotated[int, Field(ge=1)] = 24
     """Latent frames of its training clips; one joint diffusion cannot go beyond. Cosmos-Predict2: 93 video frames."""
-    fps: float = 16.0
+    fps: Annotated[float, Field(gt=0)] = 16.0
     """Video frames per second of its training clips, for the horizon in seconds."""
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What its transformer is run in; the same on every device, since it changes the latents."""

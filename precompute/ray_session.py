@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -33,8 +34,11 @@ _SETTINGS = {
 }
 _OBJECT_STORE_BYTES = 128 * 2**20
 """Receipts and names pass through it, never latents."""
-_MAX_SOCKET_FOLDER = 50
-"""Unix sockets have 107 characters; Ray's own names below the folder take the rest."""
+_MAX_SOCKET_FOLDER = 23
+"""The path of a Unix socket has 107 bytes; ours and Ray's names below the folder take 84: `tw-PID-xxxxxxxx/
+session_DATE_TIME_MICROSECONDS_PID/sockets/plasma_store`."""
+_HOST = "host"
+"""File with the name of a session's machine: on another, which may share TMPDIR, its process's number says nothing."""
 STOP_S = 20.0
 """For Ray to stop by itself; without its raylet it may wait for ever."""
 
@@ -56,12 +60,14 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
     Raises:
         ConfigError: Ray listens beyond this machine in spite of its settings.
     """
-    parent = Path(tempfile.gettempdir() if len(tempfile.gettempdir()) < _MAX_SOCKET_FOLDER else "/tmp")
+    wanted = tempfile.gettempdir()
+    parent = Path(wanted if len(os.fsencode(wanted)) <= _MAX_SOCKET_FOLDER else "/tmp")
     _sweep(parent)
     base = Path(tempfile.mkdtemp(prefix=f"tw-{os.getpid()}-", dir=parent))
     token = base / "token"
     old_umask = os.umask(0o077)
     try:
+        (base / _HOST).write_text(socket.gethostname())
         token.write_text(_token())
         # a leftover address must never make a local job join a cluster
         settings = environment(**_SETTINGS, RAY_AUTH_TOKEN_PATH=str(token), RAY_ADDRESS=None, RAY_AUTH_TOKEN=None)
@@ -171,11 +177,12 @@ def open_ports() -> list[str]:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the session folders of jobs of ours that were killed before they could."""
+    """Remove the session folders of jobs of ours on this machine that were killed before they could."""
     for folder in parent.glob("tw-[0-9]*-*"):
         with suppress(OSError, ValueError, OverflowError):  # another job sweeps too; or it was never a job's
             pid = int(folder.name.split("-")[1])
-            if not psutil.pid_exists(pid) and not folder.is_symlink() and folder.stat().st_uid == os.getuid():
+            ours = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+            if ours and not psutil.pid_exists(pid) and (folder / _HOST).read_text() == socket.gethostname():
                 shutil.rmtree(folder, ignore_errors=True)
 
 

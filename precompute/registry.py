@@ -8,14 +8,16 @@ Elsewhere: what a family is (families.py), from what a user types to a folder (w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
 from ..pipeline.errors import WorldModelError
+from ..pipeline.wording import what_is_wrong
 from .builtin import BUILT_IN
 from .families import Card, Configs, WorldFamily, read_configs, read_json
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from .text import TextEmbeddings
 
 GROUP = "theworld.worlds"
+_Defaults, _Card = TypeAdapter(dict[str, Any]), TypeAdapter(Card)
 _MEMBERS = (*WorldFamily.__annotations__, "mismatch", "latent_spec", "check", "load")
 
 
@@ -106,14 +109,21 @@ def load_world(
 
 
 def card_of(folder: Path, family: WorldFamily) -> Card:
-    """What a folder's `card.json` says, and the family where it says nothing."""
+    """What a folder's `card.json` says, and the family where it says nothing.
+
+    Raises:
+        WorldModelError: it says what no card can.
+    """
     path = folder / "card.json"
     if not path.is_file():
         return family.card
     defaults = read_json(path).get("defaults", {})
-    return replace(
-        family.card, **{name: defaults[name] for name in Card.__dataclass_fields__ if defaults.get(name) is not None}
-    )
+    try:
+        said = _Defaults.validate_python(defaults)
+        stated = {name: said[name] for name in Card.__dataclass_fields__ if said.get(name) is not None}
+        return _Card.validate_python({**asdict(family.card), **stated})
+    except ValidationError as error:
+        raise WorldModelError(f"{path}, defaults: {what_is_wrong(error)}") from error
 
 
 def list_worlds() -> list[dict[str, Any]]:

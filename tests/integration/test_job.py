@@ -104,7 +104,8 @@ def test_the_batch_that_fitted_is_remembered_by_later_shards_and_later_runs(
 def test_a_memory_of_another_shape_or_a_broken_file_decides_nothing(tmp_path: Path, world: Path) -> None:
     images = make_images(tmp_path / "in", 2)
     (tmp_path / "cache").mkdir()
-    for broken in ("", "[]", '{"shown": {"x": {"y": 3}}}', '{"shown": {"x": {"y": {"fitted": "1", "inputs": "x"}}}}'):
+    rows = ("3", '{"fitted": "1", "inputs": "x"}', '{"fitted": 1, "inputs": Infinity}')
+    for broken in ("", "[]", *(f'{{"shown": {{"x": {{"y": {row}}}}}}}' for row in rows)):
         (tmp_path / "cache" / "machines.json").write_text(broken)
         assert Experience.load(tmp_path / "cache").shown == {}
     report = run_precompute(config(images, tmp_path / "cache", world))

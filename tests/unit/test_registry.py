@@ -18,6 +18,19 @@ from theworld.precompute.registry import list_worlds, registered
 from theworld.precompute.world import find_family, resolve_world
 
 
+@pytest.mark.parametrize(
+    ("defaults", "words"),
+    [({"window": "nine"}, "window"), ({"fps": 0}, "fps"), ([1], "dict"), (None, "dict"), ({"width": 2.5}, "width")],
+)
+def test_a_card_that_says_what_no_card_can_is_named(tmp_path: Path, defaults: object, words: str) -> None:
+    world = save_mini_world(tmp_path / "mini")
+    (world / "card.json").write_text(json.dumps({"defaults": defaults}))
+    with pytest.raises(WorldModelError, match=rf"card\.json, defaults: .*{words}"):
+        resolve_world(str(world))
+    (world / "card.json").write_text(json.dumps({"defaults": {"fps": 12, "window": 5}, "more": 1}))
+    assert (resolve_world(str(world)).card.fps, resolve_world(str(world)).card.window) == (12, 5)
+
+
 @pytest.fixture(scope="module")
 def cosmos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_mini_world(tmp_path_factory.mktemp("world") / "cosmos")
