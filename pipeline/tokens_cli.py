@@ -7,7 +7,6 @@ Thin like cli.py, which registers the command; loads no torch. Elsewhere: the co
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,15 +18,7 @@ if TYPE_CHECKING:
     from ..train.layouts import TokenLayout
 
 
-@dataclass(frozen=True, slots=True)
-class _World:
-    size: str
-    channels: int = 16
-    spatial_stride: int = 8
-
-
-_WORLDS = {"cosmos": _World("224x224"), "wan": _World("480x832"), "worldlet": _World("64x64")}
-"""By short names; the latent space of all three is that of Wan 2.1's VAE, or its shape."""
+_WORLD = "cosmos-predict2-2b"
 
 
 def tokens(
@@ -42,22 +33,24 @@ def tokens(
     lm: Annotated[
         str, typer.Option(help="Language model: a known Hub id, a folder, or worldlet.")
     ] = "google/gemma-2-2b-it",
-    world: Annotated[str, typer.Option(help="cosmos, wan or worldlet.")] = "cosmos",
+    world: Annotated[
+        str, typer.Option(help="World model: a Hub id, a folder, or a name; only its configs are read.")
+    ] = _WORLD,
     text: Annotated[int, typer.Option(min=1, help="Text tokens of a question and its answer.")] = 64,
     as_json: options.Json = False,
 ) -> None:
     """Print world tokens by layout and rollout steps, and what the language model has room for."""
+    from ..precompute.world import find_dimensions
     from ..train.budget import Budget, find_room
     from ..train.layouts import LAYOUTS, PATCH, POOL_STEPS, POOLS, TokenLayout, usual_layouts
 
-    if world not in _WORLDS:
-        raise ConfigError(f"--world must be one of {', '.join(_WORLDS)}, got {world!r}")
     if layout not in (None, *LAYOUTS):
         raise ConfigError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if pool not in (None, *POOLS):
         raise ConfigError(f"--pool must be one of {', '.join(POOLS)}, got {pool!r}")
-    height, width = _cells(size or _WORLDS[world].size, _WORLDS[world].spatial_stride)
     columns, room = _numbers(steps), find_room(lm)
+    its = find_dimensions(world)
+    height, width = _cells(size or f"{its.height}x{its.width}", its.spatial_stride)
     asked = {"patch": patch, "pool": pool, "pool_steps": pool_steps, "coarse": coarse, "queries": queries}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if layout is None:
@@ -69,7 +62,7 @@ def tokens(
         usual: dict[str, Any] = {"name": layout, "patch": PATCH, "pool_steps": POOL_STEPS.get(layout, 1)}
         layouts = [TokenLayout(**usual | given)]
         layouts[0].grid(height, width)
-    cells = (_WORLDS[world].channels, height, width)
+    cells = (its.channels, height, width)
     budgets = [
         [Budget(layout=one, room=room, cells=cells, frames=tuple(range(1 + k)), text=text) for k in columns]
         for one in layouts

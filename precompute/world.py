@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..pipeline.errors import WorldModelError
 from ..pipeline.latent_spec import LatentSpec
 from ..pipeline.weights import Snapshot, fetch, hash_files, is_hub_id
-from .builtin import COSMOS, WORLDLET
+from .builtin import BUILT_IN, COSMOS, WORLDLET
 from .families import INDEX, Card, DecodesAlone, WorldFamily, read_configs
 from .registry import card_of, identify, named_worlds
 
@@ -122,6 +122,35 @@ def find_family(world: str | None) -> WorldFamily:
 
 
 @dataclass(frozen=True, slots=True)
+class Dimensions:
+    """What decides how many numbers a world model's latents have."""
+
+    height: int
+    """Pixels, where nothing else is asked for."""
+    width: int
+    channels: int
+    spatial_stride: int
+    """Pixels per latent row or column."""
+
+
+def find_dimensions(world: str | None) -> Dimensions:
+    """Of a world model as `resolve_world` finds it, from its configs alone; of one known by name without the network.
+
+    Raises:
+        WorldModelError: as `resolve_world`.
+    """
+    for family in BUILT_IN.values():
+        for name, hub_id in family.names.items():
+            if world in (name, hub_id) and not Path(hub_id).is_dir():  # on the Hub: latents of Wan 2.1's autoencoder
+                return Dimensions(family.card.height, family.card.width, channels=16, spatial_stride=8)
+    place = _locate(world)
+    configs = read_configs(place.folder)
+    family = identify(configs, place.folder).family
+    card, spec = card_of(place.folder, family), family.latent_spec(configs)
+    return Dimensions(card.height, card.width, spec.channels, spec.spatial_stride)
+
+
+@dataclass(frozen=True, slots=True)
 class _Place:
     """Where a world model lies: a folder with its configs, and of the Hub with these alone."""
 
@@ -150,7 +179,7 @@ def _locate(world: str | None) -> _Place:
 
 
 def _fetch(hub_id: str, patterns: list[str]) -> Snapshot:
-    instead = "pass a local folder as --world, or leave --world out to use the embedded worldlet"
+    instead = "pass a local folder as --world, or use the embedded --world worldlet"
     return fetch(hub_id, patterns, error=WorldModelError, instead=instead)
 
 

@@ -14,11 +14,12 @@ from transformers import Gemma2Config, Gemma3Config, Gemma3TextConfig
 from typer.testing import CliRunner
 
 from theworld.pipeline.cli import app
-from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.errors import ConfigError, TheWorldError
 from theworld.precompute.cost import Cost
 from theworld.train.budget import Budget, find_room, flags, room_of
 from theworld.train.layouts import TokenLayout
 
+from ..installed import drift_code, install, save_drift
 from .test_layouts import LAYOUT
 
 CELLS = (16, 28, 28)
@@ -55,14 +56,27 @@ def test_the_table_marks_what_is_refused_and_what_is_warned_of_and_names_every_l
 def test_counting_loads_nothing_heavy_and_needs_no_network() -> None:
     code = (
         "import sys; from theworld.pipeline.cli import app\n"
-        "try: app(['tokens'])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'numpy', 'zarr'} & set(sys.modules)\n"
+        "for words in ([], ['--world', 'wan2.1-i2v-480p'], ['--world', 'worldlet']):\n"
+        "    try: app(['tokens', *words])\n"
+        "    except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'numpy', 'zarr', 'huggingface_hub'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "3,920" in done.stdout
+    for piece in ("3,920", "latent frames of 16x60x104", "latent frames of 16x8x8"):
+        assert piece in done.stdout
+
+
+def test_a_world_model_of_one_s_own_says_itself_how_many_cells_an_image_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "site", monkeypatch, package="drift-world", code=drift_code(), name="drift")
+    world = save_drift(tmp_path / "drift")
+    (world / "cells" / "model.safetensors").unlink()  # of the folder, configs are enough
+    counted = rows("--world", str(world), "--layout", "spatial", "--steps", "0,8")
+    assert [row["world_tokens"] for row in counted] == [8 * 12, 9 * 8 * 12]  # 32x48 pixels in cells of 4x4
+    assert rows("--world", str(world), "--layout", "channel", "--steps", "8")[0]["world_tokens"] == 9 * 4
 
 
 @pytest.mark.parametrize(
@@ -80,7 +94,7 @@ def test_counting_loads_nothing_heavy_and_needs_no_network() -> None:
 )
 def test_what_cannot_be_counted_is_refused_with_what_can(words: list[str], told: str) -> None:
     done = CliRunner().invoke(app, ["tokens", *words])
-    assert isinstance(done.exception, ConfigError)
+    assert isinstance(done.exception, TheWorldError)
     assert told in str(done.exception)
 
 
