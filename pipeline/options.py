@@ -145,13 +145,21 @@ StoredDtype = Annotated[str | None, _recipe_option("float16, bfloat16 or float32
 # --- what the reader gets: `train`, and `tokens`, which counts
 
 
+LAYOUTS = ("spatial", "patch", "pooled", "hierarchical", "channel", "resampler")
+"""Names for help and for shells that complete them; what they mean stands in train/layouts.py."""
+
+
 def _tokens_option(help: str, *, min: int | None = None) -> Any:
     return typer.Option(min=min, help=help, rich_help_panel=WORLD_TOKENS)
 
 
-_LAYOUTS = "spatial, patch, pooled, hierarchical, channel or resampler."
-Layout = Annotated[str | None, _tokens_option(f"{_LAYOUTS} Counted by `theworld tokens`. (default: patch)")]
-SomeLayout = Annotated[str | None, _tokens_option(f"{_LAYOUTS} (default: the usual ones, side by side)")]
+def _layout_option(help: str) -> Any:
+    named = f"{', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}. {help}"
+    return typer.Option(help=named, rich_help_panel=WORLD_TOKENS, autocompletion=lambda: list(LAYOUTS))
+
+
+Layout = Annotated[str | None, _layout_option("Counted by `theworld tokens`. (default: patch)")]
+SomeLayout = Annotated[str | None, _layout_option("(default: the usual ones, side by side)")]
 Patch = Annotated[int | None, _tokens_option("Cells per side of a token. (default: 4)", min=1)]
 Pool = Annotated[str | None, _tokens_option("mean, max, minmax or stride. (default: minmax)")]
 PoolSteps = Annotated[

@@ -137,14 +137,15 @@ class _Lines(_Counter):
         super().__init__(unit)
         self._progress, self._title, self._total = progress, title, total
         self._last = time.monotonic()
-        self._tail = ""
+        self._tail: list[str] = []
 
     def advance(self, count: int, *, failed: int = 0, note: str = "") -> None:
         self.done += count
-        self._tail = "".join(f", {text}" for text in (f"{failed} failed" if failed else "", note) if text)
+        self._tail = [f"{failed} failed" if failed else "", note]
         if time.monotonic() - self._last >= LOG_EVERY_S and self.done < self._total:
             self._last = time.monotonic()
             self.finish()
 
     def finish(self) -> None:
-        self._progress.say(f"{self._title}: {self.done} of {self._total}, {self.rate()}{self._tail}")
+        told = [f"{self._title}: {self.done} of {self._total}", self.rate(), *self._tail]
+        self._progress.say(", ".join(filter(None, told)))

@@ -14,12 +14,13 @@ from rich.table import Table
 from rich.text import Text
 from typer.testing import CliRunner
 
-from theworld.pipeline import doctor
+from theworld.pipeline import doctor, options
 from theworld.pipeline.cli import app
 from theworld.pipeline.errors import TheWorldError
 from theworld.pipeline.progress import Progress, complain, show
 from theworld.precompute.config import PrecomputeConfig
 from theworld.train.config import TrainConfig
+from theworld.train.layouts import LAYOUTS
 
 from ..commands_page import commands_page, walk
 from ..miniature import save_mini_world
@@ -113,6 +114,16 @@ def test_a_quiet_progress_tells_what_must_not_be_missed(capsys: pytest.CaptureFi
     assert capsys.readouterr() == ("", "warning: [the] disk is full\n")
 
 
+def test_a_line_of_progress_says_what_is_known_by_then(capsys: pytest.CaptureFixture[str]) -> None:
+    for count in (0, 2):
+        with Progress.on_stderr().bar("copy", total=count, unit="samples") as bar:
+            if count:
+                bar.advance(count, failed=1, note="loss 0.5")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "copy: 0 of 0"
+    assert re.fullmatch(r"copy: 2 of 2, [\d.]+ samples/s, 1 failed, loss 0\.5", second), second
+
+
 def test_an_address_of_ray_that_lies_about_is_not_followed_and_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,16 +177,21 @@ COMPLETE = "import sys; sys.argv = ['theworld']; from theworld.pipeline.cli impo
     [
         ({"_THEWORLD_COMPLETE": "complete_bash", "COMP_WORDS": "theworld cache ver", "COMP_CWORD": "2"}, "verify"),
         ({"_THEWORLD_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "theworld train --che"}, "--checkpoint-every"),
+        ({"_THEWORLD_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "theworld tokens --layout hi"}, "hierarchical"),
         ({"_THEWORLD_COMPLETE": "source_bash"}, "_THEWORLD_COMPLETE=complete_bash"),
     ],
 )
-def test_a_shell_completes_commands_and_flags(
+def test_a_shell_completes_commands_flags_and_layouts(
     variables: dict[str, str], offered: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     done = subprocess.run([sys.executable, "-c", COMPLETE], capture_output=True, text=True, timeout=60)
     assert offered in done.stdout, (done.stdout, done.stderr)
+
+
+def test_the_layouts_that_are_completed_are_those_there_are() -> None:
+    assert options.LAYOUTS == LAYOUTS
 
 
 def test_the_page_has_every_exit_code_and_every_variable_that_the_code_reads() -> None:
