@@ -369,12 +369,21 @@ def _newest_run() -> Path:
 
 
 def own_questions(store: Path) -> Path:
-    """The questions that lie beside the embedded scenes, in the cache folder that holds the store."""
+    """The questions that lie beside the embedded scenes, in the cache folder that holds the store.
+
+    Raises:
+        StoreNotFoundError: there is no store either.
+        ConfigError: it is of other images.
+    """
+    from .store import find_stores, resolve_store
+
     for cache in (store, store.parent):
         found = cache / "scenes" / "questions.jsonl"
         if found.is_file():
             return found
+    if not find_stores(store):
+        resolve_store(store)  # raises where this is none, which comes first
     raise ConfigError(
-        f"which questions? {store} has no scenes of its own beside it, so name a file: "
-        'theworld train --questions FILE.jsonl, one {"image": …, "question": …, "answer": …} a line'
+        f"which questions? {store} has no scenes of its own beside it, so name a file (`theworld questions FILE`, "
+        '--questions FILE of other commands) such as FILE.jsonl, one {"image": …, "question": …, "answer": …} a line'
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -48,4 +49,5 @@ def pull(
 
     del quiet  # its callback has told the downloading library
     path = run_pull(hub_id, out)
-    typer.echo(json.dumps({"run": str(path)}) if as_json else f"{path}\nnext: theworld ask {path} IMAGE QUESTION")
+    use = f"{path}\nnext: theworld ask {shlex.quote(str(path))} IMAGE QUESTION"
+    typer.echo(json.dumps({"run": str(path)}) if as_json else use)

@@ -47,10 +47,10 @@ class Cost:
 
     def lines(self, takes: str) -> list[str]:
         """For the plan."""
-        lines = [f"tokens  {self.tokens:,} a {takes}, {-(-self.tokens // 4):,} in patches of 2x2"]
+        lines = [f"tokens  {self.tokens:,} per {takes}, {-(-self.tokens // 4):,} in patches of 2x2"]
         if not self.todo:
             return lines
-        work = f"{self.flops / 1e12:,.3g} TFLOP a {takes}" if self.flops else ""
+        work = f"{self.flops / 1e12:,.3g} TFLOP per {takes}" if self.flops else ""
         if self.rate:
             told = f"about {duration(self.todo / self.rate)}: {self.rate:.3g} {takes}s/s measured on {self.device}"
             told += f", {self.workers} workers" if self.workers > 1 else ""

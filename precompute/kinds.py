@@ -48,8 +48,6 @@ class Kind(Protocol):
     makes: str
     """What comes of several inputs."""
     doing: str
-    next_command: str
-    """What to type with a finished store, {store} or its folder, {cache}."""
     phase: str
     """The work's name in records and in the ledger."""
     suffixes: frozenset[str]
@@ -88,7 +86,6 @@ class _Rollout(Kind):
     """An image and its predicted future. T: the image's encoding, then C future latent frames, `stride` apart."""
 
     takes, makes, doing, phase = "image", "rollouts", "rolling out", "rollout"
-    next_command = "theworld train --cache {cache}"
     suffixes, max_bytes, rules = image_files.SUFFIXES, image_files.MAX_BYTES, IMAGE_RULES
     batch = (8, 16)
 
@@ -174,7 +171,6 @@ class _Frames(Kind):
     """The first frames of a video. T: their latent frames, `stride` apart."""
 
     takes, makes, doing, phase = "video", "encodings", "encoding", "encode"
-    next_command = "theworld train {store} --questions QUESTIONS.jsonl"
     suffixes, max_bytes, rules = video.SUFFIXES, video.MAX_BYTES, VIDEO_RULES
     batch = (4, 4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,12 @@ class Report:
         """Inputs of this run without a latent."""
         return len(self.failures) + len(self.plan.failed_before)
 
+    @property
+    def next_command(self) -> str:
+        """What to type next. Scenes of the worldlet have their questions beside the store; others have to be named."""
+        own = self.recipe.kind == "rollout" and (self.store.parent / "scenes" / "questions.jsonl").is_file()
+        return f"theworld train {shlex.quote(str(self.store))}" + (" --questions QUESTIONS.jsonl" if not own else "")
+
     def summary(self) -> str:
         """What a person reads at the end: what happened, what failed and why, and what to type next."""
         if self.dry_run:
@@ -75,7 +82,7 @@ class Report:
                 lines.append(f"  … and {self.bad - len(shown)} more: theworld cache failed {self.store}")
             lines.append("all others are done; --retry-failed tries these again, --max-bad N accepts N of them")
         lines.append(f"store: {self.store}")
-        lines.append(f"next:  {kind.next_command.format(store=self.store, cache=self.store.parent)}")
+        lines.append(f"next:  {self.next_command}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:

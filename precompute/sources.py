@@ -404,7 +404,7 @@ def _refuse_columns(named: str, column: str | None, prompt_field: str | None) ->
     said = [flag for flag, value in (("--column", column), ("--prompt-field", prompt_field)) if value is not None]
     if said:
         raise ConfigError(
-            f"{named} has no columns, so {' and '.join(said)} mean nothing here. "
+            f"{named} has no columns, so {' and '.join(said)} cannot choose one. "
             "Name a list instead: .jsonl, .csv, .json or .parquet"
         )
 

@@ -5,6 +5,7 @@ Lives here: `TrainConfig`, `RunSummary`. Elsewhere: training (trainer.py), TOML 
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -176,7 +177,7 @@ class RunSummary:
     @property
     def next_command(self) -> str:
         """What to type next."""
-        return f"theworld evaluate {self.run}"
+        return f"theworld evaluate {shlex.quote(str(self.run))}"
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON values."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -82,7 +83,7 @@ class Unfinished:
     @property
     def command(self) -> str:
         """What to type to go on."""
-        return f"theworld train --resume {self.path}"
+        return f"theworld train --resume {shlex.quote(str(self.path))}"
 
     @property
     def is_whole(self) -> bool:

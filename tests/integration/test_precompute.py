@@ -108,6 +108,13 @@ def test_a_second_run_does_nothing_and_a_third_only_the_new_image(tmp_path: Path
     assert len(open_store(first.store)) == 4
 
 
+def test_a_finished_job_names_the_command_that_trains_from_it(tmp_path: Path, world: Path) -> None:
+    photos = run_precompute(config(make_images(tmp_path / "in", 1), tmp_path / "my cache", world))
+    assert photos.summary().endswith(f"next:  theworld train '{photos.store}' --questions QUESTIONS.jsonl")
+    scenes = run_precompute(PrecomputeConfig(cache=tmp_path / "c", scenes=3, steps=0, in_process=True, device="cpu"))
+    assert scenes.summary().endswith(f"next:  theworld train {scenes.store}")  # whose questions lie beside it
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_both_formats_hold_the_same_bits_in_every_dtype(tmp_path: Path, world: Path, dtype: str) -> None:
     images = make_images(tmp_path / "in", 5)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_store import create
 from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, TheWorldError
 from theworld.precompute.config import PrecomputeConfig
@@ -93,7 +94,6 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, words: list
 def test_an_error_is_one_message_on_stderr_with_exit_code_two_and_nothing_written(tmp_path: Path) -> None:
     for args, words in (
         (["precompute", "nowhere"], ["nowhere"]),
-        (["train", "--cache"], ["scenes", "--questions"]),
         (["evaluate"], ["theworld train --cache"]),
         (["ask", "run", "x.png", "what?"], ["run"]),
         (["precompute", "--config", "absent.toml"], ["absent.toml"]),
@@ -111,6 +111,18 @@ def test_what_is_not_a_store_has_an_exit_code_of_its_own(tmp_path: Path) -> None
     done = theworld("train", "nothing", "--questions", "q.jsonl", cwd=tmp_path)
     assert done.returncode == 10
     assert "theworld precompute" in done.stderr
+    for command in (["train", "--cache"], ["questions"], ["evaluate", "--arms", "text"]):  # before its questions
+        done = theworld(*command, cwd=tmp_path)
+        assert done.returncode == 10, done.stderr
+        assert "error: latents does not exist" in done.stderr
+
+
+def test_questions_about_images_of_one_s_own_have_to_be_named(tmp_path: Path) -> None:
+    store = create(tmp_path / "latents")
+    for place in ("latents", str(store.path)):
+        done = theworld("train", place, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "--questions FILE" in done.stderr
 
 
 def test_the_error_tree_at_the_head_of_the_file_is_the_tree() -> None:
