@@ -8,6 +8,7 @@ evaluate_cli.py.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -42,8 +43,15 @@ worldlet_app = typer.Typer(help="The embedded miniature world.", no_args_is_help
 app.add_typer(worldlet_app, name="worldlet")
 
 
+_OF_THE_PLACE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
+}
+"""What an OSError says of where a user wants something; of others, a traceback says more."""
+
+
 def main() -> None:
-    """Entry point: our errors become one message and an exit code, never a traceback."""
+    """Entry point: our errors, and those of places that cannot be written, become one message and an exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="surrogateescape")  # a path that is not UTF-8 goes out as it came in
@@ -54,6 +62,16 @@ def main() -> None:
 
         complain(f"error: {error}")
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE or error.filename is None:
+            raise
+        from .progress import complain
+
+        complain(
+            f"error: {error.filename} cannot be used: {error.strerror}. Name another place, or see to it that this one "
+            "may be written and has room"
+        )
+        sys.exit(2)
 
 
 def _print_version(wanted: bool) -> None:

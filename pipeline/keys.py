@@ -37,13 +37,13 @@ def key_of_digest(digest: bytes, prompt: str | None) -> str:
     return digest.hex()[:KEY_DIGITS]
 
 
-def key_of_file(path: Path, prompt: str | None = None) -> str:
+def key_of_file(path: Path | str, prompt: str | None = None) -> str:
     """The key of an image file, read in blocks, and of its own prompt where it has one.
 
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         return key_of_digest(hashlib.file_digest(file, "sha256").digest(), prompt)
 
 

@@ -159,11 +159,12 @@ class LatentStore:
         """
         rows = self._catalog.find(keys)
         if (rows < 0).any():
-            missing = keys[int(np.argmax(rows < 0))]
+            missing, more = keys[int(np.argmax(rows < 0))], int((rows < 0).sum()) - 1
+            others = f" and {more} more of {len(keys)}" if more else ""
             raise MissingLatentError(
-                f"{self.path} (recipe {self._recipe_id[:12]}, {len(self)} latents) holds no latent for key {missing} "
-                f"and {int((rows < 0).sum()) - 1} more of {len(keys)}. Run `theworld precompute` over the images "
-                f"with the same flags and --cache {self.path.parent}"
+                f"{self.path} (recipe {self._recipe_id[:12]}, {len(self)} latents) holds no latent for key {missing}"
+                f"{others}. Run `theworld precompute` over the images with the same flags and --cache "
+                f"{self.path.parent}"
             )
         return rows
 

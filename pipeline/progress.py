@@ -14,6 +14,7 @@ from typing import Protocol
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
 
 from .wording import printable
 
@@ -90,7 +91,10 @@ def complain(text: str) -> None:
 
 
 def show(table: RenderableType) -> None:
-    """A result on stdout; brackets and colons in a name are printed, not interpreted."""
+    """A result on stdout; brackets and colons in a name are printed, not interpreted, and a long one is told whole."""
+    if isinstance(table, Table):
+        for column in table.columns:
+            column.overflow = "fold"
     Console(markup=False, emoji=False).print(table)
 
 

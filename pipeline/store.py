@@ -323,6 +323,10 @@ def _read_manifest(path: Path) -> _Manifest:
     except ValidationError as error:
         raise _damaged_manifest(file, what_is_wrong(error)) from error
     except (ValueError, AttributeError, RecursionError) as error:
+        if (path / "adapter_config.json").is_file():  # a run's theworld.json says other things
+            raise StoreNotFoundError(
+                f"{path} is a run that `theworld train` wrote, not a store. `theworld cache list FOLDER` finds stores"
+            ) from error
         raise _damaged_manifest(file, str(error)) from error
     except OSError as error:
         other = unreadable(file, None, error)

@@ -124,6 +124,7 @@ def list_inputs(
     """
     index = index or InputIndex()
     _real.cache_clear()
+    place = Path(os.path.expanduser(place))  # noqa: PTH111 - a quoted pattern, which no shell has expanded
     found = _find(place, kind, column, prompt_field)
     samples: list[Sample] = []
     refused: list[Failure] = []

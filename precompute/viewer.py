@@ -16,6 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from ..pipeline.commit import make_folders
 from ..pipeline.config import DeviceName
 from ..pipeline.device import resolve_device
 from ..pipeline.errors import ConfigError, ImageError
@@ -183,7 +184,9 @@ class Viewer:
     ) -> None:
         """A picture of the image or first video frame, the decoded latents, the question and the answers to it."""
         _, loaded = self.load(file)
-        self.draw_answer(loaded.first, latents, question, answers).save(path, format="PNG")
+        picture = self.draw_answer(loaded.first, latents, question, answers)
+        make_folders(path.absolute().parent)
+        picture.save(path, format="PNG")
 
     def draw_answer(
         self,

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..pipeline.commit import replace
 from ..pipeline.config import DeviceName
@@ -105,7 +105,7 @@ class Adaptive(_Result):
         """A table for a terminal."""
         kinds = sorted({kind for policy in self.policies for kind in policy.by_type})
         table = Table(
-            *("policy", "all", *kinds, "by lot", "tokens", "rollouts"),
+            *(Column("policy", min_width=len("confidence")), "all", *kinds, "by lot", "tokens", "rollouts"),
             title=f"{self.run}: steps by question, split {self.split or 'all'}",
         )
         for policy in self.policies:

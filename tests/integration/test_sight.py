@@ -24,7 +24,7 @@ def test_no_steps_need_no_transformer_and_are_the_first_frame_of_the_rollout(
         blind.setattr(CosmosWorld, "load", None)
         seen = sight.see(0)
         assert torch.equal(seen, whole[:, :, :1])
-        sight.viewer.save_answer(image, seen, "where?", [("left", 0.6)], tmp_path / "now.png")
+        sight.viewer.save_answer(image, seen, "where?", [("left", 0.6)], tmp_path / "new" / "now.png")
     assert torch.equal(sight.see(2), whole)
     assert torch.equal(sight.see(1), whole[:, :, :2])
     with pytest.raises(ConfigError, match="--world PATH"):  # the answer rests on it, so here all weights are checked

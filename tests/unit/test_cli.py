@@ -107,6 +107,14 @@ def test_an_error_is_one_message_on_stderr_with_exit_code_two_and_nothing_writte
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_one_message_too(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = theworld("scenes", "file/out", "--train", "2", "--test", "0", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: file/out/images cannot be used: Not a directory. Name another place")
+    assert "Traceback" not in done.stderr
+
+
 def test_what_is_not_a_store_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
     done = theworld("train", "nothing", "--questions", "q.jsonl", cwd=tmp_path)
     assert done.returncode == 10
@@ -115,6 +123,15 @@ def test_what_is_not_a_store_has_an_exit_code_of_its_own(tmp_path: Path) -> None
         done = theworld(*command, cwd=tmp_path)
         assert done.returncode == 10, done.stderr
         assert "error: latents does not exist" in done.stderr
+
+
+def test_a_run_is_not_a_damaged_store(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("theworld.json", "adapter_config.json"):
+        (tmp_path / "run" / name).write_text("{}\n")
+    done = theworld("cache", "info", "run", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (10, "")
+    assert done.stderr.startswith("error: run is a run that `theworld train` wrote, not a store.")
 
 
 def test_questions_about_images_of_one_s_own_have_to_be_named(tmp_path: Path) -> None:

@@ -157,6 +157,18 @@ def test_colors_follow_the_environment(
     assert ("\x1b[31m" in said) == colored
 
 
+def test_a_name_too_long_for_a_column_is_told_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    table = Table("run")
+    table.add_row("/scratch/somebody/experiments/runs/17")
+    show(table)
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert "/scratch/somebody/experiments/runs/17" in re.sub(r"[\s│]", "", said)
+
+
 def test_names_may_have_brackets_and_colons(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table("run", title="[a]")
     table.add_row("runs/[b]:car:")

@@ -95,7 +95,7 @@ def test_training_takes_questions_without_a_split_and_an_unknown_split_lists_tho
     assert [question.id for question in select_split(questions, "train", file)] == ["q1", "q2"]
     assert [question.id for question in select_split(questions, "test", file)] == ["q3"]
     assert len(select_split(questions, None, file)) == 3
-    with pytest.raises(QuestionError, match=r"'dev'.*no split \(1\), test \(1\), train \(1\)"):
+    with pytest.raises(QuestionError, match=r"'dev'.*no split \(1\), test \(1\), train \(1\).*--split all has"):
         select_split(questions, "dev", file)
 
 

@@ -51,3 +51,11 @@ def test_files_that_are_named_must_all_be_of_the_kind(folder: Path) -> None:
     assert list_inputs(folder / "one.mp4", KINDS["frames"]).others == {}
     with pytest.raises(ConfigError, match=r"no folder or video at .*absent"):
         list_inputs(folder / "absent", KINDS["frames"])
+
+
+def test_a_pattern_in_quotes_may_begin_at_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    images = KINDS["rollout"]
+    here = list_inputs(folder / "*.png", images)
+    assert here.samples
+    assert list_inputs(Path("~") / folder.name / "*.png", images) == here
