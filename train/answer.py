@@ -23,13 +23,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..pipeline.errors import ConfigError, RunError
+from ..pipeline.errors import ConfigError, QuestionError, RunError
 from ..pipeline.progress import Progress
 from .batches import Example, pack_by, pad_rows, texts, to_device, with_latents
 from .checkpoint import LoadedRun, load_run
 from .loader import LatentDataset
 from .pictures import Pictures
 from .questions import Question
+from .speech import Speech
 
 _MAX_NEW_TOKENS = 16
 _BEYOND_CHOICES = 2  # tokens that an answer in own words may have more than the longest choice: an article, a full stop
@@ -78,10 +79,16 @@ def ask(
         image: the file the latents are of, for a language model that looks at images itself.
     Raises:
         RunError: no run folder, or another base model.
-        ConfigError: more steps than the latents have.
+        ConfigError: more steps than the latents have, an empty question, or choices that are not two different ones.
+        QuestionError: a choice has words the language model has no token for.
         LatentShapeError: latents of another shape than it was trained on.
     """
     loaded = load_run(run) if isinstance(run, Path) else run
+    if not question.strip():
+        raise ConfigError("the question is empty")
+    _check_choices(choices, loaded.lm)
+    if unknown := loaded.lm.unknown_words(question):
+        logger.warning("%s has no token for %s in the question", loaded.lm.weights.source, ", ".join(unknown))
     steps = check_steps(loaded, latents.shape[2] - 1, steps)
     prompt = tuple(loaded.lm.prompt_ids(question))
     answers = [tuple(loaded.lm.answer_ids(choice)) for choice in choices or ()]
@@ -105,6 +112,19 @@ def ask(
     shares = torch.tensor(scores).softmax(0).tolist()
     ranked = sorted(map(Ranked, choices, shares, scores), key=lambda choice: -choice.log_likelihood)
     return Answer(ranked[0].choice, tuple(ranked))
+
+
+def _check_choices(choices: Sequence[str] | None, lm: Speech) -> None:
+    if not choices:
+        return
+    if len(choices) < 2 or len(set(choices)) < len(choices) or not all(choice.strip() for choice in choices):
+        raise ConfigError(f"choices must be two or more different answers, got {list(choices)}")
+    for choice in choices:
+        if unknown := lm.unknown_words(choice):  # all such choices would look the same to it
+            raise QuestionError(
+                f"the tokenizer of {lm.weights.source} has no token for {unknown} in the choice {choice!r}. Say it in "
+                "other words"
+            )
 
 
 @dataclass(frozen=True, slots=True)

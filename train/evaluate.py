@@ -392,7 +392,7 @@ def _save(run: Path, evaluation: Evaluation, meta: RunMeta) -> None:
 
 def _table(evaluations: Sequence[Evaluation]) -> Table:
     heads = [f"{e.run}, steps {e.steps}" + (f", {e.arm}" if e.arm != "rollout" else "") for e in evaluations]
-    table = Table("type", *heads, title=f"split {evaluations[0].split}")
+    table = Table("type", *heads, title=f"split {evaluations[0].split or 'all'}")
     for kind in sorted({kind for evaluation in evaluations for kind in evaluation.by_type}):
         table.add_row(kind, *(str(evaluation.by_type.get(kind, "-")) for evaluation in evaluations))
     table.add_row("all", *(str(evaluation.overall) for evaluation in evaluations), end_section=True)

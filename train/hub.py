@@ -171,7 +171,8 @@ def _accuracy(run: Path) -> str:
             for kind, score in scores.items()
             if score
         ]
-        head = f"Split `{said.get('split')}`, {said.get('steps')} rollout steps, shown: {said.get('arm', 'rollout')}"
+        split = said.get("split") or "all"
+        head = f"Split `{split}`, {said.get('steps')} rollout steps, shown: {said.get('arm', 'rollout')}"
         head += f", {said['left_out']:,} questions left out" if said.get("left_out") else ""
         columns = ["| questions | accuracy | 95 % interval | asked |", "|---|---|---|---|"]
         tables.append("\n".join([head, "", *columns, *lines]))

@@ -214,7 +214,10 @@ def select_split(questions: Sequence[Question], split: str | None, where: Path) 
     if not chosen:
         counts = Counter(question.split or "no split" for question in questions)
         there = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
-        raise QuestionError(f"{where} has no question of split {split!r}; it has {there}. Ask for one of those")
+        raise QuestionError(
+            f"{where} has no question of split {split!r}; it has {there}. Ask for one of those: --split train has "
+            "those of no split, too, --split all has everything"
+        )
     return chosen
 
 

@@ -43,7 +43,7 @@ from .ranks import Ranks
 from .run_meta import METRICS, LMFacts, QuestionFacts, ReaderFacts, RunMeta, StoreFacts, versions
 from .stopping import Stop
 from .trackers import require_tracker
-from .unfinished import TrainingFacts, in_progress, run_of
+from .unfinished import TrainingFacts, in_progress, require_free, run_of
 from .updates import Material, Training
 
 VALIDATION = "validation"
@@ -79,8 +79,8 @@ def train(
     ranks = Ranks.here()
     progress = (progress or Progress.silent()) if ranks.is_first else Progress.silent()
     require_tracker(config.report_to)
-    if resume is None and config.out is not None and config.out.exists():  # said before minutes of training
-        raise RunError(f"{config.out} exists already; runs are never overwritten. Choose another --out, or remove it")
+    if resume is None and config.out is not None:
+        require_free(config.out, begins=ranks.is_first)
     device = resolve_device(config.device)
     if config.attention == "flex_attention" and device.type == "cpu":
         raise ConfigError("flex_attention cannot be trained on a CPU: it has no backward pass there. Use eager")

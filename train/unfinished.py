@@ -251,6 +251,28 @@ def in_progress(
             raise
 
 
+def require_free(run: Path, *, begins: bool) -> None:
+    """Refuse a place where a run, or a training in progress, is already: said before anything is loaded.
+
+    Args:
+        begins: whether this process will make the folder in progress, which to others may be there by then.
+    Raises:
+        RunError: something is there.
+    """
+    if run.exists():
+        raise RunError(f"{run} exists already; runs are never overwritten. Choose another --out, or remove it")
+    if begins and partial_of(run).exists():
+        raise _taken(partial_of(run))
+
+
+def _taken(partial: Path) -> RunError:
+    return RunError(
+        f"{partial} is there already: a training of that name is in progress, or was interrupted. "
+        f"`theworld train --resume {shlex.quote(str(partial))}` goes on with it; else choose another --out, "
+        "or remove it"
+    )
+
+
 def _begin(facts: TrainingFacts, out: Path | None) -> Path:
     """A new folder with the facts in it, under its name in one step."""
     parent = out.parent if out is not None else Path("runs")
@@ -264,11 +286,7 @@ def _begin(facts: TrainingFacts, out: Path | None) -> Path:
                 return folder.rename(partial_of(name))  # a folder with files in it is never replaced by a rename
             except OSError as error:
                 if out is not None or not partial_of(name).exists():
-                    raise RunError(
-                        f"{partial_of(name)} is there already: a training of that name is in progress, or was "
-                        f"interrupted. `theworld train --resume {partial_of(name)}` goes on with it; else choose "
-                        "another --out, or remove it"
-                    ) from error
+                    raise _taken(partial_of(name)) from error
         raise AssertionError("numbers do not end")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

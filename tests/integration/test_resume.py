@@ -165,7 +165,7 @@ def test_a_name_in_use_is_not_taken_twice_and_one_process_at_a_time_goes_on(hous
     with pytest.raises(Interrupted):
         train(settings(house), stop=StopAt(2))
     with pytest.raises(RunError, match=r"run\.partial is there already.*--resume"):
-        train(settings(house))
+        train(settings(house, lm="nowhere"))  # said before anything is loaded
     path = house / "run.partial"
     facts = read_facts(path)
     with (

@@ -308,6 +308,22 @@ def test_asking_one_question_gives_the_answer_of_the_evaluation(trained: Path) -
         assert ask(run, latents, "where is the ball now?").text == predicted[f"{number}-now"]
 
 
+def test_what_cannot_be_asked_is_refused_and_words_nobody_taught_are_said(
+    trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, store = load_run(trained / "run", device="cpu"), open_store(trained / "cache")
+    latents = torch.from_numpy(store.read(store.keys[:1]))
+    for choices in (["left"], ["left", "left"], ["left", ""]):
+        with pytest.raises(ConfigError, match="two or more different answers"):
+            ask(run, latents, "where will the ball land?", choices)
+    with pytest.raises(QuestionError, match=r"no token for \['crimson'\] in the choice 'crimson'"):
+        ask(run, latents, "where will the ball land?", ["left", "crimson"])
+    with pytest.raises(ConfigError, match="the question is empty"):
+        ask(run, latents, " ", PLACES)
+    assert ask(run, latents, "where will the xylophone land?", PLACES).text in PLACES
+    assert "no token for xylophone in the question" in caplog.text
+
+
 def test_a_reader_learns_what_only_the_future_shows(tmp_path: Path) -> None:
     save_mini_lm(tmp_path / "lm")
     save_mini_store(tmp_path / "cache", images=120)
