@@ -211,18 +211,13 @@ def ends_right(arm: Arm, pool: Sequence[Question], images: dict[str, str]) -> di
         images: question id -> key of its image.
     """
     others = stand_ins(pool) if arm.wrong else {}
-    answers = {(question.scene_id, _asks(question)): question.answer for question in pool}
+    answers = {(question.scene_id, question.asks): question.answer for question in pool}
     ends: dict[str, bool] = {}
     for question in pool:
         scene = question.scene_id
         shown = others[scene] if sees_another(images[question.id], arm.wrong) else scene
-        ends[question.id] = answers.get((shown, _asks(question))) == question.answer
+        ends[question.id] = answers.get((shown, question.asks)) == question.answer
     return ends
-
-
-def _asks(question: Question) -> tuple[str | None, str]:
-    """What it asks, in whatever words its family has for it; the words themselves where the file does not say."""
-    return question.type, question.about or question.question
 
 
 def _by_key(pool: Sequence[Question], images: dict[str, str], shown: dict[str, str], *, wrong: float) -> dict[str, str]:

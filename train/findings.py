@@ -22,8 +22,9 @@ from ..pipeline.store import open_store
 from .arms import ends_right, parse_arm
 from .evidence import TEST, Study, UnitAnswers
 from .hypotheses import judge
+from .measures import minimal_pairs
 from .questions import Question, resolve_keys
-from .statistics import mcnemar, wilson
+from .statistics import paired_p_value, wilson
 from .study_answers import Answers, Mean, Split
 
 PAIR = "pair"
@@ -95,7 +96,7 @@ def find(study: Study, units: Sequence[UnitAnswers], *, outcomes: Mapping[str, b
     tests = answers.splits[TEST].questions
     known = None if outcomes is None else {q.scene_id: outcomes[q.scene_id] for q in tests if q.scene_id in outcomes}
     results: dict[str, Any] = {
-        "format": 1,
+        "format": 2,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "study": {
             "arms": list(study.arms),
@@ -112,7 +113,7 @@ def find(study: Study, units: Sequence[UnitAnswers], *, outcomes: Mapping[str, b
             },
             **facts,
         },
-        "types": [*sorted({str(q.type) for q in tests}, reverse=True), *([PAIR] if _pairs(tests) else [])],
+        "types": [*sorted({str(q.type) for q in tests}, reverse=True), *([PAIR] if minimal_pairs(tests) else [])],
         "families": sorted({q.family or "" for q in tests} - {""}),
         "arms": {arm: _cost(arm, units) for arm in study.arms},
         "scores": _scores(answers),
@@ -133,15 +134,6 @@ def _cost(arm: str, units: Sequence[UnitAnswers]) -> dict[str, Any]:
         "train_seconds": round(float(np.mean([unit.train["seconds"] for unit in own])), 1),
         "last_loss": round(float(np.mean([unit.train["last_loss"] for unit in own])), 4),
     }
-
-
-def _pairs(questions: Sequence[Question]) -> dict[str, list[int]]:
-    """Minimal pair -> the places of its two temporal questions."""
-    places: dict[str, list[int]] = {}
-    for place, question in enumerate(questions):
-        if question.pair and question.type == "temporal":
-            places.setdefault(question.pair, []).append(place)
-    return {pair: both for pair, both in places.items() if len(both) == 2}
 
 
 def _cells(split: Split) -> list[dict[str, str]]:
@@ -171,12 +163,12 @@ def _scores(answers: Answers) -> list[dict[str, Any]]:
                     total = int(which.sum())
                     each = [wilson(round(share * total), total) for share in mean.seeds]
                     rows.append({**head, **cell, "questions": total, **mean.to_json(), "wilson_by_seed": each})
-            if pairs := _pairs(split.questions):
+            if pairs := minimal_pairs(split.questions):
                 right = answers.right(unit.arm, unit.labels, shown=shown, split=split_name)
                 both = np.zeros_like(right)
-                for first, second in pairs.values():
+                for first, second in pairs:
                     both[:, first] = right[:, first] & right[:, second]
-                which = np.isin(np.arange(right.shape[1]), [first for first, _ in pairs.values()])
+                which = np.isin(np.arange(right.shape[1]), [first for first, _ in pairs])
                 mean = Mean(*split.bootstrap.mean(both, which), both[:, which].mean(1).tolist())
                 cell = {"type": PAIR, "family": "", "about": "", "shift": ""}
                 rows.append({**head, **cell, "questions": len(pairs), **mean.to_json()})
@@ -198,11 +190,13 @@ def _differences(answers: Answers) -> list[dict[str, Any]]:
                     )
                     ours = answers.right("rollout", labels, split=name)[:, which]
                     theirs = answers.right(against, labels, split=name)[:, which]
+                    clusters = [question.cluster for question, here in zip(split.questions, which, strict=True) if here]
                     exact = [
-                        mcnemar(int((a & ~b).sum()), int((b & ~a).sum())) for a, b in zip(ours, theirs, strict=True)
+                        paired_p_value(zip(clusters, a.tolist(), b.tolist(), strict=True))
+                        for a, b in zip(ours, theirs, strict=True)
                     ]
                     head = {"against": against, "labels": labels, "split": name, **cell}
-                    rows.append({**head, "questions": int(which.sum()), **gain.to_json(), "mcnemar_by_seed": exact})
+                    rows.append({**head, "questions": int(which.sum()), **gain.to_json(), "p_by_seed": exact})
     return rows
 
 

@@ -34,7 +34,7 @@ ALPHA = 0.05
 
 
 def judge(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[str, Any]:
-    """A verdict each: supported, not supported, undecided, or not tested; p-values adjusted for being six."""
+    """A verdict each: supported, not supported, undecided, or not tested; p-values adjusted for being several."""
     tests: dict[str, tuple[str, tuple[str, ...], Callable[[], _Verdict]]] = {
         "H1": ("temporal: rollout > frozen", ("rollout", "frozen"), lambda: _h1(answers)),
         "H2": ("static: |rollout - frozen| < 3 points", ("rollout", "frozen"), lambda: _h2(answers)),
@@ -80,7 +80,7 @@ class _Verdict:
 
 def _word(verdict: _Verdict, p_holm: float | None) -> str:
     if p_holm is None:
-        return "undecided" if verdict.figures else "not tested"
+        return "not tested"
     if p_holm < ALPHA and not verdict.against:
         return "supported"
     return "not supported" if verdict.against else "undecided"
@@ -138,7 +138,7 @@ def _h5(answers: Answers) -> _Verdict:
     said = {arm: _labels(value, counts) for arm, (value, _) in needed.items()}
     why = f"rollout {said['rollout']}, steps0 {said['steps0']}"
     if ours == theirs:  # both at the first count, or neither at any
-        return _Verdict({"labels": said}, math.nan, False, f"{why}: the label counts do not tell them apart")
+        return _Verdict({"labels": said}, 1.0, False, f"{why}: the label counts do not tell them apart")
     fewer = np.sign(np.nan_to_num(their_draws, posinf=1e9) - np.nan_to_num(our_draws, posinf=1e9))
     p = p_of_sign(fewer)
     return _Verdict({"labels": said}, p if ours < theirs else 1.0, ours > theirs and p < ALPHA, why)

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from .statistics import mcnemar, wilson
+from .questions import Question
+from .statistics import paired_p_value, wilson
 
 BINS = 10
 """Of a calibration, of equal width."""
@@ -75,6 +76,11 @@ class Prediction(Figure):
     def cluster(self) -> str:
         """As `Question.cluster`; of files that say none of it, the question itself."""
         return self.pair or self.scene or self.image or self.id
+
+    @property
+    def asks(self) -> tuple[str, str]:
+        """As `Question.asks`."""
+        return self.type, self.about or self.question
 
     @property
     def confidence(self) -> float | None:
@@ -147,13 +153,19 @@ def balance(predictions: Sequence[Prediction]) -> Balanced | None:
     return Balanced(accuracy=accuracy, chance=chance, questions=total)
 
 
-def pairs(predictions: Sequence[Prediction]) -> Score | None:
-    """Minimal pairs of which both halves were told right: the same question, two scenes, different answers."""
-    halves: dict[tuple[str, str, str], list[Prediction]] = {}
-    for one in predictions:
+def minimal_pairs(asked: Sequence[Question] | Sequence[Prediction]) -> list[tuple[int, int]]:
+    """The places of both halves of each minimal pair: the same question, two scenes of a pair, different answers."""
+    halves: dict[tuple[str, ...], list[int]] = {}
+    for place, one in enumerate(asked):
         if one.pair:
-            halves.setdefault((one.pair, one.type, one.about), []).append(one)
-    both = [all(p.correct for p in of) for of in halves.values() if len(of) == 2 and of[0].answer != of[1].answer]
+            halves.setdefault((one.pair, *one.asks), []).append(place)
+    known = [(of[0], of[1]) for of in halves.values() if len(of) == 2]
+    return [(first, second) for first, second in known if asked[first].answer != asked[second].answer]
+
+
+def pairs(predictions: Sequence[Prediction]) -> Score | None:
+    """How many minimal pairs were told right, both halves of them."""
+    both = [predictions[first].correct and predictions[second].correct for first, second in minimal_pairs(predictions)]
     return score(both) if both else None
 
 
@@ -194,10 +206,9 @@ def alarms(predictions: Sequence[Prediction]) -> tuple[str, ...]:
         of = [p for p in chosen if kind in ("", p.type)]
         ranked, said = sum(p.correct for p in of), sum(bool(p.generated_correct) for p in of)
         if of and abs(ranked - said) > ALARM * len(of):
-            only_ranked = sum(p.correct and not p.generated_correct for p in of)
-            p_value = mcnemar(only_ranked, only_ranked - ranked + said)
+            p_value = paired_p_value((p.cluster, p.correct, bool(p.generated_correct)) for p in of)
             shares = f"{100 * ranked / len(of):.1f} % against {100 * said / len(of):.1f} % in own words"
-            far.append(f"{kind or 'all'} {shares} (exact McNemar p {p_value:.2g})")
+            far.append(f"{kind or 'all'} {shares} (exact p {p_value:.2g})")
     if not far:
         return ()
     stray = sum(not _is_choice(p) for p in chosen)

@@ -88,6 +88,11 @@ class Question(BaseModel):
         """What was drawn by chance: its minimal pair, else its scene; questions of one are not independent."""
         return self.pair or self.scene_id
 
+    @property
+    def asks(self) -> tuple[str, str, str]:
+        """What it asks, in whatever words its family has for it; the words themselves where the file does not say."""
+        return self.type or UNTYPED, self.family or "", self.about or self.question
+
     @model_validator(mode="before")
     @classmethod
     def _spelled_right(cls, record: dict[str, Any]) -> dict[str, Any]:

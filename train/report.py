@@ -69,7 +69,7 @@ def _summary(results: Results) -> str:
                 said.append(
                     f"{kind} questions: rollout {100 * ours['value']:.1f} %, "
                     f"{_signed(row)} points against {_NAMES[against]} "
-                    f"(exact McNemar, each seed alone: p at most {max(row['mcnemar_by_seed']):.2g})"
+                    f"(exact sign flips of scenes or pairs, each seed alone: p at most {max(row['p_by_seed']):.2g})"
                 )
     asked = ", ".join(
         f"{n['scenes']:,} {name} scenes ({n['questions']:,} questions)" for name, n in study["asked"].items()
@@ -77,7 +77,8 @@ def _summary(results: Results) -> str:
     lines = "".join(f"<li>{line}</li>" for line in said)
     return (
         f"<p>A frozen language model answered questions about {asked}, after {study['primary']:,} labelled scenes, "
-        f"over {study['seeds']} seeds. In brackets: the 95 % interval over other scenes and other seeds.</p>"
+        f"over {study['seeds']} seeds. In brackets: the 95 % interval over other test scenes and other seeds; the "
+        "labelled scenes and the world model are the same throughout.</p>"
         f"<ul>{lines}</ul>"
     )
 
@@ -192,7 +193,7 @@ def _facts(results: Results) -> str:
     budget = ", ".join(f"{name} {value}" for name, value in study["budget"].items() if value is not None)
     rows = [
         ["budget, the same for every arm", html.escape(budget)],
-        ["seeds", f"0 to {study['seeds'] - 1}: weights and order of the questions; the world model is one"],
+        ["seeds", f"0 to {study['seeds'] - 1}: weights and order; labelled scenes and world model are the same ones"],
         ["labels", ", ".join(f"{count:,}" for count in study["labels"]) + " scenes, all their questions"],
         ["questions", f"{html.escape(study['questions'])}, SHA-256 {study['questions_sha256'][:16]}"],
         ["rollouts", f"{html.escape(study['store'])}, recipe {study['recipe'][:12]}, {study['steps']} steps read"],

@@ -37,24 +37,8 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p-value that two readers of the same questions are equally good.
-
-    Args:
-        only_first, only_second: questions that just one of them got right.
-
-    Source: Q. McNemar, Psychometrika 12 (1947); exact form: a binomial test of the discordant questions at 1/2.
-    """
-    count, fewer = only_first + only_second, min(only_first, only_second)
-    tail = ways = 1  # to be wrong 0 times; whole numbers, so that thousands of questions lose no digit
-    for k in range(fewer):
-        ways = ways * (count - k) // (k + 1)
-        tail += ways
-    return min(1.0, 2 * tail / 2**count)
-
-
 def sign_flips(differences: Iterable[int]) -> float:
-    """Exact two-sided p-value that two readers are equally good, where several questions share a scene.
+    """Exact two-sided p-value that two readers of the same questions are equally good.
 
     Were they equal, the difference of each scene would be as likely with the other sign. With one question a scene this
     is McNemar's exact test; with more, that test takes answers for independent which are not, and is too sure.
@@ -62,7 +46,8 @@ def sign_flips(differences: Iterable[int]) -> float:
     Args:
         differences: of each scene, the questions that the first got right less those that the second did.
 
-    Source: R. A. Fisher, The Design of Experiments (1935), section 21: the randomization test of paired differences.
+    Source: R. A. Fisher, The Design of Experiments (1935), section 21: the randomization test of paired differences;
+    Q. McNemar, Psychometrika 12 (1947).
     """
     known = [difference for difference in differences if difference]
     whole, seen = sum(map(abs, known)), abs(sum(known))

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError, QuestionError, StoreMismatchError
 from theworld.pipeline.store import LatentStore, create_store
@@ -127,13 +129,32 @@ def test_a_stand_in_says_nothing_about_the_scene_it_stands_for() -> None:
     assert stand_ins(asked) == stand_ins(list(reversed(asked)))
 
 
-def test_stand_ins_stay_within_family_and_split_and_outside_the_pair(study: Study) -> None:
-    asked = read_questions(study[2])
-    facts = {question.scene_id: (question.split, question.family) for question in asked}
-    pairs = {question.scene_id: question.pair for question in asked}
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from(["train", "test"]), st.sampled_from(["tower", "race"])),
+        st.lists(st.integers(1, 3), min_size=1, max_size=7),
+    )
+)
+def test_stand_ins_are_each_used_once_within_family_and_split_and_outside_the_pair(
+    pairs: dict[tuple[str, str], list[int]],
+) -> None:
+    asked = [
+        Question(
+            id=f"{split} {family} {pair} {half}", image=f"{split} {family} {pair} {half}", question="?", answer="a",
+            split=split, family=family, pair=f"{split} {family} {pair}",
+        )
+        for (split, family), halves in pairs.items() for pair, count in enumerate(halves) for half in range(count)
+    ]  # fmt: skip
+    if any(sum(halves) < 2 * max(halves) for halves in pairs.values()):
+        with pytest.raises(QuestionError, match="Make more scenes"):
+            stand_ins(asked)
+        return
+    of = {question.scene_id: question for question in asked}
     chosen = stand_ins(asked)
-    assert sorted(chosen) == sorted(chosen.values()) == sorted(facts)
-    assert all(facts[scene] == facts[other] and pairs[scene] != pairs[other] for scene, other in chosen.items())
+    assert sorted(chosen) == sorted(chosen.values()) == sorted(of)
+    for one, other in ((of[scene], of[stand_in]) for scene, stand_in in chosen.items()):
+        assert (one.split, one.family) == (other.split, other.family)
+        assert one.pair != other.pair
 
 
 def test_what_cannot_be_shown_is_refused_with_what_to_do(study: Study, tmp_path: Path) -> None:

@@ -125,12 +125,24 @@ def test_the_opposite_is_found_as_well(place: Path) -> None:
     }
     lost = [row for row in results["differences"] if row["high"] is not None and row["high"] < 0]
     assert {row["type"] for row in lost} == {"temporal", "static"}
-    assert all(max(row["mcnemar_by_seed"]) < 0.5 for row in lost if row["questions"] == SCENES)
+    assert all(max(row["p_by_seed"]) < 0.5 for row in lost if row["questions"] == SCENES)
+
+
+def test_readers_are_told_apart_by_whole_pairs_not_by_questions(place: Path) -> None:
+    def all_or_nothing(arm: str, labels: int, question: Question) -> float:  # noqa: ARG001
+        return float(arm != "rollout" or int((question.pair or "")[:-1]) % 12 != 0)
+
+    rows = found(place, all_or_nothing).results["differences"]
+    wanted = {"against": "frozen", "labels": 400, "split": "test", "type": "static", "family": ""}
+    [row] = [row for row in rows if wanted.items() <= row.items()]
+    assert row["value"] == pytest.approx(-10 / SCENES)
+    assert row["p_by_seed"] == [2 / 2**5] * 3  # five pairs; ten questions would have said 2 / 2**10
 
 
 def test_where_nothing_differs_nothing_is_claimed(place: Path) -> None:
     results = found(place, lambda *_: 0.7).results
     assert {verdicts(results)[name] for name in ("H1", "H3", "H4", "H5", "H6")} == {"undecided"}
+    assert results["hypotheses"]["H5"]["p_holm"] == 1  # neither arm gets there: it was tested, and counts among them
 
 
 def test_what_was_not_run_is_said_to_be_untested(place: Path) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from theworld.train.measures import Prediction, alarms, balance, calibrate, generation, pairs
+from theworld.train.measures import Prediction, alarms, balance, calibrate, generation, minimal_pairs, pairs
+from theworld.train.questions import Question
 
 YES_NO = ("yes", "no")
 
@@ -47,6 +48,24 @@ def test_a_pair_counts_where_both_halves_are_right_and_differ() -> None:
     assert found is not None
     assert (found.correct, found.total) == (1, 2)
     assert pairs([told(0, "no", "no")]) is None
+
+
+def test_pairs_of_a_run_and_of_a_study_are_the_same_whatever_types_are_called_and_how_much_is_asked() -> None:
+    asked = [
+        Question(id=f"{scene} {question}", image=scene, question=question, answer=answer, type="causal", pair="1")
+        for scene, answers in (("a", ("yes", "left", "red")), ("b", ("no", "right", "red")))
+        for question, answer in zip(("will it fall?", "to which side?", "which color?"), answers, strict=True)
+    ]
+    predictions = [
+        Prediction(
+            id=q.id, type="causal", predicted="?", answer=q.answer, correct=False, pair="1", question=q.question
+        )
+        for q in asked
+    ]  # fmt: skip
+    assert minimal_pairs(asked) == minimal_pairs(predictions) == [(0, 3), (1, 4)]
+    named = [q.model_copy(update={"about": "it", "question": q.question.upper()}) for q in asked[::3]]
+    assert minimal_pairs(named) == [(0, 1)]  # the same question in other words
+    assert minimal_pairs([q.model_copy(update={"pair": None}) for q in asked]) == []
 
 
 def test_calibration_is_the_distance_of_confidence_from_accuracy_by_hand() -> None:

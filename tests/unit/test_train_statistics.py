@@ -1,7 +1,7 @@
 """Formulas give published values, and intervals hold the truth as often as they say."""
 
 import math
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from theworld.train.statistics import (
     Bootstrap,
     Estimate,
     holm,
-    mcnemar,
     p_of_equivalence,
     p_of_sign,
     sign_flips,
@@ -37,16 +36,20 @@ def test_intervals_of_shares_are_wilsons(correct: int, total: int, low: float, h
     assert wilson(correct, total) == pytest.approx((low, high), abs=5e-5)
 
 
+@given(st.integers(1, 3000), st.floats(0, 1))
+def test_an_interval_ends_where_a_share_would_lie_1_96_deviations_from_what_was_seen(total: int, share: float) -> None:
+    correct = round(share * total)
+    for end in wilson(correct, total):
+        if 1e-9 < end < 1 - 1e-9:
+            deviations = (end - correct / total) / math.sqrt(end * (1 - end) / total)
+            assert abs(deviations) == pytest.approx(1.959964, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "p"), [(10, 2, 158 / 4096), (2, 10, 158 / 4096), (0, 5, 1 / 16), (7, 7, 1), (0, 0, 1)]
 )
-def test_mcnemar_is_the_binomial_test_of_those_who_disagree(first: int, second: int, p: float) -> None:
-    assert mcnemar(first, second) == pytest.approx(p)
-
-
-@given(st.lists(st.sampled_from([-1, 1]), max_size=40))
-def test_sign_flips_of_single_questions_are_mcnemar(differences: list[int]) -> None:
-    assert sign_flips(differences) == pytest.approx(mcnemar(differences.count(1), differences.count(-1)))
+def test_sign_flips_of_single_questions_are_mcnemars_exact_test(first: int, second: int, p: float) -> None:
+    assert sign_flips([1] * first + [-1] * second + [0] * 3) == pytest.approx(p)
 
 
 @given(st.lists(st.integers(-4, 4), max_size=9))
@@ -62,21 +65,30 @@ def test_equal_readers_are_told_apart_no_oftener_than_said_though_scenes_have_se
         right = rng.random((2, 100, 1)) < 0.6  # a scene is understood or not …
         right = np.where(rng.random((2, 100, 4)) < 0.8, right, rng.random((2, 100, 4)) < 0.6)  # … mostly
         by_scene += sign_flips((right[0].astype(int) - right[1]).sum(1).tolist()) < 0.05
-        alone += mcnemar(int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())) < 0.05
+        alone += sign_flips((right[0].astype(int) - right[1]).ravel().tolist()) < 0.05
     assert by_scene < 0.08 * 200 < 0.15 * 200 < alone
 
 
-def test_mcnemar_copes_with_thousands_of_questions() -> None:
-    assert mcnemar(2000, 2000) == 1
-    assert 0 <= mcnemar(4000, 1) < 1e-300
+def test_sign_flips_cope_with_thousands_of_questions() -> None:
+    assert sign_flips([1, -1] * 2000) == 1
+    assert 0 <= sign_flips([*[1] * 4000, -1]) < 1e-300
     # the normal approximation with continuity correction: (|1100 - 1000| - 1) / sqrt(2100)
-    assert mcnemar(1000, 1100) == pytest.approx(math.erfc(99 / math.sqrt(2100) / math.sqrt(2)), rel=0.01)
+    some = sign_flips([*[1] * 1000, *[-1] * 1100])
+    assert some == pytest.approx(math.erfc(99 / math.sqrt(2100) / math.sqrt(2)), rel=0.01)
 
 
 def test_p_values_are_adjusted_as_holm_did() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.5]) == [1, 1]
     assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_an_adjusted_p_value_is_the_largest_of_the_groups_of_claims_it_is_in(p_values: list[float]) -> None:
+    groups = [group for size in range(1, len(p_values) + 1) for group in combinations(range(len(p_values)), size)]
+    for place, adjusted in enumerate(holm(p_values)):
+        of = [min(1.0, len(group) * min(p_values[n] for n in group)) for group in groups if place in group]
+        assert adjusted == pytest.approx(max(of))
 
 
 def test_p_values_count_the_replicates_beyond_zero() -> None:
