@@ -83,7 +83,7 @@ def by_family(values: NDArray[Any], clips: Clips) -> dict[str, float]:
 def ball_errors(videos: Video, clips: Clips) -> dict[str, Any]:
     """Distance of balls from where they truly are: median px per latent frame, and the share within 3 px at the end.
 
-    Also the share of movers (balls and the contact block) that keep their colour class in the last frame.
+    Also the share of them that can be seen in their colour in the last frame.
     """
     distances, kept = [], []
     for number, video in enumerate(videos):
