@@ -92,7 +92,6 @@ def info(
 ) -> None:
     """What a store holds: recipe, counts, bytes, mean and std by channel, motion, health."""
     from .statistics import summarise
-    from .wording import printable
 
     summary = summarise(_open(store), samples=samples)
     typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else "\n".join(map(printable, summary.lines())))
@@ -104,7 +103,6 @@ cache_app.command()(preview)
 @cache_app.command()
 def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
     """Which inputs have no latent, and why: source, reason, attempts, message."""
-    from .wording import printable
 
     opened = _open(store, tolerate_damage=True)
     rows = opened.failures()
@@ -144,7 +142,6 @@ def verify(
     from .progress import Progress
     from .store import resolve_store
     from .verify import verify as run_verify
-    from .wording import printable
 
     asked: dict[str, Any] = {"images": images, "seed": seed, "tolerance": tolerance, "world": world, "device": device}
     if recompute is None and (stray := [name for name, value in asked.items() if value is not None]):
