@@ -93,11 +93,14 @@ def test_no_threshold_is_chosen_on_the_questions_that_are_asked() -> None:
     splits = ("train", "train", "validation", "test")
     asked = [question(None).model_copy(update={"image": f"{n}.png", "split": split}) for n, split in enumerate(splits)]
 
-    def chosen_on(wanted: str | None, split: str | None, labels: int | None = None) -> list[str | None]:
-        return [one.split for one in _calibration_split(asked, wanted, split, labels, Path("q.jsonl"))[0]]
+    def chosen_on(wanted: str | None, split: str | None, learned: frozenset[str] | None = None) -> list[str | None]:
+        return [one.split for one in _calibration_split(asked, wanted, split, learned, Path("q.jsonl"))[0]]
 
     assert chosen_on(None, "test") == ["validation"]
     assert chosen_on(None, "validation") == []
-    assert chosen_on(None, "validation", 1) == ["train"]  # a scene that was not learned from
+    first = frozenset({asked[0].scene_id})
+    assert chosen_on(None, "validation", first) == ["train"]  # a scene that was not learned from
+    assert chosen_on("train", "test", first) == ["train"]
+    assert chosen_on("train", "test") == ["train", "train"]  # of other questions than the run's
     with pytest.raises(ConfigError, match="flatters itself"):
         chosen_on("validation", "validation")
