@@ -72,9 +72,9 @@ def look_ahead(config: PrecomputeConfig, progress: Progress) -> Outlook:
         progress.say(_embedded_note(config, world))
     if config.images is None and config.dry_run:
         with TemporaryDirectory() as folder:  # their keys are needed, the files are not
-            listing, index = _list(config, _own_scenes(config, world, Path(folder)))
+            listing, index = _list(config, _own_scenes(config, world, Path(folder), progress))
     else:
-        listing, index = _list(config, config.images or _own_scenes(config, world, config.cache / "scenes"))
+        listing, index = _list(config, config.images or _own_scenes(config, world, config.cache / "scenes", progress))
     spec = world.latent_spec()
     shape = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
     store = find_store(config.cache, recipe)
@@ -160,7 +160,7 @@ def _threads(device: str, workers: int, *, in_process: bool) -> int | None:
     return max(1, usable_cores() // workers)
 
 
-def _own_scenes(config: PrecomputeConfig, world: WorldSource, folder: Path) -> Path:
+def _own_scenes(config: PrecomputeConfig, world: WorldSource, folder: Path, progress: Progress) -> Path:
     if config.kind != "rollout":
         raise ConfigError(
             f"no {KINDS[config.kind].takes}s were given: theworld precompute {KINDS[config.kind].takes.upper()}S "
@@ -175,7 +175,7 @@ def _own_scenes(config: PrecomputeConfig, world: WorldSource, folder: Path) -> P
 
     test = max(1, 2 * round(config.scenes / 6))  # whole pairs
     splits = {"train": config.scenes - test, "test": test}
-    write_scenes(folder, splits=splits, families=OWN_FAMILIES, jobs=usable_cores())
+    write_scenes(folder, splits=splits, families=OWN_FAMILIES, jobs=usable_cores(), progress=progress)
     return folder / "images"
 
 

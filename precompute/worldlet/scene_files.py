@@ -73,7 +73,8 @@ def write_scenes(
             units.append((split, families[turn % len(families)], turn // len(families), halves))
     new = [unit for unit in units if any(name not in known for name in _names(unit, seed))]
     wanted = sum(halves for *_, halves in new)
-    with (progress or Progress.silent()).bar("scenes", total=wanted, unit="scenes") as bar:
+    told = progress if progress is not None and new else Progress.silent()
+    with told.bar("scenes", total=wanted, unit="scenes") as bar:
         for records in _run(partial(_write_pair, folder=folder, seed=seed, videos=videos), new, jobs):
             for truth, asked in records:
                 known[truth["id"]] = (truth, asked)
