@@ -5,10 +5,11 @@ Colors follow the terminal, NO_COLOR and FORCE_COLOR, as rich reads them.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from rich.console import Console, RenderableType
@@ -88,6 +89,12 @@ class Progress:
 def complain(text: str) -> None:
     """An error's message, in red where that is welcome, on stderr."""
     _stderr().print(_seen(text), style="red", markup=False)
+
+
+def tell_at_once(text: str) -> None:
+    """A line on stderr from a signal handler: past every buffer, and to nobody where the terminal is gone."""
+    with suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())
 
 
 def show(table: RenderableType) -> None:

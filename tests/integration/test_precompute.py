@@ -448,6 +448,7 @@ def test_a_run_cut_in_the_middle_resumes_with_each_key_exactly_once(tmp_path: Pa
     _, said = process.communicate(timeout=120)
     if how == "SIGTERM":
         assert process.returncode == 75
+        assert "SIGTERM: stopping; a second one stops it on the spot" in said
         assert "goes on where this one stopped" in said
     [path] = find_stores(tmp_path / "cache")
     committed = len(open_store(path))

@@ -323,12 +323,13 @@ def test_patience_needs_something_to_look_at(house: Path) -> None:
     assert names(house) == set()
 
 
-def test_the_first_signal_waits_for_the_update_and_the_handlers_come_back() -> None:
+def test_the_first_signal_waits_for_the_update_and_the_handlers_come_back(capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Stop().on_signals() as stop:
         assert not stop.asked
         signal.raise_signal(signal.SIGTERM)
         assert stop.asked == "SIGTERM"
+    assert "a second one stops it on the spot" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
 
 
