@@ -30,6 +30,16 @@ def digest_of_bytes(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
+def digest_of_file(path: Path) -> bytes:
+    """SHA-256 of a file's bytes, 32 of them, read in blocks.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def key_of_digest(digest: bytes, prompt: str | None) -> str:
     """`key_of_sample` of content with this digest."""
     if prompt is not None:
@@ -43,8 +53,7 @@ def key_of_file(path: Path | str, prompt: str | None = None) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    with Path(path).open("rb") as file:
-        return key_of_digest(hashlib.file_digest(file, "sha256").digest(), prompt)
+    return key_of_digest(digest_of_file(Path(path)), prompt)
 
 
 def is_key(value: object) -> bool:

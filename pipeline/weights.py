@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ConfigError, TheWorldError
+from .keys import digest_of_file
 
 HUB_TIMEOUT_S = 5.0
 """For the one question that resolves a name to a commit; the download itself may take as long as it needs."""
@@ -133,7 +134,5 @@ def hash_files(folder: Path, files: Iterable[Path]) -> str:
     """
     total = hashlib.sha256()
     for path in sorted(files):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()}\0{digest}\n".encode())
+        total.update(f"{path.relative_to(folder).as_posix()}\0{digest_of_file(path).hex()}\n".encode())
     return f"sha256:{total.hexdigest()}"

@@ -5,11 +5,11 @@ Elsewhere: fetching and hashing (pipeline/weights.py), loading (lm.py).
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..pipeline.errors import ConfigError
+from ..pipeline.keys import digest_of_file
 from ..pipeline.weights import fetch, hash_files, is_hub_id
 
 EMBEDDED = Path(__file__).parent / "worldlet" / "weights"
@@ -52,9 +52,7 @@ def find_weights(lm: str | None) -> Weights:
             raise ConfigError(f"{folder} holds no language model: it has no config.json")
         return Weights(folder, str(folder.resolve()), _identity_of(folder))
     if folder.suffix == ".gguf" and folder.is_file():
-        with folder.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        return Weights(folder.parent, str(folder.resolve()), f"sha256:{digest}", folder.name)
+        return Weights(folder.parent, str(folder.resolve()), f"sha256:{digest_of_file(folder).hex()}", folder.name)
     if not is_hub_id(lm):
         raise ConfigError(
             f"--lm {lm} is neither a folder here nor a Hub id. Name a folder with config.json and safetensors, "

@@ -23,6 +23,7 @@ from typing import Any
 
 from ..pipeline import arrow_files, lists
 from ..pipeline.errors import ConfigError, QuestionError
+from ..pipeline.keys import digest_of_file
 from .question_columns import FIELDS, Columns
 from .question_values import Images, PassedOver, WrongValue, answer_of, choices_of, in_order_of, text_of
 
@@ -123,10 +124,7 @@ def files_of(path: Path) -> list[Path]:
 def digest_of(path: Path) -> str:
     """64 hex digits of the questions' content: the file's SHA-256; of several files, that of their names and theirs."""
     files = files_of(path)
-    digests = []
-    for file in files:
-        with file.open("rb") as content:
-            digests.append(hashlib.file_digest(content, "sha256").hexdigest())
+    digests = [digest_of_file(file).hex() for file in files]
     if len(files) == 1:
         return digests[0]
     lines = sorted(f"{file.name}\0{digest}\n" for file, digest in zip(files, digests, strict=True))

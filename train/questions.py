@@ -7,7 +7,6 @@ text to token ids (speech.py), latents to tensors (batches.py), a look at a file
 from __future__ import annotations
 
 import difflib
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..pipeline.errors import QuestionError
-from ..pipeline.keys import key_of_digest
+from ..pipeline.keys import digest_of_file, key_of_digest
 from ..pipeline.store import LatentStore
 from ..pipeline.wording import name_some, what_is_wrong
 from .question_files import folder_of, read_rows
@@ -349,5 +348,4 @@ def _digest(path: Path) -> bytes:
 
 @cache
 def _read_digest(path: Path, *_state: int) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    return digest_of_file(path)
