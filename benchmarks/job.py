@@ -31,16 +31,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from theworld.pipeline.cores import usable_cores
-from theworld.pipeline.keys import key_of_bytes
-from theworld.pipeline.latent_spec import LatentSpec
-from theworld.pipeline.recipe import Recipe
-from theworld.precompute import pools
-from theworld.precompute.config import PrecomputeConfig
-from theworld.precompute.cosmos import CosmosWorld
-from theworld.precompute.job import run_precompute
-from theworld.precompute.worker import Worker
-from theworld.precompute.world import resolve_world
+from theworld.pipeline.machine import usable_cores
+from theworld.pipeline.latents.keys import key_of_bytes
+from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.precompute.job import pool as pools
+from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.job.run import run_precompute
+from theworld.precompute.job.worker import Worker
+from theworld.precompute.worlds.source import resolve_world
 
 BATCH, SIZE, STEPS = 8, 64, 8
 NAP_S = 0.5

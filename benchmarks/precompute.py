@@ -17,10 +17,10 @@ from collections.abc import Callable
 import torch
 from diffusers import Cosmos2VideoToWorldPipeline, FlowMatchEulerDiscreteScheduler
 
-from theworld.pipeline.keys import key_of_bytes
-from theworld.pipeline.recipe import Recipe
-from theworld.precompute.cosmos import CosmosWorld
-from theworld.precompute.world import resolve_world
+from theworld.pipeline.latents.keys import key_of_bytes
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.source import resolve_world
 
 STEPS, DENOISE_STEPS, SIZE, BATCH = 8, 10, 64, 8
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Literal
 from unittest import mock
 
-from theworld.pipeline.records import read_record, record_path, seal
-from theworld.pipeline.store import LatentStore, find_stores, open_store
+from theworld.pipeline.store.records import read_record, record_path
+from theworld.pipeline.files.sealed import seal
+from theworld.pipeline.store.folder import LatentStore, find_stores, open_store
 
 from .store_peers import SHARD, Samples, key
 from .store_ways import Figures, make_samples, sync, write_memmap, write_ours
@@ -83,8 +84,8 @@ def no_checksums() -> Iterator[None]:
         for target, stand_in in (
             ("google_crc32c.value", lambda *_: 0),
             ("google_crc32c.extend", lambda *_: 0),
-            ("theworld.pipeline.shard_writer.hashlib", mock.Mock(sha256=_NoHash)),
-            ("theworld.pipeline.shard_writer.xxhash", mock.Mock(xxh3_128=_NoShortHash)),
+            ("theworld.pipeline.store.writer.hashlib", mock.Mock(sha256=_NoHash)),
+            ("theworld.pipeline.store.writer.xxhash", mock.Mock(xxh3_128=_NoShortHash)),
         ):
             patches.enter_context(mock.patch(target, stand_in))
         yield

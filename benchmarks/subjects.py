@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from theworld.train.batches import Example
-from theworld.train.lm import LanguageModel, add_lora, embedding_rms, load_language_model, load_phrasebook
-from theworld.train.lm_weights import Weights, find_weights
-from theworld.train.model import TheWorld
-from theworld.train.tokens import TokenLayout, WorldReader
+from theworld.train.data.batches import Example
+from theworld.train.language.lm import LanguageModel, add_lora, embedding_rms, load_language_model, load_phrasebook
+from theworld.train.language.weights import Weights, find_weights
+from theworld.train.reader.model import TheWorld
+from theworld.train.reader.tokens import TokenLayout, WorldReader
 
 PROMPT, ANSWER, STEPS = 14, 2, 8
 """Tokens of a prompt behind <bos>'s place, of an answer; rollout steps."""

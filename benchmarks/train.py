@@ -18,9 +18,9 @@ import time
 
 import torch
 
-from theworld.train.batches import pack, pad_rows
+from theworld.train.data.batches import pack, pad_rows
 
-from . import live
+from ..benchmarks import live
 from .subjects import SETTINGS, examples, rollouts, world_model
 from .updates import measure_loading, measure_packing
 

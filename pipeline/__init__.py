@@ -2,34 +2,34 @@
 
 from typing import TYPE_CHECKING
 
-from .lazy import offer
+from ._lazy import offer
 
 if TYPE_CHECKING:
     from .errors import TheWorldError as TheWorldError
-    from .keys import key_of_bytes as key_of_bytes
-    from .keys import key_of_file as key_of_file
-    from .latent_spec import LatentSpec as LatentSpec
-    from .latent_store import LatentStore as LatentStore
-    from .recipe import Recipe as Recipe
-    from .store import create_store as create_store
-    from .store import find_store as find_store
-    from .store import find_stores as find_stores
-    from .store import open_store as open_store
-    from .world import WorldModel as WorldModel
+    from .latents.keys import key_of_bytes as key_of_bytes
+    from .latents.keys import key_of_file as key_of_file
+    from .latents.spec import LatentSpec as LatentSpec
+    from .store.latent_store import LatentStore as LatentStore
+    from .latents.recipe import Recipe as Recipe
+    from .store.folder import create_store as create_store
+    from .store.folder import find_store as find_store
+    from .store.folder import find_stores as find_stores
+    from .store.folder import open_store as open_store
+    from .latents.world_model import WorldModel as WorldModel
 
 __getattr__, __dir__, __all__ = offer(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,
     {
-        "LatentSpec": "latent_spec",
-        "LatentStore": "latent_store",
-        "Recipe": "recipe",
+        "LatentSpec": "latents.spec",
+        "LatentStore": "store.latent_store",
+        "Recipe": "latents.recipe",
         "TheWorldError": "errors",
-        "WorldModel": "world",
-        "create_store": "store",
-        "find_store": "store",
-        "find_stores": "store",
-        "key_of_bytes": "keys",
-        "key_of_file": "keys",
-        "open_store": "store",
+        "WorldModel": "latents.world_model",
+        "create_store": "store.folder",
+        "find_store": "store.folder",
+        "find_stores": "store.folder",
+        "key_of_bytes": "latents.keys",
+        "key_of_file": "latents.keys",
+        "open_store": "store.folder",
     },
 )

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from .errors import ConfigError
-from .wording import what_is_wrong
+from .messages import what_is_wrong
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from .wording import printable
+from .messages import printable
 
 LOG_EVERY_S = 10.0
 """Between lines where stderr is a file and a live bar would fill it."""

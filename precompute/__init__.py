@@ -2,22 +2,22 @@
 
 from typing import TYPE_CHECKING
 
-from ..pipeline.lazy import offer
+from ..pipeline._lazy import offer
 
 if TYPE_CHECKING:
-    from .config import PrecomputeConfig as PrecomputeConfig
-    from .job import run_precompute as run_precompute
-    from .live import LiveWorld as LiveWorld
-    from .registry import load_world as load_world
-    from .report import Report as Report
+    from .job.config import PrecomputeConfig as PrecomputeConfig
+    from .job.run import run_precompute as run_precompute
+    from .live.world import LiveWorld as LiveWorld
+    from .worlds.registry import load_world as load_world
+    from .job.report import Report as Report
 
 __getattr__, __dir__, __all__ = offer(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,
     {
-        "LiveWorld": "live",
-        "PrecomputeConfig": "config",
-        "Report": "report",
-        "load_world": "registry",
-        "run_precompute": "job",
+        "LiveWorld": "live.world",
+        "PrecomputeConfig": "job.config",
+        "Report": "job.report",
+        "load_world": "worlds.registry",
+        "run_precompute": "job.run",
     },
 )

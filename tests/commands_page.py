@@ -14,7 +14,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 
 HEAD = """# All commands
 

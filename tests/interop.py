@@ -7,9 +7,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from theworld.pipeline.latent_spec import LatentSpec
-from theworld.pipeline.recipe import Recipe
-from theworld.pipeline.store import LatentStore, StoreFormat
+from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.store.folder import LatentStore, StoreFormat
 
 from .tiny_store import TINY, create, key
 

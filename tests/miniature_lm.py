@@ -12,10 +12,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Punctuation, Sequence, WhitespaceSplit
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
-from theworld.pipeline.keys import key_of_bytes
-from theworld.pipeline.latent_spec import LatentSpec
-from theworld.pipeline.recipe import Recipe
-from theworld.pipeline.store import LatentStore, create_store
+from theworld.pipeline.latents.keys import key_of_bytes
+from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.store.folder import LatentStore, create_store
 
 WORDS = tuple(
     "question answer where is will the ball be land now left right upper lower corner : ? . user model".split()  # noqa: SIM905

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from theworld.pipeline.keys import key_of_bytes
-from theworld.pipeline.store import LatentStore, create_store
+from theworld.pipeline.latents.keys import key_of_bytes
+from theworld.pipeline.store.folder import LatentStore, create_store
 
 from .miniature_lm import PLACES, RECIPE, SPEC, blob_latents
 

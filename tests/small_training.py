@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from theworld.train.config import TrainConfig
-from theworld.train.stopping import Stop
+from theworld.train.training.signals import Stop
 
 from .miniature_lm import SMALL_TRAINING, save_mini_lm, save_mini_store
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from theworld.pipeline.store import LatentStore, open_store
-from theworld.precompute.config import PrecomputeConfig
-from theworld.precompute.job import run_precompute
+from theworld.pipeline.store.folder import LatentStore, open_store
+from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.job.run import run_precompute
 
 from .harm import put_row
 

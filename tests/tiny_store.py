@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from theworld.pipeline.latent_spec import LatentSpec
-from theworld.pipeline.recipe import Recipe
-from theworld.pipeline.store import LatentStore, StoreFormat, create_store
+from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store
 
 SPEC = LatentSpec(channels=3, spatial_stride=8, temporal_stride=4, mean=(0.0,) * 3, std=(1.0,) * 3)
 TINY = Recipe(world="sha256:" + "0" * 64, height=16, width=32, rollout_steps=2)

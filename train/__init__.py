@@ -2,38 +2,38 @@
 
 from typing import TYPE_CHECKING
 
-from ..pipeline.lazy import offer
+from ..pipeline._lazy import offer
 
 if TYPE_CHECKING:
-    from .answer import ask as ask
-    from .batch_order import BatchOrder as BatchOrder
-    from .checkpoint import load_run as load_run
+    from .evaluation.answer import ask as ask
+    from .data.sampler import BatchOrder as BatchOrder
+    from .runs.folder import load_run as load_run
     from .config import TrainConfig as TrainConfig
-    from .loader import LatentDataset as LatentDataset
-    from .loader import Prefetcher as Prefetcher
-    from .model import TheWorld as TheWorld
-    from .questions import Question as Question
-    from .questions import read_questions as read_questions
-    from .questions import resolve_keys as resolve_keys
-    from .tokens import TokenLayout as TokenLayout
-    from .tokens import WorldReader as WorldReader
-    from .trainer import train as train
+    from .data.loader import LatentDataset as LatentDataset
+    from .data.loader import Prefetcher as Prefetcher
+    from .reader.model import TheWorld as TheWorld
+    from .questions.record import Question as Question
+    from .questions.record import read_questions as read_questions
+    from .questions.record import resolve_keys as resolve_keys
+    from .reader.tokens import TokenLayout as TokenLayout
+    from .reader.tokens import WorldReader as WorldReader
+    from .training.train import train as train
 
 __getattr__, __dir__, __all__ = offer(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,
     {
-        "BatchOrder": "batch_order",
-        "LatentDataset": "loader",
-        "Prefetcher": "loader",
-        "Question": "questions",
-        "TheWorld": "model",
-        "TokenLayout": "tokens",
+        "BatchOrder": "data.sampler",
+        "LatentDataset": "data.loader",
+        "Prefetcher": "data.loader",
+        "Question": "questions.record",
+        "TheWorld": "reader.model",
+        "TokenLayout": "reader.tokens",
         "TrainConfig": "config",
-        "WorldReader": "tokens",
-        "ask": "answer",
-        "load_run": "checkpoint",
-        "read_questions": "questions",
-        "resolve_keys": "questions",
-        "train": "trainer",
+        "WorldReader": "reader.tokens",
+        "ask": "evaluation.answer",
+        "load_run": "runs.folder",
+        "read_questions": "questions.record",
+        "resolve_keys": "questions.record",
+        "train": "training.train",
     },
 )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..pipeline.config import DeviceName
-from .layouts import PATCH, POOL_STEPS, LayoutName, PoolName, TokenLayout
+from .reader.layouts import PATCH, POOL_STEPS, LayoutName, PoolName, TokenLayout
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
 AttentionName = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"]

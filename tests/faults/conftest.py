@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from theworld.pipeline import latent_store
-from theworld.pipeline.store import StoreFormat
+from theworld.pipeline.store import latent_store
+from theworld.pipeline.store.folder import StoreFormat
 
 from .harness import FORMATS, SCRATCH
 

@@ -23,15 +23,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from theworld.pipeline import commit, shard_writer
+from theworld.pipeline.files import atomic as commit
+from theworld.pipeline.store import writer as shard_writer
 from theworld.pipeline.errors import StoreError, StoreNotFoundError
-from theworld.pipeline.latent_spec import LatentSpec
-from theworld.pipeline.ledger import Failure
+from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.progress import Bar, Progress
-from theworld.pipeline.recipe import Recipe
-from theworld.pipeline.records import record_number
-from theworld.pipeline.store import LatentStore, StoreFormat, create_store, open_store
-from theworld.pipeline.verify import verify
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.store.records import record_number
+from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store, open_store
+from theworld.pipeline.store.verify import verify
 
 FORMATS: tuple[StoreFormat, ...] = ("zarr", "webdataset")
 SCRATCH = Path("/dev/shm")

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from theworld.pipeline import catalog
-from theworld.pipeline.records import unseal
-from theworld.pipeline.store import open_store
+from theworld.pipeline.store import index as catalog
+from theworld.pipeline.files.sealed import unseal
+from theworld.pipeline.store.folder import open_store
 
 from ..harm import reseal
 from .harness import RECIPE

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from theworld.pipeline.store import StoreFormat
+from theworld.pipeline.store.folder import StoreFormat
 
 from .harness import Cut, FaultyOs, broken, check, check_resumes, job, layer, operations, record_first
 

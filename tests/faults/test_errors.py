@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from theworld.pipeline import commit
+from theworld.pipeline.files import atomic as commit
 from theworld.pipeline.errors import StoreError
-from theworld.pipeline.store import StoreFormat
+from theworld.pipeline.store.folder import StoreFormat
 
 from .harness import FaultyOs, FileLayer, amount, broken, check, check_resumes, in_child, job, layer, operations
 

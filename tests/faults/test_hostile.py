@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 import xxhash
 
-from theworld.pipeline import catalog
+from theworld.pipeline.store import index as catalog
 from theworld.pipeline.errors import TheWorldError
-from theworld.pipeline.maintenance import gc, repair
-from theworld.pipeline.statistics import summarise
-from theworld.pipeline.store import StoreFormat, open_store
-from theworld.pipeline.transfer import export
-from theworld.pipeline.verify import LEVELS, verify
+from theworld.pipeline.store.repair import gc, repair
+from theworld.pipeline.store.summary import summarise
+from theworld.pipeline.store.folder import StoreFormat, open_store
+from theworld.pipeline.store.transfer import export
+from theworld.pipeline.store.verify import LEVELS, verify
 
 from ..harm import reseal
 from .harness import BAD, create, in_child, job, key, latent, write

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from theworld.pipeline.errors import ImageError
-from theworld.pipeline.recipe import Recipe
-from theworld.precompute.decoder import Decoder
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.precompute.inputs.sandbox import Decoder
 
 from ..miniature_lm import SPEC
 from .harness import SEED, amount

@@ -22,8 +22,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from theworld.pipeline.keys import key_of_file
-from theworld.pipeline.store import find_stores, open_store
+from theworld.pipeline.latents.keys import key_of_file
+from theworld.pipeline.store.folder import find_stores, open_store
 
 from .harness import SEED, amount, check_payload
 from .toy import ABORTING, toy_latent

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from theworld.pipeline.store import LatentStore, StoreFormat
+from theworld.pipeline.store.folder import LatentStore, StoreFormat
 
-from . import harness
+from ..faults import harness
 from .harness import FORMATS, SEED, amount, broken, check, check_resumes, finish, job, record_first, start
 
 PLAN = range(40)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from theworld.pipeline import commit, shard_writer
-from theworld.pipeline.store import StoreFormat
+from theworld.pipeline.files import atomic as commit
+from theworld.pipeline.store import writer as shard_writer
+from theworld.pipeline.store.folder import StoreFormat
 
 from .harness import FORMATS, SEED, Cut, amount, broken, check, check_resumes, files, job, layer, record_first
 from .power import Disk, Recorder, State, beside, cut_at, states

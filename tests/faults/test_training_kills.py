@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from theworld.train.checkpoints import read_checkpoint
-from theworld.train.trainer import train
-from theworld.train.unfinished import is_unfinished, resumed_config
-from theworld.train.updates import UpdateTrainer
+from theworld.train.training.checkpoint import read_checkpoint
+from theworld.train.training.train import train
+from theworld.train.runs.partial import is_unfinished, resumed_config
+from theworld.train.training.trainer import UpdateTrainer
 
 from ..small_training import lay_out, same, settings
 from .harness import SEED, amount, finish, start

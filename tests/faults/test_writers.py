@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from theworld.pipeline import commit
-from theworld.pipeline.store import StoreFormat
+from theworld.pipeline.files import atomic as commit
+from theworld.pipeline.store.folder import StoreFormat
 
 from .harness import SHARD_SIZE, amount, broken, check, finish, job, start
 

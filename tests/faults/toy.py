@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from theworld import pipeline
 from theworld.pipeline.errors import ImageError, TheWorldError
-from theworld.pipeline.store import open_store
+from theworld.pipeline.store.folder import open_store
 
 PAUSE_S = 0.05
 """A shard's work: the time in which to be killed."""
@@ -88,10 +88,10 @@ def main() -> None:
     parser.add_argument("--address")
     options = parser.parse_args()
 
-    from theworld.precompute import pools
-    from theworld.precompute.config import PrecomputeConfig
-    from theworld.precompute.job import run_precompute
-    from theworld.precompute.sources import Sample
+    from theworld.precompute.job import pool as pools
+    from theworld.precompute.job.config import PrecomputeConfig
+    from theworld.precompute.job.run import run_precompute
+    from theworld.precompute.inputs.listing import Sample
 
     pools.worker_class = lambda: ToyWorker  # type: ignore[assignment, return-value]
     pools._ray_setup = lambda setup, _: setup  # type: ignore[assignment]

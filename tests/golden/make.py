@@ -6,7 +6,7 @@ A store here is never written again: every later version must read it, to the bi
 import sys
 from pathlib import Path
 
-from theworld.pipeline.ledger import Failure
+from theworld.pipeline.store.ledger import Failure
 
 from ..tiny_store import TINY, create, key, latent
 

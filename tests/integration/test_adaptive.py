@@ -9,21 +9,21 @@ import torch
 from datasets import Dataset
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, QuestionError
-from theworld.pipeline.keys import key_of_bytes
-from theworld.pipeline.store import create_store, open_store
-from theworld.train.adaptive import ADAPTIVE, Adaptive, Policy, compare_policies
-from theworld.train.answer import ask
-from theworld.train.checkpoint import load_run
+from theworld.pipeline.latents.keys import key_of_bytes
+from theworld.pipeline.store.folder import create_store, open_store
+from theworld.train.evaluation.adaptive import ADAPTIVE, Adaptive, Policy, compare_policies
+from theworld.train.evaluation.answer import ask
+from theworld.train.runs.folder import load_run
 from theworld.train.config import TrainConfig
-from theworld.train.evaluate import evaluate
-from theworld.train.gates import parse_rule
-from theworld.train.layouts import LAYOUTS
-from theworld.train.live_answer import answer_live
-from theworld.train.run_meta import read_meta
-from theworld.train.trainer import train
-from theworld.train.updates import draw_steps
+from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.evaluation.gates import parse_rule
+from theworld.train.reader.layouts import LAYOUTS
+from theworld.train.evaluation.live_answer import answer_live
+from theworld.train.runs.meta import read_meta
+from theworld.train.training.train import train
+from theworld.train.training.trainer import draw_steps
 
 from ..miniature_lm import RECIPE, SMALL_TRAINING, SPEC, blob_latents, save_mini_lm, save_mini_store
 from ..miniature_study import place_of, save_mini_study

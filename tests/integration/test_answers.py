@@ -8,19 +8,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, RunError
 from theworld.pipeline.progress import Progress
-from theworld.pipeline.store import open_store
-from theworld.train import answer
-from theworld.train.answer import Said, answer_all, ask
-from theworld.train.arms import open_arm, parse_arm
-from theworld.train.batches import encode, pad_rows
-from theworld.train.checkpoint import load_run
+from theworld.pipeline.store.folder import open_store
+from theworld.train.evaluation import answer
+from theworld.train.evaluation.answer import Said, answer_all, ask
+from theworld.train.data.arms import open_arm, parse_arm
+from theworld.train.data.batches import encode, pad_rows
+from theworld.train.runs.folder import load_run
 from theworld.train.config import TrainConfig
-from theworld.train.evaluate import evaluate, evaluate_shown
-from theworld.train.questions import read_questions, select_split
-from theworld.train.trainer import train
+from theworld.train.evaluation.evaluate import evaluate, evaluate_shown
+from theworld.train.questions.record import read_questions, select_split
+from theworld.train.training.train import train
 
 from ..miniature_lm import save_mini_lm
 from ..miniature_study import save_mini_study

@@ -24,8 +24,8 @@ from tests.faults.toy import toy_latent
 from tests.integration.test_precompute import make_images
 from tests.integration.two_nodes import NOT_PERMITTED
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.store import open_store
-from theworld.precompute.cluster import crew_of, ray_cluster
+from theworld.pipeline.store.folder import open_store
+from theworld.precompute.job.ray_cluster import crew_of, ray_cluster
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 300

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 
 
 @pytest.mark.slow

@@ -17,17 +17,17 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from tests.unit.test_video import turned
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, ImageError
-from theworld.pipeline.keys import key_of_file
-from theworld.pipeline.latents import standardise
-from theworld.pipeline.store import open_store
-from theworld.precompute.config import PrecomputeConfig
-from theworld.precompute.job import run_precompute
-from theworld.precompute.live import LiveWorld
-from theworld.precompute.report import Report
-from theworld.precompute.video import write_video
-from theworld.precompute.world import resolve_world
+from theworld.pipeline.latents.keys import key_of_file
+from theworld.pipeline.latents.tensors import standardise
+from theworld.pipeline.store.folder import open_store
+from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.job.run import run_precompute
+from theworld.precompute.live.world import LiveWorld
+from theworld.precompute.job.report import Report
+from theworld.precompute.media.video import write_video
+from theworld.precompute.worlds.source import resolve_world
 
 
 def falling(number: int, frames: int) -> NDArray[np.uint8]:

@@ -14,13 +14,13 @@ import torch
 import zarr
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import TheWorldError
-from theworld.pipeline.image_files import SUFFIXES
-from theworld.pipeline.store import open_store
-from theworld.precompute.config import PrecomputeConfig
-from theworld.precompute.job import run_precompute
-from theworld.precompute.live import LiveWorld
+from theworld.pipeline.files.images import SUFFIXES
+from theworld.pipeline.store.folder import open_store
+from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.job.run import run_precompute
+from theworld.precompute.live.world import LiveWorld
 
 
 def theworld(*args: str) -> str:

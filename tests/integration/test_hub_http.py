@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from theworld.train import hub as ours
-from theworld.train.trainer import train
+from theworld.train.runs import hub as ours
+from theworld.train.training.train import train
 
 from ..small_hub import LARGE, TOKEN, Hub, small_hub
 from ..small_training import lay_out, settings

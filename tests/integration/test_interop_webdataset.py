@@ -22,9 +22,9 @@ import webdataset
 import webdataset.utils
 from numpy.typing import NDArray
 
-from theworld.pipeline.store import LatentStore
+from theworld.pipeline.store.folder import LatentStore
 
-from .. import interop
+from ...tests import interop
 from ..interop import DTYPES, SHAPE, SPEC, Dtype, every_number, same_bits, write_all
 from ..tiny_store import create, expected, fill, key, write
 

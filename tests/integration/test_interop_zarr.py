@@ -16,9 +16,9 @@ import xarray
 import zarr
 from numpy.typing import NDArray
 
-from theworld.pipeline.store import LatentStore
+from theworld.pipeline.store.folder import LatentStore
 
-from .. import interop
+from ...tests import interop
 from ..interop import DTYPES, Dtype, every_number, same_bits, write_all
 from ..tiny_store import expected, fill, flip, key, write
 
@@ -198,6 +198,6 @@ def test_others_notice_a_flipped_bit(tmp_path: Path, read: Read, words: str) -> 
 
 def test_our_stores_need_none_of_the_readers() -> None:
     others = {"zarr", "tensorstore", "xarray", "webdataset", "datasets", "pandas", "pyarrow"}
-    code = f"import sys, theworld.pipeline.store; print(*sorted({others!r} & set(sys.modules)))"
+    code = f"import sys, theworld.pipeline.store.folder; print(*sorted({others!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")

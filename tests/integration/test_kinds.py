@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.latents import draw_posterior
-from theworld.pipeline.statistics import summarise
-from theworld.pipeline.store import LatentStore, open_store
-from theworld.precompute.config import PrecomputeConfig, make_recipe
-from theworld.precompute.job import run_precompute
-from theworld.precompute.video import write_video
-from theworld.precompute.world import resolve_world
-from theworld.precompute.worldlet.scene_files import write_scenes
+from theworld.pipeline.latents.tensors import draw_posterior
+from theworld.pipeline.store.summary import summarise
+from theworld.pipeline.store.folder import LatentStore, open_store
+from theworld.precompute.job.config import PrecomputeConfig, make_recipe
+from theworld.precompute.job.run import run_precompute
+from theworld.precompute.media.video import write_video
+from theworld.precompute.worlds.source import resolve_world
+from theworld.precompute.worldlet.scenes.files import write_scenes
 from theworld.train.config import TrainConfig
-from theworld.train.evaluate import evaluate
-from theworld.train.trainer import train
+from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_a_continuation_begins_with_the_real_frames_and_its_motion_goes_on(scene
 
 
 def frames_of(path: Path) -> NDArray[np.uint8]:
-    from theworld.precompute.video import load_video
+    from theworld.precompute.media.video import load_video
 
     clip, _ = load_video(path.read_bytes(), 33, 64, 64, "cover", source=path.name)
     return ((clip + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()

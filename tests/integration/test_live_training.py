@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, ImageError
-from theworld.pipeline.latents import as_tensor
-from theworld.pipeline.store import LatentStore
-from theworld.precompute.live_batches import LiveBatches
-from theworld.train.arms import parse_arm
+from theworld.pipeline.latents.tensors import as_tensor
+from theworld.pipeline.store.folder import LatentStore
+from theworld.precompute.live.batches import LiveBatches
+from theworld.train.data.arms import parse_arm
 from theworld.train.config import TrainConfig
-from theworld.train.live import LiveLatents, live_in_place_of
-from theworld.train.loader import LatentDataset
-from theworld.train.trainer import train
+from theworld.train.data.live import LiveLatents, live_in_place_of
+from theworld.train.data.loader import LatentDataset
+from theworld.train.training.train import train
 
 from ..miniature import save_mini_world
 from ..miniature_lm import PLACES, save_mini_lm

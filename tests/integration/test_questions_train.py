@@ -11,16 +11,16 @@ from rich.console import Console
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, QuestionError
-from theworld.pipeline.keys import key_of_file
+from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.progress import Progress
-from theworld.pipeline.store import create_store, open_store
-from theworld.train.answer import ask
-from theworld.train.checkpoint import load_run
+from theworld.pipeline.store.folder import create_store, open_store
+from theworld.train.evaluation.answer import ask
+from theworld.train.runs.folder import load_run
 from theworld.train.config import TrainConfig
-from theworld.train.evaluate import evaluate
-from theworld.train.trainer import train
+from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.training.train import train
 
 from ..miniature_eyes import save_eyes_lm
 from ..miniature_lm import PLACES, RECIPE, SMALL_TRAINING, SPEC, blob_latents, save_mini_lm, save_mini_store

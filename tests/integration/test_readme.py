@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import app
-from theworld.precompute.video import write_video
-from theworld.train.lm_weights import find_weights
+from theworld.pipeline.cli.main import app
+from theworld.precompute.media.video import write_video
+from theworld.train.language.weights import find_weights
 
 from ..miniature import save_mini_wan, save_mini_world
 from ..store_of_images import make_images

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from theworld.train.checkpoint import load_run
+from theworld.train.runs.folder import load_run
 from theworld.train.config import TrainConfig
-from theworld.train.evaluate import evaluate
-from theworld.train.lm import LanguageModel, embedding_rms, load_language_model
-from theworld.train.lm_weights import find_weights
-from theworld.train.model import TheWorld
-from theworld.train.tokens import WorldReader
-from theworld.train.trainer import train
+from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.language.lm import LanguageModel, embedding_rms, load_language_model
+from theworld.train.language.weights import find_weights
+from theworld.train.reader.model import TheWorld
+from theworld.train.reader.tokens import WorldReader
+from theworld.train.training.train import train
 
 from ..miniature_lm import save_mini_store
 

@@ -13,13 +13,14 @@ import torch
 
 from theworld.pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
 from theworld.pipeline.progress import Progress
-from theworld.train import checkpoints, unfinished
-from theworld.train.checkpoint import load_run, save_run
-from theworld.train.model import TheWorld, WorldOutput
-from theworld.train.run_meta import read_meta
-from theworld.train.stopping import Stop
-from theworld.train.trainer import train
-from theworld.train.unfinished import find_unfinished, in_progress, read_facts, resumed_config
+from theworld.train.training import checkpoint as checkpoints
+from theworld.train.runs import partial as unfinished
+from theworld.train.runs.folder import load_run, save_run
+from theworld.train.reader.model import TheWorld, WorldOutput
+from theworld.train.runs.meta import read_meta
+from theworld.train.training.signals import Stop
+from theworld.train.training.train import train
+from theworld.train.runs.partial import find_unfinished, in_progress, read_facts, resumed_config
 
 from ..faults.harness import finish, start
 from ..small_training import StopAt, lay_out, learned, same, settings
@@ -87,7 +88,7 @@ def test_the_comparison_notices_another_dropout(house: Path, monkeypatch: pytest
     train(settings(house, out=house / "straight"))
     with pytest.raises(Interrupted):
         train(settings(house), stop=StopAt(3))
-    monkeypatch.setattr("theworld.train.updates._seed", lambda *_: 1)
+    monkeypatch.setattr("theworld.train.training.trainer._seed", lambda *_: 1)
     go_on(house / "run.partial")
     assert not same(house / "straight", house / "run")
 
@@ -222,7 +223,7 @@ def test_an_error_leaves_the_checkpoint_and_says_so(house: Path, monkeypatch: py
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("theworld.train.trainer.save_run", no_space)
+        patch.setattr("theworld.train.training.train.save_run", no_space)
         with pytest.raises(OSError, match="No space"):
             train(settings(house, checkpoint_every=3), progress=heard)
     assert "run.partial holds the last checkpoint; `theworld train --resume" in heard.lines[-1]
@@ -237,7 +238,7 @@ def test_a_finished_run_is_kept_where_its_name_was_taken_meanwhile(
         (house / "run").mkdir()
         (house / "run" / "other").touch()
 
-    monkeypatch.setattr("theworld.train.trainer.save_run", save_and_be_late)
+    monkeypatch.setattr("theworld.train.training.train.save_run", save_and_be_late)
     with pytest.raises(RunError, match=r"cannot name the finished run .*run\.partial/run: move it"):
         train(settings(house, train_steps=2))
     assert load_run(house / "run.partial" / "run", lm=str(house / "lm"), device="cpu").meta.config["train_steps"] == 2
@@ -278,7 +279,7 @@ def test_an_update_that_is_not_finite_is_refused_counted_and_named(
         kept.append(checkpoint)
         write(path, checkpoint)
 
-    monkeypatch.setattr("theworld.train.updates.write_checkpoint", keep)
+    monkeypatch.setattr("theworld.train.training.trainer.write_checkpoint", keep)
     poisoned(monkeypatch, {4, 5}, value)
     train(settings(house, checkpoint_every=1), progress=heard)
     before, at_5, after = (kept[n].part("weights") for n in (2, 4, 5))

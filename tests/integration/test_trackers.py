@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 
 from theworld.pipeline.errors import ConfigError, Interrupted, RunError
-from theworld.train.stopping import Stop
-from theworld.train.trackers import NAMES
-from theworld.train.trainer import train
-from theworld.train.unfinished import resumed_config
+from theworld.train.training.signals import Stop
+from theworld.train.training.trackers import NAMES
+from theworld.train.training.train import train
+from theworld.train.runs.partial import resumed_config
 
 from ..faults.harness import finish, start
 from ..small_training import StopAt, lay_out, settings
@@ -343,7 +343,7 @@ def test_by_default_nobody_is_told_and_no_connection_opened(house: Path, monkeyp
 
 def test_w_and_b_s_offline_mode_puts_no_line_into_the_results() -> None:
     said = subprocess.run(
-        [sys.executable, "-c", "import theworld.train.trainer"],
+        [sys.executable, "-c", "import theworld.train.training.train"],
         env={**os.environ, "WANDB_MODE": "offline"}, stdout=subprocess.PIPE, check=True, timeout=120,
     )  # fmt: skip
     assert said.stdout == b""

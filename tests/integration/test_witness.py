@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.store import open_store
-from theworld.precompute.config import PrecomputeConfig
-from theworld.precompute.job import run_precompute
-from theworld.precompute.worldlet.scene_files import write_scenes
-from theworld.precompute.worldlet.witness import draw_strips, rollout_outcomes
+from theworld.pipeline.store.folder import open_store
+from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.job.run import run_precompute
+from theworld.precompute.worldlet.scenes.files import write_scenes
+from theworld.precompute.worldlet.rollout_check import draw_strips, rollout_outcomes
 
 FAMILIES = ["buckets", "tower"]
 

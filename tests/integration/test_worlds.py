@@ -13,20 +13,20 @@ from PIL import Image
 from tests.installed import drift_code, install, save_drift
 from tests.miniature import save_mini_wan
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.keys import key_of_file
-from theworld.pipeline.store import PROMPT, open_store
-from theworld.precompute.config import PrecomputeConfig
-from theworld.precompute.images import load_image
-from theworld.precompute.job import run_precompute
-from theworld.precompute.live import LiveWorld
-from theworld.precompute.registry import load_world
-from theworld.precompute.text import TextEmbeddings
-from theworld.precompute.video import write_video
-from theworld.train.answer import ask
-from theworld.train.checkpoint import load_run
+from theworld.pipeline.latents.keys import key_of_file
+from theworld.pipeline.store.folder import PROMPT, open_store
+from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.media.images import load_image
+from theworld.precompute.job.run import run_precompute
+from theworld.precompute.live.world import LiveWorld
+from theworld.precompute.worlds.registry import load_world
+from theworld.precompute.worlds.text_embeddings import TextEmbeddings
+from theworld.precompute.media.video import write_video
+from theworld.train.evaluation.answer import ask
+from theworld.train.runs.folder import load_run
 from theworld.train.config import TrainConfig
-from theworld.train.evaluate import evaluate
-from theworld.train.trainer import train
+from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.training.train import train
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.store import create_store
-from theworld.train.adaptive import _calibration_split
+from theworld.pipeline.store.folder import create_store
+from theworld.train.evaluation.adaptive import _calibration_split
 from theworld.train.config import TrainConfig
-from theworld.train.gates import choose_threshold, disagreement, parse_rule
-from theworld.train.questions import Question
-from theworld.train.updates import draw_steps
+from theworld.train.evaluation.gates import choose_threshold, disagreement, parse_rule
+from theworld.train.questions.record import Question
+from theworld.train.training.trainer import draw_steps
 
 from ..miniature_lm import RECIPE, SPEC, blob_latents
 

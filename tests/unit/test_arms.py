@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError, QuestionError, StoreMismatchError
-from theworld.pipeline.store import LatentStore, create_store
-from theworld.train.arms import NAMES, ends_right, open_arm, parse_arm, sees_another, stand_ins
-from theworld.train.loader import LatentDataset, Prefetcher
-from theworld.train.questions import Question, read_questions, resolve_keys, select_split
+from theworld.pipeline.store.folder import LatentStore, create_store
+from theworld.train.data.arms import NAMES, ends_right, open_arm, parse_arm, sees_another, stand_ins
+from theworld.train.data.loader import LatentDataset, Prefetcher
+from theworld.train.questions.record import Question, read_questions, resolve_keys, select_split
 
 from ..miniature_lm import RECIPE, SPEC
 from ..miniature_study import FUTURES, save_mini_study

@@ -15,15 +15,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, TheWorldError
-from theworld.pipeline.store import PROMPT, LatentStore, open_store
-from theworld.pipeline.transfer import export
-from theworld.pipeline.verify import verify
-from theworld.precompute import audit as audit_module
-from theworld.precompute.audit import TOLERANCE, audit
-from theworld.precompute.builtin import BUILT_IN
-from theworld.precompute.video import write_video
+from theworld.pipeline.store.folder import PROMPT, LatentStore, open_store
+from theworld.pipeline.store.transfer import export
+from theworld.pipeline.store.verify import verify
+from theworld.precompute.live import audit as audit_module
+from theworld.precompute.live.audit import TOLERANCE, audit
+from theworld.precompute.worlds.builtin import BUILT_IN
+from theworld.precompute.media.video import write_video
 
 from ..harm import open_folder, record, record_file, reseal
 from ..miniature import add_text_encoder, save_mini_world

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError
-from theworld.train.batch_order import Batch, BatchOrder, permutation
+from theworld.train.data.sampler import Batch, BatchOrder, permutation
 
 COUNT = 23
 """Fills no batch of several ranks; of the store in test_loader.py, five shards and one of three."""

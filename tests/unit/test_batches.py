@@ -6,23 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from theworld.pipeline.batch_buffer import BatchBuffer
+from theworld.pipeline.store.buffer import BatchBuffer
 from theworld.pipeline.errors import QuestionError
-from theworld.pipeline.keys import key_of_bytes
-from theworld.train.batches import (
-    check_answers,
-    encode,
-    pad_rows,
-    right_answers,
-    supervised_tokens,
-    texts,
-    with_latents,
-)
-from theworld.train.lm import LanguageModel
-from theworld.train.lm_weights import Weights
-from theworld.train.loader import LatentDataset
-from theworld.train.model import IGNORED
-from theworld.train.questions import Question, read_questions
+from theworld.pipeline.latents.keys import key_of_bytes
+from theworld.train.data.batches import check_answers, encode, pad_rows, right_answers, supervised_tokens, texts, with_latents
+from theworld.train.language.lm import LanguageModel
+from theworld.train.language.weights import Weights
+from theworld.train.data.loader import LatentDataset
+from theworld.train.reader.model import IGNORED
+from theworld.train.questions.record import Question, read_questions
 
 from ..miniature_lm import mini_lm, mini_tokenizer, save_mini_store
 

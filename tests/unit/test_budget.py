@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from transformers import Gemma2Config, Gemma3Config, Gemma3TextConfig
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, TheWorldError
-from theworld.precompute.cost import Cost
-from theworld.train.budget import Budget, find_room, flags, room_of
-from theworld.train.layouts import TokenLayout
+from theworld.precompute.job.cost import Cost
+from theworld.train.reader.context_budget import Budget, find_room, flags, room_of
+from theworld.train.reader.layouts import TokenLayout
 
 from ..installed import drift_code, install, save_drift
 from .test_layouts import LAYOUT

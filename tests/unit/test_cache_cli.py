@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import TheWorldError
-from theworld.pipeline.keys import KEY_DIGITS
-from theworld.pipeline.ledger import Failure
-from theworld.pipeline.store import LatentStore, load_store, open_store
-from theworld.pipeline.verify import verify
+from theworld.pipeline.latents.keys import KEY_DIGITS
+from theworld.pipeline.store.ledger import Failure
+from theworld.pipeline.store.folder import LatentStore, load_store, open_store
+from theworld.pipeline.store.verify import verify
 
 from ..faults.harness import Holding, finish, start
 from ..harm import as_another_user, contents, listing, poison, record_file, reseal
@@ -84,7 +84,7 @@ def test_the_exit_codes_are_those_a_script_was_promised(store: LatentStore, cach
 
 
 def test_a_second_repair_or_gc_is_told_to_wait_until_the_first_is_killed(store: LatentStore) -> None:
-    from theworld.pipeline.maintenance import repair
+    from theworld.pipeline.store.repair import repair
 
     flip(store.payload_path(1), 3)
     child, words = start(lambda tell: repair(store.path, apply=True, progress=Holding(tell)))
@@ -355,7 +355,7 @@ def test_gc_says_what_it_would_delete_and_never_goes_under_an_hour(store: Latent
 
 
 def test_gc_deletes_what_has_been_there_for_long(store: LatentStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    from theworld.pipeline import cache_cli
+    from theworld.pipeline.cli import cache as cache_cli
 
     torn = store.path / "tmp" / "1-dead"
     torn.write_bytes(b"torn")
@@ -400,8 +400,8 @@ def test_explain_takes_a_store_or_flags_but_not_both(store: LatentStore) -> None
 
 
 def test_explain_compares_a_store_with_precomputes_flags(cache: Path, tmp_path: Path) -> None:
-    from theworld.precompute.config import PrecomputeConfig, make_recipe
-    from theworld.precompute.world import resolve_world
+    from theworld.precompute.job.config import PrecomputeConfig, make_recipe
+    from theworld.precompute.worlds.source import resolve_world
 
     world = resolve_world(None)
     recipe = make_recipe(PrecomputeConfig(steps=3, seed=7, dtype="bfloat16"), world)
@@ -541,7 +541,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(store: LatentStore, cache: 
 
 
 def test_a_copy_that_is_killed_goes_on(store: LatentStore, cache: Path) -> None:
-    from theworld.pipeline.transfer import export
+    from theworld.pipeline.store.transfer import export
 
     child, words = start(lambda tell: export(store, cache / "copy", shard_size=1, progress=Holding(tell)))
     with os.fdopen(os.dup(words)) as pipe:

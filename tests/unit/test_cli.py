@@ -11,7 +11,7 @@ import pytest
 from tests.tiny_store import create
 from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, TheWorldError
-from theworld.precompute.config import PrecomputeConfig
+from theworld.precompute.job.config import PrecomputeConfig
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from theworld.pipeline import commit
-from theworld.pipeline.catalog import record_stamps
+from theworld.pipeline.files import atomic as commit
+from theworld.pipeline.store.index import record_stamps
 from theworld.pipeline.errors import DamagedShardError, StoreError, StoreNotFoundError
-from theworld.pipeline.records import ShardRecord, read_file, read_record, seal, unseal
+from theworld.pipeline.store.records import ShardRecord, read_record
+from theworld.pipeline.files.sealed import read_file, seal, unseal
 
 RECIPE_ID = "ab" * 32
 

@@ -14,13 +14,14 @@ from rich.table import Table
 from rich.text import Text
 from typer.testing import CliRunner
 
-from theworld.pipeline import doctor, options
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli import doctor
+from theworld.pipeline.cli import options
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import TheWorldError
 from theworld.pipeline.progress import Progress, complain, show
-from theworld.precompute.config import PrecomputeConfig
+from theworld.precompute.job.config import PrecomputeConfig
 from theworld.train.config import TrainConfig
-from theworld.train.layouts import LAYOUTS
+from theworld.train.reader.layouts import LAYOUTS
 
 from ..commands_page import commands_page, walk
 from ..miniature import save_mini_world

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from theworld.pipeline.cores import usable_cores
+from theworld.pipeline.machine import usable_cores
 
 ROOT = Path(__file__).parents[2]
 PINNED = """

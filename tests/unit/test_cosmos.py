@@ -10,11 +10,11 @@ import torch
 
 from tests.miniature import mini_transformer, mini_vae, save_mini_world
 from theworld.pipeline.errors import ConfigError, LatentShapeError, WorldModelError
-from theworld.pipeline.keys import key_of_bytes
-from theworld.pipeline.latents import draw_posterior, standardise
-from theworld.pipeline.recipe import Recipe
-from theworld.precompute.chunks import roll_on
-from theworld.precompute.cosmos import CosmosWorld, euler, sigma_schedule, two_step
+from theworld.pipeline.latents.keys import key_of_bytes
+from theworld.pipeline.latents.tensors import draw_posterior, standardise
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.precompute.rollout.chunks import roll_on
+from theworld.precompute.worlds.cosmos import CosmosWorld, euler, sigma_schedule, two_step
 
 KEYS = [key_of_bytes(bytes([i])) for i in range(6)]
 

@@ -8,7 +8,7 @@ from diffusers import Cosmos2VideoToWorldPipeline
 from diffusers.models.transformers import transformer_cosmos
 
 from tests.miniature import TEXT_WIDTH, mini_scheduler, mini_transformer, mini_vae
-from theworld.precompute.cosmos import CosmosWorld, sigma_schedule
+from theworld.precompute.worlds.cosmos import CosmosWorld, sigma_schedule
 
 
 class _NoChecker:

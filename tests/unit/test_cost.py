@@ -9,10 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.miniature import TEXT_WIDTH, mini_transformer, mini_vae
-from theworld.pipeline.recipe import Recipe
-from theworld.precompute.cost import duration, encode_flops, estimate, forward_flops
-from theworld.precompute.experience import Experience
-from theworld.precompute.world import resolve_world
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.precompute.job.cost import duration, encode_flops, estimate, forward_flops
+from theworld.precompute.job.throughput import Experience
+from theworld.precompute.worlds.source import resolve_world
 
 COSMOS_2B = {
     "patch_size": (1, 2, 2),

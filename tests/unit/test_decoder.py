@@ -19,10 +19,10 @@ from PIL import Image
 
 from tests.miniature_lm import SPEC
 from theworld.pipeline.errors import ImageError
-from theworld.pipeline.recipe import Recipe
-from theworld.precompute.decoder import DecodeLimits, Decoder
-from theworld.precompute.kinds import KINDS
-from theworld.precompute.video import write_video
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.precompute.inputs.sandbox import DecodeLimits, Decoder
+from theworld.precompute.rollout.kinds import KINDS
+from theworld.precompute.media.video import write_video
 
 IMAGES = Recipe(world="sha256:" + "0" * 64, height=32, width=48, rollout_steps=1)
 VIDEOS = Recipe(world="sha256:" + "0" * 64, height=32, width=48, rollout_steps=1, kind="frames")

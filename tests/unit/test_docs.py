@@ -21,16 +21,16 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ImageError
-from theworld.precompute import audit
-from theworld.precompute.builtin import BUILT_IN
-from theworld.precompute.kinds import KINDS
-from theworld.precompute.manifests import COLUMNS
-from theworld.precompute.video import write_video
+from theworld.precompute.live import audit
+from theworld.precompute.worlds.builtin import BUILT_IN
+from theworld.precompute.rollout.kinds import KINDS
+from theworld.precompute.inputs.manifests import COLUMNS
+from theworld.precompute.media.video import write_video
 from theworld.train.config import TrainConfig
 
-from .. import interop
+from ...tests import interop
 from ..miniature import save_mini_world
 from ..miniature_lm import save_mini_lm, save_mini_store
 from ..store_of_images import make_images, make_store

@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from typer.testing import CliRunner
 
-from theworld.pipeline import doctor
-from theworld.pipeline.cli import app
-from theworld.pipeline.doctor import Row, examine
+from theworld.pipeline.cli import doctor
+from theworld.pipeline.cli.main import app
+from theworld.pipeline.cli.doctor import Row, examine
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 

@@ -6,16 +6,8 @@ import pytest
 from rich.console import Console
 
 from theworld.pipeline.errors import RunError
-from theworld.train.evaluate import (
-    EVALUATION,
-    Evaluation,
-    Prediction,
-    Score,
-    compare,
-    normalised,
-    read_evaluation,
-)
-from theworld.train.statistics import wilson
+from theworld.train.evaluation.evaluate import EVALUATION, Evaluation, Prediction, Score, compare, normalised, read_evaluation
+from theworld.train.evaluation.statistics import wilson
 
 
 def evaluation(run: Path, *, correct: int = 3, questions: str = "0" * 64) -> Path:

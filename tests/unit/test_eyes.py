@@ -9,13 +9,13 @@ from PIL import Image
 from transformers import Gemma3Processor
 
 from theworld.pipeline.errors import ConfigError, QuestionError
-from theworld.train.batches import Example, encode, pad_rows
-from theworld.train.lm import LanguageModel, add_lora, load_language_model, load_phrasebook
-from theworld.train.lm_weights import Weights, find_weights
-from theworld.train.model import IGNORED, TheWorld
-from theworld.train.pictures import Pictures, open_pictures
-from theworld.train.questions import Question
-from theworld.train.tokens import WorldReader
+from theworld.train.data.batches import Example, encode, pad_rows
+from theworld.train.language.lm import LanguageModel, add_lora, load_language_model, load_phrasebook
+from theworld.train.language.weights import Weights, find_weights
+from theworld.train.reader.model import IGNORED, TheWorld
+from theworld.train.data.vision import Pictures, open_pictures
+from theworld.train.questions.record import Question
+from theworld.train.reader.tokens import WorldReader
 
 from ..miniature_eyes import IMAGE_TOKENS, eyes_lm, eyes_processor, eyes_tokenizer, save_eyes_lm
 from ..miniature_lm import mini_lm

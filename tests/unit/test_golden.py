@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from theworld.pipeline.catalog import SNAPSHOT
-from theworld.pipeline.shard_layout import STORED_DTYPES
-from theworld.pipeline.store import create_store, open_store
-from theworld.pipeline.verify import verify
+from theworld.pipeline.store.index import SNAPSHOT
+from theworld.pipeline.store.formats.base import STORED_DTYPES
+from theworld.pipeline.store.folder import create_store, open_store
+from theworld.pipeline.store.verify import verify
 
 from ..golden.make import FAILURE, GOLDEN, SAMPLES
 from ..tiny_store import SPEC, TINY, expected, key, latent

@@ -8,14 +8,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import RunError
-from theworld.pipeline.weights import Snapshot
-from theworld.train import hub
-from theworld.train.checkpoint import load_run
-from theworld.train.evaluate import evaluate
-from theworld.train.hub import base_model, card, lay_out, pull, take
-from theworld.train.trainer import train
+from theworld.pipeline.files.hub import Snapshot
+from theworld.train.runs import hub
+from theworld.train.runs.folder import load_run
+from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.runs.hub import base_model, card, lay_out, pull, take
+from theworld.train.training.train import train
 
 from ..small_training import lay_out as lay_out_house
 from ..small_training import settings

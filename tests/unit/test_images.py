@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from theworld.pipeline import image_files
+from theworld.pipeline.files import images as image_files
 from theworld.pipeline.errors import ImageError
-from theworld.pipeline.image_files import decode_image, read_input_file
-from theworld.precompute.images import fit_image, load_image
+from theworld.pipeline.files.images import decode_image, read_input_file
+from theworld.precompute.media.images import fit_image, load_image
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:

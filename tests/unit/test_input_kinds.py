@@ -19,12 +19,12 @@ import pytest
 
 from tests.harm import as_another_user, open_folder
 from theworld.pipeline.errors import ConfigError, ImageError
-from theworld.pipeline.keys import key_of_bytes, key_of_sample
-from theworld.precompute import input_index
-from theworld.precompute.input_index import InputIndex
-from theworld.precompute.kinds import KINDS
-from theworld.precompute.locators import CellAt, FileAt
-from theworld.precompute.sources import Listing, list_inputs
+from theworld.pipeline.latents.keys import key_of_bytes, key_of_sample
+from theworld.precompute.inputs import hash_cache as input_index
+from theworld.precompute.inputs.hash_cache import InputIndex
+from theworld.precompute.rollout.kinds import KINDS
+from theworld.precompute.inputs.locations import CellAt, FileAt
+from theworld.precompute.inputs.listing import Listing, list_inputs
 
 IMAGES, VIDEOS = KINDS["rollout"], KINDS["frames"]
 CONTENT = {"a.png": b"first", "sub/b.jpg": b"second", "c.png": b"third"}
@@ -146,7 +146,7 @@ def test_bad_rows_of_csv_and_of_llava(folder: Path) -> None:
 
 
 def test_a_long_array_is_read_piece_by_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from theworld.pipeline import lists
+    from theworld.pipeline.files import text_tables as lists
 
     rows = [{"image": "a.png", "conversations": "é\"[]{}," * (number % 9)} for number in range(300)]
     for block in (1, 7, 64, 4096):
@@ -535,7 +535,7 @@ def test_a_file_written_a_moment_ago_is_read_again(
 
 
 def test_an_index_knows_members_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from theworld.precompute.locators import MemberAt
+    from theworld.precompute.inputs.locations import MemberAt
 
     monkeypatch.setattr(input_index, "_RACY_NS", -(10**9))
     tar = write_tar(tmp_path / "a.tar", {"0.png": b"first", "1.png": b"second"})

@@ -16,16 +16,11 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from theworld.pipeline import latent_store
-from theworld.pipeline.errors import (
-    ConfigError,
-    DamagedShardError,
-    LatentShapeError,
-    MissingLatentError,
-)
-from theworld.pipeline.latent_spec import LatentSpec
-from theworld.pipeline.recipe import Recipe
-from theworld.pipeline.store import open_store
+from theworld.pipeline.store import latent_store
+from theworld.pipeline.errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
+from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.store.folder import open_store
 
 from ..tiny_store import FRAME_BYTES, FRAMES, TINY, create, expected, fill, flip, key, latent, write
 

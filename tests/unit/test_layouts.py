@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError
 from theworld.train.config import TrainConfig
-from theworld.train.layouts import LAYOUTS, POOLS, Slot, TokenLayout, usual_layouts
-from theworld.train.resampler import Resampler
-from theworld.train.run_meta import ReaderFacts
-from theworld.train.tokens import WorldReader
+from theworld.train.reader.layouts import LAYOUTS, POOLS, Slot, TokenLayout, usual_layouts
+from theworld.train.reader.resampler import Resampler
+from theworld.train.runs.meta import ReaderFacts
+from theworld.train.reader.tokens import WorldReader
 
 CHANNELS, HEIGHT, WIDTH = 3, 4, 8
 

@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 
-from theworld.pipeline.errors import (
-    DamagedShardError,
-)
-from theworld.pipeline.ledger import Failure
-from theworld.pipeline.records import seal, unseal
-from theworld.pipeline.store import open_store
-from theworld.precompute.manifests import MAX_PATH, MAX_PROMPT
+from theworld.pipeline.errors import DamagedShardError
+from theworld.pipeline.store.ledger import Failure
+from theworld.pipeline.files.sealed import seal, unseal
+from theworld.pipeline.store.folder import open_store
+from theworld.precompute.inputs.manifests import MAX_PATH, MAX_PROMPT
 
 from ..tiny_store import create, flip, key
 

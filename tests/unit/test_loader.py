@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Subset, default_collate
 
 from theworld.pipeline.errors import ConfigError, DamagedShardError, MissingLatentError
-from theworld.pipeline.latents import as_tensor
-from theworld.pipeline.store import LatentStore, open_store
-from theworld.train.loader import LatentDataset, Prefetcher
+from theworld.pipeline.latents.tensors import as_tensor
+from theworld.pipeline.store.folder import LatentStore, open_store
+from theworld.train.data.loader import LatentDataset, Prefetcher
 
 from ..tiny_store import TINY, create, expected, fill, flip, key, latent
 from .test_batch_order import COUNT, order, plain

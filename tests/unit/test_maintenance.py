@@ -13,24 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from theworld.pipeline import latent_store, maintenance, shard_writer
-from theworld.pipeline.catalog import SNAPSHOT
+from theworld.pipeline.store import latent_store
+from theworld.pipeline.store import repair as maintenance
+from theworld.pipeline.store import writer as shard_writer
+from theworld.pipeline.store.index import SNAPSHOT
 from theworld.pipeline.errors import DamagedShardError, StoreError, StoreLockedError
-from theworld.pipeline.ledger import Failure
-from theworld.pipeline.maintenance import gc, repair
-from theworld.pipeline.store import LatentStore, StoreFormat, load_store, open_store
-from theworld.pipeline.verify import verify
+from theworld.pipeline.store.ledger import Failure
+from theworld.pipeline.store.repair import gc, repair
+from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
+from theworld.pipeline.store.verify import verify
 
 from ..faults.harness import Cut, FaultyOs, Holding, layer, start
-from ..harm import (
-    as_another_user,
-    become_a_folder,
-    become_a_pipe,
-    contents,
-    listing,
-    poison,
-    record_file,
-)
+from ..harm import as_another_user, become_a_folder, become_a_pipe, contents, listing, poison, record_file
 from ..tiny_store import create, expected, fill, flip, key, write
 
 HOUR_S = 3600.0

@@ -2,8 +2,8 @@
 
 import pytest
 
-from theworld.train.measures import Prediction, alarms, balance, calibrate, generation, minimal_pairs, pairs
-from theworld.train.questions import Question
+from theworld.train.evaluation.metrics import Prediction, alarms, balance, calibrate, generation, minimal_pairs, pairs
+from theworld.train.questions.record import Question
 
 YES_NO = ("yes", "no")
 

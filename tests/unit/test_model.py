@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from theworld.pipeline.errors import ConfigError, LatentShapeError
-from theworld.pipeline.latent_spec import LatentSpec
-from theworld.pipeline.recipe import Recipe
-from theworld.train.lm import LanguageModel, add_lora, embedding_rms
-from theworld.train.lm_weights import Weights
-from theworld.train.model import IGNORED, TheWorld
-from theworld.train.tokens import TokenLayout, WorldReader
+from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.train.language.lm import LanguageModel, add_lora, embedding_rms
+from theworld.train.language.weights import Weights
+from theworld.train.reader.model import IGNORED, TheWorld
+from theworld.train.reader.tokens import TokenLayout, WorldReader
 
 from ..miniature_lm import RECIPE, SPEC, mini_lm, mini_tokenizer
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError
-from theworld.precompute.worldlet import build as world_build
+from theworld.precompute.worldlet.training import build as world_build
 from theworld.train.worldlet import build as lm_build
 
 from ..commands_page import walk

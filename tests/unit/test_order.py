@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError
-from theworld.train.batches import Example
-from theworld.train.order import UpdateOrder
+from theworld.train.data.batches import Example
+from theworld.train.training.update_order import UpdateOrder
 
 
 def rows(count: int, seed: int = 0) -> list[tuple[Example, ...]]:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
-from theworld.train.batches import Example, pack, pad_rows
-from theworld.train.lm import LanguageModel, add_lora
-from theworld.train.lm_weights import Weights
-from theworld.train.model import IGNORED, TheWorld
-from theworld.train.tokens import TokenLayout, WorldReader
+from theworld.train.data.batches import Example, pack, pad_rows
+from theworld.train.language.lm import LanguageModel, add_lora
+from theworld.train.language.weights import Weights
+from theworld.train.reader.model import IGNORED, TheWorld
+from theworld.train.reader.tokens import TokenLayout, WorldReader
 
 from ..miniature_lm import mini_tokenizer
 

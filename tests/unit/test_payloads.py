@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from theworld.pipeline import payloads
+from theworld.pipeline.store import shard_files as payloads
 
 from ..tiny_store import create, expected, fill, key
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theworld.pipeline.errors import QuestionError
-from theworld.pipeline.keys import key_of_bytes
-from theworld.train.questions import Question, read_questions, resolve_keys, select_split
+from theworld.pipeline.latents.keys import key_of_bytes
+from theworld.train.questions.record import Question, read_questions, resolve_keys, select_split
 
 from ..miniature_lm import save_mini_store
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.harm import open_folder
-from theworld.precompute.ray_session import _sweep, ray_session
+from theworld.precompute.job.ray_local import _sweep, ray_session
 
 NOBODY = 4_194_304
 """Beyond what Linux numbers processes with."""

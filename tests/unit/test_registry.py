@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from tests.installed import drift_code, install, save_drift
 from tests.miniature import save_mini_wan, save_mini_world
-from theworld.pipeline.cli import app
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, RecipeError, WorldModelError
-from theworld.precompute.config import PrecomputeConfig, make_recipe
-from theworld.precompute.registry import list_worlds, registered
-from theworld.precompute.world import find_family, resolve_world
+from theworld.precompute.job.config import PrecomputeConfig, make_recipe
+from theworld.precompute.worlds.registry import list_worlds, registered
+from theworld.precompute.worlds.source import find_family, resolve_world
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from PIL import Image
 from rich.console import Console
 
 from theworld.pipeline.errors import RunError
-from theworld.pipeline.evaluate_cli import write_page
+from theworld.pipeline.cli.evaluate import write_page
 from theworld.pipeline.progress import Progress
-from theworld.train.evaluate import EVALUATION, Evaluation, _counted, compare_evaluations, read_evaluation
-from theworld.train.measures import Prediction
-from theworld.train.run_plots import pareto
-from theworld.train.run_report import examples, run_page, write_run_report
+from theworld.train.evaluation.evaluate import EVALUATION, Evaluation, _counted, compare_evaluations, read_evaluation
+from theworld.train.evaluation.metrics import Prediction
+from theworld.train.evaluation.plots import pareto
+from theworld.train.evaluation.report import examples, run_page, write_run_report
 
 EVIL = '<script>alert(1)</script>"&$x^$'
 VOID = {"meta", "link", "img", "br"}
@@ -187,9 +187,9 @@ def test_an_example_shows_the_future_in_the_store_of_the_run_it_is_of(
     def meta(run: Path) -> SimpleNamespace:
         return SimpleNamespace(store=SimpleNamespace(path=f"store of {run}"))
 
-    monkeypatch.setattr("theworld.precompute.answers.AnswerPictures", Pictures)
-    monkeypatch.setattr("theworld.train.run_meta.read_meta", meta)
-    monkeypatch.setattr("theworld.pipeline.store.open_store", str)
+    monkeypatch.setattr("theworld.precompute.preview.answer_cards.AnswerPictures", Pictures)
+    monkeypatch.setattr("theworld.train.runs.meta.read_meta", meta)
+    monkeypatch.setattr("theworld.pipeline.store.folder.open_store", str)
     runs = [evaluation("short", 6, steps=2, trained_steps=2), evaluation("long", 15)]
     told = Console(record=True, width=200)
     write_page(runs, tmp_path / "page.html", device="cpu", progress=Progress(told))

@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from theworld.pipeline.errors import (
-    LatentShapeError,
-    StoreError,
-)
-from theworld.pipeline.store import open_store
+from theworld.pipeline.errors import LatentShapeError, StoreError
+from theworld.pipeline.store.folder import open_store
 
 from ..tiny_store import create, expected, key, latent
 

@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from theworld.pipeline.errors import DamagedShardError
-from theworld.pipeline.latent_spec import LatentSpec
-from theworld.pipeline.ledger import Failure
-from theworld.pipeline.statistics import Summary, summarise
-from theworld.pipeline.store import LatentStore, StoreFormat, create_store, open_store
-from theworld.pipeline.transfer import export, merge
+from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline.store.ledger import Failure
+from theworld.pipeline.store.summary import Summary, summarise
+from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store, open_store
+from theworld.pipeline.store.transfer import export, merge
 
 from ..harm import WAN_SPEC, poison
 from ..tiny_store import SPEC, TINY, create, expected, fill, flip, key, write

@@ -8,17 +8,11 @@ from typing import Any
 import pytest
 import zarr
 
-from theworld.pipeline.errors import (
-    ConfigError,
-    DamagedShardError,
-    StoreError,
-    StoreMismatchError,
-    StoreNotFoundError,
-)
-from theworld.pipeline.latent_spec import LatentSpec
-from theworld.pipeline.records import seal, unseal
-from theworld.pipeline.store import create_store, find_store, find_stores, open_store
-from theworld.pipeline.transfer import export
+from theworld.pipeline.errors import ConfigError, DamagedShardError, StoreError, StoreMismatchError, StoreNotFoundError
+from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline.files.sealed import seal, unseal
+from theworld.pipeline.store.folder import create_store, find_store, find_stores, open_store
+from theworld.pipeline.store.transfer import export
 
 from ..harm import as_another_user, open_folder
 from ..tiny_store import SPEC, TINY, create, fill

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from theworld.pipeline.errors import (
-    DamagedShardError,
-)
-from theworld.pipeline.records import seal, unseal
-from theworld.pipeline.store import find_store, open_store
+from theworld.pipeline.errors import DamagedShardError
+from theworld.pipeline.files.sealed import seal, unseal
+from theworld.pipeline.store.folder import find_store, open_store
 
 from ..harm import become_a_pipe
 from ..tiny_store import FRAME_BYTES, FRAMES, TINY, create, expected, fill, flip, key, write

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from theworld.precompute.terminal import show_frames
+from theworld.precompute.preview.terminal import show_frames
 
 FRAMES = np.zeros((9, 64, 64, 3), np.uint8)
 LABELS = ["now", *(f"+{n}.00 s" for n in range(1, 9))]

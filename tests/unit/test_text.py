@@ -13,13 +13,14 @@ from transformers import AutoTokenizer, T5EncoderModel
 
 from tests.miniature import add_text_encoder, mini_scheduler, mini_transformer, mini_vae, save_mini_world
 from theworld.pipeline.errors import ConfigError, WorldModelError
-from theworld.pipeline.recipe import Recipe
-from theworld.pipeline.store import open_store
-from theworld.precompute.builtin import BUILT_IN
-from theworld.precompute.config import PrecomputeConfig
-from theworld.precompute.cosmos import CosmosWorld
-from theworld.precompute.job import run_precompute
-from theworld.precompute.text import TextEmbeddings, check_prompts, embed_prompts, load_each, prompt_file
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.store.folder import open_store
+from theworld.precompute.worlds.builtin import BUILT_IN
+from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.job.run import run_precompute
+from theworld.precompute.worlds.text_embeddings import TextEmbeddings
+from theworld.precompute.worlds.prompts import check_prompts, embed_prompts, load_each, prompt_file
 
 T5 = BUILT_IN["cosmos-predict2"].text
 PROMPT, NEGATIVE = "a ball falls to the left", "blur"

@@ -1,6 +1,6 @@
 """What each latent frame is called, by kind of recipe."""
 
-from theworld.pipeline.time_axis import column, describe, horizon_s, is_clip
+from theworld.pipeline.latents.time_axis import column, describe, horizon_s, is_clip
 
 from ..tiny_store import SPEC, TINY
 

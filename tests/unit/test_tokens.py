@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from theworld.pipeline.errors import ConfigError, LatentShapeError
-from theworld.train.tokens import Projector, TokenLayout, WorldReader, cut
+from theworld.train.reader.tokens import Projector, TokenLayout, WorldReader, cut
 
 SPATIAL, PATCH = TokenLayout(name="spatial"), TokenLayout(name="patch", patch=2)
 

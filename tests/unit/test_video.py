@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from theworld.pipeline.errors import ConfigError, ImageError
-from theworld.precompute import video
-from theworld.precompute.images import load_image, to_tensor
-from theworld.precompute.video import container_of, load_video, write_video
+from theworld.precompute.media import video
+from theworld.precompute.media.images import load_image, to_tensor
+from theworld.precompute.media.video import container_of, load_video, write_video
 
 H, W = 32, 48
 NOISE = np.random.default_rng(0).integers(0, 256, (9, H, W, 3), dtype=np.uint8)

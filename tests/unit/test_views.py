@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from theworld.precompute.images import fit_image, to_tensor
-from theworld.precompute.views import boxes, load_views
+from theworld.precompute.media.images import fit_image, to_tensor
+from theworld.precompute.media.views import boxes, load_views
 
 
 def noise(width: int, height: int) -> Image.Image:

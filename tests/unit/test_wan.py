@@ -17,12 +17,12 @@ from tests.miniature import (
     save_mini_wan,
 )
 from theworld.pipeline.errors import ConfigError, LatentShapeError, WorldModelError
-from theworld.pipeline.keys import key_of_bytes
-from theworld.pipeline.recipe import Recipe
-from theworld.pipeline.world import WorldModel
-from theworld.precompute.cosmos import CosmosWorld
-from theworld.precompute.text import TextEmbeddings
-from theworld.precompute.wan import WanWorld
+from theworld.pipeline.latents.keys import key_of_bytes
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.latents.world_model import WorldModel
+from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.text_embeddings import TextEmbeddings
+from theworld.precompute.worlds.wan import WanWorld
 
 KEYS = [key_of_bytes(bytes([i])) for i in range(4)]
 EMPTY, BALL = torch.randn(2, 1, 512, TEXT_WIDTH, generator=torch.Generator().manual_seed(3))

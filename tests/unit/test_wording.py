@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from theworld.pipeline.wording import name_some, what_is_wrong
+from theworld.pipeline.messages import name_some, what_is_wrong
 
 
 class Inner(BaseModel):

@@ -8,8 +8,8 @@ import pytest
 
 from tests.miniature import save_mini_world
 from theworld.pipeline.errors import ConfigError, RecipeError, WorldModelError
-from theworld.precompute.config import PrecomputeConfig, make_recipe
-from theworld.precompute.world import COSMOS, resolve_world
+from theworld.precompute.job.config import PrecomputeConfig, make_recipe
+from theworld.precompute.worlds.source import COSMOS, resolve_world
 
 
 @pytest.fixture(scope="module")

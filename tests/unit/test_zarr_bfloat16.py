@@ -15,7 +15,7 @@ import zarr
 from ml_dtypes import bfloat16
 from zarr.dtype import data_type_registry
 
-from theworld.pipeline.zarr_bfloat16 import BFloat16
+from theworld.pipeline.store.formats.zarr_bfloat16 import BFloat16
 
 FILL_VALUES = [
     (0.0, 0x0000),
@@ -130,7 +130,7 @@ def test_an_array_zarr_writes_is_read_by_tensorstore_bit_for_bit(
         "zarr.open(path, mode='r')['values']",
         "zarr.open_group(path)['values']",
         "dict(zarr.open_group(path, mode='r').arrays())['values']",
-        "(__import__('theworld.pipeline.zarr_bfloat16'), zarr.open_array(path + '/values'))[1]",
+        "(__import__('theworld.pipeline.store.formats.zarr_bfloat16'), zarr.open_array(path + '/values'))[1]",
     ],
 )
 def test_zarr_knows_it_where_theworld_is_merely_installed(tmp_path: Path, code: str) -> None:
@@ -159,7 +159,7 @@ def test_a_zarr_that_takes_no_data_types_goes_on_working(tmp_path: Path) -> None
 import sys, zarr
 sys.modules["zarr.dtype"] = None  # as in zarr 3.0
 zarr.open_group({str(tmp_path)!r}).create_array("values", shape=3, dtype="float32")[:] = 2
-print(zarr.open({str(tmp_path)!r})["values"][:], "theworld.pipeline.zarr_hook" in sys.modules)
+print(zarr.open({str(tmp_path)!r})["values"][:], "theworld.pipeline.store.formats.zarr_hook" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[2. 2. 2.] True\n", "")

@@ -1,0 +1,381 @@
+"""`theworld cache …`: looking at stores and looking after them. Nothing is deleted or moved without --apply.
+
+Exit codes, for scripts: 0 all well; 1 damage found (or, by an audit, other latents), or something could not be copied;
+2 wrong use; 10 not a store; 11 another repair or gc is at work. Results go to stdout, progress to stderr.
+Elsewhere: what needs the world model, `preview` and the audit of `verify` (see_cli.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options
+from ..errors import ConfigError, StoreNotFoundError, TheWorldError
+from .options import DEFAULT_CACHE, Json, Quiet, Store
+from .cache_world import audit_store, preview
+from ..messages import printable
+
+cache_app = typer.Typer(
+    help="List, check, repair and convert stores of latents.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SMALLEST_GRACE_S = 3600.0
+
+_AUDIT = "With --recompute"
+Apply = Annotated[bool, typer.Option("--apply", help="Do it; without, only say what would be done.")]
+
+
+def _audit_option(help: str) -> Any:
+    return typer.Option(help=help, rich_help_panel=_AUDIT)
+
+
+@cache_app.command("list")
+def list_(
+    cache: Annotated[Path, typer.Argument(help="Folder of stores.")] = DEFAULT_CACHE, as_json: Json = False
+) -> None:
+    """The stores of a cache folder: path, recipe id, kind, format, samples, bytes."""
+    from ..progress import complain
+    from ..store.folder import find_stores, is_store, load_store
+
+    paths = [cache] if is_store(cache) else find_stores(cache)
+    if not paths and not cache.is_dir():
+        what = "is a file" if cache.exists() else "does not exist"
+        raise StoreNotFoundError(f"{cache} {what}. Make a store with `theworld precompute IMAGES --cache {cache}`")
+    rows: list[dict[str, Any]] = []
+    bad = False
+    for path in paths:
+        try:
+            store = load_store(path)
+        except TheWorldError as error:  # one bad store must not hide the others
+            bad = True
+            complain(f"error: {error}")
+            continue
+        bad |= bool(store.damage)
+        for damage in store.damage:
+            complain(f"DAMAGE: {damage}")
+        rows.append(
+            {
+                "path": str(path),
+                "recipe_id": store.recipe.id,
+                "kind": store.recipe.kind,
+                "format": store.format,
+                "samples": len(store),
+                "bytes": sum(shard.bytes for shard in store.shards.values()),
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        for row in rows:
+            size = f"{row['bytes'] / 2**20:.1f} MiB"
+            typer.echo(f"{row['samples']:>9} samples  {size:>12}  {row['kind']:<8}  {row['format']:<10}  {row['path']}")
+        if not rows:
+            typer.echo(f"{cache} holds no store", err=True)
+    if bad:
+        raise typer.Exit(1)
+
+
+@cache_app.command()
+def info(
+    store: Store = DEFAULT_CACHE,
+    samples: Annotated[int, typer.Option(min=0, help="Look into so many samples, evenly spread.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """What a store holds: recipe, counts, bytes, mean and std by channel, motion, health."""
+    from ..store.summary import summarise
+
+    summary = summarise(_open(store), samples=samples)
+    typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else "\n".join(map(printable, summary.lines())))
+
+
+cache_app.command()(preview)
+
+
+@cache_app.command()
+def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
+    """Which inputs have no latent, and why: source, reason, attempts, message."""
+
+    opened = _open(store, tolerate_damage=True)
+    rows = opened.failures()
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    for row in rows:
+        attempts = f"{row.attempts} attempt{'s' * (row.attempts != 1)}"
+        typer.echo(f"{printable(row.reason):<10}  {printable(row.source)}  ({attempts})  {printable(row.message)}")
+    reasons = Counter(printable(row.reason) for row in rows)
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    typer.echo(f"{opened.path}: {len(rows)} inputs without a latent{f': {told}' if rows else ''}", err=True)
+
+
+@cache_app.command()
+def verify(
+    store: Store = DEFAULT_CACHE,
+    read: Annotated[bool, typer.Option("--read", help="Read every payload and compare its checksum.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="And make every row again from its numbers.")] = False,
+    sample: Annotated[
+        str | None, typer.Option(help="i/n: only every n-th shard from the i-th; n nights see them all.")
+    ] = None,
+    recompute: Annotated[
+        int | None, typer.Option(min=1, help="Audit: make so many random samples again from their inputs, and compare.")
+    ] = None,
+    images: Annotated[Path | None, options.images_of_store(_AUDIT)] = None,
+    seed: Annotated[int | None, _audit_option("Which samples. (default: by the time; printed)")] = None,
+    tolerance: Annotated[
+        float | None, _audit_option("Allowed beyond rounding; 0 wants the same bits. (default: as measured)")
+    ] = None,
+    world: Annotated[str | None, options.moved_world(_AUDIT)] = None,
+    device: Annotated[str | None, options.device_option(_AUDIT)] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Is everything there, and is it what was committed? Changes nothing. Exit code 1 where damage is found."""
+    from ..progress import Progress
+    from ..store.folder import resolve_store
+    from ..store.verify import verify as run_verify
+
+    asked: dict[str, Any] = {"images": images, "seed": seed, "tolerance": tolerance, "world": world, "device": device}
+    if recompute is None and (stray := [name for name, value in asked.items() if value is not None]):
+        raise ConfigError(f"--{stray[0]} belongs to an audit: add --recompute N")
+    found = run_verify(
+        resolve_store(store),
+        level="deep" if deep else "read" if read else "names",
+        sample=_part(sample),
+        progress=Progress.on_stderr(quiet=quiet),
+    )
+    audited = None if recompute is None or found.damage else audit_store(found.store, recompute, quiet=quiet, **asked)
+    if as_json:
+        said = found.to_json() if recompute is None else {**found.to_json(), "audit": audited and audited.to_json()}
+        typer.echo(json.dumps(said, indent=2))
+    else:
+        typer.echo("\n".join(map(printable, [*found.lines(), *(audited.lines() if audited else [])])))
+        if recompute is not None and audited is None:
+            typer.echo("nothing was made again: what is damaged comes first")
+    if found.damage or (audited is not None and audited.different):
+        raise typer.Exit(1)
+
+
+@cache_app.command()
+def repair(
+    store: Store = DEFAULT_CACHE,
+    deep: Annotated[bool, typer.Option("--deep", help="Look for damage as `verify --deep` does.")] = False,
+    apply: Apply = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Move damaged shards to lost+found/, so that precompute makes them again. Never deletes."""
+    from ..store.repair import repair as run_repair
+    from ..progress import Progress
+    from ..store.folder import resolve_store
+
+    path = resolve_store(store)
+    done = run_repair(path, apply=apply, level="deep" if deep else "read", progress=Progress.on_stderr(quiet=quiet))
+    moved = [str(file) for file in done.moved]
+    if as_json:
+        typer.echo(json.dumps({"store": str(path), "applied": apply, "moved": moved}, indent=2))
+    else:
+        for finding in done.verification.damage:
+            typer.echo(f"DAMAGE: {finding.message}")
+        for file in moved:
+            typer.echo(f"{'moved' if apply else 'would move'} {file} to {path / 'lost+found'}")
+        if not done.verification.damage:
+            typer.echo(f"{path}: no damage")
+        elif apply and any(finding.shard is not None for finding in done.verification.damage):
+            typer.echo(f"{path}: run `theworld precompute` with the same flags to make again what is missing")
+        elif moved and not apply:
+            typer.echo("nothing was changed; --apply moves these files")
+    if done.verification.damage and (not apply or done.unhealed):
+        raise typer.Exit(1)
+
+
+@cache_app.command()
+def gc(
+    store: Store = DEFAULT_CACHE,
+    grace: Annotated[str, typer.Option(help="Keep what was touched since: 14d, 36h; at least 1h.")] = "14d",
+    apply: Apply = False,
+    as_json: Json = False,
+) -> None:
+    """Delete what killed writers left: unfinished files, and payloads without a record. Never latents."""
+    from ..store.repair import gc as run_gc
+    from ..store.folder import resolve_store
+
+    path = resolve_store(store)
+    sweep = run_gc(path, apply=apply, grace_s=_seconds(grace))
+    if as_json:
+        fields = {**asdict(sweep), "files": [str(file) for file in sweep.files]}
+        typer.echo(json.dumps({"store": str(path), "applied": apply, **fields}, indent=2))
+        return
+    for file in sweep.files:
+        typer.echo(f"{'deleted' if apply else 'would delete'} {file}")
+    files, size = sweep.set_aside
+    typer.echo(
+        f"{path}: {len(sweep.files)} files, {sweep.bytes / 2**20:.1f} MiB {'deleted' if apply else 'to delete'}; "
+        f"{sweep.young} younger than {grace} kept; {files} files, {size / 2**20:.1f} MiB in lost+found, which are yours"
+    )
+    if sweep.files and not apply:
+        typer.echo("nothing was changed; --apply deletes these files")
+
+
+@cache_app.command()
+def explain(
+    a: Annotated[Path, typer.Argument(help="A store.")],
+    b: Annotated[Path | None, typer.Argument(help="Another store; or give precompute's flags instead.")] = None,
+    kind: options.Kind = None,
+    steps: options.Steps = None,
+    world: options.World = None,
+    size: options.Size = None,
+    fit: options.Fit = None,
+    stride: options.Stride = None,
+    denoise_steps: options.DenoiseSteps = None,
+    solver: options.Solver = None,
+    guidance: options.Guidance = None,
+    prompt: options.Prompt = None,
+    negative_prompt: options.NegativePrompt = None,
+    prompt_field: options.PromptField = None,
+    seed: options.NoiseSeed = None,
+    draws: options.Draws = None,
+    observed_frames: options.ObservedFrames = None,
+    views: options.Views = None,
+    chunk_context: options.ChunkContext = None,
+    compute_dtype: options.ComputeDtype = None,
+    dtype: options.StoredDtype = None,
+    config: options.ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Why two stores, or a store and precompute's flags, do not share latents: the fields that differ."""
+    from ..latents.recipe import difference
+    from ..store.folder import load_store, resolve_store
+
+    flags = {name: value for name, value in locals().items() if name in _RECIPE_FLAGS}
+    ours = load_store(resolve_store(a))
+    if b is not None:
+        if any(value is not None for value in flags.values()) or config:
+            raise ConfigError("name a second store, or precompute's flags, not both")
+        other = load_store(resolve_store(b))
+        theirs, name = other.recipe, str(other.path)
+    else:
+        from ...precompute.job.config import PrecomputeConfig, make_recipe
+        from ...precompute.worlds.source import resolve_world
+        from ..config import load_config
+
+        settings = load_config(PrecomputeConfig, "precompute", config, flags)
+        with_text = any((settings.prompt, settings.negative_prompt, settings.prompt_field))
+        source = resolve_world(settings.world, with_text=with_text, with_weights=False)
+        theirs, name = make_recipe(settings, source), "these flags"
+    fields = difference(ours.recipe, theirs)
+    if as_json:
+        differing = {field: {"a": left, "b": right} for field, (left, right) in fields.items()}
+        typer.echo(json.dumps({"a": ours.recipe.id, "b": theirs.id, "same": not fields, "fields": differing}, indent=2))
+        return
+    if not fields:
+        typer.echo(f"{ours.path} and {name}: the same recipe {theirs.id[:12]}, so the same latents")
+        return
+    typer.echo(f"{ours.path} ({ours.recipe.id[:12]}) and {name} ({theirs.id[:12]}) differ in")
+    for field, (left, right) in fields.items():
+        typer.echo(f"  {field}: {left} / {right}")
+
+
+_SHARD = "Samples per shard of a new store. (default: the copied store's)"
+_RECIPE_FLAGS = {
+    *("kind", "world", "steps", "size", "fit", "stride", "denoise_steps", "guidance", "prompt", "negative_prompt"),
+    *("prompt_field", "solver", "draws", "observed_frames", "views", "chunk_context", "seed", "compute_dtype", "dtype"),
+}
+
+
+@cache_app.command()
+def export(
+    store: Store,
+    cache: Annotated[Path, typer.Argument(help="Another cache folder.")],
+    format: Annotated[
+        str | None, typer.Option(help="zarr or webdataset, of a new store. (default: the copied store's)")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="Text file of keys, one a line: only these.")] = None,
+    match: Annotated[str | None, typer.Option(help="Regular expression: only images whose name matches.")] = None,
+    shard_size: Annotated[int | None, typer.Option(min=1, max=65536, help=_SHARD)] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Copy a store, or a part of it, into another folder or format; the same bits, the same recipe id."""
+    from ..progress import Progress
+    from ..store.transfer import export as run_export
+    from ..store.transfer import keys_of_sources, read_keys
+
+    if format not in (None, "zarr", "webdataset"):
+        raise ConfigError(f"--format must be zarr or webdataset, got {format!r}")
+    source = _open(store, tolerate_damage=True)
+    wanted = read_keys(keys) if keys else None
+    if match is not None:
+        matching = set(keys_of_sources(source, match))
+        wanted = [key for key in (source.keys if wanted is None else wanted) if key in matching]
+    if wanted == []:
+        raise ConfigError("no key is left to export: --keys is empty, or none of them matches --match")
+    target, copied = run_export(
+        source, cache, format=format, keys=wanted, shard_size=shard_size, progress=Progress.on_stderr(quiet=quiet)
+    )
+    _report_copies(target.path, [copied], source.damage, as_json)
+
+
+@cache_app.command()
+def merge(
+    target: Annotated[Path, typer.Argument(help="A store of the same recipe, or a cache folder, made if need be.")],
+    stores: Annotated[list[Path], typer.Argument(help="Stores to copy from.")],
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Bring stores of one recipe together, made on several machines say. Can be repeated at will."""
+    from ..progress import Progress
+    from ..store.transfer import merge as run_merge
+
+    sources = [_open(path, tolerate_damage=True) for path in stores]
+    copied = run_merge(target, sources, progress=Progress.on_stderr(quiet=quiet))
+    _report_copies(target, copied, tuple(damage for source in sources for damage in source.damage), as_json)
+
+
+def _report_copies(target: Path, copies: list[Any], damage: tuple[str, ...], as_json: bool) -> None:
+    from ..progress import complain
+
+    bad = [*damage, *(message for copied in copies for message in copied.damaged)]
+    if as_json:
+        rows = [{"source": str(c.source), "copied": c.copied, "present": c.present} for c in copies]
+        typer.echo(json.dumps({"target": str(target), "sources": rows, "damaged": bad}, indent=2))
+    else:
+        for copied in copies:
+            typer.echo(f"{copied.source}: {copied.copied} samples copied to {target}, {copied.present} were there")
+    for message in bad:
+        complain(f"DAMAGE, not copied: {message}")
+    if bad:
+        raise typer.Exit(1)
+
+
+def _open(path: Path, *, tolerate_damage: bool = False) -> Any:
+    from ..store.folder import open_store
+
+    return open_store(path, tolerate_damage=tolerate_damage)
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if match is None:
+        raise ConfigError(f"--sample must be i/n such as 1/7, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,6})([dh])", text)
+    if match is None:
+        raise ConfigError(f"--grace must be days or hours such as 14d or 36h, got {text!r}")
+    seconds = int(match[1]) * {"d": 86400.0, "h": 3600.0}[match[2]]
+    if seconds < SMALLEST_GRACE_S:
+        raise ConfigError("--grace under 1h could delete what a running job is about to commit; give at least 1h")
+    return seconds

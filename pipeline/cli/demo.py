@@ -1,0 +1,164 @@
+"""`theworld demo`: scenes, rollouts, two trained readers, their controls, and one page of it all; minutes on two cores.
+
+Lives here: the order of things and what the page says around the evaluation. Every step is what a command of its own
+does, and a second call goes on where the first was cut.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Device, Json, Quiet, device_name
+
+if TYPE_CHECKING:
+    from ...precompute.job.report import Report
+    from ...train.evaluation.evaluate import Evaluation
+    from ..config import DeviceName
+    from ..store.latent_store import LatentStore
+    from ..progress import Progress
+
+STEPS = 8
+_CONTROLS = ("frozen", "shuffled", "noise")
+_LOOKED_AT = 6
+"""Test scenes on the contact sheet, beside their true futures."""
+
+
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder for all of it.")] = Path("demo"),
+    scenes: Annotated[int, typer.Option(min=12, help="Scenes; every third is a test scene.")] = 900,
+    train_steps: Annotated[int, typer.Option(min=1, help="Updates of each of the two readers.")] = 800,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Show what this is about, in minutes: roll scenes forward, train a reader with and one without the future."""
+    from ...precompute.job.config import PrecomputeConfig
+    from ...precompute.job.run import run_precompute
+    from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown
+    from .evaluate import write_page
+    from ..progress import Progress, show
+    from ..store.folder import open_store
+
+    began, progress, where = time.monotonic(), Progress.on_stderr(quiet=quiet), device_name(device)
+    progress.say(f"1/4  {scenes} scenes, and what the world model expects to happen in each")
+    made = run_precompute(
+        PrecomputeConfig(cache=out / "latents", steps=STEPS, scenes=scenes, device=where), progress=progress
+    )
+    store = open_store(made.store)
+    questions = out / "latents" / "scenes" / "questions.jsonl"
+    progress.say("2/4  a look at some of them, beside their true futures")
+    sheet = _contact_sheet(out, store, where, progress)
+    runs: list[Path] = []
+    for steps in (STEPS, 0):
+        progress.say(f"3/4  a reader of {steps} future frames")
+        runs.append(_trained(out, store, questions, steps, train_steps, where, progress))
+    progress.say("4/4  the test scenes' questions, and the controls")
+    done: list[Evaluation] = []
+    for run, shown in zip(runs, ([None, *_CONTROLS], [None]), strict=True):
+        done += evaluate_shown(run, shown, device=where, progress=progress)
+    page = write_page(
+        done,
+        out / "index.html",
+        opening=[("What the world model foresees", _sheet_html(sheet))],
+        closing=[("What making it took", _cost_html(made, store, runs)), ("What to try next", _next_html(out, runs))],
+        device=where,
+        progress=progress,
+    )
+    took = time.monotonic() - began
+    if as_json:
+        evaluations = [evaluation.model_dump(mode="json") for evaluation in done]
+        told = {"page": str(page.resolve()), "seconds": round(took, 1), "evaluations": evaluations}
+        typer.echo(json.dumps(told, indent=2))
+        return
+    for table in compare_evaluations(done):
+        show(table)
+    typer.echo(f"{took:.0f} s. Now open {page.resolve()}")
+
+
+def _contact_sheet(out: Path, store: LatentStore, device: DeviceName, progress: Progress) -> Path:
+    from ...precompute.job.config import PrecomputeConfig
+    from ...precompute.job.run import run_precompute
+    from ...precompute.job.prepare import OWN_FAMILIES
+    from ...precompute.preview.store_preview import preview
+    from ...precompute.worldlet.scenes.files import write_scenes
+    from ..store.folder import open_store
+
+    scenes = out / "true" / "scenes"
+    write_scenes(scenes, splits={"test": _LOOKED_AT}, families=OWN_FAMILIES, videos=True)
+    made = run_precompute(
+        PrecomputeConfig(
+            images=scenes / "futures", kind="frames", steps=STEPS, cache=out / "true", in_process=True, device="cpu"
+        )
+    )
+    shown = preview(
+        store,
+        out / "preview",
+        wanted=sorted(path.name for path in (scenes / "images").glob("*.png")),
+        true=open_store(made.store),
+        images=out / "latents" / "scenes" / "images",
+        device=device,
+        progress=progress,
+    )
+    return next(file for file in shown.files if file.suffix == ".png")
+
+
+def _trained(
+    out: Path, store: LatentStore, questions: Path, steps: int, updates: int, device: str, progress: Progress
+) -> Path:
+    """The run folder; one that is whole already is taken as it is."""
+    from ...train.config import TrainConfig
+    from ...train.training.train import train
+
+    run = out / "runs" / f"steps{steps}"
+    if not run.exists():
+        settings = {"steps": steps, "train_steps": updates, "device": device, "out": run}
+        train(TrainConfig.model_validate({"store": store.path, "questions": questions, **settings}), progress=progress)
+    return run
+
+
+def _sheet_html(sheet: Path) -> str:
+    from ...train.pages.html import image
+
+    alt = "Unseen scenes: the image, the predicted frames, and below them what truly happens"
+    return (
+        "<p>Scenes of the test split. In each row the image, then what the world model expects from it alone; below, "
+        f"the true future through the same autoencoder.</p><p>{image(alt, sheet.read_bytes())}</p>"
+    )
+
+
+def _cost_html(made: Report, store: LatentStore, runs: list[Path]) -> str:
+    from ...train.evaluation.evaluate import rollout_seconds
+    from ...train.pages.html import table
+
+    size = sum(record.bytes for record in store.records())
+    per_image = rollout_seconds(store)
+    rows = [
+        ("rollouts in the store", f"{len(store):,}, {size / 2**20:.1f} MiB"),
+        ("seconds a rollout", "-" if per_image is None else f"{per_image:.2f} of one worker"),
+    ]
+    if made.written:
+        rows.append(("all rollouts", f"{made.work.seconds:.0f} s, made once"))
+    for run in runs:
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        took = f"{metrics['seconds']:.0f} s, {metrics['world_tokens']} world tokens an image"
+        rows.append((f"training {run.name}", took))
+    return table(["", ""], rows)
+
+
+def _next_html(out: Path, runs: list[Path]) -> str:
+    import html
+
+    image = out / "latents" / "scenes" / "images" / "test-buckets-000000.png"
+    commands = [
+        (f'theworld ask {runs[0]} {image} "where will the ball land?" --choices left,middle,right', "ask one yourself"),
+        (f"theworld cache info {out / 'latents'}", "what the store holds"),
+        ("theworld scenes bench --train 1000 --test 500", "all four families of scenes"),
+        ("theworld precompute PHOTOS --world nvidia/Cosmos-Predict2-2B-Video2World", "the real world model"),
+    ]
+    items = (f"<li><code>{html.escape(command)}</code>: {html.escape(what)}</li>" for command, what in commands)
+    return f"<ul>{''.join(items)}</ul>"

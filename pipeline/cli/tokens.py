@@ -1,0 +1,126 @@
+"""`theworld tokens`: how many world tokens each layout makes, and whether a language model has room for them.
+
+Thin like cli.py, which registers the command; loads no torch. Elsewhere: the counts (train/layouts.py), what fits
+(train/budget.py).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ...train.reader.layouts import TokenLayout
+
+
+_WORLD = "cosmos-predict2-2b"
+
+
+def tokens(
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels. (default: the world model's)")] = None,
+    steps: Annotated[str, typer.Option(help="Rollout steps, separated by commas.")] = "0,4,8,16",
+    layout: options.SomeLayout = None,
+    patch: options.Patch = None,
+    pool: options.Pool = None,
+    pool_steps: options.PoolSteps = None,
+    coarse: options.Coarse = None,
+    queries: options.Queries = None,
+    lm: Annotated[
+        str, typer.Option(help="Language model: a known Hub id, a folder, or worldlet.")
+    ] = "google/gemma-2-2b-it",
+    world: Annotated[
+        str, typer.Option(help="World model: a Hub id, a folder, or a name; only its configs are read.")
+    ] = _WORLD,
+    text: Annotated[int, typer.Option(min=1, help="Text tokens of a question and its answer.")] = 64,
+    as_json: options.Json = False,
+) -> None:
+    """Print world tokens by layout and rollout steps, and what the language model has room for."""
+    from ...precompute.worlds.source import find_dimensions
+    from ...train.reader.context_budget import Budget, find_room
+    from ...train.reader.layouts import LAYOUTS, PATCH, POOL_STEPS, POOLS, TokenLayout, usual_layouts
+
+    if layout not in (None, *LAYOUTS):
+        raise ConfigError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if pool not in (None, *POOLS):
+        raise ConfigError(f"--pool must be one of {', '.join(POOLS)}, got {pool!r}")
+    columns, room = _numbers(steps), find_room(lm)
+    its = find_dimensions(world)
+    height, width = _cells(size or f"{its.height}x{its.width}", its.spatial_stride)
+    asked = {"patch": patch, "pool": pool, "pool_steps": pool_steps, "coarse": coarse, "queries": queries}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if layout is None:
+        if given:
+            stray = next(iter(given)).replace("_", "-")
+            raise ConfigError(f"--{stray} belongs to one layout: name it, as in --layout patch --{stray} …")
+        layouts = list(usual_layouts(height, width))
+    else:
+        usual: dict[str, Any] = {"name": layout, "patch": PATCH, "pool_steps": POOL_STEPS.get(layout, 1)}
+        layouts = [TokenLayout(**usual | given)]
+        layouts[0].grid(height, width)
+    cells = (its.channels, height, width)
+    budgets = [
+        [Budget(layout=one, room=room, cells=cells, frames=tuple(range(1 + k)), text=text) for k in columns]
+        for one in layouts
+    ]
+    if as_json:
+        facts = {"lm": room.source, "context": room.context, "window": room.window, "text": text}
+        rows = [{"steps": k, **budget.to_json()} for row in budgets for k, budget in zip(columns, row, strict=True)]
+        typer.echo(json.dumps({**facts, "cells": cells, "rows": rows}, indent=2))
+        return
+    _print(layouts, columns, budgets, cells)
+
+
+def _print(layouts: list[TokenLayout], columns: list[int], budgets: list[list[Any]], cells: tuple[int, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    room, text = budgets[0][0].room, budgets[0][0].text
+    channels, height, width = cells
+    table = Table(
+        "layout", "numbers a token", title=f"world tokens, latent frames of {channels}x{height}x{width}, {room.source}"
+    )
+    for k in columns:
+        table.add_column(f"steps {k}", justify="right")
+    marks: set[str] = set()
+    for one, row in zip(layouts, budgets, strict=True):
+        shown: list[str] = []
+        for budget in row:
+            mark = "" if budget.fits and not budget.beyond_window else "~" if budget.fits else "!"
+            marks.add(mark)
+            shown.append(f"{budget.world_tokens:,}{mark}")
+        table.add_row(one.describe(), f"{one.numbers(channels, height, width)}", *shown)
+    console = Console(markup=False, emoji=False)
+    console.print(table)
+    if "!" in marks:
+        console.print(f"! beyond the {room.context:,} tokens {room.source} attends to, with {text} of text: refused")
+    if "~" in marks:
+        console.print(
+            f"~ beyond the {room.window:,} tokens that {room.windowed} of its {room.layers} layers see: these lose the "
+            "earliest frames, the observed one first"
+        )
+
+
+def _cells(size: str, stride: int) -> tuple[int, int]:
+    """Latent rows and columns of a picture."""
+    try:
+        height, width = (int(part) for part in size.lower().split("x"))
+    except ValueError as error:
+        raise ConfigError(f"--size must be HEIGHTxWIDTH such as 224x224, got {size!r}") from error
+    if min(height, width) < stride or height % stride or width % stride:
+        raise ConfigError(f"--size {size}: height and width must be multiples of {stride} pixels, a latent cell")
+    return height // stride, width // stride
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--steps must be numbers separated by commas, such as 0,4,8; got {text!r}") from error
+    if min(numbers) < 0:
+        raise ConfigError(f"--steps count from 0, got {text!r}")
+    return numbers

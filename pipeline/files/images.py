@@ -1,0 +1,95 @@
+"""From the bytes of one image file to 8-bit RGB, for whoever looks at images: a world model or a language model.
+
+JPEG, PNG, WebP, AVIF, BMP, TIFF or GIF by content, never by name; at most 64 MiB and 64 megapixels, checked before
+decoding; animations and multi-page files refused, but of a JPEG that holds several (MPO) the first taken; EXIF
+orientation applied; 16-bit and float grey scaled to 8 bits; palettes through RGBA; alpha over white; CMYK converted by
+Pillow. Part of the rules whose version is `IMAGE_RULES` in recipe.py. Elsewhere: fitting to a world model's size
+(precompute/images.py), decoding in a process apart (precompute/decoder.py), as a language model takes it
+(train/pictures.py).
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import ImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"})
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 64 * 10**6
+
+
+def read_input_file(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a regular file within the size limit.
+
+    Raises:
+        ImageError: missing, not a regular file (a device or pipe would block), empty, or over the limit.
+    """
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise ImageError("not_a_file", f"{path} is not a regular file")
+        if facts.st_size > max_bytes:
+            raise ImageError("too_large", f"{path} holds {facts.st_size:,} bytes; the limit is {max_bytes:,}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ImageError("missing", f"{path} cannot be read: {error.strerror or error}") from error
+    if not content:
+        raise ImageError("empty", f"{path} is empty")
+    return content
+
+
+def decode_image(content: bytes, *, source: str) -> Image.Image:
+    """An 8-bit RGB image, upright, from the bytes of a file.
+
+    Raises:
+        ImageError: with a `reason` for the ledger: format, too_large, animated, memory or decode.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads the header only
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ImageError("too_large", f"{source} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+            # a phone's JPEG may hold a map of depth or brightness behind the photograph
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise ImageError("animated", f"{source} has {frames} frames; save the one you mean as an image")
+            return to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise ImageError("format", f"{source} cannot be read as any of {', '.join(FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", f"{source}: {error}") from error
+    except MemoryError as error:
+        raise ImageError("memory", f"{source} takes more memory to decode than one input may have") from error
+    except Exception as error:  # Pillow's decoders raise almost anything on broken input
+        raise ImageError("decode", f"{source} cannot be decoded: {type(error).__name__}: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an image in any of Pillow's modes, by the rules above.
+
+    Raises:
+        ImageError: it holds values that are not finite.
+    """
+    mode = image.mode
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        values = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ImageError("decode", "the image holds values that are not finite numbers")
+        # floats in [0, 1] are the convention of float TIFFs; everything else here is 16-bit grey
+        full = 1.0 if mode == "F" and values.max(initial=0.0) <= 1.0 else 65535.0
+        return Image.fromarray(np.rint(np.clip(values / full, 0.0, 1.0) * 255).astype(np.uint8)).convert("RGB")
+    if mode == "P" or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
+    return image.convert("RGB")

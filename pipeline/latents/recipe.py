@@ -1,0 +1,209 @@
+"""The recipe: everything that decides a latent's value, and its name, the recipe id.
+
+Every field here changes the latent. What does not (workers, batch size, device, paths, library versions) lives in
+the job's config and is recorded beside each shard, never hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import RecipeError
+from ..messages import what_is_wrong
+
+Kind = Literal["rollout", "samples", "continuation", "frames", "views", "posterior"]
+"""What a latent is made of, and what its T axis counts; t = 0 is always the encoding of what is seen first.
+
+rollout: an image and its predicted future. samples: an image and several futures, one after the other.
+continuation: the first frames of a real video and its predicted future. frames: those of a real video, nothing
+predicted. views: an image and crops of it, each encoded alone. posterior: the mean and the log-variance of an image's
+encoding. What each takes in and how it is made stands in precompute/kinds.py.
+"""
+Fit = Literal["cover", "pad", "stretch"]
+Views = Literal["pyramid", "zoom"]
+Solver = Literal["euler", "2ab"]
+StoredDtype = Literal["float16", "bfloat16", "float32"]
+
+ENGINE_VERSION = 1
+"""Version of the denoise loop in precompute/cosmos.py; bump it when its values change."""
+IMAGE_RULES = 1
+"""Version of the decoding in image_files.py and the fitting in precompute/images.py; bump it when pixels change."""
+VIDEO_RULES = 1
+"""The same for precompute/video.py; recipes of kind frames hold it, in the field `image_rules`."""
+VIEW_RULES = 1
+"""The same for precompute/views.py; recipes of kind views hold it, in the field `image_rules`."""
+
+_PREDICTED = frozenset(
+    {
+        *("denoise_steps", "solver", "guidance", "prompt", "negative_prompt", "prompts", "fps", "seed", "draw"),
+        "compute_dtype",
+    }
+)
+_CHUNKED = frozenset({"chunk_frames", "chunk_context"})
+NO_MEANING: dict[Kind, frozenset[str]] = {
+    "rollout": frozenset({"draws", "observed_frames", "views"}),
+    "samples": frozenset({"observed_frames", "views"}),
+    "continuation": frozenset({"draws", "views"}),
+    "frames": _PREDICTED | _CHUNKED | {"draws", "observed_frames", "views"},
+    "views": _PREDICTED | _CHUNKED | {"draws", "observed_frames", "stride"},
+    "posterior": _PREDICTED | _CHUNKED | {"draws", "observed_frames", "views", "stride"},
+}
+"""Fields that decide nothing in a kind. They hold their defaults there, so that equal latents have equal ids."""
+
+PYRAMIDS = tuple(sum(side**2 for side in range(2, levels + 1)) for levels in range(1, 7))
+"""Tiles below the whole image in pyramids of one to six levels: 0, 4, 13, 29, 54, 90."""
+
+_SINCE_SCHEMA: dict[str, int] = {
+    "draws": 2, "observed_frames": 2, "views": 2, "chunk_frames": 2, "chunk_context": 2, "prompts": 2,
+}
+"""Fields that came after schema 1. They enter the id only when they differ from their default, so that a store
+written before they existed keeps its id."""
+
+
+class Recipe(BaseModel):
+    """What one latent is. Frozen; two equal recipes and equal keys give equal latents."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    kind: Kind = "rollout"
+    world: Annotated[str, Field(min_length=1)]
+    """Which weights: `hub:ORG/NAME@<40 hex commit>`, or `sha256:<64 hex>` of a folder's weights and configs."""
+    height: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+    """Pixels."""
+    width: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+    fit: Fit = "cover"
+    """How a picture of another shape meets height x width: cover crops the centre, pad adds grey, stretch distorts."""
+    image_rules: Annotated[int, Field(ge=1)] = IMAGE_RULES
+    rollout_steps: Annotated[int, Field(ge=0, le=256)] = 8
+    """C, latent frames after the first; T = 1 + C. Of kind samples, those of all draws together."""
+    stride: Annotated[int, Field(ge=1, le=64)] = 1
+    """Keep every stride-th latent frame of a longer clip."""
+    denoise_steps: Annotated[int, Field(ge=2, le=1000)] = 10
+    """Noise levels N. Euler runs N - 1 forwards, as the stock pipeline without its last, which changes nothing;
+    2ab runs N."""
+    solver: Solver = "euler"
+    """euler: first order, the stock pipeline's. 2ab: second order in two steps with a clean last pass, NVIDIA's own."""
+    guidance: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
+    """1.0 is off. Above it the stock formula applies: x0 = cond + g (cond - uncond), or that of the world's family."""
+    prompt: str | None = None
+    """None is the trained "no text" state: zero embeddings, no text encoder (Wan: the embedding of the empty text)."""
+    negative_prompt: str | None = None
+    """Text of the unconditional branch; None is "no text" there too. Only with guidance."""
+    prompts: Literal["recipe", "sample"] = "recipe"
+    """Whose prompt: the recipe's, the same for all, or each sample's own, which is then part of its key."""
+    fps: Annotated[float, Field(gt=0)] | None = None
+    """None leaves the temporal positions unscaled, as Cosmos-Predict2 was trained (huggingface/diffusers#14768)."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    draw: Annotated[int, Field(ge=0)] = 0
+    """Which of the possible futures under one seed; the first of them, of kind samples."""
+    draws: Annotated[int, Field(ge=1, le=256)] = 1
+    """Futures of kind samples, draws `draw` to `draw + draws - 1`; each has rollout_steps / draws of the steps."""
+    observed_frames: Annotated[int, Field(ge=1, le=1024)] = 5
+    """Video frames that kind continuation is shown: 1 + a multiple of the temporal stride. Cosmos-Predict2 was
+    trained with 1 and 5."""
+    views: Views = "pyramid"
+    """pyramid: the whole, then 2 x 2, 3 x 3 … tiles, row by row. zoom: the whole, then the centre, each time 1/sqrt 2
+    as wide."""
+    chunk_frames: Annotated[int, Field(ge=0, le=256)] = 0
+    """Latent frames of one joint diffusion; 0 is the whole clip. Longer clips go on chunk by chunk."""
+    chunk_context: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Video frames that every further chunk begins with: the last decoded ones, encoded again."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the transformer. The VAE encodes in float32 always: it is one frame (hao-ai-lab/FastVideo#1472)."""
+    dtype: StoredDtype = "float16"
+    """Of the stored latents."""
+    engine: Annotated[int, Field(ge=1)] = ENGINE_VERSION
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        check_meaning(self.kind, self.model_dump())
+        self._check_frames()
+        if self.negative_prompt is not None and self.guidance <= 1.0:
+            raise ValueError("negative_prompt has no effect without guidance: set guidance above 1.0, or drop it")
+        if self.prompts == "sample" and self.prompt is not None:
+            raise ValueError("each sample has its own prompt, and the recipe has one for all: leave out one of them")
+        if self.guidance > 1.0 and self.prompt is None and self.negative_prompt is None and self.prompts == "recipe":
+            raise ValueError(
+                "guidance above 1.0 without a prompt doubles the cost and changes nothing: "
+                "both branches see no text. Give a prompt, or leave guidance at 1.0"
+            )
+        for name in ("prompt", "negative_prompt"):
+            text = getattr(self, name)
+            if text is not None and (not text.strip() or "\0" in text):
+                raise ValueError(f"{name} is empty or holds a NUL character; leave it out for no text")
+            if text is not None and any("\ud800" <= c <= "\udfff" for c in text):  # JSON holds none, nor could a store
+                raise ValueError(f"{name} is not Unicode text: type it, or keep its file, in UTF-8")
+        return self
+
+    def _check_frames(self) -> None:
+        """Refuse step counts that do not divide into what the kind is made of."""
+        if self.kind == "samples" and (not self.rollout_steps or self.rollout_steps % self.draws):
+            raise ValueError(f"{self.rollout_steps} rollout_steps cannot be shared by {self.draws} draws equally")
+        if self.kind == "posterior" and self.rollout_steps != 1:
+            raise ValueError("a posterior is two frames, mean and log-variance: rollout_steps is 1")
+        if self.kind == "views" and self.views == "pyramid" and self.rollout_steps not in PYRAMIDS:
+            raise ValueError(
+                f"rollout_steps is {self.rollout_steps}, and beside the whole image a pyramid of whole levels has "
+                f"{', '.join(map(str, PYRAMIDS))} views"
+            )
+        if bool(self.chunk_frames) != bool(self.chunk_context):
+            raise ValueError("chunk_frames and chunk_context go together: how long a chunk is, and what it begins with")
+
+    def canonical(self) -> str:
+        """The JSON text that is hashed: sorted keys, no spaces, later fields only where they differ."""
+        fields = self.model_dump(mode="json")
+        for name in _SINCE_SCHEMA:
+            if fields[name] == type(self).model_fields[name].default:
+                del fields[name]
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+    def meaning(self) -> dict[str, Any]:
+        """The fields that decide something in a recipe of this kind, with their values."""
+        return self.model_dump(mode="json", exclude=set(NO_MEANING[self.kind]))
+
+    @property
+    def id(self) -> str:
+        """Recipe id: 64 hex digits, the SHA-256 of `canonical()`."""
+        return hashlib.sha256(b"theworld recipe 1\n" + self.canonical().encode()).hexdigest()
+
+
+def check_meaning(kind: Kind, values: Mapping[str, object]) -> None:
+    """Refuse what decides nothing in a recipe of this kind, rather than ignore it.
+
+    Args:
+        values: names and values of fields or settings; None, or a field's default, is nothing said.
+    Raises:
+        ValueError: names each.
+    """
+    said = [
+        name
+        for name in sorted(NO_MEANING[kind] & values.keys())
+        if values[name] not in (None, Recipe.model_fields[name].default)
+    ]
+    if said:
+        raise ValueError(
+            f"{', '.join(said)}: without meaning for kind {kind}; leave {'it' if len(said) == 1 else 'them'} out"
+        )
+
+
+def parse_recipe(value: object, *, where: str) -> Recipe:
+    """A recipe from plain values, or one message that names each wrong field.
+
+    Raises:
+        RecipeError: a field is missing, unknown, of the wrong type or out of range.
+    """
+    try:
+        return Recipe.model_validate(value)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {what_is_wrong(error)}") from error
+
+
+def difference(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two recipes differ: name -> (ours, theirs). Of two kinds, among those that both have."""
+    a, b = ours.meaning(), theirs.meaning()
+    return {name: (a[name], b[name]) for name in a if name in b and a[name] != b[name]}

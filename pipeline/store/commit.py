@@ -1,0 +1,85 @@
+"""Moved here."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import secrets
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from ..errors import StoreError, TheWorldError
+from .records import ShardRecord, record_path
+from ..files.sealed import seal
+from ..files.atomic import TempFile, make_folders, place, publish, remove, sync_folder
+
+
+def self_test(temp_folder: Path) -> None:
+    """Prove that files can be written here, and that placing one never replaces another: all else rests on it.
+
+    Raises:
+        OSError: the file system refuses, or does not do what it says.
+    """
+    first, second = TempFile(temp_folder), TempFile(temp_folder)
+    probe = first.path.with_suffix(".probe")
+    try:
+        first.write(b"first")
+        second.write(b"second")
+        first.finish()
+        second.finish()
+        if not place(first.path, probe) or place(second.path, probe) or probe.read_bytes() != b"first":
+            raise OSError(errno.ENOTSUP, "this file system replaces a file that it was told to keep", str(probe))
+    finally:
+        first.discard()
+        second.discard()
+        remove(probe)
+
+
+def place_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top: Path) -> int:
+    """Allocate a shard number by placing the finished payload under the first free one.
+
+    Args:
+        temp: the payload, already durable.
+        payload_of: where the payload of a shard number belongs.
+        first: the number to try first.
+        top: the folder above all payloads; it and every folder below it on the way are synced.
+    Returns:
+        The number; this writer alone may publish a record for it.
+    Raises:
+        StoreError: `top` is a link.
+    """
+    if top.is_symlink():
+        raise StoreError(f"{top} is a symbolic link inside a store, so nothing is written through it")
+    make_folders(top)
+    number = first
+    while True:
+        payload = payload_of(number)
+        if not link_on_the_way(payload, top):
+            with suppress(FileExistsError, NotADirectoryError):  # a stray file where a folder belongs
+                make_folders(payload.parent, durable=False)  # they are below, before the record is
+                if place(temp, payload):
+                    break
+        number += 1
+    for folder in payload.parents:  # also those another writer made and may not have synced yet
+        sync_folder(folder)
+        if folder == top:
+            break
+    return number
+
+
+def link_on_the_way(path: Path, top: Path) -> Path | None:
+    """The first symbolic link among the folders below `top` on the way to a file: it may lead out of the store."""
+    folders = [folder for folder in reversed(path.parents) if folder != top and folder.is_relative_to(top)]
+    return next((folder for folder in folders if folder.is_symlink()), None)
+
+
+def publish_record(store: Path, record: ShardRecord) -> None:
+    """Commit: make the sealed record of a placed payload appear.
+
+    Raises:
+        StoreError: the number has a record already, so somebody else wrote into this store by other rules.
+    """
+    path = record_path(store, record.shard)
+    if not publish(store / "tmp", path, seal(record.model_dump(mode="json"))):
+        raise StoreError(f"{path} exists, though its number was ours alone. Was the folder copied into while in use?")

@@ -1,0 +1,411 @@
+"""Stores and where they are: the entry point of both stages.
+
+Lives here: finding, opening and creating the stores of a cache folder, and `theworld.json`, which says what a store is.
+Elsewhere: what one can do with an open store (latent_store.py).
+
+    <cache>/<label>-<12 digits of the recipe id>/
+        theworld.json              what the latents are; published once, the rest of the layout follows from it
+        commits/<n>.json           the record of shard n; no record, no shard
+        zarr.json, latents/        plain Zarr: zarr.open(store)["latents"]          (format zarr)
+        shards/<n>.tar             <key>.npy and <key>.json of each sample          (format webdataset)
+        index.safetensors          snapshot of the records of a large store; can be rebuilt
+        failed/  sources/          what became of the inputs
+        prompt.safetensors         embeddings of the recipe's prompt, or of each sample's own in prompts/
+        tmp/  lost+found/          unfinished files; what a person moved out of the way
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from ..files.atomic import make_folders, publish, sync_folder, writing
+from .commit import self_test
+from ..errors import ConfigError, DamagedShardError, LatentShapeError, RecipeError, StoreError, StoreMismatchError, StoreNotFoundError
+from ..latents.spec import LatentSpec
+from .latent_store import LatentStore, StoreFormat, layout_of
+from ..latents.recipe import Recipe, difference, parse_recipe
+from .records import FORMAT, Sha256, unreadable
+from ..files.sealed import read_file, seal, unseal
+from ..messages import what_is_wrong
+
+__all__ = ["LatentStore", "StoreFormat", "create_store", "find_store", "find_stores", "open_store"]
+
+MAX_SHARD_SIZE = 65_536
+PROMPT = "prompt.safetensors"
+"""Embeddings of the recipe's prompt, where it has one."""
+PROMPTS = "prompts"
+"""Folder of the embeddings of the samples' own prompts, where they have them."""
+_MAX_SAMPLE_BYTES = 2**32
+_METADATA_LIMIT_BYTES = 2**22
+_LABEL_LENGTH = 80
+_LABEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LABEL_LENGTH - 1}}}")
+_STORE_NAME = re.compile(r"-[0-9a-f]{12}\Z")
+_FOLDERS = ("commits", "failed", "sources", "tmp", "lost+found")
+
+ShardSize = Annotated[int, Field(ge=1, le=MAX_SHARD_SIZE)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    channels: Annotated[int, Field(ge=1, le=4096)]
+    spatial_stride: Annotated[int, Field(ge=1, le=4096)]
+    temporal_stride: Annotated[int, Field(ge=1, le=4096)]
+    mean: tuple[_Finite, ...]
+    std: tuple[Annotated[_Finite, Field(gt=0)], ...]
+
+
+class _Manifest(BaseModel):
+    """`theworld.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal[1] = FORMAT
+    layout: StoreFormat = "zarr"
+    recipe_id: Sha256
+    recipe: dict[str, JsonValue]
+    spec: _Spec
+    shard_size: ShardSize
+
+
+def open_store(path: Path, *, tolerate_damage: bool = False) -> LatentStore:
+    """Open a store that exists. Writes nothing.
+
+    Args:
+        path: a store, or a cache folder with exactly one store in it.
+        tolerate_damage: list damaged records in the store's `damage` instead of raising. For who makes rollouts, to
+            whom their keys are missing; whoever trains must not go on without them.
+    Raises:
+        StoreNotFoundError: there is none.
+        StoreError: there are several, or it is of a newer format.
+        StoreMismatchError: `latents/zarr.json` describes another array; noted in `damage` where that is tolerated.
+        DamagedShardError: `theworld.json` or a commit record is not what was written.
+    """
+    return _load(resolve_store(Path(path)), tolerate_damage=tolerate_damage)
+
+
+def load_store(path: Path) -> LatentStore:
+    """Open just this store, whatever its state: for who looks after stores. Damage is listed, not raised.
+
+    Raises:
+        StoreNotFoundError: there is none.
+        StoreError: it is of a newer format.
+        DamagedShardError: `theworld.json` is not what was written.
+    """
+    if not is_store(path):
+        raise StoreNotFoundError(f"{path} is not a store: it holds no theworld.json")
+    return _load(path, tolerate_damage=True)
+
+
+def resolve_store(path: Path) -> Path:
+    """The store at a path, or the only one in a cache folder.
+
+    Raises:
+        StoreNotFoundError: there is none.
+        StoreError: there are several.
+    """
+    return path if is_store(path) else _only_store(path)
+
+
+def find_store(cache: Path, recipe: Recipe) -> LatentStore | None:
+    """The store of a recipe in a cache folder, to see what is done; None where there is none. Writes nothing.
+
+    Raises:
+        ConfigError: `cache` is a store itself.
+        StoreError: as `open_store`, but damaged records are listed in the store's `damage`.
+    """
+    path = _path_of(cache, recipe)
+    if path is None:
+        return None
+    store = _load(path, tolerate_damage=True)
+    _check_recipe(store, recipe)
+    return store
+
+
+def find_stores(cache: Path) -> list[Path]:
+    """The stores directly inside a cache folder, by name; none where there is no such folder.
+
+    Raises:
+        StoreError: the folder cannot be looked into.
+    """
+    try:
+        return sorted(path for path in cache.iterdir() if is_store(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StoreError(f"{cache} cannot be looked into: {error.strerror}. Name a folder that you may read") from error
+
+
+def refuse_store(cache: Path) -> None:
+    """Raise ConfigError where a cache folder is a store: a second one would begin inside it, all to be made again."""
+    if is_store(cache):
+        raise ConfigError(
+            f"{cache} is a store, not a folder of stores. Name the folder it is in, {cache.resolve().parent}; only "
+            "`theworld cache merge` takes a store to add to"
+        )
+
+
+def create_store(
+    cache: Path,
+    recipe: Recipe,
+    spec: LatentSpec,
+    *,
+    label: str,
+    shard_size: int,
+    format: StoreFormat | None = None,
+) -> LatentStore:
+    """Open the recipe's store in `cache` for writing; make it where there is none. Safe to call from many processes.
+
+    Args:
+        cache: made, if missing.
+        label: leads the folder's name: letters, digits, dot, dash, underscore.
+        shard_size: samples a full shard holds; a store that exists keeps its own.
+        format: None is what the store has; zarr, if it is new.
+    Returns:
+        The store. Damaged records do not stop it: it lists them in `damage`, and their keys count as missing.
+    Raises:
+        StoreError: the folder cannot be written to; found out here, not after the first rollout.
+        StoreMismatchError: the store found differs in recipe, spec or format.
+        ConfigError: label or shard size cannot be used, or `cache` is a store itself.
+    """
+    if not _LABEL.fullmatch(label):
+        raise ConfigError(f"a store's label is up to 80 letters, digits and . _ - (not first), got {label!r}")
+    if not 1 <= shard_size <= MAX_SHARD_SIZE:
+        raise ConfigError(f"a shard holds 1 to {MAX_SHARD_SIZE} samples, got {shard_size}")
+    manifest = _Manifest(
+        layout=format or "zarr",
+        recipe_id=recipe.id,
+        recipe=recipe.model_dump(mode="json"),
+        spec=_Spec.model_validate(asdict(spec)),
+        shard_size=shard_size,
+    )
+    _check_size(recipe, spec, where="this recipe")
+    cache = Path(cache)
+    with writing(cache):
+        path = _path_of(cache, recipe) or cache / f"{label}-{recipe.id[:12]}"
+        _lay_out(path, manifest)
+    store = _load(path, tolerate_damage=True)
+    _check_recipe(store, recipe)
+    if store.spec != spec:
+        raise StoreMismatchError(
+            f"{path} holds latents of another latent space: {store.spec}, not {spec}. Choose another --cache folder"
+        )
+    if format not in (None, store.format):
+        raise StoreMismatchError(
+            f"{path} holds this recipe as {store.format} already. Use --format {store.format}, choose another folder, "
+            f"or convert it: theworld cache export {path} FOLDER --format {format}"
+        )
+    return store
+
+
+def label_of(name: str, ending: str = "") -> str:
+    """A label for `create_store` of whatever somebody called something, cut where `ending` would not fit."""
+    start = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-") or "store"
+    return f"{start[: _LABEL_LENGTH - len(ending)]}{ending}"
+
+
+def open_to_write(path: Path) -> LatentStore:
+    """Open just this store, to add to it; as `load_store`, and what is missing of its folders is made.
+
+    Raises:
+        StoreNotFoundError, DamagedShardError: as `load_store`.
+        StoreError: the folder cannot be written to.
+    """
+    load_store(path)
+    with writing(path):
+        _lay_out(path, _read_manifest(path))
+    return load_store(path)
+
+
+def make_own_folders(path: Path) -> None:
+    """The folders every store has. A copy may have left out the empty ones.
+
+    Raises:
+        StoreError: one is a link, which could lead what is written here anywhere.
+        OSError: one cannot be made.
+    """
+    for name in (*_FOLDERS, PROMPTS, "latents", "latents/c", "shards"):
+        if (path / name).is_symlink():
+            raise StoreError(
+                f"{path / name} is a symbolic link, so nothing is written into this store. If the link is yours, put "
+                "the folder itself there, or link the whole store instead"
+            )
+    for name in _FOLDERS:
+        make_folders(path / name)
+
+
+def _lay_out(path: Path, manifest: _Manifest) -> None:
+    """Make what is missing of a store, whoever began it, and prove that files can be placed in it."""
+    make_own_folders(path)
+    tmp = path / "tmp"
+    if not (path / "theworld.json").exists():
+        for folder in path.parents:  # whoever made them may have been cut before their names were durable
+            with suppress(PermissionError):
+                sync_folder(folder)
+            if folder.is_mount():
+                break
+    publish(tmp, path / "theworld.json", seal(manifest.model_dump(mode="json")))
+    winner = _read_manifest(path)
+    recipe, spec = _meaning(winner, path)
+    layout = layout_of(recipe, spec, winner.shard_size, winner.layout)
+    payloads = path / layout.payload_folder
+    make_folders(payloads)
+    for folder in (payloads, *payloads.parents):  # names that a creator cut short may have left unsynced
+        sync_folder(folder)
+        if folder == path.parent:
+            break
+    for name, content in layout.files(0).items():
+        if not (path / name).exists():
+            publish(tmp, path / name, content)
+    self_test(tmp)
+
+
+def _path_of(cache: Path, recipe: Recipe) -> Path | None:
+    refuse_store(cache)
+    return next((path for path in find_stores(cache) if path.name.endswith(f"-{recipe.id[:12]}")), None)
+
+
+def _check_recipe(store: LatentStore, recipe: Recipe) -> None:
+    if store.recipe != recipe:
+        fields = difference(recipe, store.recipe).items()
+        differing = ", ".join(f"{name}: {theirs} here, {ours} asked for" for name, (ours, theirs) in fields)
+        raise StoreMismatchError(f"{store.path} is of another recipe ({differing}). Choose another --cache folder")
+
+
+def _load(path: Path, *, tolerate_damage: bool) -> LatentStore:
+    manifest = _read_manifest(path)
+    recipe, spec = _meaning(manifest, path)
+    try:
+        store = LatentStore(
+            path, recipe, spec, manifest.shard_size, manifest.layout, tolerate_damage=tolerate_damage
+        )
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{path} is incomplete: {error.filename} is missing. Was the folder copied as a whole?"
+        ) from error
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}"
+        raise StoreError(f"{path} cannot be read: {what}. Are its folders yours, and folders?") from error
+    try:
+        check_array_metadata(store)
+    except StoreMismatchError as error:
+        if not tolerate_damage:
+            raise
+        store.damage += (str(error),)
+    return store
+
+
+def _read_manifest(path: Path) -> _Manifest:
+    file = path / "theworld.json"
+    try:
+        text = unseal(read_file(file, _METADATA_LIMIT_BYTES))
+        version: object = cast(dict[str, object], json.loads(text)).get("format")
+        if isinstance(version, int) and version > FORMAT:
+            raise StoreError(
+                f"{path} was written by a newer theworld (format {version}, this one reads {FORMAT}). Upgrade theworld"
+            )
+        return _Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise _damaged_manifest(file, what_is_wrong(error)) from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        if (path / "adapter_config.json").is_file():  # a run's theworld.json says other things
+            raise StoreNotFoundError(
+                f"{path} is a run that `theworld train` wrote, not a store. `theworld cache list FOLDER` finds stores"
+            ) from error
+        raise _damaged_manifest(file, str(error)) from error
+    except OSError as error:
+        other = unreadable(file, None, error)
+        raise (_damaged_manifest(file, str(error)) if isinstance(other, DamagedShardError) else other) from error
+
+
+def _meaning(manifest: _Manifest, path: Path) -> tuple[Recipe, LatentSpec]:
+    file = path / "theworld.json"
+    try:
+        recipe = parse_recipe(manifest.recipe, where=str(file))
+    except RecipeError as error:
+        raise _damaged_manifest(file, f"{error} (or another version of theworld wrote it)") from error
+    if recipe.id != manifest.recipe_id:
+        raise _damaged_manifest(file, f"it states recipe {manifest.recipe_id[:12]}, its fields are {recipe.id[:12]}")
+    try:
+        spec = LatentSpec(**manifest.spec.model_dump())
+    except LatentShapeError as error:
+        raise _damaged_manifest(file, str(error)) from error
+    _check_size(recipe, spec, where=str(file))
+    return recipe, spec
+
+
+def _damaged_manifest(file: Path, what: str) -> DamagedShardError:
+    return DamagedShardError(
+        f"{file}: {what}. It says what every latent here means, so nothing can be read without it. Restore this one "
+        "file from a copy of the store, or move the store away and run `theworld precompute` again"
+    )
+
+
+def _check_size(recipe: Recipe, spec: LatentSpec, *, where: str) -> None:
+    channels, frames, height, width = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
+    if not 0 < channels * frames * height * width * 4 <= _MAX_SAMPLE_BYTES:
+        raise StoreError(f"{where} asks for latents of shape {(channels, frames, height, width)}: none can be stored")
+
+
+def check_array_metadata(store: LatentStore) -> None:
+    """`latents/zarr.json` must agree with what the recipe implies; how many samples it states does not matter.
+
+    Raises:
+        StoreMismatchError: it describes another array, so that other programs read nonsense.
+    """
+    if store.format != "zarr":
+        return
+    file = store.path / "latents" / "zarr.json"
+    expected = json.loads(store.layout.files(0)["latents/zarr.json"])
+    try:
+        found: Any = json.loads(read_file(file, _METADATA_LIMIT_BYTES))
+        found = {**found, "shape": [0, *found["shape"][1:]]}
+    except FileNotFoundError:  # only a plain Zarr reader needs it; precompute makes it again
+        return
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreMismatchError(f"{file} is not Zarr metadata ({error}). {_REBUILD}") from error
+    for name in ("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"):
+        if found.get(name) != expected[name]:
+            raise StoreMismatchError(
+                f"{file} and theworld.json disagree: {name} is {str(found.get(name))[:500]}, not {expected[name]}. "
+                f"{_REBUILD}"
+            )
+
+
+_REBUILD = "`theworld cache repair STORE --apply` moves it to lost+found and makes it again from the records"
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a store, in whatever state; one that this user may not look into is so by its name."""
+    try:
+        return stat.S_ISREG((path / "theworld.json").stat().st_mode)
+    except PermissionError:
+        return _STORE_NAME.search(path.name) is not None
+    except OSError:
+        return False
+
+
+def _only_store(cache: Path) -> Path:
+    stores = find_stores(cache)
+    if len(stores) == 1:
+        return stores[0]
+    if stores:
+        choices = "".join(f"\n    {path}" for path in stores)
+        raise StoreError(f"{cache} holds {len(stores)} stores. Name the one you mean:{choices}")
+    if not cache.exists():
+        what = "does not exist"
+    elif not cache.is_dir():
+        what = "is a file"
+    else:
+        names = sorted(path.name for path in cache.iterdir())
+        what = f"holds no store, only {', '.join(names[:5])}{', ...' * (len(names) > 5)}" if names else "is empty"
+    raise StoreNotFoundError(f"{cache} {what}. Make a store with `theworld precompute IMAGES --cache {cache}`")

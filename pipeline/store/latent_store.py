@@ -1,0 +1,442 @@
+"""A store of latents: what is in it, and checked reads.
+
+Lives here: `LatentStore`. Elsewhere: opening, creating and finding stores (store.py); the memory they are read into
+(batch_buffer.py); writing a shard (shard_writer.py) and its bytes (shard_layout.py); which key is where (catalog.py);
+commit records (records.py); sources and failures (ledger.py).
+
+Axes, everywhere:  B sample   C channel   T latent frame   K rollout steps   H, W latent row, column
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import ledger
+from .buffer import BatchBuffer
+from .index import SNAPSHOT, SNAPSHOT_FROM_SHARDS, Catalog, Shard, Stamp, read_snapshot, record_inodes, record_stamps, shard_of, write_snapshot
+from ..files.atomic import replace, writing
+from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
+from ..latents.spec import LatentSpec, latent_frames
+from .ledger import Failure
+from .shard_files import OpenPayloads, Payload
+from ..latents.recipe import Recipe
+from .records import ShardRecord, read_record, record_path, unreadable
+from ..files.sealed import holds
+from .formats.base import ShardLayout
+from .writer import ShardWriter
+from .formats.webdataset import WebDatasetLayout
+from .formats.zarr import ZarrLayout
+
+StoreFormat = Literal["zarr", "webdataset"]
+_PATIENCE_S, _MEMORY_BYTES_PER_S = 50e-6, 2e9
+"""A read that takes longer than this had to wait for the disk."""
+_GONE = "its record was moved away while it was read"
+
+
+def layout_of(recipe: Recipe, spec: LatentSpec, shard_size: int, format: StoreFormat) -> ShardLayout:
+    """How the shards of a recipe's store are laid out."""
+    shape = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
+    if format == "zarr":
+        return ZarrLayout(sample_shape=shape, dtype=recipe.dtype, shard_size=shard_size)
+    return WebDatasetLayout(sample_shape=shape, dtype=recipe.dtype, shard_size=shard_size, recipe_id=recipe.id)
+
+
+class LatentStore:
+    """The latents of one recipe. Get one from `open_store` or `create_store`.
+
+    Several threads may read one store at once; several processes may read and write the same folder.
+    A process forked off may go on reading.
+
+    Attributes:
+        path: the store's folder.
+        recipe, spec: what the latents are.
+        format: zarr or webdataset.
+        shard_size: samples a full shard holds.
+        damage: one message for each file that could not be used; empty in a store from `open_store`, which raises.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        recipe: Recipe,
+        spec: LatentSpec,
+        shard_size: int,
+        format: StoreFormat,
+        *,
+        tolerate_damage: bool,
+    ) -> None:
+        self.path = path
+        self.recipe = recipe
+        self.spec = spec
+        self.shard_size = shard_size
+        self.format: StoreFormat = format
+        self.layout = layout_of(recipe, spec, shard_size, format)
+        self.damage: tuple[str, ...] = ()
+        self._tolerate_damage = tolerate_damage
+        self._recipe_id = recipe.id
+        self._catalog = Catalog({}, shard_size)
+        self._bad: dict[int, str] = {}
+        self._inodes: dict[int, int] = {}
+        self._payloads = OpenPayloads(partial(self.layout.payload_path, path))
+        self._lock = threading.Lock()
+        self.refresh()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the folder for itself, and checks for itself."""
+        arguments = (self.path, self.recipe, self.spec, self.shard_size, self.format, self._tolerate_damage)
+        return _open_again, arguments
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int, int]:
+        """(C, T, H, W)"""
+        return self.layout.sample_shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the stored latents; bfloat16 is ml_dtypes'."""
+        return self.layout.dtype
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every visible key once, by shard and row."""
+        return self._catalog.keys
+
+    @property
+    def shards(self) -> Mapping[int, Shard]:
+        """The visible shards by number, ascending."""
+        return self._catalog.shards
+
+    @property
+    def bad_records(self) -> Mapping[int, str]:
+        """The shards whose record cannot be used, and why."""
+        return self._bad
+
+    @property
+    def array_rows(self) -> int:
+        """N of the Zarr array: up to and with the last row of the highest committed shard."""
+        return self._catalog.array_rows
+
+    @property
+    def next_number(self) -> int:
+        """The first shard number above all that have a record."""
+        return 1 + max(*self._bad, *self._catalog.shards, -1, -1)
+
+    def __len__(self) -> int:
+        return len(self._catalog)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and bool(self.holds([key])[0])
+
+    def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of some keys are here."""
+        return self._catalog.find(keys) >= 0
+
+    def rows_of(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Where latents are in the Zarr array: `zarr.open(path)["latents"][row]`.
+
+        Raises:
+            MissingLatentError: names the first key that is not here.
+        """
+        rows = self._catalog.find(keys)
+        if (rows < 0).any():
+            missing, more = keys[int(np.argmax(rows < 0))], int((rows < 0).sum()) - 1
+            others = f" and {more} more of {len(keys)}" if more else ""
+            raise MissingLatentError(
+                f"{self.path} (recipe {self._recipe_id[:12]}, {len(self)} latents) holds no latent for key {missing}"
+                f"{others}. Run `theworld precompute` over the images with the same flags and --cache "
+                f"{self.path.parent}"
+            )
+        return rows
+
+    def row_of(self, key: str) -> int:
+        """`rows_of` one key."""
+        return int(self.rows_of([key])[0])
+
+    def records(self) -> list[ShardRecord]:
+        """Of the visible shards, by number, read anew.
+
+        Raises:
+            DamagedShardError: one is not what was committed, or is gone.
+        """
+        return [self._record(number) for number in self.shards]
+
+    def refresh(self) -> None:
+        """See what has been committed, or moved away, since. Opens only the records not yet read.
+
+        Raises:
+            DamagedShardError: a record is not what was committed. A store from `create_store` notes it in `damage`
+                instead and goes on.
+        """
+        with self._lock:
+            inodes = record_inodes(self.path)
+            known = self._catalog.shards
+            gone = {n for n in (*known, *self._bad) if inodes.get(n) != self._inodes.get(n)}  # or another by now
+            if gone:
+                self._catalog = self._catalog.without(gone)
+                self._bad = {n: message for n, message in self._bad.items() if n not in gone}
+                self._payloads.forget(gone)
+            stamps = record_stamps(self.path, inodes.keys() - self._catalog.shards.keys() - self._bad.keys())
+            if not known and (snapshot := read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)):
+                self._catalog = snapshot.without(n for n, s in snapshot.shards.items() if not self._possible(s))
+            if new := self._read_records(sorted(stamps.keys() - self._catalog.shards.keys()), stamps):
+                self._catalog = self._catalog.with_shards(new)
+            self._inodes = inodes
+            self.damage = tuple(self._bad[number] for number in sorted(self._bad))
+
+    def read(
+        self, keys: Sequence[str], *, rollout_steps: int | None = None, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """The latents of some keys. A frame's checksum is checked when this process first touches it.
+
+        Args:
+            keys: B of them, in any order, also repeatedly.
+            rollout_steps: K, read the observed frame and the first K future ones; a prefix costs only its own bytes.
+                None reads all.
+            out: filled and returned, if given: (B, C, 1 + K, H, W) of the store's dtype. `buffer` and `read_rows` save
+                its copy.
+        Returns:
+            (B, C, 1 + K, H, W), standardised, of the store's dtype; without `out` a strided view.
+        Raises:
+            MissingLatentError: a key is not in the store; nothing was read then.
+            DamagedShardError: bytes on disk are not the bytes committed.
+            ConfigError: the rollouts are shorter than `rollout_steps`.
+            LatentShapeError: `out` does not fit.
+        """
+        rows = self.rows_of(keys)
+        if out is None:
+            return self.read_rows(rows, self.buffer(len(rows), rollout_steps=rollout_steps))
+        buffer = self.buffer(1, rollout_steps=rollout_steps)
+        shape = (len(rows), *buffer.latents.shape[1:])
+        if out.shape != shape or out.dtype != self.dtype or not out.flags.writeable:
+            raise LatentShapeError(
+                f"out must be a writeable {self.dtype} array of shape {shape}, got {out.dtype} {out.shape}"
+            )
+        for number in range(len(rows)):
+            out[number] = self.read_rows(rows[number : number + 1], buffer)[0]
+        return out
+
+    def buffer(
+        self, samples: int, *, rollout_steps: int | None = None, memory: NDArray[np.uint8] | None = None
+    ) -> BatchBuffer:
+        """Memory for batches of up to so many samples, for `read_rows`.
+
+        Args:
+            rollout_steps: K of what is read into it.
+            memory: contiguous bytes to use, pinned ones for example; None takes new ones.
+        Raises:
+            ConfigError: the rollouts are shorter than `rollout_steps`.
+            LatentShapeError: `memory` is too small.
+        """
+        steps = self.recipe.rollout_steps if rollout_steps is None else rollout_steps
+        if not 0 <= steps <= self.recipe.rollout_steps:
+            raise ConfigError(
+                f"{self.path} holds rollouts of {self.recipe.rollout_steps} steps, {steps} were asked for. "
+                f"Pass --steps between 0 and {self.recipe.rollout_steps}, or precompute longer rollouts"
+            )
+        return BatchBuffer(self.layout, samples, steps, memory)
+
+    def read_rows(self, rows: NDArray[np.int64], buffer: BatchBuffer) -> NDArray[Any]:
+        """The latents at some rows (`rows_of`), each in one read straight into the buffer.
+
+        Returns:
+            (len(rows), C, 1 + K, H, W): the first of `buffer.latents`, valid until the buffer is used again.
+        Raises:
+            DamagedShardError: bytes on disk are not the bytes committed.
+            StoreError: a payload cannot be opened by this user, or now.
+            LatentShapeError: the buffer is too small.
+        """
+        if len(rows) > len(buffer):
+            raise LatentShapeError(f"{len(rows)} samples do not fit a buffer of {len(buffer)}")
+        frames, row_bytes = latent_frames(buffer.rollout_steps), self.layout.row_bytes
+        shard_numbers, shard_places = np.divmod(rows, self.shard_size)
+        numbers: list[int] = shard_numbers.tolist()
+        places: list[int] = shard_places.tolist()
+        opened, asked = self._payloads.current(), False
+        patience = _PATIENCE_S + buffer.rows.shape[1] / _MEMORY_BYTES_PER_S
+        for sample, (number, place) in enumerate(zip(numbers, places, strict=True)):  # hot: a microsecond counts
+            payload = opened.get(number) or self._open(number)
+            started = perf_counter()
+            for offset, size, memory in buffer.pieces:
+                try:
+                    if os.preadv(payload.fd, memory[sample], place * row_bytes + offset) != size:
+                        self._read_slowly(payload, place, memory[sample][0], offset)
+                except OSError as error:
+                    raise self._damaged(number, f"row {place} cannot be read: {error.strerror}") from error
+            if not asked and perf_counter() - started > patience:  # it came from the disk: ask for all the rest at once
+                asked = True
+                self._ask_for(zip(numbers[sample + 1 :], places[sample + 1 :], strict=True), buffer)
+            if payload.checked[place] < frames:
+                self._check(payload, place, buffer.rows[sample], frames)
+        return buffer.latents[: len(rows)]
+
+    def new_shard(self, number: int | None = None) -> ShardWriter:
+        """A writer for up to `shard_size` samples: `with store.new_shard() as shard: ...`
+
+        Args:
+            number: wanted for the shard, if it is free: parallel writers then end in the order of the plan.
+        """
+        return ShardWriter(self, number)
+
+    def publish(self) -> int:
+        """Tell other programs, and later openings, what is here: Zarr's shape, and the snapshot of a large store.
+
+        Returns:
+            N of the Zarr array, up to and with the last row of the highest committed shard. Writers that race all
+            end at the same N.
+        Raises:
+            StoreError: a file cannot be written.
+        """
+        while True:
+            self.refresh()
+            samples = self._catalog.array_rows
+            with writing(self.path):
+                for name, content in self.layout.files(samples).items():
+                    if not holds(self.path / name, content):
+                        replace(self.path / "tmp", self.path / name, content)
+                if len(self.shards) >= SNAPSHOT_FROM_SHARDS:
+                    self._publish_snapshot()
+            self.refresh()
+            if samples == self._catalog.array_rows:  # else a commit came between, and its N may already be overwritten
+                return samples
+
+    def record_sources(self, rows: Iterable[tuple[str, str]], prompts: Mapping[str, str] | None = None) -> None:
+        """Keep which input is which key: rows of (source, key). The same set twice is kept once.
+
+        Args:
+            prompts: key -> the prompt that is part of it, where samples have their own.
+        """
+        with writing(self.path):
+            ledger.write_sources(self.path, rows, prompts)
+
+    def prompts(self) -> dict[str, str]:
+        """Key -> the prompt that is part of it, where samples have their own."""
+        return ledger.read_prompts(self.path)
+
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """Source -> its keys, over all runs.
+
+        More than one key means that the input changed between runs. No run is "the last" (clocks decide nothing here):
+        whoever needs one key hashes the input as it is now, or refuses.
+        """
+        return ledger.read_sources(self.path)
+
+    def record_failure(self, failure: Failure) -> None:
+        """Keep that an input failed; an earlier row of the same input (key, else source) gives way."""
+        with writing(self.path):
+            ledger.write_failure(self.path, failure)
+
+    def failures(self) -> list[Failure]:
+        """The inputs that failed, by source."""
+        return ledger.read_failures(self.path)
+
+    def clear_failure(self, failure: Failure) -> None:
+        """Forget a failure: its input has a latent now, or is no longer wanted."""
+        with writing(self.path):
+            ledger.remove_failure(self.path, failure)
+
+    def close(self) -> None:
+        """Close the payload files. Reading again opens them again."""
+        self._payloads.close()
+
+    def payload_path(self, shard: int) -> Path:
+        """Where the payload of a shard belongs."""
+        return self.layout.payload_path(self.path, shard)
+
+    def _publish_snapshot(self) -> None:
+        stamps = {number: shard.stamp for number, shard in self.shards.items()}
+        known = read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)
+        if known is None or known.shards.keys() != stamps.keys():
+            replace(self.path / "tmp", self.path / SNAPSHOT, write_snapshot(self._catalog, self._recipe_id))
+
+    def _possible(self, shard: Shard) -> bool:
+        return shard.rows <= self.shard_size and shard.bytes == self.layout.payload_bytes(shard.rows)
+
+    def _read_records(self, numbers: Iterable[int], stamps: Mapping[int, Stamp]) -> list[Shard]:
+        shards: list[Shard] = []
+        for number in numbers:
+            try:
+                shard = shard_of(read_record(self.path, number, self._recipe_id), stamps[number])
+                if not self._possible(shard):
+                    raise self._damaged(
+                        number,
+                        f"its record states {shard.rows} rows in {shard.bytes} bytes, "
+                        f"a {self.format} shard of {self.shard_size} rows cannot",
+                    )
+                shards.append(shard)
+            except FileNotFoundError:  # moved away since it was listed
+                continue
+            except DamagedShardError as error:
+                if not self._tolerate_damage:
+                    raise
+                self._bad[number] = str(error)
+        return shards
+
+    def _record(self, number: int) -> ShardRecord:
+        try:
+            return read_record(self.path, number, self._recipe_id)
+        except FileNotFoundError as error:
+            raise self._damaged(number, _GONE) from error
+
+    def _open(self, number: int) -> Payload:
+        shard = self._catalog.shards.get(number)
+        if shard is None:  # a refresh in another thread
+            raise self._damaged(number, _GONE)
+        try:
+            return self._payloads.open(shard)
+        except ValueError as error:
+            raise self._damaged(number, str(error)) from error
+        except OSError as error:
+            other = unreadable(self.payload_path(number), number, error)
+            raise (self._damaged(number, str(error)) if isinstance(other, DamagedShardError) else other) from error
+
+    def _ask_for(self, rows: Iterable[tuple[int, int]], buffer: BatchBuffer) -> None:
+        if not hasattr(os, "posix_fadvise"):  # macOS
+            return
+        for number, place in rows:
+            payload = self._open(number)  # held: whoever opens another one may close it
+            start = place * self.layout.row_bytes
+            for offset, size, _ in buffer.pieces:
+                with suppress(OSError):  # only a hint
+                    os.posix_fadvise(payload.fd, start + offset, size, os.POSIX_FADV_WILLNEED)
+
+    def _read_slowly(self, payload: Payload, place: int, memory: memoryview, offset: int) -> None:
+        """A read came back short: go on until the bytes are there or the file has ended."""
+        at, start = 0, place * self.layout.row_bytes + offset
+        while at < len(memory):
+            read = os.preadv(payload.fd, (memory[at:],), start + at)
+            if read == 0:
+                raise self._damaged(payload.shard.number, f"it ends within row {place}")
+            at += read
+
+    def _check(self, payload: Payload, place: int, memory: NDArray[np.uint8], frames: int) -> None:
+        """The first touch of these frames: they must match their checksums, and the first one its record's."""
+        stated = self.layout.checksums(memory, frames)
+        if stated is None:
+            raise self._damaged(payload.shard.number, f"row {place} does not match its checksums")
+        if stated[0] != payload.shard.first_frames_crc32c[place]:
+            raise self._damaged(payload.shard.number, f"row {place} is not the one its record describes")
+        payload.checked[place] = frames
+
+    def _damaged(self, number: int, what: str) -> DamagedShardError:
+        return DamagedShardError(
+            f"{self.payload_path(number)} (shard {number}, recipe {self._recipe_id[:12]}): {what}. None of its latents "
+            f"can be trusted. `theworld cache repair {self.path} --apply` moves it and its record "
+            f"{record_path(self.path, number)} to lost+found; `theworld precompute` with the same flags then makes "
+            "these rollouts again"
+        )
+
+
+def _open_again(
+    path: Path, recipe: Recipe, spec: LatentSpec, shard_size: int, format: StoreFormat, tolerate_damage: bool
+) -> LatentStore:
+    return LatentStore(path, recipe, spec, shard_size, format, tolerate_damage=tolerate_damage)

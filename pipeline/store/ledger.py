@@ -1,0 +1,195 @@
+"""What a store remembers about its inputs: which source is which key, and which inputs failed and why.
+
+Lives here: the two small logs beside the latents; nothing in them decides whether a latent is there.
+Elsewhere: the latents themselves (latent_store.py); deciding what to retry (precompute).
+"""
+
+import errno
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from ..files.atomic import publish, remove, replace
+from ..errors import DamagedShardError
+from ..latents.keys import is_key
+from .records import FORMAT, damaged, unreadable
+from ..files.sealed import open_file, read_file, seal, unseal
+
+_FAILURE_LIMIT_BYTES = 2**20
+_SOURCES_LIMIT_BYTES = 2**32
+_SOURCE_LIMIT_BYTES = 2**20
+"""A line: longer than any path and prompt, of whose characters JSON makes up to twelve bytes each."""
+_SOURCES_NAME = re.compile(r"[0-9a-f]{64}\.jsonl")
+_FAILURE_NAME = re.compile(r"[0-9a-f]{32}\.json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """One input that has no latent, and why."""
+
+    source: str
+    """The input as the user named it, for people: nothing opens it. Any text, also names that are not UTF-8."""
+    key: str | None
+    """None where not even its bytes could be read."""
+    reason: str
+    """One word: missing, decode, nan, oom, ..."""
+    message: str
+    attempts: int
+
+    @property
+    def file_name(self) -> str:
+        """One ledger row an input: by its key, so that copies of an image share it, else by its source."""
+        identity = f"source {self.source}" if self.key is None else f"key {self.key}"
+        return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:32] + ".json"
+
+
+def write_failure(store: Path, failure: Failure) -> None:
+    """Keep a failure; an earlier one of the same input gives way."""
+    content = seal({**asdict(failure), "format": FORMAT})
+    replace(store / "tmp", store / "failed" / failure.file_name, content)
+
+
+def remove_failure(store: Path, failure: Failure) -> None:
+    """Forget a failure, if it is known."""
+    remove(store / "failed" / failure.file_name)
+
+
+def read_failures(store: Path) -> list[Failure]:
+    """All failures, by source.
+
+    Raises:
+        DamagedShardError: a row is not what was written.
+    """
+    failures: list[Failure] = []
+    for path in _files(store / "failed", _FAILURE_NAME):
+        with suppress(FileNotFoundError):  # cleared meanwhile
+            failures.append(_read_failure(path))
+    return sorted(failures, key=lambda failure: (failure.source, failure.key or ""))
+
+
+def write_sources(store: Path, rows: Iterable[tuple[str, str]], prompts: Mapping[str, str] | None = None) -> None:
+    """Keep which source is which key; the same set twice is one file, named by its content.
+
+    Args:
+        prompts: key -> the prompt that is part of it, where samples have their own.
+    """
+    own = prompts or {}
+    lines = [
+        json.dumps({"source": source, "key": key} | ({"prompt": own[key]} if key in own else {}))
+        for source, key in sorted(set(rows))
+    ]
+    if lines:
+        content = ("\n".join(lines) + "\n").encode()
+        target = store / "sources" / f"{hashlib.sha256(content).hexdigest()}.jsonl"
+        publish(store / "tmp", target, content)
+
+
+def read_sources(store: Path) -> dict[str, tuple[str, ...]]:
+    """The keys of every source ever recorded, in order of their digits.
+
+    Raises:
+        DamagedShardError: a file is not what was written.
+    """
+    found: dict[str, set[str]] = {}
+    for source, key, _ in _all_sources(store):
+        found.setdefault(source, set()).add(key)
+    return {source: tuple(sorted(keys)) for source, keys in found.items()}
+
+
+def read_prompts(store: Path) -> dict[str, str]:
+    """Key -> the prompt that is part of it, where samples have their own; raises as `read_sources`."""
+    return {key: prompt for _, key, prompt in _all_sources(store) if prompt is not None}
+
+
+def check(store: Path) -> dict[Path, str]:
+    """The damaged files of both logs, and what is wrong with each."""
+    bad: dict[Path, str] = {}
+    for folder, name, read in (("failed", _FAILURE_NAME, _read_failure), ("sources", _SOURCES_NAME, _read_sources)):
+        for path in _files(store / folder, name):
+            try:
+                read(path)
+            except FileNotFoundError:
+                continue
+            except DamagedShardError as error:
+                bad[path] = str(error)
+    return bad
+
+
+def _files(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """Ours, by name; a folder that a copy left out, as it was empty, is empty."""
+    try:
+        return sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unreadable(folder, None, error) from error
+
+
+def _all_sources(store: Path) -> Iterator[tuple[str, str, str | None]]:
+    for path in _files(store / "sources", _SOURCES_NAME):
+        with suppress(FileNotFoundError):  # set aside meanwhile
+            yield from _read_sources(path)
+
+
+def _read_failure(path: Path) -> Failure:
+    try:
+        return _parse_failure(unseal(read_file(path, _FAILURE_LIMIT_BYTES)))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_sources(path: Path) -> list[tuple[str, str, str | None]]:
+    try:
+        rows: list[tuple[str, str, str | None]] = []
+        digest = hashlib.sha256()
+        with open_file(path, _SOURCES_LIMIT_BYTES) as file:
+            while line := file.readline(_SOURCE_LIMIT_BYTES):
+                digest.update(line)
+                rows.append(_parse_source(line))
+        if digest.hexdigest() != path.stem:
+            raise ValueError("its content does not match its name")
+        return rows
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> Exception:
+    moved_away = error.errno == errno.ENOENT and not path.is_symlink()
+    return error if moved_away else unreadable(path, None, error)
+
+
+def _parse_failure(text: bytes) -> Failure:
+    fields = _object(text)
+    if fields.pop("format", None) != FORMAT:
+        raise ValueError(f"it is not of format {FORMAT}")
+    source, key, attempts = fields.get("source"), fields.get("key"), fields.get("attempts")
+    reason, message = fields.get("reason"), fields.get("message")
+    if not (isinstance(source, str) and isinstance(reason, str) and isinstance(message, str)):
+        raise ValueError("source, reason or message is not a text")
+    if not (key is None or is_key(key)) or type(attempts) is not int or len(fields) != 5:
+        raise ValueError("key, attempts or the number of fields is wrong")
+    return Failure(source=source, key=cast(str | None, key), reason=reason, message=message, attempts=attempts)
+
+
+def _parse_source(line: bytes) -> tuple[str, str, str | None]:
+    row = _object(line)
+    source, key, prompt = row.get("source"), row.get("key"), row.get("prompt")
+    if not isinstance(source, str) or not is_key(key) or not isinstance(prompt, str | None):
+        raise ValueError("a row is not a source and its key")
+    return source, cast(str, key), prompt
+
+
+def _object(text: bytes) -> dict[str, object]:
+    value: object = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    return cast(dict[str, object], value)

@@ -1,0 +1,188 @@
+"""What a commit record says, and how anything sealed is read back.
+
+Lives here: the sealed record that makes a shard visible, its checks, and the reading of small files nobody vouches for.
+Elsewhere: making them appear (commit.py).
+"""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from ..errors import DamagedShardError, StoreError
+from ..latents.keys import KEY_DIGITS
+from ..messages import what_is_wrong
+from ..files.sealed import read_file, unseal
+
+FORMAT = 1
+"""Version of everything a store holds; a reader refuses a higher one."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+_RECORD_NAME = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
+RECORD_LIMIT_BYTES = 64 * 2**20
+
+
+class ShardRecord(BaseModel):
+    """What one committed shard holds: the truth about its existence, rows and bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, cache_strings="keys")  # the keys of all differ
+
+    format: Literal[1] = FORMAT
+    shard: Annotated[int, Field(ge=0, lt=10**9)]
+    recipe_id: Sha256
+    keys: Annotated[tuple[str, ...], Field(min_length=1)]
+    """In row order, each once."""
+    rows: int
+    bytes: Annotated[int, Field(gt=0)]
+    """Size of the payload file."""
+    xxh3_128: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    sha256: Sha256
+    first_frames_crc32c: Annotated[str, Field(pattern=r"^([0-9a-f]{8})+$")]
+    """Eight digits a row. They tie each key to its bytes: a payload of another store, copied over this one, has valid
+    checksums of its own and the same size, and only this tells them apart on every read."""
+    created: str
+    """UTC, for people; nothing is decided by it."""
+    facts: dict[str, JsonValue]
+    """What the worker wants remembered: host, seconds, batch, versions."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.rows == len(self.keys) == len(set(self.keys)) == len(self.first_frames_crc32c) // 8:
+            raise ValueError("rows, distinct keys and first_frames_crc32c differ in number")
+        # all digits of all keys at once: a million keys are checked each time a store opens
+        if {*map(len, self.keys)} != {KEY_DIGITS} or "".join(self.keys).encode().translate(None, b"0123456789abcdef"):
+            raise ValueError(f"a key is not {KEY_DIGITS} hexadecimal digits")
+        if not _has_usual_numbers(self.facts):
+            raise ValueError("facts hold a number that is not finite, or has more than 64 bits")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Rows that one worker rolled out together, wherever they were copied to since."""
+
+    sha256: str
+    """Of the payload they were first committed in."""
+    rows: float
+    """How many of them are meant."""
+    of_rows: int
+    created: str
+    facts: Mapping[str, JsonValue]
+
+
+def origins_of(record: ShardRecord) -> list[Origin]:
+    """Who rolled out the rows of a shard: its own worker, or, where it was copied, those of the shards it came from."""
+    copied = record.facts.get("copied_from")
+    if not isinstance(copied, list):
+        return [Origin(record.sha256, record.rows, record.rows, record.created, record.facts)]
+    found: list[Origin] = []
+    for part in copied:
+        match part:
+            case {
+                "sha256": str(sha256),
+                "rows": int(rows) | float(rows),
+                "of_rows": int(of_rows),
+                "created": str(created),
+                "facts": dict(facts),
+            } if of_rows > 0 and 0 < rows < record.rows + 1:
+                found.append(Origin(sha256, rows, of_rows, created, facts))
+            case _:  # of another version; who made these rows is not known then
+                continue
+    return found
+
+
+def _has_usual_numbers(value: JsonValue) -> bool:
+    """Whether one can reckon with all numbers in it: a stranger may have sealed 1e999, or an integer of 400 digits."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case int():
+            return -(2**63) <= value < 2**63
+        case list():
+            return all(map(_has_usual_numbers, value))
+        case dict():
+            return all(map(_has_usual_numbers, value.values()))
+        case _:
+            return True
+
+
+def record_number(name: str) -> int | None:
+    """The shard a file in commits/ is the record of; None where the name is not a record's."""
+    match = _RECORD_NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def record_path(store: Path, shard: int) -> Path:
+    """Where the record of a shard belongs."""
+    return store / "commits" / f"{shard}.json"
+
+
+def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
+    """One record, checked: seal, types, number and recipe.
+
+    Raises:
+        DamagedShardError: the file is not what was committed.
+        FileNotFoundError: somebody moved it away.
+        StoreError: it cannot be read by this user, or now.
+    """
+    path = record_path(store, number)
+    try:
+        record = ShardRecord.model_validate_json(unseal(read_file(path, RECORD_LIMIT_BYTES)))
+        if record.shard != number:
+            raise ValueError(f"it is the record of shard {record.shard}")
+        if record.recipe_id != recipe_id:
+            raise ValueError(f"it is of recipe {record.recipe_id[:12]}, the store of {recipe_id[:12]}")
+    except ValidationError as error:
+        raise damaged(path, what_is_wrong(error)) from error
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+    except OSError as error:
+        if error.errno == errno.ENOENT and not path.is_symlink():
+            raise
+        raise unreadable(path, number, error) from error
+    return record
+
+
+def damaged(path: Path, what: str) -> DamagedShardError:
+    """The error for a file of the store that is not what was written, and how to heal it."""
+    return DamagedShardError(
+        f"{path}: {what}. It is damaged or foreign. `theworld cache repair {path.parent.parent} --apply` moves it to "
+        "lost+found; `theworld precompute` with the same flags then makes again what is missing"
+    )
+
+
+_DAMAGE = {
+    *(errno.ENOENT, errno.EIO, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO),
+    getattr(errno, "EUCLEAN", errno.EIO),  # macOS has none
+}
+
+
+def unreadable(path: Path, shard: int | None, error: OSError) -> StoreError:
+    """The error for a file or folder that cannot be opened or read: damage, or only rights and limits of who reads."""
+    if error.errno in _DAMAGE:
+        return damaged(path, error.strerror or str(error))
+    what = "" if shard is None else f" (shard {shard})"
+    return StoreError(
+        f"{path}{what} cannot be read: {error.strerror or error}. The file may well be sound: check your rights, the "
+        "mount and the limits of this process (ulimit), then run the same command again"
+    )
+
+
+
+
+
+
+
+
+
+

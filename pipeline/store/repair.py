@@ -1,0 +1,183 @@
+"""Moving damage aside and sweeping leftovers, only ever when asked.
+
+Lives here: `repair`, which moves files to lost+found/ and never deletes, and `gc`, which deletes what no record names
+and nobody touched for long. Elsewhere: finding damage (verify.py).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .index import SNAPSHOT, record_inodes
+from ..files.atomic import TempFile, place, remove, sync_folder, writing
+from .commit import link_on_the_way
+from ..errors import DamagedShardError, StoreError, StoreLockedError
+from ..progress import Progress
+from .folder import load_store, make_own_folders
+from .verify import Finding, Level, Verification, verify
+
+_LOCKED = "theworld.json"
+GRACE_S = 14 * 24 * 3600
+"""A file no record names may belong to a writer between two of its steps; none takes two weeks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What a repair did, or would do."""
+
+    verification: Verification
+    moved: tuple[Path, ...]
+    """What was moved to lost+found/; without `apply`, what would be."""
+    unhealed: tuple[Finding, ...]
+    """Damage that moving files away cannot heal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a gc deleted, or would delete."""
+
+    files: tuple[Path, ...]
+    bytes: int
+    young: int
+    """Files no record names that may still be in use, kept."""
+    set_aside: tuple[int, int]
+    """Files and bytes in lost+found/, which gc never touches."""
+
+
+def repair(path: Path, *, apply: bool, level: Level = "read", progress: Progress | None = None) -> Repair:
+    """Move damaged shards to lost+found/, record first, so that they are missing and precompute makes them again.
+
+    Args:
+        apply: False only says what would be moved.
+        level: how deeply to look for damage.
+    Raises:
+        StoreNotFoundError, ConfigError: as `verify`.
+        StoreLockedError: another repair or gc is at work.
+        StoreError: the store cannot be written.
+    """
+    if not apply:
+        verification = verify(path, level=level, progress=progress)
+        return Repair(verification, *_moves(verification))
+    with _alone(path):
+        verification = verify(path, level=level, progress=progress)
+        moves, unhealed = _moves(verification)
+        with writing(path):
+            if any(finding.damage or finding.what == "index" for finding in verification.findings):
+                remove(path / SNAPSHOT)  # first: it must not speak for a record that is gone
+            for file in moves:
+                _set_aside(path, file)
+        load_store(path).publish()
+    return Repair(verification, moves, unhealed)
+
+
+def gc(path: Path, *, apply: bool, grace_s: float = GRACE_S) -> Sweep:
+    """Delete unfinished files and payloads that no record names, if nobody has touched them for `grace_s` seconds.
+
+    Args:
+        apply: False only says what would be deleted.
+    Raises:
+        StoreNotFoundError: there is no store.
+        StoreLockedError: another repair or gc is at work.
+        DamagedShardError: a record is damaged, so which payload it names is not known: repair first.
+        StoreError: the store cannot be written.
+    """
+    if not apply:
+        return _sweep(path, time.time() - grace_s, apply=False)
+    with _alone(path), writing(path):
+        # the file system's clock, which dates the files
+        probe = TempFile(path / "tmp")
+        try:
+            now = probe.path.stat().st_mtime
+        finally:
+            probe.discard()
+        return _sweep(path, now - grace_s, apply=True)
+
+
+def _moves(verification: Verification) -> tuple[tuple[Path, ...], tuple[Finding, ...]]:
+    unhealed = tuple(f for f in verification.damage if f.what == "manifest")
+    files = [file for f in verification.damage if f not in unhealed for file in f.paths]
+    own = (link_on_the_way(file, verification.store) or file for file in files)  # a link itself, never where it leads
+    return tuple(file for file in dict.fromkeys(own) if os.path.lexists(file)), unhealed
+
+
+def _set_aside(store: Path, file: Path) -> None:
+    """Give a file a name in lost+found/ that nothing there has, then take its own away."""
+    stem = "-".join(file.relative_to(store).parts)
+    number = 0
+    while True:
+        target = store / "lost+found" / (f"{stem}.{number}" if number else stem)
+        if file.is_dir() or file.is_symlink():  # these have no hard links
+            if not os.path.lexists(target):
+                os.rename(file, target)  # noqa: PTH104
+                break
+        elif place(file, target):
+            sync_folder(target.parent)
+            remove(file)
+            break
+        number += 1
+    sync_folder(target.parent)
+    sync_folder(file.parent)
+
+
+def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
+    store = load_store(path)
+    if store.bad_records:
+        raise DamagedShardError(
+            f"{next(iter(store.bad_records.values()))} Until then it is not known which payloads are in use, so "
+            "nothing is deleted"
+        )
+    # payloads first: one whose record appears between the two listings is in use
+    try:
+        payloads = store.layout.payload_numbers(path)
+    except OSError as error:
+        raise StoreError(f"{error.filename} cannot be listed: {error.strerror}, so nothing is deleted") from error
+    orphans = sorted(payloads - record_inodes(path).keys())
+    old: list[tuple[Path, int]] = []
+    young = 0
+    payloads_top = path / store.layout.payload_folder
+    unnamed = [store.payload_path(number) for number in orphans]
+    for file in [*_entries(path / "tmp"), *unnamed]:
+        if link_on_the_way(file, payloads_top):  # not a file of this store
+            continue
+        try:
+            status = file.lstat()
+        except FileNotFoundError:  # its writer has finished with it
+            continue
+        if max(status.st_mtime, status.st_ctime) < before:
+            old.append((file, status.st_size if status.st_nlink == 1 else 0))
+        else:
+            young += 1
+    if apply:
+        for file, _ in old:
+            remove(file)
+    kept = [file.lstat().st_size for file in _entries(path / "lost+found")]
+    return Sweep(tuple(file for file, _ in old), sum(size for _, size in old), young, (len(kept), sum(kept)))
+
+
+def _entries(folder: Path) -> Iterable[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.is_dir()) if folder.is_dir() else []
+
+
+@contextmanager
+def _alone(store: Path) -> Generator[None]:
+    """Keep a second repair or gc away. Writers need not be: they and gc get along by age, they and repair by names."""
+    load_store(store)
+    with writing(store):
+        make_own_folders(store)
+        fd = os.open(store / _LOCKED, os.O_RDWR)  # to write, as NFS wants it; nothing is written
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when this process ends, however
+        except BlockingIOError as error:
+            raise StoreLockedError(f"another repair or gc is at work on {store}; try again after it") from error
+        except OSError as error:
+            raise StoreError(f"{store / _LOCKED} cannot be locked: {error.strerror}. Work on a local copy") from error
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,236 @@
+"""Copying latents between stores of one recipe: another format, a part of a store, several machines' work in one.
+
+A copy goes key by key through the same reads and the same commit as everything else: bits are checked on the way, a
+key already there is not copied again, and a copy that was cut goes on where it stopped. So it can be repeated at will.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from ..files.atomic import make_folders, publish, writing
+from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
+from ..latents.keys import is_key
+from .latent_store import LatentStore, StoreFormat
+from ..progress import Progress
+from ..latents.recipe import difference
+from .records import origins_of, read_record
+from ..files.sealed import read_file
+from .folder import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
+
+_KEYS_LIMIT_BYTES = 2**31
+_PROMPT_LIMIT_BYTES = 2**28
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What one store gave to another."""
+
+    source: Path
+    copied: int
+    present: int
+    """Keys the target had already."""
+    damaged: tuple[str, ...]
+    """One message per sample or file that could not be copied; all else was."""
+
+
+def export(
+    source: LatentStore,
+    cache: Path,
+    *,
+    format: StoreFormat | None = None,
+    keys: Sequence[str] | None = None,
+    shard_size: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[LatentStore, Copied]:
+    """Copy a store, or a part of it, into another cache folder.
+
+    Args:
+        format: None keeps the source's.
+        keys: copy only these; None copies all.
+        shard_size: of a new store; None keeps the source's.
+    Returns:
+        The store in `cache`, which has the same recipe id, and what was copied.
+    Raises:
+        MissingLatentError: a key is not in the source.
+        StoreMismatchError: the cache folder holds this recipe in another format.
+        StoreError: the folder cannot be written.
+        ConfigError: `cache` is where the source is.
+    """
+    if cache.resolve() == source.path.parent.resolve():
+        raise ConfigError(f"{source.path} is in {cache} already, and a cache folder holds a recipe once. Name another")
+    if keys is not None:
+        source.rows_of(keys)
+    target = create_store(
+        cache,
+        source.recipe,
+        source.spec,
+        label=_label(source),
+        shard_size=shard_size or source.shard_size,
+        format=format or source.format,
+    )
+    return target, copy(source, target, keys=keys, progress=progress)
+
+
+def merge(target: Path, sources: Sequence[LatentStore], *, progress: Progress | None = None) -> list[Copied]:
+    """Bring the work of several machines together: copy into a cache folder, or a store, what it does not have yet.
+
+    Args:
+        target: a store of the same recipe, or a cache folder, in which one is made if need be.
+    Raises:
+        StoreMismatchError: the stores are of different recipes; nothing was copied then.
+        StoreError: the target cannot be written.
+    """
+    first = sources[0]
+    into_store = is_store(target)
+    for other in [*sources[1:], *([load_store(target)] if into_store else [])]:
+        _require_same(first, other)
+    if into_store:
+        store = open_to_write(target)
+    else:
+        store = create_store(target, first.recipe, first.spec, label=_label(first), shard_size=first.shard_size)
+    others = [source for source in sources if source.path.resolve() != store.path.resolve()]
+    return [copy(source, store, progress=progress) for source in others]
+
+
+def copy(
+    source: LatentStore, target: LatentStore, *, keys: Sequence[str] | None = None, progress: Progress | None = None
+) -> Copied:
+    """Copy latents that `target` does not have, with what is known of their making, sources and failures.
+
+    Raises:
+        StoreMismatchError: another recipe or latent space.
+        MissingLatentError: a key is not in the source.
+        StoreError: the target cannot be written.
+    """
+    _require_same(source, target)
+    wanted = list(source.keys if keys is None else dict.fromkeys(keys))
+    if wanted:
+        source.rows_of(wanted)
+    missing = [key for key, there in zip(wanted, target.holds(wanted), strict=True) if not there]
+    damaged: list[str] = []
+    with (progress or Progress.silent()).bar("copy", total=len(missing), unit="samples") as bar:
+        for start in range(0, len(missing), target.shard_size):
+            part = missing[start : start + target.shard_size]
+            damaged += _copy_shard(source, target, part)
+            bar.advance(len(part), failed=len(damaged))
+    target.publish()
+    copied = int(target.holds(missing).sum()) if missing else 0
+    try:
+        _copy_log(source, target, set(wanted))
+    except DamagedShardError as error:  # of use to people; no latent depends on it
+        damaged.append(str(error))
+    return Copied(source.path, copied, len(wanted) - len(missing), tuple(damaged))
+
+
+def read_keys(file: Path) -> list[str]:
+    """Keys from a text file, one a line.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is no key.
+    """
+    try:
+        lines = read_file(file, _KEYS_LIMIT_BYTES).decode("utf-8").split()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read as a list of keys: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not is_key(line):
+            raise ConfigError(f"{file}, entry {number}: {line[:80]!r} is not a key (32 hexadecimal digits)")
+    return lines
+
+
+def keys_of_sources(store: LatentStore, pattern: str) -> list[str]:
+    """The keys here whose source matches a regular expression somewhere.
+
+    Raises:
+        ConfigError: the expression is wrong, or nothing matches.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"{pattern!r} is not a regular expression: {error}") from error
+    found = {key for source, keys in store.sources().items() if expression.search(source) for key in keys}
+    here = [key for key in store.keys if key in found]
+    if not here:
+        raise ConfigError(f"no source of {store.path} with a latent matches {pattern!r}")
+    return here
+
+
+def _label(store: LatentStore) -> str:
+    """What leads the name of its folder."""
+    return label_of(store.path.resolve().name.removesuffix(f"-{store.recipe.id[:12]}"))
+
+
+def _copy_shard(source: LatentStore, target: LatentStore, keys: Sequence[str]) -> list[str]:
+    damaged: list[str] = []
+    origins: dict[int, int] = {}
+    buffer = source.buffer(1)
+    with target.new_shard() as shard:
+        for key, row in zip(keys, source.rows_of(keys), strict=True):
+            try:
+                shard.add(key, source.read_rows(np.array([row]), buffer)[0])
+            except DamagedShardError as error:
+                damaged.append(str(error))
+                continue
+            except LatentShapeError as error:  # its checksums are right, its numbers were never a latent
+                damaged.append(f"{source.payload_path(int(row) // source.shard_size)}: {error}")
+                continue
+            number = int(row) // source.shard_size
+            origins[number] = origins.get(number, 0) + 1
+        if len(shard):
+            facts: dict[str, dict[str, Any]] = {}
+            for number, rows in sorted(origins.items()):
+                try:
+                    record = read_record(source.path, number, source.recipe.id)
+                except (DamagedShardError, FileNotFoundError) as error:  # since it was opened; the rows were right
+                    damaged.append(str(error))
+                    continue
+                for origin in origins_of(record):
+                    share = origin.rows * rows / record.rows
+                    known = facts.setdefault(origin.sha256, {**asdict(origin), "rows": 0})
+                    known["rows"] += share
+            shard.commit({"copied_from": list(facts.values())})
+    return damaged
+
+
+def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
+    rows = ((name, key) for name, of in source.sources().items() for key in of if key in keys)
+    target.record_sources(rows, source.prompts())
+    known = {failure.file_name for failure in target.failures()}
+    for failure in source.failures():
+        if failure.file_name not in known and (failure.key is None or failure.key not in target):
+            target.record_failure(failure)
+    for failure in target.failures():
+        if failure.key is not None and failure.key in target:
+            target.clear_failure(failure)
+    own = sorted(path.name for path in (source.path / PROMPTS).glob("*.safetensors"))
+    if own:
+        with writing(target.path):
+            make_folders(target.path / PROMPTS)
+    for name in (PROMPT, *(f"{PROMPTS}/{name}" for name in own)):
+        prompt = source.path / name
+        if not prompt.is_file() or (target.path / name).exists():
+            continue
+        content = read_file(prompt, _PROMPT_LIMIT_BYTES)
+        try:
+            load(content)  # it may be a stranger's link to something that is nobody's business
+        except SafetensorError as error:
+            raise DamagedShardError(f"{prompt}: it is no safetensors file ({error}), so it was not copied") from error
+        with writing(target.path):
+            publish(target.path / "tmp", target.path / name, content)
+
+
+def _require_same(one: LatentStore, other: LatentStore) -> None:
+    if fields := difference(one.recipe, other.recipe):
+        what = ", ".join(f"{name}: {ours} there, {theirs} here" for name, (ours, theirs) in fields.items())
+        raise StoreMismatchError(f"{one.path} and {other.path} are of different recipes ({what}): latents never mix")
+    if one.spec != other.spec:
+        raise StoreMismatchError(f"{one.path} and {other.path} are of different latent spaces: latents never mix")

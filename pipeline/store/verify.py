@@ -1,0 +1,257 @@
+"""Is a store what was committed? Every file against what vouches for it; changes nothing.
+
+    names   every record's seal, every payload's presence and size, the manifest, Zarr's metadata, both logs
+    read    and the xxh3 of every payload: all its bytes
+    deep    and the sha256, and every row made again from its numbers, bit by bit: shape, finite, checksums, tar headers
+
+Elsewhere: acting on what is found (maintenance.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xxhash
+
+from . import ledger
+from .index import SNAPSHOT, Shard, read_snapshot, record_inodes, record_stamps
+from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
+from .latent_store import LatentStore
+from ..progress import Progress
+from .records import ShardRecord, read_record, record_path, unreadable
+from ..files.sealed import holds, open_file
+from .folder import check_array_metadata, load_store
+
+Level = Literal["names", "read", "deep"]
+LEVELS: tuple[Level, ...] = ("names", "read", "deep")
+_BLOCK_BYTES = 2**22
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing about a store a person should know."""
+
+    damage: bool
+    """False: harmless, only worth knowing."""
+    what: str
+    """One word: manifest, record, payload, zarr, index, log, orphan, leftover, twice."""
+    message: str
+    paths: tuple[Path, ...] = ()
+    """The files it is about; what a repair moves away."""
+    shard: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """What was looked at, and what was found."""
+
+    store: Path
+    level: Level
+    shards: int
+    """Looked into, of all."""
+    of_shards: int
+    samples: int
+    """Visible ones, of the whole store."""
+    bytes_read: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def damage(self) -> tuple[Finding, ...]:
+        """The findings that are damage."""
+        return tuple(finding for finding in self.findings if finding.damage)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        findings = [{**asdict(finding), "paths": [str(path) for path in finding.paths]} for finding in self.findings]
+        fields = {name: getattr(self, name) for name in ("level", "shards", "of_shards", "samples", "bytes_read")}
+        return {"store": str(self.store), **fields, "damaged": len(self.damage), "findings": findings}
+
+    def lines(self) -> list[str]:
+        """As a person reads it."""
+        seen = f"{self.shards} of {self.of_shards} shards" if self.shards < self.of_shards else f"{self.shards} shards"
+        found = [f"{'DAMAGE' if finding.damage else 'note'}: {finding.message}" for finding in self.findings]
+        read = f", {self.bytes_read / 2**20:.1f} MiB read" if self.bytes_read else ""
+        deep = " --deep" if self.level == "deep" else ""
+        heal = f"`theworld cache repair {self.store}{deep} --apply` moves what is damaged aside; nothing is deleted"
+        if any(finding.what == "manifest" for finding in self.damage):
+            heal = "No repair can make this file again"
+        return [
+            *found,
+            f"{self.store}: {self.samples} samples, {seen} verified ({self.level}){read}: "
+            + (f"{len(self.damage)} damaged. {heal}" if self.damage else "no damage"),
+        ]
+
+
+def verify(
+    path: Path, *, level: Level = "names", sample: tuple[int, int] | None = None, progress: Progress | None = None
+) -> Verification:
+    """Check a store against its records.
+
+    Args:
+        path: a store.
+        sample: (i, n), look only into every n-th shard from the i-th, 1 <= i <= n: n calls together see all.
+    Raises:
+        StoreNotFoundError: there is no store.
+        StoreError: it is of another version, or a file cannot be read by this user.
+        ConfigError: no such sample.
+    """
+    if sample is not None and not 1 <= sample[0] <= sample[1]:
+        raise ConfigError(f"--sample must be i/n with 1 <= i <= n, got {sample[0]}/{sample[1]}")
+    try:
+        store = load_store(path)
+    except DamagedShardError as error:
+        finding = Finding(True, "manifest", str(error), (path / "theworld.json",))
+        return Verification(
+            store=path, level=level, shards=0, of_shards=0, samples=0, bytes_read=0, findings=(finding,)
+        )
+    numbers = sorted({*store.shards, *store.bad_records})  # what a writer commits from here on is not looked into
+    chosen = numbers if sample is None else numbers[sample[0] - 1 :: sample[1]]
+    findings: list[Finding] = []
+    bytes_read = 0
+    with (progress or Progress.silent()).bar("verify", total=len(chosen), unit="shards") as bar:
+        for number in chosen:
+            found, read = _shard(store, number, level)
+            findings += found
+            bytes_read += read
+            bar.advance(1)
+    return Verification(
+        store=store.path,
+        level=level,
+        shards=len(chosen),
+        of_shards=len(numbers),
+        samples=len(store),
+        bytes_read=bytes_read,
+        findings=(*findings, *_metadata(store), *_strays(store)),
+    )
+
+
+def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding], int]:
+    """What is wrong with a shard, and how many bytes were read to know."""
+    record_file, payload = record_path(store.path, number), store.payload_path(number)
+    try:
+        record = read_record(store.path, number, store.recipe.id)
+    except FileNotFoundError:  # moved away meanwhile
+        return [], 0
+    except DamagedShardError as error:
+        return [Finding(True, "record", str(error), (record_file, payload), number)], 0
+    shard = store.shards.get(number)
+    if shard is None:
+        return [Finding(True, "record", store.bad_records[number], (record_file, payload), number)], 0
+    if not _agree(record, shard):
+        path = store.path / SNAPSHOT
+        return [Finding(True, "index", f"{path} does not say what {record_file} does", (path,), number)], 0
+    read = 0
+    try:
+        problem = _size_problem(payload, record)
+        if problem is None and level != "names":
+            read = record.bytes
+            problem = _bytes_problem(payload, record, level)
+        if problem is None and level == "deep":
+            problem = _row_problem(store, record)
+    except ValueError as error:
+        problem = str(error)
+    except OSError as error:
+        if not isinstance(other := unreadable(payload, number, error), DamagedShardError):
+            raise other from error
+        problem = error.strerror or str(error)
+    if problem is None:
+        return [], read
+    keys = f"{record.rows} samples are lost until precompute makes them again"
+    message = f"{payload} (shard {number}): {problem}; {keys}"
+    return [Finding(True, "payload", message, (record_file, payload), number)], read
+
+
+def _agree(record: ShardRecord, shard: Shard) -> bool:
+    crcs = "".join(f"{crc:08x}" for crc in shard.first_frames_crc32c.tolist())
+    keys = "".join(record.keys)
+    return (keys, record.bytes, record.first_frames_crc32c) == (shard.keys.tobytes().hex(), shard.bytes, crcs)
+
+
+def _size_problem(payload: Path, record: ShardRecord) -> str | None:
+    status = payload.stat()
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a regular file"
+    if status.st_size != record.bytes:
+        return f"it has {status.st_size} bytes, its record states {record.bytes}"
+    return None
+
+
+def _bytes_problem(payload: Path, record: ShardRecord, level: Level) -> str | None:
+    digests: list[tuple[Any, str, str]] = [(xxhash.xxh3_128(), record.xxh3_128, "xxh3")]
+    if level == "deep":
+        digests.append((hashlib.sha256(), record.sha256, "sha256"))
+    with open_file(payload, record.bytes) as file:
+        while block := file.read(_BLOCK_BYTES):
+            for digest, _, _ in digests:
+                digest.update(block)
+    for digest, stated, name in digests:
+        if digest.hexdigest() != stated:
+            return f"its content does not match the {name} in its record"
+    return None
+
+
+def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
+    """Whether a row is not, byte for byte, what this version writes for its key and numbers."""
+    layout = store.layout
+    frames = layout.sample_shape[1]
+    reads = layout.reads(frames)
+    memory = np.zeros((1, reads.memory_bytes), np.uint8)
+    values, again = layout.values(memory, frames)[0], layout.new_row()
+    with open_file(store.payload_path(record.shard), record.bytes) as file:
+        for place, key in enumerate(record.keys):
+            row = file.read(layout.row_bytes)
+            for offset, at, size in reads.segments:
+                memory[0, at : at + size] = np.frombuffer(row[offset : offset + size], np.uint8)
+            try:
+                first_frame_crc32c = layout.encode(key, values, again)
+            except LatentShapeError as error:
+                return f"row {place}: {error}"
+            if again.tobytes() != row:
+                return f"row {place} ({key}) is not what its numbers would be written as"
+            if first_frame_crc32c != int(record.first_frames_crc32c[8 * place : 8 * place + 8], 16):
+                return f"row {place} ({key}) is not the one its record describes"
+        if file.read() != layout.trailer(record.rows):
+            return "what follows its last row is not what a shard ends with"
+    return None
+
+
+def _metadata(store: LatentStore) -> Iterator[Finding]:
+    try:
+        check_array_metadata(store)
+    except StoreMismatchError as error:
+        yield Finding(True, "zarr", str(error), (store.path / "latents" / "zarr.json",))
+    stated = store.layout.files(store.array_rows)
+    for name in (*stated, SNAPSHOT):
+        path = store.path / name
+        if os.path.lexists(path) and not path.is_file():
+            yield Finding(True, "index", f"{path} is not a file, so nothing can be written there", (path,))
+        elif name in stated and not holds(path, stated[name]):
+            yield Finding(False, "index", f"{path} does not state what is here; repair makes it again")
+    for path, message in ledger.check(store.path).items():
+        yield Finding(True, "log", message, (path,))
+    if (store.path / SNAPSHOT).is_file():
+        stamps = record_stamps(store.path)
+        if read_snapshot(store.path, store.recipe.id, store.shard_size, stamps) is None:
+            yield Finding(False, "index", f"{store.path / SNAPSHOT} is of no use; the records are read instead")
+
+
+def _strays(store: LatentStore) -> Iterator[Finding]:
+    orphans = sorted(store.layout.payload_numbers(store.path) - record_inodes(store.path).keys())
+    if orphans:
+        yield Finding(False, "orphan", f"{_count(orphans, 'payload')} without a record, left by killed writers: see gc")
+    leftovers = sum(1 for _ in (store.path / "tmp").iterdir()) if (store.path / "tmp").is_dir() else 0
+    if leftovers:
+        yield Finding(False, "leftover", f"{leftovers} unfinished files in tmp/: of running or killed writers: see gc")
+    if twice := sum(shard.rows for shard in store.shards.values()) - len(store):
+        yield Finding(False, "twice", f"{twice} rows hold a key that another shard holds too; each is visible once")
+
+
+def _count(items: Sequence[object], what: str) -> str:
+    return f"{len(items)} {what}{'s' * (len(items) != 1)}"

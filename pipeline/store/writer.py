@@ -1,0 +1,150 @@
+"""Writing one shard of a store: samples in, one commit at the end.
+
+Lives here: `ShardWriter`, which never holds more than one sample.
+Elsewhere: the order of the file operations (commit.py), the bytes (shard_layout.py), what is
+visible (latent_store.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+import xxhash
+from numpy.typing import NDArray
+
+from ..files.atomic import TempFile, writing
+from .commit import place_payload, publish_record
+from ..errors import StoreError
+from ..latents.keys import is_key
+from .records import RECORD_LIMIT_BYTES, ShardRecord
+from ..files.sealed import seal, unseal
+
+if TYPE_CHECKING:
+    from .latent_store import LatentStore
+
+
+class ShardWriter:
+    """Streams samples into one new shard. Leaving the `with` block without `commit` publishes nothing."""
+
+    def __init__(self, store: LatentStore, number: int | None = None) -> None:
+        self._store = store
+        self._number = number
+        self._keys: dict[str, int] = {}
+        """Key -> crc32c of its first frame, in row order."""
+        self._row = store.layout.new_row()
+        self._hashes = (xxhash.xxh3_128(), hashlib.sha256())
+        self._bytes = 0
+        self._temp: TempFile | None = None
+
+    def __enter__(self) -> Self:
+        with writing(self._store.path):
+            self._temp = TempFile(self._store.path / "tmp")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        temp, self._temp = self._temp, None
+        if temp is not None:
+            with suppress(OSError):  # a leftover in tmp/ is harmless, and must not hide what went wrong
+                temp.discard()
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, key: str, latent: NDArray[Any]) -> None:
+        """Append one sample. After a LatentShapeError the shard is as before and can go on.
+
+        Args:
+            key: of the input; once a shard.
+            latent: (C, T, H, W), float16, bfloat16 or float32, finite, standardised.
+        Raises:
+            LatentShapeError: wrong shape or dtype, or values not finite or too large for the stored dtype.
+            StoreError: the key is none or here already, the shard is full, or the disk refused.
+        """
+        if not is_key(key) or key in self._keys or len(self) == self._store.shard_size:
+            raise StoreError(
+                f"cannot add {key!r} to a shard of {len(self)}/{self._store.shard_size} samples: "
+                "it is not a key, it is there already, or the shard is full"
+            )
+        first_frame_crc32c = self._store.layout.encode(key, latent, self._row)
+        self._write(self._row.data)
+        self._keys[key] = first_frame_crc32c
+
+    def commit(self, facts: Mapping[str, Any]) -> ShardRecord | None:
+        """Make the shard durable and visible, all of it at once.
+
+        Args:
+            facts: kept in the record: anything JSON can say.
+        Returns:
+            The record; None where nothing was to publish, as other writers have meanwhile committed every key.
+        Raises:
+            StoreError: the disk refused, or `facts` are not JSON. The shard then is not acknowledged; should only
+                the very last sync have failed, it is visible all the same, and whole.
+        """
+        store = self._store
+        self._write(store.layout.trailer(len(self)))
+        temp = self._take()
+        try:
+            with writing(store.path):
+                temp.finish()
+                store.refresh()
+                if store.holds(list(self._keys)).all():
+                    return None
+                record = self._record(facts)
+                number = place_payload(
+                    temp.path,
+                    store.payload_path,
+                    first=store.next_number if self._number is None else max(self._number, 0),
+                    top=store.path / store.layout.payload_folder,
+                )
+                record = record.model_copy(update={"shard": number})
+                publish_record(store.path, record)
+        finally:
+            with suppress(OSError):
+                temp.discard()
+        store.refresh()
+        return record
+
+    def _record(self, facts: Mapping[str, Any]) -> ShardRecord:
+        """The record but for its number, proven readable before anything is placed."""
+        xxh3, sha256 = (digest.hexdigest() for digest in self._hashes)
+        body = {
+            "shard": 0,
+            "recipe_id": self._store.recipe.id,
+            "keys": list(self._keys),
+            "rows": len(self),
+            "bytes": self._bytes,
+            "xxh3_128": xxh3,
+            "sha256": sha256,
+            "first_frames_crc32c": "".join(f"{crc:08x}" for crc in self._keys.values()),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "facts": dict(facts),
+        }
+        try:
+            sealed = seal(body)
+            if len(sealed) > RECORD_LIMIT_BYTES:
+                raise ValueError(f"the record would have {len(sealed)} bytes, more than {RECORD_LIMIT_BYTES}")
+            return ShardRecord.model_validate_json(unseal(sealed))
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"a shard's facts must be plain JSON: {error}") from error
+
+    def _write(self, data: bytes | memoryview) -> None:
+        if self._temp is None:
+            raise StoreError("this shard is closed: it was committed, left, or a write to it failed")
+        try:
+            with writing(self._store.path):
+                self._temp.write(data)
+        except StoreError:
+            self.__exit__()  # a torn row is in the file: nothing may follow it
+            raise
+        for digest in self._hashes:
+            digest.update(data)
+        self._bytes += len(data)
+
+    def _take(self) -> TempFile:
+        assert self._temp is not None
+        temp, self._temp = self._temp, None
+        return temp

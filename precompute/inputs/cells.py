@@ -1,0 +1,92 @@
+"""Moved here."""
+
+from __future__ import annotations
+
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from ...pipeline.files.arrow_tables import arrow_batches, is_arrow, load_pyarrow, read_schema
+from ...pipeline.errors import ConfigError, ImageError
+from .locations import CellAt
+from .file_facts import facts_of
+from .manifests import MAX_PATH, Row, candidates, check_prompt_field, choose_column, path_of, prompt_of, row_of
+
+
+_MAX_GROUP_BYTES = 2**32
+"""Of one column in one row group of a Parquet file, which is read as a whole."""
+
+
+def read_cell(at: CellAt) -> bytes:
+    """The bytes in a cell.
+
+    Raises:
+        ImageError: the file, the row or the column is not there any more, or holds no bytes.
+    """
+    pa = load_pyarrow()
+    facts = facts_of(at.path)
+    if facts is None:
+        raise ImageError("missing", f"{at.path} cannot be read")
+    try:
+        if is_arrow(at.path):
+            value = _arrow_cell(_arrow_column(at.path, facts, at.column), at.row)
+        else:
+            group, first = _group_of(at.path, facts, at.row)
+            value = _parquet_group(at.path, facts, group, at.column)[at.row - first]
+        if isinstance(value, pa.StructScalar):
+            value = value["bytes"]
+        content = value.as_py()
+    except (pa.ArrowException, OSError, KeyError, IndexError, UnicodeDecodeError) as error:
+        raise ImageError("table", f"row {at.row} of {at.path} cannot be read: {str(error)[:300]}") from error
+    if not isinstance(content, bytes):
+        raise ImageError("row", f"row {at.row} of {at.path} holds no bytes in {at.column}")
+    return content
+
+
+@lru_cache(maxsize=8)
+def _arrow_column(path: str, facts: object, column: str) -> list[Any]:
+    del facts  # another file of this name is another table
+    return [batch.column(0) for batch in arrow_batches(Path(path), [column])]  # mapped, not read
+
+
+def _arrow_cell(parts: list[Any], row: int) -> Any:
+    first = 0
+    for part in parts:
+        if row < first + len(part):
+            return part[row - first]
+        first += len(part)
+    raise IndexError(f"it has {first} rows")
+
+
+@lru_cache(maxsize=8)
+def _groups(path: str, facts: object) -> tuple[int, ...]:
+    del facts
+    pa = load_pyarrow()
+    with pa.parquet.ParquetFile(path) as table:
+        return tuple(table.metadata.row_group(number).num_rows for number in range(table.num_row_groups))
+
+
+def _group_of(path: str, facts: object, row: int) -> tuple[int, int]:
+    """The row group that holds a row, and the first row of it."""
+    first = 0
+    for number, rows in enumerate(_groups(path, facts)):
+        if row < first + rows:
+            return number, first
+        first += rows
+    raise IndexError(f"it has {first} rows")
+
+
+@lru_cache(maxsize=2)
+def _parquet_group(path: str, facts: object, group: int, column: str) -> Any:
+    """One column of one row group: inputs are read in order, so the next ones are in it too."""
+    del facts
+    pa = load_pyarrow()
+    with pa.parquet.ParquetFile(path) as table:
+        of_group = table.metadata.row_group(group)
+        parts = [of_group.column(number) for number in range(of_group.num_columns)]
+        held = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] == column)
+        if held > _MAX_GROUP_BYTES:
+            raise pa.ArrowInvalid(f"a row group holds {held:,} bytes of {column}; write smaller row groups")
+        return table.read_row_group(group, columns=[column]).column(column)

@@ -1,0 +1,424 @@
+"""Where inputs come from, whatever holds them: names, places of bytes, content addresses. No pixels.
+
+    folder, glob, one file            images or videos by suffix
+    .jsonl .csv .tsv .json .parquet   a list of files, one a row (manifests.py; with types, tables.py)
+    .parquet, save_to_disk, hf:…      a table that holds the bytes (tables.py)
+    .tar, x-{000..003}.tar            members by suffix (tars.py)
+
+Lives here: what a place is, which of it is taken, and hashing. Elsewhere: files on disk and patterns (folders.py),
+which files a kind of recipe takes (kinds.py), reading bytes (locators.py), what need not be read again
+(input_index.py), decoding (decoder.py), what is to do (plan.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from ...pipeline.files import arrow_tables as arrow_files
+from ...pipeline.files import text_tables as lists
+from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.files.hashing import digest_of_bytes
+from ...pipeline.latents.keys import key_of_digest
+from ...pipeline.store.ledger import Failure
+from . import manifests
+from . import tables
+from . import tars
+from .folders import expand_braces, has_braces, has_magic, match_files, walk
+from .hash_cache import InputIndex
+from ..rollout.kinds import KINDS, Kind
+from .locations import CellAt, FileAt, Locator, MemberAt
+from .file_facts import FileFacts, facts_from, facts_of
+from .manifests import Row
+
+TARS = frozenset({".tar"})
+_CONTAINERS = lists.SUFFIXES | arrow_files.SUFFIXES | TARS
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One input: `source` names it for people, `at` is where its bytes are, `key` is its content's address."""
+
+    source: str
+    at: Locator
+    key: str
+    prompt: str | None = None
+    """Its own, which is part of the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All inputs of a run: of a folder in the order of their names, of lists, tars and tables in theirs."""
+
+    samples: tuple[Sample, ...]
+    """Every readable input, duplicates included."""
+    refused: tuple[Failure, ...]
+    """Inputs that cannot even be read; they have no content, so no key."""
+    others: dict[str, int]
+    """What other kinds take ("image", "video") -> files passed over because they are that."""
+    ignored: int
+    """Files passed over because no kind takes them."""
+    readable: frozenset[str] = frozenset()
+    """What the ledger would call the inputs of `samples`, had they been refused."""
+
+    def unique(self) -> dict[str, Sample]:
+        """Key -> the first sample with that content."""
+        first: dict[str, Sample] = {}
+        for sample in self.samples:
+            first.setdefault(sample.key, sample)
+        return first
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One input before it is read."""
+
+    source: str
+    name: str
+    """In the ledger: of a row, the row."""
+    at: Locator | None
+    prompt: str | None = None
+    problem: ImageError | None = None
+    root: str | None = None
+    """The folder that a link must not lead out of; None where that was seen to."""
+    facts: FileFacts | None = None
+    """Of the file that holds it and others; None asks."""
+
+
+@dataclass(slots=True)
+class _Found:
+    entries: list[_Entry]
+    others: dict[str, int]
+    ignored: int
+    sound: set[str] = field(default_factory=set[str])
+    """Folders, tars and tables that could be read to their end."""
+
+
+def list_inputs(
+    place: Path,
+    kind: Kind,
+    *,
+    limit: int | None = None,
+    column: str | None = None,
+    prompt_field: str | None = None,
+    index: InputIndex | None = None,
+) -> Listing:
+    """Find and hash a kind's inputs. The head of this file says where.
+
+    Symlinked folders are not entered; a link to a file counts only where it stays inside the folder (of the list that
+    names it). `source` is the path relative to the folder with forward slashes; `shard.tar:member`; the path as a
+    list's row has it; the path beside a table's bytes where no other row has the same, else `file.parquet#row`.
+
+    Args:
+        limit: keep only the first so many inputs.
+        column: of a list or table, the one that names or holds the inputs; None tries usual names.
+        prompt_field: of a list or table, the one that holds each input's prompt.
+        index: what need not be read again; what is read is entered, and not saved.
+    Raises:
+        ConfigError: there is nothing at this place, nothing of this kind in it, the files named are another kind's, or
+            a list cannot be read as one.
+    """
+    index = index or InputIndex()
+    _real.cache_clear()
+    place = Path(os.path.expanduser(place))  # noqa: PTH111 - a quoted pattern, which no shell has expanded
+    found = _find(place, kind, column, prompt_field)
+    samples: list[Sample] = []
+    refused: list[Failure] = []
+    readable = found.sound
+    for entry in found.entries[:limit]:
+        try:
+            if entry.problem is not None or entry.at is None:
+                raise entry.problem or ImageError("missing", f"{entry.name} cannot be read")
+            key = key_of_digest(_digest(entry, entry.at, kind, index), entry.prompt)
+            samples.append(Sample(entry.source, entry.at, key, entry.prompt))
+            readable |= {entry.source, entry.name}
+        except ImageError as error:
+            message = str(error) if entry.name in str(error) else f"{entry.name}: {error}"
+            refused.append(Failure(source=entry.name, key=None, reason=error.reason, message=message, attempts=1))
+    return Listing(tuple(samples), tuple(refused), found.others, found.ignored, frozenset(readable))
+
+
+def _digest(entry: _Entry, at: Locator, kind: Kind, index: InputIndex) -> bytes:
+    if entry.root is not None:
+        _refuse_link(at.path, entry.root, entry.source)
+    facts = entry.facts
+    if facts is None:
+        try:
+            status = os.stat(at.path)  # noqa: PTH116 - a hundred thousand times
+            facts = facts_from(status) if stat.S_ISREG(status.st_mode) else None
+        except (OSError, ValueError):
+            facts = None  # reading will say why
+    known = facts is not None and (at.place != "" or 0 < facts.size <= kind.max_bytes)
+    if facts is not None and known and (digest := index.find(at.path, facts, at)) is not None:
+        return digest
+    digest = digest_of_bytes(at.read(kind.max_bytes))
+    if facts is not None:
+        index.put(at.path, facts, at, digest)
+    return digest
+
+
+def _refuse_link(path: str, root: str, source: str) -> None:
+    """A file counts only where it truly lies inside the root."""
+    real_root = _real(root)
+    folder = _real(os.path.dirname(path))  # noqa: PTH120
+    inside = folder == real_root or folder.startswith(real_root.rstrip("/") + "/")
+    if inside and os.path.islink(path):  # noqa: PTH114
+        inside = os.path.realpath(path).startswith(real_root.rstrip("/") + "/")
+    if not inside:
+        raise ImageError("not_a_file", f"{source} is a link that leads out of {root}")
+
+
+def _refuse_special(file: Path, name: str) -> None:
+    """Opening a pipe waits for its other end."""
+    with suppress(OSError):  # reading will say why
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise ImageError("not_a_file", f"{name} is not a regular file")
+
+
+@lru_cache(maxsize=4096)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None) -> _Found:
+    """The inputs of a place, and what was passed over.
+
+    Raises:
+        ConfigError: as of `list_inputs`; or this user may not look there.
+    """
+    text = str(place)
+    if text.startswith(arrow_files.HUB):
+        fetched = arrow_files.fetch_hub(text)
+        found = _contained(fetched, str(fetched[0].parent) if fetched else text, kind, column, prompt_field, own=False)
+        for entry in found.entries:
+            entry.root = None  # the Hub's cache is made of links
+        return found
+    try:
+        is_folder, is_file = place.is_dir(), place.is_file()
+        if is_folder:
+            os.scandir(place).close()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # a pattern may be of any length
+            raise ConfigError(f"{text} cannot be read: {error.strerror} (looked from {Path.cwd()})") from error
+        is_folder = is_file = False
+    if is_folder:
+        if (files := arrow_files.saved_files(place)) is not None:
+            return _contained(files, text, kind, column, prompt_field)
+        return _folder(place, kind, column, prompt_field)
+    if is_file:
+        files = [text]
+    elif has_braces(text):
+        files = expand_braces(text)
+        if missing := [file for file in files if not os.path.exists(file)]:  # noqa: PTH110 - whatever its length
+            raise ConfigError(
+                f"{text} names {len(files)} files, and there is no {missing[0]} (looked from {Path.cwd()})"
+            )
+    elif has_magic(text):
+        files = match_files(text)
+        if not files:
+            raise ConfigError(f"the pattern {text} matches no file here ({Path.cwd()})")
+    else:
+        hub = f". For a data set of the Hugging Face Hub write hf:{text}" if _HUB_ID.fullmatch(text) else ""
+        raise ConfigError(f"there is no folder or {kind.takes} at {text} (looked from {Path.cwd()}){hub}")
+    root = os.path.commonpath([os.path.dirname(file) for file in files]) or "."  # noqa: PTH120
+    _refuse_others(text, files, kind)
+    held = [file for file in files if _suffix(file) in _CONTAINERS]
+    if not held:
+        _refuse_columns(text, column, prompt_field)
+        return _Found(_plain(((_relative(file, root), file, True) for file in files), root), {}, 0)
+    if len(held) < len(files):
+        raise ConfigError(
+            f"{text} stands for {len(held)} lists, tables or tars and {len(files) - len(held)} other files. "
+            "Narrow the pattern to one or the other"
+        )
+    return _contained([Path(file) for file in sorted(held)], root, kind, column, prompt_field)
+
+
+def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | None) -> _Found:
+    entered: dict[str, str] = {}
+    files = list(walk(place, entered))
+    closed = [
+        _Entry(name, name, None, problem=ImageError("missing", f"the folder {name} cannot be read: {why}"))
+        for name, why in sorted(entered.items())
+        if why
+    ]
+    sound = {name for name, why in entered.items() if not why}
+    if closed and not closed[0].name:
+        raise ConfigError(f"{place} cannot be read: {entered['']}")
+    others = _others([name for name, _, _ in files], kind)
+    found = [file for file in files if _suffix(file[0]) in kind.suffixes]
+    if found:
+        _refuse_columns(str(place), column, prompt_field)
+        ignored = len(files) - len(found) - sum(others.values())
+        return _Found(_plain(found, str(place)) + closed, others, ignored, sound)
+    for suffixes in (TARS, arrow_files.SUFFIXES - {".arrow"}):
+        if held := sorted(path for _, path, _ in files if _suffix(path) in suffixes):
+            inside = _contained([Path(path) for path in held], str(place), kind, column, prompt_field)
+            inside.ignored += len(files) - len(held)
+            inside.entries += closed
+            inside.sound |= sound
+            return inside
+    if others:
+        raise ConfigError(f"{place} holds no {kind.takes}, but {_counted(others)}. {_advice(others)}")
+    if closed:
+        raise ConfigError(f"{place} holds no {kind.takes} that can be seen: {closed[0].problem}")
+    named = [name for name, _, _ in files if _suffix(name) in lists.SUFFIXES]
+    raise ConfigError(
+        f"{place} holds no {kind.takes}: none of its {len(files)} files ends in "
+        f"{', '.join(sorted(kind.suffixes))}. "
+        + (
+            f"To take the {kind.takes}s that a list names, name the list: {place / named[0]}"
+            if named
+            else "Name the folder that holds them; folders inside it are searched too"
+        )
+    )
+
+
+def _plain(files: Iterable[tuple[str, str, bool]], root: str) -> list[_Entry]:
+    """Name, path, and whether a link may be on the way: of each file."""
+    return [_Entry(name, name, FileAt(path), root=root if link else None) for name, path, link in sorted(files)]
+
+
+def _contained(
+    files: list[Path], root: str, kind: Kind, column: str | None, prompt_field: str | None, *, own: bool = True
+) -> _Found:
+    """What lists, tables and tars hold or name.
+
+    Args:
+        own: whether they are the user's, in whose folder a link must stay.
+    """
+    found = _Found([], {}, 0)
+    for file in files:
+        if file.suffix.lower() in TARS:
+            _refuse_columns(str(file), column, prompt_field)
+    for file in files:
+        name = _relative(str(file), root)
+        suffix = file.suffix.lower()
+        try:
+            if own:
+                _refuse_link(str(file), root, name)
+            _refuse_special(file, name)
+            if suffix in TARS:
+                _add_tar(found, file, name, kind)
+            elif suffix in arrow_files.SUFFIXES:
+                _add_table(found, file, name, kind, column, prompt_field)
+            else:
+                manifest = manifests.read_manifest(file, kind.takes, column=column, prompt_field=prompt_field)
+                found.ignored += manifest.without
+                found.entries += (_named(row, file, name) for row in manifest.rows)
+            found.sound.add(name)
+        except ImageError as error:  # of the whole file, or of the rest of it
+            found.entries.append(_Entry(name, name, None, problem=error))
+    if not found.entries:
+        advice = f", but {_counted(found.others)}. {_advice(found.others)}" if found.others else ""
+        raise ConfigError(f"{', '.join(map(str, files[:3])) or root} holds no {kind.takes}{advice}")
+    twice = {source for source, count in Counter(entry.source for entry in found.entries).items() if count > 1}
+    for entry in found.entries:
+        if isinstance(entry.at, CellAt) and (entry.source in twice or not entry.source):
+            entry.source = f"{_relative(entry.at.path, root)}#{entry.at.row}"
+    return found
+
+
+def _add_tar(found: _Found, file: Path, name: str, kind: Kind) -> None:
+    facts = facts_of(str(file))
+    passed_over: list[str] = []
+    try:
+        for member in tars.members(str(file)):
+            source = f"{name}:{member.name}"
+            if member.name.rpartition("/")[2].startswith(".") or _suffix(member.name) not in kind.suffixes:
+                passed_over += [member.name] if member.regular else []
+            elif not member.regular:
+                problem = ImageError("not_a_file", f"{source} is not a regular member")
+                found.entries.append(_Entry(source, source, None, problem=problem))
+            else:
+                at = MemberAt(str(file), member.offset, member.size)
+                found.entries.append(_Entry(source, source, at, facts=facts))
+    finally:
+        others = _others(passed_over, kind)
+        found.ignored += len(passed_over) - sum(others.values())
+        for takes, count in others.items():
+            found.others[takes] = found.others.get(takes, 0) + count
+
+
+def _add_table(
+    found: _Found, file: Path, name: str, kind: Kind, column: str | None, prompt_field: str | None
+) -> None:
+    facts = facts_of(str(file))
+    table = tables.read_table(file, kind.takes, column=column, prompt_field=prompt_field)
+    for number, (row, here) in enumerate(zip(table.rows, table.has_bytes, strict=True)):
+        if table.column is not None and here and row.problem is None:
+            at = CellAt(str(file), number, table.column)
+            found.entries.append(_Entry(row.path, f"{name}:{number}", at, row.prompt, facts=facts))
+        else:
+            found.entries.append(_named(row, file, name))
+
+
+def _named(row: Row, file: Path, name: str) -> _Entry:
+    """The input that a row names, as seen from the list's folder. What lies elsewhere is the user's own choice.
+
+    Args:
+        name: of the list, as the ledger has it.
+    """
+    in_ledger = name + row.name.removeprefix(file.name)
+    if row.problem is not None:
+        return _Entry(in_ledger, in_ledger, None, problem=row.problem)
+    base = str(file.parent)
+    path = os.path.join(base, row.path)  # noqa: PTH118
+    folder = os.path.dirname(os.path.normpath(path))  # noqa: PTH120
+    inside = base == "." or folder == base or folder.startswith(base.rstrip("/") + "/")
+    root = base if inside and not os.path.isabs(row.path) else os.path.dirname(path)  # noqa: PTH117, PTH120
+    return _Entry(row.path, in_ledger, FileAt(path), row.prompt, root=root)
+
+
+def _relative(path: str, root: str) -> str:
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def _suffix(name: str) -> str:
+    name = name[name.rfind("/") + 1 :]  # a hundred thousand times
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
+
+
+def _others(files: Iterable[str], kind: Kind) -> dict[str, int]:
+    """What other kinds take -> how many of the files are that."""
+    suffixes = Counter(map(_suffix, files))
+    others = {other.takes: other.suffixes for other in KINDS.values() if other.takes != kind.takes}
+    counts = {takes: sum(suffixes[suffix] for suffix in wanted) for takes, wanted in others.items()}
+    return {takes: count for takes, count in counts.items() if count}
+
+
+def _refuse_others(named: str, files: list[str], kind: Kind) -> None:
+    """What was named by file must all be of this kind: to leave some out would not be what was asked."""
+    if others := _others(files, kind):
+        narrower = f", or narrow the pattern to {kind.takes}s" if len(files) > 1 else ""
+        raise ConfigError(
+            f"{named} stands for {_counted(others)}, and only {kind.takes}s are wanted. {_advice(others)}{narrower}"
+        )
+
+
+def _refuse_columns(named: str, column: str | None, prompt_field: str | None) -> None:
+    said = [flag for flag, value in (("--column", column), ("--prompt-field", prompt_field)) if value is not None]
+    if said:
+        raise ConfigError(
+            f"{named} has no columns, so {' and '.join(said)} cannot choose one. "
+            "Name a list instead: .jsonl, .csv, .json or .parquet"
+        )
+
+
+def _counted(others: dict[str, int]) -> str:
+    return " and ".join(f"{count} {takes}{'s' if count > 1 else ''}" for takes, count in others.items())
+
+
+def _advice(others: dict[str, int]) -> str:
+    takers = {kind.takes: name for name, kind in reversed(KINDS.items())}
+    return " and ".join(f"--kind {takers[takes]} takes {takes}s" for takes in others)

@@ -1,0 +1,108 @@
+"""Where the bytes of one input lie: a file, a member of a tar, a cell of a table. Plain values that cross processes.
+
+Lives here: opening and reading, with every refusal in the words of the ledger. Elsewhere: finding inputs (sources.py,
+manifests.py, tars.py, tables.py), what the bytes mean (images.py, video.py).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ...pipeline.errors import ImageError
+from ...pipeline.files.images import read_input_file
+
+
+
+
+@dataclass(frozen=True, slots=True)
+class FileAt:
+    """A file that is one input."""
+
+    path: str
+
+    @property
+    def place(self) -> str:
+        """Which part of the file: all of it."""
+        return ""
+
+    def read(self, max_bytes: int) -> bytes:
+        """The bytes of the input.
+
+        Raises:
+            ImageError: missing, not_a_file, empty or too_large.
+        """
+        return read_input_file(Path(self.path), max_bytes=max_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberAt:
+    """A regular member of an uncompressed tar: `size` bytes from `offset`. Nothing is extracted."""
+
+    path: str
+    offset: int
+    size: int
+
+    @property
+    def place(self) -> str:
+        """Which part of the file."""
+        return f"{self.offset}+{self.size}"
+
+    def read(self, max_bytes: int) -> bytes:
+        """The bytes of the member.
+
+        Raises:
+            ImageError: missing, empty, too_large, or the tar ends within it.
+        """
+        _check_size(self.size, max_bytes, f"the member at byte {self.offset} of {self.path}")
+        try:
+            with Path(self.path).open("rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.size)
+        except OSError as error:
+            raise ImageError("missing", f"{self.path} cannot be read: {error.strerror or error}") from error
+        if len(content) != self.size:
+            raise ImageError("truncated", f"{self.path} ends within the member at byte {self.offset}")
+        return content
+
+
+@dataclass(frozen=True, slots=True)
+class CellAt:
+    """The bytes in one cell of a Parquet or Arrow file: in `column`, a binary or a struct with a binary `bytes`."""
+
+    path: str
+    row: int
+    column: str
+
+    @property
+    def place(self) -> str:
+        """Which part of the file."""
+        return f"{self.column}#{self.row}"
+
+    def read(self, max_bytes: int) -> bytes:
+        """The bytes in the cell.
+
+        Raises:
+            ImageError: missing, empty, too_large, or the table cannot be read.
+        """
+        from .cells import read_cell
+
+        content = read_cell(self)
+        _check_size(len(content), max_bytes, f"row {self.row} of {self.path}")
+        return content
+
+
+Locator = FileAt | MemberAt | CellAt
+
+
+
+
+
+
+def _check_size(size: int, max_bytes: int, what: str) -> None:
+    if size > max_bytes:
+        raise ImageError("too_large", f"{what} holds {size:,} bytes; the limit is {max_bytes:,}")
+    if not size:
+        raise ImageError("empty", f"{what} is empty")

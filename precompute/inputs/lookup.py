@@ -1,0 +1,121 @@
+"""Where the inputs of a store are now: from a key back to the file it was made from, checked by content.
+
+Elsewhere: the map of sources to keys (pipeline/ledger.py), listing inputs that are new (sources.py).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.files.images import read_input_file
+from ...pipeline.latents.keys import key_of_bytes, key_of_sample
+from ...pipeline.store.folder import LatentStore
+from .sandbox import shared_decoder
+from ..rollout.kinds import KINDS, Loaded
+from .locations import FileAt, Locator
+from .listing import list_inputs
+
+
+class Originals:
+    """The inputs a store was made from, as far as they are still there."""
+
+    def __init__(self, store: LatentStore, place: Path | None) -> None:
+        """
+        Args:
+            place: what the store was made from, as precompute takes it: a folder, a pattern, a list, tars. None is
+                the embedded scenes in the store's cache folder, where there are any.
+        Raises:
+            ConfigError: there is nothing at this place.
+        """
+        self._recipe, self._spec, self._prompts = store.recipe, store.spec, store.prompts()
+        self._kind = KINDS[store.recipe.kind]
+        self._sources: dict[str, list[str]] = {}
+        for source, keys in sorted(store.sources().items()):
+            for key in keys:
+                self._sources.setdefault(key, []).append(source)
+        own = store.path.parent / "scenes" / "images"
+        if place is None and own.is_dir() and store.recipe.kind == "rollout":
+            place = own
+        self.place = place
+        self._listed: dict[str, Locator] | None = None
+        """By name, where a name alone does not lead to its input."""
+        if place is not None and not place.is_dir():
+            self._listed = self._list(place)
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """What the inputs with this content were called, by name; empty where no run noted any."""
+        return tuple(self._sources.get(key, ()))
+
+    def has(self, key: str) -> bool:
+        """Whether there is something by its name; what, only `load` finds out."""
+        return self.place is not None and bool(self._places(key))
+
+    def load(self, key: str) -> Loaded:
+        """The input with this key, ready for the world model.
+
+        Raises:
+            ImageError: it is not there any more (`missing`), is another by now (`changed`), or cannot be decoded.
+        """
+        if self.place is None:
+            raise ImageError("missing", "nobody said where the inputs of this store are: --images FOLDER")
+        problem = ImageError("missing", f"no run noted which input {key} is")
+        for source, at in self._places(key):
+            try:
+                content = at.read(self._kind.max_bytes)
+            except ImageError as error:
+                problem = error
+                continue
+            if key_of_sample(content, self._prompts.get(key)) == key:
+                return shared_decoder().load(content, self._recipe, self._spec, source)
+            problem = ImageError("changed", f"{source} is another {self._kind.takes} now than the one this store holds")
+        raise problem
+
+    def _places(self, key: str) -> list[tuple[str, Locator]]:
+        names = self.names(key)
+        assert self.place is not None
+        if self._listed is None:
+            root = self.place.resolve()
+            places: list[tuple[str, Locator]] = []
+            for source in names:
+                path = self.place / source
+                with suppress(OSError, RuntimeError, ValueError):  # a loop of links, or no path at all
+                    # a store may be a stranger's, and its names lead anywhere
+                    if path.resolve().is_relative_to(root) and path.exists():
+                        places.append((source, FileAt(str(path))))
+            if places or not names:
+                return places
+            self._listed = self._list(self.place)  # a folder of tars or tables, perhaps
+        return [(source, self._listed[source]) for source in names if source in self._listed]
+
+    def _list(self, place: Path) -> dict[str, Locator]:
+        try:
+            return {sample.source: sample.at for sample in list_inputs(place, self._kind).samples}
+        except ConfigError:
+            if place.is_dir():  # emptied since
+                return {}
+            raise
+
+
+def key_named(store: LatentStore, name: str) -> str:
+    """The key a person means by a key, by the name of an input as the store noted it, or by a file.
+
+    Raises:
+        ConfigError: it is none of these, or the store holds no latent for it.
+    """
+    if name in store:
+        return name
+    sources = store.sources()
+    here = [key for key in sources.get(name, ()) if key in store]
+    if not here:
+        ends = [source for source in sources if source.endswith(f"/{name}")]
+        here = [key for source in ends for key in sources[source] if key in store]
+    if not here and (file := Path(name)).is_file():
+        key = key_of_bytes(read_input_file(file, max_bytes=KINDS[store.recipe.kind].max_bytes))
+        here = [key] if key in store else []
+    if len(set(here)) == 1:
+        return here[0]
+    what = f"stands for {len(set(here))} latents: name one by its key" if here else "is no key, input or file of it"
+    examples = ", ".join(sorted(sources)[:3])
+    raise ConfigError(f"{store.path}: {name!r} {what}. Its inputs are called {examples or 'by no name'}, …")

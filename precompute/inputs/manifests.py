@@ -1,0 +1,171 @@
+"""Lists of inputs: JSON lines, CSV, and the JSON array of LLaVA. Rows in, texts out; no file that is named is opened.
+
+A row that is wrong is a row with a problem, never the end of the list. Lives here: which column counts.
+Elsewhere: the formats (pipeline/lists.py), tables with types (tables.py), what becomes of a row (sources.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.files.text_tables import Record, read_records
+from ...pipeline.messages import name_some
+
+COLUMNS = ("image", "video", "path", "file", "file_name")
+"""Which column names the input where none is said, in this order; what the kind takes comes before all."""
+MAX_PATH = 4096
+"""Linux opens no longer one."""
+MAX_PROMPT = 8000
+"""Characters; world models read 512 tokens."""
+_CONVERSATIONS = "conversations"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: what it says, or what is wrong with it."""
+
+    name: str
+    """What a person finds it by, `data.jsonl:17`."""
+    path: str = ""
+    prompt: str | None = None
+    problem: ImageError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The rows of a list, and how many name no input because they need none (LLaVA's conversations without image)."""
+
+    rows: tuple[Row, ...]
+    without: int = 0
+
+
+def candidates(takes: str) -> tuple[str, ...]:
+    """Names of columns to try, for what a kind takes."""
+    return tuple(dict.fromkeys((takes, *COLUMNS)))
+
+
+def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: str | None) -> Manifest:
+    """All rows of a list, in its order.
+
+    Args:
+        takes: what one input is, image or video.
+        column: which one names the input; None takes the first of `candidates` that any row has.
+        prompt_field: which one holds the input's prompt; None reads none.
+    Raises:
+        ConfigError: the file cannot be read, holds no row, is no JSON array (LLaVA), or no row has the column.
+    """
+    suffix = file.suffix.lower()
+    keep = {*(candidates(takes) if column is None else (column,)), prompt_field, _CONVERSATIONS}
+    columns: dict[str, None] = {}
+    records: list[tuple[str, Record]] = []
+    try:
+        for name, record in read_records(file):
+            if isinstance(record, dict):
+                columns.update(dict.fromkeys(record))
+                record = {key: value for key, value in record.items() if key in keep}  # the rest may be gigabytes
+                if _CONVERSATIONS in record and _CONVERSATIONS not in (column, prompt_field):
+                    record[_CONVERSATIONS] = True
+            records.append((name, record))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
+    chosen = choose_column(file, columns, takes, column)
+    if prompt_field is not None:
+        check_prompt_field(file, columns, prompt_field)
+    rows: list[Row] = []
+    without = 0
+    for name, record in records:
+        if isinstance(record, str):
+            rows.append(Row(name, problem=ImageError("row", record)))
+        elif suffix == ".json" and column is None and chosen not in record and _CONVERSATIONS in record:
+            without += 1
+        else:
+            rows.append(row_of(name, record, chosen, prompt_field))
+    return Manifest(tuple(rows), without)
+
+
+def choose_column(file: Path, columns: Collection[str], takes: str, column: str | None) -> str:
+    """The column that names the inputs.
+
+    Raises:
+        ConfigError: there is none; lists those there are.
+    """
+    wanted = (column,) if column is not None else candidates(takes)
+    for name in wanted:
+        if name in columns:
+            return name
+    raise ConfigError(
+        f"{file} has no column {' or '.join(wanted)} in any row; it has {_listed(columns)}. "
+        f"Say with --column which one names the {takes}s"
+    )
+
+
+def check_prompt_field(file: Path, columns: Collection[str], prompt_field: str) -> None:
+    """Raise ConfigError where no row has it."""
+    if prompt_field not in columns:
+        raise ConfigError(
+            f"{file} has no column {prompt_field} in any row; it has {_listed(columns)}. "
+            "Say with --prompt-field which one holds the prompt"
+        )
+
+
+def row_of(name: str, record: dict[str, Any], column: str, prompt_field: str | None) -> Row:
+    """The row of a record: its path, and its prompt where one is wanted."""
+    try:
+        path = path_of(name, record, column)
+        return Row(name, path, None if prompt_field is None else prompt_of(name, record, prompt_field))
+    except ImageError as error:
+        return Row(name, problem=error)
+
+
+def path_of(name: str, record: dict[str, Any], column: str) -> str:
+    """The path of a record, which a file system can be asked for.
+
+    Raises:
+        ImageError: it has none, or none that could be a file's.
+    """
+    path = _text(name, record, column)
+    if len(path) > MAX_PATH:
+        raise ImageError("row", f"{name}: {column} is {len(path):,} characters long, which is no path")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:  # half a character, which JSON can say
+        raise ImageError("row", f"{name}: {column} is not Unicode text ({error.reason})") from error
+    return path
+
+
+def prompt_of(name: str, record: dict[str, Any], prompt_field: str) -> str:
+    """The prompt of a record.
+
+    Raises:
+        ImageError: it has none, or none that is text.
+    """
+    text = _text(name, record, prompt_field)
+    if len(text) > MAX_PROMPT:
+        raise ImageError("row", f"{name}: {prompt_field} has {len(text):,} characters; the limit is {MAX_PROMPT:,}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ImageError("row", f"{name}: {prompt_field} is not Unicode text ({error.reason})") from error
+    return text
+
+
+def _text(name: str, record: dict[str, Any], column: str) -> str:
+    value = record.get(column)
+    if value is None:
+        raise ImageError("row", f"{name} has no {column}")
+    if not isinstance(value, str):
+        raise ImageError("row", f"{name}: {column} must be a text, got {json.dumps(value, default=str)[:80]}")
+    if not value.strip() or "\0" in value:
+        raise ImageError("row", f"{name}: {column} is empty or holds a NUL character")
+    return value
+
+
+def _listed(columns: Iterable[str]) -> str:
+    names = list(columns)
+    return name_some(names, most=12) or "no columns at all"

@@ -1,0 +1,361 @@
+"""Decoding in a child process: Pillow and FFmpeg may crash, hang or take all memory there, at the cost of one input.
+
+    worker                                   decoding process
+    Decoder.load(content, recipe, spec, …)   →  limits set, kind.load(content, recipe, spec, source)
+    Loaded, or ImageError                 ←  pixels and note, or reason and message
+
+A message is an anonymous memory file (memfd) handed over a socket pair: 8 bytes of length, that many bytes of JSON,
+then the bytes of the input or of float32 pixels. Nothing in it can run code, and neither side maps what the other could
+cut short. The process is forked from one that has imported everything and never decodes (`python -m
+theworld.precompute.decoder`, started once per worker), so that another is there in milliseconds.
+Lives here: all three processes' ends, the limits. Elsewhere: what decoding is (kinds.py, images.py, video.py).
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...pipeline.errors import ImageError, WorldModelError
+from ...pipeline.latents.spec import LatentSpec, video_frames
+from ...pipeline.latents.recipe import Recipe, parse_recipe
+from ..rollout.kinds import KINDS, Loaded
+
+GUARDED = hasattr(os, "memfd_create")
+"""On Linux; elsewhere inputs are decoded in the worker itself."""
+START_S = 300.0
+"""For the template to import what it needs, on a machine that is busy."""
+_LENGTH = struct.Struct("<Q")
+_NUMBER = struct.Struct("<q")
+_FORK, _WAIT = b"f", b"w"
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    # keep what an image needed for the next one: else a 1080p JPEG costs 6,000 page faults and half as much CPU again
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    "MALLOC_TOP_PAD_": str(2**24),
+}
+_MAX_HEADER_BYTES = 2**22
+_GRACE_S = 5.0
+"""After its time is up, until a process whose worker is gone ends itself."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeLimits:
+    """What one input may take."""
+
+    memory_bytes: int
+    """Of address space, beyond what the process has before it."""
+    cpu_s: int
+    wall_s: float
+
+    @classmethod
+    def of(cls, recipe: Recipe, spec: LatentSpec) -> DecodeLimits:
+        """2 GiB of work (64 megapixels take 1.2), the file twice, and the frames; a minute and two seconds a frame."""
+        frames = video_frames(recipe.rollout_steps, stride=recipe.stride, temporal_stride=spec.temporal_stride)
+        clip_bytes = 2 * 12 * frames * recipe.height * recipe.width
+        seconds = 60 + 2 * frames
+        file_bytes = 2 * KINDS[recipe.kind].max_bytes
+        return cls(memory_bytes=2**31 + file_bytes + clip_bytes, cpu_s=seconds, wall_s=3.0 * seconds)
+
+
+class Decoder:
+    """A process that decodes, replaced when it dies. Several threads may ask; it does one input after another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._template: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._socket: socket.socket | None = None
+        self._owner = os.getpid()
+        self.pid: int | None = None
+        """Of the decoding process, while there is one."""
+
+    def start(self) -> None:
+        """Let it start while something else goes on; `load` does the same where it is needed."""
+        if GUARDED:
+            with self._lock:
+                self._start()
+
+    def load(
+        self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str, *, limits: DecodeLimits | None = None
+    ) -> Loaded:
+        """`KINDS[recipe.kind].load` in the decoding process.
+
+        Args:
+            source: what to call the input in an error.
+            limits: other than `DecodeLimits.of` the recipe.
+        Raises:
+            ImageError: as of the kind; or reason crash, timeout or memory where decoding ended so.
+            WorldModelError: no process can be started.
+        """
+        if not GUARDED:
+            return KINDS[recipe.kind].load(content, recipe, spec, source)
+        limits = limits or DecodeLimits.of(recipe, spec)
+        decides = {"recipe": recipe.model_dump(mode="json"), "spec": asdict(spec)}
+        request = {**decides, "source": source, **asdict(limits)}
+        with self._lock:
+            decoding = self._send(request, content)
+            return self._answer(decoding, source, limits)
+
+    def close(self) -> None:
+        """End both processes, whatever they do; who waits for one gets an error."""
+        for each in (self._socket, self._control):  # at the end of its socket each ends itself
+            if each is not None:
+                each.close()
+        if self.pid is not None:
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+        if self._template is not None:
+            self._template.kill()
+            self._template.wait()
+        self._template = self._control = self._socket = self.pid = None
+
+    def _start(self) -> None:
+        if self._owner != os.getpid():  # forked off: those processes belong to the parent
+            self._template = self._control = self._socket = self.pid = None
+            self._owner = os.getpid()
+        if self._template is not None:
+            return
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(START_S)
+        with theirs:
+            command = [sys.executable, "-P", "-m", "theworld.precompute.decoder", str(theirs.fileno())]
+            paths = os.pathsep.join(path for path in sys.path if path)  # wherever this process found theworld
+            environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": paths}
+            self._template = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment
+            )
+
+    def _send(self, request: Mapping[str, Any], content: bytes) -> socket.socket:
+        """Hand over the input. A process that died while it had nothing to do is no input's fault."""
+        error: Exception | None = None
+        for _ in range(3):
+            self._start()
+            try:
+                decoding = self._socket or self._fork()
+                send(decoding, request, content)
+                return decoding
+            except (OSError, EOFError, ValueError, struct.error) as caught:
+                error = caught
+                self._end()
+        raise WorldModelError(
+            f"the process that decodes inputs does not start ({error!r}). See why with: "
+            f"{sys.executable} -m theworld.precompute.decoder"
+        ) from error
+
+    def _fork(self) -> socket.socket:
+        assert self._control is not None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            socket.send_fds(self._control, [_FORK], [theirs.fileno()])
+            self.pid = _NUMBER.unpack(self._control.recv(_NUMBER.size))[0]
+        self._socket = ours
+        return ours
+
+    def _answer(self, decoding: socket.socket, source: str, limits: DecodeLimits) -> Loaded:
+        decoding.settimeout(limits.wall_s)
+        try:
+            said, memory = receive(decoding)
+            if "reason" not in said:
+                pixels = memory.view(np.float32).reshape(said["shape"])
+                return Loaded(torch.from_numpy(pixels), str(said["note"]))
+        except TimeoutError as error:
+            self._end()
+            raise ImageError("timeout", f"{source} was not decoded within {limits.wall_s:g} s") from error
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            code = self._end(died=isinstance(error, (EOFError, OSError)))
+            if code in (-signal.SIGXCPU, -signal.SIGALRM):
+                raise ImageError("timeout", f"{source} took more than {limits.cpu_s} s of CPU to decode") from error
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise ImageError("crash", f"{source} ended the process that decoded it ({how})") from error
+        raise ImageError(str(said["reason"]), str(said["message"]))
+
+    def _end(self, *, died: bool = False) -> int:
+        """Be rid of the decoding process, killed unless it died by itself; returns its exit code, minus a signal's."""
+        code = 0
+        try:
+            if self.pid is not None and self._control is not None:
+                if not died:
+                    os.kill(self.pid, signal.SIGKILL)  # also where it was stopped
+                self._control.send(_WAIT)  # until then the number is nobody else's
+                code = _NUMBER.unpack(self._control.recv(_NUMBER.size))[0]
+        except (OSError, struct.error):  # the template is gone
+            self.close()
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = self.pid = None
+        if self._template is not None and self._template.poll() is not None:
+            self.close()
+        return code
+
+
+@functools.cache
+def shared_decoder() -> Decoder:
+    """The one of this process: it belongs to no recipe, so all who decode here share it."""
+    decoder = Decoder()
+    atexit.register(decoder.close)
+    return decoder
+
+
+def send(to: socket.socket, header: Mapping[str, Any], content: Any = b"") -> None:
+    """Hand over a message.
+
+    Raises:
+        OSError: nobody is there.
+    """
+    fd = os.memfd_create("theworld-decoder")
+    try:
+        text = json.dumps(header).encode()
+        for part in (_LENGTH.pack(len(text)), text, content):
+            rest = memoryview(part).cast("B")
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+        socket.send_fds(to, [b"m"], [fd])
+    finally:
+        os.close(fd)
+
+
+def receive(source: socket.socket) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    """A message: what it says and the bytes with it.
+
+    Raises:
+        EOFError: the other side is gone.
+        OSError, ValueError: it is no message.
+    """
+    _, fds, _, _ = socket.recv_fds(source, 1, 1)
+    if not fds:
+        raise EOFError("the other side is gone")
+    [fd] = fds
+    try:
+        length = _LENGTH.unpack(_read(fd, 0, _LENGTH.size).tobytes())[0]
+        if length > _MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {length} bytes")
+        header = json.loads(_read(fd, _LENGTH.size, length).tobytes())
+        start = _LENGTH.size + length
+        return cast(dict[str, Any], header), _read(fd, start, os.fstat(fd).st_size - start)
+    except struct.error as error:
+        raise ValueError(str(error)) from error
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int, start: int, size: int) -> NDArray[np.uint8]:
+    if size < 0:
+        raise ValueError("a message is cut short")
+    memory = np.empty(size, np.uint8)
+    at = 0
+    while at < size:
+        if (read := os.preadv(fd, [memory[at:].data], start + at)) == 0:
+            raise ValueError("a message is cut short")
+        at += read
+    return memory
+
+
+@functools.lru_cache(maxsize=4)
+def _recipe_of(text: str) -> Recipe:
+    return parse_recipe(json.loads(text), where="the worker's recipe")
+
+
+def _serve(worker: socket.socket) -> None:
+    """The decoding process: inputs in, pixels out, until the worker is gone."""
+    while True:
+        try:
+            request, memory = receive(worker)
+        except (EOFError, OSError):
+            return
+        recipe = _recipe_of(json.dumps(request["recipe"]))
+        spec = LatentSpec(**request["spec"])
+        source = str(request["source"])
+        content = memory.tobytes()
+        del memory
+        pixels = np.empty(0, np.float32)
+        _limit(request["memory_bytes"], request["cpu_s"], request["wall_s"])
+        try:
+            loaded = KINDS[recipe.kind].load(content, recipe, spec, source)
+            pixels = np.ascontiguousarray(loaded.pixels.numpy(), np.float32)
+            said: dict[str, Any] = {"shape": pixels.shape, "note": loaded.note}
+        except ImageError as error:
+            said = {"reason": error.reason, "message": str(error)[:2000]}
+        except MemoryError:
+            said = {"reason": "memory", "message": f"{source} takes more memory than one input may have"}
+        except Exception as error:  # a mistake of ours, and no reason to end the job
+            said = {"reason": "error", "message": f"{source}: {type(error).__name__}: {str(error)[:1000]}"}
+        _limit(None, None, 0.0)
+        del content
+        with suppress(OSError):
+            send(worker, said, pixels)
+
+
+def _limit(memory_bytes: int | None, cpu_s: int | None, wall_s: float) -> None:
+    """Bound what follows, from what was used so far; None lifts a bound."""
+    used = int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = int(usage.ru_utime + usage.ru_stime) + 1
+    for which, bound in (
+        (resource.RLIMIT_AS, None if memory_bytes is None else used + memory_bytes),
+        (resource.RLIMIT_CPU, None if cpu_s is None else cpu + cpu_s),
+    ):
+        most = resource.getrlimit(which)[1]
+        soft = most if bound is None else bound if most == resource.RLIM_INFINITY else min(bound, most)
+        resource.setrlimit(which, (soft, most))
+    signal.setitimer(signal.ITIMER_REAL, wall_s + _GRACE_S if wall_s else 0.0)
+
+
+def _template(control: socket.socket) -> None:
+    """The process that is forked: has imported everything, and touches no input."""
+    Image.init()  # all of Pillow's formats, or each decoding process would import them
+    pid = 0
+    while True:
+        asked, fds, _, _ = socket.recv_fds(control, 1, 1)
+        if asked == _FORK:
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                with socket.socket(fileno=fds[0]) as worker:
+                    _serve(worker)
+                os._exit(0)
+            os.close(fds[0])
+            control.send(_NUMBER.pack(pid))
+        elif asked == _WAIT:
+            control.send(_NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+        else:
+            return
+
+
+def main() -> None:
+    """The template. Its end of the worker's socket is the file descriptor it was given."""
+    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+        print("theworld starts this process by itself; it can be started, so nothing is wrong here")
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the job, which ends this
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    warnings.simplefilter("ignore")  # Pillow's, of inputs that are used or refused in our own words
+    torch.set_num_threads(1)
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        _template(control)
+
+
+if __name__ == "__main__":
+    main()

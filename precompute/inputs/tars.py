@@ -1,0 +1,106 @@
+"""The members of a plain tar, read header by header. Nothing is extracted, no command is run, no link is followed.
+
+Python's `tarfile` parses one header block here and decides nothing else: in the versions we support it can be made to
+loop for ever or to recurse by a hostile archive (CVE-2025-8194). Elsewhere: reading a member (locators.py).
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ...pipeline.errors import ImageError
+
+_BLOCK = 512
+_MAX_HEADER_BYTES = 2**20
+"""Of an extended header; names are a few hundred bytes."""
+_MAX_NAME = 4096
+_REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One entry of a tar."""
+
+    name: str
+    offset: int
+    """Of its first byte."""
+    size: int
+    regular: bool
+    """Not a link, a device, a folder or a sparse file."""
+
+
+def members(path: str) -> Iterator[Member]:
+    """The entries of a tar in order; extended headers are applied to the entry they precede.
+
+    Raises:
+        ImageError: it is no plain tar, or damaged from here on; what came before holds.
+    """
+    try:
+        with Path(path).open("rb", buffering=2**16) as file:
+            yield from _members(file, path)
+    except OSError as error:
+        raise ImageError("missing", f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _members(file: BinaryIO, path: str) -> Iterator[Member]:
+    end = file.seek(0, 2)
+    at = 0
+    name: str | None = None
+    size: int | None = None
+    sparse = False
+    while True:
+        file.seek(at)
+        block = file.read(_BLOCK)
+        if not block.strip(b"\0"):  # the closing zeros, or the file's end
+            return
+        try:
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except (tarfile.HeaderError, ValueError, OverflowError) as error:
+            what = "it is compressed or no tar: unpack it (plain .tar)" if at == 0 else "the rest of it is not used"
+            raise ImageError("tar", f"{path} has no header at byte {at} ({error}); {what}") from error
+        data = at + _BLOCK
+        own = header.size if size is None or header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME) else size
+        if own < 0 or data + own > end:
+            raise ImageError("truncated", f"{path} ends within the member at byte {data}; the rest of it is not used")
+        at = data + -(-own // _BLOCK) * _BLOCK
+        if header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
+            records = _extended(_small(file, own, path))
+            name = records.get("path", name)
+            size = _number(records["size"], path) if "size" in records else size
+            sparse = sparse or any(record.startswith("GNU.sparse") for record in records)
+        elif header.type == tarfile.GNUTYPE_LONGNAME:
+            name = _small(file, own, path).rstrip(b"\0").decode("utf-8", "surrogateescape")
+        elif header.type in (tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
+            continue
+        else:
+            yield Member((name or header.name)[:_MAX_NAME], data, own, header.type in _REGULAR and not sparse)
+            name, size, sparse = None, None, False
+
+
+def _small(file: BinaryIO, size: int, path: str) -> bytes:
+    if size > _MAX_HEADER_BYTES:
+        raise ImageError("tar", f"{path} has a header of {size:,} bytes; the limit is {_MAX_HEADER_BYTES:,}")
+    return file.read(size)
+
+
+def _extended(content: bytes) -> dict[str, str]:
+    """The `length key=value` records of a PAX header; what is not one ends them."""
+    records: dict[str, str] = {}
+    while content:
+        length, _, _ = content.partition(b" ")
+        if not (length.isdigit() and len(length) < 9 and len(length) + 2 < int(length) <= len(content)):
+            return records
+        key, _, value = content[len(length) + 1 : int(length) - 1].partition(b"=")
+        records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+        content = content[int(length) :]
+    return records
+
+
+def _number(text: str, path: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ImageError("tar", f"{path} states a size of {text[:40]!r} bytes")
+    return int(text)

@@ -1,0 +1,208 @@
+"""What a run will cost before it starts: arithmetic from the configs, time from what the machine has shown before.
+
+Lives here: formulas that load no weights. Elsewhere: what machines have shown (experience.py), bytes (plan.py).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.latents.spec import video_frames
+from ...pipeline.latents.recipe import Recipe
+from .throughput import Experience
+from ..worlds.source import WorldSource
+
+TEXT_TOKENS = 512
+"""Of a prompt, as the pipeline pads it; without one, a single token of zeros."""
+PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
+"""Operations a second in bfloat16, dense: vendors' data sheets. A large matmul reaches about 790e12 on an H100."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of one input and of a run; None where it is not known."""
+
+    todo: int
+    tokens: int
+    """World tokens of one latent, one a cell: T * H * W."""
+    flops: float | None
+    """Of one input."""
+    workers: int
+    device: str | None
+    rate: float | None
+    """Inputs a second that all workers together have shown before."""
+    floor_s: float | None
+    """For the arithmetic alone, at the machine's full speed: no run is faster."""
+
+    @property
+    def seconds(self) -> float | None:
+        """For the run, as far as it can be told."""
+        return self.todo / self.rate if self.rate else self.floor_s
+
+    def lines(self, takes: str) -> list[str]:
+        """For the plan."""
+        lines = [f"tokens  {self.tokens:,} per {takes}, {-(-self.tokens // 4):,} in patches of 2x2"]
+        if not self.todo:
+            return lines
+        work = f"{self.flops / 1e12:,.3g} TFLOP per {takes}" if self.flops else ""
+        if self.rate:
+            told = f"about {duration(self.todo / self.rate)}: {self.rate:.3g} {takes}s/s measured on {self.device}"
+            told += f", {self.workers} workers" if self.workers > 1 else ""
+        elif self.floor_s is not None:
+            told = f"more than {duration(self.floor_s)} (the arithmetic alone); measured once something has run here"
+        else:
+            told = "time not known before something has run here"
+        return [*lines, f"cost    {'; '.join(part for part in (work, told) if part)}"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json` and events."""
+        return {
+            "tokens": {"spatial": self.tokens, "patch": -(-self.tokens // 4)},
+            "flops_per_input": self.flops,
+            "estimated_s": None if self.seconds is None else round(self.seconds, 1),
+            "estimate_from": "measured" if self.rate else "arithmetic" if self.floor_s is not None else None,
+        }
+
+
+def estimate(
+    world: WorldSource,
+    recipe: Recipe,
+    shape: Sequence[int],
+    todo: int,
+    experience: Experience,
+    *,
+    device: str | None,
+    workers: int,
+) -> Cost:
+    """The cost of `todo` inputs of a recipe.
+
+    Args:
+        shape: (C, T, H, W) of one latent. device: of the workers, by its model; None where that is not known yet.
+    """
+    shown = experience.of(recipe).get(device) if device else None
+    rate = shown.per_worker_s * workers if shown and shown.per_worker_s else None
+    flops = flops_per_input(world, recipe, shape)
+    floor_s = None
+    if todo and flops and device and not rate and (speed := _speed(device, recipe, workers)):
+        floor_s = todo * flops / speed
+    _, frames, height, width = shape
+    return Cost(
+        todo=todo,
+        tokens=frames * height * width,
+        flops=flops,
+        workers=workers,
+        device=device,
+        rate=rate,
+        floor_s=floor_s,
+    )
+
+
+def flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) -> float | None:
+    """Operations for one input of a kind and an architecture that are known here; None for others."""
+    vae, transformer = (_config(world.folder / part) for part in ("vae", "transformer"))
+    if vae.get("_class_name") != "AutoencoderKLWan":
+        return None
+    size = recipe.height, recipe.width
+    picture = encode_flops(vae, *size, 1)
+    if recipe.kind == "frames":
+        apart = {"stride": recipe.stride, "temporal_stride": world.latent_spec().temporal_stride}
+        return encode_flops(vae, *size, video_frames(recipe.rollout_steps, **apart))
+    if recipe.kind == "views":
+        return (1 + recipe.rollout_steps) * picture
+    if recipe.kind == "posterior" or recipe.rollout_steps == 0:
+        return picture
+    if recipe.chunk_frames or transformer.get("_class_name") != "CosmosTransformer3DModel":
+        return None
+    _, _, height, width = shape
+    frames = 1 + recipe.rollout_steps // recipe.draws * recipe.stride
+    text = 1 if recipe.prompt is None and recipe.prompts == "recipe" else TEXT_TOKENS
+    levels = recipe.denoise_steps - (recipe.solver == "euler")  # Euler's last forward changes nothing
+    forwards = levels * (2 if recipe.guidance > 1 else 1)
+    seen = encode_flops(vae, *size, recipe.observed_frames) if recipe.kind == "continuation" else picture
+    return recipe.draws * (seen + forwards * forward_flops(transformer, frames, height, width, text))
+
+
+def forward_flops(config: Mapping[str, Any], frames: int, height: int, width: int, text_tokens: int) -> float:
+    """One forward of a `CosmosTransformer3DModel`; a multiply and an add are two operations.
+
+    Args:
+        frames, height, width: of the latent.
+    """
+    depth, tall, wide = config["patch_size"]
+    n = (frames // depth) * (height // tall) * (width // wide)
+    d = config["num_attention_heads"] * config["attention_head_dim"]
+    a = config["adaln_lora_dim"]
+    attention = 8 * n * d**2 + 4 * n**2 * d
+    across = 4 * n * d**2 + 4 * n * text_tokens * d + 4 * text_tokens * config["text_embed_dim"] * d
+    mlp = 4 * config["mlp_ratio"] * n * d**2
+    modulation = 3 * 8 * n * a * d
+    channels = config["in_channels"] + bool(config["concat_padding_mask"]) + config["out_channels"]
+    ends = 2 * n * d * channels * depth * tall * wide + 6 * n * a * d
+    return config["num_layers"] * (attention + across + mlp + modulation) + ends
+
+
+def encode_flops(config: Mapping[str, Any], height: int, width: int, frames: int) -> float:
+    """Encoding a clip with an `AutoencoderKLWan`, whose first frame is a chunk of its own.
+
+    Args:
+        height, width: of the frames, in pixels. frames: 1 + a multiple of the temporal stride.
+    """
+    base, widths = config["base_dim"], config["dim_mult"]
+    dims = [base * factor for factor in (1, *widths)]
+    z = 2 * config["z_dim"]
+    cells = frames * height * width
+    total = 2.0 * 27 * 3 * dims[0] * cells
+    for stage, (come, go) in enumerate(pairwise(dims)):
+        for block in range(config["num_res_blocks"]):
+            start = come if block == 0 else go
+            total += 2 * 27 * (start + go) * go * cells + (2 * start * go * cells if start != go else 0)
+        if stage == len(widths) - 1:
+            break
+        height, width = height // 2, width // 2
+        total += 2 * 9 * go * go * frames * height * width
+        if config["temperal_downsample"][stage]:  # diffusers' spelling
+            later = (frames - 1) // 2
+            total += 2 * 3 * go * go * later * height * width
+            frames = 1 + later
+        cells = frames * height * width
+    top, area = dims[-1], height * width
+    total += 2 * 2 * 27 * 2 * top * top * cells + (2 * 4 * top * top + 4 * area * top) * cells
+    return total + 2 * 27 * top * z * cells + 2 * z * z * cells
+
+
+def duration(seconds: float) -> str:
+    """For people: 40 s, 12 min, 3.5 h, 2.1 days."""
+    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}" if length > 60 else f"{seconds / length:.0f} {unit}"
+    return f"{max(1, round(seconds))} s"
+
+
+def _speed(device: str, recipe: Recipe, workers: int) -> float | None:
+    """Operations a second of all workers at the most: of a CPU tried out here, of a GPU from its data sheet."""
+    if not device.endswith(" threads"):
+        known = [speed for name, speed in PEAK.items() if name in device]
+        return known[0] * workers if known and recipe.compute_dtype == "bfloat16" else None
+    import torch
+
+    threads = int(device.rpartition(", ")[2].split()[0])
+    one, best = torch.ones(512, 512), 0.0
+    for _ in range(6):
+        started = time.perf_counter()
+        torch.matmul(one, one)
+        best = max(best, 2 * 512**3 / (time.perf_counter() - started))
+    return best / torch.get_num_threads() * threads * workers
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

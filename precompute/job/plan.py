@@ -1,0 +1,99 @@
+"""What a run has to do: the inputs, less what the store already holds and what failed before. Starts nothing.
+
+Done, failed and pending are three different things: a store answers for the first, its ledger for the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...pipeline.store.ledger import Failure
+from ...pipeline.latents.recipe import Recipe
+from ...pipeline.store.formats.base import STORED_DTYPES
+from ...pipeline.store.folder import LatentStore
+from ..rollout.kinds import KINDS
+from ..inputs.listing import Listing, Sample
+from ..worlds.source import WorldSource
+
+SMALLEST_SHARD, LARGEST_SHARD = 16, 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The work of one run."""
+
+    inputs: int
+    """Found, refused ones and duplicates included."""
+    duplicates: int
+    """Inputs whose content another input has too; they share one latent."""
+    others: dict[str, int]
+    """What other kinds take -> files passed over because they are that."""
+    ignored: int
+    """Files passed over because no kind takes them."""
+    done: int
+    failed_before: tuple[Failure, ...]
+    """Inputs of this run that failed in an earlier one and are not tried again."""
+    refused: tuple[Failure, ...]
+    """Inputs that cannot even be read."""
+    todo: tuple[Sample, ...]
+    sample_bytes: int
+
+    def lines(self, recipe: Recipe, world: WorldSource, store: str) -> list[str]:
+        """The plan as a person reads it."""
+        kind = KINDS[recipe.kind]
+        extra = "".join(
+            f", {count} {what}"
+            for count, what in (
+                (self.duplicates, "duplicates"),
+                (len(self.refused), "unreadable"),
+                *((count, f"{takes}s ignored") for takes, count in self.others.items()),
+                (self.ignored, "other files ignored"),
+            )
+            if count
+        )
+        failed = f", {len(self.failed_before)} failed before (--retry-failed tries them again)"
+        return [
+            f"world   {world.name} ({recipe.world[:20]}…), {recipe.height}x{recipe.width}, "
+            f"{kind.describe(recipe, world)}",
+            f"{kind.takes}s  {self.inputs}{extra}",
+            f"store   {store}",
+            f"to do   {len(self.todo)} {kind.makes}, {len(self.todo) * self.sample_bytes / 2**20:.1f} MiB; "
+            f"{self.done} done{failed if self.failed_before else ''}",
+        ]
+
+
+def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *, retry_failed: bool) -> Plan:
+    """Compare the inputs with the store, which may not exist yet."""
+    unique = listing.unique()
+    failed = {failure.key or failure.source: failure for failure in (store.failures() if store else [])}
+    keys = list(unique)
+    done = {key for key, here in zip(keys, store.holds(keys), strict=True) if here} if store is not None else set[str]()
+    failed_before = [] if retry_failed else [failed[key] for key in unique if key in failed and key not in done]
+    skip = done | {failure.key for failure in failed_before}
+    return Plan(
+        inputs=len(listing.samples) + len(listing.refused),
+        duplicates=len(listing.samples) - len(unique),
+        others=listing.others,
+        ignored=listing.ignored,
+        done=len(done),
+        failed_before=tuple(failed_before),
+        refused=listing.refused,
+        todo=tuple(sample for key, sample in unique.items() if key not in skip),
+        sample_bytes=sample_bytes,
+    )
+
+
+def bytes_per_sample(shape: Sequence[int], dtype: str) -> int:
+    """Bytes of one stored latent."""
+    return int(np.prod(shape)) * STORED_DTYPES[dtype].itemsize
+
+
+def choose_shard_size(todo: int, workers: int) -> int:
+    """Samples per shard of a new store: as many as 256, and few enough that every worker gets about four shards."""
+    size = LARGEST_SHARD
+    while size > SMALLEST_SHARD and size * workers * 4 > todo:
+        size //= 2
+    return size

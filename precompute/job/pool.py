@@ -1,0 +1,337 @@
+"""Workers as the job sees them: tasks go in, receipts or exceptions come out, here or in Ray actors.
+
+Lives here: who runs a task. Elsewhere: what a task is worth and what follows a failure (job.py), a shard's work
+(worker.py), Ray's settings (ray_session.py), somebody's cluster (cluster.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ...pipeline.machine import usable_cores
+from ...pipeline.errors import Interrupted, WorldModelError
+from .ray_cluster import Crew, node_of
+from .ray_local import Session, ray_session
+from ..inputs.listing import Sample
+
+if TYPE_CHECKING:  # diffusers takes seconds to import, and a run with nothing to do needs none of it
+    from .worker import Receipt, Worker, WorkerSetup
+
+logger = logging.getLogger(__name__)
+
+START_S = 1800.0
+"""For the workers to load a world model; a large one, from a cold shared disk, takes minutes."""
+RESTART_S = 600.0
+"""For a dead actor to load it again, before the others go on without it."""
+ANSWER_S = 60.0
+"""For an answer that is ready to be handed over."""
+POLL_S = 1.0
+"""Between looks at whether Ray itself still lives."""
+AHEAD = 2
+"""Tasks an actor has at once: the next one is there when the last ends, and not a way to the driver and back later."""
+
+
+@dataclass
+class Task:
+    """Up to a shard of samples, and how often they were tried together."""
+
+    samples: tuple[Sample, ...]
+    shard: int | None = None
+    """The number its shard should get, so that stores end in the order of the plan."""
+    attempts: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """It failed before: it has an actor to itself, so that it is known which task an actor dies of."""
+        return self.attempts > 0
+
+
+class Pool(Protocol):
+    """Workers that take tasks; in this process or in Ray."""
+
+    where: list[dict[str, str]]
+    """What workers on other machines have said of their places."""
+
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+        ...
+
+    def start(self) -> float:
+        """Wait until all are ready; returns the seconds it took the slowest to load.
+
+        Raises:
+            WorldModelError, ConfigError: they could not start.
+        """
+        ...
+
+    def takes(self, task: Task, *, ahead: bool) -> bool:
+        """Whether a task can be submitted now; with `ahead` also to a worker that is busy with another."""
+        ...
+
+    def submit(self, task: Task, fitted: Mapping[str, int]) -> None:
+        """Start a task that it takes. `fitted`: device -> the batch that fitted where a larger one did not."""
+        ...
+
+    def wait(self) -> list[tuple[Task, Receipt | Exception]]:
+        """Wait a while for tasks to end: their receipts, or what they failed of. Often none."""
+        ...
+
+
+class _InProcess:
+    """One worker in this process, for tests, debugging and machines without Ray."""
+
+    workers = 1
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self.where: list[dict[str, str]] = []
+        self._worker = worker_class()(setup)
+        self._task: tuple[Task, Mapping[str, int]] | None = None
+        self._told: set[str] = set()
+
+    def start(self) -> float:
+        return self._worker.load_s()
+
+    def takes(self, task: Task, *, ahead: bool) -> bool:
+        del task, ahead
+        return self._task is None
+
+    def submit(self, task: Task, fitted: Mapping[str, int]) -> None:
+        self._task = task, fitted
+
+    def wait(self) -> list[tuple[Task, Receipt | Exception]]:
+        assert self._task is not None
+        (task, fitted), self._task = self._task, None
+        try:
+            return [(task, self._worker.process(task.samples, task.shard, fitted))]
+        except Interrupted:
+            raise
+        except Exception as error:
+            if (what := reason_of(error)) not in self._told:  # for who looks where it breaks; a task is tried again
+                self._told.add(what)
+                logger.warning("a task failed", exc_info=True)
+            return [(task, error)]
+
+
+@dataclass(eq=False)
+class _Actor:
+    """One Ray actor, and what it is at."""
+
+    handle: Any
+    tasks: dict[Any, Task] = field(default_factory=dict[Any, "Task"])
+    """By the reference of their result."""
+    since: float | None = None
+    """When it died, until it is back."""
+    back: Any = None
+    """Reference of the call that answers when it is back."""
+    again: float = 0.0
+    """When to call again: while Ray restarts an actor, every call to it fails, through no fault of the caller."""
+
+
+class _RayPool:
+    """Ray actors that each hold a world model and have up to two tasks.
+
+    When an actor dies, the tasks it had are tried again, each with an actor to itself: then it is known which task
+    an actor dies of.
+    """
+
+    def __init__(self, session: Session, setup: WorkerSetup, workers: int, *, cpus: float, gpus: float) -> None:
+        self.where: list[dict[str, str]] = []
+        self._session = session
+        self._ray = session.ray
+        # one call at a time: in threads of their own, Ray's calls compute at half the speed (benchmarks/README.md)
+        options = {"max_restarts": -1, "max_task_retries": 0}
+        actor = self._ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(worker_class())
+        self._actors = [_Actor(actor.remote(setup)) for _ in range(workers)]
+        self._on_gpu = gpus > 0
+
+    @property
+    def workers(self) -> int:
+        return len(self._actors)
+
+    def start(self) -> float:
+        return max(self.call_each("load_s"))
+
+    def call_each(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of every worker and wait for all answers.
+
+        Raises:
+            WorldModelError: a worker could not start, or the call failed in it.
+        """
+        deadline = time.monotonic() + START_S
+        references = [getattr(one.handle, method).remote(*arguments) for one in self._actors]
+        waiting = references
+        while waiting:
+            _, waiting = self._ray.wait(waiting, num_returns=len(waiting), timeout=POLL_S)
+            self._session.check()
+            if waiting and time.monotonic() > deadline:
+                raise WorldModelError(
+                    f"{len(waiting)} of {len(references)} workers did not start within {START_S / 60:.0f} minutes: "
+                    "the machines have no room for so many, or cannot read the world model. Choose fewer --workers"
+                )
+        try:
+            return self._ray.get(references, timeout=ANSWER_S)
+        except self._ray.exceptions.RayError as error:
+            where = f" on {node}" if (node := node_of(error)) else ""
+            raise WorldModelError(f"the workers{where} could not start: {reason_of(error)}") from error
+
+    def takes(self, task: Task, *, ahead: bool) -> bool:
+        return self._actor_for(task, ahead=ahead) is not None
+
+    def submit(self, task: Task, fitted: Mapping[str, int]) -> None:
+        actor = self._actor_for(task, ahead=True)
+        assert actor is not None
+        actor.tasks[actor.handle.process.remote(task.samples, task.shard, dict(fitted))] = task
+
+    def _actor_for(self, task: Task, *, ahead: bool) -> _Actor | None:
+        able = [one for one in self._actors if one.since is None and not any(had.alone for had in one.tasks.values())]
+        actor = min(able, key=lambda one: len(one.tasks), default=None)
+        most = AHEAD if ahead and not task.alone else 1
+        return actor if actor is not None and len(actor.tasks) < most else None
+
+    def wait(self) -> list[tuple[Task, Receipt | Exception]]:
+        self._session.check()
+        self._call_the_dead()
+        owners = {reference: one for one in self._actors for reference in one.tasks}
+        backs = {one.back: one for one in self._actors if one.back is not None}
+        references = [*owners, *backs]
+        if not references:
+            time.sleep(POLL_S / 10)
+            return []
+        try:
+            ready, _ = self._ray.wait(references, num_returns=1, timeout=POLL_S)
+        except self._ray.exceptions.RayError as error:
+            self._session.check()
+            raise WorldModelError(
+                f"Ray does not work any more: {reason_of(error)}. What is committed stays; the same command goes on"
+            ) from error
+        ended: list[tuple[Task, Receipt | Exception]] = []
+        for reference in ready:
+            if reference in backs:
+                self._back(backs[reference])
+            else:
+                ended.append(self._end(owners[reference], reference))
+        return ended
+
+    def _end(self, actor: _Actor, reference: Any) -> tuple[Task, Receipt | Exception]:
+        task = actor.tasks.pop(reference)
+        exceptions = self._ray.exceptions
+        try:
+            return task, self._ray.get(reference, timeout=ANSWER_S)
+        except exceptions.RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            if self._on_gpu and _spoils_the_device(cause):
+                self._ray.kill(actor.handle, no_restart=False)
+                actor.since = actor.since or time.monotonic()
+            return task, cause
+        except exceptions.RayError as error:
+            actor.since = actor.since or time.monotonic()
+            if isinstance(error, exceptions.OutOfMemoryError):
+                return task, MemoryError(reason_of(error))
+            return task, error
+
+    def _call_the_dead(self) -> None:
+        now = time.monotonic()
+        for actor in [one for one in self._actors if one.since is not None and one.back is None]:
+            assert actor.since is not None
+            if now - actor.since > RESTART_S:
+                self._actors.remove(actor)
+                logger.warning("a worker did not come back within %.0f s; %d go on", RESTART_S, self.workers)
+                if not self._actors:
+                    raise WorldModelError(
+                        f"the workers died and did not come back within {RESTART_S:.0f} s. What is committed stays; "
+                        "the same command goes on, with --in-process if Ray is the trouble"
+                    )
+            elif now >= actor.again:
+                actor.back = actor.handle.load_s.remote()
+
+    def _back(self, actor: _Actor) -> None:
+        reference, actor.back = actor.back, None
+        try:
+            self._ray.get(reference, timeout=ANSWER_S)
+            actor.since = None
+        except self._ray.exceptions.RayError:
+            actor.again = time.monotonic() + POLL_S / 5
+
+
+def worker_class() -> type[Worker]:
+    """Who does the work: imported late, as diffusers takes seconds."""
+    from .worker import Worker
+
+    return Worker
+
+
+def _spoils_the_device(error: Exception) -> bool:
+    """After such an error every later call in the process fails as well."""
+    return type(error).__name__ == "AcceleratorError" or "cuda error" in str(error).lower()
+
+
+@contextmanager
+def open_pool(setup: dict[str, Any], workers: int, *, in_process: bool) -> Generator[Pool, None, None]:
+    """Workers on this machine; `start` them.
+
+    Args:
+        setup: the fields of a `WorkerSetup` that every worker shares.
+    """
+    from .worker import WorkerSetup
+
+    if in_process:
+        yield _InProcess(WorkerSetup(**setup))
+        return
+    cores = usable_cores()
+    gpus = _gpus() if setup["device"].startswith("cuda") else 0
+    threads = None if gpus else max(1, cores // workers)
+    with ray_session(cpus=max(workers, cores), gpus=gpus) as session:
+        each = 1 / -(-workers // gpus) if gpus else 0  # several share a GPU only where there are more of them
+        yield _RayPool(session, _ray_setup(setup, threads), workers, cpus=1, gpus=each)
+
+
+@contextmanager
+def join_pool(session: Session, setup: dict[str, Any], crew: Crew, first: Sample) -> Generator[Pool, None, None]:
+    """Workers on a cluster that was joined, each having proven that it sees the store and the inputs.
+
+    Args:
+        first: an input that each of them has to read.
+    """
+    pool = _RayPool(
+        session,
+        _ray_setup(setup, None if crew.gpus else int(crew.cpus)),
+        crew.workers,
+        cpus=crew.cpus,
+        gpus=crew.gpus,
+    )
+    try:
+        pool.where = pool.call_each("check_in", first)
+    except WorldModelError as error:
+        raise WorldModelError(
+            f"{error}. Every node has to see the inputs, the cache {setup['store']} and the world model's folder under "
+            "the same paths: put them on a file system that all share"
+        ) from error
+    yield pool
+
+
+def _ray_setup(setup: dict[str, Any], threads: int | None) -> WorkerSetup:
+    from .worker import WorkerSetup
+
+    # Ray's session is private; what workers write to the store gets the rights this process would give it
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return WorkerSetup(**setup, umask=umask, threads=threads)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def reason_of(error: BaseException) -> str:
+    """The last line of an error: Ray's are whole tracebacks."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1][:300]}"

@@ -1,0 +1,212 @@
+"""Joining a Ray cluster that somebody started: only by its address, only where it asks for a token.
+
+A Ray without token auth runs code for whoever reaches its ports (CVE-2023-48022), so such a cluster is refused. The
+token comes from where Ray looks for it (RAY_AUTH_TOKEN_PATH, RAY_AUTH_TOKEN, ~/.ray/auth_token) and never enters a
+runtime_env, whose values Ray logs in clear. This package travels with the job; what the nodes need is Python with its
+dependencies, and the same folders of inputs and cache. How to start such a cluster: configs/slurm.sh.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ... import pipeline
+from ...pipeline.errors import ConfigError, Interrupted
+from .ray_local import Session, environment, stop
+
+_PROBE_S, _CONNECT_S = 60.0, 5.0
+_CHECK_EVERY_S = 10.0
+_MISSED_CHECKS = 3
+_ROOMS = ("pipeline", "precompute", "train")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """How many workers a cluster has room for, and what each takes."""
+
+    device: str
+    workers: int
+    cpus: float
+    """Of one worker, and its threads on a CPU."""
+    gpus: float
+
+
+@contextmanager
+def ray_cluster(address: str) -> Generator[Session, None, None]:
+    """Join the cluster at HOST:PORT, yield it, and leave it again.
+
+    Raises:
+        ConfigError: not an address, nothing there, no token auth there, no or an unsafe token here, or Ray refuses.
+    """
+    host, port = _parse(address)
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_S).close()
+    except (OSError, UnicodeError) as error:  # a dot too many is no name at all
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--address {address}: nothing answers there ({why})") from error
+    _require_auth(address)
+    _require_token(address)
+    here = Path(tempfile.mkdtemp(prefix="theworld-"))
+    try:
+        package = _package(here / "theworld")
+        settings = environment(RAY_AUTH_MODE="token", RAY_ADDRESS=None, RAY_USAGE_STATS_ENABLED="0")
+        with settings, redirect_stdout(sys.stderr):
+            import ray
+
+            try:
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    runtime_env={"py_modules": [str(package)]},
+                )
+            except Exception as error:  # Ray raises half a dozen classes here, builtin ones among them
+                said = str(error).strip().splitlines() or [type(error).__name__]
+                raise ConfigError(
+                    f"--address {address}: Ray does not let this process join: {said[0][:300]}. Run this on a "
+                    "machine of the cluster, with the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN_PATH, "
+                    "and the cluster's versions of Python and ray"
+                ) from error
+            try:
+                yield Session(ray, check=_answers(host, port))
+            finally:
+                stop(ray, [])
+    finally:
+        shutil.rmtree(here, ignore_errors=True)
+
+
+def crew_of(nodes: Iterable[Mapping[str, Any]], *, device: str, workers: int | None, small: bool) -> Crew:
+    """Workers for the nodes that are alive: one a GPU; without GPUs one a core, or one a node of a large model.
+
+    Args:
+        nodes: as `ray.nodes()` gives them.
+        device: "auto", "cpu" or "cuda". workers: at most so many. small: several world models fit on a node.
+    Raises:
+        ConfigError: there is no room for one.
+    """
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = int(sum(one.get("GPU", 0) for one in resources))
+    cores = [int(one.get("CPU", 0)) for one in resources if one.get("CPU", 0) >= 1]
+    if device == "cuda" and not gpus:
+        raise ConfigError("--device cuda: no node of this cluster has a GPU. Use --device cpu")
+    if gpus and device != "cpu":
+        return Crew(device="cuda", workers=min(gpus, workers or gpus), cpus=1, gpus=1)
+    if not cores:
+        raise ConfigError("no node of this cluster offers a CPU or a GPU")
+    each = 1 if small else min(cores)
+    room = sum(count // each for count in cores)
+    return Crew(device="cpu", workers=min(room, workers or room), cpus=each, gpus=0)
+
+
+def node_of(error: BaseException) -> str:
+    """The machine Ray says an actor's error comes from; empty where it does not say."""
+    found = re.search(r"\bip=([0-9a-fA-F.:]+)", str(error))
+    return found[1] if found else ""
+
+
+def _parse(address: str) -> tuple[str, int]:
+    found = re.fullmatch(r"\[?([\w.:-]+?)\]?:(\d{1,5})", address)
+    if found is None:
+        raise ConfigError(
+            f"--address must be HOST:PORT of the cluster's head, such as 10.0.0.1:6379; got {address!r}. "
+            "Anything vaguer could join another's cluster"
+        )
+    return found[1], int(found[2])
+
+
+_PROBE = """
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=10)
+    print("open")
+except AuthenticationError:
+    print("closed")
+"""
+
+
+def _knock(address: str, **settings: str) -> str:
+    """Whether a cluster lets one in: open, closed, or why it cannot be told. In a process of its own: Ray fixes its
+    mode and token once a process, and a driver with a wrong token waits for minutes."""
+    command = [sys.executable, "-c", _PROBE, address]
+    try:
+        said = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=_PROBE_S)
+    except subprocess.TimeoutExpired:
+        return f"nothing that listens there answers as Ray does in {_PROBE_S:.0f} s"
+    return said.stdout.strip() or (said.stderr.strip().splitlines() or ["no reason given"])[-1][:300]
+
+
+def _require_auth(address: str) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    said = _knock(address, **{**clean, "RAY_AUTH_MODE": "disabled"})
+    if said == "open":
+        raise ConfigError(
+            f"--address {address}: this cluster asks for no token, so whoever reaches its ports can run code in it "
+            "and in this job (CVE-2023-48022). Start it with RAY_AUTH_MODE=token, as configs/slurm.sh does"
+        )
+    if said != "closed":
+        raise ConfigError(f"--address {address}: cannot tell whether this cluster asks for a token: {said}")
+
+
+def _require_token(address: str) -> None:
+    if not os.environ.get("RAY_AUTH_TOKEN"):
+        _require_private_token()
+    if (said := _knock(address, **{**os.environ, "RAY_AUTH_MODE": "token"})) != "open":
+        why = "is not the cluster's token" if said == "closed" else f"may not be the cluster's token ({said})"
+        raise ConfigError(f"--address {address}: the token here {why}: copy it from the cluster's head")
+
+
+def _require_private_token() -> None:
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        rights = path.stat().st_mode & 0o077
+    except OSError as error:
+        raise ConfigError(
+            f"the cluster asks for a token and there is none in {path}: copy it there from the cluster's head, "
+            "readable by you alone (chmod 600)"
+        ) from error
+    if rights:
+        raise ConfigError(f"others can read the cluster's token in {path}; chmod 600 it, and better make a new one")
+
+
+def _package(folder: Path) -> Path:
+    """The three rooms under the name they are imported by, wherever they are installed from."""
+    [root] = {Path(place).parent for place in pipeline.__path__}
+    for room in _ROOMS:
+        shutil.copytree(root / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    return folder
+
+
+def _answers(host: str, port: int) -> Callable[[], None]:
+    last, missed = time.monotonic(), 0
+
+    def check() -> None:
+        nonlocal last, missed
+        if time.monotonic() - last < _CHECK_EVERY_S:
+            return
+        try:
+            socket.create_connection((host, port), timeout=_CONNECT_S).close()
+            missed = 0
+        except OSError:
+            missed += 1
+        last = time.monotonic()
+        if missed >= _MISSED_CHECKS:
+            raise Interrupted(
+                f"the cluster's head at {host}:{port} does not answer any more. What is committed stays; "
+                "the same command goes on once the cluster is back"
+            )
+
+    return check

@@ -1,0 +1,195 @@
+"""A private Ray for one job: loopback only, token on, its own 0700 folder, gone at the end. The door to `ray`.
+
+Why each setting: a default `ray.init()` listens on every interface with ports that run code for whoever connects, and
+writes its session world-readable. Nothing here joins or leaves anything behind for another cluster.
+Elsewhere: joining a cluster, for which a person has to give its address (cluster.py).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ...pipeline.errors import ConfigError, Interrupted
+
+_SETTINGS = {
+    "RAY_AUTH_MODE": "token",
+    # despite its name, on Linux this binds every service to loopback; checked after start below
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_OBJECT_STORE_BYTES = 128 * 2**20
+"""Receipts and names pass through it, never latents."""
+_MAX_SOCKET_FOLDER = 23
+"""The path of a Unix socket has 107 bytes; ours and Ray's names below the folder take 84: `tw-PID-xxxxxxxx/
+session_DATE_TIME_MICROSECONDS_PID/sockets/plasma_store`."""
+_HOST = "host"
+"""File with the name of a session's machine: on another, which may share TMPDIR, its process's number says nothing."""
+STOP_S = 20.0
+"""For Ray to stop by itself; without its raylet it may wait for ever."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A Ray that is up."""
+
+    ray: Any
+    """The module."""
+    check: Callable[[], None]
+    """Raises Interrupted where Ray's own processes are gone: no answer will come any more. Takes microseconds."""
+
+
+@contextmanager
+def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
+    """Start Ray on this machine, yield it, and stop it again.
+
+    Raises:
+        ConfigError: Ray listens beyond this machine in spite of its settings.
+    """
+    wanted = tempfile.gettempdir()
+    parent = Path(wanted if len(os.fsencode(wanted)) <= _MAX_SOCKET_FOLDER else "/tmp")
+    _sweep(parent)
+    base = Path(tempfile.mkdtemp(prefix=f"tw-{os.getpid()}-", dir=parent))
+    token = base / "token"
+    old_umask = os.umask(0o077)
+    try:
+        (base / _HOST).write_text(socket.gethostname())
+        token.write_text(_token())
+        # a leftover address must never make a local job join a cluster
+        settings = environment(**_SETTINGS, RAY_AUTH_TOKEN_PATH=str(token), RAY_ADDRESS=None, RAY_AUTH_TOKEN=None)
+        # Ray prints its news, a lost worker say, among our results
+        with settings, redirect_stdout(sys.stderr):
+            import ray
+
+            ours = {child.pid for child in psutil.Process().children()}
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                configure_logging=False,
+                _temp_dir=str(base),
+            )
+            started = [child for child in psutil.Process().children() if child.pid not in ours]
+            try:
+                os.umask(old_umask)
+                _refuse_open_ports()
+                yield Session(ray, check=_alive(started))
+            finally:
+                stop(ray, started)
+    finally:
+        os.umask(old_umask)
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@cache
+def _token() -> str:
+    """The same for all sessions of this process: Ray reads it once and keeps it."""
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def environment(**values: str | None) -> Generator[None, None, None]:
+    """Variables of this process, and of what it starts, for the length of a block; None takes one away."""
+    before = {name: os.environ.get(name) for name in values}
+    _set(values)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def stop(ray: Any, started: list[psutil.Process]) -> None:
+    """Shut Ray down, by force where it does not stop by itself: without a raylet or a GCS it may not."""
+    stopping = threading.Thread(target=ray.shutdown, daemon=True)
+    stopping.start()
+    stopping.join(STOP_S)
+    if stopping.is_alive() or any(map(_runs, started)):
+        for process in started:
+            with suppress(psutil.Error):
+                for child in process.children(recursive=True):
+                    child.kill()
+                process.kill()
+
+
+def _alive(started: list[psutil.Process]) -> Callable[[], None]:
+    needed = [(process.name(), process) for process in started if process.name() in ("raylet", "gcs_server")]
+
+    def check() -> None:
+        for name, process in needed:
+            if not _runs(process):
+                raise Interrupted(
+                    f"Ray's {name} died (was it killed, or is the machine out of memory?), and with it the workers. "
+                    "What is committed stays; the same command goes on, with --in-process if Ray is the trouble"
+                )
+
+    return check
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def open_ports() -> list[str]:
+    """Addresses beyond loopback on which this process or a child of it listens, as `name ip:port`."""
+    found: list[str] = []
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        try:
+            for connection in process.net_connections(kind="inet"):
+                address = connection.laddr
+                if connection.status != psutil.CONN_LISTEN or not address:
+                    continue
+                ip = ip_address(address.ip)
+                mapped = getattr(ip, "ipv4_mapped", None)
+                if not (mapped or ip).is_loopback:
+                    found.append(f"{process.name()} {address.ip}:{address.port}")
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the session folders of jobs of ours on this machine that were killed before they could."""
+    for folder in parent.glob("tw-[0-9]*-*"):
+        with suppress(OSError, ValueError, OverflowError):  # another job sweeps too; or it was never a job's
+            pid = int(folder.name.split("-")[1])
+            ours = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+            if ours and not psutil.pid_exists(pid) and (folder / _HOST).read_text() == socket.gethostname():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_open_ports() -> None:
+    if ports := open_ports():
+        raise ConfigError(
+            f"Ray listens beyond this machine ({', '.join(ports)}), where anyone could run code in this job. "
+            "This version of Ray ignores the settings that keep it on loopback; run with --in-process, "
+            "or install the tested version of ray"
+        )

@@ -1,0 +1,114 @@
+"""How a precompute run ended, for people and for scripts."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.store.ledger import Failure
+from ...pipeline.latents.recipe import Recipe
+from ...pipeline.messages import printable
+from .cost import Cost
+from .scheduler import Work
+from ..rollout.kinds import KINDS
+from .plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How a run ended."""
+
+    store: Path
+    recipe: Recipe
+    plan: Plan
+    cost: Cost | None = None
+    work: Work = field(default_factory=Work)
+    failures: tuple[Failure, ...] = ()
+    """New ones of this run."""
+    dry_run: bool = False
+
+    @property
+    def written(self) -> int:
+        """Latents made and committed."""
+        return self.work.written
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Failures by type: reason -> how many inputs of this run have no latent for it."""
+        return dict(Counter(failure.reason for failure in (*self.failures, *self.plan.failed_before)))
+
+    @property
+    def bad(self) -> int:
+        """Inputs of this run without a latent."""
+        return len(self.failures) + len(self.plan.failed_before)
+
+    @property
+    def next_command(self) -> str:
+        """What to type next. Scenes of the worldlet have their questions beside the store; others have to be named."""
+        own = self.recipe.kind == "rollout" and (self.store.parent / "scenes" / "questions.jsonl").is_file()
+        return f"theworld train {shlex.quote(str(self.store))}" + (" --questions QUESTIONS.jsonl" if not own else "")
+
+    def summary(self) -> str:
+        """What a person reads at the end: what happened, what failed and why, and what to type next."""
+        if self.dry_run:
+            return "dry run: nothing was written"
+        kind = KINDS[self.recipe.kind]
+        lines: list[str] = []
+        work = self.work
+        if work.written:
+            rate = work.written / work.seconds if work.seconds else 0.0
+            phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in work.phases.items())
+            lines.append(
+                f"{work.written} {kind.makes} in {work.seconds:.1f} s ({rate:.1f} {kind.takes}s/s), "
+                f"{work.bytes_written / 2**20:.1f} MiB; {work.worker_hours:.2f} worker-hours on {work.device}, of them "
+                f"loading {work.load_s:.1f} s a worker, {phases}" + (f"; {work.retries} retries" * bool(work.retries))
+            )
+        elif self.plan.todo:
+            lines.append(f"none of {len(self.plan.todo)} {kind.makes} could be made")
+        else:
+            there = self.plan.inputs - self.plan.duplicates
+            alike = f"; {self.plan.duplicates} more share them" * bool(self.plan.duplicates)
+            lines.append(f"nothing to do: {self.plan.done} of {there} {kind.takes}s have their latents{alike}")
+        lines.extend(f"note: {count} {kind.takes}s are {note}" for note, count in work.notes.items())
+        if self.bad:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
+            lines.append(f"{self.bad} inputs failed ({reasons}):")
+            shown = (*self.failures, *self.plan.failed_before)[:5]
+            lines.extend(f"  {failure.reason:>10}  {printable(failure.message)}" for failure in shown)
+            if self.bad > len(shown):
+                lines.append(f"  … and {self.bad - len(shown)} more: theworld cache failed {self.store}")
+            lines.append("all others are done; --retry-failed tries these again, --max-bad N accepts N of them")
+        lines.append(f"store: {self.store}")
+        lines.append(f"next:  {self.next_command}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return {
+            "store": str(self.store),
+            "recipe_id": self.recipe.id,
+            "kind": self.recipe.kind,
+            "images": self.plan.inputs,
+            "done_before": self.plan.done,
+            "written": self.written,
+            "failed": self.bad,
+            "failures": [
+                {"source": f.source, "reason": f.reason, "message": f.message}
+                for f in (*self.failures, *self.plan.failed_before)
+            ],
+            "reasons": self.reasons,
+            "notes": dict(self.work.notes),
+            "bytes": self.work.bytes_written,
+            "todo": len(self.plan.todo),
+            "todo_bytes": len(self.plan.todo) * self.plan.sample_bytes,
+            **(self.cost.to_json() if self.cost else {}),
+            "seconds": round(self.work.seconds, 3),
+            "load_s": round(self.work.load_s, 3),
+            "worker_hours": round(self.work.worker_hours, 5),
+            "worker_seconds": {phase: round(seconds, 3) for phase, seconds in self.work.phases.items()},
+            "retries": self.work.retries,
+            "dry_run": self.dry_run,
+        }

@@ -1,0 +1,202 @@
+"""The job: look ahead, open the store, then the workers' loop over what is missing.
+
+Lives here: the order of things. Elsewhere: all that is known before anything is written (outlook.py), the loop and
+what follows a failure (drive.py), one shard's work (worker.py), who runs it (pools.py, cluster.py), how it ended
+(report.py).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.files.atomic import publish, writing
+from ...pipeline.machine_device import resolve_device
+from ...pipeline.errors import Interrupted, TheWorldError
+from ...pipeline.store.ledger import Failure
+from ...pipeline.progress import Progress
+from ...pipeline.store.folder import PROMPT, LatentStore, create_store, label_of
+from ..worlds.builtin import EMBEDDED
+from .ray_cluster import crew_of, ray_cluster
+from .config import PrecomputeConfig
+from .scheduler import Drive
+from .events import Events
+from .throughput import FILE
+from ..rollout.kinds import KINDS
+from .prepare import Outlook, announce, is_small, look_ahead
+from .plan import Plan, choose_shard_size
+from .pool import Task, join_pool, open_pool
+from .report import Report
+from .signals import Signals
+from ..worlds.prompts import embed_each, embed_prompts, unsafe_prompts
+from ..worlds.source import WorldSource
+
+
+def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None) -> Report:
+    """Make the latents of every input that has none yet: roll images out, or encode videos.
+
+    Args:
+        progress: where a person watches; None is silent.
+    Returns:
+        A report; inputs that failed are in it and in the store's ledger, and did not stop the run.
+    Raises:
+        ConfigError, RecipeError, WorldModelError: before anything is written.
+        StoreError: the store cannot be written.
+        Interrupted: a signal, or Ray died; what is committed stays.
+    """
+    events, signals = Events(config.events), Signals()
+    try:
+        with signals.caught():
+            report = _run(config, progress or Progress.silent(), events, signals)
+        events.tell("finished", **report.to_json())
+        return report
+    except TheWorldError as error:
+        stopped = isinstance(error, Interrupted)
+        events.tell("interrupted" if stopped else "failed", message=str(error), exit_code=error.exit_code)
+        raise
+    finally:
+        events.close()
+
+
+def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: Signals) -> Report:
+    ahead = look_ahead(config, progress)
+    announce(ahead, config, progress, events)
+    store, recipe, plan, cost = ahead.store, ahead.recipe, ahead.plan, ahead.cost
+    if config.dry_run:
+        return Report(store=store.path if store else config.cache, recipe=recipe, plan=plan, cost=cost, dry_run=True)
+    if store is not None and not plan.todo and not os.access(store.path, os.W_OK):
+        return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)  # all done, on read-only media
+    device, workers = ahead.device, ahead.workers
+    with ExitStack() as stack:
+        session = crew = None
+        if config.address and plan.todo:
+            progress.say(f"joining {config.address} …")
+            session = stack.enter_context(ray_cluster(config.address))
+            signals.install()  # over Ray's own
+            small = is_small(ahead.world)
+            crew = crew_of(session.ray.nodes(), device=config.device, workers=config.workers, small=small)
+            device, workers = crew.device, crew.workers
+        store = _open_store(ahead, config, workers, progress)
+        if recipe.prompts == "sample" and plan.todo:
+            # here, where a cluster's GPUs may not be
+            where = "cpu" if device == "cpu" else str(resolve_device("auto"))
+            plan = _embed_each(config, ahead.world, store, plan, where, progress)
+        for failure in plan.refused:
+            store.record_failure(failure)
+        if not plan.todo:
+            store.publish()
+            return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)
+
+        batch_size = config.batch_size or KINDS[recipe.kind].batch[0 if device == "cpu" else 1]
+        prompted = recipe.prompts == "sample" or recipe.prompt is not None or recipe.negative_prompt is not None
+        setup = _worker_setup(ahead, store, device, batch_size, guardrail=config.guardrail if prompted else None)
+        for name, batch in setup["fitted"].items():
+            if batch < batch_size:
+                progress.say(f"batches of {batch} on {name}: larger ones did not fit ({config.cache / FILE})")
+        first, size = store.next_number, store.shard_size
+        tasks = [
+            Task(plan.todo[start : start + size], first + number)
+            for number, start in enumerate(range(0, len(plan.todo), size))
+        ]
+        progress.say("starting the workers …")
+        if session is not None and crew is not None:
+            pool = stack.enter_context(join_pool(session, setup, crew, plan.todo[0]))
+        else:
+            pool = stack.enter_context(open_pool(setup, min(workers, len(tasks)), in_process=config.in_process))
+            signals.install()
+        drive = Drive(
+            pool,
+            store,
+            ahead.experience,
+            progress,
+            events,
+            batch_size=batch_size,
+            refused=plan.refused,
+            signals=signals,
+        )
+        work = drive.run(tasks)
+    return Report(store=store.path, recipe=recipe, plan=plan, cost=cost, work=work, failures=tuple(work.failures))
+
+
+def _open_store(ahead: Outlook, config: PrecomputeConfig, workers: int, progress: Progress) -> LatentStore:
+    """The store, with all that this job knows of its inputs before it makes latents."""
+    world, recipe, listing = ahead.world, ahead.recipe, ahead.listing
+    store = create_store(
+        config.cache,
+        recipe,
+        ahead.spec,
+        label=label_of(world.name, f"-{recipe.kind}{recipe.rollout_steps}-{recipe.height}x{recipe.width}"),
+        shard_size=config.shard_size or choose_shard_size(len(ahead.plan.todo), workers),
+        format=config.format,
+    )
+    ahead.index.save(keep_others=config.limit is not None)
+    for damage in store.damage:
+        progress.warn(f"warning: {damage}")
+    store.record_sources(
+        ((sample.source, sample.key) for sample in listing.samples),
+        {sample.key: sample.prompt for sample in listing.samples if sample.prompt is not None},
+    )
+    for failure in store.failures():
+        if failure.key is None and failure.source in listing.readable:
+            store.clear_failure(failure)
+    return store
+
+
+def _worker_setup(
+    ahead: Outlook, store: LatentStore, device: str, batch_size: int, *, guardrail: str | None
+) -> dict[str, Any]:
+    """What a worker starts with (worker.py); embeds the recipe's prompts where that is not done."""
+    world = ahead.world
+    text_file: Path | None = store.path / PROMPT
+    if not text_file.is_file():  # one that is there stays: all shards see the same embeddings
+        text = embed_prompts(world.folder, ahead.recipe, world.family.text)
+        if text is None:
+            text_file = None
+        else:
+            with writing(store.path):
+                publish(store.path / "tmp", text_file, text.to_bytes())
+    return {
+        "world_folder": None if world.folder == EMBEDDED else str(world.folder.absolute()),
+        "store": str(store.path.absolute()),
+        "device": device,
+        "world_name": world.name,
+        "fps": world.card.fps,
+        "batch_size": batch_size,
+        "text": str(text_file.absolute()) if text_file else None,
+        "guardrail": guardrail,
+        "fitted": ahead.experience.fitted(ahead.recipe),
+    }
+
+
+def _embed_each(
+    config: PrecomputeConfig, world: WorldSource, store: LatentStore, plan: Plan, device: str, progress: Progress
+) -> Plan:
+    """Embed the prompts of the samples to do; the plan without those whose prompt cannot be used.
+
+    Raises:
+        ConfigError: nobody checks the prompts, and the world model's licence asks for that.
+    """
+    encoder = world.family.text
+    assert encoder is not None  # resolve_world refused a world model that reads no prompts
+    prompts = list(dict.fromkeys(sample.prompt or "" for sample in plan.todo))
+    progress.say(f"embedding {len(prompts)} prompts …")
+    refused = dict.fromkeys(
+        unsafe_prompts(prompts, config.guardrail, encoder), "NVIDIA's guardrail finds this prompt unsafe"
+    )
+    refused |= embed_each(store.path, world.folder, [p for p in prompts if p not in refused], encoder, device)
+    failures = tuple(
+        Failure(
+            source=sample.source,
+            key=sample.key,
+            reason="prompt",
+            message=f"{sample.source}: {refused[sample.prompt or '']}: {sample.prompt!r}",
+            attempts=1,
+        )
+        for sample in plan.todo
+        if (sample.prompt or "") in refused
+    )
+    todo = tuple(sample for sample in plan.todo if (sample.prompt or "") not in refused)
+    return replace(plan, todo=todo, refused=(*plan.refused, *failures))

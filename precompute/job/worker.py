@@ -1,0 +1,255 @@
+"""One worker: opens the store and the world model once, then turns shards of samples into committed shards.
+
+Knows no Ray: the job runs it in this process or inside actors, one call at a time, with the same result.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...pipeline.errors import ImageError, LatentShapeError
+from ...pipeline.latents.keys import key_of_sample
+from ...pipeline.store.ledger import Failure
+from ...pipeline.store.folder import open_store
+from ..rollout.batch import machine_facts, make_batch
+from ..worlds.builtin import EMBEDDED
+from ..inputs.sandbox import shared_decoder
+from .throughput import ANY_DEVICE
+from ...pipeline.machine import device_name, is_out_of_memory
+from ..rollout.kinds import KINDS, Loaded
+from ..worlds.registry import load_world
+from ..inputs.listing import Sample
+from ..worlds.text_embeddings import TextEmbeddings
+from ..worlds.prompts import load_each
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerSetup:
+    """What a worker needs to start; plain values only, they cross process borders."""
+
+    world_folder: str | None
+    """None is the embedded world of the package the worker runs, which on another machine may be elsewhere."""
+    store: str
+    device: str
+    batch_size: int
+    world_name: str | None = None
+    """For people; recorded beside each shard, as is `fps`."""
+    fps: float | None = None
+    """Video frames per second of the world model's training clips: what its steps are in seconds."""
+    threads: int | None = None
+    """CPU threads of torch; None leaves them as they are."""
+    text: str | None = None
+    """File of prompt embeddings."""
+    guardrail: str | None = None
+    """Who has checked the prompts; recorded beside each shard."""
+    umask: int | None = None
+    """Of the files it writes; None leaves it as it is."""
+    fitted: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Device, by its model -> the batch that fitted there where a larger one did not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """What became of one shard of samples."""
+
+    written: int
+    failures: tuple[Failure, ...] = ()
+    bytes_written: int = 0
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """Wall seconds by phase: decode (waited for), the kind's own work, write."""
+    notes: dict[str, int] = field(default_factory=dict[str, int])
+    """What is to be known of inputs that were used -> how many."""
+    batch_size: int
+    device: str = ""
+    """That made it, by its model."""
+
+
+_NOT_THERE = {"missing", "not_a_file", "changed"}
+
+
+class Worker:
+    """Makes the latents of shards of samples and commits them itself; returns receipts, never latents."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        if setup.umask is not None:
+            os.umask(setup.umask)
+        if setup.threads is not None:
+            torch.set_num_threads(setup.threads)
+        started = time.monotonic()
+        self._store = open_store(Path(setup.store), tolerate_damage=True)  # reported by the job; its keys are to do
+        self._recipe = self._store.recipe
+        self._kind = KINDS[self._recipe.kind]
+        self._decoder = shared_decoder()
+        self._decoder.start()  # while the weights load
+        text = TextEmbeddings.load(Path(setup.text)) if setup.text else None
+        self._negative = None if text is None else text.negative
+        self._world = load_world(
+            Path(setup.world_folder) if setup.world_folder else EMBEDDED,
+            device=setup.device,
+            compute_dtype=self._recipe.compute_dtype,
+            text=text,
+        )
+        self._device = setup.device
+        self._world_name, self._fps = setup.world_name, setup.fps
+        self._guardrail = setup.guardrail
+        self._device_name = device_name(setup.device, torch.get_num_threads())
+        self._batch_size = min(setup.batch_size, setup.fitted.get(self._device_name, setup.batch_size))
+        self._made_any = False
+        self._load_s = time.monotonic() - started
+
+    def load_s(self) -> float:
+        """Seconds it took to load the world model; answering at all says that the worker is ready."""
+        return self._load_s
+
+    def check_in(self, sample: Sample) -> dict[str, str]:
+        """Where this worker runs, having read an input: on another machine, its folders may not be there.
+
+        Raises:
+            ImageError: the input cannot be read here.
+        """
+        try:
+            self._load(sample)
+        except ImageError as error:
+            if error.reason in _NOT_THERE:  # an input that is there and broken is broken everywhere
+                raise
+        return {"host": socket.gethostname(), "package": str(Path(__file__).parent), "device": self._device_name}
+
+    def process(
+        self,
+        samples: Sequence[Sample],
+        shard_number: int | None = None,
+        fitted: Mapping[str, int] | None = None,
+    ) -> Receipt:
+        """Decode, roll out or encode, and commit up to a shard of samples.
+
+        The shard gets `shard_number` where that is free. `fitted` is what all workers have learned of their devices.
+        A sample that cannot be decoded, or whose latents are not finite, is left out and reported; the rest commits.
+
+        Raises:
+            StoreError, OSError: the store cannot be written.
+            Exception: whatever the world model raises that is not about memory; the job isolates the sample behind it.
+        """
+        failures: list[Failure] = []
+        seconds = {"decode": 0.0, self._kind.phase: 0.0, "write": 0.0}
+        notes: Counter[str] = Counter()
+        written = 0
+        for device in (self._device_name, ANY_DEVICE):
+            self._batch_size = min(self._batch_size, (fitted or {}).get(device, self._batch_size))
+        with self._store.new_shard(shard_number) as shard:
+            for batch, waited in self._decoded(samples, failures):
+                seconds["decode"] += waited
+                started = time.monotonic()
+                latents = self._latents([sample for sample, _ in batch], [loaded.pixels for _, loaded in batch])
+                made = time.monotonic()
+                notes.update(loaded.note for _, loaded in batch if loaded.note)
+                for (sample, _), latent in zip(batch, latents, strict=True):
+                    if latent is None:
+                        message = f"{sample.source} does not fit in memory, not even alone; others of its size did"
+                        failures.append(_failure(sample, "oom", message))
+                        continue
+                    try:
+                        shard.add(sample.key, latent.numpy())
+                        written += 1
+                    except LatentShapeError as error:  # NaN, or beyond what the stored dtype holds
+                        failures.append(_failure(sample, "latent", f"{sample.source}: {error}"))
+                seconds[self._kind.phase] += made - started
+                seconds["write"] += time.monotonic() - made
+            started = time.monotonic()
+            record = shard.commit(self._facts(seconds)) if written else None
+            seconds["write"] += time.monotonic() - started
+        return Receipt(
+            written=written,
+            failures=tuple(failures),
+            bytes_written=record.bytes if record is not None else 0,
+            seconds=seconds,
+            notes=dict(notes),
+            batch_size=self._batch_size,
+            device=self._device_name,
+        )
+
+    def _decoded(
+        self, samples: Sequence[Sample], failures: list[Failure]
+    ) -> Iterator[tuple[list[tuple[Sample, Loaded]], float]]:
+        """Batches of decoded samples, one batch ahead of the world model, and the seconds spent waiting for each."""
+        pending = list(samples)
+        with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+
+            def next_batch() -> list[tuple[Sample, Future[Loaded]]]:
+                taken, pending[: self._batch_size] = pending[: self._batch_size], []
+                return [(sample, pool.submit(self._load, sample)) for sample in taken]
+
+            ahead = next_batch()
+            while ahead:
+                current, ahead = ahead, next_batch()
+                started = time.monotonic()
+                batch: list[tuple[Sample, Loaded]] = []
+                for sample, loading in current:
+                    try:
+                        batch.append((sample, loading.result()))
+                    except ImageError as error:
+                        failures.append(_failure(sample, error.reason, str(error)))
+                if batch:
+                    yield batch, time.monotonic() - started
+
+    def _load(self, sample: Sample) -> Loaded:
+        content = sample.at.read(self._kind.max_bytes)
+        if key_of_sample(content, sample.prompt) != sample.key:
+            raise ImageError("changed", f"{sample.source} changed while the job ran; run again for what it is now")
+        return self._decoder.load(content, self._recipe, self._world.spec, sample.source)
+
+    def _latents(self, samples: list[Sample], pixels: list[Tensor]) -> list[Tensor | None]:
+        """(C, T, H, W) of each on the CPU; None where one did not fit alone, though others did.
+
+        Out of memory halves the batch, and later batches stay halved.
+        """
+        done: list[Tensor | None] = []
+        while len(done) < len(samples):
+            size = self._batch_size
+            part = slice(len(done), len(done) + size)
+            keys, text = [sample.key for sample in samples[part]], self._text_of(samples[part])
+            try:
+                latents = make_batch(self._kind, self._world, pixels[part], keys, self._recipe, size, text=text)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or (size == 1 and not self._made_any):
+                    raise
+                latents = None  # freeing waits for the end of this block: the error holds on to the frames it is of
+            if latents is not None:
+                self._made_any = True
+                done.extend(latents)
+            elif size == 1:
+                done.append(None)
+            else:
+                self._batch_size = size // 2
+            if latents is None and self._device.startswith("cuda"):
+                torch.cuda.empty_cache()
+        return done
+
+    def _text_of(self, samples: Sequence[Sample]) -> TextEmbeddings | None:
+        """The samples' own prompts, where they have them."""
+        if self._recipe.prompts == "recipe":
+            return None
+        return load_each(self._store.path, [sample.prompt or "" for sample in samples], self._negative)
+
+    def _facts(self, seconds: dict[str, float]) -> dict[str, object]:
+        """Recorded beside the shard, never hashed: who made it, with what, at what cost."""
+        return {
+            **machine_facts(self._device),
+            "batch_size": self._batch_size,
+            "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
+            "world": {"name": self._world_name, "fps": self._fps},
+            **({} if self._guardrail is None else {"guardrail": self._guardrail}),
+        }
+
+
+def _failure(sample: Sample, reason: str, message: str) -> Failure:
+    return Failure(source=sample.source, key=sample.key, reason=reason, message=message, attempts=1)

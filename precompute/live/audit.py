@@ -1,0 +1,295 @@
+"""An audit: samples of a store made again from their inputs, and compared with what the store holds.
+
+Checksums say that bytes are what was committed. This says that what was committed is what the recipe makes: it finds
+latents of another image, of other weights, or changed by somebody who sealed the records again.
+
+Lives here: which samples, the comparison, the verdict. Elsewhere: their inputs (originals.py), making them (live.py).
+
+Axes:  B sample   C channel   T latent frame   H, W latent row, column
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...pipeline.config import DeviceName
+from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.latents.tensors import as_tensor
+from ...pipeline.progress import Progress
+from ...pipeline.latents.recipe import Recipe
+from ...pipeline.store.records import origins_of
+from ...pipeline.store.folder import LatentStore
+from ..rollout.batch import machine_facts
+from ..rollout.kinds import KINDS
+from .world import LiveWorld
+from ..inputs.lookup import Originals
+
+Verdict = Literal["equal", "within", "different"]
+
+TOLERANCE = {"float32": (2e-3, 1e-4), "bfloat16": (0.5, 0.03)}
+"""By the dtype computed in: how far one value, and the root mean square of a sample, may lie from what is stored,
+beyond the rounding of the stored dtype, where the same bits cannot be expected. Measured with the worldlet on one CPU
+(8 steps, 6 scenes; batches of 1, 3 and 8; one and two threads; with AVX2 and without): float32 at most 4.1e-5 and
+1.9e-6, bfloat16 0.13 and 0.0078. Another seed is at 9 and 0.28. Between a CPU and a GPU, whose convolutions round to
+TF32, those of bfloat16 hold: a guess."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """One sample, made again."""
+
+    key: str
+    source: str
+    shard: int
+    max_difference: float
+    """Between the stored values and the new ones, rounded as the store rounds."""
+    rms_difference: float
+    beyond_rounding: float
+    """The largest difference that the stored dtype's own rounding does not explain."""
+    rms_beyond_rounding: float
+    tolerance: float
+    """What `beyond_rounding` may be; 0 where the same bits are wanted."""
+    rms_tolerance: float
+    differs_by: tuple[str, ...]
+    """What is not as it was when the sample was made; empty: the same bits are expected."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audit:
+    """What was made again, and what came of it."""
+
+    seed: int
+    asked: int
+    samples: tuple[Compared, ...]
+    unusable: tuple[tuple[str, str, str], ...]
+    """Source or key, reason, message: drawn, and not compared, as the input is not what or where it was."""
+
+    @property
+    def different(self) -> tuple[Compared, ...]:
+        """Those that are not what the recipe makes."""
+        return tuple(one for one in self.samples if one.verdict == "different")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        unusable = [{"source": source, "reason": reason, "message": text} for source, reason, text in self.unusable]
+        return {
+            "seed": self.seed,
+            "asked": self.asked,
+            "compared": len(self.samples),
+            "different": len(self.different),
+            "samples": [asdict(one) for one in self.samples],
+            "unusable": unusable,
+        }
+
+    def lines(self) -> list[str]:
+        """As a person reads it."""
+        words = {"equal": "bit-equal", "within": "within tolerance", "different": "DIFFERENT"}
+        rows = [
+            f"{words[one.verdict]:<16}  max {one.max_difference:<9.3g} rms {one.rms_difference:<9.3g} "
+            f"{one.key[:12]}  {one.source}"
+            for one in self.samples
+        ]
+        rows += [f"not compared      {text}" for _, _, text in self.unusable[:_SHOWN]]
+        if len(self.unusable) > _SHOWN:
+            reasons = Counter(reason for _, reason, _ in self.unusable)
+            rows.append(f"not compared      {', '.join(f'{n} {what}' for what, n in reasons.items())} in all")
+        for reasons in dict.fromkeys(one.differs_by for one in self.samples):
+            rows.append(_why([one for one in self.samples if one.differs_by == reasons]))
+        counts = Counter(one.verdict for one in self.samples)
+        said = ", ".join(f"{counts[verdict]} {words[verdict]}" for verdict in words if counts[verdict])
+        few = f" of {self.asked} asked for" if len(self.samples) < self.asked else ""
+        return [*rows, f"{len(self.samples)}{few} made again (--seed {self.seed}): {said}"]
+
+
+def audit(
+    store: LatentStore,
+    count: int,
+    *,
+    seed: int,
+    images: Path | None = None,
+    world: str | None = None,
+    tolerance: float | None = None,
+    device: DeviceName = "auto",
+    progress: Progress | None = None,
+) -> Audit:
+    """Make random samples again and compare.
+
+    The record of a shard states machine, versions, threads and batch size. Where they are the same here, the same bits
+    are wanted; else the values may differ by a tolerance. The recipe is checked first, so that other weights are one
+    clear error and not a difference.
+
+    Args:
+        count: how many; the next one is drawn in place of one whose input is gone or changed.
+        seed: of the draw.
+        images: where the inputs are; see `Originals`. world: where the weights are; by default as the recipe says.
+        tolerance: of a value, beyond rounding, whatever the record says; 0 wants the same bits. None is the above.
+    Raises:
+        ConfigError: other weights or rules than the recipe's, or no input to be found.
+        DamagedShardError: a sample is not what was committed.
+    """
+    recipe, kind = store.recipe, KINDS[store.recipe.kind]
+    progress = progress or Progress.silent()
+    if not len(store):
+        raise ConfigError(f"{store.path} is empty: there is nothing to make again yet")
+    originals = Originals(store, images)
+    if originals.place is None:
+        raise ConfigError(f"which {kind.takes}s was {store.path} made from? Name their folder: --images FOLDER")
+    live = LiveWorld.for_store(store, world=world, device=device)
+    order = sorted(store.keys)  # the order of shards says nothing
+    random.Random(seed).shuffle(order)
+    unusable: list[tuple[str, str, str]] = []
+    usable: list[str] = []
+    for key in order:
+        if len(usable) == count:
+            break
+        try:
+            originals.load(key)  # and again when it is needed: all at once, videos would fill the memory
+            usable.append(key)
+        except ImageError as error:
+            unusable.append((next(iter(originals.names(key)), key), error.reason, str(error)))
+    if not usable:
+        raise ConfigError(
+            f"of the {len(unusable)} {kind.takes}s of {store.path}, none is in {originals.place} as it was, so nothing "
+            f"can be made again ({unusable[0][2]}). Name the folder the store was made from with --images"
+        )
+    done: list[Compared] = []
+    with progress.bar(f"{kind.doing} again", total=len(usable), unit=f"{kind.takes}s") as bar:
+        for group, facts in _by_maker(store, usable):
+            here = machine_facts(live.device)
+            differs, size, threads = _differences(facts, here, len(group))
+            allowed = _allowed(recipe, facts, here, differs) if tolerance is None else (tolerance, tolerance)
+            with _threads(threads):
+                for keys in _parts(group, size):
+                    pixels = [originals.load(key).pixels for key in keys]
+                    fresh = live.roll_out_batch(pixels, keys, size=size).numpy()
+                    for key, latent in zip(keys, fresh, strict=True):
+                        source = next(iter(originals.names(key)), key)
+                        done.append(_compare(store, key, source, latent, differs, allowed))
+                    bar.advance(len(keys))
+    places = {key: place for place, key in enumerate(usable)}
+    done.sort(key=lambda one: places[one.key])
+    return Audit(seed=seed, asked=count, samples=tuple(done), unusable=tuple(unusable))
+
+
+def _by_maker(store: LatentStore, keys: Sequence[str]) -> list[tuple[list[str], Mapping[str, Any]]]:
+    """Keys by what is recorded of who made them; of a shard copied from several, what is the same in all of them."""
+    records = {record.shard: record for record in store.records()}
+    groups: dict[str, tuple[list[str], Mapping[str, Any]]] = {}
+    for key, row in zip(keys, store.rows_of(keys).tolist(), strict=True):
+        makers = [origin.facts for origin in origins_of(records[row // store.shard_size])]
+        facts: dict[str, Any] = {}
+        if makers:
+            facts = {n: v for n, v in makers[0].items() if n in _DECIDING and all(m.get(n) == v for m in makers)}
+        groups.setdefault(repr(sorted(facts.items())), ([], facts))[0].append(key)
+    return list(groups.values())
+
+
+_DECIDING = ("host", "device", "cpu", "threads", "batch_size", "versions")
+
+
+def _differences(
+    facts: Mapping[str, Any], here: Mapping[str, Any], samples: int
+) -> tuple[tuple[str, ...], int, int | None]:
+    """What is not as it was, the batch size to use for so many samples, and the threads.
+
+    A full batch of then costs most where few samples are wanted: it is made only where it can bring the same bits.
+    """
+    versions = facts.get("versions")
+    then = {**facts, **(versions if isinstance(versions, dict) else {})}
+    now = {**here, **here["versions"]}
+    names = ["device", "torch", "diffusers"]
+    if str(here["device"]).startswith("cpu"):
+        names.append("cpu" if "cpu" in facts else "host")  # older records do not state the kind of CPU
+    found = [f"{n} {then.get(n, 'not recorded')} then, {now[n]} now" for n in names if then.get(n) != now[n]]
+    batch, threads = facts.get("batch_size"), facts.get("threads")
+    size = batch if type(batch) is int and 1 <= batch <= 4096 else None
+    if size is None or (found and size > samples):
+        size = min(samples, size or 1)
+        found.append(f"batch of {batch or 'unknown size'} then, of {size} now")
+    if type(threads) is not int or not 1 <= threads <= 1024:
+        return (*found, "threads not recorded"), size, None
+    return tuple(found), size, threads
+
+
+def _allowed(
+    recipe: Recipe, facts: Mapping[str, Any], here: Mapping[str, Any], differs: tuple[str, ...]
+) -> tuple[float, float]:
+    if not differs:
+        return 0.0, 0.0
+    across = str(facts.get("device", "")).partition(" ")[0] != str(here["device"]).partition(" ")[0]
+    return TOLERANCE["bfloat16" if across else recipe.compute_dtype]  # of frames float32: the VAE's
+
+
+def _compare(
+    store: LatentStore,
+    key: str,
+    source: str,
+    fresh: NDArray[np.float32],
+    differs: tuple[str, ...],
+    allowed: tuple[float, float],
+) -> Compared:
+    stored = np.ascontiguousarray(store.read([key])[0])
+    rounded = fresh.astype(store.dtype)
+    equal = stored.tobytes() == rounded.tobytes()
+    held, again = (as_tensor(values).double().numpy() for values in (stored, rounded))
+    difference = np.abs(held - again)
+    half_ulp = np.abs(np.spacing(stored).astype(np.float64)) / 2
+    beyond = np.maximum(np.abs(held - fresh) - half_ulp, 0.0)
+    worst, rms = (0.0, 0.0) if equal else (float(beyond.max()), float(np.sqrt(np.square(beyond).mean())))
+    within = bool(worst <= allowed[0] and rms <= allowed[1]) and allowed[0] > 0
+    return Compared(
+        key=key,
+        source=source,
+        shard=store.row_of(key) // store.shard_size,
+        max_difference=float(difference.max()),
+        rms_difference=float(np.sqrt(np.square(difference).mean())),
+        beyond_rounding=worst,
+        rms_beyond_rounding=rms,
+        tolerance=allowed[0],
+        rms_tolerance=allowed[1],
+        differs_by=differs,
+        verdict="equal" if equal else "within" if within else "different",
+    )
+
+
+def _why(samples: Sequence[Compared]) -> str:
+    """What was wanted of samples that differ by the same, and why."""
+    one, same = samples[0], "machine, versions, threads and batch size are those of the record"
+    reasons = f"not all as it was ({'; '.join(one.differs_by)})" if one.differs_by else same
+    if one.tolerance == 0:
+        return f"the same bits were wanted: {same if not one.differs_by else '--tolerance 0'}"
+    seen = max(one.beyond_rounding for one in samples), max(one.rms_beyond_rounding for one in samples)
+    return (
+        f"{reasons}: beyond rounding at most {one.tolerance:g}, rms {one.rms_tolerance:g} were allowed; "
+        f"{seen[0]:.2g}, rms {seen[1]:.2g} were seen"
+    )
+
+
+def _parts(keys: Sequence[str], size: int) -> Iterable[list[str]]:
+    left = iter(keys)
+    while part := list(islice(left, size)):
+        yield part
+
+
+@contextmanager
+def _threads(count: int | None) -> Generator[None]:
+    """As many CPU threads as then: sums over more of them round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

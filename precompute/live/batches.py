@@ -1,0 +1,84 @@
+"""A store's latents made again, batch by batch, for whoever trains without reading them.
+
+Lives here: finding the inputs, batches of one size. Elsewhere: one batch (live.py, batch.py), an audit of a store
+(audit.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...pipeline.config import DeviceName
+from ...pipeline.errors import ConfigError
+from ...pipeline.store.folder import LatentStore
+from .world import LiveWorld
+from ..inputs.lookup import Originals
+
+
+class LiveBatches:
+    """Call it with keys and a number of steps to have their latents; nothing is kept between two calls."""
+
+    def __init__(
+        self,
+        store: LatentStore,
+        images: Path | None,
+        *,
+        size: int,
+        otherwise: Path | None = None,
+        world: str | None = None,
+        device: DeviceName = "auto",
+    ) -> None:
+        """
+        Args:
+            images: what the store was made from; None is the embedded scenes beside the store.
+            size: of a batch of the world model. With the size of the worker that made the store, on such a machine,
+                the bits are the store's too.
+            otherwise: where to look if `images` is None and there are no such scenes.
+            world: where the world model's weights are; by default where the recipe says.
+        Raises:
+            ConfigError: no place to look for inputs, or other weights than the store's.
+        """
+        self._recipe, self._size = store.recipe, size
+        self._originals = Originals(store, images)
+        if self._originals.place is None and otherwise is not None:
+            self._originals = Originals(store, otherwise)
+        if self._originals.place is None:
+            raise ConfigError(f"which inputs was {store.path} made from? Name their folder: --images FOLDER")
+        self._live = LiveWorld.for_store(store, world=world, device=device)
+
+    def check(self, keys: Sequence[str]) -> None:
+        """Refuse to start what would stop for want of an input.
+
+        Raises:
+            ConfigError: inputs are not where they should be; counts them and names some.
+            ImageError: the first one is another by now, or cannot be decoded.
+        """
+        if missing := [key for key in keys if not self._originals.has(key)]:
+            named = ", ".join(next(iter(self._originals.names(key)), key) for key in missing[:3])
+            raise ConfigError(
+                f"{len(missing)} of {len(keys)} inputs are not in {self._originals.place}: {named}, … To roll them out "
+                "again, name what the store was made from: --images FOLDER"
+            )
+        self._originals.load(keys[0])
+
+    def __call__(self, keys: Sequence[str], rollout_steps: int) -> Tensor:
+        """(B, C, 1 + rollout_steps, H, W), float32 on the CPU: the first frames of what the recipe makes of these.
+
+        Raises:
+            ImageError: an input is not there any more, is another by now, or cannot be decoded.
+        """
+        done: list[Tensor] = []
+        for start in range(0, len(keys), self._size):
+            part = keys[start : start + self._size]
+            pixels = [self._originals.load(key).pixels for key in part]
+            if rollout_steps == 0 and self._recipe.kind == "rollout":  # frame 0 needs no rollout
+                missing = self._size - len(pixels)
+                batch = torch.stack([*pixels, *[pixels[-1]] * missing])
+                done.append(self._live.world.encode(batch)[: len(part)].float().cpu())
+            else:
+                done.append(self._live.roll_out_batch(pixels, part, size=self._size)[:, :, : 1 + rollout_steps])
+        return torch.cat(done)

@@ -1,0 +1,145 @@
+"""One input, made into latents on the spot: what a run needs to answer about a picture that no store holds.
+
+Elsewhere: latents as pictures, for which a world model need not be whole (viewer.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ...pipeline.config import DeviceName
+from ...pipeline.machine_device import resolve_device
+from ...pipeline.errors import ConfigError
+from ...pipeline.latents.keys import key_of_bytes
+from ...pipeline.latents.recipe import Recipe
+from ...pipeline.store.folder import PROMPT, LatentStore
+from ...pipeline.latents.world_model import WorldModel
+from ..rollout.batch import make_batch
+from ..rollout.kinds import KINDS
+from ..worlds.text_embeddings import TextEmbeddings
+from ..worlds.prompts import embed_prompts, load_each
+from ..preview.latent_decoder import Viewer, place_of, require_rules, require_weights
+from ..worlds.source import resolve_world
+
+_log = logging.getLogger(__name__)
+
+
+class LiveWorld(Viewer):
+    """A world model loaded for one recipe."""
+
+    def __init__(self, world: WorldModel, recipe: Recipe, *, fps: float, name: str = "", device: str = "cpu") -> None:
+        """
+        Args:
+            fps: video frames per second of what the world model was trained on. name: for people.
+            device: where it computes, in torch's words.
+        """
+        super().__init__(world, recipe, fps=fps, name=name, device=device)
+        self.world = world
+        self._texts: Callable[[Sequence[str]], TextEmbeddings] | None = None
+        """The prompts of keys, where each sample has its own."""
+        self._kind = KINDS[recipe.kind]
+
+    @classmethod
+    def for_recipe(
+        cls, recipe: Recipe, *, world: str | None = None, device: DeviceName = "auto", text: Path | None = None
+    ) -> LiveWorld:
+        """Load the world model a recipe names.
+
+        Args:
+            world: where it lies; by default the Hub id in the recipe, or the embedded worldlet.
+            text: file of the recipe's prompt embeddings, where it has a prompt.
+        Raises:
+            ConfigError: the weights found, or this release's rules, are not the recipe's; or the recipe has a prompt
+                and no `text` is given.
+            WorldModelError: they cannot be found or loaded.
+        """
+        prompted = recipe.prompt is not None or recipe.negative_prompt is not None
+        if prompted and text is None:
+            raise ConfigError(
+                "these latents were made with a prompt, and a prompt needs precompute and its guardrail. Only what "
+                f"a store keeps of it ({PROMPT}) could be used without them, and there is none here"
+            )
+        name = place_of(recipe, world)
+        source = resolve_world(name, with_text=prompted or recipe.prompts == "sample")
+        require_weights(recipe, name, source.identity)
+        require_rules(recipe, source)
+        where = str(resolve_device(device))
+        embeddings = TextEmbeddings.load(text) if text else embed_prompts(source.folder, recipe, source.family.text)
+        loaded = source.family.load(
+            source.folder,
+            device=where,
+            compute_dtype=recipe.compute_dtype,
+            text=embeddings,
+        )
+        return cls(loaded, recipe, fps=float(source.card.fps), name=source.name, device=where)
+
+    @classmethod
+    def for_store(cls, store: LatentStore, *, world: str | None = None, device: DeviceName = "auto") -> LiveWorld:
+        """Load the world model a store was made with, and the prompt embeddings it keeps; raises as `for_recipe`."""
+        text = store.path / PROMPT
+        live = cls.for_recipe(store.recipe, world=world, device=device, text=text if text.is_file() else None)
+        if store.recipe.prompts == "sample":
+            prompts, negative = store.prompts(), TextEmbeddings.load(text).negative if text.is_file() else None
+            live._texts = lambda keys: load_each(store.path, [prompts[key] for key in keys], negative)
+        return live
+
+    def roll_out(self, file: Path) -> Float[Tensor, "1 C T H W"]:
+        """Standardised latents of one image file, or of one video for recipes of kind frames, as precompute would
+        make them, before they are rounded for storage.
+
+        Raises:
+            ImageError: the file cannot be used.
+        """
+        if self.recipe.prompts == "sample":
+            raise ConfigError(
+                "this run was trained on latents that each had a prompt of their own, and a picture alone has none"
+            )
+        content, loaded = self.load(file)
+        return self.roll_out_batch([loaded.pixels], [key_of_bytes(content)], size=1)
+
+    def roll_out_batch(self, pixels: Sequence[Tensor], keys: Sequence[str], *, size: int) -> Tensor:
+        """Latents (B, C, T, H, W) of loaded inputs, with the bits that a worker with batches of `size` gives them."""
+        text = self._texts(keys) if self._texts is not None else None
+        return make_batch(self._kind, self.world, pixels, keys, self.recipe, size, text=text)
+
+
+class Sight:
+    """One input, looked at as far as is asked: encoded by the autoencoder alone, rolled out by the whole world model,
+    which is loaded when it is first wanted."""
+
+    def __init__(self, recipe: Recipe, file: Path, *, world: str | None = None, device: DeviceName = "auto") -> None:
+        """
+        Args:
+            recipe, world, device: as of `LiveWorld.for_recipe`.
+            file: an image, or what else the recipe's kind takes.
+        """
+        self._recipe, self._file = recipe, file
+        self._world = world
+        self._device: DeviceName = device
+        self._viewer: Viewer | None = None
+        self._live: LiveWorld | None = None
+
+    @property
+    def viewer(self) -> Viewer:
+        """What decodes the latents that were seen last."""
+        assert self._live or self._viewer, "nothing was seen yet"
+        return self._live or self._viewer  # type: ignore[return-value]
+
+    def see(self, steps: int) -> Float[Tensor, "1 C T H W"]:
+        """The observed frame and so many steps of the recipe's rollout, which is made where there are any.
+
+        Raises:
+            ImageError: the file cannot be used.
+            ConfigError, WorldModelError: as `LiveWorld.for_recipe`.
+        """
+        if steps == 0 and self._recipe.kind == "rollout" and self._live is None:
+            self._viewer = self._viewer or Viewer.for_recipe(self._recipe, world=self._world, device=self._device)
+            return self._viewer.encode(self._file)
+        if self._live is None:
+            self._live = LiveWorld.for_recipe(self._recipe, world=self._world, device=self._device)
+        return self._live.roll_out(self._file)[:, :, : 1 + steps]

@@ -1,0 +1,65 @@
+"""Views: one picture at several crops and scales, in order. The whole comes first, as an image of its own would be.
+
+The rules (their version is `VIEW_RULES` in pipeline/recipe.py): the picture is brought to the shape of the result as
+`fit_image` does, but at its own resolution, so that a crop shows what the whole was too small to show; then each crop
+is resized with Lanczos resampling.
+
+Elsewhere: pixels (images.py), what the views are called in a recipe (pipeline/recipe.py).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from ...pipeline.latents.recipe import Fit, Views
+from .images import fit_image, to_tensor
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, as shares of width and height."""
+
+
+def boxes(views: Views, count: int) -> list[Box]:
+    """What each of `count` views shows of the picture; the first shows all of it.
+
+    Args:
+        views: pyramid: 2 x 2 tiles, then 3 x 3 …, row by row; whole levels only. zoom: the centre, each time
+            1/sqrt 2 as wide and high.
+    """
+    if views == "zoom":
+        sides = [0.5 ** (number / 2) for number in range(count)]
+        return [(0.5 - side / 2, 0.5 - side / 2, 0.5 + side / 2, 0.5 + side / 2) for side in sides]
+    found: list[Box] = []
+    level = 1
+    while len(found) < count:
+        cuts = [number / level for number in range(level + 1)]
+        found += [(cuts[x], cuts[y], cuts[x + 1], cuts[y + 1]) for y in range(level) for x in range(level)]
+        level += 1
+    return found[:count]
+
+
+def load_views(
+    image: Image.Image, views: Views, count: int, height: int, width: int, fit: Fit
+) -> Float[Tensor, "3 V height width"]:
+    """The views of a picture, float32 in [-1, 1].
+
+    Args:
+        image: 8-bit RGB. height, width: pixels of every view.
+    """
+    canvas = _shaped(image, height, width, fit)
+    pictures = [fit_image(image, height, width, fit)]
+    for left, top, right, bottom in boxes(views, count)[1:]:
+        box = (left * canvas.width, top * canvas.height, right * canvas.width, bottom * canvas.height)
+        pictures.append(canvas.resize((width, height), resample=Image.Resampling.LANCZOS, box=box))
+    return torch.stack([to_tensor(picture) for picture in pictures], dim=1)
+
+
+def _shaped(image: Image.Image, height: int, width: int, fit: Fit) -> Image.Image:
+    """The picture in the proportions of the result, at about its own resolution."""
+    if fit == "stretch":
+        return image
+    across, down = image.width / width, image.height / height
+    scale = min(across, down) if fit == "cover" else max(across, down)
+    return fit_image(image, max(1, round(height * scale)), max(1, round(width * scale)), fit)

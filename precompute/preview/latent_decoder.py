@@ -1,0 +1,262 @@
+"""Latents as pictures: of a world model its autoencoder alone, which is 0.5 GB where the whole has 4 to 32.
+
+Lives here: loading it for a store, decoding, the pictures of answers. Elsewhere: rolling out, which needs the whole
+world model (live.py), sheets of a store's samples (store_preview.py), drawing itself (preview.py, drawing.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from ...pipeline.files.atomic import make_folders
+from ...pipeline.config import DeviceName
+from ...pipeline.machine_device import resolve_device
+from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.files.images import read_input_file
+from ...pipeline.latents.spec import LatentSpec
+from ...pipeline.latents.recipe import Recipe
+from ...pipeline.store.folder import LatentStore
+from ...pipeline.latents.time_axis import is_clip
+from ...pipeline.latents.world_model import Autoencoder
+from ..inputs.sandbox import shared_decoder
+from .drawing import to_frames
+from ..media.images import to_image
+from ..rollout.kinds import KINDS, Loaded
+from .answer_card import answer_picture
+from .terminal import show_frames
+from ..worlds.source import WORLDLET, WorldSource, find_autoencoder, resolve_world
+
+_log = logging.getLogger(__name__)
+
+_SAME = 0.1
+"""Of the latents' own size: rounding and devices make a hundredth, another autoencoder more than all of it."""
+
+
+class Viewer:
+    """A world model's autoencoder, loaded for the latents of one recipe.
+
+    Attributes:
+        recipe: of the latents.
+        fps: video frames per second of theirs.
+        name: the world model, for people.
+        device: where it computes, in torch's words.
+        notes: what a person should know of the pictures.
+    """
+
+    def __init__(
+        self, autoencoder: Autoencoder, recipe: Recipe, *, fps: float, name: str = "", device: str = "cpu"
+    ) -> None:
+        """
+        Args:
+            fps: video frames per second of what the world model was trained on.
+        """
+        self.autoencoder, self.recipe = autoencoder, recipe
+        self.fps = recipe.fps or fps
+        self.name, self.device = name, device
+        self.notes: tuple[str, ...] = ()
+
+    @classmethod
+    def for_store(cls, store: LatentStore, *, world: str | None = None, device: DeviceName = "auto") -> Viewer:
+        """Load what decodes a store's latents. Of a family that cannot do with less, the whole world model.
+
+        A folder's identity is that of all its weights. To find it out would mean to read them all, so a folder that is
+        named has only to have the store's latent space, until `require_same` holds it against an input; `notes` says
+        so.
+
+        Args:
+            world: where the world model lies; by default the Hub id in the recipe, or the embedded worldlet.
+        Raises:
+            ConfigError: it is another one, or has another latent space.
+            WorldModelError: it cannot be found or loaded.
+        """
+        name = place_of(store.recipe, world)
+        source = find_autoencoder(name)
+        identity = source.identity or (resolve_world(name).identity if name == WORLDLET else "")
+        if identity:
+            require_weights(store.recipe, name, identity)
+        elif (space := source.latent_spec()) != store.spec:
+            raise ConfigError(
+                f"{store.path} was made in another latent space ({store.spec.channels} channels) than that of "
+                f"{source.folder} ({space.channels} channels, or other means and deviations): it would decode to "
+                "noise. Name the world model it was made with: --world PATH"
+            )
+        where = str(resolve_device(device))
+        loaded = source.load_autoencoder(device=where)
+        viewer = cls(loaded, store.recipe, fps=float(source.card.fps), name=source.name, device=where)
+        if not identity:
+            viewer.notes = (
+                f"note: decoded by the VAE in {source.folder}, which has the store's latent space; that it is the very "
+                "one the store was made with was not checked, which would mean reading the whole world model",
+            )
+        return viewer
+
+    @torch.inference_mode()
+    def require_same(self, first: Float[Tensor, "3 height width"], latents: Float[Tensor, "1 C T H W"]) -> None:
+        """Where it is not known yet whether this is the store's autoencoder: it must encode an input to its latents.
+
+        Args:
+            first: the input's first picture, float32 in [-1, 1].
+            latents: what the store holds of it.
+        Raises:
+            ConfigError: it encodes it to something else.
+        """
+        if not self.notes:
+            return
+        kept = latents[:, :, :1].float()
+        apart = (self.autoencoder.encode(first[None].to(self.device)).float().cpu() - kept).square().mean().sqrt()
+        if apart > _SAME * kept.square().mean().sqrt():
+            raise ConfigError(
+                f"the VAE of {self.name} encodes an input to other latents than the store has of it, so it would "
+                "decode them to other pictures. Name the world model they were made with: --world PATH"
+            )
+        self.notes = ()
+
+    @classmethod
+    def for_recipe(cls, recipe: Recipe, *, world: str | None = None, device: DeviceName = "auto") -> Viewer:
+        """Load what encodes inputs as a recipe says; a folder's weights are all read once, to know that they are its.
+
+        Args:
+            world: where it lies; by default the Hub id in the recipe, or the embedded worldlet.
+        Raises:
+            ConfigError: the weights found, or this release's rules, are not the recipe's.
+            WorldModelError: they cannot be found or loaded.
+        """
+        name = place_of(recipe, world)
+        source = find_autoencoder(name)
+        require_weights(recipe, name, source.identity or _whole_identity(recipe, name))
+        require_rules(recipe, source)
+        where = str(resolve_device(device))
+        autoencoder = source.load_autoencoder(device=where)
+        return cls(autoencoder, recipe, fps=float(source.card.fps), name=source.name, device=where)
+
+    @property
+    def spec(self) -> LatentSpec:
+        """The space the latents live in."""
+        return self.autoencoder.spec
+
+    def load(self, file: Path) -> tuple[bytes, Loaded]:
+        """A file's content and its pixels, decoded as precompute does, in a process of its own, which a broken file
+        may end.
+
+        Raises:
+            ImageError: it cannot be used.
+        """
+        kind = KINDS[self.recipe.kind]
+        content = read_input_file(file, max_bytes=kind.max_bytes)
+        try:
+            loaded = shared_decoder().load(content, self.recipe, self.spec, str(file))
+        except ImageError as error:
+            if error.reason != "format":
+                raise
+            told = f"{error}. This run was trained on {kind.takes}s: ask it about {kind.takes}s"
+            raise ImageError("format", told) from error
+        if loaded.note:
+            _log.warning("%s is %s", file, loaded.note)
+        return content, loaded
+
+    def encode(self, file: Path) -> Float[Tensor, "1 C 1 H W"]:
+        """Standardised latents of one image file, float32 on the CPU: the first frame of its rollout."""
+        _, loaded = self.load(file)
+        return self.autoencoder.encode(loaded.pixels[None]).float().cpu()
+
+    @torch.inference_mode()
+    def decode(self, latents: Float[Tensor, "1 C T H W"]) -> Float[Tensor, "3 F height width"]:
+        """Video in [-1, 1], on the CPU, of the latents of one input."""
+        if self.recipe.kind == "posterior":  # a log-variance is no picture
+            latents = latents[:, :, :1]
+        return self.autoencoder.decode(latents.to(self.device))[0].float().cpu()
+
+    def save_answer(
+        self,
+        file: Path,
+        latents: Float[Tensor, "1 C T H W"],
+        question: str,
+        answers: Sequence[tuple[str, float | None]],
+        path: Path,
+    ) -> None:
+        """A picture of the image or first video frame, the decoded latents, the question and the answers to it."""
+        _, loaded = self.load(file)
+        picture = self.draw_answer(loaded.first, latents, question, answers)
+        make_folders(path.absolute().parent)
+        picture.save(path, format="PNG")
+
+    def draw_answer(
+        self,
+        first: Tensor | None,
+        latents: Float[Tensor, "1 C T H W"],
+        question: str,
+        answers: Sequence[tuple[str, float | None]],
+    ) -> Image.Image:
+        """A picture of an input, its decoded latents, a question and the answers to it.
+
+        Args:
+            first: the input's first picture, (3, height, width) in [-1, 1]; None takes the decoded one.
+            answers: the likeliest first, with their probabilities, where choices were ranked.
+        """
+        video = self.decode(latents)
+        return answer_picture(
+            to_image(video[:, 0].clamp(-1, 1) if first is None else first),
+            video,
+            question,
+            answers,
+            frame_seconds=self.recipe.stride / self.fps,
+            temporal_stride=self.spec.temporal_stride,
+        )
+
+    def show(self, latents: Float[Tensor, "1 C T H W"], terminal: TextIO) -> None:
+        """The rollout in a terminal, as far as it is wide: the observed frame, the last, and some between."""
+        if not is_clip(self.recipe.kind):  # views and draws do not follow one another
+            return
+        stride = self.spec.temporal_stride
+        frames = to_frames(self.decode(latents)[None, :, ::stride])[0]
+        seconds = stride * self.recipe.stride / self.fps
+        show_frames(frames, ["now", *(f"+{n * seconds:.2f} s" for n in range(1, len(frames)))], terminal)
+
+
+def place_of(recipe: Recipe, world: str | None) -> str:
+    """Where to look for the world model of a recipe: where it is said to be, on the Hub, or in the package."""
+    return world or (recipe.world.removeprefix("hub:") if recipe.world.startswith("hub:") else WORLDLET)
+
+
+def require_weights(recipe: Recipe, name: str, identity: str) -> None:
+    """Refuse another world model than the recipe's.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if identity != recipe.world:
+        raise ConfigError(
+            f"these latents are of the weights {recipe.world}, and {name} is {identity}. "
+            "Name the world model they were made with: --world PATH"
+        )
+
+
+def require_rules(recipe: Recipe, source: WorldSource) -> None:
+    """Refuse a recipe of other rules than this release has.
+
+    Raises:
+        ConfigError: its latents were made by another version of engine or pixels.
+    """
+    kind = KINDS[recipe.kind]
+    for what, stated, here in (
+        ("engine", recipe.engine, source.family.engine),
+        (f"{kind.takes} rules", recipe.image_rules, kind.rules),
+    ):
+        if stated != here:
+            raise ConfigError(
+                f"these latents were made by version {stated} of the {what}, this theworld has version {here}: it "
+                "makes others by design. Use the release that made them"
+            )
+
+
+def _whole_identity(recipe: Recipe, name: str) -> str:
+    prompted = recipe.prompt is not None or recipe.negative_prompt is not None or recipe.prompts == "sample"
+    return resolve_world(name, with_text=prompted).identity

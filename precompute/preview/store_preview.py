@@ -1,0 +1,252 @@
+"""Look at a store: some of its samples, decoded, as a contact sheet, an animation and, if wanted, a video.
+
+Lives here: which samples, their pixels, the files. Elsewhere: drawing them (contact_sheet.py), where their inputs are
+(originals.py), what each latent frame is (pipeline/time_axis.py).
+
+Axes:  T latent frame   F video frame
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...pipeline.files.atomic import make_folders, replace
+from ...pipeline.config import DeviceName
+from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.latents.tensors import as_tensor
+from ...pipeline.progress import Progress
+from ...pipeline.latents.recipe import Recipe
+from ...pipeline.store.folder import LatentStore
+from ...pipeline.latents.time_axis import clips, column, horizon_s, is_clip
+from .contact_sheet import Row, Words, draw_animation, draw_sheet, gif, held
+from .drawing import to_frames
+from ..media.images import to_image
+from ..inputs.lookup import Originals, key_named
+from .latent_decoder import Viewer
+from ..worlds.source import WORLDLET, resolve_world
+
+MAX_COLUMNS = 13
+"""Of a sheet; of longer rollouts so many frames are shown, evenly spread."""
+_PICTURES_PER_S = 1.5
+"""In an animation of frames that do not follow one another."""
+
+GUARDRAIL_NOTE = (
+    "note: decoded without NVIDIA's frame guardrail (cosmos_guardrail blurs faces), which its licence asks for where "
+    "decoded frames are used: look at your store with these, and run the guardrail over what you publish"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """What was drawn."""
+
+    files: tuple[Path, ...]
+    samples: tuple[tuple[str, str], ...]
+    """Key and name of each, in order."""
+    without_source: dict[str, int]
+    """Why an input could not be shown -> how many."""
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "files": [str(file) for file in self.files],
+            "samples": [{"key": key, "name": name} for key, name in self.samples],
+            "without_source": self.without_source,
+        }
+
+
+def preview(
+    store: LatentStore,
+    out: Path,
+    *,
+    wanted: Sequence[str] = (),
+    samples: int = 8,
+    seed: int = 0,
+    steps: int | None = None,
+    images: Path | None = None,
+    world: str | None = None,
+    true: LatentStore | None = None,
+    video: bool = False,
+    device: DeviceName = "auto",
+    progress: Progress | None = None,
+) -> Preview:
+    """Draw samples of a store into `out`, as `<store>.png`, `<store>.gif` and, with `video`, `<store>.mp4`.
+
+    Args:
+        wanted: keys, names or files of inputs; none draws `samples` of them by `seed`, the same for the same keys.
+        steps: only the observed frame and the first so many.
+        images: where the inputs are, for the first picture of each row; see `Originals`.
+        world: where the world model's weights are; by default where the recipe says.
+        true: a store of kind frames with the true futures, found by the names of their inputs.
+    Raises:
+        ConfigError: nothing to draw, other weights than the store's, or futures that do not fit.
+        StoreError: a latent cannot be read.
+    """
+    progress = progress or Progress.silent()
+    if not len(store):
+        raise ConfigError(f"{store.path} is empty: there is nothing to look at yet")
+    keys = [key_named(store, name) for name in wanted] if wanted else _drawn(store, samples, seed)
+    if store.recipe.kind == "posterior":
+        steps = 0  # a log-variance is no picture
+    originals = Originals(store, images)
+    futures = _Futures(true, store) if true is not None else None
+    viewer = Viewer.for_store(store, world=world, device=device)
+    rows: list[Row] = []
+    without: Counter[str] = Counter()
+    with progress.bar("decoding", total=len(keys), unit="samples") as bar:
+        for key in keys:
+            names = originals.names(key)
+            source: NDArray[np.uint8] | None = None
+            try:
+                first = originals.load(key).first
+                viewer.require_same(first, as_tensor(store.read([key], rollout_steps=0)))
+                source = np.asarray(to_image(first))
+            except ImageError as error:
+                without[error.reason] += 1
+            future = futures.key_of(names) if futures is not None else None
+            rows.append(
+                Row(
+                    name=names[0] if names else key,
+                    key=key,
+                    frames=_decoded(viewer, store, key, steps),
+                    source=source,
+                    true=None if futures is None or future is None else _decoded(viewer, futures.store, future, steps),
+                )
+            )
+            bar.advance(1)
+
+    labels = _labels(viewer, store.recipe.rollout_steps if steps is None else steps)
+    which = f"{len(rows)} of {len(store)} samples" + ("" if wanted else f", drawn by seed {seed}")
+    files = _write(rows, _words(store, viewer, labels, which), labels, viewer, out / store.path.name, video)
+    return Preview(
+        files=files,
+        samples=tuple((row.key, row.name) for row in rows),
+        without_source=dict(without),
+        notes=(*_notes(store, originals, rows, without, with_true=true is not None), *viewer.notes),
+    )
+
+
+def _words(store: LatentStore, viewer: Viewer, labels: Sequence[str], which: str) -> Words:
+    recipe = store.recipe
+    apart = viewer.spec.temporal_stride if is_clip(recipe.kind) else 1  # decoded frames from one latent to the next
+    count = min(MAX_COLUMNS, len(labels))
+    shown = [number * (len(labels) - 1) // max(1, count - 1) for number in range(count)]
+    ahead = horizon_s(recipe, store.spec, viewer.fps)
+    steps = f"{recipe.rollout_steps} steps" + ("" if ahead is None else f" = {ahead:.1f} s ahead")
+    return Words(
+        title=store.path.name,
+        about=f"{recipe.kind} by {viewer.name}, {recipe.height}x{recipe.width}, {steps}; {which}",
+        columns=[(apart * t, labels[t]) for t in shown],
+        foreseen_from=_foreseen_from(recipe),
+    )
+
+
+def _foreseen_from(recipe: Recipe) -> int | None:
+    """The first decoded frame that is a prediction."""
+    return {"rollout": 1, "samples": 1, "continuation": recipe.observed_frames}.get(recipe.kind)
+
+
+def _write(
+    rows: Sequence[Row], words: Words, labels: Sequence[str], viewer: Viewer, stem: Path, video: bool
+) -> tuple[Path, ...]:
+    """The files `stem` + .png, .gif and perhaps .mp4."""
+    rate = viewer.fps / viewer.recipe.stride if is_clip(viewer.recipe.kind) else _PICTURES_PER_S
+    pictures = draw_animation(rows, words, _labels_between(labels, viewer, len(rows[0].frames)))
+    sheet = io.BytesIO()
+    draw_sheet(rows, words).save(sheet, "PNG", optimize=True)
+    make_folders(stem.parent)
+    files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".gif", ".mp4")]  # a label may hold dots
+    replace(stem.parent, files[0], sheet.getbuffer())
+    replace(stem.parent, files[1], gif(pictures, rate))
+    if not video:
+        return tuple(files[:2])
+    from ..media.video import write_video
+
+    write_video(files[2], held(pictures, rate), rate, lossless=False)
+    return tuple(files)
+
+
+def _notes(
+    store: LatentStore, originals: Originals, rows: Sequence[Row], without: Counter[str], *, with_true: bool
+) -> Iterator[str]:
+    if without:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in without.items())
+        where = f"in {originals.place}" if originals.place else "as no --images FOLDER was named"
+        yield f"note: {without.total()} of {len(rows)} rows begin with the decoded first frame, {where}: {reasons}"
+    if with_true and (lacking := sum(row.true is None for row in rows)):
+        yield f"note: {lacking} of {len(rows)} samples have no true future of the same name"
+    if store.recipe.world != resolve_world(WORLDLET).identity:
+        yield GUARDRAIL_NOTE
+
+
+class _Futures:
+    """The store of the true futures, and which of them belongs to an input: the one of the same name."""
+
+    def __init__(self, true: LatentStore, store: LatentStore) -> None:
+        ours, theirs = store.recipe, true.recipe
+        same = ("world", "height", "width", "stride")
+        if theirs.kind != "frames" or theirs.rollout_steps < ours.rollout_steps or ours.kind != "rollout":
+            raise ConfigError(
+                f"--true {true.path} holds {theirs.kind} of {theirs.rollout_steps} steps; beside {ours.kind} of "
+                f"{ours.rollout_steps} steps it takes rollouts and real frames of at least as many: "
+                f"theworld precompute VIDEOS --kind frames --steps {ours.rollout_steps}"
+            )
+        if differing := [name for name in same if getattr(ours, name) != getattr(theirs, name)]:
+            raise ConfigError(f"--true {true.path} differs from {store.path} in {', '.join(differing)}")
+        self.store = true
+        self._keys: dict[str, str] = {}
+        for source, keys in true.sources().items():
+            here = [key for key in keys if key in true]
+            if len(here) == 1:
+                self._keys[_stem(source)] = here[0]
+
+    def key_of(self, names: Sequence[str]) -> str | None:
+        return next((self._keys[_stem(name)] for name in names if _stem(name) in self._keys), None)
+
+
+def _stem(source: str) -> str:
+    return str(PurePosixPath(source).with_suffix("")) if PurePosixPath(source).name else source
+
+
+def _drawn(store: LatentStore, samples: int, seed: int) -> list[str]:
+    keys = sorted(store.keys)  # the order of shards says nothing
+    return random.Random(seed).sample(keys, min(samples, len(keys)))
+
+
+@torch.inference_mode()
+def _decoded(viewer: Viewer, store: LatentStore, key: str, steps: int | None) -> NDArray[np.uint8]:
+    """(F, height, width, 3): what belongs together in time decoded as one clip, all else frame by frame."""
+    steps = viewer.recipe.rollout_steps if steps is None else steps
+    latents = as_tensor(store.read([key], rollout_steps=steps)).float()
+    parts: list[NDArray[np.uint8]] = []
+    for clip in clips(store.recipe):
+        if here := [t for t in clip if t <= steps and (t or not parts)]:
+            first = clip[:1] if here[0] != clip[0] else []  # a draw begins with the frame that all have
+            video = to_frames(viewer.autoencoder.decode(latents[:, :, first + here]))[0]
+            parts.append(video[1:] if first else video)
+    return np.concatenate(parts)
+
+
+def _labels(viewer: Viewer, steps: int) -> list[str]:
+    """Of each latent frame."""
+    stride = viewer.spec.temporal_stride
+    return [column(viewer.recipe, t, viewer.fps, temporal_stride=stride) for t in range(1 + steps)]
+
+
+def _labels_between(labels: Sequence[str], viewer: Viewer, frames: int) -> list[str]:
+    """Of every decoded frame: of a rollout its own time, else that of the latent frame it belongs to."""
+    if viewer.recipe.kind == "rollout":
+        return ["now", *(f"+{number * viewer.recipe.stride / viewer.fps:.2f} s" for number in range(1, frames))]
+    apart = max(1, (frames - 1) // max(1, len(labels) - 1))
+    return [labels[-(-number // apart)] for number in range(frames)]

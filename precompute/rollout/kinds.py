@@ -1,0 +1,303 @@
+"""The kinds of recipe: what each takes in, and what the world model makes of it. The one place that tells them apart.
+
+Elsewhere: the fields of a recipe that each kind has (pipeline/recipe.py), pixels (images.py, video.py), the engine
+(cosmos.py, wan.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ...pipeline.files import images as image_files
+from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.latents.spec import LatentSpec, latent_frames, video_frames
+from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
+from ...pipeline.latents.recipe import Kind as KindName
+from ...pipeline.latents.world_model import WorldModel
+from ..media import images
+from ..media import video
+from .chunks import roll_on
+from ..media.views import load_views
+from ..worlds.source import WorldSource
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One input, ready for the world model."""
+
+    pixels: Tensor
+    """Float32 in [-1, 1]: (3, height, width) of an image, (3, F, height, width) of a video or of several views."""
+    note: str = ""
+    """What a person should know of it, though it is used; reads on from the number of such inputs."""
+
+    @property
+    def first(self) -> Tensor:
+        """The picture it begins with, (3, height, width)."""
+        return self.pixels if self.pixels.ndim == 3 else self.pixels[:, 0]
+
+
+class Kind(Protocol):
+    """One kind of recipe: its words, its input files, its work."""
+
+    takes: str
+    """What one input is."""
+    makes: str
+    """What comes of several inputs."""
+    doing: str
+    phase: str
+    """The work's name in records and in the ledger."""
+    suffixes: frozenset[str]
+    max_bytes: int
+    """Of an input file."""
+    rules: int
+    """Version of what makes pixels of a file."""
+    batch: tuple[int, int]
+    """Inputs made together by default, on a CPU and on a GPU."""
+
+    def check(self, recipe: Recipe, world: WorldSource) -> None:
+        """Raise ConfigError where this world model cannot make the recipe's latents."""
+        ...
+
+    def describe(self, recipe: Recipe, world: WorldSource) -> str:
+        """What becomes of one input, for the plan."""
+        ...
+
+    def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
+        """Pixels from the bytes of a file.
+
+        Args:
+            spec: the world model's; it says how many video frames a latent frame takes.
+            source: what to call the file in an error.
+        Raises:
+            ImageError: it cannot be used.
+        """
+        ...
+
+    def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        """Standardised float32 latents (B, C, T, H, W) of the pixels of several inputs and their keys."""
+        ...
+
+
+class _Rollout(Kind):
+    """An image and its predicted future. T: the image's encoding, then C future latent frames, `stride` apart."""
+
+    takes, makes, doing, phase = "image", "rollouts", "rolling out", "rollout"
+    suffixes, max_bytes, rules = image_files.SUFFIXES, image_files.MAX_BYTES, IMAGE_RULES
+    batch = (8, 16)
+
+    def check(self, recipe: Recipe, world: WorldSource) -> None:
+        _check_window(recipe, world, steps=recipe.rollout_steps)
+
+    def describe(self, recipe: Recipe, world: WorldSource) -> str:
+        return f"{recipe.rollout_steps} steps = {_future(recipe, world, recipe.rollout_steps)}"
+
+    def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
+        del spec  # one image, whatever the world model
+        _refuse_video(content, source)
+        return Loaded(images.load_image(content, *_size(recipe), recipe.fit, source=source))
+
+    def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        return _roll_out(world, batch, keys, recipe)
+
+
+class _Samples(_Rollout):
+    """An image and several futures. T: the image's encoding, then the C / draws future frames of each draw in turn."""
+
+    makes = "sets of rollouts"
+
+    def check(self, recipe: Recipe, world: WorldSource) -> None:
+        _check_window(recipe, world, steps=recipe.rollout_steps // recipe.draws)
+
+    def describe(self, recipe: Recipe, world: WorldSource) -> str:
+        steps = recipe.rollout_steps // recipe.draws
+        return f"{recipe.draws} futures of {steps} steps = {_future(recipe, world, steps)}"
+
+    def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        steps = recipe.rollout_steps // recipe.draws
+        one = {"kind": "rollout", "rollout_steps": steps, "draws": 1}
+        drawn = [
+            _roll_out(world, batch, keys, recipe.model_copy(update={**one, "draw": draw}))
+            for draw in range(recipe.draw, recipe.draw + recipe.draws)
+        ]
+        return torch.cat([drawn[0][:, :, :1], *(future[:, :, 1:] for future in drawn)], dim=2)
+
+
+class _Posterior(_Rollout):
+    """What the VAE's encoder says of an image. T: mean, log-variance; a trainer draws from them (`draw_posterior`)."""
+
+    makes, doing, phase = "posteriors", "encoding", "encode"
+    batch = (8, 32)
+
+    def check(self, recipe: Recipe, world: WorldSource) -> None:
+        del recipe, world
+
+    def describe(self, recipe: Recipe, world: WorldSource) -> str:
+        del recipe, world
+        return "mean and log-variance of each image's encoding"
+
+    def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        del keys, recipe
+        return world.posterior(batch)
+
+
+class _Views(_Posterior):
+    """An image at several crops and scales. T: the whole image, then each view, every one encoded as an image."""
+
+    makes = "sets of views"
+    rules = VIEW_RULES
+    batch = (2, 8)
+
+    def describe(self, recipe: Recipe, world: WorldSource) -> str:
+        del world
+        return f"{latent_frames(recipe.rollout_steps)} views of each image ({recipe.views}), each encoded alone"
+
+    def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
+        del spec
+        views = latent_frames(recipe.rollout_steps)
+        _refuse_video(content, source)
+        picture = image_files.decode_image(content, source=source)
+        return Loaded(load_views(picture, recipe.views, views, *_size(recipe), recipe.fit))
+
+    def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        del keys, recipe
+        return torch.cat([world.encode(view) for view in batch.unbind(2)], dim=2)
+
+
+class _Frames(Kind):
+    """The first frames of a video. T: their latent frames, `stride` apart."""
+
+    takes, makes, doing, phase = "video", "encodings", "encoding", "encode"
+    suffixes, max_bytes, rules = video.SUFFIXES, video.MAX_BYTES, VIDEO_RULES
+    batch = (4, 4)
+
+    def check(self, recipe: Recipe, world: WorldSource) -> None:
+        # any length will do: its VAE is causal, and nothing is predicted
+        _check_clip(recipe, self.frames(recipe, world.latent_spec()))
+
+    def describe(self, recipe: Recipe, world: WorldSource) -> str:
+        kept = f", every {recipe.stride}. of the encoding" if recipe.stride > 1 else ""
+        frames = self.frames(recipe, world.latent_spec())
+        return f"the first {frames} frames of each video = {latent_frames(recipe.rollout_steps)} latent frames{kept}"
+
+    def frames(self, recipe: Recipe, spec: LatentSpec) -> int:
+        """Video frames that are read of each input."""
+        return _clip_frames(recipe, spec)
+
+    def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
+        clip, turned = video.load_video(content, self.frames(recipe, spec), *_size(recipe), recipe.fit, source=source)
+        return Loaded(clip, "to be shown turned: their frames were taken as they are stored" if turned else "")
+
+    def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        del keys  # nothing is drawn
+        return world.encode_video(batch)[:, :, :: recipe.stride].contiguous()
+
+
+class _Continuation(_Frames):
+    """The first frames of a video and its predicted future. T: the latent frames of what is seen, then the future's.
+
+    C counts them all but the first, so a clip of which five frames are seen has C - 1 predicted ones.
+    """
+
+    makes, doing, phase = "rollouts", "rolling out", "rollout"
+
+    def check(self, recipe: Recipe, world: WorldSource) -> None:
+        stride, seen = world.latent_spec().temporal_stride, recipe.observed_frames
+        if (seen - 1) % stride:
+            raise ConfigError(
+                f"--observed-frames {seen}: every latent frame but the first packs {stride} video frames, so choose "
+                f"1 + a multiple of {stride}, such as {1 + stride}"
+            )
+        if seen >= (whole := _clip_frames(recipe, world.latent_spec())):
+            raise ConfigError(
+                f"--observed-frames {seen} are all of the clip that --steps {recipe.rollout_steps} makes "
+                f"({whole} video frames), so nothing is left to predict. Choose more --steps"
+            )
+        if recipe.chunk_frames and seen > (most := video_frames(recipe.chunk_frames - 1, temporal_stride=stride)):
+            raise ConfigError(
+                f"--observed-frames {seen} are more than the first chunk holds, {recipe.chunk_frames} latent frames of "
+                f"{world.name}. Choose at most {most}"
+            )
+        _check_clip(recipe, seen)
+        _check_window(recipe, world, steps=recipe.rollout_steps)
+
+    def describe(self, recipe: Recipe, world: WorldSource) -> str:
+        return (
+            f"the first {recipe.observed_frames} frames of each video are seen, "
+            f"{recipe.rollout_steps} steps = {_future(recipe, world, recipe.rollout_steps)}"
+        )
+
+    def frames(self, recipe: Recipe, spec: LatentSpec) -> int:
+        del spec
+        return recipe.observed_frames
+
+    def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        return _roll_out(world, batch, keys, recipe)
+
+
+def _roll_out(world: WorldModel, seen: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+    return roll_on(world, seen, keys, recipe) if recipe.chunk_frames else world.rollout(seen, keys, recipe)
+
+
+def _check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:
+    """Refuse clips beyond what the world model was trained on, unless chunks of that length make them up."""
+    stride, window, context = recipe.stride, world.card.window, recipe.chunk_context
+    temporal = world.latent_spec().temporal_stride
+    frames = 1 + steps * stride
+    if context and ((context - 1) % temporal or (context - 1) // temporal + 2 > recipe.chunk_frames):
+        raise ConfigError(
+            f"--chunk-context {context}: a chunk begins with 1 + a multiple of {temporal} video frames and has "
+            f"{recipe.chunk_frames} latent frames in all. Choose 1 or {1 + temporal}"
+        )
+    if max(frames if not context else 0, recipe.chunk_frames) > window:
+        raise ConfigError(
+            f"--steps {steps} with --stride {stride} is a clip of {frames} latent frames; {world.name} "
+            f"was trained on {window}, and beyond that its predictions mean nothing. "
+            f"Choose --steps of at most {(window - 1) // stride}, or go on chunk by chunk: --chunk-context "
+            f"{1 + temporal} begins each with the last {1 + temporal} frames of the one before"
+        )
+
+
+def _check_clip(recipe: Recipe, frames: int) -> None:
+    if frames * recipe.height * recipe.width > video.MAX_CLIP_PIXELS:
+        raise ConfigError(
+            f"{frames} video frames of {recipe.height}x{recipe.width} are more than one clip may hold in memory "
+            f"({video.MAX_CLIP_PIXELS:,} pixels). Choose fewer --steps, a smaller --stride or a smaller --size"
+        )
+
+
+def _future(recipe: Recipe, world: WorldSource, steps: int) -> str:
+    horizon_s = world.latent_spec().temporal_stride * steps * recipe.stride / world.card.fps
+    text = "no text" if recipe.prompt is None else f"prompt {recipe.prompt!r}, guidance {recipe.guidance:g}"
+    solver = "" if recipe.solver == "euler" else f" ({recipe.solver})"
+    chunks = ""
+    if recipe.chunk_frames:
+        chunks = f", chunks of {recipe.chunk_frames} latent frames, each from the last {recipe.chunk_context} decoded"
+    return f"{horizon_s:.1f} s ahead, {recipe.denoise_steps} denoise steps{solver}, {text}{chunks}"
+
+
+def _refuse_video(content: bytes, source: str) -> None:
+    if video.container_of(content) is not None:
+        raise ImageError("format", f"{source} is a video, and images are wanted; --kind frames takes videos")
+
+
+def _size(recipe: Recipe) -> tuple[int, int]:
+    return recipe.height, recipe.width
+
+
+def _clip_frames(recipe: Recipe, spec: LatentSpec) -> int:
+    return video_frames(recipe.rollout_steps, stride=recipe.stride, temporal_stride=spec.temporal_stride)
+
+
+KINDS: dict[KindName, Kind] = {
+    "rollout": _Rollout(),
+    "samples": _Samples(),
+    "frames": _Frames(),
+    "continuation": _Continuation(),
+    "views": _Views(),
+    "posterior": _Posterior(),
+}

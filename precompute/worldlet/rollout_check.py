@@ -1,0 +1,108 @@
+"""What a store's rollouts show: whether each ends as its scene truly does, and strips to see it with one's own eyes.
+
+Elsewhere: reading a clip (outcomes.py), the figures of a world (figures.py), who answered what (the study that asks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from ...pipeline.errors import ConfigError
+from ...pipeline.latents.keys import key_of_file
+from ...pipeline.latents.tensors import as_tensor
+from ...pipeline.progress import Progress
+from ...pipeline.store.folder import LatentStore
+from ..preview.drawing import font
+from ..preview.latent_decoder import Viewer
+from .training.clips import layout_of
+from .scenes.outcomes import Video, read_outcome
+from .scenes.files import read_truth
+from .scenes.physics import VIDEO_FRAMES, paint
+
+_BATCH = 16
+_ZOOM, _GAP, _LINE, _FONT = 2, 2, 20, 15
+
+
+def rollout_outcomes(
+    store: LatentStore, folder: Path, *, splits: Sequence[str] = ("test", "ood"), progress: Progress | None = None
+) -> dict[str, bool]:
+    """Scene -> whether its rollout, decoded and read by the fixed parser, ends as the scene truly does.
+
+    Args:
+        store: rollouts of the worldlet over the scenes' whole length.
+        folder: of scenes, with its `scenes.jsonl`.
+    Raises:
+        ConfigError: another world's rollouts, or shorter ones than the scenes.
+        StoreError: a scene of these splits has no latent.
+    """
+    viewer = _viewer_of(store)
+    truths = [truth for truth in read_truth(folder) if truth["split"] in splits]
+    known: dict[str, bool] = {}
+    with (progress or Progress.silent()).bar("rollouts read", total=len(truths), unit="scenes") as bar:
+        for start in range(0, len(truths), _BATCH):
+            part = truths[start : start + _BATCH]
+            for truth, video in zip(part, _decoded(viewer, store, folder, part), strict=True):
+                shown = read_outcome(truth["family"], video, layout_of(truth["layout"]))
+                known[truth["id"]] = shown == truth["answer"]
+            bar.advance(len(part))
+    return known
+
+
+def draw_strips(store: LatentStore, folder: Path, shown: Sequence[tuple[str, Sequence[str]]]) -> list[Image.Image]:
+    """One picture per scene: its true future, every fourth frame, above the rollout, and lines of text below.
+
+    Args:
+        shown: scenes by their ids, each with the lines to write.
+    """
+    viewer = _viewer_of(store)
+    truths = {truth["id"]: truth for truth in read_truth(folder)}
+    pictures = []
+    for name, lines in shown:
+        truth = truths[name]
+        true = paint(layout_of(truth["layout"]), np.asarray(truth["states"]))
+        [video] = _decoded(viewer, store, folder, [truth])
+        rolled = np.rint(np.clip(video, 0, 1) * 255).astype(np.uint8)
+        pictures.append(_strip(true, rolled, lines))
+    return pictures
+
+
+def _strip(true: NDArray[np.uint8], rolled: NDArray[np.uint8], lines: Sequence[str]) -> Image.Image:
+    side = true.shape[1] * _ZOOM
+    columns = range(0, len(true), 4)
+    label, letters = 56, font(_FONT)
+    width = label + len(columns) * (side + _GAP)
+    picture = Image.new("RGB", (width, 2 * (side + _GAP) + _LINE * len(lines) + 6), (255, 255, 255))
+    draw = ImageDraw.Draw(picture)
+    for row, (name, clip) in enumerate((("true", true), ("rollout", rolled))):
+        top = row * (side + _GAP)
+        draw.text((2, top + side // 2 - 8), name, fill=(40, 40, 40), font=letters)
+        for column, frame in enumerate(columns):
+            tile = Image.fromarray(clip[frame]).resize((side, side), Image.Resampling.NEAREST)
+            picture.paste(tile, (label + column * (side + _GAP), top))
+    for number, line in enumerate(lines):
+        draw.text((label, 2 * (side + _GAP) + 2 + number * _LINE), line, fill=(20, 20, 20), font=letters)
+    return picture
+
+
+def _viewer_of(store: LatentStore) -> Viewer:
+    recipe = store.recipe
+    if recipe.kind != "rollout" or recipe.stride != 1 or 1 + 4 * recipe.rollout_steps != VIDEO_FRAMES:
+        raise ConfigError(
+            f"{store.path} does not hold rollouts over the {VIDEO_FRAMES} frames of a scene: "
+            f"precompute with --steps {(VIDEO_FRAMES - 1) // 4}"
+        )
+    return Viewer.for_store(store, device="cpu")
+
+
+@torch.no_grad()
+def _decoded(viewer: Viewer, store: LatentStore, folder: Path, truths: Sequence[dict[str, Any]]) -> Video:
+    keys = [key_of_file(folder / "images" / f"{truth['id']}.png") for truth in truths]
+    latents = as_tensor(store.read(keys)).float()
+    return (viewer.autoencoder.decode(latents).permute(0, 2, 3, 4, 1).numpy() + 1) / 2

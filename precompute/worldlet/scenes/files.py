@@ -1,0 +1,175 @@
+"""Scenes as plain files: pictures, questions with answers, and the true futures.
+
+Lives here: the folder layout. Elsewhere: which scenes there are and what they are asked (scenes.py).
+
+    images/<scene>.png     frame 0, all that a reader may see
+    futures/<scene>.mp4    all 33 frames, lossless, with `videos=True` only
+    scenes.jsonl           the truth of every scene: layout, states over time, how it ends and when
+    questions.jsonl        one record a line; written last, so it marks a whole folder
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ....pipeline.files.atomic import replace
+from ....pipeline.errors import ConfigError
+from ....pipeline.progress import Progress
+from .scenes import FAMILIES, SPLITS, VERSION, Scene, make_pair, questions
+from .physics import FPS
+
+QUESTIONS, TRUTH = "questions.jsonl", "scenes.jsonl"
+
+Unit = tuple[str, str, int, int]
+"""Split, family, number of the pair, and how many of its halves are wanted."""
+
+
+def write_scenes(
+    folder: Path,
+    *,
+    splits: Mapping[str, int],
+    seed: int = 0,
+    families: Sequence[str] = tuple(FAMILIES),
+    videos: bool = False,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Path:
+    """Write `splits[name]` scenes of each split into one folder; returns the path of `questions.jsonl`.
+
+    Families take turns, pair by pair. The same arguments give the same pictures and records. Files already there are
+    kept, so a run that was cut short goes on where it stopped; `splits` may grow later.
+
+    Args:
+        splits: scenes per split, for example `{"train": 400, "test": 200}`; an odd number leaves out half a pair.
+        seed: another seed gives other scenes, with other names.
+        videos: also write the true futures, about 15 KB each.
+        jobs: processes.
+    Raises:
+        ConfigError: an unknown split or family, a negative count or seed, or scenes of another version in this folder.
+    """
+    if bad := [name for name in splits if name not in SPLITS[1:] or splits[name] < 0]:
+        raise ConfigError(f"no scenes of split {bad[0]!r}: splits are {', '.join(SPLITS[1:])}, with counts >= 0")
+    if not families or (bad := [name for name in families if name not in FAMILIES]):
+        raise ConfigError(f"no family {', '.join(bad) or 'given'}: families are {', '.join(FAMILIES)}")
+    if seed < 0:
+        raise ConfigError(f"the seed of scenes is 0 or more, got {seed}")
+    for name in ("images", *(["futures"] if videos else [])):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    known = _known(folder, videos)
+    units: list[Unit] = []
+    for split in sorted(splits, key=SPLITS.index):
+        for turn in range((splits[split] + 1) // 2):
+            halves = min(2, splits[split] - 2 * turn)
+            units.append((split, families[turn % len(families)], turn // len(families), halves))
+    new = [unit for unit in units if any(name not in known for name in _names(unit, seed))]
+    wanted = sum(halves for *_, halves in new)
+    told = progress if progress is not None and new else Progress.silent()
+    with told.bar("scenes", total=wanted, unit="scenes") as bar:
+        for records in _run(partial(_write_pair, folder=folder, seed=seed, videos=videos), new, jobs):
+            for truth, asked in records:
+                known[truth["id"]] = (truth, asked)
+            bar.advance(len(records))
+    names = [name for unit in units for name in _names(unit, seed)]
+    _write(folder / TRUTH, "".join(f"{json.dumps(known[name][0])}\n" for name in names).encode())
+    lines = [json.dumps(record, sort_keys=True) for name in names for record in known[name][1]]
+    path = folder / QUESTIONS
+    _write(path, "".join(f"{line}\n" for line in lines).encode())
+    return path
+
+
+def _names(unit: Unit, seed: int) -> list[str]:
+    split, family, number, halves = unit
+    name = f"{split}-{family}" if seed == 0 else f"{split}-s{seed}-{family}"
+    return [f"{name}-{2 * number + half:06d}" for half in range(halves)]
+
+
+def _run(work: Any, units: list[Unit], jobs: int) -> Iterator[Any]:
+    if jobs <= 1 or len(units) < 2 * jobs:
+        yield from map(work, units)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(work, units, chunksize=max(1, min(16, len(units) // (4 * jobs))))
+
+
+def _write_pair(unit: Unit, *, folder: Path, seed: int, videos: bool) -> list[tuple[dict[str, Any], list[Any]]]:
+    split, family, number, halves = unit
+    return [_write_scene(folder, scene, videos) for scene in make_pair(family, number, split, seed=seed)[:halves]]
+
+
+def _write_scene(folder: Path, scene: Scene, videos: bool) -> tuple[dict[str, Any], list[dict[str, object]]]:
+    asked = questions(scene)
+    truth = {
+        "id": scene.id,
+        "version": VERSION,
+        "family": scene.family,
+        "split": scene.split,
+        "pair": scene.pair,
+        "shift": scene.shift,
+        "heuristic": scene.heuristic,
+        "answer": scene.answer,
+        "event_frame": scene.event,
+        "contacts": scene.contacts,
+        "layout": asdict(scene.layout),
+        "states": scene.states.round(3).tolist(),
+    }
+    if videos:
+        from ...media.video import write_video
+
+        frames = scene.frames()
+        picture = frames[0]
+        future = f"futures/{scene.id}.mp4"
+        if not (folder / future).exists():
+            write_video(folder / future, frames, FPS)
+        asked = [{**record, "future": future} for record in asked]
+    else:
+        picture = scene.picture()
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    _write(folder / "images" / f"{scene.id}.png", buffer.getvalue())
+    return truth, asked
+
+
+def _known(folder: Path, videos: bool) -> dict[str, tuple[dict[str, Any], list[dict[str, object]]]]:
+    """What an earlier complete run wrote, by scene, where it is all there."""
+    known: dict[str, tuple[dict[str, Any], list[dict[str, object]]]] = {}
+    if not (folder / QUESTIONS).exists() or not (folder / TRUTH).exists():
+        return known
+    asked: dict[str, list[dict[str, object]]] = {}
+    for line in (folder / QUESTIONS).read_text().splitlines():
+        record = json.loads(line)
+        asked.setdefault(record["scene"], []).append(record)
+    for line in (folder / TRUTH).read_text().splitlines():
+        truth = json.loads(line)
+        if truth["version"] != VERSION:
+            raise ConfigError(
+                f"{folder} holds scenes of version {truth['version']}; this release makes version {VERSION}. "
+                "Choose another folder: stores and results made from the old ones still refer to them"
+            )
+        records = asked.get(truth["id"], [])
+        whole = (folder / "images" / f"{truth['id']}.png").exists() and bool(records)
+        if videos:
+            whole = whole and all((folder / str(record.get("future", "-"))).exists() for record in records)
+        if whole:
+            known[truth["id"]] = (truth, records)
+    return known
+
+
+def read_truth(folder: Path) -> list[dict[str, Any]]:
+    """All records of `scenes.jsonl`, in order."""
+    return [json.loads(line) for line in (folder / TRUTH).read_text().splitlines()]
+
+
+def _write(path: Path, data: bytes) -> None:
+    """The file appears whole, or is left alone where it holds `data`. Not durable: see `replace`."""
+    if not path.exists() or path.read_bytes() != data:
+        replace(path.parent, path, data, durable=False)

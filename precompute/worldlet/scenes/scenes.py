@@ -1,0 +1,190 @@
+"""Which scenes there are: pairs that differ in one element and end differently, as pure functions of a few numbers.
+
+Lives here: drawing, changing, rejecting; what a scene is asked. Elsewhere: the families (buckets.py, race.py, tower.py,
+contact.py), physics and picture (stage.py), files (scene_files.py).
+
+Every scene is half of a *minimal pair*: both halves share all but one ramp or block, the rule of thumb says the same
+of both, and they end differently. So whatever the halves share (colours, counts, the rule of thumb) is as frequent
+with one answer as with the other, by construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import permutations
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from .buckets import Buckets
+from .contact import Contact
+from .family import Family
+from .race import Race
+from .physics import SUBSTEPS, VIDEO_FRAMES, Layout, Motion, paint, simulate
+from .tower import Tower
+
+VERSION = 2
+"""Raised whenever a scene of the same name would look, end or be asked differently."""
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (Buckets(), Race(), Tower(), Contact())}
+SPLITS = ("video", "train", "validation", "test", "ood")
+"""`video`: unlabelled clips for the world model, never asked about. `ood`: more ramps, unseen colours, taller towers,
+larger balls."""
+
+_NUDGES = (-0.5, -0.25, 0.25, 0.5)  # px; the answer must survive a start moved by this much …
+_OTHER_SUBSTEPS = SUBSTEPS + 2  # … and another physics step
+_MAX_TRIES = 5000
+_VIDEO_PATIENCE = 8  # tries for one cell: what ends in a rare way is shown more often than chance would
+_CHANGES = 10  # tried per first half before another one is drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One scene with its truth."""
+
+    id: str
+    family: str
+    split: str
+    pair: str
+    """Shared by both halves of a minimal pair."""
+    shift: str
+    """What is out of distribution about it, or nothing."""
+    layout: Layout
+    heuristic: str
+    """What the rule of thumb answers to the temporal question."""
+    answer: str
+    """How it ends, in the family's own words."""
+    event: int
+    """The frame in which that is decided."""
+    contacts: int
+    """How often something hits something: how hard it is."""
+    states: NDArray[np.float64] = field(repr=False)
+    """(33, movers, 3): x, y, angle per frame."""
+
+    def frames(self) -> NDArray[np.uint8]:
+        """The clip, (33, 64, 64, 3)."""
+        return paint(self.layout, self.states)
+
+    def picture(self) -> NDArray[np.uint8]:
+        """Frame 0, (64, 64, 3): all that a reader may see."""
+        return paint(self.layout, self.states[:1])[0]
+
+
+def make_pair(family: str, number: int, split: str, *, seed: int = 0) -> tuple[Scene, Scene]:
+    """Draw, simulate and judge minimal pair `number` of a family and split.
+
+    Neighbouring pairs fill the cells (heuristic, answer, other answer) once each.
+
+    Raises:
+        ValueError: an unknown family or split, or a negative number.
+    """
+    if family not in FAMILIES or split not in SPLITS or number < 0:
+        raise ValueError(f"no pair {number} of family {family!r}, split {split!r}: {list(FAMILIES)}, {list(SPLITS)}")
+    kind = FAMILIES[family]
+    where = [VERSION, seed, SPLITS.index(split), list(FAMILIES).index(family)]
+    cells = [(rule, *ends) for rule in kind.heuristics for ends in permutations(kind.answers, 2)]
+    block, place = divmod(number, len(cells))
+    order = np.random.default_rng([*where, block, 1]).permutation(len(cells))
+    rule, *ends = cells[int(order[place])]
+    shift = kind.shifts[number % len(kind.shifts)] if split == "ood" else ""
+    # Both orders of a cell are drawn the same way round: some answers are easier to undo than to reach.
+    start, end = sorted(ends, key=kind.answers.index)
+    rng = np.random.default_rng([*where, number, 0])
+    for _ in range(_MAX_TRIES):
+        first = kind.draw(rng, heuristic=rule, answer=start, shift=shift)
+        if first is None or (one := _settled(kind, first, start)) is None:
+            continue
+        for _ in range(_CHANGES):
+            second = kind.change(rng, first, answer=end)
+            if second is None or second == first or (two := _settled(kind, second, end)) is None:
+                continue
+            halves = [(first, one, start), (second, two, end)][:: 1 if ends[0] == start else -1]
+            name = f"{split}-{family}" if seed == 0 else f"{split}-s{seed}-{family}"
+            scenes = [
+                _scene(f"{name}-{2 * number + half:06d}", f"{name}-{number:06d}p", family, split, shift, rule, *ending)
+                for half, ending in enumerate(halves)
+            ]
+            return scenes[0], scenes[1]
+    raise RuntimeError(f"no pair {number} of {family}, {split}, in {_MAX_TRIES} tries: the generator is broken")
+
+
+def make_video(family: str, number: int, *, seed: int = 0) -> Scene:
+    """One unlabelled clip for the world model: like the first half of a pair, without the care that a label needs."""
+    kind = FAMILIES[family]
+    rng = np.random.default_rng([VERSION, seed, SPLITS.index("video"), list(FAMILIES).index(family), number, 0])
+    rule = answer = ""
+    for tries in range(_MAX_TRIES):
+        if tries % _VIDEO_PATIENCE == 0:
+            rule, answer = str(rng.choice(kind.heuristics)), str(rng.choice(kind.answers))
+        layout = kind.draw(rng, heuristic=rule, answer=answer, shift="")
+        if layout is None or kind.outcome(layout, motion := simulate(layout)) != answer:
+            continue
+        name = f"video-{family}-{number:06d}" if seed == 0 else f"video-s{seed}-{family}-{number:06d}"
+        return _scene(name, name, family, "video", "", rule, layout, motion, answer)
+    raise RuntimeError(f"no clip {number} of {family} in {_MAX_TRIES} tries: the generator is broken")
+
+
+def _scene(
+    id: str, pair: str, family: str, split: str, shift: str, rule: str, layout: Layout, motion: Motion, answer: str
+) -> Scene:
+    return Scene(
+        id=id,
+        family=family,
+        split=split,
+        pair=pair,
+        shift=shift,
+        layout=layout,
+        heuristic=rule,
+        answer=answer,
+        event=FAMILIES[family].event(layout, motion),
+        contacts=motion.contacts,
+        states=motion.states[:VIDEO_FRAMES],
+    )
+
+
+def _settled(kind: Family, layout: Layout, answer: str) -> Motion | None:
+    """The motion, if it ends in `answer` and small perturbations do not change that."""
+    motion = simulate(layout)
+    if kind.outcome(layout, motion) != answer:
+        return None
+    for nudge in _NUDGES:
+        if kind.outcome(layout, simulate(layout, nudge=nudge, counted=False)) != answer:
+            return None
+    return motion if kind.outcome(layout, simulate(layout, substeps=_OTHER_SUBSTEPS, counted=False)) == answer else None
+
+
+def questions(scene: Scene) -> list[dict[str, object]]:
+    """The question records of a scene; wording and order of choices depend on its pair and half alone, not on answers.
+
+    Both halves of a pair are asked in the same words.
+    """
+    family = FAMILIES[scene.family]
+    rng: Generator = np.random.default_rng([VERSION, *scene.pair.encode()])
+    words = family.words(scene.layout, scene.answer, scene.heuristic)
+    rule = family.words(scene.layout, scene.heuristic, scene.heuristic)[family.asks[0].about][0]
+    records: list[dict[str, object]] = []
+    for ask in family.asks:
+        answer, choices = words[ask.about]
+        template = ask.templates[rng.integers(len(ask.templates))]
+        order = rng.permutation(len(choices))
+        records.append(
+            {
+                "id": f"{scene.id}-{ask.about}",
+                "scene": scene.id,
+                "image": f"images/{scene.id}.png",
+                "family": scene.family,
+                "about": ask.about,
+                "type": ask.kind,
+                "split": scene.split,
+                "question": template,
+                "answer": answer,
+                "choices": [choices[i] for i in order],
+                "pair": scene.pair,
+                "heuristic": rule,
+                "shift": scene.shift,
+                "event_frame": scene.event,
+                "contacts": scene.contacts,
+            }
+        )
+    return records

@@ -1,0 +1,173 @@
+"""Build a worldlet from nothing: simulate clips, train the autoencoder, encode, train the dynamics, save.
+
+Lives here: the order of the stages, and the folder they end in. Elsewhere: each stage (clips.py, vae.py,
+encode.py, dynamics.py) and its worth (figures.py). The shipped weights came from these functions.
+
+    out/vae/  out/transformer/  out/scheduler/     stock diffusers folders, safetensors in fp16
+    out/card.json  out/README.md                   what it is, how it was made, its figures
+"""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
+
+from ...worlds.cosmos import SIGMA_CONDITIONING, SIGMA_MAX, SIGMA_MIN, CosmosWorld
+from .clips import CHUNK, clips_of, draw_scenes, load_clips
+from .dynamics import train_dynamics
+from .encode import encode_chunk, load_latents, measure_statistics
+from .figures import EVALUATIONS, measure_world
+from ..scenes.scenes import FAMILIES, VERSION
+from ..scenes.physics import FPS, SIZE, VIDEO_FRAMES
+from .vae import train_vae
+
+log = logging.getLogger(__name__)
+
+DEFAULTS: dict[str, object] = {
+    "height": SIZE,
+    "width": SIZE,
+    "denoise_steps": 10,
+    "window": 1 + (VIDEO_FRAMES - 1) // 4,
+    "fps": FPS,
+    "compute_dtype": "float32",
+}
+"""How the worldlet is meant to be run: what a `Card` of world.py reads."""
+
+
+def save_world(
+    out: Path,
+    vae: AutoencoderKLWan,
+    transformer: CosmosTransformer3DModel,
+    statistics: tuple[list[float], list[float]],
+) -> None:
+    """Write the stock folders, in fp16, with the latents' mean and standard deviation in the VAE's config."""
+    mean, std = statistics
+    vae.register_to_config(latents_mean=[round(v, 6) for v in mean], latents_std=[round(v, 6) for v in std])
+    vae.half().save_pretrained(out / "vae", safe_serialization=True)
+    vae.float()
+    transformer.half().save_pretrained(out / "transformer", safe_serialization=True)
+    transformer.float()
+    for weights in out.rglob("*.safetensors"):
+        weights.chmod(0o644)
+    # sigma_max and the like are registered by the pipeline itself.
+    FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True).save_pretrained(out / "scheduler")
+
+
+def write_card(out: Path, card: dict[str, object]) -> None:
+    """Write card.json and the README that says the same in words."""
+    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    lines = [
+        "# The worldlet",
+        "",
+        "A miniature of Cosmos-Predict2 Video2World: `AutoencoderKLWan` and `CosmosTransformer3DModel`, trained on",
+        f"unlabelled simulated 64x64 clips (scenes version {VERSION}) of {', '.join(FAMILIES)}. It predicts",
+        "how such scenes go on, and nothing else. Made by `theworld worldlet build`.",
+        "",
+        f"Runs in the stock `Cosmos2VideoToWorldPipeline`: `num_frames={VIDEO_FRAMES}`, guidance 1.0, `fps=None`, zero",
+        "prompt embeddings of width 32. Prompts have no effect. Figures and seeds: `card.json`.",
+    ]
+    figures = card.get("figures")
+    if isinstance(figures, dict):
+        test = figures["test"]
+        beside = {"a copy of frame 0": test["copy_frame_0"], "the true clip through the VAE": test["vae"]}
+        if "regression" in test:
+            beside = {"a deterministic regression": test["regression"], **beside}
+        rollout = next(iter(test["evaluations"].values()))
+        lines += ["", f"Outcomes right on {test['clips']} unseen scenes ({'; '.join(beside)}):", ""]
+        for name, share in rollout["outcome"].items():
+            others = "; ".join(f"{other['outcome'][name]:.1%}" for other in beside.values())
+            lines.append(f"- {name}: {share:.1%} ({others})")
+    (out / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def build_world(
+    out: Path,
+    *,
+    minutes: float,
+    seed: int = 0,
+    scratch: Path | None = None,
+    start: Path | None = None,
+    train_clips: int = 12_000,
+    test_scenes: int = 400,
+    vae_share: float = 0.25,
+    base_dim: int = 8,
+    layers: int = 4,
+    batch: int = 16,
+) -> dict[str, object]:
+    """Make a worldlet and write it to `out`; returns its card.
+
+    Args:
+        minutes: CPU minutes for the two trainings together. Simulating and encoding come on top: about
+            0.1 CPU seconds per clip.
+        scratch: clips, latents and training states, a few GB for the default count; `out`'s neighbour
+            `<out>.scratch` if not given. A second call with the same folder goes on where the first stopped.
+        start: a trained world to begin with, instead of from nothing.
+        train_clips: unlabelled; a quarter of them drawn like the scenes of `train`, with another seed than those.
+        vae_share: the part of `minutes` the autoencoder gets.
+    """
+    scratch = scratch or out.with_name(f"{out.name}.scratch")
+    size = min(CHUNK, train_clips)
+    chunks = train_clips // size
+    began = time.process_time()
+    clips = load_clips(scratch / "clips", "video", min(train_clips, 14 * CHUNK), seed=seed, size=size)
+    vae_s, dynamics_s = 60 * minutes * vae_share, 60 * minutes * (1 - vae_share)
+    vae = train_vae(scratch / "vae", clips, seconds=vae_s, seed=seed, base_dim=base_dim, start=start and start / "vae")
+    del clips
+    # A quarter shows halves of minimal pairs: their changes lead to layouts that are seldom drawn, and are asked about.
+    drawn = [("video", n, seed) for n in range(chunks - chunks // 4)]
+    drawn += [("train", n, seed + 1) for n in range(chunks // 4)]
+    files = [
+        encode_chunk(vae, scratch / "clips", scratch / "latents", split, n, seed=of, size=size)
+        for split, n, of in drawn
+    ]
+    statistics = measure_statistics(files[: max(1, 1440 // size)])
+    latents = load_latents(files, *statistics)
+    transformer = train_dynamics(
+        scratch / "dynamics",
+        lambda: latents,
+        seconds=dynamics_s,
+        seed=seed,
+        layers=layers,
+        batch=batch,
+        start=start and start / "transformer",
+    )
+    save_world(out, vae, transformer, statistics)
+    card = new_card(
+        seed=seed, train_clips=chunks * size, cpu_seconds={"vae": round(vae_s), "dynamics": round(dynamics_s)}
+    )
+    world = CosmosWorld.load(out)
+    card["figures"] = {
+        split: measure_world(world, clips_of(draw_scenes(split, test_scenes)), evaluations=(9, *EVALUATIONS))
+        for split in ("test", "ood")
+    }
+    write_card(out, card)
+    log.info("worldlet built in %.0f CPU s: %s", time.process_time() - began, out)
+    return card
+
+
+def new_card(*, seed: int, train_clips: int, cpu_seconds: dict[str, int]) -> dict[str, object]:
+    """The card of a world before its figures are known."""
+    return {
+        "name": "worldlet",
+        "what": "a miniature of Cosmos-Predict2 Video2World, trained on unlabelled simulated clips",
+        "classes": {
+            "vae": "AutoencoderKLWan",
+            "transformer": "CosmosTransformer3DModel",
+            "scheduler": "FlowMatchEulerDiscreteScheduler",
+        },
+        "defaults": DEFAULTS,
+        "sigma": {"max": SIGMA_MAX, "min": SIGMA_MIN, "data": 1.0, "conditioning": SIGMA_CONDITIONING},
+        "data": {
+            "families": list(FAMILIES),
+            "scenes_version": VERSION,
+            "split": "video, and a quarter drawn like train with the next seed",
+            "seed": seed,
+            "train_clips": train_clips,
+            "video_frames": VIDEO_FRAMES,
+        },
+        "cpu_seconds": cpu_seconds,
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,159 @@
+"""The families of world models that come with this package: Cosmos-Predict2 (and the worldlet), Wan 2.1.
+
+Lives here: which folders they know by their configs, their defaults, what they refuse. Loads nothing heavy.
+Elsewhere: their engines (cosmos.py, wan.py), families of other packages (registry.py).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...pipeline.errors import ConfigError
+from ...pipeline.latents.spec import LatentSpec
+from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe
+from .family import INDEX, Card, Configs, TextEncoder, WorldFamily, latent_spec_of, mismatched
+
+if TYPE_CHECKING:
+    from ...pipeline.latents.world_model import Autoencoder, WorldModel
+    from .text_embeddings import TextEmbeddings
+
+WORLDLET = "worldlet"
+COSMOS = "nvidia/Cosmos-Predict2-2B-Video2World"
+EMBEDDED = Path(__file__).parent / "worldlet" / "weights"
+"""The folder of the worldlet's weights."""
+
+
+class _InWanLatents:
+    """What families share whose latents are of Wan 2.1's autoencoder."""
+
+    autoencoder_parts: tuple[str, ...] = ("vae",)
+
+    def latent_spec(self, configs: Configs) -> LatentSpec:
+        return latent_spec_of(configs["vae"])
+
+    def load_autoencoder(self, folder: Path, *, device: str) -> Autoencoder:
+        from .wan_vae import load_autoencoder
+
+        return load_autoencoder(folder, device=device)
+
+
+class _Cosmos(_InWanLatents):
+    title = "NVIDIA Cosmos-Predict2 Video2World"
+    parts: tuple[str, ...] = ("vae", "transformer", "scheduler")
+    text: TextEncoder | None = TextEncoder(class_name="T5EncoderModel", empty_is_free=True, guardrail=True)
+    card = Card()
+    engine = ENGINE_VERSION
+    names: Mapping[str, str] = {
+        WORLDLET: str(EMBEDDED),
+        "cosmos-predict2-2b": COSMOS,
+        "cosmos-predict2-14b": "nvidia/Cosmos-Predict2-14B-Video2World",
+    }
+
+    def mismatch(self, configs: Configs) -> str | None:
+        wanted = {
+            INDEX: ("Cosmos2VideoToWorldPipeline",),
+            "vae": ("AutoencoderKLWan",),
+            "transformer": ("CosmosTransformer3DModel",),
+            "scheduler": ("FlowMatchEulerDiscreteScheduler",),
+        }
+        if (problem := mismatched(configs, wanted)) is not None:
+            return problem
+        transformer = configs["transformer"]
+        if transformer.get("use_crossattn_projection"):
+            return "its transformer projects its text with a bias, as Cosmos-Predict2.5 does, so it has no null text"
+        if transformer.get("in_channels") != (transformer.get("out_channels") or 0) + 1:
+            return "its transformer has no channel for the observed frame, so it begins with no image"
+        if not configs["scheduler"].get("use_karras_sigmas"):
+            return "its scheduler does not use Karras sigmas"
+        return None
+
+    def check(self, recipe: Recipe) -> None:
+        del recipe  # the recipe's rules were written for it
+
+    def load(
+        self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None
+    ) -> WorldModel:
+        from .cosmos import CosmosWorld
+
+        return CosmosWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+
+
+def clean_prompt(text: str) -> str:
+    """HTML entities resolved and white space collapsed: `prompt_clean` of the Wan pipeline, less ftfy's repair of
+    wrongly decoded characters, which leaves text that was decoded rightly as it is."""
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip()
+
+
+class _Wan(_InWanLatents):
+    title = "Wan 2.1 image-to-video"
+    parts: tuple[str, ...] = ("vae", "transformer", "scheduler", "image_encoder", "image_processor")
+    text: TextEncoder | None = TextEncoder(
+        class_name="UMT5EncoderModel",
+        empty_is_free=False,  # its text projection has a bias, and it was trained with the embedding of "" as no text
+        guardrail=False,  # Apache 2.0
+        clean=clean_prompt,
+    )
+    card = Card(height=480, width=832, denoise_steps=50, window=21, fps=16.0)
+    """Source: `WanImageToVideoPipeline.__call__`, 81 video frames; the model card of Wan2.1-I2V-14B-480P."""
+    engine = 1
+    names: Mapping[str, str] = {"wan2.1-i2v-480p": "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"}
+
+    def mismatch(self, configs: Configs) -> str | None:
+        wanted = {
+            INDEX: ("WanImageToVideoPipeline",),
+            "vae": ("AutoencoderKLWan",),
+            "transformer": ("WanTransformer3DModel",),
+        }
+        if (problem := mismatched(configs, wanted)) is not None:
+            return problem
+        index, transformer = configs.get(INDEX, {}), configs["transformer"]
+        if "transformer_2" in configs or index.get("boundary_ratio") is not None or index.get("expand_timesteps"):
+            return "it is a Wan 2.2 model, with a second transformer or a time for each token"
+        if transformer.get("image_dim") is None:
+            return "its transformer takes no image (text-to-video, or Wan 2.2)"
+        if transformer.get("pos_embed_seq_len") is not None:
+            return "its transformer wants a last frame beside the first"
+        spec = latent_spec_of(configs["vae"])
+        if transformer.get("in_channels") != (needed := 2 * spec.channels + spec.temporal_stride):
+            return f"its transformer takes {transformer.get('in_channels')} channels, not {needed} of image-to-video"
+        wanted = {
+            "scheduler": ("UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler"),
+            "image_encoder": ("clip_vision_model",),
+            "image_processor": (),
+            "text_encoder": ("umt5",),
+            "tokenizer": (),
+        }
+        if (problem := mismatched(configs, wanted)) is not None:
+            return problem
+        scheduler = configs["scheduler"]
+        if scheduler["_class_name"] == "UniPCMultistepScheduler" and not (
+            scheduler.get("use_flow_sigmas") and scheduler.get("prediction_type") == "flow_prediction"
+        ):
+            return "its scheduler does not step along a flow (use_flow_sigmas, prediction_type)"
+        if scheduler.get("use_dynamic_shifting"):
+            return "its scheduler shifts by the size of the clip, which the stock pipeline never tells it"
+        return None
+
+    def check(self, recipe: Recipe) -> None:
+        if recipe.fps is not None:
+            raise ConfigError("fps has no meaning for Wan 2.1, which knows frames and no seconds; leave it out")
+        if recipe.kind == "continuation" and recipe.observed_frames > 1:
+            raise ConfigError(f"Wan 2.1 image-to-video is shown one frame, not {recipe.observed_frames}")
+        if recipe.chunk_context > 1:
+            raise ConfigError("Wan 2.1 image-to-video begins each chunk with one frame: --chunk-context 1")
+        if recipe.solver != Recipe.model_fields["solver"].default:
+            raise ConfigError(f"solver {recipe.solver}: Wan 2.1 steps with its folder's own scheduler; leave it out")
+
+    def load(
+        self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None
+    ) -> WorldModel:
+        from .wan import WanWorld
+
+        return WanWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+
+
+BUILT_IN: Mapping[str, WorldFamily] = {"cosmos-predict2": _Cosmos(), "wan2.1-i2v": _Wan()}

@@ -1,0 +1,278 @@
+"""The Cosmos-Predict2 engine: denoise the future of a first frame or several, over the pipeline's own transformer.
+
+Lives here: the denoise loop, equal to diffusers' `Cosmos2VideoToWorldPipeline` given the same draws, and what makes it
+cheaper with the same result: a batch of images with noise of their own, what is seen encoded alone, the last forward
+(which changes nothing) left out, no text encoder, nothing decoded. One door to diffusers, with wan.py and wan_vae.py.
+Elsewhere: frames to latents and back (wan_vae.py), finding and naming the weights (world.py), which folders it runs
+(builtin.py), prompts (text.py).
+
+Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video frame
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
+from jaxtyping import Float
+from torch import Tensor
+
+from ...pipeline.errors import ConfigError, WorldModelError
+from ...pipeline.latents.tensors import draw_noise, standardise
+from ...pipeline.latents.recipe import Recipe, Solver
+from .text_embeddings import TextEmbeddings
+from .wan_vae import WanLatents, load_part
+
+SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
+"""EDM noise levels of Cosmos-Predict2. Source: `Cosmos2VideoToWorldPipeline.__init__`; Karras et al. 2022, eq. 5."""
+SIGMA_CONDITIONING = 1e-4
+"""Noise level the network is told the observed frame has. Source: `Cosmos2VideoToWorldPipeline.__call__`."""
+
+Estimate = Callable[[Tensor, Tensor], Tensor]
+"""x0 from noisy latents and their noise level."""
+
+
+class CosmosWorld(WanLatents):
+    """A `WorldModel` over a Wan 2.1 VAE and a Cosmos-Predict2 transformer."""
+
+    def __init__(
+        self, vae: AutoencoderKLWan, transformer: CosmosTransformer3DModel, *, text: TextEmbeddings | None = None
+    ) -> None:
+        """
+        Args:
+            vae: float32. transformer: float32 or bfloat16, on the same device.
+            text: embeddings of the recipe's prompts; None rolls out with no text.
+        """
+        super().__init__(vae)
+        self.transformer = transformer.eval().requires_grad_(False)
+        self._text = text
+        config = transformer.config
+        if config["use_crossattn_projection"]:
+            raise WorldModelError(
+                "this is a Cosmos-Predict2.5 transformer (it projects its text with a bias, so there is no null text); "
+                "only Cosmos-Predict2 Video2World is supported"
+            )
+        # The padding mask is all zeros here. Passing it as one more mask channel spares the network its resize,
+        # which needs torchvision (diffusers/models/transformers/transformer_cosmos.py).
+        self._padding_channel = bool(config["concat_padding_mask"])
+        if self._padding_channel:
+            transformer.register_to_config(concat_padding_mask=False)
+        self._text_width: int = config["text_embed_dim"]
+        self.dtype: torch.dtype = transformer.dtype
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: str = "cpu", compute_dtype: str = "float32", text: TextEmbeddings | None = None
+    ) -> CosmosWorld:
+        """Load `vae/` and `transformer/` of a folder in the stock layout; nothing else is opened.
+
+        Raises:
+            WorldModelError: a part is missing or is of another class.
+        """
+        vae = load_part(AutoencoderKLWan, folder, "vae", device=device)
+        dtype = getattr(torch, compute_dtype)
+        transformer = load_part(CosmosTransformer3DModel, folder, "transformer", device=device, dtype=dtype)
+        return cls(vae, transformer, text=text)
+
+    def with_text(self, text: TextEmbeddings) -> CosmosWorld:
+        """This world model, same weights, following other prompts: one for all or one for each sample of a batch."""
+        other = copy.copy(self)
+        other._text = text
+        return other
+
+    @torch.inference_mode()
+    def rollout(
+        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
+    ) -> Float[Tensor, "B C T H W"]:
+        """Standardised float32 latents of what is seen and its predicted future, in one joint diffusion.
+
+        What is seen is encoded and not predicted; frame 0 equals `encode` of the image or first frame.
+
+        Args:
+            seen: float32 in [-1, 1], of the recipe's size: images, or the first frames of videos, 1 + a multiple of
+                the temporal stride. keys: one per input; with the recipe's seed and draw it fixes the sample's noise,
+                so batch and order do not matter.
+        Raises:
+            ConfigError: the recipe has a prompt and this world was loaded without its embeddings, or its latents are
+                not those of one joint diffusion.
+        """
+        if recipe.kind not in ("rollout", "continuation") or recipe.chunk_frames:
+            chunks = " in chunks" if recipe.chunk_frames else ""
+            raise ConfigError(f"a recipe of kind {recipe.kind}{chunks} is no one joint diffusion")
+        observed = self.encode_video(seen) if seen.ndim == 5 else self.encode(seen)
+        if recipe.rollout_steps == 0:
+            return observed
+        prompted = recipe.prompt is not None or recipe.negative_prompt is not None or recipe.prompts == "sample"
+        if prompted and self._text is None:
+            raise ConfigError("this recipe has a prompt, and the world model was loaded without its embeddings")
+        frames = 1 + recipe.rollout_steps * recipe.stride
+        _, channels, known, height, width = observed.shape
+        noise = draw_noise(recipe, keys, (channels, frames, height, width))
+        latents = self.denoise(
+            observed,
+            noise.to(self.device),
+            denoise_steps=recipe.denoise_steps,
+            solver=recipe.solver,
+            guidance=recipe.guidance,
+            text=None if self._text is None else self._text.prompt,
+            negative_text=None if self._text is None else self._text.negative,
+            fps=recipe.fps,
+        )
+        latents[:, :, :known] = observed  # Euler leaves it with sigma_min of noise
+        return latents[:, :, :: recipe.stride].contiguous()
+
+    @torch.inference_mode()
+    def stock_rollout(
+        self,
+        seen: Float[Tensor, "B 3 *frames height width"],
+        generators: Sequence[torch.Generator],
+        *,
+        rollout_steps: int,
+        denoise_steps: int,
+        guidance: float = 1.0,
+        text: Tensor | None = None,
+        negative_text: Tensor | None = None,
+        fps: float | None = None,
+    ) -> Float[Tensor, "B C T H W"]:
+        """What `Cosmos2VideoToWorldPipeline(..., output_type="latent")` returns, for comparison with it.
+
+        Here what is seen is a *sample* of the posterior and keeps sigma_min of noise, and each generator is drawn
+        from in the pipeline's order: posterior noise of the full clip's shape, then the clip's noise.
+        """
+        frames = 1 + rollout_steps
+        video = seen if seen.ndim == 5 else seen.unsqueeze(2)
+        posterior = self._posterior(video)
+        shape = (posterior.mean.shape[1], frames, *posterior.mean.shape[3:])
+        draws = [(torch.randn(shape, generator=g), torch.randn(shape, generator=g)) for g in generators]
+        posterior_noise, noise = (torch.stack(parts).to(self.device) for parts in zip(*draws, strict=True))
+        known = posterior.mean.shape[2]
+        observed = standardise(posterior.mean + posterior.std * posterior_noise[:, :, :known], self._spec)
+        return self.denoise(
+            observed,
+            noise,
+            denoise_steps=denoise_steps,
+            guidance=guidance,
+            text=text,
+            negative_text=negative_text,
+            fps=fps,
+        )
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        observed: Float[Tensor, "B C K H W"],
+        noise: Float[Tensor, "B C T H W"],
+        *,
+        denoise_steps: int,
+        solver: Solver = "euler",
+        guidance: float = 1.0,
+        text: Float[Tensor, "texts L D"] | None = None,
+        negative_text: Float[Tensor, "negatives L D"] | None = None,
+        fps: float | None = None,
+    ) -> Float[Tensor, "B C T H W"]:
+        """From pure noise to a clip that begins with the latents in `observed`; float32.
+
+        Args:
+            observed: standardised latents of what is seen. noise: unit normal.
+            denoise_steps: noise levels N. solver: euler, N - 1 forwards; 2ab, N. Twice as many with guidance.
+            guidance: x0 = cond + guidance * (cond - uncond) above 1.0.
+            text, negative_text: prompt embeddings, one for all or one for each sample, padded to 512 as the pipeline
+                pads them; None is no text.
+
+        Source: `Cosmos2VideoToWorldPipeline.__call__`.
+        """
+        batch, _, frames, height, width = noise.shape
+        known = observed.shape[2]
+        seen = noise.new_zeros(1, 1, frames, 1, 1)
+        seen[:, :, :known] = 1.0
+        clean = torch.zeros_like(noise)
+        clean[:, :, :known] = observed
+        mask = seen.expand(batch, 1, frames, height, width).to(self.dtype)
+        if self._padding_channel:
+            mask = torch.cat([mask, torch.zeros_like(mask)], dim=1)
+        t_seen = SIGMA_CONDITIONING / (SIGMA_CONDITIONING + 1)
+        contexts = [self._context(text, batch)]
+        if guidance > 1.0:
+            contexts.append(self._context(negative_text, batch))
+
+        def estimate(latents: Tensor, sigma: Tensor) -> Tensor:
+            """x0: the clean clip that the network sees behind noisy latents."""
+            t = sigma / (sigma + 1)
+            timestep = (seen * t_seen + (1 - seen) * t).expand(batch, -1, -1, -1, -1).to(self.dtype)
+            hidden = (seen * clean + (1 - seen) * (latents * (1 - t))).to(self.dtype)
+            estimates: list[Tensor] = []
+            for context in contexts:
+                output = self.transformer(
+                    hidden_states=hidden,
+                    timestep=timestep,
+                    encoder_hidden_states=context,
+                    fps=fps,
+                    condition_mask=mask,
+                    return_dict=False,
+                )[0]
+                # the pipeline rounds x0 to the network's dtype before guidance; so do we
+                x0 = ((1 - t) * latents - t * output.float()).to(self.dtype)
+                estimates.append(seen * clean + (1 - seen) * x0)
+            x0 = estimates[0]
+            return x0 + guidance * (x0 - estimates[1]) if guidance > 1.0 else x0
+
+        sigmas = sigma_schedule(denoise_steps)[:-1].to(self.device)
+        return {"euler": euler, "2ab": two_step}[solver](estimate, noise * SIGMA_MAX, sigmas)
+
+    def _context(self, text: Tensor | None, batch: int) -> Tensor:
+        if text is None:  # zero keys and values: cross-attention adds exactly nothing, whatever the length
+            return torch.zeros(batch, 1, self._text_width, device=self.device, dtype=self.dtype)
+        return text.to(self.device, self.dtype).expand(batch, -1, -1)
+
+
+def sigma_schedule(denoise_steps: int) -> Float[Tensor, " levels"]:
+    """Noise levels from 80 to 0.002, and the last one again: denoise_steps + 1 values, float32.
+
+    Source: Karras et al. 2022, eq. 5 with rho = 7, as `FlowMatchEulerDiscreteScheduler` computes it for
+    `use_karras_sigmas=True`; the pipeline then replaces the final zero by a copy of sigma_min.
+    """
+    ramp = np.linspace(0, 1, denoise_steps)
+    high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
+    sigmas = (high + ramp * (low - high)) ** RHO
+    return torch.from_numpy(np.append(sigmas, sigmas[-1])).to(torch.float32)
+
+
+def euler(estimate: Estimate, latents: Tensor, sigmas: Tensor) -> Tensor:
+    """First order, from the first noise level to the last; one evaluation fewer than levels.
+
+    Source: `FlowMatchEulerDiscreteScheduler.step`. The stock schedule repeats its last level: that step has length
+    zero, so its evaluation is left out.
+    """
+    for sigma, next_sigma in pairwise(sigmas):
+        x0 = estimate(latents, sigma)
+        latents = latents + (next_sigma - sigma) * ((latents - x0) / sigma)
+    return latents
+
+
+def two_step(estimate: Estimate, latents: Tensor, sigmas: Tensor) -> Tensor:
+    """Second order: x0 goes on as it went from the level before, in -log sigma; ends with an estimate of x0 itself.
+
+    As many evaluations as levels. Of unit Gaussian data, 10, 20 and 35 levels leave 1.34, 1.06 and 1.02 of the
+    standard deviation; Euler 0.75, 0.87 and 0.93. So it is worth its evaluations from about 20 levels on.
+
+    Source: the "2ab" solver and clean last pass of nvidia-cosmos/cosmos-predict2; arXiv:2308.02157, eq. 12, with the
+    previous level for c2.
+    """
+    before: tuple[Tensor, Tensor] | None = None
+    for sigma, next_sigma in pairwise(sigmas):
+        x0 = estimate(latents, sigma)
+        step = torch.log(sigma / next_sigma)
+        kept, new = torch.exp(-step), -torch.expm1(-step)
+        latents_next = kept * latents + new * x0
+        if before is not None:
+            last_x0, last_sigma = before
+            slope = (x0 - last_x0) / torch.log(last_sigma / sigma)
+            latents_next = latents_next + (step - new) * slope
+        before = (x0, sigma)
+        latents = latents_next
+    return estimate(latents, sigmas[-1])

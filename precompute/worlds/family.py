@@ -1,0 +1,189 @@
+"""What a family of world models says of itself, so that the job, the workers and `ask` need not know which one it is.
+
+Lives here: the words of that (`WorldFamily`, `DecodesAlone`, `Card`, `TextEncoder`) and the reading of configs they
+rest on. Elsewhere: the families that come with this package (builtin.py), finding one and those other packages add
+(registry.py), running it (cosmos.py, wan.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
+
+from pydantic import Field
+
+from ...pipeline.errors import WorldModelError
+from ...pipeline.latents.spec import LatentSpec
+from ...pipeline.latents.recipe import Recipe
+
+if TYPE_CHECKING:
+    from ...pipeline.latents.world_model import Autoencoder, WorldModel
+    from .text_embeddings import TextEmbeddings
+
+Configs = Mapping[str, Mapping[str, Any]]
+"""What a folder says it holds: `model_index` and each subfolder that has a config -> that config's JSON."""
+
+INDEX = "model_index"
+CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
+"""Of a part, in the order they are looked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """What a world model says of itself: the settings it was trained for. A folder's `card.json` overrides these."""
+
+    height: int = 224
+    """Pixels."""
+    width: int = 224
+    denoise_steps: int = 10
+    window: Annotated[int, Field(ge=1)] = 24
+    """Latent frames of its training clips; one joint diffusion cannot go beyond. Cosmos-Predict2: 93 video frames."""
+    fps: Annotated[float, Field(gt=0)] = 16.0
+    """Video frames per second of its training clips, for the horizon in seconds."""
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """What its transformer is run in; the same on every device, since it changes the latents."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextEncoder:
+    """How a family reads prompts."""
+
+    class_name: str
+    """Of transformers, such as T5EncoderModel."""
+    empty_is_free: bool
+    """Whether no text means zero embeddings. Where it does not, the empty prompt is embedded like any other, so the
+    encoder decides the latents always, and belongs to the world's identity always."""
+    guardrail: bool
+    """Whether the model's licence asks that someone checks its prompts."""
+    parts: tuple[str, ...] = ("text_encoder", "tokenizer")
+    clean: Callable[[str], str] = str
+    """What the stock pipeline does to a prompt before it is cut into tokens."""
+
+
+class WorldFamily(Protocol):
+    """World models that one engine runs. An object of this form, named by an entry point of the group
+    `theworld.worlds`, is all that another package needs to add; `docs/worlds.md` has a whole one."""
+
+    title: str
+    """For people, such as `NVIDIA Cosmos-Predict2 Video2World`."""
+    parts: tuple[str, ...]
+    """Subfolders that decide the latents: they are fetched, hashed and loaded. Without the text encoder's."""
+    text: TextEncoder | None
+    """None: it reads no prompts."""
+    card: Card
+    engine: int
+    """Version of its arithmetic; enters the recipe. One more whenever the same weights give other latents."""
+    names: Mapping[str, str]
+    """What may be typed as `--world` in place of a folder or a Hub id -> that folder or Hub id."""
+
+    def mismatch(self, configs: Configs) -> str | None:
+        """None where a folder with these configs is one of this family; otherwise why it is not."""
+        ...
+
+    def latent_spec(self, configs: Configs) -> LatentSpec:
+        """The space its latents live in."""
+        ...
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise ConfigError where this family cannot do what the recipe says."""
+        ...
+
+    def load(
+        self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None
+    ) -> WorldModel:
+        """The engine, its weights on the device. Raises WorldModelError where they cannot be loaded.
+
+        Args:
+            text: embeddings of the recipe's prompts; None where it has none and no text is free.
+        """
+        ...
+
+
+@runtime_checkable
+class DecodesAlone(Protocol):
+    """What a family may have besides: looking at latents then loads no more than what decodes them."""
+
+    autoencoder_parts: tuple[str, ...]
+    """Those of its parts that encode and decode."""
+
+    def load_autoencoder(self, folder: Path, *, device: str) -> Autoencoder:
+        """These parts, their weights on the device. Raises WorldModelError where they cannot be loaded."""
+        ...
+
+
+def read_configs(folder: Path) -> Configs:
+    """What a folder says it holds, from its JSON alone.
+
+    Raises:
+        WorldModelError: a config is no JSON object.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if (index := folder / f"{INDEX}.json").is_file():
+        found[INDEX] = read_json(index)
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for name in CONFIG_FILES:
+            if (part / name).is_file():
+                found[part.name] = read_json(part / name)
+                break
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        WorldModelError: there is none.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorldModelError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise WorldModelError(f"{path} cannot be read: it is not a JSON object")
+    return value
+
+
+def class_of(config: Mapping[str, Any]) -> str:
+    """What a part is: diffusers' class name, or transformers' model type."""
+    return str(config.get("_class_name") or config.get("model_type") or "part of no stated class")
+
+
+def mismatched(configs: Configs, wanted: Mapping[str, tuple[str, ...]]) -> str | None:
+    """The first part that is missing or of another class, in words; None where there is none.
+
+    Args:
+        wanted: part -> what `class_of` may say of it; nothing means that it only has to be there. The entry
+            `model_index` is held against a folder that has an index, and missed in none.
+    """
+    for part, classes in wanted.items():
+        if part not in configs:
+            if part == INDEX:
+                continue
+            return f"it has no {part}/ with a config"
+        found = class_of(configs[part])
+        if classes and found not in classes:
+            what = "pipeline" if part == INDEX else part
+            return f"its {what} is a {found}, not a {' or '.join(classes)}"
+    return None
+
+
+def latent_spec_of(config: Mapping[str, Any]) -> LatentSpec:
+    """The latent space of an `AutoencoderKLWan` with this config.
+
+    Raises:
+        WorldModelError: the config does not describe one.
+    """
+    try:
+        stages = config["temperal_downsample"]  # diffusers' spelling
+        return LatentSpec(
+            channels=config["z_dim"],
+            spatial_stride=2 ** len(stages),
+            temporal_stride=2 ** sum(stages),
+            mean=tuple(config["latents_mean"]),
+            std=tuple(config["latents_std"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise WorldModelError(f"the VAE's config describes no latent space: {error!r}") from error

@@ -1,0 +1,190 @@
+"""Prompts: embedded once, before any worker starts, and kept beside the recipe, so that no worker holds a text encoder.
+
+What a family's encoder is, and whether the empty prompt is one more prompt to it, says its `TextEncoder` (families.py).
+NVIDIA's licence ends where a guardrail is bypassed without a similar one in its place. A recipe with a prompt therefore
+needs a word on who checks it: `cosmos` runs NVIDIA's own text filter once, `external` states that you did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ...pipeline.files.atomic import make_folders, publish, writing
+from ...pipeline.errors import ConfigError, WorldModelError
+from ...pipeline.latents.recipe import NO_MEANING, Recipe
+from ...pipeline.store.folder import PROMPTS
+from ...pipeline.latents.world_model import WorldModel
+from .family import TextEncoder
+from .text_embeddings import TextEmbeddings, _damaged
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Guardrail = Literal["cosmos", "external"]
+
+MAX_PROMPT_TOKENS = 512
+"""The pipelines pad every prompt to this, and the padding changes the result (it is not masked)."""
+
+
+
+
+
+
+def embed_prompts(folder: Path, recipe: Recipe, encoder: TextEncoder | None) -> TextEmbeddings | None:
+    """Embeddings of all the text that a recipe's rollouts see, or None where they see none. Loads the text encoder,
+    uses it once and lets it go.
+
+    Args:
+        folder: a world model in the stock layout, with `text_encoder/` and `tokenizer/`.
+        encoder: the family's; None reads no text.
+    Raises:
+        ConfigError: a prompt is too long.
+        WorldModelError: the text encoder cannot be loaded.
+    """
+    if encoder is None or "prompt" in NO_MEANING[recipe.kind] or recipe.rollout_steps == 0:
+        return None
+    texts = {"prompt": recipe.prompt, "negative": recipe.negative_prompt}
+    if not encoder.empty_is_free:
+        texts["prompt"] = recipe.prompt or ""
+        if recipe.guidance > 1.0:
+            texts["negative"] = recipe.negative_prompt or ""
+    wanted = {name: encoder.clean(text) for name, text in texts.items() if text is not None}
+    if not wanted:
+        return None
+    model, tokenizer = _load(folder, encoder, "cpu")
+    embeddings = {name: _embed(model, tokenizer, text) for name, text in wanted.items()}
+    return TextEmbeddings(embeddings.get("prompt"), embeddings.get("negative"))
+
+
+def embed_each(store: Path, folder: Path, prompts: Sequence[str], encoder: TextEncoder, device: str) -> dict[str, str]:
+    """Keep the embedding of every prompt of the samples in their store; those that are there already stay.
+
+    Args:
+        folder: a world model in the stock layout. device: where its text encoder runs, for as long as this takes.
+    Returns:
+        The prompts that cannot be embedded -> why.
+    Raises:
+        WorldModelError: the text encoder cannot be loaded.
+        StoreError: the store cannot be written.
+    """
+    refused: dict[str, str] = {}
+    with writing(store):
+        make_folders(store / PROMPTS)
+    if missing := [prompt for prompt in dict.fromkeys(prompts) if not prompt_file(store, prompt).exists()]:
+        model, tokenizer = _load(folder, encoder, device)
+        for prompt in missing:
+            try:
+                embedding = _embed(model, tokenizer, encoder.clean(prompt)).cpu()
+            except ConfigError as error:
+                refused[prompt] = str(error)
+                continue
+            tokens = int(embedding[0].any(dim=1).nonzero().max()) + 1  # what follows is zeros
+            content = save({"prompt": embedding[:, :tokens].contiguous()}, metadata={"prompt": prompt})
+            with writing(store):
+                publish(store / "tmp", prompt_file(store, prompt), content)
+        del model
+        if device.startswith("cuda"):
+            torch.cuda.empty_cache()
+    return refused
+
+
+def load_each(store: Path, prompts: Sequence[str], negative: Tensor | None) -> TextEmbeddings:
+    """The embeddings that `embed_each` kept, one row a prompt, padded to what the world model reads.
+
+    Raises:
+        WorldModelError: one is not there.
+    """
+    rows: list[Tensor] = []
+    for prompt in prompts:
+        path = prompt_file(store, prompt)
+        try:
+            with safe_open(path, framework="pt") as file:
+                embedding = file.get_tensor("prompt")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise _damaged(path, f"the embedding of the prompt {prompt!r}", error) from error
+        rows.append(pad(embedding, (0, 0, 0, MAX_PROMPT_TOKENS - embedding.shape[1])))
+    return TextEmbeddings(torch.cat(rows), negative)
+
+
+
+
+def prompt_file(store: Path, prompt: str) -> Path:
+    """Where a store keeps the embedding of a sample's prompt."""
+    return store / PROMPTS / f"{hashlib.sha256(prompt.encode()).hexdigest()[:32]}.safetensors"
+
+
+def check_prompts(prompts: list[str], guardrail: Guardrail | None, encoder: TextEncoder | None) -> None:
+    """Refuse prompts nobody has checked, where the world model's licence asks for that.
+
+    Args:
+        encoder: the family's.
+    Raises:
+        ConfigError: no guardrail was named, NVIDIA's is not installed, or it finds a prompt unsafe.
+    """
+    if unsafe := unsafe_prompts(prompts, guardrail, encoder):
+        raise ConfigError(f"NVIDIA's guardrail finds this prompt unsafe: {unsafe[0]!r}")
+
+
+def unsafe_prompts(
+    prompts: Sequence[str], guardrail: Guardrail | None, encoder: TextEncoder | None
+) -> list[str]:
+    """Those that NVIDIA's filter finds unsafe, where it is asked.
+
+    Raises:
+        ConfigError: no guardrail was named where the licence asks for one, or NVIDIA's is not installed.
+    """
+    if not prompts or encoder is None or (guardrail is None and not encoder.guardrail):
+        return []
+    if guardrail is None:
+        raise ConfigError(
+            "a prompt needs a guardrail: the NVIDIA Open Model License ends where one is bypassed without a similar "
+            "one in its place. Pass --guardrail cosmos (pip install 'theworld[guardrail]') to run NVIDIA's text "
+            "filter once, or --guardrail external to state that your own filter has passed it"
+        )
+    if guardrail == "external":
+        return []
+    try:
+        from cosmos_guardrail import CosmosSafetyChecker  # pyright: ignore[reportMissingImports] - an extra
+    except ImportError as error:
+        raise ConfigError(
+            "--guardrail cosmos needs NVIDIA's filter: pip install 'theworld[guardrail]'"
+        ) from error
+    checker = CosmosSafetyChecker()
+    return [prompt for prompt in prompts if not checker.check_text_safety(prompt)]
+
+
+def _load(folder: Path, encoder: TextEncoder, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        model = getattr(transformers, encoder.class_name).from_pretrained(
+            folder / "text_encoder", local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WorldModelError(f"the text encoder in {folder} cannot be loaded: {error}") from error
+    # it has dropout: left on, the same prompt would embed differently each time
+    return model.eval().to(device), tokenizer
+
+
+@torch.inference_mode()
+def _embed(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """(1, 512, D); positions after the text are zero, as in the pipelines' `_get_t5_prompt_embeds`."""
+    length = tokenizer(text, return_tensors="pt").input_ids.shape[1]
+    if length > MAX_PROMPT_TOKENS:
+        raise ConfigError(f"the prompt has {length} tokens; the world model reads {MAX_PROMPT_TOKENS}. Shorten it")
+    inputs = tokenizer(text, padding="max_length", max_length=MAX_PROMPT_TOKENS, return_tensors="pt")
+    inputs = inputs.to(encoder.device)
+    hidden = encoder(inputs.input_ids, attention_mask=inputs.attention_mask).last_hidden_state
+    return hidden * inputs.attention_mask.unsqueeze(-1)

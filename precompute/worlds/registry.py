@@ -1,0 +1,205 @@
+"""Which families of world models there are, and which of them a folder is of.
+
+Lives here: those built in and those that installed packages add by the entry point group `theworld.worlds`, the
+errors of broken and clashing ones, the choice by a folder's configs.
+Elsewhere: what a family is (families.py), from what a user types to a folder (world.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+from rich.table import Table
+
+from ...pipeline.errors import WorldModelError
+from ...pipeline.messages import what_is_wrong
+from .builtin import BUILT_IN
+from .family import Card, Configs, WorldFamily, read_configs, read_json
+
+if TYPE_CHECKING:
+    from ...pipeline.latents.world_model import WorldModel
+    from .text_embeddings import TextEmbeddings
+
+GROUP = "theworld.worlds"
+_Defaults, _Card = TypeAdapter(dict[str, Any]), TypeAdapter(Card)
+_MEMBERS = (*WorldFamily.__annotations__, "mismatch", "latent_spec", "check", "load")
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A family, the name it goes by, and who brought it."""
+
+    name: str
+    family: WorldFamily
+    origin: str
+    """`theworld`, or the package and its version."""
+
+
+def registered() -> dict[str, Registered]:
+    """Every family by its name.
+
+    Raises:
+        WorldModelError: an entry point cannot be loaded or is no family, or two claim one name; it says whose they are.
+    """
+    found = {name: Registered(name, family, "theworld") for name, family in BUILT_IN.items()}
+    for point in entry_points(group=GROUP):
+        origin = _origin(point)
+        if (other := found.get(point.name)) is not None:
+            raise WorldModelError(
+                f"two packages bring a world family named {point.name}: {other.origin} and {origin} "
+                f"(entry points of the group {GROUP}). Uninstall one, or give it another name"
+            )
+        found[point.name] = Registered(point.name, _load(point, origin), origin)
+    owners: dict[str, Registered] = {}
+    for one in found.values():
+        for name in one.family.names:
+            if (other := owners.setdefault(name, one)) is not one:
+                raise WorldModelError(
+                    f"--world {name} would mean two things: the families {other.name} ({other.origin}) and "
+                    f"{one.name} ({one.origin}) both claim it. Uninstall one, or give it another name"
+                )
+    return found
+
+
+def named_worlds() -> dict[str, str]:
+    """What may be typed as `--world` besides folders and Hub ids -> the folder or Hub id it stands for."""
+    return {name: place for one in registered().values() for name, place in one.family.names.items()}
+
+
+def identify(configs: Configs, where: Path) -> Registered:
+    """The one family that a folder with these configs is of.
+
+    Args:
+        where: the folder, for messages.
+    Raises:
+        WorldModelError: none is, with each one's reason; or several are.
+    """
+    families = registered()
+    reasons = {name: _mismatch(one, configs) for name, one in families.items()}
+    fitting = [families[name] for name, reason in reasons.items() if reason is None]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        claims = " and ".join(f"{one.name} ({one.origin})" for one in fitting)
+        raise WorldModelError(f"the world model in {where} is claimed by {claims}. Uninstall one of these packages")
+    why = "; ".join(f"no {name} ({families[name].family.title}): {reason}" for name, reason in reasons.items())
+    raise WorldModelError(
+        f"the world model in {where} is of no supported family. It is {why}. "
+        "`theworld worlds` lists what is supported; docs/worlds.md says how to add another"
+    )
+
+
+def load_world(
+    folder: Path, *, device: str = "cpu", compute_dtype: str = "float32", text: TextEmbeddings | None = None
+) -> WorldModel:
+    """The engine of whatever world model lies in a folder.
+
+    Args:
+        text: embeddings of the recipe's prompts (text.py).
+    Raises:
+        WorldModelError: it is of no family, or cannot be loaded.
+    """
+    one = identify(read_configs(folder), folder)
+    return one.family.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+
+
+def card_of(folder: Path, family: WorldFamily) -> Card:
+    """What a folder's `card.json` says, and the family where it says nothing.
+
+    Raises:
+        WorldModelError: it says what no card can.
+    """
+    path = folder / "card.json"
+    if not path.is_file():
+        return family.card
+    defaults = read_json(path).get("defaults", {})
+    try:
+        said = _Defaults.validate_python(defaults)
+        stated = {name: said[name] for name in Card.__dataclass_fields__ if said.get(name) is not None}
+        return _Card.validate_python({**asdict(family.card), **stated})
+    except ValidationError as error:
+        raise WorldModelError(f"{path}, defaults: {what_is_wrong(error)}") from error
+
+
+def list_worlds() -> list[dict[str, Any]]:
+    """One plain record for each name that `--world` takes, and one for each family that has none."""
+    rows: list[dict[str, Any]] = []
+    for one in registered().values():
+        names: Mapping[str | None, str | None] = {**one.family.names} or {None: None}
+        for name, place in names.items():
+            folder = Path(place) if place is not None else None
+            embedded = folder is not None and folder.is_dir()
+            card = card_of(folder, one.family) if folder is not None and embedded else one.family.card
+            text = one.family.text
+            rows.append(
+                {
+                    "world": name,
+                    "at": place,
+                    "family": one.name,
+                    "title": one.family.title,
+                    "from": one.origin,
+                    **asdict(card),
+                    "prompts": text is not None and (not embedded or _has_text(folder, text.parts)),
+                }
+            )
+    return rows
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What `list_worlds` found, for a terminal."""
+    caption = "--world takes a folder or a Hub id of any family, too. Windows: latent frames"
+    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
+    for column in ("--world", "family", "size", "window", "fps", "denoise steps", "prompts"):
+        table.add_column(column, no_wrap=column in ("--world", "family", "size"), overflow="fold")
+    for row in rows:
+        table.add_row(
+            row["world"] or "a folder",
+            row["family"] if row["from"] == "theworld" else f"{row['family']} ({row['from']})",
+            f"{row['height']}x{row['width']}",
+            str(row["window"]),
+            f"{row['fps']:g}",
+            str(row["denoise_steps"]),
+            "yes" if row["prompts"] else "no",
+        )
+    return table
+
+
+def _has_text(folder: Path | None, parts: tuple[str, ...]) -> bool:
+    return folder is not None and all((folder / part).is_dir() for part in parts)
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an unnamed package"
+
+
+def _load(point: EntryPoint, origin: str) -> WorldFamily:
+    where = f"the entry point {point.name} = {point.value} of {origin} (group {GROUP})"
+    try:
+        family = point.load()
+    except Exception as error:  # a package's import may raise anything
+        raise WorldModelError(
+            f"{where} cannot be loaded: {type(error).__name__}: {error}. Repair or uninstall {origin}"
+        ) from error
+    if missing := [name for name in _MEMBERS if not hasattr(family, name)]:
+        raise WorldModelError(
+            f"{where} is no world family: it has no {', '.join(missing)}. "
+            f"docs/worlds.md shows a whole one; repair or uninstall {origin}"
+        )
+    return family
+
+
+def _mismatch(one: Registered, configs: Configs) -> str | None:
+    try:
+        return one.family.mismatch(configs)
+    except WorldModelError as error:  # configs that contradict themselves
+        return str(error)
+    except Exception as error:
+        raise WorldModelError(
+            f"the world family {one.name} of {one.origin} broke on these configs: {type(error).__name__}: {error}. "
+            f"Repair or uninstall {one.origin}"
+        ) from error

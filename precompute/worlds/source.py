@@ -1,0 +1,200 @@
+"""Which weights: from what a user types to a local folder, the identity in the recipe, and the card's defaults.
+
+Lives here: resolving `--world` (the embedded worldlet, another known name, a Hub id, a folder) *before* anything is
+loaded. Elsewhere: which kinds of world model there are (families.py, registry.py), running them (cosmos.py, wan.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...pipeline.errors import WorldModelError
+from ...pipeline.latents.spec import LatentSpec
+from ...pipeline.files.hub import Snapshot, fetch, is_hub_id
+from ...pipeline.files.hashing import hash_files
+from .builtin import BUILT_IN, COSMOS, WORLDLET
+from .family import INDEX, Card, DecodesAlone, WorldFamily, read_configs
+from .registry import card_of, identify, named_worlds
+
+if TYPE_CHECKING:
+    from ...pipeline.latents.world_model import Autoencoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorldSource:
+    """A world model that was found, named, and not loaded yet."""
+
+    name: str
+    """For people and folder names."""
+    folder: Path
+    """Local folder in the stock layout."""
+    identity: str
+    """What enters the recipe: `hub:ORG/NAME@<commit>` or `sha256:<hash of weights and configs>`; empty where these
+    were not read (`find_autoencoder`)."""
+    family: WorldFamily
+    """What it is, and so which engine runs it."""
+    card: Card
+
+    def latent_spec(self) -> LatentSpec:
+        """The space its latents will live in, from its configs."""
+        return self.family.latent_spec(read_configs(self.folder))
+
+    def weight_bytes(self) -> int:
+        """Of all that a worker loads."""
+        return sum(
+            path.stat().st_size for part in self.family.parts for path in (self.folder / part).glob("*.safetensors")
+        )
+
+    def load_autoencoder(self, *, device: str) -> Autoencoder:
+        """What encodes and decodes, and of a family that has it in parts of its own, nothing more.
+
+        Raises:
+            WorldModelError: its weights cannot be loaded.
+        """
+        if isinstance(self.family, DecodesAlone):
+            return self.family.load_autoencoder(self.folder, device=device)
+        return self.family.load(self.folder, device=device, compute_dtype=self.card.compute_dtype, text=None)
+
+
+def resolve_world(world: str | None, *, with_text: bool = False, with_weights: bool = True) -> WorldSource:
+    """Find a world model's files and fix their identity; loads no weights.
+
+    Args:
+        world: None for the embedded one, a name such as "worldlet" (`named_worlds`), a folder, or a Hub id,
+            `ORG/NAME` or `ORG/NAME@REVISION`.
+        with_weights: False fetches only the configs from the Hub: enough to know what would be rolled out.
+        with_text: also fetch (and, for folders, hash) the text encoder; for a family whose empty prompt is free, only
+            a recipe with a prompt needs its 10 GB.
+    Raises:
+        WorldModelError: no such folder, parts missing, of no supported family, or the Hub cannot be reached and
+            nothing is cached.
+    """
+    place = _locate(world)
+    configs = read_configs(place.folder)
+    family = identify(configs, place.folder).family
+    parts = _parts(family, with_text, place.folder)
+    folder = place.folder
+    if place.snapshot is not None:
+        # at the commit its configs came from
+        patterns = [f"{part}/*{'' if with_weights else '.json'}" for part in parts]
+        identity, folder = place.snapshot.identity, _fetch(place.snapshot.name, patterns).folder
+    else:
+        if missing := [part for part in parts if not (folder / part).is_dir()]:
+            raise WorldModelError(f"the world model in {folder} has no {missing[0]}/")
+        files = [
+            path
+            for part in parts
+            for path in (folder / part).iterdir()
+            if path.suffix in {".json", ".safetensors", ".model"}
+        ]
+        identity = hash_files(folder, files)
+    card = card_of(folder, family)
+    return WorldSource(name=place.name, folder=folder, identity=identity, family=family, card=card)
+
+
+def find_autoencoder(world: str | None) -> WorldSource:
+    """A world model of which only what encodes and decodes has to be there: no other weights are fetched or read.
+
+    So the identity of a folder, which is that of all its weights, stays unsaid; that of the Hub is its commit.
+
+    Args:
+        world: as of `resolve_world`.
+    Raises:
+        WorldModelError: as there.
+    """
+    place = _locate(world)
+    family = identify(read_configs(place.folder), place.folder).family
+    parts = family.autoencoder_parts if isinstance(family, DecodesAlone) else family.parts
+    folder, identity = place.folder, ""
+    if place.snapshot is not None:
+        identity = place.snapshot.identity
+        patterns = [f"{INDEX}.json", "*/*config.json", *(f"{part}/*" for part in parts)]
+        folder = _fetch(place.snapshot.name, patterns).folder
+    card = card_of(folder, family)
+    return WorldSource(name=place.name, folder=folder, identity=identity, family=family, card=card)
+
+
+def find_family(world: str | None) -> WorldFamily:
+    """The family of a world model, as `resolve_world` finds it, from its configs alone."""
+    folder = _locate(world).folder
+    return identify(read_configs(folder), folder).family
+
+
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """What decides how many numbers a world model's latents have."""
+
+    height: int
+    """Pixels, where nothing else is asked for."""
+    width: int
+    channels: int
+    spatial_stride: int
+    """Pixels per latent row or column."""
+
+
+def find_dimensions(world: str | None) -> Dimensions:
+    """Of a world model as `resolve_world` finds it, from its configs alone; of one known by name without the network.
+
+    Raises:
+        WorldModelError: as `resolve_world`.
+    """
+    for family in BUILT_IN.values():
+        for name, hub_id in family.names.items():
+            if world in (name, hub_id) and not Path(hub_id).is_dir():  # on the Hub: latents of Wan 2.1's autoencoder
+                return Dimensions(family.card.height, family.card.width, channels=16, spatial_stride=8)
+    place = _locate(world)
+    configs = read_configs(place.folder)
+    family = identify(configs, place.folder).family
+    card, spec = card_of(place.folder, family), family.latent_spec(configs)
+    return Dimensions(card.height, card.width, spec.channels, spec.spatial_stride)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a world model lies: a folder with its configs, and of the Hub with these alone."""
+
+    name: str
+    folder: Path
+    snapshot: Snapshot | None = None
+
+
+def _locate(world: str | None) -> _Place:
+    world = world or WORLDLET
+    known = named_worlds()
+    place = known.get(world, world)
+    try:
+        path = Path(place).expanduser()
+        if path.is_dir():
+            return _Place(world if world in known else path.resolve().name, path.resolve())
+    except (OSError, RuntimeError) as error:  # of no such user, or not for this one to see
+        raise WorldModelError(f"--world {place} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not is_hub_id(place):
+        raise WorldModelError(
+            f"there is no folder {place}, and it is neither a Hub id (ORG/NAME) nor one of {', '.join(known)}. "
+            f"Give a folder, an id such as {COSMOS}, or one of these names (`theworld worlds`)"
+        )
+    snapshot = _fetch(place, [f"{INDEX}.json", "*/*config.json"])
+    return _Place(snapshot.repository.split("/")[1], snapshot.folder, snapshot)
+
+
+def _fetch(hub_id: str, patterns: list[str]) -> Snapshot:
+    instead = "pass a local folder as --world, or use the embedded --world worldlet"
+    return fetch(hub_id, patterns, error=WorldModelError, instead=instead)
+
+
+def _parts(family: WorldFamily, with_text: bool, folder: Path) -> tuple[str, ...]:
+    text = family.text
+    if text is None:
+        if with_text:
+            raise WorldModelError(f"the world model in {folder} ({family.title}) reads no prompts. Leave --prompt out")
+        return family.parts
+    if not with_text and text.empty_is_free:
+        return family.parts
+    if with_text and not all((folder / part).is_dir() for part in text.parts):
+        raise WorldModelError(
+            f"the world model in {folder} has no text encoder, so it cannot follow a prompt. "
+            "Leave --prompt out, or choose a world model that has one"
+        )
+    return family.parts + text.parts

@@ -1,0 +1,75 @@
+"""Moved here."""
+
+from __future__ import annotations
+
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn.functional import pad
+from ...pipeline.files.atomic import make_folders, publish, writing
+from ...pipeline.errors import ConfigError, WorldModelError
+from ...pipeline.latents.recipe import NO_MEANING, Recipe
+from ...pipeline.store.folder import PROMPTS
+from ...pipeline.latents.world_model import WorldModel
+from .family import TextEncoder
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class TextEmbeddings:
+    """Embeddings of prompts, one for all or one for each sample of a batch; None where a branch has no text and the
+    family needs none."""
+
+    prompt: Float[Tensor, "texts L D"] | None
+    negative: Float[Tensor, "negatives L D"] | None
+
+    def to_bytes(self) -> bytes:
+        """The content of a safetensors file."""
+        parts = {"prompt": self.prompt, "negative": self.negative}
+        return save({name: value.contiguous() for name, value in parts.items() if value is not None})
+
+    @classmethod
+    def load(cls, path: Path) -> TextEmbeddings:
+        """Read a file with the content of `to_bytes`.
+
+        Raises:
+            WorldModelError: it is not what was written.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = set(file.keys())
+                prompt, negative = (
+                    file.get_tensor(name) if name in names else None for name in ("prompt", "negative")
+                )
+        except (OSError, ValueError, SafetensorError) as error:
+            raise _damaged(path, "the embedding of the recipe's prompt", error) from error
+        return cls(prompt, negative)
+
+    def padded(self, missing: int) -> TextEmbeddings:
+        """With the last prompt so many times more, as batches are filled up."""
+        if self.prompt is None or not missing:
+            return self
+        return TextEmbeddings(torch.cat([self.prompt, self.prompt[-1:].expand(missing, -1, -1)]), self.negative)
+
+
+class PromptedWorld(WorldModel, Protocol):
+    """A world model that can follow a prompt of each sample's own."""
+
+    def with_text(self, text: TextEmbeddings) -> WorldModel:
+        """This world model, following other prompts."""
+        ...
+
+
+def _damaged(path: Path, what: str, error: Exception) -> WorldModelError:
+    return WorldModelError(
+        f"{path}, {what}, cannot be read: {error}. Remove it and run precompute again: it is made anew"
+    )

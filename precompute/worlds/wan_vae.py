@@ -1,0 +1,112 @@
+"""The latent space of Wan's VAE, which Wan 2.1, Cosmos-Predict2 and the worldlet share: frames in, frames out.
+
+Elsewhere: what is predicted in it (cosmos.py, wan.py), standardising (pipeline/latents.py).
+
+Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video frame
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from jaxtyping import Float
+from torch import Tensor
+
+from ...pipeline.errors import LatentShapeError, WorldModelError
+from ...pipeline.latents.spec import LatentSpec
+from ...pipeline.latents.tensors import standardise, unstandardise
+from .family import latent_spec_of
+
+_Part = TypeVar("_Part", bound=torch.nn.Module)
+
+
+class WanLatents:
+    """The part of a `WorldModel` that is its VAE."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        """
+        Args:
+            vae: float32: one frame is cheap to encode exactly, and a bfloat16 seed frame spoils the rollout
+                (hao-ai-lab/FastVideo#1472).
+        """
+        self.vae = vae.eval().requires_grad_(False)
+        self.device = next(vae.parameters()).device
+        self._spec = latent_spec_of(vae.config)
+
+    @property
+    def spec(self) -> LatentSpec:
+        """The space its latents live in."""
+        return self._spec
+
+    @torch.inference_mode()
+    def encode(self, images: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B C 1 H W"]:
+        """Standardised latents of single frames: the posterior's mode, float32.
+
+        Encoding one frame gives the bits that encoding a whole clip gives for its first frame: the VAE is causal.
+
+        Args:
+            images: float32 in [-1, 1].
+        """
+        return self.encode_video(images.unsqueeze(2))
+
+    @torch.inference_mode()
+    def encode_video(self, videos: Float[Tensor, "B 3 F height width"]) -> Float[Tensor, "B C T H W"]:
+        """Standardised latents of real frames: the posterior's mode, float32; T = 1 + (F - 1) / temporal_stride.
+
+        Args:
+            videos: float32 in [-1, 1].
+        Raises:
+            LatentShapeError: F - 1 is no multiple of the temporal stride; the VAE would drop the rest unsaid.
+        """
+        frames, stride = videos.shape[2], self._spec.temporal_stride
+        if (frames - 1) % stride:
+            raise LatentShapeError(f"a clip has 1 + a multiple of {stride} video frames, got {frames}")
+        return standardise(self._posterior(videos).mode(), self._spec)
+
+    @torch.inference_mode()
+    def posterior(self, images: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B C 2 H W"]:
+        """Mean and log-variance of the encodings of single frames, both in the standardised space; float32.
+
+        Args:
+            images: float32 in [-1, 1].
+        """
+        found = self._posterior(images.unsqueeze(2))
+        scale = torch.tensor(self._spec.std, device=self.device).view(1, -1, 1, 1, 1)
+        return torch.cat([standardise(found.mean, self._spec), found.logvar - 2 * torch.log(scale)], dim=2)
+
+    @torch.inference_mode()
+    def decode(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B 3 F height width"]:
+        """Video in [-1, 1] of standardised latents; F = 1 + temporal_stride * (T - 1)."""
+        raw = unstandardise(latents.to(self.device, torch.float32), self._spec)
+        return self.vae.decode(raw, return_dict=False)[0].clamp(-1.0, 1.0)
+
+    def _posterior(self, videos: Tensor) -> DiagonalGaussianDistribution:
+        return self.vae.encode(videos.to(self.device, torch.float32), return_dict=False)[0]
+
+
+def load_part(kind: type[_Part], folder: Path, name: str, *, device: str, dtype: torch.dtype = torch.float32) -> _Part:
+    """`name/` of a folder in the stock layout; nothing else is opened.
+
+    Raises:
+        WorldModelError: it is missing or of another class.
+    """
+    try:
+        part: Any = cast(Any, kind).from_pretrained(
+            folder, subfolder=name, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WorldModelError(f"the {name} of the world model in {folder} cannot be loaded: {error}") from error
+    return part.to(torch.device(device))
+
+
+def load_autoencoder(folder: Path, *, device: str) -> WanLatents:
+    """The VAE of a folder in the stock layout, in float32.
+
+    Raises:
+        WorldModelError: it is missing or of another class.
+    """
+    return WanLatents(load_part(AutoencoderKLWan, folder, "vae", device=device))

@@ -1,0 +1,272 @@
+"""The arms of a controlled comparison: what a reader sees where a rollout would stand.
+
+    text        no world at all, the question alone
+    steps0      the observed frame alone
+    frozen      the observed frame, repeated
+    shuffled    the rollout of another scene of the same family and split
+    noise       Gaussian noise with the mean and spread of each channel of the store's futures
+    rollout     the rollout as stored
+    reversed    the rollout's future frames, last one first
+    last        the observed frame and the rollout's last, at their own times
+    true        the true future, encoded, from a store of futures
+    true@0.2    the same, but a fifth of the scenes see another scene's true future
+
+Frame 0 is the image's own in every arm, bit by bit; all but `text`, `steps0` and `last` have as many world tokens as
+`rollout`. What a scene sees is a function of its key and of the questions file: not of the run, its seed or its batch.
+Elsewhere: reading ahead (loader.py), training on an arm (trainer.py), all arms of a study (evidence.py).
+
+Axes:  B sample   C channel   T latent frame   K rollout steps   H, W latent row, column
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...pipeline.store.buffer import BatchBuffer
+from ...pipeline.errors import ConfigError, QuestionError, StoreMismatchError
+from ...pipeline.latents.tensors import as_tensor
+from ...pipeline.store.folder import LatentStore, open_store
+from .loader import Indices, LatentDataset
+from ..questions.record import Question, resolve_keys
+
+NAMES = ("text", "steps0", "frozen", "shuffled", "noise", "rollout", "reversed", "last", "true")
+_WRONG = re.compile(r"true@(0?\.[0-9]{1,4}|0|1|1\.0)")
+_MEASURED = 256  # samples whose futures give the noise its mean and spread
+
+Future = Callable[[Sequence[str], Tensor], Tensor]
+"""Keys of images and their own latents (B, C, 1 + K, H, W) to what stands behind frame 0: (B, C, K, H, W)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One arm, by its name."""
+
+    name: str
+    kind: str
+    """Its name without the share behind `@`."""
+    wrong: float = 0.0
+    """Share of the scenes that see another scene's true future."""
+
+    def steps(self, steps: int) -> int:
+        """Rollout steps it reads where a rollout has so many."""
+        return 0 if self.kind in ("text", "steps0") else steps
+
+    def frames(self, steps: int) -> tuple[int, ...] | None:
+        """Latent frames that become tokens; None is all of them."""
+        return {"text": (), "last": tuple(sorted({0, steps}))}.get(self.kind)
+
+
+def parse_arm(name: str) -> Arm:
+    """An arm from its name.
+
+    Raises:
+        ConfigError: there is no such arm; lists those there are.
+    """
+    if name in NAMES:
+        return Arm(name, name)
+    if match := _WRONG.fullmatch(name):
+        return Arm(name, "true", float(match[1]))
+    raise ConfigError(f"there is no arm {name!r}; the arms are {', '.join(NAMES)}, and true@P with P from 0 to 1")
+
+
+def open_arm(
+    arm: Arm,
+    store: LatentStore,
+    asked: Sequence[Question],
+    pool: Sequence[Question],
+    questions_file: Path,
+    *,
+    rollout_steps: int,
+    futures: Path | None = None,
+) -> tuple[dict[str, str], LatentDataset | None]:
+    """Question id -> key of its image, and the latents of these keys as the arm shows them; None for `text`.
+
+    Args:
+        asked: the questions whose latents are read.
+        pool: questions of all scenes that may stand in for one of these: their whole split.
+        rollout_steps: K, what the arm's `steps` says.
+        futures: a store of encoded true futures.
+    Raises:
+        QuestionError: a question without latents, or too few scenes to exchange futures between.
+        ConfigError: `true` without a store of futures.
+        StoreMismatchError: the futures are of another latent space, size or frame rate.
+    """
+    coverage = resolve_keys(asked, questions_file, store)
+    coverage.require_complete()
+    if arm.kind == "text":
+        return coverage.keys, None
+    if store.recipe.kind == "posterior" and arm.kind not in ("rollout", "steps0"):
+        raise ConfigError(f"{store.path} holds posteriors and no futures, so there is nothing to show as {arm.name}")
+    future: Future | None = None
+    if arm.kind == "frozen":
+        future = _frozen
+    elif arm.kind == "reversed":
+        future = _reversed
+    elif arm.kind == "noise":
+        future = _noise_like(store, rollout_steps)
+    elif arm.kind == "shuffled":
+        pooled = resolve_keys(pool, questions_file, store)
+        pooled.require_complete()
+        future = partial(_of_others, store, _by_key(pool, pooled.keys, pooled.keys, wrong=1.0))
+    elif arm.kind == "true":
+        if futures is None:
+            raise ConfigError(
+                f"the arm {arm.name} reads true futures: name their store with --futures. "
+                "`theworld precompute FUTURES --kind frames` encodes videos"
+            )
+        pool = pool if arm.wrong else asked
+        true_store = open_store(futures)
+        _require_same_space(store, true_store, rollout_steps)
+        videos = resolve_keys(pool, questions_file, true_store, field="future")
+        videos.require_complete()
+        pooled = resolve_keys(pool, questions_file, store)
+        pooled.require_complete()
+        future = partial(_of_others, true_store, _by_key(pool, pooled.keys, videos.keys, wrong=arm.wrong))
+    keys = tuple(dict.fromkeys(coverage.keys[question.id] for question in asked))
+    return coverage.keys, ArmLatents(store, future=future, keys=keys, rollout_steps=rollout_steps)
+
+
+class ArmLatents(LatentDataset):
+    """Samples of a store with other futures behind their own frame 0. Changed batch by batch, where they are read.
+
+    Args:
+        future: what stands behind frame 0; None leaves the rollout.
+        keys, rollout_steps: as of `LatentDataset`.
+    """
+
+    def __init__(
+        self,
+        store: LatentStore,
+        *,
+        future: Future | None,
+        keys: Sequence[str] | None = None,
+        rollout_steps: int | None = None,
+    ) -> None:
+        super().__init__(store, keys=keys, rollout_steps=rollout_steps)
+        self._future = future
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = {"future": self._future, "keys": self.keys, "rollout_steps": self.rollout_steps}
+        return partial(type(self), **arguments), (self.store,)
+
+    def read(self, indices: Indices, buffer: BatchBuffer | None = None) -> Tensor:
+        """As `LatentDataset.read`; the futures are changed in the memory that was read into."""
+        latents = super().read(indices, buffer)
+        if self._future is not None and latents.shape[2] > 1:
+            latents[:, :, 1:] = self._future([self.keys[index] for index in indices], latents)
+        return latents
+
+
+def stand_ins(questions: Iterable[Question]) -> dict[str, str]:
+    """Scene -> another scene of the same family and split, each used once, never of the same minimal pair.
+
+    Which of a pair's halves stands in for which of another's is drawn by chance, so that a stand-in's future says
+    nothing about the scene's own. The same questions give the same stand-ins.
+
+    Raises:
+        QuestionError: a family has too few scenes in a split.
+    """
+    groups: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for question in questions:
+        scene = question.scene_id
+        pairs = groups.setdefault((question.split or "", question.family or ""), {})
+        halves = pairs.setdefault(question.cluster, [])
+        if scene not in halves:
+            halves.append(scene)
+    chosen: dict[str, str] = {}
+    for (split, family), pairs in sorted(groups.items()):
+        rng = np.random.default_rng([*f"{split} {family}".encode()])
+        blocks = [[halves[i] for i in rng.permutation(len(halves))] for _, halves in sorted(pairs.items())]
+        row = [scene for number in rng.permutation(len(blocks)) for scene in blocks[number]]
+        # A turn by the longest block's length leads out of every block, once round there is room for it.
+        turn = max(map(len, blocks))
+        if len(row) < 2 * turn:
+            raise QuestionError(
+                f"futures cannot be exchanged between the {len(row)} scenes of family {family!r} in split {split!r}: "
+                f"at least {2 * turn} are needed. Make more scenes, or leave out the arms that exchange them"
+            )
+        chosen |= zip(row, [*row[turn:], *row[:turn]], strict=True)
+    return chosen
+
+
+def sees_another(key: str, wrong: float) -> bool:
+    """Whether a scene is among the share that sees another's future; a scene once among them stays, as it grows."""
+    return int(key[:12], 16) < wrong * 16**12
+
+
+def ends_right(arm: Arm, pool: Sequence[Question], images: dict[str, str]) -> dict[str, bool]:
+    """Question id -> whether the future shown of a scene answers it rightly, for arms made of true futures.
+
+    Args:
+        pool: the questions of a whole split.
+        images: question id -> key of its image.
+    """
+    others = stand_ins(pool) if arm.wrong else {}
+    answers = {(question.scene_id, question.asks): question.answer for question in pool}
+    ends: dict[str, bool] = {}
+    for question in pool:
+        scene = question.scene_id
+        shown = others[scene] if sees_another(images[question.id], arm.wrong) else scene
+        ends[question.id] = answers.get((shown, question.asks)) == question.answer
+    return ends
+
+
+def _by_key(pool: Sequence[Question], images: dict[str, str], shown: dict[str, str], *, wrong: float) -> dict[str, str]:
+    """Key of an image -> key of the latents whose future it sees."""
+    others = stand_ins(pool) if wrong else {}
+    shown_of = {question.scene_id: shown[question.id] for question in pool}
+    seen: dict[str, str] = {}
+    for question in pool:
+        key, scene = images[question.id], question.scene_id
+        seen[key] = shown_of[others[scene] if sees_another(key, wrong) else scene]
+    return seen
+
+
+def _frozen(_: Sequence[str], latents: Tensor) -> Tensor:
+    return latents[:, :, :1].expand_as(latents[:, :, 1:])
+
+
+def _reversed(_: Sequence[str], latents: Tensor) -> Tensor:
+    return latents[:, :, 1:].flip(2)
+
+
+def _of_others(store: LatentStore, shown: dict[str, str], keys: Sequence[str], latents: Tensor) -> Tensor:
+    return as_tensor(store.read([shown[key] for key in keys], rollout_steps=latents.shape[2] - 1))[:, :, 1:]
+
+
+def _noise_like(store: LatentStore, rollout_steps: int) -> Future:
+    keys = sorted(store.keys)
+    some = keys[:: -(-len(keys) // _MEASURED)]
+    seen = as_tensor(store.read(some, rollout_steps=rollout_steps))[:, :, 1:].float()
+    return partial(_noise, seen.mean((0, 2, 3, 4)), seen.std((0, 2, 3, 4)))
+
+
+def _noise(mean: Tensor, std: Tensor, keys: Sequence[str], latents: Tensor) -> Tensor:
+    shape = (latents.shape[1], latents.shape[2] - 1, *latents.shape[3:])
+    draws = [np.random.default_rng(int(key, 16)).standard_normal(shape, np.float32) for key in keys]
+    return torch.from_numpy(np.stack(draws)) * std[:, None, None, None] + mean[:, None, None, None]
+
+
+def _require_same_space(store: LatentStore, futures: LatentStore, steps: int) -> None:
+    """The true futures must be what the world model was to predict: same VAE, picture, and time between frames."""
+    for name in ("world", "height", "width", "fit", "stride"):
+        ours, theirs = getattr(store.recipe, name), getattr(futures.recipe, name)
+        if ours != theirs:
+            raise StoreMismatchError(
+                f"the futures in {futures.path} do not belong to the rollouts in {store.path}: {name} is {theirs!r} "
+                f"there, {ours!r} here. Encode the videos with the rollouts' settings"
+            )
+    if futures.recipe.rollout_steps < steps:
+        raise StoreMismatchError(
+            f"the futures in {futures.path} have {futures.recipe.rollout_steps} steps, {steps} are read. Encode the "
+            f"videos with --steps {steps}, or pass fewer --steps"
+        )

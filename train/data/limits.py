@@ -1,0 +1,91 @@
+"""Which questions a training or an evaluation goes without: those without latents, and those too long.
+
+One rule for all: at most `max_bad` questions are left out, each said; more refuse the job before anything is spent.
+Rows that are no questions fall under the same rule where they are read (questions.py); answers outside the vocabulary
+always refuse (batches.py), for one such choice spoils every question that offers it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...pipeline.errors import QuestionError
+from ...pipeline.store.folder import LatentStore
+from ...pipeline.messages import name_some
+from .batches import Example
+from ..language.lm import LanguageModel
+from ..questions.report import measure
+from ..questions.record import Question, resolve_keys
+from ..language.prompt_format import Speech
+
+logger = logging.getLogger(__name__)
+
+
+def covered(
+    questions: Sequence[Question], questions_file: Path, store: LatentStore, *, max_bad: int
+) -> tuple[Question, ...]:
+    """The questions that have latents in a store.
+
+    Raises:
+        QuestionError: more than `max_bad` have none, or not one of them has.
+    """
+    coverage = resolve_keys(questions, questions_file, store)
+    if len(coverage.missing) > max_bad or not coverage.keys:
+        coverage.require_complete()
+    if coverage.missing:
+        _say_left_out("without latents", [f"{item.question.id} ({item.reason})" for item in coverage.missing])
+    return tuple(question for question in questions if question.id in coverage.keys)
+
+
+def fitting(
+    questions: Sequence[Question], examples: Sequence[Example], lm: LanguageModel, *, world_tokens: int, max_bad: int
+) -> tuple[tuple[Question, ...], list[Example]]:
+    """The questions that leave room for the world tokens, and their examples, in the same order.
+
+    Where not one of them does, all are returned: then the layout is too long, and no question.
+
+    Raises:
+        QuestionError: more than `max_bad` are too long, and others are not.
+    """
+    room = lm.context - world_tokens
+    long = {n for n, example in enumerate(examples) if len(example.prompt) + len(example.answer) > room}
+    if not long or len(long) == len(examples):
+        return tuple(questions), list(examples)
+    named = [
+        f"{questions[n].id} ({len(examples[n].prompt):,} tokens of prompt, {len(examples[n].answer):,} of answer)"
+        for n in sorted(long)
+    ]
+    if len(long) > max_bad:
+        raise QuestionError(
+            f"{len(long)} of {len(examples)} questions are too long: behind {world_tokens:,} world tokens, {room:,} of "
+            f"the {lm.context:,} that {lm.weights.source} attends to are left: {name_some(named, between='; ')}. "
+            f"Shorten them, pass fewer --steps, or go on without them: --max-bad {len(long)}"
+        )
+    _say_left_out("too long", named)
+    kept = [n for n in range(len(examples)) if n not in long]
+    return tuple(questions[n] for n in kept), [examples[n] for n in kept]
+
+
+def with_room(questions: Sequence[Question], lm: Speech, *, world_tokens: int, max_bad: int) -> tuple[Question, ...]:
+    """The questions that are not too long to be answered with the longest of their choices.
+
+    Raises:
+        QuestionError: more than `max_bad` are, or all; names a few of them, counts all.
+    """
+    long = measure(questions, lm, world_tokens=world_tokens).too_long
+    if len(long) > max_bad or (long and len(long) == len(questions)):
+        raise QuestionError(
+            f"{len(long)} of {len(questions)} questions are too long: with {world_tokens:,} world tokens they exceed "
+            f"the {lm.context:,} tokens that {lm.weights.source} attends to: {name_some(long)}. "
+            f"Shorten them, read fewer --steps, or go on without them: --max-bad {len(long)}"
+        )
+    if long:
+        _say_left_out("too long", long)
+    left_out = set(long)
+    return tuple(question for question in questions if question.id not in left_out)
+
+
+def _say_left_out(why: str, named: Sequence[str]) -> None:
+    logger.warning("%d questions %s are left out: %s", len(named), why, name_some(named, between="; "))

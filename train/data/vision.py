@@ -1,0 +1,82 @@
+"""Images as a multimodal language model's own vision tower takes them, where it looks at the image beside the rollout.
+
+Elsewhere: where their tokens stand (model.py), prompts that mark the place (speech.py), decoding
+(pipeline/image_files.py).
+
+Axes:  B image
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+from ...pipeline.errors import ConfigError, QuestionError
+from ...pipeline.files.images import decode_image, read_input_file
+from ..questions.readers import folder_of
+from ..questions.record import Question
+from ..language.prompt_format import Speech
+
+
+class Pictures:
+    """Keys of images to pixels. Called for every batch: decoding is cheap beside a vision tower."""
+
+    def __init__(self, lm: Speech, files: Mapping[str, Path]) -> None:
+        """
+        Args:
+            files: key -> image file.
+        Raises:
+            ConfigError: the language model's folder does not say how images are prepared.
+        """
+        self._files = files
+        try:
+            self._prepare: Any = Gemma3ImageProcessorPil.from_pretrained(lm.weights.folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{lm.weights.source} sees images, but its folder has no preprocessor_config.json, which says how they "
+                f"are prepared ({str(error).splitlines()[0][:200]}). Fetch the whole repository of the model"
+            ) from error
+
+    def __call__(self, keys: Sequence[str]) -> Float[Tensor, "B 3 height width"]:
+        """The images of these keys, prepared as the language model's own processor does.
+
+        Raises:
+            ImageError: a file has gone or cannot be decoded.
+        """
+        return torch.cat([self.prepare(self._files[key]) for key in keys])
+
+    def prepare(self, file: Path) -> Float[Tensor, "1 3 height width"]:
+        """One image file."""
+        image = decode_image(read_input_file(file), source=str(file))
+        return self._prepare(image, do_pan_and_scan=False, return_tensors="pt")["pixel_values"]
+
+
+def open_pictures(
+    lm: Speech, questions: Iterable[Question], keys: Mapping[str, str], questions_file: Path
+) -> Pictures | None:
+    """The images of questions, where the language model looks at them; None where it sees none.
+
+    Args:
+        keys: question id -> key of its image.
+    Raises:
+        QuestionError: an image is no file beside the questions.
+        ConfigError: as `Pictures`.
+    """
+    if not lm.image_tokens:
+        return None
+    folder, files = folder_of(questions_file), dict[str, Path]()
+    for question in questions:
+        files.setdefault(keys[question.id], folder / question.image)
+    if gone := [path for path in files.values() if not path.is_file()]:
+        raise QuestionError(
+            f"{lm.weights.source} looks at the images itself, and {len(gone)} of {len(files)} are no files beside "
+            f"{questions_file}: {gone[0]}. Put them there (`theworld questions FILE --write FOLDER` takes images out "
+            "of a table), or choose a language model that sees none"
+        )
+    return Pictures(lm, files)

@@ -1,0 +1,433 @@
+"""How many rollout steps a question is worth: by rule, by gate, compared with always, never and an oracle.
+
+    never        the observed frame alone, for all questions
+    always       all steps, for all questions
+    rule         steps by the question's type, such as static=0; types not named read all
+    confidence   all steps where the answer without them is not sure: the likeliest choice leads the next by little
+    agreement    all steps where the rule asks for some and several futures of the image end alike
+    oracle       the fewest steps that give a right answer, where any do: the most that any choice can reach
+
+Every question is answered at each number of steps that some policy may choose, from the prefix of the same stored
+rollout; a policy then picks. So nothing is recomputed, and all policies are compared on the same answers. The two gates
+have a threshold each, chosen where it gives most right answers (fewest rollouts among equals) on questions that are
+neither those asked nor those learned from.
+
+The price of a policy: world tokens a question, and rollouts: images of which some question reads a step. Judging the
+agreement of S futures costs S rollouts an image, whatever is then read.
+
+Elsewhere: rules and gates themselves (gates.py), one reader for several numbers of steps (`steps_drawn` in config.py),
+answering (answer.py), one question about one image, whose rollout a gate may spare (live_answer.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from rich.table import Column, Table
+
+from ...pipeline.files.atomic import replace
+from ...pipeline.config import DeviceName
+from ...pipeline.errors import ConfigError, QuestionError
+from ...pipeline.progress import Progress
+from ...pipeline.store.folder import LatentStore, open_store
+from .answer import Said, answer_all, check_steps
+from ..data.arms import open_arm, parse_arm
+from ..data.batches import check_answers
+from ..runs.folder import LoadedRun, load_run, require_same_recipe
+from .evaluate import Score, is_right
+from .gates import Flags, Floats, Gate, Rule, choose_threshold, disagreement, margin
+from ..language.lm import merge_adapters
+from ..data.vision import open_pictures
+from ..data.limits import covered, with_room
+from ..questions.readers import digest_of
+from ..questions.record import UNTYPED, Question, first_scenes, read_questions, resolve_keys, select_split
+from .statistics import paired_p_value, wilson
+
+ADAPTIVE = "adaptive.json"
+CALIBRATION = 500
+"""Scenes at most that a threshold is chosen on."""
+
+Steps = NDArray[np.int64]
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Policy(_Result):
+    """What one way of choosing steps reached, and its price."""
+
+    name: str
+    overall: Score
+    by_type: dict[str, Score]
+    world_tokens: float
+    """Mean of a question."""
+    rollouts: int
+    """Rolled out for these questions."""
+    reading: float
+    """Share of the questions that read all steps, or some."""
+    by_chance: float
+    """Accuracy to be expected of reading all steps in as large a share of the questions, drawn by lot."""
+    lost_to_always: int
+    """Questions that `always` has right and this one wrong."""
+    won_over_always: int
+    p_against_always: float
+    """Two-sided, exact: `sign_flips` of scenes, which is McNemar's test where each has one question."""
+    gate: Gate | None = None
+    steps: tuple[int, ...]
+    """Of each question."""
+
+
+class Adaptive(_Result):
+    """All policies on one split."""
+
+    run: str
+    split: str | None
+    steps: int
+    """K, all there are."""
+    trained_steps: tuple[int, ...]
+    rule: str
+    calibration: str
+    """What the gates were calibrated on."""
+    images: int
+    questions: tuple[str, ...]
+    """Their ids, in the order of the policies' `steps`."""
+    policies: tuple[Policy, ...]
+    notes: tuple[str, ...]
+
+    def table(self) -> Table:
+        """A table for a terminal."""
+        kinds = sorted({kind for policy in self.policies for kind in policy.by_type})
+        table = Table(
+            *(Column("policy", min_width=len("confidence")), "all", *kinds, "by lot", "tokens", "rollouts"),
+            title=f"{self.run}: steps by question, split {self.split or 'all'}",
+        )
+        for policy in self.policies:
+            table.add_row(
+                policy.name,
+                _brief(policy.overall),
+                *(_brief(policy.by_type[kind]) for kind in kinds),
+                f"{policy.by_chance:.3f}",
+                f"{policy.world_tokens:.1f}",
+                f"{policy.rollouts} of {self.images}" if policy.rollouts <= self.images else f"{policy.rollouts}",
+            )
+        return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Questions answered at several numbers of steps."""
+
+    questions: tuple[Question, ...]
+    keys: Mapping[str, str]
+    answers: Mapping[int, Sequence[Said]]
+    """By steps; each in the order of the questions."""
+
+    def by_rule(self, rule: Rule, there: int) -> Steps:
+        """Steps of each question."""
+        return np.array([rule.steps(question, there) for question in self.questions], np.int64)
+
+    def images(self, steps: Steps) -> set[str]:
+        """Keys of the images of which some question reads a step."""
+        return {self.keys[q.id] for q, k in zip(self.questions, steps, strict=True) if k > 0}
+
+    def right_with(self, steps: Steps) -> Flags:
+        """Whether each answer is right, each question at steps of its own."""
+        right = {length: self.right(length) for length in self.answers}
+        return np.array([right[int(k)][n] for n, k in enumerate(steps)], np.bool_)
+
+    def right(self, steps: int) -> Flags:
+        """Whether each answer is right at so many steps."""
+        return np.array(
+            [is_right(q, said.text) for q, said in zip(self.questions, self.answers[steps], strict=True)], np.bool_
+        )
+
+    def margins(self) -> Floats:
+        """How far the likeliest choice leads the next without any rollout; answers in own words are never sure."""
+        return np.array([margin(said.probabilities) for said in self.answers[0]])
+
+
+def compare_policies(
+    run: Path,
+    rule: Rule,
+    *,
+    store: Path | None = None,
+    questions: Path | None = None,
+    split: str | None = "test",
+    calibrate: str | None = None,
+    draws: Path | None = None,
+    batch_size: int = 64,
+    max_bad: int | None = None,
+    lm: str | None = None,
+    device: DeviceName = "auto",
+    progress: Progress | None = None,
+) -> Adaptive:
+    """Answer a split's questions with several ways of choosing steps, and save the result beside the run.
+
+    Args:
+        store, questions: by default those the run was trained on.
+        calibrate: the split that thresholds are chosen on; by default `validation`, or else scenes of the training
+            split that the run has not learned from. Where there are none, the gates are left out.
+        draws: a store of kind samples of the same images, for the gate on agreement; by default the run's own store
+            where it is of that kind.
+        max_bad: as of `evaluate_shown`, of each split that is asked.
+        lm: where the base language model lies now, if it has moved.
+    Raises:
+        RunError: no run folder, or another base model.
+        StoreMismatchError: latents of another recipe.
+        QuestionError: no such split, or more than `max_bad` wrong records, questions without latents or too long ones.
+        ConfigError: a rule that asks for more steps than there are, a store of futures that is none.
+    """
+    quiet = progress or Progress.silent()
+    loaded = load_run(run, lm=lm, device=device)
+    merge_adapters(loaded.lm)
+    meta = loaded.meta
+    latents = open_store(store or Path(meta.store.path))
+    require_same_recipe(meta, run, latents)
+    there = check_steps(loaded, latents.recipe.rollout_steps, None)
+    lengths = _lengths(rule, there, latents)
+    file = questions or Path(meta.questions.path)
+    most = meta.config.get("max_bad", 0) if max_bad is None else max_bad
+    everything = read_questions(file, columns=meta.config.get("columns"), max_bad=most)
+    futures = _open_draws(draws, latents)
+
+    def ask(asked: tuple[Question, ...], wanted: Sequence[int]) -> _Asked:
+        asked = covered(asked, file, latents, max_bad=most)
+        world_tokens = loaded.model.reader.count(1 + max(wanted), *meta.reader.latent_shape[1:])
+        asked = with_room(asked, loaded.lm, world_tokens=world_tokens, max_bad=most)
+        return _answer(loaded, latents, asked, file, wanted, batch_size=batch_size, progress=quiet)
+
+    test = ask(select_split(everything, split, file), lengths)
+    same = digest_of(file) == meta.questions.sha256
+    learned = _learned(everything, meta.config.get("labels"), file) if same else None
+    chosen, calibration = _calibration_split(everything, calibrate, split, learned, file)
+    held_out = ask(chosen, lengths) if chosen else None
+    notes = list[str]()
+    trained = tuple(meta.config.get("steps_drawn") or [meta.reader.num_world_steps])
+    if new := sorted(set(lengths) - set(trained)):
+        notes.append(
+            f"this reader never read {', '.join(map(str, new))} steps in training, so it answers worse there than one "
+            f"that did: train with --steps {','.join(map(str, sorted({*lengths, *trained})))}"
+        )
+    if held_out is None:
+        notes.append(f"no gates: {calibration}")
+
+    ruled = test.by_rule(rule, there)
+    picks: list[tuple[str, Steps, Gate | None]] = [
+        ("never", np.zeros_like(ruled), None),
+        ("always", np.full_like(ruled, there), None),
+        (f"rule {rule}", ruled, None),
+    ]
+    rollouts = dict[str, int]()
+    """Where they are not those of the images that are read."""
+    if held_out is not None:
+        gate = _choose(held_out, held_out.margins(), held_out.by_rule(Rule({}), there))
+        picks.append(("confidence", np.where(gate.passes(test.margins()), there, 0), gate))
+        if futures is not None:
+            gate = _choose(held_out, _figures(held_out, futures, file), held_out.by_rule(rule, there))
+            passes = gate.passes(_figures(test, futures, file))
+            picks.append(("agreement", np.where(passes, ruled, 0), gate))
+            rollouts["agreement"] = futures.recipe.draws * len(test.images(ruled))  # judged, whatever is then read
+        else:
+            notes.append("no gate on agreement: it needs several futures of each image, in a store of kind samples")
+    best = np.zeros_like(ruled)
+    for length in reversed(lengths):
+        best[test.right(length)] = length
+    picks.append(("oracle", best, None))
+    height, width = latents.sample_shape[2:]
+    tokens = {steps: loaded.model.reader.count(1 + steps, height, width) for steps in lengths}
+    result = Adaptive(
+        run=str(run),
+        split=split,
+        steps=there,
+        trained_steps=trained,
+        rule=str(rule),
+        calibration=calibration,
+        images=len(test.images(np.ones_like(ruled))),
+        questions=tuple(question.id for question in test.questions),
+        policies=tuple(
+            _policy(
+                name,
+                test,
+                steps,
+                there,
+                tokens,
+                gate,
+                rollouts.get(name, latents.recipe.draws * len(test.images(steps))),
+            )
+            for name, steps, gate in picks
+        ),
+        notes=tuple(notes),
+    )
+    name = ADAPTIVE if split == "test" else f"adaptive-{split or 'all'}.json"
+    replace(run, run / name, f"{result.model_dump_json(indent=1)}\n".encode())
+    return result
+
+
+def _lengths(rule: Rule, there: int, store: LatentStore) -> tuple[int, ...]:
+    if store.recipe.kind == "posterior" or not there:
+        raise ConfigError(
+            f"{store.path} holds {store.recipe.kind} of {there} steps to read: there is nothing to choose between"
+        )
+    asked = {steps for steps in rule.by_type.values() if steps is not None}
+    if asked and max(asked) > there:
+        raise ConfigError(
+            f"--adaptive {rule} asks for {max(asked)} steps, the run reads at most {there}. Ask for fewer, or for all"
+        )
+    return tuple(sorted({0, there} | asked))
+
+
+def _open_draws(draws: Path | None, latents: LatentStore) -> LatentStore | None:
+    store = latents if draws is None else open_store(draws)
+    if store.recipe.kind == "samples" and store.recipe.draws > 1:
+        return store
+    if draws is not None:
+        raise ConfigError(
+            f"--draws {draws} holds {store.recipe.kind} with {store.recipe.draws} draw, not several futures of each "
+            "image. Make them: theworld precompute IMAGES --kind samples --draws 4"
+        )
+    return None
+
+
+def _answer(
+    loaded: LoadedRun,
+    store: LatentStore,
+    asked: tuple[Question, ...],
+    file: Path,
+    lengths: Sequence[int],
+    *,
+    batch_size: int,
+    progress: Progress,
+) -> _Asked:
+    config = loaded.meta.config
+    arm, futures = parse_arm(config.get("arm", "rollout")), config.get("futures")
+    check_answers(asked, loaded.lm)
+    answers: dict[int, Sequence[Said]] = {}
+    keys: dict[str, str] = {}
+    for steps in lengths:
+        keys, images = open_arm(
+            arm, store, asked, asked, file, rollout_steps=steps, futures=None if futures is None else Path(futures)
+        )
+        pictures = open_pictures(loaded.lm, asked, keys, file)
+        answers[steps] = answer_all(
+            loaded, asked, keys, images, batch_size=batch_size, progress=progress, pictures=pictures
+        )
+    return _Asked(asked, keys, answers)
+
+
+def _learned(questions: Sequence[Question], labels: int | None, file: Path) -> frozenset[str]:
+    """The scenes that a run with so many labels was trained on."""
+    try:
+        pool = select_split(questions, "train", file)
+    except QuestionError:
+        return frozenset()
+    return frozenset(question.scene_id for question in first_scenes(pool, labels))
+
+
+def _calibration_split(
+    questions: Sequence[Question], wanted: str | None, split: str | None, learned: frozenset[str] | None, file: Path
+) -> tuple[tuple[Question, ...], str]:
+    """Questions to choose thresholds on, and which they are or why there are none.
+
+    Args:
+        learned: the scenes trained on, which are none of them; None: not known of these questions.
+    """
+    if wanted is not None and wanted == split:
+        raise ConfigError(f"--calibrate {wanted} is the split that is asked: a threshold chosen there flatters itself")
+    apart = split != "validation" and any(question.split == "validation" for question in questions)
+    name = wanted or ("validation" if apart else "train")
+    if split is None or name == split:
+        return (), "the split asked leaves no questions that were neither asked nor learned from"
+    try:
+        whole = select_split(questions, name, file)
+    except QuestionError:
+        if wanted is not None:
+            raise
+        whole = ()
+    trusted = name != "train" or wanted is not None
+    chosen = tuple(question for question in whole if (trusted if learned is None else question.scene_id not in learned))
+    if not chosen:
+        why = f"no scenes of split '{name}' are known not to have been learned from"
+        if wanted is not None:
+            raise ConfigError(f"--calibrate {name}: {why}. Name another split, or train with fewer labels")
+        return (), f"{why}. Name a split with --calibrate, or train with fewer labels"
+    label = f"split {name}"
+    if len(chosen) < len(whole):
+        label = f"{len({question.scene_id for question in chosen})} scenes of {label} that were not learned from"
+    scenes = list(dict.fromkeys(question.scene_id for question in chosen))
+    if len(scenes) > CALIBRATION:
+        some = {scenes[n * len(scenes) // CALIBRATION] for n in range(CALIBRATION)}
+        chosen = tuple(question for question in chosen if question.scene_id in some)
+        label = f"{CALIBRATION} scenes of {label}"
+    return chosen, label
+
+
+def _choose(asked: _Asked, figure: Floats, steps: Steps) -> Gate:
+    """A gate calibrated on questions: it lets some of them read their steps, the others read none."""
+    without, with_steps = asked.right(0), asked.right_with(steps)
+    some = steps > 0
+    threshold = choose_threshold(figure[some], without[some], with_steps[some]) if some.any() else None
+    gate = Gate(reads_up_to=threshold, questions=len(figure), never=0, always=0, gated=0)
+    reads = some & gate.passes(figure)
+    return gate.model_copy(
+        update={
+            "never": float(without.mean()),
+            "always": float(with_steps.mean()),
+            "gated": float(np.where(reads, with_steps, without).mean()),
+        }
+    )
+
+
+def _figures(asked: _Asked, futures: LatentStore, file: Path) -> Floats:
+    """Of each question, how far the futures of its image disagree."""
+    coverage = resolve_keys(asked.questions, file, futures)
+    coverage.require_complete()
+    keys = list(dict.fromkeys(coverage.keys.values()))
+    spread = dict(zip(keys, disagreement(futures, keys), strict=True))
+    return np.array([spread[coverage.keys[question.id]] for question in asked.questions])
+
+
+def _policy(
+    name: str,
+    asked: _Asked,
+    steps: Steps,
+    there: int,
+    tokens: Mapping[int, int],
+    gate: Gate | None,
+    rollouts: int,
+) -> Policy:
+    right, never, always = asked.right_with(steps), asked.right(0), asked.right(there)
+    kinds = np.array([question.type or UNTYPED for question in asked.questions])
+    share = float((steps > 0).mean())
+    lost, won = int((always & ~right).sum()), int((right & ~always).sum())
+    clusters = (question.cluster for question in asked.questions)
+    return Policy(
+        name=name,
+        overall=_score(right),
+        by_type={kind: _score(right[kinds == kind]) for kind in sorted(set(kinds.tolist()))},
+        world_tokens=sum(tokens[k] * n for k, n in Counter(steps.tolist()).items()) / len(steps),
+        rollouts=rollouts,
+        reading=share,
+        by_chance=float(never.mean() + share * (float(always.mean()) - float(never.mean()))),
+        lost_to_always=lost,
+        won_over_always=won,
+        p_against_always=paired_p_value(zip(clusters, right.tolist(), always.tolist(), strict=True)),
+        gate=gate,
+        steps=tuple(steps.tolist()),
+    )
+
+
+def _score(right: Flags) -> Score:
+    correct, total = int(right.sum()), len(right)
+    low, high = wilson(correct, total)
+    return Score(correct=correct, total=total, accuracy=correct / total, low=low, high=high)
+
+
+def _brief(score: Score) -> str:
+    return f"{score.accuracy:.3f} [{score.low:.3f}, {score.high:.3f}]"

@@ -1,0 +1,342 @@
+"""How a trained run answers: by ranking choices, or in its own words.
+
+With choices, the answer is the choice of the highest log-likelihood, summed over its tokens and the token that ends
+it: the probability of saying just that. Not a mean over tokens, which would favour long choices whose words follow from
+one another, and without the end a choice would gain from being the start of a longer one. Where the choices are single
+tokens that differ, none is the start of another, and their likelihoods alone are compared: one look for all of them.
+Without choices, or to see what would be said if nobody had listed any, the likeliest tokens are taken one by one.
+
+All that is asked about an image is packed into one row behind its world tokens, up to a limit; only answers in own
+words, which may be long, are written row by row, with a cache of what was said before.
+Elsewhere: whose latents are shown (arms.py), counting what was right (evaluate.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...pipeline.errors import ConfigError, QuestionError, RunError
+from ...pipeline.progress import Progress
+from ..data.batches import Example, pack_by, pad_rows, texts, to_device, with_latents
+from ..runs.folder import LoadedRun, load_run
+from ..data.loader import LatentDataset
+from ..data.vision import Pictures
+from ..questions.record import Question
+from ..language.prompt_format import Speech
+
+_MAX_NEW_TOKENS = 16
+_BEYOND_CHOICES = 2  # tokens that an answer in own words may have more than the longest choice: an article, a full stop
+_PACK = 8  # questions of an image in one row
+_PACK_CHOICES = 32  # choices of an image's questions in one row
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One choice and how likely it was."""
+
+    choice: str
+    probability: float
+    """Among the choices."""
+    log_likelihood: float
+    """Natural logarithm; of its token alone where every choice is one token, else of its tokens and the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a run says to one question."""
+
+    text: str
+    ranked: tuple[Ranked, ...]
+    """Likeliest first; empty without choices."""
+
+
+def ask(
+    run: Path | LoadedRun,
+    latents: Float[Tensor, "1 C T H W"],
+    question: str,
+    choices: Sequence[str] | None = None,
+    *,
+    steps: int | None = None,
+    image: Path | None = None,
+) -> Answer:
+    """Answer one question about one rollout, cached or fresh.
+
+    Args:
+        run: a run folder, or one already loaded.
+        latents: standardised, of the recipe the run was trained on.
+        choices: rank these; without them the model answers in its own words.
+        steps: K, rollout steps to read; by default those it was trained with.
+        image: the file the latents are of, for a language model that looks at images itself.
+    Raises:
+        RunError: no run folder, or another base model.
+        ConfigError: more steps than the latents have, an empty question, or choices that are not two different ones.
+        QuestionError: a choice has words the language model has no token for.
+        LatentShapeError: latents of another shape than it was trained on.
+    """
+    loaded = load_run(run) if isinstance(run, Path) else run
+    if not question.strip():
+        raise ConfigError("the question is empty")
+    _check_choices(choices, loaded.lm)
+    if unknown := loaded.lm.unknown_words(question):
+        logger.warning("%s has no token for %s in the question", loaded.lm.weights.source, ", ".join(unknown))
+    steps = check_steps(loaded, latents.shape[2] - 1, steps)
+    prompt = tuple(loaded.lm.prompt_ids(question))
+    answers = [tuple(loaded.lm.answer_ids(choice)) for choice in choices or ()]
+    first = _single_tokens(answers)
+    rows = [first[:1]] if first else answers or [()]
+    batch = pad_rows([(Example("", prompt, row),) for row in rows], loaded.lm.pad_id)
+    if loaded.meta.reader.frames != ():
+        batch["latents"] = latents[:, :, : 1 + steps].expand(len(batch["input_ids"]), -1, -1, -1, -1)
+    if loaded.lm.image_tokens:
+        if image is None:
+            raise ConfigError(f"{loaded.lm.weights.source} looks at images itself: give the image as well")
+        seen = Pictures(loaded.lm, {}).prepare(image)
+        batch["pixel_values"] = seen.expand(len(batch["input_ids"]), -1, -1, -1)
+    batch = to_device(batch, loaded.device)
+    if not choices:
+        return Answer(_generate(loaded, batch)[0], ())
+    if first:
+        scores = _next_token_scores(loaded, batch)[0].log_softmax(0)[list(first)].tolist()
+    else:
+        scores = _score(loaded, batch)
+    shares = torch.tensor(scores).softmax(0).tolist()
+    ranked = sorted(map(Ranked, choices, shares, scores), key=lambda choice: -choice.log_likelihood)
+    return Answer(ranked[0].choice, tuple(ranked))
+
+
+def _check_choices(choices: Sequence[str] | None, lm: Speech) -> None:
+    if not choices:
+        return
+    if len(choices) < 2 or len(set(choices)) < len(choices) or not all(choice.strip() for choice in choices):
+        raise ConfigError(f"choices must be two or more different answers, got {list(choices)}")
+    for choice in choices:
+        if unknown := lm.unknown_words(choice):  # all such choices would look the same to it
+            raise QuestionError(
+                f"the tokenizer of {lm.weights.source} has no token for {unknown} in the choice {choice!r}. Say it in "
+                "other words"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a run said to one of many questions."""
+
+    text: str
+    """The likeliest choice; without choices, its own words."""
+    probabilities: tuple[float, ...] = ()
+    """Of the question's choices, among them, in their order."""
+    generated: str | None = None
+    """To a question with choices: what it would say if nobody had listed any. None where that was not asked for."""
+
+
+def answer_all(
+    loaded: LoadedRun,
+    questions: Sequence[Question],
+    keys: Mapping[str, str],
+    images: LatentDataset | None,
+    *,
+    batch_size: int,
+    progress: Progress,
+    pictures: Pictures | None = None,
+    generate: bool = False,
+) -> list[Said]:
+    """One answer per question, in their order.
+
+    Args:
+        keys: question id -> key of its image's latents.
+        images: the latents of these keys, of as many steps as are to be read; None shows no world.
+        batch_size: rows at a time, a row being an image's questions; or choices at a time. Changes speed only.
+        pictures: the images, where the language model looks at them itself.
+        generate: also let it say in its own words what it ranked choices for.
+    """
+    prompt_ids, answer_ids = cache(loaded.lm.prompt_ids), cache(loaded.lm.answer_ids)  # the same few, again and again
+    end = (loaded.lm.end_id,)
+    short: list[_Asked] = []
+    ranked: list[_Asked] = []  # one a choice
+    own_words: list[_Asked] = []
+    open_ends: dict[int, _Speaking] = {}
+    for number, question in enumerate(questions):
+        prompt = tuple(prompt_ids(question.question, question.before))
+        open_end = Example(keys[question.id], prompt, (), loaded.lm.shared(prompt))
+        ids = [tuple(answer_ids(choice)) for choice in question.choices or ()]
+        first = _single_tokens(ids)
+        if generate and ids:
+            open_ends[number] = _Speaking(open_end, max(map(len, ids)) + _BEYOND_CHOICES)
+        if not ids:
+            own_words.append(_Asked(number, open_end))
+        elif first:
+            short.append(_Asked(number, replace(open_end, answer=first[:1]), first))
+        else:
+            ranked += [_Asked(number, replace(open_end, answer=answer)) for answer in ids]
+    own: dict[int, str] = {}
+    scores: dict[int, list[float]] = {}
+    total = len(short) + len(ranked) + len(own_words) + len(open_ends)
+    with progress.bar("evaluate", total=total, unit="answers") as bar:
+        for asked, batch in _batches(short, loaded, images, batch_size, pictures, pack=_PACK):
+            for one, logits in zip(asked, _next_token_scores(loaded, batch), strict=True):
+                scores[one.question] = logits[list(one.first)].tolist()
+                if one.question in open_ends:
+                    open_ends[one.question].say(int(logits.argmax()), end[0])
+            bar.advance(len(asked) + sum(one.question in open_ends and open_ends[one.question].done for one in asked))
+        for asked, batch in _batches(
+            ranked, loaded, images, batch_size, pictures, pack=_PACK_CHOICES, by_text=True
+        ):
+            for one, score in zip(asked, _score(loaded, batch), strict=True):
+                scores.setdefault(one.question, []).append(score)
+            bar.advance(len(asked))
+        room = [len(answer_ids(questions[one.question].answer)) + _BEYOND_CHOICES for one in own_words]
+        longest = max([_MAX_NEW_TOKENS, *room])  # an answer that is right must have room
+        for asked, batch in _batches(own_words, loaded, images, batch_size, pictures, pack=1):
+            own |= zip((one.question for one in asked), _generate(loaded, batch, longest), strict=True)
+            bar.advance(len(asked))
+        while speaking := [number for number, open_end in open_ends.items() if not open_end.done]:
+            next_words = [_Asked(number, open_ends[number].example(end)) for number in speaking]
+            for asked, batch in _batches(next_words, loaded, images, batch_size, pictures, pack=_PACK):
+                for one, token in zip(asked, _next_tokens(loaded, batch), strict=True):
+                    open_ends[one.question].say(token, end[0])
+                bar.advance(sum(open_ends[one.question].done for one in asked))
+    answers: list[Said] = []
+    for number, question in enumerate(questions):
+        if question.choices is None:
+            answers.append(Said(own[number]))
+            continue
+        spoken = loaded.lm.decode(open_ends[number].said) if number in open_ends else None
+        values = torch.tensor(scores[number])
+        if not bool(values.isfinite().all()):
+            raise RunError(
+                f"{loaded.path} finds no likelihood for the choices of {question.id}: its weights or what it is shown "
+                "hold values that are not finite. Train it again, or verify the store: theworld cache verify"
+            )
+        answers.append(Said(question.choices[int(values.argmax())], tuple(values.softmax(0).tolist()), spoken))
+    return answers
+
+
+def _single_tokens(answers: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The tokens of answers that are, but for their end, one token each and all different; else nothing."""
+    first = tuple(answer[0] for answer in answers)
+    return first if len(set(first)) == len(first) and all(len(answer) == 2 for answer in answers) else ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is asked at once, and which question it belongs to."""
+
+    question: int
+    example: Example
+    first: tuple[int, ...] = ()
+    """The first tokens of all choices."""
+
+
+@dataclass(slots=True)
+class _Speaking:
+    """An answer in own words, as far as it has come."""
+
+    prompt: Example
+    most: int
+    """Tokens after which it is none of the choices any more."""
+    said: list[int] = field(default_factory=list[int])
+    done: bool = False
+
+    def say(self, token: int, end: int) -> None:
+        """Take the likeliest next token."""
+        self.said.append(token)
+        self.done = token == end or len(self.said) == self.most
+
+    def example(self, any_token: tuple[int, ...]) -> Example:
+        """What asks for the next token: a label stands where it would, whatever it is."""
+        return replace(self.prompt, prompt=(*self.prompt.prompt, *self.said), answer=any_token)
+
+
+def _batches(
+    asked: Sequence[_Asked],
+    loaded: LoadedRun,
+    images: LatentDataset | None,
+    batch_size: int,
+    pictures: Pictures | None,
+    *,
+    pack: int,
+    by_text: bool = False,
+) -> Iterator[tuple[list[_Asked], dict[str, Tensor]]]:
+    """Batches, and what they ask, in the order of their labels.
+
+    Args:
+        pack: the most texts of an image in one row.
+        by_text: batches of so many texts, not rows: each has logits of its own, of every word.
+    """
+    rows = pack_by(asked, pack, lambda one: one.example.key)
+    parts: list[list[tuple[_Asked, ...]]] = []
+    room = 0
+    for row in rows:
+        if (room := room - (len(row) if by_text else 1)) < 0:
+            parts.append([])
+            room = batch_size - (len(row) if by_text else 1)
+        parts[-1].append(row)
+    ahead = (texts([[one.example for one in row] for row in part], loaded.lm.pad_id, pictures) for part in parts)
+    device = loaded.device if loaded.device.type == "cuda" else None
+    for part, batch in zip(parts, with_latents(ahead, images, keep=1, device=device), strict=True):
+        yield [one for row in part for one in row], to_device(batch, loaded.device)
+
+
+def check_steps(loaded: LoadedRun, there: int, steps: int | None) -> int:
+    """K, the rollout steps to read of latents that have `there`.
+
+    Raises:
+        ConfigError: they have fewer than asked for, or the run reads only some frames, and other ones.
+    """
+    trained = loaded.meta.reader.num_world_steps
+    steps = trained if steps is None else steps
+    if not 0 <= steps <= there:
+        raise ConfigError(f"{steps} rollout steps are asked for, the latents have {there}. Pass --steps 0 to {there}")
+    frames = loaded.meta.reader.frames or ()
+    if (last := max(frames, default=0)) and steps not in (0, last):
+        raise ConfigError(
+            f"{loaded.path} reads frames {', '.join(map(str, frames))} of a rollout and no others: pass "
+            f"--steps {last}, or 0 for the observed frame alone"
+        )
+    if steps > trained:
+        logger.warning(
+            "%s was trained with %d rollout steps: those up to %d are new to it", loaded.path, trained, steps
+        )
+    return steps
+
+
+def _steps_of(batch: Mapping[str, Tensor]) -> int | None:
+    """All the steps that were read: None where the world is not looked at."""
+    return batch["latents"].shape[2] - 1 if "latents" in batch else None
+
+
+@torch.no_grad()
+def _next_token_scores(loaded: LoadedRun, batch: dict[str, Tensor]) -> Float[Tensor, "A V"]:
+    """Logits of every word behind each prompt; one label a prompt marks where."""
+    return loaded.model(**batch, num_world_steps=_steps_of(batch)).logits.float().cpu()
+
+
+@torch.no_grad()
+def _next_tokens(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[int]:
+    """The likeliest word behind each prompt."""
+    return loaded.model(**batch, num_world_steps=_steps_of(batch)).logits.argmax(-1).tolist()
+
+
+def _score(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[float]:
+    return loaded.model.log_likelihood(**batch, num_world_steps=_steps_of(batch)).tolist()
+
+
+def _generate(loaded: LoadedRun, batch: dict[str, Tensor], longest: int = _MAX_NEW_TOKENS) -> list[str]:
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    ids = loaded.model.generate(
+        **inputs,
+        num_world_steps=_steps_of(batch),
+        end_id=loaded.lm.end_id,
+        max_new_tokens=longest,
+    )
+    return [loaded.lm.decode(row) for row in ids.tolist()]

@@ -1,0 +1,414 @@
+"""Ask a trained run the questions of a split, and count honestly.
+
+Lives here: what an evaluation is and its file, asking, tables for a terminal.
+Elsewhere: how an answer is found (answer.py), what is counted (measures.py), the page (run_report.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from rich.table import Table
+
+from ...pipeline.files.atomic import replace
+from ...pipeline.config import DeviceName
+from ...pipeline.errors import ConfigError, RunError
+from ...pipeline.progress import Progress
+from ...pipeline.store.records import origins_of
+from ...pipeline.store.folder import LatentStore, open_store
+from ...pipeline.messages import what_is_wrong
+from .answer import Said, answer_all, check_steps
+from .answer import ask as ask
+from ..data.arms import Arm, open_arm, parse_arm
+from ..data.batches import check_answers
+from ..runs.folder import LoadedRun, load_run, require_same_recipe
+from ..language.lm import merge_adapters
+from .metrics import Balanced, Calibration, Figure, Prediction, alarms, balance, calibrate, generation, pairs, score
+from .metrics import Score as Score
+from .metrics import normalised as normalised
+from ..data.vision import open_pictures
+from ..data.limits import covered, with_room
+from ..questions.readers import digest_of, place_of
+from ..questions.record import UNTYPED, Question, read_questions, select_split
+from ..runs.meta import RunMeta, read_meta, versions
+
+EVALUATION = "evaluation.json"
+_WITHOUT_ROLLOUT = ("text", "steps0", "frozen", "noise")  # what these arms show costs no rollout
+
+
+class Evaluation(Figure):
+    """The answers of one run to one split, counted."""
+
+    run: str
+    split: str | None
+    steps: int
+    """K, the rollout steps that were read."""
+    trained_steps: int
+    arm: str = "rollout"
+    """What was shown in place of a rollout; see arms.py."""
+    trained_arm: str = "rollout"
+    lm: str
+    recipe_id: str
+    questions: str
+    questions_sha256: str
+    overall: Score
+    by_type: dict[str, Score]
+    predicted: dict[str, dict[str, int]]
+    """Per type, how often each answer was given: a model that always says the same shows here."""
+    answers: dict[str, dict[str, int]]
+    """Per type, how often each answer was the right one."""
+    predictions: tuple[Prediction, ...]
+
+    # Since version 2; an older file has none of it, and a page says so.
+    version: int = 1
+    generated: Score | None = None
+    """Of the questions with choices, those answered rightly in own words, greedily; `normalised` says what counts."""
+    generated_by_type: dict[str, Score] = Field(default_factory=dict[str, Score])
+    balanced: dict[str, Balanced] = Field(default_factory=dict[str, Balanced])
+    """By type, where there are choices."""
+    pairs: Score | None = None
+    """Minimal pairs with both halves right."""
+    calibration: dict[str, Calibration] = Field(default_factory=dict[str, Calibration])
+    """Of `all` questions with choices; where it is known how rollouts end, also of the temporal ones whose scene's
+    rollout ends `rollout right` and `rollout wrong`."""
+    alarms: tuple[str, ...] = ()
+    world_tokens: int | None = None
+    """A question's."""
+    rollout_seconds: float | None = None
+    """What the rollout of an image took the worker that made it, wall time; 0 where none is shown, None where the store
+    does not say, or true futures were shown, which nobody can buy."""
+    answer_seconds: float | None = None
+    """Of all questions, ranking and generation together."""
+    created_with: dict[str, str] = Field(default_factory=dict[str, str])
+    left_out: int | None = None
+    """Questions of the split that were not asked, being too long or without latents; no figure here counts them. None
+    in files written before it was noted."""
+
+    @property
+    def is_swap(self) -> bool:
+        """Whether the reader was shown something it was not trained on."""
+        return self.arm != self.trained_arm or self.steps != self.trained_steps
+
+    def table(self) -> Table:
+        """A small table for a terminal."""
+        return _table([self])
+
+
+def evaluate(run: Path, *, arm: str | None = None, **settings: Any) -> Evaluation:
+    """Answer all questions of a split, and save the result as `evaluation.json` in the run folder.
+
+    Args:
+        arm: what is shown in place of a rollout (arms.py); by default what it was trained on.
+        settings: as of `evaluate_shown`.
+    """
+    return evaluate_shown(run, [arm], **settings)[0]
+
+
+def evaluate_shown(
+    run: Path,
+    arms: Sequence[str | None],
+    *,
+    store: Path | None = None,
+    questions: Path | None = None,
+    split: str | None = "test",
+    steps: int | None = None,
+    batch_size: int = 64,
+    futures: Path | None = None,
+    lm: str | None = None,
+    device: DeviceName = "auto",
+    outcomes: Mapping[str, bool] | None = None,
+    generate: bool = True,
+    max_bad: int | None = None,
+    progress: Progress | None = None,
+) -> list[Evaluation]:
+    """The same trained reader shown one thing after another, without training it again.
+
+    Args:
+        arms: what is shown in place of a rollout (arms.py); None is what it was trained on. Those that would show the
+            same as one before are left out: where one frame is read, frozen is no different.
+        store, questions: by default those the run was trained on.
+        split: None asks all questions.
+        steps: K, rollout steps to read; by default those it was trained with. Another number is another experiment and
+            is saved beside the first, as `evaluation-steps<K>.json`; another split, arm or questions file likewise.
+        batch_size: rows (a question, or one of its choices) at a time; changes speed only.
+        futures: a store of true futures, for the arm `true`; by default the one it was trained with.
+        lm: where the base language model lies now, if it has moved.
+        outcomes: scene -> whether its rollout ends as the scene truly does.
+        generate: also answer in own words the questions that have choices: about half of the time it takes.
+        max_bad: rows that may be wrong, questions without latents, and questions that are too long: left out and said,
+            as in training; by default as many as there.
+    Raises:
+        RunError: no run folder, or another base model.
+        StoreMismatchError: latents of another recipe.
+        QuestionError: no such split, or more than `max_bad` wrong records, questions without latents or too long ones.
+        ConfigError: more steps than the store has, or an arm that cannot be shown to this reader.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    loaded = load_run(run, lm=lm, device=device)
+    meta = loaded.meta
+    latents = open_store(store or Path(meta.store.path))
+    require_same_recipe(meta, run, latents)
+    trained_arm, trained_futures = meta.config.get("arm", "rollout"), meta.config.get("futures")
+    wanted = [_can_be_shown(parse_arm(arm or trained_arm), trained_arm, run) for arm in arms]
+    steps = check_steps(loaded, latents.recipe.rollout_steps, steps)
+    file = questions or Path(meta.questions.path)
+    most = meta.config.get("max_bad", 0) if max_bad is None else max_bad
+    whole = select_split(read_questions(file, columns=meta.config.get("columns"), max_bad=most), split, file)
+    asked = covered(whole, file, latents, max_bad=most)
+    check_answers(asked, loaded.lm)
+    world_tokens = loaded.model.reader.count(1 + steps, *meta.reader.latent_shape[1:])
+    asked = with_room(asked, loaded.lm, world_tokens=world_tokens, max_bad=most)
+    if futures is None and trained_futures is not None:
+        futures = Path(trained_futures)
+    distinct: dict[str, Arm] = {}
+    for arm in wanted:
+        distinct.setdefault(arm.name if arm.steps(steps) or arm.kind == "text" else "steps0", arm)
+    opened = [
+        open_arm(arm, latents, asked, asked, file, rollout_steps=arm.steps(steps), futures=futures)
+        for arm in distinct.values()
+    ]
+    merge_adapters(loaded.lm)
+    done: list[Evaluation] = []
+    for arm, (keys, images) in zip(distinct.values(), opened, strict=True):
+        started = time.perf_counter()
+        said = answer_all(
+            loaded,
+            asked,
+            keys,
+            images,
+            batch_size=batch_size,
+            progress=progress or Progress.silent(),
+            pictures=open_pictures(loaded.lm, asked, keys, file),
+            generate=generate,
+        )
+        seconds = time.perf_counter() - started
+        predictions = tuple(map(_predicted, asked, said, (keys[question.id] for question in asked)))
+        evaluation = Evaluation(
+            run=str(run),
+            split=split,
+            steps=arm.steps(steps),
+            trained_steps=meta.reader.num_world_steps,
+            arm=arm.name,
+            trained_arm=trained_arm,
+            lm=meta.lm.identity,
+            recipe_id=meta.recipe_id,
+            questions=place_of(file),
+            questions_sha256=digest_of(file),
+            **_counted(predictions, outcomes),
+            **_price(loaded, latents, arm, steps if images is not None else None),
+            answer_seconds=round(seconds, 3),
+            version=2,
+            created_with=versions(),
+            left_out=len(whole) - len(asked),
+        )
+        _save(run, evaluation, meta)
+        done.append(evaluation)
+    return done
+
+
+def _can_be_shown(arm: Arm, trained: str, run: Path) -> Arm:
+    if arm.kind == "last" and trained != "last":
+        raise ConfigError(
+            f"{run} was trained on {trained} and reads all its frames; which frames are read is settled in training. "
+            "Train a reader on `last` to compare with"
+        )
+    return arm
+
+
+def _predicted(question: Question, said: Said, key: str) -> Prediction:
+    spoken = said.generated
+    return Prediction(
+        id=question.id,
+        type=question.type or UNTYPED,
+        predicted=said.text,
+        answer=question.answer,
+        correct=is_right(question, said.text),
+        generated=spoken,
+        generated_correct=None if spoken is None else normalised(spoken) == normalised(question.answer),
+        choices=question.choices,
+        probabilities=tuple(round(p, 6) for p in said.probabilities),
+        question=question.question,
+        image=question.image,
+        key=key,
+        scene=question.scene or "",
+        about=" ".join(filter(None, (question.family, question.about))),
+        pair=question.pair or "",
+    )
+
+
+def _counted(predictions: tuple[Prediction, ...], outcomes: Mapping[str, bool] | None) -> dict[str, Any]:
+    """All figures that follow from the predictions."""
+    by_type = {kind: [p for p in predictions if p.type == kind] for kind in sorted({p.type for p in predictions})}
+    temporal = by_type.get("temporal", []) if outcomes is not None else []
+    told = {
+        "all": predictions,
+        **{
+            f"rollout {word}": [p for p in temporal if (outcomes or {}).get(p.scene or p.image) is ends]
+            for word, ends in (("right", True), ("wrong", False))
+        },
+    }
+    return {
+        "overall": score(p.correct for p in predictions),
+        "by_type": {kind: score(p.correct for p in of) for kind, of in by_type.items()},
+        "predicted": {kind: _counts(p.predicted for p in of) for kind, of in by_type.items()},
+        "answers": {kind: _counts(p.answer for p in of) for kind, of in by_type.items()},
+        "predictions": predictions,
+        "generated": generation(predictions),
+        "generated_by_type": _known({kind: generation(of) for kind, of in by_type.items()}),
+        "balanced": _known({kind: balance(of) for kind, of in by_type.items()}),
+        "pairs": pairs(predictions),
+        "calibration": _known({name: calibrate(of) for name, of in told.items()}),
+        "alarms": alarms(predictions),
+    }
+
+
+def _price(loaded: LoadedRun, store: LatentStore, arm: Arm, steps: int | None) -> dict[str, Any]:
+    """World tokens a question and rollout seconds an image; `steps` is None where no world is shown."""
+    if steps is None:
+        return {"world_tokens": 0, "rollout_seconds": 0.0}
+    read = arm.steps(steps)
+    tokens = loaded.model.reader.count(1 + read, *loaded.meta.reader.latent_shape[1:])
+    if arm.kind in _WITHOUT_ROLLOUT or not read:
+        return {"world_tokens": tokens, "rollout_seconds": 0.0}
+    return {"world_tokens": tokens, "rollout_seconds": None if arm.kind == "true" else rollout_seconds(store)}
+
+
+def rollout_seconds(store: LatentStore) -> float | None:
+    """Wall seconds of a worker for the rollout, or the encoding, of one of its images; None where nobody noted them."""
+    rows = seconds = 0.0
+    for record in store.records():
+        for origin in origins_of(record):
+            noted = origin.facts.get("seconds")
+            took = noted.get("rollout", noted.get("encode")) if isinstance(noted, dict) else None
+            if isinstance(took, (int, float)):
+                rows, seconds = rows + origin.rows, seconds + took * origin.rows / origin.of_rows
+    return round(seconds / rows, 4) if rows else None
+
+
+def _known(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def compare(runs: Sequence[Path]) -> Table:
+    """Saved evaluations of several runs side by side.
+
+    Raises:
+        RunError: a run has not been evaluated, or on other questions than the first.
+    """
+    return compare_evaluations([read_evaluation(run) for run in runs])[0]
+
+
+def compare_evaluations(evaluations: Sequence[Evaluation]) -> list[Table]:
+    """Runs side by side; below, where some were shown something else too, a row for each; raises as
+    `require_same_questions`."""
+    require_same_questions(evaluations)
+    runs = [e for e in evaluations if not e.is_swap]
+    if not runs or len(runs) == len(evaluations):
+        return [_table(evaluations)]
+    kinds = sorted({kind for evaluation in evaluations for kind in evaluation.by_type})
+    swaps = Table("run", "shown", *kinds, "all", title="the same readers, shown something else")
+    for e in evaluations:
+        swaps.add_row(e.run, e.arm, *(str(e.by_type.get(kind, "-")) for kind in kinds), str(e.overall))
+    return [_table(runs), swaps]
+
+
+def require_one_file(runs: Sequence[Path]) -> None:
+    """Refuse, before hours of answering, runs that learned from different files and would each be asked its own.
+
+    Raises:
+        RunError: names the two that differ.
+        QuestionError: a file is gone.
+    """
+    metas = [read_meta(run) for run in runs]
+    digests = {path: digest_of(Path(path)) for path in dict.fromkeys(meta.questions.path for meta in metas)}
+    for run, meta in zip(runs, metas, strict=True):
+        if digests[meta.questions.path] != digests[metas[0].questions.path]:
+            raise RunError(
+                f"{runs[0]} learned from {metas[0].questions.path}, {run} from {meta.questions.path}: not the same "
+                "questions to be asked. Name those that all are to answer: --questions FILE"
+            )
+
+
+def require_same_questions(evaluations: Sequence[Evaluation]) -> None:
+    """Refuse to lay answers to different questions side by side.
+
+    Raises:
+        RunError: names the two that differ.
+    """
+    first = evaluations[0]
+    for other in evaluations[1:]:
+        if (other.questions_sha256, other.split) != (first.questions_sha256, first.split):
+            raise RunError(
+                f"{other.run} answered split {other.split!r} of {other.questions}, {first.run} split {first.split!r} "
+                f"of {first.questions}, as these files were then: not the same questions. Evaluate both again"
+            )
+
+
+def read_evaluation(run: Path) -> Evaluation:
+    """The saved evaluation of a run.
+
+    Raises:
+        RunError: there is none, or it is not what we write.
+    """
+    try:
+        return Evaluation.model_validate_json((run / EVALUATION).read_bytes())
+    except OSError as error:
+        raise RunError(f"{run} has not been evaluated: run `theworld evaluate {run}` first") from error
+    except ValidationError as error:
+        raise RunError(
+            f"{run / EVALUATION} is not an evaluation we wrote: {what_is_wrong(error)}. Make it again: "
+            f"theworld evaluate {run}"
+        ) from error
+
+
+def is_right(question: Question, said: str) -> bool:
+    """Whether an answer is the right one; without choices, but for case, punctuation and articles."""
+    return said == question.answer if question.choices else normalised(said) == normalised(question.answer)
+
+
+def _counts(words: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(words).most_common())
+
+
+def _save(run: Path, evaluation: Evaluation, meta: RunMeta) -> None:
+    name = EVALUATION.removesuffix(".json")
+    own = meta.questions
+    if evaluation.questions != own.path and evaluation.questions_sha256 != own.sha256:
+        name += f"-{Path(evaluation.questions).stem}-{evaluation.questions_sha256[:8]}"
+    if evaluation.split != "test":
+        name += f"-{evaluation.split or 'all'}"
+    if evaluation.arm != evaluation.trained_arm:
+        name += f"-{evaluation.arm}"
+    if evaluation.steps != evaluation.trained_steps:
+        name += f"-steps{evaluation.steps}"
+    replace(run, run / f"{name}.json", f"{evaluation.model_dump_json(indent=1)}\n".encode())
+
+
+def _table(evaluations: Sequence[Evaluation]) -> Table:
+    heads = [f"{e.run}, steps {e.steps}" + (f", {e.arm}" if e.arm != "rollout" else "") for e in evaluations]
+    table = Table("type", *heads, title=f"split {evaluations[0].split or 'all'}")
+    for kind in sorted({kind for evaluation in evaluations for kind in evaluation.by_type}):
+        table.add_row(kind, *(str(evaluation.by_type.get(kind, "-")) for evaluation in evaluations))
+    table.add_row("all", *(str(evaluation.overall) for evaluation in evaluations), end_section=True)
+    more: dict[str, list[object]] = {"all, own words": [e.generated for e in evaluations]}
+    for kind in sorted({kind for evaluation in evaluations for kind in evaluation.balanced}):
+        figures = [evaluation.balanced.get(kind) for evaluation in evaluations]
+        more[f"{kind}, balanced"] = [f and f"{f.accuracy:.3f}, chance {f.chance:.3f}" for f in figures]
+    more["minimal pairs"] = [evaluation.pairs for evaluation in evaluations]
+    for name in dict.fromkeys(name for evaluation in evaluations for name in evaluation.calibration):
+        known = [evaluation.calibration.get(name) for evaluation in evaluations]
+        more[f"calibration error, {name}"] = [c and f"{c.ece:.3f}, {c.confidence:.3f} sure" for c in known]
+    if any(evaluation.left_out for evaluation in evaluations):
+        more["questions left out"] = [evaluation.left_out for evaluation in evaluations]
+    more["world tokens"] = [evaluation.world_tokens for evaluation in evaluations]
+    more["rollout seconds an image"] = [evaluation.rollout_seconds for evaluation in evaluations]
+    for name, figures in more.items():
+        if any(figure is not None for figure in figures):
+            table.add_row(name, *("-" if figure is None else str(figure) for figure in figures))
+    return table

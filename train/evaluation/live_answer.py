@@ -1,0 +1,141 @@
+"""One question about one image, rolled out no further than the answer needs.
+
+A run that was trained with and without steps can say of itself when a future is worth its price: by a rule on the
+question's type, or by the gate on confidence that `theworld evaluate RUN --adaptive …` left beside it. Without steps
+there is no rollout to be made, which is nearly all the time an answer takes.
+Elsewhere: answering itself (answer.py), rules and gates (gates.py), making latents (the caller's).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jaxtyping import Float
+from pydantic import ValidationError
+from torch import Tensor
+
+from ...pipeline.errors import ConfigError, RunError
+from ...pipeline.messages import what_is_wrong
+from .adaptive import ADAPTIVE, Adaptive
+from .answer import Answer, ask
+from ..runs.folder import LoadedRun
+from .gates import Gate, margin, parse_rule
+from ..questions.record import UNTYPED
+
+GATE = "gate"
+"""What is typed for the run's own gate, in place of a rule."""
+
+See = Callable[[int], Float[Tensor, "1 C T H W"]]
+"""Standardised latents of the input: the observed frame and so many steps of its rollout."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAnswer:
+    """An answer, and what it was read from."""
+
+    answer: Answer
+    steps: int
+    """Rollout steps that were read."""
+    why: str | None
+    """Why so many, where a rule or a gate chose."""
+    latents: Tensor
+    """(1, C, 1 + steps, H, W)."""
+
+
+def answer_live(
+    loaded: LoadedRun,
+    see: See,
+    question: str,
+    choices: Sequence[str] | None = None,
+    *,
+    steps: int | None = None,
+    adaptive: str | None = None,
+    type: str | None = None,
+    image: Path | None = None,
+) -> LiveAnswer:
+    """Answer a question about an input that is rolled out on the spot, where that is asked for.
+
+    Args:
+        see: makes latents, and is asked for no more steps than are read.
+        choices, image: as of `ask`.
+        steps: K, rollout steps to read; by default those it was trained with, or those that `adaptive` says.
+        adaptive: a rule (`parse_rule`), or `gate`: first without steps, and again with all where the likeliest choice
+            leads the next by no more than the threshold of the run's gate. Answers in own words always read all, for
+            a gate that reads at all.
+        type: the question's, for a rule.
+    Raises:
+        ConfigError: both `steps` and `adaptive`; more steps than there are; a type without a rule, or a run that holds
+            no gate.
+        RunError: what it holds cannot be read.
+    """
+    most = loaded.meta.reader.num_world_steps
+
+    def read(count: int, why: str | None = None) -> LiveAnswer:
+        latents = see(count)
+        return LiveAnswer(ask(loaded, latents, question, choices, steps=count, image=image), count, why, latents)
+
+    if adaptive is None:
+        if type is not None:
+            raise ConfigError(f"--type {type} is for a rule that says steps by type: add --adaptive {type}=0")
+        return read(most if steps is None else steps)
+    if steps is not None:
+        raise ConfigError("--adaptive chooses the steps of the question: leave out --steps")
+    if adaptive != GATE:
+        rule = parse_rule(adaptive)
+        wanted = rule.steps_of(type, most)
+        if wanted > most:
+            raise ConfigError(f"--adaptive {rule} asks for {wanted} steps, the run reads at most {most}")
+        _warn_if_new(loaded, wanted)
+        return read(wanted, f"the rule {rule} says so of type {type or UNTYPED}")
+    if type is not None:
+        raise ConfigError("--type is for a rule; the gate looks at the answer alone. Leave it out")
+    gate = read_gate(loaded.path, most)
+    _warn_if_new(loaded, 0)
+    first = read(0)
+    if gate.reads_up_to is None:
+        return replace(first, why="the run's gate never found steps worth reading")
+    ranked = first.answer.ranked
+    sure = margin([choice.probability for choice in ranked])
+    led = f"without steps the likeliest choice leads by {sure:.3f}" if ranked else "there are no choices to lead"
+    why = f"{led}, and the gate reads on up to {gate.reads_up_to:.3f}"
+    return replace(first, why=why) if sure > gate.reads_up_to else read(most, why)
+
+
+def read_gate(run: Path, steps: int) -> Gate:
+    """The gate on confidence that was calibrated for a run.
+
+    Args:
+        steps: all that the run reads.
+    Raises:
+        ConfigError: it holds none, or one for another number of steps.
+        RunError: the file cannot be read.
+    """
+    make = f"Calibrate one: theworld evaluate {run} --adaptive static=0"
+    path = run / ADAPTIVE
+    if not path.is_file():
+        raise ConfigError(f"{run} holds no gate: there is no {ADAPTIVE} in it. {make}; or give a rule such as static=0")
+    try:
+        found = Adaptive.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RunError(f"{path} is not what theworld wrote there ({what_is_wrong(error)}). {make}") from error
+    gate = next((policy.gate for policy in found.policies if policy.name == "confidence"), None)
+    if gate is None or found.steps != steps:
+        reason = "; ".join(found.notes) or f"it is of {found.steps} steps"
+        raise ConfigError(f"{path} holds no gate for this run's {steps} steps ({reason}). {make} --calibrate SPLIT")
+    return gate
+
+
+def _warn_if_new(loaded: LoadedRun, steps: int) -> None:
+    trained = loaded.meta.config.get("steps_drawn") or [loaded.meta.reader.num_world_steps]
+    if steps not in trained:
+        logger.warning(
+            "%s never read %d steps in training, so it answers worse there than one that did: train with --steps %s",
+            loaded.path,
+            steps,
+            ",".join(map(str, sorted({steps, *trained}))),
+        )

@@ -1,0 +1,137 @@
+"""The pictures of single runs' page: accuracy against its price, calibration, what is answered how often.
+
+Elsewhere: what is counted (measures.py), the page around them (run_report.py), pictures of a study (plots.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from .evaluate import Evaluation
+from .metrics import Score
+from ..pages.plotting import tidy
+from ..pages.plotting import png
+
+_INKS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b52ab", "#000000")
+"""Okabe and Ito's colors, one a run."""
+_LONGEST = 40  # letters of a name
+_WORDS = 12  # answers of a type that a histogram shows; the rest are rare
+
+Named = Sequence[tuple[str, Evaluation]]
+"""Evaluations and what a page calls them."""
+
+
+def ink(number: int) -> str:
+    """The color of the n-th run, the same in every picture."""
+    return _INKS[number % len(_INKS)]
+
+
+def price_plot(runs: Named, kind: str, price: str, label: str) -> bytes | None:
+    """Accuracy of a question type against a price; the line joins runs that none is both better and cheaper than.
+
+    Args:
+        kind: a question type, "" for all.
+        price: field of `Evaluation`. label: of the axis.
+    """
+    told = [(n, name, getattr(e, price), accuracy_of(e, kind)) for n, (name, e) in enumerate(runs)]
+    points = [(n, name, float(x), y) for n, name, x, y in told if x is not None and y is not None]
+    if len(points) < 2:
+        return None
+    figure = Figure(figsize=(6.4, 3.8))
+    axes = figure.add_subplot()
+    front = pareto([(x, y.accuracy) for _, _, x, y in points])
+    line = sorted((points[place][2], points[place][3].accuracy) for place in front)
+    axes.plot(*zip(*line, strict=True), color="#999999", linewidth=1, zorder=1)
+    for place, (n, name, x, y) in enumerate(points):
+        filled = ink(n) if place in front else "white"
+        interval = [[y.accuracy - y.low], [y.high - y.accuracy]]
+        marker: dict[str, Any] = {"marker": "o", "markerfacecolor": filled, "linestyle": ""}
+        axes.errorbar(x, y.accuracy, yerr=interval, color=ink(n), label=_plain(name), **marker)
+    axes.set_xlabel(label)
+    axes.set_ylabel(f"accuracy, {kind or 'all'} questions")
+    axes.margins(x=0.1)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    tidy(axes)
+    return png(figure)
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> set[int]:
+    """The places of those (price, accuracy) that no other one is at least as good as in both and better in one."""
+    return {
+        n
+        for n, (price, accuracy) in enumerate(points)
+        if not any(
+            p <= price and a >= accuracy and (p, a) != (price, accuracy) for p, a in (*points[:n], *points[n + 1 :])
+        )
+    }
+
+
+def calibration_plot(runs: Named) -> bytes | None:
+    """How often answers of a confidence are right; where known, apart for rollouts that end right and wrong."""
+    known = [(n, name, e.calibration) for n, (name, e) in enumerate(runs) if e.calibration]
+    if not known:
+        return None
+    panels = [
+        title
+        for title in ("all", "rollout right", "rollout wrong")
+        if any(title in calibration for _, _, calibration in known)
+    ]
+    figure = Figure(figsize=(3.6 * len(panels) + 0.6, 3.6))
+    for place, title in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), place + 1)
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":")
+        for n, name, calibration in known:
+            if title in calibration:
+                bins = calibration[title].bins
+                sizes = [12 + 60 * b.questions / calibration[title].questions for b in bins]
+                x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
+                axes.plot(x, y, color=ink(n), linewidth=1, label=_plain(name))
+                axes.scatter(x, y, s=sizes, color=ink(n))
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlabel("probability of the answer")
+        axes.set_title("all questions" if title == "all" else f"temporal, {title}", fontsize=10)
+        if not place:
+            axes.set_ylabel("share that is right")
+            axes.legend(frameon=False, fontsize=8, loc="lower right")
+        tidy(axes)
+    return png(figure)
+
+
+def answers_plot(runs: Named, kind: str) -> bytes:
+    """Of a question type, how often each answer is right, and how often each run gives it."""
+    first = runs[0][1]
+    given = (word for _, e in runs for word in e.predicted.get(kind, {}))
+    words = list(dict.fromkeys([*first.answers.get(kind, {}), *given]))[:_WORDS]
+    figure = Figure(figsize=(7, 0.9 + 0.14 * len(words) * (len(runs) + 1)))
+    axes = figure.add_subplot()
+    width = 0.8 / (len(runs) + 1)
+    bars = [("the right answer", first.answers.get(kind, {}), "#bbbbbb")]
+    bars += [(name, e.predicted.get(kind, {}), ink(n)) for n, (name, e) in enumerate(runs)]
+    for number, (name, counts, color) in enumerate(bars):
+        places = [-place - number * width for place in range(len(words))]
+        axes.barh(places, [counts.get(word, 0) for word in words], width * 0.92, color=color, label=_plain(name))
+    axes.set_yticks([-place - 0.4 + width / 2 for place in range(len(words))], [_plain(word) for word in words])
+    axes.set_xlabel(f"{kind} questions")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    tidy(axes)
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+    return png(figure)
+
+
+def accuracy_of(evaluation: Evaluation, kind: str) -> Score | None:
+    """Of a question type; "" is all."""
+    return evaluation.by_type.get(kind) if kind else evaluation.overall
+
+
+def _plain(text: str) -> str:
+    """Text as it is, and not as formulas, which matplotlib reads between dollars; its end where it is long."""
+    text = " ".join(text.split())
+    return (text if len(text) <= _LONGEST else f"…{text[-_LONGEST:]}").replace("$", r"\$").lstrip("_")
+
+

@@ -1,0 +1,337 @@
+"""The page of one or several evaluated runs: one HTML file that a reviewer can be handed.
+
+Lives here: which figures stand where, which questions are shown as examples.
+Elsewhere: the figures (measures.py, evaluate.py), the pictures (run_plots.py), the HTML that pages share (page.py), the
+page of a controlled study (report.py).
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from ...pipeline.files.atomic import make_folders, replace
+from .evaluate import Evaluation, require_same_questions
+from .metrics import Prediction, Score
+from ..pages.html import document, image, table
+from .plots import Named, accuracy_of, answers_plot, calibration_plot, pareto, price_plot
+from .statistics import holm, paired_p_value
+
+EXAMPLES = 3
+"""Of each kind."""
+_PRICES = {"world_tokens": "world tokens a question", "rollout_seconds": "rollout seconds an image"}
+_TYPES_SHOWN = 6  # histograms; more would not be read
+
+
+@dataclass(frozen=True, slots=True)
+class Exhibit:
+    """A question shown with what was said to it."""
+
+    heading: str
+    told: Prediction
+    """By the run whose future is shown."""
+    run: Evaluation
+    lines: tuple[str, ...]
+
+
+Sections = Sequence[tuple[str, str]]
+
+Draw = Callable[[Exhibit], bytes | None]
+"""A PNG or JPEG of what was foreseen for an example; None where it cannot be drawn."""
+
+
+def write_run_report(
+    evaluations: Sequence[Evaluation],
+    path: Path,
+    *,
+    draw: Draw | None = None,
+    opening: Sections = (),
+    closing: Sections = (),
+) -> Path:
+    """Write the page.
+
+    Args:
+        evaluations: of the same questions; what a run was shown in place of what it was trained on may be among them.
+        draw: pictures of the examples.
+        opening, closing: further sections, titles and their HTML, before and after those of the evaluation.
+    Raises:
+        RunError: they answered different questions.
+    """
+    page = run_page(evaluations, draw=draw, opening=opening, closing=closing)
+    make_folders(path.resolve().parent)
+    replace(path.resolve().parent, path.resolve(), page.encode())
+    return path
+
+
+def run_page(
+    evaluations: Sequence[Evaluation], *, draw: Draw | None = None, opening: Sections = (), closing: Sections = ()
+) -> str:
+    """The page as HTML. All text from outside is escaped. Raises as `write_run_report`."""
+    require_same_questions(evaluations)
+    trained = [e for e in evaluations if not e.is_swap] or list(evaluations)
+    runs = [(name_of(e), e) for e in trained]
+    swaps = [e for e in evaluations if e not in trained]
+    sections = [
+        *opening,
+        ("Accuracy by question type", _accuracy(runs)),
+        ("Run against run", _against(runs)),
+        ("What it costs", _prices(runs)),
+        ("The same reader, shown something else", _swaps(trained, swaps)),
+        ("Is it as sure as it is right?", _calibration(runs)),
+        ("What it says how often", _histograms(runs)),
+        ("Examples", _examples(examples(trained), draw)),
+        *closing,
+        ("How it was done", _facts(runs)),
+    ]
+    return document("Evaluation", "What trained readers answered", _summary(runs), sections)
+
+
+def name_of(evaluation: Evaluation) -> str:
+    """What tables and pictures call it."""
+    arm = "" if evaluation.arm == "rollout" else f" {evaluation.arm}"
+    return f"{evaluation.run}{arm}, {evaluation.steps} steps"
+
+
+def _summary(runs: Named) -> str:
+    first = runs[0][1]
+    lines = [f"<li>{_esc(name)}: {_percent(e.overall)} of all questions right</li>" for name, e in runs]
+    lines += [f'<li><span class="alarm">{_esc(name)}</span>: {_esc(a)}</li>' for name, e in runs for a in e.alarms]
+    lines += [
+        f"<li>{_esc(name)} was evaluated by an earlier version: answers in own words, calibration and price are not "
+        "known. Evaluate it again</li>"
+        for name, e in runs
+        if e.version < 2
+    ]
+    lines += [
+        f"<li>{_esc(name)} was not asked {e.left_out:,} more, which are too long for it or have no latents</li>"
+        for name, e in runs
+        if e.left_out
+    ]
+    split = "all" if first.split is None else first.split
+    return (
+        f"<p>{first.overall.total:,} questions of split {_esc(split)}. An answer is the choice of the highest summed "
+        "log-likelihood; beside it, what the same reader says in its own words, greedily, compared without case, "
+        "punctuation and articles. In brackets: the Wilson 95 % interval, which takes questions for independent.</p>"
+        f"<ul>{''.join(lines)}</ul>"
+    )
+
+
+def _accuracy(runs: Named) -> str:
+    rows: list[list[str]] = []
+    for kind in ("", *_types(runs)):
+        for name, e in runs:
+            balanced = e.balanced.get(kind)
+            rows.append(
+                [
+                    _esc(kind or "all"),
+                    _esc(name),
+                    _cell(accuracy_of(e, kind)),
+                    _cell(e.generated_by_type.get(kind) if kind else e.generated),
+                    "-" if balanced is None else f"{balanced.accuracy:.3f} (chance {balanced.chance:.3f})",
+                ]
+            )
+    text = table(["questions", "run", "ranked", "own words", "balanced over answers"], rows)
+    pairs = [[_esc(name), _cell(e.pairs)] for name, e in runs if e.pairs is not None]
+    return text + (table(["run", "minimal pairs, both halves right"], pairs) if pairs else "")
+
+
+def _against(runs: Named) -> str:
+    """Every two runs on the same questions, by type."""
+    if len(runs) < 2:
+        return "<p>Needs two runs: theworld evaluate RUN RUN --report FILE.</p>"
+    rows: list[list[str]] = []
+    p_values: list[float] = []
+    for (one, a), (other, b) in combinations(runs, 2):
+        for kind in ("", *_types(runs)):
+            both = [(mine, theirs) for p, mine, theirs in _both(a, b) if kind in ("", p.type)]
+            if both:
+                only_one, only_other = both.count((True, False)), both.count((False, True))
+                points = f"{100 * (only_one - only_other) / len(both):+.1f}"
+                p_values.append(_p_value(a, b, kind))
+                rows.append([_esc(kind or "all"), _esc(one), _esc(other), points, f"{only_one}", f"{only_other}"])
+    for row, p, adjusted in zip(rows, p_values, holm(p_values), strict=True):
+        row += [f"{p:.2g}", f"{adjusted:.2g}"]
+    heads = ["questions", "run", "against", "points", "only it right", "only the other", "p", "p, adjusted (Holm)"]
+    return table(heads, rows) + (
+        "<p>Exact test of the questions that just one of two got right: McNemar's where a scene has one question, "
+        "sign flips of whole scenes (or minimal pairs) where it has more. One training each: it speaks of these "
+        "trained readers, not of what other seeds would bring; that takes theworld evaluate --arms.</p>"
+    )
+
+
+def _prices(runs: Named) -> str:
+    kinds = _types(runs)
+    kind = "temporal" if "temporal" in kinds else ""
+    parts: list[str] = []
+    for price, label in _PRICES.items():
+        if (content := price_plot(runs, kind, price, label)) is not None:
+            alt = f"Accuracy of {kind or 'all'} questions against {label}, by run"
+            parts.append(f"<p>{image(alt, content)}</p>")
+    scores = [(e.world_tokens, accuracy_of(e, kind)) for _, e in runs]
+    known = [(float(x), y.accuracy) for x, y in scores if x is not None and y is not None]
+    front = pareto(known) if len(known) == len(runs) else set[int]()
+    rows = [
+        [
+            _esc(name),
+            *("-" if (cost := getattr(e, price)) is None else f"{cost:,.4g}" for price in _PRICES),
+            "-" if e.answer_seconds is None else f"{1000 * e.answer_seconds / e.overall.total:.1f} ms",
+            _cell(accuracy_of(e, kind)),
+            "yes" if n in front else "-",
+        ]
+        for n, (name, e) in enumerate(runs)
+    ]
+    heads = ["run", *_PRICES.values(), "answering a question", f"accuracy, {kind or 'all'}", "on the front (tokens)"]
+    return (
+        "".join(parts)
+        + table(heads, rows)
+        + "<p>Filled points, joined by a line: nothing here is both cheaper and better. Seconds are what the worker "
+        "that made the store noted, on its machine; no rollout costs 0, a true future has no price.</p>"
+    )
+
+
+def _swaps(trained: Sequence[Evaluation], swaps: Sequence[Evaluation]) -> str:
+    if not swaps:
+        return "<p>Not asked for: theworld evaluate RUN --shown frozen,shuffled,noise,reversed --report FILE.</p>"
+    kinds = _types([(name_of(e), e) for e in trained])
+    rows: list[list[str]] = []
+    tested: list[tuple[list[str], float]] = []
+    for run in dict.fromkeys(e.run for e in [*trained, *swaps]):
+        own = next((e for e in trained if e.run == run), None)
+        for e in [*([own] if own else []), *(s for s in swaps if s.run == run)]:
+            cells = [_cell(accuracy_of(e, kind)) for kind in kinds]
+            rows.append([_esc(run), _esc(e.trained_arm), _esc(f"{e.arm}, {e.steps} steps"), *cells, "-", "-"])
+            if own is not None and e is not own:
+                tested.append((rows[-1], _p_value(own, e)))
+    p_values = [p for _, p in tested]
+    for (row, p), adjusted in zip(tested, holm(p_values), strict=True):
+        row[-2:] = [f"{p:.2g}", f"{adjusted:.2g}"]
+    heads = ["run", "trained on", "shown", *map(_esc, kinds), "p against its own, McNemar by scene", "adjusted (Holm)"]
+    return table(heads, rows) + (
+        "<p>Nothing was trained again. A reader that relies on the future falls where it is another's, frozen or "
+        "noise; one that does not was answering from the observed frame.</p>"
+    )
+
+
+def _calibration(runs: Named) -> str:
+    content = calibration_plot(runs)
+    if content is None:
+        return "<p>No question has choices, or an earlier version evaluated them.</p>"
+    rows = [
+        [_esc(name), _esc(what), f"{c.questions:,}", f"{c.confidence:.3f}", f"{c.accuracy:.3f}", f"{c.ece:.3f}"]
+        for name, e in runs
+        for what, c in e.calibration.items()
+    ]
+    heads = ["run", "questions", "number", "mean probability of the answer", "accuracy", "expected calibration error"]
+    split = any(len(e.calibration) > 1 for _, e in runs)
+    note = "" if split else "<p>How rollouts end is not known (--outcomes), so trust in wrong ones is not shown.</p>"
+    return f"<p>{image('Share of right answers against their probability, by run', content)}</p>" + (
+        table(heads, rows) + note
+    )
+
+
+def _histograms(runs: Named) -> str:
+    says = "How often each answer to {} questions is right, and how often each run gives it"
+    parts = [f"<p>{image(says.format(kind), answers_plot(runs, kind))}</p>" for kind in _types(runs)[:_TYPES_SHOWN]]
+    return "".join(parts) + (
+        "<p>Grey: how often it is the right answer. A reader that favours one answer, such as that nothing happens, "
+        "shows here, and in the balanced accuracy above.</p>"
+    )
+
+
+def examples(trained: Sequence[Evaluation]) -> list[Exhibit]:
+    """Questions where runs differ, gains and losses alike; of one run, those it was surest of, right and wrong.
+
+    Temporal questions where there are any. The same evaluations give the same examples.
+    """
+    first, last = trained[0], trained[-1]
+    mine = [p for p in first.predictions if p.type == "temporal"] or list(first.predictions)
+    if first is last:
+        sure = sorted(mine, key=lambda p: (-(p.confidence or 0.0), p.id))
+        return [
+            Exhibit(heading, p, first, _said(p, ()))
+            for heading, right in (("Sure, and right", True), ("Sure, and wrong", False))
+            for p in [p for p in sure if p.correct is right][:EXAMPLES]
+        ]
+    theirs = {p.id: p for p in last.predictions}
+    shown = first if first.steps >= last.steps else last
+    found: list[Exhibit] = []
+    for heading, right in ((f"Right only with {name_of(first)}", True), (f"Right only with {name_of(last)}", False)):
+        differ = [p for p in mine if p.correct is right and p.id in theirs and theirs[p.id].correct is not right]
+        for p in sorted(differ, key=lambda p: (-(p.confidence or 0.0), p.id))[:EXAMPLES]:
+            other = theirs[p.id]
+            named = ((name_of(first), p), (name_of(last), other))
+            found.append(Exhibit(heading, p if shown is first else other, shown, _said(p, named)))
+    return found
+
+
+def _said(told: Prediction, named: Sequence[tuple[str, Prediction]]) -> tuple[str, ...]:
+    def words(p: Prediction) -> str:
+        sure = "" if p.confidence is None else f" ({p.confidence:.0%})"
+        own = "" if p.generated in (None, p.predicted) else f", in own words {p.generated!r}"
+        return f"{p.predicted}{sure}{own}"
+
+    lines = [f"{name} says {words(p)}" for name, p in named] or [f"it says {words(told)}"]
+    return (f"{told.question or told.id} ({told.image})", f"the answer is {told.answer}; {'; '.join(lines)}")
+
+
+def _examples(chosen: Sequence[Exhibit], draw: Draw | None) -> str:
+    if not chosen:
+        return "<p>No question that fits.</p>"
+    return "".join(_figures(chosen, draw))
+
+
+def _figures(chosen: Sequence[Exhibit], draw: Draw | None) -> Iterator[str]:
+    for n, example in enumerate(chosen):
+        if not n or chosen[n - 1].heading != example.heading:
+            yield f"<h3>{_esc(example.heading)}</h3>\n"
+        content = draw(example) if draw is not None else None
+        caption = "<br>".join(map(_esc, example.lines))
+        seen = "" if content is None else image(f"Image and predicted future for: {example.lines[0]}", content)
+        yield f"<figure>{seen}<figcaption>{caption}</figcaption></figure>\n"
+
+
+def _facts(runs: Named) -> str:
+    first = runs[0][1]
+    rows = [["questions", f"{_esc(first.questions)}, SHA-256 {first.questions_sha256[:16]}"]]
+    for name, e in runs:
+        made = ", ".join(f"{package} {version}" for package, version in e.created_with.items())
+        rows.append(
+            [
+                _esc(name),
+                f"trained on {_esc(e.trained_arm)} with {e.trained_steps} steps, recipe {e.recipe_id[:12]}, language "
+                f"model {_esc(e.lm)}" + (f"; {_esc(made)}" if made else ""),
+            ]
+        )
+    return table(["", ""], rows)
+
+
+def _types(runs: Named) -> list[str]:
+    return sorted({kind for _, e in runs for kind in e.by_type}, reverse=True)
+
+
+def _both(one: Evaluation, other: Evaluation) -> list[tuple[Prediction, bool, bool]]:
+    """The questions that both were asked, and who was right."""
+    theirs = {p.id: p.correct for p in other.predictions}
+    return [(p, p.correct, theirs[p.id]) for p in one.predictions if p.id in theirs]
+
+
+def _p_value(one: Evaluation, other: Evaluation, kind: str = "") -> float:
+    both = _both(one, other)
+    return paired_p_value((p.cluster, mine, theirs) for p, mine, theirs in both if kind in ("", p.type))
+
+
+def _cell(figure: Score | None) -> str:
+    if figure is None:
+        return "-"
+    return f'{figure.accuracy:.3f} <span class="small">[{figure.low:.3f}, {figure.high:.3f}]</span>'
+
+
+def _percent(figure: Score) -> str:
+    return f"{100 * figure.accuracy:.1f} % [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
+
+
+def _esc(text: str) -> str:
+    return html.escape(text, quote=True)

@@ -1,0 +1,249 @@
+"""The one door to transformers and peft for language models: load, check and adapt them.
+
+Elsewhere: which weights (lm_weights.py), prompts as token ids (speech.py), what the model sees before the prompt
+(tokens.py, model.py).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from ...pipeline.errors import ConfigError
+from ..config import AttentionName
+from .weights import Weights
+from .prompt_format import Phrasebook, Speech
+
+ARCHITECTURES = {"Gemma2ForCausalLM": "eager", "Gemma3ForCausalLM": "sdpa", "Gemma3ForConditionalGeneration": "sdpa"}
+"""The models we have checked, and the attention each computes right. Gemma-2's soft-capping rules out sdpa."""
+
+_EYES = ("vision_tower", "multi_modal_projector")
+"""The parts of a multimodal model that look at images; never trained."""
+
+_PROBE = "Where will the 2 red balls land? Zwölf, 左."
+_SAMPLE = 4096  # embedding rows measured for their scale
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel(Speech):
+    """A frozen causal language model (perhaps with LoRA around it) and how to speak to it."""
+
+    model: Any
+    """A `PreTrainedModel`, or the `PeftModel` around it: transformers leaves most of their attributes untyped."""
+    tokenizer: Any
+    weights: Weights
+
+    @property
+    def settings(self) -> Any:
+        """Its `PreTrainedConfig`."""
+        return self.model.config
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of its embedding vectors."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+
+def load_language_model(
+    weights: Weights, *, device: torch.device, dtype: torch.dtype, attention: AttentionName = "auto"
+) -> LanguageModel:
+    """Load, freeze and check a language model.
+
+    Args:
+        attention: how it computes attention; auto is what we have checked for its architecture.
+    Raises:
+        ConfigError: an attention it does not compute right, or cannot here; an architecture we have not checked,
+            weights that are not safetensors, a tokenizer without <bos> or <eos> or of another model, or a transformers
+            release that rescales `inputs_embeds`.
+    """
+    _check_architecture(weights)
+    transformers_logging.disable_progress_bar()  # one bar per file of weights would hide our own lines
+    how: dict[str, Any] = {"gguf_file": weights.gguf}
+    if not weights.gguf:
+        how = {"attn_implementation": _attention(weights, attention), "use_safetensors": True}
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            weights.folder, dtype=dtype, trust_remote_code=False, local_files_only=True, **how
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"cannot load the language model in {weights.folder}: {error}") from error
+    if weights.gguf and type(model).__name__ not in ARCHITECTURES:
+        raise _unchecked(weights, type(model).__name__)
+    tokenizer = _load_tokenizer(weights)
+    model.requires_grad_(False).eval().to(device)
+    check_embedding_scale(model)
+    lm = LanguageModel(model, tokenizer, weights)
+    _check_tokenizer(lm)
+    return lm
+
+
+def _check_tokenizer(lm: LanguageModel) -> None:
+    """Refuse tokens that the model has no embedding for: it is another model's tokenizer."""
+    known = int(lm.model.get_input_embeddings().weight.shape[0])
+    used = {*lm.answer_ids(_PROBE), *lm.prompt_ids(_PROBE)} - {getattr(lm.settings, "image_token_id", None)}
+    if max(used) >= known:
+        raise ConfigError(
+            f"the tokenizer in {lm.weights.folder} is another model's: it gives token {max(used)}, and the model knows "
+            f"{known}. Put the tokenizer files beside the weights they came with"
+        )
+
+
+def load_phrasebook(weights: Weights) -> Phrasebook:
+    """A language model's tokenizer and configuration alone: a second instead of minutes.
+
+    Raises:
+        ConfigError: as `load_language_model`, but for what only weights show.
+    """
+    _check_architecture(weights)
+    how = {"gguf_file": weights.gguf} if weights.gguf else {}
+    try:
+        config = AutoConfig.from_pretrained(weights.folder, trust_remote_code=False, local_files_only=True, **how)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"cannot read the language model in {weights.folder}: {error}") from error
+    return Phrasebook(_load_tokenizer(weights), weights, config)
+
+
+def _load_tokenizer(weights: Weights) -> Any:
+    how = {"gguf_file": weights.gguf} if weights.gguf else {}
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            weights.folder, trust_remote_code=False, local_files_only=True, **how
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"cannot load the tokenizer in {weights.folder}: {error}") from error
+    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"the tokenizer in {weights.folder} names no <bos> or no <eos>: world tokens stand behind <bos>, "
+            "answers end with <eos>. Set both in its tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def _attention(weights: Weights, wanted: AttentionName) -> str:
+    architecture = _architecture(weights)
+    if wanted == "auto":
+        return ARCHITECTURES[architecture]
+    if wanted == "sdpa" and architecture == "Gemma2ForCausalLM":
+        raise ConfigError(
+            f"{weights.source} caps its attention scores, which sdpa leaves out: its answers would be others. "
+            "Use attention = eager, or flex_attention on a GPU"
+        )
+    return wanted
+
+
+def _architecture(weights: Weights) -> str:
+    try:
+        config = json.loads((weights.folder / "config.json").read_text(encoding="utf-8"))
+        return str((config.get("architectures") or ["none named"])[0])
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"cannot read {weights.folder / 'config.json'}: {error}") from error
+
+
+def _check_architecture(weights: Weights) -> None:
+    if weights.gguf:  # only loading shows what is in it
+        if find_spec("gguf") is None:
+            raise ConfigError(f"{weights.source} needs the library gguf: pip install 'theworld[gguf]'")
+    elif (architecture := _architecture(weights)) not in ARCHITECTURES:
+        raise _unchecked(weights, architecture)
+
+
+def _unchecked(weights: Weights, architecture: str) -> ConfigError:
+    *most, last = ARCHITECTURES
+    return ConfigError(
+        f"{weights.source} is a {architecture}; world tokens are checked for {', '.join(most)} and {last}. "
+        "Choose a Gemma-2 or Gemma-3"
+    )
+
+
+@torch.no_grad()
+def check_embedding_scale(model: Any) -> None:
+    """Refuse a model that changes `inputs_embeds` on their way in.
+
+    transformers 4.x multiplied Gemma-2's by sqrt(hidden), 48 times too much for vectors that already have the
+    embeddings' scale; 5.4 moved that factor into the embedding layer (vllm-project/vllm#36787).
+
+    Raises:
+        ConfigError: `model(inputs_embeds=embed(ids))` is not `model(input_ids=ids)`.
+    """
+    embed = model.get_input_embeddings()
+    ids = torch.arange(8, device=model.device)[None] % embed.weight.shape[0]
+    by_ids, by_vectors = model(input_ids=ids).logits, model(inputs_embeds=embed(ids)).logits
+    if not torch.allclose(by_ids, by_vectors, rtol=1e-3, atol=1e-3):
+        import transformers
+
+        raise ConfigError(
+            f"transformers {transformers.__version__} changes inputs_embeds inside {type(model).__name__} "
+            f"(logits differ by {(by_ids - by_vectors).abs().max():.2g}), so world tokens would reach it at the wrong "
+            "scale. Install transformers 5.23 or later"
+        )
+
+
+@torch.no_grad()
+def embedding_rms(model: Any) -> float:
+    """Root mean square over the elements of the embedding vectors, as the first layer receives them."""
+    embed = model.get_input_embeddings()
+    rows = embed.weight.shape[0]
+    ids = torch.linspace(0, rows - 1, min(rows, _SAMPLE), device=embed.weight.device).long()
+    return float(embed(ids).float().square().mean().sqrt())
+
+
+def add_lora(lm: LanguageModel, *, rank: int, alpha: int, dropout: float) -> LanguageModel:
+    """The same model with LoRA adapters on all linear layers but the output head. Its own weights stay frozen."""
+    commit = None
+    if lm.weights.identity.startswith("hub:"):  # else peft would note this machine's cache folder as the base model
+        lm.model.name_or_path, _, commit = lm.weights.source.partition("@")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        exclude_modules=rf".*\b({'|'.join(_EYES)})\b.*" if lm.image_tokens else None,
+        task_type="CAUSAL_LM",
+        revision=commit,
+    )
+    with _quiet_peft():
+        return LanguageModel(get_peft_model(lm.model, config), lm.tokenizer, lm.weights)
+
+
+def checkpoint_activations(lm: LanguageModel) -> None:
+    """Keep each layer's input alone and compute the rest again in the backward pass: the same gradients."""
+    base: Any = lm.model.get_base_model() if isinstance(lm.model, PeftModel) else lm.model
+    if hasattr(base, "activation_checkpointing_enable"):  # the name from transformers 5.2x on
+        base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def merge_adapters(lm: LanguageModel) -> None:
+    """Fold LoRA into the weights it stands beside, where these are float32: a quarter less work for an answer.
+
+    Weights of fewer bits would lose some of what LoRA adds, so they stay as they are.
+    """
+    if isinstance(lm.model, PeftModel) and lm.model.get_input_embeddings().weight.dtype == torch.float32:
+        lm.model.merge_adapter()
+
+
+def load_adapter(lm: LanguageModel, folder: Path) -> LanguageModel:
+    """The same model with the LoRA adapters of a run folder, frozen."""
+    with _quiet_peft():
+        adapted = PeftModel.from_pretrained(lm.model, str(folder), torch_device=str(lm.model.device))
+    return LanguageModel(adapted, lm.tokenizer, lm.weights)
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """peft 0.21 asks transformers 5.23 a question by its old name, which warns about version 6."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield

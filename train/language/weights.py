@@ -1,0 +1,69 @@
+"""Which files a language model is: a folder, a .gguf file, a Hub id at a commit, or the one in the package.
+
+Elsewhere: fetching and hashing (pipeline/weights.py), loading (lm.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...pipeline.errors import ConfigError
+from ...pipeline.files.hashing import digest_of_file
+from ...pipeline.files.hub import fetch, is_hub_id
+from ...pipeline.files.hashing import hash_files
+
+EMBEDDED = Path(__file__).parent / "worldlet" / "weights"
+"""The miniature Gemma-2 that ships with the package."""
+
+_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A folder with a language model's files, and which weights they are."""
+
+    folder: Path
+    source: str
+    """What finds them again: a folder's absolute path, `ORG/NAME@<commit>`, or `worldlet`."""
+    identity: str
+    """`hub:ORG/NAME@<40 hex commit>`, or `sha256:<64 hex>` of the files that decide what the model says."""
+    gguf: str | None = None
+    """The file in the folder that holds all, where they are in llama.cpp's format."""
+
+
+def find_weights(lm: str | None) -> Weights:
+    """The files of a language model: a folder, a .gguf file, a Hub id (`ORG/NAME` or `ORG/NAME@revision`); None: ours.
+
+    A Hub id is resolved to a commit first, then exactly that commit is fetched, or found in the local cache.
+
+    Raises:
+        ConfigError: there is no such folder, no such repository, no access, or no network and nothing cached.
+    """
+    if lm in (None, "worldlet"):
+        if not (EMBEDDED / "config.json").is_file():
+            raise ConfigError(
+                f"the embedded language model is missing from this installation ({EMBEDDED}). "
+                "Reinstall theworld, or name another model with --lm"
+            )
+        return Weights(EMBEDDED, "worldlet", _identity_of(EMBEDDED))
+    folder = Path(lm).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"{folder} holds no language model: it has no config.json")
+        return Weights(folder, str(folder.resolve()), _identity_of(folder))
+    if folder.suffix == ".gguf" and folder.is_file():
+        return Weights(folder.parent, str(folder.resolve()), f"sha256:{digest_of_file(folder).hex()}", folder.name)
+    if not is_hub_id(lm):
+        raise ConfigError(
+            f"--lm {lm} is neither a folder here nor a Hub id. Name a folder with config.json and safetensors, "
+            "or a Hub id such as google/gemma-2-2b-it"
+        )
+    snapshot = fetch(
+        lm, _FILES, error=ConfigError, instead="pass a local folder to --lm, or leave --lm out for the embedded model"
+    )
+    return Weights(snapshot.folder, snapshot.name, snapshot.identity)
+
+
+def _identity_of(folder: Path) -> str:
+    return hash_files(folder, {path for pattern in _FILES for path in folder.glob(pattern)})

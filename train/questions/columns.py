@@ -1,0 +1,89 @@
+"""Which column of somebody's table fills which field of a question: as asked, or by its usual name.
+
+Elsewhere: the layouts (question_files.py), what a value means (question_values.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.errors import QuestionError
+from ...pipeline.messages import name_some
+
+FIELDS = {
+    "id": ("id", "question_id", "qid", "sample_id", "index", "uid"),
+    "image": (
+        *("image", "images", "image_bytes", "image_path", "img"),
+        *("video", "video_path", "path", "file", "file_name"),
+    ),
+    "question": ("question", "query", "problem"),
+    "answer": ("answer", "correct_answer", "label", "target", "ground_truth"),
+    "choices": ("choices", "options", "candidates", "answers"),
+    "type": ("type", "question_type", "category", "task", "kind"),
+    "split": ("split",),
+    **{name: (name,) for name in ("prompt", "scene", "future", "family", "about", "pair", "heuristic", "shift")},
+}
+"""What a column map may name, and the columns that fill it where it does not: the first there is."""
+_LETTERS = "ABCDEFGHIJ"
+_NEEDED = ("image", "question", "answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which column fills which field; choices may come from several."""
+
+    of: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def choose(cls, path: Path, names: Sequence[str], asked: Mapping[str, str] | None) -> Columns:
+        """
+        Raises:
+            QuestionError: a column asked for is not there, or nothing fills a field that every question needs.
+        """
+        chosen: dict[str, tuple[str, ...]] = {}
+        for field, text in (asked or {}).items():
+            columns = tuple(part.strip() for part in text.split("|"))
+            for column in columns:
+                if re.sub(r"\[\d+\]$", "", column) not in names and column not in names:
+                    there = name_some(names, most=16)
+                    raise QuestionError(f"{path} has no column {column!r} for {field}; it has {there}")
+            chosen[field] = columns
+        used = {column for columns in chosen.values() for column in columns}
+        for field, guesses in FIELDS.items():
+            free = [name for name in guesses if name in names and name not in used]
+            if field == "choices" and chosen.get("answer") != ("correct_answer",):
+                free = [name for name in free if name != "answers"]  # elsewhere they are what several people said
+            if field not in chosen and free:
+                chosen[field] = (free[0],)
+                used.add(free[0])
+        letters = tuple(letter for letter in _LETTERS if letter in names)
+        if "choices" not in chosen and len(letters) >= 2 and letters == tuple(_LETTERS[: len(letters)]):
+            chosen["choices"] = letters
+        if missing := [field for field in _NEEDED if field not in chosen]:
+            raise QuestionError(
+                f"{path}: which column holds the {missing[0]}? It has {name_some(names, most=16)}. "
+                f"Say so: --columns {','.join(f'{field}=NAME' for field in missing)}"
+            )
+        return cls(chosen)
+
+    def all(self) -> set[str]:
+        """The columns to read, indices left away."""
+        every = {column for columns in self.of.values() for column in columns}
+        return every | {re.sub(r"\[\d+\]$", "", column) for column in every}
+
+    def value(self, record: Mapping[str, Any], field: str) -> Any:
+        """What a record has for a field; of several columns, by their names."""
+        columns = self.of.get(field, ())
+        if len(columns) > 1:
+            return {column: record.get(column) for column in columns}
+        if not columns:
+            return None
+        column = columns[0]
+        if column not in record and (indexed := re.fullmatch(r"(.*)\[(\d+)\]", column)):
+            values, index = record.get(indexed[1]), int(indexed[2])
+            return values[index] if isinstance(values, list) and index < len(values) else None
+        return record.get(column)

@@ -1,0 +1,104 @@
+"""What `theworld questions` does: gather all there is to say of a questions file, or write it in our own layout.
+
+Elsewhere: reading (question_files.py, questions.py), counting (question_report.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.config import load_config
+from ...pipeline.errors import ConfigError, QuestionError
+from ...pipeline.store.folder import open_store
+from ..config import TrainConfig
+from ..language.lm import load_phrasebook
+from ..language.weights import find_weights
+from .readers import folder_of, read_rows
+from .report import QuestionReport, describe, measure
+from .record import read_question_file, resolve_keys, select_split
+
+_SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
+
+
+def look(file: Path, store: Path | None, settings: Mapping[str, Any], *, split: str | None = None) -> QuestionReport:
+    """Everything there is to say about questions without loading a language model's weights.
+
+    Args:
+        settings: as of [train]: what a training on these questions would be.
+    Raises:
+        QuestionError: the questions cannot be read at all. StoreError: there is no such store.
+        ConfigError: a setting is wrong, or the language model cannot be found.
+    """
+    config = load_config(TrainConfig, "train", None, {**settings, "questions": file, "store": store or Path("none")})
+    found = read_question_file(file, columns=config.columns)
+    if not found.questions:
+        return describe(found)
+    asked = select_split(found.questions, split, file)
+    opened = None if store is None else open_store(store)
+    coverage = None if opened is None else resolve_keys(asked, file, opened)
+    world_tokens = None
+    if opened is not None:
+        channels, latent_frames, height, width = opened.sample_shape
+        steps = latent_frames - 1 if config.steps is None else config.steps
+        if steps > latent_frames - 1:
+            raise ConfigError(f"--steps {steps} asks for more than {store} holds: {latent_frames - 1}")
+        world_tokens = config.token_layout().count(1 + steps, height, width, channels=channels)
+    tokens = measure(asked, load_phrasebook(find_weights(config.lm)), world_tokens=world_tokens)
+    return describe(found, asked, coverage=coverage, tokens=tokens, max_bad=config.max_bad)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written."""
+
+    path: Path
+    questions: int
+    images: int
+
+
+def write_questions(file: Path, folder: Path, settings: Mapping[str, Any]) -> Written:
+    """The questions as JSON lines, images that lie in a table as files; whole, or not at all.
+
+    `theworld precompute FOLDER/images` and `theworld train --questions FOLDER/questions.jsonl` take it from there.
+
+    Raises:
+        QuestionError: `folder` exists already; more rows are wrong than `max_bad` allows.
+    """
+    config = load_config(TrainConfig, "train", None, {**settings, "questions": file, "store": Path("none")})
+    if folder.exists():
+        raise QuestionError(f"{folder} exists already, and nothing is overwritten. Choose another folder for --write")
+    questions = read_question_file(file, columns=config.columns).require(config.max_bad)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=".questions-", dir=folder.parent))
+    try:
+        names: dict[str, str] = {}
+
+        def keep(digest: str, content: bytes) -> None:
+            (building / "images").mkdir(exist_ok=True)
+            suffix = next((suffix for magic, suffix in _SUFFIXES.items() if content.startswith(magic)), ".img")
+            names[digest] = f"images/{digest[:32]}{suffix}"
+            (building / names[digest]).write_bytes(content)
+
+        for _ in read_rows(file, config.columns, keep=keep).rows:
+            pass
+        source = folder_of(file)
+        with (building / "questions.jsonl").open("w", encoding="utf-8") as lines:
+            for question in questions:
+                record = question.model_dump(mode="json", exclude_defaults=True)
+                if question.image_sha256 in names:
+                    record["image"] = names[question.image_sha256 or ""]
+                elif (source / question.image).is_file():
+                    record["image"] = os.path.relpath(source / question.image, folder)
+                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+        building.chmod(0o755)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return Written(folder / "questions.jsonl", len(questions), len(names))

@@ -1,0 +1,403 @@
+"""Questions in every layout people have: from files to rows in the words of our record.
+
+    x.jsonl, x.ndjson                 our own, the fields of `Question`; LLaVA's, a line each; a table, with a map
+    x.json                            LLaVA's array of conversations, each answer one question; or an array of objects
+    x.csv  x.tsv                      a table; VLMEvalKit's, with images in base64, too
+    x.parquet  x.arrow, a folder of them, a folder made by save_to_disk, hf:ORG/NAME      a table; SAT's is known
+    a folder with sim_N_results.json  VPCT
+
+Lives here: which files there are, one reader a layout. Elsewhere: which column fills which field (question_columns.py),
+what a value means (question_values.py), the record, and what becomes of a row that is none (questions.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.files import arrow_tables as arrow_files
+from ...pipeline.files import text_tables as lists
+from ...pipeline.errors import ConfigError, QuestionError
+from ...pipeline.files.hashing import digest_of_file
+from .columns import FIELDS, Columns
+from .values import Images, PassedOver, WrongValue, answer_of, choices_of, in_order_of, text_of
+
+_SAT = frozenset({"question", "answers", "correct_answer"})
+_SAT_IMAGES = frozenset({"image_bytes", "images"})  # array/SAT, array/SAT-v2: a list each, by their cards on the Hub
+_PEEKED = 100
+_BATCH_ROWS = 64  # of a table that may hold images
+_SPLITS = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
+    ("val", "valid", "validation", "dev"), "validation"
+)
+_MARKER = re.compile(r"\s*<(?:image|video)>\s*")
+_ASKS, _ANSWERS = frozenset({"human", "user"}), frozenset({"gpt", "assistant", "model"})
+_Keep = Callable[[str, bytes], None]
+_VPCT = re.compile(r"sim_(\d+)_results\.json")
+_BUCKETS = {1: "left", 2: "middle", 3: "right"}
+_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: a record by the fields of `Question`, or what is wrong with it, or why it is not for us."""
+
+    where: str
+    """What a person finds it by: `line 17`, `train.parquet, row 3`."""
+    record: dict[str, Any] | None = None
+    problem: str = ""
+    passed_over: str = ""
+    """Nothing is wrong with it, but it asks nothing about one image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of one place."""
+
+    layout: str
+    """What a person calls it: JSONL, LLaVA, table, SAT, VPCT."""
+    rows: Iterable[Row]
+    unit: str = "row"
+    """What one row is called where they are counted."""
+
+
+def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: _Keep | None = None) -> Rows:
+    """The rows of a questions file or folder, whatever its layout; the head of this file says which.
+
+    Args:
+        columns: field -> column, for a table whose columns have names of their own. `image[0]` takes the first of a
+                list, `A|B|C|D` makes choices of four columns.
+        keep: called with SHA-256 and bytes of each image that lies in the table itself, once for each.
+    Raises:
+        QuestionError: there is nothing here, it is in no layout we read, or no column fits.
+        ConfigError: a library is missing, or a data set cannot be fetched.
+    """
+    if columns and (stray := sorted(columns.keys() - FIELDS.keys())):
+        raise QuestionError(f"there is no field {stray[0]!r} to fill from a column; the fields are {', '.join(FIELDS)}")
+    if path.is_dir() and columns is None and (results := _vpct_results(path)):
+        return Rows("VPCT", _vpct_rows(path, results), "simulation")
+    suffix = path.suffix.lower()
+    if path.is_dir() or str(path).startswith(arrow_files.HUB) or suffix in arrow_files.SUFFIXES:
+        return _arrow_rows(path, columns, keep)
+    if suffix not in lists.SUFFIXES:
+        raise QuestionError(
+            f"{path} is in no layout we read: questions come as .jsonl, .json (LLaVA), .csv, .tsv, .parquet, .arrow, a "
+            "folder of those two, a save_to_disk folder, hf:ORG/NAME, or a VPCT folder"
+        )
+    if suffix in (".jsonl", ".ndjson") and columns is None and not _is_conversations(path):
+        return Rows("JSONL", _own_rows(path), "line")
+    rows = _list_rows(path)
+    first = list(islice(rows, _PEEKED))
+    whole = chain(first, rows)
+    if columns is None and any(isinstance(record, dict) and "conversations" in record for _, record in first):
+        return Rows("LLaVA", _llava_rows(whole), "conversation")
+    every = list(whole)
+    names = dict.fromkeys(name for _, record in every if isinstance(record, dict) for name in record)
+    return _table(path, tuple(names), every, columns, keep)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that the questions of a place are in.
+
+    Raises:
+        QuestionError: a folder without any.
+    """
+    if str(path).startswith(arrow_files.HUB):
+        return arrow_files.fetch_hub(str(path))
+    if not path.is_dir():
+        return [path]
+    if results := _vpct_results(path):
+        return results
+    saved = arrow_files.saved_files(path)
+    found = sorted(p for s in arrow_files.SUFFIXES for p in path.rglob(f"*{s}")) if saved is None else saved
+    if not found:
+        raise QuestionError(
+            f"{path} is a folder without questions: no .parquet, no .arrow, no sim_N_results.json. Name a file in it"
+        )
+    return found
+
+
+def digest_of(path: Path) -> str:
+    """64 hex digits of the questions' content: the file's SHA-256; of several files, that of their names and theirs."""
+    files = files_of(path)
+    digests = [digest_of_file(file).hex() for file in files]
+    if len(files) == 1:
+        return digests[0]
+    lines = sorted(f"{file.name}\0{digest}\n" for file, digest in zip(files, digests, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def place_of(path: Path) -> str:
+    """What finds the questions again from anywhere: an absolute path, or a name on the Hub."""
+    return str(path) if str(path).startswith(arrow_files.HUB) else str(path.resolve())
+
+
+def folder_of(path: Path) -> Path:
+    """What the names of images are relative to."""
+    return path if path.is_dir() else path.parent
+
+
+def _own_rows(path: Path) -> Iterator[Row]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # Windows' editors put a mark in front
+    except OSError as error:
+        raise QuestionError(f"cannot read the questions file {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise QuestionError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8 JSON lines") from error
+    for number, line in enumerate(lines, start=1):
+        where = f"line {number}"
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            yield Row(where, problem=f"not JSON ({reason}); write one JSON object per line")
+            continue
+        if not isinstance(record, dict):
+            yield Row(where, problem=f"expected a JSON object, got {type(record).__name__}")
+            continue
+        yield Row(where, {"id": str(number), **record})
+
+
+def _is_conversations(path: Path) -> bool:
+    try:
+        with path.open("rb") as lines:
+            first = next((line for line in lines if line.strip()), b"")
+        record = json.loads(first)
+    except (OSError, ValueError, RecursionError):
+        return False  # who reads it says why
+    return isinstance(record, dict) and "conversations" in record
+
+
+def _list_rows(path: Path) -> Iterator[tuple[str, lists.Record]]:
+    try:
+        yield from lists.read_records(path)
+    except OSError as error:
+        raise QuestionError(f"cannot read the questions file {path}: {error.strerror or error}") from error
+    except ConfigError as error:
+        raise QuestionError(str(error)) from error
+
+
+def _llava_rows(rows: Iterable[tuple[str, lists.Record]]) -> Iterator[Row]:
+    taken: set[str] = set()
+    images = Images()
+    for number, (where, row) in enumerate(rows):
+        if isinstance(row, str):
+            yield Row(where, problem=row)
+            continue
+        try:
+            turns = _turns(row.get("conversations"))
+            image = images.take(row.get("image", row.get("video")), where)
+            given = row.get("id")
+            name = text_of(number if given is None else given)
+        except PassedOver as reason:
+            yield Row(where, passed_over=str(reason))
+            continue
+        except WrongValue as error:
+            yield Row(where, problem=str(error))
+            continue
+        name = _unique(name, number, taken)
+        for turn, (question, answer) in enumerate(turns):
+            record = {
+                **image,
+                "id": name if len(turns) == 1 else f"{name}.{turn + 1}",
+                "question": question,
+                "answer": answer,
+                "before": turns[:turn],
+            }
+            for field in ("type", "split", "prompt"):
+                if isinstance(row.get(field), str):
+                    record[field] = row[field]
+            yield Row(where, record)
+
+
+def _turns(conversation: Any) -> list[tuple[str, str]]:
+    """Questions and answers in turn, without the marker of the image: world tokens always stand in front."""
+    if not isinstance(conversation, list) or not conversation:
+        raise WrongValue("conversations is no list of turns")
+    said: list[tuple[str, str]] = []
+    for turn in conversation:
+        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+            raise WrongValue('a turn is not {"from": …, "value": text}')
+        said.append((str(turn.get("from")), turn["value"]))
+    if sum(value.count("<image>") + value.count("<video>") for _, value in said) > 1:
+        raise PassedOver("shows several images")
+    system = ""
+    if said[0][0] == "system":  # Gemma has no such role; its own template puts it in front of the first question too
+        system = said.pop(0)[1].strip() + "\n\n"
+    asked, answered = said[0::2], said[1::2]
+    in_turn = all(role in _ASKS for role, _ in asked) and all(role in _ANSWERS for role, _ in answered)
+    if not in_turn or len(asked) != len(answered) or not asked:
+        raise WrongValue(
+            f"turns of {', '.join(role for role, _ in said) or 'nobody'}: question and answer must alternate"
+        )
+    turns = [
+        (_MARKER.sub(" ", question).strip(), answer.strip())
+        for (_, question), (_, answer) in zip(asked, answered, strict=True)
+    ]
+    for place, (question, answer) in enumerate(turns, start=1):
+        if not question or not answer:
+            raise WrongValue(f"turn {place} has an empty {'answer' if question else 'question'}")
+    return [(system + turns[0][0], turns[0][1]), *turns[1:]]
+
+
+def _arrow_rows(path: Path, columns: Mapping[str, str] | None, keep: _Keep | None) -> Rows:
+    pa = arrow_files.load_pyarrow()
+    files = files_of(path)
+    try:
+        schema = arrow_files.read_schema(files[0])
+    except (pa.ArrowException, OSError) as error:
+        raise QuestionError(f"{files[0]} cannot be read as a table: {str(error)[:300]}") from error
+    return _table(path, tuple(schema.names), _cells(pa, path, files, columns), columns, keep, _label_names(schema))
+
+
+def _cells(
+    pa: Any, path: Path, files: Sequence[Path], columns: Mapping[str, str] | None
+) -> Iterator[tuple[str, lists.Record]]:
+    for file in files:
+        try:
+            names = arrow_files.read_schema(file).names
+            wanted = Columns.choose(path, tuple(names), columns).all()
+            split = _split_of(file, whole=path)
+            number = 0
+            for batch in _batches(pa, file, [name for name in names if name in wanted]):
+                for record in batch.to_pylist():
+                    yield f"{file.name}#{number}", {**({"split": split} if split else {}), **record}
+                    number += 1
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            yield file.name, f"{file.name} cannot be read to its end: {str(error)[:300]}"
+
+
+def _batches(pa: Any, file: Path, columns: list[str]) -> Iterator[Any]:
+    if arrow_files.is_arrow(file):
+        for whole in arrow_files.arrow_batches(file, columns):
+            yield from (whole.slice(start, _BATCH_ROWS) for start in range(0, whole.num_rows, _BATCH_ROWS))
+        return
+    with pa.parquet.ParquetFile(file) as table:
+        yield from table.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
+
+
+def _split_of(file: Path, *, whole: Path) -> str | None:
+    """What the name of a file says of its split: `train-00000-of-00002.parquet`, `SAT_val.parquet`, `test/x.arrow`."""
+    named = [part for part in re.split(r"[-_.]", file.stem.lower()) if part in _SPLITS]
+    if not named and (whole / "dataset_dict.json").is_file():
+        return file.parent.name
+    return _SPLITS[named[-1]] if named else None
+
+
+def _label_names(schema: Any) -> dict[str, list[str]]:
+    """Columns of `datasets`' ClassLabel -> the names its numbers stand for."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        return {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _table(
+    path: Path,
+    names: tuple[str, ...],
+    rows: Iterable[tuple[str, lists.Record]],
+    asked: Mapping[str, str] | None,
+    keep: _Keep | None,
+    labels: Mapping[str, list[str]] | None = None,
+) -> Rows:
+    if not names:
+        raise QuestionError(f"{path} holds no row")
+    columns = Columns.choose(path, names, asked)
+    is_sat = asked is None and set(names) >= _SAT and not _SAT_IMAGES.isdisjoint(names)
+    images = Images(base64=path.suffix.lower() == ".tsv", keep=keep)
+    return Rows("SAT" if is_sat else "table", _table_rows(columns, rows, images, labels or {}, shuffled=is_sat))
+
+
+def _table_rows(
+    columns: Columns,
+    rows: Iterable[tuple[str, lists.Record]],
+    images: Images,
+    labels: Mapping[str, list[str]],
+    *,
+    shuffled: bool,
+) -> Iterator[Row]:
+    """
+    Args:
+        labels: column -> the names its numbers stand for.
+        shuffled: choices in an order drawn from the question's id, for tables whose right one has a place of its own.
+    """
+    taken: set[str] = set()
+    label_names = labels.get(columns.of["answer"][0])
+    for number, (where, row) in enumerate(rows, start=1):
+        if isinstance(row, str):
+            yield Row(where, problem=row)
+            continue
+        try:
+            record = images.take(columns.value(row, "image"), where)
+            listed, given = columns.value(row, "choices"), columns.value(row, "answer")
+            choices = choices_of(listed)
+            if isinstance(listed, list) and given in listed:  # a number among numbers is no place
+                given = text_of(given)
+            if label_names is not None and isinstance(given, int) and 0 <= given < len(label_names):
+                given = label_names[given]
+            record["answer"] = answer_of(given, choices)
+            record["question"] = _MARKER.sub(" ", text_of(columns.value(row, "question"))).strip()
+            name = columns.value(row, "id")
+            record["id"] = _unique(text_of(where if name in (None, "") else name), number, taken)
+            if choices:
+                texts = tuple(choices.values())
+                record["choices"] = in_order_of(record["id"], texts) if shuffled else texts
+            for field in columns.of.keys() - {"image", "choices", "answer", "question", "id"}:
+                if (value := columns.value(row, field)) not in (None, ""):
+                    record[field] = text_of(value)
+            if "split" not in record and isinstance(row.get("split"), str):  # from the name of the file
+                record["split"] = row["split"]
+        except PassedOver as reason:
+            yield Row(where, passed_over=str(reason))
+        except WrongValue as error:
+            yield Row(where, problem=str(error))
+        else:
+            yield Row(where, record)
+
+
+def _unique(name: str, number: int, taken: set[str]) -> str:
+    """Other people's ids may come twice (LLaVA's do); ours name results."""
+    name = name if name not in taken else f"{name}@{number}"
+    taken.add(name)
+    return name
+
+
+def _vpct_results(folder: Path) -> list[Path]:
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _VPCT.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def _vpct_rows(folder: Path, results: Iterable[Path]) -> Iterator[Row]:
+    """The hundred balls of VPCT, asked as the embedded scenes ask; all of them are for the test.
+
+    Source: huggingface.co/datasets/camelCase12/vpct-1, as its maker's own runner reads it
+    (github.com/camelCase12/vpct-runner, run-vpct.py): sim_N_initial.png is shown, `finalBucket` of sim_N_results.json
+    is right, 1 to 3 from left to right (prompt.py). The scene itself, sim_N.json, is not read.
+    """
+    pictures = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _PICTURES)
+    for path in results:
+        stem = path.name.removesuffix("_results.json")
+        try:
+            bucket = json.loads(path.read_bytes())["finalBucket"]
+            answer = _BUCKETS[int(bucket)]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            yield Row(path.name, problem=f"finalBucket is not 1, 2 or 3 ({type(error).__name__}: {error})")
+            continue
+        own = [name for name in pictures if re.match(rf"{re.escape(stem)}(?!\d)", name)]
+        image = next((name for name in own if "initial" in name), own[0] if own else None)
+        if image is None:
+            yield Row(path.name, problem=f"there is no picture {stem}*.png beside it")
+            continue
+        record = {"id": stem, "image": image, "question": "where will the ball land?", "answer": answer}
+        yield Row(
+            path.name,
+            {**record, "choices": tuple(_BUCKETS.values()), "type": "temporal", "split": "test", "about": "land"},
+        )

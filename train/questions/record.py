@@ -1,0 +1,352 @@
+"""Questions about images: one record, whatever layout it came in, and which of them have latents in a store.
+
+Lives here: the record, what becomes of a row that is none, the coverage. Elsewhere: the layouts (question_files.py),
+text to token ids (speech.py), latents to tensors (batches.py), a look at a file (question_report.py).
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ...pipeline.errors import QuestionError
+from ...pipeline.files.hashing import digest_of_file
+from ...pipeline.latents.keys import key_of_digest
+from ...pipeline.store.folder import LatentStore
+from ...pipeline.messages import name_some, what_is_wrong
+from .readers import folder_of, read_rows
+
+UNTYPED = "untyped"
+"""Stands in tables for questions that state no type."""
+
+SourceField = Literal["image", "future"]
+"""Which of a question's files latents are of."""
+
+_Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+
+logger = logging.getLogger(__name__)
+
+
+class Question(BaseModel):
+    """One question about one image. Many questions may share an image, and so its rollout.
+
+    Other fields are left alone, unless one looks like a misspelling of ours.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    id: _Text
+    """Names its results; the line number where the file gives none."""
+    image: _Text
+    """Path relative to the questions file, or the source name precompute recorded."""
+    question: _Text
+    answer: _Text
+    choices: Annotated[tuple[_Text, ...], Field(min_length=2, strict=False)] | None = None
+    """Possible answers, the right one among them. Without them the model answers in its own words."""
+    type: _Text | None = None
+    """Accuracy is reported per type."""
+    prompt: _Text | None = None
+    """The image's own prompt, where latents were made with one each: which of the image's futures is asked about."""
+    before: tuple[tuple[_Text, _Text], ...] = Field(default=(), strict=False)
+    """Earlier questions and answers of the same conversation, which stand in front of this one."""
+    image_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of the image's bytes, where the file holds them itself, or the image is elsewhere: finds its latents alone."""
+    split: _Text | None = None
+    """Training takes "train" and questions without a split; evaluation takes the split it is asked for."""
+
+    # What controlled comparisons need to know (arms.py, findings.py); nothing else reads these.
+    scene: _Text | None = None
+    """What the image shows; several questions share it. The image where the file names none."""
+    future: _Text | None = None
+    """Video of what truly happened: a path relative to the questions file, or the source name precompute recorded."""
+    family: _Text | None = None
+    """Kind of scene; futures are only ever exchanged within one."""
+    about: _Text | None = None
+    """Which of its family's questions this is."""
+    pair: _Text | None = None
+    """Shared by scenes that differ in one element and have different answers."""
+    heuristic: _Text | None = None
+    """What a rule of thumb answers to the scene's question about the future."""
+    shift: str = ""
+    """How an out-of-distribution scene differs from those of training."""
+
+    @property
+    def scene_id(self) -> str:
+        """Its scene: the one named, else the image."""
+        return self.scene or self.image
+
+    @property
+    def cluster(self) -> str:
+        """What was drawn by chance: its minimal pair, else its scene; questions of one are not independent."""
+        return self.pair or self.scene_id
+
+    @property
+    def asks(self) -> tuple[str, str, str]:
+        """What it asks, in whatever words its family has for it; the words themselves where the file does not say."""
+        return self.type or UNTYPED, self.family or "", self.about or self.question
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_right(cls, record: dict[str, Any]) -> dict[str, Any]:
+        for name in record.keys() - cls.model_fields.keys():
+            if near := difflib.get_close_matches(name, cls.model_fields.keys() - record.keys(), n=1, cutoff=0.75):
+                raise ValueError(f"{name}: unknown field; did you mean {near[0]!r}?")
+        return record
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Question:
+        if self.choices is not None:
+            if len(set(self.choices)) < len(self.choices):
+                raise ValueError(f"choices: {list(self.choices)} names one choice twice")
+            if self.answer not in self.choices:
+                raise ValueError(f"answer: {self.answer!r} is not among the choices {list(self.choices)}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that is no question, and why."""
+
+    where: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionFile:
+    """All that a questions file or folder holds."""
+
+    path: Path
+    layout: str
+    unit: str
+    """What a row is called: line, row, conversation, simulation."""
+    questions: tuple[Question, ...]
+    bad: tuple[BadRow, ...]
+    passed_over: dict[str, int]
+    """Why rows that are not wrong ask nothing about one image -> how many."""
+
+    def require(self, max_bad: int) -> tuple[Question, ...]:
+        """The questions, if no more than `max_bad` rows are wrong; those are then said, and left out.
+
+        Raises:
+            QuestionError: more are wrong; names a few of them, counts all, says what to do.
+        """
+        if self.bad:
+            named = name_some(self.bad, between="; ")
+            if len(self.bad) > max_bad:
+                start = (
+                    f"{self.path}, " if len(self.bad) == 1 else f"{self.path}: {len(self.bad)} {self.unit}s are wrong: "
+                )
+                raise QuestionError(
+                    f"{start}{named}. Correct them, or go on without them: --max-bad {len(self.bad)}"
+                )
+            logger.warning("%s: %d wrong %ss are left out: %s", self.path, len(self.bad), self.unit, named)
+        if not self.questions:
+            why = "; ".join(f"{count} {self.unit}s: {reason}" for reason, count in self.passed_over.items())
+            raise QuestionError(
+                f"{self.path} holds no question{f' ({why})' if why else ''}: write one JSON object per line"
+            )
+        return self.questions
+
+
+def read_questions(path: Path, *, columns: Mapping[str, str] | None = None, max_bad: int = 0) -> tuple[Question, ...]:
+    """All questions of a file or folder, in its order, whatever its layout (question_files.py).
+
+    Args:
+        columns: field -> column, for a table whose columns have names of their own.
+        max_bad: rows that may be wrong; they are left out and said, not forgotten.
+    Raises:
+        QuestionError: it is missing, empty or in no layout we read; more rows are wrong than allowed: not a JSON
+            object, a field missing, misspelt or of the wrong type, an id that another question has.
+    """
+    return read_question_file(path, columns=columns).require(max_bad)
+
+
+def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) -> QuestionFile:
+    """What a questions file or folder holds, right and wrong. Raises as `read_questions`, but for wrong rows."""
+    found = read_rows(path, columns)
+    questions: list[Question] = []
+    bad: list[BadRow] = []
+    passed_over: Counter[str] = Counter()
+    row_of: dict[str, str] = {}
+    for row in found.rows:
+        if row.passed_over:
+            passed_over[row.passed_over] += 1
+        elif row.record is None:
+            bad.append(BadRow(row.where, row.problem))
+        elif isinstance(question := _validated(row.record), str):
+            bad.append(BadRow(row.where, question))
+        elif question.id in row_of:
+            problem = (
+                f"id: {question.id!r} is already the id of {row_of[question.id]}; ids name results, so each must be"
+            )
+            bad.append(BadRow(row.where, f"{problem} unique"))
+        else:
+            row_of[question.id] = row.where
+            questions.append(question)
+    return QuestionFile(path, found.layout, found.unit, tuple(questions), tuple(bad), dict(passed_over))
+
+
+def _validated(record: Mapping[str, Any]) -> Question | str:
+    """The question, or what is wrong with it."""
+    try:
+        return Question.model_validate(record)
+    except ValidationError as error:
+        return what_is_wrong(error)
+
+
+def select_split(questions: Sequence[Question], split: str | None, where: Path) -> tuple[Question, ...]:
+    """The questions of one split; None selects all. "train" includes questions that state no split.
+
+    Raises:
+        QuestionError: there are none; the message counts the splits there are.
+    """
+    chosen = tuple(
+        question
+        for question in questions
+        if split is None or question.split == split or (split == "train" and question.split is None)
+    )
+    if not chosen:
+        counts = Counter(question.split or "no split" for question in questions)
+        there = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+        raise QuestionError(
+            f"{where} has no question of split {split!r}; it has {there}. Ask for one of those: --split train has "
+            "those of no split, too, --split all has everything"
+        )
+    return chosen
+
+
+def first_scenes(questions: Sequence[Question], scenes: int | None) -> tuple[Question, ...]:
+    """All questions of the first so many scenes, in the order of the file; None keeps every scene.
+
+    Raises:
+        QuestionError: there are fewer scenes.
+    """
+    if scenes is None:
+        return tuple(questions)
+    wanted = list(dict.fromkeys(question.scene_id for question in questions))
+    if len(wanted) < scenes:
+        raise QuestionError(
+            f"{scenes} labelled scenes are asked for, the questions have {len(wanted)}. "
+            f"Ask for at most {len(wanted)}, or make more scenes"
+        )
+    first = set(wanted[:scenes])
+    return tuple(question for question in questions if question.scene_id in first)
+
+
+@dataclass(frozen=True, slots=True)
+class Uncovered:
+    """One question without latents, and why."""
+
+    question: Question
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Which questions have latents in a store, and which not."""
+
+    keys: dict[str, str]
+    """Question id -> key of its image's latents, or of its future's."""
+    missing: tuple[Uncovered, ...]
+    questions_file: Path
+    store_path: Path
+    field: SourceField = "image"
+
+    def require_complete(self) -> None:
+        """Refuse to go on with questions that have no latents.
+
+        Raises:
+            QuestionError: some have none; names a few of them, counts all, says what to do.
+        """
+        if not self.missing:
+            return
+        images = {getattr(missing.question, self.field) for missing in self.missing}
+        named = name_some([f"{item.question.id} ({item.reason})" for item in self.missing], between="; ")
+        raise QuestionError(
+            f"{len(self.missing)} of {len(self.keys) + len(self.missing)} questions in {self.questions_file} have no "
+            f"latents in {self.store_path} ({len(images)} {self.field}s): {named}. "
+            f"Precompute these {self.field}s into this store with the same recipe, or take their questions out of the "
+            "file"
+        )
+
+
+def resolve_keys(
+    questions: Iterable[Question], questions_file: Path, store: LatentStore, *, field: SourceField = "image"
+) -> Coverage:
+    """Find the latents of each question's image, or of its future.
+
+    An image that the file itself holds, or that exists beside it, is found by the hash of its bytes; one that does not,
+    by the source name that precompute recorded in the store. So training does not need the images.
+    """
+    sources, prompts, folder = store.sources(), store.prompts(), folder_of(questions_file)
+    found: dict[tuple[str | None, ...], tuple[str | None, str]] = {}  # image, content, prompt -> (key, or None and why)
+    keys: dict[str, str] = {}
+    missing: list[Uncovered] = []
+    for question in questions:
+        source = question.image if field == "image" else question.future
+        if source is None:
+            missing.append(Uncovered(question, "it names no future"))
+            continue
+        prompt = question.prompt if store.recipe.prompts == "sample" else None
+        digest = question.image_sha256 if field == "image" else None
+        if (source, digest, prompt) not in found:
+            found[source, digest, prompt] = _resolve(source, prompt, digest, folder, store, sources, prompts)
+        key, reason = found[source, digest, prompt]
+        if key is None:
+            missing.append(Uncovered(question, reason))
+        else:
+            keys[question.id] = key
+    return Coverage(keys, tuple(missing), questions_file, store.path, field)
+
+
+def _resolve(
+    image: str,
+    prompt: str | None,
+    digest: str | None,
+    folder: Path,
+    store: LatentStore,
+    sources: dict[str, tuple[str, ...]],
+    prompts: dict[str, str],
+) -> tuple[str | None, str]:
+    path = folder / image
+    own = store.recipe.prompts == "sample"  # a key is then of image and prompt together
+    try:
+        if digest is not None and (prompt is not None or not own):
+            key = key_of_digest(bytes.fromhex(digest), prompt)
+        else:
+            key = key_of_digest(_digest(path), prompt) if path.is_file() and (prompt is not None or not own) else None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        return None, f"{image} cannot be read: {error}"
+    if key is not None:
+        asked = "" if prompt is None else f" with the prompt {prompt!r}"
+        return (key, "") if key in store else (None, f"no latent for the content of {image}{asked}, key {key}")
+    known = tuple(key for key in sources.get(image, ()) if prompt in (None, prompts.get(key)))
+    if own and len(known) > 1 and prompt is None:
+        return None, f"{image} was rolled out with {len(known)} prompts; say in the question's `prompt` which is meant"
+    if len(known) > 1:
+        return None, f"{image} stands for {len(known)} different images in the store; put the one meant beside the file"
+    if not known:
+        return None, f"{image} is neither a file beside the questions nor a source named in the store"
+    return (known[0], "") if known[0] in store else (None, f"{image} was source of key {known[0]}, which has no latent")
+
+
+def _digest(path: Path) -> bytes:
+    """SHA-256 of a file's bytes; read once while it stays as it is, for one command asks several times."""
+    found = path.stat()
+    return _read_digest(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@cache
+def _read_digest(path: Path, *_state: int) -> bytes:
+    return digest_of_file(path)

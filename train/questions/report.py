@@ -1,0 +1,287 @@
+"""A look at questions before anything is spent on them: what there is, what is wrong, what guessing would score.
+
+    theworld questions FILE STORE      prints it; a training prints its first lines
+
+Elsewhere: reading (questions.py), what a training then refuses (question_checks.py, trainer.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from statistics import median
+from typing import Any
+
+from ...pipeline.messages import NAMED, name_some
+from .record import UNTYPED, Coverage, Question, QuestionFile
+from ..language.prompt_format import Speech
+
+_WORDING = 10  # questions in the same words, from which on what is answered to them is a habit and no accident
+_TOP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The questions of one type, and what they are worth to who sees nothing."""
+
+    questions: int
+    with_choices: int
+    answers: dict[str, int]
+    """How often each is right, the commonest first."""
+    majority: float
+    """Share that the commonest answer gets right."""
+    blind: float
+    """Share that the commonest answer to each wording gets right: what a model can learn without looking."""
+
+    def __str__(self) -> str:
+        top = ", ".join(f"{answer} {count / self.questions:.0%}" for answer, count in list(self.answers.items())[:_TOP])
+        more = f", {len(self.answers) - _TOP} more" if len(self.answers) > _TOP else ""
+        return f"{self.questions:,}: {top}{more}; blind {self.blind:.0%}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What the questions cost in tokens of one language model."""
+
+    lm: str
+    prompt: tuple[int, float, int]
+    """Least, median, most."""
+    answer: tuple[int, float, int]
+    """Of all choices, or the answer where there are none."""
+    longest: str
+    """Which question takes most, its longest choice included."""
+    longest_tokens: int
+    world: int | None
+    """World tokens of one image; None where no store was named."""
+    context: int
+    too_long: tuple[str, ...]
+    unknown: dict[str, tuple[str, ...]]
+    """Question -> words of its answers that the language model has no token for."""
+    unread: dict[str, int] = field(default_factory=dict[str, int])
+    """Words of the questions themselves that it has no token for -> in how many; it reads all of these as one word."""
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        low, middle, high = self.prompt
+        least, _, most = self.answer
+        world = f"{self.world:,} world tokens + " if self.world is not None else ""
+        lines = [
+            f"tokens: prompts {low} to {high} (median {middle:g}), answers {least} to {most}; longest {self.longest}: "
+            f"{world}{self.longest_tokens:,} of the {self.context:,} that {self.lm} attends to"
+        ]
+        if self.too_long:
+            lines.append(f"too long for it: {name_some(self.too_long)}")
+        if self.unknown:
+            words = Counter(word for words in self.unknown.values() for word in words)
+            lines.append(
+                f"no token for {', '.join(repr(word) for word, _ in words.most_common(_TOP))} in answers to "
+                f"{name_some(list(self.unknown))}"
+            )
+        if self.unread:
+            words = name_some([repr(word) for word in self.unread], most=_TOP)
+            lines.append(f"words of questions that it has no token for, and reads as one and the same: {words}")
+        return lines
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionReport:
+    """What is in a questions file."""
+
+    source: str
+    layout: str
+    questions: int
+    images: int
+    splits: dict[str, int]
+    kinds: dict[str, Kind]
+    later_turns: int
+    """Questions with others before them in the same conversation."""
+    repeated: tuple[str, ...]
+    """Questions that another one asks already, with the same answer."""
+    contradictions: tuple[tuple[str, str], ...]
+    """Pairs of questions, the same about the same image, with different answers."""
+    leaks: dict[str, int]
+    """Pair of splits -> images that are in both."""
+    bad: tuple[str, ...] = ()
+    passed_over: dict[str, int] = field(default_factory=dict[str, int])
+    with_latents: int | None = None
+    """None where no store was named."""
+    without_latents: dict[str, str] = field(default_factory=dict[str, str])
+    """Question -> why it has none."""
+    tokens: Tokens | None = None
+    max_bad: int = 0
+    """How many may be left out for each reason there is."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether a training on these would be refused."""
+        long, unknown = (self.tokens.too_long, self.tokens.unknown) if self.tokens is not None else ((), ())
+        left_out = max(len(self.bad), len(self.without_latents), len(long))
+        return left_out > self.max_bad or bool(unknown) or not self.questions
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "refused": self.refused}
+
+    def lines(self) -> list[str]:
+        """For a person, most important first."""
+        splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
+        lines = [f"{self.source} ({self.layout}): {self.questions:,} questions about {self.images:,} images; {splits}"]
+        lines += [f"  {name} {kind}" for name, kind in self.kinds.items()]
+        if self.later_turns:
+            lines.append(f"{self.later_turns:,} questions follow others of their conversation")
+        if self.with_latents is not None:
+            lines.append(f"latents: of {self.with_latents:,} questions there are, of {len(self.without_latents):,} not")
+            lines += [f"  {name}: {why}" for name, why in list(self.without_latents.items())[:NAMED]]
+        if self.tokens is not None:
+            lines += self.tokens.lines()
+        if self.bad:
+            lines.append(f"wrong, and no question: {len(self.bad):,}")
+            lines += [f"  {row}" for row in self.bad[:NAMED]]
+        lines += [f"passed over, it {reason}: {count:,}" for reason, count in self.passed_over.items()]
+        if self.contradictions:
+            pairs = [f"{one} and {other}" for one, other in self.contradictions]
+            lines.append(f"the same question about the same image with different answers: {name_some(pairs)}")
+        if self.repeated:
+            lines.append(f"asked twice: {name_some(self.repeated)}")
+        lines += [f"images that are both in {pair}: {count:,}" for pair, count in self.leaks.items()]
+        return lines
+
+
+def describe(
+    file: QuestionFile,
+    questions: Sequence[Question] | None = None,
+    *,
+    coverage: Coverage | None = None,
+    tokens: Tokens | None = None,
+    max_bad: int = 0,
+) -> QuestionReport:
+    """Count a questions file, or some of its questions.
+
+    Args:
+        questions: those to describe; None is all.
+        coverage: which of them have latents. tokens: what they cost. max_bad: as of a training.
+    """
+    asked = file.questions if questions is None else questions
+    repeated, contradictions = _same_again(asked)
+    return QuestionReport(
+        source=str(file.path),
+        layout=file.layout,
+        questions=len(asked),
+        images=len({_image(question) for question in asked}),
+        splits=dict(sorted(Counter(question.split or "no split" for question in asked).items())),
+        kinds=kinds_of(asked),
+        later_turns=sum(bool(question.before) for question in asked),
+        repeated=repeated,
+        contradictions=contradictions,
+        leaks=_leaks(asked),
+        bad=tuple(map(str, file.bad)),
+        passed_over=file.passed_over,
+        with_latents=None if coverage is None else len(coverage.keys),
+        without_latents={} if coverage is None else {item.question.id: item.reason for item in coverage.missing},
+        tokens=tokens,
+        max_bad=max_bad,
+    )
+
+
+def kinds_of(questions: Iterable[Question]) -> dict[str, Kind]:
+    """By type: how many, which answers, and what guessing would score."""
+    by_type: defaultdict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        by_type[question.type or UNTYPED].append(question)
+    kinds: dict[str, Kind] = {}
+    for name, asked in sorted(by_type.items()):
+        answers = Counter(question.answer for question in asked)
+        by_wording: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for question in asked:
+            by_wording[question.question][question.answer] += 1
+        [(commonest, most)] = answers.most_common(1)
+        blind = sum(
+            counts.most_common(1)[0][1] if counts.total() >= _WORDING else counts[commonest]
+            for counts in by_wording.values()
+        )
+        kinds[name] = Kind(
+            questions=len(asked),
+            with_choices=sum(question.choices is not None for question in asked),
+            answers=dict(answers.most_common()),
+            majority=most / len(asked),
+            blind=blind / len(asked),
+        )
+    return kinds
+
+
+def measure(questions: Sequence[Question], speech: Speech, *, world_tokens: int | None) -> Tokens:
+    """What questions cost in tokens, each with the longest of its possible answers."""
+    prompt_ids, answer_ids, unknown_words = (
+        cache(speech.prompt_ids),
+        cache(speech.answer_ids),
+        cache(speech.unknown_words),
+    )
+    asked = [prompt_ids(question.question, question.before) for question in questions]
+    prompts, nothing = list(map(len, asked)), speech.tokenizer.unk_token_id
+    unread = Counter(
+        word
+        for question, ids in zip(questions, asked, strict=True)
+        if nothing is not None and nothing in ids
+        for word in dict.fromkeys(word.strip(".,:;?!") for word in unknown_words(question.question))
+    )
+    each = [[len(answer_ids(text)) for text in question.choices or (question.answer,)] for question in questions]
+    totals = [prompt + max(answers) for prompt, answers in zip(prompts, each, strict=True)]
+    unknown = {
+        question.id: tuple(words)
+        for question in questions
+        if (words := [word for text in question.choices or (question.answer,) for word in unknown_words(text)])
+    }
+    longest = max(range(len(totals)), key=totals.__getitem__)
+    room = speech.context - (world_tokens or 0)
+    answers = [length for lengths in each for length in lengths]
+    return Tokens(
+        lm=speech.weights.source,
+        prompt=(min(prompts), median(prompts), max(prompts)),
+        answer=(min(answers), median(answers), max(answers)),
+        longest=questions[longest].id,
+        longest_tokens=totals[longest],
+        world=world_tokens,
+        context=speech.context,
+        too_long=tuple(question.id for question, total in zip(questions, totals, strict=True) if total > room),
+        unknown=unknown,
+        unread=dict(unread.most_common()),
+    )
+
+
+def training_lines(questions: Sequence[Question], tokens: Tokens) -> list[str]:
+    """What a training says of its questions before it begins."""
+    images = len({_image(question) for question in questions})
+    lines = [f"{len(questions):,} questions about {images:,} images"]
+    return [*lines, *(f"  {name} {kind}" for name, kind in kinds_of(questions).items()), *tokens.lines()]
+
+
+def _image(question: Question) -> tuple[str, str | None]:
+    return question.image_sha256 or question.image, question.prompt
+
+
+def _same_again(questions: Iterable[Question]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    first: dict[tuple[object, ...], Question] = {}
+    repeated: list[str] = []
+    contradictions: list[tuple[str, str]] = []
+    for question in questions:
+        asked = (*_image(question), " ".join(question.question.casefold().split()), question.before)
+        other = first.setdefault(asked, question)
+        if other is question:
+            continue
+        if other.answer.casefold() == question.answer.casefold():
+            repeated.append(question.id)
+        else:
+            contradictions.append((other.id, question.id))
+    return tuple(repeated), tuple(contradictions)
+
+
+def _leaks(questions: Iterable[Question]) -> dict[str, int]:
+    splits_of: defaultdict[tuple[str, str | None], set[str]] = defaultdict(set)
+    for question in questions:
+        splits_of[_image(question)].add(question.split or "train")
+    counts: Mapping[str, int] = Counter(
+        " and ".join(sorted(splits)) for splits in splits_of.values() if len(splits) > 1
+    )
+    return dict(counts)

@@ -1,0 +1,237 @@
+"""Whether world tokens fit a language model: what it has room for, the refusal, the warning, the table.
+
+Two limits. Beyond its context a language model attends to nothing: refused. Gemma's windowed layers see only the last
+so many tokens: a longer row is warned of, with the frames they lose. World tokens stand in front of the text, the
+observed frame first, so that frame is lost first.
+
+Lives here: arithmetic; loads neither torch nor transformers. Elsewhere: how many tokens a layout makes (layouts.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.errors import ConfigError
+from .layouts import TokenLayout, usual_layouts
+
+_EMBEDDED = Path(__file__).parent / "worldlet" / "weights"
+_NAMED = 4  # layouts that a message names
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a language model can attend to."""
+
+    source: str
+    context: int
+    """Tokens, at most."""
+    window: int | None
+    """Tokens that its windowed layers see; None where it has none."""
+    windowed: int
+    """Layers with a window."""
+    layers: int
+
+
+def _gemma2(name: str, layers: int) -> Room:
+    return Room(name, 8192, 4096, (layers + 1) // 2, layers)
+
+
+def _gemma3(name: str, layers: int, context: int, window: int) -> Room:
+    return Room(name, context, window, layers - layers // 6, layers)
+
+
+KNOWN = {
+    room.source: room
+    for room in (
+        _gemma2("google/gemma-2-2b", 26),
+        _gemma2("google/gemma-2-9b", 42),
+        _gemma2("google/gemma-2-27b", 46),
+        _gemma3("google/gemma-3-270m", 18, 32_768, 512),
+        _gemma3("google/gemma-3-1b", 26, 32_768, 512),
+        _gemma3("google/gemma-3-4b", 34, 131_072, 1024),
+        _gemma3("google/gemma-3-12b", 48, 131_072, 1024),
+        _gemma3("google/gemma-3-27b", 62, 131_072, 1024),
+    )
+}
+"""From the config.json of these models on the Hub; their instruction-tuned versions (-it) are alike.
+
+Gemma-2 alternates, windowed first; of Gemma-3's layers every sixth sees everything."""
+
+_CLASS_DEFAULTS = {"gemma2": (8192, 4096, 26), "gemma3_text": (131_072, 4096, 26)}
+"""(context, window, layers) where a config.json leaves them out: transformers 5.23, Gemma2Config, Gemma3TextConfig."""
+
+
+def find_room(lm: str | None) -> Room:
+    """What a language model has room for, without its weights: the embedded one (None), a folder, a Hub id known here.
+
+    Raises:
+        ConfigError: a folder without a readable config.json, or a name that is neither.
+    """
+    if lm in (None, "worldlet"):
+        return _read_room("worldlet", _EMBEDDED)
+    folder = Path(lm).expanduser()
+    if folder.is_dir():
+        return _read_room(str(folder), folder)
+    known = KNOWN.get(lm.partition("@")[0].removesuffix("-it").removesuffix("-pt"))
+    if known is None:
+        raise ConfigError(
+            f"--lm {lm} is neither a folder here nor a language model known by name: {', '.join(KNOWN)} (or with -it), "
+            "worldlet. Name the folder that holds its config.json"
+        )
+    return Room(lm, known.context, known.window, known.windowed, known.layers)
+
+
+def _read_room(source: str, folder: Path) -> Room:
+    try:
+        return room_of(source, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{folder / 'config.json'} does not describe a language model: {error}") from error
+
+
+def room_of(source: str, config: Mapping[str, Any]) -> Room:
+    """What a model has room for by its configuration, as transformers keeps it; a multimodal one's text part."""
+    config = {**config, **(config.get("text_config") or {})}
+    kind = "gemma2" if config.get("model_type") == "gemma2" else "gemma3_text"
+    defaults = _CLASS_DEFAULTS[kind]
+    context, window, layers = (
+        config.get(name, default)
+        for name, default in zip(
+            ("max_position_embeddings", "sliding_window", "num_hidden_layers"), defaults, strict=True
+        )
+    )
+    types = config.get("layer_types")
+    if types is not None:
+        windowed = sum(kind == "sliding_attention" for kind in types)
+    else:
+        windowed = (layers + 1) // 2 if kind == "gemma2" else layers - layers // 6
+    return Room(source, int(context), int(window) if window and windowed else None, windowed, int(layers))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """The tokens of one question, weighed."""
+
+    layout: TokenLayout
+    room: Room
+    cells: tuple[int, int, int]
+    """(C, H, W) of a latent frame."""
+    frames: tuple[int, ...]
+    """Of the rollout, those that are read."""
+    text: int
+    """<bos>, prompt and answer, the longest."""
+
+    @property
+    def world_tokens(self) -> int:
+        """Of one sample."""
+        return self._count(self.layout, len(self.frames))
+
+    @property
+    def total(self) -> int:
+        """World and text."""
+        return self.world_tokens + self.text
+
+    @property
+    def fits(self) -> bool:
+        """Within the context."""
+        return self.total <= self.room.context
+
+    @property
+    def beyond_window(self) -> bool:
+        """Whether windowed layers lose some. A window too small for the text alone was not meant to hold a world."""
+        return self.room.window is not None and self.text <= self.room.window < self.total
+
+    def lost(self) -> tuple[list[int], list[int]]:
+        """Frames of the rollout that windowed layers show the last token nothing of, and those they show in part."""
+        if not self.beyond_window:
+            return [], []
+        assert self.room.window is not None
+        channels, height, width = self.cells
+        seen = self.room.window - (self.text - 1)  # <bos> stands in front
+        hidden, partly = self.layout.out_of_sight(len(self.frames), height, width, channels=channels, seen=seen)
+        return [self.frames[n] for n in hidden], [self.frames[n] for n in partly]
+
+    def require_fit(self) -> None:
+        """Refuse what the language model cannot attend to.
+
+        Raises:
+            ConfigError: says by how much, and what would fit.
+        """
+        if self.fits:
+            return
+        most = max((n for n in range(len(self.frames)) if self._fits(self.layout, n + 1)), default=None)
+        fewer = "" if most is None else f"Pass --steps {most} or fewer, or"
+        others = self._others(lambda tokens: tokens + self.text <= self.room.context)
+        choose = f"choose a layout that fits {len(self.frames)} frames:\n{others}" if others else "a larger patch"
+        raise ConfigError(
+            f"{self.world_tokens:,} world tokens ({len(self.frames)} frames, {self.layout.describe()}) and {self.text} "
+            f"text tokens exceed the {self.room.context:,} tokens {self.room.source} attends to. "
+            f"{fewer or 'Not even one frame fits:'} {choose}"
+        )
+
+    def warning(self) -> str | None:
+        """What windowed layers lose, and what to do; None where they lose nothing."""
+        if not self.beyond_window or not self.fits:
+            return None
+        hidden, partly = self.lost()
+        parts = [f"nothing of {_frames(hidden)}"] if hidden else []
+        parts += [f"only a part of {_frames(partly)}"] if partly else []
+        others = self._others(lambda tokens: tokens + self.text <= (self.room.window or 0))
+        return (
+            f"{self.room.windowed} of the {self.room.layers} layers of {self.room.source} see the last "
+            f"{self.room.window:,} tokens alone, and a question has {self.total:,}: there an answer sees "
+            f"{' and '.join(parts)}{' (frame 0 is the observed one)' if 0 in hidden else ''}. "
+            + (f"Layouts that stay inside:\n{others}" if others else "Fewer --steps stay inside")
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        hidden, partly = self.lost()
+        return {
+            "layout": self.layout.describe(),
+            "flags": flags(self.layout),
+            "frames": len(self.frames),
+            "world_tokens": self.world_tokens,
+            "tokens": self.total,
+            "fits": self.fits,
+            "beyond_window": self.beyond_window,
+            "frames_out_of_window": hidden,
+            "frames_partly_out_of_window": partly,
+        }
+
+    def _count(self, layout: TokenLayout, frames: int) -> int:
+        channels, height, width = self.cells
+        return layout.count(frames, height, width, channels=channels)
+
+    def _fits(self, layout: TokenLayout, frames: int) -> bool:
+        return self._count(layout, frames) + self.text <= self.room.context
+
+    def _others(self, fits: Any) -> str:
+        """A line for each of some layouts that fit, the richest first."""
+        there = [(self._count(layout, len(self.frames)), layout) for layout in usual_layouts(*self.cells[1:])]
+        fitting = sorted((item for item in there if fits(item[0])), key=lambda item: -item[0])[:_NAMED]
+        return "\n".join(f"  {tokens:>7,} world tokens  {flags(layout)}" for tokens, layout in fitting)
+
+
+def flags(layout: TokenLayout) -> str:
+    """What `theworld train` takes for this layout."""
+    words = [f"--layout {layout.name}"]
+    if layout.name not in ("spatial", "channel"):
+        words.append(f"--patch {layout.patch}")
+    if layout.pool_steps > 1 or layout.name in ("pooled", "hierarchical"):
+        words.append(f"--pool {layout.pool} --pool-steps {layout.pool_steps}")
+    if layout.name == "hierarchical":
+        words.append(f"--coarse {layout.coarse}")
+    if layout.name == "resampler":
+        words.append(f"--queries {layout.queries}")
+    return " ".join(words)
+
+
+def _frames(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"frame {numbers[0]}"
+    joined = list(numbers) == list(range(numbers[0], numbers[-1] + 1))
+    return "frames " + (f"{numbers[0]}-{numbers[-1]}" if joined else ", ".join(map(str, numbers)))

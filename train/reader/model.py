@@ -1,0 +1,388 @@
+"""TheWorld: a frozen language model that reads a rollout in front of its prompt.
+
+Lives here: where world tokens stand, and a multimodal model's own image tokens; how many steps of a rollout are read;
+what questions packed behind one world may see; the loss on labelled positions only.
+Elsewhere: tokens from latents (tokens.py), the language model itself (lm.py), batches (batches.py).
+
+Axes:  B sample   L text token   N world token   S = L + N   C, T, H, W latent axes   E the language model's width
+       A labelled position, over the whole batch   V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ...pipeline.errors import ConfigError, LatentShapeError
+from ...pipeline.latents.tensors import draw_posterior
+from ...pipeline.latents.recipe import Recipe
+from ...pipeline.latents.world_model import WorldModel
+from .tokens import WorldReader
+
+IGNORED = -100
+"""Label of a position that is not learned."""
+
+_STORED = {"float16": torch.float16, "float32": torch.float32}
+
+
+class WorldOutput(NamedTuple):
+    """What a forward returns."""
+
+    loss: Tensor | None
+    """Mean cross-entropy over the labelled tokens; None without labels."""
+    logits: Tensor
+    """(B, S, V) without labels; with labels (A, V), at the positions that predict a labelled token, row by row."""
+
+
+class TheWorld(nn.Module):
+    """`[bos, world tokens, text]` through a frozen language model. Trained: the reader, and LoRA where there is one."""
+
+    accepts_loss_kwargs = False  # tells transformers' Trainer that the loss is a mean over this batch
+
+    def __init__(
+        self,
+        lm: nn.Module,
+        reader: WorldReader,
+        *,
+        num_world_steps: int = 4,
+        max_world_steps: int = 16,
+        world: WorldModel | None = None,
+        recipe: Recipe | None = None,
+    ) -> None:
+        """
+        Args:
+            lm: a causal language model of transformers, bare or with peft's LoRA; all else of it is frozen here.
+            num_world_steps: rollout steps to read where a call does not say; 0 is the observed frame alone.
+            max_world_steps: the most any call may ask for; at most the reader's.
+            world, recipe: what rolls images forward live, and how. Cached latents need neither.
+        Raises:
+            ConfigError: the numbers of steps contradict each other.
+        """
+        super().__init__()
+        if not 0 <= num_world_steps <= max_world_steps <= reader.max_world_steps:
+            raise ConfigError(
+                f"need 0 <= num_world_steps <= max_world_steps <= the reader's {reader.max_world_steps}, "
+                f"got {num_world_steps} and {max_world_steps}"
+            )
+        self.lm: Any = lm  # transformers types its models' attributes as Tensor | Module
+        self.reader = reader
+        self.num_world_steps = num_world_steps
+        self.max_world_steps = max_world_steps
+        object.__setattr__(self, "world", world)  # not a submodule: never trained, moved or saved with this one
+        self.recipe = recipe
+        for name, parameter in lm.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Temporal embedding, projector and LoRA, by name."""
+        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Int[Tensor, "B L"],
+        labels: Int[Tensor, "B L"] | None = None,
+        *,
+        segments: Int[Tensor, "B L"] | None = None,
+        latents: Float[Tensor, "B C T H W"] | None = None,
+        pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
+        images: Float[Tensor, "B 3 height width"] | None = None,
+        keys: Sequence[str] | None = None,
+        num_world_steps: int | None = None,
+    ) -> WorldOutput:
+        """Logits of a batch, with the world in front of the text, or without it.
+
+        Without latents and images the language model is called as it is: same ids, same logits, bit by bit.
+
+        Args:
+            input_ids: text, starting with <bos>, padded on the right.
+            attention_mask: 1 on text, 0 on padding.
+            labels: the ids to learn, `IGNORED` elsewhere; the shift by one happens here.
+            segments: several texts in one row: 0 on <bos>, n on the n-th text, one behind the other. Each gets the
+                logits it would get alone: it sees <bos>, the world and itself, at the positions it would have.
+            latents: standardised rollouts of at least 1 + num_world_steps frames, any float dtype.
+            pixel_values: each row's image as a multimodal language model's own vision tower takes it (pictures.py);
+                its tokens stand where the text marks their place.
+            images: RGB in [-1, 1], rolled forward here and now instead of reading latents.
+            keys: the content addresses of `images`; they seed the noise.
+            num_world_steps: rollout steps to read in this call, instead of the model's own number.
+        Raises:
+            ConfigError: more steps than max_world_steps; images without a world model; both images and latents; pixels
+                for a language model that sees none, or none for text that marks their place.
+            LatentShapeError: the latents hold fewer steps than asked for, or rows do not start with text.
+        """
+        world = self._world_latents(latents, images, keys, num_world_steps)
+        if labels is None:
+            return WorldOutput(None, self._run(input_ids, attention_mask, world, segments, pixel_values).logits)
+        logits, targets, _ = self._labelled(input_ids, attention_mask, labels, world, segments, pixel_values)
+        return WorldOutput(nn.functional.cross_entropy(logits.float(), targets), logits)
+
+    @torch.no_grad()
+    def log_likelihood(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Int[Tensor, "B L"],
+        labels: Int[Tensor, "B L"],
+        *,
+        segments: Int[Tensor, "B L"] | None = None,
+        latents: Float[Tensor, "B C T H W"] | None = None,
+        pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
+        num_world_steps: int | None = None,
+    ) -> Float[Tensor, " texts"]:
+        """Log-probability of each text's labelled tokens together, given all before them. A sum, not a mean.
+
+        A text is a row or, with `segments` as in `forward`, a segment; row by row, every one has a label.
+        """
+        world = self._world_latents(latents, None, None, num_world_steps)
+        logits, targets, rows = self._labelled(input_ids, attention_mask, labels, world, segments, pixel_values)
+        log_p = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        texts, count = rows, input_ids.shape[0]
+        if segments is not None:
+            row, place = (labels[:, 1:] != IGNORED).nonzero().unbind(1)  # in the order of `targets`
+            numbers = row * (1 + segments.max()) + segments[row, place + 1]
+            texts = torch.unique_consecutive(numbers, return_inverse=True)[1]
+            count = int(texts[-1]) + 1
+        return log_p.new_zeros(count).index_add_(0, texts, log_p)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Int[Tensor, "B L"],
+        *,
+        end_id: int,
+        latents: Float[Tensor, "B C T H W"] | None = None,
+        pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
+        num_world_steps: int | None = None,
+        max_new_tokens: int = 16,
+    ) -> Int[Tensor, "B M"]:
+        """The likeliest continuation, token by token, up to `end_id`; only the new ids, M <= max_new_tokens."""
+        world = self._world_latents(latents, None, None, num_world_steps)
+        vectors, mask = self.embed(input_ids, attention_mask, world, pixel_values)
+        # New tokens must follow the text without a gap: turn each row until its padding is on the left.
+        turn = (torch.arange(mask.shape[1], device=mask.device) + mask.sum(1, keepdim=True)) % mask.shape[1]
+        vectors, mask = vectors.take_along_dim(turn[..., None], 1), mask.take_along_dim(turn, 1)
+        if self._sees:
+            seen = self._image_places(input_ids, mask.shape[1]).take_along_dim(turn, 1)
+            return self._continue(vectors, mask, seen.long(), end_id, max_new_tokens)
+        return self.lm.generate(
+            inputs_embeds=vectors,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=end_id,
+            pad_token_id=end_id,
+        )
+
+    def _continue(self, vectors: Tensor, mask: Tensor, seen: Tensor, end_id: int, max_new_tokens: int) -> Tensor:
+        """`generate` of a multimodal model: transformers' own takes no vectors for it."""
+        inputs, cache, written = {"inputs_embeds": vectors, "token_type_ids": seen}, None, []
+        done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+        while len(written) < max_new_tokens and not bool(done.all()):
+            length = vectors.shape[1] if cache is None else 1
+            out = self.lm(
+                **inputs,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -length:],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = out.past_key_values
+            new = out.logits[:, -1].argmax(-1).masked_fill(done, end_id)
+            written.append(new)
+            done = done | (new == end_id)
+            inputs, mask = {"input_ids": new[:, None]}, nn.functional.pad(mask, (0, 1), value=1)
+        return torch.stack(written, 1)
+
+    def embed(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Int[Tensor, "B L"],
+        latents: Float[Tensor, "B C T H W"] | None,
+        pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
+    ) -> tuple[Float[Tensor, "B S E"], Int[Tensor, "B S"]]:
+        """Embedding vectors of `[bos, world, text]` and their mask; without latents, of the text alone."""
+        text = self._text(input_ids, pixel_values)
+        if latents is None:
+            return text, attention_mask
+        if not bool(attention_mask[:, 0].all()):
+            raise LatentShapeError("world tokens stand behind <bos>: rows must start with text; pad on the right")
+        world = self.reader(latents).to(text.dtype)
+        mask = attention_mask.new_ones(world.shape[:2])
+        return (
+            torch.cat([text[:, :1], world, text[:, 1:]], dim=1),
+            torch.cat([attention_mask[:, :1], mask, attention_mask[:, 1:]], dim=1),
+        )
+
+    def _text(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor:
+        """Embedding vectors of the text, with an image's own tokens in their place."""
+        self._check_pixels(input_ids, pixel_values)
+        if pixel_values is None:
+            return self.lm.get_input_embeddings()(input_ids)
+        marked = self._image_places(input_ids, input_ids.shape[1])
+        text = self.lm.get_input_embeddings()(input_ids.masked_fill(marked, 0))  # the marker may be out of vocabulary
+        with torch.no_grad():
+            seen = self.lm.get_image_features(pixel_values.to(self.lm.dtype), return_dict=True).pooler_output
+        return text.masked_scatter(marked[..., None], seen.to(text.dtype))
+
+    def _check_pixels(self, input_ids: Tensor, pixel_values: Tensor | None) -> None:
+        if pixel_values is not None and not self._sees:
+            raise ConfigError(f"{type(self.lm).__name__} sees no images: leave out pixel_values")
+        if pixel_values is None and self._sees and bool(self._image_places(input_ids, input_ids.shape[1]).any()):
+            raise ConfigError("this text marks the place of an image: give its pixel_values")
+
+    @property
+    def _sees(self) -> bool:
+        return getattr(self.lm.config, "vision_config", None) is not None
+
+    def _image_places(self, input_ids: Tensor, length: int) -> Tensor:
+        """(B, length): where an image's own tokens are, world tokens counted in."""
+        marked = input_ids == self.lm.config.image_token_id if self._sees else torch.zeros_like(input_ids).bool()
+        return nn.functional.pad(marked, (length - input_ids.shape[1], 0))  # <bos>, before the world, is none of them
+
+    def _run(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        latents: Tensor | None,
+        segments: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        **more: Any,
+    ) -> Any:
+        if latents is None and pixel_values is None:
+            self._check_pixels(input_ids, None)
+            inputs, mask = {"input_ids": input_ids}, attention_mask
+        else:
+            vectors, mask = self.embed(input_ids, attention_mask, latents, pixel_values)
+            inputs = {"inputs_embeds": vectors}
+        seen = None if pixel_values is None else self._image_places(input_ids, mask.shape[1])
+        if segments is None:
+            if seen is not None:
+                more["token_type_ids"] = seen.long()
+            return self.lm(
+                **inputs,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                use_cache=False,
+                **more,
+            )
+        world = mask.shape[1] - segments.shape[1]
+        segments = nn.functional.pad(segments, (world, 0))  # shared, as <bos> is
+        positions = segment_positions(segments, mask)
+        window = self.lm.config.get_text_config().sliding_window
+        masks = segment_masks(segments, mask, positions, window=window, dtype=self.lm.dtype, seen=seen)
+        return self.lm(**inputs, attention_mask=masks, position_ids=positions, use_cache=False, **more)
+
+    def _labelled(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        latents: Tensor | None,
+        segments: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (A, V) where the next token is labelled, that token (A), its row in the batch (A).
+
+        The output head runs on these positions alone: with Gemma's 256,000 words and 4,000 world tokens it would
+        otherwise take most of the memory. The loss is the same (tested).
+        """
+        labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)  # position i predicts token i + 1
+        if latents is not None:  # <bos>'s place is taken by the last world token, all else moves back
+            count = self.reader.count(*latents.shape[2:])
+            labels = nn.functional.pad(labels, (count, 0), value=IGNORED)
+        keep = labels != IGNORED
+        logits = self._run(input_ids, attention_mask, latents, segments, pixel_values, logits_to_keep=keep).logits
+        return logits, labels[keep], keep.nonzero()[:, 0]
+
+    def _world_latents(
+        self, latents: Tensor | None, images: Tensor | None, keys: Sequence[str] | None, num_world_steps: int | None
+    ) -> Tensor | None:
+        """The frames to read, or None where the world is off."""
+        if latents is not None and images is not None:
+            raise ConfigError("got both latents and images: give the cached rollout, or the image to roll out")
+        if latents is None and images is None:
+            if num_world_steps is not None:
+                raise ConfigError(f"num_world_steps={num_world_steps} without latents or images: nothing to read")
+            return None
+        steps = self.num_world_steps if num_world_steps is None else num_world_steps
+        if not 0 <= steps <= self.max_world_steps:
+            raise ConfigError(
+                f"num_world_steps={steps} is outside 0 … max_world_steps={self.max_world_steps}: the temporal "
+                "embedding has no entry for it. Ask for fewer steps, or train with a larger max_world_steps"
+            )
+        if latents is None:
+            assert images is not None
+            latents = self._roll_out(images, keys, steps)
+        elif latents.shape[2] < 1 + steps:
+            raise LatentShapeError(
+                f"these latents hold {latents.shape[2] - 1} rollout steps, {steps} are asked for. "
+                "Ask for fewer, or precompute longer rollouts"
+            )
+        latents = latents[:, :, : 1 + steps]
+        if steps and self.recipe is not None and self.recipe.kind == "posterior":
+            return draw_posterior(latents) if self.training else latents[:, :, :1]
+        return latents
+
+    @torch.no_grad()
+    def _roll_out(self, images: Tensor, keys: Sequence[str] | None, steps: int) -> Tensor:
+        """The latents a store of this recipe would hold, rounding to its dtype included."""
+        world: WorldModel | None = self.world  # type: ignore[assignment]
+        if world is None or self.recipe is None:
+            raise ConfigError("images need a world model and a recipe to roll them out: give both to TheWorld(...)")
+        if self.recipe.kind != "rollout" or self.recipe.chunk_frames:
+            raise ConfigError(
+                f"images are rolled out live in one chunk each; latents of kind {self.recipe.kind}"
+                f"{' in chunks' if self.recipe.chunk_frames else ''} have to be precomputed"
+            )
+        if steps == 0:
+            latents = world.encode(images)
+        elif keys is None:
+            raise ConfigError("rolling out images needs their keys: the noise of a rollout belongs to its key")
+        else:
+            # All steps of a rollout are denoised together, so a shorter one is not the prefix of a longer one.
+            longer = {"rollout_steps": max(self.recipe.rollout_steps, steps)}
+            latents = world.rollout(images, keys, self.recipe.model_copy(update=longer))
+        return latents.to(_STORED[self.recipe.dtype]).to(next(self.reader.parameters()).device)
+
+
+def segment_positions(segments: Int[Tensor, "B S"], mask: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+    """Where each token would stand if its segment followed the shared tokens (segment 0) alone."""
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    new = nn.functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
+    start = torch.where(new, index, 0).cummax(-1).values
+    shared = ((segments == 0) & (mask == 1)).sum(-1, keepdim=True)
+    return torch.where(segments > 0, shared + index - start, index)
+
+
+def segment_masks(
+    segments: Int[Tensor, "B S"],
+    mask: Int[Tensor, "B S"],
+    positions: Int[Tensor, "B S"],
+    *,
+    window: int | None,
+    dtype: torch.dtype,
+    seen: Bool[Tensor, "B S"] | None = None,
+) -> dict[str, Float[Tensor, "B 1 S S"]]:
+    """What is added to attention scores, by kind of layer, as transformers' Gemma takes it: 0 to see, else the least.
+
+    A token sees the shared tokens and its own segment, up to itself; in layers with a sliding window, only those fewer
+    than `window` positions back. An image's own tokens (`seen`), one image a row, see each other both ways.
+    """
+    own = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
+    visible = (own & (mask[:, None, :] == 1)).tril()
+    if seen is not None:
+        visible = visible | (seen[:, None, :] & seen[:, :, None])
+    kinds = {"full_attention": visible}
+    if window is not None:
+        kinds["sliding_attention"] = visible & (positions[:, None, :] > positions[:, :, None] - window)
+    least = torch.finfo(dtype).min
+    return {
+        name: torch.zeros(allowed.shape, dtype=dtype, device=mask.device).masked_fill(~allowed, least)[:, None]
+        for name, allowed in kinds.items()
+    }

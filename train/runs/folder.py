@@ -1,0 +1,143 @@
+"""The run folder: what a training leaves behind, and loaded only onto what it fits.
+
+    adapter_model.safetensors, adapter_config.json   LoRA; `PeftModel.from_pretrained(base, run)` loads it alone
+    world_reader.safetensors                         temporal embedding and projector
+    theworld.json                                    what it was trained on and with: `RunMeta` (run_meta.py)
+    metrics.json                                     loss curve, tokens, seconds
+
+Elsewhere: training (trainer.py), how the folder appears whole or not at all (unfinished.py), the questions asked
+afterwards (evaluate.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ...pipeline.config import DeviceName
+from ...pipeline.machine_device import resolve_device
+from ...pipeline.errors import ConfigError, RunError, StoreMismatchError
+from ...pipeline.latents.recipe import difference
+from ...pipeline.store.folder import LatentStore
+from ..config import DtypeName
+from ..language.lm import LanguageModel, embedding_rms, load_adapter, load_language_model
+from ..language.weights import find_weights
+from ..reader.model import TheWorld
+from .meta import META, ReaderFacts, RunMeta, read_meta
+from ..reader.tokens import WorldReader
+
+READER = "world_reader.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRun:
+    """A trained model, ready to answer."""
+
+    path: Path
+    model: TheWorld
+    lm: LanguageModel
+    meta: RunMeta
+    device: torch.device
+
+
+def resolve_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    """The frozen model's dtype; "auto" is bfloat16 on a GPU, float32 on a CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def build_reader(facts: ReaderFacts, lm: LanguageModel) -> WorldReader:
+    """A fresh reader for this language model."""
+    return WorldReader(
+        latent_shape=facts.latent_shape,
+        hidden_size=facts.hidden_size,
+        embedding_rms=embedding_rms(lm.model),
+        layout=facts.token_layout(),
+        max_world_steps=facts.max_world_steps,
+        frames=facts.frames,
+    )
+
+
+def save_run(folder: Path, model: TheWorld, meta: RunMeta, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write adapters, reader and theworld.json into a folder.
+
+    Args:
+        weights: what was trained, by name in `model`; None takes what is in it.
+    """
+    assert isinstance(model.lm, PeftModel)
+    weights = weights or {name: parameter.detach().cpu() for name, parameter in model.trainable_parameters()}
+    lora, reader = (
+        {name.removeprefix(head): tensor.contiguous() for name, tensor in weights.items() if name.startswith(head)}
+        for head in ("lm.", "reader.")
+    )
+    model.lm.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=lora)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    save_file(reader, folder / READER)
+    (folder / META).write_text(meta.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def load_run(
+    run: Path, *, lm: str | None = None, device: DeviceName = "auto", dtype: DtypeName | None = None
+) -> LoadedRun:
+    """A trained model from its folder.
+
+    Args:
+        lm: where the base language model lies now, if it has moved. It must be the same one.
+        dtype: of the frozen model; None is what it was trained with, on this device where that was "auto".
+    Raises:
+        RunError: no run folder, damaged weights, or a base model other than the one it was trained on.
+        ConfigError: the base model cannot be found or loaded.
+    """
+    meta = read_meta(run)
+    weights = find_weights(lm or meta.lm.source)
+    if weights.identity != meta.lm.identity:
+        raise RunError(
+            f"{run} was trained on the language model {meta.lm.identity} ({meta.lm.source}), "
+            f"but {weights.source} is {weights.identity}. Adapters fit only the model they were trained on: "
+            "name that one with --lm, or train again"
+        )
+    where = resolve_device(device)
+    try:
+        base = load_language_model(
+            weights, device=where, dtype=resolve_dtype(dtype or meta.config.get("dtype", "auto"), where)
+        )
+        reader = build_reader(meta.reader, base)
+        adapted = load_adapter(base, run)
+        reader.load_state_dict(load_file(run / READER))
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise RunError(f"the weights in {run} cannot be loaded: {error}. It is incomplete or damaged") from error
+    steps = meta.reader.num_world_steps
+    model = TheWorld(
+        adapted.model,
+        reader,
+        num_world_steps=steps,
+        max_world_steps=meta.reader.max_world_steps,
+        recipe=meta.recipe,
+    )
+    return LoadedRun(run, model.eval().to(where), adapted, meta, where)
+
+
+def require_same_recipe(meta: RunMeta, run: Path, store: LatentStore) -> None:
+    """Refuse latents of another recipe than the run's.
+
+    Raises:
+        StoreMismatchError: names the fields that differ, the run's value beside the store's.
+    """
+    if store.recipe.id == meta.recipe_id:
+        return
+    fields = difference(meta.recipe, store.recipe)
+    differ = ", ".join(f"{name} {ours!r} there, {theirs!r} here" for name, (ours, theirs) in fields.items())
+    raise StoreMismatchError(
+        f"{run} was trained on latents of another recipe than {store.path} holds: {differ}. "
+        "Name a store of the same recipe, or train on this one"
+    )

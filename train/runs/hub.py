@@ -1,0 +1,184 @@
+"""Runs on the Hugging Face Hub: what is uploaded, the card that explains it, and back into a run folder.
+
+Lives here: the list of files, the card, leaving this machine's paths behind. Elsewhere: the Hub itself
+(pipeline/weights.py), what a run folder holds (checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.errors import RunError
+from ...pipeline.files.hub import fetch, upload
+from .meta import METRICS, RunMeta, read_meta
+
+CARD = "README.md"
+WEIGHTS = ("adapter_model.safetensors", "world_reader.safetensors")
+TEXTS = ("adapter_config.json", "theworld.json", METRICS)
+EVALUATIONS = "evaluation*.json"
+POLICIES = "adaptive*.json"
+"""With the gates that `theworld ask --adaptive gate` goes by."""
+
+
+def push(run: Path, hub_id: str, *, private: bool = False) -> str:
+    """Upload a run, with a card.
+
+    Returns:
+        Its address.
+    Raises:
+        RunError: it is no whole run, or the Hub refuses.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        lay_out(run, Path(folder), hub_id)
+        return upload(Path(folder), hub_id, private=private, error=RunError)
+
+
+def pull(hub_id: str, out: Path) -> Path:
+    """Download a run into a folder of this name.
+
+    Args:
+        hub_id: ORG/NAME or ORG/NAME@REVISION.
+    Raises:
+        RunError: the folder exists, the Hub has no such run, or what it has is no run.
+    """
+    if out.exists():
+        raise RunError(f"{out} exists already; runs are never overwritten. Choose another folder")
+    wanted = [*WEIGHTS, *TEXTS, EVALUATIONS, POLICIES, CARD]
+    snapshot = fetch(hub_id, wanted, error=RunError, instead="copy the run folder here by other means")
+    return take(snapshot.folder, out)
+
+
+def take(source: Path, out: Path) -> Path:
+    """A checked copy of a run's files, which appears whole or not at all.
+
+    Raises:
+        RunError: files are missing, or say that they are something else.
+    """
+    read_meta(source)
+    if missing := [name for name in (*WEIGHTS, "adapter_config.json") if not (source / name).is_file()]:
+        raise RunError(f"{source} is no whole run: {missing[0]} is missing")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".run-", dir=out.parent))
+    try:
+        for path in _files(source):
+            shutil.copyfile(path, folder / path.name)
+        folder.chmod(0o755)
+        return folder.rename(out)
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def lay_out(run: Path, folder: Path, hub_id: str) -> list[str]:
+    """What is uploaded of a run, in an empty folder: weights as they are, texts without this machine's paths.
+
+    Returns:
+        The names of the files.
+    Raises:
+        RunError: it is no whole run.
+    """
+    meta = read_meta(run)
+    if missing := [name for name in (*WEIGHTS, *TEXTS) if not (run / name).is_file()]:
+        raise RunError(f"{run} is no whole run: {missing[0]} is missing. Train again, or push another one")
+    for path in _files(run):
+        if path.name in WEIGHTS:
+            shutil.copyfile(path, folder / path.name)
+        elif path.name != CARD:
+            content = without_paths(json.loads(path.read_text(encoding="utf-8")))
+            if path.name == "adapter_config.json":
+                content["base_model_name_or_path"] = base_model(meta)
+            (folder / path.name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(card(run, hub_id), encoding="utf-8")
+    return sorted(path.name for path in folder.iterdir())
+
+
+def card(run: Path, hub_id: str) -> str:
+    """The model card of a run, from what it says about itself."""
+    meta = read_meta(run)
+    metrics: dict[str, Any] = json.loads((run / METRICS).read_text(encoding="utf-8"))
+    base, recipe, reader = base_model(meta), meta.recipe, meta.reader
+    known = f"base_model: {base}\n" if "/" in base else ""
+    last = metrics["loss"][-1]["loss"] if metrics.get("loss") else float("nan")
+    return f"""---
+library_name: peft
+{known}tags:
+- theworld
+- world-model
+- lora
+---
+# {hub_id}
+
+A reader of predicted futures for the language model `{base}`: LoRA adapters, and the projector that turns the latents
+of a world model's rollout into tokens.
+
+```sh
+theworld pull {hub_id} runs/pulled
+theworld ask runs/pulled IMAGE "QUESTION"
+```
+
+peft loads the adapters alone: `PeftModel.from_pretrained(base, "{hub_id}")`.
+
+| | |
+|---|---|
+| language model | `{base}` ({meta.lm.identity}) |
+| world model | `{_named(recipe.world)}` |
+| recipe | {meta.recipe_id}: {recipe.kind}, {recipe.rollout_steps} rollout steps, {recipe.height}x{recipe.width} |
+| reads | {reader.num_world_steps} rollout steps, layout {reader.layout}, arm {meta.config.get("arm", "rollout")} |
+| latents | {meta.store.samples:,} images (keys: sha256:{meta.store.keys_sha256[:16]}…) |
+| questions | {meta.questions.train:,} to learn from (`{Path(meta.questions.path).name}`, \
+sha256:{meta.questions.sha256[:16]}…) |
+| training | {metrics["train_steps"]:,} updates of {meta.config["batch_size"]} images, seed {meta.config["seed"]}, \
+last loss {last:.3f} |
+| made with | {", ".join(f"{name} {version}" for name, version in sorted(meta.versions.items()))} |
+
+## Accuracy
+
+{_accuracy(run)}
+"""
+
+
+def base_model(meta: RunMeta) -> str:
+    """The language model's name elsewhere than on this machine: `ORG/NAME`, `worldlet`, or the name of its folder."""
+    source = meta.lm.source
+    return Path(source).name if Path(source).is_absolute() else source.partition("@")[0]
+
+
+def without_paths(value: Any) -> Any:
+    """The same JSON with the name alone in place of every absolute path."""
+    if isinstance(value, dict):
+        return {name: without_paths(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [without_paths(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _named(world: str) -> str:
+    return Path(world).name if Path(world).is_absolute() else world
+
+
+def _accuracy(run: Path) -> str:
+    tables: list[str] = []
+    for path in sorted(run.glob(EVALUATIONS)):
+        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        scores = {**said.get("by_type", {}), "all": said.get("overall", {})}
+        lines = [
+            f"| {kind} | {score['accuracy']:.3f} | {score['low']:.3f} to {score['high']:.3f} | {score['total']} |"
+            for kind, score in scores.items()
+            if score
+        ]
+        split = said.get("split") or "all"
+        head = f"Split `{split}`, {said.get('steps')} rollout steps, shown: {said.get('arm', 'rollout')}"
+        head += f", {said['left_out']:,} questions left out" if said.get("left_out") else ""
+        columns = ["| questions | accuracy | 95 % interval | asked |", "|---|---|---|---|"]
+        tables.append("\n".join([head, "", *columns, *lines]))
+    return "\n\n".join(tables) or "Not evaluated: `theworld evaluate` writes what stands here."
+
+
+def _files(run: Path) -> list[Path]:
+    named = [run / name for name in (*WEIGHTS, *TEXTS, CARD)]
+    return [path for path in named if path.is_file()] + sorted([*run.glob(EVALUATIONS), *run.glob(POLICIES)])

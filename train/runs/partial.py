@@ -1,0 +1,338 @@
+"""A training in progress: a folder beside the place of its run, from which it can go on.
+
+    runs/7.partial/training.json            what is trained: `TrainingFacts`
+    runs/7.partial/checkpoint.safetensors   the last whole checkpoint (checkpoint format: checkpoints.py)
+    runs/7.partial/tracker.json             which run of a tracker follows it, and how far: see trackers.py
+    runs/7.partial/run/                     the finished run, just before it becomes runs/7 by one rename
+
+Lives here: beginning, finding, going on, finishing. Elsewhere: what a finished run holds (checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ...pipeline.files.atomic import replace, sync_folder
+from ...pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
+from ...pipeline.messages import what_is_wrong
+from ..config import TrainConfig
+
+PARTIAL = ".partial"
+FACTS, CHECKPOINT, RUN, TRACKED = "training.json", "checkpoint.safetensors", "run", "tensorboard"
+TRACKER = "tracker.json"
+
+MAY_CHANGE = frozenset(
+    {"store", "questions", "lm", "futures", "device", "attention", "micro_batch", "gradient_checkpointing"}
+    | {"checkpoint_every", "checkpoint_minutes", "max_bad_steps", "report_to", "out"}
+)
+"""Settings a resumed training may be given anew: where things lie (what they are is compared by content), and how it is
+run. All else decides what is learned."""
+
+
+class TrainingFacts(BaseModel):
+    """What decides the result of a training, apart from its progress."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    config: dict[str, Any]
+    numbered: bool
+    """Whether the run takes a free number rather than a name."""
+    recipe_id: str
+    images_sha256: str
+    """Of which latents each question reads: a store may have grown since."""
+    questions_sha256: str
+    lm: str
+    versions: dict[str, str]
+    started: str
+    """UTC, for people; nothing is decided by it."""
+
+
+class Unfinished:
+    """The folder of a training in progress. On processes that do not write it is only a name."""
+
+    def __init__(self, path: Path, facts: TrainingFacts) -> None:
+        self.path = path
+        self.facts = facts
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the last whole checkpoint is, if there is one."""
+        return self.path / CHECKPOINT
+
+    @property
+    def tracked(self) -> Path:
+        """Where TensorBoard's files go; they move into the run."""
+        return self.path / TRACKED
+
+    @property
+    def tracker(self) -> Path:
+        """Which run of a tracker this training is."""
+        return self.path / TRACKER
+
+    @property
+    def command(self) -> str:
+        """What to type to go on."""
+        return f"theworld train --resume {shlex.quote(str(self.path))}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the finished run only wants its name: theworld.json is written last."""
+        return (self.path / RUN / "theworld.json").is_file()
+
+    def new_run(self) -> Path:
+        """An empty folder for the finished run."""
+        folder = self.path / RUN
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed while it finished
+        folder.mkdir()
+        if self.tracked.is_dir():
+            self.tracked.rename(folder / TRACKED)
+        return folder
+
+    def finish(self) -> Path:
+        """Give the run its name in one step, and remove what was in progress.
+
+        Raises:
+            RunError: the name is taken by now; all stays where it is.
+        """
+        folder, parent = self.path / RUN, self.path.parent
+        for path in folder.rglob("*"):
+            _sync(path)
+        sync_folder(folder)
+        target = run_of(self.path)
+        while True:
+            try:
+                folder.rename(target)  # a folder with files in it is never replaced by a rename
+                break
+            except OSError as error:
+                if not (self.facts.numbered and target.exists()):
+                    why = f"cannot name the finished run {target}: {error.strerror}"
+                    raise RunError(f"{why}. It is {folder}: move it where you want it") from error
+            target = next(_free_names(parent))
+        sync_folder(parent)
+        shutil.rmtree(self.path, ignore_errors=True)
+        return target
+
+
+def run_of(path: Path) -> Path:
+    """The run's place, of the folder it is in progress in."""
+    return path.with_name(path.name.removesuffix(PARTIAL))
+
+
+def partial_of(run: Path) -> Path:
+    """The folder in progress, of a run's place or of that folder itself."""
+    return run if run.name.endswith(PARTIAL) else run.with_name(run.name + PARTIAL)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a training can be resumed by this name."""
+    return (partial_of(path) / FACTS).is_file()
+
+
+def find_unfinished(where: Path | None = None) -> Path:
+    """The unfinished training of this name, or the only one under `runs/`.
+
+    Raises:
+        RunError: there is none, or there are several to choose from.
+    """
+    if where is not None:
+        if not is_unfinished(where):
+            done = " It is finished: there is nothing to resume." if where.exists() else ""
+            raise RunError(f"there is no unfinished training {partial_of(where)}.{done}")
+        return partial_of(where)
+    found = sorted(path for path in Path("runs").glob(f"*{PARTIAL}") if is_unfinished(path))
+    if len(found) != 1:
+        several = f"{', '.join(map(str, found))} are unfinished: name one, as in --resume {found[0]}" if found else ""
+        raise RunError(several or "there is no unfinished training under runs/. Start one without --resume")
+    return found[0]
+
+
+def read_facts(path: Path) -> TrainingFacts:
+    """What a training in progress says about itself.
+
+    Raises:
+        RunError: it cannot be read, or says something else.
+    """
+    try:
+        return TrainingFacts.model_validate_json((path / FACTS).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RunError(
+            f"{path / FACTS} cannot be read as a training in progress ({what_is_wrong(error)}). It was changed, or "
+            f"written by another version; remove {path} and train again"
+        ) from error
+
+
+def resumed_config(path: Path, changes: Mapping[str, Any]) -> TrainConfig:
+    """The settings a training was begun with, and those among `changes` that may differ.
+
+    Args:
+        changes: settings by name; one that is None or says what was said before changes nothing.
+    Raises:
+        ConfigError: a setting differs that decides what is learned; names each with both values.
+    """
+    saved = read_facts(path).config
+    try:
+        wanted = TrainConfig.model_validate({**_given(saved), **{k: v for k, v in changes.items() if v is not None}})
+    except ValidationError as error:
+        raise ConfigError(
+            f"to go on with {path}: {what_is_wrong(error, known=TrainConfig.model_fields)}. Settings left out stay as "
+            "they were"
+        ) from error
+    now = wanted.model_dump(mode="json")
+    differ = [name for name in now if name not in MAY_CHANGE and now[name] != saved.get(name, now[name])]
+    if differ:
+        told = "; ".join(f"{name} {saved[name]!r} there, {now[name]!r} here" for name in differ)
+        raise ConfigError(
+            f"{path} was begun with other settings: {told}. Leave them out to go on as begun, or start a new training "
+            "without --resume"
+        )
+    return wanted
+
+
+def _given(saved: dict[str, Any]) -> dict[str, Any]:
+    """Two ways to say one budget: the one that was not used is left to its default."""
+    return {k: v for k, v in saved.items() if not (k == "train_steps" and saved.get("epochs") is not None)}
+
+
+@contextmanager
+def in_progress(
+    facts: TrainingFacts, out: Path | None, *, resume: Path | None, writes: bool, say: Callable[[str], None]
+) -> Iterator[Unfinished]:
+    """The folder of a training while it runs: it stays where there is something to go on from, else it vanishes.
+
+    Args:
+        out: the run's place; None takes the next free number under `runs/`.
+        resume: the folder of a training to go on with.
+        writes: False on all processes but the first.
+        say: tells a person where an ended training can go on.
+    Raises:
+        RunError: `out` is taken; what is resumed was begun on other latents, questions or weights.
+        StoreLockedError: another process trains in that folder.
+    """
+    if resume is not None:
+        path = partial_of(resume)
+        begun = read_facts(path)
+        _require_same(path, begun, facts)
+        others = [f"{name} {was}" for name, was in begun.versions.items() if facts.versions.get(name) != was]
+        if others:
+            say(f"{path} was begun with {', '.join(others)}: it goes on, but not bit by bit as it would have there")
+    elif not writes:
+        yield Unfinished(partial_of(out or Path("runs") / "0"), facts)
+        return
+    else:
+        path = _begin(facts, out)
+    unfinished = Unfinished(path, read_facts(path))
+    if not writes:
+        yield unfinished
+        return
+    with _alone(path):
+        for left in path.iterdir():
+            if left.is_file() and left.name not in (FACTS, CHECKPOINT, TRACKER):  # torn writes of a killed process
+                left.unlink()
+        try:
+            yield unfinished
+        except BaseException as error:
+            if isinstance(error, Interrupted):  # which says where to go on itself
+                raise
+            if unfinished.checkpoint.exists():
+                say(f"{path} holds the last checkpoint; `{unfinished.command}` goes on from there")
+            elif resume is None and not unfinished.is_whole:
+                shutil.rmtree(path, ignore_errors=True)
+            raise
+
+
+def require_free(run: Path, *, begins: bool) -> None:
+    """Refuse a place where a run, or a training in progress, is already: said before anything is loaded.
+
+    Args:
+        begins: whether this process will make the folder in progress, which to others may be there by then.
+    Raises:
+        RunError: something is there.
+    """
+    if run.exists():
+        raise RunError(f"{run} exists already; runs are never overwritten. Choose another --out, or remove it")
+    if begins and partial_of(run).exists():
+        raise _taken(partial_of(run))
+
+
+def _taken(partial: Path) -> RunError:
+    return RunError(
+        f"{partial} is there already: a training of that name is in progress, or was interrupted. "
+        f"`theworld train --resume {shlex.quote(str(partial))}` goes on with it; else choose another --out, "
+        "or remove it"
+    )
+
+
+def _begin(facts: TrainingFacts, out: Path | None) -> Path:
+    """A new folder with the facts in it, under its name in one step."""
+    parent = out.parent if out is not None else Path("runs")
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".run-", dir=parent))
+    try:
+        replace(folder, folder / FACTS, (facts.model_dump_json(indent=2) + "\n").encode())
+        folder.chmod(0o755)  # mkdtemp's folders are private
+        for name in [out] if out is not None else _free_names(parent):
+            try:
+                return folder.rename(partial_of(name))  # a folder with files in it is never replaced by a rename
+            except OSError as error:
+                if out is not None or not partial_of(name).exists():
+                    raise _taken(partial_of(name)) from error
+        raise AssertionError("numbers do not end")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_names(parent: Path) -> Iterator[Path]:
+    number = 1
+    while True:
+        name = parent / str(number)
+        if not name.exists() and not partial_of(name).exists():
+            yield name
+        number += 1
+
+
+def _require_same(path: Path, there: TrainingFacts, here: TrainingFacts) -> None:
+    said = {
+        "recipe_id": "latents of the recipe",
+        "images_sha256": "latents with the digest",
+        "questions_sha256": "questions with the SHA-256",
+        "lm": "the language model",
+    }
+    for name, what in said.items():
+        before, now = getattr(there, name), getattr(here, name)
+        if before != now:
+            raise RunError(
+                f"{path} was begun on {what} {before}, now there is {now}. Name the same ones, or start a new training "
+                "without --resume"
+            )
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    fd = os.open(path / FACTS, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when this process ends, however
+        except OSError as error:
+            raise StoreLockedError(f"another process trains in {path}; wait for it, or stop it") from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

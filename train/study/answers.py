@@ -1,0 +1,115 @@
+"""Who was right where: the answers of a study as arrays, and means with their bootstrap.
+
+Elsewhere: what is compared (findings.py, hypotheses.py), the formulas (statistics.py).
+
+Axes:  S seed   Q question of a split   R bootstrap replicate
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..evaluation.evaluate import is_right
+from .run import TEST, Study, UnitAnswers, splits_of
+from ..questions.record import UNTYPED, Question, read_questions, select_split
+from ..evaluation.statistics import Bootstrap, Estimate, Floats
+
+Right = NDArray[np.bool_]
+"""(S, Q)"""
+Which = NDArray[np.bool_]
+"""(Q,)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The questions of a split, and one bootstrap for all that is said of them."""
+
+    questions: tuple[Question, ...]
+    bootstrap: Bootstrap
+    _fields: dict[str, NDArray[np.str_]] = field(default_factory=dict)
+
+    def which(self, **wanted: str) -> Which:
+        """The questions whose fields have these values; an empty one does not matter."""
+        chosen = np.ones(len(self.questions), bool)
+        for name, value in wanted.items():
+            if value:
+                if name not in self._fields:
+                    self._fields[name] = np.array([getattr(question, name) or "" for question in self.questions])
+                chosen &= self._fields[name] == value
+        return chosen
+
+    def ends(self, outcomes: Mapping[str, bool], right: bool) -> Which:
+        """Questions about the future of scenes whose rollout ends right, or wrong."""
+        here = np.array([outcomes.get(question.scene_id) is right for question in self.questions])
+        return self.which(type="temporal") & here
+
+
+class Answers:
+    """Who was right where: arm trained, arm shown, labels, split -> (S, Q)."""
+
+    def __init__(self, study: Study, units: Sequence[UnitAnswers]) -> None:
+        self.study = study
+        settings, file = study.settings, study.settings.questions
+        read = read_questions(file, columns=settings.columns, max_bad=settings.max_bad)
+        everything = tuple(q if q.type else q.model_copy(update={"type": UNTYPED}) for q in read)
+        self.splits: dict[str, Split] = {}
+        for name in splits_of(everything):
+            asked = select_split(everything, name, file)
+            clusters = [question.cluster for question in asked]
+            self.splits[name] = Split(asked, Bootstrap(clusters, study.seeds))
+        rows: dict[tuple[str, str, int, str], list[list[bool]]] = {}
+        for unit in sorted(units, key=lambda unit: unit.seed):
+            for split, shown in unit.answers.items():
+                for arm, said in shown.items():
+                    row = list(map(is_right, self.splits[split].questions, said))
+                    rows.setdefault((unit.arm, arm, unit.labels, split), []).append(row)
+        self._right = {name: np.array(seeds) for name, seeds in rows.items()}
+        self._means: dict[tuple[str, str, int, str, bytes], Mean] = {}
+
+    def has(self, arm: str, labels: int, *, shown: str | None = None, split: str = TEST) -> bool:
+        return (arm, shown or arm, labels, split) in self._right
+
+    def right(self, arm: str, labels: int, *, shown: str | None = None, split: str = TEST) -> Right:
+        return self._right[arm, shown or arm, labels, split]
+
+    def mean(self, arm: str, labels: int, which: Which, *, shown: str | None = None, split: str = TEST) -> Mean:
+        name = (arm, shown or arm, labels, split, which.tobytes())
+        if name not in self._means:  # a comparison asks again for what a table has shown
+            right = self.right(arm, labels, shown=shown, split=split)
+            value, replicates = self.splits[split].bootstrap.mean(right, which)
+            self._means[name] = Mean(value, replicates, right[:, which].mean(1).tolist())
+        return self._means[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A share of right answers, or a difference of such; differences are paired by scene and seed."""
+
+    value: float
+    replicates: Floats
+    seeds: list[float]
+
+    def __sub__(self, other: Mean) -> Mean:
+        seeds = [a - b for a, b in zip(self.seeds, other.seeds, strict=True)]
+        return Mean(self.value - other.value, self.replicates - other.replicates, seeds)
+
+    def estimate(self) -> Estimate:
+        """With its intervals."""
+        return Estimate.of(self.value, self.replicates)
+
+    def points(self) -> str:
+        """In words."""
+        estimate = self.estimate()
+        return f"{100 * self.value:+.1f} points [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; JSON has no NaN."""
+        values: dict[str, float] = asdict(self.estimate())
+        known = {name: None if math.isnan(value) else value for name, value in values.items()}
+        return {**known, "seeds": self.seeds}

@@ -1,0 +1,254 @@
+"""What a study found: accuracies, differences, swaps, the break-even curve, and a verdict on each hypothesis.
+
+Everything is a plain value that results.json holds, so that the page (report.py) can be made again from it alone.
+Lives here: which comparisons are made. Elsewhere: who answered what (study_answers.py), the formulas (statistics.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from ...pipeline.errors import ConfigError
+from ...pipeline.store.folder import open_store
+from ..data.arms import ends_right, parse_arm
+from .run import TEST, Study, UnitAnswers
+from .hypotheses import judge
+from ..evaluation.metrics import minimal_pairs
+from ..questions.record import Question, resolve_keys
+from ..evaluation.statistics import paired_p_value, wilson
+from .answers import Answers, Mean, Split
+
+PAIR = "pair"
+"""Stands among the question types for minimal pairs of which both halves were told right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a study found."""
+
+    results: dict[str, Any]
+    """What results.json holds."""
+
+    def to_json(self) -> str:
+        """results.json."""
+        return json.dumps(self.results, indent=1, allow_nan=False)
+
+    def tables(self) -> list[Table]:
+        """The main figures, for a terminal."""
+        study = self.results["study"]
+        kinds = self.results["types"]
+        title = f"{study['primary']} labelled scenes, {study['seeds']} seeds, {study['budget']['train_steps']} updates"
+        arms = Table("arm", "world tokens", *kinds, title=title)
+        for arm in study["arms"]:
+            row = [score_of(self.results, arm=arm, labels=study["primary"], type=kind) for kind in kinds]
+            arms.add_row(arm, str(self.results["arms"][arm]["world_tokens"]), *map(text_of, row))
+        verdicts = Table("hypothesis", "verdict", "why", title="written down before the runs")
+        for name, hypothesis in self.results["hypotheses"].items():
+            verdicts.add_row(f"{name} {hypothesis['claim']}", hypothesis["verdict"], hypothesis["why"])
+        return [arms, verdicts]
+
+
+def score_of(results: Mapping[str, Any], **wanted: Any) -> dict[str, Any] | None:
+    """One row of `scores`: arm, labels and type as wanted, over everything else unless that is named too."""
+    wanted = {"shown": wanted["arm"], "split": TEST, "family": "", "about": "", "shift": "", **wanted}
+    return next((row for row in results["scores"] if all(row[name] == value for name, value in wanted.items())), None)
+
+
+def text_of(row: Mapping[str, Any] | None) -> str:
+    """A figure with its interval."""
+    return "-" if row is None or row["low"] is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def read_outcomes(path: Path) -> dict[str, bool]:
+    """{scene: whether its rollout ends as the scene truly does}.
+
+    Raises:
+        ConfigError: the file cannot be read or is something else.
+    """
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--outcomes {path} cannot be read: {error}") from error
+    if not isinstance(known, dict) or not all(isinstance(value, bool) for value in known.values()):
+        raise ConfigError(f'--outcomes {path} must hold one JSON object of scenes: {{"scene": true, …}}')
+    return known
+
+
+def find(study: Study, units: Sequence[UnitAnswers], *, outcomes: Mapping[str, bool] | None = None) -> Findings:
+    """Everything the results page shows.
+
+    Args:
+        units: all of the study's, from `run_study`.
+        outcomes: scene -> whether its rollout ends as the scene truly does; for H6 and the break-even curve.
+    """
+    answers = Answers(study, units)
+    facts: dict[str, Any] = json.loads((study.out / "study.json").read_text(encoding="utf-8"))
+    store = open_store(study.settings.store)
+    tests = answers.splits[TEST].questions
+    known = None if outcomes is None else {q.scene_id: outcomes[q.scene_id] for q in tests if q.scene_id in outcomes}
+    results: dict[str, Any] = {
+        "format": 2,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "study": {
+            "arms": list(study.arms),
+            "labels": sorted(study.labels),
+            "primary": study.primary,
+            "seeds": study.seeds,
+            "store": str(study.settings.store),
+            "images": len(store),
+            "futures_store": None if study.settings.futures is None else str(study.settings.futures),
+            "questions": str(study.settings.questions),
+            "asked": {
+                name: {"questions": len(split.questions), "scenes": len({q.scene_id for q in split.questions})}
+                for name, split in answers.splits.items()
+            },
+            **facts,
+        },
+        "types": [*sorted({str(q.type) for q in tests}, reverse=True), *([PAIR] if minimal_pairs(tests) else [])],
+        "families": sorted({q.family or "" for q in tests} - {""}),
+        "arms": {arm: _cost(arm, units) for arm in study.arms},
+        "scores": _scores(answers),
+        "differences": _differences(answers),
+        "heuristic": _heuristic(tests),
+        "break_even": _break_even(answers, known),
+        "by_outcome": None if known is None else _by_outcome(answers, known),
+        "hypotheses": judge(answers, known),
+    }
+    return Findings(results)
+
+
+def _cost(arm: str, units: Sequence[UnitAnswers]) -> dict[str, Any]:
+    own = [unit for unit in units if unit.arm == arm]
+    return {
+        "world_tokens": own[0].train["world_tokens"],
+        "updates": own[0].train["train_steps"],
+        "train_seconds": round(float(np.mean([unit.train["seconds"] for unit in own])), 1),
+        "last_loss": round(float(np.mean([unit.train["last_loss"] for unit in own])), 4),
+    }
+
+
+def _cells(split: Split) -> list[dict[str, str]]:
+    """What accuracy is told of: types; families and questions of each; in a shifted split also kinds of shift."""
+    fields = ("type", "family", "about", "shift")
+    cells: dict[tuple[str, ...], None] = {}
+    for question in split.questions:
+        kind, family, about, shift = ((getattr(question, name) or "") for name in fields)
+        for cell in ((kind, "", "", ""), (kind, family, "", ""), (kind, family, about, ""), (kind, "", "", shift)):
+            cells[cell] = None
+    return [dict(zip(fields, cell, strict=True)) for cell in sorted(cells)]
+
+
+def _scores(answers: Answers) -> list[dict[str, Any]]:
+    study, rows = answers.study, []
+    for unit in study.units():
+        if unit.seed:
+            continue
+        for split_name, shown in study.asked(unit, list(answers.splits)):
+            split = answers.splits[split_name]
+            head = {"arm": unit.arm, "shown": shown, "labels": unit.labels, "split": split_name}
+            swapped = shown != unit.arm
+            for cell in _cells(split):
+                if not (swapped and (cell["about"] or cell["shift"])):
+                    which = split.which(**cell)
+                    mean = answers.mean(unit.arm, unit.labels, which, shown=shown, split=split_name)
+                    total = int(which.sum())
+                    each = [wilson(round(share * total), total) for share in mean.seeds]
+                    rows.append({**head, **cell, "questions": total, **mean.to_json(), "wilson_by_seed": each})
+            if pairs := minimal_pairs(split.questions):
+                right = answers.right(unit.arm, unit.labels, shown=shown, split=split_name)
+                both = np.zeros_like(right)
+                for first, second in pairs:
+                    both[:, first] = right[:, first] & right[:, second]
+                which = np.isin(np.arange(right.shape[1]), [first for first, _ in pairs])
+                mean = Mean(*split.bootstrap.mean(both, which), both[:, which].mean(1).tolist())
+                cell = {"type": PAIR, "family": "", "about": "", "shift": ""}
+                rows.append({**head, **cell, "questions": len(pairs), **mean.to_json()})
+    return rows
+
+
+def _differences(answers: Answers) -> list[dict[str, Any]]:
+    """Rollout against each arm it is to beat, everywhere: what it loses is found like what it gains."""
+    study, rows = answers.study, []
+    for labels in sorted(study.labels):
+        for against in ("frozen", "steps0"):
+            for name, split in answers.splits.items():
+                if not (answers.has("rollout", labels, split=name) and answers.has(against, labels, split=name)):
+                    continue
+                for cell in _cells(split):
+                    which = split.which(**cell)
+                    gain = answers.mean("rollout", labels, which, split=name) - answers.mean(
+                        against, labels, which, split=name
+                    )
+                    ours = answers.right("rollout", labels, split=name)[:, which]
+                    theirs = answers.right(against, labels, split=name)[:, which]
+                    clusters = [question.cluster for question, here in zip(split.questions, which, strict=True) if here]
+                    exact = [
+                        paired_p_value(zip(clusters, a.tolist(), b.tolist(), strict=True))
+                        for a, b in zip(ours, theirs, strict=True)
+                    ]
+                    head = {"against": against, "labels": labels, "split": name, **cell}
+                    rows.append({**head, "questions": int(which.sum()), **gain.to_json(), "p_by_seed": exact})
+    return rows
+
+
+def _heuristic(questions: Sequence[Question]) -> float | None:
+    """How often the rule of thumb is right on questions about the future."""
+    known = [q.heuristic == q.answer for q in questions if q.heuristic and q.type == "temporal"]
+    return float(np.mean(known)) if known else None
+
+
+def _break_even(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[str, Any] | None:
+    """Accuracy against how often the future shown is right, and where steps0 does as well without one."""
+    study, split = answers.study, answers.splits[TEST]
+    arms = [arm for arm in map(parse_arm, study.arms) if arm.kind == "true"]
+    if len(arms) < 2:
+        return None
+    file = study.settings.questions
+    images = resolve_keys(split.questions, file, open_store(study.settings.store)).keys
+    temporal = split.which(type="temporal")
+    points: list[dict[str, Any]] = []
+    for labels in sorted(study.labels):
+        there = [arm for arm in arms if answers.has(arm.name, labels)]
+        for arm in there if len(there) > 1 else ():
+            ends = ends_right(arm, split.questions, images)
+            outcome = float(np.mean([ends[q.id] for q in split.questions if q.type == "temporal"]))
+            mean = answers.mean(arm.name, labels, temporal)
+            points.append({"arm": arm.name, "labels": labels, "outcome": outcome, **mean.to_json()})
+    crossings: dict[str, float | None] = {}
+    for labels in sorted(study.labels):
+        if answers.has("steps0", labels) and any(point["labels"] == labels for point in points):
+            line = answers.mean("steps0", labels, temporal).value
+            curve = sorted((p["outcome"], p["value"]) for p in points if p["labels"] == labels)
+            crossings[str(labels)] = crossing(curve, line)
+    world = float(np.mean(list(outcomes.values()))) if outcomes else None
+    return {"points": points, "needed": crossings, "world": world}
+
+
+def crossing(curve: Sequence[tuple[float, float]], level: float) -> float | None:
+    """Where a curve of points, from left to right, last rises through a level; None where it never does."""
+    for (x0, y0), (x1, y1) in reversed(list(pairwise(curve))):
+        if y0 <= level < y1:
+            return x0 + (x1 - x0) * (level - y0) / (y1 - y0)
+    return None
+
+
+def _by_outcome(answers: Answers, outcomes: Mapping[str, bool]) -> dict[str, Any]:
+    """Temporal questions where the rollout's own outcome is right, and where it is wrong."""
+    split, primary = answers.splits[TEST], answers.study.primary
+    found: dict[str, Any] = {}
+    for name, wanted in (("right", True), ("wrong", False)):
+        which = split.ends(outcomes, wanted)
+        found[name] = {"questions": int(which.sum())}
+        if which.any():
+            for arm in answers.study.arms:
+                found[name][arm] = answers.mean(arm, primary, which).to_json()
+    return found

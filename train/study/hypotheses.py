@@ -1,0 +1,192 @@
+"""The hypotheses of a study, written down before its first run, and what became of them.
+
+All speak of the study's primary label count and of the test split:
+
+    H1  temporal questions: rollout is better than frozen
+    H2  static questions: rollout and frozen differ by less than 3 points
+    H3  rollout gains more over frozen on temporal questions than on static ones
+    H4  temporal questions: true is better than rollout, and rollout better than shuffled
+    H5  rollout reaches 80 % of the temporal questions with fewer labels than steps0
+    H6  rollout gains over steps0 more where its own outcome is right than where it is wrong; there, less than 3 points
+
+Supported: in the stated direction at 5 %, after Holm's adjustment for being several. Not supported: the figures speak
+against it beyond chance. Undecided: neither. Elsewhere: the formulas (statistics.py), all other figures (findings.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .run import TEST
+from ..evaluation.statistics import Floats, holm, p_of_equivalence, p_of_sign
+from .answers import Answers, Mean
+
+MARGIN = 0.03
+"""Differences below it count as none."""
+GOAL = 0.80
+"""Of H5."""
+ALPHA = 0.05
+
+
+def judge(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[str, Any]:
+    """A verdict each: supported, not supported, undecided, or not tested; p-values adjusted for being several."""
+    tests: dict[str, tuple[str, tuple[str, ...], Callable[[], _Verdict]]] = {
+        "H1": ("temporal: rollout > frozen", ("rollout", "frozen"), lambda: _h1(answers)),
+        "H2": ("static: |rollout - frozen| < 3 points", ("rollout", "frozen"), lambda: _h2(answers)),
+        "H3": ("gain on temporal > gain on static", ("rollout", "frozen"), lambda: _h3(answers)),
+        "H4": ("temporal: true > rollout > shuffled", ("true", "rollout", "shuffled"), lambda: _h4(answers)),
+        "H5": ("80 % with fewer labels than steps0", ("rollout", "steps0"), lambda: _h5(answers)),
+        "H6": (
+            "gain follows the rollout's own outcome",
+            ("rollout", "steps0"),
+            lambda: _h6(answers, outcomes),
+        ),
+    }
+    verdicts: dict[str, _Verdict] = {}
+    untyped = [kind for kind in ("temporal", "static") if not answers.splits[TEST].which(type=kind).any()]
+    for name, (_, arms, test) in tests.items():
+        absent = [f"arm {arm}" for arm in arms if not answers.has(arm, answers.study.primary)]
+        absent += [f"question of type {kind}" for kind in untyped]
+        verdicts[name] = _Verdict({}, math.nan, False, f"no {', no '.join(absent)}") if absent else test()
+    tested = [name for name, verdict in verdicts.items() if not math.isnan(verdict.p)]
+    adjusted = dict(zip(tested, holm([verdicts[name].p for name in tested]), strict=True))
+    return {
+        name: {
+            "claim": tests[name][0],
+            "verdict": _word(verdict, adjusted.get(name)),
+            "why": verdict.why,
+            "p": verdict.p if name in adjusted else None,
+            "p_holm": adjusted.get(name),
+            "figures": verdict.figures,
+        }
+        for name, verdict in verdicts.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    figures: dict[str, Any]
+    p: float
+    """Of the claim; NaN where it could not be tested."""
+    against: bool
+    """The figures speak against the claim beyond chance."""
+    why: str
+
+
+def _word(verdict: _Verdict, p_holm: float | None) -> str:
+    if p_holm is None:
+        return "not tested"
+    if p_holm < ALPHA and not verdict.against:
+        return "supported"
+    return "not supported" if verdict.against else "undecided"
+
+
+def _gain(answers: Answers, kind: str, ours: str, theirs: str) -> Mean:
+    which, primary = answers.splits[TEST].which(type=kind), answers.study.primary
+    return answers.mean(ours, primary, which) - answers.mean(theirs, primary, which)
+
+
+def _greater(gain: Mean) -> tuple[float, bool]:
+    """p-value that there is no gain, and whether there is a loss beyond chance."""
+    estimate = gain.estimate()
+    return (estimate.p if gain.value > 0 else 1.0), estimate.high < 0
+
+
+def _h1(answers: Answers) -> _Verdict:
+    gain = _gain(answers, "temporal", "rollout", "frozen")
+    return _Verdict({"gain": gain.to_json()}, *_greater(gain), gain.points())
+
+
+def _h2(answers: Answers) -> _Verdict:
+    gain = _gain(answers, "static", "rollout", "frozen")
+    estimate = gain.estimate()
+    outside = estimate.low > MARGIN or estimate.high < -MARGIN
+    p = p_of_equivalence(gain.replicates, MARGIN)
+    why = f"{gain.points()}; 90 % [{100 * estimate.low90:+.1f}, {100 * estimate.high90:+.1f}] against ±3"
+    return _Verdict({"gain": gain.to_json(), "margin": MARGIN}, p, outside, why)
+
+
+def _h3(answers: Answers) -> _Verdict:
+    extra = _gain(answers, "temporal", "rollout", "frozen") - _gain(answers, "static", "rollout", "frozen")
+    return _Verdict({"difference": extra.to_json()}, *_greater(extra), extra.points())
+
+
+def _h4(answers: Answers) -> _Verdict:
+    upper, lower = _gain(answers, "temporal", "true", "rollout"), _gain(answers, "temporal", "rollout", "shuffled")
+    (p_upper, against_upper), (p_lower, against_lower) = _greater(upper), _greater(lower)
+    figures = {"true - rollout": upper.to_json(), "rollout - shuffled": lower.to_json()}
+    why = f"true over rollout {upper.points()}, rollout over shuffled {lower.points()}"
+    return _Verdict(figures, max(p_upper, p_lower), against_upper or against_lower, why)  # both must hold
+
+
+def _h5(answers: Answers) -> _Verdict:
+    counts = [n for n in sorted(answers.study.labels) if answers.has("rollout", n) and answers.has("steps0", n)]
+    if len(counts) < 2:
+        return _Verdict({}, math.nan, False, "needs rollout and steps0 at two label counts or more")
+    which = answers.splits[TEST].which(type="temporal")
+    needed: dict[str, tuple[float, Floats]] = {}
+    for arm in ("rollout", "steps0"):
+        means = [answers.mean(arm, labels, which) for labels in counts]
+        value = labels_needed(counts, np.array([[mean.value for mean in means]]))
+        needed[arm] = float(value[0]), labels_needed(counts, np.stack([mean.replicates for mean in means], 1))
+    (ours, our_draws), (theirs, their_draws) = needed["rollout"], needed["steps0"]
+    said = {arm: _labels(value, counts) for arm, (value, _) in needed.items()}
+    why = f"rollout {said['rollout']}, steps0 {said['steps0']}"
+    if ours == theirs:  # both at the first count, or neither at any
+        return _Verdict({"labels": said}, 1.0, False, f"{why}: the label counts do not tell them apart")
+    fewer = np.sign(np.nan_to_num(their_draws, posinf=1e9) - np.nan_to_num(our_draws, posinf=1e9))
+    p = p_of_sign(fewer)
+    return _Verdict({"labels": said}, p if ours < theirs else 1.0, ours > theirs and p < ALPHA, why)
+
+
+def labels_needed(counts: Sequence[int], accuracies: Floats, goal: float = GOAL) -> Floats:
+    """Labels at which accuracy first reaches a goal, between two counts along the logarithm; inf where it never does.
+
+    Args:
+        counts: label counts, rising.
+        accuracies: (R, len(counts)).
+    """
+    needed = np.full(len(accuracies), np.inf)
+    for place in reversed(range(len(counts))):
+        there = accuracies[:, place] >= goal
+        if place == 0:
+            needed[there] = counts[0]
+            break
+        before, now = accuracies[:, place - 1], accuracies[:, place]
+        rising = there & (before < goal)
+        share = (goal - before[rising]) / (now - before)[rising]
+        low, high = math.log(counts[place - 1]), math.log(counts[place])
+        needed[rising] = np.exp(low + share * (high - low))
+    return needed
+
+
+def _labels(value: float, counts: Sequence[int]) -> str:
+    if math.isinf(value):
+        return f"not with {counts[-1]} labels"
+    return f"with {counts[0]} labels or fewer" if value <= counts[0] else f"with about {value:.0f} labels"
+
+
+def _h6(answers: Answers, outcomes: Mapping[str, bool] | None) -> _Verdict:
+    if not outcomes:
+        why = "no --outcomes were given" if outcomes is None else "--outcomes names no scene of the test split"
+        return _Verdict({}, math.nan, False, why)
+    split, primary = answers.splits[TEST], answers.study.primary
+    gains: list[Mean] = []
+    for wanted in (True, False):
+        which = split.ends(outcomes, wanted)
+        if not which.any():
+            return _Verdict({}, math.nan, False, f"no rollout of the test split ends {'right' if wanted else 'wrong'}")
+        gains.append(answers.mean("rollout", primary, which) - answers.mean("steps0", primary, which))
+    right, wrong = gains
+    p_more, against_more = _greater(right - wrong)
+    known = wrong.replicates[~np.isnan(wrong.replicates)]
+    p_none = (int((known >= MARGIN).sum()) + 1) / (len(known) + 1)  # one-sided: no gain worth naming
+    helps = wrong.estimate().low > MARGIN
+    figures = {"right": right.to_json(), "wrong": wrong.to_json(), "difference": (right - wrong).to_json()}
+    why = f"outcome right {right.points()}, outcome wrong {wrong.points()}"
+    return _Verdict(figures, max(p_more, p_none), against_more or helps, why)

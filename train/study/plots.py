@@ -1,0 +1,202 @@
+"""The pictures of a results page, each from the plain values of results.json.
+
+Elsewhere: the values (findings.py), the page around them (report.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .run import SHIFTED, TEST
+from .findings import score_of
+from ..pages.plotting import tidy
+
+Results = Mapping[str, Any]
+
+# Okabe and Ito's colors, told apart by everyone; an arm has one color on the whole page.
+_COLORS = {
+    "text": "#999999",
+    "steps0": "#000000",
+    "frozen": "#8a6d3b",
+    "shuffled": "#e69f00",
+    "noise": "#cc79a7",
+    "rollout": "#0072b2",
+    "reversed": "#56b4e9",
+    "last": "#7b52ab",
+    "true": "#009e73",
+}
+_LOSS, _WIN, _NEITHER = "#d55e00", "#0072b2", "#999999"
+_CELLS = 60  # rows of the forest plot at most; more would not be read
+
+
+def draw(results: Results) -> dict[str, bytes]:
+    """File name -> PNG, of every picture these results have the figures for."""
+    pictures: dict[str, Callable[[Results], Figure | None]] = {
+        "learning.png": _learning,
+        "shifted.png": _shifted,
+        "break_even.png": _break_even,
+        "gains.png": _gains,
+    }
+    drawn: dict[str, bytes] = {}
+    for name, picture in pictures.items():
+        if (figure := picture(results)) is not None:
+            content = BytesIO()
+            figure.savefig(content, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+            drawn[name] = content.getvalue()
+    return drawn
+
+
+def _plain(results: Results) -> list[str]:
+    """The arms without `true@P`, which have a picture of their own."""
+    return [arm for arm in results["study"]["arms"] if "@" not in arm]
+
+
+def _bars(row: Mapping[str, Any]) -> list[list[float]]:
+    """How far an interval reaches below and above its value; zero where there is none."""
+    low, high = row["value"] if row["low"] is None else row["low"], row["value"] if row["high"] is None else row["high"]
+    return [[max(0.0, row["value"] - low)], [max(0.0, high - row["value"])]]
+
+
+
+
+def _learning(results: Results) -> Figure | None:
+    """Accuracy against labelled scenes, temporal and static questions side by side."""
+    labels: list[int] = results["study"]["labels"]
+    kinds = [kind for kind in results["types"] if kind in ("temporal", "static")]
+    if len(labels) < 2 or not kinds:
+        return None
+    figure = Figure(figsize=(5 * len(kinds), 4))
+    for place, kind in enumerate(kinds):
+        axes = figure.add_subplot(1, len(kinds), place + 1, sharey=figure.axes[0] if place else None)
+        arms = _plain(results)
+        for number, arm in enumerate(arms):
+            rows = [score_of(results, arm=arm, labels=count, type=kind) for count in labels]
+            shift = 1 + 0.03 * (number - len(arms) / 2)  # intervals beside each other, not on top
+            known = [(count * shift, row) for count, row in zip(labels, rows, strict=True) if row is not None]
+            axes.plot([x for x, _ in known], [row["value"] for _, row in known], color=_COLORS[arm], label=arm)
+            for x, row in known:
+                axes.errorbar(x, row["value"], yerr=_bars(row), color=_COLORS[arm], marker="o", markersize=3.5)
+        if kind == "temporal" and results["heuristic"] is not None:
+            axes.axhline(results["heuristic"], color="#bbbbbb", linestyle=":", label="rule of thumb")
+        axes.set_xscale("log")
+        axes.set_xticks(labels, [f"{count:,}" for count in labels])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("labelled training scenes")
+        axes.set_ylabel("accuracy")
+        axes.set_title(f"{kind} questions")
+        tidy(axes)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="center left", bbox_to_anchor=(0.93, 0.5), frameon=False)
+    return figure
+
+
+def _shifted(results: Results) -> Figure | None:
+    """Temporal accuracy on the test split, on the shifted one, and on each kind of shift."""
+    primary = results["study"]["primary"]
+    if SHIFTED not in results["study"]["asked"]:
+        return None
+    shifts = sorted({row["shift"] for row in results["scores"] if row["split"] == SHIFTED and row["shift"]})
+    groups = [("test", TEST, ""), ("all shifted", SHIFTED, ""), *((shift, SHIFTED, shift) for shift in shifts)]
+    figure = Figure(figsize=(2 + 1.9 * len(groups), 4))
+    axes = figure.add_subplot()
+    arms = _plain(results)
+    width = 0.8 / len(arms)
+    for number, arm in enumerate(arms):
+        for place, (_, split, shift) in enumerate(groups):
+            row = score_of(results, arm=arm, labels=primary, type="temporal", split=split, shift=shift)
+            if row is None:
+                continue
+            x = place - 0.4 + (number + 0.5) * width
+            axes.bar(x, row["value"], width * 0.9, color=_COLORS[arm], label=arm if place == 0 else None)
+            axes.errorbar(x, row["value"], yerr=_bars(row), color="#444444", linewidth=0.9)
+    axes.set_xticks(range(len(groups)), [name for name, _, _ in groups])
+    axes.set_ylim(0, 1.02)
+    axes.set_ylabel("accuracy, temporal questions")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    tidy(axes)
+    return figure
+
+
+def _break_even(results: Results) -> Figure | None:
+    """Temporal accuracy against how often the future shown is right; dashed: steps0 with as many labels."""
+    if results["break_even"] is None:
+        return None
+    figure = Figure(figsize=(6.5, 4.2))
+    axes = figure.add_subplot()
+    counts: list[int] = results["study"]["labels"]
+    points = results["break_even"]["points"]
+    world = results["break_even"]["world"]
+    for count, color in zip(counts, _shades(len(counts)), strict=True):
+        curve = sorted((p for p in points if p["labels"] == count), key=lambda p: p["outcome"])
+        if not curve:
+            continue
+        x, y = [p["outcome"] for p in curve], [p["value"] for p in curve]
+        axes.plot(x, y, color=color, marker="o", markersize=4, label=f"{count:,} labels, futures partly wrong")
+        for point in curve:
+            axes.errorbar(point["outcome"], point["value"], yerr=_bars(point), color=color, linewidth=1)
+        baseline = score_of(results, arm="steps0", labels=count, type="temporal")
+        if baseline is not None:
+            axes.axhline(baseline["value"], color=color, linestyle="--", linewidth=1, label=f"{count:,}: frame 0 alone")
+        rollout = score_of(results, arm="rollout", labels=count, type="temporal")
+        if rollout is not None and world is not None:
+            axes.errorbar(world, rollout["value"], yerr=_bars(rollout), color=color, marker="*", markersize=13)
+    if world is not None:
+        axes.axvline(world, color="#444444", linewidth=1, label="the world model's rollouts (stars)")
+    axes.set_xlabel("share of futures shown that end right")
+    axes.set_ylabel("accuracy, temporal questions")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    tidy(axes)
+    return figure
+
+
+def _shades(count: int) -> Sequence[str]:
+    shades = ("#9ecae1", "#4292c6", "#08519c", "#08306b")
+    return [shades[min(place + (4 - count if count < 4 else 0), 3)] for place in range(count)]
+
+
+def _gains(results: Results) -> Figure | None:
+    """Every gain and every loss of the rollout over steps0, the losses first."""
+    rows = gains(results, "steps0")[:_CELLS]
+    if not rows:
+        return None
+    figure = Figure(figsize=(7, 0.8 + 0.22 * len(rows)))
+    axes = figure.add_subplot()
+    for place, row in enumerate(reversed(rows)):
+        color = {"loss": _LOSS, "gain": _WIN, "neither": _NEITHER}[verdict_of(row)]
+        below, above = _bars(row)
+        interval = [[100 * below[0]], [100 * above[0]]]
+        axes.errorbar(100 * row["value"], place, xerr=interval, color=color, marker="o", markersize=4)
+    axes.axvline(0, color="#444444", linewidth=1)
+    axes.set_yticks(range(len(rows)), [name_of(row) for row in reversed(rows)], fontsize=8)
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.set_xlabel("points gained by the rollout over frame 0 alone (orange: lost, grey: undecided)")
+    tidy(axes)
+    axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+    return figure
+
+
+def gains(results: Results, against: str) -> list[dict[str, Any]]:
+    """Differences to an arm at the primary label count: each question, and each kind of shift; worst first."""
+    primary = results["study"]["primary"]
+    rows = [row for row in results["differences"] if row["against"] == against and row["labels"] == primary]
+    told = [row for row in rows if row["about"] or row["shift"] or not row["family"]]  # not a family as a whole
+    return sorted(told, key=lambda row: row["value"])
+
+
+def verdict_of(row: Mapping[str, Any]) -> str:
+    """loss, gain or neither: whether the 95 % interval is on one side of zero."""
+    if row["low"] is None:
+        return "neither"
+    return "loss" if row["high"] < 0 else "gain" if row["low"] > 0 else "neither"
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """Which questions a row is about."""
+    what = " ".join(row[name] for name in ("family", "about", "shift") if row[name])
+    named = f"{what} ({row['type']})" if what else f"all {row['type']}"
+    return named + (", shifted" if row["split"] == SHIFTED else "")

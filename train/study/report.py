@@ -1,0 +1,231 @@
+"""The results page of a study: one HTML file with its pictures inside, no network, losses as large as wins.
+
+    OUT/results.json     every figure (findings.py)
+    OUT/index.html       this page; OUT/*.png are its pictures
+    OUT/strips/*.png     picture strips, put there by whoever wants them shown
+
+Elsewhere: the pictures (plots.py), the HTML that pages share (page.py), the page of single runs (run_report.py).
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.files.atomic import replace
+from .findings import Findings, score_of
+from ..pages.html import document, image, picture
+from ..pages.html import table as _table
+from .plots import draw, gains, name_of, verdict_of
+
+Results = Mapping[str, Any]
+
+_SHOWS = {
+    "learning.png": "Accuracy against labelled scenes, by arm",
+    "shifted.png": "Temporal accuracy out of distribution, by arm",
+    "break_even.png": "Accuracy against the share of futures that end right",
+    "gains.png": "Points gained or lost by the rollout, by kind of question",
+}
+
+
+def write_report(found: Findings, out: Path) -> Path:
+    """Write results.json, the pictures and index.html; returns the page's path."""
+    out.mkdir(parents=True, exist_ok=True)
+    replace(out, out / "results.json", found.to_json().encode() + b"\n")
+    pictures = draw(found.results)
+    for name, content in pictures.items():
+        replace(out, out / name, content)
+    strips = {path.name: path.read_bytes() for path in sorted((out / "strips").glob("*.png"))}
+    replace(out, out / "index.html", page(found.results, pictures, strips).encode())
+    return out / "index.html"
+
+
+def page(results: Results, pictures: Mapping[str, bytes], strips: Mapping[str, bytes]) -> str:
+    """The page as HTML. All text from outside is escaped."""
+    sections = [
+        ("Arms by question type", _arms(results)),
+        ("Hypotheses, written down before the runs", _hypotheses(results)),
+        ("Labels", _picture(pictures, "learning.png", "Needs at least two label counts.")),
+        ("Out of distribution", _picture(pictures, "shifted.png", "The questions have no split ood.")),
+        ("How right must a future be?", _break_even(results, pictures)),
+        ("The same reader, shown something else", _swaps(results)),
+        ("Where rollouts do not help", _losses(results, pictures)),
+        ("Three wins, three losses", _strips(strips)),
+        ("How it was done", _facts(results)),
+    ]
+    return document("Do rollouts help?", "Does showing the predicted future help?", _summary(results), sections)
+
+
+def _summary(results: Results) -> str:
+    study = results["study"]
+    said: list[str] = []
+    for kind in ("temporal", "static"):
+        ours = score_of(results, arm="rollout", labels=study["primary"], type=kind)
+        for against in ("frozen", "steps0"):
+            row = next((r for r in gains(results, against) if name_of(r) == f"all {kind}"), None)
+            if ours is not None and row is not None:
+                said.append(
+                    f"{kind} questions: rollout {100 * ours['value']:.1f} %, "
+                    f"{_signed(row)} points against {_NAMES[against]} "
+                    f"(exact sign flips of scenes or pairs, each seed alone: p at most {max(row['p_by_seed']):.2g})"
+                )
+    asked = ", ".join(
+        f"{n['scenes']:,} {name} scenes ({n['questions']:,} questions)" for name, n in study["asked"].items()
+    )
+    lines = "".join(f"<li>{line}</li>" for line in said)
+    return (
+        f"<p>A frozen language model answered questions about {asked}, after {study['primary']:,} labelled scenes, "
+        f"over {study['seeds']} seeds. In brackets: the 95 % interval over other test scenes and other seeds; the "
+        "labelled scenes and the world model are the same throughout.</p>"
+        f"<ul>{lines}</ul>"
+    )
+
+
+_NAMES = {"frozen": "frame 0 repeated", "steps0": "frame 0 alone"}
+
+
+def _arms(results: Results) -> str:
+    """Accuracy by arm: question types, then families; every label count that is not the primary one below."""
+    primary = results["study"]["primary"]
+    kinds, families = results["types"], results["families"]
+    parts: list[str] = []
+    for labels in [primary, *(count for count in results["study"]["labels"] if count != primary)]:
+        rows = []
+        for arm in results["study"]["arms"]:
+            cells = [score_of(results, arm=arm, labels=labels, type=kind) for kind in kinds]
+            cells += [score_of(results, arm=arm, labels=labels, type="temporal", family=name) for name in families]
+            if any(cells):
+                rows.append([arm, str(results["arms"][arm]["world_tokens"]), *map(_cell, cells)])
+        heads = ["arm", "world tokens", *kinds, *(f"{name}, temporal" for name in families)]
+        title = f"<p>{labels:,} labelled scenes{', the primary count' if labels == primary else ''}</p>"
+        parts.append(title + _table(heads, rows))
+    rule = results["heuristic"]
+    note = "" if rule is None else f" The rule of thumb answers {100 * rule:.1f} % of the temporal questions rightly."
+    return "".join(parts) + f"<p>pair: both halves of a minimal pair right.{note}</p>"
+
+
+def _hypotheses(results: Results) -> str:
+    rows = [
+        [
+            f"{name} {html.escape(h['claim'])}",
+            f'<span class="{h["verdict"].replace(" ", "-")}">{h["verdict"]}</span>',
+            html.escape(h["why"]),
+            "" if h["p_holm"] is None else f"{h['p_holm']:.4f}",
+        ]
+        for name, h in results["hypotheses"].items()
+    ]
+    return _table(["claim", "verdict", "figures", "p, adjusted (Holm)"], rows)
+
+
+def _break_even(results: Results, pictures: Mapping[str, bytes]) -> str:
+    shown = _picture(pictures, "break_even.png", "Needs arms such as true@0.1,true@0.3 beside true.")
+    if results["break_even"] is None:
+        return shown
+    world = results["break_even"]["world"]
+    lines = [
+        f"with {int(labels):,} labels, "
+        + (
+            "the curve does not cross the accuracy of frame 0 alone"
+            if needed is None
+            else f"futures must end right in {100 * needed:.0f} % of the scenes to do as well as frame 0 alone"
+        )
+        for labels, needed in results["break_even"]["needed"].items()
+    ]
+    if world is not None:
+        lines.append(f"the world model's rollouts end right in {100 * world:.1f} % of the test scenes")
+    return shown + "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
+
+
+def _swaps(results: Results) -> str:
+    """Trained on one arm, shown another, beside what it was trained on."""
+    primary = results["study"]["primary"]
+    shown = [(row["arm"], row["shown"]) for row in results["scores"] if row["shown"] != row["arm"]]
+    rows = []
+    for arm in dict.fromkeys(arm for arm, _ in shown):
+        for other in dict.fromkeys([arm, *(name for trained, name in shown if trained == arm)]):
+            cells = [score_of(results, arm=arm, shown=other, labels=primary, type=kind) for kind in results["types"]]
+            rows.append([arm, other, *map(_cell, cells)])
+    if not rows:
+        return "<p>Needs the arm rollout or true.</p>"
+    return _table(["trained on", "shown", *results["types"]], rows)
+
+
+def _losses(results: Results, pictures: Mapping[str, bytes]) -> str:
+    parts = [_picture(pictures, "gains.png", "Needs the arms rollout and steps0.")]
+    for against in ("steps0", "frozen"):
+        rows = gains(results, against)
+        counted = [sum(verdict_of(row) == word for row in rows) for word in ("gain", "loss", "neither")]
+        if not rows:
+            continue
+        parts.append(
+            f"<p>Against {_NAMES[against]}, of {len(rows)} kinds of question: {counted[0]} gain, {counted[1]} lose, "
+            f"{counted[2]} undecided. The losses:</p>"
+        )
+        lost = [[name_of(row), f"{row['questions']:,}", _signed(row)] for row in rows if verdict_of(row) == "loss"]
+        parts.append(_table(["questions", "number", "points"], lost) if lost else "<p>none beyond chance</p>")
+    by_outcome = results["by_outcome"]
+    if by_outcome is not None:
+        rows = [
+            [arm, *(_cell(by_outcome[name].get(arm)) for name in ("right", "wrong"))]
+            for arm in results["study"]["arms"]
+        ]
+        heads = [f"rollout ends {name}: {by_outcome[name]['questions']:,} questions" for name in ("right", "wrong")]
+        parts.append("<p>Temporal questions, by whether the rollout itself ends as the scene truly does:</p>")
+        parts.append(_table(["arm", *heads], rows))
+    return "".join(parts)
+
+
+def _strips(strips: Mapping[str, bytes]) -> str:
+    if not strips:
+        return "<p>No picture strips in strips/ yet.</p>"
+    order = sorted(strips, key=lambda name: (name.startswith("loss"), name))
+    return "".join(f"<figure>{_caption(name)}{image(name, strips[name])}</figure>" for name in order)
+
+
+def _caption(name: str) -> str:
+    return f"<figcaption>{html.escape(Path(name).stem.replace('-', ' '))}</figcaption>"
+
+
+def _facts(results: Results) -> str:
+    study = results["study"]
+    budget = ", ".join(f"{name} {value}" for name, value in study["budget"].items() if value is not None)
+    rows = [
+        ["budget, the same for every arm", html.escape(budget)],
+        ["seeds", f"0 to {study['seeds'] - 1}: weights and order; labelled scenes and world model are the same ones"],
+        ["labels", ", ".join(f"{count:,}" for count in study["labels"]) + " scenes, all their questions"],
+        ["questions", f"{html.escape(study['questions'])}, SHA-256 {study['questions_sha256'][:16]}"],
+        ["rollouts", f"{html.escape(study['store'])}, recipe {study['recipe'][:12]}, {study['steps']} steps read"],
+        ["true futures", html.escape(str(study["futures_store"])) + f", recipe {str(study['futures'])[:12]}"],
+        ["language model", html.escape(study["lm"])],
+        ["versions", ", ".join(f"{name} {version}" for name, version in study["versions"].items())],
+        ["made", results["created"]],
+    ]
+    cost = [
+        [arm, str(c["world_tokens"]), f"{c['updates']:,}", f"{c['train_seconds']:.0f} s", f"{c['last_loss']:.3f}"]
+        for arm, c in results["arms"].items()
+    ]
+    heads = ["arm", "world tokens a question", "updates", "training, mean", "last loss, mean"]
+    return (
+        _table(["", ""], rows)
+        + _table(heads, cost)
+        + "<p>Intervals: bootstrap over minimal pairs (scenes where there are none) and seeds, drawn together for all "
+        "arms, so that differences are paired. Every figure, seed by seed: results.json.</p>"
+    )
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    interval = "" if row["low"] is None else f' <span class="small">[{row["low"]:.3f}, {row["high"]:.3f}]</span>'
+    return f"{row['value']:.3f}{interval}"
+
+
+def _signed(row: Mapping[str, Any]) -> str:
+    text = f"{100 * row['value']:+.1f}"
+    return text if row["low"] is None else f"{text} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+
+
+def _picture(pictures: Mapping[str, bytes], name: str, absent: str) -> str:
+    return picture(pictures, name, _SHOWS[name], absent)

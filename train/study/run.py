@@ -1,0 +1,369 @@
+"""A controlled comparison: every arm trained under one budget, at several label counts and seeds, and asked once.
+
+    OUT/study.json               what is compared; a folder belongs to one study, which may gain arms, labels and seeds
+    OUT/units/<unit>.json        what one training (arm, labels, seed) answered; written whole, so a re-run goes on
+    OUT/runs/<unit>/             its run folder, until it has answered
+    OUT/results.json, index.html, *.png     made from these (findings.py, report.py)
+
+Lives here: the plan, the processes, going on where it stopped. Elsewhere: what an arm shows (arms.py).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ...pipeline.files.atomic import replace
+from ...pipeline.machine import usable_cores
+from ...pipeline.machine_device import resolve_device
+from ...pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
+from ...pipeline.progress import Progress
+from ...pipeline.store.folder import open_store
+from ...pipeline.messages import what_is_wrong
+from ..evaluation.answer import answer_all
+from ..data.arms import open_arm, parse_arm
+from ..data.batches import check_answers
+from ..runs.folder import load_run
+from ..config import TrainConfig
+from ..language.lm import load_phrasebook, merge_adapters
+from ..language.weights import find_weights
+from ..data.vision import open_pictures
+from ..data.limits import with_room
+from ..questions.readers import digest_of
+from ..questions.record import Question, first_scenes, read_questions, select_split
+from ..runs.meta import METRICS, versions
+from ..training.train import train
+
+SWAPS = {"rollout": ("frozen", "shuffled", "true", "noise", "reversed"), "true": ("rollout",)}
+"""Trained on the one, tested on the others: does the reader rely on the future, and on whose?"""
+TEST, SHIFTED = "test", "ood"
+_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unit:
+    """One training and what it is then asked."""
+
+    arm: str
+    labels: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Names its file."""
+        return f"{self.arm}-labels{self.labels}-seed{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """What is compared.
+
+    Raises:
+        ConfigError: an arm, a label count or a number of seeds makes no sense.
+    """
+
+    arms: tuple[str, ...]
+    labels: tuple[int, ...]
+    """Labelled training scenes, the first in the order of the file."""
+    curve: tuple[str, ...] | None = None
+    """Arms trained at every label count, the others only at the primary one; None is all."""
+    seeds: int
+    """Of weights and order: 0, 1, …"""
+    settings: TrainConfig
+    """The budget, the same for every arm: store, questions, futures and all of training but arm, labels, seed, out."""
+    out: Path
+
+    def __post_init__(self) -> None:
+        for arm in self.arms:
+            parse_arm(arm)
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise ConfigError(f"name each arm once, and at least one, got {', '.join(self.arms) or 'none'}")
+        if not self.labels or min(self.labels) < 1 or len(set(self.labels)) < len(self.labels) or self.seeds < 1:
+            raise ConfigError(
+                f"label counts must differ and, like the seeds, count from 1: got {list(self.labels)}, {self.seeds}"
+            )
+        if stray := [arm for arm in self.curve or () if arm not in self.arms]:
+            raise ConfigError(f"the curve is of arms compared; {', '.join(stray)} is none of them: add to --arms")
+
+    @property
+    def primary(self) -> int:
+        """The label count that hypotheses and swaps speak of: the middle one, the larger of two."""
+        return sorted(self.labels)[len(self.labels) // 2]
+
+    def units(self) -> list[Unit]:
+        """All trainings, seed by seed: whatever stops the study, whole seeds are there."""
+        return [
+            Unit(arm=arm, labels=labels, seed=seed)
+            for seed in range(self.seeds)
+            for labels in self.labels
+            for arm in self.arms
+            if labels == self.primary or self.curve is None or arm in self.curve
+        ]
+
+    def asked(self, unit: Unit, splits: Sequence[str]) -> list[tuple[str, str]]:
+        """What a trained unit is asked: (split, arm shown)."""
+        swaps = SWAPS.get(unit.arm, ()) if unit.labels == self.primary else ()
+        possible = [arm for arm in swaps if arm != "true" or self.settings.futures is not None]
+        return [(split, unit.arm) for split in splits] + [(TEST, arm) for arm in possible]
+
+
+class UnitAnswers(BaseModel):
+    """What one unit answered."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arm: str
+    labels: int
+    seed: int
+    answers: dict[str, dict[str, tuple[str, ...]]]
+    """By split and arm shown: one answer per question of the split, in the order of the file."""
+    train: dict[str, Any]
+    """Seconds, updates, tokens, first and last loss."""
+    answer_seconds: float
+
+
+def run_study(study: Study, *, jobs: int | None = None, progress: Progress | None = None) -> list[UnitAnswers]:
+    """Train and ask what is not there yet; returns all units of the study.
+
+    Args:
+        jobs: processes, of one thread each; None is one a core, or one where there is a GPU.
+    Raises:
+        ConfigError, QuestionError, StoreError: something the first or the last unit would stumble over; nothing has
+            been trained then.
+        RunError: the folder belongs to another study, or a training diverged.
+        StoreLockedError: another process works on the same folder.
+        Interrupted: by Ctrl-C; the same command goes on.
+    """
+    progress = progress or Progress.silent()
+    splits, facts = _check(study)
+    with _alone(study.out):
+        _claim(study.out, facts)
+        todo = [unit for unit in study.units() if not _is_done(study, unit, splits)]
+        if len(todo) < len(study.units()):
+            progress.say(f"{len(study.units()) - len(todo)} of {len(study.units())} units are there already")
+        workers = min(jobs or _default_jobs(study), max(1, len(todo)))
+        with progress.bar("evidence", total=len(todo), unit="units") as bar:
+            for done in _work(study, todo, splits, workers):
+                bar.advance(1, note=f"{done.name}, loss {done.loss:.3f}, {done.seconds:.0f} s")
+        return [_read_unit(study, unit) for unit in study.units()]
+
+
+def splits_of(questions: Sequence[Question]) -> list[str]:
+    """The splits that are asked: the test split, and the shifted one where there is one."""
+    return [split for split in (TEST, SHIFTED) if any(question.split == split for question in questions)]
+
+
+def _check(study: Study) -> tuple[list[str], dict[str, Any]]:
+    """Everything that hours of training might end in, found out in seconds; and what makes the study this one."""
+    settings = study.settings
+    everything = read_questions(settings.questions, columns=settings.columns, max_bad=settings.max_bad)
+    store = open_store(settings.store)
+    train_pool = select_split(everything, "train", settings.questions)
+    select_split(everything, TEST, settings.questions)
+    first_scenes(train_pool, max(study.labels))
+    splits = splits_of(everything)
+    steps = store.recipe.rollout_steps if settings.steps is None else settings.steps
+    shown = {(split, arm) for unit in study.units() for split, arm in study.asked(unit, splits)}
+    shown |= {("train", arm) for arm in study.arms}
+    keys: dict[str, str] = {}
+    for split, arm in sorted(shown):
+        pool = train_pool if split == "train" else select_split(everything, split, settings.questions)
+        found, _ = open_arm(
+            parse_arm(arm), store, pool, pool, settings.questions, rollout_steps=steps, futures=settings.futures
+        )
+        keys |= found
+    weights, (channels, _, height, width) = find_weights(settings.lm), store.sample_shape
+    speech = load_phrasebook(weights)
+    world_tokens = settings.token_layout().count(1 + steps, height, width, channels=channels)
+    for split in splits:  # all of whose questions are asked; of those to learn from, each training says it itself
+        asked = select_split(everything, split, settings.questions)
+        check_answers(asked, speech)
+        with_room(asked, speech, world_tokens=world_tokens, max_bad=0)
+    digest = hashlib.sha256("".join(f"{name} {key}\n" for name, key in sorted(keys.items())).encode())
+    budget = settings.model_dump(
+        mode="json", exclude={"arm", "labels", "seed", "out", "store", "questions", "futures", "lm", "device"}
+    )
+    facts = {
+        "questions_sha256": digest_of(settings.questions),
+        "images_sha256": digest.hexdigest(),
+        "recipe": store.recipe.id,
+        "futures": None if settings.futures is None else open_store(settings.futures).recipe.id,
+        "lm": weights.identity,
+        "steps": steps,
+        "budget": budget,
+        "versions": versions(),
+    }
+    return splits, facts
+
+
+def _claim(out: Path, facts: dict[str, Any]) -> None:
+    file = out / "study.json"
+    if not file.exists():
+        _write(file, json.dumps(facts, indent=2) + "\n")
+        return
+    try:
+        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({error}). Choose another --out") from error
+    if isinstance(budget := known.get("budget"), dict):  # a setting that is younger than the study had its default
+        young = facts["budget"].keys() - budget.keys()
+        known["budget"] = {**budget, **{name: TrainConfig.model_fields[name].default for name in young}}
+    differ = [name for name in facts if name != "versions" and known.get(name) != facts[name]]
+    if known.get("futures") is None:  # they may come later: what was answered did not look at them
+        differ = [name for name in differ if name != "futures"]
+    if differ:
+        there = "; ".join(f"{name} {known.get(name)!r} there, {facts[name]!r} here" for name in differ)
+        raise RunError(f"{out} holds the answers of another study: {there}. Choose another --out, or remove it")
+    _write(file, json.dumps({**known, "futures": known.get("futures") or facts["futures"]}, indent=2) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    name: str
+    loss: float
+    seconds: float
+
+
+def _work(study: Study, todo: Sequence[Unit], splits: list[str], workers: int) -> Iterator[_Done]:
+    if workers == 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in a process of its own: more threads would change the last bits
+        try:
+            for unit in todo:
+                yield _run_unit(study, unit, splits)
+        except KeyboardInterrupt as stop:
+            raise _interrupted(study) from stop
+        finally:
+            torch.set_num_threads(threads)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        try:
+            waiting = [pool.submit(_run_unit, study, unit, splits) for unit in todo]
+            for future in as_completed(waiting):
+                yield future.result()
+        except KeyboardInterrupt as stop:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise _interrupted(study) from stop
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _interrupted(study: Study) -> Interrupted:
+    return Interrupted(f"stopped; every unit in {study.out / 'units'} stays. The same command goes on from there")
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_it() -> None:  # killed, it could not say that nobody waits any more
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
+
+
+def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
+    """Train, ask, write the answers, remove the run folder."""
+    settings = study.settings
+    folder = study.out / "runs" / unit.name
+    if not folder.exists():  # else it was trained by a process that ended before it had answered
+        train(
+            settings.model_copy(update={"arm": unit.arm, "labels": unit.labels, "seed": unit.seed, "out": folder}),
+        )
+    metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    loaded = load_run(folder, lm=settings.lm, device=settings.device)
+    merge_adapters(loaded.lm)
+    store = open_store(settings.store)
+    everything = read_questions(settings.questions, columns=settings.columns, max_bad=settings.max_bad)
+    steps = store.recipe.rollout_steps if settings.steps is None else settings.steps
+    started = time.perf_counter()
+    answers: dict[str, dict[str, tuple[str, ...]]] = {split: {} for split in splits}
+    for split, name in study.asked(unit, splits):
+        arm, asked = parse_arm(name), select_split(everything, split, settings.questions)
+        keys, images = open_arm(
+            arm, store, asked, asked, settings.questions, rollout_steps=arm.steps(steps), futures=settings.futures
+        )
+        seen = open_pictures(loaded.lm, asked, keys, settings.questions)
+        quiet = Progress.silent()
+        said = answer_all(loaded, asked, keys, images, batch_size=_BATCH, progress=quiet, pictures=seen)
+        answers[split][name] = tuple(one.text for one in said)
+    loss = metrics.pop("loss")
+    metrics |= {"first_loss": loss[0]["loss"], "last_loss": loss[-1]["loss"]}
+    record = UnitAnswers(
+        arm=unit.arm,
+        labels=unit.labels,
+        seed=unit.seed,
+        answers=answers,
+        train=metrics,
+        answer_seconds=round(time.perf_counter() - started, 3),
+    )
+    _write(_file_of(study, unit), record.model_dump_json() + "\n")
+    shutil.rmtree(folder)
+    return _Done(unit.name, loss[-1]["loss"], metrics["seconds"] + record.answer_seconds)
+
+
+def _is_done(study: Study, unit: Unit, splits: list[str]) -> bool:
+    if not _file_of(study, unit).exists():
+        return False
+    answers = _read_unit(study, unit).answers
+    return all(arm in answers.get(split, {}) for split, arm in study.asked(unit, splits))
+
+
+def _file_of(study: Study, unit: Unit) -> Path:
+    return study.out / "units" / f"{unit.name}.json"
+
+
+def _read_unit(study: Study, unit: Unit) -> UnitAnswers:
+    file = _file_of(study, unit)
+    try:
+        return UnitAnswers.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RunError(
+            f"{file} is not what was written: {what_is_wrong(error)}. Remove it, and the same command makes it again"
+        ) from error
+
+
+def _default_jobs(study: Study) -> int:
+    on_gpu = resolve_device(study.settings.device).type == "cuda"
+    return 1 if on_gpu else usable_cores()
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two processes in one folder would train everything twice and remove each other's runs."""
+    for folder in ("units", "runs"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    fd = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when this process ends, however
+        except OSError as error:
+            raise StoreLockedError(f"another `theworld evaluate` works in {out}; wait for it") from error
+        for left in [*(out / "runs").glob(".run-*"), *(out / "runs").glob("*.partial")]:  # of killed trainings
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _write(path: Path, text: str) -> None:
+    replace(path.parent, path, text.encode())

@@ -1,0 +1,154 @@
+"""Checkpoints of a training in progress: one safetensors file, whole or not there, without a pickle in it.
+
+    weights/NAME           what is trained: reader and LoRA; the frozen model is not in it
+    optimizer/NAME/KEY     the optimizer's moments of each
+    best/NAME              the weights with the least validation loss so far, where there is validation
+    metadata "training"    the rest, as JSON: position, schedule, curves, counts
+
+Random numbers need no place in it: those of an update follow from (seed, update, process), see updates.py.
+Elsewhere: the folder it lies in (unfinished.py), what writes it (updates.py).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ...pipeline.files.atomic import replace
+from ...pipeline.errors import RunError
+from .distributed import split_like, whole
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a training stands."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors under one head of the file: `weights`, `optimizer` or `best`."""
+        head = f"{name}/"
+        return {key.removeprefix(head): value for key, value in self.tensors.items() if key.startswith(head)}
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint in place of the last one, in one step.
+
+    Raises:
+        OSError: it could not be written; the last one is as it was.
+    """
+    tensors = {name: checkpoint.tensors[name].contiguous() for name in sorted(checkpoint.tensors)}
+    text = json.dumps({"format": _FORMAT, "digest": _digest(tensors), "state": checkpoint.state})
+    replace(path.parent, path, save(tensors, {"training": text}))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a file.
+
+    Raises:
+        RunError: it cannot be read, is damaged, or of another format.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["training"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        known, state = about["format"] == _FORMAT, about["state"]
+        whole_file = known and about["digest"] == _digest(tensors)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"the checkpoint {path} cannot be read: {error}. Remove its folder and train again") from error
+    if not whole_file:
+        why = "its bytes are not those that were written" if known else f"it has the format {about['format']}"
+        raise RunError(f"the checkpoint {path} cannot be used: {why}. Remove its folder and train again")
+    return Checkpoint(tensors, state)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    total = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        total.update(name.encode())
+        total.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of what is trained, by name, on the CPU. All processes of a training ask for them together."""
+    return {name: whole(p).clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """The reverse of `weights_of`.
+
+    Raises:
+        RunError: these are weights of another model.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    wrong = [n for n in trained.keys() | weights.keys() if n not in weights or n not in trained] or [
+        n for n in trained if trained[n].shape != weights[n].shape
+    ]
+    if wrong:
+        raise RunError(f"the checkpoint is of another model: {sorted(wrong)[0]} does not fit. Train again")
+    for name, parameter in trained.items():
+        parameter.copy_(split_like(weights[name], parameter))
+
+
+def optimizer_state(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Moments by `NAME/KEY`, and the settings of each group, which hold numbers only."""
+    moments = {
+        f"{name}/{key}": whole(value).clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    return moments, groups
+
+
+def put_optimizer_state(
+    model: nn.Module, optimizer: Optimizer, moments: dict[str, Tensor], groups: list[dict[str, Any]]
+) -> None:
+    """The reverse of `optimizer_state`, on any number of processes."""
+    numbers = {id(p): n for n, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    state: dict[int, dict[str, Tensor]] = {}
+    parameters = dict(model.named_parameters())
+    for path, value in moments.items():
+        name, _, key = path.rpartition("/")
+        parameter = parameters[name]
+        state.setdefault(numbers[id(parameter)], {})[key] = value if value.ndim == 0 else split_like(value, parameter)
+    layout = optimizer.state_dict()["param_groups"]
+    restored = [
+        {**now, **{k: tuple(v) if isinstance(v, list) else v for k, v in then.items()}}
+        for now, then in zip(layout, groups, strict=True)
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": restored})
+
+
+def schedule_state(scheduler: LRScheduler) -> dict[str, Any]:
+    """Where a learning rate's schedule stands; the functions it is made of come from the settings."""
+    return {k: v for k, v in scheduler.state_dict().items() if k != "lr_lambdas" and _is_plain(v)}
+
+
+def put_schedule_state(scheduler: LRScheduler, state: dict[str, Any]) -> None:
+    """The reverse of `schedule_state`."""
+    scheduler.load_state_dict({**scheduler.state_dict(), **state})
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,194 @@
+"""The training loop: transformers' Trainer from its first update, or from a checkpoint, to what it leaves behind.
+
+What it does by itself: optimizer, schedule, clipping, DDP and FSDP by accelerate.
+Lives here: its settings, starting it, following it, its figures. Elsewhere: what is ours of an update (updates.py),
+checks before and the run after (trainer.py), which rows when (order.py), files (checkpoints.py), who follows
+(trackers.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+from ...pipeline.errors import Interrupted, RunError
+from ...pipeline.progress import Bar
+from .checkpoint import Checkpoint, read_checkpoint, weights_of
+from ..config import TrainConfig
+from ..reader.model import TheWorld
+from .update_order import UpdateOrder
+from .distributed import Ranks
+from .trackers import Following
+from .trainer import Material, Training, UpdateTrainer, diverged
+
+_LOG_EVERY = 10  # updates averaged into one point of the loss curve; fewer in a short training
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What the loop leaves behind."""
+
+    metrics: dict[str, Any]
+    weights: dict[str, Tensor]
+    """By parameter, on the CPU: the last ones, or the best where there was validation."""
+
+
+def fit(model: TheWorld, training: Training) -> Fitted:
+    """Run the loop, from the checkpoint of the training where there is one.
+
+    Raises:
+        RunError: loss or gradients were not finite too often, or the checkpoint does not fit.
+        Interrupted: the training was asked to stop; a checkpoint is written.
+    """
+    config, material, ranks, unfinished = training.config, training.material, training.ranks, training.unfinished
+    start = read_checkpoint(unfinished.checkpoint) if unfinished.checkpoint.exists() else None
+    order = UpdateOrder(
+        material.rows,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        micro_batch=config.micro_batch,
+        group_by_length=config.group_by_length,
+    )
+    total = math.ceil(config.epochs * order.updates) if config.epochs is not None else config.train_steps
+    following = _follow(training, start) if ranks.is_first else None
+    with training.progress.bar("train", total=total, unit="updates") as bar, tempfile.TemporaryDirectory() as scratch:
+        folder = unfinished.path if ranks.is_first else Path(scratch)
+        trainer = UpdateTrainer(
+            model=model,
+            args=_arguments(config, order, total, folder, ranks, material),
+            train_dataset=cast(Any, material.rows),  # a list is a dataset to it
+            data_collator=material.collator(training.pad_id),
+            callbacks=[],
+        )
+        trainer.setup(training, order, start)
+        trainer.add_callback(_Follow(trainer, bar))
+        trainer.remove_callback(PrinterCallback)  # prints to stdout, which belongs to results
+        if following is not None:
+            trainer.add_callback(following)
+        resume, finished = None, False
+        if start is not None:
+            resume = scratch
+            (Path(scratch) / "trainer_state.json").write_text(json.dumps(start.state["trainer"]), encoding="utf-8")
+        try:
+            trainer.train(resume_from_checkpoint=resume)
+            finished = not trainer.interrupted
+        finally:
+            trainer.end_reading()
+            if following is not None:
+                following.end(trainer.state.log_history, finished=finished)
+    if trainer.interrupted:
+        raise Interrupted(trainer.interruption())
+    tally = trainer.sum_up()
+    if tally.refused_in_a_row >= min(config.max_bad_steps, math.ceil(trainer.state.global_step / 10)):
+        raise RunError(diverged(config, tally, "at its end"))
+    loss = [
+        {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry["learning_rate"]}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+    metrics = {
+        "seconds": round(tally.seconds, 3),
+        "waited_seconds": round(tally.waited, 4),
+        "train_steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "tokens": tally.tokens,
+        "supervised_tokens": tally.supervised,
+        "refused_updates": tally.refused,
+        "refused": tally.refused_updates,
+        "checkpoints": tally.checkpoints,
+        "resumed": tally.resumed,
+        "processes": ranks.size,
+        "loss": loss,
+    }
+    if training.validation is not None:
+        metrics |= {
+            "validation": tally.validation,
+            "best_step": tally.best_step,
+            "stopped_early": tally.stopped_early,
+        }
+    return Fitted(metrics, trainer.best or weights_of(cast(nn.Module, trainer.model)))
+
+
+def _follow(training: Training, start: Checkpoint | None) -> Following | None:
+    """Before the bar, because a tracker may have to ask who one is."""
+    config, state = training.config, {"log_history": [], "global_step": 0} if start is None else start.state["trainer"]
+    if config.report_to == "none":
+        return None
+    history, update = state["log_history"], state["global_step"]
+    return Following(config, training.unfinished, training.progress, history=history, start=update)
+
+
+def _arguments(
+    config: TrainConfig, order: UpdateOrder, total: int, folder: Path, ranks: Ranks, material: Material
+) -> TrainingArguments:
+    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=-1 if config.epochs is not None else config.train_steps,
+        num_train_epochs=config.epochs or 1,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=order.accumulation,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup,  # below 1 it is a share of all updates
+        weight_decay=0.0,
+        max_grad_norm=config.max_grad_norm,
+        logging_steps=max(1, min(_LOG_EVERY, total // 20)),
+        logging_first_step=True,
+        save_strategy="no",
+        report_to=[],  # see trackers.py
+        disable_tqdm=True,
+        log_level="error",
+        seed=config.seed,
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and ranks.size > 1 else None,
+        ddp_find_unused_parameters=material.images is None,  # the reader is not asked there
+        logging_nan_inf_filter=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process would mean DataParallel
+    return arguments
+
+
+class _Follow(TrainerCallback):
+    """Tells our trainer where its loop is, moves the bar on and shows the loss beside it."""
+
+    def __init__(self, trainer: UpdateTrainer, bar: Bar) -> None:
+        self._trainer, self._bar = trainer, bar
+        self._note = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        self._trainer.resume_counts()
+        if state.global_step:
+            self._bar.advance(state.global_step)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        self._trainer.order.set_epoch(state.global_step // self._trainer.order.updates)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        self._bar.advance(1, note=self._note)
+        trainer, every = self._trainer, self._trainer.config.validate_every
+        at_end = state.global_step >= state.max_steps
+        if at_end:
+            trainer.interrupted = False  # what remains is quick
+        if trainer.training.validation is not None and every is not None and (state.global_step % every == 0 or at_end):
+            control.should_evaluate = True
+        if trainer.checkpoint_is_due() and not at_end:
+            control.should_save = True
+        if trainer.interrupted:
+            control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        if logs and "loss" in logs:
+            self._note = f"loss {logs['loss']:.3f}"

@@ -1,0 +1,331 @@
+"""Who follows a training besides its run folder: TensorBoard, W&B or trackio, all told the same by the same names.
+
+One training is one run there, however often it was ended and went on, and each update is told once: what a tracker has
+is asked of it where it knows, else read from `tracker.json` in the folder of the training, and what it lacks is told
+again from the curve in the checkpoint. A tracker that fails says so once; the training goes on.
+
+transformers' own callbacks are not taken: they record its arguments in place of ours, count calls instead of updates,
+begin a second run at every resume (W&B), join runs that have one name (trackio), and print to stdout.
+Elsewhere: what is logged when (updates.py), the folder (unfinished.py).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import secrets
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from transformers import TrainerCallback
+
+from ...pipeline.files.atomic import replace
+from ...pipeline.errors import ConfigError
+from ...pipeline.progress import Progress
+from ..config import TrainConfig
+from ..runs.partial import Unfinished, run_of
+
+NAMES = {
+    "loss": "train/loss",
+    "learning_rate": "train/learning_rate",
+    "grad_norm": "train/grad_norm",
+    "tokens_per_second": "train/tokens_per_second",
+    "epoch": "train/epoch",
+    "eval_loss": "eval/loss",
+    "eval_accuracy": "eval/accuracy",
+}
+"""As the training's log calls it -> as every tracker shows it."""
+
+PROJECT = "theworld"
+
+_MODULES = {"tensorboard": "torch.utils.tensorboard"}  # where not called as the package
+
+_INSTALL = {
+    "tensorboard": "pip install 'theworld[tracking]'",
+    "wandb": "pip install wandb",
+    # its releases up to 0.43 say Pillow < 13, and work with 13; before 13, Pillow's JPEG decoder has known holes
+    "trackio": "pip install trackio, and then pip install 'pillow>=13', which it puts an older one in place of",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a tracker is given to begin or to go on with."""
+
+    name: str
+    """Of the run, unique: trackio finds runs by it."""
+    id: str
+    config: Mapping[str, Any]
+    resumed: bool
+    """Whether this training was told of before."""
+    told: int
+    """The last update it was told of, as far as we know."""
+    start: int
+    """The update that training starts after."""
+    folder: str
+    """For files of the run's own."""
+
+
+class Tracker(Protocol):
+    """One library. Nothing of it may print to stdout, which belongs to results: `Following` sees to that."""
+
+    def begin(self, place: Place) -> int:
+        """Begin the run or go on with it; returns the last update it has."""
+        ...
+
+    def tell(self, update: int, values: Mapping[str, float]) -> None:
+        """Of one update, told once, in order."""
+        ...
+
+    def kept(self, told: int) -> int:
+        """The last update that it will still have if this process is killed now, having been told up to `told`."""
+        ...
+
+    def end(self, *, finished: bool) -> None:
+        """All is told for now."""
+        ...
+
+
+class TensorBoard:
+    """Event files in the run folder."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        self._writer: Any = None
+
+    def begin(self, place: Place) -> int:
+        told = min(place.told, place.start)  # a killed process may not have written all it was told
+        self._writer = self._library.SummaryWriter(place.folder, purge_step=told + 1 if place.resumed else None)
+        self._writer.add_text("config", f"```json\n{json.dumps(place.config, indent=2)}\n```", place.start)
+        return told
+
+    def tell(self, update: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, update)
+        self._writer.flush()
+
+    def kept(self, told: int) -> int:
+        return told
+
+    def end(self, *, finished: bool) -> None:  # noqa: ARG002
+        self._writer.close()
+
+
+class WandB:
+    """Weights & Biases, online or offline, by its own settings and variables."""
+
+    def __init__(self, library: Any) -> None:
+        self._wandb = library
+        self._run: Any = None
+        self._ours = True
+        self._kept = 0
+        self._unsure: deque[tuple[float, int]] = deque()
+
+    def begin(self, place: Place) -> int:
+        self._ours = self._wandb.run is None  # else the caller's own, of a sweep for instance
+        self._run = self._wandb.run or self._wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=os.environ.get("WANDB_NAME", place.name),
+            id=os.environ.get("WANDB_RUN_ID", place.id),
+            resume="allow",
+        )
+        self._run.config.update(dict(place.config), allow_val_change=True)
+        # offline it does not know what it has; `wandb sync` joins the files of one id, in the order of their beginning
+        self._kept = self._run.starting_step - 1 if self._run.resumed else place.told
+        return self._kept
+
+    def tell(self, update: int, values: Mapping[str, float]) -> None:
+        self._unsure.append((time.time(), update))
+        self._run.log(dict(values), step=update, commit=True)
+
+    def kept(self, told: int) -> int:  # noqa: ARG002
+        """Its file is written every 15 seconds, by a process that a kill takes along: what is younger may be lost."""
+        try:
+            written = os.stat(self._run.settings.sync_file).st_mtime  # noqa: PTH116 - a string
+        except OSError:
+            return self._kept
+        while self._unsure and self._unsure[0][0] < written - 0.3:  # the way there takes less
+            self._kept = self._unsure.popleft()[1]
+        return self._kept
+
+    def end(self, *, finished: bool) -> None:
+        if self._ours:
+            self._run.finish(exit_code=0 if finished else 1)
+        if self._unsure:
+            self._kept = self._unsure.pop()[1]
+            self._unsure.clear()
+
+
+class Trackio:
+    """trackio: a database on this machine, a Space or a server, by its own variables."""
+
+    def __init__(self, library: Any) -> None:
+        self._trackio = library
+        self._run: Any = None
+
+    def begin(self, place: Place) -> int:
+        self._run = self._trackio.init(
+            project=PROJECT,
+            name=place.name,
+            config=dict(place.config),
+            resume="allow",
+        )
+        # no public word for it; a killed process leaves up to half a second of points behind
+        following = getattr(self._run, "_next_step", None)
+        return place.told if following is None else following - 1
+
+    def tell(self, update: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=update)
+
+    def kept(self, told: int) -> int:
+        return told
+
+    def end(self, *, finished: bool) -> None:  # noqa: ARG002
+        self._run.finish()
+
+
+_TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "trackio": Trackio}
+
+
+def require_tracker(name: str) -> None:
+    """Refuse a tracker that is not installed, before anything else is done.
+
+    Raises:
+        ConfigError: it cannot be imported; says what to install.
+    """
+    if name != "none":
+        _import(name)
+
+
+def _import(name: str) -> Any:
+    try:
+        with redirect_stdout(sys.stderr):
+            library = importlib.import_module(name)
+            if getattr(library, "__file__", None) is None:  # a folder of that name, such as W&B leaves where it was run
+                raise ModuleNotFoundError(f"{next(iter(library.__path__))} is a folder of that name")
+            return importlib.import_module(_MODULES.get(name, name))
+    except ImportError as error:
+        raise ConfigError(
+            f"report_to = {name} needs the package {name}, which cannot be imported ({error}): {_INSTALL[name]}. "
+            "Or leave --report-to out: metrics.json has the loss curve in any case"
+        ) from error
+
+
+class Following(TrainerCallback):
+    """Tells a tracker what the log of a training says, update by update.
+
+    Args:
+        history: the log so far, of a training that goes on.
+        start: the update it goes on after.
+    Raises:
+        ConfigError: the library is missing, or it did not begin a run.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        unfinished: Unfinished,
+        progress: Progress,
+        *,
+        history: Sequence[Mapping[str, Any]] = (),
+        start: int = 0,
+    ) -> None:
+        self._name, self._progress, self._unfinished = config.report_to, progress, unfinished
+        tracker: Tracker = _TRACKERS[self._name](_import(self._name))
+        self._tracker: Tracker | None = tracker
+        self._seen = 0
+        records = _read(unfinished)
+        record = records.get(self._name)
+        self._records, resumed = records, record is not None
+        if record is None:
+            record = {"id": secrets.token_hex(4), "told": 0}
+            record["name"] = f"{run_of(unfinished.path).name}-{record['id']}"
+        self._record = record
+        place = Place(
+            name=record["name"],
+            id=record["id"],
+            config=_about(config, unfinished),
+            resumed=resumed,
+            told=record["told"],
+            start=start,
+            folder=str(unfinished.tracked),
+        )
+        try:
+            with redirect_stdout(sys.stderr):
+                self._told = record["told"] = tracker.begin(place)
+        except Exception as error:
+            raise ConfigError(
+                f"report_to = {self._name}: it did not begin a run ({type(error).__name__}: {error}). "
+                "Put that right, or leave --report-to out: metrics.json has the loss curve in any case"
+            ) from error
+        self._keep()
+        self._tell(history)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        self._tell(state.log_history)  # all that is logged of the update before is together by now
+
+    def end(self, history: Sequence[Mapping[str, Any]], *, finished: bool) -> None:
+        """Tell what is left, and end it there."""
+        self._tell(history)
+        self._try(lambda tracker: tracker.end(finished=finished))
+        self._note()
+
+    def _tell(self, history: Sequence[Mapping[str, Any]]) -> None:
+        for update, values in _points(history[self._seen :]):
+            if update > self._told:
+                self._try(lambda tracker, update=update, values=values: tracker.tell(update, values))
+                self._told = update
+        self._seen = len(history)
+        self._note()
+
+    def _note(self) -> None:
+        kept = self._record["told"] if self._tracker is None else self._tracker.kept(self._told)
+        if kept > self._record["told"]:
+            self._record["told"] = kept
+            self._keep()
+
+    def _keep(self) -> None:
+        path, text = self._unfinished.tracker, json.dumps({**self._records, self._name: self._record})
+        with suppress(OSError):  # a full disk: if the process is killed before the next, a point is told twice
+            replace(path.parent, path, text.encode())
+
+    def _try(self, what: Any) -> None:
+        if self._tracker is None:
+            return
+        try:
+            with redirect_stdout(sys.stderr):
+                what(self._tracker)
+        except Exception as error:  # whatever a tracker is up to, hours of training are worth more
+            self._tracker = None
+            why = f"{type(error).__name__}: {error}"
+            self._progress.warn(f"{self._name} follows no longer ({why}); training goes on, metrics.json has it all")
+
+
+def _points(log: Iterable[Mapping[str, Any]]) -> list[tuple[int, dict[str, float]]]:
+    """What the log says of each update, together."""
+    points: dict[int, dict[str, float]] = {}
+    for entry in log:
+        if "loss" in entry or "eval_loss" in entry:  # not the summary at the end of a process
+            named = {NAMES[name]: value for name, value in entry.items() if name in NAMES}
+            points.setdefault(entry["step"], {}).update(named)
+    return sorted(points.items())
+
+
+def _about(config: TrainConfig, unfinished: Unfinished) -> dict[str, Any]:
+    """What is trained on what, for a tracker's table of runs."""
+    facts = unfinished.facts
+    said = {"recipe_id": facts.recipe_id, "lm_identity": facts.lm, "questions_sha256": facts.questions_sha256}
+    return {**config.model_dump(mode="json"), **said, "versions": facts.versions}
+
+
+def _read(unfinished: Unfinished) -> dict[str, dict[str, Any]]:
+    try:
+        return json.loads(unfinished.tracker.read_bytes())
+    except (OSError, ValueError):
+        return {}  # none has followed yet

@@ -1,0 +1,329 @@
+"""Train a reader and LoRA on the latents of a store: check everything, train, write a run folder.
+
+Lives here: the checks before anything is written, and the order of it all.
+Elsewhere: the configuration (config.py), the model (model.py), the loop (loop.py, updates.py), going on
+(unfinished.py), the folder (checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import set_seed
+
+from ...pipeline.machine_device import resolve_device
+from ...pipeline.errors import ConfigError, RunError
+from ...pipeline.progress import Progress
+from ...pipeline.store.folder import LatentStore, open_store
+from ..data.arms import Arm, open_arm, parse_arm
+from ..data.batches import check_answers, encode, pack
+from ..reader.context_budget import Budget, room_of
+from ..runs.folder import build_reader, resolve_dtype, save_run
+from ..config import RunSummary, TrainConfig
+from ..reader.layouts import TokenLayout
+from ..data.live import LiveLatents, RollOut, live_in_place_of
+from ..language.lm import LanguageModel, add_lora, checkpoint_activations, load_language_model
+from ..language.weights import find_weights
+from ..data.loader import LatentDataset
+from .loop import fit
+from ..reader.model import TheWorld
+from ..data.vision import open_pictures
+from ..data.limits import covered, fitting
+from ..questions.readers import digest_of, place_of
+from ..questions.report import measure, training_lines
+from ..questions.record import Question, first_scenes, read_questions, select_split
+from .distributed import Ranks
+from ..runs.meta import METRICS, LMFacts, QuestionFacts, ReaderFacts, RunMeta, StoreFacts, versions
+from .signals import Stop
+from .trackers import require_tracker
+from ..runs.partial import TrainingFacts, in_progress, require_free, run_of
+from .trainer import Material, Training
+
+VALIDATION = "validation"
+"""The split that early stopping looks at."""
+
+
+def train(
+    config: TrainConfig,
+    *,
+    resume: Path | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+    live: RollOut | None = None,
+) -> RunSummary:
+    """Train on cached latents and write a run folder. Nothing is written before every check has passed.
+
+    On one CPU thread the same configuration and files give the same weights, bit by bit, however often the training
+    was killed and resumed. Under `accelerate launch` every process calls this; the first one writes.
+
+    Args:
+        resume: the folder of an unfinished training to go on with; `config` comes from `unfinished.resumed_config`.
+        stop: asks it to end after an update, with a checkpoint; None leaves signals to the caller.
+        live: rolls images forward in the loop instead of reading the store's latents (live.py).
+    Raises:
+        ConfigError: more steps than the store has, a layout that does not fit, a language model that does not load,
+            more tokens than it can attend to.
+        QuestionError: a wrong record, a question without latents, an answer outside the vocabulary.
+        StoreError: the store is missing or damaged.
+        RunError: the run folder exists already, or the training diverged.
+        StoreLockedError: another process goes on with the same unfinished training.
+        Interrupted: `stop` was asked for.
+    """
+    ranks = Ranks.here()
+    progress = (progress or Progress.silent()) if ranks.is_first else Progress.silent()
+    require_tracker(config.report_to)
+    if resume is None and config.out is not None:
+        require_free(config.out, begins=ranks.is_first)
+    device = resolve_device(config.device)
+    if config.attention == "flex_attention" and device.type == "cpu":
+        raise ConfigError("flex_attention cannot be trained on a CPU: it has no backward pass there. Use eager")
+    arm = parse_arm(config.arm)
+    store = open_store(config.store)
+    steps = arm.steps(_check_steps(config, store))
+    _check_pooling(config.token_layout(), store)
+    everything = read_questions(config.questions, columns=config.columns, max_bad=config.max_bad)
+    taught = _open_split("train", everything, config, arm, store, steps, labels=config.labels)
+    watched = None
+    if config.validate_every is not None:
+        watched = _open_split(VALIDATION, everything, config, arm, store, steps)
+    if live is not None:
+        taught = replace(taught, images=live_in_place_of(taught.images, live, arm))
+
+    lm = load_language_model(
+        find_weights(config.lm),
+        device=device,
+        dtype=resolve_dtype(config.dtype, device),
+        attention=config.attention,
+    )
+    facts = _reader_facts(config, arm, store, lm, steps)
+    world_tokens = _world_tokens(facts)
+    taught, material = _encode(taught, config, lm, world_tokens)
+    validation = None if watched is None else _encode(watched, config, lm, world_tokens)[1]
+    _check_context(facts, [material] if validation is None else [material, validation], lm, progress)
+    for line in training_lines(taught.questions, measure(taught.questions, lm, world_tokens=world_tokens)):
+        progress.say(line)
+
+    set_seed(config.seed)
+    lm = add_lora(lm, rank=config.lora_rank, alpha=config.lora_alpha, dropout=config.lora_dropout)
+    if config.gradient_checkpointing:
+        checkpoint_activations(lm)
+    model = TheWorld(
+        lm.model,
+        build_reader(facts, lm),
+        num_world_steps=steps,
+        max_world_steps=facts.max_world_steps,
+        recipe=store.recipe,
+    )
+    meta = RunMeta(
+        recipe=store.recipe,
+        recipe_id=store.recipe.id,
+        store=_store_facts(store),
+        lm=LMFacts(source=lm.weights.source, identity=lm.weights.identity),
+        reader=facts,
+        questions=QuestionFacts(
+            path=place_of(config.questions),
+            sha256=digest_of(config.questions),
+            train=len(taught.questions),
+        ),
+        config=_found_anywhere(config),
+        versions=versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    begun = TrainingFacts(
+        config=meta.config,
+        numbered=config.out is None,
+        recipe_id=store.recipe.id,
+        images_sha256=_digest(f"{name} {key}\n" for name, key in sorted(taught.keys.items())),
+        questions_sha256=meta.questions.sha256,
+        lm=lm.weights.identity,
+        versions=meta.versions,
+        started=meta.created,
+    )
+    with in_progress(begun, config.out, resume=resume, writes=ranks.is_first, say=progress.say) as unfinished:
+        training = Training(
+            config=config,
+            material=material,
+            validation=validation,
+            pad_id=lm.pad_id,
+            unfinished=unfinished,
+            ranks=ranks,
+            progress=progress,
+            stop=stop or Stop(),
+        )
+        done = fit(model, training)
+        _require_finite(done.weights, config)
+        metrics: dict[str, Any] = {**done.metrics, "world_tokens": world_tokens}
+        if isinstance(taught.images, LiveLatents):
+            metrics["rolled_out_live"] = taught.images.facts()
+        run = run_of(unfinished.path)
+        if ranks.is_first:
+            folder = unfinished.new_run()
+            (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+            save_run(folder, model, meta, done.weights)
+            run = unfinished.finish()
+    return RunSummary(
+        run=run,
+        train_steps=metrics["train_steps"],
+        seconds=metrics["seconds"],
+        first_loss=metrics["loss"][0]["loss"],
+        last_loss=metrics["loss"][-1]["loss"],
+        world_tokens=world_tokens,
+        supervised_tokens=metrics["supervised_tokens"],
+        trainable=sum(parameter.numel() for _, parameter in model.trainable_parameters()),
+        questions=len(taught.questions),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The questions of a split, and what is seen with them."""
+
+    questions: tuple[Question, ...]
+    keys: dict[str, str]
+    """Question id -> key of its image."""
+    images: LatentDataset | None
+
+
+def _open_split(
+    split: str,
+    everything: Sequence[Question],
+    config: TrainConfig,
+    arm: Arm,
+    store: LatentStore,
+    steps: int,
+    *,
+    labels: int | None = None,
+) -> _Asked:
+    """Its questions, or those of its first `labels` scenes, and their latents as the arm shows them."""
+    pool = select_split(everything, split, config.questions)
+    pool = covered(pool, config.questions, store, max_bad=config.max_bad) if config.max_bad else pool
+    questions = first_scenes(pool, labels)
+    keys, images = open_arm(arm, store, questions, pool, config.questions, rollout_steps=steps, futures=config.futures)
+    return _Asked(questions, keys, images)
+
+
+def _encode(asked: _Asked, config: TrainConfig, lm: LanguageModel, world_tokens: int) -> tuple[_Asked, Material]:
+    """The questions that fit into the language model, and the rows they make."""
+    check_answers(asked.questions, lm)
+    examples = [encode(question, asked.keys[question.id], lm, answer=question.answer) for question in asked.questions]
+    questions, examples = fitting(asked.questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad)
+    pictures = open_pictures(lm, questions, asked.keys, config.questions)
+    return replace(asked, questions=questions), Material(pack(examples, config.pack), asked.images, pictures)
+
+
+def _reader_facts(config: TrainConfig, arm: Arm, store: LatentStore, lm: LanguageModel, steps: int) -> ReaderFacts:
+    channels, _, height, width = store.sample_shape
+    layout = config.token_layout()
+    return ReaderFacts(
+        latent_shape=(channels, height, width),
+        hidden_size=lm.hidden_size,
+        layout=layout.name,
+        patch=layout.patch,
+        pool=layout.pool,
+        pool_steps=layout.pool_steps,
+        coarse=layout.coarse,
+        queries=layout.queries,
+        max_world_steps=config.max_world_steps,
+        num_world_steps=steps,
+        frames=(0,) if store.recipe.kind == "posterior" else arm.frames(steps),  # what is drawn is one frame
+    )
+
+
+def _check_steps(config: TrainConfig, store: LatentStore) -> int:
+    """K, the rollout steps to read; refuses what the store, the temporal embedding or the layout has no room for."""
+    _, latent_frames, height, width = store.sample_shape
+    there = latent_frames - 1
+    steps = there if config.steps is None else config.steps
+    if steps > there:
+        raise ConfigError(
+            f"--steps {steps} asks for more than {config.store} holds: its rollouts have {there} steps. "
+            f"Pass --steps {there} or fewer, or precompute with --steps {steps}"
+        )
+    if steps > config.max_world_steps:
+        raise ConfigError(
+            f"{steps} rollout steps do not fit max_world_steps={config.max_world_steps}. "
+            f"Raise max_world_steps to {steps}, or pass fewer --steps"
+        )
+    config.token_layout().grid(height, width)
+    return steps
+
+
+def _check_pooling(layout: TokenLayout, store: LatentStore) -> None:
+    """Refuses to pool over frames that do not follow one another: views, and the draws of one image."""
+    recipe, shared = store.recipe, layout.pool_steps
+    if recipe.kind == "views":
+        told, instead = "views of one picture", "--pool-steps 1"
+        mixed = shared > 1
+    else:
+        each = recipe.rollout_steps // recipe.draws
+        told, instead = f"{recipe.draws} draws of {each} steps", f"--pool-steps 1, or a divisor of {each}"
+        mixed = recipe.draws > 1 and each % shared != 0
+    if mixed:
+        raise ConfigError(
+            f"--layout {layout.name} pools {shared} frames into one token, and those of {store.path} hold {told}: a "
+            f"token would mix what does not follow one another. Pass {instead}"
+        )
+
+
+def _world_tokens(facts: ReaderFacts) -> int:
+    """Of one image."""
+    channels, height, width = facts.latent_shape
+    return facts.token_layout().count(len(_frames(facts)), height, width, channels=channels)
+
+
+def _frames(facts: ReaderFacts) -> tuple[int, ...]:
+    return tuple(range(1 + facts.num_world_steps)) if facts.frames is None else facts.frames
+
+
+def _check_context(facts: ReaderFacts, materials: Sequence[Material], lm: LanguageModel, progress: Progress) -> None:
+    """Refuses a total beyond what the language model can attend to, warns of its windows."""
+    budget = Budget(
+        layout=facts.token_layout(),
+        room=room_of(lm.weights.source, lm.model.config.to_dict()),
+        cells=facts.latent_shape,
+        frames=_frames(facts),
+        text=max(
+            len(example.prompt) + len(example.answer)
+            for material in materials
+            for row in material.rows
+            for example in row
+        ),
+    )
+    budget.require_fit()
+    if warning := budget.warning():
+        progress.warn(f"warning: {warning}")
+
+
+def _found_anywhere(config: TrainConfig) -> dict[str, Any]:
+    """The settings as a run keeps them."""
+    settings = config.model_dump(mode="json")
+    return settings if config.futures is None else {**settings, "futures": str(config.futures.resolve())}
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _store_facts(store: LatentStore) -> StoreFacts:
+    digest = _digest(f"{key}\n" for key in sorted(store.keys))
+    return StoreFacts(
+        path=str(store.path.resolve()),
+        shards=len(store.shards),
+        samples=len(store),
+        keys_sha256=digest,
+    )
+
+
+def _require_finite(weights: Mapping[str, Tensor], config: TrainConfig) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        raise RunError(
+            "the training diverged: weights are no longer finite, so no run was written. "
+            f"Lower learning_rate (it is {config.learning_rate:g}) or max_grad_norm ({config.max_grad_norm:g})"
+        )

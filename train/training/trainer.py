@@ -1,0 +1,359 @@
+"""One update after another, as transformers' Trainer leaves room for them: `UpdateTrainer`.
+
+Lives here: reading latents ahead, the same update on any number of processes, exact resume, refusing an update whose
+loss or gradient is not finite, validation, checkpoints and what is counted on the way.
+
+Random numbers (dropout, draws from a posterior) are a function of (seed, update, piece, process): resuming needs no
+state of theirs, and no process depends on what another one drew.
+Elsewhere: starting and following it (loop.py), which rows when (order.py), files (checkpoints.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ...pipeline.errors import RunError
+from ...pipeline.progress import Progress
+from ...pipeline.messages import name_some
+from ..data.batches import Example, right_answers, supervised_tokens, texts, with_latents
+from .checkpoint import Checkpoint, optimizer_state, put_optimizer_state, put_schedule_state, put_weights, schedule_state, weights_of, write_checkpoint
+from ..config import TrainConfig
+from ..data.loader import LatentDataset
+from ..reader.model import TheWorld
+from .update_order import UpdateOrder
+from ..data.vision import Pictures
+from .distributed import Ranks, whole
+from .signals import Stop
+from ..runs.partial import Unfinished
+
+with redirect_stdout(sys.stderr):  # where WANDB_MODE is offline it prints a line, and stdout belongs to results
+    from transformers import Trainer
+
+_NAMED = 20  # refused updates whose images are kept by name
+
+Rows = list[tuple[Example, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Rows to learn from or to look at, and their latents."""
+
+    rows: Rows
+    images: LatentDataset | None
+    """None where the world is not looked at."""
+    pictures: Pictures | None = None
+    """Where the language model looks at the images itself."""
+
+    def collator(self, pad_id: int) -> Callable[[Sequence[Sequence[Example]]], dict[str, Any]]:
+        """Makes batches of rows."""
+        return partial(texts, pad_id=pad_id, pictures=self.pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a training goes by, from its first update to its last."""
+
+    config: TrainConfig
+    material: Material
+    unfinished: Unfinished
+    """Where its checkpoints are."""
+    pad_id: int
+    validation: Material | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    progress: Progress = field(default_factory=Progress.silent)
+    stop: Stop = field(default_factory=Stop)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a training has counted so far; goes into checkpoints as it is."""
+
+    tokens: int = 0
+    supervised: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    """Seconds of these in which the loop had no batch to learn from."""
+    refused: int = 0
+    """Updates that were not applied, because loss or gradient was not finite."""
+    refused_in_a_row: int = 0
+    refused_updates: list[dict[str, Any]] = field(default_factory=list)
+    """The first of them: update, from 1, and the keys of its images."""
+    checkpoints: int = 0
+    resumed: int = 0
+    validation: list[dict[str, float]] = field(default_factory=list)
+    best_step: int = 0
+    best_loss: float = math.inf
+    worse_in_a_row: int = 0
+    stopped_early: bool = False
+
+
+class UpdateTrainer(Trainer):
+    """transformers' Trainer, where it leaves room for ours. `setup` has to follow its making."""
+
+    def setup(self, training: Training, order: UpdateOrder, start: Checkpoint | None) -> None:
+        self.training, self.order, self.start = training, order, start
+        self.config, self.ranks = training.config, training.ranks
+        self.tally = Tally(**start.state["tally"]) if start is not None else Tally()
+        if not self.ranks.is_first:  # what the first one counted before stays with it
+            self.tally.tokens = self.tally.supervised = 0
+        self.tally.resumed += start is not None
+        self.best = start.part("best") if start is not None else {}
+        self.loss_is_scaled_for_ga = True  # by the weight of a piece
+        self.interrupted = False
+        self.due = False
+        self._piece = 0
+        self._losses: list[Tensor] = []
+        self._texts: Any = None
+        self._batches: Any = None
+        self._began = time.monotonic()
+        self._saved, self._saved_at = self.state.global_step if start is None else -1, self._began
+
+    # --- rows and latents
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Every process goes through its own part: accelerate has nothing to deal out."""
+        return DataLoader(
+            cast(Any, self.train_dataset), batch_sampler=cast(Any, self.order), collate_fn=self.data_collator
+        )
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """Read latents ahead of what comes here, behind all that shuffles and skips."""
+        if epoch_iterator is not self._texts:  # another epoch
+            self._texts = epoch_iterator
+            images, keep = self.training.material.images, self.args.gradient_accumulation_steps
+            self._batches = self._read(epoch_iterator, images, keep=keep)
+        self._piece, self._losses = 0, []
+        began = time.monotonic()
+        samples = super().get_batch_samples(self._batches, num_batches, device)
+        self.tally.waited += time.monotonic() - began
+        return samples
+
+    def _read(self, batches: Any, images: LatentDataset | None, *, keep: int) -> Any:
+        device = self.args.device if self.args.device.type == "cuda" else None
+        return with_latents(batches, images, keep=keep, device=device)
+
+    def end_reading(self) -> None:
+        """An epoch may end in its middle: the threads that read ahead must end too."""
+        if self._batches is not None:
+            self._batches.close()
+
+    # --- one update
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        torch.manual_seed(_seed(self.config.seed, self.state.global_step, self._piece, self.ranks.rank))
+        loss = super().training_step(*args, **kwargs)
+        self._losses.append(loss)
+        self._piece += 1
+        return loss
+
+    def compute_loss(self, model: nn.Module, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        piece = self.order.piece(self.state.global_step, self._piece)
+        assert len(piece.rows) == len(inputs["input_ids"]), "these are not the rows that are due"
+        frames = inputs["latents"].shape[2] if "latents" in inputs else None
+        if frames is not None and self.config.steps_drawn is not None:
+            drawn = draw_steps(self.config.steps_drawn, self.config.seed, self.state.global_step)
+            steps = min(drawn, frames - 1)  # an arm may show fewer
+            inputs, frames = {**inputs, "num_world_steps": cast(Any, steps)}, 1 + steps
+        if piece.weight:
+            reader = cast(TheWorld, self.model).reader
+            world = 0 if frames is None else reader.count(frames, *inputs["latents"].shape[3:])
+            self.tally.tokens += int(inputs["attention_mask"].sum()) + world * len(inputs["input_ids"])
+            self.tally.supervised += supervised_tokens(inputs["labels"])
+        loss = cast(Tensor, super().compute_loss(model, inputs, *args, **kwargs))  # type: ignore[arg-type]
+        return loss if piece.weight == 1 else loss * piece.weight
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """The last moment before an update: is it one to make, is a checkpoint due, has anyone been told to stop?"""
+        norm = cast(Tensor, super()._clip_grad_norm(model))
+        finite = bool(torch.stack(self._losses).isfinite().all()) and bool(whole(norm).isfinite())
+        waited = self.config.checkpoint_minutes
+        due = waited is not None and time.monotonic() - self._saved_at >= 60 * waited
+        said = [float(not finite), float(due), float(bool(self.training.stop.asked))]
+        bad, late, ending = (value > 0 for value in self.ranks.most(said, self.args.device))
+        self.due, self.interrupted = late, ending
+        if bad:
+            self._refuse()
+            return torch.zeros_like(norm)
+        self.tally.refused_in_a_row = 0
+        return norm
+
+    def _refuse(self) -> None:
+        """No gradients, no update: weights and moments stay as they are; the schedule goes on."""
+        cast(Any, self.optimizer).zero_grad(set_to_none=True)
+        update, tally = self.state.global_step, self.tally
+        rows = self.order.rows_of(update)
+        keys = [cast(Rows, self.train_dataset)[row][0].key for row in rows]
+        tally.refused += 1
+        tally.refused_in_a_row += 1
+        if len(tally.refused_updates) < _NAMED:
+            tally.refused_updates.append({"update": update + 1, "images": keys})
+            what = f"update {update + 1} refused: loss or gradient is not finite"
+            self.training.progress.warn(f"{what}; its images: {name_some(keys)}")
+        if tally.refused_in_a_row >= self.config.max_bad_steps:
+            raise RunError(diverged(self.config, tally, f"up to update {update + 1}"))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self.config.report_to != "none":
+            now, before = (self.tally.tokens, time.monotonic()), self._rated
+            [tokens] = self.ranks.total([now[0] - before[0]], self.args.device)
+            logs["tokens_per_second"], self._rated = tokens / max(now[1] - before[1], 1e-9), now
+        super().log(logs, start_time)
+
+    # --- validation
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Mean loss over the learned tokens of the validation split, and its right answers; keeps the best weights."""
+        assert self.training.validation is not None
+        step, tally = self.state.global_step, self.tally
+        loss, accuracy = self._look(self.training.validation)
+        tally.validation.append({"step": step, "loss": loss, "accuracy": accuracy})
+        if loss < tally.best_loss:
+            tally.best_step, tally.best_loss, tally.worse_in_a_row = step, loss, 0
+            self.best = weights_of(cast(nn.Module, self.model))
+        else:
+            tally.worse_in_a_row += 1
+        if self.config.patience is not None and tally.worse_in_a_row >= self.config.patience:
+            tally.stopped_early = self.control.should_training_stop = True
+            self.interrupted = False  # what remains is quick
+        metrics = {"eval_loss": loss, "eval_accuracy": accuracy}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @torch.no_grad()
+    def _look(self, material: Material) -> tuple[float, float]:
+        order = UpdateOrder(
+            material.rows,
+            batch_size=self.config.batch_size,
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+            micro_batch=self.config.micro_batch,
+            shuffle=False,
+        )
+        model = cast(nn.Module, self.model)
+        model.eval()
+        pieces = [
+            (order.piece(update, number), order.learned(update, number))
+            for update in range(order.updates)
+            for number in range(order.pieces_of(update))
+        ]
+        collate = material.collator(self.training.pad_id)
+        batches = (collate([material.rows[row] for row in piece.rows]) for piece, _ in pieces)
+        loss = learned = right = answers = 0.0
+        for (_, tokens), batch in zip(pieces, self._read(batches, material.images, keep=2), strict=True):
+            inputs = cast(dict[str, Tensor], self._prepare_inputs(batch))
+            said = model(**inputs)
+            loss, learned = loss + float(said.loss) * tokens, learned + tokens
+            if tokens:  # else it only keeps the other processes company
+                counted = right_answers(said.logits, inputs["labels"], inputs.get("segments"))
+                right, answers = right + counted[0], answers + counted[1]
+        loss, learned, right, answers = self.ranks.total([loss, learned, right, answers], self.args.device)
+        return loss / learned, right / answers
+
+    # --- checkpoints
+
+    def checkpoint_is_due(self) -> bool:
+        """After an update: by count, by the clock, or because this is the end of it."""
+        every = self.config.checkpoint_every
+        return self.due or self.interrupted or (every is not None and self.state.global_step % every == 0)
+
+    def sum_up(self) -> Tally:
+        """The counts of all processes."""
+        tokens, supervised = self.ranks.total([self.tally.tokens, self.tally.supervised], self.args.device)
+        began = time.monotonic()
+        seconds = self.tally.seconds + began - self._began
+        return dataclasses.replace(self.tally, tokens=int(tokens), supervised=int(supervised), seconds=seconds)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002
+        model = cast(nn.Module, self.model)  # without what DDP wraps around it
+        moments, groups = optimizer_state(model, cast(Any, self.optimizer).optimizer)
+        weights = {f"weights/{name}": tensor for name, tensor in weights_of(model).items()}
+        weights |= {f"optimizer/{name}": tensor for name, tensor in moments.items()}
+        weights |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        [running] = self.ranks.total([float(self._tr_loss)], self.args.device)
+        tally = dataclasses.replace(self.sum_up(), checkpoints=self.tally.checkpoints + 1)
+        state = {
+            "trainer": dataclasses.asdict(self.state),
+            "schedule": schedule_state(cast(Any, self.lr_scheduler)),
+            "groups": groups,
+            "running": [running / self.ranks.size, self._total_loss_scalar, self._globalstep_last_logged],
+            "tally": dataclasses.asdict(tally),
+        }
+        self.due, self._saved_at = False, time.monotonic()
+        if not self.ranks.is_first:
+            return
+        unfinished = self.training.unfinished
+        try:
+            write_checkpoint(unfinished.checkpoint, Checkpoint(weights, state))
+        except OSError as error:
+            kept = "the last one stays" if unfinished.checkpoint.exists() else "there is none yet"
+            self.training.progress.warn(
+                f"no checkpoint at update {self.state.global_step}: {error.strerror or error}; {kept}, training goes "
+                f"on. Free some space in {unfinished.path.parent}"
+            )
+            return
+        self.tally.checkpoints += 1
+        self._saved = self.state.global_step
+
+    def interruption(self) -> str:
+        """What is said where a signal ended the training."""
+        unfinished = self.training.unfinished
+        at = f"stopped after update {self.state.global_step} ({self.training.stop.asked or 'by another process'})"
+        if self._saved == self.state.global_step or not self.ranks.is_first:
+            return f"{at}; `{unfinished.command}` goes on from there"
+        older = "an older checkpoint" if unfinished.checkpoint.exists() else "the start"
+        return f"{at}, but its checkpoint could not be written; `{unfinished.command}` goes on from {older}"
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ARG002
+        assert self.start is not None
+        put_weights(cast(nn.Module, model or self.model), self.start.part("weights"))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.start is None:
+            return
+        optimizer, model = cast(Any, self.optimizer).optimizer, cast(nn.Module, self.model)
+        put_optimizer_state(model, optimizer, self.start.part("optimizer"), self.start.state["groups"])
+        put_schedule_state(cast(Any, self.lr_scheduler), self.start.state["schedule"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing: see the head of this file."""
+
+    def resume_counts(self) -> None:
+        """What Trainer sets to zero at every start."""
+        if self.start is not None:
+            running, total, last = self.start.state["running"]
+            self._tr_loss += running
+            self._total_loss_scalar, self._globalstep_last_logged = total, last
+            self.start = None  # its tensors
+        self._rated = (self.tally.tokens, time.monotonic())
+
+
+def draw_steps(drawn: Sequence[int], seed: int, update: int) -> int:
+    """The rollout steps that one update reads: a function of the arguments alone, so also of a resumed training."""
+    return drawn[int(np.random.default_rng([seed, update]).integers(len(drawn)))]
+
+
+def _seed(seed: int, update: int, piece: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, update, piece, rank]).generate_state(1, np.uint64)[0])
+
+
+def diverged(config: TrainConfig, tally: Tally, where: str) -> str:
+    """What is said of a training whose updates are refused one after another."""
+    return (
+        f"the training diverged: {where}, {tally.refused_in_a_row} updates in a row had a loss or gradient that is not "
+        f"finite and were refused, {tally.refused} in all, so no run was written. Lower learning_rate (it is "
+        f"{config.learning_rate:g}) or max_grad_norm ({config.max_grad_norm:g})"
+    )

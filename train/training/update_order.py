@@ -1,0 +1,144 @@
+"""Which rows one update learns from, and which of them on this process: a function of (seed, epoch) alone.
+
+Lives here: `UpdateOrder`. Elsewhere: rows and their tokens (batches.py), latents read ahead (loader.py), the loop
+(loop.py), the order of a store's samples where there are no questions (batch_order.py).
+
+An update belongs to all processes together. Its rows are dealt out among them in turn and cut into pieces of
+`micro_batch`, each weighted by its share of the learned tokens, so that one process, eight, or pieces of one row all
+take the same step, and a training may go on with another number of processes than it was begun with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from ...pipeline.errors import ConfigError
+from ..data.batches import Example
+
+_WINDOW = 32
+"""Updates whose rows are sorted by length together: long enough to find rows alike, short enough to stay shuffled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows that one process learns from at a time."""
+
+    rows: tuple[int, ...]
+    """Never empty: a process with nothing left in an update takes part with a row of no weight."""
+    weight: float
+    """What the mean loss of these rows counts, where gradients are averaged over processes and summed over pieces: 1
+    where there is one of each."""
+
+
+class UpdateOrder(Sampler[list[int]]):
+    """The pieces of one process, update by update: a batch sampler for a `DataLoader`.
+
+    Args:
+        rows: what an epoch goes through once.
+        batch_size: rows of an update, over all processes; the last update of an epoch takes what is left.
+        micro_batch: rows of a piece; None is all of a process's part of an update.
+        group_by_length: rows of similar length come into the same update, so that little is padded.
+        shuffle: False goes through the rows as they are.
+    Raises:
+        ConfigError: there are no rows.
+
+    Attributes:
+        epoch: which one `__iter__` goes through.
+        updates: in an epoch.
+        accumulation: pieces of an update on every process; those of the last may be fewer.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[Example]],
+        *,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batch: int | None = None,
+        group_by_length: bool = False,
+        shuffle: bool = True,
+    ) -> None:
+        if not rows:
+            raise ConfigError("there is nothing to learn from: no row of questions")
+        self.epoch = 0
+        self.updates = math.ceil(len(rows) / batch_size)
+        self._size, self._seed, self._rank, self._world_size = batch_size, seed, rank, world_size
+        self._micro = micro_batch or math.ceil(batch_size / world_size)
+        self._shuffle, self._group = shuffle, group_by_length
+        self._learned = [sum(len(example.answer) for example in row) for row in rows]
+        self._lengths = np.array([1 + sum(len(e.prompt) - 1 + len(e.answer) for e in row) for row in rows])
+        self._count = len(rows)
+        self._planned: tuple[int, list[list[int]]] | None = None
+        self.accumulation = self._pieces_of(min(batch_size, len(rows)))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Pieces of one process in an epoch."""
+        last = self._count - (self.updates - 1) * self._size
+        return (self.updates - 1) * self.accumulation + self._pieces_of(last)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for update, rows in enumerate(self.plan(self.epoch), self.epoch * self.updates):
+            for number in range(self._pieces_of(len(rows))):
+                yield list(self.piece(update, number).rows)
+
+    def rows_of(self, update: int) -> list[int]:
+        """All rows of an update, counted from the start of the training, over all processes."""
+        return self.plan(update // self.updates)[update % self.updates]
+
+    def piece(self, update: int, number: int) -> Piece:
+        """The n-th piece of an update on this process."""
+        rows = self.rows_of(update)
+        mine = rows[self._rank :: self._world_size][number * self._micro : (number + 1) * self._micro]
+        if not mine:
+            return Piece((rows[0],), 0.0)
+        if len(mine) == len(rows):
+            return Piece(tuple(mine), float(self._world_size))
+        learned = [sum(self._learned[row] for row in some) for some in (mine, rows)]
+        return Piece(tuple(mine), self._world_size * learned[0] / learned[1])
+
+    def pieces_of(self, update: int) -> int:
+        """How many, on every process alike."""
+        return self._pieces_of(len(self.rows_of(update)))
+
+    def learned(self, update: int, number: int) -> int:
+        """Answer tokens of a piece; none of a row that has no weight."""
+        piece = self.piece(update, number)
+        return sum(self._learned[row] for row in piece.rows) if piece.weight else 0
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """The rows of an epoch's updates."""
+        if self._planned is None or self._planned[0] != epoch:
+            self._planned = epoch, self._plan(epoch)
+        return self._planned[1]
+
+    def _plan(self, epoch: int) -> list[list[int]]:
+        order = np.arange(self._count)
+        if self._shuffle:
+            order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
+        if not self._group:
+            return self._cut(order)
+        updates = []
+        for window in range(0, self._count, _WINDOW * self._size):
+            some = order[window : window + _WINDOW * self._size]
+            updates += self._cut(some[np.argsort(self._lengths[some], kind="stable")])
+        last = [updates.pop()] if self._count % self._size else []  # the only one that is smaller stays the last
+        turn = np.random.default_rng([self._seed, epoch, 1]).permutation(len(updates))
+        return [updates[number] for number in turn] + last
+
+    def _cut(self, order: np.ndarray) -> list[list[int]]:
+        return [order[first : first + self._size].tolist() for first in range(0, len(order), self._size)]
+
+    def _pieces_of(self, rows: int) -> int:
+        """Of an update of so many rows, on every process alike."""
+        return math.ceil(math.ceil(rows / self._world_size) / self._micro)
