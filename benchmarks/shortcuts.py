@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from theworld.precompute.worldlet.training.clips import layout_of
 from theworld.precompute.worldlet.scenes.files import read_truth
 from theworld.precompute.worldlet.scenes.physics import Ball, Block, Layout, Segment, ramp_below
+from theworld.precompute.worldlet.training.clips import layout_of
 
 Matrix = NDArray[np.float64]
 Answers = NDArray[np.str_]

@@ -18,7 +18,24 @@ from typing import Any, Literal
 import numpy as np
 
 from .store_peers import OpenEpochs, Read, Samples, Way, peers, streams
-from .store_ways import BATCH, FRAMES, PREFIX, Figures, batches_of, epochs_of_memmap, epochs_of_ours, epochs_of_prefetcher, evict, open_keys, open_memmap, open_memmap_take, open_rows, sync, write_one_memmap, write_ours
+from .store_ways import (
+    BATCH,
+    FRAMES,
+    PREFIX,
+    Figures,
+    batches_of,
+    epochs_of_memmap,
+    epochs_of_ours,
+    epochs_of_prefetcher,
+    evict,
+    open_keys,
+    open_memmap,
+    open_memmap_take,
+    open_rows,
+    sync,
+    write_one_memmap,
+    write_ours,
+)
 
 _LONG_SLICE_S = 0.1
 

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.store.folder import create_store, open_store
-from theworld.train.data.sampler import BatchOrder
 from theworld.train.data.loader import LatentDataset, Prefetcher
+from theworld.train.data.sampler import BatchOrder
 
 from .store_peers import SHARD, Batches, Read, Rows, Samples, key
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 from unittest import mock
 
-from theworld.pipeline.store.records import read_record, record_path
 from theworld.pipeline.files.sealed import seal
 from theworld.pipeline.store.folder import LatentStore, find_stores, open_store
+from theworld.pipeline.store.records import read_record, record_path
 
 from .store_peers import SHARD, Samples, key
 from .store_ways import Figures, make_samples, sync, write_memmap, write_ours

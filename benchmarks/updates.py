@@ -32,17 +32,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.progress import Bar, Progress
-from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.store.folder import LatentStore, create_store, open_store
-from theworld.train.data.batches import Example, pack
 from theworld.train.config import TrainConfig
-from theworld.train.language.lm import LanguageModel
+from theworld.train.data.batches import Example, pack
 from theworld.train.data.loader import Indices, LatentDataset
-from theworld.train.training.loop import fit
+from theworld.train.language.lm import LanguageModel
 from theworld.train.reader.model import IGNORED, TheWorld, WorldOutput
 from theworld.train.runs.partial import TrainingFacts, Unfinished
+from theworld.train.training.loop import fit
 from theworld.train.training.trainer import Material, Training
 
 from .subjects import SETTINGS, STEPS, Setting, examples, key_of, rollouts, world_model

@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from .errors import TheWorldError as TheWorldError
     from .latents.keys import key_of_bytes as key_of_bytes
     from .latents.keys import key_of_file as key_of_file
-    from .latents.spec import LatentSpec as LatentSpec
-    from .store.latent_store import LatentStore as LatentStore
     from .latents.recipe import Recipe as Recipe
+    from .latents.spec import LatentSpec as LatentSpec
+    from .latents.world_model import WorldModel as WorldModel
     from .store.folder import create_store as create_store
     from .store.folder import find_store as find_store
     from .store.folder import find_stores as find_stores
     from .store.folder import open_store as open_store
-    from .latents.world_model import WorldModel as WorldModel
+    from .store.latent_store import LatentStore as LatentStore
 
 __getattr__, __dir__, __all__ = offer(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,9 +13,6 @@ from .errors import ConfigError
 from .messages import what_is_wrong
 
 Model = TypeVar("Model", bound=BaseModel)
-
-DeviceName = Literal["auto", "cpu", "cuda"]
-"""Where tensors are computed; device.py knows which one "auto" is."""
 
 TABLES = ("precompute", "train")
 

@@ -1,18 +1,21 @@
-"""How many cores this process may use: the one place that counts them."""
+"""This machine: its cores, its CPU and GPU by name, and the device that tensors are computed on."""
 
 from __future__ import annotations
 
 import os
-
-import json
 import platform
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
-from .files.atomic import replace
-from .latents.recipe import Recipe
+from typing import TYPE_CHECKING, Literal
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+"""Where tensors are computed; "auto" is a GPU where there is one."""
 
 
 def usable_cores() -> int:
@@ -24,6 +27,18 @@ def usable_cores() -> int:
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
+
+def resolve_device(name: DeviceName) -> torch.device:
+    """The device a word stands for; "auto" is a GPU where there is one.
+
+    Raises:
+        ConfigError: cuda is asked for and not there.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: this torch sees no GPU. Use --device cpu, or install a CUDA build of torch")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 @cache

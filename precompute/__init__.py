@@ -6,10 +6,10 @@ from ..pipeline._lazy import offer
 
 if TYPE_CHECKING:
     from .job.config import PrecomputeConfig as PrecomputeConfig
+    from .job.report import Report as Report
     from .job.run import run_precompute as run_precompute
     from .live.world import LiveWorld as LiveWorld
     from .worlds.registry import load_world as load_world
-    from .job.report import Report as Report
 
 __getattr__, __dir__, __all__ = offer(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,

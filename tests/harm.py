@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import xxhash
 
-from theworld.pipeline.store.formats import base as shard_layout
-from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.files.sealed import seal, unseal
+from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.store.folder import LatentStore
+from theworld.pipeline.store.formats import base as shard_layout
 
 from .faults.harness import SCRATCH, in_child
 from .tiny_store import latent

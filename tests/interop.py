@@ -7,8 +7,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.store.folder import LatentStore, StoreFormat
 
 from .tiny_store import TINY, create, key

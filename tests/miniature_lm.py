@@ -13,8 +13,8 @@ from tokenizers.pre_tokenizers import Punctuation, Sequence, WhitespaceSplit
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from theworld.pipeline.latents.keys import key_of_bytes
-from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.store.folder import LatentStore, create_store
 
 WORDS = tuple(

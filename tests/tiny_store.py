@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store
 
 SPEC = LatentSpec(channels=3, spatial_stride=8, temporal_stride=4, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING
 from ..pipeline._lazy import offer
 
 if TYPE_CHECKING:
-    from .evaluation.answer import ask as ask
-    from .data.sampler import BatchOrder as BatchOrder
-    from .runs.folder import load_run as load_run
     from .config import TrainConfig as TrainConfig
     from .data.loader import LatentDataset as LatentDataset
     from .data.loader import Prefetcher as Prefetcher
-    from .reader.model import TheWorld as TheWorld
+    from .data.sampler import BatchOrder as BatchOrder
+    from .evaluation.answer import ask as ask
     from .questions.record import Question as Question
     from .questions.record import read_questions as read_questions
     from .questions.record import resolve_keys as resolve_keys
+    from .reader.model import TheWorld as TheWorld
     from .reader.tokens import TokenLayout as TokenLayout
     from .reader.tokens import WorldReader as WorldReader
+    from .runs.folder import load_run as load_run
     from .training.train import train as train
 
 __getattr__, __dir__, __all__ = offer(  # pyright: ignore[reportUnsupportedDunderAll]

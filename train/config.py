@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..pipeline.config import DeviceName
+from ..pipeline.machine import DeviceName
 from .reader.layouts import PATCH, POOL_STEPS, LayoutName, PoolName, TokenLayout
 
 DtypeName = Literal["auto", "float32", "bfloat16"]

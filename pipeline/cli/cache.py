@@ -16,11 +16,11 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options
 from ..errors import ConfigError, StoreNotFoundError, TheWorldError
-from .options import DEFAULT_CACHE, Json, Quiet, Store
-from .cache_world import audit_store, preview
 from ..messages import printable
+from . import options
+from .cache_world import audit_store, preview
+from .options import DEFAULT_CACHE, Json, Quiet, Store
 
 cache_app = typer.Typer(
     help="List, check, repair and convert stores of latents.",
@@ -173,9 +173,9 @@ def repair(
     as_json: Json = False,
 ) -> None:
     """Move damaged shards to lost+found/, so that precompute makes them again. Never deletes."""
-    from ..store.repair import repair as run_repair
     from ..progress import Progress
     from ..store.folder import resolve_store
+    from ..store.repair import repair as run_repair
 
     path = resolve_store(store)
     done = run_repair(path, apply=apply, level="deep" if deep else "read", progress=Progress.on_stderr(quiet=quiet))
@@ -205,8 +205,8 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Delete what killed writers left: unfinished files, and payloads without a record. Never latents."""
-    from ..store.repair import gc as run_gc
     from ..store.folder import resolve_store
+    from ..store.repair import gc as run_gc
 
     path = resolve_store(store)
     sweep = run_gc(path, apply=apply, grace_s=_seconds(grace))

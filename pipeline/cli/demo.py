@@ -18,9 +18,9 @@ from .options import Device, Json, Quiet, device_name
 if TYPE_CHECKING:
     from ...precompute.job.report import Report
     from ...train.evaluation.evaluate import Evaluation
-    from ..config import DeviceName
-    from ..store.latent_store import LatentStore
+    from ..machine import DeviceName
     from ..progress import Progress
+    from ..store.latent_store import LatentStore
 
 STEPS = 8
 _CONTROLS = ("frozen", "shuffled", "noise")
@@ -40,9 +40,9 @@ def demo(
     from ...precompute.job.config import PrecomputeConfig
     from ...precompute.job.run import run_precompute
     from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown
-    from .evaluate import write_page
     from ..progress import Progress, show
     from ..store.folder import open_store
+    from .evaluate import write_page
 
     began, progress, where = time.monotonic(), Progress.on_stderr(quiet=quiet), device_name(device)
     progress.say(f"1/4  {scenes} scenes, and what the world model expects to happen in each")
@@ -82,8 +82,8 @@ def demo(
 
 def _contact_sheet(out: Path, store: LatentStore, device: DeviceName, progress: Progress) -> Path:
     from ...precompute.job.config import PrecomputeConfig
-    from ...precompute.job.run import run_precompute
     from ...precompute.job.prepare import OWN_FAMILIES
+    from ...precompute.job.run import run_precompute
     from ...precompute.preview.store_preview import preview
     from ...precompute.worldlet.scenes.files import write_scenes
     from ..store.folder import open_store

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
 from ..errors import ConfigError
+from . import options
 from .options import DEFAULT_CACHE, Device, Json, Quiet, device_name
 
 if TYPE_CHECKING:
     from ...train.evaluation.evaluate import Evaluation
     from ...train.evaluation.report import Exhibit
-    from ..store.latent_store import LatentStore
     from ..progress import Progress
+    from ..store.latent_store import LatentStore
 
 _PAGE = "A page for reviewers"
 _STUDY = "A controlled comparison"
@@ -198,9 +198,9 @@ def write_page(
         around: sections before and after, as `write_run_report` takes them.
     """
     from ...precompute.preview.answer_cards import AnswerPictures
+    from ...train.evaluation.report import write_run_report
     from ...train.questions.readers import folder_of
     from ...train.runs.meta import read_meta
-    from ...train.evaluation.report import write_run_report
     from ..store.folder import open_store
 
     place = images or folder_of(Path(done[0].questions))
@@ -269,11 +269,11 @@ def _compare_arms(
     as_json: bool,
 ) -> None:
     from ...train.config import TrainConfig
-    from ...train.study.run import Study, run_study
-    from ...train.study.findings import find, read_outcomes
-    from ...train.study.report import write_report
     from ...train.study.answers import Answers
     from ...train.study.examples import telling_scenes
+    from ...train.study.findings import find, read_outcomes
+    from ...train.study.report import write_report
+    from ...train.study.run import Study, run_study
     from ..config import load_config, read_table
     from ..progress import Progress, show
 

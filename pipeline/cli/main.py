@@ -19,11 +19,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import ConfigError, TheWorldError
+from ..machine import usable_cores
 from . import options
 from .cache import cache_app
-from ..machine import usable_cores
 from .demo import demo
-from ..errors import ConfigError, TheWorldError
 from .evaluate import evaluate, own_questions
 from .hub import pull, push
 from .options import RUNNING, ConfigFile, Device, Json, Quiet
@@ -182,8 +182,8 @@ def worlds(as_json: Json = False) -> None:
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at this machine: versions, GPU, memory, disk, Hub, sockets. Exits with 2 where most commands would fail."""
-    from .doctor import examine, table_of, to_json
     from ..progress import show
+    from .doctor import examine, table_of, to_json
 
     rows = examine()
     if as_json:
@@ -277,8 +277,8 @@ def train(
 ) -> None:
     """Train temporal embeddings, projector and LoRA on a frozen language model, from a store."""
     from ...train.config import TrainConfig
-    from ...train.training.signals import Stop
     from ...train.runs.partial import find_unfinished, is_unfinished, resumed_config
+    from ...train.training.signals import Stop
     from ..config import load_config, read_table
     from ..progress import Progress
     from ..store.folder import open_store, resolve_store
@@ -355,8 +355,8 @@ def ask(
 
     read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
     from ...precompute.live.world import Sight
-    from ...train.runs.folder import load_run
     from ...train.evaluation.live_answer import answer_live
+    from ...train.runs.folder import load_run
 
     where = options.device_name(device)
     loaded = load_run(run, device=where)

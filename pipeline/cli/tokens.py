@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
 from ..errors import ConfigError
+from . import options
 
 if TYPE_CHECKING:
     from ...train.reader.layouts import TokenLayout

@@ -16,12 +16,10 @@ import errno
 import os
 import secrets
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import StoreError, TheWorldError
-from ..store.records import ShardRecord, record_path
-from .sealed import seal
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
@@ -136,8 +134,6 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
-
-
 @contextmanager
 def writing(store: Path) -> Generator[None]:
     """Turn an OSError inside the block into a StoreError that says what to do."""
@@ -161,12 +157,6 @@ def writing(store: Path) -> Generator[None]:
             f"cannot write to the store {store}: {error.strerror or error}. "
             f"{advice}, then run the same command again; every shard committed so far stays"
         ) from error
-
-
-
-
-
-
 
 
 def _appear(

@@ -1,18 +1,10 @@
-"""Moved here."""
+"""SHA-256 of bytes, of a file, of a set of files."""
 
 from __future__ import annotations
 
 import hashlib
-import re
+from collections.abc import Iterable
 from pathlib import Path
-
-import hashlib
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from ..errors import ConfigError, TheWorldError
-from .hashing import digest_of_file
 
 
 def digest_of_bytes(content: bytes) -> bytes:

@@ -6,14 +6,12 @@ huggingface_hub. Elsewhere: what the files are (precompute/world.py, train/lm_we
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError, TheWorldError
-from .hashing import digest_of_file
 
 HUB_TIMEOUT_S = 5.0
 """For the one question that resolves a name to a commit; the download itself may take as long as it needs."""

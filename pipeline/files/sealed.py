@@ -1,38 +1,19 @@
-"""Moved here."""
+"""Sealed files: JSON that carries its own checksum, and safetensors checked the same way."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import math
 import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, Self
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
-from ..errors import DamagedShardError, StoreError
-from ..latents.keys import KEY_DIGITS
-from ..messages import what_is_wrong
+from typing import Any, BinaryIO
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
 import numpy as np
-import safetensors.numpy
 import xxhash
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from ..latents.keys import KEY_DIGITS, is_key
-from ..store.records import FORMAT, RECORD_LIMIT_BYTES, ShardRecord, record_number, record_path
-from .sealed import read_file
-
 
 _SEAL = re.compile(rb',"seal":"([0-9a-f]{64})"\}\n\Z')
 

@@ -8,6 +8,7 @@ its latent, an edited one gets a new key.
 import hashlib
 import re
 from pathlib import Path
+
 from ..files.hashing import digest_of_bytes, digest_of_file
 
 KEY_DIGITS = 32
@@ -24,10 +25,6 @@ def key_of_bytes(content: bytes) -> str:
 def key_of_sample(content: bytes, prompt: str | None) -> str:
     """The key of an input: its content, and its own prompt where it has one."""
     return key_of_digest(digest_of_bytes(content), prompt)
-
-
-
-
 
 
 def key_of_digest(digest: bytes, prompt: str | None) -> str:

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..errors import LatentShapeError
 from .keys import noise_seed
-from .spec import LatentSpec
 from .recipe import Recipe
+from .spec import LatentSpec
 
 
 def as_tensor(latents: NDArray[Any]) -> Tensor:

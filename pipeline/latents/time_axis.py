@@ -6,8 +6,8 @@ Elsewhere: making them (precompute/kinds.py).
 
 from __future__ import annotations
 
-from .spec import LatentSpec, latent_frames, video_frames
 from .recipe import Kind, Recipe
+from .spec import LatentSpec, latent_frames, video_frames
 
 _CLIPS: frozenset[Kind] = frozenset({"rollout", "samples", "continuation", "frames"})
 _PREDICTED: frozenset[Kind] = _CLIPS - {"frames"}

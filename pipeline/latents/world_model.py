@@ -13,8 +13,8 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from .spec import LatentSpec
 from .recipe import Recipe
+from .spec import LatentSpec
 
 
 @runtime_checkable

@@ -1,18 +1,16 @@
-"""Moved here."""
+"""The commit of a shard: its file first, then its record, neither ever replacing another."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
-import secrets
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from ..errors import StoreError, TheWorldError
-from .records import ShardRecord, record_path
-from ..files.sealed import seal
+
+from ..errors import StoreError
 from ..files.atomic import TempFile, make_folders, place, publish, remove, sync_folder
+from ..files.sealed import seal
+from .records import ShardRecord, record_path
 
 
 def self_test(temp_folder: Path) -> None:

@@ -26,15 +26,23 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from ..errors import (
+    ConfigError,
+    DamagedShardError,
+    LatentShapeError,
+    RecipeError,
+    StoreError,
+    StoreMismatchError,
+    StoreNotFoundError,
+)
 from ..files.atomic import make_folders, publish, sync_folder, writing
-from .commit import self_test
-from ..errors import ConfigError, DamagedShardError, LatentShapeError, RecipeError, StoreError, StoreMismatchError, StoreNotFoundError
-from ..latents.spec import LatentSpec
-from .latent_store import LatentStore, StoreFormat, layout_of
-from ..latents.recipe import Recipe, difference, parse_recipe
-from .records import FORMAT, Sha256, unreadable
 from ..files.sealed import read_file, seal, unseal
+from ..latents.recipe import Recipe, difference, parse_recipe
+from ..latents.spec import LatentSpec
 from ..messages import what_is_wrong
+from .commit import self_test
+from .latent_store import LatentStore, StoreFormat, layout_of
+from .records import FORMAT, Sha256, unreadable
 
 __all__ = ["LatentStore", "StoreFormat", "create_store", "find_store", "find_stores", "open_store"]
 

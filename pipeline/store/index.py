@@ -16,14 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
-import xxhash
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from ..files.sealed import read_file, seal_tensors
 from ..latents.keys import KEY_DIGITS, is_key
 from .records import FORMAT, RECORD_LIMIT_BYTES, ShardRecord, record_number, record_path
-from ..files.sealed import read_file
-from ..files.sealed import seal_tensors
 
 SNAPSHOT = "index.safetensors"
 SNAPSHOT_FROM_SHARDS = 64

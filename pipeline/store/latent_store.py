@@ -21,21 +21,32 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
+from ..files.atomic import replace, writing
+from ..files.sealed import holds
+from ..latents.recipe import Recipe
+from ..latents.spec import LatentSpec, latent_frames
 from . import ledger
 from .buffer import BatchBuffer
-from .index import SNAPSHOT, SNAPSHOT_FROM_SHARDS, Catalog, Shard, Stamp, read_snapshot, record_inodes, record_stamps, shard_of, write_snapshot
-from ..files.atomic import replace, writing
-from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
-from ..latents.spec import LatentSpec, latent_frames
-from .ledger import Failure
-from .shard_files import OpenPayloads, Payload
-from ..latents.recipe import Recipe
-from .records import ShardRecord, read_record, record_path, unreadable
-from ..files.sealed import holds
 from .formats.base import ShardLayout
-from .writer import ShardWriter
 from .formats.webdataset import WebDatasetLayout
 from .formats.zarr import ZarrLayout
+from .index import (
+    SNAPSHOT,
+    SNAPSHOT_FROM_SHARDS,
+    Catalog,
+    Shard,
+    Stamp,
+    read_snapshot,
+    record_inodes,
+    record_stamps,
+    shard_of,
+    write_snapshot,
+)
+from .ledger import Failure
+from .records import ShardRecord, read_record, record_path, unreadable
+from .shard_files import OpenPayloads, Payload
+from .writer import ShardWriter
 
 StoreFormat = Literal["zarr", "webdataset"]
 _PATIENCE_S, _MEMORY_BYTES_PER_S = 50e-6, 2e9

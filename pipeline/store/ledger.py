@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from ..files.atomic import publish, remove, replace
 from ..errors import DamagedShardError
+from ..files.atomic import publish, remove, replace
+from ..files.sealed import open_file, read_file, seal, unseal
 from ..latents.keys import is_key
 from .records import FORMAT, damaged, unreadable
-from ..files.sealed import open_file, read_file, seal, unseal
 
 _FAILURE_LIMIT_BYTES = 2**20
 _SOURCES_LIMIT_BYTES = 2**32

@@ -5,23 +5,19 @@ Elsewhere: making them appear (commit.py).
 """
 
 import errno
-import hashlib
-import json
 import math
-import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ..errors import DamagedShardError, StoreError
+from ..files.sealed import read_file, unseal
 from ..latents.keys import KEY_DIGITS
 from ..messages import what_is_wrong
-from ..files.sealed import read_file, unseal
 
 FORMAT = 1
 """Version of everything a store holds; a reader refuses a higher one."""
@@ -176,13 +172,5 @@ def unreadable(path: Path, shard: int | None, error: OSError) -> StoreError:
         f"{path}{what} cannot be read: {error.strerror or error}. The file may well be sound: check your rights, the "
         "mount and the limits of this process (ulimit), then run the same command again"
     )
-
-
-
-
-
-
-
-
 
 

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .index import SNAPSHOT, record_inodes
-from ..files.atomic import TempFile, place, remove, sync_folder, writing
-from .commit import link_on_the_way
 from ..errors import DamagedShardError, StoreError, StoreLockedError
+from ..files.atomic import TempFile, place, remove, sync_folder, writing
 from ..progress import Progress
+from .commit import link_on_the_way
 from .folder import load_store, make_own_folders
+from .index import SNAPSHOT, record_inodes
 from .verify import Finding, Level, Verification, verify
 
 _LOCKED = "theworld.json"

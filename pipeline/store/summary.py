@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from ..latents.time_axis import describe, horizon_s
 from .latent_store import LatentStore
 from .records import Origin, origins_of
-from ..latents.time_axis import describe, horizon_s
 
 SAMPLES = 256
 """Looked into at most, evenly spread."""

@@ -16,15 +16,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from ..files.atomic import make_folders, publish, writing
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
-from ..latents.keys import is_key
-from .latent_store import LatentStore, StoreFormat
-from ..progress import Progress
-from ..latents.recipe import difference
-from .records import origins_of, read_record
+from ..files.atomic import make_folders, publish, writing
 from ..files.sealed import read_file
+from ..latents.keys import is_key
+from ..latents.recipe import difference
+from ..progress import Progress
 from .folder import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
+from .latent_store import LatentStore, StoreFormat
+from .records import origins_of, read_record
 
 _KEYS_LIMIT_BYTES = 2**31
 _PROMPT_LIMIT_BYTES = 2**28

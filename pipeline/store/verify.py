@@ -20,14 +20,14 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from . import ledger
-from .index import SNAPSHOT, Shard, read_snapshot, record_inodes, record_stamps
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
-from .latent_store import LatentStore
-from ..progress import Progress
-from .records import ShardRecord, read_record, record_path, unreadable
 from ..files.sealed import holds, open_file
+from ..progress import Progress
+from . import ledger
 from .folder import check_array_metadata, load_store
+from .index import SNAPSHOT, Shard, read_snapshot, record_inodes, record_stamps
+from .latent_store import LatentStore
+from .records import ShardRecord, read_record, record_path, unreadable
 
 Level = Literal["names", "read", "deep"]
 LEVELS: tuple[Level, ...] = ("names", "read", "deep")

@@ -8,29 +8,56 @@ visible (latent_store.py).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import Any, Protocol, Self
 
+import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ..files.atomic import TempFile, writing
-from .commit import place_payload, publish_record
 from ..errors import StoreError
-from ..latents.keys import is_key
-from .records import RECORD_LIMIT_BYTES, ShardRecord
+from ..files.atomic import TempFile, writing
 from ..files.sealed import seal, unseal
+from ..latents.keys import is_key
+from ..latents.recipe import Recipe
+from .commit import place_payload, publish_record
+from .formats.base import ShardLayout
+from .records import RECORD_LIMIT_BYTES, ShardRecord
 
-if TYPE_CHECKING:
-    from .latent_store import LatentStore
+
+class ShardTarget(Protocol):
+    """What a shard writer needs of the store that it writes to."""
+
+    path: Path
+    recipe: Recipe
+    shard_size: int
+    layout: ShardLayout
+
+    @property
+    def next_number(self) -> int:
+        """The shard number to try first."""
+        ...
+
+    def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """For each key, whether a committed shard has it."""
+        ...
+
+    def payload_path(self, shard: int) -> Path:
+        """Where the file of a shard belongs."""
+        ...
+
+    def refresh(self) -> None:
+        """Read the records that were written since."""
+        ...
 
 
 class ShardWriter:
     """Streams samples into one new shard. Leaving the `with` block without `commit` publishes nothing."""
 
-    def __init__(self, store: LatentStore, number: int | None = None) -> None:
+    def __init__(self, store: ShardTarget, number: int | None = None) -> None:
         self._store = store
         self._number = number
         self._keys: dict[str, int] = {}

@@ -1,47 +1,42 @@
-"""Moved here."""
+"""The bytes in one cell of a Parquet or Arrow file, read again and again at little cost."""
 
 from __future__ import annotations
 
-
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from ...pipeline.files.arrow_tables import arrow_batches, is_arrow, load_pyarrow, read_schema
-from ...pipeline.errors import ConfigError, ImageError
-from .locations import CellAt
-from .file_facts import facts_of
-from .manifests import MAX_PATH, Row, candidates, check_prompt_field, choose_column, path_of, prompt_of, row_of
 
+from ...pipeline.errors import ImageError
+from ...pipeline.files.arrow_tables import arrow_batches, is_arrow, load_pyarrow
+from .file_facts import facts_of
 
 _MAX_GROUP_BYTES = 2**32
 """Of one column in one row group of a Parquet file, which is read as a whole."""
 
 
-def read_cell(at: CellAt) -> bytes:
+def read_cell(path: str, row: int, column: str) -> bytes:
     """The bytes in a cell.
 
     Raises:
         ImageError: the file, the row or the column is not there any more, or holds no bytes.
     """
     pa = load_pyarrow()
-    facts = facts_of(at.path)
+    facts = facts_of(path)
     if facts is None:
-        raise ImageError("missing", f"{at.path} cannot be read")
+        raise ImageError("missing", f"{path} cannot be read")
     try:
-        if is_arrow(at.path):
-            value = _arrow_cell(_arrow_column(at.path, facts, at.column), at.row)
+        if is_arrow(path):
+            value = _arrow_cell(_arrow_column(path, facts, column), row)
         else:
-            group, first = _group_of(at.path, facts, at.row)
-            value = _parquet_group(at.path, facts, group, at.column)[at.row - first]
+            group, first = _group_of(path, facts, row)
+            value = _parquet_group(path, facts, group, column)[row - first]
         if isinstance(value, pa.StructScalar):
             value = value["bytes"]
         content = value.as_py()
     except (pa.ArrowException, OSError, KeyError, IndexError, UnicodeDecodeError) as error:
-        raise ImageError("table", f"row {at.row} of {at.path} cannot be read: {str(error)[:300]}") from error
+        raise ImageError("table", f"row {row} of {path} cannot be read: {str(error)[:300]}") from error
     if not isinstance(content, bytes):
-        raise ImageError("row", f"row {at.row} of {at.path} holds no bytes in {at.column}")
+        raise ImageError("row", f"row {row} of {path} holds no bytes in {column}")
     return content
 
 

@@ -1,14 +1,9 @@
-"""Moved here."""
+"""Size, times and inode of a file, to notice that it changed."""
 
 from __future__ import annotations
 
-
 import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
-from ...pipeline.errors import ImageError
-from ...pipeline.files.images import read_input_file
 
 
 class FileFacts(NamedTuple):

@@ -23,20 +23,18 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.files import arrow_tables as arrow_files
 from ...pipeline.files import text_tables as lists
-from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.files.hashing import digest_of_bytes
 from ...pipeline.latents.keys import key_of_digest
 from ...pipeline.store.ledger import Failure
-from . import manifests
-from . import tables
-from . import tars
+from ..rollout.kinds import KINDS, Kind
+from . import manifests, tables, tars
+from .file_facts import FileFacts, facts_from, facts_of
 from .folders import expand_braces, has_braces, has_magic, match_files, walk
 from .hash_cache import InputIndex
-from ..rollout.kinds import KINDS, Kind
 from .locations import CellAt, FileAt, Locator, MemberAt
-from .file_facts import FileFacts, facts_from, facts_of
 from .manifests import Row
 
 TARS = frozenset({".tar"})

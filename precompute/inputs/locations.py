@@ -6,15 +6,11 @@ manifests.py, tars.py, tables.py), what the bytes mean (images.py, video.py).
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from ...pipeline.errors import ImageError
 from ...pipeline.files.images import read_input_file
-
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +85,12 @@ class CellAt:
         """
         from .cells import read_cell
 
-        content = read_cell(self)
+        content = read_cell(self.path, self.row, self.column)
         _check_size(len(content), max_bytes, f"row {self.row} of {self.path}")
         return content
 
 
 Locator = FileAt | MemberAt | CellAt
-
-
-
-
 
 
 def _check_size(size: int, max_bytes: int, what: str) -> None:

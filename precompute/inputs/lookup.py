@@ -12,10 +12,10 @@ from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.files.images import read_input_file
 from ...pipeline.latents.keys import key_of_bytes, key_of_sample
 from ...pipeline.store.folder import LatentStore
-from .sandbox import shared_decoder
 from ..rollout.kinds import KINDS, Loaded
-from .locations import FileAt, Locator
 from .listing import list_inputs
+from .locations import FileAt, Locator
+from .sandbox import shared_decoder
 
 
 class Originals:

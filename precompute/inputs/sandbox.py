@@ -37,8 +37,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...pipeline.errors import ImageError, WorldModelError
-from ...pipeline.latents.spec import LatentSpec, video_frames
 from ...pipeline.latents.recipe import Recipe, parse_recipe
+from ...pipeline.latents.spec import LatentSpec, video_frames
 from ..rollout.kinds import KINDS, Loaded
 
 GUARDED = hasattr(os, "memfd_create")
@@ -141,7 +141,7 @@ class Decoder:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(START_S)
         with theirs:
-            command = [sys.executable, "-P", "-m", "theworld.precompute.decoder", str(theirs.fileno())]
+            command = [sys.executable, "-P", "-m", "theworld.precompute.inputs.sandbox", str(theirs.fileno())]
             paths = os.pathsep.join(path for path in sys.path if path)  # wherever this process found theworld
             environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": paths}
             self._template = subprocess.Popen(
@@ -162,7 +162,7 @@ class Decoder:
                 self._end()
         raise WorldModelError(
             f"the process that decodes inputs does not start ({error!r}). See why with: "
-            f"{sys.executable} -m theworld.precompute.decoder"
+            f"{sys.executable} -m theworld.precompute.inputs.sandbox"
         ) from error
 
     def _fork(self) -> socket.socket:

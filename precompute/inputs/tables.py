@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ...pipeline.files.arrow_tables import arrow_batches, is_arrow, load_pyarrow, read_schema
 from ...pipeline.errors import ConfigError, ImageError
-from .locations import CellAt
-from .file_facts import facts_of
+from ...pipeline.files.arrow_tables import arrow_batches, is_arrow, load_pyarrow, read_schema
 from .manifests import MAX_PATH, Row, candidates, check_prompt_field, choose_column, path_of, prompt_of, row_of
 
 _BATCH_ROWS = 1024
@@ -73,8 +70,6 @@ def read_table(file: Path, takes: str, *, column: str | None, prompt_field: str 
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ImageError("table", f"{file} cannot be read as a table: {str(error)[:300]}") from error
     return Table(tuple(rows), chosen if holds_bytes else None, tuple(has_bytes))
-
-
 
 
 def _choose(pa: Any, file: Path, fields: dict[str, Any], takes: str, column: str | None) -> str:
@@ -147,13 +142,5 @@ def _nulls(group: Any, path: str) -> int | None:
         if part.path_in_schema == path:
             return part.statistics.null_count if part.is_stats_set and part.statistics.has_null_count else None
     return None
-
-
-
-
-
-
-
-
 
 

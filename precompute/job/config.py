@@ -8,9 +8,19 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ...pipeline.config import DeviceName
 from ...pipeline.errors import ConfigError
-from ...pipeline.latents.recipe import NO_MEANING, Fit, Kind, Recipe, Solver, StoredDtype, Views, check_meaning, parse_recipe
+from ...pipeline.latents.recipe import (
+    NO_MEANING,
+    Fit,
+    Kind,
+    Recipe,
+    Solver,
+    StoredDtype,
+    Views,
+    check_meaning,
+    parse_recipe,
+)
+from ...pipeline.machine import DeviceName
 from ...pipeline.store.folder import StoreFormat
 from ..rollout.kinds import KINDS
 from ..worlds.prompts import Guardrail

@@ -13,10 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ...pipeline.latents.spec import video_frames
 from ...pipeline.latents.recipe import Recipe
-from .throughput import Experience
+from ...pipeline.latents.spec import video_frames
 from ..worlds.source import WorldSource
+from .throughput import Experience
 
 TEXT_TOKENS = 512
 """Of a prompt, as the pipeline pads it; without one, a single token of zeros."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...pipeline.store.ledger import Failure
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.store.formats.base import STORED_DTYPES
 from ...pipeline.store.folder import LatentStore
-from ..rollout.kinds import KINDS
+from ...pipeline.store.formats.base import STORED_DTYPES
+from ...pipeline.store.ledger import Failure
 from ..inputs.listing import Listing, Sample
+from ..rollout.kinds import KINDS
 from ..worlds.source import WorldSource
 
 SMALLEST_SHARD, LARGEST_SHARD = 16, 256

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...pipeline.machine import usable_cores
 from ...pipeline.errors import Interrupted, WorldModelError
+from ...pipeline.machine import usable_cores
+from ..inputs.listing import Sample
 from .ray_cluster import Crew, node_of
 from .ray_local import Session, ray_session
-from ..inputs.listing import Sample
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and a run with nothing to do needs none of it
     from .worker import Receipt, Worker, WorkerSetup

@@ -11,24 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ...pipeline.machine import usable_cores
-from ...pipeline.machine_device import resolve_device
 from ...pipeline.errors import ConfigError
-from ...pipeline.latents.spec import LatentSpec
-from ...pipeline.progress import Progress
 from ...pipeline.latents.recipe import Recipe
+from ...pipeline.latents.spec import LatentSpec
+from ...pipeline.machine import device_name, resolve_device, usable_cores
+from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, find_store, refuse_store
+from ..inputs.hash_cache import InputIndex
+from ..inputs.listing import Listing, list_inputs
+from ..rollout.kinds import KINDS
+from ..worlds.prompts import check_prompts
+from ..worlds.source import COSMOS, WORLDLET, WorldSource, find_family, resolve_world
 from .config import PrecomputeConfig, make_recipe
 from .cost import Cost, estimate
 from .events import Events
-from .throughput import Experience
-from ...pipeline.machine import device_name
-from ..inputs.hash_cache import InputIndex
-from ..rollout.kinds import KINDS
 from .plan import Plan, bytes_per_sample, make_plan
-from ..inputs.listing import Listing, list_inputs
-from ..worlds.prompts import check_prompts
-from ..worlds.source import COSMOS, WORLDLET, WorldSource, find_family, resolve_world
+from .throughput import Experience
 
 OWN_FAMILIES = ("buckets",)
 """Of the scenes made where none are given: one family is learned in minutes; `theworld scenes` makes all four."""

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...pipeline.store.ledger import Failure
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.messages import printable
-from .cost import Cost
-from .scheduler import Work
+from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
+from .cost import Cost
 from .plan import Plan
+from .scheduler import Work
 
 
 @dataclass(frozen=True, kw_only=True)

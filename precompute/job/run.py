@@ -13,26 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...pipeline.files.atomic import publish, writing
-from ...pipeline.machine_device import resolve_device
 from ...pipeline.errors import Interrupted, TheWorldError
-from ...pipeline.store.ledger import Failure
+from ...pipeline.files.atomic import publish, writing
+from ...pipeline.machine import resolve_device
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import PROMPT, LatentStore, create_store, label_of
-from ..worlds.builtin import EMBEDDED
-from .ray_cluster import crew_of, ray_cluster
-from .config import PrecomputeConfig
-from .scheduler import Drive
-from .events import Events
-from .throughput import FILE
+from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
-from .prepare import Outlook, announce, is_small, look_ahead
-from .plan import Plan, choose_shard_size
-from .pool import Task, join_pool, open_pool
-from .report import Report
-from .signals import Signals
+from ..worlds.builtin import WEIGHTS
 from ..worlds.prompts import embed_each, embed_prompts, unsafe_prompts
 from ..worlds.source import WorldSource
+from .config import PrecomputeConfig
+from .events import Events
+from .plan import Plan, choose_shard_size
+from .pool import Task, join_pool, open_pool
+from .prepare import Outlook, announce, is_small, look_ahead
+from .ray_cluster import crew_of, ray_cluster
+from .report import Report
+from .scheduler import Drive
+from .signals import Signals
+from .throughput import FILE
 
 
 def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None) -> Report:
@@ -159,7 +159,7 @@ def _worker_setup(
             with writing(store.path):
                 publish(store.path / "tmp", text_file, text.to_bytes())
     return {
-        "world_folder": None if world.folder == EMBEDDED else str(world.folder.absolute()),
+        "world_folder": None if world.folder == WEIGHTS else str(world.folder.absolute()),
         "store": str(store.path.absolute()),
         "device": device,
         "world_name": world.name,

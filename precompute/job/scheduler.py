@@ -16,15 +16,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ...pipeline.errors import ConfigError, Interrupted, StoreError, WorldModelError
-from ...pipeline.store.ledger import Failure
+from ...pipeline.machine import is_out_of_memory
 from ...pipeline.progress import Bar, Progress
 from ...pipeline.store.folder import LatentStore
-from .events import Events
-from .throughput import ANY_DEVICE, Experience
-from ...pipeline.machine import is_out_of_memory
+from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
+from .events import Events
 from .pool import Pool, Task, reason_of
 from .signals import Signals, signal_behind
+from .throughput import ANY_DEVICE, Experience
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and a run with nothing to do needs none of it
     from .worker import Receipt

@@ -7,10 +7,7 @@ changes a latent, and losing the file costs a few halved batches. Elsewhere: the
 from __future__ import annotations
 
 import json
-import platform
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +104,6 @@ def work_of(recipe: Recipe) -> str:
     """What memory and time depend on; the fields of a recipe that only choose among equal costs are left out."""
     fields = recipe.model_dump(mode="json", exclude=_OF_NO_COST) | {"text": recipe.prompt is not None}
     return json.dumps(fields, sort_keys=True)
-
-
-
-
-
-
 
 
 def _count(value: Any) -> int | None:

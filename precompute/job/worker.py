@@ -19,18 +19,18 @@ from torch import Tensor
 
 from ...pipeline.errors import ImageError, LatentShapeError
 from ...pipeline.latents.keys import key_of_sample
-from ...pipeline.store.ledger import Failure
-from ...pipeline.store.folder import open_store
-from ..rollout.batch import machine_facts, make_batch
-from ..worlds.builtin import EMBEDDED
-from ..inputs.sandbox import shared_decoder
-from .throughput import ANY_DEVICE
 from ...pipeline.machine import device_name, is_out_of_memory
-from ..rollout.kinds import KINDS, Loaded
-from ..worlds.registry import load_world
+from ...pipeline.store.folder import open_store
+from ...pipeline.store.ledger import Failure
 from ..inputs.listing import Sample
-from ..worlds.text_embeddings import TextEmbeddings
+from ..inputs.sandbox import shared_decoder
+from ..rollout.batch import machine_facts, make_batch
+from ..rollout.kinds import KINDS, Loaded
+from ..worlds.builtin import WEIGHTS
 from ..worlds.prompts import load_each
+from ..worlds.registry import load_world
+from ..worlds.text_embeddings import TextEmbeddings
+from .throughput import ANY_DEVICE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +94,7 @@ class Worker:
         text = TextEmbeddings.load(Path(setup.text)) if setup.text else None
         self._negative = None if text is None else text.negative
         self._world = load_world(
-            Path(setup.world_folder) if setup.world_folder else EMBEDDED,
+            Path(setup.world_folder) if setup.world_folder else WEIGHTS,
             device=setup.device,
             compute_dtype=self._recipe.compute_dtype,
             text=text,
@@ -122,7 +122,7 @@ class Worker:
         except ImageError as error:
             if error.reason in _NOT_THERE:  # an input that is there and broken is broken everywhere
                 raise
-        return {"host": socket.gethostname(), "package": str(Path(__file__).parent), "device": self._device_name}
+        return {"host": socket.gethostname(), "package": str(Path(__file__).parents[1]), "device": self._device_name}
 
     def process(
         self,

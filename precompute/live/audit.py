@@ -23,17 +23,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...pipeline.config import DeviceName
 from ...pipeline.errors import ConfigError, ImageError
-from ...pipeline.latents.tensors import as_tensor
-from ...pipeline.progress import Progress
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.store.records import origins_of
+from ...pipeline.latents.tensors import as_tensor
+from ...pipeline.machine import DeviceName
+from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
+from ...pipeline.store.records import origins_of
+from ..inputs.lookup import Originals
 from ..rollout.batch import machine_facts
 from ..rollout.kinds import KINDS
 from .world import LiveWorld
-from ..inputs.lookup import Originals
 
 Verdict = Literal["equal", "within", "different"]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...pipeline.config import DeviceName
 from ...pipeline.errors import ConfigError
+from ...pipeline.machine import DeviceName
 from ...pipeline.store.folder import LatentStore
-from .world import LiveWorld
 from ..inputs.lookup import Originals
+from .world import LiveWorld
 
 
 class LiveBatches:

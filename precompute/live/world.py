@@ -12,19 +12,18 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from ...pipeline.config import DeviceName
-from ...pipeline.machine_device import resolve_device
 from ...pipeline.errors import ConfigError
 from ...pipeline.latents.keys import key_of_bytes
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.store.folder import PROMPT, LatentStore
 from ...pipeline.latents.world_model import WorldModel
+from ...pipeline.machine import DeviceName, resolve_device
+from ...pipeline.store.folder import PROMPT, LatentStore
+from ..preview.latent_decoder import Viewer, place_of, require_rules, require_weights
 from ..rollout.batch import make_batch
 from ..rollout.kinds import KINDS
-from ..worlds.text_embeddings import TextEmbeddings
 from ..worlds.prompts import embed_prompts, load_each
-from ..preview.latent_decoder import Viewer, place_of, require_rules, require_weights
 from ..worlds.source import resolve_world
+from ..worlds.text_embeddings import TextEmbeddings
 
 _log = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ...pipeline.files.atomic import replace
 from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.files.atomic import replace
 from ...pipeline.files.images import to_rgb
 from ...pipeline.latents.recipe import Fit
 from .images import fit_image, to_tensor

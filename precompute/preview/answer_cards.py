@@ -12,18 +12,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...pipeline.config import DeviceName
 from ...pipeline.errors import ConfigError, ImageError, TheWorldError
 from ...pipeline.files.images import read_input_file
 from ...pipeline.latents.keys import key_of_sample
 from ...pipeline.latents.tensors import as_tensor
+from ...pipeline.machine import DeviceName
 from ...pipeline.store.folder import LatentStore
+from ..inputs.lookup import Originals
 from ..inputs.sandbox import shared_decoder
 from ..rollout.kinds import KINDS
-from ..inputs.lookup import Originals
-from .store_preview import GUARDRAIL_NOTE
-from .latent_decoder import Viewer
 from ..worlds.source import WORLDLET, resolve_world
+from .latent_decoder import Viewer
+from .store_preview import GUARDRAIL_NOTE
 
 
 class AnswerPictures:

@@ -16,23 +16,22 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from ...pipeline.files.atomic import make_folders
-from ...pipeline.config import DeviceName
-from ...pipeline.machine_device import resolve_device
 from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.files.atomic import make_folders
 from ...pipeline.files.images import read_input_file
-from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.store.folder import LatentStore
+from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.latents.time_axis import is_clip
 from ...pipeline.latents.world_model import Autoencoder
+from ...pipeline.machine import DeviceName, resolve_device
+from ...pipeline.store.folder import LatentStore
 from ..inputs.sandbox import shared_decoder
-from .drawing import to_frames
 from ..media.images import to_image
 from ..rollout.kinds import KINDS, Loaded
-from .answer_card import answer_picture
-from .terminal import show_frames
 from ..worlds.source import WORLDLET, WorldSource, find_autoencoder, resolve_world
+from .answer_card import answer_picture
+from .drawing import to_frames
+from .terminal import show_frames
 
 _log = logging.getLogger(__name__)
 

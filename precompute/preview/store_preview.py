@@ -20,20 +20,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...pipeline.files.atomic import make_folders, replace
-from ...pipeline.config import DeviceName
 from ...pipeline.errors import ConfigError, ImageError
-from ...pipeline.latents.tensors import as_tensor
-from ...pipeline.progress import Progress
+from ...pipeline.files.atomic import make_folders, replace
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.store.folder import LatentStore
+from ...pipeline.latents.tensors import as_tensor
 from ...pipeline.latents.time_axis import clips, column, horizon_s, is_clip
+from ...pipeline.machine import DeviceName
+from ...pipeline.progress import Progress
+from ...pipeline.store.folder import LatentStore
+from ..inputs.lookup import Originals, key_named
+from ..media.images import to_image
+from ..worlds.source import WORLDLET, resolve_world
 from .contact_sheet import Row, Words, draw_animation, draw_sheet, gif, held
 from .drawing import to_frames
-from ..media.images import to_image
-from ..inputs.lookup import Originals, key_named
 from .latent_decoder import Viewer
-from ..worlds.source import WORLDLET, resolve_world
 
 MAX_COLUMNS = 13
 """Of a sheet; of longer rollouts so many frames are shown, evenly spread."""

@@ -19,8 +19,8 @@ from torch import Tensor
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.world_model import WorldModel
 from ...pipeline.machine import cpu_model
-from .kinds import Kind
 from ..worlds.text_embeddings import PromptedWorld, TextEmbeddings
+from .kinds import Kind
 
 
 def make_batch(

@@ -13,17 +13,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ...pipeline.files import images as image_files
 from ...pipeline.errors import ConfigError, ImageError
-from ...pipeline.latents.spec import LatentSpec, latent_frames, video_frames
+from ...pipeline.files import images as image_files
 from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
 from ...pipeline.latents.recipe import Kind as KindName
+from ...pipeline.latents.spec import LatentSpec, latent_frames, video_frames
 from ...pipeline.latents.world_model import WorldModel
-from ..media import images
-from ..media import video
-from .chunks import roll_on
+from ..media import images, video
 from ..media.views import load_views
 from ..worlds.source import WorldSource
+from .chunks import roll_on
 
 
 @dataclass(frozen=True, slots=True)

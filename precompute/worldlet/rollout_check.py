@@ -21,10 +21,10 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..preview.drawing import font
 from ..preview.latent_decoder import Viewer
-from .training.clips import layout_of
-from .scenes.outcomes import Video, read_outcome
 from .scenes.files import read_truth
+from .scenes.outcomes import Video, read_outcome
 from .scenes.physics import VIDEO_FRAMES, paint
+from .training.clips import layout_of
 
 _BATCH = 16
 _ZOOM, _GAP, _LINE, _FONT = 2, 2, 20, 15

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe
+from ...pipeline.latents.spec import LatentSpec
 from .family import INDEX, Card, Configs, TextEncoder, WorldFamily, latent_spec_of, mismatched
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WORLDLET = "worldlet"
 COSMOS = "nvidia/Cosmos-Predict2-2B-Video2World"
-EMBEDDED = Path(__file__).parent / "worldlet" / "weights"
+WEIGHTS = Path(__file__).parents[1] / "worldlet" / "weights"
 """The folder of the worldlet's weights."""
 
 
@@ -48,7 +48,7 @@ class _Cosmos(_InWanLatents):
     card = Card()
     engine = ENGINE_VERSION
     names: Mapping[str, str] = {
-        WORLDLET: str(EMBEDDED),
+        WORLDLET: str(WEIGHTS),
         "cosmos-predict2-2b": COSMOS,
         "cosmos-predict2-14b": "nvidia/Cosmos-Predict2-14B-Video2World",
     }

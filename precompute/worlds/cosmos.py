@@ -23,8 +23,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, WorldModelError
-from ...pipeline.latents.tensors import draw_noise, standardise
 from ...pipeline.latents.recipe import Recipe, Solver
+from ...pipeline.latents.tensors import draw_noise, standardise
 from .text_embeddings import TextEmbeddings
 from .wan_vae import WanLatents, load_part
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_che
 from pydantic import Field
 
 from ...pipeline.errors import WorldModelError
-from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.latents.recipe import Recipe
+from ...pipeline.latents.spec import LatentSpec
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import Autoencoder, WorldModel

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ...pipeline.files.atomic import make_folders, publish, writing
 from ...pipeline.errors import ConfigError, WorldModelError
+from ...pipeline.files.atomic import make_folders, publish, writing
 from ...pipeline.latents.recipe import NO_MEANING, Recipe
 from ...pipeline.store.folder import PROMPTS
-from ...pipeline.latents.world_model import WorldModel
 from .family import TextEncoder
 from .text_embeddings import TextEmbeddings, _damaged
 
@@ -35,10 +32,6 @@ Guardrail = Literal["cosmos", "external"]
 
 MAX_PROMPT_TOKENS = 512
 """The pipelines pad every prompt to this, and the padding changes the result (it is not masked)."""
-
-
-
-
 
 
 def embed_prompts(folder: Path, recipe: Recipe, encoder: TextEncoder | None) -> TextEmbeddings | None:
@@ -115,8 +108,6 @@ def load_each(store: Path, prompts: Sequence[str], negative: Tensor | None) -> T
             raise _damaged(path, f"the embedding of the prompt {prompt!r}", error) from error
         rows.append(pad(embedding, (0, 0, 0, MAX_PROMPT_TOKENS - embedding.shape[1])))
     return TextEmbeddings(torch.cat(rows), negative)
-
-
 
 
 def prompt_file(store: Path, prompt: str) -> Path:

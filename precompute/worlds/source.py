@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...pipeline.errors import WorldModelError
-from ...pipeline.latents.spec import LatentSpec
-from ...pipeline.files.hub import Snapshot, fetch, is_hub_id
 from ...pipeline.files.hashing import hash_files
+from ...pipeline.files.hub import Snapshot, fetch, is_hub_id
+from ...pipeline.latents.spec import LatentSpec
 from .builtin import BUILT_IN, COSMOS, WORLDLET
 from .family import INDEX, Card, DecodesAlone, WorldFamily, read_configs
 from .registry import card_of, identify, named_worlds

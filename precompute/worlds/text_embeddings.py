@@ -1,27 +1,19 @@
-"""Moved here."""
+"""Embeddings of prompts, as a store keeps them and a world model takes them."""
 
 from __future__ import annotations
 
-
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Protocol
+
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.nn.functional import pad
-from ...pipeline.files.atomic import make_folders, publish, writing
-from ...pipeline.errors import ConfigError, WorldModelError
-from ...pipeline.latents.recipe import NO_MEANING, Recipe
-from ...pipeline.store.folder import PROMPTS
+
+from ...pipeline.errors import WorldModelError
 from ...pipeline.latents.world_model import WorldModel
-from .family import TextEncoder
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,11 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from ...pipeline.errors import ConfigError, WorldModelError
+from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import video_frames
 from ...pipeline.latents.tensors import draw_noise
-from ...pipeline.latents.recipe import Recipe
-from .family import read_json
 from ..media.images import to_image
+from .family import read_json
 from .text_embeddings import TextEmbeddings
 from .wan_vae import WanLatents, load_part
 

@@ -23,15 +23,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from theworld.pipeline.files import atomic as commit
-from theworld.pipeline.store import writer as shard_writer
 from theworld.pipeline.errors import StoreError, StoreNotFoundError
-from theworld.pipeline.latents.spec import LatentSpec
-from theworld.pipeline.store.ledger import Failure
-from theworld.pipeline.progress import Bar, Progress
+from theworld.pipeline.files import atomic as commit
 from theworld.pipeline.latents.recipe import Recipe
-from theworld.pipeline.store.records import record_number
+from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline.progress import Bar, Progress
+from theworld.pipeline.store import writer as shard_writer
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store, open_store
+from theworld.pipeline.store.ledger import Failure
+from theworld.pipeline.store.records import record_number
 from theworld.pipeline.store.verify import verify
 
 FORMATS: tuple[StoreFormat, ...] = ("zarr", "webdataset")

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from theworld.pipeline.store import index as catalog
 from theworld.pipeline.files.sealed import unseal
+from theworld.pipeline.store import index as catalog
 from theworld.pipeline.store.folder import open_store
 
 from ..harm import reseal

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from theworld.pipeline.files import atomic as commit
 from theworld.pipeline.errors import StoreError
+from theworld.pipeline.files import atomic as commit
 from theworld.pipeline.store.folder import StoreFormat
 
 from .harness import FaultyOs, FileLayer, amount, broken, check, check_resumes, in_child, job, layer, operations

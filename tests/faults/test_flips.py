@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from theworld.pipeline.store import ledger
-from theworld.pipeline.store import records
-from theworld.pipeline.store import folder as store_module
 from theworld.pipeline.errors import StoreError, TheWorldError
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.store import folder as store_module
+from theworld.pipeline.store import ledger, records
+from theworld.pipeline.store.folder import StoreFormat, create_store, open_store
 from theworld.pipeline.store.latent_store import LatentStore
 from theworld.pipeline.store.ledger import Failure
-from theworld.pipeline.latents.recipe import Recipe
-from theworld.pipeline.store.folder import StoreFormat, create_store, open_store
 from theworld.pipeline.store.verify import verify
 
 from .harness import BAD, SEED, SPEC, amount, damage_in, key

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 import xxhash
 
-from theworld.pipeline.store import index as catalog
 from theworld.pipeline.errors import TheWorldError
+from theworld.pipeline.store import index as catalog
+from theworld.pipeline.store.folder import StoreFormat, open_store
 from theworld.pipeline.store.repair import gc, repair
 from theworld.pipeline.store.summary import summarise
-from theworld.pipeline.store.folder import StoreFormat, open_store
 from theworld.pipeline.store.transfer import export
 from theworld.pipeline.store.verify import LEVELS, verify
 

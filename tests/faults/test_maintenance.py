@@ -12,11 +12,27 @@ from pathlib import Path
 import pytest
 
 from theworld.pipeline.store import repair as maintenance
-from theworld.pipeline.store.repair import gc, repair
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, open_store
+from theworld.pipeline.store.repair import gc, repair
 from theworld.pipeline.store.transfer import export
 
-from .harness import Cut, FaultyOs, amount, broken, check, check_resumes, create, damage_in, files, finish, flip_bit, job, key, layer, start
+from .harness import (
+    Cut,
+    FaultyOs,
+    amount,
+    broken,
+    check,
+    check_resumes,
+    create,
+    damage_in,
+    files,
+    finish,
+    flip_bit,
+    job,
+    key,
+    layer,
+    start,
+)
 
 GRACE_S = 2.0
 """Far more than a writer needs from one step to the next, even on a busy machine."""

@@ -21,12 +21,27 @@ from hypothesis.stateful import (
 )
 
 from theworld.pipeline.errors import DamagedShardError
-from theworld.pipeline.store.latent_store import LatentStore
-from theworld.pipeline.store.repair import gc, repair
-from theworld.pipeline.store.records import record_path
 from theworld.pipeline.store.folder import StoreFormat, open_store
+from theworld.pipeline.store.latent_store import LatentStore
+from theworld.pipeline.store.records import record_path
+from theworld.pipeline.store.repair import gc, repair
 
-from .harness import FORMATS, SCRATCH, SEED, Cut, FaultyOs, amount, create, damage_in, flip_bit, job, key, latent, layer, record_first
+from .harness import (
+    FORMATS,
+    SCRATCH,
+    SEED,
+    Cut,
+    FaultyOs,
+    amount,
+    create,
+    damage_in,
+    flip_bit,
+    job,
+    key,
+    latent,
+    layer,
+    record_first,
+)
 
 SAMPLES = st.lists(st.integers(0, 11), min_size=1, max_size=5, unique=True)
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from theworld.train.runs.partial import is_unfinished, resumed_config
 from theworld.train.training.checkpoint import read_checkpoint
 from theworld.train.training.train import train
-from theworld.train.runs.partial import is_unfinished, resumed_config
 from theworld.train.training.trainer import UpdateTrainer
 
 from ..small_training import lay_out, same, settings

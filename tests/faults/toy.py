@@ -88,10 +88,10 @@ def main() -> None:
     parser.add_argument("--address")
     options = parser.parse_args()
 
+    from theworld.precompute.inputs.listing import Sample
     from theworld.precompute.job import pool as pools
     from theworld.precompute.job.config import PrecomputeConfig
     from theworld.precompute.job.run import run_precompute
-    from theworld.precompute.inputs.listing import Sample
 
     pools.worker_class = lambda: ToyWorker  # type: ignore[assignment, return-value]
     pools._ray_setup = lambda setup, _: setup  # type: ignore[assignment]

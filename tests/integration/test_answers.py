@@ -12,14 +12,14 @@ from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, RunError
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import open_store
-from theworld.train.evaluation import answer
-from theworld.train.evaluation.answer import Said, answer_all, ask
+from theworld.train.config import TrainConfig
 from theworld.train.data.arms import open_arm, parse_arm
 from theworld.train.data.batches import encode, pad_rows
-from theworld.train.runs.folder import load_run
-from theworld.train.config import TrainConfig
+from theworld.train.evaluation import answer
+from theworld.train.evaluation.answer import Said, answer_all, ask
 from theworld.train.evaluation.evaluate import evaluate, evaluate_shown
 from theworld.train.questions.record import read_questions, select_split
+from theworld.train.runs.folder import load_run
 from theworld.train.training.train import train
 
 from ..miniature_lm import save_mini_lm

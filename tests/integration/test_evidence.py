@@ -15,15 +15,15 @@ import torch
 from theworld.pipeline.errors import ConfigError, QuestionError, RunError, StoreLockedError
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import open_store
-from theworld.train.evaluation.answer import answer_all
+from theworld.train.config import TrainConfig
 from theworld.train.data.arms import open_arm, parse_arm
 from theworld.train.data.batches import encode, pad_rows
-from theworld.train.runs.folder import load_run
-from theworld.train.config import TrainConfig
+from theworld.train.evaluation.answer import answer_all
 from theworld.train.evaluation.evaluate import evaluate, read_evaluation, require_one_file
-from theworld.train.study.run import Study, Unit, _claim, run_study
 from theworld.train.questions.record import read_questions, select_split
+from theworld.train.runs.folder import load_run
 from theworld.train.runs.meta import read_meta
+from theworld.train.study.run import Study, Unit, _claim, run_study
 from theworld.train.training.train import train
 
 from ..miniature_lm import SMALL_TRAINING, save_mini_lm

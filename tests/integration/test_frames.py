@@ -23,9 +23,9 @@ from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.latents.tensors import standardise
 from theworld.pipeline.store.folder import open_store
 from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.job.report import Report
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.live.world import LiveWorld
-from theworld.precompute.job.report import Report
 from theworld.precompute.media.video import write_video
 from theworld.precompute.worlds.source import resolve_world
 

@@ -22,19 +22,19 @@ from tests.miniature import save_mini_world
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import Interrupted, RecipeError, WorldModelError
 from theworld.pipeline.latents.keys import key_of_file
+from theworld.pipeline.machine import is_out_of_memory
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import create_store, open_store
-from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.worlds.cosmos import CosmosWorld
-from theworld.precompute.job.scheduler import SINGLE_ATTEMPTS, WHOLE_ATTEMPTS, again
-from theworld.precompute.job.throughput import Experience
-from theworld.pipeline.machine import is_out_of_memory
-from theworld.precompute.job.run import Report, run_precompute
-from theworld.precompute.inputs.locations import FileAt
-from theworld.precompute.job.pool import Task
-from theworld.precompute.job.signals import signal_behind
 from theworld.precompute.inputs.listing import Sample
+from theworld.precompute.inputs.locations import FileAt
+from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.job.pool import Task
+from theworld.precompute.job.run import Report, run_precompute
+from theworld.precompute.job.scheduler import SINGLE_ATTEMPTS, WHOLE_ATTEMPTS, again
+from theworld.precompute.job.signals import signal_behind
+from theworld.precompute.job.throughput import Experience
 from theworld.precompute.job.worker import Worker, WorkerSetup
+from theworld.precompute.worlds.cosmos import CosmosWorld
 
 CPU_WORDS = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried …"
 

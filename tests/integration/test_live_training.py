@@ -16,8 +16,8 @@ from theworld.pipeline.errors import ConfigError, ImageError
 from theworld.pipeline.latents.tensors import as_tensor
 from theworld.pipeline.store.folder import LatentStore
 from theworld.precompute.live.batches import LiveBatches
-from theworld.train.data.arms import parse_arm
 from theworld.train.config import TrainConfig
+from theworld.train.data.arms import parse_arm
 from theworld.train.data.live import LiveLatents, live_in_place_of
 from theworld.train.data.loader import LatentDataset
 from theworld.train.training.train import train

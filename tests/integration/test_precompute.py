@@ -22,18 +22,18 @@ import zarr
 from PIL import Image
 
 from tests.miniature import save_mini_world
-from theworld.pipeline.files import atomic as commit
 from theworld.pipeline.errors import ConfigError, StoreError, StoreMismatchError, WorldModelError
+from theworld.pipeline.files import atomic as commit
 from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import find_stores, open_store
-from theworld.precompute.job import scheduler as drive
 from theworld.precompute.job import prepare as outlook
+from theworld.precompute.job import scheduler as drive
 from theworld.precompute.job import worker
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.worlds.cosmos import CosmosWorld
-from theworld.precompute.media.images import load_image
 from theworld.precompute.job.run import Report, run_precompute
+from theworld.precompute.media.images import load_image
+from theworld.precompute.worlds.cosmos import CosmosWorld
 
 
 @pytest.fixture(scope="module")

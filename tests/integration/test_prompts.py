@@ -15,20 +15,20 @@ import pytest
 from PIL import Image
 
 from tests.miniature import add_text_encoder, save_mini_world
-from theworld.pipeline.machine_device import resolve_device
 from theworld.pipeline.errors import ConfigError, Interrupted, StoreError
 from theworld.pipeline.latents.keys import key_of_sample
+from theworld.pipeline.machine import resolve_device
 from theworld.pipeline.store.folder import LatentStore, open_store
 from theworld.pipeline.store.transfer import export
 from theworld.precompute.job import run as job
-from theworld.precompute.worlds import prompts as text
-from theworld.precompute.live.audit import audit
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.media.images import load_image
-from theworld.precompute.job.run import run_precompute
-from theworld.precompute.worlds.registry import load_world
 from theworld.precompute.job.report import Report
+from theworld.precompute.job.run import run_precompute
+from theworld.precompute.live.audit import audit
+from theworld.precompute.media.images import load_image
+from theworld.precompute.worlds import prompts as text
 from theworld.precompute.worlds.prompts import embed_prompts
+from theworld.precompute.worlds.registry import load_world
 from theworld.precompute.worlds.source import resolve_world
 from theworld.train.questions.record import Question, resolve_keys
 

@@ -16,10 +16,10 @@ from theworld.pipeline.errors import ConfigError, QuestionError
 from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import create_store, open_store
-from theworld.train.evaluation.answer import ask
-from theworld.train.runs.folder import load_run
 from theworld.train.config import TrainConfig
+from theworld.train.evaluation.answer import ask
 from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.runs.folder import load_run
 from theworld.train.training.train import train
 
 from ..miniature_eyes import save_eyes_lm

@@ -15,12 +15,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from theworld.pipeline.errors import Interrupted
-from theworld.train.data.batches import pad_rows
-from theworld.train.training.checkpoint import optimizer_state, put_optimizer_state, put_weights, weights_of
 from theworld.train.config import TrainConfig
+from theworld.train.data.batches import pad_rows
 from theworld.train.reader.model import TheWorld
-from theworld.train.training.train import train
 from theworld.train.runs.partial import resumed_config
+from theworld.train.training.checkpoint import optimizer_state, put_optimizer_state, put_weights, weights_of
+from theworld.train.training.train import train
 
 from ..faults.harness import finish, start
 from ..small_training import StopAt, lay_out, learned, settings

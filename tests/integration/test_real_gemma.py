@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from theworld.train.runs.folder import load_run
 from theworld.train.config import TrainConfig
 from theworld.train.evaluation.evaluate import evaluate
 from theworld.train.language.lm import LanguageModel, embedding_rms, load_language_model
 from theworld.train.language.weights import find_weights
 from theworld.train.reader.model import TheWorld
 from theworld.train.reader.tokens import WorldReader
+from theworld.train.runs.folder import load_run
 from theworld.train.training.train import train
 
 from ..miniature_lm import save_mini_store

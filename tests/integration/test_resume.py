@@ -13,14 +13,14 @@ import torch
 
 from theworld.pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
 from theworld.pipeline.progress import Progress
-from theworld.train.training import checkpoint as checkpoints
+from theworld.train.reader.model import TheWorld, WorldOutput
 from theworld.train.runs import partial as unfinished
 from theworld.train.runs.folder import load_run, save_run
-from theworld.train.reader.model import TheWorld, WorldOutput
 from theworld.train.runs.meta import read_meta
+from theworld.train.runs.partial import find_unfinished, in_progress, read_facts, resumed_config
+from theworld.train.training import checkpoint as checkpoints
 from theworld.train.training.signals import Stop
 from theworld.train.training.train import train
-from theworld.train.runs.partial import find_unfinished, in_progress, read_facts, resumed_config
 
 from ..faults.harness import finish, start
 from ..small_training import StopAt, lay_out, learned, same, settings

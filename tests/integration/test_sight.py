@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from theworld.pipeline.errors import ConfigError
-from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.live.world import LiveWorld, Sight
+from theworld.precompute.worlds.cosmos import CosmosWorld
 
 from ..miniature import save_mini_world
 from ..store_of_images import make_images, make_store

@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 
 from theworld.pipeline.errors import ConfigError, Interrupted, RunError
+from theworld.train.runs.partial import resumed_config
 from theworld.train.training.signals import Stop
 from theworld.train.training.trackers import NAMES
 from theworld.train.training.train import train
-from theworld.train.runs.partial import resumed_config
 
 from ..faults.harness import finish, start
 from ..small_training import StopAt, lay_out, settings

@@ -16,15 +16,15 @@ from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 from theworld.pipeline.errors import ConfigError, QuestionError, RunError, StoreMismatchError, StoreNotFoundError
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.store.folder import open_store
-from theworld.train.training import train as trainer
-from theworld.train.training import trainer as updates
-from theworld.train.evaluation.answer import ask
-from theworld.train.data.batches import Example, texts
-from theworld.train.runs.folder import load_run
 from theworld.train.config import TrainConfig
+from theworld.train.data.batches import Example, texts
+from theworld.train.evaluation.answer import ask
 from theworld.train.evaluation.evaluate import EVALUATION, evaluate
 from theworld.train.reader.model import TheWorld
+from theworld.train.runs.folder import load_run
 from theworld.train.runs.meta import read_meta
+from theworld.train.training import train as trainer
+from theworld.train.training import trainer as updates
 from theworld.train.training.train import train
 
 from ..miniature_lm import PLACES, RECIPE, SMALL_TRAINING, save_mini_lm, save_mini_store

@@ -111,6 +111,7 @@ def test_installed_from_either_the_commands_work_far_from_the_checkout(built: Bu
     made = json.loads(theworld("sdist", "precompute", "--steps", "1", "--scenes", "3", "--in-process", "--json"))
     assert (made["written"], made["failed"]) == (3, 0)
     assert (work / made["store"] / "theworld.json").is_file()
-    code = "import theworld.train.reader.tokens, theworld.precompute.worlds.source as w; print(w.resolve_world(None).name)"
+    code = "import theworld.train.reader.tokens; from theworld.precompute.worlds.source import resolve_world as world"
+    code += "; print(world(None).name)"
     said = run(tmp_path / "wheel" / "bin" / "python", "-c", code, cwd=work, env=env)
     assert said.strip() == "worldlet", "nothing of ours shadows a user's train.py, nor is shadowed by it"

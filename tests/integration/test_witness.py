@@ -8,8 +8,8 @@ from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.store.folder import open_store
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute
-from theworld.precompute.worldlet.scenes.files import write_scenes
 from theworld.precompute.worldlet.rollout_check import draw_strips, rollout_outcomes
+from theworld.precompute.worldlet.scenes.files import write_scenes
 
 FAMILIES = ["buckets", "tower"]
 

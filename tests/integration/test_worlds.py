@@ -16,16 +16,16 @@ from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.store.folder import PROMPT, open_store
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.media.images import load_image
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.live.world import LiveWorld
+from theworld.precompute.media.images import load_image
+from theworld.precompute.media.video import write_video
 from theworld.precompute.worlds.registry import load_world
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
-from theworld.precompute.media.video import write_video
-from theworld.train.evaluation.answer import ask
-from theworld.train.runs.folder import load_run
 from theworld.train.config import TrainConfig
+from theworld.train.evaluation.answer import ask
 from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.runs.folder import load_run
 from theworld.train.training.train import train
 
 

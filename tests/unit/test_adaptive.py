@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.store.folder import create_store
-from theworld.train.evaluation.adaptive import _calibration_split
 from theworld.train.config import TrainConfig
+from theworld.train.evaluation.adaptive import _calibration_split
 from theworld.train.evaluation.gates import choose_threshold, disagreement, parse_rule
 from theworld.train.questions.record import Question
 from theworld.train.training.trainer import draw_steps

@@ -22,8 +22,8 @@ from theworld.pipeline.store.transfer import export
 from theworld.pipeline.store.verify import verify
 from theworld.precompute.live import audit as audit_module
 from theworld.precompute.live.audit import TOLERANCE, audit
-from theworld.precompute.worlds.builtin import BUILT_IN
 from theworld.precompute.media.video import write_video
+from theworld.precompute.worlds.builtin import BUILT_IN
 
 from ..harm import open_folder, record, record_file, reseal
 from ..miniature import add_text_encoder, save_mini_world

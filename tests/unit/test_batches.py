@@ -6,15 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from theworld.pipeline.store.buffer import BatchBuffer
 from theworld.pipeline.errors import QuestionError
 from theworld.pipeline.latents.keys import key_of_bytes
-from theworld.train.data.batches import check_answers, encode, pad_rows, right_answers, supervised_tokens, texts, with_latents
+from theworld.pipeline.store.buffer import BatchBuffer
+from theworld.train.data.batches import (
+    check_answers,
+    encode,
+    pad_rows,
+    right_answers,
+    supervised_tokens,
+    texts,
+    with_latents,
+)
+from theworld.train.data.loader import LatentDataset
 from theworld.train.language.lm import LanguageModel
 from theworld.train.language.weights import Weights
-from theworld.train.data.loader import LatentDataset
-from theworld.train.reader.model import IGNORED
 from theworld.train.questions.record import Question, read_questions
+from theworld.train.reader.model import IGNORED
 
 from ..miniature_lm import mini_lm, mini_tokenizer, save_mini_store
 

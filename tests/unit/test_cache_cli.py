@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import TheWorldError
 from theworld.pipeline.latents.keys import KEY_DIGITS
-from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.folder import LatentStore, load_store, open_store
+from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.verify import verify
 
 from ..faults.harness import Holding, finish, start

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from theworld.pipeline.store import index as catalog
 from theworld.pipeline.store import latent_store
+from theworld.pipeline.store.folder import open_store
 from theworld.pipeline.store.index import SNAPSHOT, Catalog, Shard, Stamp, pack_keys, read_snapshot, write_snapshot
 from theworld.pipeline.store.latent_store import LatentStore
-from theworld.pipeline.store.folder import open_store
 
 from ..tiny_store import create, expected, fill, flip, key, write
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from theworld.pipeline.files import atomic as commit
-from theworld.pipeline.store.index import record_stamps
 from theworld.pipeline.errors import DamagedShardError, StoreError, StoreNotFoundError
-from theworld.pipeline.store.records import ShardRecord, read_record
+from theworld.pipeline.files import atomic as commit
 from theworld.pipeline.files.sealed import read_file, seal, unseal
+from theworld.pipeline.store.index import record_stamps
+from theworld.pipeline.store.records import ShardRecord, read_record
 
 RECIPE_ID = "ab" * 32
 

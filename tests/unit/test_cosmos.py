@@ -11,8 +11,8 @@ import torch
 from tests.miniature import mini_transformer, mini_vae, save_mini_world
 from theworld.pipeline.errors import ConfigError, LatentShapeError, WorldModelError
 from theworld.pipeline.latents.keys import key_of_bytes
-from theworld.pipeline.latents.tensors import draw_posterior, standardise
 from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.latents.tensors import draw_posterior, standardise
 from theworld.precompute.rollout.chunks import roll_on
 from theworld.precompute.worlds.cosmos import CosmosWorld, euler, sigma_schedule, two_step
 

@@ -21,8 +21,8 @@ from tests.miniature_lm import SPEC
 from theworld.pipeline.errors import ImageError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.inputs.sandbox import DecodeLimits, Decoder
-from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.media.video import write_video
+from theworld.precompute.rollout.kinds import KINDS
 
 IMAGES = Recipe(world="sha256:" + "0" * 64, height=32, width=48, rollout_steps=1)
 VIDEOS = Recipe(world="sha256:" + "0" * 64, height=32, width=48, rollout_steps=1, kind="frames")

@@ -23,11 +23,11 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ImageError
-from theworld.precompute.live import audit
-from theworld.precompute.worlds.builtin import BUILT_IN
-from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.inputs.manifests import COLUMNS
+from theworld.precompute.live import audit
 from theworld.precompute.media.video import write_video
+from theworld.precompute.rollout.kinds import KINDS
+from theworld.precompute.worlds.builtin import BUILT_IN
 from theworld.train.config import TrainConfig
 
 from ...tests import interop

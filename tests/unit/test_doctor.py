@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from theworld.pipeline.cli import doctor
-from theworld.pipeline.cli.main import app
 from theworld.pipeline.cli.doctor import Row, examine
+from theworld.pipeline.cli.main import app
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 

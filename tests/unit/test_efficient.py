@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from theworld.pipeline.errors import ConfigError
-from theworld.train.data.batches import Example, pad_rows
 from theworld.train.config import TrainConfig
+from theworld.train.data.batches import Example, pad_rows
 from theworld.train.language.lm import LanguageModel, add_lora, checkpoint_activations, load_language_model
 from theworld.train.language.weights import Weights, find_weights
 from theworld.train.reader.model import TheWorld
-from theworld.train.training.update_order import UpdateOrder
 from theworld.train.reader.tokens import TokenLayout, WorldReader
 from theworld.train.training.train import train
+from theworld.train.training.update_order import UpdateOrder
 
 from ..miniature_lm import mini_lm, mini_tokenizer, save_mini_lm
 from ..small_training import lay_out, settings

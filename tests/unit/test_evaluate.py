@@ -6,7 +6,15 @@ import pytest
 from rich.console import Console
 
 from theworld.pipeline.errors import RunError
-from theworld.train.evaluation.evaluate import EVALUATION, Evaluation, Prediction, Score, compare, normalised, read_evaluation
+from theworld.train.evaluation.evaluate import (
+    EVALUATION,
+    Evaluation,
+    Prediction,
+    Score,
+    compare,
+    normalised,
+    read_evaluation,
+)
 from theworld.train.evaluation.statistics import wilson
 
 

@@ -10,11 +10,11 @@ from transformers import Gemma3Processor
 
 from theworld.pipeline.errors import ConfigError, QuestionError
 from theworld.train.data.batches import Example, encode, pad_rows
+from theworld.train.data.vision import Pictures, open_pictures
 from theworld.train.language.lm import LanguageModel, add_lora, load_language_model, load_phrasebook
 from theworld.train.language.weights import Weights, find_weights
-from theworld.train.reader.model import IGNORED, TheWorld
-from theworld.train.data.vision import Pictures, open_pictures
 from theworld.train.questions.record import Question
+from theworld.train.reader.model import IGNORED, TheWorld
 from theworld.train.reader.tokens import WorldReader
 
 from ..miniature_eyes import IMAGE_TOKENS, eyes_lm, eyes_processor, eyes_tokenizer, save_eyes_lm

@@ -11,13 +11,13 @@ from PIL import Image
 
 from theworld.pipeline.errors import ConfigError
 from theworld.train.config import TrainConfig
-from theworld.train.study.run import Study, UnitAnswers
-from theworld.train.study.findings import Findings, crossing, find, read_outcomes, score_of
-from theworld.train.study.hypotheses import labels_needed
 from theworld.train.questions.record import Question, read_questions, select_split
-from theworld.train.study.report import write_report
 from theworld.train.study.answers import Answers
 from theworld.train.study.examples import telling_scenes
+from theworld.train.study.findings import Findings, crossing, find, read_outcomes, score_of
+from theworld.train.study.hypotheses import labels_needed
+from theworld.train.study.report import write_report
+from theworld.train.study.run import Study, UnitAnswers
 
 from ..miniature_study import save_mini_study
 

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import RunError
 from theworld.pipeline.files.hub import Snapshot
+from theworld.train.evaluation.evaluate import evaluate
 from theworld.train.runs import hub
 from theworld.train.runs.folder import load_run
-from theworld.train.evaluation.evaluate import evaluate
 from theworld.train.runs.hub import base_model, card, lay_out, pull, take
 from theworld.train.training.train import train
 

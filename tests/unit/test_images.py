@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from theworld.pipeline.files import images as image_files
 from theworld.pipeline.errors import ImageError
+from theworld.pipeline.files import images as image_files
 from theworld.pipeline.files.images import decode_image, read_input_file
 from theworld.precompute.media.images import fit_image, load_image
 

@@ -22,9 +22,9 @@ from theworld.pipeline.errors import ConfigError, ImageError
 from theworld.pipeline.latents.keys import key_of_bytes, key_of_sample
 from theworld.precompute.inputs import hash_cache as input_index
 from theworld.precompute.inputs.hash_cache import InputIndex
-from theworld.precompute.rollout.kinds import KINDS
-from theworld.precompute.inputs.locations import CellAt, FileAt
 from theworld.precompute.inputs.listing import Listing, list_inputs
+from theworld.precompute.inputs.locations import CellAt, FileAt
+from theworld.precompute.rollout.kinds import KINDS
 
 IMAGES, VIDEOS = KINDS["rollout"], KINDS["frames"]
 CONTENT = {"a.png": b"first", "sub/b.jpg": b"second", "c.png": b"third"}

@@ -16,10 +16,10 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from theworld.pipeline.store import latent_store
 from theworld.pipeline.errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
-from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline.store import latent_store
 from theworld.pipeline.store.folder import open_store
 
 from ..tiny_store import FRAME_BYTES, FRAMES, TINY, create, expected, fill, flip, key, latent, write

@@ -3,8 +3,8 @@
 import torch
 
 from theworld.pipeline.latents.keys import noise_seed
-from theworld.pipeline.latents.tensors import draw_noise
 from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.latents.tensors import draw_noise
 
 KEYS = ["a" * 32, "b" * 32, "c" * 32]
 RECIPE = Recipe(world="x", height=16, width=16, seed=7, draw=2)

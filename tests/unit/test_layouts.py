@@ -9,8 +9,8 @@ from theworld.pipeline.errors import ConfigError
 from theworld.train.config import TrainConfig
 from theworld.train.reader.layouts import LAYOUTS, POOLS, Slot, TokenLayout, usual_layouts
 from theworld.train.reader.resampler import Resampler
-from theworld.train.runs.meta import ReaderFacts
 from theworld.train.reader.tokens import WorldReader
+from theworld.train.runs.meta import ReaderFacts
 
 CHANNELS, HEIGHT, WIDTH = 3, 4, 8
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from theworld.pipeline.errors import DamagedShardError
-from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.files.sealed import seal, unseal
 from theworld.pipeline.store.folder import open_store
+from theworld.pipeline.store.ledger import Failure
 from theworld.precompute.inputs.manifests import MAX_PATH, MAX_PROMPT
 
 from ..tiny_store import create, flip, key

@@ -12,7 +12,14 @@ import torch
 
 from theworld.pipeline.errors import ConfigError
 from theworld.train.language import lm as lm_module
-from theworld.train.language.lm import LanguageModel, add_lora, check_embedding_scale, embedding_rms, load_language_model, load_phrasebook
+from theworld.train.language.lm import (
+    LanguageModel,
+    add_lora,
+    check_embedding_scale,
+    embedding_rms,
+    load_language_model,
+    load_phrasebook,
+)
 from theworld.train.language.weights import Weights, find_weights
 
 from ..miniature_lm import mini_lm, mini_tokenizer, save_mini_lm

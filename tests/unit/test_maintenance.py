@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from theworld.pipeline.errors import DamagedShardError, StoreError, StoreLockedError
 from theworld.pipeline.store import latent_store
 from theworld.pipeline.store import repair as maintenance
 from theworld.pipeline.store import writer as shard_writer
+from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
 from theworld.pipeline.store.index import SNAPSHOT
-from theworld.pipeline.errors import DamagedShardError, StoreError, StoreLockedError
 from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.repair import gc, repair
-from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
 from theworld.pipeline.store.verify import verify
 
 from ..faults.harness import Cut, FaultyOs, Holding, layer, start

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from theworld.pipeline.errors import ConfigError, LatentShapeError
-from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.latents.spec import LatentSpec
 from theworld.train.language.lm import LanguageModel, add_lora, embedding_rms
 from theworld.train.language.weights import Weights
 from theworld.train.reader.model import IGNORED, TheWorld

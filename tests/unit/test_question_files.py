@@ -14,14 +14,14 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from theworld.pipeline.files import arrow_tables as arrow_files
 from theworld.pipeline.errors import QuestionError
+from theworld.pipeline.files import arrow_tables as arrow_files
 from theworld.pipeline.files.hashing import digest_of_bytes
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.train.questions.inspect import write_questions
 from theworld.train.questions.readers import digest_of, place_of
-from theworld.train.questions.report import describe
 from theworld.train.questions.record import Question, read_question_file, read_questions, resolve_keys
+from theworld.train.questions.report import describe
 
 from ..miniature_lm import save_mini_store
 

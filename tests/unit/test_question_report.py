@@ -8,8 +8,8 @@ import pytest
 from theworld.train.language.lm import load_phrasebook
 from theworld.train.language.weights import find_weights
 from theworld.train.questions.inspect import look
-from theworld.train.questions.report import QuestionReport, kinds_of, measure, training_lines
 from theworld.train.questions.record import Question
+from theworld.train.questions.report import QuestionReport, kinds_of, measure, training_lines
 
 from ..miniature_lm import save_mini_lm, save_mini_store
 

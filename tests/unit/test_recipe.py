@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, RecipeError
 from theworld.pipeline.latents.keys import is_key, key_of_bytes, noise_seed
-from theworld.pipeline.latents.spec import latent_frames, video_frames
 from theworld.pipeline.latents.recipe import NO_MEANING, Kind, Recipe, difference, parse_recipe
+from theworld.pipeline.latents.spec import latent_frames, video_frames
 from theworld.precompute.job.config import PrecomputeConfig
 
 BASE = {"world": "sha256:" + "0" * 64, "height": 64, "width": 96}

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from theworld.pipeline.errors import RunError
 from theworld.pipeline.cli.evaluate import write_page
+from theworld.pipeline.errors import RunError
 from theworld.pipeline.progress import Progress
 from theworld.train.evaluation.evaluate import EVALUATION, Evaluation, _counted, compare_evaluations, read_evaluation
 from theworld.train.evaluation.metrics import Prediction

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from theworld.pipeline.errors import ConfigError
-from theworld.precompute.worldlet.training.clips import clips_of, layout_of
-from theworld.precompute.worldlet.scenes.outcomes import find, read_outcome
 from theworld.precompute.worldlet.scenes.files import read_truth, write_scenes
-from theworld.precompute.worldlet.scenes.scenes import FAMILIES, Scene, make_pair, make_video, questions
+from theworld.precompute.worldlet.scenes.outcomes import find, read_outcome
 from theworld.precompute.worldlet.scenes.physics import UNSEEN_COLORS, Ball, simulate
+from theworld.precompute.worldlet.scenes.scenes import FAMILIES, Scene, make_pair, make_video, questions
+from theworld.precompute.worldlet.training.clips import clips_of, layout_of
 from theworld.train.questions.record import read_questions
 from theworld.train.worldlet.words import new_tokenizer
 

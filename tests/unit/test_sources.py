@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from theworld.pipeline.errors import ConfigError
-from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.inputs.listing import list_inputs
+from theworld.precompute.rollout.kinds import KINDS
 
 FILES = ("a.png", "b.jpg", "moving.gif", "one.mp4", "sub/two.MKV", "notes.txt", "q.jsonl", ".hidden.mp4")
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from theworld.pipeline.errors import DamagedShardError
 from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store, open_store
 from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.summary import Summary, summarise
-from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store, open_store
 from theworld.pipeline.store.transfer import export, merge
 
 from ..harm import WAN_SPEC, poison

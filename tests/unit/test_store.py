@@ -9,8 +9,8 @@ import pytest
 import zarr
 
 from theworld.pipeline.errors import ConfigError, DamagedShardError, StoreError, StoreMismatchError, StoreNotFoundError
-from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.files.sealed import seal, unseal
+from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.store.folder import create_store, find_store, find_stores, open_store
 from theworld.pipeline.store.transfer import export
 

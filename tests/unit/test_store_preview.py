@@ -14,16 +14,16 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from theworld.pipeline.latents import time_axis
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.latents import time_axis
 from theworld.pipeline.latents.tensors import as_tensor
 from theworld.pipeline.store.folder import LatentStore, open_store
+from theworld.precompute.media.video import write_video
 from theworld.precompute.preview.contact_sheet import Row, Words, draw_animation, draw_sheet, gif
-from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.preview.drawing import LARGEST_SIDE, SMALLEST_SIDE, drawable, tile_side, to_frames
 from theworld.precompute.preview.store_preview import Preview, preview
-from theworld.precompute.media.video import write_video
+from theworld.precompute.worlds.cosmos import CosmosWorld
 
 from ..miniature import save_mini_world
 from ..store_of_images import make_images, make_store

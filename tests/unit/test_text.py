@@ -15,12 +15,12 @@ from tests.miniature import add_text_encoder, mini_scheduler, mini_transformer, 
 from theworld.pipeline.errors import ConfigError, WorldModelError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.store.folder import open_store
-from theworld.precompute.worlds.builtin import BUILT_IN
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.job.run import run_precompute
-from theworld.precompute.worlds.text_embeddings import TextEmbeddings
+from theworld.precompute.worlds.builtin import BUILT_IN
+from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.prompts import check_prompts, embed_prompts, load_each, prompt_file
+from theworld.precompute.worlds.text_embeddings import TextEmbeddings
 
 T5 = BUILT_IN["cosmos-predict2"].text
 PROMPT, NEGATIVE = "a ball falls to the left", "blur"

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theworld.train.evaluation.statistics import Bootstrap, Estimate, holm, p_of_equivalence, p_of_sign, sign_flips, wilson
+from theworld.train.evaluation.statistics import (
+    Bootstrap,
+    Estimate,
+    holm,
+    p_of_equivalence,
+    p_of_sign,
+    sign_flips,
+    wilson,
+)
 
 EVERYTHING = np.ones(400, bool)
 

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from theworld.pipeline.store import latent_store
-from theworld.pipeline.store import transfer
 from theworld.pipeline.errors import ConfigError, MissingLatentError, StoreError, StoreMismatchError
-from theworld.pipeline.store.ledger import Failure
+from theworld.pipeline.store import latent_store, transfer
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store, load_store, open_store
+from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.transfer import Copied, export, keys_of_sources, merge, read_keys
 from theworld.pipeline.store.verify import verify
 

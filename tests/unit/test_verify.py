@@ -10,17 +10,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from theworld.pipeline.errors import ConfigError, DamagedShardError, StoreError, StoreNotFoundError, TheWorldError
+from theworld.pipeline.files.atomic import replace
 from theworld.pipeline.store import latent_store
 from theworld.pipeline.store import verify as verify_module
+from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
 from theworld.pipeline.store.index import SNAPSHOT, Catalog, Shard, write_snapshot
-from theworld.pipeline.files.atomic import replace
-from theworld.pipeline.errors import ConfigError, DamagedShardError, StoreError, StoreNotFoundError, TheWorldError
 from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.repair import repair
-from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
 from theworld.pipeline.store.verify import LEVELS, Finding, Level, verify
 
-from ..harm import as_another_user, become_a_folder, become_a_pipe, fit, listing, poison, put_row, record, record_file, reseal
+from ..harm import (
+    as_another_user,
+    become_a_folder,
+    become_a_pipe,
+    fit,
+    listing,
+    poison,
+    put_row,
+    record,
+    record_file,
+    reseal,
+)
 from ..tiny_store import TINY, create, fill, flip, key, write
 
 KINDS: dict[str, tuple[StoreFormat, str]] = {

@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 
 from tests.miniature import TEXT_WIDTH, mini_clip, mini_vae, mini_wan_scheduler, mini_wan_transformer, save_mini_wan
 from theworld.pipeline.latents.recipe import Recipe
-from theworld.precompute.worlds.builtin import BUILT_IN
 from theworld.precompute.media.images import to_tensor
+from theworld.precompute.worlds.builtin import BUILT_IN
 from theworld.precompute.worlds.prompts import embed_prompts
 from theworld.precompute.worlds.wan import WanWorld
 

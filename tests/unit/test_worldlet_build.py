@@ -11,13 +11,13 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEuler
 from PIL import Image
 
 import theworld.precompute.worldlet
-from theworld.precompute.worlds.cosmos import CosmosWorld
-from theworld.precompute.worlds.source import resolve_world
 from theworld.precompute.worldlet.training.build import build_world
 from theworld.precompute.worldlet.training.clips import Clips, clips_of, draw_scenes, load_chunk
 from theworld.precompute.worldlet.training.dynamics import lean_forward, network_input, new_transformer
 from theworld.precompute.worldlet.training.figures import first_frames, measure_world
 from theworld.precompute.worldlet.training.vae import decode_whole, encode_whole, new_vae
+from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.source import resolve_world
 
 WEIGHTS = Path(theworld.precompute.worldlet.__file__).parent / "weights"
 

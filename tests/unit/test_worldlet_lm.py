@@ -13,7 +13,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import theworld.train.worldlet
 from theworld.train.worldlet.build import GATE, build_lm, collate, score_lm
 from theworld.train.worldlet.grammar import FACTS, alike, sample_text, sample_things
-from theworld.train.worldlet.words import ANSWERS, FAMILIES, QUESTIONS, STATEMENTS, THINGS, format_question, new_tokenizer, questions_of, state, vocabulary
+from theworld.train.worldlet.words import (
+    ANSWERS,
+    FAMILIES,
+    QUESTIONS,
+    STATEMENTS,
+    THINGS,
+    format_question,
+    new_tokenizer,
+    questions_of,
+    state,
+    vocabulary,
+)
 
 WEIGHTS = Path(theworld.train.worldlet.__file__).parent / "weights"
 

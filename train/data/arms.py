@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.errors import ConfigError, QuestionError, StoreMismatchError
 from ...pipeline.latents.tensors import as_tensor
+from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.store.folder import LatentStore, open_store
-from .loader import Indices, LatentDataset
 from ..questions.record import Question, resolve_keys
+from .loader import Indices, LatentDataset
 
 NAMES = ("text", "steps0", "frozen", "shuffled", "noise", "rollout", "reversed", "last", "true")
 _WRONG = re.compile(r"true@(0?\.[0-9]{1,4}|0|1|1\.0)")

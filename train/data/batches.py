@@ -24,11 +24,11 @@ from torch import Tensor
 
 from ...pipeline.errors import QuestionError
 from ..language.lm import LanguageModel
-from .loader import LatentDataset, Prefetcher
-from ..reader.model import IGNORED
-from .vision import Pictures
-from ..questions.record import Question
 from ..language.prompt_format import Speech
+from ..questions.record import Question
+from ..reader.model import IGNORED
+from .loader import LatentDataset, Prefetcher
+from .vision import Pictures
 
 _Item = TypeVar("_Item")
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...pipeline.errors import QuestionError
-from ...pipeline.store.folder import LatentStore
 from ...pipeline.messages import name_some
-from .batches import Example
+from ...pipeline.store.folder import LatentStore
 from ..language.lm import LanguageModel
-from ..questions.report import measure
-from ..questions.record import Question, resolve_keys
 from ..language.prompt_format import Speech
+from ..questions.record import Question, resolve_keys
+from ..questions.report import measure
+from .batches import Example
 
 logger = logging.getLogger(__name__)
 

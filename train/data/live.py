@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.latents.tensors import as_tensor
+from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.store.folder import LatentStore
 from .arms import Arm
 from .loader import Indices, LatentDataset

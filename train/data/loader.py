@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.errors import ConfigError
 from ...pipeline.latents.tensors import as_tensor
+from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.store.folder import LatentStore
 from .sampler import Batch, BatchOrder
 

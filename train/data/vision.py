@@ -19,9 +19,9 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files.images import decode_image, read_input_file
+from ..language.prompt_format import Speech
 from ..questions.readers import folder_of
 from ..questions.record import Question
-from ..language.prompt_format import Speech
 
 
 class Pictures:

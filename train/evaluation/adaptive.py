@@ -31,22 +31,22 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from rich.table import Column, Table
 
-from ...pipeline.files.atomic import replace
-from ...pipeline.config import DeviceName
 from ...pipeline.errors import ConfigError, QuestionError
+from ...pipeline.files.atomic import replace
+from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
-from .answer import Said, answer_all, check_steps
 from ..data.arms import open_arm, parse_arm
 from ..data.batches import check_answers
-from ..runs.folder import LoadedRun, load_run, require_same_recipe
-from .evaluate import Score, is_right
-from .gates import Flags, Floats, Gate, Rule, choose_threshold, disagreement, margin
-from ..language.lm import merge_adapters
-from ..data.vision import open_pictures
 from ..data.limits import covered, with_room
+from ..data.vision import open_pictures
+from ..language.lm import merge_adapters
 from ..questions.readers import digest_of
 from ..questions.record import UNTYPED, Question, first_scenes, read_questions, resolve_keys, select_split
+from ..runs.folder import LoadedRun, load_run, require_same_recipe
+from .answer import Said, answer_all, check_steps
+from .evaluate import Score, is_right
+from .gates import Flags, Floats, Gate, Rule, choose_threshold, disagreement, margin
 from .statistics import paired_p_value, wilson
 
 ADAPTIVE = "adaptive.json"

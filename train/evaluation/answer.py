@@ -26,11 +26,11 @@ from torch import Tensor
 from ...pipeline.errors import ConfigError, QuestionError, RunError
 from ...pipeline.progress import Progress
 from ..data.batches import Example, pack_by, pad_rows, texts, to_device, with_latents
-from ..runs.folder import LoadedRun, load_run
 from ..data.loader import LatentDataset
 from ..data.vision import Pictures
-from ..questions.record import Question
 from ..language.prompt_format import Speech
+from ..questions.record import Question
+from ..runs.folder import LoadedRun, load_run
 
 _MAX_NEW_TOKENS = 16
 _BEYOND_CHOICES = 2  # tokens that an answer in own words may have more than the longest choice: an article, a full stop

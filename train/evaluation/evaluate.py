@@ -15,27 +15,27 @@ from typing import Any
 from pydantic import Field, ValidationError
 from rich.table import Table
 
-from ...pipeline.files.atomic import replace
-from ...pipeline.config import DeviceName
 from ...pipeline.errors import ConfigError, RunError
-from ...pipeline.progress import Progress
-from ...pipeline.store.records import origins_of
-from ...pipeline.store.folder import LatentStore, open_store
+from ...pipeline.files.atomic import replace
+from ...pipeline.machine import DeviceName
 from ...pipeline.messages import what_is_wrong
-from .answer import Said, answer_all, check_steps
-from .answer import ask as ask
+from ...pipeline.progress import Progress
+from ...pipeline.store.folder import LatentStore, open_store
+from ...pipeline.store.records import origins_of
 from ..data.arms import Arm, open_arm, parse_arm
 from ..data.batches import check_answers
-from ..runs.folder import LoadedRun, load_run, require_same_recipe
+from ..data.limits import covered, with_room
+from ..data.vision import open_pictures
 from ..language.lm import merge_adapters
+from ..questions.readers import digest_of, place_of
+from ..questions.record import UNTYPED, Question, read_questions, select_split
+from ..runs.folder import LoadedRun, load_run, require_same_recipe
+from ..runs.meta import RunMeta, read_meta, versions
+from .answer import Said, answer_all, check_steps
+from .answer import ask as ask
 from .metrics import Balanced, Calibration, Figure, Prediction, alarms, balance, calibrate, generation, pairs, score
 from .metrics import Score as Score
 from .metrics import normalised as normalised
-from ..data.vision import open_pictures
-from ..data.limits import covered, with_room
-from ..questions.readers import digest_of, place_of
-from ..questions.record import UNTYPED, Question, read_questions, select_split
-from ..runs.meta import RunMeta, read_meta, versions
 
 EVALUATION = "evaluation.json"
 _WITHOUT_ROLLOUT = ("text", "steps0", "frozen", "noise")  # what these arms show costs no rollout

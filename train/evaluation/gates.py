@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.latents.tensors import as_tensor
-from ...pipeline.store.folder import LatentStore
 from ...pipeline.latents.time_axis import clips
+from ...pipeline.store.folder import LatentStore
 from ..questions.record import UNTYPED, Question
 
 Floats = NDArray[np.float64]

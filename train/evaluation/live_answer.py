@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.messages import what_is_wrong
+from ..questions.record import UNTYPED
+from ..runs.folder import LoadedRun
 from .adaptive import ADAPTIVE, Adaptive
 from .answer import Answer, ask
-from ..runs.folder import LoadedRun
 from .gates import Gate, margin, parse_rule
-from ..questions.record import UNTYPED
 
 GATE = "gate"
 """What is typed for the run's own gate, in place of a rule."""

@@ -6,15 +6,13 @@ Elsewhere: what is counted (measures.py), the page around them (run_report.py), 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..pages.plotting import png, tidy
 from .evaluate import Evaluation
 from .metrics import Score
-from ..pages.plotting import tidy
-from ..pages.plotting import png
 
 _INKS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b52ab", "#000000")
 """Okabe and Ito's colors, one a run."""

@@ -14,9 +14,9 @@ from itertools import combinations
 from pathlib import Path
 
 from ...pipeline.files.atomic import make_folders, replace
+from ..pages.html import document, image, table
 from .evaluate import Evaluation, require_same_questions
 from .metrics import Prediction, Score
-from ..pages.html import document, image, table
 from .plots import Named, accuracy_of, answers_plot, calibration_plot, pareto, price_plot
 from .statistics import holm, paired_p_value
 

@@ -22,8 +22,8 @@ from transformers.utils import logging as transformers_logging
 
 from ...pipeline.errors import ConfigError
 from ..config import AttentionName
-from .weights import Weights
 from .prompt_format import Phrasebook, Speech
+from .weights import Weights
 
 ARCHITECTURES = {"Gemma2ForCausalLM": "eager", "Gemma3ForCausalLM": "sdpa", "Gemma3ForConditionalGeneration": "sdpa"}
 """The models we have checked, and the attention each computes right. Gemma-2's soft-capping rules out sdpa."""

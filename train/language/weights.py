@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.files.hashing import digest_of_file
+from ...pipeline.files.hashing import digest_of_file, hash_files
 from ...pipeline.files.hub import fetch, is_hub_id
-from ...pipeline.files.hashing import hash_files
+from ..worldlet import WEIGHTS
 
-EMBEDDED = Path(__file__).parent / "worldlet" / "weights"
 """The miniature Gemma-2 that ships with the package."""
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
@@ -41,12 +40,12 @@ def find_weights(lm: str | None) -> Weights:
         ConfigError: there is no such folder, no such repository, no access, or no network and nothing cached.
     """
     if lm in (None, "worldlet"):
-        if not (EMBEDDED / "config.json").is_file():
+        if not (WEIGHTS / "config.json").is_file():
             raise ConfigError(
-                f"the embedded language model is missing from this installation ({EMBEDDED}). "
+                f"the embedded language model is missing from this installation ({WEIGHTS}). "
                 "Reinstall theworld, or name another model with --lm"
             )
-        return Weights(EMBEDDED, "worldlet", _identity_of(EMBEDDED))
+        return Weights(WEIGHTS, "worldlet", _identity_of(WEIGHTS))
     folder = Path(lm).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():

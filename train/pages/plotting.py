@@ -1,23 +1,11 @@
-"""Moved here."""
+"""What all plots share: a plain frame, and PNG bytes that repeat."""
 
 from __future__ import annotations
 
-
-from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
-from matplotlib.figure import Figure
-from ..evaluation.evaluate import Evaluation
-from ..evaluation.metrics import Score
-from .plotting import tidy
 
-from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
-from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from ..study.run import SHIFTED, TEST
-from ..study.findings import score_of
 
 
 def png(figure: Figure) -> bytes:

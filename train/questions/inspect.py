@@ -21,8 +21,8 @@ from ..config import TrainConfig
 from ..language.lm import load_phrasebook
 from ..language.weights import find_weights
 from .readers import folder_of, read_rows
-from .report import QuestionReport, describe, measure
 from .record import read_question_file, resolve_keys, select_split
+from .report import QuestionReport, describe, measure
 
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
 

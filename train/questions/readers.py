@@ -21,9 +21,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files import arrow_tables as arrow_files
 from ...pipeline.files import text_tables as lists
-from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files.hashing import digest_of_file
 from .columns import FIELDS, Columns
 from .values import Images, PassedOver, WrongValue, answer_of, choices_of, in_order_of, text_of

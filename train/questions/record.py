@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ...pipeline.errors import QuestionError
 from ...pipeline.files.hashing import digest_of_file
 from ...pipeline.latents.keys import key_of_digest
-from ...pipeline.store.folder import LatentStore
 from ...pipeline.messages import name_some, what_is_wrong
+from ...pipeline.store.folder import LatentStore
 from .readers import folder_of, read_rows
 
 UNTYPED = "untyped"

@@ -15,8 +15,8 @@ from statistics import median
 from typing import Any
 
 from ...pipeline.messages import NAMED, name_some
-from .record import UNTYPED, Coverage, Question, QuestionFile
 from ..language.prompt_format import Speech
+from .record import UNTYPED, Coverage, Question, QuestionFile
 
 _WORDING = 10  # questions in the same words, from which on what is answered to them is a habit and no accident
 _TOP = 5

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.errors import ConfigError
+from ..worldlet import WEIGHTS
 from .layouts import TokenLayout, usual_layouts
 
-_EMBEDDED = Path(__file__).parent / "worldlet" / "weights"
 _NAMED = 4  # layouts that a message names
 
 
@@ -72,7 +72,7 @@ def find_room(lm: str | None) -> Room:
         ConfigError: a folder without a readable config.json, or a name that is neither.
     """
     if lm in (None, "worldlet"):
-        return _read_room("worldlet", _EMBEDDED)
+        return _read_room("worldlet", WEIGHTS)
     folder = Path(lm).expanduser()
     if folder.is_dir():
         return _read_room(str(folder), folder)

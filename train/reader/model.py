@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ...pipeline.errors import ConfigError, LatentShapeError
-from ...pipeline.latents.tensors import draw_posterior
 from ...pipeline.latents.recipe import Recipe
+from ...pipeline.latents.tensors import draw_posterior
 from ...pipeline.latents.world_model import WorldModel
 from .tokens import WorldReader
 

@@ -21,17 +21,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...pipeline.config import DeviceName
-from ...pipeline.machine_device import resolve_device
 from ...pipeline.errors import ConfigError, RunError, StoreMismatchError
 from ...pipeline.latents.recipe import difference
+from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.store.folder import LatentStore
 from ..config import DtypeName
 from ..language.lm import LanguageModel, embedding_rms, load_adapter, load_language_model
 from ..language.weights import find_weights
 from ..reader.model import TheWorld
-from .meta import META, ReaderFacts, RunMeta, read_meta
 from ..reader.tokens import WorldReader
+from .meta import META, ReaderFacts, RunMeta, read_meta
 
 READER = "world_reader.safetensors"
 

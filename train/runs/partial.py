@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ...pipeline.files.atomic import replace, sync_folder
 from ...pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
+from ...pipeline.files.atomic import replace, sync_folder
 from ...pipeline.messages import what_is_wrong
 from ..config import TrainConfig
 

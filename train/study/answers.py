@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluation.evaluate import is_right
-from .run import TEST, Study, UnitAnswers, splits_of
-from ..questions.record import UNTYPED, Question, read_questions, select_split
 from ..evaluation.statistics import Bootstrap, Estimate, Floats
+from ..questions.record import UNTYPED, Question, read_questions, select_split
+from .run import TEST, Study, UnitAnswers, splits_of
 
 Right = NDArray[np.bool_]
 """(S, Q)"""

@@ -9,8 +9,8 @@ from collections import Counter
 
 import numpy as np
 
-from .run import TEST
 from .answers import Answers
+from .run import TEST
 
 
 def telling_scenes(

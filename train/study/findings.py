@@ -20,12 +20,12 @@ from rich.table import Table
 from ...pipeline.errors import ConfigError
 from ...pipeline.store.folder import open_store
 from ..data.arms import ends_right, parse_arm
-from .run import TEST, Study, UnitAnswers
-from .hypotheses import judge
 from ..evaluation.metrics import minimal_pairs
-from ..questions.record import Question, resolve_keys
 from ..evaluation.statistics import paired_p_value, wilson
+from ..questions.record import Question, resolve_keys
 from .answers import Answers, Mean, Split
+from .hypotheses import judge
+from .run import TEST, Study, UnitAnswers
 
 PAIR = "pair"
 """Stands among the question types for minimal pairs of which both halves were told right."""

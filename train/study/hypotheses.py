@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from .run import TEST
 from ..evaluation.statistics import Floats, holm, p_of_equivalence, p_of_sign
 from .answers import Answers, Mean
+from .run import TEST
 
 MARGIN = 0.03
 """Differences below it count as none."""

@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .run import SHIFTED, TEST
-from .findings import score_of
 from ..pages.plotting import tidy
+from .findings import score_of
+from .run import SHIFTED, TEST
 
 Results = Mapping[str, Any]
 
@@ -60,8 +59,6 @@ def _bars(row: Mapping[str, Any]) -> list[list[float]]:
     """How far an interval reaches below and above its value; zero where there is none."""
     low, high = row["value"] if row["low"] is None else row["low"], row["value"] if row["high"] is None else row["high"]
     return [[max(0.0, row["value"] - low)], [max(0.0, high - row["value"])]]
-
-
 
 
 def _learning(results: Results) -> Figure | None:

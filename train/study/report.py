@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.files.atomic import replace
-from .findings import Findings, score_of
 from ..pages.html import document, image, picture
 from ..pages.html import table as _table
+from .findings import Findings, score_of
 from .plots import draw, gains, name_of, verdict_of
 
 Results = Mapping[str, Any]

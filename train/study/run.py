@@ -28,24 +28,23 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ...pipeline.files.atomic import replace
-from ...pipeline.machine import usable_cores
-from ...pipeline.machine_device import resolve_device
 from ...pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
+from ...pipeline.files.atomic import replace
+from ...pipeline.machine import resolve_device, usable_cores
+from ...pipeline.messages import what_is_wrong
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import open_store
-from ...pipeline.messages import what_is_wrong
-from ..evaluation.answer import answer_all
+from ..config import TrainConfig
 from ..data.arms import open_arm, parse_arm
 from ..data.batches import check_answers
-from ..runs.folder import load_run
-from ..config import TrainConfig
+from ..data.limits import with_room
+from ..data.vision import open_pictures
+from ..evaluation.answer import answer_all
 from ..language.lm import load_phrasebook, merge_adapters
 from ..language.weights import find_weights
-from ..data.vision import open_pictures
-from ..data.limits import with_room
 from ..questions.readers import digest_of
 from ..questions.record import Question, first_scenes, read_questions, select_split
+from ..runs.folder import load_run
 from ..runs.meta import METRICS, versions
 from ..training.train import train
 

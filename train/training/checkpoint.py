@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ...pipeline.files.atomic import replace
 from ...pipeline.errors import RunError
+from ...pipeline.files.atomic import replace
 from .distributed import split_like, whole
 
 _FORMAT = 1

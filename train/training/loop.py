@@ -21,13 +21,13 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from ...pipeline.errors import Interrupted, RunError
 from ...pipeline.progress import Bar
-from .checkpoint import Checkpoint, read_checkpoint, weights_of
 from ..config import TrainConfig
 from ..reader.model import TheWorld
-from .update_order import UpdateOrder
+from .checkpoint import Checkpoint, read_checkpoint, weights_of
 from .distributed import Ranks
 from .trackers import Following
 from .trainer import Material, Training, UpdateTrainer, diverged
+from .update_order import UpdateOrder
 
 _LOG_EVERY = 10  # updates averaged into one point of the loss curve; fewer in a short training
 

@@ -25,8 +25,8 @@ from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
-from ...pipeline.files.atomic import replace
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.atomic import replace
 from ...pipeline.progress import Progress
 from ..config import TrainConfig
 from ..runs.partial import Unfinished, run_of

@@ -18,32 +18,32 @@ from typing import Any
 from torch import Tensor
 from transformers import set_seed
 
-from ...pipeline.machine_device import resolve_device
 from ...pipeline.errors import ConfigError, RunError
+from ...pipeline.machine import resolve_device
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
+from ..config import RunSummary, TrainConfig
 from ..data.arms import Arm, open_arm, parse_arm
 from ..data.batches import check_answers, encode, pack
-from ..reader.context_budget import Budget, room_of
-from ..runs.folder import build_reader, resolve_dtype, save_run
-from ..config import RunSummary, TrainConfig
-from ..reader.layouts import TokenLayout
+from ..data.limits import covered, fitting
 from ..data.live import LiveLatents, RollOut, live_in_place_of
+from ..data.loader import LatentDataset
+from ..data.vision import open_pictures
 from ..language.lm import LanguageModel, add_lora, checkpoint_activations, load_language_model
 from ..language.weights import find_weights
-from ..data.loader import LatentDataset
-from .loop import fit
-from ..reader.model import TheWorld
-from ..data.vision import open_pictures
-from ..data.limits import covered, fitting
 from ..questions.readers import digest_of, place_of
-from ..questions.report import measure, training_lines
 from ..questions.record import Question, first_scenes, read_questions, select_split
-from .distributed import Ranks
+from ..questions.report import measure, training_lines
+from ..reader.context_budget import Budget, room_of
+from ..reader.layouts import TokenLayout
+from ..reader.model import TheWorld
+from ..runs.folder import build_reader, resolve_dtype, save_run
 from ..runs.meta import METRICS, LMFacts, QuestionFacts, ReaderFacts, RunMeta, StoreFacts, versions
+from ..runs.partial import TrainingFacts, in_progress, require_free, run_of
+from .distributed import Ranks
+from .loop import fit
 from .signals import Stop
 from .trackers import require_tracker
-from ..runs.partial import TrainingFacts, in_progress, require_free, run_of
 from .trainer import Material, Training
 
 VALIDATION = "validation"

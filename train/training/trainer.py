@@ -26,18 +26,27 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ...pipeline.errors import RunError
-from ...pipeline.progress import Progress
 from ...pipeline.messages import name_some
-from ..data.batches import Example, right_answers, supervised_tokens, texts, with_latents
-from .checkpoint import Checkpoint, optimizer_state, put_optimizer_state, put_schedule_state, put_weights, schedule_state, weights_of, write_checkpoint
+from ...pipeline.progress import Progress
 from ..config import TrainConfig
+from ..data.batches import Example, right_answers, supervised_tokens, texts, with_latents
 from ..data.loader import LatentDataset
-from ..reader.model import TheWorld
-from .update_order import UpdateOrder
 from ..data.vision import Pictures
+from ..reader.model import TheWorld
+from ..runs.partial import Unfinished
+from .checkpoint import (
+    Checkpoint,
+    optimizer_state,
+    put_optimizer_state,
+    put_schedule_state,
+    put_weights,
+    schedule_state,
+    weights_of,
+    write_checkpoint,
+)
 from .distributed import Ranks, whole
 from .signals import Stop
-from ..runs.partial import Unfinished
+from .update_order import UpdateOrder
 
 with redirect_stdout(sys.stderr):  # where WANDB_MODE is offline it prints a line, and stdout belongs to results
     from transformers import Trainer

@@ -8,7 +8,23 @@ import numpy as np
 from numpy.random import Generator
 
 from .family import COUNTS, Ask, ask_color, ask_count, color_choices
-from .physics import COLORS, GROUND_Y, SIZE, TINTS, UNSEEN_COLORS, VIDEO_FRAMES, Ball, Layout, Motion, Segment, change_one_ramp, free, place, ramp_at, ramp_below
+from .physics import (
+    COLORS,
+    GROUND_Y,
+    SIZE,
+    TINTS,
+    UNSEEN_COLORS,
+    VIDEO_FRAMES,
+    Ball,
+    Layout,
+    Motion,
+    Segment,
+    change_one_ramp,
+    free,
+    place,
+    ramp_at,
+    ramp_below,
+)
 
 BINS = ("left", "middle", "right")
 DIVIDERS_X = (21.5, 42.5)

@@ -8,7 +8,26 @@ import numpy as np
 from numpy.random import Generator
 
 from .family import Ask, ask_color, color_choices
-from .physics import COARSE, COLORS, GROUND_Y, SIZE, TINTS, UNSEEN_COLORS, VIDEO_FRAMES, Ball, Block, Layout, Motion, Segment, change_one_ramp, free, place, ramp_at, ramp_below, simulate
+from .physics import (
+    COARSE,
+    COLORS,
+    GROUND_Y,
+    SIZE,
+    TINTS,
+    UNSEEN_COLORS,
+    VIDEO_FRAMES,
+    Ball,
+    Block,
+    Layout,
+    Motion,
+    Segment,
+    change_one_ramp,
+    free,
+    place,
+    ramp_at,
+    ramp_below,
+    simulate,
+)
 
 _SLIDES = 0.25  # friction of the block: it shows that it was touched
 _CLEAR = 3.0  # px that always lie between ball and block where they do not touch

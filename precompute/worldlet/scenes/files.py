@@ -22,11 +22,11 @@ from typing import Any
 
 from PIL import Image
 
-from ....pipeline.files.atomic import replace
 from ....pipeline.errors import ConfigError
+from ....pipeline.files.atomic import replace
 from ....pipeline.progress import Progress
-from .scenes import FAMILIES, SPLITS, VERSION, Scene, make_pair, questions
 from .physics import FPS
+from .scenes import FAMILIES, SPLITS, VERSION, Scene, make_pair, questions
 
 QUESTIONS, TRUTH = "questions.jsonl", "scenes.jsonl"
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from .buckets import bin_of
 from .contact import clearance
-from .race import landing_frames
 from .physics import SIZE, Ball, Block, Layout, color_of, coverage
+from .race import landing_frames
 
 Video = NDArray[np.floating[Any]]
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from .buckets import Buckets
 from .contact import Contact
 from .family import Family
-from .race import Race
 from .physics import SUBSTEPS, VIDEO_FRAMES, Layout, Motion, paint, simulate
+from .race import Race
 from .tower import Tower
 
 VERSION = 2

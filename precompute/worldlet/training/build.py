@@ -16,12 +16,12 @@ import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
 
 from ...worlds.cosmos import SIGMA_CONDITIONING, SIGMA_MAX, SIGMA_MIN, CosmosWorld
+from ..scenes.physics import FPS, SIZE, VIDEO_FRAMES
+from ..scenes.scenes import FAMILIES, VERSION
 from .clips import CHUNK, clips_of, draw_scenes, load_clips
 from .dynamics import train_dynamics
 from .encode import encode_chunk, load_latents, measure_statistics
 from .figures import EVALUATIONS, measure_world
-from ..scenes.scenes import FAMILIES, VERSION
-from ..scenes.physics import FPS, SIZE, VIDEO_FRAMES
 from .vae import train_vae
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....pipeline.files.atomic import replace
-from ..scenes.scenes import FAMILIES, VERSION, Scene, make_pair, make_video
 from ..scenes.physics import MAX_MOVERS, VIDEO_FRAMES, Ball, Block, Layout, Mover, coverage
+from ..scenes.scenes import FAMILIES, VERSION, Scene, make_pair, make_video
 
 CHUNK = 240
 """Clips of one file; a chunk is the unit of work and of resume."""

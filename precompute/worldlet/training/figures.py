@@ -22,14 +22,14 @@ from PIL import Image
 from torch import Tensor
 
 from ....pipeline.latents.keys import key_of_bytes
-from ....pipeline.latents.tensors import standardise
 from ....pipeline.latents.recipe import Recipe
+from ....pipeline.latents.tensors import standardise
 from ...worlds.cosmos import CosmosWorld
+from ..scenes.outcomes import Video, read_outcome, track
+from ..scenes.physics import COLORS, SIZE, UNSEEN_COLORS, Ball
+from ..scenes.scenes import FAMILIES
 from .clips import Clips, clips_of, draw_scenes
 from .encode import encode_clips
-from ..scenes.outcomes import Video, read_outcome, track
-from ..scenes.scenes import FAMILIES
-from ..scenes.physics import COLORS, SIZE, UNSEEN_COLORS, Ball
 
 _BATCH = 8
 EVALUATIONS = (1, 2, 4, 10, 35)

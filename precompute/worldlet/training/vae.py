@@ -27,9 +27,9 @@ from numpy.random import Generator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..scenes.physics import SIZE, VIDEO_FRAMES
 from .clips import Clips
 from .optim import Average, CpuBudget, MuonAdamW
-from ..scenes.physics import SIZE, VIDEO_FRAMES
 
 log = logging.getLogger(__name__)
 
