@@ -18,7 +18,7 @@ from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.store.folder import create_store, open_store
 from theworld.train.data.loader import LatentDataset, Prefetcher
-from theworld.train.data.sampler import BatchOrder
+from theworld.train.data.sampler import BatchSampler
 
 from .store_peers import SHARD, Batches, Read, Rows, Samples, key
 
@@ -155,7 +155,7 @@ def epochs_of_prefetcher(folder: Path) -> Callable[[], Batches]:
     dataset = LatentDataset(open_store(folder))
 
     def epoch() -> Batches:
-        order = BatchOrder(len(dataset), batch_size=BATCH, seed=random.randrange(2**31), epochs=1)
+        order = BatchSampler(len(dataset), batch_size=BATCH, seed=random.randrange(2**31), epochs=1)
         with Prefetcher(dataset, order) as batches:
             for rows, latents in batches:
                 yield np.asarray(rows), latents.numpy()

@@ -114,7 +114,7 @@ _OPEN = """
 import json, sys, time
 from pathlib import Path
 started = time.perf_counter()
-from theworld.pipeline.store import open_store
+from theworld.pipeline.store.folder import open_store
 imported = time.perf_counter()
 store = open_store(Path(sys.argv[1]))
 samples, row = len(store), store.row_of(sys.argv[2])

@@ -1,4 +1,5 @@
-"""Updates of the training loop itself (train/updates.py: transformers' Trainer with our order and batches), way by way.
+"""Updates of the training loop itself (train/training/trainer.py: transformers' Trainer with our order and batches),
+way by way.
 
     python -m benchmarks.train --only packing    # what packing and logits at labels alone gain, what the world costs
     python -m benchmarks.train --only loading    # the store against everything in RAM, and how long the loop waits
@@ -41,9 +42,9 @@ from theworld.train.data.batches import Example, pack
 from theworld.train.data.loader import Indices, LatentDataset
 from theworld.train.language.lm import LanguageModel
 from theworld.train.reader.model import IGNORED, TheWorld, WorldOutput
-from theworld.train.runs.partial import TrainingFacts, Unfinished
+from theworld.train.runs.partial import PartialRun, TrainingFacts
 from theworld.train.training.loop import fit
-from theworld.train.training.trainer import Material, Training
+from theworld.train.training.trainer import TrainData, Training
 
 from .subjects import SETTINGS, STEPS, Setting, examples, key_of, rollouts, world_model
 
@@ -111,7 +112,7 @@ class _Clock(Progress):
         self.ended.append(time.perf_counter())
 
 
-def take_turn(lm: LanguageModel, model: TheWorld, material: Material, batch: int, updates: int) -> Turn:
+def take_turn(lm: LanguageModel, model: TheWorld, material: TrainData, batch: int, updates: int) -> Turn:
     """Train so many updates of `batch` rows with a learning rate that changes nothing one could measure."""
     config = TrainConfig(
         store=Path(), questions=Path(), train_steps=updates, batch_size=batch, learning_rate=1e-9, device="cpu",
@@ -122,7 +123,7 @@ def take_turn(lm: LanguageModel, model: TheWorld, material: Material, batch: int
     )
     clock = _Clock()
     with TemporaryDirectory() as scratch:
-        training = Training(config, material, Unfinished(Path(scratch), facts), lm.pad_id, progress=clock)
+        training = Training(config, material, PartialRun(Path(scratch), facts), lm.pad_id, progress=clock)
         metrics = fit(model, training).metrics
     assert not metrics["refused_updates"], "updates were refused: these times are not those of a training"
     seconds = [end - start for start, end in zip(clock.ended, clock.ended[1:], strict=False)]
@@ -193,7 +194,7 @@ def _packing(
     latents = None if way == "LM alone" else InMemory(rollouts(setting, images))
     if way == "plain":
         model = PlainWorld(model.lm, model.reader, num_world_steps=STEPS)
-    return lambda updates: take_turn(lm, model, Material(rows, latents), len(rows), updates)
+    return lambda updates: take_turn(lm, model, TrainData(rows, latents), len(rows), updates)
 
 
 def _without_world(example: Example, tokens: int) -> Example:
@@ -238,7 +239,7 @@ def measure_loading(
             if way == "store, evicted":
                 _evict(path)
             dataset = InMemory(latents) if way == "RAM" else LatentDataset(open_store(path))
-            return take_turn(lm, model, Material(rows, dataset), images, updates)
+            return take_turn(lm, model, TrainData(rows, dataset), images, updates)
 
         turns = in_turns({way: lambda way=way: train(way) for way in LOADING}, rounds)
     losses = [turns[way][0].loss for way in LOADING]

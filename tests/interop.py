@@ -11,7 +11,7 @@ from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.store.folder import LatentStore, StoreFormat
 
-from .tiny_store import TINY, create, key
+from .miniatures.store import TINY, create, key
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 DTYPES: tuple[Dtype, ...] = ("float16", "bfloat16", "float32")

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .config import TrainConfig as TrainConfig
     from .data.loader import LatentDataset as LatentDataset
     from .data.loader import Prefetcher as Prefetcher
-    from .data.sampler import BatchOrder as BatchOrder
+    from .data.sampler import BatchSampler as BatchSampler
     from .evaluation.answer import ask as ask
     from .questions.record import Question as Question
     from .questions.record import read_questions as read_questions

@@ -2,7 +2,8 @@
 
 Thin like cli.py, which registers the command. Lives here: parsing it, what a study of the embedded scenes adds to its
 results, and where a cache's own questions are, which `train` and `questions` ask as well. Elsewhere: answering
-(train/evaluate.py) and its page (train/run_report.py), the study (train/evidence.py), its findings (train/findings.py).
+(train/evaluation/evaluate.py) and its page (train/evaluation/report.py), the study (train/study/run.py), its
+findings (train/study/findings.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .options import DEFAULT_CACHE, Device, Json, Quiet, device_name
 
 if TYPE_CHECKING:
     from ...train.evaluation.evaluate import Evaluation
-    from ...train.evaluation.report import Exhibit
+    from ...train.evaluation.report import ReportExample
     from ..progress import Progress
     from ..store.latent_store import LatentStore
 
@@ -206,7 +207,7 @@ def write_page(
     place = images or folder_of(Path(done[0].questions))
     drawn: dict[str, AnswerPictures] = {}  # by run: each from its own store, the same image being another future there
 
-    def draw(example: Exhibit) -> bytes | None:
+    def draw(example: ReportExample) -> bytes | None:
         told, run = example.told, example.run.run
         if run not in drawn:
             own = open_store(store or Path(read_meta(Path(run)).store.path))

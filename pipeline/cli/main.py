@@ -354,13 +354,13 @@ def ask(
     from ...train.runs.meta import read_meta
 
     read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
-    from ...precompute.live.world import Sight
+    from ...precompute.live.world import LazyRollout
     from ...train.evaluation.live_answer import answer_live
     from ...train.runs.folder import load_run
 
     where = options.device_name(device)
     loaded = load_run(run, device=where)
-    sight = Sight(loaded.meta.recipe, image, world=world, device=where)
+    sight = LazyRollout(loaded.meta.recipe, image, world=world, device=where)
     wanted = [choice.strip() for choice in choices.split(",")] if choices else None
     done = answer_live(loaded, sight.see, question, wanted, steps=steps, adaptive=adaptive, type=kind, image=image)
     answer = done.answer

@@ -1,7 +1,7 @@
 """Options and arguments that several commands take: one name, one meaning, the same words. Loads nothing: --help opens
 this file.
 
-Elsewhere: what one command alone takes, beside it; values, in precompute/config.py and train/config.py.
+Elsewhere: what one command alone takes, beside it; values, in precompute/job/config.py and train/config.py.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ StoredDtype = Annotated[str | None, _recipe_option("float16, bfloat16 or float32
 
 
 LAYOUTS = ("spatial", "patch", "pooled", "hierarchical", "channel", "resampler")
-"""Names for help and for shells that complete them; what they mean stands in train/layouts.py."""
+"""Names for help and for shells that complete them; what they mean stands in train/reader/layouts.py."""
 
 
 def _tokens_option(help: str, *, min: int | None = None) -> Any:

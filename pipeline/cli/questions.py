@@ -1,7 +1,7 @@
 """`theworld questions`: look at a questions file before anything is spent on it, or write it in our own layout.
 
-Thin like cli.py, which registers the command. Elsewhere: the layouts (train/question_files.py), what is looked at
-(train/question_report.py), writing (train/question_export.py).
+Thin like cli.py, which registers the command. Elsewhere: the layouts (train/questions/readers.py), what is looked at
+(train/questions/report.py), writing (train/questions/inspect.py).
 """
 
 from __future__ import annotations

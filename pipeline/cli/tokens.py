@@ -1,7 +1,8 @@
 """`theworld tokens`: how many world tokens each layout makes, and whether a language model has room for them.
 
-Thin like cli.py, which registers the command; loads no torch. Elsewhere: the counts (train/layouts.py), what fits
-(train/budget.py).
+Thin like cli.py, which registers the command; loads no torch. Elsewhere: the counts (train/reader/layouts.py), what
+fits
+(train/reader/context_budget.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A data set made by `save_to_disk`, or fetched from the Hub by `datasets`, is a folder of Arrow files; both are read here
 without it, through pyarrow, and no code of a data set is ever run. Lives here: which files there are, and opening one.
-Elsewhere: what is in a column (precompute/tables.py, train/question_files.py).
+Elsewhere: what is in a column (precompute/inputs/tables.py, train/questions/readers.py).
 """
 
 # pyright: reportMissingTypeStubs=false

@@ -1,7 +1,7 @@
 """Where weights come from and which they are: a folder or a Hub id, to local files and an identity that lasts.
 
 Lives here: resolving a Hub id to a commit before anything is loaded, and hashing a folder's files. The one door to
-huggingface_hub. Elsewhere: what the files are (precompute/world.py, train/lm_weights.py).
+huggingface_hub. Elsewhere: what the files are (precompute/worlds/source.py, train/language/weights.py).
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ JPEG, PNG, WebP, AVIF, BMP, TIFF or GIF by content, never by name; at most 64 Mi
 decoding; animations and multi-page files refused, but of a JPEG that holds several (MPO) the first taken; EXIF
 orientation applied; 16-bit and float grey scaled to 8 bits; palettes through RGBA; alpha over white; CMYK converted by
 Pillow. Part of the rules whose version is `IMAGE_RULES` in recipe.py. Elsewhere: fitting to a world model's size
-(precompute/images.py), decoding in a process apart (precompute/decoder.py), as a language model takes it
-(train/pictures.py).
+(precompute/media/images.py), decoding in a process apart (precompute/inputs/sandbox.py), as a language model takes it
+(train/data/vision.py).
 """
 
 from __future__ import annotations

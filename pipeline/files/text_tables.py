@@ -1,7 +1,7 @@
 """Lists without types: JSON lines, CSV, and the JSON array of LLaVA, one row at a time, however large the file.
 
 A row that is wrong is a row with a problem, never the end of the list. Lives here: the formats. Elsewhere: tables with
-types (arrow_files.py), what a row means (precompute/manifests.py, train/question_files.py).
+types (arrow_files.py), what a row means (precompute/inputs/manifests.py, train/questions/readers.py).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ Kind = Literal["rollout", "samples", "continuation", "frames", "views", "posteri
 rollout: an image and its predicted future. samples: an image and several futures, one after the other.
 continuation: the first frames of a real video and its predicted future. frames: those of a real video, nothing
 predicted. views: an image and crops of it, each encoded alone. posterior: the mean and the log-variance of an image's
-encoding. What each takes in and how it is made stands in precompute/kinds.py.
+encoding. What each takes in and how it is made stands in precompute/rollout/kinds.py.
 """
 Fit = Literal["cover", "pad", "stretch"]
 Views = Literal["pyramid", "zoom"]
@@ -30,13 +30,14 @@ Solver = Literal["euler", "2ab"]
 StoredDtype = Literal["float16", "bfloat16", "float32"]
 
 ENGINE_VERSION = 1
-"""Version of the denoise loop in precompute/cosmos.py; bump it when its values change."""
+"""Version of the denoise loop in precompute/worlds/cosmos.py; bump it when its values change."""
 IMAGE_RULES = 1
-"""Version of the decoding in image_files.py and the fitting in precompute/images.py; bump it when pixels change."""
+"""Version of the decoding in image_files.py and the fitting in precompute/media/images.py; bump it when pixels
+change."""
 VIDEO_RULES = 1
-"""The same for precompute/video.py; recipes of kind frames hold it, in the field `image_rules`."""
+"""The same for precompute/media/video.py; recipes of kind frames hold it, in the field `image_rules`."""
 VIEW_RULES = 1
-"""The same for precompute/views.py; recipes of kind views hold it, in the field `image_rules`."""
+"""The same for precompute/media/views.py; recipes of kind views hold it, in the field `image_rules`."""
 
 _PREDICTED = frozenset(
     {

@@ -1,7 +1,8 @@
 """The latent tensor as both stages see it.
 
 Lives here: the change between raw and standardised values, and what is drawn at random: a sample's noise, a posterior.
-Elsewhere: what its numbers mean (latent_spec.py), making latents (precompute/cosmos.py), keeping them (store.py).
+Elsewhere: what its numbers mean (latent_spec.py), making latents (precompute/worlds/cosmos.py), keeping them
+(store.py).
 
 Axes, everywhere:  B sample   C channel (16)   T latent frame   H, W latent row, column
 """

@@ -1,7 +1,7 @@
 """What the latent frames along T are, in words, for each kind of recipe; needs no torch.
 
 Lives here: the label of each frame, whether the frames follow one another, how far ahead the last one is.
-Elsewhere: making them (precompute/kinds.py).
+Elsewhere: making them (precompute/rollout/kinds.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a world model is to the rest of the house: encode, roll out, decode.
 
 Lives here: the protocols, so that the trainer can roll out live without knowing who does it.
-Elsewhere: the engines that implement it (precompute/cosmos.py, wan.py, other packages), and how they are found
-(precompute/registry.py).
+Elsewhere: the engines that implement it (precompute/worlds/cosmos.py, wan.py, other packages), and how they are found
+(precompute/worlds/registry.py).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import StoreError
-from ..files.atomic import TempFile, make_folders, place, publish, remove, sync_folder
+from ..files import atomic
 from ..files.sealed import seal
 from .records import ShardRecord, record_path
 
@@ -19,19 +19,19 @@ def self_test(temp_folder: Path) -> None:
     Raises:
         OSError: the file system refuses, or does not do what it says.
     """
-    first, second = TempFile(temp_folder), TempFile(temp_folder)
+    first, second = atomic.TempFile(temp_folder), atomic.TempFile(temp_folder)
     probe = first.path.with_suffix(".probe")
     try:
         first.write(b"first")
         second.write(b"second")
         first.finish()
         second.finish()
-        if not place(first.path, probe) or place(second.path, probe) or probe.read_bytes() != b"first":
+        if not atomic.place(first.path, probe) or atomic.place(second.path, probe) or probe.read_bytes() != b"first":
             raise OSError(errno.ENOTSUP, "this file system replaces a file that it was told to keep", str(probe))
     finally:
         first.discard()
         second.discard()
-        remove(probe)
+        atomic.remove(probe)
 
 
 def place_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top: Path) -> int:
@@ -49,18 +49,18 @@ def place_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top
     """
     if top.is_symlink():
         raise StoreError(f"{top} is a symbolic link inside a store, so nothing is written through it")
-    make_folders(top)
+    atomic.make_folders(top)
     number = first
     while True:
         payload = payload_of(number)
         if not link_on_the_way(payload, top):
             with suppress(FileExistsError, NotADirectoryError):  # a stray file where a folder belongs
-                make_folders(payload.parent, durable=False)  # they are below, before the record is
-                if place(temp, payload):
+                atomic.make_folders(payload.parent, durable=False)  # they are below, before the record is
+                if atomic.place(temp, payload):
                     break
         number += 1
     for folder in payload.parents:  # also those another writer made and may not have synced yet
-        sync_folder(folder)
+        atomic.sync_folder(folder)
         if folder == top:
             break
     return number
@@ -79,5 +79,5 @@ def publish_record(store: Path, record: ShardRecord) -> None:
         StoreError: the number has a record already, so somebody else wrote into this store by other rules.
     """
     path = record_path(store, record.shard)
-    if not publish(store / "tmp", path, seal(record.model_dump(mode="json"))):
+    if not atomic.publish(store / "tmp", path, seal(record.model_dump(mode="json"))):
         raise StoreError(f"{path} exists, though its number was ours alone. Was the folder copied into while in use?")

@@ -2,7 +2,7 @@
 
 A million samples are 28 MB here, found by binary search, and open in a fraction of a second from the snapshot. The
 snapshot is a cache: each record it speaks for must still be the file it was made from, and without it the records are
-read. Lives here: `Catalog`, `Shard`, the snapshot. Elsewhere: records (records.py), payload bytes (shard_layout.py).
+read. Lives here: `Index`, `Shard`, the snapshot. Elsewhere: records (records.py), payload bytes (shard_layout.py).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def record_stamps(store: Path, numbers: Iterable[int] | None = None) -> dict[int
     return {number: stamp for number, stamp in stamps.items() if stamp is not None}
 
 
-class Catalog:
+class Index:
     """The visible rows of a store; never changes. Of shards that hold the same key, the lowest counts."""
 
     def __init__(self, shards: Mapping[int, Shard], shard_size: int) -> None:
@@ -93,7 +93,7 @@ class Catalog:
         self._shard_size = shard_size
 
     @classmethod
-    def of(cls, shards: Iterable[Shard], shard_size: int) -> Catalog:
+    def of(cls, shards: Iterable[Shard], shard_size: int) -> Index:
         """The catalog of some shards."""
         return cls({shard.number: shard for shard in sorted(shards, key=lambda shard: shard.number)}, shard_size)
 
@@ -124,18 +124,18 @@ class Catalog:
         found, rows = self._sorted
         return unpack_keys(found[np.argsort(rows)])
 
-    def with_shards(self, shards: Iterable[Shard]) -> Catalog:
+    def with_shards(self, shards: Iterable[Shard]) -> Index:
         """This and more shards."""
-        more = Catalog.of(shards, self._shard_size)
-        catalog = Catalog.of([*self.shards.values(), *more.shards.values()], self._shard_size)
+        more = Index.of(shards, self._shard_size)
+        catalog = Index.of([*self.shards.values(), *more.shards.values()], self._shard_size)
         keys = np.concatenate([self._sorted[0], more._sorted[0]])
         catalog._sorted = _distinct(keys, np.concatenate([self._sorted[1], more._sorted[1]]))  # two runs: cheap
         return catalog
 
-    def without(self, numbers: Iterable[int]) -> Catalog:
+    def without(self, numbers: Iterable[int]) -> Index:
         """This but for some shards."""
         gone = set(numbers)
-        return Catalog({n: shard for n, shard in self.shards.items() if n not in gone}, self._shard_size)
+        return Index({n: shard for n, shard in self.shards.items() if n not in gone}, self._shard_size)
 
     @cached_property
     def _sorted(self) -> tuple[Keys, NDArray[np.int64]]:
@@ -158,7 +158,7 @@ def unpack_keys(keys: Keys) -> tuple[str, ...]:
     return tuple(digits[at : at + KEY_DIGITS] for at in range(0, len(digits), KEY_DIGITS))
 
 
-def write_snapshot(catalog: Catalog, recipe_id: str) -> bytes:
+def write_snapshot(catalog: Index, recipe_id: str) -> bytes:
     """The snapshot of a catalog that is not empty, for `read_snapshot`."""
     shards = list(catalog.shards.values())
     tensors: dict[str, NDArray[Any]] = {
@@ -169,7 +169,7 @@ def write_snapshot(catalog: Catalog, recipe_id: str) -> bytes:
     return safetensors.numpy.save({**tensors, "seal": _seal(tensors, recipe_id)})
 
 
-def read_snapshot(store: Path, recipe_id: str, shard_size: int, stamps: Mapping[int, Stamp]) -> Catalog | None:
+def read_snapshot(store: Path, recipe_id: str, shard_size: int, stamps: Mapping[int, Stamp]) -> Index | None:
     """What the snapshot knows of the records that are still the files it was made from.
 
     Returns:
@@ -191,7 +191,7 @@ def read_snapshot(store: Path, recipe_id: str, shard_size: int, stamps: Mapping[
         Shard(number, size, packed[start : start + rows], crcs[start : start + rows], Stamp(*stamp))
         for (number, rows, size, *stamp), start in zip(table.tolist(), starts.tolist(), strict=True)
     ]
-    return Catalog.of((shard for shard in shards if stamps.get(shard.number) == shard.stamp), shard_size)
+    return Index.of((shard for shard in shards if stamps.get(shard.number) == shard.stamp), shard_size)
 
 
 def _consistent(table: NDArray[Any], keys: NDArray[Any], crcs: NDArray[Any], shard_size: int) -> bool:

@@ -34,7 +34,7 @@ from .formats.zarr import ZarrLayout
 from .index import (
     SNAPSHOT,
     SNAPSHOT_FROM_SHARDS,
-    Catalog,
+    Index,
     Shard,
     Stamp,
     read_snapshot,
@@ -45,7 +45,7 @@ from .index import (
 )
 from .ledger import Failure
 from .records import ShardRecord, read_record, record_path, unreadable
-from .shard_files import OpenPayloads, Payload
+from .shard_files import OpenPayloads, ShardFile
 from .writer import ShardWriter
 
 StoreFormat = Literal["zarr", "webdataset"]
@@ -95,7 +95,7 @@ class LatentStore:
         self.damage: tuple[str, ...] = ()
         self._tolerate_damage = tolerate_damage
         self._recipe_id = recipe.id
-        self._catalog = Catalog({}, shard_size)
+        self._catalog = Index({}, shard_size)
         self._bad: dict[int, str] = {}
         self._inodes: dict[int, int] = {}
         self._payloads = OpenPayloads(partial(self.layout.payload_path, path))
@@ -398,7 +398,7 @@ class LatentStore:
         except FileNotFoundError as error:
             raise self._damaged(number, _GONE) from error
 
-    def _open(self, number: int) -> Payload:
+    def _open(self, number: int) -> ShardFile:
         shard = self._catalog.shards.get(number)
         if shard is None:  # a refresh in another thread
             raise self._damaged(number, _GONE)
@@ -420,7 +420,7 @@ class LatentStore:
                 with suppress(OSError):  # only a hint
                     os.posix_fadvise(payload.fd, start + offset, size, os.POSIX_FADV_WILLNEED)
 
-    def _read_slowly(self, payload: Payload, place: int, memory: memoryview, offset: int) -> None:
+    def _read_slowly(self, payload: ShardFile, place: int, memory: memoryview, offset: int) -> None:
         """A read came back short: go on until the bytes are there or the file has ended."""
         at, start = 0, place * self.layout.row_bytes + offset
         while at < len(memory):
@@ -429,7 +429,7 @@ class LatentStore:
                 raise self._damaged(payload.shard.number, f"it ends within row {place}")
             at += read
 
-    def _check(self, payload: Payload, place: int, memory: NDArray[np.uint8], frames: int) -> None:
+    def _check(self, payload: ShardFile, place: int, memory: NDArray[np.uint8], frames: int) -> None:
         """The first touch of these frames: they must match their checksums, and the first one its record's."""
         stated = self.layout.checksums(memory, frames)
         if stated is None:

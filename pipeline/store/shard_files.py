@@ -16,7 +16,7 @@ OPEN_PAYLOADS = 256
 """Payload files kept open at most."""
 
 
-class Payload:
+class ShardFile:
     """An open payload file; it closes when the last thread that reads it lets go."""
 
     def __init__(self, path: Path, shard: Shard) -> None:
@@ -47,15 +47,15 @@ class OpenPayloads:
         """Close all; what was checked need not be checked again."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._open: dict[int, Payload] = {}
+        self._open: dict[int, ShardFile] = {}
 
-    def current(self) -> Mapping[int, Payload]:
+    def current(self) -> Mapping[int, ShardFile]:
         """The open payloads by shard number, to look into without a lock; it follows what is opened and closed."""
         if os.getpid() != self._pid:  # forked: another thread may have held the lock at that moment
             self.close()
         return self._open
 
-    def open(self, shard: Shard) -> Payload:
+    def open(self, shard: Shard) -> ShardFile:
         """The payload of a shard, opened where it is not; the one opened first gives way.
 
         Raises:
@@ -67,7 +67,7 @@ class OpenPayloads:
             if payload is None:
                 while len(self._open) >= OPEN_PAYLOADS:
                     del self._open[next(iter(self._open))]
-                payload = Payload(self._path_of(shard.number), shard)
+                payload = ShardFile(self._path_of(shard.number), shard)
                 stamp, checked = self._checked.get(shard.number, (None, payload.checked))
                 if stamp == payload.stamp:
                     payload.checked = checked

@@ -5,7 +5,7 @@
 An entry is found by everything that is known of a file without opening it (path, device, inode, size, both times) and
 the part of it that is the input. None of that enters a key: the index only spares reading. A file that was written to
 within the last moments before it was read is not entered, since it might change again within one tick of its clock
-(git's "racily clean" rule). Elsewhere: what a key is (pipeline/keys.py), finding the inputs (sources.py).
+(git's "racily clean" rule). Elsewhere: what a key is (pipeline/latents/keys.py), finding the inputs (sources.py).
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from . import manifests, tables, tars
 from .file_facts import FileFacts, facts_from, facts_of
 from .folders import expand_braces, has_braces, has_magic, match_files, walk
 from .hash_cache import InputIndex
-from .locations import CellAt, FileAt, Locator, MemberAt
+from .locations import File, Locator, TableCell, TarMember
 from .manifests import Row
 
 TARS = frozenset({".tar"})
@@ -283,7 +283,7 @@ def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | Non
 
 def _plain(files: Iterable[tuple[str, str, bool]], root: str) -> list[_Entry]:
     """Name, path, and whether a link may be on the way: of each file."""
-    return [_Entry(name, name, FileAt(path), root=root if link else None) for name, path, link in sorted(files)]
+    return [_Entry(name, name, File(path), root=root if link else None) for name, path, link in sorted(files)]
 
 
 def _contained(
@@ -321,7 +321,7 @@ def _contained(
         raise ConfigError(f"{', '.join(map(str, files[:3])) or root} holds no {kind.takes}{advice}")
     twice = {source for source, count in Counter(entry.source for entry in found.entries).items() if count > 1}
     for entry in found.entries:
-        if isinstance(entry.at, CellAt) and (entry.source in twice or not entry.source):
+        if isinstance(entry.at, TableCell) and (entry.source in twice or not entry.source):
             entry.source = f"{_relative(entry.at.path, root)}#{entry.at.row}"
     return found
 
@@ -338,7 +338,7 @@ def _add_tar(found: _Found, file: Path, name: str, kind: Kind) -> None:
                 problem = ImageError("not_a_file", f"{source} is not a regular member")
                 found.entries.append(_Entry(source, source, None, problem=problem))
             else:
-                at = MemberAt(str(file), member.offset, member.size)
+                at = TarMember(str(file), member.offset, member.size)
                 found.entries.append(_Entry(source, source, at, facts=facts))
     finally:
         others = _others(passed_over, kind)
@@ -354,7 +354,7 @@ def _add_table(
     table = tables.read_table(file, kind.takes, column=column, prompt_field=prompt_field)
     for number, (row, here) in enumerate(zip(table.rows, table.has_bytes, strict=True)):
         if table.column is not None and here and row.problem is None:
-            at = CellAt(str(file), number, table.column)
+            at = TableCell(str(file), number, table.column)
             found.entries.append(_Entry(row.path, f"{name}:{number}", at, row.prompt, facts=facts))
         else:
             found.entries.append(_named(row, file, name))
@@ -374,7 +374,7 @@ def _named(row: Row, file: Path, name: str) -> _Entry:
     folder = os.path.dirname(os.path.normpath(path))  # noqa: PTH120
     inside = base == "." or folder == base or folder.startswith(base.rstrip("/") + "/")
     root = base if inside and not os.path.isabs(row.path) else os.path.dirname(path)  # noqa: PTH117, PTH120
-    return _Entry(row.path, in_ledger, FileAt(path), row.prompt, root=root)
+    return _Entry(row.path, in_ledger, File(path), row.prompt, root=root)
 
 
 def _relative(path: str, root: str) -> str:

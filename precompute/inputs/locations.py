@@ -14,7 +14,7 @@ from ...pipeline.files.images import read_input_file
 
 
 @dataclass(frozen=True, slots=True)
-class FileAt:
+class File:
     """A file that is one input."""
 
     path: str
@@ -34,7 +34,7 @@ class FileAt:
 
 
 @dataclass(frozen=True, slots=True)
-class MemberAt:
+class TarMember:
     """A regular member of an uncompressed tar: `size` bytes from `offset`. Nothing is extracted."""
 
     path: str
@@ -65,7 +65,7 @@ class MemberAt:
 
 
 @dataclass(frozen=True, slots=True)
-class CellAt:
+class TableCell:
     """The bytes in one cell of a Parquet or Arrow file: in `column`, a binary or a struct with a binary `bytes`."""
 
     path: str
@@ -90,7 +90,7 @@ class CellAt:
         return content
 
 
-Locator = FileAt | MemberAt | CellAt
+Locator = File | TarMember | TableCell
 
 
 def _check_size(size: int, max_bytes: int, what: str) -> None:

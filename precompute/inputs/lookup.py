@@ -1,6 +1,6 @@
 """Where the inputs of a store are now: from a key back to the file it was made from, checked by content.
 
-Elsewhere: the map of sources to keys (pipeline/ledger.py), listing inputs that are new (sources.py).
+Elsewhere: the map of sources to keys (pipeline/store/ledger.py), listing inputs that are new (sources.py).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ...pipeline.latents.keys import key_of_bytes, key_of_sample
 from ...pipeline.store.folder import LatentStore
 from ..rollout.kinds import KINDS, Loaded
 from .listing import list_inputs
-from .locations import FileAt, Locator
+from .locations import File, Locator
 from .sandbox import shared_decoder
 
 
-class Originals:
+class InputLookup:
     """The inputs a store was made from, as far as they are still there."""
 
     def __init__(self, store: LatentStore, place: Path | None) -> None:
@@ -83,7 +83,7 @@ class Originals:
                 with suppress(OSError, RuntimeError, ValueError):  # a loop of links, or no path at all
                     # a store may be a stranger's, and its names lead anywhere
                     if path.resolve().is_relative_to(root) and path.exists():
-                        places.append((source, FileAt(str(path))))
+                        places.append((source, File(str(path))))
             if places or not names:
                 return places
             self._listed = self._list(self.place)  # a folder of tars or tables, perhaps

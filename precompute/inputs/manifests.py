@@ -1,7 +1,8 @@
 """Lists of inputs: JSON lines, CSV, and the JSON array of LLaVA. Rows in, texts out; no file that is named is opened.
 
 A row that is wrong is a row with a problem, never the end of the list. Lives here: which column counts.
-Elsewhere: the formats (pipeline/lists.py), tables with types (tables.py), what becomes of a row (sources.py).
+Elsewhere: the formats (pipeline/files/text_tables.py), tables with types (tables.py), what becomes of a row
+(sources.py).
 """
 
 from __future__ import annotations

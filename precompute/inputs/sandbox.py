@@ -7,7 +7,7 @@
 A message is an anonymous memory file (memfd) handed over a socket pair: 8 bytes of length, that many bytes of JSON,
 then the bytes of the input or of float32 pixels. Nothing in it can run code, and neither side maps what the other could
 cut short. The process is forked from one that has imported everything and never decodes (`python -m
-theworld.precompute.decoder`, started once per worker), so that another is there in milliseconds.
+theworld.precompute.inputs.sandbox`, started once per worker), so that another is there in milliseconds.
 Lives here: all three processes' ends, the limits. Elsewhere: what decoding is (kinds.py, images.py, video.py).
 """
 
@@ -80,7 +80,7 @@ class DecodeLimits:
         return cls(memory_bytes=2**31 + file_bytes + clip_bytes, cpu_s=seconds, wall_s=3.0 * seconds)
 
 
-class Decoder:
+class SandboxedDecoder:
     """A process that decodes, replaced when it dies. Several threads may ask; it does one input after another."""
 
     def __init__(self) -> None:
@@ -212,9 +212,9 @@ class Decoder:
 
 
 @functools.cache
-def shared_decoder() -> Decoder:
+def shared_decoder() -> SandboxedDecoder:
     """The one of this process: it belongs to no recipe, so all who decode here share it."""
-    decoder = Decoder()
+    decoder = SandboxedDecoder()
     atexit.register(decoder.close)
     return decoder
 

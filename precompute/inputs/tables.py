@@ -1,6 +1,6 @@
 """Tables with types, as inputs: Parquet and Arrow files, which rows there are, and the bytes of a cell.
 
-Elsewhere: finding and opening such files (pipeline/arrow_files.py), what becomes of the rows (sources.py), lists
+Elsewhere: finding and opening such files (pipeline/files/arrow_tables.py), what becomes of the rows (sources.py), lists
 without types (manifests.py).
 """
 

@@ -16,7 +16,7 @@ from typing import Any
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import video_frames
 from ..worlds.source import WorldSource
-from .throughput import Experience
+from .throughput import ThroughputLog
 
 TEXT_TOKENS = 512
 """Of a prompt, as the pipeline pads it; without one, a single token of zeros."""
@@ -75,7 +75,7 @@ def estimate(
     recipe: Recipe,
     shape: Sequence[int],
     todo: int,
-    experience: Experience,
+    experience: ThroughputLog,
     *,
     device: str | None,
     workers: int,

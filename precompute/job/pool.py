@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...pipeline.errors import Interrupted, WorldModelError
 from ...pipeline.machine import usable_cores
 from ..inputs.listing import Sample
-from .ray_cluster import Crew, node_of
+from .ray_cluster import WorkerPlan, node_of
 from .ray_local import Session, ray_session
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and a run with nothing to do needs none of it
@@ -293,7 +293,7 @@ def open_pool(setup: dict[str, Any], workers: int, *, in_process: bool) -> Gener
 
 
 @contextmanager
-def join_pool(session: Session, setup: dict[str, Any], crew: Crew, first: Sample) -> Generator[Pool, None, None]:
+def join_pool(session: Session, setup: dict[str, Any], crew: WorkerPlan, first: Sample) -> Generator[Pool, None, None]:
     """Workers on a cluster that was joined, each having proven that it sees the store and the inputs.
 
     Args:

@@ -26,14 +26,14 @@ from .config import PrecomputeConfig, make_recipe
 from .cost import Cost, estimate
 from .events import Events
 from .plan import Plan, bytes_per_sample, make_plan
-from .throughput import Experience
+from .throughput import ThroughputLog
 
 OWN_FAMILIES = ("buckets",)
 """Of the scenes made where none are given: one family is learned in minutes; `theworld scenes` makes all four."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Prepared:
     """A job, before anything is written."""
 
     world: WorldSource
@@ -45,13 +45,13 @@ class Outlook:
     """The one to go on with; None where this recipe has none yet."""
     plan: Plan
     cost: Cost
-    experience: Experience
+    experience: ThroughputLog
     device: str
     workers: int
     """On this machine; a cluster's are not known before it is joined, and a plan joins nothing."""
 
 
-def look_ahead(config: PrecomputeConfig, progress: Progress) -> Outlook:
+def look_ahead(config: PrecomputeConfig, progress: Progress) -> Prepared:
     """Find out all there is to know without writing, but for the embedded scenes where no inputs are given.
 
     Raises:
@@ -78,9 +78,9 @@ def look_ahead(config: PrecomputeConfig, progress: Progress) -> Outlook:
     shape = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
     store = find_store(config.cache, recipe)
     plan = make_plan(listing, store, bytes_per_sample(shape, recipe.dtype), retry_failed=config.retry_failed)
-    experience = Experience.load(config.cache)
+    experience = ThroughputLog.load(config.cache)
     here = None if config.address else device_name(device, _threads(device, workers, in_process=config.in_process))
-    return Outlook(
+    return Prepared(
         world=world,
         recipe=recipe,
         spec=spec,
@@ -95,7 +95,7 @@ def look_ahead(config: PrecomputeConfig, progress: Progress) -> Outlook:
     )
 
 
-def announce(ahead: Outlook, config: PrecomputeConfig, progress: Progress, events: Events) -> None:
+def announce(ahead: Prepared, config: PrecomputeConfig, progress: Progress, events: Events) -> None:
     """Say what will be done, what it will cost, and what may come in its way."""
     plan, recipe = ahead.plan, ahead.recipe
     for line in plan.lines(recipe, ahead.world, str(ahead.store.path) if ahead.store else f"new, in {config.cache}"):

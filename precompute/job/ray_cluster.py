@@ -33,7 +33,7 @@ _ROOMS = ("pipeline", "precompute", "train")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crew:
+class WorkerPlan:
     """How many workers a cluster has room for, and what each takes."""
 
     device: str
@@ -87,7 +87,7 @@ def ray_cluster(address: str) -> Generator[Session, None, None]:
         shutil.rmtree(here, ignore_errors=True)
 
 
-def crew_of(nodes: Iterable[Mapping[str, Any]], *, device: str, workers: int | None, small: bool) -> Crew:
+def crew_of(nodes: Iterable[Mapping[str, Any]], *, device: str, workers: int | None, small: bool) -> WorkerPlan:
     """Workers for the nodes that are alive: one a GPU; without GPUs one a core, or one a node of a large model.
 
     Args:
@@ -102,12 +102,12 @@ def crew_of(nodes: Iterable[Mapping[str, Any]], *, device: str, workers: int | N
     if device == "cuda" and not gpus:
         raise ConfigError("--device cuda: no node of this cluster has a GPU. Use --device cpu")
     if gpus and device != "cpu":
-        return Crew(device="cuda", workers=min(gpus, workers or gpus), cpus=1, gpus=1)
+        return WorkerPlan(device="cuda", workers=min(gpus, workers or gpus), cpus=1, gpus=1)
     if not cores:
         raise ConfigError("no node of this cluster offers a CPU or a GPU")
     each = 1 if small else min(cores)
     room = sum(count // each for count in cores)
-    return Crew(device="cpu", workers=min(room, workers or room), cpus=each, gpus=0)
+    return WorkerPlan(device="cpu", workers=min(room, workers or room), cpus=each, gpus=0)
 
 
 def node_of(error: BaseException) -> str:

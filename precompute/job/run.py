@@ -27,10 +27,10 @@ from .config import PrecomputeConfig
 from .events import Events
 from .plan import Plan, choose_shard_size
 from .pool import Task, join_pool, open_pool
-from .prepare import Outlook, announce, is_small, look_ahead
+from .prepare import Prepared, announce, is_small, look_ahead
 from .ray_cluster import crew_of, ray_cluster
 from .report import Report
-from .scheduler import Drive
+from .scheduler import Scheduler
 from .signals import Signals
 from .throughput import FILE
 
@@ -107,7 +107,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         else:
             pool = stack.enter_context(open_pool(setup, min(workers, len(tasks)), in_process=config.in_process))
             signals.install()
-        drive = Drive(
+        drive = Scheduler(
             pool,
             store,
             ahead.experience,
@@ -121,7 +121,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
     return Report(store=store.path, recipe=recipe, plan=plan, cost=cost, work=work, failures=tuple(work.failures))
 
 
-def _open_store(ahead: Outlook, config: PrecomputeConfig, workers: int, progress: Progress) -> LatentStore:
+def _open_store(ahead: Prepared, config: PrecomputeConfig, workers: int, progress: Progress) -> LatentStore:
     """The store, with all that this job knows of its inputs before it makes latents."""
     world, recipe, listing = ahead.world, ahead.recipe, ahead.listing
     store = create_store(
@@ -146,7 +146,7 @@ def _open_store(ahead: Outlook, config: PrecomputeConfig, workers: int, progress
 
 
 def _worker_setup(
-    ahead: Outlook, store: LatentStore, device: str, batch_size: int, *, guardrail: str | None
+    ahead: Prepared, store: LatentStore, device: str, batch_size: int, *, guardrail: str | None
 ) -> dict[str, Any]:
     """What a worker starts with (worker.py); embeds the recipe's prompts where that is not done."""
     world = ahead.world

@@ -24,7 +24,7 @@ from ..rollout.kinds import KINDS
 from .events import Events
 from .pool import Pool, Task, reason_of
 from .signals import Signals, signal_behind
-from .throughput import ANY_DEVICE, Experience
+from .throughput import ANY_DEVICE, ThroughputLog
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and a run with nothing to do needs none of it
     from .worker import Receipt
@@ -58,14 +58,14 @@ class Work:
     """Of one of the workers, by its model."""
 
 
-class Drive:
+class Scheduler:
     """One run of the loop."""
 
     def __init__(
         self,
         pool: Pool,
         store: LatentStore,
-        experience: Experience,
+        experience: ThroughputLog,
         progress: Progress,
         events: Events,
         *,

@@ -23,7 +23,7 @@ _LIMIT_BYTES = 2**20
 
 
 @dataclass
-class Shown:
+class DeviceRecord:
     """What one device has shown for one world and shape."""
 
     fitted: int | None = None
@@ -35,14 +35,14 @@ class Shown:
 
 
 @dataclass
-class Experience:
+class ThroughputLog:
     """What is known, by world and shape, then by device."""
 
     path: Path
-    shown: dict[str, dict[str, Shown]] = field(default_factory=dict[str, dict[str, Shown]])
+    shown: dict[str, dict[str, DeviceRecord]] = field(default_factory=dict[str, dict[str, DeviceRecord]])
 
     @classmethod
-    def load(cls, cache: Path) -> Experience:
+    def load(cls, cache: Path) -> ThroughputLog:
         """What the cache's file says; nothing where there is none, or one that cannot be read."""
         path = cache / FILE
         try:
@@ -51,7 +51,9 @@ class Experience:
             content = json.loads(path.read_text(encoding="utf-8"))
             shown = {
                 work: {
-                    device: Shown(fitted=_count(row.get("fitted")), per_worker_s=_rate(row), inputs=int(row["inputs"]))
+                    device: DeviceRecord(
+                        fitted=_count(row.get("fitted")), per_worker_s=_rate(row), inputs=int(row["inputs"])
+                    )
                     for device, row in devices.items()
                 }
                 for work, devices in content["shown"].items()
@@ -60,7 +62,7 @@ class Experience:
             return cls(path)
         return cls(path, shown)
 
-    def of(self, recipe: Recipe) -> dict[str, Shown]:
+    def of(self, recipe: Recipe) -> dict[str, DeviceRecord]:
         """By device, for this world and shape."""
         return self.shown.setdefault(work_of(recipe), {})
 
@@ -70,7 +72,7 @@ class Experience:
 
     def note_batch(self, recipe: Recipe, device: str, batch: int) -> bool:
         """A larger batch did not fit, this one is tried next; False where that was known."""
-        row = self.of(recipe).setdefault(device, Shown())
+        row = self.of(recipe).setdefault(device, DeviceRecord())
         if row.fitted is not None and row.fitted <= batch:
             return False
         row.fitted = batch
@@ -79,7 +81,7 @@ class Experience:
     def note_rate(self, recipe: Recipe, device: str, inputs: int, worker_s: float) -> None:
         """The latest run with enough inputs has the word."""
         if inputs >= SMALLEST_SAMPLE and worker_s > 0:
-            row = self.of(recipe).setdefault(device, Shown())
+            row = self.of(recipe).setdefault(device, DeviceRecord())
             row.per_worker_s, row.inputs = round(inputs / worker_s, 6), inputs
 
     def save(self, temp_folder: Path) -> None:

@@ -30,7 +30,7 @@ from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.records import origins_of
-from ..inputs.lookup import Originals
+from ..inputs.lookup import InputLookup
 from ..rollout.batch import machine_facts
 from ..rollout.kinds import KINDS
 from .world import LiveWorld
@@ -134,7 +134,7 @@ def audit(
     Args:
         count: how many; the next one is drawn in place of one whose input is gone or changed.
         seed: of the draw.
-        images: where the inputs are; see `Originals`. world: where the weights are; by default as the recipe says.
+        images: where the inputs are; see `InputLookup`. world: where the weights are; by default as the recipe says.
         tolerance: of a value, beyond rounding, whatever the record says; 0 wants the same bits. None is the above.
     Raises:
         ConfigError: other weights or rules than the recipe's, or no input to be found.
@@ -144,7 +144,7 @@ def audit(
     progress = progress or Progress.silent()
     if not len(store):
         raise ConfigError(f"{store.path} is empty: there is nothing to make again yet")
-    originals = Originals(store, images)
+    originals = InputLookup(store, images)
     if originals.place is None:
         raise ConfigError(f"which {kind.takes}s was {store.path} made from? Name their folder: --images FOLDER")
     live = LiveWorld.for_store(store, world=world, device=device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...pipeline.errors import ConfigError
 from ...pipeline.machine import DeviceName
 from ...pipeline.store.folder import LatentStore
-from ..inputs.lookup import Originals
+from ..inputs.lookup import InputLookup
 from .world import LiveWorld
 
 
@@ -43,9 +43,9 @@ class LiveBatches:
             ConfigError: no place to look for inputs, or other weights than the store's.
         """
         self._recipe, self._size = store.recipe, size
-        self._originals = Originals(store, images)
+        self._originals = InputLookup(store, images)
         if self._originals.place is None and otherwise is not None:
-            self._originals = Originals(store, otherwise)
+            self._originals = InputLookup(store, otherwise)
         if self._originals.place is None:
             raise ConfigError(f"which inputs was {store.path} made from? Name their folder: --images FOLDER")
         self._live = LiveWorld.for_store(store, world=world, device=device)

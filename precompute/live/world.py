@@ -18,7 +18,7 @@ from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.world_model import WorldModel
 from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.store.folder import PROMPT, LatentStore
-from ..preview.latent_decoder import Viewer, place_of, require_rules, require_weights
+from ..preview.latent_decoder import LatentDecoder, place_of, require_rules, require_weights
 from ..rollout.batch import make_batch
 from ..rollout.kinds import KINDS
 from ..worlds.prompts import embed_prompts, load_each
@@ -28,7 +28,7 @@ from ..worlds.text_embeddings import TextEmbeddings
 _log = logging.getLogger(__name__)
 
 
-class LiveWorld(Viewer):
+class LiveWorld(LatentDecoder):
     """A world model loaded for one recipe."""
 
     def __init__(self, world: WorldModel, recipe: Recipe, *, fps: float, name: str = "", device: str = "cpu") -> None:
@@ -107,7 +107,7 @@ class LiveWorld(Viewer):
         return make_batch(self._kind, self.world, pixels, keys, self.recipe, size, text=text)
 
 
-class Sight:
+class LazyRollout:
     """One input, looked at as far as is asked: encoded by the autoencoder alone, rolled out by the whole world model,
     which is loaded when it is first wanted."""
 
@@ -120,11 +120,11 @@ class Sight:
         self._recipe, self._file = recipe, file
         self._world = world
         self._device: DeviceName = device
-        self._viewer: Viewer | None = None
+        self._viewer: LatentDecoder | None = None
         self._live: LiveWorld | None = None
 
     @property
-    def viewer(self) -> Viewer:
+    def viewer(self) -> LatentDecoder:
         """What decodes the latents that were seen last."""
         assert self._live or self._viewer, "nothing was seen yet"
         return self._live or self._viewer  # type: ignore[return-value]
@@ -137,7 +137,8 @@ class Sight:
             ConfigError, WorldModelError: as `LiveWorld.for_recipe`.
         """
         if steps == 0 and self._recipe.kind == "rollout" and self._live is None:
-            self._viewer = self._viewer or Viewer.for_recipe(self._recipe, world=self._world, device=self._device)
+            if self._viewer is None:
+                self._viewer = LatentDecoder.for_recipe(self._recipe, world=self._world, device=self._device)
             return self._viewer.encode(self._file)
         if self._live is None:
             self._live = LiveWorld.for_recipe(self._recipe, world=self._world, device=self._device)

@@ -1,6 +1,7 @@
 """From the bytes of one image file to one float image of the recipe's size.
 
-The rules (their version is `IMAGE_RULES` in pipeline/recipe.py): decoded to RGB as pipeline/image_files.py says, then
+The rules (their version is `IMAGE_RULES` in pipeline/latents/recipe.py): decoded to RGB as pipeline/files/images.py
+says, then
 fitted to height x width with Lanczos resampling.
 """
 

@@ -1,6 +1,7 @@
 """Video files: exact frames out, exact frames in. The one door to PyAV.
 
-The rules of reading (their version is `VIDEO_RULES` in pipeline/recipe.py), in order: MP4, MOV, MKV, WebM or AVI by
+The rules of reading (their version is `VIDEO_RULES` in pipeline/latents/recipe.py), in order: MP4, MOV, MKV, WebM or
+AVI by
 content, never by name; at most 1 GiB and 8K frames; the first video stream, in codecs of a fixed list; consecutive
 frames from the start, in the order they are shown, whatever their times; rotation and pixel shape not applied; colours
 as the file says, BT.601 where it is silent; alpha over white; then each frame fitted as an image is.

@@ -1,10 +1,11 @@
 """Views: one picture at several crops and scales, in order. The whole comes first, as an image of its own would be.
 
-The rules (their version is `VIEW_RULES` in pipeline/recipe.py): the picture is brought to the shape of the result as
+The rules (their version is `VIEW_RULES` in pipeline/latents/recipe.py): the picture is brought to the shape of the
+result as
 `fit_image` does, but at its own resolution, so that a crop shows what the whole was too small to show; then each crop
 is resized with Lanczos resampling.
 
-Elsewhere: pixels (images.py), what the views are called in a recipe (pipeline/recipe.py).
+Elsewhere: pixels (images.py), what the views are called in a recipe (pipeline/latents/recipe.py).
 """
 
 from __future__ import annotations

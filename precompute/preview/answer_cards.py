@@ -18,11 +18,11 @@ from ...pipeline.latents.keys import key_of_sample
 from ...pipeline.latents.tensors import as_tensor
 from ...pipeline.machine import DeviceName
 from ...pipeline.store.folder import LatentStore
-from ..inputs.lookup import Originals
+from ..inputs.lookup import InputLookup
 from ..inputs.sandbox import shared_decoder
 from ..rollout.kinds import KINDS
 from ..worlds.source import WORLDLET, resolve_world
-from .latent_decoder import Viewer
+from .latent_decoder import LatentDecoder
 from .store_preview import GUARDRAIL_NOTE
 
 
@@ -37,14 +37,14 @@ class AnswerPictures:
         """
         self._store, self._images = store, images
         self._kind = KINDS[store.recipe.kind]
-        self._originals: Originals | None = None
-        self._viewer: Viewer | None = None
+        self._originals: InputLookup | None = None
+        self._viewer: LatentDecoder | None = None
         self._without: set[str] = set()
         self.notes: list[str] = []
         """What a person should know of the pictures."""
         try:
-            self._viewer = Viewer.for_store(store, world=world, device=device)
-            self._originals = Originals(store, images if images.is_dir() else None)
+            self._viewer = LatentDecoder.for_store(store, world=world, device=device)
+            self._originals = InputLookup(store, images if images.is_dir() else None)
             if store.recipe.world != resolve_world(WORLDLET).identity:
                 self.notes.append(GUARDRAIL_NOTE)
         except TheWorldError as error:

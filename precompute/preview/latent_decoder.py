@@ -39,7 +39,7 @@ _SAME = 0.1
 """Of the latents' own size: rounding and devices make a hundredth, another autoencoder more than all of it."""
 
 
-class Viewer:
+class LatentDecoder:
     """A world model's autoencoder, loaded for the latents of one recipe.
 
     Attributes:
@@ -63,7 +63,7 @@ class Viewer:
         self.notes: tuple[str, ...] = ()
 
     @classmethod
-    def for_store(cls, store: LatentStore, *, world: str | None = None, device: DeviceName = "auto") -> Viewer:
+    def for_store(cls, store: LatentStore, *, world: str | None = None, device: DeviceName = "auto") -> LatentDecoder:
         """Load what decodes a store's latents. Of a family that cannot do with less, the whole world model.
 
         A folder's identity is that of all its weights. To find it out would mean to read them all, so a folder that is
@@ -119,7 +119,7 @@ class Viewer:
         self.notes = ()
 
     @classmethod
-    def for_recipe(cls, recipe: Recipe, *, world: str | None = None, device: DeviceName = "auto") -> Viewer:
+    def for_recipe(cls, recipe: Recipe, *, world: str | None = None, device: DeviceName = "auto") -> LatentDecoder:
         """Load what encodes inputs as a recipe says; a folder's weights are all read once, to know that they are its.
 
         Args:

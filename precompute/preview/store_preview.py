@@ -1,7 +1,7 @@
 """Look at a store: some of its samples, decoded, as a contact sheet, an animation and, if wanted, a video.
 
 Lives here: which samples, their pixels, the files. Elsewhere: drawing them (contact_sheet.py), where their inputs are
-(originals.py), what each latent frame is (pipeline/time_axis.py).
+(originals.py), what each latent frame is (pipeline/latents/time_axis.py).
 
 Axes:  T latent frame   F video frame
 """
@@ -28,12 +28,12 @@ from ...pipeline.latents.time_axis import clips, column, horizon_s, is_clip
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
-from ..inputs.lookup import Originals, key_named
+from ..inputs.lookup import InputLookup, key_named
 from ..media.images import to_image
 from ..worlds.source import WORLDLET, resolve_world
 from .contact_sheet import Row, Words, draw_animation, draw_sheet, gif, held
 from .drawing import to_frames
-from .latent_decoder import Viewer
+from .latent_decoder import LatentDecoder
 
 MAX_COLUMNS = 13
 """Of a sheet; of longer rollouts so many frames are shown, evenly spread."""
@@ -86,7 +86,7 @@ def preview(
     Args:
         wanted: keys, names or files of inputs; none draws `samples` of them by `seed`, the same for the same keys.
         steps: only the observed frame and the first so many.
-        images: where the inputs are, for the first picture of each row; see `Originals`.
+        images: where the inputs are, for the first picture of each row; see `InputLookup`.
         world: where the world model's weights are; by default where the recipe says.
         true: a store of kind frames with the true futures, found by the names of their inputs.
     Raises:
@@ -99,9 +99,9 @@ def preview(
     keys = [key_named(store, name) for name in wanted] if wanted else _drawn(store, samples, seed)
     if store.recipe.kind == "posterior":
         steps = 0  # a log-variance is no picture
-    originals = Originals(store, images)
+    originals = InputLookup(store, images)
     futures = _Futures(true, store) if true is not None else None
-    viewer = Viewer.for_store(store, world=world, device=device)
+    viewer = LatentDecoder.for_store(store, world=world, device=device)
     rows: list[Row] = []
     without: Counter[str] = Counter()
     with progress.bar("decoding", total=len(keys), unit="samples") as bar:
@@ -137,7 +137,7 @@ def preview(
     )
 
 
-def _words(store: LatentStore, viewer: Viewer, labels: Sequence[str], which: str) -> Words:
+def _words(store: LatentStore, viewer: LatentDecoder, labels: Sequence[str], which: str) -> Words:
     recipe = store.recipe
     apart = viewer.spec.temporal_stride if is_clip(recipe.kind) else 1  # decoded frames from one latent to the next
     count = min(MAX_COLUMNS, len(labels))
@@ -158,7 +158,7 @@ def _foreseen_from(recipe: Recipe) -> int | None:
 
 
 def _write(
-    rows: Sequence[Row], words: Words, labels: Sequence[str], viewer: Viewer, stem: Path, video: bool
+    rows: Sequence[Row], words: Words, labels: Sequence[str], viewer: LatentDecoder, stem: Path, video: bool
 ) -> tuple[Path, ...]:
     """The files `stem` + .png, .gif and perhaps .mp4."""
     rate = viewer.fps / viewer.recipe.stride if is_clip(viewer.recipe.kind) else _PICTURES_PER_S
@@ -178,7 +178,7 @@ def _write(
 
 
 def _notes(
-    store: LatentStore, originals: Originals, rows: Sequence[Row], without: Counter[str], *, with_true: bool
+    store: LatentStore, originals: InputLookup, rows: Sequence[Row], without: Counter[str], *, with_true: bool
 ) -> Iterator[str]:
     if without:
         reasons = ", ".join(f"{count} {reason}" for reason, count in without.items())
@@ -225,7 +225,7 @@ def _drawn(store: LatentStore, samples: int, seed: int) -> list[str]:
 
 
 @torch.inference_mode()
-def _decoded(viewer: Viewer, store: LatentStore, key: str, steps: int | None) -> NDArray[np.uint8]:
+def _decoded(viewer: LatentDecoder, store: LatentStore, key: str, steps: int | None) -> NDArray[np.uint8]:
     """(F, height, width, 3): what belongs together in time decoded as one clip, all else frame by frame."""
     steps = viewer.recipe.rollout_steps if steps is None else steps
     latents = as_tensor(store.read([key], rollout_steps=steps)).float()
@@ -238,13 +238,13 @@ def _decoded(viewer: Viewer, store: LatentStore, key: str, steps: int | None) ->
     return np.concatenate(parts)
 
 
-def _labels(viewer: Viewer, steps: int) -> list[str]:
+def _labels(viewer: LatentDecoder, steps: int) -> list[str]:
     """Of each latent frame."""
     stride = viewer.spec.temporal_stride
     return [column(viewer.recipe, t, viewer.fps, temporal_stride=stride) for t in range(1 + steps)]
 
 
-def _labels_between(labels: Sequence[str], viewer: Viewer, frames: int) -> list[str]:
+def _labels_between(labels: Sequence[str], viewer: LatentDecoder, frames: int) -> list[str]:
     """Of every decoded frame: of a rollout its own time, else that of the latent frame it belongs to."""
     if viewer.recipe.kind == "rollout":
         return ["now", *(f"+{number * viewer.recipe.stride / viewer.fps:.2f} s" for number in range(1, frames))]

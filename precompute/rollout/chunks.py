@@ -4,7 +4,7 @@ A latent from the middle of a clip cannot begin one: after the first, each encod
 none of that kind was ever seen at a clip's beginning. So a chunk hands over pixels. Blur adds up from chunk to chunk
 (NVIDIA/cosmos#54), and each costs a decode and an encode; within the window one chunk is cheaper and better.
 
-Elsewhere: one chunk (the world model's `rollout`), what a recipe says of chunks (pipeline/recipe.py).
+Elsewhere: one chunk (the world model's `rollout`), what a recipe says of chunks (pipeline/latents/recipe.py).
 
 Source: the `video2world_lvg` example of nvidia-cosmos/cosmos-predict2, which also hands over 1 or 5 frames.
 """

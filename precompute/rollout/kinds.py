@@ -1,6 +1,7 @@
 """The kinds of recipe: what each takes in, and what the world model makes of it. The one place that tells them apart.
 
-Elsewhere: the fields of a recipe that each kind has (pipeline/recipe.py), pixels (images.py, video.py), the engine
+Elsewhere: the fields of a recipe that each kind has (pipeline/latents/recipe.py), pixels (images.py, video.py), the
+engine
 (cosmos.py, wan.py).
 """
 

@@ -20,7 +20,7 @@ from ...pipeline.latents.tensors import as_tensor
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..preview.drawing import font
-from ..preview.latent_decoder import Viewer
+from ..preview.latent_decoder import LatentDecoder
 from .scenes.files import read_truth
 from .scenes.outcomes import Video, read_outcome
 from .scenes.physics import VIDEO_FRAMES, paint
@@ -91,18 +91,18 @@ def _strip(true: NDArray[np.uint8], rolled: NDArray[np.uint8], lines: Sequence[s
     return picture
 
 
-def _viewer_of(store: LatentStore) -> Viewer:
+def _viewer_of(store: LatentStore) -> LatentDecoder:
     recipe = store.recipe
     if recipe.kind != "rollout" or recipe.stride != 1 or 1 + 4 * recipe.rollout_steps != VIDEO_FRAMES:
         raise ConfigError(
             f"{store.path} does not hold rollouts over the {VIDEO_FRAMES} frames of a scene: "
             f"precompute with --steps {(VIDEO_FRAMES - 1) // 4}"
         )
-    return Viewer.for_store(store, device="cpu")
+    return LatentDecoder.for_store(store, device="cpu")
 
 
 @torch.no_grad()
-def _decoded(viewer: Viewer, store: LatentStore, folder: Path, truths: Sequence[dict[str, Any]]) -> Video:
+def _decoded(viewer: LatentDecoder, store: LatentStore, folder: Path, truths: Sequence[dict[str, Any]]) -> Video:
     keys = [key_of_file(folder / "images" / f"{truth['id']}.png") for truth in truths]
     latents = as_tensor(store.read(keys)).float()
     return (viewer.autoencoder.decode(latents).permute(0, 2, 3, 4, 1).numpy() + 1) / 2

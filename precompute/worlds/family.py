@@ -1,6 +1,6 @@
 """What a family of world models says of itself, so that the job, the workers and `ask` need not know which one it is.
 
-Lives here: the words of that (`WorldFamily`, `DecodesAlone`, `Card`, `TextEncoder`) and the reading of configs they
+Lives here: the words of that (`WorldFamily`, `HasAutoencoder`, `Card`, `TextEncoder`) and the reading of configs they
 rest on. Elsewhere: the families that come with this package (builtin.py), finding one and those other packages add
 (registry.py), running it (cosmos.py, wan.py).
 """
@@ -103,7 +103,7 @@ class WorldFamily(Protocol):
 
 
 @runtime_checkable
-class DecodesAlone(Protocol):
+class HasAutoencoder(Protocol):
     """What a family may have besides: looking at latents then loads no more than what decodes them."""
 
     autoencoder_parts: tuple[str, ...]

@@ -15,7 +15,7 @@ from ...pipeline.files.hashing import hash_files
 from ...pipeline.files.hub import Snapshot, fetch, is_hub_id
 from ...pipeline.latents.spec import LatentSpec
 from .builtin import BUILT_IN, COSMOS, WORLDLET
-from .family import INDEX, Card, DecodesAlone, WorldFamily, read_configs
+from .family import INDEX, Card, HasAutoencoder, WorldFamily, read_configs
 from .registry import card_of, identify, named_worlds
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class WorldSource:
         Raises:
             WorldModelError: its weights cannot be loaded.
         """
-        if isinstance(self.family, DecodesAlone):
+        if isinstance(self.family, HasAutoencoder):
             return self.family.load_autoencoder(self.folder, device=device)
         return self.family.load(self.folder, device=device, compute_dtype=self.card.compute_dtype, text=None)
 
@@ -106,7 +106,7 @@ def find_autoencoder(world: str | None) -> WorldSource:
     """
     place = _locate(world)
     family = identify(read_configs(place.folder), place.folder).family
-    parts = family.autoencoder_parts if isinstance(family, DecodesAlone) else family.parts
+    parts = family.autoencoder_parts if isinstance(family, HasAutoencoder) else family.parts
     folder, identity = place.folder, ""
     if place.snapshot is not None:
         identity = place.snapshot.identity

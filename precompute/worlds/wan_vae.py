@@ -1,6 +1,6 @@
 """The latent space of Wan's VAE, which Wan 2.1, Cosmos-Predict2 and the worldlet share: frames in, frames out.
 
-Elsewhere: what is predicted in it (cosmos.py, wan.py), standardising (pipeline/latents.py).
+Elsewhere: what is predicted in it (cosmos.py, wan.py), standardising (pipeline/latents/tensors.py).
 
 Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video frame
 """

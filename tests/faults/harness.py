@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theworld.pipeline.errors import StoreError, StoreNotFoundError
-from theworld.pipeline.files import atomic as commit
+from theworld.pipeline.files import atomic
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.progress import Bar, Progress
@@ -213,9 +213,9 @@ class Cut(BaseException):
 
 
 class FileLayer:
-    """`os` as commit.py sees it. Subclasses decide what becomes of each operation on files.
+    """`os` as atomic.py sees it. Subclasses decide what becomes of each operation on files.
 
-    A function it does not know is refused, so that no write of commit.py goes past the faults unnoticed.
+    A function it does not know is refused, so that no write of atomic.py goes past the faults unnoticed.
     """
 
     OPERATIONS = frozenset({"open", "write", "fsync", "close", "link", "unlink", "mkdir", "replace"})
@@ -276,12 +276,12 @@ class FaultyOs(FileLayer):
 @contextmanager
 def layer(os_of_commit: FileLayer) -> Iterator[None]:
     """Put a layer between the store and the file system."""
-    before = commit.os
-    commit.os = os_of_commit  # type: ignore[assignment]
+    before = atomic.os
+    atomic.os = os_of_commit  # type: ignore[assignment]
     try:
         yield
     finally:
-        commit.os = before
+        atomic.os = before
 
 
 def operations(cache: Path, plan: Iterable[int], format: StoreFormat) -> list[str]:

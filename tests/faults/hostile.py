@@ -19,7 +19,7 @@ from theworld.pipeline.files.sealed import unseal
 from theworld.pipeline.store import index as catalog
 from theworld.pipeline.store.folder import open_store
 
-from ..harm import reseal
+from ..permissions import reseal
 from .harness import RECIPE
 
 HUGE = 2**40

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from theworld.pipeline.errors import StoreError
-from theworld.pipeline.files import atomic as commit
+from theworld.pipeline.files import atomic
 from theworld.pipeline.store.folder import StoreFormat
 
 from .harness import FaultyOs, FileLayer, amount, broken, check, check_resumes, in_child, job, layer, operations
@@ -91,17 +91,17 @@ def test_an_error_in_any_file_operation_surfaces_and_leaves_whole_shards(
 @contextmanager
 def fsync_errors_ignored() -> Iterator[None]:
     """Break the writer: an fsync that failed does not stop it."""
-    finish = commit.TempFile.finish
+    finish = atomic.TempFile.finish
 
-    def go_on(temp: commit.TempFile) -> None:
+    def go_on(temp: atomic.TempFile) -> None:
         with suppress(OSError):
             finish(temp)
 
-    commit.TempFile.finish = go_on  # type: ignore[method-assign]
+    atomic.TempFile.finish = go_on  # type: ignore[method-assign]
     try:
         yield
     finally:
-        commit.TempFile.finish = finish  # type: ignore[method-assign]
+        atomic.TempFile.finish = finish  # type: ignore[method-assign]
 
 
 def test_the_errors_notice_a_writer_that_swallows_them(cache: Path, format: StoreFormat) -> None:

@@ -27,7 +27,7 @@ from theworld.pipeline.store.summary import summarise
 from theworld.pipeline.store.transfer import export
 from theworld.pipeline.store.verify import LEVELS, verify
 
-from ..harm import reseal
+from ..permissions import reseal
 from .harness import BAD, create, in_child, job, key, latent, write
 from .hostile import CACHES, GROUPS, IN_ANY, IN_ZARR, LINKS, Harm, link, payload, put
 

@@ -18,9 +18,9 @@ from PIL import Image
 
 from theworld.pipeline.errors import ImageError
 from theworld.pipeline.latents.recipe import Recipe
-from theworld.precompute.inputs.sandbox import Decoder
+from theworld.precompute.inputs.sandbox import SandboxedDecoder
 
-from ..miniature_lm import SPEC
+from ..miniatures.lm import SPEC
 from .harness import SEED, amount
 
 IMAGES = amount("IMAGES", 300)
@@ -122,13 +122,13 @@ def mend(content: bytes) -> bytes:
 
 
 @pytest.fixture
-def decoder() -> Iterator[Decoder]:
-    decoder = Decoder()
+def decoder() -> Iterator[SandboxedDecoder]:
+    decoder = SandboxedDecoder()
     yield decoder
     decoder.close()
 
 
-def test_a_mutated_image_is_pixels_or_one_row(decoder: Decoder, figure: Callable[[str], None]) -> None:
+def test_a_mutated_image_is_pixels_or_one_row(decoder: SandboxedDecoder, figure: Callable[[str], None]) -> None:
     draw, files = random.Random(SEED), originals()
     outcomes: Counter[str] = Counter()
     slowest, most, escapes = 0.0, 0, list[str]()

@@ -25,8 +25,8 @@ from PIL import Image
 from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.store.folder import find_stores, open_store
 
+from .fault_store import ABORTING, toy_latent
 from .harness import SEED, amount, check_payload
-from .toy import ABORTING, toy_latent
 
 LIMIT_S = 240.0
 """For a run to end by itself, on a machine that is busy with other things."""
@@ -46,7 +46,7 @@ class Run:
 
     def __init__(self, images: Path, cache: Path, *, workers: int = 2, **environment: str) -> None:
         self.events = cache.parent / "events"
-        command = [sys.executable, "-m", "tests.faults.toy", images, cache, self.events, workers]
+        command = [sys.executable, "-m", "tests.faults.fault_store", images, cache, self.events, workers]
         self.process = subprocess.Popen(
             list(map(str, command)),
             cwd=ROOT,

@@ -16,7 +16,7 @@ import pytest
 
 from theworld.pipeline.store.folder import LatentStore, StoreFormat
 
-from ..faults import harness
+from . import harness
 from .harness import FORMATS, SEED, amount, broken, check, check_resumes, finish, job, record_first, start
 
 PLAN = range(40)
@@ -25,7 +25,7 @@ Job = Callable[[Path, list[int], Callable[[str], None]], object]
 
 
 @dataclass
-class Tally:
+class Counters:
     """What happened, over all kills."""
 
     kills: int = 0
@@ -57,7 +57,7 @@ def duration_of(cache: Path, work: Job) -> float:
 
 
 def kill_at_random(
-    cache: Path, format: StoreFormat, work: Job, whole: float, draw: random.Random, tally: Tally
+    cache: Path, format: StoreFormat, work: Job, whole: float, draw: random.Random, tally: Counters
 ) -> None:
     """One plan: kill its job and look at what is there, again and again, until it came to its end."""
     acknowledged: set[str] = set()
@@ -103,7 +103,7 @@ def honest(format: StoreFormat) -> Job:
 
 @pytest.mark.slow
 def test_kills_at_random_times_lose_spoil_and_repeat_nothing(cache: Path, figure: Callable[[str], None]) -> None:
-    wanted, draw, began, tally = amount("KILLS", 40), random.Random(SEED), time.monotonic(), Tally()
+    wanted, draw, began, tally = amount("KILLS", 40), random.Random(SEED), time.monotonic(), Counters()
     whole = 0.0
     while tally.kills < wanted:
         for format in FORMATS:
@@ -143,8 +143,8 @@ def repeating(format: StoreFormat) -> Job:
     return work
 
 
-def tally_of(cache: Path, format: StoreFormat, work: Job) -> Tally:
-    draw, tally, whole = random.Random(SEED), Tally(), duration_of(cache / "undisturbed", work)
+def tally_of(cache: Path, format: StoreFormat, work: Job) -> Counters:
+    draw, tally, whole = random.Random(SEED), Counters(), duration_of(cache / "undisturbed", work)
     for _ in range(6):
         if not tally.found:
             kill_at_random(cache, format, work, whole, draw, tally)

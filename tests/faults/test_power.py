@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from theworld.pipeline.files import atomic as commit
+from theworld.pipeline.files import atomic
 from theworld.pipeline.store import writer as shard_writer
 from theworld.pipeline.store.folder import StoreFormat
 
@@ -55,11 +55,11 @@ def record(
 def numbered_names() -> Iterator[None]:
     """Temporary files get names in order instead of by chance: the same seed draws the same states."""
     numbers = count()
-    before, commit.secrets.token_hex = commit.secrets.token_hex, lambda size: f"{next(numbers):0{2 * size}x}"
+    before, atomic.secrets.token_hex = atomic.secrets.token_hex, lambda size: f"{next(numbers):0{2 * size}x}"
     try:
         yield
     finally:
-        commit.secrets.token_hex = before
+        atomic.secrets.token_hex = before
 
 
 def judge(state: State, here: Path, format: StoreFormat) -> str:
@@ -169,12 +169,12 @@ def test_the_power_cuts_notice_a_writer_that_relies_on_folders_another_one_made(
         number = first
         while not make_folders_and_place(temp, payload_of(number)):
             number += 1
-        commit.sync_folder(payload_of(number).parent)
+        atomic.sync_folder(payload_of(number).parent)
         return number
 
     def make_folders_and_place(temp: Path, payload: Path) -> bool:
-        commit.make_folders(payload.parent)  # syncs the names it makes
-        return commit.place(temp, payload)
+        atomic.make_folders(payload.parent)  # syncs the names it makes
+        return atomic.place(temp, payload)
 
     monkeypatch.setattr(shard_writer, "place_payload", sync_only_what_is_mine)
     draw = random.Random(SEED)

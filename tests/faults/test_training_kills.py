@@ -19,7 +19,7 @@ from theworld.train.training.checkpoint import read_checkpoint
 from theworld.train.training.train import train
 from theworld.train.training.trainer import UpdateTrainer
 
-from ..small_training import lay_out, same, settings
+from ..miniatures.training import lay_out, same, settings
 from .harness import SEED, amount, finish, start
 
 Tell = Callable[[str], None]

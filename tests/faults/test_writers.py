@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from theworld.pipeline.files import atomic as commit
+from theworld.pipeline.files import atomic
 from theworld.pipeline.store.folder import StoreFormat
 
 from .harness import SHARD_SIZE, amount, broken, check, finish, job, start
@@ -99,5 +99,5 @@ def look_then_replace(temp: Path, target: Path) -> bool:
 def test_the_races_notice_a_writer_that_replaces(
     cache: Path, format: StoreFormat, place: Callable[[Path, Path], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commit, "place", place)
+    monkeypatch.setattr(atomic, "place", place)
     assert any(broken(lambda turn=turn: race_side_by_side(cache / str(turn), format, 80)) for turn in range(5))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from theworld.pipeline.store.ledger import Failure
 
-from ..tiny_store import TINY, create, key, latent
+from ..miniatures.store import TINY, create, key, latent
 
 GOLDEN = Path(__file__).parent
 SAMPLES = 6

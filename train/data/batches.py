@@ -1,7 +1,7 @@
 """From a store and questions to batches: which tokens are learned, with which latents.
 
 Lives here: encoding, packing, collating. Elsewhere: which rows when (order.py), the text format (speech.py), what a
-packed question may see (model.py), reading ahead (loader.py), reading bytes (pipeline/store.py).
+packed question may see (model.py), reading ahead (loader.py), reading bytes (pipeline/store/folder.py).
 
 A row of a batch is one image and some questions about it: <bos>, the image's world tokens (put there by the model), the
 image itself where the language model sees images, then the questions one behind the other, each as blind to the others
@@ -24,11 +24,11 @@ from torch import Tensor
 
 from ...pipeline.errors import QuestionError
 from ..language.lm import LanguageModel
-from ..language.prompt_format import Speech
+from ..language.prompt_format import PromptFormat
 from ..questions.record import Question
 from ..reader.model import IGNORED
 from .loader import LatentDataset, Prefetcher
-from .vision import Pictures
+from .vision import VisionInputs
 
 _Item = TypeVar("_Item")
 
@@ -52,7 +52,7 @@ def encode(question: Question, key: str, lm: LanguageModel, *, answer: str | Non
     return Example(key, prompt, ids, lm.shared(prompt))
 
 
-def check_answers(questions: Sequence[Question], lm: Speech) -> None:
+def check_answers(questions: Sequence[Question], lm: PromptFormat) -> None:
     """Refuse answers the language model has no words for: all of them would look the same to it.
 
     Raises:
@@ -118,7 +118,7 @@ def pad_rows(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Tensor
     }
 
 
-def texts(rows: Sequence[Sequence[Example]], pad_id: int, pictures: Pictures | None = None) -> dict[str, Any]:
+def texts(rows: Sequence[Sequence[Example]], pad_id: int, pictures: VisionInputs | None = None) -> dict[str, Any]:
     """`pad_rows`, and `keys`: whose latents are to stand in front, by row.
 
     Args:

@@ -15,7 +15,7 @@ from ...pipeline.errors import QuestionError
 from ...pipeline.messages import name_some
 from ...pipeline.store.folder import LatentStore
 from ..language.lm import LanguageModel
-from ..language.prompt_format import Speech
+from ..language.prompt_format import PromptFormat
 from ..questions.record import Question, resolve_keys
 from ..questions.report import measure
 from .batches import Example
@@ -68,7 +68,9 @@ def fitting(
     return tuple(questions[n] for n in kept), [examples[n] for n in kept]
 
 
-def with_room(questions: Sequence[Question], lm: Speech, *, world_tokens: int, max_bad: int) -> tuple[Question, ...]:
+def with_room(
+    questions: Sequence[Question], lm: PromptFormat, *, world_tokens: int, max_bad: int
+) -> tuple[Question, ...]:
     """The questions that are not too long to be answered with the longest of their choices.
 
     Raises:

@@ -1,7 +1,7 @@
 """Latents for training: how they come into memory before they are needed.
 
 Lives here: `LatentDataset`, `Prefetcher`. Elsewhere: which samples when (batch_order.py), reading bytes
-(pipeline/latent_store.py), questions and their batches (batches.py).
+(pipeline/store/latent_store.py), questions and their batches (batches.py).
 
     dataset = LatentDataset(open_store(path), rollout_steps=4)
     order = BatchOrder(len(dataset), batch_size=32, seed=0, rank=rank, world_size=world_size)
@@ -35,7 +35,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.latents.tensors import as_tensor
 from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.store.folder import LatentStore
-from .sampler import Batch, BatchOrder
+from .sampler import Batch, BatchSampler
 
 Indices = Sequence[int] | NDArray[np.int64]
 
@@ -162,12 +162,12 @@ class Prefetcher:
     """Batches of a dataset, read ahead by threads into memory that is used again: an iterator of (indices, latents).
 
     The same batches in the same order whatever `depth` and `threads` are. Whoever asks for a batch draws from the
-    order, `depth` further on; a `BatchOrder` itself moves on only as batches are handed out. A reader's error comes
+    order, `depth` further on; a `BatchSampler` itself moves on only as batches are handed out. A reader's error comes
     with the batch it belongs to, one of the order when it is drawn from; both end the iteration. Leave the `with`
     block, `close` it or let go of it, and its threads end. A forked process has a copy that goes on by itself.
 
     Args:
-        order: lists of indices into the dataset, or a `BatchOrder`, from its position on.
+        order: lists of indices into the dataset, or a `BatchSampler`, from its position on.
         depth: batches read ahead.
         threads: that read.
         keep: a batch stays valid until `keep` more are asked for: by default, until the next but one is. Its memory
@@ -180,7 +180,7 @@ class Prefetcher:
     def __init__(
         self,
         dataset: LatentDataset,
-        order: BatchOrder | Iterable[Indices],
+        order: BatchSampler | Iterable[Indices],
         *,
         depth: int = 2,
         threads: int = 2,
@@ -192,8 +192,8 @@ class Prefetcher:
         self.stats = LoaderStats()
         self._dataset, self._device = dataset, device
         self._depth, self._threads, self._keep = depth, threads, keep
-        self._order = order if isinstance(order, BatchOrder) else None
-        self._upcoming: Iterator[Batch | Indices] = order.ahead() if isinstance(order, BatchOrder) else iter(order)
+        self._order = order if isinstance(order, BatchSampler) else None
+        self._upcoming: Iterator[Batch | Indices] = order.ahead() if isinstance(order, BatchSampler) else iter(order)
         self._free: list[_Slot | None] = [None] * (depth + keep)
         self._ahead: deque[_Slot] = deque()
         self._handed_out: deque[_Slot] = deque()

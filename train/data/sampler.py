@@ -1,6 +1,6 @@
 """Batches of a store's samples, epoch after epoch, for a loop of one's own.
 
-Lives here: `BatchOrder`, and the permutation it deals out. Elsewhere: the order of our own training (order.py), which
+Lives here: `BatchSampler`, and the permutation it deals out. Elsewhere: the order of our own training (order.py), which
 goes through rows of questions, weighs them by what is learned from them, and takes its place from the trainer's count
 of updates; here there are samples alone, all alike, and the order itself can be saved and restored.
 """
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     indices: NDArray[np.int64]
 
 
-class BatchOrder:
+class BatchSampler:
     """The batches of one rank, epoch after epoch: a function of the arguments alone, on any machine.
 
     Each epoch is one permutation. Batch n of all ranks together is its n-th piece of world_size x batch_size samples,

@@ -1,7 +1,7 @@
 """Images as a multimodal language model's own vision tower takes them, where it looks at the image beside the rollout.
 
 Elsewhere: where their tokens stand (model.py), prompts that mark the place (speech.py), decoding
-(pipeline/image_files.py).
+(pipeline/files/images.py).
 
 Axes:  B image
 """
@@ -19,15 +19,15 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files.images import decode_image, read_input_file
-from ..language.prompt_format import Speech
+from ..language.prompt_format import PromptFormat
 from ..questions.readers import folder_of
 from ..questions.record import Question
 
 
-class Pictures:
+class VisionInputs:
     """Keys of images to pixels. Called for every batch: decoding is cheap beside a vision tower."""
 
-    def __init__(self, lm: Speech, files: Mapping[str, Path]) -> None:
+    def __init__(self, lm: PromptFormat, files: Mapping[str, Path]) -> None:
         """
         Args:
             files: key -> image file.
@@ -58,15 +58,15 @@ class Pictures:
 
 
 def open_pictures(
-    lm: Speech, questions: Iterable[Question], keys: Mapping[str, str], questions_file: Path
-) -> Pictures | None:
+    lm: PromptFormat, questions: Iterable[Question], keys: Mapping[str, str], questions_file: Path
+) -> VisionInputs | None:
     """The images of questions, where the language model looks at them; None where it sees none.
 
     Args:
         keys: question id -> key of its image.
     Raises:
         QuestionError: an image is no file beside the questions.
-        ConfigError: as `Pictures`.
+        ConfigError: as `VisionInputs`.
     """
     if not lm.image_tokens:
         return None
@@ -79,4 +79,4 @@ def open_pictures(
             f"{questions_file}: {gone[0]}. Put them there (`theworld questions FILE --write FOLDER` takes images out "
             "of a table), or choose a language model that sees none"
         )
-    return Pictures(lm, files)
+    return VisionInputs(lm, files)

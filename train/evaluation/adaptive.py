@@ -44,7 +44,7 @@ from ..language.lm import merge_adapters
 from ..questions.readers import digest_of
 from ..questions.record import UNTYPED, Question, first_scenes, read_questions, resolve_keys, select_split
 from ..runs.folder import LoadedRun, load_run, require_same_recipe
-from .answer import Said, answer_all, check_steps
+from .answer import Response, answer_all, check_steps
 from .evaluate import Score, is_right
 from .gates import Flags, Floats, Gate, Rule, choose_threshold, disagreement, margin
 from .statistics import paired_p_value, wilson
@@ -126,7 +126,7 @@ class _Asked:
 
     questions: tuple[Question, ...]
     keys: Mapping[str, str]
-    answers: Mapping[int, Sequence[Said]]
+    answers: Mapping[int, Sequence[Response]]
     """By steps; each in the order of the questions."""
 
     def by_rule(self, rule: Rule, there: int) -> Steps:
@@ -308,7 +308,7 @@ def _answer(
     config = loaded.meta.config
     arm, futures = parse_arm(config.get("arm", "rollout")), config.get("futures")
     check_answers(asked, loaded.lm)
-    answers: dict[int, Sequence[Said]] = {}
+    answers: dict[int, Sequence[Response]] = {}
     keys: dict[str, str] = {}
     for steps in lengths:
         keys, images = open_arm(

@@ -27,8 +27,8 @@ from ...pipeline.errors import ConfigError, QuestionError, RunError
 from ...pipeline.progress import Progress
 from ..data.batches import Example, pack_by, pad_rows, texts, to_device, with_latents
 from ..data.loader import LatentDataset
-from ..data.vision import Pictures
-from ..language.prompt_format import Speech
+from ..data.vision import VisionInputs
+from ..language.prompt_format import PromptFormat
 from ..questions.record import Question
 from ..runs.folder import LoadedRun, load_run
 
@@ -100,7 +100,7 @@ def ask(
     if loaded.lm.image_tokens:
         if image is None:
             raise ConfigError(f"{loaded.lm.weights.source} looks at images itself: give the image as well")
-        seen = Pictures(loaded.lm, {}).prepare(image)
+        seen = VisionInputs(loaded.lm, {}).prepare(image)
         batch["pixel_values"] = seen.expand(len(batch["input_ids"]), -1, -1, -1)
     batch = to_device(batch, loaded.device)
     if not choices:
@@ -114,7 +114,7 @@ def ask(
     return Answer(ranked[0].choice, tuple(ranked))
 
 
-def _check_choices(choices: Sequence[str] | None, lm: Speech) -> None:
+def _check_choices(choices: Sequence[str] | None, lm: PromptFormat) -> None:
     if not choices:
         return
     if len(choices) < 2 or len(set(choices)) < len(choices) or not all(choice.strip() for choice in choices):
@@ -128,7 +128,7 @@ def _check_choices(choices: Sequence[str] | None, lm: Speech) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Response:
     """What a run said to one of many questions."""
 
     text: str
@@ -147,9 +147,9 @@ def answer_all(
     *,
     batch_size: int,
     progress: Progress,
-    pictures: Pictures | None = None,
+    pictures: VisionInputs | None = None,
     generate: bool = False,
-) -> list[Said]:
+) -> list[Response]:
     """One answer per question, in their order.
 
     Args:
@@ -205,10 +205,10 @@ def answer_all(
                 for one, token in zip(asked, _next_tokens(loaded, batch), strict=True):
                     open_ends[one.question].say(token, end[0])
                 bar.advance(sum(open_ends[one.question].done for one in asked))
-    answers: list[Said] = []
+    answers: list[Response] = []
     for number, question in enumerate(questions):
         if question.choices is None:
-            answers.append(Said(own[number]))
+            answers.append(Response(own[number]))
             continue
         spoken = loaded.lm.decode(open_ends[number].said) if number in open_ends else None
         values = torch.tensor(scores[number])
@@ -217,7 +217,7 @@ def answer_all(
                 f"{loaded.path} finds no likelihood for the choices of {question.id}: its weights or what it is shown "
                 "hold values that are not finite. Train it again, or verify the store: theworld cache verify"
             )
-        answers.append(Said(question.choices[int(values.argmax())], tuple(values.softmax(0).tolist()), spoken))
+        answers.append(Response(question.choices[int(values.argmax())], tuple(values.softmax(0).tolist()), spoken))
     return answers
 
 
@@ -262,7 +262,7 @@ def _batches(
     loaded: LoadedRun,
     images: LatentDataset | None,
     batch_size: int,
-    pictures: Pictures | None,
+    pictures: VisionInputs | None,
     *,
     pack: int,
     by_text: bool = False,

@@ -31,7 +31,7 @@ from ..questions.readers import digest_of, place_of
 from ..questions.record import UNTYPED, Question, read_questions, select_split
 from ..runs.folder import LoadedRun, load_run, require_same_recipe
 from ..runs.meta import RunMeta, read_meta, versions
-from .answer import Said, answer_all, check_steps
+from .answer import Response, answer_all, check_steps
 from .answer import ask as ask
 from .metrics import Balanced, Calibration, Figure, Prediction, alarms, balance, calibrate, generation, pairs, score
 from .metrics import Score as Score
@@ -221,7 +221,7 @@ def _can_be_shown(arm: Arm, trained: str, run: Path) -> Arm:
     return arm
 
 
-def _predicted(question: Question, said: Said, key: str) -> Prediction:
+def _predicted(question: Question, said: Response, key: str) -> Prediction:
     spoken = said.generated
     return Prediction(
         id=question.id,

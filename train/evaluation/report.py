@@ -27,7 +27,7 @@ _TYPES_SHOWN = 6  # histograms; more would not be read
 
 
 @dataclass(frozen=True, slots=True)
-class Exhibit:
+class ReportExample:
     """A question shown with what was said to it."""
 
     heading: str
@@ -39,7 +39,7 @@ class Exhibit:
 
 Sections = Sequence[tuple[str, str]]
 
-Draw = Callable[[Exhibit], bytes | None]
+Draw = Callable[[ReportExample], bytes | None]
 """A PNG or JPEG of what was foreseen for an example; None where it cannot be drawn."""
 
 
@@ -241,7 +241,7 @@ def _histograms(runs: Named) -> str:
     )
 
 
-def examples(trained: Sequence[Evaluation]) -> list[Exhibit]:
+def examples(trained: Sequence[Evaluation]) -> list[ReportExample]:
     """Questions where runs differ, gains and losses alike; of one run, those it was surest of, right and wrong.
 
     Temporal questions where there are any. The same evaluations give the same examples.
@@ -251,19 +251,19 @@ def examples(trained: Sequence[Evaluation]) -> list[Exhibit]:
     if first is last:
         sure = sorted(mine, key=lambda p: (-(p.confidence or 0.0), p.id))
         return [
-            Exhibit(heading, p, first, _said(p, ()))
+            ReportExample(heading, p, first, _said(p, ()))
             for heading, right in (("Sure, and right", True), ("Sure, and wrong", False))
             for p in [p for p in sure if p.correct is right][:EXAMPLES]
         ]
     theirs = {p.id: p for p in last.predictions}
     shown = first if first.steps >= last.steps else last
-    found: list[Exhibit] = []
+    found: list[ReportExample] = []
     for heading, right in ((f"Right only with {name_of(first)}", True), (f"Right only with {name_of(last)}", False)):
         differ = [p for p in mine if p.correct is right and p.id in theirs and theirs[p.id].correct is not right]
         for p in sorted(differ, key=lambda p: (-(p.confidence or 0.0), p.id))[:EXAMPLES]:
             other = theirs[p.id]
             named = ((name_of(first), p), (name_of(last), other))
-            found.append(Exhibit(heading, p if shown is first else other, shown, _said(p, named)))
+            found.append(ReportExample(heading, p if shown is first else other, shown, _said(p, named)))
     return found
 
 
@@ -277,13 +277,13 @@ def _said(told: Prediction, named: Sequence[tuple[str, Prediction]]) -> tuple[st
     return (f"{told.question or told.id} ({told.image})", f"the answer is {told.answer}; {'; '.join(lines)}")
 
 
-def _examples(chosen: Sequence[Exhibit], draw: Draw | None) -> str:
+def _examples(chosen: Sequence[ReportExample], draw: Draw | None) -> str:
     if not chosen:
         return "<p>No question that fits.</p>"
     return "".join(_figures(chosen, draw))
 
 
-def _figures(chosen: Sequence[Exhibit], draw: Draw | None) -> Iterator[str]:
+def _figures(chosen: Sequence[ReportExample], draw: Draw | None) -> Iterator[str]:
     for n, example in enumerate(chosen):
         if not n or chosen[n - 1].heading != example.heading:
             yield f"<h3>{_esc(example.heading)}</h3>\n"

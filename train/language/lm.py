@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from ...pipeline.errors import ConfigError
 from ..config import AttentionName
-from .prompt_format import Phrasebook, Speech
+from .prompt_format import PromptFormat, TokenizerOnly
 from .weights import Weights
 
 ARCHITECTURES = {"Gemma2ForCausalLM": "eager", "Gemma3ForCausalLM": "sdpa", "Gemma3ForConditionalGeneration": "sdpa"}
@@ -36,7 +36,7 @@ _SAMPLE = 4096  # embedding rows measured for their scale
 
 
 @dataclass(frozen=True, slots=True)
-class LanguageModel(Speech):
+class LanguageModel(PromptFormat):
     """A frozen causal language model (perhaps with LoRA around it) and how to speak to it."""
 
     model: Any
@@ -99,7 +99,7 @@ def _check_tokenizer(lm: LanguageModel) -> None:
         )
 
 
-def load_phrasebook(weights: Weights) -> Phrasebook:
+def load_phrasebook(weights: Weights) -> TokenizerOnly:
     """A language model's tokenizer and configuration alone: a second instead of minutes.
 
     Raises:
@@ -111,7 +111,7 @@ def load_phrasebook(weights: Weights) -> Phrasebook:
         config = AutoConfig.from_pretrained(weights.folder, trust_remote_code=False, local_files_only=True, **how)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"cannot read the language model in {weights.folder}: {error}") from error
-    return Phrasebook(_load_tokenizer(weights), weights, config)
+    return TokenizerOnly(_load_tokenizer(weights), weights, config)
 
 
 def _load_tokenizer(weights: Weights) -> Any:

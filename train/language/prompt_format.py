@@ -16,7 +16,7 @@ _PLAIN_PROMPT = "question: {question} answer:"
 """For tokenizers without a chat template; the format the worldlet LM was trained on."""
 
 
-class Speech:
+class PromptFormat:
     """How to speak to a language model: its format, its tokens, how much of them it takes."""
 
     __slots__ = ()
@@ -126,7 +126,7 @@ class Speech:
 
 
 @dataclass(frozen=True, slots=True)
-class Phrasebook(Speech):
+class TokenizerOnly(PromptFormat):
     """How to speak to a language model whose weights are not loaded."""
 
     tokenizer: Any

@@ -1,6 +1,6 @@
 """Which files a language model is: a folder, a .gguf file, a Hub id at a commit, or the one in the package.
 
-Elsewhere: fetching and hashing (pipeline/weights.py), loading (lm.py).
+Elsewhere: fetching and hashing (pipeline/files/hub.py), loading (lm.py).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from ...pipeline.files import arrow_tables as arrow_files
 from ...pipeline.files import text_tables as lists
 from ...pipeline.files.hashing import digest_of_file
 from .columns import FIELDS, Columns
-from .values import Images, PassedOver, WrongValue, answer_of, choices_of, in_order_of, text_of
+from .values import Images, Skipped, WrongValue, answer_of, choices_of, in_order_of, text_of
 
 _SAT = frozenset({"question", "answers", "correct_answer"})
 _SAT_IMAGES = frozenset({"image_bytes", "images"})  # array/SAT, array/SAT-v2: a list each, by their cards on the Hub
@@ -196,7 +196,7 @@ def _llava_rows(rows: Iterable[tuple[str, lists.Record]]) -> Iterator[Row]:
             image = images.take(row.get("image", row.get("video")), where)
             given = row.get("id")
             name = text_of(number if given is None else given)
-        except PassedOver as reason:
+        except Skipped as reason:
             yield Row(where, passed_over=str(reason))
             continue
         except WrongValue as error:
@@ -227,7 +227,7 @@ def _turns(conversation: Any) -> list[tuple[str, str]]:
             raise WrongValue('a turn is not {"from": …, "value": text}')
         said.append((str(turn.get("from")), turn["value"]))
     if sum(value.count("<image>") + value.count("<video>") for _, value in said) > 1:
-        raise PassedOver("shows several images")
+        raise Skipped("shows several images")
     system = ""
     if said[0][0] == "system":  # Gemma has no such role; its own template puts it in front of the first question too
         system = said.pop(0)[1].strip() + "\n\n"
@@ -355,7 +355,7 @@ def _table_rows(
                     record[field] = text_of(value)
             if "split" not in record and isinstance(row.get("split"), str):  # from the name of the file
                 record["split"] = row["split"]
-        except PassedOver as reason:
+        except Skipped as reason:
             yield Row(where, passed_over=str(reason))
         except WrongValue as error:
             yield Row(where, problem=str(error))

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from ...pipeline.messages import NAMED, name_some
-from ..language.prompt_format import Speech
+from ..language.prompt_format import PromptFormat
 from .record import UNTYPED, Coverage, Question, QuestionFile
 
 _WORDING = 10  # questions in the same words, from which on what is answered to them is a habit and no accident
@@ -211,7 +211,7 @@ def kinds_of(questions: Iterable[Question]) -> dict[str, Kind]:
     return kinds
 
 
-def measure(questions: Sequence[Question], speech: Speech, *, world_tokens: int | None) -> Tokens:
+def measure(questions: Sequence[Question], speech: PromptFormat, *, world_tokens: int | None) -> Tokens:
     """What questions cost in tokens, each with the longest of its possible answers."""
     prompt_ids, answer_ids, unknown_words = (
         cache(speech.prompt_ids),

@@ -22,7 +22,7 @@ class WrongValue(ValueError):  # noqa: N818 - a row's problem, not the user's er
     """A value that is wrong; the row it is in is named by who reads rows."""
 
 
-class PassedOver(ValueError):  # noqa: N818
+class Skipped(ValueError):  # noqa: N818
     """Nothing is wrong, but the row does not ask about one image."""
 
 
@@ -60,7 +60,7 @@ class Images:
     def _read(self, value: Any) -> tuple[str, bytes | None]:
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
             if len(value) > 1:
-                raise PassedOver("shows several images")
+                raise Skipped("shows several images")
             value = value[0] if value else None
         if isinstance(value, Mapping):
             path = value.get("path")
@@ -68,7 +68,7 @@ class Images:
         else:
             path = value if isinstance(value, str) else ""
         if value is None or value == "":
-            raise PassedOver("has no image")
+            raise Skipped("has no image")
         if isinstance(value, bytes):
             return path, value
         if not isinstance(value, str):

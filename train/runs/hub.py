@@ -1,7 +1,7 @@
 """Runs on the Hugging Face Hub: what is uploaded, the card that explains it, and back into a run folder.
 
 Lives here: the list of files, the card, leaving this machine's paths behind. Elsewhere: the Hub itself
-(pipeline/weights.py), what a run folder holds (checkpoint.py).
+(pipeline/files/hub.py), what a run folder holds (checkpoint.py).
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class TrainingFacts(BaseModel):
     """UTC, for people; nothing is decided by it."""
 
 
-class Unfinished:
+class PartialRun:
     """The folder of a training in progress. On processes that do not write it is only a name."""
 
     def __init__(self, path: Path, facts: TrainingFacts) -> None:
@@ -207,7 +207,7 @@ def _given(saved: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def in_progress(
     facts: TrainingFacts, out: Path | None, *, resume: Path | None, writes: bool, say: Callable[[str], None]
-) -> Iterator[Unfinished]:
+) -> Iterator[PartialRun]:
     """The folder of a training while it runs: it stays where there is something to go on from, else it vanishes.
 
     Args:
@@ -227,11 +227,11 @@ def in_progress(
         if others:
             say(f"{path} was begun with {', '.join(others)}: it goes on, but not bit by bit as it would have there")
     elif not writes:
-        yield Unfinished(partial_of(out or Path("runs") / "0"), facts)
+        yield PartialRun(partial_of(out or Path("runs") / "0"), facts)
         return
     else:
         path = _begin(facts, out)
-    unfinished = Unfinished(path, read_facts(path))
+    unfinished = PartialRun(path, read_facts(path))
     if not writes:
         yield unfinished
         return

@@ -26,14 +26,14 @@ from ..reader.model import TheWorld
 from .checkpoint import Checkpoint, read_checkpoint, weights_of
 from .distributed import Ranks
 from .trackers import Following
-from .trainer import Material, Training, UpdateTrainer, diverged
+from .trainer import TrainData, Training, UpdateTrainer, diverged
 from .update_order import UpdateOrder
 
 _LOG_EVERY = 10  # updates averaged into one point of the loss curve; fewer in a short training
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class Result:
     """What the loop leaves behind."""
 
     metrics: dict[str, Any]
@@ -41,7 +41,7 @@ class Fitted:
     """By parameter, on the CPU: the last ones, or the best where there was validation."""
 
 
-def fit(model: TheWorld, training: Training) -> Fitted:
+def fit(model: TheWorld, training: Training) -> Result:
     """Run the loop, from the checkpoint of the training where there is one.
 
     Raises:
@@ -116,7 +116,7 @@ def fit(model: TheWorld, training: Training) -> Fitted:
             "best_step": tally.best_step,
             "stopped_early": tally.stopped_early,
         }
-    return Fitted(metrics, trainer.best or weights_of(cast(nn.Module, trainer.model)))
+    return Result(metrics, trainer.best or weights_of(cast(nn.Module, trainer.model)))
 
 
 def _follow(training: Training, start: Checkpoint | None) -> Following | None:
@@ -129,7 +129,7 @@ def _follow(training: Training, start: Checkpoint | None) -> Following | None:
 
 
 def _arguments(
-    config: TrainConfig, order: UpdateOrder, total: int, folder: Path, ranks: Ranks, material: Material
+    config: TrainConfig, order: UpdateOrder, total: int, folder: Path, ranks: Ranks, material: TrainData
 ) -> TrainingArguments:
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
     arguments = TrainingArguments(

@@ -29,7 +29,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.files.atomic import replace
 from ...pipeline.progress import Progress
 from ..config import TrainConfig
-from ..runs.partial import Unfinished, run_of
+from ..runs.partial import PartialRun, run_of
 
 NAMES = {
     "loss": "train/loss",
@@ -230,7 +230,7 @@ class Following(TrainerCallback):
     def __init__(
         self,
         config: TrainConfig,
-        unfinished: Unfinished,
+        unfinished: PartialRun,
         progress: Progress,
         *,
         history: Sequence[Mapping[str, Any]] = (),
@@ -317,14 +317,14 @@ def _points(log: Iterable[Mapping[str, Any]]) -> list[tuple[int, dict[str, float
     return sorted(points.items())
 
 
-def _about(config: TrainConfig, unfinished: Unfinished) -> dict[str, Any]:
+def _about(config: TrainConfig, unfinished: PartialRun) -> dict[str, Any]:
     """What is trained on what, for a tracker's table of runs."""
     facts = unfinished.facts
     said = {"recipe_id": facts.recipe_id, "lm_identity": facts.lm, "questions_sha256": facts.questions_sha256}
     return {**config.model_dump(mode="json"), **said, "versions": facts.versions}
 
 
-def _read(unfinished: Unfinished) -> dict[str, dict[str, Any]]:
+def _read(unfinished: PartialRun) -> dict[str, dict[str, Any]]:
     try:
         return json.loads(unfinished.tracker.read_bytes())
     except (OSError, ValueError):

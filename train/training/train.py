@@ -44,7 +44,7 @@ from .distributed import Ranks
 from .loop import fit
 from .signals import Stop
 from .trackers import require_tracker
-from .trainer import Material, Training
+from .trainer import TrainData, Training
 
 VALIDATION = "validation"
 """The split that early stopping looks at."""
@@ -209,13 +209,13 @@ def _open_split(
     return _Asked(questions, keys, images)
 
 
-def _encode(asked: _Asked, config: TrainConfig, lm: LanguageModel, world_tokens: int) -> tuple[_Asked, Material]:
+def _encode(asked: _Asked, config: TrainConfig, lm: LanguageModel, world_tokens: int) -> tuple[_Asked, TrainData]:
     """The questions that fit into the language model, and the rows they make."""
     check_answers(asked.questions, lm)
     examples = [encode(question, asked.keys[question.id], lm, answer=question.answer) for question in asked.questions]
     questions, examples = fitting(asked.questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad)
     pictures = open_pictures(lm, questions, asked.keys, config.questions)
-    return replace(asked, questions=questions), Material(pack(examples, config.pack), asked.images, pictures)
+    return replace(asked, questions=questions), TrainData(pack(examples, config.pack), asked.images, pictures)
 
 
 def _reader_facts(config: TrainConfig, arm: Arm, store: LatentStore, lm: LanguageModel, steps: int) -> ReaderFacts:
@@ -282,7 +282,7 @@ def _frames(facts: ReaderFacts) -> tuple[int, ...]:
     return tuple(range(1 + facts.num_world_steps)) if facts.frames is None else facts.frames
 
 
-def _check_context(facts: ReaderFacts, materials: Sequence[Material], lm: LanguageModel, progress: Progress) -> None:
+def _check_context(facts: ReaderFacts, materials: Sequence[TrainData], lm: LanguageModel, progress: Progress) -> None:
     """Refuses a total beyond what the language model can attend to, warns of its windows."""
     budget = Budget(
         layout=facts.token_layout(),

@@ -31,9 +31,9 @@ from ...pipeline.progress import Progress
 from ..config import TrainConfig
 from ..data.batches import Example, right_answers, supervised_tokens, texts, with_latents
 from ..data.loader import LatentDataset
-from ..data.vision import Pictures
+from ..data.vision import VisionInputs
 from ..reader.model import TheWorld
-from ..runs.partial import Unfinished
+from ..runs.partial import PartialRun
 from .checkpoint import (
     Checkpoint,
     optimizer_state,
@@ -57,13 +57,13 @@ Rows = list[tuple[Example, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class TrainData:
     """Rows to learn from or to look at, and their latents."""
 
     rows: Rows
     images: LatentDataset | None
     """None where the world is not looked at."""
-    pictures: Pictures | None = None
+    pictures: VisionInputs | None = None
     """Where the language model looks at the images itself."""
 
     def collator(self, pad_id: int) -> Callable[[Sequence[Sequence[Example]]], dict[str, Any]]:
@@ -76,18 +76,18 @@ class Training:
     """What a training goes by, from its first update to its last."""
 
     config: TrainConfig
-    material: Material
-    unfinished: Unfinished
+    material: TrainData
+    unfinished: PartialRun
     """Where its checkpoints are."""
     pad_id: int
-    validation: Material | None = None
+    validation: TrainData | None = None
     ranks: Ranks = field(default_factory=Ranks)
     progress: Progress = field(default_factory=Progress.silent)
     stop: Stop = field(default_factory=Stop)
 
 
 @dataclass(slots=True)
-class Tally:
+class Counters:
     """What a training has counted so far; goes into checkpoints as it is."""
 
     tokens: int = 0
@@ -115,7 +115,7 @@ class UpdateTrainer(Trainer):
     def setup(self, training: Training, order: UpdateOrder, start: Checkpoint | None) -> None:
         self.training, self.order, self.start = training, order, start
         self.config, self.ranks = training.config, training.ranks
-        self.tally = Tally(**start.state["tally"]) if start is not None else Tally()
+        self.tally = Counters(**start.state["tally"]) if start is not None else Counters()
         if not self.ranks.is_first:  # what the first one counted before stays with it
             self.tally.tokens = self.tally.supervised = 0
         self.tally.resumed += start is not None
@@ -243,7 +243,7 @@ class UpdateTrainer(Trainer):
         return metrics
 
     @torch.no_grad()
-    def _look(self, material: Material) -> tuple[float, float]:
+    def _look(self, material: TrainData) -> tuple[float, float]:
         order = UpdateOrder(
             material.rows,
             batch_size=self.config.batch_size,
@@ -279,7 +279,7 @@ class UpdateTrainer(Trainer):
         every = self.config.checkpoint_every
         return self.due or self.interrupted or (every is not None and self.state.global_step % every == 0)
 
-    def sum_up(self) -> Tally:
+    def sum_up(self) -> Counters:
         """The counts of all processes."""
         tokens, supervised = self.ranks.total([self.tally.tokens, self.tally.supervised], self.args.device)
         began = time.monotonic()
@@ -359,7 +359,7 @@ def _seed(seed: int, update: int, piece: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, update, piece, rank]).generate_state(1, np.uint64)[0])
 
 
-def diverged(config: TrainConfig, tally: Tally, where: str) -> str:
+def diverged(config: TrainConfig, tally: Counters, where: str) -> str:
     """What is said of a training whose updates are refused one after another."""
     return (
         f"the training diverged: {where}, {tally.refused_in_a_row} updates in a row had a loss or gradient that is not "

@@ -25,7 +25,7 @@ _WINDOW = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class MicroBatch:
     """Rows that one process learns from at a time."""
 
     rows: tuple[int, ...]
@@ -96,16 +96,16 @@ class UpdateOrder(Sampler[list[int]]):
         """All rows of an update, counted from the start of the training, over all processes."""
         return self.plan(update // self.updates)[update % self.updates]
 
-    def piece(self, update: int, number: int) -> Piece:
+    def piece(self, update: int, number: int) -> MicroBatch:
         """The n-th piece of an update on this process."""
         rows = self.rows_of(update)
         mine = rows[self._rank :: self._world_size][number * self._micro : (number + 1) * self._micro]
         if not mine:
-            return Piece((rows[0],), 0.0)
+            return MicroBatch((rows[0],), 0.0)
         if len(mine) == len(rows):
-            return Piece(tuple(mine), float(self._world_size))
+            return MicroBatch(tuple(mine), float(self._world_size))
         learned = [sum(self._learned[row] for row in some) for some in (mine, rows)]
-        return Piece(tuple(mine), self._world_size * learned[0] / learned[1])
+        return MicroBatch(tuple(mine), self._world_size * learned[0] / learned[1])
 
     def pieces_of(self, update: int) -> int:
         """How many, on every process alike."""

@@ -4,7 +4,7 @@ Lives here: the figures and the picture of them. Elsewhere: reading a clip (outc
 out (the product's own engine, cosmos.py). Every figure stands beside its floors (a copy of frame 0; where there is one,
 a deterministic regression) and its ceiling (the true clip through the autoencoder).
 
-    python -m theworld.precompute.worldlet.figures WEIGHTS --scenes 1000 --out FOLDER
+    python -m theworld.precompute.worldlet.training.figures WEIGHTS --scenes 1000 --out FOLDER
 """
 
 from __future__ import annotations

@@ -1,0 +1,178 @@
+"""Ranking and own words are the same however questions are packed, and a reader can be shown something else."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from theworld.pipeline.cli.main import app
+from theworld.pipeline.errors import ConfigError, RunError
+from theworld.pipeline.progress import Progress
+from theworld.pipeline.store.folder import open_store
+from theworld.train.config import TrainConfig
+from theworld.train.data.arms import open_arm, parse_arm
+from theworld.train.data.batches import encode, pad_rows
+from theworld.train.evaluation import answer
+from theworld.train.evaluation.answer import Response, answer_all, ask
+from theworld.train.evaluation.evaluate import evaluate, evaluate_shown
+from theworld.train.questions.record import read_questions, select_split
+from theworld.train.runs.folder import load_run
+from theworld.train.training.train import train
+
+from ..miniatures.lm import save_mini_lm
+from ..miniatures.study import save_mini_study
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study, and a reader of its rollouts."""
+    folder = tmp_path_factory.mktemp("house")
+    save_mini_lm(folder / "lm")
+    save_mini_study(folder, train=8, test=8, ood=8)
+    config = {"store": folder / "rollouts", "questions": folder / "questions.jsonl", "lm": str(folder / "lm")}
+    sizes = {"train_steps": 20, "batch_size": 4, "lora_rank": 2, "patch": 2, "max_world_steps": 4, "device": "cpu"}
+    train(TrainConfig.model_validate({**config, **sizes, "futures": folder / "futures", "out": folder / "run"}))
+    return folder
+
+
+def said(place: Path, *, batch_size: int = 5, arm: str = "rollout") -> list[Response]:
+    file, store = place / "questions.jsonl", open_store(place / "rollouts")
+    asked = select_split(read_questions(file), "test", file)
+    keys, images = open_arm(parse_arm(arm), store, asked, asked, file, rollout_steps=3)
+    loaded = load_run(place / "run", device="cpu")
+    return answer_all(loaded, asked, keys, images, batch_size=batch_size, progress=Progress.silent(), generate=True)
+
+
+@pytest.mark.parametrize("arm", ["rollout", "text"])
+def test_packing_changes_no_answer(place: Path, monkeypatch: pytest.MonkeyPatch, arm: str) -> None:
+    packed = said(place, batch_size=64, arm=arm)
+    monkeypatch.setattr(answer, "_PACK", 1)
+    monkeypatch.setattr(answer, "_PACK_CHOICES", 1)
+    alone = said(place, batch_size=3, arm=arm)
+    assert [(one.text, one.generated) for one in packed] == [(one.text, one.generated) for one in alone]
+    for one, other in zip(packed, alone, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+def test_a_choice_is_as_probable_as_its_tokens_and_the_end_together(place: Path) -> None:
+    file, store = place / "questions.jsonl", open_store(place / "rollouts")
+    asked = select_split(read_questions(file), "test", file)
+    keys, _ = open_arm(parse_arm("rollout"), store, asked, asked, file, rollout_steps=3)
+    loaded = load_run(place / "run", device="cpu")
+    for question, one in zip(asked, said(place), strict=True):
+        if not question.id.endswith("now"):  # the others' choices are single tokens, ranked by these alone
+            continue
+        row = encode(question, "", loaded.lm, answer=None)
+        latents = torch.from_numpy(store.read([keys[question.id]]))
+        sums = [
+            float(loaded.model.log_likelihood(
+                **pad_rows([[replace(row, answer=tuple(loaded.lm.answer_ids(choice)))]], 0), latents=latents
+            ))
+            for choice in question.choices or ()
+        ]  # fmt: skip
+        assert one.probabilities == pytest.approx(torch.tensor(sums).softmax(0).tolist(), abs=1e-5)
+
+
+def test_a_question_asked_alone_has_the_probabilities_it_has_among_many(place: Path) -> None:
+    file, store = place / "questions.jsonl", open_store(place / "rollouts")
+    asked = select_split(read_questions(file), "test", file)
+    keys, _ = open_arm(parse_arm("rollout"), store, asked, asked, file, rollout_steps=3)
+    loaded = load_run(place / "run", device="cpu")
+    for question, one in zip(asked, said(place), strict=True):
+        latents = torch.from_numpy(store.read([keys[question.id]]))
+        alone = ask(loaded, latents, question.question, question.choices)
+        of = {choice.choice: choice.probability for choice in alone.ranked}
+        assert alone.text == one.text
+        assert [of[choice] for choice in question.choices or ()] == pytest.approx(one.probabilities, abs=1e-6)
+
+
+def test_likelihoods_that_are_no_numbers_choose_nothing(place: Path) -> None:
+    file, store = place / "questions.jsonl", open_store(place / "rollouts")
+    asked = select_split(read_questions(file), "test", file)
+    keys, images = open_arm(parse_arm("rollout"), store, asked, asked, file, rollout_steps=3)
+    loaded = load_run(place / "run", device="cpu")
+    with torch.no_grad():
+        next(loaded.model.reader.parameters()).fill_(torch.nan)
+    with pytest.raises(RunError, match=r"finds no likelihood for the choices of .*not finite"):
+        answer_all(loaded, asked, keys, images, batch_size=4, progress=Progress.silent())
+
+
+def test_own_words_have_room_for_the_longest_answer_that_is_right(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, store = place / "questions.jsonl", open_store(place / "rollouts")
+    [first, *_] = select_split(read_questions(file), "test", file)
+    loaded = load_run(place / "run", device="cpu")
+    monkeypatch.setattr(type(loaded.lm), "end_id", -1)  # it goes on and on
+    for right, words in (("left", 16), ("left " * 30, 33)):
+        asked = [first.model_copy(update={"choices": None, "answer": right.strip()})]
+        keys, images = open_arm(parse_arm("rollout"), store, asked, asked, file, rollout_steps=3)
+        [one] = answer_all(loaded, asked, keys, images, batch_size=4, progress=Progress.silent())
+        assert len(one.text.split()) == words
+
+
+def test_own_words_are_what_the_model_generates(place: Path) -> None:
+    file, store = place / "questions.jsonl", open_store(place / "rollouts")
+    asked = select_split(read_questions(file), "test", file)
+    keys, images = open_arm(parse_arm("rollout"), store, asked, asked, file, rollout_steps=3)
+    open_ended = [question.model_copy(update={"choices": None}) for question in asked]
+    loaded = load_run(place / "run", device="cpu")
+    free = answer_all(loaded, open_ended, keys, images, batch_size=4, progress=Progress.silent())
+    for one, other in zip(said(place), free, strict=True):
+        assert one.generated is not None
+        assert other.text.startswith(one.generated)  # one that does not end is cut where it is no choice any more
+    assert sum(one.generated == other.text for one, other in zip(said(place), free, strict=True)) > 2
+
+
+def test_both_figures_are_reported_with_what_stands_behind_them(place: Path) -> None:
+    outcomes = {f"test-{number}": number % 4 != 0 for number in range(8, 16)}
+    result = evaluate(place / "run", device="cpu", outcomes=outcomes)
+    assert result.generated is not None
+    assert result.generated.total == result.overall.total == 16
+    assert result.generated.correct == sum(bool(p.generated_correct) for p in result.predictions)
+    assert set(result.calibration) == {"all", "rollout right", "rollout wrong"}
+    assert (result.calibration["rollout right"].questions, result.calibration["rollout wrong"].questions) == (6, 2)
+    assert (result.world_tokens, result.rollout_seconds) == (4 * 6, None)  # this store's records say no seconds
+    assert result.pairs is not None
+    assert result.pairs.total == 4
+    assert result.balanced["temporal"].chance == 0.5
+    saved = json.loads((place / "run" / "evaluation.json").read_text())
+    assert saved["predictions"][0]["probabilities"]
+    assert saved["version"] == 2
+
+
+def test_own_words_are_left_out_where_nobody_wants_them(place: Path) -> None:
+    both = evaluate(place / "run", device="cpu")
+    words = ["evaluate", str(place / "run"), "--no-generate", "--device", "cpu", "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    [ranked] = json.loads(done.stdout)
+    assert (ranked["generated"], ranked["generated_by_type"]) == (None, {})
+    assert {one["generated"] for one in ranked["predictions"]} == {None}
+    for one, other in zip(ranked["predictions"], both.predictions, strict=True):
+        assert (one["predicted"], one["probabilities"]) == (other.predicted, list(other.probabilities))
+
+
+def test_a_reader_is_shown_one_thing_after_another_without_training(place: Path) -> None:
+    found = evaluate_shown(place / "run", [None, "frozen", "shuffled", "text", "true"], device="cpu")
+    assert [(one.arm, one.is_swap) for one in found] == [
+        ("rollout", False), ("frozen", True), ("shuffled", True), ("text", True), ("true", True)
+    ]  # fmt: skip
+    assert [one.world_tokens for one in found] == [24, 24, 24, 0, 24]
+    assert [one.rollout_seconds for one in found] == [None, 0.0, None, 0.0, None]
+    assert (place / "run" / "evaluation-shuffled.json").is_file()
+    with pytest.raises(ConfigError, match=r"reads all its frames.*Train a reader on `last`"):
+        evaluate_shown(place / "run", ["last"], device="cpu")
+    one_frame = evaluate_shown(place / "run", [None, "frozen", "noise", "text"], steps=0, device="cpu")
+    assert [one.arm for one in one_frame] == ["rollout", "text"]  # with one frame, the others are no different
+
+
+def test_the_command_writes_a_page_also_where_nothing_can_be_drawn(place: Path) -> None:
+    page = place / "pages" / "report.html"
+    command = ["evaluate", str(place / "run"), "--shown", "frozen,noise", "--report", str(page), "--device", "cpu"]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "160"})
+    assert result.exit_code == 0, (result.output, result.exception)
+    for words in ["shown something else", "own words", "calibration error", f"report: {page}", "no pictures"]:
+        assert words in result.output, words
+    assert "frozen" in page.read_text()

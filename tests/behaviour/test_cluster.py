@@ -1,0 +1,262 @@
+"""A job on somebody's Ray cluster: a head on this machine, a token, an environment that does not have us."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.behaviour.test_precompute import make_images
+from tests.behaviour.two_nodes import NOT_PERMITTED
+from tests.faults.fault_store import toy_latent
+from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.store.folder import open_store
+from theworld.precompute.job.ray_cluster import crew_of, ray_cluster
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 300
+
+
+@dataclass
+class Machines:
+    """A head and a second node on loopback, with room for a worker each."""
+
+    folder: Path
+    address: str
+    token: Path
+    raylets: list[int]
+    """Their process ids; the head's first."""
+
+
+def clean_environment(folder: Path, **more: str) -> dict[str, str]:
+    """That knows nothing of us."""
+    ray = {"RAY_TMPDIR": str(folder), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), **ray, **more}
+
+
+@contextmanager
+def two_nodes(hidden: Path | None = None, auth: str = "token") -> Iterator[Machines]:
+    folder = Path(tempfile.mkdtemp(prefix="twc-", dir="/tmp"))  # Ray's sockets want short names
+    (folder / "ray").mkdir()
+    token = folder / "token"
+    token.write_text("0123456789abcdef" * 4)
+    token.chmod(0o600)
+    environment = clean_environment(folder, RAY_AUTH_MODE=auth, RAY_AUTH_TOKEN_PATH=str(token))
+    command = [sys.executable, ROOT / "tests" / "integration" / "two_nodes.py"]
+    command += [hidden] if hidden else []
+    with (folder / "log").open("wb") as log:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+        cluster = subprocess.Popen(list(map(str, command)), env=environment, cwd=folder, **pipes)
+    try:
+        assert cluster.stdout is not None
+        line = cluster.stdout.readline()
+        if not line and cluster.wait(LIMIT_S) == NOT_PERMITTED:
+            pytest.skip("a mount namespace of its own is not permitted here")
+        assert line, (folder / "log").read_text()
+        yield Machines(folder, token=token, **json.loads(line))
+    finally:
+        cluster.kill()
+        cluster.wait(LIMIT_S)
+        stop_ray(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def stop_ray(folder: Path) -> None:
+    """Of our own only: their command lines name the folder."""
+    for process in psutil.process_iter(["cmdline"]):
+        if any(str(folder) in word for word in process.info["cmdline"] or ()) and process.pid != os.getpid():
+            process.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    with two_nodes() as machines:
+        yield machines
+
+
+@contextmanager
+def toy(machines: Machines, images: Path, cache: Path) -> Iterator[subprocess.Popen[str]]:
+    """The job on the cluster, with the toy of the fault suite as its world model."""
+    environment = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(machines.token), "HOME": str(machines.folder)}
+    environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_ADDRESS": "127.0.0.1:1"}
+    command = [sys.executable, "-m", "tests.faults.fault_store", images, cache, cache.parent / "events", 4]
+    command += ["--address", machines.address]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(list(map(str, command)), env=environment, cwd=ROOT, **pipes) as driver:
+        try:
+            yield driver
+        finally:
+            driver.kill()
+
+
+def said(driver: subprocess.Popen[str], code: int) -> dict[str, Any]:
+    """What it prints at its end."""
+    out, err = driver.communicate(timeout=LIMIT_S)
+    assert driver.returncode == code, err
+    return json.loads(out.splitlines()[-1])
+
+
+def assert_holds(cache: Path, count: int) -> None:
+    store = open_store(cache)
+    assert len(store.keys) == count
+    for key, latent in zip(store.keys, store.read(store.keys), strict=True):
+        np.testing.assert_array_equal(latent, toy_latent(key))
+
+
+@pytest.mark.slow
+def test_two_nodes_do_a_job_with_the_package_that_is_sent_to_them(machines: Machines, tmp_path: Path) -> None:
+    images, cache = make_images(machines.folder / "in", 40), tmp_path / "cache"
+    with toy(machines, images, cache) as driver:
+        done = said(driver, 0)
+    assert (done["written"], done["failed"]) == (40, 0)
+    assert_holds(cache, 40)
+    events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
+    [places] = [event["where"] for event in events if event["event"] == "started"]
+    assert sorted(int(place["raylet"]) for place in places) == sorted(machines.raylets)
+    # each has it from Ray, and neither from this checkout nor from an installed one
+    assert all(str(machines.folder) in place["package"] for place in places), places
+    # the token is in no log, and in no runtime_env
+    logs = [path for path in (machines.folder / "ray").rglob("*") if path.is_file() and path.stat().st_size < 2**24]
+    assert len(logs) > 5
+    assert not [path for path in logs if machines.token.read_bytes() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_inputs_is_found_before_anything_is_done(tmp_path: Path) -> None:
+    images, cache = make_images(tmp_path / "in", 8), tmp_path / "cache"
+    with two_nodes(hidden=images) as machines, toy(machines, images, cache) as driver:
+        error = said(driver, 2)["error"]
+    for words in ("the workers on 127.0.0.1 could not start", str(images), "the same paths", "all share"):
+        assert words in error, error
+    assert not open_store(cache).keys
+
+
+@pytest.mark.slow
+def test_a_job_outlives_a_node_of_its_cluster(tmp_path: Path) -> None:
+    images, cache = make_images(tmp_path / "in", 400), tmp_path / "cache"
+    with two_nodes() as machines, toy(machines, images, cache) as driver:
+        deadline = time.monotonic() + LIMIT_S
+        events = tmp_path / "events"
+        while not (events.exists() and '"event": "shard"' in events.read_text()):
+            assert driver.poll() is None, driver.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        raylet = psutil.Process(machines.raylets[1])
+        for process in [raylet, *raylet.children(recursive=True)]:
+            process.kill()
+        done = said(driver, 0)
+    assert done["written"] == 400
+    assert done["retries"] >= 1
+    assert_holds(cache, 400)
+
+
+JOIN = """
+import sys
+from theworld.pipeline.errors import ConfigError
+from theworld.precompute.job.ray_cluster import ray_cluster
+try:
+    with ray_cluster(sys.argv[1]):
+        print("joined")
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("content", "rights", "words"),
+    [("f" * 64, 0o600, "cluster's token"), (None, 0o600, "chmod 600"), ("f" * 64, 0o644, "others can read")],
+)
+def test_nobody_joins_with_a_token_that_is_wrong_missing_or_in_others_sight(
+    machines: Machines, tmp_path: Path, content: str | None, rights: int, words: str
+) -> None:
+    token = tmp_path / "token"
+    if content is not None:
+        token.write_text(content)
+        token.chmod(rights)
+    environment = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(token), "HOME": str(tmp_path)}
+    command = [sys.executable, "-c", JOIN, machines.address]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
+    assert words in done.stdout, (done.stdout, done.stderr)
+    assert "joined" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_no_token_is_refused_with_the_reason() -> None:
+    with two_nodes(auth="disabled") as machines:
+        refused = pytest.raises(ConfigError, match=r"asks for no token.*RAY_AUTH_MODE=token")
+        with refused, ray_cluster(machines.address):
+            pass
+
+
+@pytest.mark.parametrize("address", ["auto", "local", "10.0.0.1", "ray://10.0.0.1:10001", ""])
+def test_only_a_full_address_names_a_cluster(address: str) -> None:
+    with pytest.raises(ConfigError, match="HOST:PORT"), ray_cluster(address):
+        pass
+
+
+def test_where_nothing_listens_is_said_at_once() -> None:
+    with pytest.raises(ConfigError, match="nothing answers"), ray_cluster(f"127.0.0.1:{free_port()}"):
+        pass
+
+
+@pytest.mark.parametrize("address", ["10.0.0..1:6379", f"{'a' * 70}:6379"])
+def test_what_is_no_host_s_name_is_said_as_plainly(address: str) -> None:
+    with pytest.raises(ConfigError, match="nothing answers"), ray_cluster(address):
+        pass
+
+
+def test_workers_follow_the_resources_of_the_nodes() -> None:
+    def nodes(*resources: dict[str, float]) -> list[dict[str, object]]:
+        return [{"Alive": True, "Resources": one} for one in resources] + [{"Alive": False, "Resources": {"GPU": 9}}]
+
+    two = nodes({"CPU": 32, "GPU": 8}, {"CPU": 32, "GPU": 4})
+    crew = crew_of(two, device="auto", workers=None, small=False)
+    assert (crew.device, crew.workers, crew.gpus) == ("cuda", 12, 1)
+    assert crew_of(two, device="auto", workers=3, small=False).workers == 3
+    small, large = (crew_of(two, device="cpu", workers=None, small=small) for small in (True, False))
+    assert (small.device, small.workers, small.cpus) == ("cpu", 64, 1)
+    assert (large.workers, large.cpus) == (2, 32)
+    with pytest.raises(ConfigError, match="no node of this cluster has a GPU"):
+        crew_of(nodes({"CPU": 4}), device="cuda", workers=None, small=True)
+
+
+def test_the_slurm_script_is_a_script_and_asks_for_a_token() -> None:
+    script = ROOT / "configs" / "slurm.sh"
+    subprocess.run(["bash", "-n", script], check=True, timeout=30)
+    text = script.read_text()
+    assert all(words in text for words in ("RAY_AUTH_MODE=token", "umask 077", "private network", "--address"))
+
+
+@pytest.mark.slow
+def test_one_process_may_run_one_job_after_another() -> None:
+    # Ray reads its token once a process
+    code = """
+from theworld.precompute.job.ray_local import ray_session
+for _ in range(2):
+    with ray_session(cpus=1) as session:
+        seven = session.ray.get(session.ray.remote(lambda: 7).remote())
+    print(seven)  # inside, what is printed goes to stderr
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.stdout.split() == ["7", "7"], done.stderr

@@ -1,0 +1,59 @@
+"""Heavy libraries come in by few doors, so that a new release of one is met in few files.
+
+Which room may import which, import-linter looks after (`make check`).
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("pipeline", "precompute", "train")
+WORLDLET = "precompute/worldlet/"
+"""Making its scenes and weights is a workshop of its own."""
+
+DOORS = {
+    "av": ["precompute/media/video.py"],
+    "datasets": ["pipeline/files/arrow_tables.py"],
+    "diffusers": ["precompute/worlds/"],
+    "google_crc32c": ["pipeline/store/formats/"],
+    "huggingface_hub": ["pipeline/files/hub.py"],
+    "matplotlib": ["train/pages/", "train/evaluation/plots.py", "train/study/plots.py"],
+    "peft": ["train/language/", "train/runs/"],
+    "pyarrow": ["pipeline/files/arrow_tables.py"],
+    "pymunk": [],
+    "ray": ["precompute/job/ray_"],
+    "typer": ["pipeline/cli/"],
+    "webdataset": [],  # it reads our tars, and runs what it finds in others
+    "zarr": ["pipeline/store/formats/zarr_"],  # files that only zarr imports
+}
+"""Library -> how the paths of the files begin that may import it."""
+
+
+@cache
+def importers() -> dict[str, set[str]]:
+    """Library -> the files that import it, be it inside a function."""
+    found: dict[str, set[str]] = {}
+    for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            else:
+                continue
+            for name in names:
+                found.setdefault(name.partition(".")[0], set()).add(path.relative_to(ROOT).as_posix())
+    return found
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_heavy_library_is_imported_at_its_doors_alone(library: str) -> None:
+    files = {file for file in importers().get(library, set()) if not file.startswith(WORLDLET)}
+    doors = DOORS[library]
+    assert [file for file in sorted(files) if not file.startswith(tuple(doors))] == []
+    assert [door for door in doors if not any(file.startswith(door) for file in files)] == [], "a door nobody uses"

@@ -1,0 +1,119 @@
+"""The README's commands, typed in its order in an empty folder; its figures, looked up.
+
+In place of weights from the Hub: miniature folders of the same classes. In place of PHOTOS, VIDEOS, QUESTIONS: a few
+small files. What is added to a command makes it small; a cluster, SLURM, Wan and the worldlet at 224x224 are asked for
+the plan alone (`--dry-run`). Rollouts are made in this process; test_demo.py has the first command, and its Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from theworld.pipeline.cli.main import app
+from theworld.precompute.media.video import write_video
+from theworld.train.language.weights import find_weights
+
+from ..miniatures.image_store import make_images
+from ..miniatures.world_model import save_mini_wan, save_mini_world
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```sh\n(.*?)```", README.replace("\\\n", " "), re.DOTALL)
+    for line in block.splitlines()
+    if line
+]
+HUB = "nvidia/Cosmos-Predict2-2B-Video2World"
+SMALL = ["--size", "32x32", "--denoise-steps", "2", "--device", "cpu"]
+MORE = [
+    ("precompute --steps 8", ["--scenes", "12", "--in-process"]),
+    ("train --cache", ["--train-steps", "2"]),
+    ("train photos", ["--train-steps", "2", "--device", "cpu", "--lm", "EMBEDDED"]),
+    (f"precompute PHOTOS --steps 8 --world {HUB} --cache photos --address", [*SMALL, "--dry-run"]),
+    (f"precompute PHOTOS --steps 8 --world {HUB}", [*SMALL, "--in-process"]),
+    ("precompute PHOTOS --config", [*SMALL, "--world", "WAN", "--dry-run"]),
+    ("precompute PHOTOS --steps 4", ["--dry-run"]),
+    ("precompute VIDEOS", ["--in-process"]),
+    ("ask runs/photos", ["--world", HUB]),
+]
+"""How a command begins, and what is added to it; the first that fits."""
+SLURM_ADDS = ["--address", "10.0.0.1:20000", "--events", "theworld-1.jsonl"]
+
+
+def as_run_here(words: list[str]) -> list[str]:
+    """What `theworld` is given; of sbatch, what configs/slurm.sh gives it: "$@", and where the head is."""
+    program, *words = words
+    if program == "sbatch":
+        script, *words = words
+        assert (ROOT / script).is_file()
+        return ["precompute", *words, *SLURM_ADDS, *SMALL, "--dry-run"]
+    assert program == "theworld"
+    return [*words, *next((more for begin, more in MORE if " ".join(words).startswith(begin)), [])]
+
+
+@pytest.mark.slow
+def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    photos = make_images(tmp_path / "in", 4)
+    Image.open(photos / "000.png").save(tmp_path / "photo.jpg")
+    asked = {"question": "where will the ball land?", "answer": "left", "choices": ["left", "right"]}
+    lines = (json.dumps({"id": f"{n}", "image": f"in/{n:03d}.png", **asked}) for n in range(4))
+    (tmp_path / "QUESTIONS.jsonl").write_text("\n".join(lines))
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "0.mp4", np.zeros((33, 64, 64, 3), np.uint8), 16)
+    places = {
+        HUB: str(save_mini_world(tmp_path / "cosmos")),
+        "WAN": str(save_mini_wan(tmp_path / "wan-weights")),
+        "EMBEDDED": str(find_weights(None).folder),
+        "PHOTOS": str(photos),
+        "VIDEOS": str(tmp_path / "videos"),
+        "latents/scenes/images/test-buckets-000018.png": "latents/scenes/images/test-buckets-000003.png",
+    }
+    ran: list[str] = []
+    for command in COMMANDS:
+        if command[0] != "make":
+            words = [places.get(word, word) for word in as_run_here(command)]
+            done = CliRunner().invoke(app, words)
+            assert done.exit_code == 0, (words, done.output, done.exception)
+            ran.append(words[0])
+    assert set(ran) >= {"precompute", "train", "evaluate", "ask", "tokens", "cache"}
+    assert {"1", "2", "photos"} == {path.name for path in (tmp_path / "runs").iterdir()}
+    for file in ("answer.png", "rollout.png", "report.html"):
+        assert (tmp_path / file).stat().st_size > 1000
+
+
+def test_what_make_is_asked_for_is_what_it_does() -> None:
+    asked = [words[1] for words in COMMANDS if words[0] == "make"]
+    assert asked == ["demo", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    rules = {target: makefile.partition(f"\n{target}: ")[2].partition("\n\n")[0] for target in asked}
+    assert rules["demo"].endswith("$(BIN)/theworld demo")  # which tests/behaviour/test_demo.py runs, smaller
+    assert "pytest" in rules["test"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/peers.md"])
+def test_every_figure_of_a_comparison_stands_in_the_benchmarks(page: str) -> None:
+    text = (ROOT / page).read_text()
+    measured = (ROOT / "benchmarks" / "README.md").read_text()
+    known = {number.strip(".,") for number in re.findall(r"[\d.,]*\d", measured)}
+    if page == "README.md":
+        text = text.partition("## Measured")[2].partition("## The rooms")[0]
+        cells = [row.split("|")[2] for row in re.findall(r"^\| .*\|$", text, re.MULTILINE)]
+    else:
+        rows = re.findall(r"^\| .*\|$", text.partition("## The job as a whole")[0], re.MULTILINE)
+        cells = [cell for row in rows for cell in row.split("|")[2:]]
+    figures = {figure for cell in cells for figure in re.findall(r"\d[\d.,]*\d|\d", cell)}
+    assert len(figures) > 8
+    assert figures - known == set()
+    commands = set(re.findall(r"`python -m (benchmarks\.\w+)", text))
+    assert all((ROOT / f"{command.replace('.', '/')}.py").is_file() for command in commands)

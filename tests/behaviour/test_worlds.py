@@ -1,0 +1,144 @@
+"""Other world models through the whole house: Wan 2.1, and one that a package brings with a latent space of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.installed import drift_code, install, save_drift
+from tests.miniatures.world_model import save_mini_wan
+from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.latents.keys import key_of_file
+from theworld.pipeline.store.folder import PROMPT, open_store
+from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.job.run import run_precompute
+from theworld.precompute.live.world import LiveWorld
+from theworld.precompute.media.images import load_image
+from theworld.precompute.media.video import write_video
+from theworld.precompute.worlds.registry import load_world
+from theworld.precompute.worlds.text_embeddings import TextEmbeddings
+from theworld.train.config import TrainConfig
+from theworld.train.evaluation.answer import ask
+from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.runs.folder import load_run
+from theworld.train.training.train import train
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Three pictures, and a question about each."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    questions = tmp_path / "questions.jsonl"
+    with questions.open("w") as file:
+        for number in range(3):
+            Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+            record = {"image": f"images/{number}.png", "question": "where will the ball land?", "answer": "left"}
+            file.write(json.dumps(record | {"choices": ["left", "right"]}) + "\n")
+    return folder
+
+
+def settings(images: Path, world: Path, **changes: object) -> PrecomputeConfig:
+    fields = {"images": images, "cache": images.parent / "cache", "world": str(world), "steps": 2, "device": "cpu"}
+    fields |= {"denoise_steps": 2, "compute_dtype": "float32", "in_process": True, "batch_size": 2}
+    return PrecomputeConfig(**(fields | changes))
+
+
+def train_one_update(store: Path, images: Path, **changes: object) -> Path:
+    """A run with the embedded language model."""
+    fields = {"store": store, "questions": images.parent / "questions.jsonl", "out": images.parent / "run"}
+    fields |= {"train_steps": 1, "batch_size": 3, "patch": 2, "lora_rank": 2, "device": "cpu"}
+    return train(TrainConfig.model_validate(fields | changes)).run
+
+
+@pytest.mark.parametrize("format", ["zarr", "webdataset"])
+def test_a_package_s_world_with_its_own_latent_space_goes_through_the_whole_house(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Path, format: str
+) -> None:
+    install(tmp_path / "site", monkeypatch, package="drift-world", code=drift_code(), name="drift")
+    world = save_drift(tmp_path / "drift")
+    report = run_precompute(settings(images, world, format=format, dtype="float32", stride=2))
+    assert (report.written, report.bad) == (3, 0)
+    store = open_store(report.store)
+    assert store.sample_shape == (4, 3, 8, 12)
+    assert (store.spec.channels, store.spec.spatial_stride, store.spec.temporal_stride) == (4, 4, 2)
+    engine = load_world(world)
+    for path in images.iterdir():
+        pixels = load_image(path.read_bytes(), 32, 48, "cover", source=path.name)[None]
+        kept = torch.from_numpy(store.read([key_of_file(path)]))
+        torch.testing.assert_close(kept, engine.rollout(pixels, [key_of_file(path)], store.recipe))
+        torch.testing.assert_close(kept[:, :, :1], engine.encode(pixels))
+    assert run_precompute(settings(images, world, format=format, dtype="float32", stride=2)).written == 0
+
+    run = train_one_update(report.store, images)
+    assert load_run(run).meta.reader.latent_shape == (4, 8, 12)
+    assert evaluate(run, split=None).by_type["untyped"].total == 3
+    live = LiveWorld.for_recipe(store.recipe, world=str(world), device="cpu")
+    latents = live.roll_out(images / "0.png")
+    assert torch.equal(latents, torch.from_numpy(store.read([key_of_file(images / "0.png")])))
+    assert ask(load_run(run), latents, "where will the ball land?", ["left", "right"]).text in {"left", "right"}
+    live.save_answer(images / "0.png", latents, "where?", [("left", 0.6)], tmp_path / "answer.png")
+    # the image and a tile of 192 pixels for each of the two rollout steps
+    assert Image.open(tmp_path / "answer.png").width == 32 + 3 * (192 + 4) - 4 + 34
+
+
+def test_real_videos_are_cut_by_the_strides_of_the_world_that_encodes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "site", monkeypatch, package="drift-world", code=drift_code(), name="drift")
+    rng = np.random.default_rng(1)
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    # the first frame and three pairs; a world that packs four would ask for thirteen
+    write_video(videos / "a.mp4", rng.integers(0, 256, (7, 32, 48, 3), dtype=np.uint8), 8)
+    report = run_precompute(
+        settings(videos, save_drift(tmp_path / "drift"), kind="frames", steps=3, denoise_steps=None, compute_dtype=None)
+    )
+    assert (report.written, report.bad) == (1, 0)
+    assert open_store(report.store).sample_shape == (4, 4, 8, 12)
+
+
+def test_wan_rolls_out_into_a_store_that_a_reader_trains_on(tmp_path: Path, images: Path) -> None:
+    world = save_mini_wan(tmp_path / "tiny-wan")
+    report = run_precompute(settings(images, world, size="32x48"))
+    assert (report.written, report.bad) == (3, 0)
+    assert report.store.name.startswith("tiny-wan-rollout2-32x48-")
+    store = open_store(report.store)
+    assert store.sample_shape == (16, 3, 4, 6)
+    text = TextEmbeddings.load(report.store / PROMPT)
+    assert text.prompt is not None
+    assert text.prompt.shape == (1, 512, 24)
+    assert text.negative is None
+    assert text.prompt[:, 0].any()  # the end mark, which is all of the empty prompt
+    assert not text.prompt[:, 1:].any()
+    engine = load_world(world, text=text)
+    for path in images.iterdir():
+        pixels = load_image(path.read_bytes(), 32, 48, "cover", source=path.name)[None]
+        expected = engine.rollout(pixels, [key_of_file(path)], store.recipe)
+        np.testing.assert_allclose(store.read([key_of_file(path)]), expected.numpy(), atol=4e-3, rtol=2e-3)
+    assert train_one_update(report.store, images).is_dir()
+
+    live = LiveWorld.for_recipe(store.recipe, world=str(world), device="cpu").roll_out(images / "0.png")
+    np.testing.assert_allclose(store.read([key_of_file(images / "0.png")]), live.numpy(), atol=4e-3, rtol=2e-3)
+
+
+def test_a_prompt_for_wan_asks_for_no_guardrail_and_makes_another_store(tmp_path: Path, images: Path) -> None:
+    world = save_mini_wan(tmp_path / "tiny-wan")
+    plain = run_precompute(settings(images, world, size="32x32", steps=1, limit=1))
+    prompted = run_precompute(
+        settings(images, world, size="32x32", steps=1, limit=1, prompt="a ball falls", guidance=2.0)
+    )
+    assert plain.store != prompted.store
+    text = TextEmbeddings.load(prompted.store / PROMPT)
+    assert text.negative is not None  # of the empty prompt
+    a, b = (open_store(report.store) for report in (plain, prompted))
+    assert np.array_equal(a.read(a.keys)[:, :, 0], b.read(b.keys)[:, :, 0])
+    assert not np.array_equal(a.read(a.keys)[:, :, 1], b.read(b.keys)[:, :, 1])
+    with pytest.raises(ConfigError, match="guardrail"):
+        run_precompute(settings(images, Path("worldlet"), size="32x32", prompt="a ball falls"))

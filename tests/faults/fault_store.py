@@ -1,0 +1,122 @@
+"""A worker that is fast to start and to kill: real job, Ray and store around it, and a latent made of its key alone.
+
+As a program it is a driver that can be killed:
+python -m tests.faults.fault_store IMAGES CACHE EVENTS WORKERS [--address A]
+Lives here: the toy. Elsewhere: what is done to it (test_jobs.py). Actors import this file; so nothing heavy at its top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theworld import pipeline
+from theworld.pipeline.errors import ImageError, TheWorldError
+from theworld.pipeline.store.folder import open_store
+
+PAUSE_S = 0.05
+"""A shard's work: the time in which to be killed."""
+ABORTING = "abort"
+"""Start of the name of an input that takes its worker with it."""
+SHAPE = (16, 1, 2, 2)
+
+
+class ToySample(NamedTuple):
+    source: str
+    key: str
+    path: str
+
+
+@dataclass(frozen=True)
+class ToyReceipt:
+    written: int
+    failures: tuple[Any, ...] = ()
+    bytes_written: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+    batch_size: int = 8
+    device: str = "toy"
+
+
+class ToyWorker:
+    """Takes what a `Worker` takes."""
+
+    def __init__(self, setup: Mapping[str, Any]) -> None:
+        self._store = open_store(Path(setup["store"]), tolerate_damage=True)
+
+    def load_s(self) -> float:
+        return 0.0
+
+    def check_in(self, sample: ToySample) -> dict[str, str]:
+        if not Path(sample.path).is_file():
+            raise ImageError("missing", f"{sample.path} cannot be read")
+        return {"package": str(*pipeline.__path__), "raylet": str(os.getppid())}
+
+    def process(
+        self, samples: Sequence[ToySample], shard_number: int | None, fitted: Mapping[str, int] | None = None
+    ) -> ToyReceipt:
+        del fitted
+        with self._store.new_shard(shard_number) as shard:
+            for sample in samples:
+                if sample.source.startswith(ABORTING):
+                    os.abort()
+                time.sleep(PAUSE_S / len(samples))
+                shard.add(sample.key, toy_latent(sample.key))
+            shard.commit({"host": "toy"})
+        return ToyReceipt(written=len(samples), seconds={"rollout": PAUSE_S})
+
+
+def toy_latent(key: str) -> NDArray[np.float32]:
+    """Of values every stored dtype holds exactly; each key has its own."""
+    return np.random.default_rng(int(key, 16)).integers(-2048, 2048, SHAPE).astype(np.float32) / 256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("images", type=Path)
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("events", type=Path)
+    parser.add_argument("workers", type=int)
+    parser.add_argument("--address")
+    options = parser.parse_args()
+
+    from theworld.precompute.inputs.listing import Sample
+    from theworld.precompute.job import pool as pools
+    from theworld.precompute.job.config import PrecomputeConfig
+    from theworld.precompute.job.run import run_precompute
+
+    pools.worker_class = lambda: ToyWorker  # type: ignore[assignment, return-value]
+    pools._ray_setup = lambda setup, _: setup  # type: ignore[assignment]
+    # an actor that unpickles a Sample imports torch, which takes longer than all it does here
+    Sample.__reduce__ = lambda self: (ToySample, (self.source, self.key, str(self.at.path)))  # type: ignore[method-assign]
+    config = PrecomputeConfig(
+        images=options.images,
+        cache=options.cache,
+        steps=0,
+        size="16x16",
+        device="cpu",
+        workers=options.workers,
+        shard_size=4,
+        events=options.events,
+        address=options.address,
+    )
+    try:
+        print(json.dumps(run_precompute(config).to_json()), flush=True)
+    except TheWorldError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        raise SystemExit(error.exit_code) from error
+
+
+if __name__ == "__main__":
+    from tests.faults import toy  # so that actors find its classes by this name, and not in __main__
+
+    toy.main()

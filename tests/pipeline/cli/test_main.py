@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.miniatures.store import create
+from theworld.pipeline.config import load_config
+from theworld.pipeline.errors import ConfigError, TheWorldError
+from theworld.precompute.job.config import PrecomputeConfig
+
+ROOT = Path(__file__).parents[3]
+
+
+def theworld(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "theworld.pipeline.cli", *args]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def test_help_loads_neither_torch_nor_ray_nor_anything_else_that_takes_seconds() -> None:
+    code = (
+        "import sys; from theworld.pipeline.cli.main import app\n"
+        "try: app(['precompute', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'numpy', 'zarr'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--steps" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["train", "nowhere", "--questions", "q.jsonl"], ["evaluate", "nowhere"], ["ask", "nowhere", "a.png", "why?"]],
+)
+def test_a_place_that_holds_nothing_is_said_before_seconds_of_loading(args: list[str]) -> None:
+    code = (
+        "import sys; from theworld.pipeline.cli.main import main\n"
+        f"sys.argv = ['theworld', *{args}]\n"
+        "try: main()\n"
+        "finally: print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "nowhere" in done.stderr
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("configs/*.toml")), ids=lambda path: path.name)
+def test_every_shipped_config_loads_and_says_what_it_costs(file: Path) -> None:
+    from theworld.train.config import TrainConfig
+
+    assert file.read_text().startswith("# ")
+    assert "theworld " in file.read_text()
+    tables = tomllib.loads(file.read_text())
+    if "precompute" in tables:
+        load_config(PrecomputeConfig, "precompute", file, {})
+    if "train" in tables:
+        load_config(TrainConfig, "train", file, {"store": Path("s"), "questions": Path("q")})
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[precompute]\nsteps = 4\nseed = 7\n[train]\nstore = 's'\n")
+    config = load_config(PrecomputeConfig, "precompute", file, {"steps": 2, "seed": None})
+    assert (config.steps, config.seed, config.stride) == (2, 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[precompute]\nstep = 4\n", ["c.toml", "'step'", "steps", "stride"]),
+        ("steps = 4\n", ["c.toml", "'steps'", "[precompute]"]),
+        ("[precompute]\nsteps = 'many'\n", ["c.toml", "steps", "many"]),
+        ("[precompute]\nsize = '224'\n", ["HEIGHTxWIDTH"]),
+        ("[precompute\n", ["c.toml", "not TOML"]),
+        ("[precompute]\nseed = " + "9" * 5000, ["c.toml", "not TOML", "digits"]),
+        ("[precompute]\nseed = " + "[" * 5000, ["c.toml", "not TOML", "recursion"]),
+        ("\ufeff[precompute]\nsteps = 'many'\n", ["c.toml", "steps", "many"]),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(PrecomputeConfig, "precompute", file, {})
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_an_error_is_one_message_on_stderr_with_exit_code_two_and_nothing_written(tmp_path: Path) -> None:
+    for args, words in (
+        (["precompute", "nowhere"], ["nowhere"]),
+        (["evaluate"], ["theworld train --cache"]),
+        (["ask", "run", "x.png", "what?"], ["run"]),
+        (["precompute", "--config", "absent.toml"], ["absent.toml"]),
+    ):
+        done = theworld(*args, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        assert done.stderr.startswith("error: ")
+        assert all(word in done.stderr for word in words), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_message_too(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = theworld("scenes", "file/out", "--train", "2", "--test", "0", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: file/out/images cannot be used: Not a directory. Name another place")
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_not_a_store_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
+    done = theworld("train", "nothing", "--questions", "q.jsonl", cwd=tmp_path)
+    assert done.returncode == 10
+    assert "theworld precompute" in done.stderr
+    for command in (["train", "--cache"], ["questions"], ["evaluate", "--arms", "text"]):  # before its questions
+        done = theworld(*command, cwd=tmp_path)
+        assert done.returncode == 10, done.stderr
+        assert "error: latents does not exist" in done.stderr
+
+
+def test_a_run_is_not_a_damaged_store(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("theworld.json", "adapter_config.json"):
+        (tmp_path / "run" / name).write_text("{}\n")
+    done = theworld("cache", "info", "run", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (10, "")
+    assert done.stderr.startswith("error: run is a run that `theworld train` wrote, not a store.")
+
+
+def test_questions_about_images_of_one_s_own_have_to_be_named(tmp_path: Path) -> None:
+    store = create(tmp_path / "latents")
+    for place in ("latents", str(store.path)):
+        done = theworld("train", place, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "--questions FILE" in done.stderr
+
+
+def test_the_error_tree_at_the_head_of_the_file_is_the_tree() -> None:
+    from theworld.pipeline import errors
+
+    drawn = {line.split("──")[1].split()[0].strip() for line in errors.__doc__.splitlines() if "──" in line}
+    real: set[str] = set()
+    todo = [TheWorldError]
+    while todo:
+        for child in todo.pop().__subclasses__():
+            real.add(child.__name__)
+            todo.append(child)
+    assert drawn == real
+
+
+def test_json_and_version() -> None:
+    assert theworld("--version").stdout.startswith("theworld 0.")
+    done = theworld("precompute", "--dry-run", "--json", str(ROOT / "absent"))
+    assert done.returncode == 2
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(done.stdout)

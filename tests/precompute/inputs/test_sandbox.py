@@ -1,0 +1,174 @@
+"""The decoding child: what comes back, and what an input that breaks it costs."""
+
+from __future__ import annotations
+
+import io
+import signal
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from tests.miniatures.lm import SPEC
+from theworld.pipeline.errors import ImageError
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.precompute.inputs.sandbox import DecodeLimits, SandboxedDecoder
+from theworld.precompute.media.video import write_video
+from theworld.precompute.rollout.kinds import KINDS
+
+IMAGES = Recipe(world="sha256:" + "0" * 64, height=32, width=48, rollout_steps=1)
+VIDEOS = Recipe(world="sha256:" + "0" * 64, height=32, width=48, rollout_steps=1, kind="frames")
+GENEROUS = DecodeLimits(memory_bytes=2**32, cpu_s=60, wall_s=60.0)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[SandboxedDecoder]:
+    decoder = SandboxedDecoder()
+    yield decoder
+    decoder.close()
+
+
+def png(width: int, height: int, seed: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
+def flat_png(width: int, height: int) -> bytes:
+    """A small file that takes long, and much memory, to decode."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    squeezed, row = zlib.compressobj(1), bytes(1 + width * 4)
+    data = b"".join(squeezed.compress(row) for _ in range(height)) + squeezed.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def reason(decoder: SandboxedDecoder, content: bytes, limits: DecodeLimits = GENEROUS) -> str:
+    with pytest.raises(ImageError) as caught:
+        decoder.load(content, IMAGES, SPEC, "x.png", limits=limits)
+    assert "x.png" in str(caught.value)
+    return caught.value.reason
+
+
+def meanwhile(decoder: SandboxedDecoder, number: signal.Signals) -> threading.Thread:
+    """Send the child a signal while it decodes."""
+
+    def act() -> None:
+        child = psutil.Process(decoder.pid)
+        before = child.cpu_times().user
+        while child.cpu_times().user < before + 0.05:
+            time.sleep(0.002)
+        child.send_signal(number)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+def test_the_child_gives_what_decoding_here_would(decoder: SandboxedDecoder, tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", np.random.default_rng(0).integers(0, 256, (9, 40, 60, 3), dtype=np.uint8), 16)
+    for content, recipe in ((png(60, 40), IMAGES), ((tmp_path / "v.mp4").read_bytes(), VIDEOS)):
+        here = KINDS[recipe.kind].load(content, recipe, SPEC, "x")
+        there = decoder.load(content, recipe, SPEC, "x")
+        assert torch.equal(here.pixels, there.pixels)
+        assert (there.pixels.dtype, there.note) == (torch.float32, here.note)
+
+
+def test_one_child_serves_all_and_says_what_it_refuses(decoder: SandboxedDecoder) -> None:
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
+    first = decoder.pid
+    assert reason(decoder, b"%PDF-1.4") == "format"
+    assert reason(decoder, png(60, 40)[:-40]) == "decode"
+    decoder.load(png(60, 40), IMAGES, SPEC, "\ud800 ünïcode")
+    assert decoder.pid == first
+
+
+def test_a_decoder_that_dies_costs_its_input_and_is_replaced(decoder: SandboxedDecoder) -> None:
+    slow = flat_png(7000, 7000)
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
+    template, first = decoder._template, decoder.pid
+    for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT):
+        thread = meanwhile(decoder, number)
+        assert reason(decoder, slow) == "crash"
+        thread.join()
+        assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
+    assert (decoder._template, psutil.pid_exists(first or 0)) == (template, False)
+
+
+def test_a_child_that_died_with_nothing_to_do_costs_no_input(decoder: SandboxedDecoder) -> None:
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
+    child = psutil.Process(decoder.pid)
+    child.kill()
+    while child.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
+
+
+def test_a_decoder_that_hangs_costs_its_input_and_its_time(decoder: SandboxedDecoder) -> None:
+    slow, limits = flat_png(7000, 7000), DecodeLimits(memory_bytes=2**32, cpu_s=60, wall_s=2.0)
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
+    started = time.monotonic()
+    thread = meanwhile(decoder, signal.SIGSTOP)
+    assert reason(decoder, slow, limits) == "timeout"
+    thread.join()
+    assert time.monotonic() - started < 10
+    assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
+
+
+def test_an_input_that_takes_too_much_memory_is_refused_and_the_next_is_fine(decoder: SandboxedDecoder) -> None:
+    limits = DecodeLimits(memory_bytes=2**26, cpu_s=60, wall_s=60.0)
+    bomb = flat_png(7000, 7000)
+    assert len(bomb) < 2**21
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
+    first = decoder.pid
+    assert reason(decoder, bomb, limits) == "memory"
+    assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
+    assert decoder.pid == first
+
+
+def test_an_input_that_takes_too_much_cpu_is_refused(decoder: SandboxedDecoder) -> None:
+    limits = DecodeLimits(memory_bytes=2**32, cpu_s=0, wall_s=60.0)
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
+    outcomes = set()
+    for _ in range(6):  # the kernel counts whole seconds
+        try:
+            decoder.load(flat_png(7900, 7900), IMAGES, SPEC, "x.png", limits=limits)
+        except ImageError as error:
+            outcomes.add(error.reason)
+            break
+    assert outcomes == {"timeout"}
+
+
+def test_a_template_that_died_is_replaced(decoder: SandboxedDecoder) -> None:
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
+    assert decoder._template is not None
+    decoder._template.kill()
+    decoder._template.wait()
+    psutil.Process(decoder.pid).kill()
+    time.sleep(0.2)
+    assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
+
+
+def test_both_processes_end_when_their_worker_is_gone(decoder: SandboxedDecoder) -> None:
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
+    assert decoder._socket is not None
+    assert decoder._control is not None
+    assert decoder._template is not None
+    children = [psutil.Process(decoder.pid), psutil.Process(decoder._template.pid)]
+    decoder._socket.close()  # all that the end of a process does
+    decoder._control.close()
+    decoder._template.wait(20)
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    decoder.close()

@@ -1,0 +1,107 @@
+"""The arithmetic of a plan against figures that were checked otherwise, and the time against what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.miniatures.world_model import TEXT_WIDTH, mini_transformer, mini_vae
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.precompute.job.cost import duration, encode_flops, estimate, forward_flops
+from theworld.precompute.job.throughput import ThroughputLog
+from theworld.precompute.worlds.source import resolve_world
+
+COSMOS_2B = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 16,
+    "attention_head_dim": 128,
+    "num_layers": 28,
+    "adaln_lora_dim": 256,
+    "text_embed_dim": 1024,
+    "mlp_ratio": 4.0,
+    "in_channels": 17,
+    "out_channels": 16,
+    "concat_padding_mask": True,
+}
+WAN_VAE = {
+    "base_dim": 96,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "z_dim": 16,
+    "temperal_downsample": [False, True, True],
+}
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "frames", "tflop"),
+    [
+        (224, 224, 5, 4.03),
+        (224, 224, 9, 7.47),
+        (480, 480, 5, 21.7),
+        (432, 768, 5, 34.1),
+        (432, 768, 9, 75.2),
+        (432, 768, 24, 339),
+        (704, 1280, 24, 1955),
+    ],
+)
+def test_a_forward_of_cosmos_2b_costs_what_torch_counted_and_the_paper_figures_say(
+    height: int, width: int, frames: int, tflop: float
+) -> None:
+    # torch's FlopCounter on the meta device: 4.027 TFLOP at 224x224, T = 5
+    assert forward_flops(COSMOS_2B, frames, height // 8, width // 8, 512) / 1e12 == pytest.approx(tflop, rel=0.005)
+
+
+def test_the_14b_costs_seven_times_as_much() -> None:
+    large = COSMOS_2B | {"num_attention_heads": 40, "num_layers": 36}
+    assert forward_flops(large, 5, 28, 28, 512) / 1e12 == pytest.approx(28.5, rel=0.01)
+    assert forward_flops(large, 9, 28, 28, 512) / 1e12 == pytest.approx(52.0, rel=0.01)
+
+
+def test_an_encoding_with_the_real_vae_costs_what_was_counted() -> None:
+    assert encode_flops(WAN_VAE, 224, 224, 1) / 1e12 == pytest.approx(0.335, rel=0.01)
+    assert encode_flops(WAN_VAE, 224, 224, 17) / 1e12 == pytest.approx(4.36, rel=0.01)
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+def test_the_formulas_agree_with_torch_on_the_real_classes(frames: int) -> None:
+    vae, transformer = mini_vae(), mini_transformer()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counted:
+        vae.encode(torch.zeros(1, 3, frames, 48, 32))
+    assert encode_flops(dict(vae.config), 48, 32, frames) == pytest.approx(counted.get_total_flops(), rel=0.02)
+    # on the meta device, where attention is counted too
+    meta = {"device": "meta"}
+    with torch.inference_mode(), FlopCounterMode(display=False) as counted:
+        transformer.to("meta")(
+            hidden_states=torch.zeros(1, 16, frames, 8, 12, **meta),
+            timestep=torch.zeros(1, 1, frames, 1, 1, **meta),
+            encoder_hidden_states=torch.zeros(1, 7, TEXT_WIDTH, **meta),
+            condition_mask=torch.zeros(1, 1, frames, 8, 12, **meta),
+        )
+    formula = forward_flops(dict(transformer.config), frames, 8, 12, 7)
+    assert formula == pytest.approx(counted.get_total_flops(), rel=0.02)
+
+
+def test_time_comes_from_arithmetic_first_and_from_the_machine_once_it_has_run(tmp_path: Path) -> None:
+    world, experience = resolve_world(None), ThroughputLog(tmp_path / "machines.json")
+    recipe = Recipe(world=world.identity, height=64, width=64)
+    known = {"experience": experience, "device": "AMD, 2 threads", "workers": 2}
+    before = estimate(world, recipe, (16, 9, 8, 8), 1000, **known)  # type: ignore[arg-type]
+    assert before.tokens == 576
+    assert before.to_json()["tokens"] == {"spatial": 576, "patch": 144}
+    assert before.to_json()["estimate_from"] == "arithmetic"
+    assert before.seconds is not None
+    assert "more than" in before.lines("image")[1]
+    experience.note_rate(recipe, "AMD, 2 threads", 100, worker_s=50.0)
+    after = estimate(world, recipe, (16, 9, 8, 8), 1000, **known)  # type: ignore[arg-type]
+    assert (after.rate, after.seconds) == (4.0, 250.0)
+    assert "about 4 min: 4 images/s measured on AMD, 2 threads, 2 workers" in after.lines("image")[1]
+    elsewhere = estimate(world, recipe, (16, 9, 8, 8), 1000, experience=experience, device="NVIDIA X1", workers=1)
+    assert elsewhere.seconds is None
+
+
+def test_durations_are_said_as_people_say_them() -> None:
+    said = [duration(seconds) for seconds in (0.2, 40, 119, 600, 9000, 200000)]
+    assert said == ["1 s", "40 s", "119 s", "10 min", "2.5 h", "2.3 days"]

@@ -1,0 +1,60 @@
+"""What a job of ours left behind is removed, whatever else bears such a name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.permissions import open_folder
+from theworld.precompute.job.ray_local import _sweep, ray_session
+
+NOBODY = 4_194_304
+"""Beyond what Linux numbers processes with."""
+
+
+def session(folder: Path, host: str) -> Path:
+    folder.mkdir()
+    (folder / "host").write_text(host)
+    return folder
+
+
+def test_folders_of_jobs_that_are_gone_are_removed_and_foreign_names_harm_nobody(tmp_path: Path) -> None:
+    here = socket.gethostname()
+    names = (f"tw-{NOBODY}-x", f"tw-{os.getpid()}-x", "tw-1a-x", f"tw-{10**30}-x")
+    left, works, odd, huge = (session(tmp_path / name, here) for name in names)
+    elsewhere = session(tmp_path / f"tw-{NOBODY}-y", f"not {here}")  # TMPDIR may be a folder that machines share
+    _sweep(tmp_path)
+    assert [folder.exists() for folder in (left, works, odd, huge, elsewhere)] == [False, True, True, True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [23, 40, 60])
+def test_ray_starts_whatever_the_length_of_the_temporary_folder(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_folder() as short:
+        folder = short / ("t" * (length - len(str(short)) - 1))
+        folder.mkdir()
+        assert len(str(folder)) == length
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        with ray_session(cpus=1) as session:
+            assert session.ray.is_initialized()
+
+
+def test_two_jobs_may_sweep_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        session(tmp_path / f"tw-{NOBODY}-{number}", socket.gethostname())
+
+    def swept_by_another(_: int) -> bool:
+        for folder in tmp_path.iterdir():
+            shutil.rmtree(folder)
+        return False
+
+    monkeypatch.setattr(psutil, "pid_exists", swept_by_another)
+    _sweep(tmp_path)

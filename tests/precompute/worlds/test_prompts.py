@@ -1,0 +1,139 @@
+"""Prompts: embedded as the stock pipeline embeds them, refused where nobody has checked them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import Cosmos2VideoToWorldPipeline
+from PIL import Image
+from transformers import AutoTokenizer, T5EncoderModel
+
+from tests.miniatures.world_model import add_text_encoder, mini_scheduler, mini_transformer, mini_vae, save_mini_world
+from theworld.pipeline.errors import ConfigError, WorldModelError
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline.store.folder import open_store
+from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.job.run import run_precompute
+from theworld.precompute.worlds.builtin import BUILT_IN
+from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.prompts import check_prompts, embed_prompts, load_each, prompt_file
+from theworld.precompute.worlds.text_embeddings import TextEmbeddings
+
+T5 = BUILT_IN["cosmos-predict2"].text
+PROMPT, NEGATIVE = "a ball falls to the left", "blur"
+
+
+class _Approves:
+    def to(self, *_: object) -> None: ...
+    def check_text_safety(self, _: str) -> bool:
+        return True
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return add_text_encoder(save_mini_world(tmp_path_factory.mktemp("world") / "mini"))
+
+
+def recipe(**changes: object) -> Recipe:
+    return Recipe(world="sha256:x", height=32, width=32, rollout_steps=2, denoise_steps=5, **changes)
+
+
+def test_a_prompted_rollout_equals_the_stock_pipeline_s(folder: Path) -> None:
+    text = embed_prompts(folder, recipe(prompt=PROMPT, negative_prompt=NEGATIVE, guidance=3.0), T5)
+    assert text is not None
+    assert text.prompt is not None
+    assert text.prompt.shape == (1, 512, 24)
+    assert not text.prompt[:, 7:].any()  # six words and the end mark; the rest is zero, not masked
+    pipeline = Cosmos2VideoToWorldPipeline(
+        text_encoder=T5EncoderModel.from_pretrained(folder / "text_encoder"),
+        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        transformer=mini_transformer(),
+        vae=mini_vae(),
+        scheduler=mini_scheduler(),
+        safety_checker=_Approves(),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    stock = pipeline(
+        image=(image + 1) / 2,
+        prompt=PROMPT,
+        negative_prompt=NEGATIVE,
+        height=32,
+        width=32,
+        num_frames=9,
+        num_inference_steps=5,
+        guidance_scale=3.0,
+        fps=None,
+        generator=[torch.Generator().manual_seed(2)],
+        output_type="latent",
+    ).frames
+    ours = CosmosWorld(mini_vae(), mini_transformer()).stock_rollout(
+        image,
+        [torch.Generator().manual_seed(2)],
+        rollout_steps=2,
+        denoise_steps=5,
+        guidance=3.0,
+        text=text.prompt,
+        negative_text=text.negative,
+    )
+    assert (ours - stock).abs().max().item() <= 1e-5
+
+
+def test_embeddings_are_the_same_each_time_and_survive_their_file(folder: Path, tmp_path: Path) -> None:
+    first, second = (embed_prompts(folder, recipe(prompt=PROMPT), T5) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    (tmp_path / "prompt.safetensors").write_bytes(first.to_bytes())
+    kept = TextEmbeddings.load(tmp_path / "prompt.safetensors")
+    assert torch.equal(first.prompt, second.prompt)
+    assert torch.equal(kept.prompt, first.prompt)
+    assert kept.negative is None
+
+
+def test_a_prompt_changes_the_latents_and_the_store(folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "x.png")
+    settings = {
+        "images": tmp_path / "x.png",
+        "cache": tmp_path / "cache",
+        "world": str(folder),
+        "steps": 1,
+        "size": "32x32",
+        "compute_dtype": "float32",
+        "in_process": True,
+        "guardrail": "external",
+    }
+    plain, prompted = (
+        run_precompute(PrecomputeConfig(**settings, **more)) for more in ({}, {"prompt": PROMPT})
+    )
+    assert plain.store != prompted.store
+    a, b = (open_store(report.store) for report in (plain, prompted))
+    assert np.array_equal(a.read(a.keys)[:, :, 0], b.read(b.keys)[:, :, 0])
+    assert not np.array_equal(a.read(a.keys)[:, :, 1], b.read(b.keys)[:, :, 1])
+
+
+def test_no_text_needs_no_text_encoder(folder: Path) -> None:
+    assert embed_prompts(folder / "absent", recipe(), T5) is None
+
+
+def test_a_prompt_that_is_too_long_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="601 tokens"):
+        embed_prompts(folder, recipe(prompt="ball " * 600), T5)
+
+
+def test_without_the_guardrail_package_its_flag_says_what_to_install() -> None:
+    with pytest.raises(ConfigError, match=r"theworld\[guardrail\]"):
+        check_prompts(["a ball"], "cosmos", T5)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x10\0\0\0\0\0\0\0{}", b"not safetensors at all"])
+def test_a_damaged_embedding_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    kept = prompt_file(tmp_path, "a ball")
+    kept.parent.mkdir()
+    kept.write_bytes(content)
+    with pytest.raises(WorldModelError, match=r"'a ball', cannot be read.*Remove it"):
+        load_each(tmp_path, ["a ball"], None)
+    with pytest.raises(WorldModelError, match=r"recipe's prompt, cannot be read.*Remove it"):
+        TextEmbeddings.load(kept)

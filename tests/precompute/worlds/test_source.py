@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.miniatures.world_model import save_mini_world
+from theworld.pipeline.errors import ConfigError, RecipeError, WorldModelError
+from theworld.precompute.job.config import PrecomputeConfig, make_recipe
+from theworld.precompute.worlds.source import COSMOS, resolve_world
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_mini_world(tmp_path_factory.mktemp("world") / "mini")
+
+
+def test_identity_is_the_content_of_weights_and_configs_not_their_place(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
+    (moved / "README.md").write_text("notes do not matter")
+    identity = resolve_world(str(folder)).identity
+    assert resolve_world(str(moved)).identity == identity
+    config = moved / "transformer" / "config.json"
+    config.write_text(config.read_text().replace('"rope_scale": [', '"rope_scale": [ '))
+    assert resolve_world(str(moved)).identity != identity
+
+
+def test_the_latent_space_comes_from_the_vae_config(folder: Path) -> None:
+    spec = resolve_world(str(folder)).latent_spec()
+    assert (spec.channels, spec.spatial_stride, spec.temporal_stride) == (16, 8, 4)
+    assert spec.sample_shape(224, 224, 4) == (16, 5, 28, 28)
+
+
+def test_an_unreachable_hub_fails_in_seconds_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there, on any machine
+    started = time.monotonic()
+    with pytest.raises(WorldModelError) as caught:
+        resolve_world(COSMOS)
+    assert time.monotonic() - started < 20
+    assert all(word in str(caught.value) for word in (COSMOS, "cannot be reached", "HF_HOME", "--world"))
+
+
+@pytest.mark.parametrize(
+    ("world", "word"),
+    [
+        ("no/such/folder/here", "no folder"),
+        ("./missing", "no folder"),
+        ("justaname", "Hub id"),
+        ("~nosuchuser/world", "--world ~nosuchuser/world cannot be read"),
+        ("x" * 5000, "cannot be read: File name too long"),
+    ],
+)
+def test_a_name_that_is_nothing_is_refused(world: str, word: str) -> None:
+    with pytest.raises(WorldModelError, match=word):
+        resolve_world(world)
+
+
+def test_parts_of_another_pipeline_are_refused(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    config = other / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "WanTransformer3DModel"}))
+    with pytest.raises(WorldModelError, match="WanTransformer3DModel"):
+        resolve_world(str(other))
+    shutil.rmtree(other / "scheduler")
+    with pytest.raises(WorldModelError):
+        resolve_world(str(other))
+
+
+def test_settings_that_are_not_given_come_from_the_card(folder: Path) -> None:
+    (folder / "card.json").write_text(json.dumps({"defaults": {"height": 96, "width": 64, "window": 9}}))
+    try:
+        world = resolve_world(str(folder))
+        recipe = make_recipe(PrecomputeConfig(), world)
+        assert (recipe.height, recipe.width, recipe.rollout_steps, recipe.denoise_steps) == (96, 64, 8, 10)
+        assert make_recipe(PrecomputeConfig(size="32x48"), world).width == 48
+        with pytest.raises(ConfigError, match=r"(?s)9 .*at most 8"):
+            make_recipe(PrecomputeConfig(steps=9), world)
+        with pytest.raises(ConfigError, match="at most 4"):
+            make_recipe(PrecomputeConfig(steps=5, stride=2), world)
+    finally:
+        (folder / "card.json").unlink()
+
+
+def test_a_size_off_the_grid_is_refused(folder: Path) -> None:
+    with pytest.raises(RecipeError, match="multiple of 16"):
+        make_recipe(PrecomputeConfig(size="225x224"), resolve_world(str(folder)))

@@ -1,0 +1,197 @@
+"""The page of evaluated runs is one whole file: nothing fetched, every picture there, nothing from outside runs."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from theworld.pipeline.cli.evaluate import write_page
+from theworld.pipeline.errors import RunError
+from theworld.pipeline.progress import Progress
+from theworld.train.evaluation.evaluate import EVALUATION, Evaluation, _counted, compare_evaluations, read_evaluation
+from theworld.train.evaluation.metrics import Prediction
+from theworld.train.evaluation.plots import pareto
+from theworld.train.evaluation.report import examples, run_page, write_run_report
+
+EVIL = '<script>alert(1)</script>"&$x^$'
+VOID = {"meta", "link", "img", "br"}
+
+
+def predictions(right: int) -> tuple[Prediction, ...]:
+    """Twenty temporal and as many static questions; so many temporal ones told right: the first, below 10 the last."""
+    rows: list[Prediction] = []
+    for n in range(20):
+        answer, other = ("yes", "no") if n % 2 else ("no", "yes")
+        for kind, fine in (("temporal", n < right if right >= 10 else n >= 20 - right), ("static", n % 4 != 0)):
+            said = answer if fine else other
+            rows.append(
+                Prediction(
+                    id=f"{n}-{kind}", type=kind, predicted=said, answer=answer, correct=fine, generated=said,
+                    generated_correct=fine, choices=("yes", "no"), probabilities=(0.5 + n / 50, 0.5 - n / 50),
+                    question=f"will it fall? {EVIL}", image=f"{n}.png", key=f"{n:032x}", scene=f"s{n}",
+                    about="tower fall", pair=f"p{n // 2}",
+                )
+            )  # fmt: skip
+    return tuple(rows)
+
+
+def evaluation(run: str, right: int, **changes: object) -> Evaluation:
+    fields = {
+        "run": run, "split": "test", "steps": 8, "trained_steps": 8, "lm": "sha256:0", "recipe_id": "0" * 64,
+        "questions": EVIL, "questions_sha256": "0" * 64, "world_tokens": 36, "rollout_seconds": 0.2, "version": 2,
+        **_counted(predictions(right), {f"s{n}": n % 3 != 0 for n in range(20)}), **changes,
+    }  # fmt: skip
+    return Evaluation.model_validate(fields)
+
+
+class Page(HTMLParser):
+    """Well-formed, and what it refers to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.references: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def picture(_: object) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    runs = [
+        evaluation("runs/1", 18),
+        evaluation("runs/2", 9, steps=0, trained_steps=0, world_tokens=4, rollout_seconds=0.0),
+        evaluation("runs/1", 8, arm="frozen"),
+    ]
+    return Page(run_page(runs, draw=picture))
+
+
+def test_it_is_whole_and_fetches_nothing(page: Page) -> None:
+    assert page.open == []
+    assert not {"script", "iframe", "object", "form", "base"} & set(page.tags)
+    assert all(reference.startswith("data:") for reference in page.references)
+    style = run_page([evaluation("a", 3)]).split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "prefers-color-scheme: dark" in style
+
+
+def test_every_picture_decodes_and_is_described(page: Page) -> None:
+    assert len(page.images) == 2 + 1 + 2 + 5  # two prices, calibration, two histograms, three gains and two losses
+    for found in page.images:
+        head, data = (found["src"] or "").split(",", 1)
+        assert head == "data:image/png;base64"
+        Image.open(io.BytesIO(base64.b64decode(data, validate=True))).load()
+        assert len(found["alt"] or "") > 20
+
+
+def test_it_says_what_a_reviewer_asks_for(page: Page) -> None:
+    for words in [
+        "0.900 [0.699, 0.972]", "McNemar", "Holm", "own words", "balanced", "chance 0.500", "minimal pairs",
+        "expected calibration error", "rollout wrong", "world tokens a question", "rollout seconds an image", "frozen",
+        "Right only with runs/1, 8 steps",
+    ]:  # fmt: skip
+        assert words in page.text, words
+    assert re.search(r"p\d?, adjusted", page.text)
+    assert EVIL in page.text  # as text: Page found no script
+
+
+def test_examples_show_losses_as_well_as_gains_and_of_one_run_what_it_was_sure_of() -> None:
+    two = examples([evaluation("a", 18), evaluation("b", 9)])
+    assert [example.heading.split()[-3] for example in two] == ["a,"] * 3 + ["b,"] * 2
+    assert examples([evaluation("a", 18), evaluation("b", 9)]) == two
+    one = examples([evaluation("a", 10)])
+    assert [example.heading for example in one] == ["Sure, and right"] * 3 + ["Sure, and wrong"] * 3
+    assert one[3].told.id == "19-temporal"
+    assert all(example.told.type == "temporal" for example in one)
+
+
+def test_answers_to_other_questions_have_no_page_together(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not the same questions"):
+        write_run_report([evaluation("a", 1), evaluation("b", 1, questions_sha256="1" * 64)], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_an_evaluation_of_an_earlier_version_is_read_and_the_page_says_what_it_lacks(tmp_path: Path) -> None:
+    score = '{"correct":3,"total":4,"accuracy":0.75,"low":0.3,"high":0.95}'
+    (tmp_path / EVALUATION).write_text(
+        '{"run":"old","split":"test","steps":8,"trained_steps":8,"lm":"sha256:0","recipe_id":"00","questions":"q.jsonl",'
+        f'"questions_sha256":"00","overall":{score},"by_type":{{"temporal":{score}}},"predicted":{{"temporal":{{"no":4}}}},'
+        '"answers":{"temporal":{"no":4}},"predictions":[{"id":"a","type":"temporal","predicted":"no","answer":"no",'
+        '"correct":true}]}'
+    )
+    old = read_evaluation(tmp_path)
+    assert (old.version, old.generated, old.world_tokens) == (1, None, None)
+    text = Page(run_page([old, old.model_copy(update={"run": "older"})])).text
+    assert "evaluated by an earlier version" in text
+
+
+def test_nothing_cheaper_is_as_good_as_what_is_on_the_front() -> None:
+    assert pareto([(36, 0.9), (4, 0.4), (36, 0.8), (9, 0.4), (0, 0.3)]) == {0, 1, 4}
+    assert pareto([(1, 0.5), (1, 0.5)]) == {0, 1}
+
+
+def test_questions_that_a_run_was_not_asked_are_told_in_the_page_and_the_table() -> None:
+    few, all_of_them = evaluation("few", 15, left_out=7), evaluation("all", 15, left_out=0)
+    page = run_page([few, all_of_them])
+    assert "few, 8 steps was not asked 7 more" in page
+    assert "all, 8 steps was not asked" not in page
+    console = Console(width=200, record=True)
+    with console.capture() as shown:
+        console.print(compare_evaluations([few, all_of_them])[0])
+    assert re.search(r"questions left out\W+7\W+0", shown.get())
+    assert "not asked" not in run_page([evaluation("old", 15)])
+
+
+def test_an_example_shows_the_future_in_the_store_of_the_run_it_is_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: set[tuple[str, int]] = set()
+
+    class VisionInputs:
+        def __init__(self, store: str, *_: object, **__: object) -> None:
+            self.store, self.notes = store, ["a note"]
+
+        def draw(self, *_: object, steps: int) -> None:
+            drawn.add((self.store, steps))
+
+    def meta(run: Path) -> SimpleNamespace:
+        return SimpleNamespace(store=SimpleNamespace(path=f"store of {run}"))
+
+    monkeypatch.setattr("theworld.precompute.preview.answer_card.answer_cards.AnswerPictures", VisionInputs)
+    monkeypatch.setattr("theworld.train.runs.meta.read_meta", meta)
+    monkeypatch.setattr("theworld.pipeline.store.folder.open_store", str)
+    runs = [evaluation("short", 6, steps=2, trained_steps=2), evaluation("long", 15)]
+    told = Console(record=True, width=200)
+    write_page(runs, tmp_path / "page.html", device="cpu", progress=Progress(told))
+    assert drawn == {("store of long", 8)}
+    assert told.export_text().count("a note") == 1

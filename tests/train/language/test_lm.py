@@ -1,0 +1,127 @@
+"""Language models are found, identified, checked and adapted; what cannot be used is refused in seconds."""
+
+import hashlib
+import json
+import time
+from functools import partial
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+
+from theworld.pipeline.errors import ConfigError
+from theworld.train.language import lm as lm_module
+from theworld.train.language.lm import (
+    LanguageModel,
+    add_lora,
+    check_embedding_scale,
+    embedding_rms,
+    load_language_model,
+    load_phrasebook,
+)
+from theworld.train.language.weights import Weights, find_weights
+
+from ...miniatures.lm import mini_lm, mini_tokenizer, save_mini_lm
+
+CPU = torch.device("cpu")
+
+
+def test_a_folders_identity_is_its_content_wherever_it_lies(tmp_path: Path) -> None:
+    first, second = save_mini_lm(tmp_path / "a"), save_mini_lm(tmp_path / "b")
+    assert find_weights(str(first)).identity == find_weights(str(second)).identity
+    assert find_weights(str(first)).identity.startswith("sha256:")
+    assert find_weights(str(first)).identity != find_weights(str(save_mini_lm(tmp_path / "c", seed=1))).identity
+
+
+def test_no_name_means_the_embedded_model_and_it_loads() -> None:
+    weights = find_weights(None)
+    assert weights.source == "worldlet"
+    lm = load_language_model(weights, device=CPU, dtype=torch.float32)
+    assert type(lm.model).__name__ == "Gemma2ForCausalLM"
+    assert not any(parameter.requires_grad for parameter in lm.model.parameters())
+    assert lm.unknown_words("where will the ball land? left middle right") == []
+
+
+def test_the_hub_out_of_reach_is_said_within_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"google/gemma-2-2b-it.*cannot be reached.*--lm"):
+        find_weights("google/gemma-2-2b-it")
+    assert time.monotonic() - started < 5
+
+
+def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="neither a folder here nor a Hub id"):
+        find_weights(str(tmp_path / "none" / "deeper"))
+    with pytest.raises(ConfigError, match=r"no config\.json"):
+        find_weights(str(tmp_path))
+
+
+def test_an_architecture_nobody_checked_is_refused_by_name(tmp_path: Path) -> None:
+    folder = save_mini_lm(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM.*Gemma2ForCausalLM, Gemma3ForCausalLM and Gemma3For"):
+        load_language_model(find_weights(str(folder)), device=CPU, dtype=torch.float32)
+
+
+def test_weights_that_are_not_safetensors_are_refused(tmp_path: Path) -> None:
+    folder = save_mini_lm(tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="safetensors"):
+        load_language_model(find_weights(str(folder)), device=CPU, dtype=torch.float32)
+
+
+def test_a_model_that_rescales_vectors_on_their_way_in_is_refused() -> None:
+    model = mini_lm()
+    check_embedding_scale(model)
+
+    def as_transformers_4_did(_module: object, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if kwargs.get("inputs_embeds") is not None:
+            kwargs["inputs_embeds"] = kwargs["inputs_embeds"] * model.config.hidden_size**0.5
+        return args, kwargs
+
+    model.register_forward_pre_hook(as_transformers_4_did, with_kwargs=True)
+    with pytest.raises(ConfigError, match="changes inputs_embeds inside Gemma2ForCausalLM"):
+        check_embedding_scale(model)
+
+
+def test_another_models_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = save_mini_lm(tmp_path)
+    larger = mini_tokenizer()
+    larger.add_tokens(["Where", "balls", "land?"])
+    larger.save_pretrained(folder)
+    with pytest.raises(ConfigError, match=r"is another model's: it gives token 2\d, and the model knows 24"):
+        load_language_model(find_weights(str(folder)), device=CPU, dtype=torch.float32)
+
+
+def test_a_gguf_file_is_known_by_its_content_and_what_reads_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF of something")
+    weights = find_weights(str(file))
+    assert (weights.folder, weights.gguf, weights.source) == (tmp_path, "model.gguf", str(file))
+    assert weights.identity == f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    monkeypatch.setattr(lm_module, "find_spec", lambda _: None)
+    for load in (load_phrasebook, partial(load_language_model, device=CPU, dtype=torch.float32)):
+        with pytest.raises(ConfigError, match=r"needs the library gguf: pip install 'theworld\[gguf\]'"):
+            load(weights)
+
+
+def test_adapters_of_a_hub_model_name_its_repository_and_commit(tmp_path: Path) -> None:
+    commit = "c" * 40
+    weights = Weights(tmp_path, f"google/gemma-2-2b-it@{commit}", f"hub:google/gemma-2-2b-it@{commit}")
+    adapted = add_lora(LanguageModel(mini_lm(), mini_tokenizer(), weights), rank=2, alpha=4, dropout=0.0)
+    adapted.model.save_pretrained(tmp_path, save_embedding_layers=False)  # else peft asks the Hub
+    written = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (written["base_model_name_or_path"], written["revision"]) == ("google/gemma-2-2b-it", commit)
+
+
+def test_the_embeddings_size_is_measured_behind_their_scaling() -> None:
+    model = mini_lm()
+    table = model.get_input_embeddings().weight
+    expected = table.square().mean().sqrt().item() * model.config.hidden_size**0.5
+    assert embedding_rms(model) == pytest.approx(expected, rel=1e-5)

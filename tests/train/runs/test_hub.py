@@ -1,0 +1,100 @@
+"""What is uploaded of a run: its files, a card with its figures, and nothing of the machine it was trained on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from theworld.pipeline.cli.main import app
+from theworld.pipeline.errors import RunError
+from theworld.pipeline.files.hub import Snapshot
+from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.runs import hub
+from theworld.train.runs.folder import load_run
+from theworld.train.runs.hub import base_model, card, lay_out, pull, take
+from theworld.train.training.train import train
+
+from ...miniatures.training import lay_out as lay_out_house
+from ...miniatures.training import settings
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    house = lay_out_house(tmp_path_factory.mktemp("secretly"))
+    train(settings(house, train_steps=2))
+    evaluate(house / "run", device="cpu")
+    return house / "run"
+
+
+def test_what_is_uploaded_names_no_path_of_this_machine(run: Path, tmp_path: Path) -> None:
+    names = lay_out(run, tmp_path, "somebody/reader")
+    assert set(names) == {*hub.WEIGHTS, *hub.TEXTS, hub.CARD, "evaluation.json"}
+    for path in tmp_path.iterdir():
+        assert b"secretly" not in path.read_bytes(), path.name
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == "lm"
+    for name in hub.WEIGHTS:
+        assert (tmp_path / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_the_card_says_what_it_is_and_how_well_it_answers(run: Path, tmp_path: Path) -> None:
+    text = card(run, "somebody/reader")
+    said = json.loads((run / "evaluation.json").read_text())
+    meta = hub.read_meta(run)
+    for kind, score in said["by_type"].items():
+        interval = f"{score['low']:.3f} to {score['high']:.3f}"
+        assert f"| {kind} | {score['accuracy']:.3f} | {interval} | {score['total']} |" in text
+    assert all(word in text for word in (meta.recipe_id, "3 rollout steps, 32x48", meta.lm.identity, "2 updates of 5"))
+    assert text.startswith("---\nlibrary_name: peft\ntags:")  # a folder's name is no model of the Hub's
+    shutil.copytree(run, tmp_path / "unasked", ignore=shutil.ignore_patterns("evaluation*"))
+    assert "Not evaluated" in card(tmp_path / "unasked", "somebody/reader")
+    (tmp_path / "unasked" / "evaluation.json").write_text(json.dumps({**said, "left_out": 1200}))
+    assert "shown: rollout, 1,200 questions left out" in card(tmp_path / "unasked", "somebody/reader")
+
+
+def test_a_model_of_the_hub_is_the_card_s_base_model(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    about = json.loads((tmp_path / "run" / "theworld.json").read_text())
+    about["lm"]["source"] = "google/gemma-2-2b-it@" + "0" * 40
+    (tmp_path / "run" / "theworld.json").write_text(json.dumps(about))
+    assert "\nbase_model: google/gemma-2-2b-it\n" in card(tmp_path / "run", "somebody/reader")
+    assert base_model(hub.read_meta(tmp_path / "run")) == "google/gemma-2-2b-it"
+
+
+def test_what_was_uploaded_comes_back_as_a_run_that_answers_the_same(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hub").mkdir()
+    shutil.copytree(run, tmp_path / "mine" / "run")
+    (tmp_path / "mine" / "run" / "adaptive.json").write_text('{"run": "/secretly/run", "steps": 3}')
+    lay_out(tmp_path / "mine" / "run", tmp_path / "hub", "somebody/reader")
+    there = Snapshot("somebody/reader", "0" * 40, tmp_path / "hub")
+    monkeypatch.setattr(hub, "fetch", lambda *_, **__: there)
+    assert pull("somebody/reader", tmp_path / "pulled") == tmp_path / "pulled"
+    assert json.loads((tmp_path / "pulled" / "adaptive.json").read_text()) == {"run": "run", "steps": 3}  # its gate
+    lm = str(run.parent / "lm")
+    ids, mask = torch.tensor([[1, 4, 11, 5]]), torch.ones(1, 4, dtype=torch.long)
+    latents = torch.randn(1, 16, 4, 4, 6, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (load_run(path, lm=lm, device="cpu").model for path in (run, tmp_path / "pulled"))
+    assert torch.equal(ours(ids, mask, latents=latents).logits, theirs(ids, mask, latents=latents).logits)
+    with pytest.raises(RunError, match="exists already"):
+        pull("somebody/reader", tmp_path / "pulled")
+
+
+def test_half_a_run_is_neither_uploaded_nor_taken(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "half", ignore=shutil.ignore_patterns("world_reader*"))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RunError, match=r"world_reader\.safetensors is missing"):
+        lay_out(tmp_path / "half", tmp_path / "out", "somebody/reader")
+    with pytest.raises(RunError, match=r"world_reader\.safetensors is missing"):
+        take(tmp_path / "half", tmp_path / "taken")
+    assert not (tmp_path / "taken").exists()
+
+
+def test_a_dry_run_prints_the_card_and_uploads_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "upload", lambda *_, **__: pytest.fail("uploaded"))
+    result = CliRunner().invoke(app, ["push", str(run), "somebody/reader", "--dry-run"])
+    assert result.exit_code == 0
+    assert "# somebody/reader" in result.output
