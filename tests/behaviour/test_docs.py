@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ImageError
 from theworld.precompute.inputs.manifests import COLUMNS
-from theworld.precompute.live.world import audit
+from theworld.precompute.live import audit
 from theworld.precompute.media.video import write_video
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worlds.builtin import BUILT_IN

@@ -323,7 +323,7 @@ for module, name in [
     delattr(module, name)
 from pathlib import Path
 from tests.miniatures.store import create, fill
-from theworld.pipeline import latent_store, maintenance, transfer, verify
+from theworld.pipeline.store import latent_store, repair, transfer, verify
 from theworld.pipeline.store.folder import open_store
 latent_store._PATIENCE_S = -1.0
 fill(create(Path(sys.argv[1])), 8)

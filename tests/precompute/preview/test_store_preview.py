@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.latents.tensors import as_tensor, time_axis
+from theworld.pipeline.latents import time_axis
+from theworld.pipeline.latents.tensors import as_tensor
 from theworld.pipeline.store.folder import LatentStore, open_store
 from theworld.precompute.media.video import write_video
 from theworld.precompute.preview.contact_sheet import Row, Words, draw_animation, draw_sheet, gif

@@ -187,7 +187,7 @@ def test_an_example_shows_the_future_in_the_store_of_the_run_it_is_of(
     def meta(run: Path) -> SimpleNamespace:
         return SimpleNamespace(store=SimpleNamespace(path=f"store of {run}"))
 
-    monkeypatch.setattr("theworld.precompute.preview.answer_card.answer_cards.AnswerPictures", VisionInputs)
+    monkeypatch.setattr("theworld.precompute.preview.answer_cards.AnswerPictures", VisionInputs)
     monkeypatch.setattr("theworld.train.runs.meta.read_meta", meta)
     monkeypatch.setattr("theworld.pipeline.store.folder.open_store", str)
     runs = [evaluation("short", 6, steps=2, trained_steps=2), evaluation("long", 15)]
