@@ -31,13 +31,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from theworld.pipeline.latents.keys import key_of_bytes
-from theworld.pipeline.latents.recipe import Recipe
-from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline import LatentSpec, Recipe, key_of_bytes
 from theworld.pipeline.machine import usable_cores
+from theworld.precompute import PrecomputeConfig, run_precompute
 from theworld.precompute.job import pool as pools
-from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.run import run_precompute
 from theworld.precompute.job.worker import Worker
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world

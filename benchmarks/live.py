@@ -18,13 +18,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from theworld.pipeline.store.folder import LatentStore, open_store
-from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.run import run_precompute
+from theworld.pipeline import LatentStore, open_store
+from theworld.precompute import PrecomputeConfig, run_precompute
 from theworld.precompute.live.batches import LiveBatches
 from theworld.precompute.worldlet.scenes.files import write_scenes
-from theworld.train.config import TrainConfig
-from theworld.train.training.train import train
+from theworld.train import TrainConfig, train
 
 SCENES, BATCH = 48, 8
 SETTINGS = (5, 9)

@@ -17,8 +17,7 @@ from collections.abc import Callable
 import torch
 from diffusers import Cosmos2VideoToWorldPipeline, FlowMatchEulerDiscreteScheduler
 
-from theworld.pipeline.latents.keys import key_of_bytes
-from theworld.pipeline.latents.recipe import Recipe
+from theworld.pipeline import Recipe, key_of_bytes
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world
 

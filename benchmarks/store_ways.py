@@ -14,11 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from theworld.pipeline.latents.recipe import Recipe
-from theworld.pipeline.latents.spec import LatentSpec
-from theworld.pipeline.store.folder import create_store, open_store
-from theworld.train.data.loader import LatentDataset, Prefetcher
-from theworld.train.data.sampler import BatchSampler
+from theworld.pipeline import LatentSpec, Recipe, create_store, open_store
+from theworld.train import BatchSampler, LatentDataset, Prefetcher
 
 from .store_peers import SHARD, Batches, Read, Rows, Samples, key
 

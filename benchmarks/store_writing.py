@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 from unittest import mock
 
+from theworld.pipeline import LatentStore, find_stores, open_store
 from theworld.pipeline.files.sealed import seal
-from theworld.pipeline.store.folder import LatentStore, find_stores, open_store
 from theworld.pipeline.store.records import read_record, record_path
 
 from .store_peers import SHARD, Samples, key
@@ -114,7 +114,7 @@ _OPEN = """
 import json, sys, time
 from pathlib import Path
 started = time.perf_counter()
-from theworld.pipeline.store.folder import open_store
+from theworld.pipeline import open_store
 imported = time.perf_counter()
 store = open_store(Path(sys.argv[1]))
 samples, row = len(store), store.row_of(sys.argv[2])

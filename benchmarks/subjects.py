@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from theworld.train import TheWorld, TokenLayout, WorldReader, embedding_rms, find_weights, load_language_model
 from theworld.train.data.batches import Example
-from theworld.train.language.lm import LanguageModel, add_lora, embedding_rms, load_language_model, load_phrasebook
-from theworld.train.language.weights import Weights, find_weights
-from theworld.train.reader.model import TheWorld
-from theworld.train.reader.tokens import TokenLayout, WorldReader
+from theworld.train.language.lm import LanguageModel, add_lora, load_phrasebook
+from theworld.train.language.weights import Weights
 
 PROMPT, ANSWER, STEPS = 14, 2, 8
 """Tokens of a prompt behind <bos>'s place, of an answer; rollout steps."""

@@ -33,15 +33,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from theworld.pipeline.latents.recipe import Recipe
-from theworld.pipeline.latents.spec import LatentSpec
+from theworld.pipeline import LatentSpec, LatentStore, Recipe, create_store, open_store
 from theworld.pipeline.progress import Bar, Progress
-from theworld.pipeline.store.folder import LatentStore, create_store, open_store
-from theworld.train.config import TrainConfig
+from theworld.train import LatentDataset, TheWorld, TrainConfig
 from theworld.train.data.batches import Example, pack
-from theworld.train.data.loader import Indices, LatentDataset
+from theworld.train.data.loader import Indices
 from theworld.train.language.lm import LanguageModel
-from theworld.train.reader.model import IGNORED, TheWorld, WorldOutput
+from theworld.train.reader.model import IGNORED, WorldOutput
 from theworld.train.runs.partial import PartialRun, TrainingFacts
 from theworld.train.training.loop import fit
 from theworld.train.training.trainer import TrainData, Training

@@ -1,23 +1,9 @@
-"""Stage one: images in, a store of rollouts out."""
+"""Stage one: images and videos in, a store of latents out.
 
-from typing import TYPE_CHECKING
+Its names are listed in `__init__.pyi` and load when they are first used. It knows `theworld.pipeline` and never
+`theworld.train`: the two stages meet in the store.
+"""
 
-from ..pipeline._lazy import offer
+from lazy_loader import attach_stub
 
-if TYPE_CHECKING:
-    from .job.config import PrecomputeConfig as PrecomputeConfig
-    from .job.report import Report as Report
-    from .job.run import run_precompute as run_precompute
-    from .live.world import LiveWorld as LiveWorld
-    from .worlds.registry import load_world as load_world
-
-__getattr__, __dir__, __all__ = offer(  # pyright: ignore[reportUnsupportedDunderAll]
-    __name__,
-    {
-        "LiveWorld": "live.world",
-        "PrecomputeConfig": "job.config",
-        "Report": "job.report",
-        "load_world": "worlds.registry",
-        "run_precompute": "job.run",
-    },
-)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,39 +1,23 @@
-"""Stage two: a store and questions in, a trained reader and its answers out."""
+"""Stage two: a store and questions in, a trained reader and its answers out.
 
-from typing import TYPE_CHECKING
+Its names are listed in `__init__.pyi` and load when they are first used. It knows `theworld.pipeline` and never
+`theworld.precompute`: the two stages meet in the store.
+"""
 
-from ..pipeline._lazy import offer
+import sys
+from types import ModuleType
+from typing import Any
 
-if TYPE_CHECKING:
-    from .config import TrainConfig as TrainConfig
-    from .data.loader import LatentDataset as LatentDataset
-    from .data.loader import Prefetcher as Prefetcher
-    from .data.sampler import BatchSampler as BatchSampler
-    from .evaluation.answer import ask as ask
-    from .questions.record import Question as Question
-    from .questions.record import read_questions as read_questions
-    from .questions.record import resolve_keys as resolve_keys
-    from .reader.model import TheWorld as TheWorld
-    from .reader.tokens import TokenLayout as TokenLayout
-    from .reader.tokens import WorldReader as WorldReader
-    from .runs.folder import load_run as load_run
-    from .training.train import train as train
+from lazy_loader import attach_stub
 
-__getattr__, __dir__, __all__ = offer(  # pyright: ignore[reportUnsupportedDunderAll]
-    __name__,
-    {
-        "BatchOrder": "data.sampler",
-        "LatentDataset": "data.loader",
-        "Prefetcher": "data.loader",
-        "Question": "questions.record",
-        "TheWorld": "reader.model",
-        "TokenLayout": "reader.tokens",
-        "TrainConfig": "config",
-        "WorldReader": "reader.tokens",
-        "ask": "evaluation.answer",
-        "load_run": "runs.folder",
-        "read_questions": "questions.record",
-        "resolve_keys": "questions.record",
-        "train": "training.train",
-    },
-)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
+
+
+class _Package(ModuleType):
+    """This package, which can be called: `theworld.train(config)` is `theworld.train.train(config)`."""
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        return self.train(*args, **settings)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -28,6 +28,7 @@ from ...pipeline.files import arrow_tables as arrow_files
 from ...pipeline.files import text_tables as lists
 from ...pipeline.files.hashing import digest_of_bytes
 from ...pipeline.latents.keys import key_of_digest
+from ...pipeline.latents.recipe import Kind as KindName
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS, Kind
 from . import manifests, tables, tars
@@ -103,7 +104,7 @@ class _Found:
 
 def list_inputs(
     place: Path,
-    kind: Kind,
+    kind: Kind | KindName,
     *,
     limit: int | None = None,
     column: str | None = None,
@@ -117,6 +118,7 @@ def list_inputs(
     list's row has it; the path beside a table's bytes where no other row has the same, else `file.parquet#row`.
 
     Args:
+        kind: of the recipe that the inputs are for, such as "rollout".
         limit: keep only the first so many inputs.
         column: of a list or table, the one that names or holds the inputs; None tries usual names.
         prompt_field: of a list or table, the one that holds each input's prompt.
@@ -125,6 +127,7 @@ def list_inputs(
         ConfigError: there is nothing at this place, nothing of this kind in it, the files named are another kind's, or
             a list cannot be read as one.
     """
+    kind = KINDS[kind] if isinstance(kind, str) else kind
     index = index or InputIndex()
     _real.cache_clear()
     place = Path(os.path.expanduser(place))  # noqa: PTH111 - a quoted pattern, which no shell has expanded

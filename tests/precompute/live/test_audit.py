@@ -20,8 +20,8 @@ from theworld.pipeline.errors import ConfigError, TheWorldError
 from theworld.pipeline.store.folder import PROMPT, LatentStore, open_store
 from theworld.pipeline.store.transfer import export
 from theworld.pipeline.store.verify import verify
-from theworld.precompute.live.audit import TOLERANCE, audit
 from theworld.precompute.live import audit as audit_module
+from theworld.precompute.live.audit import TOLERANCE, audit
 from theworld.precompute.media.video import write_video
 from theworld.precompute.worlds.builtin import BUILT_IN
 

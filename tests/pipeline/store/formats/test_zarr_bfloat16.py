@@ -151,7 +151,7 @@ print(array.dtype, array[:].astype(float).tolist(), *ours)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     formats = [".store", ".store.formats", ".store.formats.zarr_bfloat16", ".store.formats.zarr_hook"]
-    ours = ["", *(f".pipeline{name}" for name in ["", "._lazy", *formats])]
+    ours = ["", *(f".pipeline{name}" for name in ["", *formats])]
     assert done.stdout == f"bfloat16 [1.0, 2.5, -3.0] {' '.join(f'theworld{name}' for name in ours)}\n"
 
 
