@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import Specifier
 from packaging.utils import canonicalize_name
@@ -76,6 +77,14 @@ def test_an_extra_that_is_spoken_of_exists() -> None:
 def test_the_torch_that_make_installs_is_the_tested_one() -> None:
     [line] = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("TORCH :=")]
     assert Specifier(line.split()[2].removeprefix("torch")).version == str(pinned()["torch"])
+
+
+def test_the_citation_is_of_this_version_and_licence() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation.keys() >= {"message", "title", "authors"}, "the format requires them"
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert all(author["name"] for author in citation["authors"])
 
 
 def test_what_is_built_is_built_by_the_setuptools_that_developers_have() -> None:

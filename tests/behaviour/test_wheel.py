@@ -13,6 +13,7 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("pipeline", "precompute", "train")
-BESIDE = ("README.md", "CHANGELOG.md", "Makefile", "constraints.txt", "pyproject.toml", "MANIFEST.in")
+LICENCE = ("LICENSE", "NOTICE")
+BESIDE = (
+    *LICENCE,
+    *("README.md", "CHANGELOG.md", "CITATION.cff", "SECURITY.md", "Makefile", "constraints.txt"),
+    *("pyproject.toml", "MANIFEST.in"),
+)
 GENERATED = {"PKG-INFO", "setup.cfg"}
 PIP = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
 ALONE = ("--no-deps", "--no-build-isolation", "--no-index")
@@ -57,7 +63,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 def in_rooms(source: Path) -> set[str]:
-    kinds = {".py", ".json", ".safetensors", ".md"}
+    kinds = {".py", ".json", ".safetensors", ".md", ".typed"}
     found = (path for room in ROOMS for path in (source / room).rglob("*") if path.suffix in kinds)
     return {path.relative_to(source).as_posix() for path in found}
 
@@ -66,6 +72,17 @@ def test_the_wheel_holds_the_three_rooms_their_weights_and_nothing_else(built: B
     with zipfile.ZipFile(built.wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == {f"theworld/{name}" for name in in_rooms(built.source)}
+    assert {f"theworld/{room}/py.typed" for room in ROOMS} <= names, "a type checker reads our annotations"
+
+
+def test_the_wheel_carries_its_licence_and_names_it(built: Built) -> None:
+    with zipfile.ZipFile(built.wheel) as archive:
+        [info] = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        kept = {name: archive.read(f"{info}/licenses/{name}") for name in LICENCE}
+        metadata = message_from_bytes(archive.read(f"{info}/METADATA"))
+    assert kept == {name: (ROOT / name).read_bytes() for name in LICENCE}
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata.get_all("License-File") == list(LICENCE)
 
 
 def test_the_source_distribution_holds_the_rooms_what_explains_them_and_no_tests(built: Built) -> None:
