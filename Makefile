@@ -1,18 +1,35 @@
 # `make demo` and `make test` are all a newcomer needs: each installs what it uses into .venv first.
 
-PYTHON ?= python3.11
+# The newest of these that runs, unless PYTHON= names another. A name on the PATH alone may be a stand-in that fails.
+PYTHONS := python3.13 python3.12 python3.11
+PYTHON ?= $(shell for each in $(PYTHONS); do $$each -c '' 2>/dev/null && echo $$each && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+# Another build: make install TORCH='torch==2.13.0 --index-url URL'; a torch that is in .venv already is kept.
 # Without a GPU the CPU build is taken where its index can be reached; one retry, so that a closed network costs seconds.
 TORCH := torch==2.13.0 $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu --retries 1)
 # one thread a process: tests and workers run side by side
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo evidence test test-fast faults check audit bench clean
+.PHONY: demo install evidence test test-fast pythons faults check audit bench clean
+.DELETE_ON_ERROR:  # a Python without its venv module leaves half an environment
+
+# the first line of a recipe that is about to call $(PYTHON)
+define needs-python
+@found=$$($(or $(PYTHON),false) -c 'import sys; print(sys.version.split()[0]); sys.exit(sys.version_info < (3, 11))' \
+    2>/dev/null) || { \
+	if [ -z "$(PYTHON)" ]; then echo "error: none of $(PYTHONS) runs here."; \
+	elif [ -z "$$found" ]; then echo "error: PYTHON=$(PYTHON) does not run."; \
+	else echo "error: PYTHON=$(PYTHON) is Python $$found; theworld needs 3.11 or newer."; fi; \
+	echo "Install one of $(PYTHONS) (apt install python3.12-venv, or conda, pyenv, uv),"; \
+	echo "or name one that you have: make PYTHON=/path/to/python3.12"; exit 1; } >&2
+endef
 
 demo: $(VENV)/.installed  ## scenes -> rollouts -> trained readers -> a page, in minutes on two cores
 	$(BIN)/theworld demo
+
+install: $(VENV)/.installed  ## the command, in .venv/bin/theworld
 
 BENCH ?= bench
 ARMS := text,steps0,frozen,shuffled,noise,rollout,last,true,true@0.2,true@0.4,true@0.7
@@ -38,6 +55,9 @@ STATES ?= 30000
 IMAGES ?= 50000
 SEED ?= 0
 
+pythons: $(VENV)/bin/python  ## the other Pythons of this machine: pins, syntax, the commands that need no torch
+	$(BIN)/python tests/pythons.py $(PYTHONS)
+
 faults: $(VENV)/.installed-dev  ## the fault suite's long part: kills, power cuts, errors, flipped bits, races
 	FAULT_KILLS=$(KILLS) FAULT_FLIPS=$(FLIPS) FAULT_STATES=$(STATES) FAULT_SEED=$(SEED) FAULT_ERRORS=3 FAULT_RACE=600 \
 	FAULT_GC=400 FAULT_RUNS=1000 FAULT_IMAGES=$(IMAGES) FAULT_WORKER_KILLS=60 FAULT_DRIVER_KILLS=20 FAULT_RAYLET_KILLS=5 \
@@ -54,6 +74,7 @@ check: $(VENV)/.installed-dev  ## style, types, import rules, dependencies
 	$(BIN)/pyright
 
 audit:  ## known advisories about the tested versions; asks PyPI, so `check` cannot
+	$(needs-python)
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install -q pip-audit
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
@@ -65,10 +86,12 @@ bench: $(VENV)/.installed-dev  ## side-by-side measurements; see benchmarks/READ
 	$(BIN)/python -m benchmarks.train
 
 $(VENV)/bin/python:
+	$(needs-python)
 	$(PYTHON) -m venv $(VENV)
 
 # a torch that is there already (a CUDA build, say) is kept
 $(VENV)/.torch: $(VENV)/bin/python
+	@echo "installing into $(VENV), silently: some minutes; 2 GB of disk, 6 GB with CUDA's libraries"
 	$(BIN)/pip show -q torch 2>/dev/null || $(BIN)/pip install -q --no-deps $(TORCH)
 	@touch $@
 

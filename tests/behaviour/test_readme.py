@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -93,12 +94,22 @@ def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_make_is_asked_for_is_what_it_does() -> None:
-    asked = [words[1] for words in COMMANDS if words[0] == "make"]
-    assert asked == ["demo", "test"]
+    asked = list(dict.fromkeys(words[1] for words in COMMANDS if words[0] == "make"))
+    assert asked == ["install", "demo", "test"]
+    torch = [words[2].partition("=")[::2] for words in COMMANDS if words[:2] == ["make", "install"] and words[2:]]
+    tested = re.search(r"^torch==.*$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert {(name, build.split()[0]) for name, build in torch} == {("TORCH", tested.group() if tested else "")}
     makefile = (ROOT / "Makefile").read_text()
     rules = {target: makefile.partition(f"\n{target}: ")[2].partition("\n\n")[0] for target in asked}
     assert rules["demo"].endswith("$(BIN)/theworld demo")  # which tests/behaviour/test_demo.py runs, smaller
     assert "pytest" in rules["test"]
+    assert "$(VENV)/.installed" in makefile.partition("\ninstall: ")[2].partition("\n")[0]
+
+
+def test_every_extra_of_a_user_is_named() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    install = README.partition("## Install")[2].partition("\n## ")[0]
+    assert all(f"`{name}`" in install for name in extras.keys() - {"test", "dev"})
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/peers.md"])
