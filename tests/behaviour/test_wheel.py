@@ -63,16 +63,22 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 def in_rooms(source: Path) -> set[str]:
-    kinds = {".py", ".json", ".safetensors", ".md", ".typed"}
+    kinds = {".py", ".pyi", ".json", ".safetensors", ".md", ".typed"}
     found = (path for room in ROOMS for path in (source / room).rglob("*") if path.suffix in kinds)
     return {path.relative_to(source).as_posix() for path in found}
+
+
+def packaged(source: Path) -> set[str]:
+    """The same as they are installed; `pipeline/theworld` holds the files of the package `theworld` itself."""
+    return {f"theworld/{name.removeprefix('pipeline/theworld/')}" for name in in_rooms(source)}
 
 
 def test_the_wheel_holds_the_three_rooms_their_weights_and_nothing_else(built: Built) -> None:
     with zipfile.ZipFile(built.wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert names == {f"theworld/{name}" for name in in_rooms(built.source)}
-    assert {f"theworld/{room}/py.typed" for room in ROOMS} <= names, "a type checker reads our annotations"
+    assert names == packaged(built.source)
+    typed = {"theworld/py.typed", *(f"theworld/{room}/py.typed" for room in ROOMS)}
+    assert typed <= names, "a type checker reads our annotations"
 
 
 def test_the_wheel_carries_its_licence_and_names_it(built: Built) -> None:
@@ -109,7 +115,7 @@ def install(distribution: Path, folder: Path) -> dict[str, bytes]:
 def test_installed_from_either_the_commands_work_far_from_the_checkout(built: Built, tmp_path: Path) -> None:
     from_wheel = install(built.wheel, tmp_path / "wheel")
     assert install(built.sdist, tmp_path / "sdist") == from_wheel
-    assert from_wheel.keys() == {f"theworld/{name}" for name in in_rooms(built.source)}
+    assert from_wheel.keys() == packaged(built.source)
 
     work = tmp_path / "work"
     work.mkdir()
