@@ -36,17 +36,13 @@ from ...pipeline.files.atomic import replace
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
-from ..data.arms import open_arm, parse_arm
-from ..data.batches import check_answers
-from ..data.limits import covered, with_room
-from ..data.vision import open_pictures
-from ..language.lm import merge_adapters
+from ..data.arms import parse_arm
 from ..questions.readers import digest_of
-from ..questions.record import UNTYPED, Question, first_scenes, read_questions, resolve_keys, select_split
-from ..runs.folder import LoadedRun, load_run, require_same_recipe
-from .answer import Response, answer_all, check_steps
+from ..questions.record import UNTYPED, Question, first_scenes, resolve_keys, select_split
+from .answer import Response, check_steps
 from .evaluate import Score, is_right
 from .gates import Flags, Floats, Gate, Rule, choose_threshold, disagreement, margin
+from .session import AnswerSession
 from .statistics import paired_p_value, wilson
 
 ADAPTIVE = "adaptive.json"
@@ -184,32 +180,19 @@ def compare_policies(
         QuestionError: no such split, or more than `max_bad` wrong records, questions without latents or too long ones.
         ConfigError: a rule that asks for more steps than there are, a store of futures that is none.
     """
-    quiet = progress or Progress.silent()
-    loaded = load_run(run, lm=lm, device=device)
-    merge_adapters(loaded.lm)
-    meta = loaded.meta
-    latents = open_store(store or Path(meta.store.path))
-    require_same_recipe(meta, run, latents)
-    there = check_steps(loaded, latents.recipe.rollout_steps, None)
+    session = AnswerSession.open(run, store=store, questions=questions, max_bad=max_bad, lm=lm, device=device)
+    meta, latents, file = session.loaded.meta, session.store, session.questions_file
+    there = check_steps(session.loaded, latents.recipe.rollout_steps, None)
     lengths = _lengths(rule, there, latents)
-    file = questions or Path(meta.questions.path)
-    most = meta.config.get("max_bad", 0) if max_bad is None else max_bad
-    everything = read_questions(file, columns=meta.config.get("columns"), max_bad=most)
+    everything = session.read_questions()
     futures = _open_draws(draws, latents)
-
-    def ask(asked: tuple[Question, ...], wanted: Sequence[int]) -> _Asked:
-        asked = covered(asked, file, latents, max_bad=most)
-        world_tokens = loaded.model.reader.count(1 + max(wanted), *meta.reader.latent_shape[1:])
-        asked = with_room(asked, loaded.lm, world_tokens=world_tokens, max_bad=most)
-        return _answer(loaded, latents, asked, file, wanted, batch_size=batch_size, progress=quiet)
-
-    test = ask(select_split(everything, split, file), lengths)
+    test = _answer(session, select_split(everything, split, file), lengths, batch_size, progress)
     same = digest_of(file) == meta.questions.sha256
-    learned = _learned(everything, meta.config.get("labels"), file) if same else None
+    learned = _learned(everything, session.config.get("labels"), file) if same else None
     chosen, calibration = _calibration_split(everything, calibrate, split, learned, file)
-    held_out = ask(chosen, lengths) if chosen else None
+    held_out = _answer(session, chosen, lengths, batch_size, progress) if chosen else None
     notes = list[str]()
-    trained = tuple(meta.config.get("steps_drawn") or [meta.reader.num_world_steps])
+    trained = tuple(session.config.get("steps_drawn") or [meta.reader.num_world_steps])
     if new := sorted(set(lengths) - set(trained)):
         notes.append(
             f"this reader never read {', '.join(map(str, new))} steps in training, so it answers worse there than one "
@@ -240,8 +223,7 @@ def compare_policies(
     for length in reversed(lengths):
         best[test.right(length)] = length
     picks.append(("oracle", best, None))
-    height, width = latents.sample_shape[2:]
-    tokens = {steps: loaded.model.reader.count(1 + steps, height, width) for steps in lengths}
+    tokens = {steps: session.world_tokens(steps) for steps in lengths}
     result = Adaptive(
         run=str(run),
         split=split,
@@ -296,29 +278,21 @@ def _open_draws(draws: Path | None, latents: LatentStore) -> LatentStore | None:
 
 
 def _answer(
-    loaded: LoadedRun,
-    store: LatentStore,
-    asked: tuple[Question, ...],
-    file: Path,
+    session: AnswerSession,
+    questions: Sequence[Question],
     lengths: Sequence[int],
-    *,
     batch_size: int,
-    progress: Progress,
+    progress: Progress | None,
 ) -> _Asked:
-    config = loaded.meta.config
-    arm, futures = parse_arm(config.get("arm", "rollout")), config.get("futures")
-    check_answers(asked, loaded.lm)
-    answers: dict[int, Sequence[Response]] = {}
-    keys: dict[str, str] = {}
-    for steps in lengths:
-        keys, images = open_arm(
-            arm, store, asked, asked, file, rollout_steps=steps, futures=None if futures is None else Path(futures)
-        )
-        pictures = open_pictures(loaded.lm, asked, keys, file)
-        answers[steps] = answer_all(
-            loaded, asked, keys, images, batch_size=batch_size, progress=progress, pictures=pictures
-        )
-    return _Asked(asked, keys, answers)
+    """The questions that can be answered, answered at each of these numbers of steps."""
+    questions = session.answerable(questions, steps=max(lengths))
+    arm = parse_arm(session.trained_arm)
+    opened_by_steps = {steps: session.open_arm(arm, questions, steps=steps) for steps in lengths}
+    responses = {
+        steps: session.answer(opened, batch_size=batch_size, progress=progress)
+        for steps, opened in opened_by_steps.items()
+    }
+    return _Asked(questions, opened_by_steps[0].keys, responses)
 
 
 def _learned(questions: Sequence[Question], labels: int | None, file: Path) -> frozenset[str]:

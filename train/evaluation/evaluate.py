@@ -20,22 +20,18 @@ from ...pipeline.files.atomic import replace
 from ...pipeline.machine import DeviceName
 from ...pipeline.messages import what_is_wrong
 from ...pipeline.progress import Progress
-from ...pipeline.store.folder import LatentStore, open_store
+from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.records import origins_of
-from ..data.arms import Arm, open_arm, parse_arm
-from ..data.batches import check_answers
-from ..data.limits import covered, with_room
-from ..data.vision import open_pictures
-from ..language.lm import merge_adapters
+from ..data.arms import Arm, parse_arm
 from ..questions.readers import digest_of, place_of
-from ..questions.record import UNTYPED, Question, read_questions, select_split
-from ..runs.folder import LoadedRun, load_run, require_same_recipe
+from ..questions.record import UNTYPED, Question, select_split
 from ..runs.meta import RunMeta, read_meta, versions
-from .answer import Response, answer_all, check_steps
+from .answer import Response, check_steps
 from .answer import ask as ask
 from .metrics import Balanced, Calibration, Figure, Prediction, alarms, balance, calibrate, generation, pairs, score
 from .metrics import Score as Score
 from .metrics import normalised as normalised
+from .session import AnswerSession
 
 EVALUATION = "evaluation.json"
 _WITHOUT_ROLLOUT = ("text", "steps0", "frozen", "noise")  # what these arms show costs no rollout
@@ -150,45 +146,24 @@ def evaluate_shown(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-    loaded = load_run(run, lm=lm, device=device)
-    meta = loaded.meta
-    latents = open_store(store or Path(meta.store.path))
-    require_same_recipe(meta, run, latents)
-    trained_arm, trained_futures = meta.config.get("arm", "rollout"), meta.config.get("futures")
+    session = AnswerSession.open(
+        run, store=store, questions=questions, futures=futures, max_bad=max_bad, lm=lm, device=device
+    )
+    meta, trained_arm, file = session.loaded.meta, session.trained_arm, session.questions_file
     wanted = [_can_be_shown(parse_arm(arm or trained_arm), trained_arm, run) for arm in arms]
-    steps = check_steps(loaded, latents.recipe.rollout_steps, steps)
-    file = questions or Path(meta.questions.path)
-    most = meta.config.get("max_bad", 0) if max_bad is None else max_bad
-    whole = select_split(read_questions(file, columns=meta.config.get("columns"), max_bad=most), split, file)
-    asked = covered(whole, file, latents, max_bad=most)
-    check_answers(asked, loaded.lm)
-    world_tokens = loaded.model.reader.count(1 + steps, *meta.reader.latent_shape[1:])
-    asked = with_room(asked, loaded.lm, world_tokens=world_tokens, max_bad=most)
-    if futures is None and trained_futures is not None:
-        futures = Path(trained_futures)
+    steps = check_steps(session.loaded, session.store.recipe.rollout_steps, steps)
+    whole = select_split(session.read_questions(), split, file)
+    asked = session.answerable(whole, steps=steps)
     distinct: dict[str, Arm] = {}
     for arm in wanted:
         distinct.setdefault(arm.name if arm.steps(steps) or arm.kind == "text" else "steps0", arm)
-    opened = [
-        open_arm(arm, latents, asked, asked, file, rollout_steps=arm.steps(steps), futures=futures)
-        for arm in distinct.values()
-    ]
-    merge_adapters(loaded.lm)
+    opened_arms = [session.open_arm(arm, asked, steps=steps) for arm in distinct.values()]
     done: list[Evaluation] = []
-    for arm, (keys, images) in zip(distinct.values(), opened, strict=True):
-        started = time.perf_counter()
-        said = answer_all(
-            loaded,
-            asked,
-            keys,
-            images,
-            batch_size=batch_size,
-            progress=progress or Progress.silent(),
-            pictures=open_pictures(loaded.lm, asked, keys, file),
-            generate=generate,
-        )
+    for opened in opened_arms:
+        arm, started = opened.arm, time.perf_counter()
+        responses = session.answer(opened, batch_size=batch_size, progress=progress, generate=generate)
         seconds = time.perf_counter() - started
-        predictions = tuple(map(_predicted, asked, said, (keys[question.id] for question in asked)))
+        predictions = tuple(map(_predicted, asked, responses, (opened.keys[question.id] for question in asked)))
         evaluation = Evaluation(
             run=str(run),
             split=split,
@@ -201,7 +176,7 @@ def evaluate_shown(
             questions=place_of(file),
             questions_sha256=digest_of(file),
             **_counted(predictions, outcomes),
-            **_price(loaded, latents, arm, steps if images is not None else None),
+            **_price(session, arm, steps if opened.images is not None else None),
             answer_seconds=round(seconds, 3),
             version=2,
             created_with=versions(),
@@ -268,15 +243,15 @@ def _counted(predictions: tuple[Prediction, ...], outcomes: Mapping[str, bool] |
     }
 
 
-def _price(loaded: LoadedRun, store: LatentStore, arm: Arm, steps: int | None) -> dict[str, Any]:
+def _price(session: AnswerSession, arm: Arm, steps: int | None) -> dict[str, Any]:
     """World tokens a question and rollout seconds an image; `steps` is None where no world is shown."""
     if steps is None:
         return {"world_tokens": 0, "rollout_seconds": 0.0}
     read = arm.steps(steps)
-    tokens = loaded.model.reader.count(1 + read, *loaded.meta.reader.latent_shape[1:])
+    tokens = session.world_tokens(read)
     if arm.kind in _WITHOUT_ROLLOUT or not read:
         return {"world_tokens": tokens, "rollout_seconds": 0.0}
-    return {"world_tokens": tokens, "rollout_seconds": None if arm.kind == "true" else rollout_seconds(store)}
+    return {"world_tokens": tokens, "rollout_seconds": None if arm.kind == "true" else rollout_seconds(session.store)}
 
 
 def rollout_seconds(store: LatentStore) -> float | None:

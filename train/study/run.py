@@ -38,13 +38,11 @@ from ..config import TrainConfig
 from ..data.arms import open_arm, parse_arm
 from ..data.batches import check_answers
 from ..data.limits import with_room
-from ..data.vision import open_pictures
-from ..evaluation.answer import answer_all
-from ..language.lm import load_phrasebook, merge_adapters
+from ..evaluation.session import AnswerSession
+from ..language.lm import load_phrasebook
 from ..language.weights import find_weights
 from ..questions.readers import digest_of
 from ..questions.record import Question, first_scenes, read_questions, select_split
-from ..runs.folder import load_run
 from ..runs.meta import METRICS, versions
 from ..training.train import train
 
@@ -289,22 +287,22 @@ def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
             settings.model_copy(update={"arm": unit.arm, "labels": unit.labels, "seed": unit.seed, "out": folder}),
         )
     metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    loaded = load_run(folder, lm=settings.lm, device=settings.device)
-    merge_adapters(loaded.lm)
-    store = open_store(settings.store)
-    everything = read_questions(settings.questions, columns=settings.columns, max_bad=settings.max_bad)
-    steps = store.recipe.rollout_steps if settings.steps is None else settings.steps
+    session = AnswerSession.open(
+        folder,
+        store=settings.store,
+        questions=settings.questions,
+        futures=settings.futures,
+        lm=settings.lm,
+        device=settings.device,
+    )
+    everything = session.read_questions()
+    steps = session.store.recipe.rollout_steps if settings.steps is None else settings.steps
     started = time.perf_counter()
     answers: dict[str, dict[str, tuple[str, ...]]] = {split: {} for split in splits}
     for split, name in study.asked(unit, splits):
-        arm, asked = parse_arm(name), select_split(everything, split, settings.questions)
-        keys, images = open_arm(
-            arm, store, asked, asked, settings.questions, rollout_steps=arm.steps(steps), futures=settings.futures
-        )
-        seen = open_pictures(loaded.lm, asked, keys, settings.questions)
-        quiet = Progress.silent()
-        said = answer_all(loaded, asked, keys, images, batch_size=_BATCH, progress=quiet, pictures=seen)
-        answers[split][name] = tuple(one.text for one in said)
+        questions = select_split(everything, split, settings.questions)
+        opened = session.open_arm(parse_arm(name), questions, steps=steps)
+        answers[split][name] = tuple(response.text for response in session.answer(opened, batch_size=_BATCH))
     loss = metrics.pop("loss")
     metrics |= {"first_loss": loss[0]["loss"], "last_loss": loss[-1]["loss"]}
     record = UnitAnswers(

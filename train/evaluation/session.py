@@ -1,0 +1,146 @@
+"""A trained run, the latents it reads and the questions it is asked: `AnswerSession`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.machine import DeviceName
+from ...pipeline.progress import Progress
+from ...pipeline.store.folder import LatentStore, open_store
+from ..data.arms import Arm, open_arm
+from ..data.batches import check_answers
+from ..data.limits import covered, with_room
+from ..data.loader import LatentDataset
+from ..data.vision import open_pictures
+from ..language.lm import merge_adapters
+from ..questions.record import Question, read_questions
+from ..runs.folder import LoadedRun, load_run, require_same_recipe
+from .answer import Response, answer_all
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedArm:
+    """Questions, and the latents that an arm shows with them."""
+
+    arm: Arm
+    questions: tuple[Question, ...]
+    keys: dict[str, str]
+    """Question id -> key of its image."""
+    images: LatentDataset | None
+    """None where no world is shown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerSession:
+    """A loaded run with the store and the questions file that it is asked about."""
+
+    loaded: LoadedRun
+    store: LatentStore
+    questions_file: Path
+    max_bad: int
+    """Wrong rows, questions without latents, and questions that are too long: as many of each may be left out."""
+    futures: Path | None
+    """A store of true futures, for the arms that show them."""
+
+    @classmethod
+    def open(
+        cls,
+        run: Path,
+        *,
+        store: Path | None = None,
+        questions: Path | None = None,
+        futures: Path | None = None,
+        max_bad: int | None = None,
+        lm: str | None = None,
+        device: DeviceName = "auto",
+    ) -> AnswerSession:
+        """Load a run and open its store.
+
+        Args:
+            store, questions, futures, max_bad: by default those the run was trained with.
+            lm: where the base language model lies now, if it has moved.
+        Raises:
+            RunError: no run folder, or another base model.
+            StoreMismatchError: latents of another recipe.
+        """
+        loaded = load_run(run, lm=lm, device=device)
+        meta, config = loaded.meta, loaded.meta.config
+        latents = open_store(store or Path(meta.store.path))
+        require_same_recipe(meta, run, latents)
+        merge_adapters(loaded.lm)
+        if futures is None and config.get("futures") is not None:
+            futures = Path(config["futures"])
+        return cls(
+            loaded=loaded,
+            store=latents,
+            questions_file=questions or Path(meta.questions.path),
+            max_bad=config.get("max_bad", 0) if max_bad is None else max_bad,
+            futures=futures,
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings that the run was trained with."""
+        return self.loaded.meta.config
+
+    @property
+    def trained_arm(self) -> str:
+        """The name of the arm that the run was trained on."""
+        return self.config.get("arm", "rollout")
+
+    def read_questions(self) -> tuple[Question, ...]:
+        """All questions of the file.
+
+        Raises:
+            QuestionError: more than `max_bad` records are wrong.
+        """
+        return read_questions(self.questions_file, columns=self.config.get("columns"), max_bad=self.max_bad)
+
+    def answerable(self, questions: Sequence[Question], *, steps: int) -> tuple[Question, ...]:
+        """The questions that have latents and leave room for the world tokens of so many rollout steps.
+
+        Raises:
+            QuestionError: more than `max_bad` are without latents or too long, or the language model has no token for
+                a word of an answer.
+        """
+        with_latents = covered(questions, self.questions_file, self.store, max_bad=self.max_bad)
+        check_answers(with_latents, self.loaded.lm)
+        return with_room(with_latents, self.loaded.lm, world_tokens=self.world_tokens(steps), max_bad=self.max_bad)
+
+    def world_tokens(self, steps: int) -> int:
+        """World tokens of one image where so many rollout steps are read."""
+        return self.loaded.model.reader.count(1 + steps, *self.loaded.meta.reader.latent_shape[1:])
+
+    def open_arm(self, arm: Arm, questions: Sequence[Question], *, steps: int) -> OpenedArm:
+        """What an arm shows with these questions, `steps` being the rollout steps of an arm that reads a rollout.
+
+        The questions must be all of their split: arms exchange futures between them. Raises as `arms.open_arm`.
+        """
+        keys, images = open_arm(
+            arm,
+            self.store,
+            questions,
+            questions,
+            self.questions_file,
+            rollout_steps=arm.steps(steps),
+            futures=self.futures,
+        )
+        return OpenedArm(arm, tuple(questions), keys, images)
+
+    def answer(
+        self, opened: OpenedArm, *, batch_size: int, progress: Progress | None = None, generate: bool = False
+    ) -> list[Response]:
+        """One response per question, in their order; `batch_size`, `generate` and errors as of `answer_all`."""
+        return answer_all(
+            self.loaded,
+            opened.questions,
+            opened.keys,
+            opened.images,
+            batch_size=batch_size,
+            progress=progress or Progress.silent(),
+            pictures=open_pictures(self.loaded.lm, opened.questions, opened.keys, self.questions_file),
+            generate=generate,
+        )
