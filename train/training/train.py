@@ -44,7 +44,8 @@ from .distributed import Ranks
 from .loop import fit
 from .signals import Stop
 from .trackers import require_tracker
-from .trainer import TrainData, Training
+from .trainer import TrainData, Training, UpdateTrainer
+from .trainer_hooks import require_hooks
 
 VALIDATION = "validation"
 """The split that early stopping looks at."""
@@ -69,7 +70,7 @@ def train(
         live: rolls images forward in the loop instead of reading the store's latents (live.py).
     Raises:
         ConfigError: more steps than the store has, a layout that does not fit, a language model that does not load,
-            more tokens than it can attend to.
+            more tokens than it can attend to, a release of transformers whose Trainer works differently.
         QuestionError: a wrong record, a question without latents, an answer outside the vocabulary.
         StoreError: the store is missing or damaged.
         RunError: the run folder exists already, or the training diverged.
@@ -78,6 +79,7 @@ def train(
     """
     ranks = Ranks.here()
     progress = (progress or Progress.silent()) if ranks.is_first else Progress.silent()
+    require_hooks(UpdateTrainer)
     require_tracker(config.report_to)
     if resume is None and config.out is not None:
         require_free(config.out, begins=ranks.is_first)

@@ -46,6 +46,7 @@ from .checkpoint import (
 )
 from .distributed import Ranks, whole
 from .signals import Stop
+from .trainer_hooks import trainer_hook
 from .update_order import UpdateOrder
 
 with redirect_stdout(sys.stderr):  # where WANDB_MODE is offline it prints a line, and stdout belongs to results
@@ -132,12 +133,14 @@ class UpdateTrainer(Trainer):
 
     # --- rows and latents
 
+    @trainer_hook
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Every process goes through its own part: accelerate has nothing to deal out."""
         return DataLoader(
             cast(Any, self.train_dataset), batch_sampler=cast(Any, self.order), collate_fn=self.data_collator
         )
 
+    @trainer_hook
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Read latents ahead of what comes here, behind all that shuffles and skips."""
         if epoch_iterator is not self._texts:  # another epoch
@@ -161,6 +164,7 @@ class UpdateTrainer(Trainer):
 
     # --- one update
 
+    @trainer_hook
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         torch.manual_seed(_seed(self.config.seed, self.state.global_step, self._piece, self.ranks.rank))
         loss = super().training_step(*args, **kwargs)
@@ -168,6 +172,7 @@ class UpdateTrainer(Trainer):
         self._piece += 1
         return loss
 
+    @trainer_hook
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         piece = self.order.piece(self.state.global_step, self._piece)
         assert len(piece.rows) == len(inputs["input_ids"]), "these are not the rows that are due"
@@ -184,6 +189,7 @@ class UpdateTrainer(Trainer):
         loss = cast(Tensor, super().compute_loss(model, inputs, *args, **kwargs))  # type: ignore[arg-type]
         return loss if piece.weight == 1 else loss * piece.weight
 
+    @trainer_hook
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """The last moment before an update: is it one to make, is a checkpoint due, has anyone been told to stop?"""
         norm = cast(Tensor, super()._clip_grad_norm(model))
@@ -214,6 +220,7 @@ class UpdateTrainer(Trainer):
         if tally.refused_in_a_row >= self.config.max_bad_steps:
             raise RunError(diverged(self.config, tally, f"up to update {update + 1}"))
 
+    @trainer_hook
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.config.report_to != "none":
             now, before = (self.tally.tokens, time.monotonic()), self._rated
@@ -223,6 +230,7 @@ class UpdateTrainer(Trainer):
 
     # --- validation
 
+    @trainer_hook
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean loss over the learned tokens of the validation split, and its right answers; keeps the best weights."""
         assert self.training.validation is not None
@@ -286,6 +294,7 @@ class UpdateTrainer(Trainer):
         seconds = self.tally.seconds + began - self._began
         return dataclasses.replace(self.tally, tokens=int(tokens), supervised=int(supervised), seconds=seconds)
 
+    @trainer_hook
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002
         model = cast(nn.Module, self.model)  # without what DDP wraps around it
         moments, groups = optimizer_state(model, cast(Any, self.optimizer).optimizer)
@@ -326,10 +335,12 @@ class UpdateTrainer(Trainer):
         older = "an older checkpoint" if unfinished.checkpoint.exists() else "the start"
         return f"{at}, but its checkpoint could not be written; `{unfinished.command}` goes on from {older}"
 
+    @trainer_hook
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ARG002
         assert self.start is not None
         put_weights(cast(nn.Module, model or self.model), self.start.part("weights"))
 
+    @trainer_hook
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.start is None:
             return
@@ -337,6 +348,7 @@ class UpdateTrainer(Trainer):
         put_optimizer_state(model, optimizer, self.start.part("optimizer"), self.start.state["groups"])
         put_schedule_state(cast(Any, self.lr_scheduler), self.start.state["schedule"])
 
+    @trainer_hook
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing: see the head of this file."""
 
