@@ -24,8 +24,8 @@ def test_the_demo_ends_with_a_page_and_goes_on_where_it_was_cut(
     assert str(tmp_path / "demo" / "index.html") in first.output.replace("\n", "")
     heads = re.findall(r"<h2>(.*?)</h2>", page)
     assert heads[0] == "What the world model foresees"
-    assert heads[-2:] == ["What to try next", "How it was done"]
-    assert {"Accuracy by question type", "The same reader, shown something else", "What making it took"} <= set(heads)
+    assert heads[-2:] == ["What to try next", "Setup"]
+    assert {"Accuracy by question type", "Ablations", "What making it took"} <= set(heads)
     for words in ("rollouts in the store", "steps8", "steps0", "shuffled", "frozen", "noise", "theworld ask demo/"):
         assert words in page
     trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo" / "runs").glob("*/*.safetensors")}

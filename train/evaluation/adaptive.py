@@ -37,13 +37,15 @@ from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
 from ..data.arms import parse_arm
+from ..pages.intervals import as_share
 from ..questions.readers import digest_of
 from ..questions.record import UNTYPED, Question, first_scenes, resolve_keys, select_split
 from .answer import Response, check_steps
-from .evaluate import Score, is_right
+from .evaluate import is_right
 from .gates import Flags, Floats, Gate, Rule, choose_threshold, disagreement, margin
+from .metrics import Score, score
 from .session import AnswerSession
-from .statistics import paired_p_value, wilson
+from .statistics import paired_p_value
 
 ADAPTIVE = "adaptive.json"
 CALIBRATION = 500
@@ -383,8 +385,8 @@ def _policy(
     clusters = (question.cluster for question in asked.questions)
     return Policy(
         name=name,
-        overall=_score(right),
-        by_type={kind: _score(right[kinds == kind]) for kind in sorted(set(kinds.tolist()))},
+        overall=score(right.tolist()),
+        by_type={kind: score(right[kinds == kind].tolist()) for kind in sorted(set(kinds.tolist()))},
         world_tokens=sum(tokens[k] * n for k, n in Counter(steps.tolist()).items()) / len(steps),
         rollouts=rollouts,
         reading=share,
@@ -397,11 +399,5 @@ def _policy(
     )
 
 
-def _score(right: Flags) -> Score:
-    correct, total = int(right.sum()), len(right)
-    low, high = wilson(correct, total)
-    return Score(correct=correct, total=total, accuracy=correct / total, low=low, high=high)
-
-
-def _brief(score: Score) -> str:
-    return f"{score.accuracy:.3f} [{score.low:.3f}, {score.high:.3f}]"
+def _brief(figure: Score) -> str:
+    return as_share(figure.accuracy, figure.low, figure.high)

@@ -1,8 +1,4 @@
-"""Ask a trained run the questions of a split, and count honestly.
-
-Lives here: what an evaluation is and its file, asking, tables for a terminal.
-Elsewhere: how an answer is found (answer.py), what is counted (measures.py), the page (run_report.py).
-"""
+"""Ask a trained run the questions of a split, save what it answered, and compare runs."""
 
 from __future__ import annotations
 
@@ -34,7 +30,7 @@ from .metrics import normalised as normalised
 from .session import AnswerSession
 
 EVALUATION = "evaluation.json"
-_WITHOUT_ROLLOUT = ("text", "steps0", "frozen", "noise")  # what these arms show costs no rollout
+_WITHOUT_ROLLOUT = ("text", "steps0", "frozen", "noise")  # arms that need no rollout
 
 
 class Evaluation(Figure):
@@ -55,29 +51,29 @@ class Evaluation(Figure):
     overall: Score
     by_type: dict[str, Score]
     predicted: dict[str, dict[str, int]]
-    """Per type, how often each answer was given: a model that always says the same shows here."""
+    """Per type, how often each answer was given: shows a model that always answers the same."""
     answers: dict[str, dict[str, int]]
-    """Per type, how often each answer was the right one."""
+    """Per type, how often each answer was the correct one."""
     predictions: tuple[Prediction, ...]
 
     # Since version 2; an older file has none of it, and a page says so.
     version: int = 1
     generated: Score | None = None
-    """Of the questions with choices, those answered rightly in own words, greedily; `normalised` says what counts."""
+    """Of the questions with choices, those whose greedily generated answer is correct after `normalised`."""
     generated_by_type: dict[str, Score] = Field(default_factory=dict[str, Score])
     balanced: dict[str, Balanced] = Field(default_factory=dict[str, Balanced])
     """By type, where there are choices."""
     pairs: Score | None = None
-    """Minimal pairs with both halves right."""
+    """Minimal pairs with both halves correct."""
     calibration: dict[str, Calibration] = Field(default_factory=dict[str, Calibration])
     """Of `all` questions with choices; where it is known how rollouts end, also of the temporal ones whose scene's
     rollout ends `rollout right` and `rollout wrong`."""
     alarms: tuple[str, ...] = ()
     world_tokens: int | None = None
-    """A question's."""
+    """Of a question."""
     rollout_seconds: float | None = None
-    """What the rollout of an image took the worker that made it, wall time; 0 where none is shown, None where the store
-    does not say, or true futures were shown, which nobody can buy."""
+    """Wall seconds that a worker needed for the rollout of an image; 0 where no rollout is shown, None where the store
+    does not say or true futures were shown."""
     answer_seconds: float | None = None
     """Of all questions, ranking and generation together."""
     created_with: dict[str, str] = Field(default_factory=dict[str, str])
@@ -87,11 +83,11 @@ class Evaluation(Figure):
 
     @property
     def is_swap(self) -> bool:
-        """Whether the reader was shown something it was not trained on."""
+        """Whether this is an ablation: the run was shown another input than it was trained on."""
         return self.arm != self.trained_arm or self.steps != self.trained_steps
 
     def table(self) -> Table:
-        """A small table for a terminal."""
+        """The figures as a table for a terminal."""
         return _table([self])
 
 
@@ -99,7 +95,7 @@ def evaluate(run: Path, *, arm: str | None = None, **settings: Any) -> Evaluatio
     """Answer all questions of a split, and save the result as `evaluation.json` in the run folder.
 
     Args:
-        arm: what is shown in place of a rollout (arms.py); by default what it was trained on.
+        arm: what is shown in place of a rollout (arms.py); by default what the run was trained on.
         settings: as of `evaluate_shown`.
     """
     return evaluate_shown(run, [arm], **settings)[0]
@@ -122,11 +118,11 @@ def evaluate_shown(
     max_bad: int | None = None,
     progress: Progress | None = None,
 ) -> list[Evaluation]:
-    """The same trained reader shown one thing after another, without training it again.
+    """Answer all questions of a split once for each arm shown, and save each result in the run folder.
 
     Args:
-        arms: what is shown in place of a rollout (arms.py); None is what it was trained on. Those that would show the
-            same as one before are left out: where one frame is read, frozen is no different.
+        arms: what is shown in place of a rollout (arms.py); None is what the run was trained on. An arm that
+            would show the same as an earlier one is left out: with one frame, `frozen` is no different.
         store, questions: by default those the run was trained on.
         split: None asks all questions.
         steps: K, rollout steps to read; by default those it was trained with. Another number is another experiment and
@@ -135,9 +131,9 @@ def evaluate_shown(
         futures: a store of true futures, for the arm `true`; by default the one it was trained with.
         lm: where the base language model lies now, if it has moved.
         outcomes: scene -> whether its rollout ends as the scene truly does.
-        generate: also answer in own words the questions that have choices: about half of the time it takes.
-        max_bad: rows that may be wrong, questions without latents, and questions that are too long: left out and said,
-            as in training; by default as many as there.
+        generate: also generate answers to the questions that have choices; doubles the time.
+        max_bad: how many wrong rows, questions without latents and questions that are too long may be left out with a
+            warning, of each; by default as many as in training.
     Raises:
         RunError: no run folder, or another base model.
         StoreMismatchError: latents of another recipe.
@@ -150,20 +146,20 @@ def evaluate_shown(
         run, store=store, questions=questions, futures=futures, max_bad=max_bad, lm=lm, device=device
     )
     meta, trained_arm, file = session.loaded.meta, session.trained_arm, session.questions_file
-    wanted = [_can_be_shown(parse_arm(arm or trained_arm), trained_arm, run) for arm in arms]
+    arms_shown = [_can_be_shown(parse_arm(arm or trained_arm), trained_arm, run) for arm in arms]
     steps = check_steps(session.loaded, session.store.recipe.rollout_steps, steps)
-    whole = select_split(session.read_questions(), split, file)
-    asked = session.answerable(whole, steps=steps)
-    distinct: dict[str, Arm] = {}
-    for arm in wanted:
-        distinct.setdefault(arm.name if arm.steps(steps) or arm.kind == "text" else "steps0", arm)
-    opened_arms = [session.open_arm(arm, asked, steps=steps) for arm in distinct.values()]
-    done: list[Evaluation] = []
+    split_questions = select_split(session.read_questions(), split, file)
+    answerable = session.answerable(split_questions, steps=steps)
+    arm_by_input: dict[str, Arm] = {}
+    for arm in arms_shown:
+        arm_by_input.setdefault(arm.name if arm.steps(steps) or arm.kind == "text" else "steps0", arm)
+    opened_arms = [session.open_arm(arm, answerable, steps=steps) for arm in arm_by_input.values()]
+    evaluations: list[Evaluation] = []
     for opened in opened_arms:
         arm, started = opened.arm, time.perf_counter()
         responses = session.answer(opened, batch_size=batch_size, progress=progress, generate=generate)
         seconds = time.perf_counter() - started
-        predictions = tuple(map(_predicted, asked, responses, (opened.keys[question.id] for question in asked)))
+        predictions = tuple(map(_predicted, answerable, responses, (opened.keys[q.id] for q in answerable)))
         evaluation = Evaluation(
             run=str(run),
             split=split,
@@ -180,34 +176,34 @@ def evaluate_shown(
             answer_seconds=round(seconds, 3),
             version=2,
             created_with=versions(),
-            left_out=len(whole) - len(asked),
+            left_out=len(split_questions) - len(answerable),
         )
         _save(run, evaluation, meta)
-        done.append(evaluation)
-    return done
+        evaluations.append(evaluation)
+    return evaluations
 
 
 def _can_be_shown(arm: Arm, trained: str, run: Path) -> Arm:
     if arm.kind == "last" and trained != "last":
         raise ConfigError(
-            f"{run} was trained on {trained} and reads all its frames; which frames are read is settled in training. "
+            f"{run} was trained on {trained} and reads all its frames; which frames are read is fixed in training. "
             "Train a reader on `last` to compare with"
         )
     return arm
 
 
-def _predicted(question: Question, said: Response, key: str) -> Prediction:
-    spoken = said.generated
+def _predicted(question: Question, response: Response, key: str) -> Prediction:
+    generated = response.generated
     return Prediction(
         id=question.id,
         type=question.type or UNTYPED,
-        predicted=said.text,
+        predicted=response.text,
         answer=question.answer,
-        correct=is_right(question, said.text),
-        generated=spoken,
-        generated_correct=None if spoken is None else normalised(spoken) == normalised(question.answer),
+        correct=is_right(question, response.text),
+        generated=generated,
+        generated_correct=None if generated is None else normalised(generated) == normalised(question.answer),
         choices=question.choices,
-        probabilities=tuple(round(p, 6) for p in said.probabilities),
+        probabilities=tuple(round(p, 6) for p in response.probabilities),
         question=question.question,
         image=question.image,
         key=key,
@@ -221,7 +217,7 @@ def _counted(predictions: tuple[Prediction, ...], outcomes: Mapping[str, bool] |
     """All figures that follow from the predictions."""
     by_type = {kind: [p for p in predictions if p.type == kind] for kind in sorted({p.type for p in predictions})}
     temporal = by_type.get("temporal", []) if outcomes is not None else []
-    told = {
+    predictions_by_group = {
         "all": predictions,
         **{
             f"rollout {word}": [p for p in temporal if (outcomes or {}).get(p.scene or p.image) is ends]
@@ -235,16 +231,16 @@ def _counted(predictions: tuple[Prediction, ...], outcomes: Mapping[str, bool] |
         "answers": {kind: _counts(p.answer for p in of) for kind, of in by_type.items()},
         "predictions": predictions,
         "generated": generation(predictions),
-        "generated_by_type": _known({kind: generation(of) for kind, of in by_type.items()}),
-        "balanced": _known({kind: balance(of) for kind, of in by_type.items()}),
+        "generated_by_type": _without_none({kind: generation(of) for kind, of in by_type.items()}),
+        "balanced": _without_none({kind: balance(of) for kind, of in by_type.items()}),
         "pairs": pairs(predictions),
-        "calibration": _known({name: calibrate(of) for name, of in told.items()}),
+        "calibration": _without_none({name: calibrate(of) for name, of in predictions_by_group.items()}),
         "alarms": alarms(predictions),
     }
 
 
 def _price(session: AnswerSession, arm: Arm, steps: int | None) -> dict[str, Any]:
-    """World tokens a question and rollout seconds an image; `steps` is None where no world is shown."""
+    """World tokens per question and rollout seconds per image; `steps` is None where no world is shown."""
     if steps is None:
         return {"world_tokens": 0, "rollout_seconds": 0.0}
     read = arm.steps(steps)
@@ -255,7 +251,7 @@ def _price(session: AnswerSession, arm: Arm, steps: int | None) -> dict[str, Any
 
 
 def rollout_seconds(store: LatentStore) -> float | None:
-    """Wall seconds of a worker for the rollout, or the encoding, of one of its images; None where nobody noted them."""
+    """Mean wall seconds that a worker needed to roll out, or to encode, an image of a store; None if not recorded."""
     rows = seconds = 0.0
     for record in store.records():
         for origin in origins_of(record):
@@ -266,7 +262,7 @@ def rollout_seconds(store: LatentStore) -> float | None:
     return round(seconds / rows, 4) if rows else None
 
 
-def _known(figures: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
@@ -280,21 +276,20 @@ def compare(runs: Sequence[Path]) -> Table:
 
 
 def compare_evaluations(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """Runs side by side; below, where some were shown something else too, a row for each; raises as
-    `require_same_questions`."""
+    """A table of runs side by side, and one of their ablations if there are any; raises as `require_same_questions`."""
     require_same_questions(evaluations)
     runs = [e for e in evaluations if not e.is_swap]
     if not runs or len(runs) == len(evaluations):
         return [_table(evaluations)]
     kinds = sorted({kind for evaluation in evaluations for kind in evaluation.by_type})
-    swaps = Table("run", "shown", *kinds, "all", title="the same readers, shown something else")
+    ablations = Table("run", "shown", *kinds, "all", title="ablations")
     for e in evaluations:
-        swaps.add_row(e.run, e.arm, *(str(e.by_type.get(kind, "-")) for kind in kinds), str(e.overall))
-    return [_table(runs), swaps]
+        ablations.add_row(e.run, e.arm, *(str(e.by_type.get(kind, "-")) for kind in kinds), str(e.overall))
+    return [_table(runs), ablations]
 
 
 def require_one_file(runs: Sequence[Path]) -> None:
-    """Refuse, before hours of answering, runs that learned from different files and would each be asked its own.
+    """Refuse runs that were trained on different questions files, since each would be asked those of its own file.
 
     Raises:
         RunError: names the two that differ.
@@ -306,12 +301,12 @@ def require_one_file(runs: Sequence[Path]) -> None:
         if digests[meta.questions.path] != digests[metas[0].questions.path]:
             raise RunError(
                 f"{runs[0]} learned from {metas[0].questions.path}, {run} from {meta.questions.path}: not the same "
-                "questions to be asked. Name those that all are to answer: --questions FILE"
+                "questions. Name the file that all runs are to answer: --questions FILE"
             )
 
 
 def require_same_questions(evaluations: Sequence[Evaluation]) -> None:
-    """Refuse to lay answers to different questions side by side.
+    """Refuse to compare answers to different questions.
 
     Raises:
         RunError: names the two that differ.
@@ -342,9 +337,9 @@ def read_evaluation(run: Path) -> Evaluation:
         ) from error
 
 
-def is_right(question: Question, said: str) -> bool:
-    """Whether an answer is the right one; without choices, but for case, punctuation and articles."""
-    return said == question.answer if question.choices else normalised(said) == normalised(question.answer)
+def is_right(question: Question, answer: str) -> bool:
+    """Whether an answer is correct; without choices, case, punctuation and articles do not count."""
+    return answer == question.answer if question.choices else normalised(answer) == normalised(question.answer)
 
 
 def _counts(words: Iterable[str]) -> dict[str, int]:
@@ -353,8 +348,8 @@ def _counts(words: Iterable[str]) -> dict[str, int]:
 
 def _save(run: Path, evaluation: Evaluation, meta: RunMeta) -> None:
     name = EVALUATION.removesuffix(".json")
-    own = meta.questions
-    if evaluation.questions != own.path and evaluation.questions_sha256 != own.sha256:
+    trained = meta.questions
+    if evaluation.questions != trained.path and evaluation.questions_sha256 != trained.sha256:
         name += f"-{Path(evaluation.questions).stem}-{evaluation.questions_sha256[:8]}"
     if evaluation.split != "test":
         name += f"-{evaluation.split or 'all'}"
@@ -371,18 +366,18 @@ def _table(evaluations: Sequence[Evaluation]) -> Table:
     for kind in sorted({kind for evaluation in evaluations for kind in evaluation.by_type}):
         table.add_row(kind, *(str(evaluation.by_type.get(kind, "-")) for evaluation in evaluations))
     table.add_row("all", *(str(evaluation.overall) for evaluation in evaluations), end_section=True)
-    more: dict[str, list[object]] = {"all, own words": [e.generated for e in evaluations]}
+    more: dict[str, list[object]] = {"all, generated": [e.generated for e in evaluations]}
     for kind in sorted({kind for evaluation in evaluations for kind in evaluation.balanced}):
         figures = [evaluation.balanced.get(kind) for evaluation in evaluations]
         more[f"{kind}, balanced"] = [f and f"{f.accuracy:.3f}, chance {f.chance:.3f}" for f in figures]
     more["minimal pairs"] = [evaluation.pairs for evaluation in evaluations]
     for name in dict.fromkeys(name for evaluation in evaluations for name in evaluation.calibration):
-        known = [evaluation.calibration.get(name) for evaluation in evaluations]
-        more[f"calibration error, {name}"] = [c and f"{c.ece:.3f}, {c.confidence:.3f} sure" for c in known]
+        calibrations = [evaluation.calibration.get(name) for evaluation in evaluations]
+        more[f"calibration error, {name}"] = [c and f"{c.ece:.3f}, confidence {c.confidence:.3f}" for c in calibrations]
     if any(evaluation.left_out for evaluation in evaluations):
         more["questions left out"] = [evaluation.left_out for evaluation in evaluations]
     more["world tokens"] = [evaluation.world_tokens for evaluation in evaluations]
-    more["rollout seconds an image"] = [evaluation.rollout_seconds for evaluation in evaluations]
+    more["rollout seconds per image"] = [evaluation.rollout_seconds for evaluation in evaluations]
     for name, figures in more.items():
         if any(figure is not None for figure in figures):
             table.add_row(name, *("-" if figure is None else str(figure) for figure in figures))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from ..pages.intervals import as_share
 from ..questions.record import Question
 from .statistics import paired_p_value, wilson
 
@@ -46,7 +47,7 @@ class Score(Figure):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.accuracy:.3f} [{self.low:.3f}, {self.high:.3f}] of {self.total}"
+        return f"{as_share(self.accuracy, self.low, self.high)} of {self.total}"
 
 
 class Prediction(Figure):

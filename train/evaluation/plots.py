@@ -1,7 +1,4 @@
-"""The pictures of single runs' page: accuracy against its price, calibration, what is answered how often.
-
-Elsewhere: what is counted (measures.py), the page around them (run_report.py), pictures of a study (plots.py).
-"""
+"""The plots of the evaluation page: accuracy against cost, calibration, distribution of answers."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..pages.intervals import error_bar
 from ..pages.plotting import png, tidy
 from .evaluate import Evaluation
 from .metrics import Score
@@ -17,6 +15,12 @@ from .metrics import Score
 _INKS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b52ab", "#000000")
 """Okabe and Ito's colors, one a run."""
 _LONGEST = 40  # letters of a name
+_TITLES = {
+    "all": "all questions",
+    "rollout right": "temporal, rollout ends correctly",
+    "rollout wrong": "temporal, rollout ends wrongly",
+}
+"""Of the panels, by the name of a calibration."""
 _WORDS = 12  # answers of a type that a histogram shows; the rest are rare
 
 Named = Sequence[tuple[str, Evaluation]]
@@ -29,7 +33,9 @@ def ink(number: int) -> str:
 
 
 def price_plot(runs: Named, kind: str, price: str, label: str) -> bytes | None:
-    """Accuracy of a question type against a price; the line joins runs that none is both better and cheaper than.
+    """Accuracy of a question type against a cost, as PNG; None for fewer than three runs, which a table shows as well.
+
+    A line joins the runs that no other one is both better and cheaper than.
 
     Args:
         kind: a question type, "" for all.
@@ -37,7 +43,7 @@ def price_plot(runs: Named, kind: str, price: str, label: str) -> bytes | None:
     """
     told = [(n, name, getattr(e, price), accuracy_of(e, kind)) for n, (name, e) in enumerate(runs)]
     points = [(n, name, float(x), y) for n, name, x, y in told if x is not None and y is not None]
-    if len(points) < 2:
+    if len(points) < 3:
         return None
     figure = Figure(figsize=(6.4, 3.8))
     axes = figure.add_subplot()
@@ -46,7 +52,7 @@ def price_plot(runs: Named, kind: str, price: str, label: str) -> bytes | None:
     axes.plot(*zip(*line, strict=True), color="#999999", linewidth=1, zorder=1)
     for place, (n, name, x, y) in enumerate(points):
         filled = ink(n) if place in front else "white"
-        interval = [[y.accuracy - y.low], [y.high - y.accuracy]]
+        interval = error_bar(y.accuracy, y.low, y.high)
         marker: dict[str, Any] = {"marker": "o", "markerfacecolor": filled, "linestyle": ""}
         axes.errorbar(x, y.accuracy, yerr=interval, color=ink(n), label=_plain(name), **marker)
     axes.set_xlabel(label)
@@ -69,15 +75,14 @@ def pareto(points: Sequence[tuple[float, float]]) -> set[int]:
 
 
 def calibration_plot(runs: Named) -> bytes | None:
-    """How often answers of a confidence are right; where known, apart for rollouts that end right and wrong."""
+    """Accuracy against confidence, as PNG; where known, apart for rollouts that end correctly and wrongly.
+
+    None where no question has choices.
+    """
     known = [(n, name, e.calibration) for n, (name, e) in enumerate(runs) if e.calibration]
     if not known:
         return None
-    panels = [
-        title
-        for title in ("all", "rollout right", "rollout wrong")
-        if any(title in calibration for _, _, calibration in known)
-    ]
+    panels = [title for title in _TITLES if any(title in calibration for _, _, calibration in known)]
     figure = Figure(figsize=(3.6 * len(panels) + 0.6, 3.6))
     for place, title in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), place + 1)
@@ -92,23 +97,23 @@ def calibration_plot(runs: Named) -> bytes | None:
         axes.set_xlim(0, 1.02)
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel("probability of the answer")
-        axes.set_title("all questions" if title == "all" else f"temporal, {title}", fontsize=10)
+        axes.set_title(_TITLES[title], fontsize=10)
         if not place:
-            axes.set_ylabel("share that is right")
+            axes.set_ylabel("share that is correct")
             axes.legend(frameon=False, fontsize=8, loc="lower right")
         tidy(axes)
     return png(figure)
 
 
 def answers_plot(runs: Named, kind: str) -> bytes:
-    """Of a question type, how often each answer is right, and how often each run gives it."""
+    """How often each answer to a type of question is correct, and how often each run gives it, as PNG."""
     first = runs[0][1]
     given = (word for _, e in runs for word in e.predicted.get(kind, {}))
     words = list(dict.fromkeys([*first.answers.get(kind, {}), *given]))[:_WORDS]
     figure = Figure(figsize=(7, 0.9 + 0.14 * len(words) * (len(runs) + 1)))
     axes = figure.add_subplot()
     width = 0.8 / (len(runs) + 1)
-    bars = [("the right answer", first.answers.get(kind, {}), "#bbbbbb")]
+    bars = [("correct answer", first.answers.get(kind, {}), "#bbbbbb")]
     bars += [(name, e.predicted.get(kind, {}), ink(n)) for n, (name, e) in enumerate(runs)]
     for number, (name, counts, color) in enumerate(bars):
         places = [-place - number * width for place in range(len(words))]
@@ -123,7 +128,7 @@ def answers_plot(runs: Named, kind: str) -> bytes:
 
 
 def accuracy_of(evaluation: Evaluation, kind: str) -> Score | None:
-    """Of a question type; "" is all."""
+    """The score of a question type, None where there are no such questions; "" is all."""
     return evaluation.by_type.get(kind) if kind else evaluation.overall
 
 
@@ -131,5 +136,3 @@ def _plain(text: str) -> str:
     """Text as it is, and not as formulas, which matplotlib reads between dollars; its end where it is long."""
     text = " ".join(text.split())
     return (text if len(text) <= _LONGEST else f"…{text[-_LONGEST:]}").replace("$", r"\$").lstrip("_")
-
-

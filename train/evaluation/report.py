@@ -1,9 +1,4 @@
-"""The page of one or several evaluated runs: one HTML file that a reviewer can be handed.
-
-Lives here: which figures stand where, which questions are shown as examples.
-Elsewhere: the figures (measures.py, evaluate.py), the pictures (run_plots.py), the HTML that pages share (page.py), the
-page of a controlled study (report.py).
-"""
+"""The page of one or several evaluated runs: one HTML file with figures, tables and examples."""
 
 from __future__ import annotations
 
@@ -14,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from ...pipeline.files.atomic import make_folders, replace
+from ..pages import intervals
 from ..pages.html import document, image, table
 from .evaluate import Evaluation, require_same_questions
 from .metrics import Prediction, Score
@@ -22,7 +18,7 @@ from .statistics import holm, paired_p_value
 
 EXAMPLES = 3
 """Of each kind."""
-_PRICES = {"world_tokens": "world tokens a question", "rollout_seconds": "rollout seconds an image"}
+_PRICES = {"world_tokens": "world tokens per question", "rollout_seconds": "rollout seconds per image"}
 _TYPES_SHOWN = 6  # histograms; more would not be read
 
 
@@ -40,7 +36,7 @@ class ReportExample:
 Sections = Sequence[tuple[str, str]]
 
 Draw = Callable[[ReportExample], bytes | None]
-"""A PNG or JPEG of what was foreseen for an example; None where it cannot be drawn."""
+"""Draws the predicted future of an example as PNG or JPEG; None where it cannot be drawn."""
 
 
 def write_run_report(
@@ -54,8 +50,8 @@ def write_run_report(
     """Write the page.
 
     Args:
-        evaluations: of the same questions; what a run was shown in place of what it was trained on may be among them.
-        draw: pictures of the examples.
+        evaluations: of the same questions; ablations of the runs may be among them.
+        draw: draws the examples; None leaves their pictures out.
         opening, closing: further sections, titles and their HTML, before and after those of the evaluation.
     Raises:
         RunError: they answered different questions.
@@ -77,45 +73,46 @@ def run_page(
     sections = [
         *opening,
         ("Accuracy by question type", _accuracy(runs)),
-        ("Run against run", _against(runs)),
-        ("What it costs", _prices(runs)),
-        ("The same reader, shown something else", _swaps(trained, swaps)),
-        ("Is it as sure as it is right?", _calibration(runs)),
-        ("What it says how often", _histograms(runs)),
+        ("Paired comparison of runs", _against(runs)),
+        ("Cost against accuracy", _prices(runs)),
+        ("Ablations", _swaps(trained, swaps)),
+        ("Calibration", _calibration(runs)),
+        ("Distribution of answers", _histograms(runs)),
         ("Examples", _examples(examples(trained), draw)),
         *closing,
-        ("How it was done", _facts(runs)),
+        ("Setup", _facts(runs)),
     ]
-    return document("Evaluation", "What trained readers answered", _summary(runs), sections)
+    return document("Evaluation of trained runs", "Evaluation: accuracy of trained runs", _summary(runs), sections)
 
 
 def name_of(evaluation: Evaluation) -> str:
-    """What tables and pictures call it."""
+    """The run with its arm and steps, as tables and pictures name it."""
     arm = "" if evaluation.arm == "rollout" else f" {evaluation.arm}"
     return f"{evaluation.run}{arm}, {evaluation.steps} steps"
 
 
 def _summary(runs: Named) -> str:
     first = runs[0][1]
-    lines = [f"<li>{_esc(name)}: {_percent(e.overall)} of all questions right</li>" for name, e in runs]
+    lines = [f"<li>{_esc(name)}: {_percent(e.overall)} of all questions answered correctly</li>" for name, e in runs]
     lines += [f'<li><span class="alarm">{_esc(name)}</span>: {_esc(a)}</li>' for name, e in runs for a in e.alarms]
     lines += [
-        f"<li>{_esc(name)} was evaluated by an earlier version: answers in own words, calibration and price are not "
+        f"<li>{_esc(name)} was evaluated by an earlier version: generated answers, calibration and cost are not "
         "known. Evaluate it again</li>"
         for name, e in runs
         if e.version < 2
     ]
     lines += [
-        f"<li>{_esc(name)} was not asked {e.left_out:,} more, which are too long for it or have no latents</li>"
+        f"<li>{_esc(name)} was not asked {e.left_out:,} more questions, which are too long or have no latents</li>"
         for name, e in runs
         if e.left_out
     ]
     split = "all" if first.split is None else first.split
     return (
-        f"<p>{first.overall.total:,} questions of split {_esc(split)}. An answer is the choice of the highest summed "
-        "log-likelihood; beside it, what the same reader says in its own words, greedily, compared without case, "
-        "punctuation and articles. In brackets: the Wilson 95 % interval, which takes questions for independent.</p>"
         f"<ul>{''.join(lines)}</ul>"
+        f"<p>{first.overall.total:,} questions of split {_esc(split)}. Ranked: the answer is the choice of the "
+        "highest log-likelihood, summed over its tokens. Generated: the answer is decoded greedily, without a "
+        "list of choices, and compared without case, punctuation and articles. Brackets hold the 95 % interval (Wilson), computed as if "
+        "questions were independent.</p>"
     )
 
 
@@ -133,15 +130,15 @@ def _accuracy(runs: Named) -> str:
                     "-" if balanced is None else f"{balanced.accuracy:.3f} (chance {balanced.chance:.3f})",
                 ]
             )
-    text = table(["questions", "run", "ranked", "own words", "balanced over answers"], rows)
+    text = table(["questions", "run", "ranked", "generated", "balanced over answers"], rows)
     pairs = [[_esc(name), _cell(e.pairs)] for name, e in runs if e.pairs is not None]
-    return text + (table(["run", "minimal pairs, both halves right"], pairs) if pairs else "")
+    return text + (table(["run", "minimal pairs, both halves correct"], pairs) if pairs else "")
 
 
 def _against(runs: Named) -> str:
-    """Every two runs on the same questions, by type."""
+    """Every two runs on the same questions, by type; nothing for a single run."""
     if len(runs) < 2:
-        return "<p>Needs two runs: theworld evaluate RUN RUN --report FILE.</p>"
+        return ""
     rows: list[list[str]] = []
     p_values: list[float] = []
     for (one, a), (other, b) in combinations(runs, 2):
@@ -154,11 +151,20 @@ def _against(runs: Named) -> str:
                 rows.append([_esc(kind or "all"), _esc(one), _esc(other), points, f"{only_one}", f"{only_other}"])
     for row, p, adjusted in zip(rows, p_values, holm(p_values), strict=True):
         row += [f"{p:.2g}", f"{adjusted:.2g}"]
-    heads = ["questions", "run", "against", "points", "only it right", "only the other", "p", "p, adjusted (Holm)"]
+    heads = [
+        "questions",
+        "run",
+        "against",
+        "points",
+        "only run correct",
+        "only other correct",
+        "p",
+        "p, adjusted (Holm)",
+    ]
     return table(heads, rows) + (
-        "<p>Exact test of the questions that just one of two got right: McNemar's where a scene has one question, "
-        "sign flips of whole scenes (or minimal pairs) where it has more. One training each: it speaks of these "
-        "trained readers, not of what other seeds would bring; that takes theworld evaluate --arms.</p>"
+        "<p>Exact test on the questions that only one of the two runs answered correctly: McNemar's test where a scene "
+        "has one question, sign flips of whole scenes (or minimal pairs) where it has more. It compares these trained "
+        "runs, one training each. To compare over several seeds, run theworld evaluate --arms.</p>"
     )
 
 
@@ -183,18 +189,19 @@ def _prices(runs: Named) -> str:
         ]
         for n, (name, e) in enumerate(runs)
     ]
-    heads = ["run", *_PRICES.values(), "answering a question", f"accuracy, {kind or 'all'}", "on the front (tokens)"]
+    heads = ["run", *_PRICES.values(), "time per answer", f"accuracy, {kind or 'all'}", "Pareto-optimal (tokens)"]
     return (
         "".join(parts)
         + table(heads, rows)
-        + "<p>Filled points, joined by a line: nothing here is both cheaper and better. Seconds are what the worker "
-        "that made the store noted, on its machine; no rollout costs 0, a true future has no price.</p>"
+        + ("<p>Filled points, joined by a line: no other run is both cheaper and better.</p>" if parts else "")
+        + "<p>Rollout seconds were measured by the worker that made the store. An input without a rollout costs 0 "
+        "seconds; the cost of a true future is not defined.</p>"
     )
 
 
 def _swaps(trained: Sequence[Evaluation], swaps: Sequence[Evaluation]) -> str:
     if not swaps:
-        return "<p>Not asked for: theworld evaluate RUN --shown frozen,shuffled,noise,reversed --report FILE.</p>"
+        return ""
     kinds = _types([(name_of(e), e) for e in trained])
     rows: list[list[str]] = []
     tested: list[tuple[list[str], float]] = []
@@ -208,41 +215,49 @@ def _swaps(trained: Sequence[Evaluation], swaps: Sequence[Evaluation]) -> str:
     p_values = [p for _, p in tested]
     for (row, p), adjusted in zip(tested, holm(p_values), strict=True):
         row[-2:] = [f"{p:.2g}", f"{adjusted:.2g}"]
-    heads = ["run", "trained on", "shown", *map(_esc, kinds), "p against its own, McNemar by scene", "adjusted (Holm)"]
+    heads = [
+        "run",
+        "trained on",
+        "shown",
+        *map(_esc, kinds),
+        "p against the trained input, McNemar by scene",
+        "adjusted (Holm)",
+    ]
     return table(heads, rows) + (
-        "<p>Nothing was trained again. A reader that relies on the future falls where it is another's, frozen or "
-        "noise; one that does not was answering from the observed frame.</p>"
+        "<p>The same run answers with another input in place of its rollout, without new training. If accuracy falls "
+        "for another scene's future, a frozen one or noise, the run uses the predicted future; if not, it answers from "
+        "the observed frame.</p>"
     )
 
 
 def _calibration(runs: Named) -> str:
     content = calibration_plot(runs)
     if content is None:
-        return "<p>No question has choices, or an earlier version evaluated them.</p>"
+        return ""
     rows = [
         [_esc(name), _esc(what), f"{c.questions:,}", f"{c.confidence:.3f}", f"{c.accuracy:.3f}", f"{c.ece:.3f}"]
         for name, e in runs
         for what, c in e.calibration.items()
     ]
     heads = ["run", "questions", "number", "mean probability of the answer", "accuracy", "expected calibration error"]
-    split = any(len(e.calibration) > 1 for _, e in runs)
-    note = "" if split else "<p>How rollouts end is not known (--outcomes), so trust in wrong ones is not shown.</p>"
-    return f"<p>{image('Share of right answers against their probability, by run', content)}</p>" + (
-        table(heads, rows) + note
+    return (
+        f"<p>{image('Share of correct answers against their probability, by run', content)}</p>"
+        "<p>Larger dots hold more questions. On the dotted line, a run is correct as often as it expects to be.</p>"
+        + table(heads, rows)
     )
 
 
 def _histograms(runs: Named) -> str:
-    says = "How often each answer to {} questions is right, and how often each run gives it"
-    parts = [f"<p>{image(says.format(kind), answers_plot(runs, kind))}</p>" for kind in _types(runs)[:_TYPES_SHOWN]]
+    alt = "How often each answer to {} questions is correct, and how often each run gives it"
+    parts = [f"<p>{image(alt.format(kind), answers_plot(runs, kind))}</p>" for kind in _types(runs)[:_TYPES_SHOWN]]
     return "".join(parts) + (
-        "<p>Grey: how often it is the right answer. A reader that favours one answer, such as that nothing happens, "
-        "shows here, and in the balanced accuracy above.</p>"
+        "<p>Grey: how often an answer is the correct one. A run that prefers one answer, for example that nothing "
+        "happens, can be recognised here and by its balanced accuracy above.</p>"
     )
 
 
 def examples(trained: Sequence[Evaluation]) -> list[ReportExample]:
-    """Questions where runs differ, gains and losses alike; of one run, those it was surest of, right and wrong.
+    """Questions that only one of the first and the last run answered correctly; of a single run, its surest answers.
 
     Temporal questions where there are any. The same evaluations give the same examples.
     """
@@ -252,13 +267,16 @@ def examples(trained: Sequence[Evaluation]) -> list[ReportExample]:
         sure = sorted(mine, key=lambda p: (-(p.confidence or 0.0), p.id))
         return [
             ReportExample(heading, p, first, _said(p, ()))
-            for heading, right in (("Sure, and right", True), ("Sure, and wrong", False))
+            for heading, right in (("Confident and correct", True), ("Confident and wrong", False))
             for p in [p for p in sure if p.correct is right][:EXAMPLES]
         ]
     theirs = {p.id: p for p in last.predictions}
     shown = first if first.steps >= last.steps else last
     found: list[ReportExample] = []
-    for heading, right in ((f"Right only with {name_of(first)}", True), (f"Right only with {name_of(last)}", False)):
+    for heading, right in (
+        (f"Correct only with {name_of(first)}", True),
+        (f"Correct only with {name_of(last)}", False),
+    ):
         differ = [p for p in mine if p.correct is right and p.id in theirs and theirs[p.id].correct is not right]
         for p in sorted(differ, key=lambda p: (-(p.confidence or 0.0), p.id))[:EXAMPLES]:
             other = theirs[p.id]
@@ -270,16 +288,14 @@ def examples(trained: Sequence[Evaluation]) -> list[ReportExample]:
 def _said(told: Prediction, named: Sequence[tuple[str, Prediction]]) -> tuple[str, ...]:
     def words(p: Prediction) -> str:
         sure = "" if p.confidence is None else f" ({p.confidence:.0%})"
-        own = "" if p.generated in (None, p.predicted) else f", in own words {p.generated!r}"
+        own = "" if p.generated in (None, p.predicted) else f", generated {p.generated!r}"
         return f"{p.predicted}{sure}{own}"
 
-    lines = [f"{name} says {words(p)}" for name, p in named] or [f"it says {words(told)}"]
-    return (f"{told.question or told.id} ({told.image})", f"the answer is {told.answer}; {'; '.join(lines)}")
+    lines = [f"{name} answers {words(p)}" for name, p in named] or [f"the run answers {words(told)}"]
+    return (f"{told.question or told.id} ({told.image})", f"correct answer: {told.answer}; {'; '.join(lines)}")
 
 
 def _examples(chosen: Sequence[ReportExample], draw: Draw | None) -> str:
-    if not chosen:
-        return "<p>No question that fits.</p>"
     return "".join(_figures(chosen, draw))
 
 
@@ -313,7 +329,7 @@ def _types(runs: Named) -> list[str]:
 
 
 def _both(one: Evaluation, other: Evaluation) -> list[tuple[Prediction, bool, bool]]:
-    """The questions that both were asked, and who was right."""
+    """The questions that both were asked, and whether each answered correctly."""
     theirs = {p.id: p.correct for p in other.predictions}
     return [(p, p.correct, theirs[p.id]) for p in one.predictions if p.id in theirs]
 
@@ -324,13 +340,11 @@ def _p_value(one: Evaluation, other: Evaluation, kind: str = "") -> float:
 
 
 def _cell(figure: Score | None) -> str:
-    if figure is None:
-        return "-"
-    return f'{figure.accuracy:.3f} <span class="small">[{figure.low:.3f}, {figure.high:.3f}]</span>'
+    return "-" if figure is None else intervals.cell(figure.accuracy, figure.low, figure.high)
 
 
 def _percent(figure: Score) -> str:
-    return f"{100 * figure.accuracy:.1f} % [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
+    return intervals.as_percent(figure.accuracy, figure.low, figure.high)
 
 
 def _esc(text: str) -> str:

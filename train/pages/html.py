@@ -1,14 +1,13 @@
-"""The HTML that results pages share: one file with its pictures inside, no script, no network, no fonts of others.
+"""The HTML that results pages share: one file with its pictures inside, without scripts, network access or web fonts.
 
-Readable in light and dark, from a phone to a wide screen: tables scroll in their own box, pictures shrink.
-Elsewhere: what the pages say (report.py, run_report.py).
+It reads well in light and dark, on a phone and on a wide screen: tables scroll in their own box, pictures shrink.
 """
 
 from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #222; --soft: #6b6b6b; --line: #ddd; --paper: #fff; --win: #0065a3;
@@ -37,9 +36,10 @@ def document(title: str, heading: str, intro: str, sections: Iterable[tuple[str,
     """A whole page.
 
     Args:
-        title, heading: plain text. intro: HTML. sections: titles as plain text, and their HTML.
+        title, heading: plain text. intro: HTML.
+        sections: titles as plain text, and their HTML; a section without content is left out.
     """
-    body = "".join(f"<h2>{html.escape(name)}</h2>\n{content}\n" for name, content in sections)
+    body = "".join(f"<h2>{html.escape(name)}</h2>\n{content}\n" for name, content in sections if content)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -54,11 +54,6 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     head = "".join(f"<th>{text}</th>" for text in heads)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
     return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>\n'
-
-
-def picture(pictures: Mapping[str, bytes], name: str, alt: str, absent: str) -> str:
-    """A picture by its name, or, where there is none, why."""
-    return f"<p>{image(alt, pictures[name])}</p>" if name in pictures else f"<p>{absent}</p>"
 
 
 def image(alt: str, content: bytes) -> str:

@@ -22,6 +22,7 @@ from ...pipeline.store.folder import open_store
 from ..data.arms import ends_right, parse_arm
 from ..evaluation.metrics import minimal_pairs
 from ..evaluation.statistics import paired_p_value, wilson
+from ..pages.intervals import as_share
 from ..questions.record import Question, resolve_keys
 from .answers import Answers, Mean, Split
 from .hypotheses import judge
@@ -51,7 +52,7 @@ class Findings:
         for arm in study["arms"]:
             row = [score_of(self.results, arm=arm, labels=study["primary"], type=kind) for kind in kinds]
             arms.add_row(arm, str(self.results["arms"][arm]["world_tokens"]), *map(text_of, row))
-        verdicts = Table("hypothesis", "verdict", "why", title="written down before the runs")
+        verdicts = Table("hypothesis", "verdict", "why", title="hypotheses, stated before the runs")
         for name, hypothesis in self.results["hypotheses"].items():
             verdicts.add_row(f"{name} {hypothesis['claim']}", hypothesis["verdict"], hypothesis["why"])
         return [arms, verdicts]
@@ -65,7 +66,7 @@ def score_of(results: Mapping[str, Any], **wanted: Any) -> dict[str, Any] | None
 
 def text_of(row: Mapping[str, Any] | None) -> str:
     """A figure with its interval."""
-    return "-" if row is None or row["low"] is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return "-" if row is None or row["low"] is None else as_share(row["value"], row["low"], row["high"])
 
 
 def read_outcomes(path: Path) -> dict[str, bool]:

@@ -6,12 +6,12 @@ Elsewhere: the values (findings.py), the page around them (report.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..pages.plotting import tidy
+from ..pages.intervals import error_bar
+from ..pages.plotting import png, tidy
 from .findings import score_of
 from .run import SHIFTED, TEST
 
@@ -44,9 +44,7 @@ def draw(results: Results) -> dict[str, bytes]:
     drawn: dict[str, bytes] = {}
     for name, picture in pictures.items():
         if (figure := picture(results)) is not None:
-            content = BytesIO()
-            figure.savefig(content, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-            drawn[name] = content.getvalue()
+            drawn[name] = png(figure)
     return drawn
 
 
@@ -56,9 +54,7 @@ def _plain(results: Results) -> list[str]:
 
 
 def _bars(row: Mapping[str, Any]) -> list[list[float]]:
-    """How far an interval reaches below and above its value; zero where there is none."""
-    low, high = row["value"] if row["low"] is None else row["low"], row["value"] if row["high"] is None else row["high"]
-    return [[max(0.0, row["value"] - low)], [max(0.0, high - row["value"])]]
+    return error_bar(row["value"], row["low"], row["high"])
 
 
 def _learning(results: Results) -> Figure | None:
@@ -144,7 +140,7 @@ def _break_even(results: Results) -> Figure | None:
             axes.errorbar(world, rollout["value"], yerr=_bars(rollout), color=color, marker="*", markersize=13)
     if world is not None:
         axes.axvline(world, color="#444444", linewidth=1, label="the world model's rollouts (stars)")
-    axes.set_xlabel("share of futures shown that end right")
+    axes.set_xlabel("share of futures shown that end correctly")
     axes.set_ylabel("accuracy, temporal questions")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     tidy(axes)
@@ -165,8 +161,7 @@ def _gains(results: Results) -> Figure | None:
     axes = figure.add_subplot()
     for place, row in enumerate(reversed(rows)):
         color = {"loss": _LOSS, "gain": _WIN, "neither": _NEITHER}[verdict_of(row)]
-        below, above = _bars(row)
-        interval = [[100 * below[0]], [100 * above[0]]]
+        interval = error_bar(row["value"], row["low"], row["high"], scale=100)
         axes.errorbar(100 * row["value"], place, xerr=interval, color=color, marker="o", markersize=4)
     axes.axvline(0, color="#444444", linewidth=1)
     axes.set_yticks(range(len(rows)), [name_of(row) for row in reversed(rows)], fontsize=8)

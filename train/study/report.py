@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.files.atomic import replace
-from ..pages.html import document, image, picture
+from ..pages import intervals
+from ..pages.html import document, image
 from ..pages.html import table as _table
 from .findings import Findings, score_of
 from .plots import draw, gains, name_of, verdict_of
@@ -25,7 +26,7 @@ Results = Mapping[str, Any]
 _SHOWS = {
     "learning.png": "Accuracy against labelled scenes, by arm",
     "shifted.png": "Temporal accuracy out of distribution, by arm",
-    "break_even.png": "Accuracy against the share of futures that end right",
+    "break_even.png": "Accuracy against the share of futures that end correctly",
     "gains.png": "Points gained or lost by the rollout, by kind of question",
 }
 
@@ -46,16 +47,18 @@ def page(results: Results, pictures: Mapping[str, bytes], strips: Mapping[str, b
     """The page as HTML. All text from outside is escaped."""
     sections = [
         ("Arms by question type", _arms(results)),
-        ("Hypotheses, written down before the runs", _hypotheses(results)),
-        ("Labels", _picture(pictures, "learning.png", "Needs at least two label counts.")),
-        ("Out of distribution", _picture(pictures, "shifted.png", "The questions have no split ood.")),
-        ("How right must a future be?", _break_even(results, pictures)),
-        ("The same reader, shown something else", _swaps(results)),
-        ("Where rollouts do not help", _losses(results, pictures)),
-        ("Three wins, three losses", _strips(strips)),
-        ("How it was done", _facts(results)),
+        ("Hypotheses, stated before the runs", _hypotheses(results)),
+        ("Accuracy against labels", _picture(pictures, "learning.png")),
+        ("Out of distribution", _picture(pictures, "shifted.png")),
+        ("Break-even: how often must a future be correct?", _break_even(results, pictures)),
+        ("Ablations: the same adapter, shown another input", _swaps(results)),
+        ("Gains and losses by question", _losses(results, pictures)),
+        ("Examples of gains and losses", _strips(strips)),
+        ("Setup", _facts(results)),
     ]
-    return document("Do rollouts help?", "Does showing the predicted future help?", _summary(results), sections)
+    return document(
+        "Study of predicted futures", "Do predicted futures improve the answers?", _summary(results), sections
+    )
 
 
 def _summary(results: Results) -> str:
@@ -102,8 +105,8 @@ def _arms(results: Results) -> str:
         title = f"<p>{labels:,} labelled scenes{', the primary count' if labels == primary else ''}</p>"
         parts.append(title + _table(heads, rows))
     rule = results["heuristic"]
-    note = "" if rule is None else f" The rule of thumb answers {100 * rule:.1f} % of the temporal questions rightly."
-    return "".join(parts) + f"<p>pair: both halves of a minimal pair right.{note}</p>"
+    note = "" if rule is None else f" The rule of thumb answers {100 * rule:.1f} % of the temporal questions correctly."
+    return "".join(parts) + f"<p>pair: both halves of a minimal pair correct.{note}</p>"
 
 
 def _hypotheses(results: Results) -> str:
@@ -120,7 +123,7 @@ def _hypotheses(results: Results) -> str:
 
 
 def _break_even(results: Results, pictures: Mapping[str, bytes]) -> str:
-    shown = _picture(pictures, "break_even.png", "Needs arms such as true@0.1,true@0.3 beside true.")
+    shown = _picture(pictures, "break_even.png")
     if results["break_even"] is None:
         return shown
     world = results["break_even"]["world"]
@@ -129,12 +132,12 @@ def _break_even(results: Results, pictures: Mapping[str, bytes]) -> str:
         + (
             "the curve does not cross the accuracy of frame 0 alone"
             if needed is None
-            else f"futures must end right in {100 * needed:.0f} % of the scenes to do as well as frame 0 alone"
+            else f"futures must end correctly in {100 * needed:.0f} % of the scenes to do as well as frame 0 alone"
         )
         for labels, needed in results["break_even"]["needed"].items()
     ]
     if world is not None:
-        lines.append(f"the world model's rollouts end right in {100 * world:.1f} % of the test scenes")
+        lines.append(f"the world model's rollouts end correctly in {100 * world:.1f} % of the test scenes")
     return shown + "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
 
 
@@ -147,13 +150,11 @@ def _swaps(results: Results) -> str:
         for other in dict.fromkeys([arm, *(name for trained, name in shown if trained == arm)]):
             cells = [score_of(results, arm=arm, shown=other, labels=primary, type=kind) for kind in results["types"]]
             rows.append([arm, other, *map(_cell, cells)])
-    if not rows:
-        return "<p>Needs the arm rollout or true.</p>"
-    return _table(["trained on", "shown", *results["types"]], rows)
+    return _table(["trained on", "shown", *results["types"]], rows) if rows else ""
 
 
 def _losses(results: Results, pictures: Mapping[str, bytes]) -> str:
-    parts = [_picture(pictures, "gains.png", "Needs the arms rollout and steps0.")]
+    parts = [_picture(pictures, "gains.png")]
     for against in ("steps0", "frozen"):
         rows = gains(results, against)
         counted = [sum(verdict_of(row) == word for row in rows) for word in ("gain", "loss", "neither")]
@@ -161,25 +162,27 @@ def _losses(results: Results, pictures: Mapping[str, bytes]) -> str:
             continue
         parts.append(
             f"<p>Against {_NAMES[against]}, of {len(rows)} kinds of question: {counted[0]} gain, {counted[1]} lose, "
-            f"{counted[2]} undecided. The losses:</p>"
+            f"{counted[2]} are undecided. The losses:</p>"
         )
         lost = [[name_of(row), f"{row['questions']:,}", _signed(row)] for row in rows if verdict_of(row) == "loss"]
-        parts.append(_table(["questions", "number", "points"], lost) if lost else "<p>none beyond chance</p>")
+        none_lost = "<p>No loss is statistically significant.</p>"
+        parts.append(_table(["questions", "number", "points"], lost) if lost else none_lost)
     by_outcome = results["by_outcome"]
     if by_outcome is not None:
         rows = [
             [arm, *(_cell(by_outcome[name].get(arm)) for name in ("right", "wrong"))]
             for arm in results["study"]["arms"]
         ]
-        heads = [f"rollout ends {name}: {by_outcome[name]['questions']:,} questions" for name in ("right", "wrong")]
-        parts.append("<p>Temporal questions, by whether the rollout itself ends as the scene truly does:</p>")
+        heads = [
+            f"rollout ends {word}: {by_outcome[name]['questions']:,} questions"
+            for name, word in (("right", "correctly"), ("wrong", "wrongly"))
+        ]
+        parts.append("<p>Temporal questions, by whether the rollout ends as the true scene does:</p>")
         parts.append(_table(["arm", *heads], rows))
     return "".join(parts)
 
 
 def _strips(strips: Mapping[str, bytes]) -> str:
-    if not strips:
-        return "<p>No picture strips in strips/ yet.</p>"
     order = sorted(strips, key=lambda name: (name.startswith("loss"), name))
     return "".join(f"<figure>{_caption(name)}{image(name, strips[name])}</figure>" for name in order)
 
@@ -206,7 +209,7 @@ def _facts(results: Results) -> str:
         [arm, str(c["world_tokens"]), f"{c['updates']:,}", f"{c['train_seconds']:.0f} s", f"{c['last_loss']:.3f}"]
         for arm, c in results["arms"].items()
     ]
-    heads = ["arm", "world tokens a question", "updates", "training, mean", "last loss, mean"]
+    heads = ["arm", "world tokens per question", "updates", "training, mean", "last loss, mean"]
     return (
         _table(["", ""], rows)
         + _table(heads, cost)
@@ -216,16 +219,13 @@ def _facts(results: Results) -> str:
 
 
 def _cell(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return "-"
-    interval = "" if row["low"] is None else f' <span class="small">[{row["low"]:.3f}, {row["high"]:.3f}]</span>'
-    return f"{row['value']:.3f}{interval}"
+    return "-" if row is None else intervals.cell(row["value"], row["low"], row["high"])
 
 
 def _signed(row: Mapping[str, Any]) -> str:
-    text = f"{100 * row['value']:+.1f}"
-    return text if row["low"] is None else f"{text} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    return intervals.as_points(row["value"], row["low"], row["high"])
 
 
-def _picture(pictures: Mapping[str, bytes], name: str, absent: str) -> str:
-    return picture(pictures, name, _SHOWS[name], absent)
+def _picture(pictures: Mapping[str, bytes], name: str) -> str:
+    """A picture by its name; nothing where the results have no figures for it."""
+    return f"<p>{image(_SHOWS[name], pictures[name])}</p>" if name in pictures else ""

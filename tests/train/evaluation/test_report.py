@@ -106,7 +106,7 @@ def test_it_is_whole_and_fetches_nothing(page: Page) -> None:
 
 
 def test_every_picture_decodes_and_is_described(page: Page) -> None:
-    assert len(page.images) == 2 + 1 + 2 + 5  # two prices, calibration, two histograms, three gains and two losses
+    assert len(page.images) == 1 + 2 + 5  # calibration, two histograms, three gains and two losses
     for found in page.images:
         head, data = (found["src"] or "").split(",", 1)
         assert head == "data:image/png;base64"
@@ -114,11 +114,23 @@ def test_every_picture_decodes_and_is_described(page: Page) -> None:
         assert len(found["alt"] or "") > 20
 
 
+def test_three_runs_have_plots_of_their_cost_and_a_section_without_content_is_left_out() -> None:
+    runs = [evaluation("a", 18), evaluation("b", 9, world_tokens=4), evaluation("c", 12, world_tokens=9)]
+    three, one = Page(run_page(runs)), Page(run_page(runs[:1]))
+    costs = [found["alt"] for found in three.images if "against" in (found["alt"] or "")]
+    assert len([alt for alt in costs if "world tokens" in (alt or "") or "seconds" in (alt or "")]) == 2
+    assert "joined by a line" in three.text
+    assert "joined by a line" not in one.text
+    assert "Paired comparison of runs" in three.text
+    for absent in ("Paired comparison", "Ablations"):
+        assert absent not in one.text
+
+
 def test_it_says_what_a_reviewer_asks_for(page: Page) -> None:
     for words in [
-        "0.900 [0.699, 0.972]", "McNemar", "Holm", "own words", "balanced", "chance 0.500", "minimal pairs",
-        "expected calibration error", "rollout wrong", "world tokens a question", "rollout seconds an image", "frozen",
-        "Right only with runs/1, 8 steps",
+        "0.900 [0.699, 0.972]", "McNemar", "Holm", "generated", "balanced", "chance 0.500", "minimal pairs",
+        "expected calibration error", "rollout wrong", "world tokens per question", "rollout seconds per image",
+        "frozen", "Correct only with runs/1, 8 steps",
     ]:  # fmt: skip
         assert words in page.text, words
     assert re.search(r"p\d?, adjusted", page.text)
@@ -130,7 +142,7 @@ def test_examples_show_losses_as_well_as_gains_and_of_one_run_what_it_was_sure_o
     assert [example.heading.split()[-3] for example in two] == ["a,"] * 3 + ["b,"] * 2
     assert examples([evaluation("a", 18), evaluation("b", 9)]) == two
     one = examples([evaluation("a", 10)])
-    assert [example.heading for example in one] == ["Sure, and right"] * 3 + ["Sure, and wrong"] * 3
+    assert [example.heading for example in one] == ["Confident and correct"] * 3 + ["Confident and wrong"] * 3
     assert one[3].told.id == "19-temporal"
     assert all(example.told.type == "temporal" for example in one)
 
@@ -163,7 +175,7 @@ def test_nothing_cheaper_is_as_good_as_what_is_on_the_front() -> None:
 def test_questions_that_a_run_was_not_asked_are_told_in_the_page_and_the_table() -> None:
     few, all_of_them = evaluation("few", 15, left_out=7), evaluation("all", 15, left_out=0)
     page = run_page([few, all_of_them])
-    assert "few, 8 steps was not asked 7 more" in page
+    assert "few, 8 steps was not asked 7 more questions" in page
     assert "all, 8 steps was not asked" not in page
     console = Console(width=200, record=True)
     with console.capture() as shown:
