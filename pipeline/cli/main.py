@@ -366,7 +366,9 @@ def ask(
     answer = done.answer
     if preview is not None:
         told = [(r.choice, r.probability) for r in answer.ranked] or [(answer.text, None)]
-        sight.viewer.save_answer(image, done.latents, question, told, preview)
+        from ...precompute.preview.answer_cards import save_answer
+
+        save_answer(sight.viewer, image, done.latents, question, told, preview)
     if as_json:
         ranked = [{"choice": r.choice, "probability": r.probability} for r in answer.ranked]
         found = {"answer": answer.text, "ranked": ranked, "steps": done.steps, "why": done.why}

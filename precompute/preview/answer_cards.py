@@ -1,8 +1,4 @@
-"""Pictures of what a run answered from a store: the input, the future that was read, the answers.
-
-Elsewhere: drawing one (preview.py), where inputs are found by the names in a store (originals.py), the same for an
-input that no store holds (live.py); what decodes (viewer.py).
-"""
+"""Pictures of answers: the input, the future that was read, the question and the answers to it."""
 
 from __future__ import annotations
 
@@ -10,9 +6,14 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, ImageError, TheWorldError
+from ...pipeline.files.atomic import make_folders
 from ...pipeline.files.images import read_input_file
 from ...pipeline.latents.keys import key_of_sample
 from ...pipeline.latents.tensors import as_tensor
@@ -20,10 +21,14 @@ from ...pipeline.machine import DeviceName
 from ...pipeline.store.folder import LatentStore
 from ..inputs.lookup import InputLookup
 from ..inputs.sandbox import shared_decoder
+from ..media.images import to_image
 from ..rollout.kinds import KINDS
 from ..worlds.source import WORLDLET, resolve_world
+from .drawing import ACCENT, INK, PALE, SOFT, draw_arrow, drawable, font, font_for, to_frames
 from .latent_decoder import LatentDecoder
 from .store_preview import GUARDRAIL_NOTE
+
+_TILE, _MARGIN, _BAR = 128, 16, 260
 
 
 class AnswerPictures:
@@ -74,7 +79,7 @@ class AnswerPictures:
             return None
         if first is None:
             self.notes += [note for note in self._viewer.notes if note not in self.notes]
-        picture = self._viewer.draw_answer(first, latents, question, answers)
+        picture = draw_answer(self._viewer, first, latents, question, answers)
         content = io.BytesIO()
         picture.save(content, "PNG", optimize=True)
         return content.getvalue()
@@ -96,3 +101,112 @@ class AnswerPictures:
                 self.notes.append(f"note: some examples begin with the decoded first frame: {error}")
             self._without.add(key)
             return None
+
+
+def save_answer(
+    decoder: LatentDecoder,
+    file: Path,
+    latents: Float[Tensor, "1 C T H W"],
+    question: str,
+    answers: Sequence[tuple[str, float | None]],
+    path: Path,
+) -> None:
+    """Write the answer card of an image or video file as a PNG; its folder is made.
+
+    Args:
+        file, latents: the input, and what was read of it.
+        answers: the likeliest first, with their probabilities where choices were ranked.
+    Raises:
+        ImageError: the input cannot be used.
+    """
+    _, loaded = decoder.load(file)
+    picture = draw_answer(decoder, loaded.first, latents, question, answers)
+    make_folders(path.absolute().parent)
+    picture.save(path, format="PNG")
+
+
+def draw_answer(
+    decoder: LatentDecoder,
+    first: Tensor | None,
+    latents: Float[Tensor, "1 C T H W"],
+    question: str,
+    answers: Sequence[tuple[str, float | None]],
+) -> Image.Image:
+    """The answer card of an input: its first picture, its decoded latents, the question and the answers.
+
+    Args:
+        first: the input's first picture, (3, height, width) in [-1, 1]; None takes the decoded one.
+        answers: the likeliest first, with their probabilities where choices were ranked.
+    """
+    video = decoder.decode(latents)
+    return answer_picture(
+        to_image(video[:, 0].clamp(-1, 1) if first is None else first),
+        video,
+        question,
+        answers,
+        frame_seconds=decoder.recipe.stride / decoder.fps,
+        temporal_stride=decoder.spec.temporal_stride,
+    )
+
+
+def answer_picture(
+    source: Image.Image,
+    video: Float[Tensor, "3 F height width"],
+    question: str,
+    answers: Sequence[tuple[str, float | None]],
+    *,
+    frame_seconds: float,
+    temporal_stride: int,
+) -> Image.Image:
+    """What `ask` did, to be looked at: the image, the future that was read, the question and the answers.
+
+    Args:
+        video: the decoded rollout, in [-1, 1].
+        answers: the likeliest first, with their probabilities, where choices were ranked.
+        frame_seconds: between two video frames.
+        temporal_stride: video frames per latent frame after the first.
+    """
+    tiles = [source.convert("RGB"), *map(Image.fromarray, _last_of_each(video[None], temporal_stride)[0][1:])]
+    side = (round(_TILE * source.width / source.height), _TILE)
+    sample = Image.Resampling.NEAREST if source.height < _TILE else Image.Resampling.LANCZOS
+    small = font(13)
+    step, first_gap = side[0] + 4, 34
+    width = 2 * _MARGIN + len(tiles) * step - 4 + first_gap
+    top, text_top = 38, 38 + _TILE + 18
+    picture = Image.new("RGB", (max(width, 640), text_top + 34 + 28 * len(answers) + _MARGIN), (255, 255, 255))
+    draw = ImageDraw.Draw(picture)
+    for number, tile in enumerate(tiles):
+        left = _MARGIN + number * step + (first_gap if number else 0)
+        label = "now" if number == 0 else f"+{temporal_stride * number * frame_seconds:.2f} s"
+        draw.text((left + side[0] / 2, top - 6), label, fill=SOFT, font=small, anchor="ms")
+        picture.paste(tile.resize(side, sample), (left, top))
+        draw.rectangle((left, top, left + side[0] - 1, top + _TILE - 1), outline=ACCENT if number else INK)
+    if len(tiles) > 1:
+        draw_arrow(draw, _MARGIN + side[0] + 8, top + _TILE // 2)
+        left = _MARGIN + step + first_gap
+        draw.text((left, _MARGIN - 2), "what the world model foresees", fill=ACCENT, font=small, anchor="ls")
+    _write(draw, (_MARGIN, text_top), question, INK)
+    for number, (answer, probability) in enumerate(answers):
+        y = text_top + 34 + 28 * number
+        ink = INK if number == 0 else SOFT
+        if probability is None:
+            _write(draw, (_MARGIN, y), answer, ink)
+            continue
+        draw.rectangle((_MARGIN, y + 2, _MARGIN + _BAR, y + 20), fill=PALE)
+        bar = (_MARGIN, y + 2, _MARGIN + round(_BAR * probability), y + 20)
+        draw.rectangle(bar, fill=ACCENT if number == 0 else SOFT)
+        _write(draw, (_MARGIN + _BAR + 12, y + 11), f"{answer}   {probability:.0%}", ink, anchor="lm")
+    return picture
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, ink: tuple[int, int, int], anchor: str = "la"
+) -> None:
+    """One large line; beyond ASCII, in the letters that DejaVu has."""
+    line = drawable(text.replace("\n", " "))
+    draw.text(at, line, fill=ink, font=font_for(line, 20), anchor=anchor)
+
+
+def _last_of_each(videos: Float[Tensor, "B 3 F height width"], temporal_stride: int) -> NDArray[np.uint8]:
+    """(B, T, height, width, 3): the video frame that ends each latent frame."""
+    return to_frames(videos[:, :, ::temporal_stride])

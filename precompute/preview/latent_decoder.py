@@ -7,17 +7,14 @@ world model (live.py), sheets of a store's samples (store_preview.py), drawing i
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, ImageError
-from ...pipeline.files.atomic import make_folders
 from ...pipeline.files.images import read_input_file
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
@@ -26,10 +23,8 @@ from ...pipeline.latents.world_model import Autoencoder
 from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.store.folder import LatentStore
 from ..inputs.sandbox import shared_decoder
-from ..media.images import to_image
 from ..rollout.kinds import KINDS, Loaded
 from ..worlds.source import WORLDLET, WorldSource, find_autoencoder, resolve_world
-from .answer_card import answer_picture
 from .drawing import to_frames
 from .terminal import show_frames
 
@@ -172,43 +167,6 @@ class LatentDecoder:
         if self.recipe.kind == "posterior":  # a log-variance is no picture
             latents = latents[:, :, :1]
         return self.autoencoder.decode(latents.to(self.device))[0].float().cpu()
-
-    def save_answer(
-        self,
-        file: Path,
-        latents: Float[Tensor, "1 C T H W"],
-        question: str,
-        answers: Sequence[tuple[str, float | None]],
-        path: Path,
-    ) -> None:
-        """A picture of the image or first video frame, the decoded latents, the question and the answers to it."""
-        _, loaded = self.load(file)
-        picture = self.draw_answer(loaded.first, latents, question, answers)
-        make_folders(path.absolute().parent)
-        picture.save(path, format="PNG")
-
-    def draw_answer(
-        self,
-        first: Tensor | None,
-        latents: Float[Tensor, "1 C T H W"],
-        question: str,
-        answers: Sequence[tuple[str, float | None]],
-    ) -> Image.Image:
-        """A picture of an input, its decoded latents, a question and the answers to it.
-
-        Args:
-            first: the input's first picture, (3, height, width) in [-1, 1]; None takes the decoded one.
-            answers: the likeliest first, with their probabilities, where choices were ranked.
-        """
-        video = self.decode(latents)
-        return answer_picture(
-            to_image(video[:, 0].clamp(-1, 1) if first is None else first),
-            video,
-            question,
-            answers,
-            frame_seconds=self.recipe.stride / self.fps,
-            temporal_stride=self.spec.temporal_stride,
-        )
 
     def show(self, latents: Float[Tensor, "1 C T H W"], terminal: TextIO) -> None:
         """The rollout in a terminal, as far as it is wide: the observed frame, the last, and some between."""

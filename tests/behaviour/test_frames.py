@@ -27,6 +27,7 @@ from theworld.precompute.job.report import Report
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.live.world import LiveWorld
 from theworld.precompute.media.video import write_video
+from theworld.precompute.preview.answer_cards import save_answer
 from theworld.precompute.worlds.source import resolve_world
 
 
@@ -185,7 +186,7 @@ def test_a_video_is_made_into_latents_on_the_spot_and_an_image_is_refused(tmp_pa
     latents = live.roll_out(videos / "1.mp4")
     np.testing.assert_allclose(latents.numpy(), store.read([key_of_file(videos / "1.mp4")]), atol=1e-4)
     answers = [("left", 0.75), ("right", 0.25)]
-    live.save_answer(videos / "1.mp4", latents, "where?", answers, tmp_path / "answer.png")
+    save_answer(live, videos / "1.mp4", latents, "where?", answers, tmp_path / "answer.png")
     with Image.open(tmp_path / "answer.png") as picture:
         shown = np.asarray(picture)
     first = np.asarray(Image.fromarray(falling(1, 1)[0]).resize((128, 128), Image.Resampling.NEAREST))

@@ -7,6 +7,7 @@ import torch
 
 from theworld.pipeline.errors import ConfigError
 from theworld.precompute.live.world import LazyRollout, LiveWorld
+from theworld.precompute.preview.answer_cards import save_answer
 from theworld.precompute.worlds.cosmos import CosmosWorld
 
 from ..miniatures.image_store import make_images, make_store
@@ -24,7 +25,7 @@ def test_no_steps_need_no_transformer_and_are_the_first_frame_of_the_rollout(
         blind.setattr(CosmosWorld, "load", None)
         seen = sight.see(0)
         assert torch.equal(seen, whole[:, :, :1])
-        sight.viewer.save_answer(image, seen, "where?", [("left", 0.6)], tmp_path / "new" / "now.png")
+        save_answer(sight.viewer, image, seen, "where?", [("left", 0.6)], tmp_path / "new" / "now.png")
     assert torch.equal(sight.see(2), whole)
     assert torch.equal(sight.see(1), whole[:, :, :2])
     with pytest.raises(ConfigError, match="--world PATH"):  # the answer rests on it, so here all weights are checked

@@ -20,6 +20,7 @@ from theworld.precompute.job.run import run_precompute
 from theworld.precompute.live.world import LiveWorld
 from theworld.precompute.media.images import load_image
 from theworld.precompute.media.video import write_video
+from theworld.precompute.preview.answer_cards import save_answer
 from theworld.precompute.worlds.registry import load_world
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
 from theworld.train.config import TrainConfig
@@ -83,7 +84,7 @@ def test_a_package_s_world_with_its_own_latent_space_goes_through_the_whole_hous
     latents = live.roll_out(images / "0.png")
     assert torch.equal(latents, torch.from_numpy(store.read([key_of_file(images / "0.png")])))
     assert ask(load_run(run), latents, "where will the ball land?", ["left", "right"]).text in {"left", "right"}
-    live.save_answer(images / "0.png", latents, "where?", [("left", 0.6)], tmp_path / "answer.png")
+    save_answer(live, images / "0.png", latents, "where?", [("left", 0.6)], tmp_path / "answer.png")
     # the image and a tile of 192 pixels for each of the two rollout steps
     assert Image.open(tmp_path / "answer.png").width == 32 + 3 * (192 + 4) - 4 + 34
 

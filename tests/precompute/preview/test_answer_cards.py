@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from theworld.precompute.preview.answer_card import answer_picture
+from theworld.precompute.preview.answer_cards import answer_picture
 
 
 def picture(question: str, answer: str, probability: float | None = 0.5) -> bytes:
