@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from .errors import ConfigError
-from .messages import what_is_wrong
+from .messages import list_problems
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -35,7 +35,7 @@ def load_config(model: type[Model], table: str, file: Path | None, flags: Mappin
     except ValidationError as error:
         typed = {name: f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None}
         where = "these flags" if file is None else f"{file}, [{table}]"
-        raise ConfigError(f"{where}: {what_is_wrong(error, known=model.model_fields, spelled=typed)}") from error
+        raise ConfigError(f"{where}: {list_problems(error, known=model.model_fields, spelled=typed)}") from error
 
 
 def read_table(file: Path, table: str) -> dict[str, Any]:

@@ -14,14 +14,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-NAMED = 3
+MAX_NAMES = 3
 """Of many, so many are told by name."""
 
 _VALUE = reprlib.Repr()
 _VALUE.maxstring = _VALUE.maxother = 80
 
 
-def name_some(names: Sequence[object], *, between: str = ", ", most: int = NAMED) -> str:
+def name_some(names: Sequence[object], *, between: str = ", ", most: int = MAX_NAMES) -> str:
     """The first few, the rest counted: `a, b, c and 7 more`."""
     told = between.join(map(str, names[:most]))
     joint = "" if between == ", " else between.rstrip()
@@ -38,7 +38,7 @@ def install_extra(name: str) -> str:
     return f"pip install -e '.[{name}]' in the folder of theworld's source"
 
 
-def what_is_wrong(
+def list_problems(
     error: ValidationError | OSError, *, known: Iterable[str] = (), spelled: Mapping[str, str] | None = None
 ) -> str:
     """Why values could not be taken, each as its field, what is expected, and what was there.

@@ -86,18 +86,18 @@ class Progress:
             lines.finish()
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """An error's message, in red where that is welcome, on stderr."""
     _stderr().print(_seen(text), style="red", markup=False)
 
 
-def tell_at_once(text: str) -> None:
+def print_at_once(text: str) -> None:
     """A line on stderr from a signal handler: past every buffer, and to nobody where the terminal is gone."""
     with suppress(OSError):
         os.write(2, f"\n{text}\n".encode())
 
 
-def show(table: RenderableType) -> None:
+def print_result(table: RenderableType) -> None:
     """A result on stdout; brackets and colons in a name are printed, not interpreted, and a long one is told whole."""
     if isinstance(table, Table):
         for column in table.columns:

@@ -43,7 +43,7 @@ def list_(
     cache: Annotated[Path, typer.Argument(help="Folder of stores.")] = DEFAULT_CACHE, as_json: Json = False
 ) -> None:
     """The stores of a cache folder: path, recipe id, kind, format, samples, bytes."""
-    from ..progress import complain
+    from ..progress import print_error
     from ..store.folder import find_stores, is_store, load_store
 
     paths = [cache] if is_store(cache) else find_stores(cache)
@@ -57,11 +57,11 @@ def list_(
             store = load_store(path)
         except TheWorldError as error:  # one bad store must not hide the others
             bad = True
-            complain(f"error: {error}")
+            print_error(f"error: {error}")
             continue
         bad |= bool(store.damage)
         for damage in store.damage:
-            complain(f"DAMAGE: {damage}")
+            print_error(f"DAMAGE: {damage}")
         rows.append(
             {
                 "path": str(path),
@@ -341,7 +341,7 @@ def merge(
 
 
 def _report_copies(target: Path, copies: list[Any], damage: tuple[str, ...], as_json: bool) -> None:
-    from ..progress import complain
+    from ..progress import print_error
 
     bad = [*damage, *(message for copied in copies for message in copied.damaged)]
     if as_json:
@@ -351,7 +351,7 @@ def _report_copies(target: Path, copies: list[Any], damage: tuple[str, ...], as_
         for copied in copies:
             typer.echo(f"{copied.source}: {copied.copied} samples copied to {target}, {copied.present} were there")
     for message in bad:
-        complain(f"DAMAGE, not copied: {message}")
+        print_error(f"DAMAGE, not copied: {message}")
     if bad:
         raise typer.Exit(1)
 

@@ -40,7 +40,7 @@ def demo(
     from ...precompute.job.config import PrecomputeConfig
     from ...precompute.job.run import run_precompute
     from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown
-    from ..progress import Progress, show
+    from ..progress import Progress, print_result
     from ..store.folder import open_store
     from .evaluate import write_page
 
@@ -76,7 +76,7 @@ def demo(
         typer.echo(json.dumps(told, indent=2))
         return
     for table in compare_evaluations(done):
-        show(table)
+        print_result(table)
     typer.echo(f"{took:.0f} s. Now open {page.resolve()}")
 
 

@@ -141,7 +141,7 @@ def evaluate(
         read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
     from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown, require_one_file
     from ...train.study.findings import read_outcomes
-    from ..progress import Progress, show
+    from ..progress import Progress, print_result
 
     progress = Progress.on_stderr(quiet=quiet)
     if questions is None and not as_json:  # a table needs the same questions
@@ -170,7 +170,7 @@ def evaluate(
         typer.echo(json.dumps([evaluation.model_dump(mode="json") for evaluation in done], indent=2))
     else:
         for table in compare_evaluations(done):
-            show(table)
+            print_result(table)
     for evaluation in done:
         if not evaluation.is_swap:
             for alarm in evaluation.alarms:
@@ -237,7 +237,7 @@ def _refuse(context: typer.Context, names: AbstractSet[str], why: str) -> None:
 def _compare_policies(runs: list[Path], rule: str, *, quiet: bool, as_json: bool, **given: Any) -> None:
     from ...train.evaluation.adaptive import compare_policies
     from ...train.evaluation.gates import parse_rule
-    from ..progress import Progress, show
+    from ..progress import Progress, print_result
 
     progress = Progress.on_stderr(quiet=quiet)
     found = [compare_policies(run, parse_rule(rule), progress=progress, **given) for run in runs]
@@ -245,7 +245,7 @@ def _compare_policies(runs: list[Path], rule: str, *, quiet: bool, as_json: bool
         typer.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=2))
         return
     for one in found:
-        show(one.table())
+        print_result(one.table())
         for note in one.notes:
             typer.echo(note, err=True)
 
@@ -276,7 +276,7 @@ def _compare_arms(
     from ...train.study.report import write_report
     from ...train.study.run import Study, run_study
     from ..config import load_config, read_table
-    from ..progress import Progress, show
+    from ..progress import Progress, print_result
 
     store = store or DEFAULT_CACHE
     written = read_table(config, "train") if config else {}
@@ -310,7 +310,7 @@ def _compare_arms(
         typer.echo(found.to_json())
         return
     for table in found.tables():
-        show(table)
+        print_result(table)
     typer.echo(f"results: {page}")
 
 

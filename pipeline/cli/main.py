@@ -58,16 +58,16 @@ def main() -> None:
     try:
         app()
     except TheWorldError as error:
-        from ..progress import complain
+        from ..progress import print_error
 
-        complain(f"error: {error}")
+        print_error(f"error: {error}")
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno not in _OF_THE_PLACE or error.filename is None:
             raise
-        from ..progress import complain
+        from ..progress import print_error
 
-        complain(
+        print_error(
             f"error: {error.filename} cannot be used: {error.strerror}. Name another place, or see to it that this one "
             "may be written and has room"
         )
@@ -170,26 +170,26 @@ def precompute(
 def worlds(as_json: Json = False) -> None:
     """List the world models that --world takes by name, and whose folders and Hub ids it takes."""
     from ...precompute.worlds.registry import list_worlds, table_of
-    from ..progress import show
+    from ..progress import print_result
 
     rows = list_worlds()
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    show(table_of(rows))
+    print_result(table_of(rows))
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at this machine: versions, GPU, memory, disk, Hub, sockets. Exits with 2 where most commands would fail."""
-    from ..progress import show
+    from ..progress import print_result
     from .doctor import examine, table_of, to_json
 
     rows = examine()
     if as_json:
         typer.echo(json.dumps(to_json(rows), indent=2))
     else:
-        show(table_of(rows))
+        print_result(table_of(rows))
     if any(row.state == "problem" for row in rows):
         raise typer.Exit(2)
 

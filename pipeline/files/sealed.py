@@ -54,7 +54,7 @@ def read_file(path: Path, limit_bytes: int) -> bytes:
         return file.read(os.fstat(file.fileno()).st_size)
 
 
-def holds(path: Path, content: bytes) -> bool:
+def has_content(path: Path, content: bytes) -> bool:
     """Whether a regular file has exactly this content."""
     try:
         return read_file(path, len(content)) == content

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import RecipeError
-from ..messages import what_is_wrong
+from ..messages import list_problems
 
 Kind = Literal["rollout", "samples", "continuation", "frames", "views", "posterior"]
 """What a latent is made of, and what its T axis counts; t = 0 is always the encoding of what is seen first.
@@ -201,7 +201,7 @@ def parse_recipe(value: object, *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(value)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {what_is_wrong(error)}") from error
+        raise RecipeError(f"{where}: {list_problems(error)}") from error
 
 
 def difference(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:

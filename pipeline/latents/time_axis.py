@@ -29,7 +29,7 @@ def clips(recipe: Recipe) -> list[list[int]]:
     return [frames] if is_clip(recipe.kind) else [[frame] for frame in frames]
 
 
-def column(recipe: Recipe, t: int, fps: float | None, *, temporal_stride: int = 4) -> str:
+def frame_label(recipe: Recipe, t: int, fps: float | None, *, temporal_stride: int = 4) -> str:
     """What latent frame t is: `now`, `+1.33 s`, `draw 2 +0.33 s`, `frame 16`, `2x2 tile 3`, `log-variance`.
 
     Args:
@@ -63,7 +63,7 @@ def horizon_s(recipe: Recipe, spec: LatentSpec, fps: float | None) -> float | No
 def describe(recipe: Recipe, spec: LatentSpec, fps: float | None) -> str:
     """The T axis in a line."""
     frames = latent_frames(recipe.rollout_steps)
-    labels = [column(recipe, t, fps, temporal_stride=spec.temporal_stride) for t in range(frames)]
+    labels = [frame_label(recipe, t, fps, temporal_stride=spec.temporal_stride) for t in range(frames)]
     shown = ", ".join(labels if frames <= 3 else [*labels[:2], "…", labels[-1]])
     one = "" if is_clip(recipe.kind) else ", each a picture of its own"
     kept = f", every {recipe.stride}. latent frame kept" if recipe.stride > 1 else ""

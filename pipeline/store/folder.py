@@ -39,7 +39,7 @@ from ..files.atomic import make_folders, publish, sync_folder, writing
 from ..files.sealed import read_file, seal, unseal
 from ..latents.recipe import Recipe, difference, parse_recipe
 from ..latents.spec import LatentSpec
-from ..messages import what_is_wrong
+from ..messages import list_problems
 from .commit import self_test
 from .latent_store import LatentStore, StoreFormat, layout_of
 from .records import FORMAT, Sha256, unreadable
@@ -323,7 +323,7 @@ def _read_manifest(path: Path) -> _Manifest:
             )
         return _Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise _damaged_manifest(file, what_is_wrong(error)) from error
+        raise _damaged_manifest(file, list_problems(error)) from error
     except (ValueError, AttributeError, RecursionError) as error:
         if (path / "adapter_config.json").is_file():  # a run's theworld.json says other things
             raise StoreNotFoundError(

@@ -93,8 +93,8 @@ class Index:
         self._shard_size = shard_size
 
     @classmethod
-    def of(cls, shards: Iterable[Shard], shard_size: int) -> Index:
-        """The catalog of some shards."""
+    def from_shards(cls, shards: Iterable[Shard], shard_size: int) -> Index:
+        """The index of some shards."""
         return cls({shard.number: shard for shard in sorted(shards, key=lambda shard: shard.number)}, shard_size)
 
     def __len__(self) -> int:
@@ -126,11 +126,11 @@ class Index:
 
     def with_shards(self, shards: Iterable[Shard]) -> Index:
         """This and more shards."""
-        more = Index.of(shards, self._shard_size)
-        catalog = Index.of([*self.shards.values(), *more.shards.values()], self._shard_size)
+        more = Index.from_shards(shards, self._shard_size)
+        index = Index.from_shards([*self.shards.values(), *more.shards.values()], self._shard_size)
         keys = np.concatenate([self._sorted[0], more._sorted[0]])
-        catalog._sorted = _distinct(keys, np.concatenate([self._sorted[1], more._sorted[1]]))  # two runs: cheap
-        return catalog
+        index._sorted = _distinct(keys, np.concatenate([self._sorted[1], more._sorted[1]]))  # two runs: cheap
+        return index
 
     def without(self, numbers: Iterable[int]) -> Index:
         """This but for some shards."""
@@ -158,9 +158,9 @@ def unpack_keys(keys: Keys) -> tuple[str, ...]:
     return tuple(digits[at : at + KEY_DIGITS] for at in range(0, len(digits), KEY_DIGITS))
 
 
-def write_snapshot(catalog: Index, recipe_id: str) -> bytes:
-    """The snapshot of a catalog that is not empty, for `read_snapshot`."""
-    shards = list(catalog.shards.values())
+def write_snapshot(index: Index, recipe_id: str) -> bytes:
+    """The snapshot of an index that is not empty, for `read_snapshot`."""
+    shards = list(index.shards.values())
     tensors: dict[str, NDArray[Any]] = {
         "shards": np.array([[s.number, s.rows, s.bytes, *s.stamp] for s in shards], np.int64),
         "keys": np.concatenate([shard.keys for shard in shards]).view(np.uint8).reshape(-1, _KEY.itemsize),
@@ -191,7 +191,7 @@ def read_snapshot(store: Path, recipe_id: str, shard_size: int, stamps: Mapping[
         Shard(number, size, packed[start : start + rows], crcs[start : start + rows], Stamp(*stamp))
         for (number, rows, size, *stamp), start in zip(table.tolist(), starts.tolist(), strict=True)
     ]
-    return Index.of((shard for shard in shards if stamps.get(shard.number) == shard.stamp), shard_size)
+    return Index.from_shards((shard for shard in shards if stamps.get(shard.number) == shard.stamp), shard_size)
 
 
 def _consistent(table: NDArray[Any], keys: NDArray[Any], crcs: NDArray[Any], shard_size: int) -> bool:

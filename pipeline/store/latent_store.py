@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
 from ..files.atomic import replace, writing
-from ..files.sealed import holds
+from ..files.sealed import has_content
 from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec, latent_frames
 from . import ledger
@@ -45,7 +45,7 @@ from .index import (
 )
 from .ledger import Failure
 from .records import ShardRecord, read_record, record_path, unreadable
-from .shard_files import OpenPayloads, ShardFile
+from .shard_files import OpenShardFiles, ShardFile
 from .writer import ShardWriter
 
 StoreFormat = Literal["zarr", "webdataset"]
@@ -95,10 +95,10 @@ class LatentStore:
         self.damage: tuple[str, ...] = ()
         self._tolerate_damage = tolerate_damage
         self._recipe_id = recipe.id
-        self._catalog = Index({}, shard_size)
+        self._index = Index({}, shard_size)
         self._bad: dict[int, str] = {}
         self._inodes: dict[int, int] = {}
-        self._payloads = OpenPayloads(partial(self.layout.payload_path, path))
+        self._payloads = OpenShardFiles(partial(self.layout.payload_path, path))
         self._lock = threading.Lock()
         self.refresh()
 
@@ -120,12 +120,12 @@ class LatentStore:
     @property
     def keys(self) -> tuple[str, ...]:
         """Every visible key once, by shard and row."""
-        return self._catalog.keys
+        return self._index.keys
 
     @property
     def shards(self) -> Mapping[int, Shard]:
         """The visible shards by number, ascending."""
-        return self._catalog.shards
+        return self._index.shards
 
     @property
     def bad_records(self) -> Mapping[int, str]:
@@ -135,22 +135,22 @@ class LatentStore:
     @property
     def array_rows(self) -> int:
         """N of the Zarr array: up to and with the last row of the highest committed shard."""
-        return self._catalog.array_rows
+        return self._index.array_rows
 
     @property
     def next_number(self) -> int:
         """The first shard number above all that have a record."""
-        return 1 + max(*self._bad, *self._catalog.shards, -1, -1)
+        return 1 + max(*self._bad, *self._index.shards, -1, -1)
 
     def __len__(self) -> int:
-        return len(self._catalog)
+        return len(self._index)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and bool(self.holds([key])[0])
 
     def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
         """Which of some keys are here."""
-        return self._catalog.find(keys) >= 0
+        return self._index.find(keys) >= 0
 
     def rows_of(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Where latents are in the Zarr array: `zarr.open(path)["latents"][row]`.
@@ -158,7 +158,7 @@ class LatentStore:
         Raises:
             MissingLatentError: names the first key that is not here.
         """
-        rows = self._catalog.find(keys)
+        rows = self._index.find(keys)
         if (rows < 0).any():
             missing, more = keys[int(np.argmax(rows < 0))], int((rows < 0).sum()) - 1
             others = f" and {more} more of {len(keys)}" if more else ""
@@ -190,17 +190,17 @@ class LatentStore:
         """
         with self._lock:
             inodes = record_inodes(self.path)
-            known = self._catalog.shards
+            known = self._index.shards
             gone = {n for n in (*known, *self._bad) if inodes.get(n) != self._inodes.get(n)}  # or another by now
             if gone:
-                self._catalog = self._catalog.without(gone)
+                self._index = self._index.without(gone)
                 self._bad = {n: message for n, message in self._bad.items() if n not in gone}
                 self._payloads.forget(gone)
-            stamps = record_stamps(self.path, inodes.keys() - self._catalog.shards.keys() - self._bad.keys())
+            stamps = record_stamps(self.path, inodes.keys() - self._index.shards.keys() - self._bad.keys())
             if not known and (snapshot := read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)):
-                self._catalog = snapshot.without(n for n, s in snapshot.shards.items() if not self._possible(s))
-            if new := self._read_records(sorted(stamps.keys() - self._catalog.shards.keys()), stamps):
-                self._catalog = self._catalog.with_shards(new)
+                self._index = snapshot.without(n for n, s in snapshot.shards.items() if not self._possible(s))
+            if new := self._read_records(sorted(stamps.keys() - self._index.shards.keys()), stamps):
+                self._index = self._index.with_shards(new)
             self._inodes = inodes
             self.damage = tuple(self._bad[number] for number in sorted(self._bad))
 
@@ -309,15 +309,15 @@ class LatentStore:
         """
         while True:
             self.refresh()
-            samples = self._catalog.array_rows
+            samples = self._index.array_rows
             with writing(self.path):
                 for name, content in self.layout.files(samples).items():
-                    if not holds(self.path / name, content):
+                    if not has_content(self.path / name, content):
                         replace(self.path / "tmp", self.path / name, content)
                 if len(self.shards) >= SNAPSHOT_FROM_SHARDS:
                     self._publish_snapshot()
             self.refresh()
-            if samples == self._catalog.array_rows:  # else a commit came between, and its N may already be overwritten
+            if samples == self._index.array_rows:  # else a commit came between, and its N may already be overwritten
                 return samples
 
     def record_sources(self, rows: Iterable[tuple[str, str]], prompts: Mapping[str, str] | None = None) -> None:
@@ -367,7 +367,7 @@ class LatentStore:
         stamps = {number: shard.stamp for number, shard in self.shards.items()}
         known = read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)
         if known is None or known.shards.keys() != stamps.keys():
-            replace(self.path / "tmp", self.path / SNAPSHOT, write_snapshot(self._catalog, self._recipe_id))
+            replace(self.path / "tmp", self.path / SNAPSHOT, write_snapshot(self._index, self._recipe_id))
 
     def _possible(self, shard: Shard) -> bool:
         return shard.rows <= self.shard_size and shard.bytes == self.layout.payload_bytes(shard.rows)
@@ -399,7 +399,7 @@ class LatentStore:
             raise self._damaged(number, _GONE) from error
 
     def _open(self, number: int) -> ShardFile:
-        shard = self._catalog.shards.get(number)
+        shard = self._index.shards.get(number)
         if shard is None:  # a refresh in another thread
             raise self._damaged(number, _GONE)
         try:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from ..errors import DamagedShardError, StoreError
 from ..files.sealed import read_file, unseal
 from ..latents.keys import KEY_DIGITS
-from ..messages import what_is_wrong
+from ..messages import list_problems
 
 FORMAT = 1
 """Version of everything a store holds; a reader refuses a higher one."""
@@ -139,7 +139,7 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
         if record.recipe_id != recipe_id:
             raise ValueError(f"it is of recipe {record.recipe_id[:12]}, the store of {recipe_id[:12]}")
     except ValidationError as error:
-        raise damaged(path, what_is_wrong(error)) from error
+        raise damaged(path, list_problems(error)) from error
     except ValueError as error:
         raise damaged(path, str(error)) from error
     except OSError as error:

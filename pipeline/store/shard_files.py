@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .index import Shard
 
-OPEN_PAYLOADS = 256
+MAX_OPEN_FILES = 256
 """Payload files kept open at most."""
 
 
@@ -35,7 +35,7 @@ class ShardFile:
             os.close(self.fd)
 
 
-class OpenPayloads:
+class OpenShardFiles:
     """The payload files opened most recently, and which of their rows were checked."""
 
     def __init__(self, path_of: Callable[[int], Path]) -> None:
@@ -65,7 +65,7 @@ class OpenPayloads:
         with self._lock:
             payload = self._open.get(shard.number)
             if payload is None:
-                while len(self._open) >= OPEN_PAYLOADS:
+                while len(self._open) >= MAX_OPEN_FILES:
                     del self._open[next(iter(self._open))]
                 payload = ShardFile(self._path_of(shard.number), shard)
                 stamp, checked = self._checked.get(shard.number, (None, payload.checked))

@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
-from ..files.sealed import holds, open_file
+from ..files.sealed import has_content, open_file
 from ..progress import Progress
 from . import ledger
 from .folder import check_array_metadata, load_store
@@ -232,7 +232,7 @@ def _metadata(store: LatentStore) -> Iterator[Finding]:
         path = store.path / name
         if os.path.lexists(path) and not path.is_file():
             yield Finding(True, "index", f"{path} is not a file, so nothing can be written there", (path,))
-        elif name in stated and not holds(path, stated[name]):
+        elif name in stated and not has_content(path, stated[name]):
             yield Finding(False, "index", f"{path} does not state what is here; repair makes it again")
     for path, message in ledger.check(store.path).items():
         yield Finding(True, "log", message, (path,))

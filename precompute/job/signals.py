@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from ...pipeline.errors import Interrupted
-from ...pipeline.progress import tell_at_once
+from ...pipeline.progress import print_at_once
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
@@ -51,9 +51,9 @@ class Signals:
         name = signal.Signals(number).name
         if self.seen > 1:
             # Ray's processes notice that their driver is gone within seconds
-            tell_at_once(f"stopped on the spot by a second signal ({name})")
+            print_at_once(f"stopped on the spot by a second signal ({name})")
             os._exit(Interrupted.exit_code)
-        tell_at_once(f"{name}: stopping; a second one stops it on the spot")
+        print_at_once(f"{name}: stopping; a second one stops it on the spot")
         raise Interrupted(_said(name))
 
 

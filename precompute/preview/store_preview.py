@@ -24,7 +24,7 @@ from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.files.atomic import make_folders, replace
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import as_tensor
-from ...pipeline.latents.time_axis import clips, column, horizon_s, is_clip
+from ...pipeline.latents.time_axis import clips, frame_label, horizon_s, is_clip
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
@@ -241,7 +241,7 @@ def _decoded(viewer: LatentDecoder, store: LatentStore, key: str, steps: int | N
 def _labels(viewer: LatentDecoder, steps: int) -> list[str]:
     """Of each latent frame."""
     stride = viewer.spec.temporal_stride
-    return [column(viewer.recipe, t, viewer.fps, temporal_stride=stride) for t in range(1 + steps)]
+    return [frame_label(viewer.recipe, t, viewer.fps, temporal_stride=stride) for t in range(1 + steps)]
 
 
 def _labels_between(labels: Sequence[str], viewer: LatentDecoder, frames: int) -> list[str]:

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
 from ...pipeline.errors import WorldModelError
-from ...pipeline.messages import what_is_wrong
+from ...pipeline.messages import list_problems
 from .builtin import BUILT_IN
 from .family import Card, Configs, WorldFamily, read_configs, read_json
 
@@ -123,7 +123,7 @@ def card_of(folder: Path, family: WorldFamily) -> Card:
         stated = {name: said[name] for name in Card.__dataclass_fields__ if said.get(name) is not None}
         return _Card.validate_python({**asdict(family.card), **stated})
     except ValidationError as error:
-        raise WorldModelError(f"{path}, defaults: {what_is_wrong(error)}") from error
+        raise WorldModelError(f"{path}, defaults: {list_problems(error)}") from error
 
 
 def list_worlds() -> list[dict[str, Any]]:

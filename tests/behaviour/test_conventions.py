@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from theworld.pipeline.cli import doctor, options
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import TheWorldError
-from theworld.pipeline.progress import Progress, complain, show
+from theworld.pipeline.progress import Progress, print_error, print_result
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.train.config import TrainConfig
 from theworld.train.reader.layouts import LAYOUTS
@@ -151,7 +151,7 @@ def test_colors_follow_the_environment(
         monkeypatch.delenv(name, raising=False)
     for name, value in (variables | {"TERM": "xterm-256color"}).items():
         monkeypatch.setenv(name, value)
-    complain("error: [no] such file")
+    print_error("error: [no] such file")
     said = capsys.readouterr().err
     assert "error: [no] such file" in said
     assert ("\x1b[31m" in said) == colored
@@ -163,7 +163,7 @@ def test_a_name_too_long_for_a_column_is_told_whole(
     monkeypatch.setenv("COLUMNS", "30")
     table = Table("run")
     table.add_row("/scratch/somebody/experiments/runs/17")
-    show(table)
+    print_result(table)
     said = capsys.readouterr().out
     assert "…" not in said
     assert "/scratch/somebody/experiments/runs/17" in re.sub(r"[\s│]", "", said)
@@ -172,8 +172,8 @@ def test_a_name_too_long_for_a_column_is_told_whole(
 def test_names_may_have_brackets_and_colons(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table("run", title="[a]")
     table.add_row("runs/[b]:car:")
-    show(table)
-    complain("list.jsonl:100: [no] image")
+    print_result(table)
+    print_error("list.jsonl:100: [no] image")
     Progress.on_stderr().warn("list.jsonl:100: [no] image")
     said = capsys.readouterr()
     assert "[a]" in said.out

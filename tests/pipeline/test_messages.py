@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from theworld.pipeline.messages import name_some, what_is_wrong
+from theworld.pipeline.messages import list_problems, name_some
 
 
 class Inner(BaseModel):
@@ -33,7 +33,7 @@ class Settings(BaseModel):
 def said(values: Any, **how: Any) -> str:
     with pytest.raises(ValidationError) as caught:
         Settings.model_validate(values)
-    return what_is_wrong(caught.value, **how)
+    return list_problems(caught.value, **how)
 
 
 def test_a_few_are_named_and_the_rest_counted() -> None:
@@ -74,4 +74,4 @@ def test_many_problems_and_long_values_stay_readable() -> None:
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file") as caught:
         (tmp_path / "absent").read_bytes()
-    assert what_is_wrong(caught.value) == "No such file or directory"
+    assert list_problems(caught.value) == "No such file or directory"

@@ -14,7 +14,7 @@ from rich.table import Table
 from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.files.atomic import replace
 from ...pipeline.machine import DeviceName
-from ...pipeline.messages import what_is_wrong
+from ...pipeline.messages import list_problems
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.records import origins_of
@@ -332,7 +332,7 @@ def read_evaluation(run: Path) -> Evaluation:
         raise RunError(f"{run} has not been evaluated: run `theworld evaluate {run}` first") from error
     except ValidationError as error:
         raise RunError(
-            f"{run / EVALUATION} is not an evaluation we wrote: {what_is_wrong(error)}. Make it again: "
+            f"{run / EVALUATION} is not an evaluation we wrote: {list_problems(error)}. Make it again: "
             f"theworld evaluate {run}"
         ) from error
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, RunError
-from ...pipeline.messages import what_is_wrong
+from ...pipeline.messages import list_problems
 from ..questions.record import UNTYPED
 from ..runs.folder import LoadedRun
 from .adaptive import ADAPTIVE, Adaptive
@@ -122,7 +122,7 @@ def read_gate(run: Path, steps: int) -> Gate:
     try:
         found = Adaptive.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise RunError(f"{path} is not what theworld wrote there ({what_is_wrong(error)}). {make}") from error
+        raise RunError(f"{path} is not what theworld wrote there ({list_problems(error)}). {make}") from error
     gate = next((policy.gate for policy in found.policies if policy.name == "confidence"), None)
     if gate is None or found.steps != steps:
         reason = "; ".join(found.notes) or f"it is of {found.steps} steps"

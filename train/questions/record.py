@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ...pipeline.errors import QuestionError
 from ...pipeline.files.hashing import digest_of_file
 from ...pipeline.latents.keys import key_of_digest
-from ...pipeline.messages import name_some, what_is_wrong
+from ...pipeline.messages import list_problems, name_some
 from ...pipeline.store.folder import LatentStore
 from .readers import folder_of, read_rows
 
@@ -202,7 +202,7 @@ def _validated(record: Mapping[str, Any]) -> Question | str:
     try:
         return Question.model_validate(record)
     except ValidationError as error:
-        return what_is_wrong(error)
+        return list_problems(error)
 
 
 def select_split(questions: Sequence[Question], split: str | None, where: Path) -> tuple[Question, ...]:

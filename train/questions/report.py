@@ -14,7 +14,7 @@ from functools import cache
 from statistics import median
 from typing import Any
 
-from ...pipeline.messages import NAMED, name_some
+from ...pipeline.messages import MAX_NAMES, name_some
 from ..language.prompt_format import PromptFormat
 from .record import UNTYPED, Coverage, Question, QuestionFile
 
@@ -133,12 +133,12 @@ class QuestionReport:
             lines.append(f"{self.later_turns:,} questions follow others of their conversation")
         if self.with_latents is not None:
             lines.append(f"latents: of {self.with_latents:,} questions there are, of {len(self.without_latents):,} not")
-            lines += [f"  {name}: {why}" for name, why in list(self.without_latents.items())[:NAMED]]
+            lines += [f"  {name}: {why}" for name, why in list(self.without_latents.items())[:MAX_NAMES]]
         if self.tokens is not None:
             lines += self.tokens.lines()
         if self.bad:
             lines.append(f"wrong, and no question: {len(self.bad):,}")
-            lines += [f"  {row}" for row in self.bad[:NAMED]]
+            lines += [f"  {row}" for row in self.bad[:MAX_NAMES]]
         lines += [f"passed over, it {reason}: {count:,}" for reason, count in self.passed_over.items()]
         if self.contradictions:
             pairs = [f"{one} and {other}" for one, other in self.contradictions]

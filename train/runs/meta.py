@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...pipeline.errors import RunError
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.messages import what_is_wrong
+from ...pipeline.messages import list_problems
 from ..reader.layouts import LayoutName, PoolName, TokenLayout
 
 META, METRICS = "theworld.json", "metrics.json"
@@ -113,6 +113,6 @@ def read_meta(run: Path) -> RunMeta:
         ) from error
     except ValidationError as error:
         raise RunError(
-            f"{run / META} does not describe a run: {what_is_wrong(error)}. "
+            f"{run / META} does not describe a run: {list_problems(error)}. "
             "It was changed, or written by another version; train again"
         ) from error

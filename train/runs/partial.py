@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
 from ...pipeline.files.atomic import replace, sync_folder
-from ...pipeline.messages import what_is_wrong
+from ...pipeline.messages import list_problems
 from ..config import TrainConfig
 
 PARTIAL = ".partial"
@@ -167,7 +167,7 @@ def read_facts(path: Path) -> TrainingFacts:
         return TrainingFacts.model_validate_json((path / FACTS).read_bytes())
     except (OSError, ValidationError) as error:
         raise RunError(
-            f"{path / FACTS} cannot be read as a training in progress ({what_is_wrong(error)}). It was changed, or "
+            f"{path / FACTS} cannot be read as a training in progress ({list_problems(error)}). It was changed, or "
             f"written by another version; remove {path} and train again"
         ) from error
 
@@ -185,7 +185,7 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> TrainConfig:
         wanted = TrainConfig.model_validate({**_given(saved), **{k: v for k, v in changes.items() if v is not None}})
     except ValidationError as error:
         raise ConfigError(
-            f"to go on with {path}: {what_is_wrong(error, known=TrainConfig.model_fields)}. Settings left out stay as "
+            f"to go on with {path}: {list_problems(error, known=TrainConfig.model_fields)}. Settings left out stay as "
             "they were"
         ) from error
     now = wanted.model_dump(mode="json")

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
 from ...pipeline.files.atomic import replace
 from ...pipeline.machine import resolve_device, usable_cores
-from ...pipeline.messages import what_is_wrong
+from ...pipeline.messages import list_problems
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import open_store
 from ..config import TrainConfig
@@ -335,7 +335,7 @@ def _read_unit(study: Study, unit: Unit) -> UnitAnswers:
         return UnitAnswers.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         raise RunError(
-            f"{file} is not what was written: {what_is_wrong(error)}. Remove it, and the same command makes it again"
+            f"{file} is not what was written: {list_problems(error)}. Remove it, and the same command makes it again"
         ) from error
 
 

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ...pipeline.progress import tell_at_once
+from ...pipeline.progress import print_at_once
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
@@ -36,4 +36,4 @@ class Stop:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.asked = signal.Signals(number).name
-        tell_at_once(f"{self.asked}: stopping after this update, with a checkpoint; a second one stops it on the spot")
+        print_at_once(f"{self.asked}: stopping after this update, with a checkpoint; a second one stops it on the spot")

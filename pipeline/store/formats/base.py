@@ -167,6 +167,6 @@ def extend_crc32c(crc: int, data: bytes) -> int:
     return google_crc32c.extend(crc, data)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
-def up_to(multiple: int, size: int) -> int:
+def round_up(multiple: int, size: int) -> int:
     """`size`, rounded up."""
     return -(-size // multiple) * multiple

@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ...latents.keys import KEY_DIGITS
-from .base import RowReads, ShardLayout, crc32c, up_to
+from .base import RowReads, ShardLayout, crc32c, round_up
 
 _BLOCK = tarfile.BLOCKSIZE
 _SUM = slice(148, 156)
@@ -43,7 +43,7 @@ class WebDatasetLayout(ShardLayout):
 
     @property
     def row_bytes(self) -> int:
-        return self._json_at + up_to(_BLOCK, len(self._json))
+        return self._json_at + round_up(_BLOCK, len(self._json))
 
     @property
     def payload_folder(self) -> str:
@@ -67,14 +67,14 @@ class WebDatasetLayout(ShardLayout):
         checksums = 8 * frames
         if self._in_one_piece(frames):
             wanted = self._checksums_at - self._numbers_at + checksums
-            return RowReads(segments=((self._numbers_at, 0, wanted),), memory_bytes=up_to(64, wanted))
+            return RowReads(segments=((self._numbers_at, 0, wanted),), memory_bytes=round_up(64, wanted))
         plane = self.frame_bytes // channels
         pieces = [
             (self._numbers_at + channel * all_frames * plane, channel * frames * plane, frames * plane)
             for channel in range(channels)
         ]
         pieces.append((self._checksums_at, frames * self.frame_bytes, checksums))
-        return RowReads(segments=tuple(pieces), memory_bytes=up_to(64, frames * self.frame_bytes + checksums))
+        return RowReads(segments=tuple(pieces), memory_bytes=round_up(64, frames * self.frame_bytes + checksums))
 
     def values(self, memory: NDArray[np.uint8], frames: int) -> NDArray[Any]:
         channels, all_frames, height, width = self.sample_shape
@@ -152,7 +152,7 @@ class WebDatasetLayout(ShardLayout):
 
     @cached_property
     def _json_at(self) -> int:
-        return _BLOCK + up_to(_BLOCK, len(self._npy_header) + self.sample_shape[1] * self.frame_bytes) + _BLOCK
+        return _BLOCK + round_up(_BLOCK, len(self._npy_header) + self.sample_shape[1] * self.frame_bytes) + _BLOCK
 
     @cached_property
     def _checksums_at(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import CRC_BYTES, RowReads, ShardLayout, crc32c, extend_crc32c, up_to
+from .base import CRC_BYTES, RowReads, ShardLayout, crc32c, extend_crc32c, round_up
 
 _ABSENT = 2**64 - 1
 _GROUP_METADATA: dict[str, Any] = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
@@ -56,7 +56,7 @@ class ZarrLayout(ShardLayout):
 
     def reads(self, frames: int) -> RowReads:
         wanted = frames * self._chunk_bytes
-        return RowReads(segments=((0, 0, wanted),), memory_bytes=up_to(64, wanted))
+        return RowReads(segments=((0, 0, wanted),), memory_bytes=round_up(64, wanted))
 
     def values(self, memory: NDArray[np.uint8], frames: int) -> NDArray[Any]:
         channels, _, height, width = self.sample_shape

@@ -53,7 +53,7 @@ def test_a_catalog_is_a_dictionary_whatever_comes_and_goes(
     content: dict[int, list[str]], more: dict[int, list[str]], gone: set[int]
 ) -> None:
     more = {number: keys for number, keys in more.items() if number not in content}
-    found = Index.of([make_shard(*item) for item in content.items()], SHARD_SIZE)
+    found = Index.from_shards([make_shard(*item) for item in content.items()], SHARD_SIZE)
     agree(found, content)
     grown = found.with_shards([make_shard(*item) for item in more.items()])
     agree(grown, content | more)
@@ -63,7 +63,7 @@ def test_a_catalog_is_a_dictionary_whatever_comes_and_goes(
 
 @pytest.mark.parametrize("wrong", ["", "0" * 31, "0" * 33, "G" * 32, "A" * 32, "../../evil", "é" * 32])
 def test_what_is_no_key_is_not_found(wrong: str) -> None:
-    found = Index.of([make_shard(0, [key(0)])], SHARD_SIZE)
+    found = Index.from_shards([make_shard(0, [key(0)])], SHARD_SIZE)
     assert found.find([wrong, key(0), wrong]).tolist() == [-1, 0, -1]
 
 

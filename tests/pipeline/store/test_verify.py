@@ -345,7 +345,7 @@ def test_a_damaged_snapshot_is_a_note_and_the_records_are_read(store: LatentStor
 def test_a_snapshot_that_contradicts_a_record_is_damage_and_the_shard_is_not_blamed(store: LatentStore) -> None:
     shards = store.shards
     lie = Shard(1, shards[1].bytes, shards[1].keys[::-1], shards[1].first_frames_crc32c, shards[1].stamp)
-    catalog = Index.of([shards[0], lie, shards[2]], store.shard_size)
+    catalog = Index.from_shards([shards[0], lie, shards[2]], store.shard_size)
     replace(store.path / "tmp", store.path / SNAPSHOT, write_snapshot(catalog, store.recipe.id))
     finding = only(verify(store.path).damage)
     assert finding.shard == 1
