@@ -111,8 +111,8 @@ def _summary(runs: Named) -> str:
         f"<ul>{''.join(lines)}</ul>"
         f"<p>{first.overall.total:,} questions of split {_esc(split)}. Ranked: the answer is the choice of the "
         "highest log-likelihood, summed over its tokens. Generated: the answer is decoded greedily, without a "
-        "list of choices, and compared without case, punctuation and articles. Brackets hold the 95 % interval (Wilson), computed as if "
-        "questions were independent.</p>"
+        "list of choices, and compared without case, punctuation and articles. Brackets hold the 95 % interval "
+        "(Wilson), computed as if questions were independent.</p>"
     )
 
 
