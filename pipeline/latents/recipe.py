@@ -15,17 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import RecipeError
 from ..messages import list_problems
+from .kinds import KINDS, Kind, KindName, Views
 
-Kind = Literal["rollout", "samples", "continuation", "frames", "views", "posterior"]
-"""What a latent is made of, and what its T axis counts; t = 0 is always the encoding of what is seen first.
-
-rollout: an image and its predicted future. samples: an image and several futures, one after the other.
-continuation: the first frames of a real video and its predicted future. frames: those of a real video, nothing
-predicted. views: an image and crops of it, each encoded alone. posterior: the mean and the log-variance of an image's
-encoding. What each takes in and how it is made stands in precompute/rollout/kinds.py.
-"""
 Fit = Literal["cover", "pad", "stretch"]
-Views = Literal["pyramid", "zoom"]
 Solver = Literal["euler", "2ab"]
 StoredDtype = Literal["float16", "bfloat16", "float32"]
 
@@ -39,26 +31,6 @@ VIDEO_RULES = 1
 VIEW_RULES = 1
 """The same for precompute/media/views.py; recipes of kind views hold it, in the field `image_rules`."""
 
-_PREDICTED = frozenset(
-    {
-        *("denoise_steps", "solver", "guidance", "prompt", "negative_prompt", "prompts", "fps", "seed", "draw"),
-        "compute_dtype",
-    }
-)
-_CHUNKED = frozenset({"chunk_frames", "chunk_context"})
-NO_MEANING: dict[Kind, frozenset[str]] = {
-    "rollout": frozenset({"draws", "observed_frames", "views"}),
-    "samples": frozenset({"observed_frames", "views"}),
-    "continuation": frozenset({"draws", "views"}),
-    "frames": _PREDICTED | _CHUNKED | {"draws", "observed_frames", "views"},
-    "views": _PREDICTED | _CHUNKED | {"draws", "observed_frames", "stride"},
-    "posterior": _PREDICTED | _CHUNKED | {"draws", "observed_frames", "views", "stride"},
-}
-"""Fields that decide nothing in a kind. They hold their defaults there, so that equal latents have equal ids."""
-
-PYRAMIDS = tuple(sum(side**2 for side in range(2, levels + 1)) for levels in range(1, 7))
-"""Tiles below the whole image in pyramids of one to six levels: 0, 4, 13, 29, 54, 90."""
-
 _SINCE_SCHEMA: dict[str, int] = {
     "draws": 2, "observed_frames": 2, "views": 2, "chunk_frames": 2, "chunk_context": 2, "prompts": 2,
 }
@@ -71,7 +43,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    kind: Kind = "rollout"
+    kind: KindName = "rollout"
     world: Annotated[str, Field(min_length=1)]
     """Which weights: `hub:ORG/NAME@<40 hex commit>`, or `sha256:<64 hex>` of a folder's weights and configs."""
     height: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
@@ -123,7 +95,9 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         check_meaning(self.kind, self.model_dump())
-        self._check_frames()
+        self.traits.check_steps(self)
+        if bool(self.chunk_frames) != bool(self.chunk_context):
+            raise ValueError("chunk_frames and chunk_context go together: how long a chunk is, and what it begins with")
         if self.negative_prompt is not None and self.guidance <= 1.0:
             raise ValueError("negative_prompt has no effect without guidance: set guidance above 1.0, or drop it")
         if self.prompts == "sample" and self.prompt is not None:
@@ -141,20 +115,6 @@ class Recipe(BaseModel):
                 raise ValueError(f"{name} is not Unicode text: type it, or keep its file, in UTF-8")
         return self
 
-    def _check_frames(self) -> None:
-        """Refuse step counts that do not divide into what the kind is made of."""
-        if self.kind == "samples" and (not self.rollout_steps or self.rollout_steps % self.draws):
-            raise ValueError(f"{self.rollout_steps} rollout_steps cannot be shared by {self.draws} draws equally")
-        if self.kind == "posterior" and self.rollout_steps != 1:
-            raise ValueError("a posterior is two frames, mean and log-variance: rollout_steps is 1")
-        if self.kind == "views" and self.views == "pyramid" and self.rollout_steps not in PYRAMIDS:
-            raise ValueError(
-                f"rollout_steps is {self.rollout_steps}, and beside the whole image a pyramid of whole levels has "
-                f"{', '.join(map(str, PYRAMIDS))} views"
-            )
-        if bool(self.chunk_frames) != bool(self.chunk_context):
-            raise ValueError("chunk_frames and chunk_context go together: how long a chunk is, and what it begins with")
-
     def canonical(self) -> str:
         """The JSON text that is hashed: sorted keys, no spaces, later fields only where they differ."""
         fields = self.model_dump(mode="json")
@@ -165,7 +125,12 @@ class Recipe(BaseModel):
 
     def meaning(self) -> dict[str, Any]:
         """The fields that decide something in a recipe of this kind, with their values."""
-        return self.model_dump(mode="json", exclude=set(NO_MEANING[self.kind]))
+        return self.model_dump(mode="json", exclude=set(self.traits.fields_without_meaning))
+
+    @property
+    def traits(self) -> Kind:
+        """What tells recipes of this kind from others."""
+        return KINDS[self.kind]
 
     @property
     def id(self) -> str:
@@ -173,7 +138,7 @@ class Recipe(BaseModel):
         return hashlib.sha256(b"theworld recipe 1\n" + self.canonical().encode()).hexdigest()
 
 
-def check_meaning(kind: Kind, values: Mapping[str, object]) -> None:
+def check_meaning(kind: KindName, values: Mapping[str, object]) -> None:
     """Refuse what decides nothing in a recipe of this kind, rather than ignore it.
 
     Args:
@@ -183,7 +148,7 @@ def check_meaning(kind: Kind, values: Mapping[str, object]) -> None:
     """
     said = [
         name
-        for name in sorted(NO_MEANING[kind] & values.keys())
+        for name in sorted(KINDS[kind].fields_without_meaning & values.keys())
         if values[name] not in (None, Recipe.model_fields[name].default)
     ]
     if said:

@@ -28,7 +28,7 @@ from ...pipeline.files import arrow_tables as arrow_files
 from ...pipeline.files import text_tables as lists
 from ...pipeline.files.hashing import digest_of_bytes
 from ...pipeline.latents.keys import key_of_digest
-from ...pipeline.latents.recipe import Kind as KindName
+from ...pipeline.latents.kinds import KindName
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS, Kind
 from . import manifests, tables, tars

@@ -36,7 +36,7 @@ class InputLookup:
             for key in keys:
                 self._sources.setdefault(key, []).append(source)
         own = store.path.parent / "scenes" / "images"
-        if place is None and own.is_dir() and store.recipe.kind == "rollout":
+        if place is None and own.is_dir() and store.recipe.traits.is_image_rollout:
             place = own
         self.place = place
         self._listed: dict[str, Locator] | None = None

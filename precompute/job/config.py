@@ -9,17 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.latents.recipe import (
-    NO_MEANING,
-    Fit,
-    Kind,
-    Recipe,
-    Solver,
-    StoredDtype,
-    Views,
-    check_meaning,
-    parse_recipe,
-)
+from ...pipeline.latents.kinds import KINDS as TRAITS
+from ...pipeline.latents.kinds import KindName, Views
+from ...pipeline.latents.recipe import Fit, Recipe, Solver, StoredDtype, check_meaning, parse_recipe
 from ...pipeline.machine import DeviceName
 from ...pipeline.store.folder import StoreFormat
 from ..rollout.kinds import KINDS
@@ -46,7 +38,7 @@ class PrecomputeConfig(BaseModel):
     limit: Annotated[int, Field(ge=1)] | None = None
 
     # these decide the latents: they enter the recipe
-    kind: Kind = "rollout"
+    kind: KindName = "rollout"
     world: str | None = None
     steps: Annotated[int | None, Field(ge=0)] = None
     """Of each draw, for kind samples; None is 8, and what else is whole for kinds views and posterior."""
@@ -115,17 +107,6 @@ class PrecomputeConfig(BaseModel):
         return self
 
 
-STEPS: dict[Kind, int] = {
-    "rollout": 8,
-    "samples": 8,
-    "continuation": 8,
-    "frames": 8,
-    "views": 13,
-    "posterior": 1,
-}
-"""Where nothing was said: of each kind, the least that shows what it is for."""
-
-
 def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
     """The recipe of a job: its settings, the world model's identity, and the card's word where nothing was said.
 
@@ -133,9 +114,9 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
         RecipeError: a value is out of range or contradicts another.
         ConfigError: the world model cannot make such latents.
     """
-    card, kind = world.card, KINDS[config.kind]
-    draws = (config.draws or 4) if config.kind == "samples" else 1
-    steps = STEPS[config.kind] if config.steps is None else config.steps
+    card, kind, traits = world.card, KINDS[config.kind], TRAITS[config.kind]
+    draws = (config.draws or 4) if traits.has_draws else 1
+    steps = traits.default_steps if config.steps is None else config.steps
     beyond = 1 + steps * config.stride > card.window
     of_some_kinds = {
         "stride": config.stride,
@@ -166,7 +147,7 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
             "rollout_steps": steps * draws,
             "dtype": config.dtype,
             "engine": world.family.engine,
-            **{name: value for name, value in of_some_kinds.items() if name not in NO_MEANING[config.kind]},
+            **{name: value for name, value in of_some_kinds.items() if name not in traits.fields_without_meaning},
         },
         where="these settings make no recipe",
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.latents.spec import video_frames
+from ...pipeline.latents.spec import latent_frames, video_frames
 from ..worlds.source import WorldSource
 from .throughput import ThroughputLog
 
@@ -110,12 +110,13 @@ def flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) ->
         return None
     size = recipe.height, recipe.width
     picture = encode_flops(vae, *size, 1)
-    if recipe.kind == "frames":
+    kind = recipe.traits
+    if kind.is_real_video:
         apart = {"stride": recipe.stride, "temporal_stride": world.latent_spec().temporal_stride}
         return encode_flops(vae, *size, video_frames(recipe.rollout_steps, **apart))
-    if recipe.kind == "views":
-        return (1 + recipe.rollout_steps) * picture
-    if recipe.kind == "posterior" or recipe.rollout_steps == 0:
+    if not kind.predicts:
+        return kind.pictures(latent_frames(recipe.rollout_steps)) * picture
+    if recipe.rollout_steps == 0:
         return picture
     if recipe.chunk_frames or transformer.get("_class_name") != "CosmosTransformer3DModel":
         return None
@@ -124,7 +125,7 @@ def flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) ->
     text = 1 if recipe.prompt is None and recipe.prompts == "recipe" else TEXT_TOKENS
     levels = recipe.denoise_steps - (recipe.solver == "euler")  # Euler's last forward changes nothing
     forwards = levels * (2 if recipe.guidance > 1 else 1)
-    seen = encode_flops(vae, *size, recipe.observed_frames) if recipe.kind == "continuation" else picture
+    seen = encode_flops(vae, *size, kind.first_predicted_frame(recipe) or 1)
     return recipe.draws * (seen + forwards * forward_flops(transformer, frames, height, width, text))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.machine import device_name, resolve_device, usable_cores
@@ -160,7 +161,7 @@ def _threads(device: str, workers: int, *, in_process: bool) -> int | None:
 
 
 def _own_scenes(config: PrecomputeConfig, world: WorldSource, folder: Path, progress: Progress) -> Path:
-    if config.kind != "rollout":
+    if not TRAITS[config.kind].is_image_rollout:
         raise ConfigError(
             f"no {KINDS[config.kind].takes}s were given: theworld precompute {KINDS[config.kind].takes.upper()}S "
             f"--kind {config.kind}"
@@ -179,7 +180,7 @@ def _own_scenes(config: PrecomputeConfig, world: WorldSource, folder: Path, prog
 
 
 def _embedded_note(config: PrecomputeConfig, world: WorldSource) -> str:
-    if world.name != WORLDLET or config.kind != "rollout":
+    if world.name != WORLDLET or not TRAITS[config.kind].is_image_rollout:
         return ""
     return (
         f"No images given: making {config.scenes} scenes of the embedded worldlet "

@@ -48,7 +48,7 @@ class Report:
     @property
     def next_command(self) -> str:
         """What to type next. Scenes of the worldlet have their questions beside the store; others have to be named."""
-        own = self.recipe.kind == "rollout" and (self.store.parent / "scenes" / "questions.jsonl").is_file()
+        own = self.recipe.traits.is_image_rollout and (self.store.parent / "scenes" / "questions.jsonl").is_file()
         return f"theworld train {shlex.quote(str(self.store))}" + (" --questions QUESTIONS.jsonl" if not own else "")
 
     def summary(self) -> str:

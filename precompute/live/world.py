@@ -136,7 +136,7 @@ class LazyRollout:
             ImageError: the file cannot be used.
             ConfigError, WorldModelError: as `LiveWorld.for_recipe`.
         """
-        if steps == 0 and self._recipe.kind == "rollout" and self._live is None:
+        if steps == 0 and self._recipe.traits.is_image_rollout and self._live is None:
             if self._viewer is None:
                 self._viewer = LatentDecoder.for_recipe(self._recipe, world=self._world, device=self._device)
             return self._viewer.encode(self._file)

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from ...pipeline.latents.recipe import Fit, Views
+from ...pipeline.latents.kinds import Views
+from ...pipeline.latents.recipe import Fit
 from .images import fit_image, to_tensor
 
 Box = tuple[float, float, float, float]

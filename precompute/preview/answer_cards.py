@@ -67,7 +67,7 @@ class AnswerPictures:
         """
         if self._viewer is None or key not in self._store:
             return None
-        steps = 0 if self._store.recipe.kind == "posterior" else steps
+        steps = 0 if self._store.recipe.traits.is_distribution else steps
         latents = as_tensor(self._store.read([key], rollout_steps=steps)).float()
         first = self._input(key, image)
         try:

@@ -18,7 +18,6 @@ from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.files.images import read_input_file
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
-from ...pipeline.latents.time_axis import is_clip
 from ...pipeline.latents.world_model import Autoencoder
 from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.store.folder import LatentStore
@@ -164,13 +163,12 @@ class LatentDecoder:
     @torch.inference_mode()
     def decode(self, latents: Float[Tensor, "1 C T H W"]) -> Float[Tensor, "3 F height width"]:
         """Video in [-1, 1], on the CPU, of the latents of one input."""
-        if self.recipe.kind == "posterior":  # a log-variance is no picture
-            latents = latents[:, :, :1]
+        latents = latents[:, :, : self.recipe.traits.pictures(latents.shape[2])]
         return self.autoencoder.decode(latents.to(self.device))[0].float().cpu()
 
     def show(self, latents: Float[Tensor, "1 C T H W"], terminal: TextIO) -> None:
         """The rollout in a terminal, as far as it is wide: the observed frame, the last, and some between."""
-        if not is_clip(self.recipe.kind):  # views and draws do not follow one another
+        if not self.recipe.traits.is_clip:  # views and draws do not follow one another
             return
         stride = self.spec.temporal_stride
         frames = to_frames(self.decode(latents)[None, :, ::stride])[0]

@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.files.atomic import make_folders, replace
-from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import as_tensor
-from ...pipeline.latents.time_axis import clips, frame_label, horizon_s, is_clip
+from ...pipeline.latents.time_axis import horizon_s
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
@@ -97,7 +96,7 @@ def preview(
     if not len(store):
         raise ConfigError(f"{store.path} is empty: there is nothing to look at yet")
     keys = [key_named(store, name) for name in wanted] if wanted else _drawn(store, samples, seed)
-    if store.recipe.kind == "posterior":
+    if store.recipe.traits.is_distribution:
         steps = 0  # a log-variance is no picture
     originals = InputLookup(store, images)
     futures = _Futures(true, store) if true is not None else None
@@ -139,7 +138,7 @@ def preview(
 
 def _words(store: LatentStore, viewer: LatentDecoder, labels: Sequence[str], which: str) -> Words:
     recipe = store.recipe
-    apart = viewer.spec.temporal_stride if is_clip(recipe.kind) else 1  # decoded frames from one latent to the next
+    apart = viewer.spec.temporal_stride if recipe.traits.is_clip else 1  # decoded frames from one latent to the next
     count = min(MAX_COLUMNS, len(labels))
     shown = [number * (len(labels) - 1) // max(1, count - 1) for number in range(count)]
     ahead = horizon_s(recipe, store.spec, viewer.fps)
@@ -148,20 +147,15 @@ def _words(store: LatentStore, viewer: LatentDecoder, labels: Sequence[str], whi
         title=store.path.name,
         about=f"{recipe.kind} by {viewer.name}, {recipe.height}x{recipe.width}, {steps}; {which}",
         columns=[(apart * t, labels[t]) for t in shown],
-        foreseen_from=_foreseen_from(recipe),
+        foreseen_from=recipe.traits.first_predicted_frame(recipe),
     )
-
-
-def _foreseen_from(recipe: Recipe) -> int | None:
-    """The first decoded frame that is a prediction."""
-    return {"rollout": 1, "samples": 1, "continuation": recipe.observed_frames}.get(recipe.kind)
 
 
 def _write(
     rows: Sequence[Row], words: Words, labels: Sequence[str], viewer: LatentDecoder, stem: Path, video: bool
 ) -> tuple[Path, ...]:
     """The files `stem` + .png, .gif and perhaps .mp4."""
-    rate = viewer.fps / viewer.recipe.stride if is_clip(viewer.recipe.kind) else _PICTURES_PER_S
+    rate = viewer.fps / viewer.recipe.stride if viewer.recipe.traits.is_clip else _PICTURES_PER_S
     pictures = draw_animation(rows, words, _labels_between(labels, viewer, len(rows[0].frames)))
     sheet = io.BytesIO()
     draw_sheet(rows, words).save(sheet, "PNG", optimize=True)
@@ -196,7 +190,8 @@ class _Futures:
     def __init__(self, true: LatentStore, store: LatentStore) -> None:
         ours, theirs = store.recipe, true.recipe
         same = ("world", "height", "width", "stride")
-        if theirs.kind != "frames" or theirs.rollout_steps < ours.rollout_steps or ours.kind != "rollout":
+        fitting = ours.traits.is_image_rollout and theirs.traits.is_real_video
+        if not fitting or theirs.rollout_steps < ours.rollout_steps:
             raise ConfigError(
                 f"--true {true.path} holds {theirs.kind} of {theirs.rollout_steps} steps; beside {ours.kind} of "
                 f"{ours.rollout_steps} steps it takes rollouts and real frames of at least as many: "
@@ -230,7 +225,7 @@ def _decoded(viewer: LatentDecoder, store: LatentStore, key: str, steps: int | N
     steps = viewer.recipe.rollout_steps if steps is None else steps
     latents = as_tensor(store.read([key], rollout_steps=steps)).float()
     parts: list[NDArray[np.uint8]] = []
-    for clip in clips(store.recipe):
+    for clip in store.recipe.traits.frames_decoded_together(store.recipe):
         if here := [t for t in clip if t <= steps and (t or not parts)]:
             first = clip[:1] if here[0] != clip[0] else []  # a draw begins with the frame that all have
             video = to_frames(viewer.autoencoder.decode(latents[:, :, first + here]))[0]
@@ -241,12 +236,13 @@ def _decoded(viewer: LatentDecoder, store: LatentStore, key: str, steps: int | N
 def _labels(viewer: LatentDecoder, steps: int) -> list[str]:
     """Of each latent frame."""
     stride = viewer.spec.temporal_stride
-    return [frame_label(viewer.recipe, t, viewer.fps, temporal_stride=stride) for t in range(1 + steps)]
+    recipe = viewer.recipe
+    return [recipe.traits.label(recipe, t, viewer.fps, temporal_stride=stride) for t in range(1 + steps)]
 
 
 def _labels_between(labels: Sequence[str], viewer: LatentDecoder, frames: int) -> list[str]:
     """Of every decoded frame: of a rollout its own time, else that of the latent frame it belongs to."""
-    if viewer.recipe.kind == "rollout":
+    if viewer.recipe.traits.is_image_rollout:
         return ["now", *(f"+{number * viewer.recipe.stride / viewer.fps:.2f} s" for number in range(1, frames))]
     apart = max(1, (frames - 1) // max(1, len(labels) - 1))
     return [labels[-(-number // apart)] for number in range(frames)]

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.files import images as image_files
+from ...pipeline.latents.kinds import KindName
 from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
-from ...pipeline.latents.recipe import Kind as KindName
 from ...pipeline.latents.spec import LatentSpec, latent_frames, video_frames
 from ...pipeline.latents.world_model import WorldModel
 from ..media import images, video

@@ -141,7 +141,7 @@ class _Wan(_InWanLatents):
     def check(self, recipe: Recipe) -> None:
         if recipe.fps is not None:
             raise ConfigError("fps has no meaning for Wan 2.1, which knows frames and no seconds; leave it out")
-        if recipe.kind == "continuation" and recipe.observed_frames > 1:
+        if (recipe.traits.first_predicted_frame(recipe) or 1) > 1:
             raise ConfigError(f"Wan 2.1 image-to-video is shown one frame, not {recipe.observed_frames}")
         if recipe.chunk_context > 1:
             raise ConfigError("Wan 2.1 image-to-video begins each chunk with one frame: --chunk-context 1")

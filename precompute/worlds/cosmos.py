@@ -101,7 +101,7 @@ class CosmosWorld(WanLatents):
             ConfigError: the recipe has a prompt and this world was loaded without its embeddings, or its latents are
                 not those of one joint diffusion.
         """
-        if recipe.kind not in ("rollout", "continuation") or recipe.chunk_frames:
+        if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
             chunks = " in chunks" if recipe.chunk_frames else ""
             raise ConfigError(f"a recipe of kind {recipe.kind}{chunks} is no one joint diffusion")
         observed = self.encode_video(seen) if seen.ndim == 5 else self.encode(seen)

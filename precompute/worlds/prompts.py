@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.atomic import make_folders, publish, writing
-from ...pipeline.latents.recipe import NO_MEANING, Recipe
+from ...pipeline.latents.recipe import Recipe
 from ...pipeline.messages import install_extra
 from ...pipeline.store.folder import PROMPTS
 from .family import TextEncoder
@@ -46,7 +46,7 @@ def embed_prompts(folder: Path, recipe: Recipe, encoder: TextEncoder | None) -> 
         ConfigError: a prompt is too long.
         WorldModelError: the text encoder cannot be loaded.
     """
-    if encoder is None or "prompt" in NO_MEANING[recipe.kind] or recipe.rollout_steps == 0:
+    if encoder is None or "prompt" in recipe.traits.fields_without_meaning or recipe.rollout_steps == 0:
         return None
     texts = {"prompt": recipe.prompt, "negative": recipe.negative_prompt}
     if not encoder.empty_is_free:

@@ -116,7 +116,7 @@ class WanWorld(WanLatents):
             ConfigError: this world was loaded without the embeddings of the recipe's prompts (the empty one too), or
                 its latents are not those of one joint diffusion, or more than one frame is shown.
         """
-        if recipe.kind not in ("rollout", "continuation") or recipe.chunk_frames:
+        if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
             raise ConfigError(f"a recipe of kind {recipe.kind} is no one joint diffusion")
         if seen.ndim == 5 and seen.shape[2] != 1:
             raise ConfigError(f"Wan 2.1 image-to-video is shown one frame, not {seen.shape[2]}")

@@ -104,7 +104,7 @@ def open_arm(
     coverage.require_complete()
     if arm.kind == "text":
         return coverage.keys, None
-    if store.recipe.kind == "posterior" and arm.kind not in ("rollout", "steps0"):
+    if store.recipe.traits.is_distribution and arm.kind not in ("rollout", "steps0"):
         raise ConfigError(f"{store.path} holds posteriors and no futures, so there is nothing to show as {arm.name}")
     future: Future | None = None
     if arm.kind == "frozen":

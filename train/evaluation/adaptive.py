@@ -255,7 +255,7 @@ def compare_policies(
 
 
 def _lengths(rule: Rule, there: int, store: LatentStore) -> tuple[int, ...]:
-    if store.recipe.kind == "posterior" or not there:
+    if store.recipe.traits.is_distribution or not there:
         raise ConfigError(
             f"{store.path} holds {store.recipe.kind} of {there} steps to read: there is nothing to choose between"
         )
@@ -269,7 +269,7 @@ def _lengths(rule: Rule, there: int, store: LatentStore) -> tuple[int, ...]:
 
 def _open_draws(draws: Path | None, latents: LatentStore) -> LatentStore | None:
     store = latents if draws is None else open_store(draws)
-    if store.recipe.kind == "samples" and store.recipe.draws > 1:
+    if store.recipe.traits.has_draws and store.recipe.draws > 1:
         return store
     if draws is not None:
         raise ConfigError(

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.latents.tensors import as_tensor
-from ...pipeline.latents.time_axis import clips
 from ...pipeline.store.folder import LatentStore
 from ..questions.record import UNTYPED, Question
 
@@ -105,7 +104,7 @@ def disagreement(store: LatentStore, keys: Sequence[str]) -> Floats:
     Args:
         store: of kind samples. keys: of images in it.
     """
-    ends = [clip[-1] for clip in clips(store.recipe)]
+    ends = [clip[-1] for clip in store.recipe.traits.frames_decoded_together(store.recipe)]
     found: list[Floats] = []
     for start in range(0, len(keys), _READ):
         latents = as_tensor(store.read(keys[start : start + _READ])).float()[:, :, ends]

@@ -325,7 +325,7 @@ class TheWorld(nn.Module):
                 "Ask for fewer, or precompute longer rollouts"
             )
         latents = latents[:, :, : 1 + steps]
-        if steps and self.recipe is not None and self.recipe.kind == "posterior":
+        if steps and self.recipe is not None and self.recipe.traits.is_distribution:
             return draw_posterior(latents) if self.training else latents[:, :, :1]
         return latents
 
@@ -335,7 +335,7 @@ class TheWorld(nn.Module):
         world: WorldModel | None = self.world  # type: ignore[assignment]
         if world is None or self.recipe is None:
             raise ConfigError("images need a world model and a recipe to roll them out: give both to TheWorld(...)")
-        if self.recipe.kind != "rollout" or self.recipe.chunk_frames:
+        if not self.recipe.traits.is_image_rollout or self.recipe.chunk_frames:
             raise ConfigError(
                 f"images are rolled out live in one chunk each; latents of kind {self.recipe.kind}"
                 f"{' in chunks' if self.recipe.chunk_frames else ''} have to be precomputed"

@@ -234,7 +234,7 @@ def _reader_facts(config: TrainConfig, arm: Arm, store: LatentStore, lm: Languag
         queries=layout.queries,
         max_world_steps=config.max_world_steps,
         num_world_steps=steps,
-        frames=(0,) if store.recipe.kind == "posterior" else arm.frames(steps),  # what is drawn is one frame
+        frames=(0,) if store.recipe.traits.is_distribution else arm.frames(steps),  # what is drawn is one frame
     )
 
 
@@ -260,7 +260,7 @@ def _check_steps(config: TrainConfig, store: LatentStore) -> int:
 def _check_pooling(layout: TokenLayout, store: LatentStore) -> None:
     """Refuses to pool over frames that do not follow one another: views, and the draws of one image."""
     recipe, shared = store.recipe, layout.pool_steps
-    if recipe.kind == "views":
+    if not recipe.traits.is_clip and not recipe.traits.is_distribution:
         told, instead = "views of one picture", "--pool-steps 1"
         mixed = shared > 1
     else:

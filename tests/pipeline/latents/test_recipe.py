@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, RecipeError
 from theworld.pipeline.latents.keys import is_key, key_of_bytes, noise_seed
-from theworld.pipeline.latents.recipe import NO_MEANING, Kind, Recipe, difference, parse_recipe
+from theworld.pipeline.latents.kinds import KINDS, KindName
+from theworld.pipeline.latents.recipe import Recipe, difference, parse_recipe
 from theworld.pipeline.latents.spec import latent_frames, video_frames
 from theworld.precompute.job.config import PrecomputeConfig
 
@@ -120,8 +121,8 @@ def test_difference_names_the_fields_that_differ() -> None:
     assert difference(Recipe(**BASE, seed=1), Recipe(**BASE, seed=2)) == {"seed": (1, 2)}
 
 
-@pytest.mark.parametrize(("kind", "field"), [(k, f) for k, fields in NO_MEANING.items() for f in sorted(fields)])
-def test_what_means_nothing_for_a_kind_is_refused_by_name(kind: Kind, field: str) -> None:
+@pytest.mark.parametrize(("kind", "field"), [(k, f) for k in KINDS for f in sorted(KINDS[k].fields_without_meaning)])
+def test_what_means_nothing_for_a_kind_is_refused_by_name(kind: KindName, field: str) -> None:
     whole = BASE | {"kind": kind, "rollout_steps": {"views": 4, "posterior": 1}.get(kind, 8)}
     assert Recipe(**whole, **{field: Recipe.model_fields[field].default}).id == Recipe(**whole).id
     with pytest.raises(RecipeError, match=rf"{field}.*without meaning for kind {kind}"):

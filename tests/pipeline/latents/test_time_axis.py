@@ -1,6 +1,7 @@
 """What each latent frame is called, by kind of recipe."""
 
-from theworld.pipeline.latents.time_axis import describe, frame_label, horizon_s, is_clip
+from theworld.pipeline.latents.kinds import KINDS
+from theworld.pipeline.latents.time_axis import describe, horizon_s
 
 from ...miniatures.store import SPEC, TINY
 
@@ -9,9 +10,9 @@ FRAMES = ROLLOUT.model_copy(update={"kind": "frames"})
 
 
 def test_a_rollout_is_labelled_by_seconds_and_without_fps_by_frames() -> None:
-    assert [frame_label(ROLLOUT, t, 16.0) for t in (0, 1, 8)] == ["now", "+0.50 s", "+4.00 s"]
-    assert [frame_label(ROLLOUT, t, None) for t in (0, 1)] == ["now", "frame +8"]
-    assert frame_label(ROLLOUT, 1, 16.0, temporal_stride=2) == "+0.25 s"
+    assert [ROLLOUT.traits.label(ROLLOUT, t, 16.0) for t in (0, 1, 8)] == ["now", "+0.50 s", "+4.00 s"]
+    assert [ROLLOUT.traits.label(ROLLOUT, t, None) for t in (0, 1)] == ["now", "frame +8"]
+    assert ROLLOUT.traits.label(ROLLOUT, 1, 16.0, temporal_stride=2) == "+0.25 s"
     assert horizon_s(ROLLOUT, SPEC, 16.0) == 4.0
     assert horizon_s(ROLLOUT, SPEC, None) is None
     assert describe(ROLLOUT, SPEC, 16.0) == "T = 9: now, +0.50 s, …, +4.00 s, every 2. latent frame kept"
@@ -19,7 +20,7 @@ def test_a_rollout_is_labelled_by_seconds_and_without_fps_by_frames() -> None:
 
 
 def test_real_frames_are_labelled_by_number_as_no_recipe_knows_their_rate() -> None:
-    assert [frame_label(FRAMES, t, 16.0) for t in (0, 1, 8)] == ["frame 0", "frame 8", "frame 64"]
+    assert [FRAMES.traits.label(FRAMES, t, 16.0) for t in (0, 1, 8)] == ["frame 0", "frame 8", "frame 64"]
     assert horizon_s(FRAMES, SPEC, 16.0) is None
-    assert is_clip("rollout")
-    assert is_clip("frames")
+    assert KINDS["rollout"].is_clip
+    assert KINDS["frames"].is_clip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.latents import time_axis
+from theworld.pipeline.latents.kinds import KINDS
 from theworld.pipeline.latents.tensors import as_tensor
 from theworld.pipeline.store.folder import LatentStore, open_store
 from theworld.precompute.media.video import write_video
@@ -136,7 +136,7 @@ def test_the_animation_plays_in_real_time_and_the_video_too(made: Made, tmp_path
 def test_frames_that_do_not_follow_one_another_are_decoded_alone(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(time_axis, "_CLIPS", frozenset())
+    monkeypatch.setitem(KINDS, "rollout", replace(KINDS["rollout"], is_clip=False))
     done = made.preview(tmp_path, samples=1)
     [(key, _)] = done.samples
     latents = as_tensor(made.store.read([key])).float()

@@ -1,0 +1,230 @@
+"""What tells the kinds of recipe apart: one record of traits each, so that nobody compares a kind's name.
+
+How latents of each kind are made stands in precompute/rollout/kinds.py.
+
+Axes:  T latent frame; t = 0 always encodes what is observed first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from .spec import latent_frames, video_frames
+
+KindName = Literal["rollout", "samples", "continuation", "frames", "views", "posterior"]
+Views = Literal["pyramid", "zoom"]
+
+PYRAMIDS = tuple(sum(side**2 for side in range(2, levels + 1)) for levels in range(1, 7))
+"""Tiles below the whole image in pyramids of one to six levels: 0, 4, 13, 29, 54, 90."""
+
+_PREDICTION = frozenset(
+    {
+        *("denoise_steps", "solver", "guidance", "prompt", "negative_prompt", "prompts", "fps", "seed", "draw"),
+        *("compute_dtype", "chunk_frames", "chunk_context"),
+    }
+)
+"""Fields that only matter where a future is predicted."""
+
+
+class FrameFields(Protocol):
+    """The fields of a recipe that decide what its latent frames are."""
+
+    @property
+    def rollout_steps(self) -> int: ...
+    @property
+    def stride(self) -> int: ...
+    @property
+    def draw(self) -> int: ...
+    @property
+    def draws(self) -> int: ...
+    @property
+    def observed_frames(self) -> int: ...
+    @property
+    def views(self) -> Views: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """The traits of one kind. The methods' defaults are those of a rollout."""
+
+    takes: Literal["image", "video"] = "image"
+    """What one input is."""
+    predicts: bool = True
+    """Whether the world model predicts a future."""
+    is_clip: bool = True
+    """Whether the latent frames follow one another in time; else each is encoded alone."""
+    has_draws: bool = False
+    """Whether the latent frames are those of several futures, one after the other."""
+    is_distribution: bool = False
+    """Whether the latent frames are the mean and the log-variance of a distribution; only the mean is a picture."""
+    default_steps: int = 8
+    """Latent frames after the first, if the user names no number: the fewest that show what the kind is for."""
+    fields_without_meaning: frozenset[str]
+    """Fields that decide nothing. They hold their defaults, so that equal latents have equal recipe ids."""
+
+    @property
+    def is_one_diffusion(self) -> bool:
+        """Whether one joint diffusion makes the latents, of an image or of the beginning of a video."""
+        return self.predicts and not self.has_draws
+
+    @property
+    def is_image_rollout(self) -> bool:
+        """Whether the latents are one image and one predicted future of it."""
+        return self.is_one_diffusion and self.takes == "image"
+
+    @property
+    def is_real_video(self) -> bool:
+        """Whether the latents are those of a real video, nothing predicted."""
+        return self.takes == "video" and not self.predicts
+
+    def check_steps(self, recipe: FrameFields) -> None:
+        """Raise ValueError where rollout_steps does not divide into what the kind is made of."""
+        del recipe
+
+    def pictures(self, frames: int) -> int:
+        """How many of the first `frames` latent frames can be decoded to pictures."""
+        return frames
+
+    def frames_decoded_together(self, recipe: FrameFields) -> list[list[int]]:
+        """The indices t of each clip; a frame that is a picture of its own makes a clip of one."""
+        frames = list(range(latent_frames(recipe.rollout_steps)))
+        return [frames] if self.is_clip else [[t] for t in frames]
+
+    def first_predicted_frame(self, recipe: FrameFields) -> int | None:
+        """Index of the first decoded video frame that is a prediction, which is also how many are observed; None if
+        nothing is predicted."""
+        del recipe
+        return 1 if self.predicts else None
+
+    def label(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> str:
+        """What latent frame t is: `now`, `+1.33 s`, `draw 2 +0.33 s`, `frame 16`, `2x2 tile 3`, `log-variance`.
+
+        Args:
+            fps: video frames per second that the world model's frames stand for; None where they are unknown.
+            temporal_stride: video frames of a latent frame.
+        """
+        return "now" if t == 0 else seconds_ahead(_video_frame(recipe, t, temporal_stride), fps)
+
+
+class _Samples(Kind):
+    __slots__ = ()
+
+    def check_steps(self, recipe: FrameFields) -> None:
+        if not recipe.rollout_steps or recipe.rollout_steps % recipe.draws:
+            raise ValueError(f"{recipe.rollout_steps} rollout_steps cannot be shared by {recipe.draws} draws equally")
+
+    def frames_decoded_together(self, recipe: FrameFields) -> list[list[int]]:
+        each = recipe.rollout_steps // recipe.draws
+        return [[0, *range(1 + draw * each, 1 + (draw + 1) * each)] for draw in range(recipe.draws)]
+
+    def label(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> str:
+        if t == 0:
+            return "now"
+        draw, step = divmod(t - 1, recipe.rollout_steps // recipe.draws)
+        ahead = seconds_ahead(_video_frame(recipe, 1 + step, temporal_stride), fps)
+        return f"draw {recipe.draw + draw} {ahead}"
+
+
+class _Continuation(Kind):
+    __slots__ = ()
+
+    def first_predicted_frame(self, recipe: FrameFields) -> int | None:
+        return recipe.observed_frames
+
+    def label(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> str:
+        frame = _video_frame(recipe, t, temporal_stride)
+        if frame < recipe.observed_frames:
+            return f"frame {frame}"  # of a video, and no recipe knows its rate
+        return seconds_ahead(frame - recipe.observed_frames + 1, fps)
+
+
+class _Frames(Kind):
+    __slots__ = ()
+
+    def label(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> str:
+        del fps  # no recipe knows the rate of a video
+        return f"frame {_video_frame(recipe, t, temporal_stride)}"
+
+
+class _Views(Kind):
+    __slots__ = ()
+
+    def check_steps(self, recipe: FrameFields) -> None:
+        if recipe.views == "pyramid" and recipe.rollout_steps not in PYRAMIDS:
+            raise ValueError(
+                f"rollout_steps is {recipe.rollout_steps}, and beside the whole image a pyramid of whole levels has "
+                f"{', '.join(map(str, PYRAMIDS))} views"
+            )
+
+    def label(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> str:
+        del fps, temporal_stride
+        if t == 0:
+            return "whole"
+        if recipe.views == "zoom":
+            return f"{2 ** (t / 2):.3g}x"
+        side = 2
+        while t > side**2:
+            t, side = t - side**2, side + 1
+        return f"{side}x{side} tile {t}"
+
+
+class _Posterior(Kind):
+    __slots__ = ()
+
+    def check_steps(self, recipe: FrameFields) -> None:
+        if recipe.rollout_steps != 1:
+            raise ValueError("a posterior is two frames, mean and log-variance: rollout_steps is 1")
+
+    def pictures(self, frames: int) -> int:
+        return min(frames, 1)
+
+    def frames_decoded_together(self, recipe: FrameFields) -> list[list[int]]:
+        del recipe
+        return [[0]]
+
+    def label(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> str:
+        del recipe, fps, temporal_stride
+        return ("mean", "log-variance")[t]
+
+
+KINDS: dict[KindName, Kind] = {
+    "rollout": Kind(fields_without_meaning=frozenset({"draws", "observed_frames", "views"})),
+    "samples": _Samples(has_draws=True, fields_without_meaning=frozenset({"observed_frames", "views"})),
+    "continuation": _Continuation(takes="video", fields_without_meaning=frozenset({"draws", "views"})),
+    "frames": _Frames(
+        takes="video",
+        predicts=False,
+        fields_without_meaning=_PREDICTION | {"draws", "observed_frames", "views"},
+    ),
+    "views": _Views(
+        predicts=False,
+        is_clip=False,
+        default_steps=13,
+        fields_without_meaning=_PREDICTION | {"draws", "observed_frames", "stride"},
+    ),
+    "posterior": _Posterior(
+        predicts=False,
+        is_clip=False,
+        is_distribution=True,
+        default_steps=1,
+        fields_without_meaning=_PREDICTION | {"draws", "observed_frames", "views", "stride"},
+    ),
+}
+"""What a latent of each kind is made of, and what its T axis counts.
+
+rollout: an image and its predicted future. samples: an image and several futures, one after the other.
+continuation: the first frames of a real video and its predicted future. frames: those of a real video, nothing
+predicted. views: an image and crops of it, each encoded alone. posterior: the mean and the log-variance of an image's
+encoding.
+"""
+
+
+def seconds_ahead(frames: int, fps: float | None) -> str:
+    """`+0.25 s` for 4 video frames at 16 a second; `frame +4` where the rate is unknown."""
+    return f"frame +{frames}" if fps is None else f"+{frames / fps:.2f} s"
+
+
+def _video_frame(recipe: FrameFields, t: int, temporal_stride: int) -> int:
+    """The last video frame that latent frame t stands for."""
+    return video_frames(t, stride=recipe.stride, temporal_stride=temporal_stride) - 1
