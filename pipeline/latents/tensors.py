@@ -19,9 +19,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import LatentShapeError
+from ..errors import LatentShapeError, RunError
 from .keys import noise_seed
-from .recipe import Recipe
+from .recipe import Recipe, StoredDtype
 from .spec import LatentSpec
 
 
@@ -30,6 +30,34 @@ def as_tensor(latents: NDArray[Any]) -> Tensor:
     if latents.dtype == ml_dtypes.bfloat16:
         return _tensor(latents.view(np.int16)).view(torch.bfloat16)
     return _tensor(latents)
+
+
+_STORED: dict[StoredDtype, torch.dtype] = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+}
+
+
+def as_stored(
+    latents: Float[Tensor, "B C T H W"], dtype: StoredDtype, keys: Sequence[str] | None = None
+) -> Float[Tensor, "B C T H W"]:
+    """Latents that were just made, with the bits that a store of this dtype would hold.
+
+    Args:
+        keys: of the inputs, to name them in an error.
+    Raises:
+        RunError: values are not finite in this dtype, so a store would refuse them.
+    """
+    rounded = latents.to(_STORED[dtype])
+    finite = rounded.isfinite().flatten(1).all(1).tolist()
+    names = keys or [f"input {number}" for number in range(len(finite))]
+    if bad := [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]:
+        raise RunError(
+            f"the rollouts of {', '.join(bad[:3])} hold values that {dtype} cannot; a store would have left these "
+            "images out. Take their questions out of the file"
+        )
+    return rounded
 
 
 def standardise(raw: Float[Tensor, "B C T H W"], spec: LatentSpec) -> Float[Tensor, "B C T H W"]:

@@ -15,15 +15,19 @@ from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, ImageError
 from theworld.pipeline.latents.tensors import as_tensor
 from theworld.pipeline.store.folder import LatentStore
+from theworld.precompute.inputs.lookup import InputLookup
 from theworld.precompute.live.batches import LiveBatches
+from theworld.precompute.live.world import LiveWorld
 from theworld.train.config import TrainConfig
 from theworld.train.data.arms import parse_arm
 from theworld.train.data.live import LiveLatents, live_in_place_of
 from theworld.train.data.loader import LatentDataset
+from theworld.train.reader.model import TheWorld
+from theworld.train.reader.tokens import WorldReader
 from theworld.train.training.train import train
 
 from ..miniatures.image_store import make_images, make_store
-from ..miniatures.lm import PLACES, save_mini_lm
+from ..miniatures.lm import PLACES, mini_lm, save_mini_lm
 from ..miniatures.world_model import save_mini_world
 
 
@@ -110,6 +114,25 @@ def test_values_a_store_would_refuse_are_refused(house: House) -> None:
     bad = LiveLatents(house.store, Bad(), keys=house.store.keys)
     with pytest.raises(RuntimeError, match=r"float16 cannot.*left these images out"):
         bad.read([0])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_both_live_paths_give_the_latents_of_the_store_in_its_dtype(house: House, tmp_path: Path, dtype: str) -> None:
+    store = make_store(house.images, tmp_path / "cache", house.world, dtype=dtype)
+    keys = list(store.keys[:4])
+    stored = as_tensor(store.read(keys))
+    batches = LiveBatches(store, house.images, size=4, world=str(house.world), device="cpu")
+    without_cache = LiveLatents(store, batches, keys=keys).read(range(4))
+    inputs = InputLookup(store, house.images)
+    pixels = torch.stack([inputs.load(key).pixels for key in keys])
+    world = LiveWorld.for_store(store, world=str(house.world), device="cpu").world
+    reader = WorldReader(latent_shape=(16, 4, 4), hidden_size=32, embedding_rms=1.0)
+    model = TheWorld(mini_lm(), reader, num_world_steps=2, world=world, recipe=store.recipe)
+    from_images = model._world_latents(None, pixels, keys, None)
+    assert from_images is not None
+    assert stored.dtype == without_cache.dtype == from_images.dtype == getattr(torch, dtype)
+    assert torch.equal(without_cache, stored)
+    assert torch.equal(from_images, stored)
 
 
 def test_the_commands_train_live_and_show_in_a_page_what_was_foreseen(house: House) -> None:

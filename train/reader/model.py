@@ -19,14 +19,12 @@ from torch import Tensor, nn
 
 from ...pipeline.errors import ConfigError, LatentShapeError
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.latents.tensors import draw_posterior
+from ...pipeline.latents.tensors import as_stored, draw_posterior
 from ...pipeline.latents.world_model import WorldModel
 from .tokens import WorldReader
 
 IGNORED = -100
 """Label of a position that is not learned."""
-
-_STORED = {"float16": torch.float16, "float32": torch.float32}
 
 
 class WorldOutput(NamedTuple):
@@ -348,7 +346,7 @@ class TheWorld(nn.Module):
             # All steps of a rollout are denoised together, so a shorter one is not the prefix of a longer one.
             longer = {"rollout_steps": max(self.recipe.rollout_steps, steps)}
             latents = world.rollout(images, keys, self.recipe.model_copy(update=longer))
-        return latents.to(_STORED[self.recipe.dtype]).to(next(self.reader.parameters()).device)
+        return as_stored(latents, self.recipe.dtype, keys).to(next(self.reader.parameters()).device)
 
 
 def segment_positions(segments: Int[Tensor, "B S"], mask: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:

@@ -216,7 +216,7 @@ def test_rows_padded_on_the_left_are_refused() -> None:
         with_lora()(IDS, MASK.flip(1), latents=latents())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_live_rollout_and_its_cached_latents_give_the_same_logits(dtype: str) -> None:
     model, world = with_lora(), FakeWorld()
     recipe = RECIPE.model_copy(update={"dtype": dtype})
