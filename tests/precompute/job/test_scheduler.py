@@ -1,0 +1,193 @@
+"""What the loop keeps from one task to the next: batches that fitted, failures held back, failures of earlier runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.miniatures.store import TINY, create, key
+from theworld.pipeline.errors import WorldModelError
+from theworld.pipeline.progress import Progress
+from theworld.pipeline.store.folder import LatentStore
+from theworld.pipeline.store.ledger import Failure
+from theworld.precompute.inputs.listing import Sample
+from theworld.precompute.inputs.locations import File
+from theworld.precompute.job.events import Events
+from theworld.precompute.job.pool import Task
+from theworld.precompute.job.scheduler import FRUITLESS, SINGLE_ATTEMPTS, Scheduler
+from theworld.precompute.job.signals import Signals
+from theworld.precompute.job.throughput import ANY_DEVICE, ThroughputLog
+from theworld.precompute.job.worker import Receipt
+
+Work = Callable[[Task], Receipt]
+
+
+class Pool:
+    """Runs a function for each task, one at a time; remembers the sizes it was told with each."""
+
+    workers = 1
+
+    def __init__(self, work: Work) -> None:
+        self.where: list[dict[str, str]] = []
+        self.fitted: list[dict[str, int]] = []
+        self.work, self.task = work, None
+
+    def start(self) -> float:
+        return 0.0
+
+    def takes(self, task: Task, *, ahead: bool) -> bool:
+        del task, ahead
+        return self.task is None
+
+    def submit(self, task: Task, fitted: Mapping[str, int]) -> None:
+        self.task: Task | None = task
+        self.fitted.append(dict(fitted))
+
+    def wait(self) -> list[tuple[Task, Receipt | Exception]]:
+        task, self.task = self.task, None
+        assert task is not None
+        try:
+            return [(task, self.work(task))]
+        except Exception as error:
+            return [(task, error)]
+
+
+def sample(number: int) -> Sample:
+    return Sample(f"{number}.png", File(f"{number}.png"), key(number))
+
+
+def failure(number: int, attempts: int = 1) -> Failure:
+    return Failure(source=f"{number}.png", key=key(number), reason="rollout", message="it broke", attempts=attempts)
+
+
+def receipt(task: Task, *failures: Failure, device: str = "a card", batch_size: int = 8) -> Receipt:
+    written = len(task.samples) - len(failures)
+    return Receipt(written=written, failures=failures, seconds={"rollout": 1.0}, batch_size=batch_size, device=device)
+
+
+def scheduler(store: LatentStore, work: Work, log: ThroughputLog | None = None) -> tuple[Scheduler, Pool]:
+    pool = Pool(work)
+    log = ThroughputLog.load(store.path.parent) if log is None else log
+    loop = Scheduler(
+        pool, store, log, Progress.silent(), Events(None), batch_size=8, refused=(), signals=Signals()
+    )  # fmt: skip
+    return loop, pool
+
+
+def tasks(*numbers: int) -> list[Task]:
+    return [Task((sample(number),)) for number in numbers]
+
+
+def ledger(store: LatentStore) -> dict[str, int]:
+    return {failure.source: failure.attempts for failure in store.failures()}
+
+
+def test_a_failure_is_held_back_until_something_succeeds(tmp_path: Path) -> None:
+    store = create(tmp_path)
+    seen: list[dict[str, int]] = []
+
+    def second_works(task: Task) -> Receipt:
+        seen.append(ledger(store))
+        if task.samples[0].source != "1.png" or len(seen) < 8:
+            raise RuntimeError("it broke")
+        return receipt(task)
+
+    loop, _ = scheduler(store, second_works)
+    work = loop.run(tasks(0, 1, 2))
+    assert all(not rows for rows in seen[:8]), "nothing had succeeded yet"
+    assert seen[8:] == [{"0.png": SINGLE_ATTEMPTS}], "kept at the first success, not at the end of the run"
+    assert ledger(store) == {"0.png": SINGLE_ATTEMPTS, "2.png": SINGLE_ATTEMPTS}
+    assert [failure.source for failure in work.failures] == ["0.png", "2.png"]
+    assert work.written == 1
+
+
+def test_failures_held_back_to_the_end_are_kept_once(tmp_path: Path) -> None:
+    store = create(tmp_path)
+
+    def breaks(_: Task) -> Receipt:
+        raise RuntimeError("it broke")
+
+    loop, _ = scheduler(store, breaks)
+    work = loop.run(tasks(0, 1))
+    assert [failure.source for failure in work.failures] == ["0.png", "1.png"]
+    assert ledger(store) == {"0.png": SINGLE_ATTEMPTS, "1.png": SINGLE_ATTEMPTS}
+
+
+def test_failures_held_back_are_forgotten_where_the_samples_are_not_to_blame(tmp_path: Path) -> None:
+    store = create(tmp_path)
+
+    def breaks(_: Task) -> Receipt:
+        raise RuntimeError("it broke")
+
+    loop, _ = scheduler(store, breaks)
+    with pytest.raises(WorldModelError, match="tasks in a row failed"):
+        loop.run(tasks(*range(FRUITLESS)))
+    assert ledger(store) == {}
+
+
+def test_a_success_between_failures_starts_their_count_anew(tmp_path: Path) -> None:
+    def every_fourth_works(task: Task) -> Receipt:
+        if int(task.samples[0].source[:-4]) % 4:
+            raise RuntimeError("it broke")
+        return receipt(task)
+
+    loop, _ = scheduler(create(tmp_path), every_fourth_works)
+    work = loop.run(tasks(*range(4 * FRUITLESS)))
+    assert (work.written, len(work.failures)) == (FRUITLESS, 3 * FRUITLESS)
+
+
+def test_a_batch_that_fitted_is_told_with_every_later_task_and_remembered_by_device(tmp_path: Path) -> None:
+    sizes = {0: ("a card", 8), 1: ("a card", 4), 2: ("another", 8), 3: ("a card", 4), 4: ("another", 2)}
+
+    def made(task: Task) -> Receipt:
+        device, batch_size = sizes[int(task.samples[0].source[0])]
+        return receipt(task, device=device, batch_size=batch_size)
+
+    store = create(tmp_path)
+    loop, pool = scheduler(store, made)
+    loop.run(tasks(*sizes))
+    assert pool.fitted == [{}, {}, {"a card": 4}, {"a card": 4}, {"a card": 4}]
+    log = ThroughputLog.load(tmp_path)
+    assert log.fitted(TINY) == {"a card": 4, "another": 2}
+    later, pool = scheduler(store, lambda task: receipt(task, batch_size=8), log)
+    later.run(tasks(5, 6))
+    assert pool.fitted == [{"a card": 4, "another": 2}] * 2, "what fitted in an earlier run, and nothing larger"
+
+
+def test_a_machine_out_of_memory_halves_the_batch_of_every_device_for_this_run_alone(tmp_path: Path) -> None:
+    tries: list[Task] = []
+
+    def third_works(task: Task) -> Receipt:
+        tries.append(task)
+        if len(tries) < 3:
+            raise MemoryError
+        return receipt(task, batch_size=2)
+
+    loop, pool = scheduler(create(tmp_path), third_works)
+    loop.run(tasks(0))
+    assert pool.fitted == [{}, {ANY_DEVICE: 4}, {ANY_DEVICE: 2}]
+    assert ThroughputLog.load(tmp_path).fitted(TINY) == {"a card": 2}
+
+
+def test_a_failure_of_an_earlier_run_goes_when_its_input_is_made_and_stays_when_it_fails_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = create(tmp_path)
+    store.record_failure(failure(0, attempts=2))
+    store.record_failure(failure(1, attempts=2))
+    cleared: list[str] = []
+    clear = store.clear_failure
+
+    def noted(gone: Failure) -> Any:
+        cleared.append(gone.source)
+        return clear(gone)
+
+    monkeypatch.setattr(store, "clear_failure", noted)
+    loop, _ = scheduler(store, lambda task: receipt(task, failure(1)))
+    work = loop.run([Task((sample(0), sample(1)))])
+    assert cleared == ["0.png"], "a kill after clearing would lose the other's row"
+    assert ledger(store) == {"1.png": 3}, "attempts of all runs together"
+    assert [failure.attempts for failure in work.failures] == [3]
