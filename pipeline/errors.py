@@ -17,6 +17,8 @@
     └── Interrupted                       a signal ended the job; what is committed stays; exit 75
 """
 
+from .failures import FailureReason
+
 
 class TheWorldError(Exception):
     """Base of all errors meant for the user; the command line prints them without a traceback."""
@@ -43,15 +45,14 @@ class ImageError(TheWorldError, ValueError):
     """One image or video cannot be used.
 
     Attributes:
-        reason: one word for the ledger: missing, not_a_file, empty, too_large, changed, row, table, tar or truncated
-            before decoding; format, animated, short, decode, crash, timeout or memory while decoding.
+        reason: the ledger's word for why.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[FailureReason, str]]:
         return type(self), (self.reason, str(self))
 
 

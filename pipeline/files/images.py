@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import ImageError
+from ..failures import FailureReason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"})
@@ -34,14 +35,16 @@ def read_input_file(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
-            raise ImageError("not_a_file", f"{path} is not a regular file")
+            raise ImageError(FailureReason.NOT_A_FILE, f"{path} is not a regular file")
         if facts.st_size > max_bytes:
-            raise ImageError("too_large", f"{path} holds {facts.st_size:,} bytes; the limit is {max_bytes:,}")
+            raise ImageError(
+                FailureReason.TOO_LARGE, f"{path} holds {facts.st_size:,} bytes; the limit is {max_bytes:,}"
+            )
         content = path.read_bytes()
     except OSError as error:
-        raise ImageError("missing", f"{path} cannot be read: {error.strerror or error}") from error
+        raise ImageError(FailureReason.MISSING, f"{path} cannot be read: {error.strerror or error}") from error
     if not content:
-        raise ImageError("empty", f"{path} is empty")
+        raise ImageError(FailureReason.EMPTY, f"{path} is empty")
     return content
 
 
@@ -55,22 +58,30 @@ def decode_image(content: bytes, *, source: str) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads the header only
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise ImageError("too_large", f"{source} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+                raise ImageError(
+                    FailureReason.TOO_LARGE, f"{source} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}"
+                )
             # a phone's JPEG may hold a map of depth or brightness behind the photograph
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if frames > 1:
-                raise ImageError("animated", f"{source} has {frames} frames; save the one you mean as an image")
+                raise ImageError(
+                    FailureReason.ANIMATED, f"{source} has {frames} frames; save the one you mean as an image"
+                )
             return to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise ImageError("format", f"{source} cannot be read as any of {', '.join(FORMATS)}") from error
+        raise ImageError(FailureReason.FORMAT, f"{source} cannot be read as any of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise ImageError("too_large", f"{source}: {error}") from error
+        raise ImageError(FailureReason.TOO_LARGE, f"{source}: {error}") from error
     except MemoryError as error:
-        raise ImageError("memory", f"{source} takes more memory to decode than one input may have") from error
+        raise ImageError(
+            FailureReason.MEMORY, f"{source} takes more memory to decode than one input may have"
+        ) from error
     except Exception as error:  # Pillow's decoders raise almost anything on broken input
-        raise ImageError("decode", f"{source} cannot be decoded: {type(error).__name__}: {error}") from error
+        raise ImageError(
+            FailureReason.DECODE, f"{source} cannot be decoded: {type(error).__name__}: {error}"
+        ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -83,7 +94,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if mode in ("I", "F") or mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.float64)
         if not np.isfinite(values).all():
-            raise ImageError("decode", "the image holds values that are not finite numbers")
+            raise ImageError(FailureReason.DECODE, "the image holds values that are not finite numbers")
         # floats in [0, 1] are the convention of float TIFFs; everything else here is 16-bit grey
         full = 1.0 if mode == "F" and values.max(initial=0.0) <= 1.0 else 65535.0
         return Image.fromarray(np.rint(np.clip(values / full, 0.0, 1.0) * 255).astype(np.uint8)).convert("RGB")

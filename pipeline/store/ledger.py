@@ -37,7 +37,7 @@ class Failure:
     key: str | None
     """None where not even its bytes could be read."""
     reason: str
-    """One word: missing, decode, nan, oom, ..."""
+    """A `FailureReason`, or a word that another release wrote."""
     message: str
     attempts: int
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.errors import ImageError
+from ...pipeline.failures import FailureReason
 from ...pipeline.files.arrow_tables import arrow_batches, is_arrow, load_pyarrow
 from .file_facts import facts_of
 
@@ -23,7 +24,7 @@ def read_cell(path: str, row: int, column: str) -> bytes:
     pa = load_pyarrow()
     facts = facts_of(path)
     if facts is None:
-        raise ImageError("missing", f"{path} cannot be read")
+        raise ImageError(FailureReason.MISSING, f"{path} cannot be read")
     try:
         if is_arrow(path):
             value = _arrow_cell(_arrow_column(path, facts, column), row)
@@ -34,9 +35,9 @@ def read_cell(path: str, row: int, column: str) -> bytes:
             value = value["bytes"]
         content = value.as_py()
     except (pa.ArrowException, OSError, KeyError, IndexError, UnicodeDecodeError) as error:
-        raise ImageError("table", f"row {row} of {path} cannot be read: {str(error)[:300]}") from error
+        raise ImageError(FailureReason.TABLE, f"row {row} of {path} cannot be read: {str(error)[:300]}") from error
     if not isinstance(content, bytes):
-        raise ImageError("row", f"row {row} of {path} holds no bytes in {column}")
+        raise ImageError(FailureReason.ROW, f"row {row} of {path} holds no bytes in {column}")
     return content
 
 

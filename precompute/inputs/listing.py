@@ -24,6 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.failures import FailureReason
 from ...pipeline.files import arrow_tables as arrow_files
 from ...pipeline.files import text_tables as lists
 from ...pipeline.files.hashing import digest_of_bytes
@@ -138,7 +139,7 @@ def list_inputs(
     for entry in found.entries[:limit]:
         try:
             if entry.problem is not None or entry.at is None:
-                raise entry.problem or ImageError("missing", f"{entry.name} cannot be read")
+                raise entry.problem or ImageError(FailureReason.MISSING, f"{entry.name} cannot be read")
             key = key_of_digest(_digest(entry, entry.at, kind, index), entry.prompt)
             samples.append(Sample(entry.source, entry.at, key, entry.prompt))
             readable |= {entry.source, entry.name}
@@ -175,14 +176,14 @@ def _refuse_link(path: str, root: str, source: str) -> None:
     if inside and os.path.islink(path):  # noqa: PTH114
         inside = os.path.realpath(path).startswith(real_root.rstrip("/") + "/")
     if not inside:
-        raise ImageError("not_a_file", f"{source} is a link that leads out of {root}")
+        raise ImageError(FailureReason.NOT_A_FILE, f"{source} is a link that leads out of {root}")
 
 
 def _refuse_special(file: Path, name: str) -> None:
     """Opening a pipe waits for its other end."""
     with suppress(OSError):  # reading will say why
         if not stat.S_ISREG(file.stat().st_mode):
-            raise ImageError("not_a_file", f"{name} is not a regular file")
+            raise ImageError(FailureReason.NOT_A_FILE, f"{name} is not a regular file")
 
 
 @lru_cache(maxsize=4096)
@@ -248,7 +249,7 @@ def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | Non
     entered: dict[str, str] = {}
     files = list(walk(place, entered))
     closed = [
-        _Entry(name, name, None, problem=ImageError("missing", f"the folder {name} cannot be read: {why}"))
+        _Entry(name, name, None, problem=ImageError(FailureReason.MISSING, f"the folder {name} cannot be read: {why}"))
         for name, why in sorted(entered.items())
         if why
     ]
@@ -338,7 +339,7 @@ def _add_tar(found: _Found, file: Path, name: str, kind: Kind) -> None:
             if member.name.rpartition("/")[2].startswith(".") or _suffix(member.name) not in kind.suffixes:
                 passed_over += [member.name] if member.regular else []
             elif not member.regular:
-                problem = ImageError("not_a_file", f"{source} is not a regular member")
+                problem = ImageError(FailureReason.NOT_A_FILE, f"{source} is not a regular member")
                 found.entries.append(_Entry(source, source, None, problem=problem))
             else:
                 at = TarMember(str(file), member.offset, member.size)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...pipeline.errors import ImageError
+from ...pipeline.failures import FailureReason
 from ...pipeline.files.images import read_input_file
 
 
@@ -58,9 +59,9 @@ class TarMember:
                 file.seek(self.offset)
                 content = file.read(self.size)
         except OSError as error:
-            raise ImageError("missing", f"{self.path} cannot be read: {error.strerror or error}") from error
+            raise ImageError(FailureReason.MISSING, f"{self.path} cannot be read: {error.strerror or error}") from error
         if len(content) != self.size:
-            raise ImageError("truncated", f"{self.path} ends within the member at byte {self.offset}")
+            raise ImageError(FailureReason.TRUNCATED, f"{self.path} ends within the member at byte {self.offset}")
         return content
 
 
@@ -95,6 +96,6 @@ Locator = File | TarMember | TableCell
 
 def _check_size(size: int, max_bytes: int, what: str) -> None:
     if size > max_bytes:
-        raise ImageError("too_large", f"{what} holds {size:,} bytes; the limit is {max_bytes:,}")
+        raise ImageError(FailureReason.TOO_LARGE, f"{what} holds {size:,} bytes; the limit is {max_bytes:,}")
     if not size:
-        raise ImageError("empty", f"{what} is empty")
+        raise ImageError(FailureReason.EMPTY, f"{what} is empty")

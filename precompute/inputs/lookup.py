@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.failures import FailureReason
 from ...pipeline.files.images import read_input_file
 from ...pipeline.latents.keys import key_of_bytes, key_of_sample
 from ...pipeline.store.folder import LatentStore
@@ -59,8 +60,8 @@ class InputLookup:
             ImageError: it is not there any more (`missing`), is another by now (`changed`), or cannot be decoded.
         """
         if self.place is None:
-            raise ImageError("missing", "nobody said where the inputs of this store are: --images FOLDER")
-        problem = ImageError("missing", f"no run noted which input {key} is")
+            raise ImageError(FailureReason.MISSING, "nobody said where the inputs of this store are: --images FOLDER")
+        problem = ImageError(FailureReason.MISSING, f"no run noted which input {key} is")
         for source, at in self._places(key):
             try:
                 content = at.read(self._kind.max_bytes)
@@ -69,7 +70,9 @@ class InputLookup:
                 continue
             if key_of_sample(content, self._prompts.get(key)) == key:
                 return shared_decoder().load(content, self._recipe, self._spec, source)
-            problem = ImageError("changed", f"{source} is another {self._kind.takes} now than the one this store holds")
+            problem = ImageError(
+                FailureReason.CHANGED, f"{source} is another {self._kind.takes} now than the one this store holds"
+            )
         raise problem
 
     def _places(self, key: str) -> list[tuple[str, Locator]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.failures import FailureReason
 from ...pipeline.files.text_tables import Record, read_records
 from ...pipeline.messages import name_some
 
@@ -82,7 +83,7 @@ def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: s
     without = 0
     for name, record in records:
         if isinstance(record, str):
-            rows.append(Row(name, problem=ImageError("row", record)))
+            rows.append(Row(name, problem=ImageError(FailureReason.ROW, record)))
         elif suffix == ".json" and column is None and chosen not in record and _CONVERSATIONS in record:
             without += 1
         else:
@@ -132,11 +133,11 @@ def path_of(name: str, record: dict[str, Any], column: str) -> str:
     """
     path = _text(name, record, column)
     if len(path) > MAX_PATH:
-        raise ImageError("row", f"{name}: {column} is {len(path):,} characters long, which is no path")
+        raise ImageError(FailureReason.ROW, f"{name}: {column} is {len(path):,} characters long, which is no path")
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:  # half a character, which JSON can say
-        raise ImageError("row", f"{name}: {column} is not Unicode text ({error.reason})") from error
+        raise ImageError(FailureReason.ROW, f"{name}: {column} is not Unicode text ({error.reason})") from error
     return path
 
 
@@ -148,22 +149,26 @@ def prompt_of(name: str, record: dict[str, Any], prompt_field: str) -> str:
     """
     text = _text(name, record, prompt_field)
     if len(text) > MAX_PROMPT:
-        raise ImageError("row", f"{name}: {prompt_field} has {len(text):,} characters; the limit is {MAX_PROMPT:,}")
+        raise ImageError(
+            FailureReason.ROW, f"{name}: {prompt_field} has {len(text):,} characters; the limit is {MAX_PROMPT:,}"
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ImageError("row", f"{name}: {prompt_field} is not Unicode text ({error.reason})") from error
+        raise ImageError(FailureReason.ROW, f"{name}: {prompt_field} is not Unicode text ({error.reason})") from error
     return text
 
 
 def _text(name: str, record: dict[str, Any], column: str) -> str:
     value = record.get(column)
     if value is None:
-        raise ImageError("row", f"{name} has no {column}")
+        raise ImageError(FailureReason.ROW, f"{name} has no {column}")
     if not isinstance(value, str):
-        raise ImageError("row", f"{name}: {column} must be a text, got {json.dumps(value, default=str)[:80]}")
+        raise ImageError(
+            FailureReason.ROW, f"{name}: {column} must be a text, got {json.dumps(value, default=str)[:80]}"
+        )
     if not value.strip() or "\0" in value:
-        raise ImageError("row", f"{name}: {column} is empty or holds a NUL character")
+        raise ImageError(FailureReason.ROW, f"{name}: {column} is empty or holds a NUL character")
     return value
 
 

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...pipeline.errors import ImageError, WorldModelError
+from ...pipeline.failures import FailureReason
 from ...pipeline.latents.recipe import Recipe, parse_recipe
 from ...pipeline.latents.spec import LatentSpec, video_frames
 from ..rollout.kinds import KINDS, Loaded
@@ -177,20 +178,23 @@ class SandboxedDecoder:
     def _answer(self, decoding: socket.socket, source: str, limits: DecodeLimits) -> Loaded:
         decoding.settimeout(limits.wall_s)
         try:
-            said, memory = receive(decoding)
-            if "reason" not in said:
-                pixels = memory.view(np.float32).reshape(said["shape"])
-                return Loaded(torch.from_numpy(pixels), str(said["note"]))
+            answer, memory = receive(decoding)
+            if "reason" not in answer:
+                pixels = memory.view(np.float32).reshape(answer["shape"])
+                return Loaded(torch.from_numpy(pixels), str(answer["note"]))
+            refusal = ImageError(FailureReason(answer["reason"]), str(answer["message"]))
         except TimeoutError as error:
             self._end()
-            raise ImageError("timeout", f"{source} was not decoded within {limits.wall_s:g} s") from error
+            raise ImageError(FailureReason.TIMEOUT, f"{source} was not decoded within {limits.wall_s:g} s") from error
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             code = self._end(died=isinstance(error, (EOFError, OSError)))
             if code in (-signal.SIGXCPU, -signal.SIGALRM):
-                raise ImageError("timeout", f"{source} took more than {limits.cpu_s} s of CPU to decode") from error
+                raise ImageError(
+                    FailureReason.TIMEOUT, f"{source} took more than {limits.cpu_s} s of CPU to decode"
+                ) from error
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise ImageError("crash", f"{source} ended the process that decoded it ({how})") from error
-        raise ImageError(str(said["reason"]), str(said["message"]))
+            raise ImageError(FailureReason.CRASH, f"{source} ended the process that decoded it ({how})") from error
+        raise refusal
 
     def _end(self, *, died: bool = False) -> int:
         """Be rid of the decoding process, killed unless it died by itself; returns its exit code, minus a signal's."""
@@ -295,17 +299,18 @@ def _serve(worker: socket.socket) -> None:
         try:
             loaded = KINDS[recipe.kind].load(content, recipe, spec, source)
             pixels = np.ascontiguousarray(loaded.pixels.numpy(), np.float32)
-            said: dict[str, Any] = {"shape": pixels.shape, "note": loaded.note}
+            answer: dict[str, Any] = {"shape": pixels.shape, "note": loaded.note}
         except ImageError as error:
-            said = {"reason": error.reason, "message": str(error)[:2000]}
+            answer = {"reason": error.reason, "message": str(error)[:2000]}
         except MemoryError:
-            said = {"reason": "memory", "message": f"{source} takes more memory than one input may have"}
+            answer = {"reason": FailureReason.MEMORY, "message": f"{source} takes more memory than one input may have"}
         except Exception as error:  # a mistake of ours, and no reason to end the job
-            said = {"reason": "error", "message": f"{source}: {type(error).__name__}: {str(error)[:1000]}"}
+            message = f"{source}: {type(error).__name__}: {str(error)[:1000]}"
+            answer = {"reason": FailureReason.ERROR, "message": message}
         _limit(None, None, 0.0)
         del content
         with suppress(OSError):
-            send(worker, said, pixels)
+            send(worker, answer, pixels)
 
 
 def _limit(memory_bytes: int | None, cpu_s: int | None, wall_s: float) -> None:

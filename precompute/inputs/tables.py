@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.failures import FailureReason
 from ...pipeline.files.arrow_tables import arrow_batches, is_arrow, load_pyarrow, read_schema
 from .manifests import MAX_PATH, Row, candidates, check_prompt_field, choose_column, path_of, prompt_of, row_of
 
@@ -68,7 +69,7 @@ def read_table(file: Path, takes: str, *, column: str | None, prompt_field: str 
                 rows.append(Row(name, problem=error))
             has_bytes.append(there)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ImageError("table", f"{file} cannot be read as a table: {str(error)[:300]}") from error
+        raise ImageError(FailureReason.TABLE, f"{file} cannot be read as a table: {str(error)[:300]}") from error
     return Table(tuple(rows), chosen if holds_bytes else None, tuple(has_bytes))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...pipeline.errors import ImageError
+from ...pipeline.failures import FailureReason
 
 _BLOCK = 512
 _MAX_HEADER_BYTES = 2**20
@@ -43,7 +44,7 @@ def members(path: str) -> Iterator[Member]:
         with Path(path).open("rb", buffering=2**16) as file:
             yield from _members(file, path)
     except OSError as error:
-        raise ImageError("missing", f"{path} cannot be read: {error.strerror or error}") from error
+        raise ImageError(FailureReason.MISSING, f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _members(file: BinaryIO, path: str) -> Iterator[Member]:
@@ -61,11 +62,13 @@ def _members(file: BinaryIO, path: str) -> Iterator[Member]:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError, OverflowError) as error:
             what = "it is compressed or no tar: unpack it (plain .tar)" if at == 0 else "the rest of it is not used"
-            raise ImageError("tar", f"{path} has no header at byte {at} ({error}); {what}") from error
+            raise ImageError(FailureReason.TAR, f"{path} has no header at byte {at} ({error}); {what}") from error
         data = at + _BLOCK
         own = header.size if size is None or header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME) else size
         if own < 0 or data + own > end:
-            raise ImageError("truncated", f"{path} ends within the member at byte {data}; the rest of it is not used")
+            raise ImageError(
+                FailureReason.TRUNCATED, f"{path} ends within the member at byte {data}; the rest of it is not used"
+            )
         at = data + -(-own // _BLOCK) * _BLOCK
         if header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
             records = _extended(_small(file, own, path))
@@ -83,7 +86,9 @@ def _members(file: BinaryIO, path: str) -> Iterator[Member]:
 
 def _small(file: BinaryIO, size: int, path: str) -> bytes:
     if size > _MAX_HEADER_BYTES:
-        raise ImageError("tar", f"{path} has a header of {size:,} bytes; the limit is {_MAX_HEADER_BYTES:,}")
+        raise ImageError(
+            FailureReason.TAR, f"{path} has a header of {size:,} bytes; the limit is {_MAX_HEADER_BYTES:,}"
+        )
     return file.read(size)
 
 
@@ -102,5 +107,5 @@ def _extended(content: bytes) -> dict[str, str]:
 
 def _number(text: str, path: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise ImageError("tar", f"{path} states a size of {text[:40]!r} bytes")
+        raise ImageError(FailureReason.TAR, f"{path} states a size of {text[:40]!r} bytes")
     return int(text)

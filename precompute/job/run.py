@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.errors import Interrupted, TheWorldError
+from ...pipeline.failures import FailureReason
 from ...pipeline.files.atomic import publish, writing
 from ...pipeline.machine import resolve_device
 from ...pipeline.progress import Progress
@@ -191,7 +192,7 @@ def _embed_each(
         Failure(
             source=sample.source,
             key=sample.key,
-            reason="prompt",
+            reason=FailureReason.PROMPT,
             message=f"{sample.source}: {refused[sample.prompt or '']}: {sample.prompt!r}",
             attempts=1,
         )

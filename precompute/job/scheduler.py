@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ...pipeline.errors import ConfigError, Interrupted, StoreError, WorldModelError
+from ...pipeline.failures import FailureReason
 from ...pipeline.machine import is_out_of_memory
 from ...pipeline.progress import Bar, Progress
 from ...pipeline.store.folder import LatentStore
@@ -204,7 +205,7 @@ class Scheduler:
         failure = Failure(
             source=sample.source,
             key=sample.key,
-            reason="oom" if is_out_of_memory(error) else self._kind.phase,
+            reason=FailureReason.OOM if is_out_of_memory(error) else FailureReason(self._kind.phase),
             message=f"{self._kind.doing} {sample.source} failed {task.attempts + 1} times: {reason_of(error)}",
             attempts=task.attempts + 1,
         )

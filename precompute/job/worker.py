@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...pipeline.errors import ImageError, LatentShapeError
+from ...pipeline.failures import FailureReason
 from ...pipeline.latents.keys import key_of_sample
 from ...pipeline.machine import device_name, is_out_of_memory
 from ...pipeline.store.folder import open_store
@@ -74,7 +75,7 @@ class Receipt:
     """That made it, by its model."""
 
 
-_NOT_THERE = {"missing", "not_a_file", "changed"}
+_NOT_THERE = {FailureReason.MISSING, FailureReason.NOT_A_FILE, FailureReason.CHANGED}
 
 
 class Worker:
@@ -155,13 +156,13 @@ class Worker:
                 for (sample, _), latent in zip(batch, latents, strict=True):
                     if latent is None:
                         message = f"{sample.source} does not fit in memory, not even alone; others of its size did"
-                        failures.append(_failure(sample, "oom", message))
+                        failures.append(_failure(sample, FailureReason.OOM, message))
                         continue
                     try:
                         shard.add(sample.key, latent.numpy())
                         written += 1
                     except LatentShapeError as error:  # NaN, or beyond what the stored dtype holds
-                        failures.append(_failure(sample, "latent", f"{sample.source}: {error}"))
+                        failures.append(_failure(sample, FailureReason.LATENT, f"{sample.source}: {error}"))
                 seconds[self._kind.phase] += made - started
                 seconds["write"] += time.monotonic() - made
             started = time.monotonic()
@@ -204,7 +205,9 @@ class Worker:
     def _load(self, sample: Sample) -> Loaded:
         content = sample.at.read(self._kind.max_bytes)
         if key_of_sample(content, sample.prompt) != sample.key:
-            raise ImageError("changed", f"{sample.source} changed while the job ran; run again for what it is now")
+            raise ImageError(
+                FailureReason.CHANGED, f"{sample.source} changed while the job ran; run again for what it is now"
+            )
         return self._decoder.load(content, self._recipe, self._world.spec, sample.source)
 
     def _latents(self, samples: list[Sample], pixels: list[Tensor]) -> list[Tensor | None]:
@@ -251,5 +254,5 @@ class Worker:
         }
 
 
-def _failure(sample: Sample, reason: str, message: str) -> Failure:
+def _failure(sample: Sample, reason: FailureReason, message: str) -> Failure:
     return Failure(source=sample.source, key=sample.key, reason=reason, message=message, attempts=1)

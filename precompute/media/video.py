@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.failures import FailureReason
 from ...pipeline.files.atomic import replace
 from ...pipeline.files.images import to_rgb
 from ...pipeline.latents.recipe import Fit
@@ -111,7 +112,7 @@ def load_video(
         if count == frames:
             return clip, rotation
     raise ImageError(
-        "short",
+        FailureReason.SHORT,
         f"{source} has {count} frames and the recipe takes the first {frames}. "
         "Fewer --steps or a smaller --stride need fewer: 1 + 4 x steps x stride",
     )
@@ -131,24 +132,26 @@ def container_of(content: bytes) -> str | None:
 def _pictures(content: bytes, source: str) -> Generator[tuple[Image.Image, int]]:
     """The frames of a video as RGB images in the order they are shown, and the rotation each carries."""
     if (format := container_of(content)) is None:
-        raise ImageError("format", f"{source} is no video in any of MP4, MOV, MKV, WebM or AVI")
+        raise ImageError(FailureReason.FORMAT, f"{source} is no video in any of MP4, MOV, MKV, WebM or AVI")
     try:
         # the container is named and never guessed: a playlist would make FFmpeg open what it points to
         options = {"codec_whitelist": ",".join(_DECODERS), "enable_drefs": "0"}
         with av.open(io.BytesIO(content), "r", format=format, container_options=options) as container:
             if not container.streams.video:
-                raise ImageError("format", f"{source} has no video in it")
+                raise ImageError(FailureReason.FORMAT, f"{source} has no video in it")
             stream = container.streams.video[0]
             decoder = stream.codec_context
             if decoder is None or decoder.name not in _DECODERS:
                 name = "an unknown codec" if decoder is None else f"the codec {decoder.name}"
-                raise ImageError("format", f"{source} is in {name}, which is not read; re-encode it as H.264")
+                raise ImageError(
+                    FailureReason.FORMAT, f"{source} is in {name}, which is not read; re-encode it as H.264"
+                )
             _check_size(decoder.width, decoder.height, source)
             decoder.thread_count = 1
             decoder.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
             for frame in container.decode(stream):
                 if frame.is_corrupt:
-                    raise ImageError("decode", f"{source} is damaged at one of its first frames")
+                    raise ImageError(FailureReason.DECODE, f"{source} is damaged at one of its first frames")
                 _check_size(frame.width, frame.height, source)
                 mode = "rgba" if any(part.is_alpha for part in frame.format.components) else "rgb24"
                 pixels = frame.to_ndarray(format=mode, interpolation=_CONVERSION, threads=1)
@@ -156,12 +159,16 @@ def _pictures(content: bytes, source: str) -> Generator[tuple[Image.Image, int]]
     except ImageError:
         raise
     except MemoryError as error:
-        raise ImageError("memory", f"{source} takes more memory to decode than one input may have") from error
+        raise ImageError(
+            FailureReason.MEMORY, f"{source} takes more memory to decode than one input may have"
+        ) from error
     except Exception as error:  # FFmpeg has an exception for each of its codes, and some of Python's
         what = getattr(error, "strerror", None) or error
-        raise ImageError("decode", f"{source} cannot be decoded: {type(error).__name__}: {what}") from error
+        raise ImageError(FailureReason.DECODE, f"{source} cannot be decoded: {type(error).__name__}: {what}") from error
 
 
 def _check_size(width: int, height: int, source: str) -> None:
     if width * height > MAX_PIXELS:
-        raise ImageError("too_large", f"{source} has frames of {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+        raise ImageError(
+            FailureReason.TOO_LARGE, f"{source} has frames of {width} x {height} pixels; the limit is {MAX_PIXELS:,}"
+        )

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.failures import FailureReason
 from ...pipeline.files.images import read_input_file
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
@@ -147,10 +148,10 @@ class LatentDecoder:
         try:
             loaded = shared_decoder().load(content, self.recipe, self.spec, str(file))
         except ImageError as error:
-            if error.reason != "format":
+            if error.reason != FailureReason.FORMAT:
                 raise
             told = f"{error}. This run was trained on {kind.takes}s: ask it about {kind.takes}s"
-            raise ImageError("format", told) from error
+            raise ImageError(FailureReason.FORMAT, told) from error
         if loaded.note:
             _log.warning("%s is %s", file, loaded.note)
         return content, loaded

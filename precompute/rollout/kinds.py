@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.failures import FailureReason
 from ...pipeline.files import images as image_files
 from ...pipeline.latents.kinds import KindName
 from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
@@ -282,7 +283,9 @@ def _future(recipe: Recipe, world: WorldSource, steps: int) -> str:
 
 def _refuse_video(content: bytes, source: str) -> None:
     if video.container_of(content) is not None:
-        raise ImageError("format", f"{source} is a video, and images are wanted; --kind frames takes videos")
+        raise ImageError(
+            FailureReason.FORMAT, f"{source} is a video, and images are wanted; --kind frames takes videos"
+        )
 
 
 def _size(recipe: Recipe) -> tuple[int, int]:

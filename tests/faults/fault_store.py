@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from theworld import pipeline
 from theworld.pipeline.errors import ImageError, TheWorldError
+from theworld.pipeline.failures import FailureReason
 from theworld.pipeline.store.folder import open_store
 
 PAUSE_S = 0.05
@@ -58,7 +59,7 @@ class ToyWorker:
 
     def check_in(self, sample: ToySample) -> dict[str, str]:
         if not Path(sample.path).is_file():
-            raise ImageError("missing", f"{sample.path} cannot be read")
+            raise ImageError(FailureReason.MISSING, f"{sample.path} cannot be read")
         return {"package": str(*pipeline.__path__), "raylet": str(os.getppid())}
 
     def process(

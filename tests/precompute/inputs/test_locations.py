@@ -275,7 +275,7 @@ def test_a_flipped_bit_in_an_arrow_file_costs_the_file_and_not_the_process(tmp_p
 from pathlib import Path
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.inputs.listing import list_inputs
-print([(bad.source, bad.reason) for bad in list_inputs(Path({str(tmp_path)!r}) / "t.arrow", KINDS["rollout"]).refused])
+print([(bad.source, str(bad.reason)) for bad in list_inputs(Path({str(tmp_path)!r}) / "t.arrow", KINDS["rollout"]).refused])
 """
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)  # it may end the process
     assert (done.returncode, done.stdout.strip()) == (0, "[('t.arrow', 'table')]"), done.stderr
@@ -436,7 +436,7 @@ def test_a_pipe_with_the_name_of_a_list_a_table_or_a_tar_holds_nobody_up(tmp_pat
 from pathlib import Path
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.inputs.listing import list_inputs
-print([(bad.source, bad.reason) for bad in list_inputs(Path({str(tmp_path)!r}) / "*", KINDS["rollout"]).refused])
+print([(bad.source, str(bad.reason)) for bad in list_inputs(Path({str(tmp_path)!r}) / "*", KINDS["rollout"]).refused])
 """
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=60)  # opening it waits
     assert done.stdout.strip() == str([(name, "not_a_file")]), done.stderr
