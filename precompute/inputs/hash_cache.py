@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from ...pipeline.files.atomic import make_folders, replace
 from ...pipeline.files.sealed import read_file, seal_tensors
 from .file_facts import FileFacts
-from .locations import Locator
+from .locations import Location
 
 FOLDER = "index"
 _WHAT = "theworld inputs 1"
@@ -37,7 +37,7 @@ _LEFT_BEHIND_S = 3600.0
 """A temporary file this old belongs to a process that was killed."""
 
 
-class InputIndex:
+class HashCache:
     """The digests of one place's inputs. Not for several threads."""
 
     def __init__(self, file: Path | None = None, known: dict[bytes, bytes] | None = None) -> None:
@@ -53,7 +53,7 @@ class InputIndex:
         self._started_ns = time.time_ns()
 
     @classmethod
-    def of(cls, cache: Path, place: Path, takes: str, *, trust: bool = True) -> InputIndex:
+    def of(cls, cache: Path, place: Path, takes: str, *, trust: bool = True) -> HashCache:
         """The index of a place, empty where there is none of use: that costs time and nothing else.
 
         Args:
@@ -65,7 +65,7 @@ class InputIndex:
         file = cache / FOLDER / f"{name}.safetensors"
         return cls(file, _load(file) if trust else {})
 
-    def find(self, path: str, facts: FileFacts, at: Locator) -> bytes | None:
+    def find(self, path: str, facts: FileFacts, at: Location) -> bytes | None:
         """The digest of an input that has not changed since it was read."""
         stamp = _stamp(path, facts, at)
         if (digest := self._known.get(stamp)) is not None:
@@ -73,7 +73,7 @@ class InputIndex:
             return digest
         return self._now.get(stamp) or self._racy.get(stamp)
 
-    def put(self, path: str, facts: FileFacts, at: Locator, digest: bytes) -> None:
+    def put(self, path: str, facts: FileFacts, at: Location, digest: bytes) -> None:
         """Remember what was read.
 
         Args:
@@ -100,7 +100,7 @@ class InputIndex:
             replace(folder, self._file, _pack(entries))
 
 
-def _stamp(path: str, facts: FileFacts, at: Locator) -> bytes:
+def _stamp(path: str, facts: FileFacts, at: Location) -> bytes:
     known = f"{path}\0{tuple(facts)}\0{at.place}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(known, digest_size=_STAMP_BYTES).digest()
 

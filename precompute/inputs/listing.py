@@ -35,8 +35,8 @@ from ..rollout.kinds import KINDS, Kind
 from . import manifests, tables, tars
 from .file_facts import FileFacts, facts_from, facts_of
 from .folders import expand_braces, has_braces, has_magic, match_files, walk
-from .hash_cache import InputIndex
-from .locations import File, Locator, TableCell, TarMember
+from .hash_cache import HashCache
+from .locations import File, Location, TableCell, TarMember
 from .manifests import Row
 
 TARS = frozenset({".tar"})
@@ -46,10 +46,10 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One input: `source` names it for people, `at` is where its bytes are, `key` is its content's address."""
+    """One input: `source` names it for people, `location` is where its bytes lie, `key` is its content's address."""
 
     source: str
-    at: Locator
+    location: Location
     key: str
     prompt: str | None = None
     """Its own, which is part of the key."""
@@ -85,7 +85,7 @@ class _Entry:
     source: str
     name: str
     """In the ledger: of a row, the row."""
-    at: Locator | None
+    location: Location | None
     prompt: str | None = None
     problem: ImageError | None = None
     root: str | None = None
@@ -110,7 +110,7 @@ def list_inputs(
     limit: int | None = None,
     column: str | None = None,
     prompt_field: str | None = None,
-    index: InputIndex | None = None,
+    index: HashCache | None = None,
 ) -> Listing:
     """Find and hash a kind's inputs. The head of this file says where.
 
@@ -129,7 +129,7 @@ def list_inputs(
             a list cannot be read as one.
     """
     kind = KINDS[kind] if isinstance(kind, str) else kind
-    index = index or InputIndex()
+    index = index or HashCache()
     _real.cache_clear()
     place = Path(os.path.expanduser(place))  # noqa: PTH111 - a quoted pattern, which no shell has expanded
     found = _find(place, kind, column, prompt_field)
@@ -138,10 +138,10 @@ def list_inputs(
     readable = found.sound
     for entry in found.entries[:limit]:
         try:
-            if entry.problem is not None or entry.at is None:
+            if entry.problem is not None or entry.location is None:
                 raise entry.problem or ImageError(FailureReason.MISSING, f"{entry.name} cannot be read")
-            key = key_of_digest(_digest(entry, entry.at, kind, index), entry.prompt)
-            samples.append(Sample(entry.source, entry.at, key, entry.prompt))
+            key = key_of_digest(_digest(entry, entry.location, kind, index), entry.prompt)
+            samples.append(Sample(entry.source, entry.location, key, entry.prompt))
             readable |= {entry.source, entry.name}
         except ImageError as error:
             message = str(error) if entry.name in str(error) else f"{entry.name}: {error}"
@@ -149,7 +149,7 @@ def list_inputs(
     return Listing(tuple(samples), tuple(refused), found.others, found.ignored, frozenset(readable))
 
 
-def _digest(entry: _Entry, at: Locator, kind: Kind, index: InputIndex) -> bytes:
+def _digest(entry: _Entry, at: Location, kind: Kind, index: HashCache) -> bytes:
     if entry.root is not None:
         _refuse_link(at.path, entry.root, entry.source)
     facts = entry.facts
@@ -325,8 +325,8 @@ def _contained(
         raise ConfigError(f"{', '.join(map(str, files[:3])) or root} holds no {kind.takes}{advice}")
     twice = {source for source, count in Counter(entry.source for entry in found.entries).items() if count > 1}
     for entry in found.entries:
-        if isinstance(entry.at, TableCell) and (entry.source in twice or not entry.source):
-            entry.source = f"{_relative(entry.at.path, root)}#{entry.at.row}"
+        if isinstance(entry.location, TableCell) and (entry.source in twice or not entry.source):
+            entry.source = f"{_relative(entry.location.path, root)}#{entry.location.row}"
     return found
 
 

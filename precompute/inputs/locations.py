@@ -91,7 +91,7 @@ class TableCell:
         return content
 
 
-Locator = File | TarMember | TableCell
+Location = File | TarMember | TableCell
 
 
 def _check_size(size: int, max_bytes: int, what: str) -> None:

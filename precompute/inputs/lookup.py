@@ -15,7 +15,7 @@ from ...pipeline.latents.keys import key_of_bytes, key_of_sample
 from ...pipeline.store.folder import LatentStore
 from ..rollout.kinds import KINDS, Loaded
 from .listing import list_inputs
-from .locations import File, Locator
+from .locations import File, Location
 from .sandbox import shared_decoder
 
 
@@ -40,7 +40,7 @@ class InputLookup:
         if place is None and own.is_dir() and store.recipe.traits.is_image_rollout:
             place = own
         self.place = place
-        self._listed: dict[str, Locator] | None = None
+        self._listed: dict[str, Location] | None = None
         """By name, where a name alone does not lead to its input."""
         if place is not None and not place.is_dir():
             self._listed = self._list(place)
@@ -75,12 +75,12 @@ class InputLookup:
             )
         raise problem
 
-    def _places(self, key: str) -> list[tuple[str, Locator]]:
+    def _places(self, key: str) -> list[tuple[str, Location]]:
         names = self.names(key)
         assert self.place is not None
         if self._listed is None:
             root = self.place.resolve()
-            places: list[tuple[str, Locator]] = []
+            places: list[tuple[str, Location]] = []
             for source in names:
                 path = self.place / source
                 with suppress(OSError, RuntimeError, ValueError):  # a loop of links, or no path at all
@@ -92,9 +92,9 @@ class InputLookup:
             self._listed = self._list(self.place)  # a folder of tars or tables, perhaps
         return [(source, self._listed[source]) for source in names if source in self._listed]
 
-    def _list(self, place: Path) -> dict[str, Locator]:
+    def _list(self, place: Path) -> dict[str, Location]:
         try:
-            return {sample.source: sample.at for sample in list_inputs(place, self._kind).samples}
+            return {sample.source: sample.location for sample in list_inputs(place, self._kind).samples}
         except ConfigError:
             if place.is_dir():  # emptied since
                 return {}

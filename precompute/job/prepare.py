@@ -18,7 +18,7 @@ from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.machine import device_name, resolve_device, usable_cores
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, find_store, refuse_store
-from ..inputs.hash_cache import InputIndex
+from ..inputs.hash_cache import HashCache
 from ..inputs.listing import Listing, list_inputs
 from ..rollout.kinds import KINDS
 from ..worlds.prompts import check_prompts
@@ -41,7 +41,7 @@ class Prepared:
     recipe: Recipe
     spec: LatentSpec
     listing: Listing
-    index: InputIndex
+    index: HashCache
     store: LatentStore | None
     """The one to go on with; None where this recipe has none yet."""
     plan: Plan
@@ -128,9 +128,9 @@ def is_small(world: WorldSource) -> bool:
     return world.weight_bytes() < 2**28
 
 
-def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, InputIndex]:
+def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, HashCache]:
     kind = KINDS[config.kind]
-    index = InputIndex.of(config.cache, place, kind.takes, trust=not config.rehash)
+    index = HashCache.of(config.cache, place, kind.takes, trust=not config.rehash)
     named = {"column": config.column, "prompt_field": config.prompt_field}
     return list_inputs(place, kind, limit=config.limit, index=index, **named), index
 

@@ -22,7 +22,7 @@ from ...pipeline.store.folder import PROMPT, LatentStore, create_store, label_of
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
 from ..worlds.builtin import WEIGHTS
-from ..worlds.prompts import embed_each, embed_prompts, unsafe_prompts
+from ..worlds.prompts import embed_prompts, embed_sample_prompts, unsafe_prompts
 from ..worlds.source import WorldSource
 from .config import PrecomputeConfig
 from .events import Events
@@ -187,7 +187,7 @@ def _embed_each(
     refused = dict.fromkeys(
         unsafe_prompts(prompts, config.guardrail, encoder), "NVIDIA's guardrail finds this prompt unsafe"
     )
-    refused |= embed_each(store.path, world.folder, [p for p in prompts if p not in refused], encoder, device)
+    refused |= embed_sample_prompts(store.path, world.folder, [p for p in prompts if p not in refused], encoder, device)
     failures = tuple(
         Failure(
             source=sample.source,

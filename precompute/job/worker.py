@@ -25,10 +25,10 @@ from ...pipeline.store.folder import open_store
 from ...pipeline.store.ledger import Failure
 from ..inputs.listing import Sample
 from ..inputs.sandbox import shared_decoder
-from ..rollout.batch import machine_facts, make_batch
+from ..rollout.batch import latents_of_batch, machine_facts
 from ..rollout.kinds import KINDS, Loaded
 from ..worlds.builtin import WEIGHTS
-from ..worlds.prompts import load_each
+from ..worlds.prompts import load_prompt_embeddings
 from ..worlds.registry import load_world
 from ..worlds.text_embeddings import TextEmbeddings
 from .throughput import ANY_DEVICE
@@ -203,7 +203,7 @@ class Worker:
                     yield batch, time.monotonic() - started
 
     def _load(self, sample: Sample) -> Loaded:
-        content = sample.at.read(self._kind.max_bytes)
+        content = sample.location.read(self._kind.max_bytes)
         if key_of_sample(content, sample.prompt) != sample.key:
             raise ImageError(
                 FailureReason.CHANGED, f"{sample.source} changed while the job ran; run again for what it is now"
@@ -221,7 +221,7 @@ class Worker:
             part = slice(len(done), len(done) + size)
             keys, text = [sample.key for sample in samples[part]], self._text_of(samples[part])
             try:
-                latents = make_batch(self._kind, self._world, pixels[part], keys, self._recipe, size, text=text)
+                latents = latents_of_batch(self._kind, self._world, pixels[part], keys, self._recipe, size, text=text)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or (size == 1 and not self._made_any):
                     raise
@@ -241,7 +241,7 @@ class Worker:
         """The samples' own prompts, where they have them."""
         if self._recipe.prompts == "recipe":
             return None
-        return load_each(self._store.path, [sample.prompt or "" for sample in samples], self._negative)
+        return load_prompt_embeddings(self._store.path, [sample.prompt or "" for sample in samples], self._negative)
 
     def _facts(self, seconds: dict[str, float]) -> dict[str, object]:
         """Recorded beside the shard, never hashed: who made it, with what, at what cost."""

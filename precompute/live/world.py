@@ -19,9 +19,9 @@ from ...pipeline.latents.world_model import WorldModel
 from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.store.folder import PROMPT, LatentStore
 from ..preview.latent_decoder import LatentDecoder, place_of, require_rules, require_weights
-from ..rollout.batch import make_batch
+from ..rollout.batch import latents_of_batch
 from ..rollout.kinds import KINDS
-from ..worlds.prompts import embed_prompts, load_each
+from ..worlds.prompts import embed_prompts, load_prompt_embeddings
 from ..worlds.source import resolve_world
 from ..worlds.text_embeddings import TextEmbeddings
 
@@ -84,7 +84,7 @@ class LiveWorld(LatentDecoder):
         live = cls.for_recipe(store.recipe, world=world, device=device, text=text if text.is_file() else None)
         if store.recipe.prompts == "sample":
             prompts, negative = store.prompts(), TextEmbeddings.load(text).negative if text.is_file() else None
-            live._texts = lambda keys: load_each(store.path, [prompts[key] for key in keys], negative)
+            live._texts = lambda keys: load_prompt_embeddings(store.path, [prompts[key] for key in keys], negative)
         return live
 
     def roll_out(self, file: Path) -> Float[Tensor, "1 C T H W"]:
@@ -104,7 +104,7 @@ class LiveWorld(LatentDecoder):
     def roll_out_batch(self, pixels: Sequence[Tensor], keys: Sequence[str], *, size: int) -> Tensor:
         """Latents (B, C, T, H, W) of loaded inputs, with the bits that a worker with batches of `size` gives them."""
         text = self._texts(keys) if self._texts is not None else None
-        return make_batch(self._kind, self.world, pixels, keys, self.recipe, size, text=text)
+        return latents_of_batch(self._kind, self.world, pixels, keys, self.recipe, size, text=text)
 
 
 class LazyRollout:

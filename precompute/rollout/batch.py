@@ -23,7 +23,7 @@ from ..worlds.text_embeddings import PromptedWorld, TextEmbeddings
 from .kinds import Kind
 
 
-def make_batch(
+def latents_of_batch(
     kind: Kind,
     world: WorldModel,
     pixels: Sequence[Tensor],

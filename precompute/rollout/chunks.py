@@ -21,7 +21,7 @@ from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.world_model import WorldModel
 
 
-def roll_on(
+def roll_out_in_chunks(
     world: WorldModel, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
 ) -> Float[Tensor, "B C T H W"]:
     """Standardised float32 latents of what is seen and its predicted future, as many chunks as that takes.

@@ -24,7 +24,7 @@ from ...pipeline.latents.world_model import WorldModel
 from ..media import images, video
 from ..media.views import load_views
 from ..worlds.source import WorldSource
-from .chunks import roll_on
+from .chunks import roll_out_in_chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ class _Continuation(_Frames):
 
 
 def _roll_out(world: WorldModel, seen: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
-    return roll_on(world, seen, keys, recipe) if recipe.chunk_frames else world.rollout(seen, keys, recipe)
+    return roll_out_in_chunks(world, seen, keys, recipe) if recipe.chunk_frames else world.rollout(seen, keys, recipe)
 
 
 def _check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:

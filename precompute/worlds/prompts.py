@@ -61,7 +61,9 @@ def embed_prompts(folder: Path, recipe: Recipe, encoder: TextEncoder | None) -> 
     return TextEmbeddings(embeddings.get("prompt"), embeddings.get("negative"))
 
 
-def embed_each(store: Path, folder: Path, prompts: Sequence[str], encoder: TextEncoder, device: str) -> dict[str, str]:
+def embed_sample_prompts(
+    store: Path, folder: Path, prompts: Sequence[str], encoder: TextEncoder, device: str
+) -> dict[str, str]:
     """Keep the embedding of every prompt of the samples in their store; those that are there already stay.
 
     Args:
@@ -93,8 +95,8 @@ def embed_each(store: Path, folder: Path, prompts: Sequence[str], encoder: TextE
     return refused
 
 
-def load_each(store: Path, prompts: Sequence[str], negative: Tensor | None) -> TextEmbeddings:
-    """The embeddings that `embed_each` kept, one row a prompt, padded to what the world model reads.
+def load_prompt_embeddings(store: Path, prompts: Sequence[str], negative: Tensor | None) -> TextEmbeddings:
+    """The embeddings that `embed_sample_prompts` kept, one row a prompt, padded to what the world model reads.
 
     Raises:
         WorldModelError: one is not there.

@@ -140,7 +140,7 @@ def test_prompts_are_embedded_where_the_driver_has_no_gpu_though_its_workers_hav
         yield SimpleNamespace(ray=SimpleNamespace(nodes=lambda: nodes))
 
     monkeypatch.setattr(job, "ray_cluster", joined)
-    monkeypatch.setattr(job, "embed_each", stop)
+    monkeypatch.setattr(job, "embed_sample_prompts", stop)
     here = {"prompt_field": "text", "in_process": False, "device": "auto", "address": "10.0.0.1:6379"}
     with pytest.raises(Interrupted, match="far enough"):
         run(three(tmp_path / "in"), tmp_path / "cache", world, **here)

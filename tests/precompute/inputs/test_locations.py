@@ -21,7 +21,7 @@ from tests.permissions import as_another_user, open_folder
 from theworld.pipeline.errors import ConfigError, ImageError
 from theworld.pipeline.latents.keys import key_of_bytes, key_of_sample
 from theworld.precompute.inputs import hash_cache as input_index
-from theworld.precompute.inputs.hash_cache import InputIndex
+from theworld.precompute.inputs.hash_cache import HashCache
 from theworld.precompute.inputs.listing import Listing, list_inputs
 from theworld.precompute.inputs.locations import File, TableCell
 from theworld.precompute.rollout.kinds import KINDS
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 def keys(listing: Listing) -> dict[str, str]:
     for sample in listing.samples:  # whatever holds the bytes, they are found again, in another process too
-        at = type(sample.at)(**json.loads(json.dumps(asdict(sample.at))))
+        at = type(sample.location)(**json.loads(json.dumps(asdict(sample.location))))
         assert key_of_sample(at.read(2**20), sample.prompt) == sample.key
     return {sample.source: sample.key for sample in listing.samples}
 
@@ -275,7 +275,8 @@ def test_a_flipped_bit_in_an_arrow_file_costs_the_file_and_not_the_process(tmp_p
 from pathlib import Path
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.inputs.listing import list_inputs
-print([(bad.source, str(bad.reason)) for bad in list_inputs(Path({str(tmp_path)!r}) / "t.arrow", KINDS["rollout"]).refused])
+listing = list_inputs(Path({str(tmp_path)!r}) / "t.arrow", KINDS["rollout"])
+print([(bad.source, str(bad.reason)) for bad in listing.refused])
 """
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)  # it may end the process
     assert (done.returncode, done.stdout.strip()) == (0, "[('t.arrow', 'table')]"), done.stderr
@@ -495,7 +496,7 @@ def test_a_second_listing_reads_only_what_changed(
     read = read_count(monkeypatch)
 
     def listed(**options: object) -> dict[str, str]:
-        index = InputIndex.of(tmp_path / "cache", folder, "image", **options)  # type: ignore[arg-type]
+        index = HashCache.of(tmp_path / "cache", folder, "image", **options)  # type: ignore[arg-type]
         read.clear()
         found = keys_only(list_inputs(folder, IMAGES, index=index))
         index.save()
@@ -528,7 +529,7 @@ def test_a_file_written_a_moment_ago_is_read_again(
 ) -> None:
     read = read_count(monkeypatch)
     for _ in range(2):
-        index = InputIndex.of(tmp_path / "cache", folder, "image")
+        index = HashCache.of(tmp_path / "cache", folder, "image")
         list_inputs(folder, IMAGES, index=index)
         index.save()
     assert len(read) == 6
@@ -539,22 +540,22 @@ def test_an_index_knows_members_too(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(input_index, "_RACY_NS", -(10**9))
     tar = write_tar(tmp_path / "a.tar", {"0.png": b"first", "1.png": b"second"})
-    index = InputIndex.of(tmp_path / "cache", tar, "image")
+    index = HashCache.of(tmp_path / "cache", tar, "image")
     first = list_inputs(tar, IMAGES, index=index)
     index.save()
     monkeypatch.setattr(TarMember, "read", lambda *_: pytest.fail("read again"))
-    assert list_inputs(tar, IMAGES, index=InputIndex.of(tmp_path / "cache", tar, "image")) == first
+    assert list_inputs(tar, IMAGES, index=HashCache.of(tmp_path / "cache", tar, "image")) == first
 
 
 def test_a_locator_refuses_what_is_no_longer_there(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"0.png": b"first"})
     [sample] = list_inputs(tar, IMAGES).samples
     with pytest.raises(ImageError) as caught:
-        sample.at.read(4)
+        sample.location.read(4)
     assert caught.value.reason == "too_large"
     tar.write_bytes(tar.read_bytes()[:514])
     for content, reason in ((b"x", "truncated"), (None, "missing")):
         tar.unlink() if content is None else tar.write_bytes(content)
         with pytest.raises(ImageError) as caught:
-            sample.at.read(100)
+            sample.location.read(100)
         assert caught.value.reason == reason

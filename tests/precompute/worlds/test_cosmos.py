@@ -13,7 +13,7 @@ from theworld.pipeline.errors import ConfigError, LatentShapeError, WorldModelEr
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.tensors import draw_posterior, standardise
-from theworld.precompute.rollout.chunks import roll_on
+from theworld.precompute.rollout.chunks import roll_out_in_chunks
 from theworld.precompute.worlds.cosmos import CosmosWorld, euler, sigma_schedule, two_step
 
 KEYS = [key_of_bytes(bytes([i])) for i in range(6)]
@@ -223,7 +223,7 @@ CHUNKS = {"chunk_frames": 3, "chunk_context": 5}
 def test_chunks_hand_over_decoded_frames_and_a_longer_clip_begins_with_a_shorter_one(
     world: CosmosWorld, images: torch.Tensor
 ) -> None:
-    long = roll_on(world, images[:2], KEYS[:2], recipe(**CHUNKS, rollout_steps=4))
+    long = roll_out_in_chunks(world, images[:2], KEYS[:2], recipe(**CHUNKS, rollout_steps=4))
     assert long.shape[2] == 5
     first = world.rollout(images[:2], KEYS[:2], recipe(rollout_steps=2))
     assert torch.equal(long[:, :, :3], first)
@@ -231,7 +231,7 @@ def test_chunks_hand_over_decoded_frames_and_a_longer_clip_begins_with_a_shorter
         end = world.decode(first)[:, :, -5:]
         first = world.rollout(end, [f"{key} chunk {number}" for key in KEYS[:2]], recipe(rollout_steps=2))
         assert torch.equal(long[:, :, 2 + number : 3 + number], first[:, :, 2:])
-    shorter = roll_on(world, images[:2], KEYS[:2], recipe(**CHUNKS, rollout_steps=3))
+    shorter = roll_out_in_chunks(world, images[:2], KEYS[:2], recipe(**CHUNKS, rollout_steps=3))
     assert torch.equal(shorter, long[:, :, :4])
-    strided = roll_on(world, images[:2], KEYS[:2], recipe(**CHUNKS, rollout_steps=2, stride=2))
+    strided = roll_out_in_chunks(world, images[:2], KEYS[:2], recipe(**CHUNKS, rollout_steps=2, stride=2))
     assert torch.equal(strided, long[:, :, ::2])

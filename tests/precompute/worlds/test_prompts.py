@@ -19,7 +19,7 @@ from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.worlds.builtin import BUILT_IN
 from theworld.precompute.worlds.cosmos import CosmosWorld
-from theworld.precompute.worlds.prompts import check_prompts, embed_prompts, load_each, prompt_file
+from theworld.precompute.worlds.prompts import check_prompts, embed_prompts, load_prompt_embeddings, prompt_file
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
 
 T5 = BUILT_IN["cosmos-predict2"].text
@@ -134,6 +134,6 @@ def test_a_damaged_embedding_is_named_with_what_to_do(tmp_path: Path, content: b
     kept.parent.mkdir()
     kept.write_bytes(content)
     with pytest.raises(WorldModelError, match=r"'a ball', cannot be read.*Remove it"):
-        load_each(tmp_path, ["a ball"], None)
+        load_prompt_embeddings(tmp_path, ["a ball"], None)
     with pytest.raises(WorldModelError, match=r"recipe's prompt, cannot be read.*Remove it"):
         TextEmbeddings.load(kept)
