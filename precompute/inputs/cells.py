@@ -1,4 +1,4 @@
-"""The bytes in one cell of a Parquet or Arrow file, read again and again at little cost."""
+"""The bytes in one cell of a Parquet or Arrow file; consecutive cells are read from caches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...pipeline.files.arrow_tables import arrow_batches, is_arrow, load_pyarrow
 from .file_facts import facts_of
 
 _MAX_GROUP_BYTES = 2**32
-"""Of one column in one row group of a Parquet file, which is read as a whole."""
+"""Limit of one column of a Parquet row group, which is read as a whole."""
 
 
 def read_cell(path: str, row: int, column: str) -> bytes:
@@ -65,7 +65,7 @@ def _groups(path: str, facts: object) -> tuple[int, ...]:
 
 
 def _group_of(path: str, facts: object, row: int) -> tuple[int, int]:
-    """The row group that holds a row, and the first row of it."""
+    """The number of the row group that holds a row, and the first row of that group."""
     first = 0
     for number, rows in enumerate(_groups(path, facts)):
         if row < first + rows:
@@ -76,13 +76,14 @@ def _group_of(path: str, facts: object, row: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=2)
 def _parquet_group(path: str, facts: object, group: int, column: str) -> Any:
-    """One column of one row group: inputs are read in order, so the next ones are in it too."""
+    """One column of one row group; inputs are read in order, so the next ones come from the cache."""
     del facts
     pa = load_pyarrow()
     with pa.parquet.ParquetFile(path) as table:
-        of_group = table.metadata.row_group(group)
-        parts = [of_group.column(number) for number in range(of_group.num_columns)]
-        held = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] == column)
-        if held > _MAX_GROUP_BYTES:
-            raise pa.ArrowInvalid(f"a row group holds {held:,} bytes of {column}; write smaller row groups")
+        metadata = table.metadata.row_group(group)
+        parts = [metadata.column(number) for number in range(metadata.num_columns)]
+        parts = [part for part in parts if part.path_in_schema.split(".")[0] == column]
+        column_bytes = sum(part.total_uncompressed_size for part in parts)
+        if column_bytes > _MAX_GROUP_BYTES:
+            raise pa.ArrowInvalid(f"a row group holds {column_bytes:,} bytes of {column}; write smaller row groups")
         return table.read_row_group(group, columns=[column]).column(column)

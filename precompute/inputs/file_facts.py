@@ -1,4 +1,4 @@
-"""Size, times and inode of a file, to notice that it changed."""
+"""Size, times and inode of a file, to notice that it has changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class FileFacts(NamedTuple):
-    """By what a file is known to be unchanged."""
+    """Device, inode, size and times; while all are equal the file counts as unchanged."""
 
     device: int
     inode: int
@@ -17,7 +17,7 @@ class FileFacts(NamedTuple):
 
 
 def facts_of(path: str) -> FileFacts | None:
-    """What is known of a file, of the one it leads to where it is a link; None where there is none."""
+    """The facts of a file, or of a link's target; None where there is no file."""
     try:
         status = os.stat(path)  # noqa: PTH116 - a hundred thousand times
     except (OSError, ValueError):
@@ -26,5 +26,5 @@ def facts_of(path: str) -> FileFacts | None:
 
 
 def facts_from(status: os.stat_result) -> FileFacts:
-    """The same from a stat that was made."""
+    """The facts in a stat result."""
     return FileFacts(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,7 +1,4 @@
-"""Files on disk: those of a folder, of a glob pattern, of a brace pattern. Names only; no link to a folder is followed.
-
-Elsewhere: which of them are inputs (sources.py).
-"""
+"""The names of files in a folder, of a glob pattern or of a brace pattern; no link to a folder is followed."""
 
 from __future__ import annotations
 
@@ -23,10 +20,10 @@ _MAX_EXPANDED = 10**6
 def walk(root: Path, entered: dict[str, str] | None = None) -> Iterator[tuple[str, str, bool]]:
     """The files below a folder: name relative to it with forward slashes, path, and whether it is a link.
 
-    Hidden ones are nobody's input. A pipe named x.png is listed, to be refused by name.
+    Hidden files are left out. A pipe named x.png is listed, so that it is refused by name.
 
     Args:
-        entered: gets every folder below the root, `sub/`, and why it cannot be read to its end; empty where it could.
+        entered: is filled with every folder below the root, `sub/`, and why it could not be read; empty where it could.
     """
     entered = {} if entered is None else entered
     folders = [("", str(root))]
@@ -49,12 +46,12 @@ def walk(root: Path, entered: dict[str, str] | None = None) -> Iterator[tuple[st
 
 
 def has_magic(pattern: str) -> bool:
-    """Whether it is a glob pattern."""
+    """Whether the text is a glob pattern."""
     return glob.has_magic(pattern)
 
 
 def match_files(pattern: str) -> list[str]:
-    """The files that a glob pattern matches; `**` stands for folders, and does not follow links as glob's own does."""
+    """The files that a glob pattern matches; unlike glob's, its `**` follows no links."""
     parts = Path(pattern).parts
     if "**" not in parts:
         return [path for path in sorted(glob.glob(pattern)) if not os.path.isdir(path)]  # noqa: PTH112, PTH207
@@ -64,7 +61,7 @@ def match_files(pattern: str) -> list[str]:
 
 
 def has_braces(pattern: str) -> bool:
-    """Whether it is a brace pattern, such as x-{000..003}.tar or {a,b}.tar."""
+    """Whether the text is a brace pattern, such as x-{000..003}.tar or {a,b}.tar."""
     return any("," in inside or _RANGE.fullmatch(inside) for inside in _BRACES.findall(pattern))
 
 
@@ -77,8 +74,8 @@ def expand_braces(pattern: str) -> list[str]:
     parts = _BRACES.split(pattern)
     choices = [_choices(part) if number % 2 else [part] for number, part in enumerate(parts)]
     count = 1
-    for each in choices:
-        count *= len(each)
+    for names in choices:
+        count *= len(names)
     if count > _MAX_EXPANDED:
         raise ConfigError(f"{pattern} stands for {count:,} names; the limit is {_MAX_EXPANDED:,}")
     return ["".join(names) for names in itertools.product(*choices)]

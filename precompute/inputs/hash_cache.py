@@ -1,11 +1,10 @@
-"""What was hashed before need not be read again: file facts -> content digest, kept in the cache, rebuilt at any time.
+"""Content digests of unchanged inputs, so that a second run need not read them; can be deleted at any time.
 
     <cache>/index/<32 digits of the place>.safetensors
 
-An entry is found by everything that is known of a file without opening it (path, device, inode, size, both times) and
-the part of it that is the input. None of that enters a key: the index only spares reading. A file that was written to
-within the last moments before it was read is not entered, since it might change again within one tick of its clock
-(git's "racily clean" rule). Elsewhere: what a key is (pipeline/latents/keys.py), finding the inputs (sources.py).
+An entry is found by path, device, inode, size, both times, and the part of the file that is the input. None of these
+enters a key. A file modified in the two seconds before it was read is not kept: it might change again within one tick
+of its clock (git's "racily clean" rule).
 """
 
 from __future__ import annotations
@@ -34,62 +33,63 @@ _LIMIT_BYTES = 2**33
 _RACY_NS = 2 * 10**9
 """The coarsest clock a file system has: FAT counts in two seconds."""
 _LEFT_BEHIND_S = 3600.0
-"""A temporary file this old belongs to a process that was killed."""
+"""Seconds after which a temporary file belongs to a killed process."""
 
 
 class HashCache:
-    """The digests of one place's inputs. Not for several threads."""
+    """The digests of one place's inputs. Not thread-safe."""
 
-    def __init__(self, file: Path | None = None, known: dict[bytes, bytes] | None = None) -> None:
+    def __init__(self, file: Path | None = None, digests: dict[bytes, bytes] | None = None) -> None:
         """
         Args:
-            file: where it is kept; None keeps it nowhere.
+            file: where the cache is kept; None keeps it in memory only.
+            digests: stamp -> digest, from an earlier run.
         """
         self._file = file
-        self._known = known or {}
-        self._now: dict[bytes, bytes] = {}
+        self._earlier = digests or {}
+        self._current: dict[bytes, bytes] = {}
         self._racy: dict[bytes, bytes] = {}
-        """Good for this listing, in which a file may be named many times, and not for the next."""
+        """Valid for this listing, in which a file may be named many times, but not saved."""
         self._started_ns = time.time_ns()
 
     @classmethod
-    def of(cls, cache: Path, place: Path, takes: str, *, trust: bool = True) -> HashCache:
-        """The index of a place, empty where there is none of use: that costs time and nothing else.
+    def load(cls, cache: Path, place: Path, takes: str, *, trust: bool = True) -> HashCache:
+        """The hash cache of a place; empty where there is no valid one, which only costs time.
 
         Args:
             cache: the folder of stores.
-            place, takes: what was asked for and what of it is taken; each has an index of its own.
-            trust: False begins anew.
+            place, takes: the place of inputs and the noun of one input; each pair has a file of its own.
+            trust: False starts empty.
         """
         name = xxhash.xxh3_128_hexdigest(f"{place.absolute()}\0{takes}".encode("utf-8", "surrogatepass"))
         file = cache / FOLDER / f"{name}.safetensors"
         return cls(file, _load(file) if trust else {})
 
-    def find(self, path: str, facts: FileFacts, at: Location) -> bytes | None:
-        """The digest of an input that has not changed since it was read."""
-        stamp = _stamp(path, facts, at)
-        if (digest := self._known.get(stamp)) is not None:
-            self._now[stamp] = digest
+    def find(self, path: str, facts: FileFacts, location: Location) -> bytes | None:
+        """The digest of an input that has not changed since it was hashed; else None."""
+        stamp = _stamp(path, facts, location)
+        if (digest := self._earlier.get(stamp)) is not None:
+            self._current[stamp] = digest
             return digest
-        return self._now.get(stamp) or self._racy.get(stamp)
+        return self._current.get(stamp) or self._racy.get(stamp)
 
-    def put(self, path: str, facts: FileFacts, at: Location, digest: bytes) -> None:
-        """Remember what was read.
+    def put(self, path: str, facts: FileFacts, location: Location, digest: bytes) -> None:
+        """Keep the digest of an input.
 
         Args:
-            facts: of before it was read.
+            facts: taken before it was read.
         """
         racy = max(facts.mtime_ns, facts.ctime_ns) >= self._started_ns - _RACY_NS
-        (self._racy if racy else self._now)[_stamp(path, facts, at)] = digest
+        (self._racy if racy else self._current)[_stamp(path, facts, location)] = digest
 
     def save(self, *, keep_others: bool = False) -> None:
-        """Put what was found in place of what was known; where nothing can be written, nothing is.
+        """Write the digests of this run; where that is not possible, do nothing.
 
         Args:
-            keep_others: keep also what was not asked for: where only some inputs were listed.
+            keep_others: also keep inputs that this run did not list.
         """
-        entries = self._known | self._now if keep_others else self._now
-        if self._file is None or entries == self._known:
+        entries = self._earlier | self._current if keep_others else self._current
+        if self._file is None or entries == self._earlier:
             return
         folder = self._file.parent
         with suppress(OSError):
@@ -100,9 +100,9 @@ class HashCache:
             replace(folder, self._file, _pack(entries))
 
 
-def _stamp(path: str, facts: FileFacts, at: Location) -> bytes:
-    known = f"{path}\0{tuple(facts)}\0{at.place}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(known, digest_size=_STAMP_BYTES).digest()
+def _stamp(path: str, facts: FileFacts, location: Location) -> bytes:
+    identity = f"{path}\0{tuple(facts)}\0{location.place}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(identity, digest_size=_STAMP_BYTES).digest()
 
 
 def _pack(entries: dict[bytes, bytes]) -> bytes:
@@ -119,16 +119,16 @@ def _load(file: Path) -> dict[bytes, bytes]:
         seal, stamps, digests = tensors.pop("seal"), tensors["stamps"], tensors["digests"]
     except (OSError, ValueError, KeyError, SafetensorError):
         return {}
-    sound = (
+    is_valid = (
         np.array_equal(seal, seal_tensors(tensors, _WHAT))
         and (stamps.dtype, digests.dtype) == (np.uint8, np.uint8)
         and (stamps.shape, digests.shape) == ((len(stamps), _STAMP_BYTES), (len(stamps), _DIGEST_BYTES))
     )
-    if not sound:
+    if not is_valid:
         return {}
-    one, other = stamps.tobytes(), digests.tobytes()
+    stamp_bytes, digest_bytes = stamps.tobytes(), digests.tobytes()
     return {
-        one[number * _STAMP_BYTES : (number + 1) * _STAMP_BYTES]: other[
+        stamp_bytes[number * _STAMP_BYTES : (number + 1) * _STAMP_BYTES]: digest_bytes[
             number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES
         ]
         for number in range(len(stamps))

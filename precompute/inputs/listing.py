@@ -1,13 +1,9 @@
-"""Where inputs come from, whatever holds them: names, places of bytes, content addresses. No pixels.
+"""The inputs of a place: their names, where their bytes lie, and their content keys.
 
     folder, glob, one file            images or videos by suffix
     .jsonl .csv .tsv .json .parquet   a list of files, one a row (manifests.py; with types, tables.py)
     .parquet, save_to_disk, hf:…      a table that holds the bytes (tables.py)
     .tar, x-{000..003}.tar            members by suffix (tars.py)
-
-Lives here: what a place is, which of it is taken, and hashing. Elsewhere: files on disk and patterns (folders.py),
-which files a kind of recipe takes (kinds.py), reading bytes (locators.py), what need not be read again
-(input_index.py), decoding (decoder.py), what is to do (plan.py).
 """
 
 from __future__ import annotations
@@ -52,23 +48,23 @@ class Sample:
     location: Location
     key: str
     prompt: str | None = None
-    """Its own, which is part of the key."""
+    """The sample's own prompt, which is part of the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All inputs of a run: of a folder in the order of their names, of lists, tars and tables in theirs."""
+    """All inputs of a run: files in the order of their names; rows, members and cells in the order of their file."""
 
     samples: tuple[Sample, ...]
     """Every readable input, duplicates included."""
     refused: tuple[Failure, ...]
-    """Inputs that cannot even be read; they have no content, so no key."""
+    """Inputs that cannot be read; without content they have no key."""
     others: dict[str, int]
-    """What other kinds take ("image", "video") -> files passed over because they are that."""
+    """Noun of another kind's input (`image`, `video`) -> number of such files, which are skipped."""
     ignored: int
-    """Files passed over because no kind takes them."""
+    """Number of files skipped because no kind takes them."""
     readable: frozenset[str] = frozenset()
-    """What the ledger would call the inputs of `samples`, had they been refused."""
+    """Names under which an earlier run may have refused the inputs of `samples`."""
 
     def unique(self) -> dict[str, Sample]:
         """Key -> the first sample with that content."""
@@ -84,23 +80,23 @@ class _Entry:
 
     source: str
     name: str
-    """In the ledger: of a row, the row."""
+    """Its name in the ledger; for a row of a list, `list.jsonl:17`."""
     location: Location | None
     prompt: str | None = None
     problem: ImageError | None = None
     root: str | None = None
-    """The folder that a link must not lead out of; None where that was seen to."""
+    """The folder that a link must not lead out of; None where links were checked."""
     facts: FileFacts | None = None
-    """Of the file that holds it and others; None asks."""
+    """Facts of the tar or table that holds it; None reads them."""
 
 
 @dataclass(slots=True)
-class _Found:
+class _Selection:
     entries: list[_Entry]
     others: dict[str, int]
     ignored: int
     sound: set[str] = field(default_factory=set[str])
-    """Folders, tars and tables that could be read to their end."""
+    """Folders, tars and tables that were read to their end."""
 
 
 def list_inputs(
@@ -112,7 +108,7 @@ def list_inputs(
     prompt_field: str | None = None,
     index: HashCache | None = None,
 ) -> Listing:
-    """Find and hash a kind's inputs. The head of this file says where.
+    """The inputs of a place that a kind takes, hashed. The head of this file lists the places.
 
     Symlinked folders are not entered; a link to a file counts only where it stays inside the folder (of the list that
     names it). `source` is the path relative to the folder with forward slashes; `shard.tar:member`; the path as a
@@ -123,7 +119,7 @@ def list_inputs(
         limit: keep only the first so many inputs.
         column: of a list or table, the one that names or holds the inputs; None tries usual names.
         prompt_field: of a list or table, the one that holds each input's prompt.
-        index: what need not be read again; what is read is entered, and not saved.
+        index: digests of unchanged inputs; it is filled, not saved.
     Raises:
         ConfigError: there is nothing at this place, nothing of this kind in it, the files named are another kind's, or
             a list cannot be read as one.
@@ -132,11 +128,11 @@ def list_inputs(
     index = index or HashCache()
     _real.cache_clear()
     place = Path(os.path.expanduser(place))  # noqa: PTH111 - a quoted pattern, which no shell has expanded
-    found = _find(place, kind, column, prompt_field)
+    selection = _find(place, kind, column, prompt_field)
     samples: list[Sample] = []
     refused: list[Failure] = []
-    readable = found.sound
-    for entry in found.entries[:limit]:
+    readable = selection.sound
+    for entry in selection.entries[:limit]:
         try:
             if entry.problem is not None or entry.location is None:
                 raise entry.problem or ImageError(FailureReason.MISSING, f"{entry.name} cannot be read")
@@ -146,30 +142,30 @@ def list_inputs(
         except ImageError as error:
             message = str(error) if entry.name in str(error) else f"{entry.name}: {error}"
             refused.append(Failure(source=entry.name, key=None, reason=error.reason, message=message, attempts=1))
-    return Listing(tuple(samples), tuple(refused), found.others, found.ignored, frozenset(readable))
+    return Listing(tuple(samples), tuple(refused), selection.others, selection.ignored, frozenset(readable))
 
 
-def _digest(entry: _Entry, at: Location, kind: Kind, index: HashCache) -> bytes:
+def _digest(entry: _Entry, location: Location, kind: Kind, index: HashCache) -> bytes:
     if entry.root is not None:
-        _refuse_link(at.path, entry.root, entry.source)
+        _refuse_link(location.path, entry.root, entry.source)
     facts = entry.facts
     if facts is None:
         try:
-            status = os.stat(at.path)  # noqa: PTH116 - a hundred thousand times
+            status = os.stat(location.path)  # noqa: PTH116 - a hundred thousand times
             facts = facts_from(status) if stat.S_ISREG(status.st_mode) else None
         except (OSError, ValueError):
             facts = None  # reading will say why
-    known = facts is not None and (at.place != "" or 0 < facts.size <= kind.max_bytes)
-    if facts is not None and known and (digest := index.find(at.path, facts, at)) is not None:
+    is_cacheable = facts is not None and (location.place != "" or 0 < facts.size <= kind.max_bytes)
+    if facts is not None and is_cacheable and (digest := index.find(location.path, facts, location)) is not None:
         return digest
-    digest = digest_of_bytes(at.read(kind.max_bytes))
+    digest = digest_of_bytes(location.read(kind.max_bytes))
     if facts is not None:
-        index.put(at.path, facts, at, digest)
+        index.put(location.path, facts, location, digest)
     return digest
 
 
 def _refuse_link(path: str, root: str, source: str) -> None:
-    """A file counts only where it truly lies inside the root."""
+    """Refuse a file that does not lie inside the root, links resolved."""
     real_root = _real(root)
     folder = _real(os.path.dirname(path))  # noqa: PTH120
     inside = folder == real_root or folder.startswith(real_root.rstrip("/") + "/")
@@ -180,7 +176,7 @@ def _refuse_link(path: str, root: str, source: str) -> None:
 
 
 def _refuse_special(file: Path, name: str) -> None:
-    """Opening a pipe waits for its other end."""
+    """Refuse a list, table or tar that is not a regular file: opening a pipe would wait for ever."""
     with suppress(OSError):  # reading will say why
         if not stat.S_ISREG(file.stat().st_mode):
             raise ImageError(FailureReason.NOT_A_FILE, f"{name} is not a regular file")
@@ -191,8 +187,8 @@ def _real(folder: str) -> str:
     return os.path.realpath(folder)
 
 
-def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None) -> _Found:
-    """The inputs of a place, and what was passed over.
+def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None) -> _Selection:
+    """The inputs of a place, and the number of skipped files.
 
     Raises:
         ConfigError: as of `list_inputs`; or this user may not look there.
@@ -200,10 +196,11 @@ def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None)
     text = str(place)
     if text.startswith(arrow_files.HUB):
         fetched = arrow_files.fetch_hub(text)
-        found = _contained(fetched, str(fetched[0].parent) if fetched else text, kind, column, prompt_field, own=False)
-        for entry in found.entries:
+        root = str(fetched[0].parent) if fetched else text
+        selection = _contained(fetched, root, kind, column, prompt_field, own=False)
+        for entry in selection.entries:
             entry.root = None  # the Hub's cache is made of links
-        return found
+        return selection
     try:
         is_folder, is_file = place.is_dir(), place.is_file()
         if is_folder:
@@ -233,19 +230,19 @@ def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None)
         raise ConfigError(f"there is no folder or {kind.takes} at {text} (looked from {Path.cwd()}){hub}")
     root = os.path.commonpath([os.path.dirname(file) for file in files]) or "."  # noqa: PTH120
     _refuse_others(text, files, kind)
-    held = [file for file in files if _suffix(file) in _CONTAINERS]
-    if not held:
+    containers = [file for file in files if _suffix(file) in _CONTAINERS]
+    if not containers:
         _refuse_columns(text, column, prompt_field)
-        return _Found(_plain(((_relative(file, root), file, True) for file in files), root), {}, 0)
-    if len(held) < len(files):
+        return _Selection(_plain(((_relative(file, root), file, True) for file in files), root), {}, 0)
+    if len(containers) < len(files):
         raise ConfigError(
-            f"{text} stands for {len(held)} lists, tables or tars and {len(files) - len(held)} other files. "
-            "Narrow the pattern to one or the other"
+            f"{text} stands for {len(containers)} lists, tables or tars and {len(files) - len(containers)} other "
+            "files. Narrow the pattern to one or the other"
         )
-    return _contained([Path(file) for file in sorted(held)], root, kind, column, prompt_field)
+    return _contained([Path(file) for file in sorted(containers)], root, kind, column, prompt_field)
 
 
-def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | None) -> _Found:
+def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | None) -> _Selection:
     entered: dict[str, str] = {}
     files = list(walk(place, entered))
     closed = [
@@ -257,15 +254,15 @@ def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | Non
     if closed and not closed[0].name:
         raise ConfigError(f"{place} cannot be read: {entered['']}")
     others = _others([name for name, _, _ in files], kind)
-    found = [file for file in files if _suffix(file[0]) in kind.suffixes]
-    if found:
+    taken = [file for file in files if _suffix(file[0]) in kind.suffixes]
+    if taken:
         _refuse_columns(str(place), column, prompt_field)
-        ignored = len(files) - len(found) - sum(others.values())
-        return _Found(_plain(found, str(place)) + closed, others, ignored, sound)
+        ignored = len(files) - len(taken) - sum(others.values())
+        return _Selection(_plain(taken, str(place)) + closed, others, ignored, sound)
     for suffixes in (TARS, arrow_files.SUFFIXES - {".arrow"}):
-        if held := sorted(path for _, path, _ in files if _suffix(path) in suffixes):
-            inside = _contained([Path(path) for path in held], str(place), kind, column, prompt_field)
-            inside.ignored += len(files) - len(held)
+        if containers := sorted(path for _, path, _ in files if _suffix(path) in suffixes):
+            inside = _contained([Path(path) for path in containers], str(place), kind, column, prompt_field)
+            inside.ignored += len(files) - len(containers)
             inside.entries += closed
             inside.sound |= sound
             return inside
@@ -286,19 +283,19 @@ def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | Non
 
 
 def _plain(files: Iterable[tuple[str, str, bool]], root: str) -> list[_Entry]:
-    """Name, path, and whether a link may be on the way: of each file."""
+    """The entries of plain files, from name, path and whether the path may hold a link."""
     return [_Entry(name, name, File(path), root=root if link else None) for name, path, link in sorted(files)]
 
 
 def _contained(
     files: list[Path], root: str, kind: Kind, column: str | None, prompt_field: str | None, *, own: bool = True
-) -> _Found:
-    """What lists, tables and tars hold or name.
+) -> _Selection:
+    """The inputs that lists, tables and tars hold or name.
 
     Args:
-        own: whether they are the user's, in whose folder a link must stay.
+        own: whether the files are the user's; then links must stay in their folder.
     """
-    found = _Found([], {}, 0)
+    selection = _Selection([], {}, 0)
     for file in files:
         if file.suffix.lower() in TARS:
             _refuse_columns(str(file), column, prompt_field)
@@ -310,27 +307,27 @@ def _contained(
                 _refuse_link(str(file), root, name)
             _refuse_special(file, name)
             if suffix in TARS:
-                _add_tar(found, file, name, kind)
+                _add_tar(selection, file, name, kind)
             elif suffix in arrow_files.SUFFIXES:
-                _add_table(found, file, name, kind, column, prompt_field)
+                _add_table(selection, file, name, kind, column, prompt_field)
             else:
                 manifest = manifests.read_manifest(file, kind.takes, column=column, prompt_field=prompt_field)
-                found.ignored += manifest.without
-                found.entries += (_named(row, file, name) for row in manifest.rows)
-            found.sound.add(name)
+                selection.ignored += manifest.without
+                selection.entries += (_named(row, file, name) for row in manifest.rows)
+            selection.sound.add(name)
         except ImageError as error:  # of the whole file, or of the rest of it
-            found.entries.append(_Entry(name, name, None, problem=error))
-    if not found.entries:
-        advice = f", but {_counted(found.others)}. {_advice(found.others)}" if found.others else ""
+            selection.entries.append(_Entry(name, name, None, problem=error))
+    if not selection.entries:
+        advice = f", but {_counted(selection.others)}. {_advice(selection.others)}" if selection.others else ""
         raise ConfigError(f"{', '.join(map(str, files[:3])) or root} holds no {kind.takes}{advice}")
-    twice = {source for source, count in Counter(entry.source for entry in found.entries).items() if count > 1}
-    for entry in found.entries:
+    twice = {source for source, count in Counter(entry.source for entry in selection.entries).items() if count > 1}
+    for entry in selection.entries:
         if isinstance(entry.location, TableCell) and (entry.source in twice or not entry.source):
             entry.source = f"{_relative(entry.location.path, root)}#{entry.location.row}"
-    return found
+    return selection
 
 
-def _add_tar(found: _Found, file: Path, name: str, kind: Kind) -> None:
+def _add_tar(selection: _Selection, file: Path, name: str, kind: Kind) -> None:
     facts = facts_of(str(file))
     passed_over: list[str] = []
     try:
@@ -340,28 +337,28 @@ def _add_tar(found: _Found, file: Path, name: str, kind: Kind) -> None:
                 passed_over += [member.name] if member.regular else []
             elif not member.regular:
                 problem = ImageError(FailureReason.NOT_A_FILE, f"{source} is not a regular member")
-                found.entries.append(_Entry(source, source, None, problem=problem))
+                selection.entries.append(_Entry(source, source, None, problem=problem))
             else:
-                at = TarMember(str(file), member.offset, member.size)
-                found.entries.append(_Entry(source, source, at, facts=facts))
+                location = TarMember(str(file), member.offset, member.size)
+                selection.entries.append(_Entry(source, source, location, facts=facts))
     finally:
         others = _others(passed_over, kind)
-        found.ignored += len(passed_over) - sum(others.values())
+        selection.ignored += len(passed_over) - sum(others.values())
         for takes, count in others.items():
-            found.others[takes] = found.others.get(takes, 0) + count
+            selection.others[takes] = selection.others.get(takes, 0) + count
 
 
 def _add_table(
-    found: _Found, file: Path, name: str, kind: Kind, column: str | None, prompt_field: str | None
+    selection: _Selection, file: Path, name: str, kind: Kind, column: str | None, prompt_field: str | None
 ) -> None:
     facts = facts_of(str(file))
     table = tables.read_table(file, kind.takes, column=column, prompt_field=prompt_field)
-    for number, (row, here) in enumerate(zip(table.rows, table.has_bytes, strict=True)):
-        if table.column is not None and here and row.problem is None:
-            at = TableCell(str(file), number, table.column)
-            found.entries.append(_Entry(row.path, f"{name}:{number}", at, row.prompt, facts=facts))
+    for number, (row, has_bytes) in enumerate(zip(table.rows, table.has_bytes, strict=True)):
+        if table.column is not None and has_bytes and row.problem is None:
+            location = TableCell(str(file), number, table.column)
+            selection.entries.append(_Entry(row.path, f"{name}:{number}", location, row.prompt, facts=facts))
         else:
-            found.entries.append(_named(row, file, name))
+            selection.entries.append(_named(row, file, name))
 
 
 def _named(row: Row, file: Path, name: str) -> _Entry:
@@ -392,7 +389,7 @@ def _suffix(name: str) -> str:
 
 
 def _others(files: Iterable[str], kind: Kind) -> dict[str, int]:
-    """What other kinds take -> how many of the files are that."""
+    """Noun of another kind's input -> how many of the files are such inputs."""
     suffixes = Counter(map(_suffix, files))
     others = {other.takes: other.suffixes for other in KINDS.values() if other.takes != kind.takes}
     counts = {takes: sum(suffixes[suffix] for suffix in wanted) for takes, wanted in others.items()}
@@ -400,7 +397,7 @@ def _others(files: Iterable[str], kind: Kind) -> dict[str, int]:
 
 
 def _refuse_others(named: str, files: list[str], kind: Kind) -> None:
-    """What was named by file must all be of this kind: to leave some out would not be what was asked."""
+    """Refuse named files of another kind, rather than skip what the user named."""
     if others := _others(files, kind):
         narrower = f", or narrow the pattern to {kind.takes}s" if len(files) > 1 else ""
         raise ConfigError(
@@ -409,10 +406,10 @@ def _refuse_others(named: str, files: list[str], kind: Kind) -> None:
 
 
 def _refuse_columns(named: str, column: str | None, prompt_field: str | None) -> None:
-    said = [flag for flag, value in (("--column", column), ("--prompt-field", prompt_field)) if value is not None]
-    if said:
+    flags = [flag for flag, value in (("--column", column), ("--prompt-field", prompt_field)) if value is not None]
+    if flags:
         raise ConfigError(
-            f"{named} has no columns, so {' and '.join(said)} cannot choose one. "
+            f"{named} has no columns, so {' and '.join(flags)} cannot choose one. "
             "Name a list instead: .jsonl, .csv, .json or .parquet"
         )
 

@@ -1,8 +1,4 @@
-"""Where the bytes of one input lie: a file, a member of a tar, a cell of a table. Plain values that cross processes.
-
-Lives here: opening and reading, with every refusal in the words of the ledger. Elsewhere: finding inputs (sources.py,
-manifests.py, tars.py, tables.py), what the bytes mean (images.py, video.py).
-"""
+"""Where the bytes of one input lie (a file, a tar member, a table cell), and reading them; plain values."""
 
 from __future__ import annotations
 
@@ -22,7 +18,7 @@ class File:
 
     @property
     def place(self) -> str:
-        """Which part of the file: all of it."""
+        """The part of the file in words; empty for the whole file."""
         return ""
 
     def read(self, max_bytes: int) -> bytes:
@@ -44,7 +40,7 @@ class TarMember:
 
     @property
     def place(self) -> str:
-        """Which part of the file."""
+        """The part of the file in words."""
         return f"{self.offset}+{self.size}"
 
     def read(self, max_bytes: int) -> bytes:
@@ -75,7 +71,7 @@ class TableCell:
 
     @property
     def place(self) -> str:
-        """Which part of the file."""
+        """The part of the file in words."""
         return f"{self.column}#{self.row}"
 
     def read(self, max_bytes: int) -> bytes:

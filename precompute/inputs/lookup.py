@@ -1,7 +1,4 @@
-"""Where the inputs of a store are now: from a key back to the file it was made from, checked by content.
-
-Elsewhere: the map of sources to keys (pipeline/store/ledger.py), listing inputs that are new (sources.py).
-"""
+"""From a key of a store back to the input it was made from, checked by content."""
 
 from __future__ import annotations
 
@@ -20,13 +17,13 @@ from .sandbox import shared_decoder
 
 
 class InputLookup:
-    """The inputs a store was made from, as far as they are still there."""
+    """The inputs of a store that can still be found."""
 
     def __init__(self, store: LatentStore, place: Path | None) -> None:
         """
         Args:
-            place: what the store was made from, as precompute takes it: a folder, a pattern, a list, tars. None is
-                the embedded scenes in the store's cache folder, where there are any.
+            place: where the inputs are, as precompute takes it: a folder, a pattern, a list, tars. None is the
+                embedded scenes in the store's cache folder, if there are any.
         Raises:
             ConfigError: there is nothing at this place.
         """
@@ -36,21 +33,21 @@ class InputLookup:
         for source, keys in sorted(store.sources().items()):
             for key in keys:
                 self._sources.setdefault(key, []).append(source)
-        own = store.path.parent / "scenes" / "images"
-        if place is None and own.is_dir() and store.recipe.traits.is_image_rollout:
-            place = own
+        scenes = store.path.parent / "scenes" / "images"
+        if place is None and scenes.is_dir() and store.recipe.traits.is_image_rollout:
+            place = scenes
         self.place = place
         self._listed: dict[str, Location] | None = None
-        """By name, where a name alone does not lead to its input."""
+        """Location by name, where the name is no path to the input."""
         if place is not None and not place.is_dir():
             self._listed = self._list(place)
 
     def names(self, key: str) -> tuple[str, ...]:
-        """What the inputs with this content were called, by name; empty where no run noted any."""
+        """The names of the inputs with this content, sorted; empty where no run recorded any."""
         return tuple(self._sources.get(key, ()))
 
     def has(self, key: str) -> bool:
-        """Whether there is something by its name; what, only `load` finds out."""
+        """Whether an input of that name exists; `load` checks its content."""
         return self.place is not None and bool(self._places(key))
 
     def load(self, key: str) -> Loaded:
@@ -60,18 +57,21 @@ class InputLookup:
             ImageError: it is not there any more (`missing`), is another by now (`changed`), or cannot be decoded.
         """
         if self.place is None:
-            raise ImageError(FailureReason.MISSING, "nobody said where the inputs of this store are: --images FOLDER")
-        problem = ImageError(FailureReason.MISSING, f"no run noted which input {key} is")
-        for source, at in self._places(key):
+            raise ImageError(
+                FailureReason.MISSING,
+                "the store does not state where its inputs are; name the folder with --images FOLDER",
+            )
+        problem = ImageError(FailureReason.MISSING, f"no run recorded which input {key} is")
+        for source, location in self._places(key):
             try:
-                content = at.read(self._kind.max_bytes)
+                content = location.read(self._kind.max_bytes)
             except ImageError as error:
                 problem = error
                 continue
             if key_of_sample(content, self._prompts.get(key)) == key:
                 return shared_decoder().load(content, self._recipe, self._spec, source)
             problem = ImageError(
-                FailureReason.CHANGED, f"{source} is another {self._kind.takes} now than the one this store holds"
+                FailureReason.CHANGED, f"{source} is another {self._kind.takes} now than when this store was made"
             )
         raise problem
 
@@ -102,7 +102,7 @@ class InputLookup:
 
 
 def key_named(store: LatentStore, name: str) -> str:
-    """The key a person means by a key, by the name of an input as the store noted it, or by a file.
+    """The key that a name stands for: a key itself, the name of an input as the store recorded it, or a file.
 
     Raises:
         ConfigError: it is none of these, or the store holds no latent for it.
@@ -110,15 +110,16 @@ def key_named(store: LatentStore, name: str) -> str:
     if name in store:
         return name
     sources = store.sources()
-    here = [key for key in sources.get(name, ()) if key in store]
-    if not here:
+    matches = [key for key in sources.get(name, ()) if key in store]
+    if not matches:
         ends = [source for source in sources if source.endswith(f"/{name}")]
-        here = [key for source in ends for key in sources[source] if key in store]
-    if not here and (file := Path(name)).is_file():
+        matches = [key for source in ends for key in sources[source] if key in store]
+    if not matches and (file := Path(name)).is_file():
         key = key_of_bytes(read_input_file(file, max_bytes=KINDS[store.recipe.kind].max_bytes))
-        here = [key] if key in store else []
-    if len(set(here)) == 1:
-        return here[0]
-    what = f"stands for {len(set(here))} latents: name one by its key" if here else "is no key, input or file of it"
+        matches = [key] if key in store else []
+    if len(set(matches)) == 1:
+        return matches[0]
+    count = len(set(matches))
+    problem = f"stands for {count} latents; name one by its key" if count else "is no key, input or file of this store"
     examples = ", ".join(sorted(sources)[:3])
-    raise ConfigError(f"{store.path}: {name!r} {what}. Its inputs are called {examples or 'by no name'}, …")
+    raise ConfigError(f"{store.path}: {name!r} {problem}. Its inputs are called {examples or 'by no name'}, …")

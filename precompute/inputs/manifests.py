@@ -1,8 +1,6 @@
-"""Lists of inputs: JSON lines, CSV, and the JSON array of LLaVA. Rows in, texts out; no file that is named is opened.
+"""Lists of inputs (JSON lines, CSV, LLaVA's JSON array): the path and prompt of each row; opens no named file.
 
-A row that is wrong is a row with a problem, never the end of the list. Lives here: which column counts.
-Elsewhere: the formats (pipeline/files/text_tables.py), tables with types (tables.py), what becomes of a row
-(sources.py).
+An invalid row becomes a row with a problem and does not end the list.
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ from ...pipeline.files.text_tables import Record, read_records
 from ...pipeline.messages import name_some
 
 COLUMNS = ("image", "video", "path", "file", "file_name")
-"""Which column names the input where none is said, in this order; what the kind takes comes before all."""
+"""Columns that are tried for the input's path, in this order, after the one named as the kind's input."""
 MAX_PATH = 4096
-"""Linux opens no longer one."""
+"""The longest path that Linux opens."""
 MAX_PROMPT = 8000
 """Characters; world models read 512 tokens."""
 _CONVERSATIONS = "conversations"
@@ -30,10 +28,10 @@ _CONVERSATIONS = "conversations"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: what it says, or what is wrong with it."""
+    """One row: its path and prompt, or what is wrong with it."""
 
     name: str
-    """What a person finds it by, `data.jsonl:17`."""
+    """Its place for people, such as `data.jsonl:17`."""
     path: str = ""
     prompt: str | None = None
     problem: ImageError | None = None
@@ -41,14 +39,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The rows of a list, and how many name no input because they need none (LLaVA's conversations without image)."""
+    """The rows of a list, and the number of LLaVA conversations without an image."""
 
     rows: tuple[Row, ...]
     without: int = 0
 
 
 def candidates(takes: str) -> tuple[str, ...]:
-    """Names of columns to try, for what a kind takes."""
+    """Names of columns to try, for a kind's noun of one input."""
     return tuple(dict.fromkeys((takes, *COLUMNS)))
 
 

@@ -1,14 +1,13 @@
-"""Decoding in a child process: Pillow and FFmpeg may crash, hang or take all memory there, at the cost of one input.
+"""Decoding in a child process, so that a crash, a hang or a lack of memory costs only one input.
 
     worker                                   decoding process
-    Decoder.load(content, recipe, spec, …)   →  limits set, kind.load(content, recipe, spec, source)
+    SandboxedDecoder.load(content, recipe, …)  →  limits set, kind.load(content, recipe, spec, source)
     Loaded, or ImageError                 ←  pixels and note, or reason and message
 
 A message is an anonymous memory file (memfd) handed over a socket pair: 8 bytes of length, that many bytes of JSON,
 then the bytes of the input or of float32 pixels. Nothing in it can run code, and neither side maps what the other could
 cut short. The process is forked from one that has imported everything and never decodes (`python -m
 theworld.precompute.inputs.sandbox`, started once per worker), so that another is there in milliseconds.
-Lives here: all three processes' ends, the limits. Elsewhere: what decoding is (kinds.py, images.py, video.py).
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ from ...pipeline.latents.spec import LatentSpec, video_frames
 from ..rollout.kinds import KINDS, Loaded
 
 GUARDED = hasattr(os, "memfd_create")
-"""On Linux; elsewhere inputs are decoded in the worker itself."""
+"""Whether decoding has its own process: on Linux. On other systems the worker decodes."""
 START_S = 300.0
-"""For the template to import what it needs, on a machine that is busy."""
+"""Seconds for the template process to import its modules on a busy machine."""
 _LENGTH = struct.Struct("<Q")
 _NUMBER = struct.Struct("<q")
 _FORK, _WAIT = b"f", b"w"
@@ -59,21 +58,21 @@ _ENVIRONMENT = {
 }
 _MAX_HEADER_BYTES = 2**22
 _GRACE_S = 5.0
-"""After its time is up, until a process whose worker is gone ends itself."""
+"""Seconds after the time limit until a process without a worker ends itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeLimits:
-    """What one input may take."""
+    """Memory and time that decoding one input may take."""
 
     memory_bytes: int
-    """Of address space, beyond what the process has before it."""
+    """Address space beyond what the process has before the input."""
     cpu_s: int
     wall_s: float
 
     @classmethod
     def of(cls, recipe: Recipe, spec: LatentSpec) -> DecodeLimits:
-        """2 GiB of work (64 megapixels take 1.2), the file twice, and the frames; a minute and two seconds a frame."""
+        """2 GiB (64 megapixels take 1.2), twice the file and the frames; one minute and two seconds per frame."""
         frames = video_frames(recipe.rollout_steps, stride=recipe.stride, temporal_stride=spec.temporal_stride)
         clip_bytes = 2 * 12 * frames * recipe.height * recipe.width
         seconds = 60 + 2 * frames
@@ -82,7 +81,7 @@ class DecodeLimits:
 
 
 class SandboxedDecoder:
-    """A process that decodes, replaced when it dies. Several threads may ask; it does one input after another."""
+    """A decoding process, replaced when it dies. Thread-safe; it decodes one input at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -91,10 +90,10 @@ class SandboxedDecoder:
         self._socket: socket.socket | None = None
         self._owner = os.getpid()
         self.pid: int | None = None
-        """Of the decoding process, while there is one."""
+        """Process id of the decoding process, while there is one."""
 
     def start(self) -> None:
-        """Let it start while something else goes on; `load` does the same where it is needed."""
+        """Start the process in the background; `load` starts it too if needed."""
         if GUARDED:
             with self._lock:
                 self._start()
@@ -105,8 +104,8 @@ class SandboxedDecoder:
         """`KINDS[recipe.kind].load` in the decoding process.
 
         Args:
-            source: what to call the input in an error.
-            limits: other than `DecodeLimits.of` the recipe.
+            source: the input's name in error messages.
+            limits: default `DecodeLimits.of` the recipe.
         Raises:
             ImageError: as of the kind; or reason crash, timeout or memory where decoding ended so.
             WorldModelError: no process can be started.
@@ -121,7 +120,7 @@ class SandboxedDecoder:
             return self._answer(decoding, source, limits)
 
     def close(self) -> None:
-        """End both processes, whatever they do; who waits for one gets an error."""
+        """End both processes at once; a thread that waits for one gets an error."""
         for each in (self._socket, self._control):  # at the end of its socket each ends itself
             if each is not None:
                 each.close()
@@ -150,7 +149,7 @@ class SandboxedDecoder:
             )
 
     def _send(self, request: Mapping[str, Any], content: bytes) -> socket.socket:
-        """Hand over the input. A process that died while it had nothing to do is no input's fault."""
+        """Send the input. If the process died while idle, start another: that is not the input's fault."""
         error: Exception | None = None
         for _ in range(3):
             self._start()
@@ -197,7 +196,7 @@ class SandboxedDecoder:
         raise refusal
 
     def _end(self, *, died: bool = False) -> int:
-        """Be rid of the decoding process, killed unless it died by itself; returns its exit code, minus a signal's."""
+        """End the decoding process, killed unless it died by itself; returns its exit code, negative for a signal."""
         code = 0
         try:
             if self.pid is not None and self._control is not None:
@@ -217,17 +216,17 @@ class SandboxedDecoder:
 
 @functools.cache
 def shared_decoder() -> SandboxedDecoder:
-    """The one of this process: it belongs to no recipe, so all who decode here share it."""
+    """The decoder of this process, shared by all callers: it belongs to no recipe."""
     decoder = SandboxedDecoder()
     atexit.register(decoder.close)
     return decoder
 
 
 def send(to: socket.socket, header: Mapping[str, Any], content: Any = b"") -> None:
-    """Hand over a message.
+    """Send a message.
 
     Raises:
-        OSError: nobody is there.
+        OSError: the other side is gone.
     """
     fd = os.memfd_create("theworld-decoder")
     try:
@@ -242,11 +241,11 @@ def send(to: socket.socket, header: Mapping[str, Any], content: Any = b"") -> No
 
 
 def receive(source: socket.socket) -> tuple[dict[str, Any], NDArray[np.uint8]]:
-    """A message: what it says and the bytes with it.
+    """The next message: its header and its bytes.
 
     Raises:
         EOFError: the other side is gone.
-        OSError, ValueError: it is no message.
+        OSError, ValueError: it is not a valid message.
     """
     _, fds, _, _ = socket.recv_fds(source, 1, 1)
     if not fds:
@@ -314,7 +313,7 @@ def _serve(worker: socket.socket) -> None:
 
 
 def _limit(memory_bytes: int | None, cpu_s: int | None, wall_s: float) -> None:
-    """Bound what follows, from what was used so far; None lifts a bound."""
+    """Limit memory and time from here on; None lifts a limit."""
     used = int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cpu = int(usage.ru_utime + usage.ru_stime) + 1
@@ -329,12 +328,12 @@ def _limit(memory_bytes: int | None, cpu_s: int | None, wall_s: float) -> None:
 
 
 def _template(control: socket.socket) -> None:
-    """The process that is forked: has imported everything, and touches no input."""
+    """The template process, which is forked: it has imported everything and touches no input."""
     Image.init()  # all of Pillow's formats, or each decoding process would import them
     pid = 0
     while True:
-        asked, fds, _, _ = socket.recv_fds(control, 1, 1)
-        if asked == _FORK:
+        request, fds, _, _ = socket.recv_fds(control, 1, 1)
+        if request == _FORK:
             pid = os.fork()
             if pid == 0:
                 control.close()
@@ -343,7 +342,7 @@ def _template(control: socket.socket) -> None:
                 os._exit(0)
             os.close(fds[0])
             control.send(_NUMBER.pack(pid))
-        elif asked == _WAIT:
+        elif request == _WAIT:
             control.send(_NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
         else:
             return
@@ -352,7 +351,7 @@ def _template(control: socket.socket) -> None:
 def main() -> None:
     """The template. Its end of the worker's socket is the file descriptor it was given."""
     if len(sys.argv) != 2 or not sys.argv[1].isdigit():
-        print("theworld starts this process by itself; it can be started, so nothing is wrong here")
+        print("theworld starts this process by itself; it starts, so it is not the problem")
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the job, which ends this
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

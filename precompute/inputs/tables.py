@@ -1,8 +1,4 @@
-"""Tables with types, as inputs: Parquet and Arrow files, which rows there are, and the bytes of a cell.
-
-Elsewhere: finding and opening such files (pipeline/files/arrow_tables.py), what becomes of the rows (sources.py), lists
-without types (manifests.py).
-"""
+"""The rows of Parquet and Arrow files: each names an input file or holds its bytes."""
 
 from __future__ import annotations
 
@@ -57,17 +53,17 @@ def read_table(file: Path, takes: str, *, column: str | None, prompt_field: str 
                 rows.append(row_of(name, record, chosen, prompt_field))
                 has_bytes.append(False)
                 continue
-            there, path = value
+            is_present, path = value
             try:
-                if not there:
+                if not is_present:
                     path = path_of(name, {chosen: path or None}, chosen)
                 elif len(path) > MAX_PATH:
-                    path = ""  # beside bytes it is a name and no more: they are called by their row then
-                said = None if prompt_field is None else prompt_of(name, record, prompt_field)
-                rows.append(Row(name, path.replace("\0", ""), said))
+                    path = ""  # beside bytes a path is only a name; without it the row number names the input
+                prompt = None if prompt_field is None else prompt_of(name, record, prompt_field)
+                rows.append(Row(name, path.replace("\0", ""), prompt))
             except ImageError as error:
                 rows.append(Row(name, problem=error))
-            has_bytes.append(there)
+            has_bytes.append(is_present)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ImageError(FailureReason.TABLE, f"{file} cannot be read as a table: {str(error)[:300]}") from error
     return Table(tuple(rows), chosen if holds_bytes else None, tuple(has_bytes))
@@ -115,12 +111,13 @@ def _cells(
 
 
 def _paths(pa: Any, cells: Any) -> list[tuple[bool, str]]:
-    there = cells.is_valid()
+    is_valid = cells.is_valid()
     parts = {cells.type.field(at).name for at in range(cells.type.num_fields)} if pa.types.is_struct(cells.type) else ()
     if "bytes" in parts:
-        there = pa.compute.and_(there, cells.field("bytes").is_valid())
+        is_valid = pa.compute.and_(is_valid, cells.field("bytes").is_valid())
     paths = cells.field("path").to_pylist() if "path" in parts else [None] * len(cells)
-    return [(here, path if isinstance(path, str) else "") for here, path in zip(there.to_pylist(), paths, strict=True)]
+    pairs = zip(is_valid.to_pylist(), paths, strict=True)
+    return [(has_bytes, path if isinstance(path, str) else "") for has_bytes, path in pairs]
 
 
 def _batches(pa: Any, file: Path, fields: dict[str, Any], chosen: str, prompt_field: str | None) -> Iterator[Any]:

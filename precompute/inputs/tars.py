@@ -1,7 +1,7 @@
 """The members of a plain tar, read header by header. Nothing is extracted, no command is run, no link is followed.
 
-Python's `tarfile` parses one header block here and decides nothing else: in the versions we support it can be made to
-loop for ever or to recurse by a hostile archive (CVE-2025-8194). Elsewhere: reading a member (locators.py).
+Python's `tarfile` only parses single header blocks here: in the versions we support, a hostile archive can make it loop
+for ever or recurse (CVE-2025-8194).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...pipeline.failures import FailureReason
 
 _BLOCK = 512
 _MAX_HEADER_BYTES = 2**20
-"""Of an extended header; names are a few hundred bytes."""
+"""Limit of an extended header; names are a few hundred bytes."""
 _MAX_NAME = 4096
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
@@ -28,7 +28,7 @@ class Member:
 
     name: str
     offset: int
-    """Of its first byte."""
+    """Position of its first byte."""
     size: int
     regular: bool
     """Not a link, a device, a folder or a sparse file."""
@@ -38,7 +38,7 @@ def members(path: str) -> Iterator[Member]:
     """The entries of a tar in order; extended headers are applied to the entry they precede.
 
     Raises:
-        ImageError: it is no plain tar, or damaged from here on; what came before holds.
+        ImageError: it is not a plain tar, or is damaged from here on; members already returned are valid.
     """
     try:
         with Path(path).open("rb", buffering=2**16) as file:
@@ -64,27 +64,27 @@ def _members(file: BinaryIO, path: str) -> Iterator[Member]:
             what = "it is compressed or no tar: unpack it (plain .tar)" if at == 0 else "the rest of it is not used"
             raise ImageError(FailureReason.TAR, f"{path} has no header at byte {at} ({error}); {what}") from error
         data = at + _BLOCK
-        own = header.size if size is None or header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME) else size
-        if own < 0 or data + own > end:
+        data_bytes = header.size if size is None or header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME) else size
+        if data_bytes < 0 or data + data_bytes > end:
             raise ImageError(
                 FailureReason.TRUNCATED, f"{path} ends within the member at byte {data}; the rest of it is not used"
             )
-        at = data + -(-own // _BLOCK) * _BLOCK
+        at = data + -(-data_bytes // _BLOCK) * _BLOCK
         if header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
-            records = _extended(_small(file, own, path))
+            records = _extended(_read_small(file, data_bytes, path))
             name = records.get("path", name)
             size = _number(records["size"], path) if "size" in records else size
             sparse = sparse or any(record.startswith("GNU.sparse") for record in records)
         elif header.type == tarfile.GNUTYPE_LONGNAME:
-            name = _small(file, own, path).rstrip(b"\0").decode("utf-8", "surrogateescape")
+            name = _read_small(file, data_bytes, path).rstrip(b"\0").decode("utf-8", "surrogateescape")
         elif header.type in (tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
             continue
         else:
-            yield Member((name or header.name)[:_MAX_NAME], data, own, header.type in _REGULAR and not sparse)
+            yield Member((name or header.name)[:_MAX_NAME], data, data_bytes, header.type in _REGULAR and not sparse)
             name, size, sparse = None, None, False
 
 
-def _small(file: BinaryIO, size: int, path: str) -> bytes:
+def _read_small(file: BinaryIO, size: int, path: str) -> bytes:
     if size > _MAX_HEADER_BYTES:
         raise ImageError(
             FailureReason.TAR, f"{path} has a header of {size:,} bytes; the limit is {_MAX_HEADER_BYTES:,}"
@@ -93,7 +93,7 @@ def _small(file: BinaryIO, size: int, path: str) -> bytes:
 
 
 def _extended(content: bytes) -> dict[str, str]:
-    """The `length key=value` records of a PAX header; what is not one ends them."""
+    """The `length key=value` records of a PAX header, up to the first malformed one."""
     records: dict[str, str] = {}
     while content:
         length, _, _ = content.partition(b" ")

@@ -130,7 +130,7 @@ def is_small(world: WorldSource) -> bool:
 
 def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, HashCache]:
     kind = KINDS[config.kind]
-    index = HashCache.of(config.cache, place, kind.takes, trust=not config.rehash)
+    index = HashCache.load(config.cache, place, kind.takes, trust=not config.rehash)
     named = {"column": config.column, "prompt_field": config.prompt_field}
     return list_inputs(place, kind, limit=config.limit, index=index, **named), index
 

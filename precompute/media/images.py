@@ -1,8 +1,7 @@
 """From the bytes of one image file to one float image of the recipe's size.
 
-The rules (their version is `IMAGE_RULES` in pipeline/latents/recipe.py): decoded to RGB as pipeline/files/images.py
-says, then
-fitted to height x width with Lanczos resampling.
+The rules: decode to RGB (pipeline/files/images.py), then fit to height x width with Lanczos resampling. Their version
+is `IMAGE_RULES` in pipeline/latents/recipe.py.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ...pipeline.latents.recipe import Fit
 
 
 def fit_image(image: Image.Image, height: int, width: int, fit: Fit) -> Image.Image:
-    """Bring an RGB image to height x width: crop the centre (cover), add grey borders (pad), or distort (stretch)."""
+    """The RGB image at height x width: its centre cropped (cover), with grey borders (pad), or distorted (stretch)."""
     size = (width, height)
     if image.size == size:
         return image
@@ -30,21 +29,21 @@ def fit_image(image: Image.Image, height: int, width: int, fit: Fit) -> Image.Im
 
 
 def to_tensor(image: Image.Image) -> Float[Tensor, "3 height width"]:
-    """Float32 in [-1, 1], what a world model takes."""
+    """The image as a float32 tensor in [-1, 1], as world models take it."""
     pixels = np.asarray(image, dtype=np.uint8)
     return torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1.0).permute(2, 0, 1).contiguous()
 
 
 def to_image(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
-    """The inverse of `to_tensor`."""
+    """The 8-bit image of a tensor in [-1, 1]: the inverse of `to_tensor`."""
     return Image.fromarray(((pixels + 1.0) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
 def load_image(content: bytes, height: int, width: int, fit: Fit, *, source: str) -> Float[Tensor, "3 height width"]:
-    """Decode, fit and scale: the whole of the image rules.
+    """The image in a file, decoded, fitted and scaled to [-1, 1] by the image rules.
 
     Args:
-        content: bytes of the file. source: what to call it in an error.
+        content: bytes of the file. source: its name in error messages.
         height, width: pixels of the result.
     Raises:
         ImageError: the image cannot be used.

@@ -1,12 +1,12 @@
-"""Video files: exact frames out, exact frames in. The one door to PyAV.
+"""Video files, read and written frame by frame with PyAV.
 
-The rules of reading (their version is `VIDEO_RULES` in pipeline/latents/recipe.py), in order: MP4, MOV, MKV, WebM or
-AVI by
-content, never by name; at most 1 GiB and 8K frames; the first video stream, in codecs of a fixed list; consecutive
-frames from the start, in the order they are shown, whatever their times; rotation and pixel shape not applied; colours
-as the file says, BT.601 where it is silent; alpha over white; then each frame fitted as an image is.
-
-Elsewhere: fitting (images.py), encoding to latents (cosmos.py).
+The rules of reading, in order (their version is `VIDEO_RULES` in pipeline/latents/recipe.py):
+- MP4, MOV, MKV, WebM or AVI, told by content and never by name; at most 1 GiB and 8K frames
+- the first video stream, in a codec of a fixed list
+- consecutive frames from the start, in display order; their times are ignored
+- rotation and pixel aspect ratio are not applied
+- colours as the file states them, BT.601 where it states none; alpha over white
+- each frame is fitted as an image is (images.py)
 
 Axes:  F video frame   H, W pixel row, column
 """
@@ -38,45 +38,45 @@ from .images import fit_image, to_tensor
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
 MAX_BYTES = 2**30
 MAX_PIXELS = 2**25
-"""Of a frame; 8K is 33.2 million."""
+"""Pixels of one frame; 8K has 33.2 million."""
 MAX_CLIP_PIXELS = 2**28
-"""Of all frames of a clip, fitted: 3 GiB as floats."""
+"""Pixels of all fitted frames of a clip: 3 GiB as float32."""
 
-# What cameras, phones, screen recorders and research data use. A decoder that is not named here is never opened.
+# Codecs of cameras, phones, screen recorders and research data. FFmpeg opens no other decoder.
 _DECODERS = (
     *("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "mpeg4", "msmpeg4v2", "msmpeg4v3", "mpeg1video", "mpeg2video"),
     *("mjpeg", "prores", "dnxhd", "ffv1", "ffvhuff", "huffyuv", "utvideo", "qtrle", "png", "rawvideo"),
 )
 _STILL_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix")
-"""Pictures in the container of MP4."""
-# Slower than swscale's defaults, and the same bits on every CPU.
+"""Brands of still images that use the MP4 container."""
+# Slower than swscale's defaults, but with the same bits on every CPU.
 _CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
 _LOSSLESS = {"crf": "0", "preset": "ultrafast"}
 _TO_WATCH = {"crf": "18", "preset": "medium"}
 
 
 def write_video(path: Path, frames: NDArray[Any], fps: int | float, *, lossless: bool = True) -> None:
-    """Write frames as a lossless H.264 RGB file in an MP4; reading it gives the same pixels back, bit for bit.
+    """Write frames as an MP4 file of lossless H.264 RGB; reading it returns the same pixels, bit for bit.
 
-    The file appears whole or not at all, replacing what was there. Equal frames and fps give equal files, with the
-    x264 and FFmpeg that one release of PyAV carries.
+    The file appears whole or not at all and replaces an existing one. With one release of PyAV, equal frames and fps
+    give equal files.
 
     Args:
         path: ends in `.mp4`; its folder exists.
         frames: uint8 (F, H, W, 3) RGB, F at least 1.
         fps: video frames per second.
-        lossless: False writes what every player and browser shows, H.264 in yuv420p; height and width are even then.
+        lossless: False writes H.264 in yuv420p, which every player and browser shows; it needs even height and width.
     Raises:
         ConfigError: the frames have another shape or dtype, or fps is not positive.
         OSError: the file cannot be written.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape or fps <= 0:
         raise ConfigError(
-            f"{path}: a video is written from uint8 frames of shape (F, H, W, 3) at a positive rate, "
+            f"{path}: write_video takes uint8 frames of shape (F, H, W, 3) and a positive rate, "
             f"got {frames.dtype} {frames.shape} at {fps} frames per second"
         )
     if not lossless and (frames.shape[1] % 2 or frames.shape[2] % 2):
-        raise ConfigError(f"{path}: height and width of a video to watch are even, got {frames.shape[1:3]}")
+        raise ConfigError(f"{path}: a lossy video needs an even height and width, got {frames.shape[1:3]}")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
         codec, options = ("libx264rgb", _LOSSLESS) if lossless else ("libx264", _TO_WATCH)
@@ -93,22 +93,22 @@ def write_video(path: Path, frames: NDArray[Any], fps: int | float, *, lossless:
 def load_video(
     content: bytes, frames: int, height: int, width: int, fit: Fit, *, source: str
 ) -> tuple[Float[Tensor, "3 F height width"], int]:
-    """The first frames of a video, fitted and scaled: the whole of the video rules.
+    """The first frames of a video, decoded, fitted and scaled to [-1, 1] by the video rules.
 
     Args:
-        content: bytes of the file. source: what to call it in an error.
-        frames: how many; what follows them is not looked at.
+        content: bytes of the file. source: its name in error messages.
+        frames: how many are read; later ones are not decoded.
         height, width: pixels of the result.
     Returns:
-        Float32 in [-1, 1], and the degrees by which a player would turn the video, which is not done here.
+        Float32 in [-1, 1], and the degrees by which a player would rotate the video; the pixels are not rotated.
     Raises:
-        ImageError: the video cannot be used; `reason` is format, too_large, short or decode.
+        ImageError: the video cannot be used; `reason` is format, too_large, short, memory or decode.
     """
     clip = torch.empty(3, frames, height, width)
     count = rotation = 0
-    for picture, turned in _pictures(content, source):
+    for picture, degrees in _pictures(content, source):
         clip[:, count] = to_tensor(fit_image(picture, height, width, fit))
-        count, rotation = count + 1, turned
+        count, rotation = count + 1, degrees
         if count == frames:
             return clip, rotation
     raise ImageError(
@@ -119,7 +119,7 @@ def load_video(
 
 
 def container_of(content: bytes) -> str | None:
-    """FFmpeg's name of the container a file begins as; None for what is no video."""
+    """FFmpeg's name of the container that the first bytes state; None where they state no video."""
     if content[:4] == b"\x1aE\xdf\xa3":
         return "matroska"
     if content[:4] == b"RIFF" and content[8:12] == b"AVI ":
@@ -130,15 +130,15 @@ def container_of(content: bytes) -> str | None:
 
 
 def _pictures(content: bytes, source: str) -> Generator[tuple[Image.Image, int]]:
-    """The frames of a video as RGB images in the order they are shown, and the rotation each carries."""
+    """The frames of a video as RGB images in display order, each with the rotation it states, in degrees."""
     if (format := container_of(content)) is None:
-        raise ImageError(FailureReason.FORMAT, f"{source} is no video in any of MP4, MOV, MKV, WebM or AVI")
+        raise ImageError(FailureReason.FORMAT, f"{source} is not a video in MP4, MOV, MKV, WebM or AVI")
     try:
-        # the container is named and never guessed: a playlist would make FFmpeg open what it points to
+        # the format is named and never guessed: from a playlist FFmpeg would open the files it points to
         options = {"codec_whitelist": ",".join(_DECODERS), "enable_drefs": "0"}
         with av.open(io.BytesIO(content), "r", format=format, container_options=options) as container:
             if not container.streams.video:
-                raise ImageError(FailureReason.FORMAT, f"{source} has no video in it")
+                raise ImageError(FailureReason.FORMAT, f"{source} has no video stream")
             stream = container.streams.video[0]
             decoder = stream.codec_context
             if decoder is None or decoder.name not in _DECODERS:
@@ -163,8 +163,10 @@ def _pictures(content: bytes, source: str) -> Generator[tuple[Image.Image, int]]
             FailureReason.MEMORY, f"{source} takes more memory to decode than one input may have"
         ) from error
     except Exception as error:  # FFmpeg has an exception for each of its codes, and some of Python's
-        what = getattr(error, "strerror", None) or error
-        raise ImageError(FailureReason.DECODE, f"{source} cannot be decoded: {type(error).__name__}: {what}") from error
+        problem = getattr(error, "strerror", None) or error
+        raise ImageError(
+            FailureReason.DECODE, f"{source} cannot be decoded: {type(error).__name__}: {problem}"
+        ) from error
 
 
 def _check_size(width: int, height: int, source: str) -> None:

@@ -1,11 +1,8 @@
-"""Views: one picture at several crops and scales, in order. The whole comes first, as an image of its own would be.
+"""Views of an image: the whole image first, then crops of it at larger scales.
 
-The rules (their version is `VIEW_RULES` in pipeline/latents/recipe.py): the picture is brought to the shape of the
-result as
-`fit_image` does, but at its own resolution, so that a crop shows what the whole was too small to show; then each crop
-is resized with Lanczos resampling.
-
-Elsewhere: pixels (images.py), what the views are called in a recipe (pipeline/latents/recipe.py).
+The rules (their version is `VIEW_RULES` in pipeline/latents/recipe.py): the image is fitted to the shape of the result
+as `fit_image` does, but at its own resolution, so that crops show more detail than the whole; then each crop is resized
+with Lanczos resampling.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 
 def boxes(views: Views, count: int) -> list[Box]:
-    """What each of `count` views shows of the picture; the first shows all of it.
+    """The part of the image that each of `count` views shows; the first shows all of it.
 
     Args:
         views: pyramid: 2 x 2 tiles, then 3 x 3 …, row by row; whole levels only. zoom: the centre, each time
@@ -33,19 +30,19 @@ def boxes(views: Views, count: int) -> list[Box]:
     if views == "zoom":
         sides = [0.5 ** (number / 2) for number in range(count)]
         return [(0.5 - side / 2, 0.5 - side / 2, 0.5 + side / 2, 0.5 + side / 2) for side in sides]
-    found: list[Box] = []
+    tiles: list[Box] = []
     level = 1
-    while len(found) < count:
+    while len(tiles) < count:
         cuts = [number / level for number in range(level + 1)]
-        found += [(cuts[x], cuts[y], cuts[x + 1], cuts[y + 1]) for y in range(level) for x in range(level)]
+        tiles += [(cuts[x], cuts[y], cuts[x + 1], cuts[y + 1]) for y in range(level) for x in range(level)]
         level += 1
-    return found[:count]
+    return tiles[:count]
 
 
 def load_views(
     image: Image.Image, views: Views, count: int, height: int, width: int, fit: Fit
 ) -> Float[Tensor, "3 V height width"]:
-    """The views of a picture, float32 in [-1, 1].
+    """The views of an image, float32 in [-1, 1].
 
     Args:
         image: 8-bit RGB. height, width: pixels of every view.
@@ -59,7 +56,7 @@ def load_views(
 
 
 def _shaped(image: Image.Image, height: int, width: int, fit: Fit) -> Image.Image:
-    """The picture in the proportions of the result, at about its own resolution."""
+    """The image in the proportions of the result, at about its own resolution."""
     if fit == "stretch":
         return image
     across, down = image.width / width, image.height / height

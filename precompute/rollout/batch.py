@@ -1,8 +1,4 @@
-"""One batch of inputs through the world model, and the facts of the machine that does it.
-
-Lives here: what a worker and an audit have to do alike for the same bits to come out. Elsewhere: shards (worker.py),
-comparing with a store (audit.py).
-"""
+"""Latents of one batch, and the facts of the machine that made them; workers and audits share both."""
 
 from __future__ import annotations
 
@@ -35,11 +31,11 @@ def latents_of_batch(
 ) -> Tensor:
     """Latents (B, C, T, H, W) of up to `size` inputs, made in a batch of exactly `size`; float32, on the CPU.
 
-    Always a full batch: kernels may round differently for another batch size, and with the size fixed a latent has the
-    same bits whichever samples share its batch.
+    Kernels may round differently for another batch size. So the batch is always full, and a latent has the same bits
+    whichever samples share its batch.
 
     Args:
-        pixels: B of them, as the kind loads them. keys: as many.
+        pixels: of B inputs, as the kind loads them. keys: theirs.
         text: embeddings of B prompts, where each sample has its own.
     Raises:
         torch.OutOfMemoryError: a batch of this size does not fit.
@@ -52,7 +48,7 @@ def latents_of_batch(
 
 
 def machine_facts(device: str) -> dict[str, Any]:
-    """What is recorded beside a shard, never hashed, of who made it: all that may decide its last bits."""
+    """Host, device, CPU, threads and versions: what may change a latent's last bits. Recorded, never hashed."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
     return {
         "host": socket.gethostname(),

@@ -1,9 +1,4 @@
-"""The kinds of recipe: what each takes in, and what the world model makes of it. The one place that tells them apart.
-
-Elsewhere: the fields of a recipe that each kind has (pipeline/latents/recipe.py), pixels (images.py, video.py), the
-engine
-(cosmos.py, wan.py).
-"""
+"""The kinds of recipe: which inputs each takes, and how a world model makes its latents."""
 
 from __future__ import annotations
 
@@ -34,53 +29,53 @@ class Loaded:
     pixels: Tensor
     """Float32 in [-1, 1]: (3, height, width) of an image, (3, F, height, width) of a video or of several views."""
     note: str = ""
-    """What a person should know of it, though it is used; reads on from the number of such inputs."""
+    """A warning about a usable input; the end of a sentence that begins with the number of such inputs."""
 
     @property
     def first(self) -> Tensor:
-        """The picture it begins with, (3, height, width)."""
+        """The image, or the first frame or view, (3, height, width)."""
         return self.pixels if self.pixels.ndim == 3 else self.pixels[:, 0]
 
 
 class Kind(Protocol):
-    """One kind of recipe: its words, its input files, its work."""
+    """One kind of recipe: its input files, its work, and the words for both."""
 
     takes: str
-    """What one input is."""
+    """Noun for one input, such as `image`."""
     makes: str
-    """What comes of several inputs."""
+    """Plural noun for the results."""
     doing: str
     phase: str
-    """The work's name in records and in the ledger."""
+    """Name of the work in shard records and, as a `FailureReason`, in the ledger."""
     suffixes: frozenset[str]
     max_bytes: int
-    """Of an input file."""
+    """Largest input file."""
     rules: int
-    """Version of what makes pixels of a file."""
+    """Version of the rules that turn a file into pixels."""
     batch: tuple[int, int]
-    """Inputs made together by default, on a CPU and on a GPU."""
+    """Default batch sizes on a CPU and on a GPU."""
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
         """Raise ConfigError where this world model cannot make the recipe's latents."""
         ...
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
-        """What becomes of one input, for the plan."""
+        """One line for the plan: what is made of one input."""
         ...
 
     def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
         """Pixels from the bytes of a file.
 
         Args:
-            spec: the world model's; it says how many video frames a latent frame takes.
-            source: what to call the file in an error.
+            spec: latent space of the world model; it states how many video frames one latent frame covers.
+            source: the file's name in error messages.
         Raises:
             ImageError: it cannot be used.
         """
         ...
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
-        """Standardised float32 latents (B, C, T, H, W) of the pixels of several inputs and their keys."""
+        """Standardised float32 latents (B, C, T, H, W) of the pixels of several inputs."""
         ...
 
 
@@ -107,7 +102,7 @@ class _Rollout(Kind):
 
 
 class _Samples(_Rollout):
-    """An image and several futures. T: the image's encoding, then the C / draws future frames of each draw in turn."""
+    """An image and several futures. T: the image's encoding, then the future frames of each draw in turn."""
 
     makes = "sets of rollouts"
 
@@ -120,16 +115,16 @@ class _Samples(_Rollout):
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         steps = recipe.rollout_steps // recipe.draws
-        one = {"kind": "rollout", "rollout_steps": steps, "draws": 1}
-        drawn = [
-            _roll_out(world, batch, keys, recipe.model_copy(update={**one, "draw": draw}))
+        single = {"kind": "rollout", "rollout_steps": steps, "draws": 1}
+        rollouts = [
+            _roll_out(world, batch, keys, recipe.model_copy(update={**single, "draw": draw}))
             for draw in range(recipe.draw, recipe.draw + recipe.draws)
         ]
-        return torch.cat([drawn[0][:, :, :1], *(future[:, :, 1:] for future in drawn)], dim=2)
+        return torch.cat([rollouts[0][:, :, :1], *(future[:, :, 1:] for future in rollouts)], dim=2)
 
 
 class _Posterior(_Rollout):
-    """What the VAE's encoder says of an image. T: mean, log-variance; a trainer draws from them (`draw_posterior`)."""
+    """The VAE's posterior of an image. T: mean, log-variance; training draws from them (`draw_posterior`)."""
 
     makes, doing, phase = "posteriors", "encoding", "encode"
     batch = (8, 32)
@@ -147,7 +142,7 @@ class _Posterior(_Rollout):
 
 
 class _Views(_Posterior):
-    """An image at several crops and scales. T: the whole image, then each view, every one encoded as an image."""
+    """An image at several crops and scales. T: the whole image, then each crop, each encoded alone."""
 
     makes = "sets of views"
     rules = VIEW_RULES
@@ -177,7 +172,7 @@ class _Frames(Kind):
     batch = (4, 4)
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
-        # any length will do: its VAE is causal, and nothing is predicted
+        # no window to check: the VAE is causal and nothing is predicted
         _check_clip(recipe, self.frames(recipe, world.latent_spec()))
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
@@ -190,8 +185,8 @@ class _Frames(Kind):
         return _clip_frames(recipe, spec)
 
     def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
-        clip, turned = video.load_video(content, self.frames(recipe, spec), *_size(recipe), recipe.fit, source=source)
-        return Loaded(clip, "to be shown turned: their frames were taken as they are stored" if turned else "")
+        clip, rotation = video.load_video(content, self.frames(recipe, spec), *_size(recipe), recipe.fit, source=source)
+        return Loaded(clip, "to be rotated by players: their frames were used as they are stored" if rotation else "")
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         del keys  # nothing is drawn
@@ -199,9 +194,9 @@ class _Frames(Kind):
 
 
 class _Continuation(_Frames):
-    """The first frames of a video and its predicted future. T: the latent frames of what is seen, then the future's.
+    """The first frames of a video and its predicted future. T: the observed latent frames, then the predicted ones.
 
-    C counts them all but the first, so a clip of which five frames are seen has C - 1 predicted ones.
+    `rollout_steps` counts all latent frames but the first; five observed video frames leave one prediction fewer.
     """
 
     makes, doing, phase = "rollouts", "rolling out", "rollout"
@@ -245,7 +240,7 @@ def _roll_out(world: WorldModel, seen: Tensor, keys: Sequence[str], recipe: Reci
 
 
 def _check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:
-    """Refuse clips beyond what the world model was trained on, unless chunks of that length make them up."""
+    """Refuse clips longer than those the world model was trained on, unless they are made in chunks."""
     stride, window, context = recipe.stride, world.card.window, recipe.chunk_context
     temporal = world.latent_spec().temporal_stride
     frames = 1 + steps * stride
@@ -258,7 +253,7 @@ def _check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:
         raise ConfigError(
             f"--steps {steps} with --stride {stride} is a clip of {frames} latent frames; {world.name} "
             f"was trained on {window}, and beyond that its predictions mean nothing. "
-            f"Choose --steps of at most {(window - 1) // stride}, or go on chunk by chunk: --chunk-context "
+            f"Choose --steps of at most {(window - 1) // stride}, or roll out chunk by chunk: --chunk-context "
             f"{1 + temporal} begins each with the last {1 + temporal} frames of the one before"
         )
 

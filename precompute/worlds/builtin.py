@@ -1,8 +1,4 @@
-"""The families of world models that come with this package: Cosmos-Predict2 (and the worldlet), Wan 2.1.
-
-Lives here: which folders they know by their configs, their defaults, what they refuse. Loads nothing heavy.
-Elsewhere: their engines (cosmos.py, wan.py), families of other packages (registry.py).
-"""
+"""The built-in families of world models, Cosmos-Predict2 (with the worldlet) and Wan 2.1. Loads no heavy library."""
 
 from __future__ import annotations
 
@@ -28,7 +24,7 @@ WEIGHTS = Path(__file__).parents[1] / "worldlet" / "weights"
 
 
 class _InWanLatents:
-    """What families share whose latents are of Wan 2.1's autoencoder."""
+    """Base of families that use Wan 2.1's autoencoder."""
 
     autoencoder_parts: tuple[str, ...] = ("vae",)
 
@@ -83,8 +79,10 @@ class _Cosmos(_InWanLatents):
 
 
 def clean_prompt(text: str) -> str:
-    """HTML entities resolved and white space collapsed: `prompt_clean` of the Wan pipeline, less ftfy's repair of
-    wrongly decoded characters, which leaves text that was decoded rightly as it is."""
+    """The text with HTML entities resolved and white space collapsed.
+
+    Source: `prompt_clean` of the Wan pipeline, without ftfy, which only changes text that was wrongly decoded.
+    """
     return re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip()
 
 
@@ -142,7 +140,7 @@ class _Wan(_InWanLatents):
         if recipe.fps is not None:
             raise ConfigError("fps has no meaning for Wan 2.1, which knows frames and no seconds; leave it out")
         if (recipe.traits.first_predicted_frame(recipe) or 1) > 1:
-            raise ConfigError(f"Wan 2.1 image-to-video is shown one frame, not {recipe.observed_frames}")
+            raise ConfigError(f"Wan 2.1 image-to-video takes one frame, not {recipe.observed_frames}")
         if recipe.chunk_context > 1:
             raise ConfigError("Wan 2.1 image-to-video begins each chunk with one frame: --chunk-context 1")
         if recipe.solver != Recipe.model_fields["solver"].default:

@@ -1,10 +1,8 @@
-"""The Cosmos-Predict2 engine: denoise the future of a first frame or several, over the pipeline's own transformer.
+"""The Cosmos-Predict2 engine: it denoises the future of the first frame or frames.
 
-Lives here: the denoise loop, equal to diffusers' `Cosmos2VideoToWorldPipeline` given the same draws, and what makes it
-cheaper with the same result: a batch of images with noise of their own, what is seen encoded alone, the last forward
-(which changes nothing) left out, no text encoder, nothing decoded. One door to diffusers, with wan.py and wan_vae.py.
-Elsewhere: frames to latents and back (wan_vae.py), finding and naming the weights (world.py), which folders it runs
-(builtin.py), prompts (text.py).
+Given the same draws, its result equals that of diffusers' `Cosmos2VideoToWorldPipeline`. It costs less: it takes a
+batch of images, encodes only the observed frames, leaves out the last forward (which changes nothing), holds no text
+encoder, and decodes nothing.
 
 Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video frame
 """
@@ -31,10 +29,10 @@ from .wan_vae import WanLatents, load_part
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
 """EDM noise levels of Cosmos-Predict2. Source: `Cosmos2VideoToWorldPipeline.__init__`; Karras et al. 2022, eq. 5."""
 SIGMA_CONDITIONING = 1e-4
-"""Noise level the network is told the observed frame has. Source: `Cosmos2VideoToWorldPipeline.__call__`."""
+"""Noise level of the observed frames as told to the network. Source: `Cosmos2VideoToWorldPipeline.__call__`."""
 
 Estimate = Callable[[Tensor, Tensor], Tensor]
-"""x0 from noisy latents and their noise level."""
+"""Estimates x0 from noisy latents and their noise level."""
 
 
 class CosmosWorld(WanLatents):
@@ -80,7 +78,7 @@ class CosmosWorld(WanLatents):
         return cls(vae, transformer, text=text)
 
     def with_text(self, text: TextEmbeddings) -> CosmosWorld:
-        """This world model, same weights, following other prompts: one for all or one for each sample of a batch."""
+        """A copy with the same weights and other prompts: one for all samples, or one for each sample of a batch."""
         other = copy.copy(self)
         other._text = text
         return other
@@ -89,9 +87,9 @@ class CosmosWorld(WanLatents):
     def rollout(
         self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
     ) -> Float[Tensor, "B C T H W"]:
-        """Standardised float32 latents of what is seen and its predicted future, in one joint diffusion.
+        """Standardised float32 latents of the observed frames and their predicted future, in one joint diffusion.
 
-        What is seen is encoded and not predicted; frame 0 equals `encode` of the image or first frame.
+        Observed frames are encoded, not predicted; frame 0 equals `encode` of the image or first frame.
 
         Args:
             seen: float32 in [-1, 1], of the recipe's size: images, or the first frames of videos, 1 + a multiple of
@@ -103,7 +101,7 @@ class CosmosWorld(WanLatents):
         """
         if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
             chunks = " in chunks" if recipe.chunk_frames else ""
-            raise ConfigError(f"a recipe of kind {recipe.kind}{chunks} is no one joint diffusion")
+            raise ConfigError(f"a recipe of kind {recipe.kind}{chunks} is not one joint diffusion")
         observed = self.encode_video(seen) if seen.ndim == 5 else self.encode(seen)
         if recipe.rollout_steps == 0:
             return observed
@@ -111,7 +109,7 @@ class CosmosWorld(WanLatents):
         if prompted and self._text is None:
             raise ConfigError("this recipe has a prompt, and the world model was loaded without its embeddings")
         frames = 1 + recipe.rollout_steps * recipe.stride
-        _, channels, known, height, width = observed.shape
+        _, channels, observed_frames, height, width = observed.shape
         noise = draw_noise(recipe, keys, (channels, frames, height, width))
         latents = self.denoise(
             observed,
@@ -123,7 +121,7 @@ class CosmosWorld(WanLatents):
             negative_text=None if self._text is None else self._text.negative,
             fps=recipe.fps,
         )
-        latents[:, :, :known] = observed  # Euler leaves it with sigma_min of noise
+        latents[:, :, :observed_frames] = observed  # Euler leaves it with sigma_min of noise
         return latents[:, :, :: recipe.stride].contiguous()
 
     @torch.inference_mode()
@@ -141,7 +139,7 @@ class CosmosWorld(WanLatents):
     ) -> Float[Tensor, "B C T H W"]:
         """What `Cosmos2VideoToWorldPipeline(..., output_type="latent")` returns, for comparison with it.
 
-        Here what is seen is a *sample* of the posterior and keeps sigma_min of noise, and each generator is drawn
+        Here the observed frames are a *sample* of the posterior and keep sigma_min of noise. Each generator is drawn
         from in the pipeline's order: posterior noise of the full clip's shape, then the clip's noise.
         """
         frames = 1 + rollout_steps
@@ -150,8 +148,8 @@ class CosmosWorld(WanLatents):
         shape = (posterior.mean.shape[1], frames, *posterior.mean.shape[3:])
         draws = [(torch.randn(shape, generator=g), torch.randn(shape, generator=g)) for g in generators]
         posterior_noise, noise = (torch.stack(parts).to(self.device) for parts in zip(*draws, strict=True))
-        known = posterior.mean.shape[2]
-        observed = standardise(posterior.mean + posterior.std * posterior_noise[:, :, :known], self._spec)
+        observed_frames = posterior.mean.shape[2]
+        observed = standardise(posterior.mean + posterior.std * posterior_noise[:, :, :observed_frames], self._spec)
         return self.denoise(
             observed,
             noise,
@@ -178,7 +176,7 @@ class CosmosWorld(WanLatents):
         """From pure noise to a clip that begins with the latents in `observed`; float32.
 
         Args:
-            observed: standardised latents of what is seen. noise: unit normal.
+            observed: standardised latents of the observed frames. noise: unit normal.
             denoise_steps: noise levels N. solver: euler, N - 1 forwards; 2ab, N. Twice as many with guidance.
             guidance: x0 = cond + guidance * (cond - uncond) above 1.0.
             text, negative_text: prompt embeddings, one for all or one for each sample, padded to 512 as the pipeline
@@ -187,15 +185,15 @@ class CosmosWorld(WanLatents):
         Source: `Cosmos2VideoToWorldPipeline.__call__`.
         """
         batch, _, frames, height, width = noise.shape
-        known = observed.shape[2]
-        seen = noise.new_zeros(1, 1, frames, 1, 1)
-        seen[:, :, :known] = 1.0
+        observed_frames = observed.shape[2]
+        is_observed = noise.new_zeros(1, 1, frames, 1, 1)
+        is_observed[:, :, :observed_frames] = 1.0
         clean = torch.zeros_like(noise)
-        clean[:, :, :known] = observed
-        mask = seen.expand(batch, 1, frames, height, width).to(self.dtype)
+        clean[:, :, :observed_frames] = observed
+        mask = is_observed.expand(batch, 1, frames, height, width).to(self.dtype)
         if self._padding_channel:
             mask = torch.cat([mask, torch.zeros_like(mask)], dim=1)
-        t_seen = SIGMA_CONDITIONING / (SIGMA_CONDITIONING + 1)
+        t_observed = SIGMA_CONDITIONING / (SIGMA_CONDITIONING + 1)
         contexts = [self._context(text, batch)]
         if guidance > 1.0:
             contexts.append(self._context(negative_text, batch))
@@ -203,8 +201,8 @@ class CosmosWorld(WanLatents):
         def estimate(latents: Tensor, sigma: Tensor) -> Tensor:
             """x0: the clean clip that the network sees behind noisy latents."""
             t = sigma / (sigma + 1)
-            timestep = (seen * t_seen + (1 - seen) * t).expand(batch, -1, -1, -1, -1).to(self.dtype)
-            hidden = (seen * clean + (1 - seen) * (latents * (1 - t))).to(self.dtype)
+            timestep = (is_observed * t_observed + (1 - is_observed) * t).expand(batch, -1, -1, -1, -1).to(self.dtype)
+            hidden = (is_observed * clean + (1 - is_observed) * (latents * (1 - t))).to(self.dtype)
             estimates: list[Tensor] = []
             for context in contexts:
                 output = self.transformer(
@@ -217,7 +215,7 @@ class CosmosWorld(WanLatents):
                 )[0]
                 # the pipeline rounds x0 to the network's dtype before guidance; so do we
                 x0 = ((1 - t) * latents - t * output.float()).to(self.dtype)
-                estimates.append(seen * clean + (1 - seen) * x0)
+                estimates.append(is_observed * clean + (1 - is_observed) * x0)
             x0 = estimates[0]
             return x0 + guidance * (x0 - estimates[1]) if guidance > 1.0 else x0
 

@@ -1,9 +1,4 @@
-"""What a family of world models says of itself, so that the job, the workers and `ask` need not know which one it is.
-
-Lives here: the words of that (`WorldFamily`, `HasAutoencoder`, `Card`, `TextEncoder`) and the reading of configs they
-rest on. Elsewhere: the families that come with this package (builtin.py), finding one and those other packages add
-(registry.py), running it (cosmos.py, wan.py).
-"""
+"""The interface of a family of world models, and how its configs are read."""
 
 from __future__ import annotations
 
@@ -24,16 +19,16 @@ if TYPE_CHECKING:
     from .text_embeddings import TextEmbeddings
 
 Configs = Mapping[str, Mapping[str, Any]]
-"""What a folder says it holds: `model_index` and each subfolder that has a config -> that config's JSON."""
+"""The configs of a folder: `model_index`, or a subfolder's name -> that config's JSON."""
 
 INDEX = "model_index"
 CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
-"""Of a part, in the order they are looked for."""
+"""File names of a part's config, in the order they are tried."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """What a world model says of itself: the settings it was trained for. A folder's `card.json` overrides these."""
+    """The settings a world model was trained for. A folder's `card.json` overrides them."""
 
     height: int = 224
     """Pixels."""
@@ -44,7 +39,7 @@ class Card:
     fps: Annotated[float, Field(gt=0)] = 16.0
     """Video frames per second of its training clips, for the horizon in seconds."""
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """What its transformer is run in; the same on every device, since it changes the latents."""
+    """Dtype of its transformer; the same on every device, since it changes the latents."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +47,7 @@ class TextEncoder:
     """How a family reads prompts."""
 
     class_name: str
-    """Of transformers, such as T5EncoderModel."""
+    """Class of transformers, such as T5EncoderModel."""
     empty_is_free: bool
     """Whether no text means zero embeddings. Where it does not, the empty prompt is embedded like any other, so the
     encoder decides the latents always, and belongs to the world's identity always."""
@@ -60,7 +55,7 @@ class TextEncoder:
     """Whether the model's licence asks that someone checks its prompts."""
     parts: tuple[str, ...] = ("text_encoder", "tokenizer")
     clean: Callable[[str], str] = str
-    """What the stock pipeline does to a prompt before it is cut into tokens."""
+    """Cleans a prompt before tokenization, as the stock pipeline does."""
 
 
 class WorldFamily(Protocol):
@@ -104,10 +99,10 @@ class WorldFamily(Protocol):
 
 @runtime_checkable
 class HasAutoencoder(Protocol):
-    """What a family may have besides: looking at latents then loads no more than what decodes them."""
+    """Optional for a family: loading its autoencoder alone, to decode latents without the whole world model."""
 
     autoencoder_parts: tuple[str, ...]
-    """Those of its parts that encode and decode."""
+    """The parts that encode and decode."""
 
     def load_autoencoder(self, folder: Path, *, device: str) -> Autoencoder:
         """These parts, their weights on the device. Raises WorldModelError where they cannot be loaded."""
@@ -115,20 +110,20 @@ class HasAutoencoder(Protocol):
 
 
 def read_configs(folder: Path) -> Configs:
-    """What a folder says it holds, from its JSON alone.
+    """The configs of a folder, from its JSON files alone.
 
     Raises:
         WorldModelError: a config is no JSON object.
     """
-    found: dict[str, dict[str, Any]] = {}
+    configs: dict[str, dict[str, Any]] = {}
     if (index := folder / f"{INDEX}.json").is_file():
-        found[INDEX] = read_json(index)
+        configs[INDEX] = read_json(index)
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
         for name in CONFIG_FILES:
             if (part / name).is_file():
-                found[part.name] = read_json(part / name)
+                configs[part.name] = read_json(part / name)
                 break
-    return found
+    return configs
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -147,7 +142,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def class_of(config: Mapping[str, Any]) -> str:
-    """What a part is: diffusers' class name, or transformers' model type."""
+    """The class of a part: diffusers' class name, or transformers' model type."""
     return str(config.get("_class_name") or config.get("model_type") or "part of no stated class")
 
 
@@ -163,10 +158,10 @@ def mismatched(configs: Configs, wanted: Mapping[str, tuple[str, ...]]) -> str |
             if part == INDEX:
                 continue
             return f"it has no {part}/ with a config"
-        found = class_of(configs[part])
-        if classes and found not in classes:
-            what = "pipeline" if part == INDEX else part
-            return f"its {what} is a {found}, not a {' or '.join(classes)}"
+        part_class = class_of(configs[part])
+        if classes and part_class not in classes:
+            name = "pipeline" if part == INDEX else part
+            return f"its {name} is a {part_class}, not a {' or '.join(classes)}"
     return None
 
 

@@ -1,8 +1,7 @@
-"""Prompts: embedded once, before any worker starts, and kept beside the recipe, so that no worker holds a text encoder.
+"""Prompts: checked by a guardrail and embedded once, before workers start, so that no worker holds a text encoder.
 
-What a family's encoder is, and whether the empty prompt is one more prompt to it, says its `TextEncoder` (families.py).
-NVIDIA's licence ends where a guardrail is bypassed without a similar one in its place. A recipe with a prompt therefore
-needs a word on who checks it: `cosmos` runs NVIDIA's own text filter once, `external` states that you did.
+NVIDIA's licence ends where a guardrail is bypassed without a similar one in its place. So a recipe with a prompt must
+name its guardrail: `cosmos` runs NVIDIA's own text filter once; `external` states that you have run a filter.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def embed_prompts(folder: Path, recipe: Recipe, encoder: TextEncoder | None) -> 
 def embed_sample_prompts(
     store: Path, folder: Path, prompts: Sequence[str], encoder: TextEncoder, device: str
 ) -> dict[str, str]:
-    """Keep the embedding of every prompt of the samples in their store; those that are there already stay.
+    """Write the embedding of every sample's prompt to the store; existing ones stay.
 
     Args:
         folder: a world model in the stock layout. device: where its text encoder runs, for as long as this takes.
@@ -96,7 +95,7 @@ def embed_sample_prompts(
 
 
 def load_prompt_embeddings(store: Path, prompts: Sequence[str], negative: Tensor | None) -> TextEmbeddings:
-    """The embeddings that `embed_sample_prompts` kept, one row a prompt, padded to what the world model reads.
+    """The embeddings that `embed_sample_prompts` wrote, one row per prompt, padded to 512 tokens.
 
     Raises:
         WorldModelError: one is not there.
@@ -114,7 +113,7 @@ def load_prompt_embeddings(store: Path, prompts: Sequence[str], negative: Tensor
 
 
 def prompt_file(store: Path, prompt: str) -> Path:
-    """Where a store keeps the embedding of a sample's prompt."""
+    """File of a store that holds the embedding of a sample's prompt."""
     return store / PROMPTS / f"{hashlib.sha256(prompt.encode()).hexdigest()[:32]}.safetensors"
 
 
@@ -133,7 +132,7 @@ def check_prompts(prompts: list[str], guardrail: Guardrail | None, encoder: Text
 def unsafe_prompts(
     prompts: Sequence[str], guardrail: Guardrail | None, encoder: TextEncoder | None
 ) -> list[str]:
-    """Those that NVIDIA's filter finds unsafe, where it is asked.
+    """The prompts that NVIDIA's filter finds unsafe; none where another guardrail is named.
 
     Raises:
         ConfigError: no guardrail was named where the licence asks for one, or NVIDIA's is not installed.

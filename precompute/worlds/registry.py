@@ -1,9 +1,4 @@
-"""Which families of world models there are, and which of them a folder is of.
-
-Lives here: those built in and those that installed packages add by the entry point group `theworld.worlds`, the
-errors of broken and clashing ones, the choice by a folder's configs.
-Elsewhere: what a family is (families.py), from what a user types to a folder (world.py).
-"""
+"""The families of world models, built in or added by entry points, and the choice of one by a folder's configs."""
 
 from __future__ import annotations
 
@@ -32,7 +27,7 @@ _MEMBERS = (*WorldFamily.__annotations__, "mismatch", "latent_spec", "check", "l
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A family, the name it goes by, and who brought it."""
+    """A family, its name, and the package it comes from."""
 
     name: str
     family: WorldFamily
@@ -46,29 +41,29 @@ def registered() -> dict[str, Registered]:
     Raises:
         WorldModelError: an entry point cannot be loaded or is no family, or two claim one name; it says whose they are.
     """
-    found = {name: Registered(name, family, "theworld") for name, family in BUILT_IN.items()}
+    families = {name: Registered(name, family, "theworld") for name, family in BUILT_IN.items()}
     for point in entry_points(group=GROUP):
         origin = _origin(point)
-        if (other := found.get(point.name)) is not None:
+        if (other := families.get(point.name)) is not None:
             raise WorldModelError(
                 f"two packages bring a world family named {point.name}: {other.origin} and {origin} "
                 f"(entry points of the group {GROUP}). Uninstall one, or give it another name"
             )
-        found[point.name] = Registered(point.name, _load(point, origin), origin)
+        families[point.name] = Registered(point.name, _load(point, origin), origin)
     owners: dict[str, Registered] = {}
-    for one in found.values():
-        for name in one.family.names:
-            if (other := owners.setdefault(name, one)) is not one:
+    for entry in families.values():
+        for name in entry.family.names:
+            if (other := owners.setdefault(name, entry)) is not entry:
                 raise WorldModelError(
                     f"--world {name} would mean two things: the families {other.name} ({other.origin}) and "
-                    f"{one.name} ({one.origin}) both claim it. Uninstall one, or give it another name"
+                    f"{entry.name} ({entry.origin}) both claim it. Uninstall one, or give it another name"
                 )
-    return found
+    return families
 
 
 def named_worlds() -> dict[str, str]:
-    """What may be typed as `--world` besides folders and Hub ids -> the folder or Hub id it stands for."""
-    return {name: place for one in registered().values() for name, place in one.family.names.items()}
+    """Names that `--world` takes -> the folder or Hub id each stands for."""
+    return {name: place for entry in registered().values() for name, place in entry.family.names.items()}
 
 
 def identify(configs: Configs, where: Path) -> Registered:
@@ -80,12 +75,12 @@ def identify(configs: Configs, where: Path) -> Registered:
         WorldModelError: none is, with each one's reason; or several are.
     """
     families = registered()
-    reasons = {name: _mismatch(one, configs) for name, one in families.items()}
+    reasons = {name: _mismatch(entry, configs) for name, entry in families.items()}
     fitting = [families[name] for name, reason in reasons.items() if reason is None]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        claims = " and ".join(f"{one.name} ({one.origin})" for one in fitting)
+        claims = " and ".join(f"{entry.name} ({entry.origin})" for entry in fitting)
         raise WorldModelError(f"the world model in {where} is claimed by {claims}. Uninstall one of these packages")
     why = "; ".join(f"no {name} ({families[name].family.title}): {reason}" for name, reason in reasons.items())
     raise WorldModelError(
@@ -100,27 +95,27 @@ def load_world(
     """The engine of whatever world model lies in a folder.
 
     Args:
-        text: embeddings of the recipe's prompts (text.py).
+        text: embeddings of the recipe's prompts.
     Raises:
         WorldModelError: it is of no family, or cannot be loaded.
     """
-    one = identify(read_configs(folder), folder)
-    return one.family.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+    family = identify(read_configs(folder), folder).family
+    return family.load(folder, device=device, compute_dtype=compute_dtype, text=text)
 
 
 def card_of(folder: Path, family: WorldFamily) -> Card:
-    """What a folder's `card.json` says, and the family where it says nothing.
+    """The card of a folder: its `card.json` over the family's defaults.
 
     Raises:
-        WorldModelError: it says what no card can.
+        WorldModelError: `card.json` has an invalid value.
     """
     path = folder / "card.json"
     if not path.is_file():
         return family.card
     defaults = read_json(path).get("defaults", {})
     try:
-        said = _Defaults.validate_python(defaults)
-        stated = {name: said[name] for name in Card.__dataclass_fields__ if said.get(name) is not None}
+        values = _Defaults.validate_python(defaults)
+        stated = {name: values[name] for name in Card.__dataclass_fields__ if values.get(name) is not None}
         return _Card.validate_python({**asdict(family.card), **stated})
     except ValidationError as error:
         raise WorldModelError(f"{path}, defaults: {list_problems(error)}") from error
@@ -129,20 +124,20 @@ def card_of(folder: Path, family: WorldFamily) -> Card:
 def list_worlds() -> list[dict[str, Any]]:
     """One plain record for each name that `--world` takes, and one for each family that has none."""
     rows: list[dict[str, Any]] = []
-    for one in registered().values():
-        names: Mapping[str | None, str | None] = {**one.family.names} or {None: None}
+    for entry in registered().values():
+        names: Mapping[str | None, str | None] = {**entry.family.names} or {None: None}
         for name, place in names.items():
             folder = Path(place) if place is not None else None
             embedded = folder is not None and folder.is_dir()
-            card = card_of(folder, one.family) if folder is not None and embedded else one.family.card
-            text = one.family.text
+            card = card_of(folder, entry.family) if folder is not None and embedded else entry.family.card
+            text = entry.family.text
             rows.append(
                 {
                     "world": name,
                     "at": place,
-                    "family": one.name,
-                    "title": one.family.title,
-                    "from": one.origin,
+                    "family": entry.name,
+                    "title": entry.family.title,
+                    "from": entry.origin,
                     **asdict(card),
                     "prompts": text is not None and (not embedded or _has_text(folder, text.parts)),
                 }
@@ -151,7 +146,7 @@ def list_worlds() -> list[dict[str, Any]]:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """What `list_worlds` found, for a terminal."""
+    """The rows of `list_worlds` as a table for a terminal."""
     caption = "--world takes a folder or a Hub id of any family, too. Windows: latent frames"
     table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
     for column in ("--world", "family", "size", "window", "fps", "denoise steps", "prompts"):
@@ -193,13 +188,13 @@ def _load(point: EntryPoint, origin: str) -> WorldFamily:
     return family
 
 
-def _mismatch(one: Registered, configs: Configs) -> str | None:
+def _mismatch(entry: Registered, configs: Configs) -> str | None:
     try:
-        return one.family.mismatch(configs)
+        return entry.family.mismatch(configs)
     except WorldModelError as error:  # configs that contradict themselves
         return str(error)
     except Exception as error:
         raise WorldModelError(
-            f"the world family {one.name} of {one.origin} broke on these configs: {type(error).__name__}: {error}. "
-            f"Repair or uninstall {one.origin}"
+            f"the world family {entry.name} of {entry.origin} broke on these configs: {type(error).__name__}: {error}. "
+            f"Repair or uninstall {entry.origin}"
         ) from error

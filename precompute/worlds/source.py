@@ -1,8 +1,4 @@
-"""Which weights: from what a user types to a local folder, the identity in the recipe, and the card's defaults.
-
-Lives here: resolving `--world` (the embedded worldlet, another known name, a Hub id, a folder) *before* anything is
-loaded. Elsewhere: which kinds of world model there are (families.py, registry.py), running them (cosmos.py, wan.py).
-"""
+"""From `--world` to a local folder, the identity in the recipe, and the card; loads no weights."""
 
 from __future__ import annotations
 
@@ -24,31 +20,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorldSource:
-    """A world model that was found, named, and not loaded yet."""
+    """A world model on disk, named and identified, not loaded."""
 
     name: str
     """For people and folder names."""
     folder: Path
     """Local folder in the stock layout."""
     identity: str
-    """What enters the recipe: `hub:ORG/NAME@<commit>` or `sha256:<hash of weights and configs>`; empty where these
+    """Its name in the recipe: `hub:ORG/NAME@<commit>` or `sha256:<hash of weights and configs>`; empty where these
     were not read (`find_autoencoder`)."""
     family: WorldFamily
-    """What it is, and so which engine runs it."""
+    """Its family, which has its engine."""
     card: Card
 
     def latent_spec(self) -> LatentSpec:
-        """The space its latents will live in, from its configs."""
+        """The space of its latents, from its configs."""
         return self.family.latent_spec(read_configs(self.folder))
 
     def weight_bytes(self) -> int:
-        """Of all that a worker loads."""
+        """Bytes of all weights that a worker loads."""
         return sum(
             path.stat().st_size for part in self.family.parts for path in (self.folder / part).glob("*.safetensors")
         )
 
     def load_autoencoder(self, *, device: str) -> Autoencoder:
-        """What encodes and decodes, and of a family that has it in parts of its own, nothing more.
+        """Its autoencoder; the whole world model where the family cannot load the autoencoder alone.
 
         Raises:
             WorldModelError: its weights cannot be loaded.
@@ -95,9 +91,9 @@ def resolve_world(world: str | None, *, with_text: bool = False, with_weights: b
 
 
 def find_autoencoder(world: str | None) -> WorldSource:
-    """A world model of which only what encodes and decodes has to be there: no other weights are fetched or read.
+    """A world model of which only the autoencoder is fetched or read.
 
-    So the identity of a folder, which is that of all its weights, stays unsaid; that of the Hub is its commit.
+    The identity of a Hub id is its commit; that of a folder stays empty, since it is a hash of all its weights.
 
     Args:
         world: as of `resolve_world`.
@@ -124,10 +120,10 @@ def find_family(world: str | None) -> WorldFamily:
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
-    """What decides how many numbers a world model's latents have."""
+    """The sizes that decide how many numbers a latent has."""
 
     height: int
-    """Pixels, where nothing else is asked for."""
+    """Default height in pixels."""
     width: int
     channels: int
     spatial_stride: int
@@ -135,7 +131,7 @@ class Dimensions:
 
 
 def find_dimensions(world: str | None) -> Dimensions:
-    """Of a world model as `resolve_world` finds it, from its configs alone; of one known by name without the network.
+    """The dimensions of a world model, from its configs alone; for known names, without the network.
 
     Raises:
         WorldModelError: as `resolve_world`.
@@ -153,7 +149,7 @@ def find_dimensions(world: str | None) -> Dimensions:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a world model lies: a folder with its configs, and of the Hub with these alone."""
+    """A folder with a world model's configs; from the Hub it holds only these."""
 
     name: str
     folder: Path
@@ -162,17 +158,17 @@ class _Place:
 
 def _locate(world: str | None) -> _Place:
     world = world or WORLDLET
-    known = named_worlds()
-    place = known.get(world, world)
+    place_by_name = named_worlds()
+    place = place_by_name.get(world, world)
     try:
         path = Path(place).expanduser()
         if path.is_dir():
-            return _Place(world if world in known else path.resolve().name, path.resolve())
+            return _Place(world if world in place_by_name else path.resolve().name, path.resolve())
     except (OSError, RuntimeError) as error:  # of no such user, or not for this one to see
         raise WorldModelError(f"--world {place} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not is_hub_id(place):
         raise WorldModelError(
-            f"there is no folder {place}, and it is neither a Hub id (ORG/NAME) nor one of {', '.join(known)}. "
+            f"there is no folder {place}, and it is neither a Hub id (ORG/NAME) nor one of {', '.join(place_by_name)}. "
             f"Give a folder, an id such as {COSMOS}, or one of these names (`theworld worlds`)"
         )
     snapshot = _fetch(place, [f"{INDEX}.json", "*/*config.json"])

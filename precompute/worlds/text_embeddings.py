@@ -1,4 +1,4 @@
-"""Embeddings of prompts, as a store keeps them and a world model takes them."""
+"""Prompt embeddings, as stores keep them and world models take them."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class TextEmbeddings:
         return cls(prompt, negative)
 
     def padded(self, missing: int) -> TextEmbeddings:
-        """With the last prompt so many times more, as batches are filled up."""
+        """The embeddings with the last prompt repeated `missing` more times, to fill a batch."""
         if self.prompt is None or not missing:
             return self
         return TextEmbeddings(torch.cat([self.prompt, self.prompt[-1:].expand(missing, -1, -1)]), self.negative)
 
 
 class PromptedWorld(WorldModel, Protocol):
-    """A world model that can follow a prompt of each sample's own."""
+    """A world model that can follow one prompt per sample."""
 
     def with_text(self, text: TextEmbeddings) -> WorldModel:
-        """This world model, following other prompts."""
+        """A copy of this world model that follows other prompts."""
         ...
 
 

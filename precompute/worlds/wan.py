@@ -1,11 +1,8 @@
-"""The Wan 2.1 image-to-video engine: encode frames, denoise a first one's future.
+"""The Wan 2.1 image-to-video engine: it denoises the future of a first frame.
 
-Lives here: the denoise loop, equal to diffusers' `WanImageToVideoPipeline` given the same draws, over a batch of images
-with noise of their own, nothing decoded. With cosmos.py the one door to diffusers.
-Elsewhere: which folders it runs and what it refuses (builtin.py), prompts (text.py).
-
-How it is told of the image, three times over: the VAE's encoding of a clip that is the image and then grey, beside the
-noise; four mask channels that are one at the first latent frame; CLIP's tokens of the image, beside the text's.
+Given the same draws, its result equals that of diffusers' `WanImageToVideoPipeline`, for a batch of images and without
+decoding. The network gets the image three times: the VAE's encoding of a clip that is the image and then grey, beside
+the noise; four mask channels that are one at the first latent frame; CLIP's tokens of the image, beside the text's.
 
 Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video frame
 """
@@ -39,7 +36,7 @@ from .wan_vae import WanLatents, load_part
 
 Scheduler = UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler
 _SCHEDULERS: dict[str, type[Scheduler]] = {
-    one.__name__: one for one in (UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler)
+    cls.__name__: cls for cls in (UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler)
 }
 
 
@@ -59,8 +56,8 @@ class WanWorld(WanLatents):
         """
         Args:
             vae, image_encoder: float32. transformer: float32 or bfloat16, all on one device.
-            scheduler: its config says the noise levels and the solver; it is copied and left as it is.
-            text: embeddings of the recipe's prompts, the empty one among them; None can encode and not roll out.
+            scheduler: its config states the noise levels and the solver; each rollout uses a copy of it.
+            text: embeddings of the recipe's prompts, the empty one included; with None it can encode, not roll out.
         """
         super().__init__(vae)
         self.transformer = transformer.eval().requires_grad_(False)
@@ -98,7 +95,7 @@ class WanWorld(WanLatents):
         return cls(vae, transformer, scheduler, image_encoder, image_processor, text=text)
 
     def with_text(self, text: TextEmbeddings) -> WanWorld:
-        """This world model, same weights, following other prompts: one for all or one for each sample of a batch."""
+        """A copy with the same weights and other prompts: one for all samples, or one for each sample of a batch."""
         other = copy.copy(self)
         other._text = text
         return other
@@ -117,9 +114,9 @@ class WanWorld(WanLatents):
                 its latents are not those of one joint diffusion, or more than one frame is shown.
         """
         if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
-            raise ConfigError(f"a recipe of kind {recipe.kind} is no one joint diffusion")
+            raise ConfigError(f"a recipe of kind {recipe.kind} is not one joint diffusion")
         if seen.ndim == 5 and seen.shape[2] != 1:
-            raise ConfigError(f"Wan 2.1 image-to-video is shown one frame, not {seen.shape[2]}")
+            raise ConfigError(f"Wan 2.1 image-to-video takes one frame, not {seen.shape[2]}")
         images = seen[:, :, 0] if seen.ndim == 5 else seen
         if recipe.rollout_steps == 0:
             return self.encode(images)
@@ -171,7 +168,7 @@ class WanWorld(WanLatents):
     def condition(
         self, images: Float[Tensor, "B 3 height width"], rollout_steps: int
     ) -> Float[Tensor, "B mask_and_C T H W"]:
-        """What stands beside the noise: a mask of the observed frame, and the encoding of the image and grey after it.
+        """The network's input beside the noise: a mask of the observed frame, and the encoding of the image and grey.
 
         The encoding's first frame equals `encode`, since the VAE is causal; the mask has `temporal_stride` channels.
 
@@ -217,8 +214,8 @@ class WanWorld(WanLatents):
                 raise ConfigError("guidance steers away from a text, and no embeddings of one were given")
             contexts.append(negative_text)
         contexts = [context.to(self.device, self.dtype).expand(len(noise), -1, -1) for context in contexts]
-        seen = self._look(images).to(self.dtype)
-        # a new one each time: a solver of several steps has a memory
+        image_tokens = self._image_tokens(images).to(self.dtype)
+        # a new scheduler each time: multistep solvers keep state
         scheduler: Any = type(self.scheduler).from_config(self.scheduler.config)
         scheduler.set_timesteps(denoise_steps, device=self.device)
         latents = noise
@@ -229,7 +226,7 @@ class WanWorld(WanLatents):
                     hidden_states=hidden,
                     timestep=t.expand(len(noise)),
                     encoder_hidden_states=context,
-                    encoder_hidden_states_image=seen,
+                    encoder_hidden_states_image=image_tokens,
                     return_dict=False,
                 )[0]
                 for context in contexts
@@ -238,7 +235,7 @@ class WanWorld(WanLatents):
             latents = scheduler.step(flow, t, latents, return_dict=False)[0]
         return latents
 
-    def _look(self, images: Tensor) -> Tensor:
+    def _image_tokens(self, images: Tensor) -> Tensor:
         """CLIP's tokens of each image, (B, L, D): its last layer but one."""
         pictures = [to_image(image) for image in images.cpu()]
         pixels = self.image_processor(images=pictures, return_tensors="pt")["pixel_values"]

@@ -1,6 +1,4 @@
-"""The latent space of Wan's VAE, which Wan 2.1, Cosmos-Predict2 and the worldlet share: frames in, frames out.
-
-Elsewhere: what is predicted in it (cosmos.py, wan.py), standardising (pipeline/latents/tensors.py).
+"""Wan's VAE, which Wan 2.1, Cosmos-Predict2 and the worldlet share: frames to latents and back.
 
 Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video frame
 """
@@ -25,7 +23,7 @@ _Part = TypeVar("_Part", bound=torch.nn.Module)
 
 
 class WanLatents:
-    """The part of a `WorldModel` that is its VAE."""
+    """An autoencoder over Wan's VAE; the engines derive from it."""
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         """
@@ -39,7 +37,7 @@ class WanLatents:
 
     @property
     def spec(self) -> LatentSpec:
-        """The space its latents live in."""
+        """The space of its latents."""
         return self._spec
 
     @torch.inference_mode()
@@ -60,7 +58,7 @@ class WanLatents:
         Args:
             videos: float32 in [-1, 1].
         Raises:
-            LatentShapeError: F - 1 is no multiple of the temporal stride; the VAE would drop the rest unsaid.
+            LatentShapeError: F - 1 is not a multiple of the temporal stride; the VAE would silently drop the rest.
         """
         frames, stride = videos.shape[2], self._spec.temporal_stride
         if (frames - 1) % stride:
@@ -74,9 +72,9 @@ class WanLatents:
         Args:
             images: float32 in [-1, 1].
         """
-        found = self._posterior(images.unsqueeze(2))
+        posterior = self._posterior(images.unsqueeze(2))
         scale = torch.tensor(self._spec.std, device=self.device).view(1, -1, 1, 1, 1)
-        return torch.cat([standardise(found.mean, self._spec), found.logvar - 2 * torch.log(scale)], dim=2)
+        return torch.cat([standardise(posterior.mean, self._spec), posterior.logvar - 2 * torch.log(scale)], dim=2)
 
     @torch.inference_mode()
     def decode(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B 3 F height width"]:
@@ -89,7 +87,7 @@ class WanLatents:
 
 
 def load_part(kind: type[_Part], folder: Path, name: str, *, device: str, dtype: torch.dtype = torch.float32) -> _Part:
-    """`name/` of a folder in the stock layout; nothing else is opened.
+    """The part in subfolder `name` of a folder in the stock layout, on the device.
 
     Raises:
         WorldModelError: it is missing or of another class.

@@ -496,7 +496,7 @@ def test_a_second_listing_reads_only_what_changed(
     read = read_count(monkeypatch)
 
     def listed(**options: object) -> dict[str, str]:
-        index = HashCache.of(tmp_path / "cache", folder, "image", **options)  # type: ignore[arg-type]
+        index = HashCache.load(tmp_path / "cache", folder, "image", **options)  # type: ignore[arg-type]
         read.clear()
         found = keys_only(list_inputs(folder, IMAGES, index=index))
         index.save()
@@ -529,7 +529,7 @@ def test_a_file_written_a_moment_ago_is_read_again(
 ) -> None:
     read = read_count(monkeypatch)
     for _ in range(2):
-        index = HashCache.of(tmp_path / "cache", folder, "image")
+        index = HashCache.load(tmp_path / "cache", folder, "image")
         list_inputs(folder, IMAGES, index=index)
         index.save()
     assert len(read) == 6
@@ -540,11 +540,11 @@ def test_an_index_knows_members_too(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(input_index, "_RACY_NS", -(10**9))
     tar = write_tar(tmp_path / "a.tar", {"0.png": b"first", "1.png": b"second"})
-    index = HashCache.of(tmp_path / "cache", tar, "image")
+    index = HashCache.load(tmp_path / "cache", tar, "image")
     first = list_inputs(tar, IMAGES, index=index)
     index.save()
     monkeypatch.setattr(TarMember, "read", lambda *_: pytest.fail("read again"))
-    assert list_inputs(tar, IMAGES, index=HashCache.of(tmp_path / "cache", tar, "image")) == first
+    assert list_inputs(tar, IMAGES, index=HashCache.load(tmp_path / "cache", tar, "image")) == first
 
 
 def test_a_locator_refuses_what_is_no_longer_there(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_what_cannot_be_used_says_why(tmp_path: Path) -> None:
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    assert reason_of(sound.getvalue()) == ("format", "x.mp4 has no video in it")
+    assert reason_of(sound.getvalue()) == ("format", "x.mp4 has no video stream")
 
 
 def test_frames_beyond_the_cap_are_refused_before_they_are_decoded(

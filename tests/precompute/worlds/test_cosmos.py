@@ -213,7 +213,7 @@ def test_a_posterior_is_the_encoder_s_mean_and_log_variance_in_standard_units(
 
 def test_latents_of_several_diffusions_are_not_one_rollout(world: CosmosWorld, images: torch.Tensor) -> None:
     for several in (recipe(kind="samples", draws=2), recipe(kind="frames", denoise_steps=10), recipe(**CHUNKS)):
-        with pytest.raises(ConfigError, match="no one joint diffusion"):
+        with pytest.raises(ConfigError, match="not one joint diffusion"):
             world.rollout(images, KEYS, several)
 
 
