@@ -1,4 +1,4 @@
-"""Settings from a TOML file and from flags, as one frozen model. Flags win; unknown names are refused by name."""
+"""Read the settings of a command from a TOML file and from flags. Flags override the file; unknown names are errors."""
 
 from __future__ import annotations
 
@@ -15,44 +15,46 @@ from .messages import list_problems
 Model = TypeVar("Model", bound=BaseModel)
 
 TABLES = ("precompute", "train")
+"""The tables that a settings file may hold."""
 
 
 def load_config(model: type[Model], table: str, file: Path | None, flags: Mapping[str, Any]) -> Model:
-    """The settings of one command.
+    """Return the validated settings of one command.
 
     Args:
         model: the pydantic model of the command's settings.
         table: the TOML table that belongs to the command: `[precompute]` or `[train]`.
         file: a TOML file; it may hold both tables.
-        flags: what was typed; None means not typed.
+        flags: setting -> value from the command line; None means that the flag was not typed.
     Raises:
-        ConfigError: the file cannot be read, or a name or value in it or among the flags is wrong.
+        ConfigError: the file cannot be read, or a name or a value is wrong, in the file or among the flags.
     """
     settings = read_table(file, table) if file is not None else {}
     settings |= {name: value for name, value in flags.items() if value is not None}
     try:
         return model.model_validate(settings)
     except ValidationError as error:
-        typed = {name: f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None}
+        flag_by_field = {name: f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None}
         where = "these flags" if file is None else f"{file}, [{table}]"
-        raise ConfigError(f"{where}: {list_problems(error, known=model.model_fields, spelled=typed)}") from error
+        problems = list_problems(error, fields=model.model_fields, spelling=flag_by_field)
+        raise ConfigError(f"{where}: {problems}") from error
 
 
 def read_table(file: Path, table: str) -> dict[str, Any]:
-    """One table of a TOML file; empty where the file has none of that name.
+    """Return one table of a TOML file, or an empty one if the file does not have it.
 
     Raises:
-        ConfigError: no such file, not TOML, or a table of another name in it.
+        ConfigError: the file is missing, is not TOML, or has a table that is not in `TABLES`.
     """
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark in front
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # Windows editors write a byte order mark
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # beside TOMLDecodeError, integers of thousands of digits
-        raise ConfigError(f"{file} is not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError; also integers of thousands of digits
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
     if unknown := sorted(set(content) - set(TABLES)):
         raise ConfigError(
-            f"{file}: there is no table or setting {unknown[0]!r} at the top; settings stand under "
+            f"{file}: unknown table or setting {unknown[0]!r} at the top level. Put settings under "
             f"{' or '.join(f'[{name}]' for name in TABLES)}"
         )
     value = content.get(table, {})

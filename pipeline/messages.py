@@ -1,8 +1,4 @@
-"""How messages name things: a list too long to be told whole, a name no terminal should obey, and what is wrong with
-values that pydantic refused.
-
-Who raises adds the file and what to do next. Elsewhere: the errors themselves (errors.py).
-"""
+"""Text for messages: long lists cut short, names made safe for a terminal, and pydantic's errors in plain words."""
 
 from __future__ import annotations
 
@@ -15,21 +11,21 @@ from typing import Any
 from pydantic import ValidationError
 
 MAX_NAMES = 3
-"""Of many, so many are told by name."""
+"""A list in a message names this many items and counts the rest."""
 
 _VALUE = reprlib.Repr()
 _VALUE.maxstring = _VALUE.maxother = 80
 
 
 def name_some(names: Sequence[object], *, between: str = ", ", most: int = MAX_NAMES) -> str:
-    """The first few, the rest counted: `a, b, c and 7 more`."""
-    told = between.join(map(str, names[:most]))
+    """Return the first names and the number of the others: `a, b, c and 7 more`."""
+    named = between.join(map(str, names[:most]))
     joint = "" if between == ", " else between.rstrip()
-    return f"{told}{joint} and {len(names) - most:,} more" if len(names) > most else told
+    return f"{named}{joint} and {len(names) - most:,} more" if len(names) > most else named
 
 
 def printable(text: str) -> str:
-    """On one line of a terminal, and nothing but seen: a name may hold anything, and a store be a stranger's."""
+    """Return the text with all control characters escaped: a file name from a stranger may hold terminal commands."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -39,36 +35,36 @@ def install_extra(name: str) -> str:
 
 
 def list_problems(
-    error: ValidationError | OSError, *, known: Iterable[str] = (), spelled: Mapping[str, str] | None = None
+    error: ValidationError | OSError, *, fields: Iterable[str] = (), spelling: Mapping[str, str] | None = None
 ) -> str:
-    """Why values could not be taken, each as its field, what is expected, and what was there.
+    """Return what is wrong with some values: for each its field, what is expected, and what was given.
 
     Args:
-        error: of pydantic, or of reading the file the values were in.
-        known: the fields there are, told where one is named that is not.
-        spelled: field -> how the user wrote it, a flag say.
+        error: from pydantic, or from reading the file that holds the values.
+        fields: all valid field names; listed if the error is an unknown one.
+        spelling: field -> how the user wrote it, for example as a flag.
     """
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    problems = [_in_words(problem, sorted(known), spelled or {}) for problem in error.errors(include_url=False)]
+    problems = [_describe(problem, sorted(fields), spelling or {}) for problem in error.errors(include_url=False)]
     return name_some(problems, between="; ")
 
 
-def _in_words(problem: Any, fields: list[str], spelled: Mapping[str, str]) -> str:
-    first, *rest = problem["loc"] or ("",)
-    name = ".".join(map(str, [spelled.get(str(first), first), *rest]))
-    said = problem["msg"].removeprefix("Value error, ")
+def _describe(problem: Any, fields: list[str], spelling: Mapping[str, str]) -> str:
+    first, *path = problem["loc"] or ("",)
+    name = ".".join(map(str, [spelling.get(str(first), first), *path]))
+    message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first), fields, n=1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
-        listed = f" (there are {', '.join(fields)})" if fields else ""
-        return f"there is no {name!r}{meant}{listed}"
+        matches = difflib.get_close_matches(str(first), fields, n=1)
+        hint = f"; did you mean {matches[0]!r}?" if matches else ""
+        choices = f" (there are {', '.join(fields)})" if fields else ""
+        return f"there is no {name!r}{hint}{choices}"
     if problem["type"] == "missing":
         return f"{name} is missing"
     if not name:
-        return said
-    if problem["type"] in ("value_error", "assertion_error"):  # our own words, which say what was there
-        return f"{name}: {said}"
-    should = re.sub(r"^\w+ should ", "", said)  # pydantic begins with what it is: Input, String, List
-    joint = ": " if should == said else " should "
-    return f"{name}{joint}{should}, got {_VALUE.repr(problem['input'])}"
+        return message
+    if problem["type"] in ("value_error", "assertion_error"):  # our own message, which names the value already
+        return f"{name}: {message}"
+    expected = re.sub(r"^\w+ should ", "", message)  # pydantic begins with the type: Input, String, List
+    joint = ": " if expected == message else " should "
+    return f"{name}{joint}{expected}, got {_VALUE.repr(problem['input'])}"

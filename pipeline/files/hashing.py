@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def digest_of_bytes(content: bytes) -> bytes:
-    """What a key is made of, 32 bytes: for who hashes content once and asks for its keys later."""
+    """Return the SHA-256 of some bytes, 32 bytes; `key_of_digest` makes keys of it."""
     return hashlib.sha256(content).digest()
 
 
 def digest_of_file(path: Path) -> bytes:
-    """SHA-256 of a file's bytes, 32 of them, read in blocks.
+    """Return the SHA-256 of a file, 32 bytes. The file is read in blocks.
 
     Raises:
         OSError: the file cannot be read.
@@ -22,11 +22,16 @@ def digest_of_file(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+def digest_of_lines(lines: Iterable[str]) -> str:
+    """Return the SHA-256 of some lines, end to end and each with its own line break, as 64 hex digits."""
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def hash_files(folder: Path, files: Iterable[Path]) -> str:
-    """`sha256:<64 hex>` over the names and contents of files; where the folder lies does not enter.
+    """Return `sha256:<64 hex>` over the contents of files and their names relative to `folder`.
 
     Args:
-        files: inside `folder`; their order does not matter.
+        files: inside `folder`, in any order.
     """
     total = hashlib.sha256()
     for path in sorted(files):

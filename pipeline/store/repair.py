@@ -6,16 +6,16 @@ and nobody touched for long. Elsewhere: finding damage (verify.py).
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DamagedShardError, StoreError, StoreLockedError
+from ..errors import DamagedShardError, StoreError
 from ..files.atomic import TempFile, place, remove, sync_folder, writing
+from ..files.lock import exclusive_lock
 from ..progress import Progress
 from .commit import link_on_the_way
 from .folder import load_store, make_own_folders
@@ -168,16 +168,9 @@ def _entries(folder: Path) -> Iterable[Path]:
 def _alone(store: Path) -> Generator[None]:
     """Keep a second repair or gc away. Writers need not be: they and gc get along by age, they and repair by names."""
     load_store(store)
-    with writing(store):
-        make_own_folders(store)
-        fd = os.open(store / _LOCKED, os.O_RDWR)  # to write, as NFS wants it; nothing is written
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when this process ends, however
-        except BlockingIOError as error:
-            raise StoreLockedError(f"another repair or gc is at work on {store}; try again after it") from error
-        except OSError as error:
-            raise StoreError(f"{store / _LOCKED} cannot be locked: {error.strerror}. Work on a local copy") from error
+    busy = f"another repair or gc is at work on {store}; try again when it has ended"
+    with ExitStack() as stack:
+        with writing(store):
+            make_own_folders(store)
+            stack.enter_context(exclusive_lock(store / _LOCKED, busy=busy))
         yield
-    finally:
-        os.close(fd)

@@ -60,7 +60,7 @@ def test_each_problem_says_field_expectation_and_what_was_there(values: Any, wor
 
 
 def test_a_misspelled_field_meets_those_there_are_and_flags_are_named_as_typed() -> None:
-    told = said({"steps": -1, "stepps": 1}, known=Settings.model_fields, spelled={"steps": "--steps"})
+    told = said({"steps": -1, "stepps": 1}, fields=Settings.model_fields, spelling={"steps": "--steps"})
     assert "--steps should be" in told
     assert "there is no 'stepps'; did you mean 'steps'? (there are inner, size, steps)" in told
 

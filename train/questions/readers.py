@@ -12,7 +12,6 @@ what a value means (question_values.py), the record, and what becomes of a row t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import Any
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files import arrow_tables as arrow_files
 from ...pipeline.files import text_tables as lists
-from ...pipeline.files.hashing import digest_of_file
+from ...pipeline.files.hashing import digest_of_file, digest_of_lines
 from .columns import FIELDS, Columns
 from .values import Images, Skipped, WrongValue, answer_of, choices_of, in_order_of, text_of
 
@@ -129,7 +128,7 @@ def digest_of(path: Path) -> str:
     if len(files) == 1:
         return digests[0]
     lines = sorted(f"{file.name}\0{digest}\n" for file, digest in zip(files, digests, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return digest_of_lines(lines)
 
 
 def place_of(path: Path) -> str:

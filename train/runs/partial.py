@@ -10,7 +10,6 @@ Lives here: beginning, finding, going on, finishing. Elsewhere: what a finished 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import shutil
@@ -22,8 +21,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ...pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
+from ...pipeline.errors import ConfigError, Interrupted, RunError
 from ...pipeline.files.atomic import replace, sync_folder
+from ...pipeline.files.lock import exclusive_lock
 from ...pipeline.messages import list_problems
 from ..config import TrainConfig
 
@@ -185,7 +185,7 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> TrainConfig:
         wanted = TrainConfig.model_validate({**_given(saved), **{k: v for k, v in changes.items() if v is not None}})
     except ValidationError as error:
         raise ConfigError(
-            f"to go on with {path}: {list_problems(error, known=TrainConfig.model_fields)}. Settings left out stay as "
+            f"to go on with {path}: {list_problems(error, fields=TrainConfig.model_fields)}. Settings left out stay as "
             "they were"
         ) from error
     now = wanted.model_dump(mode="json")
@@ -235,7 +235,7 @@ def in_progress(
     if not writes:
         yield unfinished
         return
-    with _alone(path):
+    with exclusive_lock(path / FACTS, busy=f"another process trains in {path}; wait for it, or stop it"):
         for left in path.iterdir():
             if left.is_file() and left.name not in (FACTS, CHECKPOINT, TRACKER):  # torn writes of a killed process
                 left.unlink()
@@ -315,19 +315,6 @@ def _require_same(path: Path, there: TrainingFacts, here: TrainingFacts) -> None
                 f"{path} was begun on {what} {before}, now there is {now}. Name the same ones, or start a new training "
                 "without --resume"
             )
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    fd = os.open(path / FACTS, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when this process ends, however
-        except OSError as error:
-            raise StoreLockedError(f"another process trains in {path}; wait for it, or stop it") from error
-        yield
-    finally:
-        os.close(fd)
 
 
 def _sync(path: Path) -> None:

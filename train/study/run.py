@@ -10,8 +10,6 @@ Lives here: the plan, the processes, going on where it stopped. Elsewhere: what 
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import multiprocessing
 import os
@@ -28,8 +26,10 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ...pipeline.errors import ConfigError, Interrupted, RunError, StoreLockedError
+from ...pipeline.errors import ConfigError, Interrupted, RunError
 from ...pipeline.files.atomic import replace
+from ...pipeline.files.hashing import digest_of_lines
+from ...pipeline.files.lock import exclusive_lock
 from ...pipeline.machine import resolve_device, usable_cores
 from ...pipeline.messages import list_problems
 from ...pipeline.progress import Progress
@@ -191,13 +191,13 @@ def _check(study: Study) -> tuple[list[str], dict[str, Any]]:
         asked = select_split(everything, split, settings.questions)
         check_answers(asked, speech)
         with_room(asked, speech, world_tokens=world_tokens, max_bad=0)
-    digest = hashlib.sha256("".join(f"{name} {key}\n" for name, key in sorted(keys.items())).encode())
+    digest = digest_of_lines(f"{name} {key}\n" for name, key in sorted(keys.items()))
     budget = settings.model_dump(
         mode="json", exclude={"arm", "labels", "seed", "out", "store", "questions", "futures", "lm", "device"}
     )
     facts = {
         "questions_sha256": digest_of(settings.questions),
-        "images_sha256": digest.hexdigest(),
+        "images_sha256": digest,
         "recipe": store.recipe.id,
         "futures": None if settings.futures is None else open_store(settings.futures).recipe.id,
         "lm": weights.identity,
@@ -349,17 +349,10 @@ def _alone(out: Path) -> Iterator[None]:
     """Two processes in one folder would train everything twice and remove each other's runs."""
     for folder in ("units", "runs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    fd = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when this process ends, however
-        except OSError as error:
-            raise StoreLockedError(f"another `theworld evaluate` works in {out}; wait for it") from error
-        for left in [*(out / "runs").glob(".run-*"), *(out / "runs").glob("*.partial")]:  # of killed trainings
-            shutil.rmtree(left, ignore_errors=True)
+    with exclusive_lock(out / ".lock", busy=f"another `theworld evaluate` works in {out}; wait for it"):
+        for leftover in [*(out / "runs").glob(".run-*"), *(out / "runs").glob("*.partial")]:  # of killed trainings
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
-    finally:
-        os.close(fd)
 
 
 def _write(path: Path, text: str) -> None:

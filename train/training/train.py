@@ -7,9 +7,8 @@ Elsewhere: the configuration (config.py), the model (model.py), the loop (loop.p
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from ...pipeline.errors import ConfigError, RunError
+from ...pipeline.files.hashing import digest_of_lines
 from ...pipeline.machine import resolve_device
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
@@ -142,7 +142,7 @@ def train(
         config=meta.config,
         numbered=config.out is None,
         recipe_id=store.recipe.id,
-        images_sha256=_digest(f"{name} {key}\n" for name, key in sorted(taught.keys.items())),
+        images_sha256=digest_of_lines(f"{name} {key}\n" for name, key in sorted(taught.keys.items())),
         questions_sha256=meta.questions.sha256,
         lm=lm.weights.identity,
         versions=meta.versions,
@@ -309,12 +309,8 @@ def _found_anywhere(config: TrainConfig) -> dict[str, Any]:
     return settings if config.futures is None else {**settings, "futures": str(config.futures.resolve())}
 
 
-def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def _store_facts(store: LatentStore) -> StoreFacts:
-    digest = _digest(f"{key}\n" for key in sorted(store.keys))
+    digest = digest_of_lines(f"{key}\n" for key in sorted(store.keys))
     return StoreFacts(
         path=str(store.path.resolve()),
         shards=len(store.shards),
