@@ -1,27 +1,27 @@
-"""Every error a user can meet. Each message says what happened, where, why, and what to do next.
+"""All errors that are meant for the user. Each message says what happened, where, why, and what to do next.
 
     TheWorldError                     exit code 2 unless stated
     ├── ConfigError (ValueError)          a flag, a config file or a combination of them is wrong
     ├── RecipeError (ValueError)          a recipe's fields contradict each other or another recipe
     ├── LatentShapeError (ValueError)     a tensor does not have the shape, dtype or range promised
-    ├── ImageError (ValueError)           one input cannot be used; `reason` is the ledger's word for why
+    ├── ImageError (ValueError)           one input cannot be used; `reason` says why in one word
     ├── WorldModelError (RuntimeError)    a world model cannot be found, loaded or run
     ├── StoreError (RuntimeError)         the store as a whole cannot be used
     │   ├── StoreNotFoundError (FileNotFoundError)   there is no store at this place; exit 10
-    │   ├── StoreLockedError                         another process is at work on it; exit 11
+    │   ├── StoreLockedError                         another process holds its lock; exit 11
     │   ├── StoreMismatchError                       it holds latents of another recipe
     │   ├── MissingLatentError (KeyError)            it holds no latent for this key
     │   └── DamagedShardError                        bytes on disk are not the bytes committed; exit 1
     ├── QuestionError (ValueError)        a questions file or one of its records is wrong
     ├── RunError (RuntimeError)           a run folder cannot be used
-    └── Interrupted                       a signal ended the job; what is committed stays; exit 75
+    └── Interrupted                       a signal ended the job; committed shards stay; exit 75
 """
 
 from .failures import FailureReason
 
 
 class TheWorldError(Exception):
-    """Base of all errors meant for the user; the command line prints them without a traceback."""
+    """Base class. The command line prints these errors without a traceback."""
 
     exit_code = 2
 
@@ -71,7 +71,7 @@ class StoreNotFoundError(StoreError, FileNotFoundError):
 
 
 class StoreLockedError(StoreError):
-    """Another repair or gc is at work on the store."""
+    """Another process holds the lock of this store, run or study folder."""
 
     exit_code = 11
 
@@ -98,7 +98,7 @@ class RunError(TheWorldError, RuntimeError):
     """A run folder cannot be used."""
 
 
-class Interrupted(TheWorldError):  # noqa: N818 - not an error of anyone's making
-    """A signal ended the job; everything committed stays, the same command resumes."""
+class Interrupted(TheWorldError):  # noqa: N818 - the user asked for it
+    """A signal ended the job. Committed shards stay; the same command resumes the job."""
 
     exit_code = 75

@@ -1,4 +1,4 @@
-"""This machine: its cores, its CPU and GPU by name, and the device that tensors are computed on."""
+"""Facts about this machine: usable cores, names of CPU and GPU, and the device to compute on."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     import torch
 
 DeviceName = Literal["auto", "cpu", "cuda"]
-"""Where tensors are computed; "auto" is a GPU where there is one."""
+"""Where to compute. "auto" means the GPU if there is one, else the CPU."""
 
 
 def usable_cores() -> int:
-    """The cores this process may run on, fewer than the machine has where it was pinned (taskset, a SLURM job).
+    """Return the number of cores that this process may use.
 
-    Where a system cannot be asked for that, as macOS, all that the machine has.
+    That is fewer than the machine has if the process is pinned (taskset, a SLURM job). macOS does not say; there it
+    is all cores.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -29,10 +30,10 @@ def usable_cores() -> int:
 
 
 def resolve_device(name: DeviceName) -> torch.device:
-    """The device a word stands for; "auto" is a GPU where there is one.
+    """Return the torch device for a `--device` value.
 
     Raises:
-        ConfigError: cuda is asked for and not there.
+        ConfigError: `name` is "cuda" and torch sees no GPU.
     """
     import torch
 
@@ -43,7 +44,7 @@ def resolve_device(name: DeviceName) -> torch.device:
 
 @cache
 def cpu_model() -> str:
-    """What this machine's CPU is called."""
+    """Return the model name of this machine's CPU."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -52,7 +53,7 @@ def cpu_model() -> str:
 
 
 def device_name(device: str, threads: int | None) -> str:
-    """A device by its model, so that a cluster's and tomorrow's of the same model share what is known."""
+    """Return a device's model name. Measured speeds are stored under it, so equal devices share them."""
     if device.startswith("cuda"):
         import torch
 
@@ -61,7 +62,10 @@ def device_name(device: str, threads: int | None) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether less at a time may help. torch has one class for a GPU and only words for a CPU."""
+    """Whether an error means "out of memory", so that a smaller batch may help.
+
+    torch raises its own class on a GPU, but a plain RuntimeError on a CPU: there only the message tells.
+    """
     words = ("out of memory", "not enough memory", "allocate memory", "alloc_failed")
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)

@@ -1,8 +1,7 @@
-"""Parquet and Arrow files, and the data sets of Hugging Face made of them. The one door to pyarrow and datasets.
+"""Parquet and Arrow files, and Hugging Face data sets made of them. Only this file imports pyarrow and datasets.
 
-A data set made by `save_to_disk`, or fetched from the Hub by `datasets`, is a folder of Arrow files; both are read here
-without it, through pyarrow, and no code of a data set is ever run. Lives here: which files there are, and opening one.
-Elsewhere: what is in a column (precompute/inputs/tables.py, train/questions/readers.py).
+A data set from `save_to_disk` or from the Hub is a folder of Arrow files. They are read through pyarrow; no code of a
+data set is ever run.
 """
 
 # pyright: reportMissingTypeStubs=false
@@ -23,10 +22,10 @@ _HUB_NAME = re.compile(r"hf:([\w.-]+(?:/[\w.-]+)?)(?::(\w+))?")
 
 
 def saved_files(folder: Path) -> list[Path] | None:
-    """The Arrow files of a folder that `save_to_disk` made, all splits; None where it is none.
+    """Return the Arrow files of a `save_to_disk` folder, all splits; None if the folder is something else.
 
     Raises:
-        ConfigError: it is one, and not whole.
+        ConfigError: it is such a folder, but incomplete.
     """
     splits, state = folder / "dataset_dict.json", folder / "state.json"
     try:
@@ -37,18 +36,18 @@ def saved_files(folder: Path) -> list[Path] | None:
             return None
         return [folder / Path(file["filename"]).name for file in json.loads(state.read_bytes())["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{folder} is not whole: save_to_disk writes other JSON files ({error!r})") from error
+        raise ConfigError(f"{folder} is incomplete: save_to_disk writes other files ({error!r})") from error
 
 
 def fetch_hub(name: str) -> list[Path]:
-    """Fetch a data set, `hf:ORG/NAME` or `hf:ORG/NAME:SPLIT`, as Arrow files in the cache of `datasets`.
+    """Download a data set, `hf:ORG/NAME` or `hf:ORG/NAME:SPLIT`, and return its Arrow files in the cache of `datasets`.
 
     Raises:
-        ConfigError: the name is none, `datasets` is not installed, or the data set cannot be fetched.
+        ConfigError: the name is malformed, `datasets` is not installed, or the download fails.
     """
     match = _HUB_NAME.fullmatch(name)
     if match is None:
-        raise ConfigError(f"{name} is no data set: write hf:ORG/NAME or hf:ORG/NAME:SPLIT")
+        raise ConfigError(f"{name} is not the name of a data set: write hf:ORG/NAME or hf:ORG/NAME:SPLIT")
     try:
         import datasets
     except ImportError as error:
@@ -58,20 +57,20 @@ def fetch_hub(name: str) -> list[Path]:
         load: Any = datasets.load_dataset  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         fetched: Any = load(repo, split=split)
         splits: list[Any] = [fetched] if split else list(fetched.values())
-        return [Path(file["filename"]) for each in splits for file in each.cache_files]
-    except Exception as error:  # the network, the Hub, a builder: each has its own
+        return [Path(file["filename"]) for part in splits for file in part.cache_files]
+    except Exception as error:  # network, Hub and builders raise many types
         raise ConfigError(
             f"the data set {repo}{f', split {split},' if split else ''} cannot be fetched from the Hugging Face Hub: "
-            f"{type(error).__name__}: {str(error)[:300]}. Check the name and the network, or save it where there is "
-            "one with save_to_disk and name that folder"
+            f"{type(error).__name__}: {str(error)[:300]}. Check the name and the network, or save the data set with "
+            "save_to_disk on a machine with a network, and pass that folder"
         ) from error
 
 
 def load_pyarrow() -> Any:
-    """The library, with its parts for Parquet and computing.
+    """Import pyarrow with its `parquet` and `compute` parts, and return it.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: pyarrow is not installed.
     """
     try:
         import pyarrow
@@ -83,7 +82,7 @@ def load_pyarrow() -> Any:
 
 
 def read_schema(file: Path) -> Any:
-    """The columns of a Parquet or Arrow file and their types; pyarrow's errors where it is neither."""
+    """Return the pyarrow schema of a Parquet or Arrow file. Raises pyarrow's errors if it is neither."""
     pa = load_pyarrow()
     if is_arrow(file):
         with _open_arrow(file) as reader:
@@ -93,15 +92,15 @@ def read_schema(file: Path) -> Any:
 
 
 def is_arrow(file: Path | str) -> bool:
-    """Whether a file is named as Arrow, in capitals too; the other format is Parquet."""
+    """Whether the file name ends in `.arrow`, in any case; all other tables are Parquet."""
     return str(file).lower().endswith(".arrow")
 
 
 def arrow_batches(file: Path, columns: list[str]) -> Iterator[Any]:
-    """Some columns of an Arrow file, batch by batch, mapped and not read; pyarrow's errors where they are damaged.
+    """Yield some columns of an Arrow file, batch by batch, memory-mapped. Raises pyarrow's errors if they are damaged.
 
-    Arrow believes what a file says of where its values are: unchecked, one flipped bit ends the process, or shows
-    memory that is none of the file's.
+    Arrow trusts the offsets in a file. Without validation one flipped bit can crash the process, or expose memory
+    outside the file.
     """
     with _open_arrow(file) as reader:
         for batch in reader:
@@ -115,5 +114,5 @@ def _open_arrow(file: Path) -> Any:
     try:
         return pa.ipc.open_stream(pa.memory_map(str(file)))  # what datasets writes
     except pa.ArrowInvalid:
-        whole = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-        return pa.RecordBatchReader.from_batches(whole.schema, whole.to_batches())
+        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        return pa.RecordBatchReader.from_batches(table.schema, table.to_batches())

@@ -1,14 +1,7 @@
-"""Files that appear whole or not at all, and the sealed record that makes a shard visible.
+"""Write files so that a reader sees all of a file or nothing, also after a crash.
 
-Lives here: every write to a store. The order of the steps is what keeps a cut, a full disk or a second writer
-harmless (measured in the fault study; replayed by tests/faults):
-
-    payload to tmp/, fsync  ->  placed under the first free shard number  ->  folders fsynced
-    ->  sealed record to tmp/, fsync  ->  placed in commits/: this is the commit  ->  folder fsynced
-
-Placing never replaces, so the number belongs to one writer and no lock, claim or clock is needed. A writer that dies
-between the two leaves a payload nobody names: its number stays a hole. Readers go by records, never by payloads.
-Elsewhere: what a record says (records.py), a payload's bytes (shard_layout.py), reading them (latent_store.py).
+A file is written to a temporary name, synced, and then placed (never replacing) or renamed over the old one. Every
+system call that changes a disk goes through this module's `os`, where the tests inject faults.
 """
 
 import ctypes
@@ -25,9 +18,9 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class TempFile:
-    """A new file in tmp/, written from start to end, then placed or discarded. Not for several threads.
+    """A new file with a temporary name, written from start to end, then placed or discarded. Not thread-safe.
 
-    Every method raises the OSError of the call that failed; after that the file can only be discarded.
+    Every method passes on the OSError of a failed call. After an error the file can only be discarded.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,14 +28,14 @@ class TempFile:
         self._fd: int | None = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append `data`; the kernel may take it in several bites."""
+        """Append `data`. The kernel may take it in several parts."""
         assert self._fd is not None
-        rest = memoryview(data).cast("B")
-        while rest:
-            rest = rest[os.write(self._fd, rest) :]
+        remaining = memoryview(data).cast("B")
+        while remaining:
+            remaining = remaining[os.write(self._fd, remaining) :]
 
     def finish(self) -> None:
-        """Make the bytes durable. A failed fsync is final: a second one may claim success for lost pages."""
+        """Make the bytes durable. A failed fsync is final: a second one may report success for lost pages."""
         assert self._fd is not None
         fd, self._fd = self._fd, None
         try:
@@ -51,28 +44,28 @@ class TempFile:
             os.close(fd)
 
     def discard(self) -> None:
-        """Remove the temporary name. What was placed stays."""
+        """Remove the temporary name. A placed file stays."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
             os.close(fd)
         try:
-            os.unlink(self.path)  # noqa: PTH108 - every call goes through this module's `os`, where tests inject faults
+            os.unlink(self.path)  # noqa: PTH108 - through this module's `os`
         except FileNotFoundError:  # placed by renaming
             return
 
 
 def place(temp: Path, target: Path) -> bool:
-    """Give `temp` the name `target` without ever replacing a file.
+    """Give `temp` the name `target`; never replace a file.
 
     Returns:
-        False where `target` exists already; nothing changed then.
+        False if `target` exists already; nothing changes then.
     Raises:
-        OSError: anything else, also a file system with neither hard links nor renameat2(RENAME_NOREPLACE).
+        OSError: any other failure, also a file system with neither hard links nor renameat2(RENAME_NOREPLACE).
     """
     try:
         os.link(temp, target)
     except FileExistsError:
-        return _is_same(temp, target)  # over NFS an answer may get lost, and the second asking finds what the first did
+        return _is_same(temp, target)  # NFS may lose the answer and repeat the call
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
@@ -81,26 +74,26 @@ def place(temp: Path, target: Path) -> bool:
 
 
 def publish(temp_folder: Path, target: Path, content: bytes) -> bool:
-    """Make a small file appear, whole and durable, unless `target` exists; returns False where it does."""
-    return _appear(temp_folder, target, content, place)
+    """Write a small durable file in one step, unless `target` exists; return whether it was written."""
+    return _write(temp_folder, target, content, place)
 
 
 def replace(temp_folder: Path, target: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
-    """Put a file in place of `target` in one step. Only for what can be rebuilt or counted again.
+    """Write a file in one step, replacing `target`. Only for content that can be rebuilt.
 
     Args:
-        durable: False leaves out both fsyncs, a few milliseconds each, where thousands of files can be made again.
+        durable: False saves both fsyncs, a few milliseconds each.
     """
 
     def rename(temp: Path, target: Path) -> bool:
         os.replace(temp, target)  # noqa: PTH105
         return True
 
-    _appear(temp_folder, target, content, rename, durable=durable)
+    _write(temp_folder, target, content, rename, durable=durable)
 
 
 def remove(target: Path) -> None:
-    """Remove a file, if it is there, durably."""
+    """Remove a file durably, if it exists."""
     try:
         os.unlink(target)  # noqa: PTH108
     except FileNotFoundError:
@@ -109,7 +102,7 @@ def remove(target: Path) -> None:
 
 
 def make_folders(path: Path, *, durable: bool = True) -> None:
-    """Make `path` and what is missing above it, each new name durable in its parent."""
+    """Make a folder and its missing parents, and sync the parent of each new one."""
     if path.is_dir():
         return
     make_folders(path.parent, durable=durable)
@@ -123,7 +116,7 @@ def make_folders(path: Path, *, durable: bool = True) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a folder durable (fsync of the folder)."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -136,7 +129,7 @@ def sync_folder(path: Path) -> None:
 
 @contextmanager
 def writing(store: Path) -> Generator[None]:
-    """Turn an OSError inside the block into a StoreError that says what to do."""
+    """Turn an OSError inside the block into a StoreError that tells the user what to do."""
     try:
         yield
     except OSError as error:
@@ -149,8 +142,8 @@ def writing(store: Path) -> Generator[None]:
             errno.EACCES: "Choose a --cache folder you may write to",
             errno.EPERM: "Choose a --cache folder you may write to",
             errno.EROFS: "Choose a --cache folder you may write to",
-            errno.EEXIST: "Something else than a folder is in the way",
-            errno.ENOTDIR: "Something else than a folder is in the way",
+            errno.EEXIST: "Remove the file that is where a folder belongs",
+            errno.ENOTDIR: "Remove the file that is where a folder belongs",
             errno.ENOTSUP: "Choose a --cache folder on a file system with hard links",
         }.get(error.errno or 0, "Check the disk")
         raise StoreError(
@@ -159,7 +152,7 @@ def writing(store: Path) -> Generator[None]:
         ) from error
 
 
-def _appear(
+def _write(
     temp_folder: Path,
     target: Path,
     content: bytes | memoryview,
@@ -182,7 +175,7 @@ def _appear(
 
 def _is_same(temp: Path, target: Path) -> bool:
     try:
-        return os.stat(target, follow_symlinks=False).st_ino == os.stat(temp).st_ino  # noqa: PTH116 - one file system
+        return os.stat(target, follow_symlinks=False).st_ino == os.stat(temp).st_ino  # noqa: PTH116 - same file system
     except FileNotFoundError:
         return False
 
@@ -191,13 +184,13 @@ def _rename_without_replacing(temp: Path, target: Path) -> bool:
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:
-        raise OSError(errno.ENOTSUP, "no hard links here", str(target)) from None
-    here, no_replace = -100, 1  # AT_FDCWD, RENAME_NOREPLACE of linux/fs.h
-    if renameat2(here, os.fsencode(temp), here, os.fsencode(target), no_replace) == 0:
+        raise OSError(errno.ENOTSUP, "this file system has no hard links", str(target)) from None
+    at_fdcwd, no_replace = -100, 1  # AT_FDCWD of fcntl.h, RENAME_NOREPLACE of linux/fs.h
+    if renameat2(at_fdcwd, os.fsencode(temp), at_fdcwd, os.fsencode(target), no_replace) == 0:
         return True
     number = ctypes.get_errno()
     if number == errno.EEXIST:
         return False
     if number in (errno.EINVAL, errno.ENOSYS):
-        raise OSError(errno.ENOTSUP, "no hard links here, nor renaming without replacing", str(target))
+        raise OSError(errno.ENOTSUP, "this file system has neither hard links nor RENAME_NOREPLACE", str(target))
     raise OSError(number, os.strerror(number), str(target))

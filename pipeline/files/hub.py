@@ -1,8 +1,4 @@
-"""Where weights come from and which they are: a folder or a Hub id, to local files and an identity that lasts.
-
-Lives here: resolving a Hub id to a commit before anything is loaded, and hashing a folder's files. The one door to
-huggingface_hub. Elsewhere: what the files are (precompute/worlds/source.py, train/language/weights.py).
-"""
+"""Download from and upload to the Hugging Face Hub. Only this file imports huggingface_hub."""
 
 from __future__ import annotations
 
@@ -14,14 +10,14 @@ from pathlib import Path
 from ..errors import ConfigError, TheWorldError
 
 HUB_TIMEOUT_S = 5.0
-"""For the one question that resolves a name to a commit; the download itself may take as long as it needs."""
+"""Limit of the one request that resolves a name to a commit. The download has no limit."""
 
 _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A repository at one commit, on this disk."""
+    """A repository at one commit, downloaded to this disk."""
 
     repository: str
     commit: str
@@ -29,12 +25,12 @@ class Snapshot:
 
     @property
     def name(self) -> str:
-        """`ORG/NAME@<40 hex commit>`: finds exactly these files again."""
+        """`ORG/NAME@<40 hex commit>`, which names exactly these files."""
         return f"{self.repository}@{self.commit}"
 
     @property
     def identity(self) -> str:
-        """What enters recipes and runs."""
+        """The form that is stored in recipes and runs."""
         return f"hub:{self.name}"
 
 
@@ -44,14 +40,15 @@ def is_hub_id(text: str) -> bool:
 
 
 def fetch(hub_id: str, patterns: Sequence[str], *, error: type[TheWorldError], instead: str) -> Snapshot:
-    """The files of a Hub repository at the commit its name stands for now, downloaded or found in the local cache.
+    """Download files of a Hub repository, or find them in the local cache, at the commit that its name means now.
 
     Args:
         hub_id: ORG/NAME or ORG/NAME@REVISION.
-        patterns: which files, as `snapshot_download` takes them.
-        error: what to raise. instead: what a user without the Hub can do, said at the end of the message.
+        patterns: file name patterns for `snapshot_download`.
+        error: the type of error to raise.
+        instead: the end of the message: what a user without the Hub can do.
     Raises:
-        TheWorldError: of the type asked for: no such repository or revision, no access, or no network and no copy.
+        TheWorldError: of type `error`: no such repository or revision, no access, or no network and no local copy.
     """
     from huggingface_hub import HfApi, snapshot_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import (
@@ -66,8 +63,8 @@ def fetch(hub_id: str, patterns: Sequence[str], *, error: type[TheWorldError], i
         raise ConfigError(f"{hub_id!r} is not a Hub id, ORG/NAME or ORG/NAME@REVISION")
     repository, revision, wanted = match["repo"], match["revision"], list(patterns)
     try:
-        # One short question first: it fails in seconds where a download would retry for minutes, and the commit it
-        # names is passed on, so that what is hashed is what is loaded.
+        # One short request first: it fails in seconds, while a download would retry for minutes. Its commit is passed
+        # on, so that the files loaded are those that are named.
         commit = HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_S).sha
         if commit is None:
             raise error(f"the Hub names no commit for {hub_id}")
@@ -98,20 +95,20 @@ def fetch(hub_id: str, patterns: Sequence[str], *, error: type[TheWorldError], i
 
 
 def upload(folder: Path, hub_id: str, *, private: bool, error: type[TheWorldError]) -> str:
-    """Put all files of a folder into a Hub repository, in one commit; make it where it is not there.
+    """Upload all files of a folder to a Hub repository in one commit. Create the repository if it does not exist.
 
     Args:
-        private: of a new repository.
-        error: what to raise.
+        private: whether a new repository is private.
+        error: the type of error to raise.
     Returns:
-        The commit's address.
+        The URL of the commit.
     Raises:
-        TheWorldError: of the type asked for: no access, or no network.
+        TheWorldError: of type `error`: no access, or no network.
     """
     from huggingface_hub import HfApi
 
     if not is_hub_id(hub_id) or "@" in hub_id:
-        raise error(f"{hub_id!r} is not a name on the Hub: ORG/NAME")
+        raise error(f"{hub_id!r} is not the name of a Hub repository: write ORG/NAME")
     try:
         api = HfApi()
         api.create_repo(hub_id, private=private, exist_ok=True)
@@ -119,8 +116,8 @@ def upload(folder: Path, hub_id: str, *, private: bool, error: type[TheWorldErro
     except Exception as problem:  # what a network failure raises depends on the Hub client's HTTP library
         why = f"{type(problem).__name__}: {problem}".splitlines()[0]
         raise error(
-            f"cannot upload to {hub_id}: {why}. Log in with `hf auth login` (or set HF_TOKEN) as somebody who may "
-            "write there, and check the network; nothing here has changed"
+            f"cannot upload to {hub_id}: {why}. Log in with `hf auth login` (or set HF_TOKEN) as a user who may "
+            "write there, and check the network. Nothing on this disk has changed"
         ) from problem
 
 

@@ -1,11 +1,11 @@
-"""From the bytes of one image file to 8-bit RGB, for whoever looks at images: a world model or a language model.
+"""Decode one image file to 8-bit RGB, for a world model or a language model.
 
-JPEG, PNG, WebP, AVIF, BMP, TIFF or GIF by content, never by name; at most 64 MiB and 64 megapixels, checked before
-decoding; animations and multi-page files refused, but of a JPEG that holds several (MPO) the first taken; EXIF
-orientation applied; 16-bit and float grey scaled to 8 bits; palettes through RGBA; alpha over white; CMYK converted by
-Pillow. Part of the rules whose version is `IMAGE_RULES` in recipe.py. Elsewhere: fitting to a world model's size
-(precompute/media/images.py), decoding in a process apart (precompute/inputs/sandbox.py), as a language model takes it
-(train/data/vision.py).
+The rules (their version is `IMAGE_RULES` in recipe.py):
+- JPEG, PNG, WebP, AVIF, BMP, TIFF or GIF, known by content and never by name;
+- at most 64 MiB and 64 megapixels, checked before decoding;
+- no animations and no multi-page files; of a JPEG that holds several images (MPO), the first;
+- EXIF orientation applied; 16-bit and float grey scaled to 8 bits; palettes through RGBA; alpha over white; CMYK
+  converted by Pillow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_PIXELS = 64 * 10**6
 
 
 def read_input_file(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes of a regular file within the size limit.
+    """Return the bytes of a regular file within the size limit.
 
     Raises:
         ImageError: missing, not a regular file (a device or pipe would block), empty, or over the limit.
@@ -49,7 +49,7 @@ def read_input_file(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def decode_image(content: bytes, *, source: str) -> Image.Image:
-    """An 8-bit RGB image, upright, from the bytes of a file.
+    """Return an upright 8-bit RGB image from the bytes of a file.
 
     Raises:
         ImageError: with a `reason` for the ledger: format, too_large, animated, memory or decode.
@@ -58,15 +58,11 @@ def decode_image(content: bytes, *, source: str) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads the header only
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise ImageError(
-                    FailureReason.TOO_LARGE, f"{source} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}"
-                )
-            # a phone's JPEG may hold a map of depth or brightness behind the photograph
+                raise ImageError(FailureReason.TOO_LARGE, f"{source} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+            # a phone's JPEG may hold a depth or brightness map after the photograph
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if frames > 1:
-                raise ImageError(
-                    FailureReason.ANIMATED, f"{source} has {frames} frames; save the one you mean as an image"
-                )
+                raise ImageError(FailureReason.ANIMATED, f"{source} has {frames} frames; save one of them as an image")
             return to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
@@ -75,9 +71,7 @@ def decode_image(content: bytes, *, source: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(FailureReason.TOO_LARGE, f"{source}: {error}") from error
     except MemoryError as error:
-        raise ImageError(
-            FailureReason.MEMORY, f"{source} takes more memory to decode than one input may have"
-        ) from error
+        raise ImageError(FailureReason.MEMORY, f"{source} needs more memory to decode than one input may use") from error
     except Exception as error:  # Pillow's decoders raise almost anything on broken input
         raise ImageError(
             FailureReason.DECODE, f"{source} cannot be decoded: {type(error).__name__}: {error}"
@@ -85,17 +79,17 @@ def decode_image(content: bytes, *, source: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of an image in any of Pillow's modes, by the rules above.
+    """Convert an image of any Pillow mode to 8-bit RGB, by the rules of this file.
 
     Raises:
-        ImageError: it holds values that are not finite.
+        ImageError: the image holds values that are not finite.
     """
     mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.float64)
         if not np.isfinite(values).all():
             raise ImageError(FailureReason.DECODE, "the image holds values that are not finite numbers")
-        # floats in [0, 1] are the convention of float TIFFs; everything else here is 16-bit grey
+        # float TIFFs hold values in [0, 1] by convention; all others here are 16-bit grey
         full = 1.0 if mode == "F" and values.max(initial=0.0) <= 1.0 else 65535.0
         return Image.fromarray(np.rint(np.clip(values / full, 0.0, 1.0) * 255).astype(np.uint8)).convert("RGB")
     if mode == "P" or "transparency" in image.info:

@@ -1,4 +1,4 @@
-"""Sealed files: JSON that carries its own checksum, and safetensors checked the same way."""
+"""Files with a checksum inside: sealed JSON, and a seal for safetensors."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _SEAL = re.compile(rb',"seal":"([0-9a-f]{64})"\}\n\Z')
 
 
 def seal(body: Mapping[str, Any]) -> bytes:
-    """One line of canonical JSON whose last field is the SHA-256 of all before it.
+    """Return one line of canonical JSON whose last field, `seal`, is the SHA-256 of everything before it.
 
     Raises:
-        ValueError, TypeError: `body` holds something JSON has no word for, NaN included.
+        ValueError, TypeError: `body` holds a value that JSON cannot express, for example NaN.
     """
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     return text[:-1] + b',"seal":"' + hashlib.sha256(text).hexdigest().encode() + b'"}\n'
 
 
 def unseal(sealed: bytes) -> bytes:
-    """The canonical JSON text without its seal.
+    """Check the seal and return the JSON text without it.
 
     Raises:
-        ValueError: there is no seal, or it does not fit the text.
+        ValueError: the seal is missing, or does not match the text.
     """
     match = _SEAL.search(sealed, max(0, len(sealed) - 100))
     if match is None:
@@ -44,7 +44,7 @@ def unseal(sealed: bytes) -> bytes:
 
 
 def read_file(path: Path, limit_bytes: int) -> bytes:
-    """The content of a regular file of bounded size; neither a pipe nor a device can hold the reader up.
+    """Return the content of a regular file of limited size. A pipe or a device cannot block the reader.
 
     Raises:
         ValueError: not a regular file, or larger than `limit_bytes`.
@@ -55,7 +55,7 @@ def read_file(path: Path, limit_bytes: int) -> bytes:
 
 
 def has_content(path: Path, content: bytes) -> bool:
-    """Whether a regular file has exactly this content."""
+    """Whether `path` is a regular file with exactly this content."""
     try:
         return read_file(path, len(content)) == content
     except (OSError, ValueError):
@@ -63,23 +63,23 @@ def has_content(path: Path, content: bytes) -> bool:
 
 
 def open_file(path: Path, limit_bytes: int) -> BinaryIO:
-    """A regular file of bounded size, to read. Raises as `read_file`."""
+    """Open a regular file of limited size for reading. Raises as `read_file`."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
         if status.st_size > limit_bytes:
-            raise ValueError(f"it has {status.st_size} bytes, at most {limit_bytes} make sense")
+            raise ValueError(f"it has {status.st_size} bytes, and the limit is {limit_bytes}")
         return os.fdopen(fd, "rb")
     except BaseException:
         os.close(fd)
         raise
 
 
-def seal_tensors(tensors: Mapping[str, NDArray[Any]], what: str) -> NDArray[np.uint8]:
-    """Sixteen bytes over tensors, their names, types and shapes, and what they are: safetensors has no checksum."""
-    digest = xxhash.xxh3_128(what.encode())
+def seal_tensors(tensors: Mapping[str, NDArray[Any]], purpose: str) -> NDArray[np.uint8]:
+    """Return a 16-byte checksum of tensors, their names, dtypes and shapes, and a purpose. Safetensors has none."""
+    digest = xxhash.xxh3_128(purpose.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         digest.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)

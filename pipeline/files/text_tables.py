@@ -1,7 +1,6 @@
-"""Lists without types: JSON lines, CSV, and the JSON array of LLaVA, one row at a time, however large the file.
+"""Read JSON lines, CSV and JSON arrays (as LLaVA's) row by row, in constant memory.
 
-A row that is wrong is a row with a problem, never the end of the list. Lives here: the formats. Elsewhere: tables with
-types (arrow_files.py), what a row means (precompute/inputs/manifests.py, train/questions/readers.py).
+A malformed row is returned as a message; reading goes on with the next row.
 """
 
 from __future__ import annotations
@@ -20,15 +19,16 @@ MAX_ROW_BYTES = 2**24
 _BLOCK = 2**20
 
 Record = dict[str, Any] | str
-"""A row by its columns' names, or what is wrong with it, in words that name it."""
+"""A row as column -> value; or, if the row is malformed, a message that names it."""
 
 
 def read_records(file: Path) -> Iterator[tuple[str, Record]]:
-    """The rows of a list, in its order, each with what a person finds it by: `data.jsonl:17`, a line (`.json`: an
-    element). Blank lines are skipped.
+    """Yield the rows of a file in order, each with its place: `data.jsonl:17` is a line (in `.json`, an element).
+
+    Blank lines are skipped.
 
     Raises:
-        ConfigError: a .json that is no JSON array.
+        ConfigError: a .json file that is not a JSON array.
         OSError: the file cannot be read.
     """
     suffix = file.suffix.lower()
@@ -44,7 +44,7 @@ def _line_records(file: Path) -> Iterator[tuple[str, Record]]:
             number += 1
             name = f"{file.name}:{number}"
             if len(line) == MAX_ROW_BYTES and not line.endswith(b"\n"):
-                while (rest := lines.readline(MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
+                while (part := lines.readline(MAX_ROW_BYTES)) and not part.endswith(b"\n"):
                     pass
                 yield name, f"{name} is longer than {MAX_ROW_BYTES:,} bytes"
                 continue
@@ -59,8 +59,8 @@ def _line_records(file: Path) -> Iterator[tuple[str, Record]]:
 
 
 def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
-    csv.field_size_limit(MAX_ROW_BYTES)  # the library's own, 131,072, is less than an image in base64
-    # a name that is not UTF-8 opens its file all the same
+    csv.field_size_limit(MAX_ROW_BYTES)  # the default, 131,072, is less than an image in base64
+    # a file name that is not UTF-8 must still open its file
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         reader = csv.reader(lines, delimiter=delimiter)
         header: list[str] | None = None
@@ -77,31 +77,31 @@ def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
                 continue
             if header is None:
                 header = values
-            elif any(values[len(header) :]):  # its columns have moved: the answer would be half a question
-                wrong = f"has {len(values)} values in {len(header)} columns; one that holds {delimiter!r} needs quotes"
-                yield name, f"{name} {wrong}"
+            elif any(values[len(header) :]):  # an unquoted delimiter has shifted the columns
+                counts = f"{len(values)} values for {len(header)} columns"
+                yield name, f"{name} has {counts}. Put quotes around a value that holds {delimiter!r}"
             else:
                 yield name, dict(zip(header, values, strict=False))
 
 
 def _array_records(file: Path) -> Iterator[tuple[str, Record]]:
-    """The elements of a JSON array, one at a time: LLaVA's files have a gigabyte."""
+    """Yield the elements of a JSON array one at a time: LLaVA's files have a gigabyte."""
     decoder = json.JSONDecoder()
     with file.open(encoding="utf-8-sig", errors="surrogateescape") as blocks:
-        text, at, number, more = "", 0, 1, True
+        text, position, number, more = "", 0, 1, True
 
         def skip(expected: str) -> bool:
-            """Step over blanks; and over one of these characters, if it comes next."""
-            nonlocal text, at, more
+            """Skip white space, then one of the expected characters; return whether there was one."""
+            nonlocal text, position, more
             while True:
-                while at < len(text) and text[at].isspace():
-                    at += 1
-                if at < len(text) or not more:
+                while position < len(text) and text[position].isspace():
+                    position += 1
+                if position < len(text) or not more:
                     break
-                text, at = blocks.read(_BLOCK), 0
+                text, position = blocks.read(_BLOCK), 0
                 more = bool(text)
-            if at < len(text) and text[at] in expected:
-                at += 1
+            if position < len(text) and text[position] in expected:
+                position += 1
                 return True
             return False
 
@@ -110,19 +110,19 @@ def _array_records(file: Path) -> Iterator[tuple[str, Record]]:
         while not skip("]"):
             name = f"{file.name}:{number}"
             if number > 1 and not skip(","):
-                raise ConfigError(f"{file} is not JSON: after element {number - 1} comes neither a comma nor its end")
+                raise ConfigError(f"{file} is not JSON: no comma and no closing bracket after element {number - 1}")
             skip("")
             while True:
                 try:
-                    value, end = decoder.raw_decode(text, at)
-                    if end < len(text) or not more:  # a number might go on in the next block
+                    value, end = decoder.raw_decode(text, position)
+                    if end < len(text) or not more:  # a number may continue in the next block
                         break
                 except (ValueError, RecursionError) as error:
-                    if not more or len(text) - at > MAX_ROW_BYTES:
+                    if not more or len(text) - position > MAX_ROW_BYTES:
                         raise ConfigError(f"{file} is not JSON at element {number}: {error}") from error
-                block = blocks.read(max(_BLOCK, len(text) - at))  # twice as much each time: linear in all
-                text, at, more = text[at:] + block, 0, bool(block)
-            at = end
+                block = blocks.read(max(_BLOCK, len(text) - position))  # double the size each time: linear in total
+                text, position, more = text[position:] + block, 0, bool(block)
+            position = end
             try:
                 yield name, _object(name, value)
             except ValueError as error:
@@ -132,5 +132,5 @@ def _array_records(file: Path) -> Iterator[tuple[str, Record]]:
 
 def _object(name: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{name} holds {type(value).__name__}, and a row is an object of named values")
+        raise ValueError(f"{name} is of type {type(value).__name__}, but a row must be an object with named values")
     return cast(dict[str, Any], value)
