@@ -58,7 +58,47 @@ def decode_image(content: bytes, *, source: str) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads the header only
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise ImageError(FailureReason.TOO_LARGE, f"{source} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+                raise ImageError(FailureReason.TOO_LARGE,
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+               
+                f"{source}
+                has
+                {width}
+                x
+                {height}
+                pixels;
+                the
+                limit
+                is
+                {MAX_PIXELS:,}")
             # a phone's JPEG may hold a depth or brightness map after the photograph
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if frames > 1:
