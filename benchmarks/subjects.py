@@ -14,7 +14,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from theworld.train import TheWorld, TokenLayout, WorldReader, embedding_rms, find_weights, load_language_model
 from theworld.train.data.batches import Example
-from theworld.train.language.lm import LanguageModel, add_lora, load_phrasebook
+from theworld.train.language.lm import LanguageModel, add_lora, load_tokenizer_only
 from theworld.train.language.weights import Weights
 
 PROMPT, ANSWER, STEPS = 14, 2, 8
@@ -97,4 +97,4 @@ def _language_model(setting: Setting) -> LanguageModel:
     )  # fmt: skip
     model = Gemma2ForCausalLM(config).eval()
     model.set_attn_implementation("eager")
-    return LanguageModel(model, load_phrasebook(embedded).tokenizer, Weights(Path(), "random", "sha256:0"))
+    return LanguageModel(model, load_tokenizer_only(embedded).tokenizer, Weights(Path(), "random", "sha256:0"))

@@ -23,12 +23,12 @@ def push(
     """Upload a run to the Hugging Face Hub, with a card that says what it is and how well it answers."""
     import tempfile
 
-    from ...train.runs.hub import CARD, lay_out
+    from ...train.runs.hub import CARD, prepare_upload
     from ...train.runs.hub import push as run_push
 
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            files = lay_out(run, Path(folder), hub_id)
+            files = prepare_upload(run, Path(folder), hub_id)
             text = (Path(folder) / CARD).read_text(encoding="utf-8")
         typer.echo(json.dumps({"files": files, "card": text}, indent=2) if as_json else text)
         if not quiet:

@@ -277,7 +277,7 @@ def train(
 ) -> None:
     """Train temporal embeddings, projector and LoRA on a frozen language model, from a store."""
     from ...train.config import TrainConfig
-    from ...train.runs.partial import find_unfinished, is_unfinished, resumed_config
+    from ...train.runs.partial import find_partial, is_partial, resumed_config
     from ...train.training.signals import Stop
     from ..config import load_config, read_table
     from ..progress import Progress
@@ -287,9 +287,9 @@ def train(
     written = read_table(config, "train") if config else {}
     unfinished = None
     if resume:
-        if store is not None and is_unfinished(store):
+        if store is not None and is_partial(store):
             out, flags["store"] = store, None
-        unfinished = find_unfinished(out or (Path(written["out"]) if "out" in written else None))
+        unfinished = find_partial(out or (Path(written["out"]) if "out" in written else None))
         settings = resumed_config(unfinished, {**written, **{k: v for k, v in flags.items() if v is not None}})
     else:
         if store is None and "store" not in written:

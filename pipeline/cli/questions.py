@@ -1,4 +1,4 @@
-"""`theworld questions`: look at a questions file before anything is spent on it, or write it in our own layout.
+"""`theworld questions`: a look at a questions file before anything is spent on it, or write it in our own layout.
 
 Thin like cli.py, which registers the command. Elsewhere: the layouts (train/questions/readers.py), what is looked at
 (train/questions/report.py), writing (train/questions/inspect.py).
@@ -55,7 +55,7 @@ def questions(
     Exit code 3 where a training on them would be refused.
     """
     flags = {name: value for name, value in locals().items() if name in _OF_TRAIN}
-    from ...train.questions.inspect import look, write_questions
+    from ...train.questions.inspect import inspect_questions, write_questions
     from ..config import read_table
 
     if file is None:
@@ -63,7 +63,7 @@ def questions(
         store = store or DEFAULT_CACHE
     settings = read_table(config, "train") if config else {}
     settings |= {name: value for name, value in flags.items() if value is not None}
-    report = look(file, store, settings, split=None if split == "all" else split)
+    report = inspect_questions(file, store, settings, split=None if split == "all" else split)
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else "\n".join(report.lines()))
     if write is not None:
         written = write_questions(file, write, settings)

@@ -42,14 +42,14 @@ def tokens(
 ) -> None:
     """Print world tokens by layout and rollout steps, and what the language model has room for."""
     from ...precompute.worlds.source import find_dimensions
-    from ...train.reader.context_budget import Budget, find_room
+    from ...train.reader.context_budget import Budget, find_context_limits
     from ...train.reader.layouts import LAYOUTS, PATCH, POOL_STEPS, POOLS, TokenLayout, usual_layouts
 
     if layout not in (None, *LAYOUTS):
         raise ConfigError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if pool not in (None, *POOLS):
         raise ConfigError(f"--pool must be one of {', '.join(POOLS)}, got {pool!r}")
-    columns, room = _numbers(steps), find_room(lm)
+    columns, room = _numbers(steps), find_context_limits(lm)
     its = find_dimensions(world)
     height, width = _cells(size or f"{its.height}x{its.width}", its.spatial_stride)
     asked = {"patch": patch, "pool": pool, "pool_steps": pool_steps, "coarse": coarse, "queries": queries}

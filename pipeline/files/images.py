@@ -58,47 +58,9 @@ def decode_image(content: bytes, *, source: str) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads the header only
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise ImageError(FailureReason.TOO_LARGE,
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-               
-                f"{source}
-                has
-                {width}
-                x
-                {height}
-                pixels;
-                the
-                limit
-                is
-                {MAX_PIXELS:,}")
+                raise ImageError(
+                    FailureReason.TOO_LARGE, f"{source} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}"
+                )
             # a phone's JPEG may hold a depth or brightness map after the photograph
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if frames > 1:
@@ -111,7 +73,9 @@ def decode_image(content: bytes, *, source: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(FailureReason.TOO_LARGE, f"{source}: {error}") from error
     except MemoryError as error:
-        raise ImageError(FailureReason.MEMORY, f"{source} needs more memory to decode than one input may use") from error
+        raise ImageError(
+            FailureReason.MEMORY, f"{source} needs more memory to decode than one input may use"
+        ) from error
     except Exception as error:  # Pillow's decoders raise almost anything on broken input
         raise ImageError(
             FailureReason.DECODE, f"{source} cannot be decoded: {type(error).__name__}: {error}"

@@ -20,7 +20,7 @@ from theworld.precompute.live.batches import LiveBatches
 from theworld.precompute.live.world import LiveWorld
 from theworld.train.config import TrainConfig
 from theworld.train.data.arms import parse_arm
-from theworld.train.data.live import LiveLatents, live_in_place_of
+from theworld.train.data.live import LiveLatents, roll_out_live
 from theworld.train.data.loader import LatentDataset
 from theworld.train.reader.model import TheWorld
 from theworld.train.reader.tokens import WorldReader
@@ -101,7 +101,7 @@ def test_what_cannot_be_rolled_out_again_stops_before_training(house: House, tmp
         train(house.config("frozen", arm="frozen"), live=house.live())
     assert not (house.folder / "frozen").exists()
     with pytest.raises(ConfigError, match="arm text"):
-        live_in_place_of(None, house.live(), parse_arm("text"))
+        roll_out_live(None, house.live(), parse_arm("text"))
 
 
 def test_values_a_store_would_refuse_are_refused(house: House) -> None:

@@ -17,7 +17,7 @@ from theworld.train.reader.model import TheWorld, WorldOutput
 from theworld.train.runs import partial as unfinished
 from theworld.train.runs.folder import load_run, save_run
 from theworld.train.runs.meta import read_meta
-from theworld.train.runs.partial import find_unfinished, in_progress, read_facts, resumed_config
+from theworld.train.runs.partial import find_partial, open_partial, read_facts, resumed_config
 from theworld.train.training import checkpoint as checkpoints
 from theworld.train.training.signals import Stop
 from theworld.train.training.train import train
@@ -107,16 +107,16 @@ def test_a_checkpoint_holds_numbers_and_json_and_nothing_that_could_run(house: P
 def test_a_killed_training_is_found_again_without_a_name(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(house)
     with pytest.raises(RunError, match="no unfinished training under runs/"):
-        find_unfinished()
+        find_partial()
     for _ in range(2):
         with pytest.raises(Interrupted):
             train(settings(house, out=None), stop=StopAt(2))
     with pytest.raises(RunError, match=r"runs/1\.partial, runs/2\.partial are unfinished: name one"):
-        find_unfinished()
-    assert go_on(find_unfinished(Path("runs/2"))) == Path("runs/2")
-    assert go_on(find_unfinished()) == Path("runs/1")
+        find_partial()
+    assert go_on(find_partial(Path("runs/2"))) == Path("runs/2")
+    assert go_on(find_partial()) == Path("runs/1")
     with pytest.raises(RunError, match="It is finished"):
-        find_unfinished(Path("runs/1"))
+        find_partial(Path("runs/1"))
     assert names(house / "runs") == {"1", "2"}
 
 
@@ -170,7 +170,7 @@ def test_a_name_in_use_is_not_taken_twice_and_one_process_at_a_time_goes_on(hous
     path = house / "run.partial"
     facts = read_facts(path)
     with (
-        in_progress(facts, None, resume=path, writes=True, say=print),
+        open_partial(facts, None, resume=path, writes=True, say=print),
         pytest.raises(StoreLockedError, match="another process trains"),
     ):
         go_on(path)

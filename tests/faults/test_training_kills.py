@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from theworld.train.runs.partial import is_unfinished, resumed_config
+from theworld.train.runs.partial import is_partial, resumed_config
 from theworld.train.training.checkpoint import read_checkpoint
 from theworld.train.training.train import train
 from theworld.train.training.trainer import UpdateTrainer
@@ -29,7 +29,7 @@ def work(house: Path, changes: dict[str, Any], tell: Tell) -> None:
     """Begin, or go on with, the run `killed`."""
     out = house / "killed"
     tell("begun")
-    if not is_unfinished(out):
+    if not is_partial(out):
         train(settings(house, out=out, **changes))
     else:
         path = out.with_name("killed.partial")

@@ -166,7 +166,7 @@ class ArmLatents(LatentDataset):
         return latents
 
 
-def stand_ins(questions: Iterable[Question]) -> dict[str, str]:
+def substitute_scenes(questions: Iterable[Question]) -> dict[str, str]:
     """Scene -> another scene of the same family and split, each used once, never of the same minimal pair.
 
     Which of a pair's halves stands in for which of another's is drawn by chance, so that a stand-in's future says
@@ -198,36 +198,36 @@ def stand_ins(questions: Iterable[Question]) -> dict[str, str]:
     return chosen
 
 
-def sees_another(key: str, wrong: float) -> bool:
+def sees_substitute(key: str, wrong: float) -> bool:
     """Whether a scene is among the share that sees another's future; a scene once among them stays, as it grows."""
     return int(key[:12], 16) < wrong * 16**12
 
 
-def ends_right(arm: Arm, pool: Sequence[Question], images: dict[str, str]) -> dict[str, bool]:
+def future_is_right(arm: Arm, pool: Sequence[Question], images: dict[str, str]) -> dict[str, bool]:
     """Question id -> whether the future shown of a scene answers it rightly, for arms made of true futures.
 
     Args:
         pool: the questions of a whole split.
         images: question id -> key of its image.
     """
-    others = stand_ins(pool) if arm.wrong else {}
+    others = substitute_scenes(pool) if arm.wrong else {}
     answers = {(question.scene_id, question.asks): question.answer for question in pool}
     ends: dict[str, bool] = {}
     for question in pool:
         scene = question.scene_id
-        shown = others[scene] if sees_another(images[question.id], arm.wrong) else scene
+        shown = others[scene] if sees_substitute(images[question.id], arm.wrong) else scene
         ends[question.id] = answers.get((shown, question.asks)) == question.answer
     return ends
 
 
 def _by_key(pool: Sequence[Question], images: dict[str, str], shown: dict[str, str], *, wrong: float) -> dict[str, str]:
     """Key of an image -> key of the latents whose future it sees."""
-    others = stand_ins(pool) if wrong else {}
+    others = substitute_scenes(pool) if wrong else {}
     shown_of = {question.scene_id: shown[question.id] for question in pool}
     seen: dict[str, str] = {}
     for question in pool:
         key, scene = images[question.id], question.scene_id
-        seen[key] = shown_of[others[scene] if sees_another(key, wrong) else scene]
+        seen[key] = shown_of[others[scene] if sees_substitute(key, wrong) else scene]
     return seen
 
 

@@ -174,7 +174,7 @@ def supervised_tokens(labels: Tensor) -> int:
     return int((labels[:, 1:] != IGNORED).sum())
 
 
-def right_answers(
+def count_right_answers(
     logits: Float[Tensor, "tokens vocab"], labels: Int[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
 ) -> tuple[int, int]:
     """How many answers of a batch have the likeliest token everywhere, as greedy decoding would write them; and of how

@@ -23,7 +23,7 @@ from .batches import Example
 logger = logging.getLogger(__name__)
 
 
-def covered(
+def questions_with_latents(
     questions: Sequence[Question], questions_file: Path, store: LatentStore, *, max_bad: int
 ) -> tuple[Question, ...]:
     """The questions that have latents in a store.
@@ -39,7 +39,7 @@ def covered(
     return tuple(question for question in questions if question.id in coverage.keys)
 
 
-def fitting(
+def examples_that_fit(
     questions: Sequence[Question], examples: Sequence[Example], lm: LanguageModel, *, world_tokens: int, max_bad: int
 ) -> tuple[tuple[Question, ...], list[Example]]:
     """The questions that leave room for the world tokens, and their examples, in the same order.
@@ -68,7 +68,7 @@ def fitting(
     return tuple(questions[n] for n in kept), [examples[n] for n in kept]
 
 
-def with_room(
+def questions_that_fit(
     questions: Sequence[Question], lm: PromptFormat, *, world_tokens: int, max_bad: int
 ) -> tuple[Question, ...]:
     """The questions that are not too long to be answered with the longest of their choices.

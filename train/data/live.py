@@ -74,7 +74,7 @@ class LiveLatents(LatentDataset):
         return {"images": self.images, "seconds": round(self.seconds, 3)}
 
 
-def live_in_place_of(images: LatentDataset | None, roll_out: RollOut, arm: Arm) -> LiveLatents:
+def roll_out_live(images: LatentDataset | None, roll_out: RollOut, arm: Arm) -> LiveLatents:
     """The same samples as a dataset that reads them, rolled out instead.
 
     Raises:

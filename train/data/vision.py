@@ -57,7 +57,7 @@ class VisionInputs:
         return self._prepare(image, do_pan_and_scan=False, return_tensors="pt")["pixel_values"]
 
 
-def open_pictures(
+def open_vision_inputs(
     lm: PromptFormat, questions: Iterable[Question], keys: Mapping[str, str], questions_file: Path
 ) -> VisionInputs | None:
     """The images of questions, where the language model looks at them; None where it sees none.

@@ -12,9 +12,9 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
 from ..data.arms import Arm, open_arm
 from ..data.batches import check_answers
-from ..data.limits import covered, with_room
+from ..data.limits import questions_that_fit, questions_with_latents
 from ..data.loader import LatentDataset
-from ..data.vision import open_pictures
+from ..data.vision import open_vision_inputs
 from ..language.lm import merge_adapters
 from ..questions.record import Question, read_questions
 from ..runs.folder import LoadedRun, load_run, require_same_recipe
@@ -106,9 +106,10 @@ class AnswerSession:
             QuestionError: more than `max_bad` are without latents or too long, or the language model has no token for
                 a word of an answer.
         """
-        with_latents = covered(questions, self.questions_file, self.store, max_bad=self.max_bad)
+        with_latents = questions_with_latents(questions, self.questions_file, self.store, max_bad=self.max_bad)
         check_answers(with_latents, self.loaded.lm)
-        return with_room(with_latents, self.loaded.lm, world_tokens=self.world_tokens(steps), max_bad=self.max_bad)
+        tokens = self.world_tokens(steps)
+        return questions_that_fit(with_latents, self.loaded.lm, world_tokens=tokens, max_bad=self.max_bad)
 
     def world_tokens(self, steps: int) -> int:
         """World tokens of one image where so many rollout steps are read."""
@@ -141,6 +142,6 @@ class AnswerSession:
             opened.images,
             batch_size=batch_size,
             progress=progress or Progress.silent(),
-            pictures=open_pictures(self.loaded.lm, opened.questions, opened.keys, self.questions_file),
+            pictures=open_vision_inputs(self.loaded.lm, opened.questions, opened.keys, self.questions_file),
             generate=generate,
         )

@@ -29,7 +29,7 @@ from .weights import Weights
 ARCHITECTURES = {"Gemma2ForCausalLM": "eager", "Gemma3ForCausalLM": "sdpa", "Gemma3ForConditionalGeneration": "sdpa"}
 """The models we have checked, and the attention each computes right. Gemma-2's soft-capping rules out sdpa."""
 
-_EYES = ("vision_tower", "multi_modal_projector")
+_VISION_PARTS = ("vision_tower", "multi_modal_projector")
 """The parts of a multimodal model that look at images; never trained."""
 
 _PROBE = "Where will the 2 red balls land? Zwölf, 左."
@@ -100,7 +100,7 @@ def _check_tokenizer(lm: LanguageModel) -> None:
         )
 
 
-def load_phrasebook(weights: Weights) -> TokenizerOnly:
+def load_tokenizer_only(weights: Weights) -> TokenizerOnly:
     """A language model's tokenizer and configuration alone: a second instead of minutes.
 
     Raises:
@@ -209,7 +209,7 @@ def add_lora(lm: LanguageModel, *, rank: int, alpha: int, dropout: float) -> Lan
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules="all-linear",
-        exclude_modules=rf".*\b({'|'.join(_EYES)})\b.*" if lm.image_tokens else None,
+        exclude_modules=rf".*\b({'|'.join(_VISION_PARTS)})\b.*" if lm.image_tokens else None,
         task_type="CAUSAL_LM",
         revision=commit,
     )

@@ -18,7 +18,7 @@ from ...pipeline.config import load_config
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.store.folder import open_store
 from ..config import TrainConfig
-from ..language.lm import load_phrasebook
+from ..language.lm import load_tokenizer_only
 from ..language.weights import find_weights
 from .readers import folder_of, read_rows
 from .record import read_question_file, resolve_keys, select_split
@@ -27,7 +27,9 @@ from .report import QuestionReport, describe, measure
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
 
 
-def look(file: Path, store: Path | None, settings: Mapping[str, Any], *, split: str | None = None) -> QuestionReport:
+def inspect_questions(
+    file: Path, store: Path | None, settings: Mapping[str, Any], *, split: str | None = None
+) -> QuestionReport:
     """Everything there is to say about questions without loading a language model's weights.
 
     Args:
@@ -50,12 +52,12 @@ def look(file: Path, store: Path | None, settings: Mapping[str, Any], *, split: 
         if steps > latent_frames - 1:
             raise ConfigError(f"--steps {steps} asks for more than {store} holds: {latent_frames - 1}")
         world_tokens = config.token_layout().count(1 + steps, height, width, channels=channels)
-    tokens = measure(asked, load_phrasebook(find_weights(config.lm)), world_tokens=world_tokens)
+    tokens = measure(asked, load_tokenizer_only(find_weights(config.lm)), world_tokens=world_tokens)
     return describe(found, asked, coverage=coverage, tokens=tokens, max_bad=config.max_bad)
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenQuestions:
     """What was written."""
 
     path: Path
@@ -63,7 +65,7 @@ class Written:
     images: int
 
 
-def write_questions(file: Path, folder: Path, settings: Mapping[str, Any]) -> Written:
+def write_questions(file: Path, folder: Path, settings: Mapping[str, Any]) -> WrittenQuestions:
     """The questions as JSON lines, images that lie in a table as files; whole, or not at all.
 
     `theworld precompute FOLDER/images` and `theworld train --questions FOLDER/questions.jsonl` take it from there.
@@ -101,4 +103,4 @@ def write_questions(file: Path, folder: Path, settings: Mapping[str, Any]) -> Wr
         building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return Written(folder / "questions.jsonl", len(questions), len(names))
+    return WrittenQuestions(folder / "questions.jsonl", len(questions), len(names))

@@ -25,7 +25,7 @@ from ...pipeline.files import arrow_tables as arrow_files
 from ...pipeline.files import text_tables as lists
 from ...pipeline.files.hashing import digest_of_file, digest_of_lines
 from .columns import FIELDS, Columns
-from .values import Images, Skipped, WrongValue, answer_of, choices_of, in_order_of, text_of
+from .values import Images, Skipped, WrongValue, answer_of, choices_of, shuffle_choices, text_of
 
 _SAT = frozenset({"question", "answers", "correct_answer"})
 _SAT_IMAGES = frozenset({"image_bytes", "images"})  # array/SAT, array/SAT-v2: a list each, by their cards on the Hub
@@ -50,7 +50,7 @@ class Row:
     """What a person finds it by: `line 17`, `train.parquet, row 3`."""
     record: dict[str, Any] | None = None
     problem: str = ""
-    passed_over: str = ""
+    skipped: str = ""
     """Nothing is wrong with it, but it asks nothing about one image."""
 
 
@@ -196,7 +196,7 @@ def _llava_rows(rows: Iterable[tuple[str, lists.Record]]) -> Iterator[Row]:
             given = row.get("id")
             name = text_of(number if given is None else given)
         except Skipped as reason:
-            yield Row(where, passed_over=str(reason))
+            yield Row(where, skipped=str(reason))
             continue
         except WrongValue as error:
             yield Row(where, problem=str(error))
@@ -348,14 +348,14 @@ def _table_rows(
             record["id"] = _unique(text_of(where if name in (None, "") else name), number, taken)
             if choices:
                 texts = tuple(choices.values())
-                record["choices"] = in_order_of(record["id"], texts) if shuffled else texts
+                record["choices"] = shuffle_choices(record["id"], texts) if shuffled else texts
             for field in columns.of.keys() - {"image", "choices", "answer", "question", "id"}:
                 if (value := columns.value(row, field)) not in (None, ""):
                     record[field] = text_of(value)
             if "split" not in record and isinstance(row.get("split"), str):  # from the name of the file
                 record["split"] = row["split"]
         except Skipped as reason:
-            yield Row(where, passed_over=str(reason))
+            yield Row(where, skipped=str(reason))
         except WrongValue as error:
             yield Row(where, problem=str(error))
         else:

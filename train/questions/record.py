@@ -132,7 +132,7 @@ class QuestionFile:
     """What a row is called: line, row, conversation, simulation."""
     questions: tuple[Question, ...]
     bad: tuple[BadRow, ...]
-    passed_over: dict[str, int]
+    skipped: dict[str, int]
     """Why rows that are not wrong ask nothing about one image -> how many."""
 
     def require(self, max_bad: int) -> tuple[Question, ...]:
@@ -152,7 +152,7 @@ class QuestionFile:
                 )
             logger.warning("%s: %d wrong %ss are left out: %s", self.path, len(self.bad), self.unit, named)
         if not self.questions:
-            why = "; ".join(f"{count} {self.unit}s: {reason}" for reason, count in self.passed_over.items())
+            why = "; ".join(f"{count} {self.unit}s: {reason}" for reason, count in self.skipped.items())
             raise QuestionError(
                 f"{self.path} holds no question{f' ({why})' if why else ''}: write one JSON object per line"
             )
@@ -177,11 +177,11 @@ def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) 
     found = read_rows(path, columns)
     questions: list[Question] = []
     bad: list[BadRow] = []
-    passed_over: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     row_of: dict[str, str] = {}
     for row in found.rows:
-        if row.passed_over:
-            passed_over[row.passed_over] += 1
+        if row.skipped:
+            skipped[row.skipped] += 1
         elif row.record is None:
             bad.append(BadRow(row.where, row.problem))
         elif isinstance(question := _validated(row.record), str):
@@ -194,7 +194,7 @@ def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) 
         else:
             row_of[question.id] = row.where
             questions.append(question)
-    return QuestionFile(path, found.layout, found.unit, tuple(questions), tuple(bad), dict(passed_over))
+    return QuestionFile(path, found.layout, found.unit, tuple(questions), tuple(bad), dict(skipped))
 
 
 def _validated(record: Mapping[str, Any]) -> Question | str:

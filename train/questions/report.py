@@ -177,7 +177,7 @@ def describe(
         contradictions=contradictions,
         leaks=_leaks(asked),
         bad=tuple(map(str, file.bad)),
-        passed_over=file.passed_over,
+        passed_over=file.skipped,
         with_latents=None if coverage is None else len(coverage.keys),
         without_latents={} if coverage is None else {item.question.id: item.reason for item in coverage.missing},
         tokens=tokens,

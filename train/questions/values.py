@@ -160,6 +160,6 @@ def answer_of(value: Any, choices: Mapping[str, str]) -> str:
     )
 
 
-def in_order_of(name: str, choices: Sequence[str]) -> tuple[str, ...]:
+def shuffle_choices(name: str, choices: Sequence[str]) -> tuple[str, ...]:
     """Choices in an order that only `name` decides: the place of the right one then says nothing."""
     return tuple(sorted(choices, key=lambda choice: hashlib.sha256(f"{name}\0{choice}".encode()).digest()))

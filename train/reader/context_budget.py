@@ -23,7 +23,7 @@ _NAMED = 4  # layouts that a message names
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ContextLimits:
     """What a language model can attend to."""
 
     source: str
@@ -36,12 +36,12 @@ class Room:
     layers: int
 
 
-def _gemma2(name: str, layers: int) -> Room:
-    return Room(name, 8192, 4096, (layers + 1) // 2, layers)
+def _gemma2(name: str, layers: int) -> ContextLimits:
+    return ContextLimits(name, 8192, 4096, (layers + 1) // 2, layers)
 
 
-def _gemma3(name: str, layers: int, context: int, window: int) -> Room:
-    return Room(name, context, window, layers - layers // 6, layers)
+def _gemma3(name: str, layers: int, context: int, window: int) -> ContextLimits:
+    return ContextLimits(name, context, window, layers - layers // 6, layers)
 
 
 KNOWN = {
@@ -65,7 +65,7 @@ _CLASS_DEFAULTS = {"gemma2": (8192, 4096, 26), "gemma3_text": (131_072, 4096, 26
 """(context, window, layers) where a config.json leaves them out: transformers 5.23, Gemma2Config, Gemma3TextConfig."""
 
 
-def find_room(lm: str | None) -> Room:
+def find_context_limits(lm: str | None) -> ContextLimits:
     """What a language model has room for, without its weights: the embedded one (None), a folder, a Hub id known here.
 
     Raises:
@@ -82,17 +82,17 @@ def find_room(lm: str | None) -> Room:
             f"--lm {lm} is neither a folder here nor a language model known by name: {', '.join(KNOWN)} (or with -it), "
             "worldlet. Name the folder that holds its config.json"
         )
-    return Room(lm, known.context, known.window, known.windowed, known.layers)
+    return ContextLimits(lm, known.context, known.window, known.windowed, known.layers)
 
 
-def _read_room(source: str, folder: Path) -> Room:
+def _read_room(source: str, folder: Path) -> ContextLimits:
     try:
-        return room_of(source, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        return context_limits_of(source, json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"{folder / 'config.json'} does not describe a language model: {error}") from error
 
 
-def room_of(source: str, config: Mapping[str, Any]) -> Room:
+def context_limits_of(source: str, config: Mapping[str, Any]) -> ContextLimits:
     """What a model has room for by its configuration, as transformers keeps it; a multimodal one's text part."""
     config = {**config, **(config.get("text_config") or {})}
     kind = "gemma2" if config.get("model_type") == "gemma2" else "gemma3_text"
@@ -108,7 +108,7 @@ def room_of(source: str, config: Mapping[str, Any]) -> Room:
         windowed = sum(kind == "sliding_attention" for kind in types)
     else:
         windowed = (layers + 1) // 2 if kind == "gemma2" else layers - layers // 6
-    return Room(source, int(context), int(window) if window and windowed else None, windowed, int(layers))
+    return ContextLimits(source, int(context), int(window) if window and windowed else None, windowed, int(layers))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +116,7 @@ class Budget:
     """The tokens of one question, weighed."""
 
     layout: TokenLayout
-    room: Room
+    room: ContextLimits
     cells: tuple[int, int, int]
     """(C, H, W) of a latent frame."""
     frames: tuple[int, ...]
@@ -144,14 +144,14 @@ class Budget:
         """Whether windowed layers lose some. A window too small for the text alone was not meant to hold a world."""
         return self.room.window is not None and self.text <= self.room.window < self.total
 
-    def lost(self) -> tuple[list[int], list[int]]:
+    def frames_beyond_window(self) -> tuple[list[int], list[int]]:
         """Frames of the rollout that windowed layers show the last token nothing of, and those they show in part."""
         if not self.beyond_window:
             return [], []
         assert self.room.window is not None
         channels, height, width = self.cells
         seen = self.room.window - (self.text - 1)  # <bos> stands in front
-        hidden, partly = self.layout.out_of_sight(len(self.frames), height, width, channels=channels, seen=seen)
+        hidden, partly = self.layout.hidden_frames(len(self.frames), height, width, channels=channels, seen=seen)
         return [self.frames[n] for n in hidden], [self.frames[n] for n in partly]
 
     def require_fit(self) -> None:
@@ -176,7 +176,7 @@ class Budget:
         """What windowed layers lose, and what to do; None where they lose nothing."""
         if not self.beyond_window or not self.fits:
             return None
-        hidden, partly = self.lost()
+        hidden, partly = self.frames_beyond_window()
         parts = [f"nothing of {_frames(hidden)}"] if hidden else []
         parts += [f"only a part of {_frames(partly)}"] if partly else []
         others = self._others(lambda tokens: tokens + self.text <= (self.room.window or 0))
@@ -189,7 +189,7 @@ class Budget:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        hidden, partly = self.lost()
+        hidden, partly = self.frames_beyond_window()
         return {
             "layout": self.layout.describe(),
             "flags": flags(self.layout),

@@ -147,7 +147,7 @@ class TokenLayout:
             return [self.queries] if slots else []
         return [rows * columns // slot.coarse**2 for slot in slots]
 
-    def out_of_sight(
+    def hidden_frames(
         self, latent_frames: int, height: int, width: int, *, channels: int, seen: int
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Frames that the last `seen` world tokens show nothing of, and those they show in part."""

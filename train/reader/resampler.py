@@ -17,7 +17,7 @@ _LAYERS = 2
 _HEAD = 64  # numbers of one attention head
 
 
-class LookUp(nn.Module):
+class CrossAttentionLayer(nn.Module):
     """One layer: queries look at the cells, then think."""
 
     def __init__(self, width: int) -> None:
@@ -50,7 +50,7 @@ class Resampler(nn.Module):
         """
         super().__init__()
         self.queries = nn.Parameter(torch.randn(queries, width))
-        self.layers = nn.ModuleList(LookUp(width) for _ in range(_LAYERS))
+        self.layers = nn.ModuleList(CrossAttentionLayer(width) for _ in range(_LAYERS))
 
     def forward(self, cells: Float[Tensor, "B N F"]) -> Float[Tensor, "B M F"]:
         """What the queries found in the cells."""

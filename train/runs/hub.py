@@ -33,7 +33,7 @@ def push(run: Path, hub_id: str, *, private: bool = False) -> str:
         RunError: it is no whole run, or the Hub refuses.
     """
     with tempfile.TemporaryDirectory() as folder:
-        lay_out(run, Path(folder), hub_id)
+        prepare_upload(run, Path(folder), hub_id)
         return upload(Path(folder), hub_id, private=private, error=RunError)
 
 
@@ -49,10 +49,10 @@ def pull(hub_id: str, out: Path) -> Path:
         raise RunError(f"{out} exists already; runs are never overwritten. Choose another folder")
     wanted = [*WEIGHTS, *TEXTS, EVALUATIONS, POLICIES, CARD]
     snapshot = fetch(hub_id, wanted, error=RunError, instead="copy the run folder here by other means")
-    return take(snapshot.folder, out)
+    return copy_run(snapshot.folder, out)
 
 
-def take(source: Path, out: Path) -> Path:
+def copy_run(source: Path, out: Path) -> Path:
     """A checked copy of a run's files, which appears whole or not at all.
 
     Raises:
@@ -74,7 +74,7 @@ def take(source: Path, out: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def lay_out(run: Path, folder: Path, hub_id: str) -> list[str]:
+def prepare_upload(run: Path, folder: Path, hub_id: str) -> list[str]:
     """What is uploaded of a run, in an empty folder: weights as they are, texts without this machine's paths.
 
     Returns:

@@ -134,23 +134,23 @@ def partial_of(run: Path) -> Path:
     return run if run.name.endswith(PARTIAL) else run.with_name(run.name + PARTIAL)
 
 
-def is_unfinished(path: Path) -> bool:
+def is_partial(path: Path) -> bool:
     """Whether a training can be resumed by this name."""
     return (partial_of(path) / FACTS).is_file()
 
 
-def find_unfinished(where: Path | None = None) -> Path:
+def find_partial(where: Path | None = None) -> Path:
     """The unfinished training of this name, or the only one under `runs/`.
 
     Raises:
         RunError: there is none, or there are several to choose from.
     """
     if where is not None:
-        if not is_unfinished(where):
+        if not is_partial(where):
             done = " It is finished: there is nothing to resume." if where.exists() else ""
             raise RunError(f"there is no unfinished training {partial_of(where)}.{done}")
         return partial_of(where)
-    found = sorted(path for path in Path("runs").glob(f"*{PARTIAL}") if is_unfinished(path))
+    found = sorted(path for path in Path("runs").glob(f"*{PARTIAL}") if is_partial(path))
     if len(found) != 1:
         several = f"{', '.join(map(str, found))} are unfinished: name one, as in --resume {found[0]}" if found else ""
         raise RunError(several or "there is no unfinished training under runs/. Start one without --resume")
@@ -205,7 +205,7 @@ def _given(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def in_progress(
+def open_partial(
     facts: TrainingFacts, out: Path | None, *, resume: Path | None, writes: bool, say: Callable[[str], None]
 ) -> Iterator[PartialRun]:
     """The folder of a training while it runs: it stays where there is something to go on from, else it vanishes.

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.store.folder import open_store
-from ..data.arms import ends_right, parse_arm
+from ..data.arms import future_is_right, parse_arm
 from ..evaluation.metrics import minimal_pairs
 from ..evaluation.statistics import paired_p_value, wilson
 from ..pages.intervals import as_share
@@ -220,7 +220,7 @@ def _break_even(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[s
     for labels in sorted(study.labels):
         there = [arm for arm in arms if answers.has(arm.name, labels)]
         for arm in there if len(there) > 1 else ():
-            ends = ends_right(arm, split.questions, images)
+            ends = future_is_right(arm, split.questions, images)
             outcome = float(np.mean([ends[q.id] for q in split.questions if q.type == "temporal"]))
             mean = answers.mean(arm.name, labels, temporal)
             points.append({"arm": arm.name, "labels": labels, "outcome": outcome, **mean.to_json()})

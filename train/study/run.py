@@ -37,9 +37,9 @@ from ...pipeline.store.folder import open_store
 from ..config import TrainConfig
 from ..data.arms import open_arm, parse_arm
 from ..data.batches import check_answers
-from ..data.limits import with_room
+from ..data.limits import questions_that_fit
 from ..evaluation.session import AnswerSession
-from ..language.lm import load_phrasebook
+from ..language.lm import load_tokenizer_only
 from ..language.weights import find_weights
 from ..questions.readers import digest_of
 from ..questions.record import Question, first_scenes, read_questions, select_split
@@ -185,12 +185,12 @@ def _check(study: Study) -> tuple[list[str], dict[str, Any]]:
         )
         keys |= found
     weights, (channels, _, height, width) = find_weights(settings.lm), store.sample_shape
-    speech = load_phrasebook(weights)
+    speech = load_tokenizer_only(weights)
     world_tokens = settings.token_layout().count(1 + steps, height, width, channels=channels)
     for split in splits:  # all of whose questions are asked; of those to learn from, each training says it itself
         asked = select_split(everything, split, settings.questions)
         check_answers(asked, speech)
-        with_room(asked, speech, world_tokens=world_tokens, max_bad=0)
+        questions_that_fit(asked, speech, world_tokens=world_tokens, max_bad=0)
     digest = digest_of_lines(f"{name} {key}\n" for name, key in sorted(keys.items()))
     budget = settings.model_dump(
         mode="json", exclude={"arm", "labels", "seed", "out", "store", "questions", "futures", "lm", "device"}

@@ -25,21 +25,21 @@ from ...pipeline.store.folder import LatentStore, open_store
 from ..config import RunSummary, TrainConfig
 from ..data.arms import Arm, open_arm, parse_arm
 from ..data.batches import check_answers, encode, pack
-from ..data.limits import covered, fitting
-from ..data.live import LiveLatents, RollOut, live_in_place_of
+from ..data.limits import examples_that_fit, questions_with_latents
+from ..data.live import LiveLatents, RollOut, roll_out_live
 from ..data.loader import LatentDataset
-from ..data.vision import open_pictures
+from ..data.vision import open_vision_inputs
 from ..language.lm import LanguageModel, add_lora, checkpoint_activations, load_language_model
 from ..language.weights import find_weights
 from ..questions.readers import digest_of, place_of
 from ..questions.record import Question, first_scenes, read_questions, select_split
 from ..questions.report import measure, training_lines
-from ..reader.context_budget import Budget, room_of
+from ..reader.context_budget import Budget, context_limits_of
 from ..reader.layouts import TokenLayout
 from ..reader.model import TheWorld
 from ..runs.folder import build_reader, resolve_dtype, save_run
 from ..runs.meta import METRICS, LMFacts, QuestionFacts, ReaderFacts, RunMeta, StoreFacts, versions
-from ..runs.partial import TrainingFacts, in_progress, require_free, run_of
+from ..runs.partial import TrainingFacts, open_partial, require_free, run_of
 from .distributed import Ranks
 from .loop import fit
 from .signals import Stop
@@ -96,7 +96,7 @@ def train(
     if config.validate_every is not None:
         watched = _open_split(VALIDATION, everything, config, arm, store, steps)
     if live is not None:
-        taught = replace(taught, images=live_in_place_of(taught.images, live, arm))
+        taught = replace(taught, images=roll_out_live(taught.images, live, arm))
 
     lm = load_language_model(
         find_weights(config.lm),
@@ -148,7 +148,7 @@ def train(
         versions=meta.versions,
         started=meta.created,
     )
-    with in_progress(begun, config.out, resume=resume, writes=ranks.is_first, say=progress.say) as unfinished:
+    with open_partial(begun, config.out, resume=resume, writes=ranks.is_first, say=progress.say) as unfinished:
         training = Training(
             config=config,
             material=material,
@@ -205,7 +205,7 @@ def _open_split(
 ) -> _Asked:
     """Its questions, or those of its first `labels` scenes, and their latents as the arm shows them."""
     pool = select_split(everything, split, config.questions)
-    pool = covered(pool, config.questions, store, max_bad=config.max_bad) if config.max_bad else pool
+    pool = questions_with_latents(pool, config.questions, store, max_bad=config.max_bad) if config.max_bad else pool
     questions = first_scenes(pool, labels)
     keys, images = open_arm(arm, store, questions, pool, config.questions, rollout_steps=steps, futures=config.futures)
     return _Asked(questions, keys, images)
@@ -215,8 +215,10 @@ def _encode(asked: _Asked, config: TrainConfig, lm: LanguageModel, world_tokens:
     """The questions that fit into the language model, and the rows they make."""
     check_answers(asked.questions, lm)
     examples = [encode(question, asked.keys[question.id], lm, answer=question.answer) for question in asked.questions]
-    questions, examples = fitting(asked.questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad)
-    pictures = open_pictures(lm, questions, asked.keys, config.questions)
+    questions, examples = examples_that_fit(
+        asked.questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad
+    )
+    pictures = open_vision_inputs(lm, questions, asked.keys, config.questions)
     return replace(asked, questions=questions), TrainData(pack(examples, config.pack), asked.images, pictures)
 
 
@@ -288,7 +290,7 @@ def _check_context(facts: ReaderFacts, materials: Sequence[TrainData], lm: Langu
     """Refuses a total beyond what the language model can attend to, warns of its windows."""
     budget = Budget(
         layout=facts.token_layout(),
-        room=room_of(lm.weights.source, lm.model.config.to_dict()),
+        room=context_limits_of(lm.weights.source, lm.model.config.to_dict()),
         cells=facts.latent_shape,
         frames=_frames(facts),
         text=max(

@@ -29,7 +29,7 @@ from ...pipeline.errors import RunError
 from ...pipeline.messages import name_some
 from ...pipeline.progress import Progress
 from ..config import TrainConfig
-from ..data.batches import Example, right_answers, supervised_tokens, texts, with_latents
+from ..data.batches import Example, count_right_answers, supervised_tokens, texts, with_latents
 from ..data.loader import LatentDataset
 from ..data.vision import VisionInputs
 from ..reader.model import TheWorld
@@ -275,7 +275,7 @@ class UpdateTrainer(Trainer):
             said = model(**inputs)
             loss, learned = loss + float(said.loss) * tokens, learned + tokens
             if tokens:  # else it only keeps the other processes company
-                counted = right_answers(said.logits, inputs["labels"], inputs.get("segments"))
+                counted = count_right_answers(said.logits, inputs["labels"], inputs.get("segments"))
                 right, answers = right + counted[0], answers + counted[1]
         loss, learned, right, answers = self.ranks.total([loss, learned, right, answers], self.args.device)
         return loss / learned, right / answers

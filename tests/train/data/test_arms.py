@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError, QuestionError, StoreMismatchError
 from theworld.pipeline.store.folder import LatentStore, create_store
-from theworld.train.data.arms import NAMES, ends_right, open_arm, parse_arm, sees_another, stand_ins
+from theworld.train.data.arms import NAMES, future_is_right, open_arm, parse_arm, sees_substitute, substitute_scenes
 from theworld.train.data.loader import LatentDataset, Prefetcher
 from theworld.train.questions.record import Question, read_questions, resolve_keys, select_split
 
@@ -111,7 +111,7 @@ def test_a_share_of_the_scenes_sees_a_wrong_future_and_keeps_it_as_the_share_gro
         wrong[share] = {number for number in range(len(true)) if not torch.equal(shown[number], true[number])}
     assert wrong[0.25] <= wrong[0.5] <= wrong[1] == set(range(len(true)))
     keys = [f"{number:032x}"[::-1] for number in range(4096)]
-    assert sum(sees_another(key, 0.2) for key in keys) / 4096 == pytest.approx(0.2, abs=0.02)
+    assert sum(sees_substitute(key, 0.2) for key in keys) / 4096 == pytest.approx(0.2, abs=0.02)
 
 
 def test_a_stand_in_says_nothing_about_the_scene_it_stands_for() -> None:
@@ -124,9 +124,9 @@ def test_a_stand_in_says_nothing_about_the_scene_it_stands_for() -> None:
         for pair in range(1000) for half in range(2)
     ]  # fmt: skip
     answer = {question.image: question.answer for question in asked}
-    same = Counter(answer[scene] == answer[other] for scene, other in stand_ins(asked).items())
+    same = Counter(answer[scene] == answer[other] for scene, other in substitute_scenes(asked).items())
     assert same[True] / 2000 == pytest.approx(0.5, abs=0.05)
-    assert stand_ins(asked) == stand_ins(list(reversed(asked)))
+    assert substitute_scenes(asked) == substitute_scenes(list(reversed(asked)))
 
 
 @given(
@@ -147,10 +147,10 @@ def test_stand_ins_are_each_used_once_within_family_and_split_and_outside_the_pa
     ]  # fmt: skip
     if any(sum(halves) < 2 * max(halves) for halves in pairs.values()):
         with pytest.raises(QuestionError, match="Make more scenes"):
-            stand_ins(asked)
+            substitute_scenes(asked)
         return
     of = {question.scene_id: question for question in asked}
-    chosen = stand_ins(asked)
+    chosen = substitute_scenes(asked)
     assert sorted(chosen) == sorted(chosen.values()) == sorted(of)
     for one, other in ((of[scene], of[stand_in]) for scene, stand_in in chosen.items()):
         assert (one.split, one.family) == (other.split, other.family)
@@ -181,6 +181,6 @@ def test_a_true_future_answers_every_question_of_its_scene_also_where_the_file_d
     pool = questions_of(study)
     images = resolve_keys(pool, study[2], study[0]).keys
     bare = tuple(question.model_copy(update={"about": None}) for question in pool)
-    assert all(ends_right(parse_arm("true"), bare, images).values())
+    assert all(future_is_right(parse_arm("true"), bare, images).values())
     for arm in map(parse_arm, ("true@0.5", "true@1")):
-        assert ends_right(arm, bare, images) == ends_right(arm, pool, images)
+        assert future_is_right(arm, bare, images) == future_is_right(arm, pool, images)

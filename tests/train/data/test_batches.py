@@ -11,9 +11,9 @@ from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.store.buffer import BatchBuffer
 from theworld.train.data.batches import (
     check_answers,
+    count_right_answers,
     encode,
     pad_rows,
-    right_answers,
     supervised_tokens,
     texts,
     with_latents,
@@ -53,11 +53,11 @@ def test_an_answer_is_right_when_each_of_its_tokens_is_the_likeliest(lm: Languag
     batch = pad_rows([asked, asked[:1]] if packed else [[one] for one in [*asked, asked[0]]], lm.pad_id)
     labels, segments = batch["labels"], batch.get("segments")
     said = torch.nn.functional.one_hot(labels[:, 1:][labels[:, 1:] != IGNORED], 64).float()
-    assert right_answers(said, labels, segments) == (3, 3)
+    assert count_right_answers(said, labels, segments) == (3, 3)
     said[4] = said[0]  # one word of the long answer
-    assert right_answers(said, labels, segments) == (2, 3)
+    assert count_right_answers(said, labels, segments) == (2, 3)
     said[1], said[-1] = 0, 0  # the ends of the others
-    assert right_answers(said, labels, segments) == (0, 3)
+    assert count_right_answers(said, labels, segments) == (0, 3)
 
 
 def test_prompts_start_with_bos_and_end_where_the_answer_begins(lm: LanguageModel) -> None:

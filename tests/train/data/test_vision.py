@@ -10,8 +10,8 @@ from transformers import Gemma3Processor
 
 from theworld.pipeline.errors import ConfigError, QuestionError
 from theworld.train.data.batches import Example, encode, pad_rows
-from theworld.train.data.vision import VisionInputs, open_pictures
-from theworld.train.language.lm import LanguageModel, add_lora, load_language_model, load_phrasebook
+from theworld.train.data.vision import VisionInputs, open_vision_inputs
+from theworld.train.language.lm import LanguageModel, add_lora, load_language_model, load_tokenizer_only
 from theworld.train.language.weights import Weights, find_weights
 from theworld.train.questions.record import Question
 from theworld.train.reader.model import IGNORED, TheWorld
@@ -160,12 +160,12 @@ def test_what_its_folder_lacks_is_said(tmp_path: Path, files: dict[str, Path]) -
     folder = save_eyes_lm(tmp_path / "lm")
     for path in folder.glob("*processor_config.json"):
         path.unlink()
-    book = load_phrasebook(find_weights(str(folder)))
+    book = load_tokenizer_only(find_weights(str(folder)))
     with pytest.raises(ConfigError, match=r"no preprocessor_config\.json"):
         VisionInputs(book, files)
     question = Question(id="q", image="gone.png", question=ASKED, answer="left")
     with pytest.raises(QuestionError, match=r"looks at the images itself.*gone\.png.*--write"):
-        open_pictures(book, [question], {"q": "k"}, tmp_path / "q.jsonl")
+        open_vision_inputs(book, [question], {"q": "k"}, tmp_path / "q.jsonl")
     bare = eyes_tokenizer()
     bare.chat_template = "{{ bos_token }}{% for turn in messages %}{{ turn.role }} {% endfor %}"
     with pytest.raises(ConfigError, match="leaves images out"):
@@ -173,7 +173,7 @@ def test_what_its_folder_lacks_is_said(tmp_path: Path, files: dict[str, Path]) -
 
 
 def test_a_phrasebook_says_what_the_whole_model_says(lm: LanguageModel) -> None:
-    book = load_phrasebook(lm.weights)
+    book = load_tokenizer_only(lm.weights)
     assert book.prompt_ids(ASKED, BEFORE) == lm.prompt_ids(ASKED, BEFORE)
     assert (
         (book.context, book.image_tokens, book.end_id)

@@ -18,7 +18,7 @@ from theworld.train.language.lm import (
     check_embedding_scale,
     embedding_rms,
     load_language_model,
-    load_phrasebook,
+    load_tokenizer_only,
 )
 from theworld.train.language.weights import Weights, find_weights
 
@@ -106,7 +106,7 @@ def test_a_gguf_file_is_known_by_its_content_and_what_reads_it_is_asked_for(
     assert (weights.folder, weights.gguf, weights.source) == (tmp_path, "model.gguf", str(file))
     assert weights.identity == f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
     monkeypatch.setattr(lm_module, "find_spec", lambda _: None)
-    for load in (load_phrasebook, partial(load_language_model, device=CPU, dtype=torch.float32)):
+    for load in (load_tokenizer_only, partial(load_language_model, device=CPU, dtype=torch.float32)):
         with pytest.raises(ConfigError, match=r"needs the library gguf: pip install -e '\.\[gguf\]' in the folder"):
             load(weights)
 

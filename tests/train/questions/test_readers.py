@@ -99,7 +99,7 @@ def test_what_asks_nothing_about_one_image_is_passed_over_and_counted(tmp_path: 
     talks = [{"conversations": TURNS}, {"image": ["a.png", "b.png"], "conversations": TURNS}]
     found = read_question_file(put(tmp_path / "x.json", [*talks, {"image": ["a.png"], "conversations": TURNS}]))
     assert (len(found.questions), found.bad) == (2, ())
-    assert found.passed_over == {"has no image": 1, "shows several images": 1}
+    assert found.skipped == {"has no image": 1, "shows several images": 1}
     assert "passed over, it has no image: 1" in describe(found).lines()
 
 
@@ -121,7 +121,7 @@ def test_sat_is_known_and_the_right_answer_loses_its_place(tmp_path: Path, image
     several = {**rows[0], images: [shown(0), shown(1)]}
     found = read_question_file(table(tmp_path / "SAT_val.parquet", [*rows, several]))
     assert found.layout == "SAT"
-    assert found.passed_over == {"shows several images": 1}
+    assert found.skipped == {"shows several images": 1}
     assert {question.split for question in found.questions} == {"validation"}
     assert {question.type for question in found.questions} == {"ego_movement"}
     assert 5 < sum((question.choices or ())[0] == "left" for question in found.questions) < 35
@@ -272,7 +272,7 @@ def test_whatever_stands_in_a_row_is_a_question_or_has_a_reason(tmp_path: Path, 
     for columns in (None, {"answer": "answer"}):
         found = read_question_file(file, columns=columns)
         if found.layout in ("table", "JSONL"):
-            assert len(found.questions) + len(found.bad) + sum(found.passed_over.values()) == len(rows)
+            assert len(found.questions) + len(found.bad) + sum(found.skipped.values()) == len(rows)
         assert all(row.where and row.problem for row in found.bad)
 
 

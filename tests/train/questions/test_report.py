@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from theworld.train.language.lm import load_phrasebook
+from theworld.train.language.lm import load_tokenizer_only
 from theworld.train.language.weights import find_weights
-from theworld.train.questions.inspect import look
+from theworld.train.questions.inspect import inspect_questions
 from theworld.train.questions.record import Question
 from theworld.train.questions.report import QuestionReport, kinds_of, measure, training_lines
 
@@ -32,7 +32,7 @@ def seen(house: Path, *extra: dict[str, object], **settings: object) -> Question
     file = house / "cache" / "questions.jsonl"
     with file.open("a") as lines:
         lines.writelines(json.dumps({"image": "0.png", "question": ASKED, **record}) + "\n" for record in extra)
-    return look(file, house / "cache", {"lm": str(house / "lm"), "patch": 2, **settings})
+    return inspect_questions(file, house / "cache", {"lm": str(house / "lm"), "patch": 2, **settings})
 
 
 def test_what_a_sound_file_holds(house: Path) -> None:
@@ -97,7 +97,7 @@ def test_what_contradicts_repeats_or_leaks_is_named(house: Path) -> None:
 
 
 def test_a_training_says_it_in_a_few_lines(house: Path) -> None:
-    book = load_phrasebook(find_weights(str(house / "lm")))
+    book = load_tokenizer_only(find_weights(str(house / "lm")))
     asked = [question(1, type="temporal"), question(2, type="temporal", before=(("where is the ball?", "left"),))]
     lines = training_lines(asked, measure(asked, book, world_tokens=24))
     assert lines[0] == "2 questions about 2 images"

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, TheWorldError
 from theworld.precompute.job.cost import Cost
-from theworld.train.reader.context_budget import Budget, find_room, flags, room_of
+from theworld.train.reader.context_budget import Budget, context_limits_of, find_context_limits, flags
 from theworld.train.reader.layouts import TokenLayout
 
 from ...installed import drift_code, install, save_drift
@@ -28,7 +28,7 @@ CELLS = (16, 28, 28)
 def budget(layout: TokenLayout | None = None, *, steps: int = 8, lm: str | None = "google/gemma-2-2b-it") -> Budget:
     """Of 224 x 224 pixels and 7 tokens of text."""
     layout = layout or TokenLayout(name="spatial")
-    return Budget(layout=layout, room=find_room(lm), cells=CELLS, frames=tuple(range(1 + steps)), text=7)
+    return Budget(layout=layout, room=find_context_limits(lm), cells=CELLS, frames=tuple(range(1 + steps)), text=7)
 
 
 def rows(*words: str) -> list[dict[str, Any]]:
@@ -103,22 +103,22 @@ def test_a_folder_says_itself_what_it_has_room_for(tmp_path: Path) -> None:
         stated = config.to_dict()
         text = stated.get("text_config", stated)
         kinds = text["layer_types"]
-        room = room_of("here", stated)
+        room = context_limits_of("here", stated)
         assert (room.windowed, room.layers) == (kinds.count("sliding_attention"), len(kinds))
         assert (room.context, room.window) == (text["max_position_embeddings"], text["sliding_window"])
         for name in ("layer_types", "max_position_embeddings"):  # which the Hub's older files leave out
             text.pop(name)
-        assert room_of("here", stated) == room
+        assert context_limits_of("here", stated) == room
         (tmp_path / "config.json").write_text(json.dumps(stated))
-        assert find_room(str(tmp_path)).windowed == room.windowed
-    assert find_room("google/gemma-3-1b-it@main").windowed == 22
+        assert find_context_limits(str(tmp_path)).windowed == room.windowed
+    assert find_context_limits("google/gemma-3-1b-it@main").windowed == 22
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"config\.json does not describe"):
-        find_room(str(tmp_path))
+        find_context_limits(str(tmp_path))
 
 
 def test_half_of_gemma_2_s_layers_see_five_of_nine_raw_frames_and_not_the_observed_one() -> None:
-    hidden, partly = budget().lost()
+    hidden, partly = budget().frames_beyond_window()
     assert (hidden, partly) == ([0, 1, 2], [3])
     warning = budget().warning()
     assert warning is not None
@@ -129,11 +129,10 @@ def test_half_of_gemma_2_s_layers_see_five_of_nine_raw_frames_and_not_the_observ
 
 
 def test_a_window_too_small_for_the_text_alone_is_no_reason_to_warn() -> None:
-    assert find_room(None).window == 8
-    assert (
-        Budget(layout=TokenLayout(), room=find_room(None), cells=(16, 8, 8), frames=tuple(range(9)), text=12).warning()
-        is None
-    )
+    assert find_context_limits(None).window == 8
+    windowed = find_context_limits(None)
+    budget_of_text = Budget(layout=TokenLayout(), room=windowed, cells=(16, 8, 8), frames=tuple(range(9)), text=12)
+    assert budget_of_text.warning() is None
 
 
 @given(LAYOUT, st.integers(1, 8), st.integers(0, 300))
@@ -145,7 +144,7 @@ def test_frames_out_of_sight_are_those_that_no_token_still_seen_is_of(
     tokens = layout.by_slot(frames, 4, 8, channels=3)
     slot_of = [slot for slot, count in zip(layout.slots(frames), tokens, strict=True) for _ in range(count)]
     inside, outside = slot_of[max(len(slot_of) - seen, 0) :], slot_of[: max(len(slot_of) - seen, 0)]
-    hidden, partly = layout.out_of_sight(frames, 4, 8, channels=3, seen=seen)
+    hidden, partly = layout.hidden_frames(frames, 4, 8, channels=3, seen=seen)
     assert list(hidden) == [t for s in layout.slots(frames) if s not in inside for t in range(s.start, s.stop)]
     assert list(partly) == [
         t for s in layout.slots(frames) if s in inside and s in outside for t in range(s.start, s.stop)
@@ -160,7 +159,11 @@ def test_too_much_is_refused_with_the_layouts_that_fit_and_their_flags() -> None
         assert piece in str(refused.value) + "\n"
     with pytest.raises(ConfigError, match=r"(?s)32,000.*worldlet.*Not even one frame.*--layout channel"):
         Budget(
-            layout=TokenLayout(name="spatial"), room=find_room(None), cells=(16, 128, 250), frames=(0,), text=7
+            layout=TokenLayout(name="spatial"),
+            room=find_context_limits(None),
+            cells=(16, 128, 250),
+            frames=(0,),
+            text=7,
         ).require_fit()
 
 

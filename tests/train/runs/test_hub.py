@@ -14,7 +14,7 @@ from theworld.pipeline.files.hub import Snapshot
 from theworld.train.evaluation.evaluate import evaluate
 from theworld.train.runs import hub
 from theworld.train.runs.folder import load_run
-from theworld.train.runs.hub import base_model, card, lay_out, pull, take
+from theworld.train.runs.hub import base_model, card, copy_run, prepare_upload, pull
 from theworld.train.training.train import train
 
 from ...miniatures.training import lay_out as lay_out_house
@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_uploaded_names_no_path_of_this_machine(run: Path, tmp_path: Path) -> None:
-    names = lay_out(run, tmp_path, "somebody/reader")
+    names = prepare_upload(run, tmp_path, "somebody/reader")
     assert set(names) == {*hub.WEIGHTS, *hub.TEXTS, hub.CARD, "evaluation.json"}
     for path in tmp_path.iterdir():
         assert b"secretly" not in path.read_bytes(), path.name
@@ -69,7 +69,7 @@ def test_what_was_uploaded_comes_back_as_a_run_that_answers_the_same(
     (tmp_path / "hub").mkdir()
     shutil.copytree(run, tmp_path / "mine" / "run")
     (tmp_path / "mine" / "run" / "adaptive.json").write_text('{"run": "/secretly/run", "steps": 3}')
-    lay_out(tmp_path / "mine" / "run", tmp_path / "hub", "somebody/reader")
+    prepare_upload(tmp_path / "mine" / "run", tmp_path / "hub", "somebody/reader")
     there = Snapshot("somebody/reader", "0" * 40, tmp_path / "hub")
     monkeypatch.setattr(hub, "fetch", lambda *_, **__: there)
     assert pull("somebody/reader", tmp_path / "pulled") == tmp_path / "pulled"
@@ -87,9 +87,9 @@ def test_half_a_run_is_neither_uploaded_nor_taken(run: Path, tmp_path: Path) -> 
     shutil.copytree(run, tmp_path / "half", ignore=shutil.ignore_patterns("world_reader*"))
     (tmp_path / "out").mkdir()
     with pytest.raises(RunError, match=r"world_reader\.safetensors is missing"):
-        lay_out(tmp_path / "half", tmp_path / "out", "somebody/reader")
+        prepare_upload(tmp_path / "half", tmp_path / "out", "somebody/reader")
     with pytest.raises(RunError, match=r"world_reader\.safetensors is missing"):
-        take(tmp_path / "half", tmp_path / "taken")
+        copy_run(tmp_path / "half", tmp_path / "taken")
     assert not (tmp_path / "taken").exists()
 
 

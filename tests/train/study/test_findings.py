@@ -34,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ends_right(question: Question) -> bool:
+def future_is_right(question: Question) -> bool:
     """Three of four rollouts do, as in the miniature store."""
     return int(question.scene_id.split("-")[1]) % 4 != 0
 
@@ -44,7 +44,7 @@ def expected(arm: str, labels: int, question: Question) -> float:
     if question.type == "static":
         return 0.995
     if arm == "rollout":
-        return (0.95 if ends_right(question) else 0.1) if labels > 100 else 0.85
+        return (0.95 if future_is_right(question) else 0.1) if labels > 100 else 0.85
     return {"true": 0.99, "true@0.5": 0.6, "shuffled": 0.5}.get(arm, 0.55)
 
 
@@ -86,7 +86,7 @@ def found(
     curve: tuple[str, ...] | None = None,
 ) -> Findings:
     everything = read_questions(place / "questions.jsonl")
-    known = {question.scene_id: ends_right(question) for question in everything if question.split == "test"}
+    known = {question.scene_id: future_is_right(question) for question in everything if question.split == "test"}
     study = study_of(place, arms, curve)
     return find(study, answered(study, chance), outcomes=known if outcomes else None)
 
@@ -209,7 +209,7 @@ def test_the_page_is_one_file_with_its_pictures_and_the_strips_that_were_put_the
 def test_the_scenes_to_look_at_are_where_most_was_won_and_lost(place: Path) -> None:
     told = telling_scenes(Answers(study_of(place), answered(study_of(place), expected)))
     assert list(told) == ["win-1", "win-2", "win-3", "loss-1", "loss-2", "loss-3"]
-    ends = {q.scene_id: ends_right(q) for q in read_questions(place / "questions.jsonl")}
+    ends = {q.scene_id: future_is_right(q) for q in read_questions(place / "questions.jsonl")}
     assert {ends[scene] for name, (scene, _) in told.items() if name.startswith("win")} == {True}
     assert not ends[told["loss-1"][0]]  # all wrong rollouts of this store are of one family; families take turns
     assert len({scene for scene, _ in told.values()}) == 6
