@@ -1,7 +1,4 @@
-"""What one training is, and what it leaves behind, as plain values. Loads neither torch nor transformers.
-
-Lives here: `TrainConfig`, `RunSummary`. Elsewhere: training (trainer.py), TOML files and flags (pipeline/config.py).
-"""
+"""The settings of a training, and the summary of a finished one. Loads neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -21,32 +18,32 @@ TrackerName = Literal["none", "tensorboard", "wandb", "trackio"]
 
 
 class TrainConfig(BaseModel):
-    """What one training is. The defaults suit the worldlet: about a minute on two CPU cores."""
+    """The settings of one training. The defaults suit the worldlet: about a minute on two CPU cores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     store: Path
     questions: Path
     columns: dict[str, str] | None = None
-    """Field -> column, for questions in a table whose columns have names of their own; or `field=column,…` as text."""
+    """Question field -> column, for a table with other column names; or the text `field=column,…`."""
     max_bad: Annotated[int, Field(ge=0)] = 0
-    """Rows that may be wrong, questions without latents, and questions that are too long: left out and said."""
+    """How many questions may be left out for each reason: a wrong row, no latents, too long. Each is reported."""
     lm: str | None = None
-    """A folder, a .gguf file or a Hub id; None is the embedded worldlet LM."""
+    """A folder, a .gguf file or a Hub id; None is the embedded worldlet language model."""
     steps: Annotated[int, Field(ge=0)] | None = None
-    """K, rollout steps to read; None reads all the store has. Several, as `[0, 8]` or "0,8", are `steps_drawn`."""
+    """K, the rollout steps to read; None reads all in the store. A list, `[0, 8]` or "0,8", sets `steps_drawn`."""
     steps_drawn: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    """One of these is read in each update, drawn by (seed, update), so that one reader knows them all. One named twice
-    is drawn twice as often. `steps` is then the largest."""
+    """Each update reads one of these numbers of steps, drawn by (seed, update), so that one reader learns all of them.
+    A number named twice is drawn twice as often. `steps` is then the largest."""
     layout: LayoutName = "patch"
     patch: Annotated[int, Field(ge=1)] = PATCH
-    """Cells per side of a token; 4 keeps every number, needs a quarter of the tokens of 2, and learned faster."""
+    """Latent cells per side of a token. 4 keeps every number, needs a quarter of the tokens of 2, learned faster."""
     pool: PoolName = "minmax"
-    """How a layout summarises cells or frames that share a token: see layouts.py."""
+    """How cells or frames that share a token are summarised: see reader/layouts.py."""
     pool_steps: Annotated[int, Field(ge=1)] | None = None
-    """Future frames that share their tokens; None is 2 of `pooled`, 4 of `hierarchical`, else 1."""
+    """Future frames that share their tokens; None is 2 for `pooled`, 4 for `hierarchical`, else 1."""
     coarse: Annotated[int, Field(ge=1)] = 2
-    """hierarchical: patches per side that share a token between now and the end."""
+    """hierarchical: patches per side that share a token, in the frames between the first and the last."""
     queries: Annotated[int, Field(ge=1)] = 32
     """resampler: world tokens in all."""
     max_world_steps: Annotated[int, Field(ge=0)] = 16
@@ -57,9 +54,9 @@ class TrainConfig(BaseModel):
     batch_size: Annotated[int, Field(ge=1)] = 8
     """Images per update, each with the questions about it."""
     pack: Annotated[int, Field(ge=1)] = 8
-    """The most questions behind one image's world tokens; what is more gets another row. Changes no question's loss."""
+    """The most questions that share one image's world tokens; more get another row. Changes no question's loss."""
     train_steps: Annotated[int, Field(ge=1)] = 800
-    """Updates: the budget."""
+    """How many updates to train for."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the questions, instead of `train_steps`."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
@@ -68,48 +65,48 @@ class TrainConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: DeviceName = "auto"
     dtype: DtypeName = "auto"
-    """Of the frozen model; what is trained stays float32."""
+    """Of the frozen model; trained parameters stay float32."""
     arm: str = "rollout"
-    """What the reader sees in place of a rollout, for controlled comparisons: see arms.py."""
+    """What the reader sees in place of a rollout, for controlled comparisons: see data/arms.py."""
     futures: Path | None = None
     """A store of the true futures, which the arm `true` reads."""
     labels: Annotated[int, Field(ge=1)] | None = None
-    """Learn from the first so many scenes alone; None takes all."""
+    """Train on this many scenes, the first in the file; None takes all."""
     out: Path | None = None
-    """The run folder; None takes the next free number under runs/."""
+    """The run folder to write; None takes the next free number under runs/."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Images of one process at a time, gradients summed; None is all of its part of an update. Changes speed and
-    memory, and only the rounding of an update."""
+    """Images that one process computes at a time; their gradients are summed. None computes its part of an update at
+    once. Changes speed and memory; of an update only the rounding."""
     group_by_length: bool = False
-    """Questions of similar length come into the same update, so that little is padded: another order of learning."""
+    """Put questions of similar length into the same update, to pad less. This changes the order of learning."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: far less memory, up to twice the time."""
+    """Recompute activations in the backward pass and do not keep them: far less memory, up to twice the time."""
     attention: AttentionName = "auto"
-    """How the language model computes attention; auto is what has been checked for it."""
+    """How the language model computes attention; auto takes what was checked for its architecture."""
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None
-    """Updates between checkpoints, besides those by the clock."""
+    """Updates between checkpoints, in addition to those by time."""
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None = 5.0
-    """Minutes between checkpoints; None is never by the clock."""
+    """Minutes between checkpoints; None writes none by time."""
     max_bad_steps: Annotated[int, Field(ge=1)] = 10
-    """Updates in a row whose loss or gradient is not finite, and which are refused, until the training ends."""
+    """Updates in a row without a finite loss or gradient after which the training ends. Each of them is skipped."""
     validate_every: Annotated[int, Field(ge=1)] | None = None
-    """Updates between looks at the questions of the split `validation`; the best weights are kept then."""
+    """Updates between evaluations on the split `validation`; the run then keeps the best weights."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Looks in a row without a better loss until the training ends early."""
+    """End the training early after this many evaluations in a row without a lower validation loss."""
     report_to: TrackerName = "none"
-    """Who follows the training, besides the run folder's metrics.json."""
+    """The tracker that metrics are logged to, in addition to the run folder's metrics.json."""
 
     @model_validator(mode="after")
-    def _goes_together(self) -> TrainConfig:
+    def _check_combinations(self) -> TrainConfig:
         if self.patience is not None and self.validate_every is None:
-            raise ValueError("patience counts looks at the validation split: set validate_every, too")
+            raise ValueError("patience counts evaluations on the validation split: set validate_every, too")
         if self.attention == "flash_attention_2" and self.pack > 1:
-            raise ValueError("flash_attention_2 cannot keep packed questions apart: set pack = 1, or flex_attention")
+            raise ValueError("flash_attention_2 cannot separate packed questions: set pack = 1, or use flex_attention")
         return self
 
     @model_validator(mode="before")
     @classmethod
-    def _several_steps(cls, settings: dict[str, Any]) -> dict[str, Any]:
+    def _parse_steps(cls, settings: dict[str, Any]) -> dict[str, Any]:
         steps = settings.get("steps")
         if isinstance(steps, str) and "," in steps:
             steps = [part.strip() for part in steps.split(",")]
@@ -122,13 +119,13 @@ class TrainConfig(BaseModel):
         return settings
 
     @model_validator(mode="after")
-    def _drawn_up_to_steps(self) -> TrainConfig:
+    def _check_steps_drawn(self) -> TrainConfig:
         if self.steps_drawn is not None and self.steps != max(self.steps_drawn, default=None):
-            raise ValueError(f"steps_drawn {self.steps_drawn} goes with steps {max(self.steps_drawn, default=None)}")
+            raise ValueError(f"steps_drawn {self.steps_drawn} needs steps {max(self.steps_drawn, default=None)}")
         return self
 
     def token_layout(self) -> TokenLayout:
-        """The layout as the reader takes it."""
+        """The layout, with the usual `pool_steps` where none is set."""
         steps = POOL_STEPS.get(self.layout, 1) if self.pool_steps is None else self.pool_steps
         return TokenLayout(
             name=self.layout,
@@ -141,7 +138,7 @@ class TrainConfig(BaseModel):
 
     @field_validator("columns", mode="before")
     @classmethod
-    def _as_typed(cls, value: object) -> object:
+    def _parse_columns(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         pairs = [part.partition("=") for part in value.split(",")]
@@ -152,15 +149,15 @@ class TrainConfig(BaseModel):
         return {name.strip(): column.strip() for name, _, column in pairs}
 
     @model_validator(mode="after")
-    def _one_budget(self) -> TrainConfig:
+    def _check_one_budget(self) -> TrainConfig:
         if self.epochs is not None and "train_steps" in self.model_fields_set:
-            raise ValueError("train_steps and epochs are two ways to say one budget: give one of them")
+            raise ValueError("train_steps and epochs both set how long to train: give one of them")
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a training left behind."""
+    """The figures of a finished training."""
 
     run: Path
     train_steps: int
@@ -176,7 +173,7 @@ class RunSummary:
 
     @property
     def next_command(self) -> str:
-        """What to type next."""
+        """The command to type next."""
         return f"theworld evaluate {shlex.quote(str(self.run))}"
 
     def to_json(self) -> dict[str, object]:
@@ -184,7 +181,7 @@ class RunSummary:
         return {**asdict(self), "run": str(self.run), "next_command": self.next_command}
 
     def summary(self) -> str:
-        """A few lines for a person."""
+        """A few lines for the terminal."""
         return (
             f"{self.run}: {self.train_steps} updates on {self.questions} questions in {self.seconds:.0f} s, "
             f"loss {self.first_loss:.3f} -> {self.last_loss:.3f}\n"

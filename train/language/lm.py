@@ -1,8 +1,4 @@
-"""The one door to transformers and peft for language models: load, check and adapt them.
-
-Elsewhere: which weights (lm_weights.py), prompts as token ids (speech.py), what the model sees before the prompt
-(tokens.py, model.py).
-"""
+"""Load, check and adapt a language model of transformers, with peft's LoRA."""
 
 from __future__ import annotations
 
@@ -27,18 +23,18 @@ from .prompt_format import PromptFormat, TokenizerOnly
 from .weights import Weights
 
 ARCHITECTURES = {"Gemma2ForCausalLM": "eager", "Gemma3ForCausalLM": "sdpa", "Gemma3ForConditionalGeneration": "sdpa"}
-"""The models we have checked, and the attention each computes right. Gemma-2's soft-capping rules out sdpa."""
+"""The architectures we checked, and an attention each computes correctly. sdpa omits Gemma-2's soft-capping."""
 
 _VISION_PARTS = ("vision_tower", "multi_modal_projector")
-"""The parts of a multimodal model that look at images; never trained."""
+"""The parts of a multimodal model that process images; never trained."""
 
 _PROBE = "Where will the 2 red balls land? Zwölf, 左."
-_SAMPLE = 4096  # embedding rows measured for their scale
+_SAMPLE = 4096  # embedding vectors whose scale is measured
 
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel(PromptFormat):
-    """A frozen causal language model (perhaps with LoRA around it) and how to speak to it."""
+    """A frozen causal language model, perhaps with LoRA, and its prompt format."""
 
     model: Any
     """A `PreTrainedModel`, or the `PeftModel` around it: transformers leaves most of their attributes untyped."""
@@ -62,20 +58,20 @@ def load_language_model(
     """Load, freeze and check a language model.
 
     Args:
-        attention: how it computes attention; auto is what we have checked for its architecture.
+        attention: how it computes attention; auto takes what we checked for its architecture.
     Raises:
-        ConfigError: an attention it does not compute right, or cannot here; an architecture we have not checked,
+        ConfigError: an attention that it computes wrongly, or cannot compute here; an architecture we did not check,
             weights that are not safetensors, a tokenizer without <bos> or <eos> or of another model, or a transformers
             release that rescales `inputs_embeds`.
     """
     _check_architecture(weights)
     transformers_logging.disable_progress_bar()  # one bar per file of weights would hide our own lines
-    how: dict[str, Any] = {"gguf_file": weights.gguf}
+    options: dict[str, Any] = {"gguf_file": weights.gguf}
     if not weights.gguf:
-        how = {"attn_implementation": _attention(weights, attention), "use_safetensors": True}
+        options = {"attn_implementation": _attention(weights, attention), "use_safetensors": True}
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            weights.folder, dtype=dtype, trust_remote_code=False, local_files_only=True, **how
+            weights.folder, dtype=dtype, trust_remote_code=False, local_files_only=True, **options
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(f"cannot load the language model in {weights.folder}: {error}") from error
@@ -90,21 +86,21 @@ def load_language_model(
 
 
 def _check_tokenizer(lm: LanguageModel) -> None:
-    """Refuse tokens that the model has no embedding for: it is another model's tokenizer."""
-    known = int(lm.model.get_input_embeddings().weight.shape[0])
+    """Refuse a tokenizer with ids that the model has no embedding for: it belongs to another model."""
+    embeddings = int(lm.model.get_input_embeddings().weight.shape[0])
     used = {*lm.answer_ids(_PROBE), *lm.prompt_ids(_PROBE)} - {getattr(lm.settings, "image_token_id", None)}
-    if max(used) >= known:
+    if max(used) >= embeddings:
         raise ConfigError(
-            f"the tokenizer in {lm.weights.folder} is another model's: it gives token {max(used)}, and the model knows "
-            f"{known}. Put the tokenizer files beside the weights they came with"
+            f"the tokenizer in {lm.weights.folder} is another model's: it gives token {max(used)}, and the model has "
+            f"{embeddings} embeddings. Put the tokenizer files beside the weights they came with"
         )
 
 
 def load_tokenizer_only(weights: Weights) -> TokenizerOnly:
-    """A language model's tokenizer and configuration alone: a second instead of minutes.
+    """A language model's tokenizer and configuration, without its weights: a second instead of minutes.
 
     Raises:
-        ConfigError: as `load_language_model`, but for what only weights show.
+        ConfigError: as `load_language_model`, except what only the weights show.
     """
     _check_architecture(weights)
     how = {"gguf_file": weights.gguf} if weights.gguf else {}
@@ -137,7 +133,7 @@ def _attention(weights: Weights, wanted: AttentionName) -> str:
         return ARCHITECTURES[architecture]
     if wanted == "sdpa" and architecture == "Gemma2ForCausalLM":
         raise ConfigError(
-            f"{weights.source} caps its attention scores, which sdpa leaves out: its answers would be others. "
+            f"{weights.source} caps its attention scores, and sdpa does not: its answers would change. "
             "Use attention = eager, or flex_attention on a GPU"
         )
     return wanted
@@ -152,7 +148,7 @@ def _architecture(weights: Weights) -> str:
 
 
 def _check_architecture(weights: Weights) -> None:
-    if weights.gguf:  # only loading shows what is in it
+    if weights.gguf:  # only loading shows its architecture
         if find_spec("gguf") is None:
             raise ConfigError(f"{weights.source} needs the library gguf: {install_extra('gguf')}")
     elif (architecture := _architecture(weights)) not in ARCHITECTURES:
@@ -169,7 +165,7 @@ def _unchecked(weights: Weights, architecture: str) -> ConfigError:
 
 @torch.no_grad()
 def check_embedding_scale(model: Any) -> None:
-    """Refuse a model that changes `inputs_embeds` on their way in.
+    """Refuse a model that rescales its `inputs_embeds`.
 
     transformers 4.x multiplied Gemma-2's by sqrt(hidden), 48 times too much for vectors that already have the
     embeddings' scale; 5.4 moved that factor into the embedding layer (vllm-project/vllm#36787).
@@ -192,7 +188,7 @@ def check_embedding_scale(model: Any) -> None:
 
 @torch.no_grad()
 def embedding_rms(model: Any) -> float:
-    """Root mean square over the elements of the embedding vectors, as the first layer receives them."""
+    """Root mean square over the elements of the embedding vectors, as the first layer gets them."""
     embed = model.get_input_embeddings()
     rows = embed.weight.shape[0]
     ids = torch.linspace(0, rows - 1, min(rows, _SAMPLE), device=embed.weight.device).long()
@@ -200,9 +196,9 @@ def embedding_rms(model: Any) -> float:
 
 
 def add_lora(lm: LanguageModel, *, rank: int, alpha: int, dropout: float) -> LanguageModel:
-    """The same model with LoRA adapters on all linear layers but the output head. Its own weights stay frozen."""
+    """The same model with LoRA on all linear layers except the output head. Its own weights stay frozen."""
     commit = None
-    if lm.weights.identity.startswith("hub:"):  # else peft would note this machine's cache folder as the base model
+    if lm.weights.identity.startswith("hub:"):  # else peft would record this machine's cache folder as the base model
         lm.model.name_or_path, _, commit = lm.weights.source.partition("@")
     config = LoraConfig(
         r=rank,
@@ -218,7 +214,7 @@ def add_lora(lm: LanguageModel, *, rank: int, alpha: int, dropout: float) -> Lan
 
 
 def checkpoint_activations(lm: LanguageModel) -> None:
-    """Keep each layer's input alone and compute the rest again in the backward pass: the same gradients."""
+    """Keep only each layer's input and recompute the rest in the backward pass. The gradients stay the same."""
     base: Any = lm.model.get_base_model() if isinstance(lm.model, PeftModel) else lm.model
     if hasattr(base, "activation_checkpointing_enable"):  # the name from transformers 5.2x on
         base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -227,16 +223,16 @@ def checkpoint_activations(lm: LanguageModel) -> None:
 
 
 def merge_adapters(lm: LanguageModel) -> None:
-    """Fold LoRA into the weights it stands beside, where these are float32: a quarter less work for an answer.
+    """Merge LoRA into the model's weights if these are float32: an answer takes a quarter less work.
 
-    Weights of fewer bits would lose some of what LoRA adds, so they stay as they are.
+    Weights of fewer bits would round away some of what LoRA adds, so they stay unmerged.
     """
     if isinstance(lm.model, PeftModel) and lm.model.get_input_embeddings().weight.dtype == torch.float32:
         lm.model.merge_adapter()
 
 
 def load_adapter(lm: LanguageModel, folder: Path) -> LanguageModel:
-    """The same model with the LoRA adapters of a run folder, frozen."""
+    """The same model with the LoRA adapters of a run folder; all of it is frozen."""
     with _quiet_peft():
         adapted = PeftModel.from_pretrained(lm.model, str(folder), torch_device=str(lm.model.device))
     return LanguageModel(adapted, lm.tokenizer, lm.weights)
@@ -244,7 +240,7 @@ def load_adapter(lm: LanguageModel, folder: Path) -> LanguageModel:
 
 @contextmanager
 def _quiet_peft() -> Iterator[None]:
-    """peft 0.21 asks transformers 5.23 a question by its old name, which warns about version 6."""
+    """Ignore a deprecation warning: peft 0.21 reads an attribute of transformers 5.23 by its old name."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         yield

@@ -1,7 +1,4 @@
-"""How to speak to a language model: prompts and answers as token ids, in its own format.
-
-Elsewhere: which model (lm_weights.py), loading it or its tokenizer (lm.py), images as it sees them (pictures.py).
-"""
+"""Prompts and answers as token ids, in a language model's own format."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ _PLAIN_PROMPT = "question: {question} answer:"
 
 
 class PromptFormat:
-    """How to speak to a language model: its format, its tokens, how much of them it takes."""
+    """A language model's prompt format and tokens. Base of `LanguageModel` and `TokenizerOnly`."""
 
     __slots__ = ()
     tokenizer: Any
@@ -36,13 +33,13 @@ class PromptFormat:
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of its own that it puts an image into; 0 where it sees none."""
-        sees = getattr(self.settings, "vision_config", None) is not None
-        return int(self.settings.mm_tokens_per_image) if sees else 0
+        """Tokens that its vision tower makes of an image; 0 if it has none."""
+        has_vision = getattr(self.settings, "vision_config", None) is not None
+        return int(self.settings.mm_tokens_per_image) if has_vision else 0
 
     @property
     def pad_id(self) -> int:
-        """The padding token; masked wherever it stands."""
+        """The padding token; always masked."""
         return int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0)
 
     @property
@@ -56,22 +53,23 @@ class PromptFormat:
         Args:
             before: earlier questions and answers of the same conversation.
         Raises:
-            QuestionError: the question spells the language model's own marker of an image.
+            QuestionError: the question contains the language model's marker of an image.
         """
         if self.tokenizer.chat_template is not None:
             ids = self._ids(self._with_image(self._chat(question, None, before)))
         else:
-            asked = [_PLAIN_PROMPT.format(question=one) for one in (*(earlier for earlier, _ in before), question)]
-            asked[0] = self._with_image(f"{self.tokenizer.boi_token}{asked[0]}" if self.image_tokens else asked[0])
-            ids = [id_ for text, (_, said) in zip(asked, before, strict=False) for id_ in self._turn(text, said)]
-            ids += self._ids(asked[-1])
+            prompts = [_PLAIN_PROMPT.format(question=text) for text in (*(earlier for earlier, _ in before), question)]
+            if self.image_tokens:
+                prompts[0] = self._with_image(f"{self.tokenizer.boi_token}{prompts[0]}")
+            ids = [id_ for text, (_, answer) in zip(prompts, before, strict=False) for id_ in self._turn(text, answer)]
+            ids += self._ids(prompts[-1])
         bos = self.tokenizer.bos_token_id
         if self.image_tokens and ids.count(self.settings.image_token_id) != self.image_tokens:
-            raise QuestionError(f"{question!r} holds the image marker of {self.weights.source}: take it out")
+            raise QuestionError(f"{question!r} contains the image marker of {self.weights.source}: remove it")
         return ids if ids[:1] == [bos] else [bos, *ids]
 
     def shared(self, prompt: Sequence[int]) -> int:
-        """How many of a prompt's first tokens all questions about its image share: <bos>, or all up to the image."""
+        """How many first tokens of a prompt all questions about an image share: <bos>, or all up to the image."""
         return 1 + list(prompt).index(self.settings.eoi_token_id) if self.image_tokens else 1
 
     def answer_ids(self, answer: str) -> list[int]:
@@ -87,12 +85,12 @@ class PromptFormat:
         return self._ids(whole[len(prompt) :].rstrip())
 
     def decode(self, ids: list[int]) -> str:
-        """The answer these ids spell, without special tokens and what follows the end."""
+        """The text of an answer's ids, up to the first end token and without special tokens."""
         end = ids.index(self.end_id) if self.end_id in ids else len(ids)
         return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
 
     def unknown_words(self, text: str) -> list[str]:
-        """Words of `text` the tokenizer has no token for; a word-level vocabulary knows only what it was made with."""
+        """Words of `text` that the tokenizer has no token for: a word-level vocabulary is limited to its own words."""
         unknown = self.tokenizer.unk_token_id
         return [word for word in text.split() if unknown is not None and unknown in self._ids(word)]
 
@@ -104,22 +102,22 @@ class PromptFormat:
 
     def _chat(self, question: str, answer: str | None, before: Sequence[tuple[str, str]] = ()) -> str:
         turns: list[dict[str, Any]] = []
-        for asked, said in (*before, (question, answer)):
-            turns.append({"role": "user", "content": asked})
-            if said is not None:
-                turns.append({"role": "assistant", "content": said})
+        for user_text, model_text in (*before, (question, answer)):
+            turns.append({"role": "user", "content": user_text})
+            if model_text is not None:
+                turns.append({"role": "assistant", "content": model_text})
         if self.image_tokens:
             turns[0]["content"] = [{"type": "image"}, {"type": "text", "text": turns[0]["content"]}]
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None))
 
     def _with_image(self, text: str) -> str:
-        """The text with the image's own tokens where its marker stands, as Gemma3Processor puts them there."""
+        """The text with image tokens in place of its image marker, as Gemma3Processor puts them."""
         if not self.image_tokens:
             return text
         boi, image, eoi = (getattr(self.tokenizer, f"{name}_token", None) for name in ("boi", "image", "eoi"))
         if not (boi and image and eoi and boi in text):
             raise ConfigError(
-                f"{self.weights.source} sees images, but its tokenizer names no boi_token, image_token and eoi_token, "
+                f"{self.weights.source} takes images, but its tokenizer names no boi_token, image_token and eoi_token, "
                 "or its chat template leaves images out. Use the tokenizer files that come with the model"
             )
         return text.replace(boi, f"\n\n{boi}{image * self.image_tokens}{eoi}\n\n", 1)
@@ -127,7 +125,7 @@ class PromptFormat:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerOnly(PromptFormat):
-    """How to speak to a language model whose weights are not loaded."""
+    """The prompt format of a language model whose weights are not loaded."""
 
     tokenizer: Any
     weights: Weights

@@ -1,7 +1,4 @@
-"""Which files a language model is: a folder, a .gguf file, a Hub id at a commit, or the one in the package.
-
-Elsewhere: fetching and hashing (pipeline/files/hub.py), loading (lm.py).
-"""
+"""Find a language model's files: a folder, a .gguf file, a Hub id at a commit, or the model in this package."""
 
 from __future__ import annotations
 
@@ -13,28 +10,28 @@ from ...pipeline.files.hashing import digest_of_file, hash_files
 from ...pipeline.files.hub import fetch, is_hub_id
 from ..worldlet import WEIGHTS
 
-"""The miniature Gemma-2 that ships with the package."""
-
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A folder with a language model's files, and which weights they are."""
+    """A folder with a language model's files, and the identity of its weights."""
 
     folder: Path
     source: str
-    """What finds them again: a folder's absolute path, `ORG/NAME@<commit>`, or `worldlet`."""
+    """Where to find them again: a folder's absolute path, `ORG/NAME@<commit>`, or `worldlet`."""
     identity: str
-    """`hub:ORG/NAME@<40 hex commit>`, or `sha256:<64 hex>` of the files that decide what the model says."""
+    """`hub:ORG/NAME@<40 hex commit>`, or `sha256:<64 hex>` of the files that decide its answers."""
     gguf: str | None = None
-    """The file in the folder that holds all, where they are in llama.cpp's format."""
+    """The name of the .gguf file in the folder (llama.cpp's format); None for safetensors."""
 
 
 def find_weights(lm: str | None) -> Weights:
-    """The files of a language model: a folder, a .gguf file, a Hub id (`ORG/NAME` or `ORG/NAME@revision`); None: ours.
+    """The files of a language model.
 
-    A Hub id is resolved to a commit first, then exactly that commit is fetched, or found in the local cache.
+    Args:
+        lm: a folder, a .gguf file, or a Hub id (`ORG/NAME` or `ORG/NAME@revision`); None is the embedded model. A Hub
+            id is resolved to a commit first; that commit is then fetched, or taken from the local cache.
 
     Raises:
         ConfigError: there is no such folder, no such repository, no access, or no network and nothing cached.

@@ -1,17 +1,15 @@
-"""Whether world tokens fit a language model: what it has room for, the refusal, the warning, the table.
+"""Whether the world tokens of a layout fit a language model. Loads neither torch nor transformers.
 
-Two limits. Beyond its context a language model attends to nothing: refused. Gemma's windowed layers see only the last
-so many tokens: a longer row is warned of, with the frames they lose. World tokens stand in front of the text, the
-observed frame first, so that frame is lost first.
-
-Lives here: arithmetic; loads neither torch nor transformers. Elsewhere: how many tokens a layout makes (layouts.py).
+There are two limits. A language model attends to no token beyond its context: such a row is refused. Gemma's windowed
+layers see only the last tokens, as many as their window: a longer row gets a warning that names the frames they do not
+see. World tokens stand in front of the text, the observed frame first, so that frame leaves the window first.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +17,18 @@ from ...pipeline.errors import ConfigError
 from ..worldlet import WEIGHTS
 from .layouts import TokenLayout, usual_layouts
 
-_NAMED = 4  # layouts that a message names
+_NAMED = 4  # layouts that a message lists
 
 
 @dataclass(frozen=True, slots=True)
 class ContextLimits:
-    """What a language model can attend to."""
+    """How many tokens a language model can attend to, and in how many of its layers."""
 
     source: str
     context: int
-    """Tokens, at most."""
+    """The most tokens."""
     window: int | None
-    """Tokens that its windowed layers see; None where it has none."""
+    """Tokens that its windowed layers see; None if it has no such layers."""
     windowed: int
     """Layers with a window."""
     layers: int
@@ -44,7 +42,7 @@ def _gemma3(name: str, layers: int, context: int, window: int) -> ContextLimits:
     return ContextLimits(name, context, window, layers - layers // 6, layers)
 
 
-KNOWN = {
+LIMITS_BY_MODEL = {
     room.source: room
     for room in (
         _gemma2("google/gemma-2-2b", 26),
@@ -57,32 +55,35 @@ KNOWN = {
         _gemma3("google/gemma-3-27b", 62, 131_072, 1024),
     )
 }
-"""From the config.json of these models on the Hub; their instruction-tuned versions (-it) are alike.
+"""From the config.json of these models on the Hub; their instruction-tuned versions (-it) have the same limits.
 
-Gemma-2 alternates, windowed first; of Gemma-3's layers every sixth sees everything."""
+In Gemma-2 every other layer is windowed, the first one included; in Gemma-3 all but every sixth."""
 
 _CLASS_DEFAULTS = {"gemma2": (8192, 4096, 26), "gemma3_text": (131_072, 4096, 26)}
 """(context, window, layers) where a config.json leaves them out: transformers 5.23, Gemma2Config, Gemma3TextConfig."""
 
 
 def find_context_limits(lm: str | None) -> ContextLimits:
-    """What a language model has room for, without its weights: the embedded one (None), a folder, a Hub id known here.
+    """The limits of a language model, without loading its weights.
+
+    Args:
+        lm: a folder, or the Hub id of a model in `LIMITS_BY_MODEL`; None is the embedded model.
 
     Raises:
-        ConfigError: a folder without a readable config.json, or a name that is neither.
+        ConfigError: a folder without a readable config.json, or neither a folder nor a known model.
     """
     if lm in (None, "worldlet"):
         return _read_room("worldlet", WEIGHTS)
     folder = Path(lm).expanduser()
     if folder.is_dir():
         return _read_room(str(folder), folder)
-    known = KNOWN.get(lm.partition("@")[0].removesuffix("-it").removesuffix("-pt"))
-    if known is None:
+    limits = LIMITS_BY_MODEL.get(lm.partition("@")[0].removesuffix("-it").removesuffix("-pt"))
+    if limits is None:
         raise ConfigError(
-            f"--lm {lm} is neither a folder here nor a language model known by name: {', '.join(KNOWN)} (or with -it), "
-            "worldlet. Name the folder that holds its config.json"
+            f"--lm {lm} is neither a folder here nor a language model known by name: {', '.join(LIMITS_BY_MODEL)} "
+            "(or with -it), worldlet. Name the folder that holds its config.json"
         )
-    return ContextLimits(lm, known.context, known.window, known.windowed, known.layers)
+    return replace(limits, source=lm)
 
 
 def _read_room(source: str, folder: Path) -> ContextLimits:
@@ -93,10 +94,10 @@ def _read_room(source: str, folder: Path) -> ContextLimits:
 
 
 def context_limits_of(source: str, config: Mapping[str, Any]) -> ContextLimits:
-    """What a model has room for by its configuration, as transformers keeps it; a multimodal one's text part."""
+    """The limits that a transformers configuration states; of a multimodal model, those of its text part."""
     config = {**config, **(config.get("text_config") or {})}
-    kind = "gemma2" if config.get("model_type") == "gemma2" else "gemma3_text"
-    defaults = _CLASS_DEFAULTS[kind]
+    family = "gemma2" if config.get("model_type") == "gemma2" else "gemma3_text"
+    defaults = _CLASS_DEFAULTS[family]
     context, window, layers = (
         config.get(name, default)
         for name, default in zip(
@@ -107,58 +108,58 @@ def context_limits_of(source: str, config: Mapping[str, Any]) -> ContextLimits:
     if types is not None:
         windowed = sum(kind == "sliding_attention" for kind in types)
     else:
-        windowed = (layers + 1) // 2 if kind == "gemma2" else layers - layers // 6
+        windowed = (layers + 1) // 2 if family == "gemma2" else layers - layers // 6
     return ContextLimits(source, int(context), int(window) if window and windowed else None, windowed, int(layers))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """The tokens of one question, weighed."""
+    """The tokens of one question, compared with a language model's limits."""
 
     layout: TokenLayout
     room: ContextLimits
     cells: tuple[int, int, int]
     """(C, H, W) of a latent frame."""
     frames: tuple[int, ...]
-    """Of the rollout, those that are read."""
+    """The latent frames that are read."""
     text: int
-    """<bos>, prompt and answer, the longest."""
+    """The most text tokens of a question: <bos>, prompt and answer."""
 
     @property
     def world_tokens(self) -> int:
-        """Of one sample."""
+        """World tokens of one sample."""
         return self._count(self.layout, len(self.frames))
 
     @property
     def total(self) -> int:
-        """World and text."""
+        """World and text tokens."""
         return self.world_tokens + self.text
 
     @property
     def fits(self) -> bool:
-        """Within the context."""
+        """Whether the tokens are within the context."""
         return self.total <= self.room.context
 
     @property
     def beyond_window(self) -> bool:
-        """Whether windowed layers lose some. A window too small for the text alone was not meant to hold a world."""
+        """Whether windowed layers miss some tokens. False where the window is too small for the text alone."""
         return self.room.window is not None and self.text <= self.room.window < self.total
 
     def frames_beyond_window(self) -> tuple[list[int], list[int]]:
-        """Frames of the rollout that windowed layers show the last token nothing of, and those they show in part."""
+        """Frames of which the last token sees nothing in windowed layers, and frames of which it sees a part."""
         if not self.beyond_window:
             return [], []
         assert self.room.window is not None
         channels, height, width = self.cells
-        seen = self.room.window - (self.text - 1)  # <bos> stands in front
-        hidden, partly = self.layout.hidden_frames(len(self.frames), height, width, channels=channels, seen=seen)
+        visible = self.room.window - (self.text - 1)  # <bos> stands in front
+        hidden, partly = self.layout.hidden_frames(len(self.frames), height, width, channels=channels, seen=visible)
         return [self.frames[n] for n in hidden], [self.frames[n] for n in partly]
 
     def require_fit(self) -> None:
-        """Refuse what the language model cannot attend to.
+        """Refuse a row that is longer than the context.
 
         Raises:
-            ConfigError: says by how much, and what would fit.
+            ConfigError: says both numbers, and which layouts would fit.
         """
         if self.fits:
             return
@@ -173,7 +174,7 @@ class Budget:
         )
 
     def warning(self) -> str | None:
-        """What windowed layers lose, and what to do; None where they lose nothing."""
+        """Which frames windowed layers do not see, and what to do; None if they see all."""
         if not self.beyond_window or not self.fits:
             return None
         hidden, partly = self.frames_beyond_window()
@@ -188,7 +189,7 @@ class Budget:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Plain JSON values."""
         hidden, partly = self.frames_beyond_window()
         return {
             "layout": self.layout.describe(),
@@ -210,14 +211,14 @@ class Budget:
         return self._count(layout, frames) + self.text <= self.room.context
 
     def _others(self, fits: Any) -> str:
-        """A line for each of some layouts that fit, the richest first."""
-        there = [(self._count(layout, len(self.frames)), layout) for layout in usual_layouts(*self.cells[1:])]
-        fitting = sorted((item for item in there if fits(item[0])), key=lambda item: -item[0])[:_NAMED]
+        """A line for each layout that fits, the one with the most tokens first; at most `_NAMED`."""
+        candidates = [(self._count(layout, len(self.frames)), layout) for layout in usual_layouts(*self.cells[1:])]
+        fitting = sorted((item for item in candidates if fits(item[0])), key=lambda item: -item[0])[:_NAMED]
         return "\n".join(f"  {tokens:>7,} world tokens  {flags(layout)}" for tokens, layout in fitting)
 
 
 def flags(layout: TokenLayout) -> str:
-    """What `theworld train` takes for this layout."""
+    """The flags of `theworld train` that select this layout."""
     words = [f"--layout {layout.name}"]
     if layout.name not in ("spatial", "channel"):
         words.append(f"--patch {layout.patch}")

@@ -1,18 +1,15 @@
-"""Token layouts: how a rollout of T x H x W latent cells becomes N world tokens, as plain arithmetic.
+"""Token layouts: how many world tokens a rollout of T x H x W latent cells becomes, and what each covers. No torch.
 
-    spatial        each cell is a token, as in the document this project began from
+    spatial        each cell is a token
     patch          `patch` x `patch` cells are one token with as many times the channels: no number is lost
     pooled         `patch` x `patch` cells, over `pool_steps` future frames, are summarised as one token
-    hierarchical   now and the end as patches; between, one token is `coarse` x `coarse` of them, `pool_steps` frames
-    channel        a token a channel: its H x W cells of one frame
+    hierarchical   first and last frame as patches; between, a token is `coarse` x `coarse` of them, `pool_steps` frames
+    channel        each channel of a frame is a token of H x W cells
     resampler      `queries` learned tokens in all, which look at every patch of every frame
 
-Every layout may pool over time (`pool_steps`); the frame that is observed stays by itself in all of them. It is known,
-what follows is guessed: a mean of both is neither, and pooled with the future it would change with how much of the
-future is read. So a reader of no steps sees what a reader of all steps sees first. (A resampler mixes at will.)
-
-Lives here: what a token covers, how many there are. Loads no torch, so that `theworld tokens` is quick.
-Elsewhere: cutting tensors (tokens.py), what a language model has room for (budget.py).
+Every layout may pool over time (`pool_steps`), but never the observed frame. It is observed, the others are predicted:
+a mean of both would be neither, and it would change with the number of steps that are read. So a reader of no steps
+sees the same first tokens as a reader of all steps. (A resampler mixes all frames.)
 
 Axes:  C latent channel   T latent frame   H, W latent row, column   N world token   D numbers of a token
 """
@@ -33,36 +30,36 @@ LAYOUTS: tuple[LayoutName, ...] = get_args(LayoutName)
 POOLS: tuple[PoolName, ...] = get_args(PoolName)
 
 PATCH = 4
-"""Cells per side of a token where `train` is told nothing."""
+"""The default of `theworld train`: cells per side of a token."""
 POOL_STEPS = {"pooled": 2, "hierarchical": 4}
-"""Future frames that share a token where nobody says; 1 in the other layouts."""
+"""The default number of future frames that share a token; 1 in the other layouts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Neighbouring latent frames that share their tokens."""
+    """A run of latent frames that share their tokens."""
 
     start: int
     stop: int
     """One past the last."""
     coarse: int = 1
-    """As many of the layout's finest rows, and columns, share a token."""
+    """How many of the layout's finest rows, and columns, share a token."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLayout:
-    """How latent cells become tokens. Which fields a layout reads is said at the head of this file."""
+    """How latent cells become tokens. The head of this file says which fields a layout uses."""
 
     name: LayoutName = "patch"
     patch: int = 2
-    """Cells per side of a token's area; in `resampler`, of what the queries look at."""
+    """Cells per side of a token's area; in `resampler`, of the patches that the queries attend to."""
     pool: PoolName = "minmax"
-    """How what shares a token is summarised. mean; max; minmax: least and greatest, twice the channels; stride: the
-    middle cell, the last frame."""
+    """How cells that share a token are summarised: mean; max; minmax (least and greatest, twice the channels); stride
+    (the middle cell, the last frame)."""
     pool_steps: int = 1
     """Future frames that share their tokens."""
     coarse: int = 2
-    """hierarchical: patches per side that share a token between now and the end."""
+    """hierarchical: patches per side that share a token, in the frames between the first and the last."""
     queries: int = 32
     """resampler: world tokens in all."""
 
@@ -84,12 +81,12 @@ class TokenLayout:
 
     @property
     def statistics(self) -> int:
-        """Numbers that stand for each channel of what is pooled."""
+        """Numbers per channel after pooling: 2 for minmax, else 1."""
         pools = self.pool_steps > 1 or self.name in ("pooled", "hierarchical")
         return 2 if pools and self.pool == "minmax" else 1
 
     def slots(self, latent_frames: int) -> tuple[Slot, ...]:
-        """The frames that share tokens, in order; the first frame is always by itself."""
+        """The frames that share tokens, in order; the first frame shares with none."""
         if not latent_frames:
             return ()
         end = latent_frames - 1 if self.name == "hierarchical" else latent_frames
@@ -99,10 +96,10 @@ class TokenLayout:
         return (Slot(0, 1), *between, *last)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Token rows and columns of a frame of `height` x `width` latent cells, where it is cut the finest.
+        """Token rows and columns of a frame of `height` x `width` latent cells, at its finest.
 
         Raises:
-            ConfigError: patches do not tile the frame, or coarser ones do not tile these.
+            ConfigError: patches do not tile the frame, or coarse patches do not tile the patches.
         """
         side = self.side
         if height % side or width % side:
@@ -113,34 +110,34 @@ class TokenLayout:
         rows, columns = height // side, width // side
         if self.name == "hierarchical" and (rows % self.coarse or columns % self.coarse):
             raise ConfigError(
-                f"{rows}x{columns} patches do not divide into coarser ones of {self.coarse}x{self.coarse}. "
-                "Choose a coarse that divides both, or another patch"
+                f"{rows}x{columns} patches do not divide into coarse ones of {self.coarse}x{self.coarse}. "
+                "Choose a --coarse that divides both, or another --patch"
             )
         return rows, columns
 
     def places(self, channels: int, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the positions that tokens of one frame have; of `channel`, one row a channel."""
+        """Rows and columns of token positions in one frame; in `channel`, one row for each channel."""
         if self.name == "channel":
             return self.statistics * channels, 1
         return self.grid(height, width)
 
     def numbers(self, channels: int, height: int, width: int) -> int:
-        """Numbers of one token (D) before projection; of `resampler`, of what the queries look at."""
+        """Numbers of one token (D) before projection; in `resampler`, of one patch."""
         if self.name == "channel":
             return height * width
         cells = 1 if self.name == "pooled" else self.side**2
         return self.statistics * channels * cells
 
     def count(self, latent_frames: int, height: int, width: int, *, channels: int) -> int:
-        """World tokens of one sample: the one truth about it.
+        """World tokens of one sample.
 
         Args:
-            latent_frames: those that are read, the observed one first.
+            latent_frames: how many frames are read, the observed one included.
         """
         return sum(self.by_slot(latent_frames, height, width, channels=channels))
 
     def by_slot(self, latent_frames: int, height: int, width: int, *, channels: int) -> list[int]:
-        """World tokens of each slot, in order; a resampler's are all in one."""
+        """World tokens of each slot, in order; of a resampler, one number for all slots."""
         rows, columns = self.places(channels, height, width)
         slots = self.slots(latent_frames)
         if self.name == "resampler":
@@ -150,8 +147,8 @@ class TokenLayout:
     def hidden_frames(
         self, latent_frames: int, height: int, width: int, *, channels: int, seen: int
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Frames that the last `seen` world tokens show nothing of, and those they show in part."""
-        if self.name == "resampler":  # each of its tokens may hold anything
+        """Frames of which the last `seen` world tokens hold nothing, and frames of which they hold a part."""
+        if self.name == "resampler":  # each of its tokens may hold something of every frame
             return (), tuple(range(latent_frames)) if seen < self.queries else ()
         tokens = self.by_slot(latent_frames, height, width, channels=channels)
         first = sum(tokens) - seen
@@ -163,7 +160,7 @@ class TokenLayout:
         return tuple(hidden), tuple(partly)
 
     def describe(self) -> str:
-        """The layout and what of it differs from spatial, in a few words."""
+        """The layout in a few words, for messages."""
         area, wide = f"{self.patch}x{self.patch}", f"{self.patch * self.coarse}x{self.patch * self.coarse}"
         over = f" x {self.pool_steps} frames" if self.pool_steps > 1 else ""
         how = f", {self.pool}" if over or self.name in ("pooled", "hierarchical") else ""
@@ -178,7 +175,7 @@ class TokenLayout:
 
 
 def usual_layouts(height: int, width: int) -> Iterator[TokenLayout]:
-    """Layouts worth looking at for frames of `height` x `width` cells, most tokens first: those that tile them."""
+    """Layouts to suggest for frames of `height` x `width` cells, most tokens first; only those that tile the frame."""
     for layout in (
         TokenLayout(name="spatial"),
         TokenLayout(name="patch", patch=2),

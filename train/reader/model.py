@@ -1,9 +1,5 @@
 """TheWorld: a frozen language model that reads a rollout in front of its prompt.
 
-Lives here: where world tokens stand, and a multimodal model's own image tokens; how many steps of a rollout are read;
-what questions packed behind one world may see; the loss on labelled positions only.
-Elsewhere: tokens from latents (tokens.py), the language model itself (lm.py), batches (batches.py).
-
 Axes:  B sample   L text token   N world token   S = L + N   C, T, H, W latent axes   E the language model's width
        A labelled position, over the whole batch   V vocabulary
 """
@@ -24,11 +20,11 @@ from ...pipeline.latents.world_model import WorldModel
 from .tokens import WorldReader
 
 IGNORED = -100
-"""Label of a position that is not learned."""
+"""The label of positions without a loss."""
 
 
 class WorldOutput(NamedTuple):
-    """What a forward returns."""
+    """The result of `TheWorld.forward`."""
 
     loss: Tensor | None
     """Mean cross-entropy over the labelled tokens; None without labels."""
@@ -53,10 +49,10 @@ class TheWorld(nn.Module):
     ) -> None:
         """
         Args:
-            lm: a causal language model of transformers, bare or with peft's LoRA; all else of it is frozen here.
-            num_world_steps: rollout steps to read where a call does not say; 0 is the observed frame alone.
+            lm: a causal language model of transformers, bare or with peft's LoRA; everything but LoRA is frozen here.
+            num_world_steps: rollout steps to read by default; 0 is the observed frame alone.
             max_world_steps: the most any call may ask for; at most the reader's.
-            world, recipe: what rolls images forward live, and how. Cached latents need neither.
+            world, recipe: the world model and recipe to roll images forward live. Cached latents need neither.
         Raises:
             ConfigError: the numbers of steps contradict each other.
         """
@@ -92,25 +88,25 @@ class TheWorld(nn.Module):
         keys: Sequence[str] | None = None,
         num_world_steps: int | None = None,
     ) -> WorldOutput:
-        """Logits of a batch, with the world in front of the text, or without it.
+        """Logits and loss of a batch, with or without world tokens in front of the text.
 
-        Without latents and images the language model is called as it is: same ids, same logits, bit by bit.
+        Without latents and images the language model gets the ids alone, and its logits are its own, bit by bit.
 
         Args:
             input_ids: text, starting with <bos>, padded on the right.
             attention_mask: 1 on text, 0 on padding.
-            labels: the ids to learn, `IGNORED` elsewhere; the shift by one happens here.
-            segments: several texts in one row: 0 on <bos>, n on the n-th text, one behind the other. Each gets the
-                logits it would get alone: it sees <bos>, the world and itself, at the positions it would have.
+            labels: the ids to learn, `IGNORED` elsewhere, at the positions of these ids; they are shifted by one here.
+            segments: for several texts in one row: 0 on <bos>, n on the n-th text. Each text gets the logits it would
+                get alone: it sees <bos>, the world and itself, at the positions it would have.
             latents: standardised rollouts of at least 1 + num_world_steps frames, any float dtype.
-            pixel_values: each row's image as a multimodal language model's own vision tower takes it (pictures.py);
-                its tokens stand where the text marks their place.
-            images: RGB in [-1, 1], rolled forward here and now instead of reading latents.
-            keys: the content addresses of `images`; they seed the noise.
-            num_world_steps: rollout steps to read in this call, instead of the model's own number.
+            pixel_values: each row's image, prepared for a multimodal language model's vision tower (data/vision.py); its
+                tokens stand where the text marks their place.
+            images: RGB in [-1, 1], to be rolled forward live, in place of latents.
+            keys: the content keys of `images`; they seed the noise.
+            num_world_steps: rollout steps to read in this call; None is the model's default.
         Raises:
             ConfigError: more steps than max_world_steps; images without a world model; both images and latents; pixels
-                for a language model that sees none, or none for text that marks their place.
+                for a language model without vision, or no pixels for text that marks their place.
             LatentShapeError: the latents hold fewer steps than asked for, or rows do not start with text.
         """
         world = self._world_latents(latents, images, keys, num_world_steps)
@@ -131,9 +127,9 @@ class TheWorld(nn.Module):
         pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
         num_world_steps: int | None = None,
     ) -> Float[Tensor, " texts"]:
-        """Log-probability of each text's labelled tokens together, given all before them. A sum, not a mean.
+        """Log-probability of each text: the sum, not the mean, over its labelled tokens.
 
-        A text is a row or, with `segments` as in `forward`, a segment; row by row, every one has a label.
+        A text is a row or, with `segments` as in `forward`, a segment. Texts are ordered by row; each needs a label.
         """
         world = self._world_latents(latents, None, None, num_world_steps)
         logits, targets, rows = self._labelled(input_ids, attention_mask, labels, world, segments, pixel_values)
@@ -158,15 +154,15 @@ class TheWorld(nn.Module):
         num_world_steps: int | None = None,
         max_new_tokens: int = 16,
     ) -> Int[Tensor, "B M"]:
-        """The likeliest continuation, token by token, up to `end_id`; only the new ids, M <= max_new_tokens."""
+        """Greedy continuation up to `end_id`: the new ids alone, M <= max_new_tokens."""
         world = self._world_latents(latents, None, None, num_world_steps)
         vectors, mask = self.embed(input_ids, attention_mask, world, pixel_values)
         # New tokens must follow the text without a gap: turn each row until its padding is on the left.
         turn = (torch.arange(mask.shape[1], device=mask.device) + mask.sum(1, keepdim=True)) % mask.shape[1]
         vectors, mask = vectors.take_along_dim(turn[..., None], 1), mask.take_along_dim(turn, 1)
-        if self._sees:
-            seen = self._image_places(input_ids, mask.shape[1]).take_along_dim(turn, 1)
-            return self._continue(vectors, mask, seen.long(), end_id, max_new_tokens)
+        if self._has_vision:
+            is_image = self._image_places(input_ids, mask.shape[1]).take_along_dim(turn, 1)
+            return self._continue(vectors, mask, is_image.long(), end_id, max_new_tokens)
         return self.lm.generate(
             inputs_embeds=vectors,
             attention_mask=mask,
@@ -176,9 +172,9 @@ class TheWorld(nn.Module):
             pad_token_id=end_id,
         )
 
-    def _continue(self, vectors: Tensor, mask: Tensor, seen: Tensor, end_id: int, max_new_tokens: int) -> Tensor:
-        """`generate` of a multimodal model: transformers' own takes no vectors for it."""
-        inputs, cache, written = {"inputs_embeds": vectors, "token_type_ids": seen}, None, []
+    def _continue(self, vectors: Tensor, mask: Tensor, is_image: Tensor, end_id: int, max_new_tokens: int) -> Tensor:
+        """`generate` for a multimodal model, for which transformers' own takes no vectors."""
+        inputs, cache, written = {"inputs_embeds": vectors, "token_type_ids": is_image}, None, []
         done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
         while len(written) < max_new_tokens and not bool(done.all()):
             length = vectors.shape[1] if cache is None else 1
@@ -204,7 +200,7 @@ class TheWorld(nn.Module):
         latents: Float[Tensor, "B C T H W"] | None,
         pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
     ) -> tuple[Float[Tensor, "B S E"], Int[Tensor, "B S"]]:
-        """Embedding vectors of `[bos, world, text]` and their mask; without latents, of the text alone."""
+        """Embedding vectors of `[bos, world, text]` and their attention mask; without latents, of the text alone."""
         text = self._text(input_ids, pixel_values)
         if latents is None:
             return text, attention_mask
@@ -218,29 +214,29 @@ class TheWorld(nn.Module):
         )
 
     def _text(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor:
-        """Embedding vectors of the text, with an image's own tokens in their place."""
+        """Embedding vectors of the text, with the vision tower's tokens where the text marks their place."""
         self._check_pixels(input_ids, pixel_values)
         if pixel_values is None:
             return self.lm.get_input_embeddings()(input_ids)
         marked = self._image_places(input_ids, input_ids.shape[1])
         text = self.lm.get_input_embeddings()(input_ids.masked_fill(marked, 0))  # the marker may be out of vocabulary
         with torch.no_grad():
-            seen = self.lm.get_image_features(pixel_values.to(self.lm.dtype), return_dict=True).pooler_output
-        return text.masked_scatter(marked[..., None], seen.to(text.dtype))
+            features = self.lm.get_image_features(pixel_values.to(self.lm.dtype), return_dict=True).pooler_output
+        return text.masked_scatter(marked[..., None], features.to(text.dtype))
 
     def _check_pixels(self, input_ids: Tensor, pixel_values: Tensor | None) -> None:
-        if pixel_values is not None and not self._sees:
-            raise ConfigError(f"{type(self.lm).__name__} sees no images: leave out pixel_values")
-        if pixel_values is None and self._sees and bool(self._image_places(input_ids, input_ids.shape[1]).any()):
-            raise ConfigError("this text marks the place of an image: give its pixel_values")
+        if pixel_values is not None and not self._has_vision:
+            raise ConfigError(f"{type(self.lm).__name__} has no vision tower: leave out pixel_values")
+        if pixel_values is None and self._has_vision and bool(self._image_places(input_ids, input_ids.shape[1]).any()):
+            raise ConfigError("the text marks the place of an image: pass its pixel_values")
 
     @property
-    def _sees(self) -> bool:
+    def _has_vision(self) -> bool:
         return getattr(self.lm.config, "vision_config", None) is not None
 
     def _image_places(self, input_ids: Tensor, length: int) -> Tensor:
-        """(B, length): where an image's own tokens are, world tokens counted in."""
-        marked = input_ids == self.lm.config.image_token_id if self._sees else torch.zeros_like(input_ids).bool()
+        """Where image tokens are, as a mask (B, length) that has room for world tokens in front."""
+        marked = input_ids == self.lm.config.image_token_id if self._has_vision else torch.zeros_like(input_ids).bool()
         return nn.functional.pad(marked, (length - input_ids.shape[1], 0))  # <bos>, before the world, is none of them
 
     def _run(
@@ -258,10 +254,10 @@ class TheWorld(nn.Module):
         else:
             vectors, mask = self.embed(input_ids, attention_mask, latents, pixel_values)
             inputs = {"inputs_embeds": vectors}
-        seen = None if pixel_values is None else self._image_places(input_ids, mask.shape[1])
+        is_image = None if pixel_values is None else self._image_places(input_ids, mask.shape[1])
         if segments is None:
-            if seen is not None:
-                more["token_type_ids"] = seen.long()
+            if is_image is not None:
+                more["token_type_ids"] = is_image.long()
             return self.lm(
                 **inputs,
                 attention_mask=mask,
@@ -273,7 +269,7 @@ class TheWorld(nn.Module):
         segments = nn.functional.pad(segments, (world, 0))  # shared, as <bos> is
         positions = segment_positions(segments, mask)
         window = self.lm.config.get_text_config().sliding_window
-        masks = segment_masks(segments, mask, positions, window=window, dtype=self.lm.dtype, seen=seen)
+        masks = segment_masks(segments, mask, positions, window=window, dtype=self.lm.dtype, is_image=is_image)
         return self.lm(**inputs, attention_mask=masks, position_ids=positions, use_cache=False, **more)
 
     def _labelled(
@@ -291,7 +287,7 @@ class TheWorld(nn.Module):
         otherwise take most of the memory. The loss is the same (tested).
         """
         labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)  # position i predicts token i + 1
-        if latents is not None:  # <bos>'s place is taken by the last world token, all else moves back
+        if latents is not None:  # the last world token takes the place of <bos>; all others move back
             count = self.reader.count(*latents.shape[2:])
             labels = nn.functional.pad(labels, (count, 0), value=IGNORED)
         keep = labels != IGNORED
@@ -301,9 +297,9 @@ class TheWorld(nn.Module):
     def _world_latents(
         self, latents: Tensor | None, images: Tensor | None, keys: Sequence[str] | None, num_world_steps: int | None
     ) -> Tensor | None:
-        """The frames to read, or None where the world is off."""
+        """The frames to read; None without latents and images."""
         if latents is not None and images is not None:
-            raise ConfigError("got both latents and images: give the cached rollout, or the image to roll out")
+            raise ConfigError("got both latents and images: pass the cached rollout, or the image to roll out")
         if latents is None and images is None:
             if num_world_steps is not None:
                 raise ConfigError(f"num_world_steps={num_world_steps} without latents or images: nothing to read")
@@ -329,10 +325,10 @@ class TheWorld(nn.Module):
 
     @torch.no_grad()
     def _roll_out(self, images: Tensor, keys: Sequence[str] | None, steps: int) -> Tensor:
-        """The latents a store of this recipe would hold, rounding to its dtype included."""
+        """The latents that a store of this recipe would hold, rounded to its dtype."""
         world: WorldModel | None = self.world  # type: ignore[assignment]
         if world is None or self.recipe is None:
-            raise ConfigError("images need a world model and a recipe to roll them out: give both to TheWorld(...)")
+            raise ConfigError("images need a world model and a recipe to roll them out: pass both to TheWorld(...)")
         if not self.recipe.traits.is_image_rollout or self.recipe.chunk_frames:
             raise ConfigError(
                 f"images are rolled out live in one chunk each; latents of kind {self.recipe.kind}"
@@ -365,17 +361,17 @@ def segment_masks(
     *,
     window: int | None,
     dtype: torch.dtype,
-    seen: Bool[Tensor, "B S"] | None = None,
+    is_image: Bool[Tensor, "B S"] | None = None,
 ) -> dict[str, Float[Tensor, "B 1 S S"]]:
-    """What is added to attention scores, by kind of layer, as transformers' Gemma takes it: 0 to see, else the least.
+    """What is added to attention scores, by kind of layer as in transformers' Gemma: 0 to see, else the dtype's least.
 
     A token sees the shared tokens and its own segment, up to itself; in layers with a sliding window, only those fewer
-    than `window` positions back. An image's own tokens (`seen`), one image a row, see each other both ways.
+    than `window` positions back. Tokens of an image (`is_image`), one image a row, see each other both ways.
     """
-    own = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
-    visible = (own & (mask[:, None, :] == 1)).tril()
-    if seen is not None:
-        visible = visible | (seen[:, None, :] & seen[:, :, None])
+    same_text = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
+    visible = (same_text & (mask[:, None, :] == 1)).tril()
+    if is_image is not None:
+        visible = visible | (is_image[:, None, :] & is_image[:, :, None])
     kinds = {"full_attention": visible}
     if window is not None:
         kinds["sliding_attention"] = visible & (positions[:, None, :] > positions[:, :, None] - window)

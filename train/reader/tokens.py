@@ -1,7 +1,4 @@
-"""From latents to world tokens: temporal embedding, cutting, projector.
-
-Lives here: everything trainable besides LoRA. Elsewhere: what a layout is and how many tokens it makes (layouts.py),
-the queries of a resampler (resampler.py), where the tokens go (model.py).
+"""From latents to world tokens: temporal embedding, cutting, projector. All that is trained besides LoRA.
 
 Axes:  B sample   C latent channel   T latent frame   S slot of frames that share tokens   H, W latent row, column
        N world token (time-major, then row, then column)   D numbers of one token   E the language model's width
@@ -21,26 +18,27 @@ from .layouts import TokenLayout as TokenLayout
 from .resampler import Resampler
 
 _POSITION_STD = 0.5
-"""Of fresh temporal, row and column embeddings; what they are added to has a standard deviation of about 1. At the
-usual 0.02, "which bin is below the ball" stood at .64 after 400 updates on the worldlet, not at .96 (one seed)."""
+"""Standard deviation of fresh temporal, row and column embeddings; that of what they are added to is about 1. With the
+usual 0.02, "which bin is below the ball" reached .64 after 400 updates on the worldlet, with 0.5 .96 (one seed)."""
 _TINY = 1e-6
 _RESAMPLER_WIDTH = 512
-"""At most. At the width of Gemma-2 2B, two layers of queries would have 127 M parameters, at this one 6 M."""
+"""The largest width of a resampler. Its two layers have 6 M parameters; at the width of Gemma-2 2B they would have
+127 M."""
 
 
 def _widen_gain(_: nn.Module, weights: dict[str, Tensor], prefix: str, *__: object) -> None:
-    """Readers written before the gain was a vector hold a scalar."""
+    """Load a scalar gain, too: older readers saved it as one."""
     if f"{prefix}gain" in weights:
         weights[f"{prefix}gain"] = weights[f"{prefix}gain"].reshape(1)
 
 
 def cut(layout: TokenLayout, values: Float[Tensor, "B S H W C"], coarse: int = 1) -> Float[Tensor, "B N D"]:
-    """Cut frames, or slots of frames already pooled to one, into tokens: by slot, then row, then column.
+    """Cut frames, or slots already pooled to one frame, into tokens: by slot, then row, then column.
 
-    Within a patch numbers stand by row, column, channel; within a token of `channel` by row, column.
+    The numbers of a patch are ordered by row, column, channel; those of a `channel` token by row, column.
 
     Args:
-        coarse: as many of the finest rows, and columns, share a token.
+        coarse: how many of the finest rows, and columns, share a token.
     Raises:
         ConfigError: patches do not tile the frame.
     """
@@ -58,7 +56,7 @@ def cut(layout: TokenLayout, values: Float[Tensor, "B S H W C"], coarse: int = 1
 
 
 def _summary(values: Tensor, dim: int, pool: PoolName) -> Tensor:
-    """One value for those along `dim`; the channels stand last, of minmax first those of the least."""
+    """Pool along `dim`. Channels are last; for minmax, the first half holds the least, the second half the greatest."""
     if pool == "mean":
         return values.mean(dim)
     if pool == "max":
@@ -72,7 +70,7 @@ def _summary(values: Tensor, dim: int, pool: PoolName) -> Tensor:
 class Projector(nn.Module):
     """Two linear layers to the language model's width, at the scale of its own embeddings.
 
-    Row and column embeddings are part of it: without them "on which side" falls from .99 to .63 (measured on the
+    It adds row and column embeddings: without them "on which side" falls from .99 to .63 (measured on the
     worldlet). The output is RMS-normalised and multiplied by one learned gain, because a language model expects
     embedding vectors of the size it was trained with: Gemma-2's are 48 times larger than a plain projector's.
     """
@@ -94,9 +92,9 @@ class Projector(nn.Module):
             grid: token rows and columns of a frame.
             gain: RMS of the language model's embedding vectors.
             hidden: width between the two layers; by default the larger of 4 * inputs and outputs.
-            times: latent frames to tell apart here too. A token of one channel alone carries one number of the temporal
-                embedding, which looks like a brighter or darker frame.
-            queries: learned tokens that look at what comes in, and go out in its place; 0 is none.
+            times: latent frames that get a temporal embedding here, too; 0 is none. A token of a single channel carries
+                only one number of the reader's temporal embedding, which looks like a brighter or darker frame.
+            queries: learned queries of a resampler, whose outputs replace the tokens; 0 is no resampler.
         """
         super().__init__()
         if queries:
@@ -118,11 +116,11 @@ class Projector(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "B N D"], slots: Sequence[tuple[int, Sequence[int]]] | None = None
     ) -> Float[Tensor, "B M E"]:
-        """World tokens; M is N but of a resampler.
+        """World tokens; M is N, but for a resampler the number of its queries.
 
         Args:
-            slots: of each slot, how many of the finest rows share a token, and the frames of the rollout whose time its
-                tokens get where time is told here. None is whole frames, cut the finest: N is a multiple of rows *
+            slots: for each slot, how many of the finest rows share a token, and the frames whose temporal embedding its
+                tokens get if this projector has one. None is whole frames at their finest: N is a multiple of rows *
                 columns.
         """
         hidden = self.into(tokens)
@@ -138,10 +136,10 @@ class Projector(nn.Module):
         return self.gain * projected * (projected.square().mean(-1, keepdim=True) + _TINY).rsqrt()
 
     def _places(self, coarse: int) -> Float[Tensor, "P hidden"]:
-        """An embedding for each place in a frame, row by row; a coarse one has the mean of those it covers."""
+        """An embedding for each position in a frame, row by row; a coarse position gets the mean of those it covers."""
         rows, columns = self.row_embedding.weight, self.column_embedding.weight
         if coarse > 1:
-            rows, columns = (of.unflatten(0, (-1, coarse)).mean(1) for of in (rows, columns))
+            rows, columns = (weight.unflatten(0, (-1, coarse)).mean(1) for weight in (rows, columns))
         return (rows[:, None] + columns[None]).flatten(0, 1)
 
     def _places_at(self, coarse: int, frames: Sequence[int]) -> Float[Tensor, "P hidden"]:
@@ -152,7 +150,7 @@ class Projector(nn.Module):
 
 
 class WorldReader(nn.Module):
-    """Latents in, world tokens out: adds the temporal embedding, arranges, projects. All of it is trained."""
+    """World tokens from latents: adds temporal embeddings, cuts into tokens, projects. All of it is trained."""
 
     def __init__(
         self,
@@ -170,7 +168,7 @@ class WorldReader(nn.Module):
             hidden_size: the language model's width.
             embedding_rms: root mean square over the elements of its embedding vectors.
             max_world_steps: future frames the temporal embedding has room for.
-            frames: the latent frames that become tokens, where they are there; None takes all.
+            frames: the latent frames that become tokens, of those a rollout has; None takes all.
         Raises:
             ConfigError: the layout does not tile H x W.
         """
@@ -192,14 +190,14 @@ class WorldReader(nn.Module):
         )
 
     def count(self, latent_frames: int, height: int, width: int) -> int:
-        """World tokens of one sample of so many latent frames."""
+        """World tokens of one sample of `latent_frames` frames."""
         return self.layout.count(len(self._read(latent_frames)), height, width, channels=self.latent_shape[0])
 
     def arrange(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N D"]:
-        """Standardised latents, frame t marked by temporal embedding t, cut into tokens.
+        """Standardised latents with temporal embedding t added to frame t, cut into tokens.
 
-        Frames that share tokens are summarised first and then marked by the mean of their temporal embeddings: a
-        greatest value is then one of the latents, not of the embeddings. stride keeps the last frame and its own mark.
+        Frames that share tokens are pooled first; then the mean of their temporal embeddings is added, so that the
+        greatest value is one of the latents, not of the embeddings. stride keeps the last frame and its own embedding.
 
         Raises:
             LatentShapeError: another number of channels, another frame size, or more frames than embeddings.
@@ -238,7 +236,7 @@ class WorldReader(nn.Module):
         """World tokens of standardised latents, at the scale of the language model's embeddings."""
         tokens = self.arrange(latents)
         read = self._read(latents.shape[2])
-        if not read:  # nothing to look at: no world tokens either
+        if not read:  # nothing to read: no world tokens
             return tokens.new_zeros(len(tokens), 0, self.projector.out.out_features)
         if self.layout.name not in ("hierarchical", "channel"):
             return self.projector(tokens)

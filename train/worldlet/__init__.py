@@ -1,4 +1,4 @@
-"""The worldlet's language model: a miniature Gemma with trained weights, and how it is made."""
+"""The worldlet's language model: a miniature Gemma with trained weights, and the code that made it."""
 
 from pathlib import Path
 

@@ -139,10 +139,10 @@ def test_only_the_language_is_adapted_and_gradients_reach_the_reader(lm: Languag
 
 def test_pixels_and_their_place_go_together(lm: LanguageModel, files: dict[str, Path]) -> None:
     batch = pad_rows([[asked(lm, "a")]], lm.pad_id)
-    with pytest.raises(ConfigError, match="give its pixel_values"):
+    with pytest.raises(ConfigError, match="pass its pixel_values"):
         TheWorld(lm.model, reader())(**batch)
     pixels = VisionInputs(lm, files)(["a"])
-    with pytest.raises(ConfigError, match="sees no images"):
+    with pytest.raises(ConfigError, match="has no vision tower"):
         TheWorld(mini_lm(), reader())(torch.tensor([[1, 4]]), torch.ones(1, 2, dtype=torch.long), pixel_values=pixels)
     with pytest.raises(QuestionError, match="image marker"):
         lm.prompt_ids("what is <image_soft_token>?")

@@ -93,7 +93,7 @@ def test_another_models_tokenizer_is_refused(tmp_path: Path) -> None:
     larger = mini_tokenizer()
     larger.add_tokens(["Where", "balls", "land?"])
     larger.save_pretrained(folder)
-    with pytest.raises(ConfigError, match=r"is another model's: it gives token 2\d, and the model knows 24"):
+    with pytest.raises(ConfigError, match=r"is another model's: it gives token 2\d, and the model has 24 embeddings"):
         load_language_model(find_weights(str(folder)), device=CPU, dtype=torch.float32)
 
 

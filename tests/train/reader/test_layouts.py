@@ -187,7 +187,7 @@ def test_a_run_folder_from_before_these_layouts_is_of_the_layout_it_was() -> Non
 
 
 def test_what_does_not_divide_or_does_not_exist_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ConfigError, match=r"7x7 patches.*coarser ones of 2x2.*another patch"):
+    with pytest.raises(ConfigError, match=r"7x7 patches.*coarse ones of 2x2.*another --patch"):
         TokenLayout(name="hierarchical", patch=4).grid(28, 28)
     with pytest.raises(ConfigError, match=r"'pyramid'.*spatial, patch, pooled"):
         TokenLayout(name="pyramid")  # type: ignore[arg-type]
