@@ -252,7 +252,7 @@ def test_other_libraries_than_it_was_begun_with_are_said(house: Path) -> None:
     about["versions"]["torch"] = "1.0"
     file.write_text(json.dumps(about))
     train(resumed_config(house / "run.partial", {}), resume=house / "run.partial", progress=heard)
-    assert len(heard.about("was begun with torch 1.0: it goes on, but not bit by bit")) == 1
+    assert len(heard.about("was begun with torch 1.0: the results will not be the same bit by bit")) == 1
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, bad: set[int], value: float = math.nan) -> None:

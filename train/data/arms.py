@@ -1,4 +1,4 @@
-"""The arms of a controlled comparison: what a reader sees where a rollout would stand.
+"""The arms of a controlled comparison: what a reader sees in place of a rollout.
 
     text        no world at all, the question alone
     steps0      the observed frame alone
@@ -13,7 +13,6 @@
 
 Frame 0 is the image's own in every arm, bit by bit; all but `text`, `steps0` and `last` have as many world tokens as
 `rollout`. What a scene sees is a function of its key and of the questions file: not of the run, its seed or its batch.
-Elsewhere: reading ahead (loader.py), training on an arm (trainer.py), all arms of a study (evidence.py).
 
 Axes:  B sample   C channel   T latent frame   K rollout steps   H, W latent row, column
 """

@@ -1,7 +1,4 @@
-"""From a store and questions to batches: which tokens are learned, with which latents.
-
-Lives here: encoding, packing, collating. Elsewhere: which rows when (order.py), the text format (speech.py), what a
-packed question may see (model.py), reading ahead (loader.py), reading bytes (pipeline/store/folder.py).
+"""Encode questions, pack them into rows of one image each, and collate rows with their latents.
 
 A row of a batch is one image and some questions about it: <bos>, the image's world tokens (put there by the model), the
 image itself where the language model sees images, then the questions one behind the other, each as blind to the others
@@ -53,7 +50,7 @@ def encode(question: Question, key: str, lm: LanguageModel, *, answer: str | Non
 
 
 def check_answers(questions: Sequence[Question], lm: PromptFormat) -> None:
-    """Refuse answers the language model has no words for: all of them would look the same to it.
+    """Refuse answers with words that the language model has no token for: they would all look the same to it.
 
     Raises:
         QuestionError: names the first such question and its words.
@@ -79,7 +76,7 @@ def pack_by(items: Iterable[_Item], most: int, key: Callable[[_Item], str]) -> l
     by_key: dict[str, list[_Item]] = {}
     for item in items:
         by_key.setdefault(key(item), []).append(item)
-    return [tuple(of[n : n + most]) for of in by_key.values() for n in range(0, len(of), most)]
+    return [tuple(group[n : n + most]) for group in by_key.values() for n in range(0, len(group), most)]
 
 
 def pad_rows(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Tensor]:
@@ -107,12 +104,12 @@ def pad_rows(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Tensor
     length = max(map(len, ids))
 
     def padded(lists: Iterable[list[int]], value: int) -> Tensor:
-        return torch.from_numpy(np.array([one + [value] * (length - len(one)) for one in lists], dtype=np.int64))
+        return torch.from_numpy(np.array([row + [value] * (length - len(row)) for row in lists], dtype=np.int64))
 
     packed = {"segments": padded(segments, 0)} if any(len(row) > 1 for row in rows) else {}
     return {
         "input_ids": padded(ids, pad_id),
-        "attention_mask": padded(([1] * len(one) for one in ids), 0),
+        "attention_mask": padded(([1] * len(row) for row in ids), 0),
         "labels": padded(labels, IGNORED),
         **packed,
     }
@@ -170,7 +167,7 @@ def with_latents(
 
 
 def supervised_tokens(labels: Tensor) -> int:
-    """How many tokens of a batch are learned: no first token is, for nothing stands before it."""
+    """How many tokens of a batch have a loss. The first token has none, as nothing predicts it."""
     return int((labels[:, 1:] != IGNORED).sum())
 
 

@@ -1,8 +1,7 @@
-"""Which questions a training or an evaluation goes without: those without latents, and those too long.
+"""Leave out questions without latents and questions that are too long, up to `max_bad` of each, with a warning.
 
-One rule for all: at most `max_bad` questions are left out, each said; more refuse the job before anything is spent.
-Rows that are no questions fall under the same rule where they are read (questions.py); answers outside the vocabulary
-always refuse (batches.py), for one such choice spoils every question that offers it.
+More than `max_bad` is an error, raised before the job starts. Answers outside the vocabulary are always an error
+(batches.py), because one such choice spoils every question that offers it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Rollouts in the training loop: the batches a store would give, made anew each time they are wanted.
+"""Latents rolled out in the training loop instead of read from a store, for comparison.
 
-The slow way, for comparison: same questions, same order, same frames and dtype, so the same loss as from the store to
-the tolerance that docs/cache.md states. Nothing is kept: the next epoch pays again. Lives here: what stands in for
-reading. Elsewhere: rolling out (the caller's, for this room knows no world model), batches (batches.py).
+Questions, order, frames and dtype are the same, so the loss equals that from the store within the tolerance that
+docs/cache.md states. Nothing is kept: each epoch rolls out again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Latents for training: how they come into memory before they are needed.
-
-Lives here: `LatentDataset`, `Prefetcher`. Elsewhere: which samples when (batch_order.py), reading bytes
-(pipeline/store/latent_store.py), questions and their batches (batches.py).
+"""Read latents of a store into memory before the training needs them.
 
     dataset = LatentDataset(open_store(path), rollout_steps=4)
     order = BatchOrder(len(dataset), batch_size=32, seed=0, rank=rank, world_size=world_size)

@@ -1,8 +1,6 @@
-"""Batches of a store's samples, epoch after epoch, for a loop of one's own.
+"""Shuffled batches of a store's samples, with a position to save and restore, for your own training loop.
 
-Lives here: `BatchSampler`, and the permutation it deals out. Elsewhere: the order of our own training (order.py), which
-goes through rows of questions, weighs them by what is learned from them, and takes its place from the trainer's count
-of updates; here there are samples alone, all alike, and the order itself can be saved and restored.
+Our own training does not use it: training/update_order.py orders rows of questions, and weighs them.
 """
 
 from __future__ import annotations

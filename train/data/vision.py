@@ -1,7 +1,4 @@
-"""Images as a multimodal language model's own vision tower takes them, where it looks at the image beside the rollout.
-
-Elsewhere: where their tokens stand (model.py), prompts that mark the place (speech.py), decoding
-(pipeline/files/images.py).
+"""Prepare images for the vision tower of a multimodal language model, which sees them beside the rollout.
 
 Axes:  B image
 """

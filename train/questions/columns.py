@@ -1,7 +1,4 @@
-"""Which column of somebody's table fills which field of a question: as asked, or by its usual name.
-
-Elsewhere: the layouts (question_files.py), what a value means (question_values.py).
-"""
+"""Choose which column of a table fills which field of a question: as requested, or by its usual name."""
 
 from __future__ import annotations
 
@@ -27,20 +24,24 @@ FIELDS = {
     "split": ("split",),
     **{name: (name,) for name in ("prompt", "scene", "future", "family", "about", "pair", "heuristic", "shift")},
 }
-"""What a column map may name, and the columns that fill it where it does not: the first there is."""
+"""Each field that a column map may name, with its usual column names: the first that exists fills it."""
 _LETTERS = "ABCDEFGHIJ"
 _NEEDED = ("image", "question", "answer")
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which column fills which field; choices may come from several."""
+    """Which columns fill which field; choices may come from several columns."""
 
     of: dict[str, tuple[str, ...]]
+    """Field -> columns."""
 
     @classmethod
     def choose(cls, path: Path, names: Sequence[str], asked: Mapping[str, str] | None) -> Columns:
-        """
+        """Choose the columns of a table.
+
+        Args:
+            names: the table's columns. asked: field -> column, as requested; `A|B|C` names several.
         Raises:
             QuestionError: a column asked for is not there, or nothing fills a field that every question needs.
         """
@@ -71,12 +72,12 @@ class Columns:
         return cls(chosen)
 
     def all(self) -> set[str]:
-        """The columns to read, indices left away."""
+        """The names of all columns to read, with and without an index."""
         every = {column for columns in self.of.values() for column in columns}
         return every | {re.sub(r"\[\d+\]$", "", column) for column in every}
 
     def value(self, record: Mapping[str, Any], field: str) -> Any:
-        """What a record has for a field; of several columns, by their names."""
+        """The value of a field in a record; for several columns, a dict by column name."""
         columns = self.of.get(field, ())
         if len(columns) > 1:
             return {column: record.get(column) for column in columns}

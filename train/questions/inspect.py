@@ -1,7 +1,4 @@
-"""What `theworld questions` does: gather all there is to say of a questions file, or write it in our own layout.
-
-Elsewhere: reading (question_files.py, questions.py), counting (question_report.py).
-"""
+"""Describe a questions file, or write it in our own layout: the work of `theworld questions`."""
 
 from __future__ import annotations
 
@@ -30,21 +27,21 @@ _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIF
 def inspect_questions(
     file: Path, store: Path | None, settings: Mapping[str, Any], *, split: str | None = None
 ) -> QuestionReport:
-    """Everything there is to say about questions without loading a language model's weights.
+    """A report on questions, made without a language model's weights.
 
     Args:
-        settings: as of [train]: what a training on these questions would be.
+        settings: as in [train], of a training on these questions.
     Raises:
         QuestionError: the questions cannot be read at all. StoreError: there is no such store.
         ConfigError: a setting is wrong, or the language model cannot be found.
     """
     config = load_config(TrainConfig, "train", None, {**settings, "questions": file, "store": store or Path("none")})
-    found = read_question_file(file, columns=config.columns)
-    if not found.questions:
-        return describe(found)
-    asked = select_split(found.questions, split, file)
+    loaded = read_question_file(file, columns=config.columns)
+    if not loaded.questions:
+        return describe(loaded)
+    questions = select_split(loaded.questions, split, file)
     opened = None if store is None else open_store(store)
-    coverage = None if opened is None else resolve_keys(asked, file, opened)
+    coverage = None if opened is None else resolve_keys(questions, file, opened)
     world_tokens = None
     if opened is not None:
         channels, latent_frames, height, width = opened.sample_shape
@@ -52,13 +49,13 @@ def inspect_questions(
         if steps > latent_frames - 1:
             raise ConfigError(f"--steps {steps} asks for more than {store} holds: {latent_frames - 1}")
         world_tokens = config.token_layout().count(1 + steps, height, width, channels=channels)
-    tokens = measure(asked, load_tokenizer_only(find_weights(config.lm)), world_tokens=world_tokens)
-    return describe(found, asked, coverage=coverage, tokens=tokens, max_bad=config.max_bad)
+    tokens = measure(questions, load_tokenizer_only(find_weights(config.lm)), world_tokens=world_tokens)
+    return describe(loaded, questions, coverage=coverage, tokens=tokens, max_bad=config.max_bad)
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenQuestions:
-    """What was written."""
+    """Where questions were written, and how many."""
 
     path: Path
     questions: int
@@ -66,9 +63,9 @@ class WrittenQuestions:
 
 
 def write_questions(file: Path, folder: Path, settings: Mapping[str, Any]) -> WrittenQuestions:
-    """The questions as JSON lines, images that lie in a table as files; whole, or not at all.
+    """Write questions as JSON lines, and images that a table holds as files. The folder appears complete or not at all.
 
-    `theworld precompute FOLDER/images` and `theworld train --questions FOLDER/questions.jsonl` take it from there.
+    `theworld precompute FOLDER/images` and `theworld train --questions FOLDER/questions.jsonl` continue from it.
 
     Raises:
         QuestionError: `folder` exists already; more rows are wrong than `max_bad` allows.

@@ -1,13 +1,10 @@
-"""Questions in every layout people have: from files to rows in the words of our record.
+"""Read questions files of every supported layout, as rows with the fields of `Question`.
 
     x.jsonl, x.ndjson                 our own, the fields of `Question`; LLaVA's, a line each; a table, with a map
     x.json                            LLaVA's array of conversations, each answer one question; or an array of objects
     x.csv  x.tsv                      a table; VLMEvalKit's, with images in base64, too
     x.parquet  x.arrow, a folder of them, a folder made by save_to_disk, hf:ORG/NAME      a table; SAT's is known
     a folder with sim_N_results.json  VPCT
-
-Lives here: which files there are, one reader a layout. Elsewhere: which column fills which field (question_columns.py),
-what a value means (question_values.py), the record, and what becomes of a row that is none (questions.py).
 """
 
 from __future__ import annotations
@@ -44,36 +41,36 @@ _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: a record by the fields of `Question`, or what is wrong with it, or why it is not for us."""
+    """One row: a record with the fields of `Question`, or what is wrong with it, or why it is skipped."""
 
     where: str
-    """What a person finds it by: `line 17`, `train.parquet, row 3`."""
+    """Where the row is, for messages: `line 17`, `train.parquet, row 3`."""
     record: dict[str, Any] | None = None
     problem: str = ""
     skipped: str = ""
-    """Nothing is wrong with it, but it asks nothing about one image."""
+    """Why it is skipped: it is not wrong, but does not ask about exactly one image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of one place."""
+    """The rows of one questions file or folder."""
 
     layout: str
-    """What a person calls it: JSONL, LLaVA, table, SAT, VPCT."""
+    """Name of the layout: JSONL, LLaVA, table, SAT, VPCT."""
     rows: Iterable[Row]
     unit: str = "row"
     """What one row is called where they are counted."""
 
 
 def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: _Keep | None = None) -> Rows:
-    """The rows of a questions file or folder, whatever its layout; the head of this file says which.
+    """The rows of a questions file or folder, in any layout that the head of this file lists.
 
     Args:
         columns: field -> column, for a table whose columns have names of their own. `image[0]` takes the first of a
                 list, `A|B|C|D` makes choices of four columns.
         keep: called with SHA-256 and bytes of each image that lies in the table itself, once for each.
     Raises:
-        QuestionError: there is nothing here, it is in no layout we read, or no column fits.
+        QuestionError: the path does not exist, its layout is not supported, or no column fits.
         ConfigError: a library is missing, or a data set cannot be fetched.
     """
     if columns and (stray := sorted(columns.keys() - FIELDS.keys())):
@@ -101,7 +98,7 @@ def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: _Ke
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that the questions of a place are in.
+    """The files that hold the questions of a path.
 
     Raises:
         QuestionError: a folder without any.
@@ -122,7 +119,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def digest_of(path: Path) -> str:
-    """64 hex digits of the questions' content: the file's SHA-256; of several files, that of their names and theirs."""
+    """SHA-256 (64 hex digits) of a questions file; of several files, of their names and digests."""
     files = files_of(path)
     digests = [digest_of_file(file).hex() for file in files]
     if len(files) == 1:
@@ -132,12 +129,12 @@ def digest_of(path: Path) -> str:
 
 
 def place_of(path: Path) -> str:
-    """What finds the questions again from anywhere: an absolute path, or a name on the Hub."""
+    """Where to find the questions from any folder: an absolute path, or a name on the Hub."""
     return str(path) if str(path).startswith(arrow_files.HUB) else str(path.resolve())
 
 
 def folder_of(path: Path) -> Path:
-    """What the names of images are relative to."""
+    """The folder that image names are relative to."""
     return path if path.is_dir() else path.parent
 
 
@@ -363,7 +360,7 @@ def _table_rows(
 
 
 def _unique(name: str, number: int, taken: set[str]) -> str:
-    """Other people's ids may come twice (LLaVA's do); ours name results."""
+    """The id, made unique: a file may repeat ids (LLaVA's do), but ours name results."""
     name = name if name not in taken else f"{name}@{number}"
     taken.add(name)
     return name

@@ -1,8 +1,4 @@
-"""Questions about images: one record, whatever layout it came in, and which of them have latents in a store.
-
-Lives here: the record, what becomes of a row that is none, the coverage. Elsewhere: the layouts (question_files.py),
-text to token ids (speech.py), latents to tensors (batches.py), a look at a file (question_report.py).
-"""
+"""The record of a question, reading it from any layout, and finding its latents in a store."""
 
 from __future__ import annotations
 
@@ -25,10 +21,10 @@ from ...pipeline.store.folder import LatentStore
 from .readers import folder_of, read_rows
 
 UNTYPED = "untyped"
-"""Stands in tables for questions that state no type."""
+"""The type of questions that state none, in tables."""
 
 SourceField = Literal["image", "future"]
-"""Which of a question's files latents are of."""
+"""Which of a question's files the latents were made from."""
 
 _Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
@@ -62,7 +58,7 @@ class Question(BaseModel):
     split: _Text | None = None
     """Training takes "train" and questions without a split; evaluation takes the split it is asked for."""
 
-    # What controlled comparisons need to know (arms.py, findings.py); nothing else reads these.
+    # For controlled comparisons only (data/arms.py, study/findings.py).
     scene: _Text | None = None
     """What the image shows; several questions share it. The image where the file names none."""
     future: _Text | None = None
@@ -113,7 +109,7 @@ class Question(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that is no question, and why."""
+    """A row that is not a valid question, and why."""
 
     where: str
     problem: str
@@ -124,7 +120,7 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class QuestionFile:
-    """All that a questions file or folder holds."""
+    """The content of a questions file or folder."""
 
     path: Path
     layout: str
@@ -133,13 +129,13 @@ class QuestionFile:
     questions: tuple[Question, ...]
     bad: tuple[BadRow, ...]
     skipped: dict[str, int]
-    """Why rows that are not wrong ask nothing about one image -> how many."""
+    """Why rows were skipped -> how many rows."""
 
     def require(self, max_bad: int) -> tuple[Question, ...]:
-        """The questions, if no more than `max_bad` rows are wrong; those are then said, and left out.
+        """The questions, if at most `max_bad` rows are wrong; these are left out with a warning.
 
         Raises:
-            QuestionError: more are wrong; names a few of them, counts all, says what to do.
+            QuestionError: more rows are wrong; the message names a few and counts all.
         """
         if self.bad:
             named = name_some(self.bad, between="; ")
@@ -160,20 +156,20 @@ class QuestionFile:
 
 
 def read_questions(path: Path, *, columns: Mapping[str, str] | None = None, max_bad: int = 0) -> tuple[Question, ...]:
-    """All questions of a file or folder, in its order, whatever its layout (question_files.py).
+    """All questions of a file or folder, in its order, in any layout that readers.py lists.
 
     Args:
         columns: field -> column, for a table whose columns have names of their own.
-        max_bad: rows that may be wrong; they are left out and said, not forgotten.
+        max_bad: how many rows may be wrong; they are left out with a warning.
     Raises:
-        QuestionError: it is missing, empty or in no layout we read; more rows are wrong than allowed: not a JSON
+        QuestionError: it is missing, empty or in an unsupported layout; more rows are wrong than allowed: not a JSON
             object, a field missing, misspelt or of the wrong type, an id that another question has.
     """
     return read_question_file(path, columns=columns).require(max_bad)
 
 
 def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) -> QuestionFile:
-    """What a questions file or folder holds, right and wrong. Raises as `read_questions`, but for wrong rows."""
+    """All rows of a questions file or folder, wrong ones too. Raises as `read_questions`, but not for wrong rows."""
     found = read_rows(path, columns)
     questions: list[Question] = []
     bad: list[BadRow] = []
@@ -254,7 +250,7 @@ class Uncovered:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Which questions have latents in a store, and which not."""
+    """Which questions have latents in a store, and which do not."""
 
     keys: dict[str, str]
     """Question id -> key of its image's latents, or of its future's."""
@@ -331,20 +327,21 @@ def _resolve(
     if key is not None:
         asked = "" if prompt is None else f" with the prompt {prompt!r}"
         return (key, "") if key in store else (None, f"no latent for the content of {image}{asked}, key {key}")
-    known = tuple(key for key in sources.get(image, ()) if prompt in (None, prompts.get(key)))
-    if own and len(known) > 1 and prompt is None:
-        return None, f"{image} was rolled out with {len(known)} prompts; say in the question's `prompt` which is meant"
-    if len(known) > 1:
-        return None, f"{image} stands for {len(known)} different images in the store; put the one meant beside the file"
-    if not known:
+    matches = tuple(key for key in sources.get(image, ()) if prompt in (None, prompts.get(key)))
+    if own and len(matches) > 1 and prompt is None:
+        return None, f"{image} was rolled out with {len(matches)} prompts; name one in the question's `prompt`"
+    if len(matches) > 1:
+        return None, f"{image} names {len(matches)} different images in the store; put the one meant beside the file"
+    if not matches:
         return None, f"{image} is neither a file beside the questions nor a source named in the store"
-    return (known[0], "") if known[0] in store else (None, f"{image} was source of key {known[0]}, which has no latent")
+    [key] = matches
+    return (key, "") if key in store else (None, f"{image} was source of key {key}, which has no latent")
 
 
 def _digest(path: Path) -> bytes:
-    """SHA-256 of a file's bytes; read once while it stays as it is, for one command asks several times."""
-    found = path.stat()
-    return _read_digest(path, found.st_size, found.st_mtime_ns, found.st_ino)
+    """SHA-256 of a file's bytes; cached while size, time and inode stay the same."""
+    stat = path.stat()
+    return _read_digest(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
 @cache

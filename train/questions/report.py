@@ -1,8 +1,6 @@
-"""A look at questions before anything is spent on them: what there is, what is wrong, what guessing would score.
+"""A report on questions: counts, problems, token lengths, and the accuracy of guessing.
 
-    theworld questions FILE STORE      prints it; a training prints its first lines
-
-Elsewhere: reading (questions.py), what a training then refuses (question_checks.py, trainer.py).
+`theworld questions FILE STORE` prints it; a training prints its first lines.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ _TOP = 5
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The questions of one type, and what they are worth to who sees nothing."""
+    """The questions of one type, and the accuracy of guessing their answers."""
 
     questions: int
     with_choices: int
@@ -33,7 +31,7 @@ class Kind:
     majority: float
     """Share that the commonest answer gets right."""
     blind: float
-    """Share that the commonest answer to each wording gets right: what a model can learn without looking."""
+    """Share that the commonest answer to each wording gets right: what a model can learn without the image."""
 
     def __str__(self) -> str:
         top = ", ".join(f"{answer} {count / self.questions:.0%}" for answer, count in list(self.answers.items())[:_TOP])
@@ -43,7 +41,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What the questions cost in tokens of one language model."""
+    """Token lengths of questions, for one language model."""
 
     lm: str
     prompt: tuple[int, float, int]
@@ -63,7 +61,7 @@ class Tokens:
     """Words of the questions themselves that it has no token for -> in how many; it reads all of these as one word."""
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Lines for the terminal."""
         low, middle, high = self.prompt
         least, _, most = self.answer
         world = f"{self.world:,} world tokens + " if self.world is not None else ""
@@ -87,7 +85,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class QuestionReport:
-    """What is in a questions file."""
+    """The report on a questions file."""
 
     source: str
     layout: str
@@ -111,7 +109,7 @@ class QuestionReport:
     """Question -> why it has none."""
     tokens: Tokens | None = None
     max_bad: int = 0
-    """How many may be left out for each reason there is."""
+    """How many questions may be left out for each reason."""
 
     @property
     def refused(self) -> bool:
@@ -125,7 +123,7 @@ class QuestionReport:
         return {**asdict(self), "refused": self.refused}
 
     def lines(self) -> list[str]:
-        """For a person, most important first."""
+        """Lines for the terminal, most important first."""
         splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
         lines = [f"{self.source} ({self.layout}): {self.questions:,} questions about {self.images:,} images; {splits}"]
         lines += [f"  {name} {kind}" for name, kind in self.kinds.items()]
@@ -186,7 +184,7 @@ def describe(
 
 
 def kinds_of(questions: Iterable[Question]) -> dict[str, Kind]:
-    """By type: how many, which answers, and what guessing would score."""
+    """Summaries by type, sorted: counts, answers, and the accuracy of guessing."""
     by_type: defaultdict[str, list[Question]] = defaultdict(list)
     for question in questions:
         by_type[question.type or UNTYPED].append(question)
@@ -212,7 +210,7 @@ def kinds_of(questions: Iterable[Question]) -> dict[str, Kind]:
 
 
 def measure(questions: Sequence[Question], speech: PromptFormat, *, world_tokens: int | None) -> Tokens:
-    """What questions cost in tokens, each with the longest of its possible answers."""
+    """Token lengths of questions, each with its longest possible answer."""
     prompt_ids, answer_ids, unknown_words = (
         cache(speech.prompt_ids),
         cache(speech.answer_ids),
@@ -251,7 +249,7 @@ def measure(questions: Sequence[Question], speech: PromptFormat, *, world_tokens
 
 
 def training_lines(questions: Sequence[Question], tokens: Tokens) -> list[str]:
-    """What a training says of its questions before it begins."""
+    """The lines about its questions that a training prints first."""
     images = len({_image(question) for question in questions})
     lines = [f"{len(questions):,} questions about {images:,} images"]
     return [*lines, *(f"  {name} {kind}" for name, kind in kinds_of(questions).items()), *tokens.lines()]

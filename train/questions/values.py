@@ -1,7 +1,4 @@
-"""What a value in somebody's table means: an image, choices, an answer. Nothing here opens a file.
-
-Elsewhere: the layouts (question_files.py).
-"""
+"""Parse the values of a table: an image, choices, an answer. Nothing here opens a file."""
 
 from __future__ import annotations
 
@@ -19,15 +16,15 @@ _ENCODED = 512  # characters: no path is as long, no image in base64 as short
 
 
 class WrongValue(ValueError):  # noqa: N818 - a row's problem, not the user's error
-    """A value that is wrong; the row it is in is named by who reads rows."""
+    """A value is wrong; the reader of rows adds where."""
 
 
 class Skipped(ValueError):  # noqa: N818
-    """Nothing is wrong, but the row does not ask about one image."""
+    """The row is not wrong, but it does not ask about exactly one image."""
 
 
 class Images:
-    """Names of images, and the SHA-256 of those that lie in the table itself."""
+    """Names of images, and the SHA-256 of those whose bytes are in the table."""
 
     def __init__(self, *, base64: bool = False, keep: Callable[[str, bytes], None] | None = None) -> None:
         """
@@ -43,7 +40,7 @@ class Images:
         """The fields `image` and, where the bytes are here, `image_sha256` of one row.
 
         Raises:
-            PassedOver: no image, or several.
+            Skipped: no image, or several.
             WrongValue: what is there is neither a name nor bytes.
         """
         path, content = self._read(value)
@@ -81,10 +78,10 @@ class Images:
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes a text stands for.
+    """The bytes of a text in base64.
 
     Raises:
-        WrongValue: it is no base64.
+        WrongValue: it is not base64.
     """
     try:
         return base64_.b64decode(text, validate=True)
@@ -93,10 +90,10 @@ def decode_base64(text: str) -> bytes:
 
 
 def text_of(value: Any) -> str:
-    """A value as a word: numbers without a pointless fraction, truth as yes and no.
+    """A value as text: 2.0 as "2", True and False as "yes" and "no".
 
     Raises:
-        WrongValue: it is no single value.
+        WrongValue: it is missing, or not a single value.
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -110,8 +107,10 @@ def text_of(value: Any) -> str:
 
 
 def choices_of(value: Any) -> dict[str, str]:
-    """Choices by their letters, A, B, …; none where there are none. Lists, objects of letters, or JSON of either.
+    """Choices by their letters, A, B, …; empty if there are none.
 
+    Args:
+        value: a list, an object by letter, or JSON of either.
     Raises:
         WrongValue: it is none of these.
     """
@@ -123,43 +122,43 @@ def choices_of(value: Any) -> dict[str, str]:
         except (ValueError, RecursionError) as error:
             raise WrongValue(f"its choices are no list, and no JSON of one: {value[:60]!r}") from error
     if isinstance(value, Mapping):
-        return {str(name): text_of(one) for name, one in value.items() if one not in (None, "")}
+        return {str(name): text_of(choice) for name, choice in value.items() if choice not in (None, "")}
     if not isinstance(value, Sequence) or len(value) > len(_LETTERS):
         raise WrongValue(f"its choices are a {type(value).__name__}, and no list of up to {len(_LETTERS)}")
     return dict(zip(_LETTERS, map(text_of, value), strict=False))
 
 
 def answer_of(value: Any, choices: Mapping[str, str]) -> str:
-    """The right answer in words: as it stands, or the choice that a letter or a place (a number, from 0) means.
+    """The right answer as text: the value itself, or the choice that it names by letter or by place (a number from 0).
 
     Raises:
-        WrongValue: there is none, it means none of the choices, or one as it stands and another as a place.
+        WrongValue: it is empty, names none of the choices, or is one choice itself and the place of another.
     """
     if isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) == 1:
         value = value[0]
     answer = text_of(value)
     if not answer:
         raise WrongValue("its answer is empty")
-    there = None
+    at_place = None
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
-        there = list(choices.values())[value]
+        at_place = list(choices.values())[value]
     if not choices or answer in choices.values():
-        if there not in (None, answer):
+        if at_place not in (None, answer):
             raise WrongValue(
-                f"its answer {answer} is one of the choices, and the place (from 0) of another, {there!r}: write it as "
-                "a letter, or as text"
+                f"its answer {answer} is one of the choices, and the place (from 0) of another, {at_place!r}: write it "
+                "as a letter, or as text"
             )
         return answer
     letter = _LETTER.fullmatch(answer)
     if letter and letter[1].upper() in choices:
         return choices[letter[1].upper()]
-    if there is not None:
-        return there
+    if at_place is not None:
+        return at_place
     raise WrongValue(
         f"its answer {answer!r} is none of the choices {list(choices.values())}, nor a letter or place (from 0) of one"
     )
 
 
 def shuffle_choices(name: str, choices: Sequence[str]) -> tuple[str, ...]:
-    """Choices in an order that only `name` decides: the place of the right one then says nothing."""
+    """Choices in an order that `name` decides, so that the place of the right one carries no information."""
     return tuple(sorted(choices, key=lambda choice: hashlib.sha256(f"{name}\0{choice}".encode()).digest()))

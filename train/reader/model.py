@@ -99,7 +99,7 @@ class TheWorld(nn.Module):
             segments: for several texts in one row: 0 on <bos>, n on the n-th text. Each text gets the logits it would
                 get alone: it sees <bos>, the world and itself, at the positions it would have.
             latents: standardised rollouts of at least 1 + num_world_steps frames, any float dtype.
-            pixel_values: each row's image, prepared for a multimodal language model's vision tower (data/vision.py); its
+            pixel_values: each row's image, prepared for a multimodal model's vision tower (data/vision.py); its
                 tokens stand where the text marks their place.
             images: RGB in [-1, 1], to be rolled forward live, in place of latents.
             keys: the content keys of `images`; they seed the noise.

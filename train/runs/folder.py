@@ -1,12 +1,9 @@
-"""The run folder: what a training leaves behind, and loaded only onto what it fits.
+"""Save and load a run folder, the result of a training.
 
     adapter_model.safetensors, adapter_config.json   LoRA; `PeftModel.from_pretrained(base, run)` loads it alone
     world_reader.safetensors                         temporal embedding and projector
-    theworld.json                                    what it was trained on and with: `RunMeta` (run_meta.py)
+    theworld.json                                    what it was trained on and with: `RunMeta` (meta.py)
     metrics.json                                     loss curve, tokens, seconds
-
-Elsewhere: training (trainer.py), how the folder appears whole or not at all (unfinished.py), the questions asked
-afterwards (evaluate.py).
 """
 
 from __future__ import annotations
@@ -54,7 +51,7 @@ def resolve_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
 
 
 def build_reader(facts: ReaderFacts, lm: LanguageModel) -> WorldReader:
-    """A fresh reader for this language model."""
+    """A fresh reader for this language model; its weights are yet to be trained or loaded."""
     return WorldReader(
         latent_shape=facts.latent_shape,
         hidden_size=facts.hidden_size,
@@ -69,7 +66,7 @@ def save_run(folder: Path, model: TheWorld, meta: RunMeta, weights: Mapping[str,
     """Write adapters, reader and theworld.json into a folder.
 
     Args:
-        weights: what was trained, by name in `model`; None takes what is in it.
+        weights: trained parameters by their name in `model`; None takes those of `model`.
     """
     assert isinstance(model.lm, PeftModel)
     weights = weights or {name: parameter.detach().cpu() for name, parameter in model.trainable_parameters()}
@@ -89,10 +86,10 @@ def load_run(
     """A trained model from its folder.
 
     Args:
-        lm: where the base language model lies now, if it has moved. It must be the same one.
-        dtype: of the frozen model; None is what it was trained with, on this device where that was "auto".
+        lm: where the base language model is now, if it has moved. It must be the same model.
+        dtype: of the frozen model; None is what it was trained with; "auto" is resolved for this device.
     Raises:
-        RunError: no run folder, damaged weights, or a base model other than the one it was trained on.
+        RunError: not a run folder, damaged weights, or another base model than the one it was trained on.
         ConfigError: the base model cannot be found or loaded.
     """
     meta = read_meta(run)
@@ -103,10 +100,10 @@ def load_run(
             f"but {weights.source} is {weights.identity}. Adapters fit only the model they were trained on: "
             "name that one with --lm, or train again"
         )
-    where = resolve_device(device)
+    torch_device = resolve_device(device)
     try:
         base = load_language_model(
-            weights, device=where, dtype=resolve_dtype(dtype or meta.config.get("dtype", "auto"), where)
+            weights, device=torch_device, dtype=resolve_dtype(dtype or meta.config.get("dtype", "auto"), torch_device)
         )
         reader = build_reader(meta.reader, base)
         adapted = load_adapter(base, run)
@@ -123,11 +120,11 @@ def load_run(
         max_world_steps=meta.reader.max_world_steps,
         recipe=meta.recipe,
     )
-    return LoadedRun(run, model.eval().to(where), adapted, meta, where)
+    return LoadedRun(run, model.eval().to(torch_device), adapted, meta, torch_device)
 
 
 def require_same_recipe(meta: RunMeta, run: Path, store: LatentStore) -> None:
-    """Refuse latents of another recipe than the run's.
+    """Refuse a store of another recipe than the run's.
 
     Raises:
         StoreMismatchError: names the fields that differ, the run's value beside the store's.

@@ -1,8 +1,4 @@
-"""Runs on the Hugging Face Hub: what is uploaded, the card that explains it, and back into a run folder.
-
-Lives here: the list of files, the card, leaving this machine's paths behind. Elsewhere: the Hub itself
-(pipeline/files/hub.py), what a run folder holds (checkpoint.py).
-"""
+"""Upload a run to the Hugging Face Hub with a model card, and download it into a run folder."""
 
 from __future__ import annotations
 
@@ -21,16 +17,16 @@ WEIGHTS = ("adapter_model.safetensors", "world_reader.safetensors")
 TEXTS = ("adapter_config.json", "theworld.json", METRICS)
 EVALUATIONS = "evaluation*.json"
 POLICIES = "adaptive*.json"
-"""With the gates that `theworld ask --adaptive gate` goes by."""
+"""They hold the gates that `theworld ask --adaptive gate` uses."""
 
 
 def push(run: Path, hub_id: str, *, private: bool = False) -> str:
     """Upload a run, with a card.
 
     Returns:
-        Its address.
+        The URL of the repository.
     Raises:
-        RunError: it is no whole run, or the Hub refuses.
+        RunError: the run is incomplete, or the Hub refuses.
     """
     with tempfile.TemporaryDirectory() as folder:
         prepare_upload(run, Path(folder), hub_id)
@@ -38,12 +34,12 @@ def push(run: Path, hub_id: str, *, private: bool = False) -> str:
 
 
 def pull(hub_id: str, out: Path) -> Path:
-    """Download a run into a folder of this name.
+    """Download a run into the new folder `out`.
 
     Args:
         hub_id: ORG/NAME or ORG/NAME@REVISION.
     Raises:
-        RunError: the folder exists, the Hub has no such run, or what it has is no run.
+        RunError: the folder exists, the Hub has no such run, or the repository is not a run.
     """
     if out.exists():
         raise RunError(f"{out} exists already; runs are never overwritten. Choose another folder")
@@ -53,10 +49,10 @@ def pull(hub_id: str, out: Path) -> Path:
 
 
 def copy_run(source: Path, out: Path) -> Path:
-    """A checked copy of a run's files, which appears whole or not at all.
+    """Check a run and copy its files; the copy appears complete or not at all.
 
     Raises:
-        RunError: files are missing, or say that they are something else.
+        RunError: files are missing, or theworld.json is not valid.
     """
     read_meta(source)
     if missing := [name for name in (*WEIGHTS, "adapter_config.json") if not (source / name).is_file()]:
@@ -75,12 +71,12 @@ def copy_run(source: Path, out: Path) -> Path:
 
 
 def prepare_upload(run: Path, folder: Path, hub_id: str) -> list[str]:
-    """What is uploaded of a run, in an empty folder: weights as they are, texts without this machine's paths.
+    """Write what is uploaded of a run into an empty folder: weights as they are, texts without this machine's paths.
 
     Returns:
         The names of the files.
     Raises:
-        RunError: it is no whole run.
+        RunError: the run is incomplete.
     """
     meta = read_meta(run)
     if missing := [name for name in (*WEIGHTS, *TEXTS) if not (run / name).is_file()]:
@@ -98,15 +94,15 @@ def prepare_upload(run: Path, folder: Path, hub_id: str) -> list[str]:
 
 
 def card(run: Path, hub_id: str) -> str:
-    """The model card of a run, from what it says about itself."""
+    """The model card of a run, as Markdown."""
     meta = read_meta(run)
     metrics: dict[str, Any] = json.loads((run / METRICS).read_text(encoding="utf-8"))
     base, recipe, reader = base_model(meta), meta.recipe, meta.reader
-    known = f"base_model: {base}\n" if "/" in base else ""
+    base_line = f"base_model: {base}\n" if "/" in base else ""
     last = metrics["loss"][-1]["loss"] if metrics.get("loss") else float("nan")
     return f"""---
 library_name: peft
-{known}tags:
+{base_line}tags:
 - theworld
 - world-model
 - lora
@@ -143,13 +139,13 @@ last loss {last:.3f} |
 
 
 def base_model(meta: RunMeta) -> str:
-    """The language model's name elsewhere than on this machine: `ORG/NAME`, `worldlet`, or the name of its folder."""
+    """The language model's public name: `ORG/NAME`, `worldlet`, or the name of its folder."""
     source = meta.lm.source
     return Path(source).name if Path(source).is_absolute() else source.partition("@")[0]
 
 
 def without_paths(value: Any) -> Any:
-    """The same JSON with the name alone in place of every absolute path."""
+    """The same JSON value with every absolute path shortened to its last part."""
     if isinstance(value, dict):
         return {name: without_paths(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -164,21 +160,21 @@ def _named(world: str) -> str:
 def _accuracy(run: Path) -> str:
     tables: list[str] = []
     for path in sorted(run.glob(EVALUATIONS)):
-        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        scores = {**said.get("by_type", {}), "all": said.get("overall", {})}
+        evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        scores = {**evaluation.get("by_type", {}), "all": evaluation.get("overall", {})}
         lines = [
             f"| {kind} | {score['accuracy']:.3f} | {score['low']:.3f} to {score['high']:.3f} | {score['total']} |"
             for kind, score in scores.items()
             if score
         ]
-        split = said.get("split") or "all"
-        head = f"Split `{split}`, {said.get('steps')} rollout steps, shown: {said.get('arm', 'rollout')}"
-        head += f", {said['left_out']:,} questions left out" if said.get("left_out") else ""
+        split = evaluation.get("split") or "all"
+        head = f"Split `{split}`, {evaluation.get('steps')} rollout steps, shown: {evaluation.get('arm', 'rollout')}"
+        head += f", {evaluation['left_out']:,} questions left out" if evaluation.get("left_out") else ""
         columns = ["| questions | accuracy | 95 % interval | asked |", "|---|---|---|---|"]
         tables.append("\n".join([head, "", *columns, *lines]))
     return "\n\n".join(tables) or "Not evaluated: `theworld evaluate` writes what stands here."
 
 
 def _files(run: Path) -> list[Path]:
-    named = [run / name for name in (*WEIGHTS, *TEXTS, CARD)]
-    return [path for path in named if path.is_file()] + sorted([*run.glob(EVALUATIONS), *run.glob(POLICIES)])
+    paths = [run / name for name in (*WEIGHTS, *TEXTS, CARD)]
+    return [path for path in paths if path.is_file()] + sorted([*run.glob(EVALUATIONS), *run.glob(POLICIES)])

@@ -1,7 +1,4 @@
-"""What a run folder says about itself: theworld.json. Loads neither torch nor transformers.
-
-Lives here: `RunMeta` and its parts. Elsewhere: the weights beside it (checkpoint.py).
-"""
+"""theworld.json, which describes a run. Loads neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -24,17 +21,17 @@ class _Facts(BaseModel):
 
 
 class StoreFacts(_Facts):
-    """Which snapshot of which store was read."""
+    """The store that was read, and its state then."""
 
     path: str
     shards: int
     samples: int
     keys_sha256: str
-    """Of the sorted keys, one a line: two stores with the same digest hold the same images."""
+    """SHA-256 of the sorted keys, one a line. Stores with the same digest hold the same images."""
 
 
 class ReaderFacts(_Facts):
-    """How to build the reader that the weights belong to."""
+    """What is needed to build the reader again and load its weights."""
 
     latent_shape: tuple[int, int, int]
     hidden_size: int
@@ -42,16 +39,16 @@ class ReaderFacts(_Facts):
     patch: int
     max_world_steps: int
     num_world_steps: int
-    """K, the steps it was trained with."""
+    """K, the rollout steps it was trained with."""
     frames: tuple[int, ...] | None = None
-    """The latent frames it reads of those; None reads all."""
+    """The latent frames that it reads of those; None reads all."""
     pool: PoolName = "minmax"
     pool_steps: int = 1
     coarse: int = 2
     queries: int = 32
 
     def token_layout(self) -> TokenLayout:
-        """The layout as the reader takes it."""
+        """The reader's layout."""
         return TokenLayout(
             name=self.layout,
             patch=self.patch,
@@ -63,14 +60,14 @@ class ReaderFacts(_Facts):
 
 
 class LMFacts(_Facts):
-    """Which language model the adapters belong to."""
+    """The language model that the adapters belong to."""
 
     source: str
     identity: str
 
 
 class QuestionFacts(_Facts):
-    """What was learned from."""
+    """The questions that were trained on."""
 
     path: str
     sha256: str
@@ -78,7 +75,7 @@ class QuestionFacts(_Facts):
 
 
 class RunMeta(_Facts):
-    """Everything a run folder says about itself."""
+    """The content of theworld.json."""
 
     format: Literal[1] = 1
     recipe: Recipe
@@ -90,19 +87,19 @@ class RunMeta(_Facts):
     config: dict[str, Any]
     versions: dict[str, str]
     created: str
-    """UTC, for people; nothing is decided by it."""
+    """UTC time, for information only."""
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on without being part of it."""
+    """Versions of the libraries that a result depends on."""
     return {name: version(name) for name in ("theworld", "torch", "transformers", "peft", "accelerate")}
 
 
 def read_meta(run: Path) -> RunMeta:
-    """What a run folder says about itself.
+    """Read the theworld.json of a run folder.
 
     Raises:
-        RunError: it is no run folder, or theworld.json is not what we write.
+        RunError: it is not a run folder, or its theworld.json is not valid.
     """
     try:
         return RunMeta.model_validate_json((run / META).read_bytes())

@@ -1,11 +1,9 @@
-"""A training in progress: a folder beside the place of its run, from which it can go on.
+"""The folder of a training in progress, from which an interrupted training is resumed.
 
     runs/7.partial/training.json            what is trained: `TrainingFacts`
-    runs/7.partial/checkpoint.safetensors   the last whole checkpoint (checkpoint format: checkpoints.py)
-    runs/7.partial/tracker.json             which run of a tracker follows it, and how far: see trackers.py
+    runs/7.partial/checkpoint.safetensors   the last complete checkpoint (format: training/checkpoint.py)
+    runs/7.partial/tracker.json             the tracker's run that logs it, and how far: training/trackers.py
     runs/7.partial/run/                     the finished run, just before it becomes runs/7 by one rename
-
-Lives here: beginning, finding, going on, finishing. Elsewhere: what a finished run holds (checkpoint.py).
 """
 
 from __future__ import annotations
@@ -35,31 +33,31 @@ MAY_CHANGE = frozenset(
     {"store", "questions", "lm", "futures", "device", "attention", "micro_batch", "gradient_checkpointing"}
     | {"checkpoint_every", "checkpoint_minutes", "max_bad_steps", "report_to", "out"}
 )
-"""Settings a resumed training may be given anew: where things lie (what they are is compared by content), and how it is
-run. All else decides what is learned."""
+"""Settings that may change when a training is resumed: paths (their content is compared) and how it is run. All others
+decide what is learned."""
 
 
 class TrainingFacts(BaseModel):
-    """What decides the result of a training, apart from its progress."""
+    """The content of training.json: all that decides the result of a training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     config: dict[str, Any]
     numbered: bool
-    """Whether the run takes a free number rather than a name."""
+    """Whether the run takes the next free number, not a name."""
     recipe_id: str
     images_sha256: str
-    """Of which latents each question reads: a store may have grown since."""
+    """SHA-256 of which latents each question reads, for the store may grow."""
     questions_sha256: str
     lm: str
     versions: dict[str, str]
     started: str
-    """UTC, for people; nothing is decided by it."""
+    """UTC time, for information only."""
 
 
 class PartialRun:
-    """The folder of a training in progress. On processes that do not write it is only a name."""
+    """The folder of a training in progress. Only the first process of a training writes in it."""
 
     def __init__(self, path: Path, facts: TrainingFacts) -> None:
         self.path = path
@@ -67,27 +65,27 @@ class PartialRun:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the last whole checkpoint is, if there is one."""
+        """Path of the last complete checkpoint, if there is one."""
         return self.path / CHECKPOINT
 
     @property
     def tracked(self) -> Path:
-        """Where TensorBoard's files go; they move into the run."""
+        """Folder for TensorBoard's files; it moves into the run."""
         return self.path / TRACKED
 
     @property
     def tracker(self) -> Path:
-        """Which run of a tracker this training is."""
+        """Path of tracker.json."""
         return self.path / TRACKER
 
     @property
     def command(self) -> str:
-        """What to type to go on."""
+        """The command that resumes this training."""
         return f"theworld train --resume {shlex.quote(str(self.path))}"
 
     @property
     def is_whole(self) -> bool:
-        """Whether the finished run only wants its name: theworld.json is written last."""
+        """Whether the finished run is complete and only its rename is missing: theworld.json is written last."""
         return (self.path / RUN / "theworld.json").is_file()
 
     def new_run(self) -> Path:
@@ -100,10 +98,12 @@ class PartialRun:
         return folder
 
     def finish(self) -> Path:
-        """Give the run its name in one step, and remove what was in progress.
+        """Rename the finished run to its name in one step, and remove the folder of the training.
 
+        Returns:
+            The run folder.
         Raises:
-            RunError: the name is taken by now; all stays where it is.
+            RunError: the name is taken by now; everything stays where it is.
         """
         folder, parent = self.path / RUN, self.path.parent
         for path in folder.rglob("*"):
@@ -125,22 +125,22 @@ class PartialRun:
 
 
 def run_of(path: Path) -> Path:
-    """The run's place, of the folder it is in progress in."""
+    """The path of the run that a partial folder becomes."""
     return path.with_name(path.name.removesuffix(PARTIAL))
 
 
 def partial_of(run: Path) -> Path:
-    """The folder in progress, of a run's place or of that folder itself."""
+    """The partial folder of a run's path; a partial folder's path stays as it is."""
     return run if run.name.endswith(PARTIAL) else run.with_name(run.name + PARTIAL)
 
 
 def is_partial(path: Path) -> bool:
-    """Whether a training can be resumed by this name."""
+    """Whether a training of this name can be resumed."""
     return (partial_of(path) / FACTS).is_file()
 
 
 def find_partial(where: Path | None = None) -> Path:
-    """The unfinished training of this name, or the only one under `runs/`.
+    """The folder of the unfinished training of this name, or of the only one under `runs/`.
 
     Raises:
         RunError: there is none, or there are several to choose from.
@@ -150,18 +150,20 @@ def find_partial(where: Path | None = None) -> Path:
             done = " It is finished: there is nothing to resume." if where.exists() else ""
             raise RunError(f"there is no unfinished training {partial_of(where)}.{done}")
         return partial_of(where)
-    found = sorted(path for path in Path("runs").glob(f"*{PARTIAL}") if is_partial(path))
-    if len(found) != 1:
-        several = f"{', '.join(map(str, found))} are unfinished: name one, as in --resume {found[0]}" if found else ""
+    partials = sorted(path for path in Path("runs").glob(f"*{PARTIAL}") if is_partial(path))
+    if len(partials) != 1:
+        several = ""
+        if partials:
+            several = f"{', '.join(map(str, partials))} are unfinished: name one, as in --resume {partials[0]}"
         raise RunError(several or "there is no unfinished training under runs/. Start one without --resume")
-    return found[0]
+    return partials[0]
 
 
 def read_facts(path: Path) -> TrainingFacts:
-    """What a training in progress says about itself.
+    """Read the training.json of a training in progress.
 
     Raises:
-        RunError: it cannot be read, or says something else.
+        RunError: it cannot be read, or is not valid.
     """
     try:
         return TrainingFacts.model_validate_json((path / FACTS).read_bytes())
@@ -173,10 +175,10 @@ def read_facts(path: Path) -> TrainingFacts:
 
 
 def resumed_config(path: Path, changes: Mapping[str, Any]) -> TrainConfig:
-    """The settings a training was begun with, and those among `changes` that may differ.
+    """The settings of an interrupted training, with the changes that are allowed.
 
     Args:
-        changes: settings by name; one that is None or says what was said before changes nothing.
+        changes: settings by name; None and an unchanged value change nothing.
     Raises:
         ConfigError: a setting differs that decides what is learned; names each with both values.
     """
@@ -185,22 +187,22 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> TrainConfig:
         wanted = TrainConfig.model_validate({**_given(saved), **{k: v for k, v in changes.items() if v is not None}})
     except ValidationError as error:
         raise ConfigError(
-            f"to go on with {path}: {list_problems(error, fields=TrainConfig.model_fields)}. Settings left out stay as "
-            "they were"
+            f"cannot resume {path}: {list_problems(error, fields=TrainConfig.model_fields)}. Settings that "
+            "you leave out stay as they were"
         ) from error
     now = wanted.model_dump(mode="json")
     differ = [name for name in now if name not in MAY_CHANGE and now[name] != saved.get(name, now[name])]
     if differ:
-        told = "; ".join(f"{name} {saved[name]!r} there, {now[name]!r} here" for name in differ)
+        differences = "; ".join(f"{name} {saved[name]!r} there, {now[name]!r} here" for name in differ)
         raise ConfigError(
-            f"{path} was begun with other settings: {told}. Leave them out to go on as begun, or start a new training "
-            "without --resume"
+            f"{path} was begun with other settings: {differences}. Leave them out to resume with the old ones, or "
+            "start a new training without --resume"
         )
     return wanted
 
 
 def _given(saved: dict[str, Any]) -> dict[str, Any]:
-    """Two ways to say one budget: the one that was not used is left to its default."""
+    """Drop `train_steps` if `epochs` is set: only one of them may be given."""
     return {k: v for k, v in saved.items() if not (k == "train_steps" and saved.get("epochs") is not None)}
 
 
@@ -208,15 +210,15 @@ def _given(saved: dict[str, Any]) -> dict[str, Any]:
 def open_partial(
     facts: TrainingFacts, out: Path | None, *, resume: Path | None, writes: bool, say: Callable[[str], None]
 ) -> Iterator[PartialRun]:
-    """The folder of a training while it runs: it stays where there is something to go on from, else it vanishes.
+    """The folder of a training while it runs. If the training ends early, it is kept only if it can be resumed.
 
     Args:
-        out: the run's place; None takes the next free number under `runs/`.
-        resume: the folder of a training to go on with.
+        out: path of the run; None takes the next free number under `runs/`.
+        resume: the folder of a training to resume.
         writes: False on all processes but the first.
-        say: tells a person where an ended training can go on.
+        say: shows a line to the user.
     Raises:
-        RunError: `out` is taken; what is resumed was begun on other latents, questions or weights.
+        RunError: `out` is taken, or the resumed training used other latents, questions or weights.
         StoreLockedError: another process trains in that folder.
     """
     if resume is not None:
@@ -225,7 +227,7 @@ def open_partial(
         _require_same(path, begun, facts)
         others = [f"{name} {was}" for name, was in begun.versions.items() if facts.versions.get(name) != was]
         if others:
-            say(f"{path} was begun with {', '.join(others)}: it goes on, but not bit by bit as it would have there")
+            say(f"{path} was begun with {', '.join(others)}: the results will not be the same bit by bit")
     elif not writes:
         yield PartialRun(partial_of(out or Path("runs") / "0"), facts)
         return
@@ -237,27 +239,27 @@ def open_partial(
         return
     with exclusive_lock(path / FACTS, busy=f"another process trains in {path}; wait for it, or stop it"):
         for left in path.iterdir():
-            if left.is_file() and left.name not in (FACTS, CHECKPOINT, TRACKER):  # torn writes of a killed process
+            if left.is_file() and left.name not in (FACTS, CHECKPOINT, TRACKER):  # incomplete files of a killed process
                 left.unlink()
         try:
             yield unfinished
         except BaseException as error:
-            if isinstance(error, Interrupted):  # which says where to go on itself
+            if isinstance(error, Interrupted):  # its message says how to resume
                 raise
             if unfinished.checkpoint.exists():
-                say(f"{path} holds the last checkpoint; `{unfinished.command}` goes on from there")
+                say(f"{path} holds the last checkpoint; `{unfinished.command}` resumes from it")
             elif resume is None and not unfinished.is_whole:
                 shutil.rmtree(path, ignore_errors=True)
             raise
 
 
 def require_free(run: Path, *, begins: bool) -> None:
-    """Refuse a place where a run, or a training in progress, is already: said before anything is loaded.
+    """Refuse the path of an existing run or training in progress, before anything is loaded.
 
     Args:
-        begins: whether this process will make the folder in progress, which to others may be there by then.
+        begins: whether this process makes the partial folder. For the others it may exist already.
     Raises:
-        RunError: something is there.
+        RunError: the path is taken.
     """
     if run.exists():
         raise RunError(f"{run} exists already; runs are never overwritten. Choose another --out, or remove it")
@@ -268,13 +270,13 @@ def require_free(run: Path, *, begins: bool) -> None:
 def _taken(partial: Path) -> RunError:
     return RunError(
         f"{partial} is there already: a training of that name is in progress, or was interrupted. "
-        f"`theworld train --resume {shlex.quote(str(partial))}` goes on with it; else choose another --out, "
+        f"`theworld train --resume {shlex.quote(str(partial))}` resumes it; else choose another --out, "
         "or remove it"
     )
 
 
 def _begin(facts: TrainingFacts, out: Path | None) -> Path:
-    """A new folder with the facts in it, under its name in one step."""
+    """Make a new partial folder with training.json in it, in one step."""
     parent = out.parent if out is not None else Path("runs")
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".run-", dir=parent))
@@ -302,18 +304,18 @@ def _free_names(parent: Path) -> Iterator[Path]:
 
 
 def _require_same(path: Path, there: TrainingFacts, here: TrainingFacts) -> None:
-    said = {
+    content_by_field = {
         "recipe_id": "latents of the recipe",
         "images_sha256": "latents with the digest",
         "questions_sha256": "questions with the SHA-256",
         "lm": "the language model",
     }
-    for name, what in said.items():
+    for name, content in content_by_field.items():
         before, now = getattr(there, name), getattr(here, name)
         if before != now:
             raise RunError(
-                f"{path} was begun on {what} {before}, now there is {now}. Name the same ones, or start a new training "
-                "without --resume"
+                f"{path} was begun on {content} {before}, now there is {now}. Name the same ones, or start a new "
+                "training without --resume"
             )
 
 
