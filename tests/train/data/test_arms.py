@@ -184,3 +184,8 @@ def test_a_true_future_answers_every_question_of_its_scene_also_where_the_file_d
     assert all(future_is_right(parse_arm("true"), bare, images).values())
     for arm in map(parse_arm, ("true@0.5", "true@1")):
         assert future_is_right(arm, bare, images) == future_is_right(arm, pool, images)
+
+
+def test_no_scene_sees_a_substitute_where_the_share_is_none() -> None:
+    assert not sees_substitute("0" * 64, 0.0)
+    assert sees_substitute("f" * 64, 1.0)

@@ -124,3 +124,7 @@ def test_answers_outside_the_vocabulary_are_refused_with_question_and_word(lm: L
     check_answers(read_questions(questions), lm)
     with pytest.raises(QuestionError, match=r"question a.*\['zebra'\].*'left zebra'"):
         check_answers([SHORT.model_copy(update={"choices": ("left", "left zebra")})], lm)
+
+
+def test_a_labelled_first_token_is_not_counted_as_learned() -> None:
+    assert supervised_tokens(torch.tensor([[5, 6, -100]])) == 1
