@@ -1,22 +1,19 @@
-"""How many rollout steps a question is worth: by rule, by gate, compared with always, never and an oracle.
+"""Compare ways to choose how many rollout steps a question reads: by rule or gate, always, never, and an oracle.
 
     never        the observed frame alone, for all questions
     always       all steps, for all questions
     rule         steps by the question's type, such as static=0; types not named read all
-    confidence   all steps where the answer without them is not sure: the likeliest choice leads the next by little
-    agreement    all steps where the rule asks for some and several futures of the image end alike
-    oracle       the fewest steps that give a right answer, where any do: the most that any choice can reach
+    confidence   all steps if the answer without them is uncertain: the likeliest choice leads the next by little
+    agreement    all steps if the rule asks for some and several futures of the image end alike
+    oracle       the fewest steps that give a correct answer, if any do: an upper bound for every policy
 
 Every question is answered at each number of steps that some policy may choose, from the prefix of the same stored
-rollout; a policy then picks. So nothing is recomputed, and all policies are compared on the same answers. The two gates
-have a threshold each, chosen where it gives most right answers (fewest rollouts among equals) on questions that are
-neither those asked nor those learned from.
+rollout; a policy then picks among these answers. So nothing is computed twice, and all policies are compared on the
+same answers. Each of the two gates has a threshold. It is the one that gives most correct answers (the fewest rollouts
+among equals) on questions that are neither evaluated nor trained on.
 
-The price of a policy: world tokens a question, and rollouts: images of which some question reads a step. Judging the
-agreement of S futures costs S rollouts an image, whatever is then read.
-
-Elsewhere: rules and gates themselves (gates.py), one reader for several numbers of steps (`steps_drawn` in config.py),
-answering (answer.py), one question about one image, whose rollout a gate may spare (live_answer.py).
+The cost of a policy: world tokens per question, and rollouts, which are the images of which some question reads a step.
+To judge the agreement of S futures costs S rollouts per image, whatever is then read.
 """
 
 from __future__ import annotations
@@ -59,21 +56,21 @@ class _Result(BaseModel):
 
 
 class Policy(_Result):
-    """What one way of choosing steps reached, and its price."""
+    """The accuracy of one way to choose steps, and its cost."""
 
     name: str
     overall: Score
     by_type: dict[str, Score]
     world_tokens: float
-    """Mean of a question."""
+    """Mean per question."""
     rollouts: int
-    """Rolled out for these questions."""
+    """Needed for these questions."""
     reading: float
-    """Share of the questions that read all steps, or some."""
+    """Share of the questions that read any steps."""
     by_chance: float
-    """Accuracy to be expected of reading all steps in as large a share of the questions, drawn by lot."""
+    """Expected accuracy if as large a share of the questions, drawn at random, read all steps."""
     lost_to_always: int
-    """Questions that `always` has right and this one wrong."""
+    """Questions that `always` answers correctly and this policy does not."""
     won_over_always: int
     p_against_always: float
     """Two-sided, exact: `sign_flips` of scenes, which is McNemar's test where each has one question."""
@@ -88,7 +85,7 @@ class Adaptive(_Result):
     run: str
     split: str | None
     steps: int
-    """K, all there are."""
+    """K, the most that can be read."""
     trained_steps: tuple[int, ...]
     rule: str
     calibration: str
@@ -100,10 +97,10 @@ class Adaptive(_Result):
     notes: tuple[str, ...]
 
     def table(self) -> Table:
-        """A table for a terminal."""
+        """The policies as a table for a terminal."""
         kinds = sorted({kind for policy in self.policies for kind in policy.by_type})
         table = Table(
-            *(Column("policy", min_width=len("confidence")), "all", *kinds, "by lot", "tokens", "rollouts"),
+            *(Column("policy", min_width=len("confidence")), "all", *kinds, "random", "tokens", "rollouts"),
             title=f"{self.run}: steps by question, split {self.split or 'all'}",
         )
         for policy in self.policies:
@@ -119,7 +116,7 @@ class Adaptive(_Result):
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Answered:
     """Questions answered at several numbers of steps."""
 
     questions: tuple[Question, ...]
@@ -127,28 +124,27 @@ class _Asked:
     answers: Mapping[int, Sequence[Response]]
     """By steps; each in the order of the questions."""
 
-    def by_rule(self, rule: Rule, there: int) -> Steps:
+    def by_rule(self, rule: Rule, all_steps: int) -> Steps:
         """Steps of each question."""
-        return np.array([rule.steps(question, there) for question in self.questions], np.int64)
+        return np.array([rule.steps(question, all_steps) for question in self.questions], np.int64)
 
     def images(self, steps: Steps) -> set[str]:
         """Keys of the images of which some question reads a step."""
         return {self.keys[q.id] for q, k in zip(self.questions, steps, strict=True) if k > 0}
 
     def right_with(self, steps: Steps) -> Flags:
-        """Whether each answer is right, each question at steps of its own."""
+        """(Q,) whether each question is answered correctly, at its number of steps."""
         right = {length: self.right(length) for length in self.answers}
         return np.array([right[int(k)][n] for n, k in enumerate(steps)], np.bool_)
 
     def right(self, steps: int) -> Flags:
-        """Whether each answer is right at so many steps."""
-        return np.array(
-            [is_right(q, said.text) for q, said in zip(self.questions, self.answers[steps], strict=True)], np.bool_
-        )
+        """(Q,) whether each question is answered correctly, all at one number of steps."""
+        answers = zip(self.questions, self.answers[steps], strict=True)
+        return np.array([is_right(question, response.text) for question, response in answers], np.bool_)
 
     def margins(self) -> Floats:
-        """How far the likeliest choice leads the next without any rollout; answers in own words are never sure."""
-        return np.array([margin(said.probabilities) for said in self.answers[0]])
+        """(Q,) how far the likeliest choice leads the next without any rollout; 0 for questions without choices."""
+        return np.array([margin(response.probabilities) for response in self.answers[0]])
 
 
 def compare_policies(
@@ -166,26 +162,26 @@ def compare_policies(
     device: DeviceName = "auto",
     progress: Progress | None = None,
 ) -> Adaptive:
-    """Answer a split's questions with several ways of choosing steps, and save the result beside the run.
+    """Answer a split's questions under each policy, and save the comparison in the run folder.
 
     Args:
         store, questions: by default those the run was trained on.
         calibrate: the split that thresholds are chosen on; by default `validation`, or else scenes of the training
-            split that the run has not learned from. Where there are none, the gates are left out.
+            split that the run was not trained on. Without any, the gates are left out.
         draws: a store of kind samples of the same images, for the gate on agreement; by default the run's own store
             where it is of that kind.
-        max_bad: as of `evaluate_shown`, of each split that is asked.
+        max_bad: as of `evaluate_shown`, for each split.
         lm: where the base language model lies now, if it has moved.
     Raises:
         RunError: no run folder, or another base model.
         StoreMismatchError: latents of another recipe.
         QuestionError: no such split, or more than `max_bad` wrong records, questions without latents or too long ones.
-        ConfigError: a rule that asks for more steps than there are, a store of futures that is none.
+        ConfigError: a rule that asks for more steps than there are, a store that does not hold several futures.
     """
     session = AnswerSession.open(run, store=store, questions=questions, max_bad=max_bad, lm=lm, device=device)
     meta, latents, file = session.loaded.meta, session.store, session.questions_file
-    there = check_steps(session.loaded, latents.recipe.rollout_steps, None)
-    lengths = _lengths(rule, there, latents)
+    all_steps = check_steps(session.loaded, latents.recipe.rollout_steps, None)
+    lengths = _lengths(rule, all_steps, latents)
     everything = session.read_questions()
     futures = _open_draws(draws, latents)
     test = _answer(session, select_split(everything, split, file), lengths, batch_size, progress)
@@ -203,22 +199,22 @@ def compare_policies(
     if held_out is None:
         notes.append(f"no gates: {calibration}")
 
-    ruled = test.by_rule(rule, there)
+    ruled = test.by_rule(rule, all_steps)
     picks: list[tuple[str, Steps, Gate | None]] = [
         ("never", np.zeros_like(ruled), None),
-        ("always", np.full_like(ruled, there), None),
+        ("always", np.full_like(ruled, all_steps), None),
         (f"rule {rule}", ruled, None),
     ]
     rollouts = dict[str, int]()
-    """Where they are not those of the images that are read."""
+    """By policy, where they are not those of the images that are read."""
     if held_out is not None:
-        gate = _choose(held_out, held_out.margins(), held_out.by_rule(Rule({}), there))
-        picks.append(("confidence", np.where(gate.passes(test.margins()), there, 0), gate))
+        gate = _choose(held_out, held_out.margins(), held_out.by_rule(Rule({}), all_steps))
+        picks.append(("confidence", np.where(gate.passes(test.margins()), all_steps, 0), gate))
         if futures is not None:
-            gate = _choose(held_out, _figures(held_out, futures, file), held_out.by_rule(rule, there))
+            gate = _choose(held_out, _figures(held_out, futures, file), held_out.by_rule(rule, all_steps))
             passes = gate.passes(_figures(test, futures, file))
             picks.append(("agreement", np.where(passes, ruled, 0), gate))
-            rollouts["agreement"] = futures.recipe.draws * len(test.images(ruled))  # judged, whatever is then read
+            rollouts["agreement"] = futures.recipe.draws * len(test.images(ruled))  # all are judged
         else:
             notes.append("no gate on agreement: it needs several futures of each image, in a store of kind samples")
     best = np.zeros_like(ruled)
@@ -229,7 +225,7 @@ def compare_policies(
     result = Adaptive(
         run=str(run),
         split=split,
-        steps=there,
+        steps=all_steps,
         trained_steps=trained,
         rule=str(rule),
         calibration=calibration,
@@ -240,7 +236,7 @@ def compare_policies(
                 name,
                 test,
                 steps,
-                there,
+                all_steps,
                 tokens,
                 gate,
                 rollouts.get(name, latents.recipe.draws * len(test.images(steps))),
@@ -254,17 +250,18 @@ def compare_policies(
     return result
 
 
-def _lengths(rule: Rule, there: int, store: LatentStore) -> tuple[int, ...]:
-    if store.recipe.traits.is_distribution or not there:
+def _lengths(rule: Rule, all_steps: int, store: LatentStore) -> tuple[int, ...]:
+    if store.recipe.traits.is_distribution or not all_steps:
         raise ConfigError(
-            f"{store.path} holds {store.recipe.kind} of {there} steps to read: there is nothing to choose between"
+            f"{store.path} holds {store.recipe.kind} of {all_steps} steps to read: there is nothing to choose from"
         )
-    asked = {steps for steps in rule.by_type.values() if steps is not None}
-    if asked and max(asked) > there:
+    wanted = {steps for steps in rule.by_type.values() if steps is not None}
+    if wanted and max(wanted) > all_steps:
         raise ConfigError(
-            f"--adaptive {rule} asks for {max(asked)} steps, the run reads at most {there}. Ask for fewer, or for all"
+            f"--adaptive {rule} asks for {max(wanted)} steps, the run reads at most {all_steps}. Ask for fewer, or for "
+            "all"
         )
-    return tuple(sorted({0, there} | asked))
+    return tuple(sorted({0, all_steps} | wanted))
 
 
 def _open_draws(draws: Path | None, latents: LatentStore) -> LatentStore | None:
@@ -285,7 +282,7 @@ def _answer(
     lengths: Sequence[int],
     batch_size: int,
     progress: Progress | None,
-) -> _Asked:
+) -> _Answered:
     """The questions that can be answered, answered at each of these numbers of steps."""
     questions = session.answerable(questions, steps=max(lengths))
     arm = parse_arm(session.trained_arm)
@@ -294,11 +291,11 @@ def _answer(
         steps: session.answer(opened, batch_size=batch_size, progress=progress)
         for steps, opened in opened_by_steps.items()
     }
-    return _Asked(questions, opened_by_steps[0].keys, responses)
+    return _Answered(questions, opened_by_steps[0].keys, responses)
 
 
 def _learned(questions: Sequence[Question], labels: int | None, file: Path) -> frozenset[str]:
-    """The scenes that a run with so many labels was trained on."""
+    """The scenes that a run with this number of labels was trained on."""
     try:
         pool = select_split(questions, "train", file)
     except QuestionError:
@@ -309,13 +306,13 @@ def _learned(questions: Sequence[Question], labels: int | None, file: Path) -> f
 def _calibration_split(
     questions: Sequence[Question], wanted: str | None, split: str | None, learned: frozenset[str] | None, file: Path
 ) -> tuple[tuple[Question, ...], str]:
-    """Questions to choose thresholds on, and which they are or why there are none.
+    """The questions to choose thresholds on, with a description of them, or with the reason why there are none.
 
     Args:
-        learned: the scenes trained on, which are none of them; None: not known of these questions.
+        learned: the scenes trained on, which are left out; None if the run was trained on other questions.
     """
     if wanted is not None and wanted == split:
-        raise ConfigError(f"--calibrate {wanted} is the split that is asked: a threshold chosen there flatters itself")
+        raise ConfigError(f"--calibrate {wanted} is the split to evaluate: a threshold chosen there flatters itself")
     apart = split != "validation" and any(question.split == "validation" for question in questions)
     name = wanted or ("validation" if apart else "train")
     if split is None or name == split:
@@ -344,9 +341,9 @@ def _calibration_split(
     return chosen, label
 
 
-def _choose(asked: _Asked, figure: Floats, steps: Steps) -> Gate:
-    """A gate calibrated on questions: it lets some of them read their steps, the others read none."""
-    without, with_steps = asked.right(0), asked.right_with(steps)
+def _choose(answered: _Answered, figure: Floats, steps: Steps) -> Gate:
+    """The gate calibrated on these questions: those that pass it read their steps, the others none."""
+    without, with_steps = answered.right(0), answered.right_with(steps)
     some = steps > 0
     threshold = choose_threshold(figure[some], without[some], with_steps[some]) if some.any() else None
     gate = Gate(reads_up_to=threshold, questions=len(figure), never=0, always=0, gated=0)
@@ -360,29 +357,29 @@ def _choose(asked: _Asked, figure: Floats, steps: Steps) -> Gate:
     )
 
 
-def _figures(asked: _Asked, futures: LatentStore, file: Path) -> Floats:
-    """Of each question, how far the futures of its image disagree."""
-    coverage = resolve_keys(asked.questions, file, futures)
+def _figures(answered: _Answered, futures: LatentStore, file: Path) -> Floats:
+    """(Q,) how far the futures of each question's image disagree."""
+    coverage = resolve_keys(answered.questions, file, futures)
     coverage.require_complete()
     keys = list(dict.fromkeys(coverage.keys.values()))
     spread = dict(zip(keys, disagreement(futures, keys), strict=True))
-    return np.array([spread[coverage.keys[question.id]] for question in asked.questions])
+    return np.array([spread[coverage.keys[question.id]] for question in answered.questions])
 
 
 def _policy(
     name: str,
-    asked: _Asked,
+    answered: _Answered,
     steps: Steps,
-    there: int,
+    all_steps: int,
     tokens: Mapping[int, int],
     gate: Gate | None,
     rollouts: int,
 ) -> Policy:
-    right, never, always = asked.right_with(steps), asked.right(0), asked.right(there)
-    kinds = np.array([question.type or UNTYPED for question in asked.questions])
+    right, never, always = answered.right_with(steps), answered.right(0), answered.right(all_steps)
+    kinds = np.array([question.type or UNTYPED for question in answered.questions])
     share = float((steps > 0).mean())
     lost, won = int((always & ~right).sum()), int((right & ~always).sum())
-    clusters = (question.cluster for question in asked.questions)
+    clusters = (question.cluster for question in answered.questions)
     return Policy(
         name=name,
         overall=score(right.tolist()),

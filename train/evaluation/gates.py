@@ -1,8 +1,4 @@
-"""What decides how many rollout steps a question is worth: a rule by its type, or a gate with a threshold.
-
-Lives here: both, the figures that gates look at, the choice of a threshold. Elsewhere: comparing policies on a split
-(adaptive.py), answering one question by them (live_answer.py).
-"""
+"""Decide how many rollout steps a question reads: by a rule on its type, or by a gate with a threshold."""
 
 from __future__ import annotations
 
@@ -28,26 +24,26 @@ _READ = 64  # samples of a store of futures at a time
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Steps by question type; None is all."""
+    """Rollout steps by question type; None is all of them."""
 
     by_type: Mapping[str, int | None]
 
-    def steps(self, question: Question, there: int) -> int:
-        """Rollout steps for a question where a rollout has `there`."""
-        return self.steps_of(question.type, there)
+    def steps(self, question: Question, all_steps: int) -> int:
+        """The rollout steps that a question reads, of a rollout that has `all_steps`."""
+        return self.steps_of(question.type, all_steps)
 
-    def steps_of(self, kind: str | None, there: int) -> int:
-        """The same by a question's type."""
+    def steps_of(self, kind: str | None, all_steps: int) -> int:
+        """The same for a type of question."""
         kind = kind or UNTYPED
         steps = self.by_type.get(kind, self.by_type.get(ANY))
-        return there if steps is None else steps
+        return all_steps if steps is None else steps
 
     def __str__(self) -> str:
         return ",".join(f"{kind}={'all' if steps is None else steps}" for kind, steps in self.by_type.items())
 
 
 def parse_rule(text: str) -> Rule:
-    """A rule such as `static=0`, or `temporal=all,static=0,*=4`.
+    """The rule in a text such as `static=0`, or `temporal=all,static=0,*=4`.
 
     Raises:
         ConfigError: it is not of this form, or names a type twice.
@@ -65,7 +61,7 @@ def parse_rule(text: str) -> Rule:
 
 
 class Gate(BaseModel):
-    """A threshold, and where it was chosen."""
+    """A threshold, and the accuracy on the questions it was chosen on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,21 +71,22 @@ class Gate(BaseModel):
     never: float
     always: float
     gated: float
-    """Accuracy on the questions it was chosen on: reading nothing, all that may be read, what the gate lets through:
-    this last is flattered by the choice."""
+    """Accuracy on the questions it was chosen on, if none, all, or those that pass the gate read their steps. `gated`
+    is optimistic, since the threshold was chosen on the same questions."""
 
     def passes(self, figure: Floats) -> Flags:
-        """Which of these figures let all steps be read."""
+        """(Q,) whether each question, by its figure, reads all steps."""
         return figure <= (-np.inf if self.reads_up_to is None else self.reads_up_to)
 
 
 def choose_threshold(figure: Floats, without: Flags, with_steps: Flags) -> float | None:
-    """Up to which figure to read all steps, for most right answers; of equals the one with fewest rollouts.
+    """The figure up to which to read all steps for most correct answers; of equals the one with fewest rollouts.
 
     Args:
-        figure: of each question. without, with_steps: whether its answer is right at no steps, at all.
+        figure: (Q,), what a gate compares with its threshold.
+        without, with_steps: (Q,), whether a question is answered correctly without steps, and with all.
     Returns:
-        One of the figures; None where not reading is best.
+        One of the figures; None if reading no steps is best.
     """
     order = np.argsort(figure, kind="stable")
     gain = np.cumsum(with_steps[order].astype(np.int64) - without[order].astype(np.int64))
@@ -99,22 +96,23 @@ def choose_threshold(figure: Floats, without: Flags, with_steps: Flags) -> float
 
 
 def disagreement(store: LatentStore, keys: Sequence[str]) -> Floats:
-    """How far the futures of each image lie apart where they end: root mean square around their mean, standardised.
+    """(N,) how far the last frames of each image's futures lie apart: standard deviation, root mean square over values.
 
     Args:
-        store: of kind samples. keys: of images in it.
+        store: of kind `samples`.
+        keys: of N images in it.
     """
     ends = [clip[-1] for clip in store.recipe.traits.frames_decoded_together(store.recipe)]
-    found: list[Floats] = []
+    disagreements: list[Floats] = []
     for start in range(0, len(keys), _READ):
         latents = as_tensor(store.read(keys[start : start + _READ])).float()[:, :, ends]
         spread = latents.var(2, correction=0).mean((1, 2, 3)).sqrt()
-        found.append(spread.numpy().astype(np.float64))
-    return np.concatenate(found)
+        disagreements.append(spread.numpy().astype(np.float64))
+    return np.concatenate(disagreements)
 
 
 def margin(probabilities: Sequence[float]) -> float:
-    """How far the likeliest choice leads the next; an answer in own words, which has none, is never sure: 0."""
+    """How far the likeliest choice leads the next, in probability; 0 without choices."""
     if len(probabilities) < 2:
         return 0.0
     second, first = sorted(probabilities)[-2:]
