@@ -208,7 +208,7 @@ def write_page(
     drawn: dict[str, AnswerPictures] = {}  # by run: each from its own store, the same image being another future there
 
     def draw(example: ReportExample) -> bytes | None:
-        told, run = example.told, example.run.run
+        told, run = example.prediction, example.run.run
         if run not in drawn:
             own = open_store(store or Path(read_meta(Path(run)).store.path))
             drawn[run] = AnswerPictures(own, place, world=world, device=device)

@@ -191,11 +191,8 @@ def compare_policies(
     held_out = _answer(session, chosen, lengths, batch_size, progress) if chosen else None
     notes = list[str]()
     trained = tuple(session.config.get("steps_drawn") or [meta.reader.num_world_steps])
-    if new := sorted(set(lengths) - set(trained)):
-        notes.append(
-            f"this reader never read {', '.join(map(str, new))} steps in training, so it answers worse there than one "
-            f"that did: train with --steps {','.join(map(str, sorted({*lengths, *trained})))}"
-        )
+    if (note := _never_read(lengths, trained)) is not None:
+        notes.append(note)
     if held_out is None:
         notes.append(f"no gates: {calibration}")
 
@@ -248,6 +245,17 @@ def compare_policies(
     name = ADAPTIVE if split == "test" else f"adaptive-{split or 'all'}.json"
     replace(run, run / name, f"{result.model_dump_json(indent=1)}\n".encode())
     return result
+
+
+def _never_read(lengths: Sequence[int], trained: Sequence[int]) -> str | None:
+    """A note on numbers of steps that the run did not read in training; None without any."""
+    new = sorted(set(lengths) - set(trained))
+    if not new:
+        return None
+    return (
+        f"this reader never read {', '.join(map(str, new))} steps in training, so it answers worse there than one "
+        f"that did: train with --steps {','.join(map(str, sorted({*lengths, *trained})))}"
+    )
 
 
 def _lengths(rule: Rule, all_steps: int, store: LatentStore) -> tuple[int, ...]:

@@ -1,14 +1,13 @@
-"""How a trained run answers: by ranking choices, or in its own words.
+"""Answer questions with a trained run: rank the choices, or generate an answer.
 
-With choices, the answer is the choice of the highest log-likelihood, summed over its tokens and the token that ends
-it: the probability of saying just that. Not a mean over tokens, which would favour long choices whose words follow from
-one another, and without the end a choice would gain from being the start of a longer one. Where the choices are single
-tokens that differ, none is the start of another, and their likelihoods alone are compared: one look for all of them.
-Without choices, or to see what would be said if nobody had listed any, the likeliest tokens are taken one by one.
+With choices, the answer is the choice with the highest log-likelihood, summed over its tokens and the end token: the
+probability that the model says exactly this. A mean over tokens would favour long choices whose words follow from one
+another; without the end token, a choice would gain from being the start of a longer one. If all choices are different
+single tokens, none is the start of another, so one forward pass compares the likelihoods of these tokens. Without
+choices, the likeliest tokens are generated one by one.
 
-All that is asked about an image is packed into one row behind its world tokens, up to a limit; only answers in own
-words, which may be long, are written row by row, with a cache of what was said before.
-Elsewhere: whose latents are shown (arms.py), counting what was right (evaluate.py).
+The questions about an image are packed into one row behind its world tokens, up to a limit. Only answers to questions
+without choices, which may be long, are generated row by row, with a key-value cache.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from ..questions.record import Question
 from ..runs.folder import LoadedRun, load_run
 
 _MAX_NEW_TOKENS = 16
-_BEYOND_CHOICES = 2  # tokens that an answer in own words may have more than the longest choice: an article, a full stop
+_BEYOND_CHOICES = 2  # tokens that a generated answer may have more than the longest choice: an article, a full stop
 _PACK = 8  # questions of an image in one row
 _PACK_CHOICES = 32  # choices of an image's questions in one row
 
@@ -42,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One choice and how likely it was."""
+    """One choice and its likelihood."""
 
     choice: str
     probability: float
@@ -53,7 +52,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a run says to one question."""
+    """The answer of a run to one question."""
 
     text: str
     ranked: tuple[Ranked, ...]
@@ -74,7 +73,7 @@ def ask(
     Args:
         run: a run folder, or one already loaded.
         latents: standardised, of the recipe the run was trained on.
-        choices: rank these; without them the model answers in its own words.
+        choices: rank these; without them the model generates an answer.
         steps: K, rollout steps to read; by default those it was trained with.
         image: the file the latents are of, for a language model that looks at images itself.
     Raises:
@@ -99,7 +98,7 @@ def ask(
         batch["latents"] = latents[:, :, : 1 + steps].expand(len(batch["input_ids"]), -1, -1, -1, -1)
     if loaded.lm.image_tokens:
         if image is None:
-            raise ConfigError(f"{loaded.lm.weights.source} looks at images itself: give the image as well")
+            raise ConfigError(f"{loaded.lm.weights.source} looks at images itself: pass the image as well")
         seen = VisionInputs(loaded.lm, {}).prepare(image)
         batch["pixel_values"] = seen.expand(len(batch["input_ids"]), -1, -1, -1)
     batch = to_device(batch, loaded.device)
@@ -129,14 +128,14 @@ def _check_choices(choices: Sequence[str] | None, lm: PromptFormat) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a run said to one of many questions."""
+    """The answer of a run to one of many questions."""
 
     text: str
-    """The likeliest choice; without choices, its own words."""
+    """The likeliest choice; without choices, the generated answer."""
     probabilities: tuple[float, ...] = ()
-    """Of the question's choices, among them, in their order."""
+    """Of the question's choices, in their order; they sum to 1."""
     generated: str | None = None
-    """To a question with choices: what it would say if nobody had listed any. None where that was not asked for."""
+    """The generated answer to a question with choices; None if `generate` was off."""
 
 
 def answer_all(
@@ -157,79 +156,79 @@ def answer_all(
         images: the latents of these keys, of as many steps as are to be read; None shows no world.
         batch_size: rows at a time, a row being an image's questions; or choices at a time. Changes speed only.
         pictures: the images, where the language model looks at them itself.
-        generate: also let it say in its own words what it ranked choices for.
+        generate: also generate answers to the questions with choices.
     """
     prompt_ids, answer_ids = cache(loaded.lm.prompt_ids), cache(loaded.lm.answer_ids)  # the same few, again and again
     end = (loaded.lm.end_id,)
-    short: list[_Asked] = []
-    ranked: list[_Asked] = []  # one a choice
-    own_words: list[_Asked] = []
-    open_ends: dict[int, _Speaking] = {}
+    short: list[_Item] = []
+    ranked: list[_Item] = []  # one a choice
+    open_questions: list[_Item] = []
+    generations: dict[int, _Generation] = {}
     for number, question in enumerate(questions):
         prompt = tuple(prompt_ids(question.question, question.before))
         open_end = Example(keys[question.id], prompt, (), loaded.lm.shared(prompt))
         ids = [tuple(answer_ids(choice)) for choice in question.choices or ()]
         first = _single_tokens(ids)
         if generate and ids:
-            open_ends[number] = _Speaking(open_end, max(map(len, ids)) + _BEYOND_CHOICES)
+            generations[number] = _Generation(open_end, max(map(len, ids)) + _BEYOND_CHOICES)
         if not ids:
-            own_words.append(_Asked(number, open_end))
+            open_questions.append(_Item(number, open_end))
         elif first:
-            short.append(_Asked(number, replace(open_end, answer=first[:1]), first))
+            short.append(_Item(number, replace(open_end, answer=first[:1]), first))
         else:
-            ranked += [_Asked(number, replace(open_end, answer=answer)) for answer in ids]
-    own: dict[int, str] = {}
+            ranked += [_Item(number, replace(open_end, answer=answer)) for answer in ids]
+    generated: dict[int, str] = {}
     scores: dict[int, list[float]] = {}
-    total = len(short) + len(ranked) + len(own_words) + len(open_ends)
+    total = len(short) + len(ranked) + len(open_questions) + len(generations)
     with progress.bar("evaluate", total=total, unit="answers") as bar:
-        for asked, batch in _batches(short, loaded, images, batch_size, pictures, pack=_PACK):
-            for one, logits in zip(asked, _next_token_scores(loaded, batch), strict=True):
-                scores[one.question] = logits[list(one.first)].tolist()
-                if one.question in open_ends:
-                    open_ends[one.question].say(int(logits.argmax()), end[0])
-            bar.advance(len(asked) + sum(one.question in open_ends and open_ends[one.question].done for one in asked))
-        for asked, batch in _batches(
-            ranked, loaded, images, batch_size, pictures, pack=_PACK_CHOICES, by_text=True
-        ):
-            for one, score in zip(asked, _score(loaded, batch), strict=True):
-                scores.setdefault(one.question, []).append(score)
-            bar.advance(len(asked))
-        room = [len(answer_ids(questions[one.question].answer)) + _BEYOND_CHOICES for one in own_words]
-        longest = max([_MAX_NEW_TOKENS, *room])  # an answer that is right must have room
-        for asked, batch in _batches(own_words, loaded, images, batch_size, pictures, pack=1):
-            own |= zip((one.question for one in asked), _generate(loaded, batch, longest), strict=True)
-            bar.advance(len(asked))
-        while speaking := [number for number, open_end in open_ends.items() if not open_end.done]:
-            next_words = [_Asked(number, open_ends[number].example(end)) for number in speaking]
-            for asked, batch in _batches(next_words, loaded, images, batch_size, pictures, pack=_PACK):
-                for one, token in zip(asked, _next_tokens(loaded, batch), strict=True):
-                    open_ends[one.question].say(token, end[0])
-                bar.advance(sum(open_ends[one.question].done for one in asked))
+        for items, batch in _batches(short, loaded, images, batch_size, pictures, pack=_PACK):
+            for item, logits in zip(items, _next_token_scores(loaded, batch), strict=True):
+                scores[item.question] = logits[list(item.first)].tolist()
+                if item.question in generations:
+                    generations[item.question].append(int(logits.argmax()), end[0])
+            bar.advance(
+                len(items) + sum(item.question in generations and generations[item.question].done for item in items)
+            )
+        for items, batch in _batches(ranked, loaded, images, batch_size, pictures, pack=_PACK_CHOICES, by_text=True):
+            for item, score in zip(items, _score(loaded, batch), strict=True):
+                scores.setdefault(item.question, []).append(score)
+            bar.advance(len(items))
+        room = [len(answer_ids(questions[item.question].answer)) + _BEYOND_CHOICES for item in open_questions]
+        longest = max([_MAX_NEW_TOKENS, *room])  # the correct answer must have room
+        for items, batch in _batches(open_questions, loaded, images, batch_size, pictures, pack=1):
+            generated |= zip((item.question for item in items), _generate(loaded, batch, longest), strict=True)
+            bar.advance(len(items))
+        while unfinished := [number for number, generation in generations.items() if not generation.done]:
+            next_words = [_Item(number, generations[number].example(end)) for number in unfinished]
+            for items, batch in _batches(next_words, loaded, images, batch_size, pictures, pack=_PACK):
+                for item, token in zip(items, _next_tokens(loaded, batch), strict=True):
+                    generations[item.question].append(token, end[0])
+                bar.advance(sum(generations[item.question].done for item in items))
     answers: list[Response] = []
     for number, question in enumerate(questions):
         if question.choices is None:
-            answers.append(Response(own[number]))
+            answers.append(Response(generated[number]))
             continue
-        spoken = loaded.lm.decode(open_ends[number].said) if number in open_ends else None
+        text = loaded.lm.decode(generations[number].tokens) if number in generations else None
         values = torch.tensor(scores[number])
         if not bool(values.isfinite().all()):
             raise RunError(
                 f"{loaded.path} finds no likelihood for the choices of {question.id}: its weights or what it is shown "
                 "hold values that are not finite. Train it again, or verify the store: theworld cache verify"
             )
-        answers.append(Response(question.choices[int(values.argmax())], tuple(values.softmax(0).tolist()), spoken))
+        answers.append(Response(question.choices[int(values.argmax())], tuple(values.softmax(0).tolist()), text))
     return answers
 
 
 def _single_tokens(answers: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The tokens of answers that are, but for their end, one token each and all different; else nothing."""
+    """The first tokens of the answers, if all are different and only the end token follows; else nothing."""
     first = tuple(answer[0] for answer in answers)
     return first if len(set(first)) == len(first) and all(len(answer) == 2 for answer in answers) else ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What is asked at once, and which question it belongs to."""
+class _Item:
+    """One text to score or to continue, and the index of its question."""
 
     question: int
     example: Example
@@ -238,27 +237,27 @@ class _Asked:
 
 
 @dataclass(slots=True)
-class _Speaking:
-    """An answer in own words, as far as it has come."""
+class _Generation:
+    """An answer that is being generated, token by token."""
 
     prompt: Example
     most: int
-    """Tokens after which it is none of the choices any more."""
-    said: list[int] = field(default_factory=list[int])
+    """Tokens at which generation stops: an answer of more is none of the choices."""
+    tokens: list[int] = field(default_factory=list[int])
     done: bool = False
 
-    def say(self, token: int, end: int) -> None:
+    def append(self, token: int, end: int) -> None:
         """Take the likeliest next token."""
-        self.said.append(token)
-        self.done = token == end or len(self.said) == self.most
+        self.tokens.append(token)
+        self.done = token == end or len(self.tokens) == self.most
 
     def example(self, any_token: tuple[int, ...]) -> Example:
-        """What asks for the next token: a label stands where it would, whatever it is."""
-        return replace(self.prompt, prompt=(*self.prompt.prompt, *self.said), answer=any_token)
+        """The prompt for the next token; `any_token` is a label that marks its place."""
+        return replace(self.prompt, prompt=(*self.prompt.prompt, *self.tokens), answer=any_token)
 
 
 def _batches(
-    asked: Sequence[_Asked],
+    items: Sequence[_Item],
     loaded: LoadedRun,
     images: LatentDataset | None,
     batch_size: int,
@@ -266,37 +265,39 @@ def _batches(
     *,
     pack: int,
     by_text: bool = False,
-) -> Iterator[tuple[list[_Asked], dict[str, Tensor]]]:
-    """Batches, and what they ask, in the order of their labels.
+) -> Iterator[tuple[list[_Item], dict[str, Tensor]]]:
+    """Batches with their items, in the order of the labels.
 
     Args:
         pack: the most texts of an image in one row.
-        by_text: batches of so many texts, not rows: each has logits of its own, of every word.
+        by_text: `batch_size` counts texts, not rows: each text has logits over the whole vocabulary.
     """
-    rows = pack_by(asked, pack, lambda one: one.example.key)
-    parts: list[list[tuple[_Asked, ...]]] = []
+    rows = pack_by(items, pack, lambda item: item.example.key)
+    parts: list[list[tuple[_Item, ...]]] = []
     room = 0
     for row in rows:
         if (room := room - (len(row) if by_text else 1)) < 0:
             parts.append([])
             room = batch_size - (len(row) if by_text else 1)
         parts[-1].append(row)
-    ahead = (texts([[one.example for one in row] for row in part], loaded.lm.pad_id, pictures) for part in parts)
+    ahead = (texts([[item.example for item in row] for row in part], loaded.lm.pad_id, pictures) for part in parts)
     device = loaded.device if loaded.device.type == "cuda" else None
     for part, batch in zip(parts, with_latents(ahead, images, keep=1, device=device), strict=True):
-        yield [one for row in part for one in row], to_device(batch, loaded.device)
+        yield [item for row in part for item in row], to_device(batch, loaded.device)
 
 
-def check_steps(loaded: LoadedRun, there: int, steps: int | None) -> int:
-    """K, the rollout steps to read of latents that have `there`.
+def check_steps(loaded: LoadedRun, stored_steps: int, steps: int | None) -> int:
+    """K, the rollout steps to read from latents that hold `stored_steps`; None is as many as in training.
 
     Raises:
-        ConfigError: they have fewer than asked for, or the run reads only some frames, and other ones.
+        ConfigError: the latents hold fewer, or the run reads only some frames and not these.
     """
     trained = loaded.meta.reader.num_world_steps
     steps = trained if steps is None else steps
-    if not 0 <= steps <= there:
-        raise ConfigError(f"{steps} rollout steps are asked for, the latents have {there}. Pass --steps 0 to {there}")
+    if not 0 <= steps <= stored_steps:
+        raise ConfigError(
+            f"{steps} rollout steps are asked for, the latents have {stored_steps}. Pass --steps 0 to {stored_steps}"
+        )
     frames = loaded.meta.reader.frames or ()
     if (last := max(frames, default=0)) and steps not in (0, last):
         raise ConfigError(
@@ -311,19 +312,19 @@ def check_steps(loaded: LoadedRun, there: int, steps: int | None) -> int:
 
 
 def _steps_of(batch: Mapping[str, Tensor]) -> int | None:
-    """All the steps that were read: None where the world is not looked at."""
+    """The rollout steps in a batch; None for a run without latents."""
     return batch["latents"].shape[2] - 1 if "latents" in batch else None
 
 
 @torch.no_grad()
 def _next_token_scores(loaded: LoadedRun, batch: dict[str, Tensor]) -> Float[Tensor, "A V"]:
-    """Logits of every word behind each prompt; one label a prompt marks where."""
+    """(A, V) logits of the token after each prompt; one label per prompt marks the place."""
     return loaded.model(**batch, num_world_steps=_steps_of(batch)).logits.float().cpu()
 
 
 @torch.no_grad()
 def _next_tokens(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[int]:
-    """The likeliest word behind each prompt."""
+    """The likeliest token after each prompt."""
     return loaded.model(**batch, num_world_steps=_steps_of(batch)).logits.argmax(-1).tolist()
 
 

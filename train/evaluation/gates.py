@@ -89,7 +89,7 @@ def choose_threshold(figure: Floats, without: Flags, with_steps: Flags) -> float
         One of the figures; None if reading no steps is best.
     """
     order = np.argsort(figure, kind="stable")
-    gain = np.cumsum(with_steps[order].astype(np.int64) - without[order].astype(np.int64))
+    gain = np.cumsum(with_steps[order].astype(np.int64) - without[order])
     last = np.append(figure[order][1:] != figure[order][:-1], True)  # questions of one figure go together
     best = int(np.argmax(np.where(last, gain, np.iinfo(np.int64).min)))
     return float(figure[order][best]) if gain[best] > 0 else None

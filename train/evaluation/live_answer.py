@@ -1,9 +1,7 @@
-"""One question about one image, rolled out no further than the answer needs.
+"""Answer one question about one image, and roll it out only as far as the answer needs.
 
-A run that was trained with and without steps can say of itself when a future is worth its price: by a rule on the
-question's type, or by the gate on confidence that `theworld evaluate RUN --adaptive …` left beside it. Without steps
-there is no rollout to be made, which is nearly all the time an answer takes.
-Elsewhere: answering itself (answer.py), rules and gates (gates.py), making latents (the caller's).
+The rollout takes nearly all the time of an answer. A rule on the question's type, or the gate on confidence that
+`theworld evaluate RUN --adaptive …` saved in the run folder, decides whether to spend it.
 """
 
 from __future__ import annotations
@@ -26,23 +24,23 @@ from .answer import Answer, ask
 from .gates import Gate, margin, parse_rule
 
 GATE = "gate"
-"""What is typed for the run's own gate, in place of a rule."""
+"""The word for the run's gate, in place of a rule."""
 
 See = Callable[[int], Float[Tensor, "1 C T H W"]]
-"""Standardised latents of the input: the observed frame and so many steps of its rollout."""
+"""Makes the standardised latents of the input: the observed frame and this number of rollout steps."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LiveAnswer:
-    """An answer, and what it was read from."""
+    """An answer, and the latents it was read from."""
 
     answer: Answer
     steps: int
     """Rollout steps that were read."""
     why: str | None
-    """Why so many, where a rule or a gate chose."""
+    """Why that many, if a rule or a gate decided."""
     latents: Tensor
     """(1, C, 1 + steps, H, W)."""
 
@@ -58,20 +56,20 @@ def answer_live(
     type: str | None = None,
     image: Path | None = None,
 ) -> LiveAnswer:
-    """Answer a question about an input that is rolled out on the spot, where that is asked for.
+    """Answer a question about an input that is rolled out only as far as it is read.
 
     Args:
-        see: makes latents, and is asked for no more steps than are read.
+        see: makes the latents; it is called with no more steps than are read.
         choices, image: as of `ask`.
         steps: K, rollout steps to read; by default those it was trained with, or those that `adaptive` says.
-        adaptive: a rule (`parse_rule`), or `gate`: first without steps, and again with all where the likeliest choice
-            leads the next by no more than the threshold of the run's gate. Answers in own words always read all, for
-            a gate that reads at all.
-        type: the question's, for a rule.
+        adaptive: a rule (`parse_rule`), or `gate`: answer first without steps, and again with all of them if the
+            likeliest choice leads the next by no more than the threshold of the run's gate. A question without choices
+            reads all steps, unless the gate never reads any.
+        type: of the question, for a rule.
     Raises:
-        ConfigError: both `steps` and `adaptive`; more steps than there are; a type without a rule, or a run that holds
-            no gate.
-        RunError: what it holds cannot be read.
+        ConfigError: both `steps` and `adaptive`; more steps than there are; a type without a rule; a run without a
+            gate.
+        RunError: the gate cannot be read.
     """
     most = loaded.meta.reader.num_world_steps
 
@@ -81,7 +79,7 @@ def answer_live(
 
     if adaptive is None:
         if type is not None:
-            raise ConfigError(f"--type {type} is for a rule that says steps by type: add --adaptive {type}=0")
+            raise ConfigError(f"--type {type} is for a rule that gives steps by type: add --adaptive {type}=0")
         return read(most if steps is None else steps)
     if steps is not None:
         raise ConfigError("--adaptive chooses the steps of the question: leave out --steps")
@@ -91,28 +89,28 @@ def answer_live(
         if wanted > most:
             raise ConfigError(f"--adaptive {rule} asks for {wanted} steps, the run reads at most {most}")
         _warn_if_new(loaded, wanted)
-        return read(wanted, f"the rule {rule} says so of type {type or UNTYPED}")
+        return read(wanted, f"by the rule {rule} for type {type or UNTYPED}")
     if type is not None:
-        raise ConfigError("--type is for a rule; the gate looks at the answer alone. Leave it out")
+        raise ConfigError("--type is for a rule; the gate only uses the answer. Leave it out")
     gate = read_gate(loaded.path, most)
     _warn_if_new(loaded, 0)
     first = read(0)
     if gate.reads_up_to is None:
         return replace(first, why="the run's gate never found steps worth reading")
     ranked = first.answer.ranked
-    sure = margin([choice.probability for choice in ranked])
-    led = f"without steps the likeliest choice leads by {sure:.3f}" if ranked else "there are no choices to lead"
-    why = f"{led}, and the gate reads on up to {gate.reads_up_to:.3f}"
-    return replace(first, why=why) if sure > gate.reads_up_to else read(most, why)
+    lead = margin([choice.probability for choice in ranked])
+    reason = f"without steps the likeliest choice leads by {lead:.3f}" if ranked else "there are no choices to lead"
+    why = f"{reason}, and the gate reads on up to {gate.reads_up_to:.3f}"
+    return replace(first, why=why) if lead > gate.reads_up_to else read(most, why)
 
 
 def read_gate(run: Path, steps: int) -> Gate:
     """The gate on confidence that was calibrated for a run.
 
     Args:
-        steps: all that the run reads.
+        steps: the most that the run reads.
     Raises:
-        ConfigError: it holds none, or one for another number of steps.
+        ConfigError: the run has no gate, or one for another number of steps.
         RunError: the file cannot be read.
     """
     make = f"Calibrate one: theworld evaluate {run} --adaptive static=0"
@@ -120,12 +118,12 @@ def read_gate(run: Path, steps: int) -> Gate:
     if not path.is_file():
         raise ConfigError(f"{run} holds no gate: there is no {ADAPTIVE} in it. {make}; or give a rule such as static=0")
     try:
-        found = Adaptive.model_validate_json(path.read_bytes())
+        comparison = Adaptive.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise RunError(f"{path} is not what theworld wrote there ({list_problems(error)}). {make}") from error
-    gate = next((policy.gate for policy in found.policies if policy.name == "confidence"), None)
-    if gate is None or found.steps != steps:
-        reason = "; ".join(found.notes) or f"it is of {found.steps} steps"
+        raise RunError(f"{path} is not a file that theworld wrote ({list_problems(error)}). {make}") from error
+    gate = next((policy.gate for policy in comparison.policies if policy.name == "confidence"), None)
+    if gate is None or comparison.steps != steps:
+        reason = "; ".join(comparison.notes) or f"it is for {comparison.steps} steps"
         raise ConfigError(f"{path} holds no gate for this run's {steps} steps ({reason}). {make} --calibrate SPLIT")
     return gate
 

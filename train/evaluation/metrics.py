@@ -1,8 +1,4 @@
-"""Figures of one run's answers: accuracy, without the favour of a common answer, by pairs; how sure, and how rightly.
-
-Lives here: what is counted of predictions, as plain values. Elsewhere: intervals and tests (statistics.py), who is
-asked what (evaluate.py), the page (run_report.py).
-"""
+"""Figures of one run's answers: accuracy, balanced accuracy, minimal pairs, calibration, and warnings about them."""
 
 from __future__ import annotations
 
@@ -16,19 +12,19 @@ from ..questions.record import Question
 from .statistics import paired_p_value, wilson
 
 BINS = 10
-"""Of a calibration, of equal width."""
+"""Bins of a calibration, of equal width."""
 ALARM = 0.02
-"""Ranking and generation that differ by more say different things about a reader."""
+"""A larger difference between the accuracy of ranked and of generated answers is reported."""
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _MARKS = re.compile(r"(?!(?<!\w)-\d)[^\w\s]")  # but the minus of a number
 
 
 def normalised(text: str) -> str:
-    """An answer without case, punctuation, articles and extra spaces, unless it is nothing else: "A" is an answer."""
-    whole = text.casefold()
-    words = _MARKS.sub(" ", whole)
-    return " ".join((_ARTICLES.sub(" ", words).split() or words.split()) or whole.split())
+    """An answer without case, punctuation, articles and extra spaces, unless nothing else is left: "A" is an answer."""
+    folded = text.casefold()
+    words = _MARKS.sub(" ", folded)
+    return " ".join((_ARTICLES.sub(" ", words).split() or words.split()) or folded.split())
 
 
 class Figure(BaseModel):
@@ -38,7 +34,7 @@ class Figure(BaseModel):
 
 
 class Score(Figure):
-    """How many of a kind were right, with the Wilson 95 % interval of the share."""
+    """How many answers are correct, with the Wilson 95 % interval of the share."""
 
     correct: int
     total: int
@@ -51,7 +47,7 @@ class Score(Figure):
 
 
 class Prediction(Figure):
-    """What was answered to one question. Evaluations before version 2 hold the first five fields alone."""
+    """The answer to one question. Evaluations before version 2 hold the first five fields alone."""
 
     id: str
     type: str
@@ -59,11 +55,11 @@ class Prediction(Figure):
     answer: str
     correct: bool
     generated: str | None = None
-    """In its own words, where `predicted` is the choice ranked first."""
+    """The generated answer, where `predicted` is the choice ranked first."""
     generated_correct: bool | None = None
     choices: tuple[str, ...] | None = None
     probabilities: tuple[float, ...] = ()
-    """Of the choices, among them."""
+    """Of the choices; they sum to 1."""
     question: str = ""
     image: str = ""
     key: str = ""
@@ -75,7 +71,7 @@ class Prediction(Figure):
 
     @property
     def cluster(self) -> str:
-        """As `Question.cluster`; of files that say none of it, the question itself."""
+        """As `Question.cluster`; the question itself where a file has none of these fields."""
         return self.pair or self.scene or self.image or self.id
 
     @property
@@ -90,11 +86,11 @@ class Prediction(Figure):
 
 
 class Balanced(Figure):
-    """Accuracy where every answer counts the same, however often it is the right one."""
+    """Accuracy in which every answer has the same weight, however often it is the correct one."""
 
     accuracy: float
     chance: float
-    """What a blind guess among the choices gets."""
+    """What a random choice reaches."""
     questions: int
 
 
@@ -108,7 +104,7 @@ class Bin(Figure):
 
 
 class Calibration(Figure):
-    """Whether a reader that is p sure is right p of the time."""
+    """Whether answers of probability p are correct in a share p of the questions."""
 
     questions: int
     ece: float
@@ -116,33 +112,33 @@ class Calibration(Figure):
     confidence: float
     accuracy: float
     bins: tuple[Bin, ...]
-    """From unsure to sure; empty ones left out."""
+    """By rising confidence; empty ones are left out."""
 
 
-def score(right: Iterable[bool]) -> Score:
-    """Count them; there is at least one."""
-    told = list(right)
-    low, high = wilson(sum(told), len(told))
-    return Score(correct=sum(told), total=len(told), accuracy=sum(told) / len(told), low=low, high=high)
+def score(correct: Iterable[bool]) -> Score:
+    """The share of correct answers, of at least one."""
+    flags = list(correct)
+    low, high = wilson(sum(flags), len(flags))
+    return Score(correct=sum(flags), total=len(flags), accuracy=sum(flags) / len(flags), low=low, high=high)
 
 
 def generation(predictions: Sequence[Prediction]) -> Score | None:
-    """Of the questions with choices, how many were answered rightly in own words."""
-    told = [p.generated_correct for p in predictions if p.generated_correct is not None]
-    return score(told) if told else None
+    """The score of generated answers to questions with choices; None without any."""
+    correct = [p.generated_correct for p in predictions if p.generated_correct is not None]
+    return score(correct) if correct else None
 
 
 def balance(predictions: Sequence[Prediction]) -> Balanced | None:
-    """Mean over the answers of the share of their questions that was told right; None without choices.
+    """Mean over the answers of the accuracy on the questions they are correct for; None without choices.
 
-    Taken apart for each question of a family or, where none is named, for each set of choices, and these weighted by
-    their questions: "no" to "will it fall?" is another answer than a color.
+    It is computed apart for each question of a family, or for each set of choices where no family is named, and then
+    averaged by number of questions: "no" to "will it fall?" is another answer than a color.
     """
     groups: dict[tuple[str, ...], dict[str, list[Prediction]]] = {}
-    for one in predictions:
-        if one.choices:
-            group = (one.about,) if one.about else tuple(sorted(one.choices))
-            groups.setdefault(group, {}).setdefault(one.answer, []).append(one)
+    for prediction in predictions:
+        if prediction.choices:
+            group = (prediction.about,) if prediction.about else tuple(sorted(prediction.choices))
+            groups.setdefault(group, {}).setdefault(prediction.answer, []).append(prediction)
     total = sum(len(of) for answers in groups.values() for of in answers.values())
     if not total:
         return None
@@ -154,71 +150,72 @@ def balance(predictions: Sequence[Prediction]) -> Balanced | None:
     return Balanced(accuracy=accuracy, chance=chance, questions=total)
 
 
-def minimal_pairs(asked: Sequence[Question] | Sequence[Prediction]) -> list[tuple[int, int]]:
-    """The places of both halves of each minimal pair: the same question, two scenes of a pair, different answers."""
+def minimal_pairs(questions: Sequence[Question] | Sequence[Prediction]) -> list[tuple[int, int]]:
+    """The indices of both halves of each minimal pair: the same question, two scenes of a pair, different answers."""
     halves: dict[tuple[str, ...], list[int]] = {}
-    for place, one in enumerate(asked):
-        if one.pair:
-            halves.setdefault((one.pair, *one.asks), []).append(place)
-    known = [(of[0], of[1]) for of in halves.values() if len(of) == 2]
-    return [(first, second) for first, second in known if asked[first].answer != asked[second].answer]
+    for index, question in enumerate(questions):
+        if question.pair:
+            halves.setdefault((question.pair, *question.asks), []).append(index)
+    pairs = [(indices[0], indices[1]) for indices in halves.values() if len(indices) == 2]
+    return [(first, second) for first, second in pairs if questions[first].answer != questions[second].answer]
 
 
 def pairs(predictions: Sequence[Prediction]) -> Score | None:
-    """How many minimal pairs were told right, both halves of them."""
+    """The share of minimal pairs with both halves correct; None without pairs."""
     both = [predictions[first].correct and predictions[second].correct for first, second in minimal_pairs(predictions)]
     return score(both) if both else None
 
 
 def calibrate(predictions: Iterable[Prediction]) -> Calibration | None:
-    """How far confidence and accuracy lie apart, of questions with choices.
+    """How far confidence and accuracy differ on questions with choices; None without any.
 
     Source: C. Guo et al., ICML 2017 (after M. P. Naeini et al., AAAI 2015), of the likeliest answer.
     """
     bins: dict[int, list[tuple[float, bool]]] = {}
-    for one in predictions:
-        if (sure := one.confidence) is not None:
-            bins.setdefault(min(int(sure * BINS), BINS - 1), []).append((sure, one.correct))
+    for prediction in predictions:
+        if (confidence := prediction.confidence) is not None:
+            number = min(int(confidence * BINS), BINS - 1)
+            bins.setdefault(number, []).append((confidence, prediction.correct))
     total = sum(map(len, bins.values()))
     if not total:
         return None
-    told = tuple(
+    filled = tuple(
         Bin(
             questions=len(of),
-            confidence=sum(sure for sure, _ in of) / len(of),
-            accuracy=sum(right for _, right in of) / len(of),
+            confidence=sum(confidence for confidence, _ in of) / len(of),
+            accuracy=sum(correct for _, correct in of) / len(of),
         )
         for _, of in sorted(bins.items())
     )
     return Calibration(
         questions=total,
-        ece=sum(b.questions * abs(b.accuracy - b.confidence) for b in told) / total,
-        confidence=sum(b.questions * b.confidence for b in told) / total,
-        accuracy=sum(b.questions * b.accuracy for b in told) / total,
-        bins=told,
+        ece=sum(b.questions * abs(b.accuracy - b.confidence) for b in filled) / total,
+        confidence=sum(b.questions * b.confidence for b in filled) / total,
+        accuracy=sum(b.questions * b.accuracy for b in filled) / total,
+        bins=filled,
     )
 
 
 def alarms(predictions: Sequence[Prediction]) -> tuple[str, ...]:
-    """What a reader of the figures has to know before believing them."""
+    """Warnings about the figures: where the accuracy of ranked and of generated answers differs."""
     chosen = [p for p in predictions if p.generated_correct is not None]
-    far: list[str] = []
+    differences: list[str] = []
     for kind in ("", *sorted({p.type for p in chosen})):
         of = [p for p in chosen if kind in ("", p.type)]
-        ranked, said = sum(p.correct for p in of), sum(bool(p.generated_correct) for p in of)
-        if of and abs(ranked - said) > ALARM * len(of):
+        ranked, generated = sum(p.correct for p in of), sum(bool(p.generated_correct) for p in of)
+        if of and abs(ranked - generated) > ALARM * len(of):
             p_value = paired_p_value((p.cluster, p.correct, bool(p.generated_correct)) for p in of)
-            shares = f"{100 * ranked / len(of):.1f} % against {100 * said / len(of):.1f} % in own words"
-            far.append(f"{kind or 'all'} {shares} (exact p {p_value:.2g})")
-    if not far:
+            shares = f"{100 * ranked / len(of):.1f} % against {100 * generated / len(of):.1f} % in own words"
+            differences.append(f"{kind or 'all'} {shares} (exact p {p_value:.2g})")
+    if not differences:
         return ()
     stray = sum(not _is_choice(p) for p in chosen)
     return (
-        f"ranking choices and own words differ by more than {100 * ALARM:g} points: {', '.join(far)}. "
+        f"ranking choices and own words differ by more than {100 * ALARM:g} points: {', '.join(differences)}. "
         f"{stray} of {len(chosen)} answers in own words are none of the choices: ranking shows what the reader knows "
         "of the choices, own words what it says without them",
     )
 
 
-def _is_choice(one: Prediction) -> bool:
-    return normalised(one.generated or "") in map(normalised, one.choices or ())
+def _is_choice(prediction: Prediction) -> bool:
+    return normalised(prediction.generated or "") in map(normalised, prediction.choices or ())

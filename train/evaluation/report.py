@@ -27,8 +27,8 @@ class ReportExample:
     """A question shown with what was said to it."""
 
     heading: str
-    told: Prediction
-    """By the run whose future is shown."""
+    prediction: Prediction
+    """Of the run whose future is shown."""
     run: Evaluation
     lines: tuple[str, ...]
 

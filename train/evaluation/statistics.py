@@ -1,9 +1,7 @@
-"""What may be said from the answers: intervals, tests, and one bootstrap that all comparisons share.
+"""Confidence intervals, tests, and one bootstrap that all comparisons share, on plain arrays.
 
-Lives here: formulas on plain arrays. Elsewhere: which comparisons are made (findings.py).
-
-The unit that was drawn by chance is a cluster of questions (a scene, or a minimal pair of scenes) and, apart from it, a
-training seed. Several questions of a cluster, or several seeds on one question, are never taken for independent items.
+The random units are clusters of questions (a scene, or a minimal pair of scenes) and training seeds. Several questions
+of a cluster, or several seeds on one question, are never treated as independent.
 
 Axes:  S seed   Q question   C cluster   R bootstrap replicate
 """
@@ -19,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Z = 1.959964  # two-sided 95 % of a normal
-_CHUNK = 256  # replicates whose weights are widened at a time
+_CHUNK = 256  # replicates at a time, to save memory
 
 Floats = NDArray[np.float64]
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share; sensible near 0 and 1, where the usual formula is not.
+    """The 95 % interval of a share, which stays within 0 and 1.
 
-    It takes questions for independent; several questions on one image are not quite.
+    It treats questions as independent, which several questions on one image are not.
 
     Source: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927), without continuity correction.
     """
@@ -40,32 +38,33 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
 def sign_flips(differences: Iterable[int]) -> float:
     """Exact two-sided p-value that two readers of the same questions are equally good.
 
-    Were they equal, the difference of each scene would be as likely with the other sign. With one question a scene this
-    is McNemar's exact test; with more, that test takes answers for independent which are not, and is too sure.
+    If they are, the difference in each scene is as likely with the opposite sign. With one question per scene this is
+    McNemar's exact test; with more, McNemar's p-values would be too small, since answers in a scene are dependent.
 
     Args:
-        differences: of each scene, the questions that the first got right less those that the second did.
+        differences: for each scene, the number of correct answers of the first less that of the second.
 
     Source: R. A. Fisher, The Design of Experiments (1935), section 21: the randomization test of paired differences;
     Q. McNemar, Psychometrika 12 (1947).
     """
-    known = [difference for difference in differences if difference]
-    whole, seen = sum(map(abs, known)), abs(sum(known))
-    if not seen:
+    nonzero = [difference for difference in differences if difference]
+    sizes = list(map(abs, nonzero))
+    largest, observed = sum(sizes), abs(sum(nonzero))
+    if not observed:
         return 1.0
-    chances = np.zeros(1 + whole)  # of the sum of those that keep the sign +
-    chances[0] = 1.0
-    for size in map(abs, known):
-        chances /= 2
-        chances[size:] += chances[:-size].copy()
-    return min(1.0, 2 * float(chances[(whole + seen) // 2 :].sum()))
+    probabilities = np.zeros(1 + largest)  # of each sum of the differences with sign +
+    probabilities[0] = 1.0
+    for size in sizes:
+        probabilities /= 2
+        probabilities[size:] += probabilities[:-size].copy()
+    return min(1.0, 2 * float(probabilities[(largest + observed) // 2 :].sum()))
 
 
 def paired_p_value(answers: Iterable[tuple[str, bool, bool]]) -> float:
-    """`sign_flips` of what two readers said to the same questions.
+    """`sign_flips` of two readers' answers to the same questions.
 
     Args:
-        answers: of each question its cluster, and whether the first and the second reader are right.
+        answers: for each question its cluster, and whether the first and the second reader answered correctly.
     """
     differences = Counter[str]()
     for cluster, first, second in answers:
@@ -74,7 +73,7 @@ def paired_p_value(answers: Iterable[tuple[str, bool, bool]]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for being several, in the order given: below .05 each, together wrong in at most 5 %.
+    """p-values adjusted for multiple tests, in the order given: at .05 the family-wise error rate is at most 5 %.
 
     Source: S. Holm, Scand. J. Statist. 6 (1979).
     """
@@ -87,7 +86,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure, and how far it would move with other scenes and other seeds."""
+    """A figure with its bootstrap intervals over scenes and seeds."""
 
     value: float
     low: float
@@ -96,16 +95,16 @@ class Estimate:
     low90: float
     high90: float
     p: float
-    """Two-sided, that it is zero; only of a difference."""
+    """Two-sided p-value that it is zero; only meaningful for a difference."""
 
     @classmethod
     def of(cls, value: float, replicates: Floats) -> Estimate:
-        """Percentile intervals of bootstrap replicates; replicates without a value (NaN) are left out."""
-        known = replicates[~np.isnan(replicates)]
-        if not len(known):
+        """A figure with the percentile intervals of its bootstrap replicates; NaN replicates are left out."""
+        valid = replicates[~np.isnan(replicates)]
+        if not len(valid):
             return cls(value, math.nan, math.nan, math.nan, math.nan, math.nan)
-        low, low90, high90, high = np.quantile(known, [0.025, 0.05, 0.95, 0.975]).tolist()
-        return cls(value, low, high, low90, high90, p_of_sign(known))
+        low, low90, high90, high = np.quantile(valid, [0.025, 0.05, 0.95, 0.975]).tolist()
+        return cls(value, low, high, low90, high90, p_of_sign(valid))
 
     def within(self, margin: float) -> bool:
         """Whether the figure is equivalent to zero: the 90 % interval lies inside the margin, both 5 % tests at once.
@@ -118,8 +117,7 @@ class Estimate:
 def p_of_sign(replicates: Floats) -> float:
     """Two-sided bootstrap p-value that a figure is zero: twice the smaller share of replicates on the other side.
 
-    With R replicates it is at least 2 / (R + 1): chance alone never proves more than it was drawn for. Replicates
-    without a value are left out, here and below.
+    With R replicates it is at least 2 / (R + 1). NaN replicates are left out.
     """
     replicates = replicates[~np.isnan(replicates)]
     beyond = min(int((replicates <= 0).sum()), int((replicates >= 0).sum()))
@@ -127,19 +125,19 @@ def p_of_sign(replicates: Floats) -> float:
 
 
 def p_of_equivalence(replicates: Floats, margin: float) -> float:
-    """p-value of TOST: the larger of the two one-sided tests against -margin and +margin."""
+    """p-value of TOST: the larger of the two one-sided tests against -margin and +margin. NaN is left out."""
     replicates = replicates[~np.isnan(replicates)]
     beyond = max(int((replicates <= -margin).sum()), int((replicates >= margin).sum()))
     return min(1.0, (beyond + 1) / (len(replicates) + 1))
 
 
 class Bootstrap:
-    """Clusters and seeds drawn anew, with replacement, R times: the same draws for whatever is compared.
+    """R draws of clusters and of seeds, with replacement; all comparisons share the draws.
 
-    So a difference of two figures, or of two differences, is paired by taking it replicate by replicate. n - 1 of n
-    units are drawn, which makes the variance right also for few seeds (n of n would give four fifths of it at five).
-    A single seed stays as it is: intervals then speak of scenes alone. What is neither the scene's nor the seed's doing
-    is counted up to three times, so intervals err towards too wide, never towards a claim.
+    So the difference of two figures, or of two differences, is paired: take it replicate by replicate. n - 1 of n units
+    are drawn, so that the variance is unbiased also for few seeds (n of n would give four fifths of it at five). A
+    single seed is kept as it is: intervals are then over scenes alone. Variance that comes neither from scenes nor from
+    seeds is counted up to three times, so intervals are rather too wide than too narrow.
 
     Source: J. N. K. Rao, C. F. J. Wu, J. Am. Stat. Assoc. 83 (1988), with n - 1 draws; A. B. Owen, Ann. Appl. Stat. 1
     (2007) for drawing both crossed factors.
@@ -160,11 +158,11 @@ class Bootstrap:
         self._drawn_seeds = _draws(rng, seeds, replicates).astype(np.float64)
 
     def mean(self, right: NDArray[np.bool_], which: NDArray[np.bool_]) -> tuple[float, Floats]:
-        """Share of right answers among some questions, and its replicates (R).
+        """The share of correct answers among some questions, and its replicates (R,).
 
         Args:
-            right: (S, Q).
-            which: (Q,).
+            right: (S, Q), whether an answer is correct.
+            which: (Q,), the questions that count.
         """
         values, cluster = right[:, which].astype(np.float64), self._cluster[which]
         if not values.size:
@@ -172,18 +170,18 @@ class Bootstrap:
         counts = np.bincount(cluster, minlength=self._clusters).astype(np.float32)
         each = [np.bincount(cluster, weights=row, minlength=self._clusters) for row in values]
         sums = np.stack(each).astype(np.float32)
-        found: list[Floats] = []
+        shares: list[Floats] = []
         for start in range(0, self._replicates, _CHUNK):
             part = slice(start, start + _CHUNK)
             times, seeds = self._drawn_clusters[part].astype(np.float32), self._drawn_seeds[part]
             right_drawn = (times @ sums.T).astype(np.float64)  # whole numbers: float32 holds them
             with np.errstate(invalid="ignore"):  # 0 / 0: none of these questions was drawn
-                found.append((right_drawn * seeds).sum(1) / ((times @ counts).astype(np.float64) * seeds.sum(1)))
-        return float(values.mean()), np.concatenate(found)
+                shares.append((right_drawn * seeds).sum(1) / ((times @ counts).astype(np.float64) * seeds.sum(1)))
+        return float(values.mean()), np.concatenate(shares)
 
 
 def _draws(rng: np.random.Generator, units: int, replicates: int) -> NDArray[np.uint8]:
-    """How often each unit is drawn, (replicates, units); more than 255 times has no chance worth naming."""
+    """(R, units) how often each unit is drawn; more than 255 times is too improbable to matter."""
     if units == 1:
         return np.ones((replicates, 1), np.uint8)
     drawn = np.empty((replicates, units), np.uint8)

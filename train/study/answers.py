@@ -1,6 +1,4 @@
-"""Who was right where: the answers of a study as arrays, and means with their bootstrap.
-
-Elsewhere: what is compared (findings.py, hypotheses.py), the formulas (statistics.py).
+"""The answers of a study as arrays of correct and wrong, and their means with bootstrap replicates.
 
 Axes:  S seed   Q question of a split   R bootstrap replicate
 """
@@ -28,14 +26,14 @@ Which = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The questions of a split, and one bootstrap for all that is said of them."""
+    """The questions of a split, and one bootstrap for all figures of it."""
 
     questions: tuple[Question, ...]
     bootstrap: Bootstrap
     _fields: dict[str, NDArray[np.str_]] = field(default_factory=dict)
 
     def which(self, **wanted: str) -> Which:
-        """The questions whose fields have these values; an empty one does not matter."""
+        """The questions whose fields have these values; an empty value matches all."""
         chosen = np.ones(len(self.questions), bool)
         for name, value in wanted.items():
             if value:
@@ -45,13 +43,13 @@ class Split:
         return chosen
 
     def ends(self, outcomes: Mapping[str, bool], right: bool) -> Which:
-        """Questions about the future of scenes whose rollout ends right, or wrong."""
-        here = np.array([outcomes.get(question.scene_id) is right for question in self.questions])
-        return self.which(type="temporal") & here
+        """The temporal questions of scenes whose rollout ends correctly, or wrongly."""
+        ends = np.array([outcomes.get(question.scene_id) is right for question in self.questions])
+        return self.which(type="temporal") & ends
 
 
 class Answers:
-    """Who was right where: arm trained, arm shown, labels, split -> (S, Q)."""
+    """Whether answers are correct, (S, Q), by arm trained, arm shown, labels and split."""
 
     def __init__(self, study: Study, units: Sequence[UnitAnswers]) -> None:
         self.study = study
@@ -60,14 +58,14 @@ class Answers:
         everything = tuple(q if q.type else q.model_copy(update={"type": UNTYPED}) for q in read)
         self.splits: dict[str, Split] = {}
         for name in splits_of(everything):
-            asked = select_split(everything, name, file)
-            clusters = [question.cluster for question in asked]
-            self.splits[name] = Split(asked, Bootstrap(clusters, study.seeds))
+            questions = select_split(everything, name, file)
+            clusters = [question.cluster for question in questions]
+            self.splits[name] = Split(questions, Bootstrap(clusters, study.seeds))
         rows: dict[tuple[str, str, int, str], list[list[bool]]] = {}
         for unit in sorted(units, key=lambda unit: unit.seed):
             for split, shown in unit.answers.items():
-                for arm, said in shown.items():
-                    row = list(map(is_right, self.splits[split].questions, said))
+                for arm, answers in shown.items():
+                    row = list(map(is_right, self.splits[split].questions, answers))
                     rows.setdefault((unit.arm, arm, unit.labels, split), []).append(row)
         self._right = {name: np.array(seeds) for name, seeds in rows.items()}
         self._means: dict[tuple[str, str, int, str, bytes], Mean] = {}
@@ -80,7 +78,7 @@ class Answers:
 
     def mean(self, arm: str, labels: int, which: Which, *, shown: str | None = None, split: str = TEST) -> Mean:
         name = (arm, shown or arm, labels, split, which.tobytes())
-        if name not in self._means:  # a comparison asks again for what a table has shown
+        if name not in self._means:  # tables and comparisons ask for the same means
             right = self.right(arm, labels, shown=shown, split=split)
             value, replicates = self.splits[split].bootstrap.mean(right, which)
             self._means[name] = Mean(value, replicates, right[:, which].mean(1).tolist())
@@ -89,7 +87,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A share of right answers, or a difference of such; differences are paired by scene and seed."""
+    """A share of correct answers, or a difference of shares, paired by scene and seed."""
 
     value: float
     replicates: Floats
@@ -100,16 +98,16 @@ class Mean:
         return Mean(self.value - other.value, self.replicates - other.replicates, seeds)
 
     def estimate(self) -> Estimate:
-        """With its intervals."""
+        """The mean with its intervals."""
         return Estimate.of(self.value, self.replicates)
 
     def points(self) -> str:
-        """In words."""
+        """As text: percentage points with the 95 % interval."""
         estimate = self.estimate()
         return f"{100 * self.value:+.1f} points [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; JSON has no NaN."""
+        """As plain values, None in place of NaN, which JSON does not have."""
         values: dict[str, float] = asdict(self.estimate())
-        known = {name: None if math.isnan(value) else value for name, value in values.items()}
-        return {**known, "seeds": self.seeds}
+        without_nan = {name: None if math.isnan(value) else value for name, value in values.items()}
+        return {**without_nan, "seeds": self.seeds}

@@ -1,7 +1,4 @@
-"""Which scenes to look at: where the rollout helped most, and where it harmed most, by a rule that chooses nothing.
-
-Elsewhere: who was right where (study_answers.py), drawing the scenes (whoever has the world model).
-"""
+"""Choose example scenes by a fixed rule: where the rollout helped most, and where it harmed most."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ from .run import TEST
 def telling_scenes(
     answers: Answers, *, arm: str = "rollout", against: str = "frozen", each: int = 3
 ) -> dict[str, tuple[str, list[str]]]:
-    """`win-1` … and `loss-1` …: a scene each, and what to write below it.
+    """`win-1` … and `loss-1` …: a scene each, with the lines of its caption.
 
-    Wins are the temporal questions of the test split on which `arm` is right in most seeds more than `against`, losses
-    the other way round. Families take turns; within one, the first in the file among equals. Where nothing was won, or
-    nothing lost, there are fewer. Empty where an arm is missing.
+    Wins are the temporal questions of the test split that `arm` answers correctly in the most seeds more than
+    `against`; losses are the reverse. Families take turns; among equals, the first in the file is taken. There are
+    fewer if too few questions were won or lost, and none if an arm is missing.
     """
     labels = answers.study.primary
     if not (answers.has(arm, labels) and answers.has(against, labels)):
@@ -29,23 +26,23 @@ def telling_scenes(
     questions = answers.splits[TEST].questions
     temporal = answers.splits[TEST].which(type="temporal")
     seeds = answers.study.seeds
-    told: dict[str, tuple[str, list[str]]] = {}
+    scene_by_name: dict[str, tuple[str, list[str]]] = {}
     for name, gain in (("win", ours - theirs), ("loss", theirs - ours)):
         used: Counter[str] = Counter()
         gain = np.where(temporal, gain, 0)
         for number in range(1, each + 1):
-            taken = {scene for scene, _ in told.values()}
+            taken = {scene for scene, _ in scene_by_name.values()}
             left = [n for n in np.nonzero(gain > 0)[0] if questions[n].scene_id not in taken]
             if not left:
                 break
             best = min(left, key=lambda n: (used[questions[n].family or ""], -gain[n], n))
             question = questions[best]
             used[question.family or ""] += 1
-            told[f"{name}-{number}"] = (
+            scene_by_name[f"{name}-{number}"] = (
                 question.scene_id,
                 [
                     f"{question.question} {question.answer}",
-                    f"right with the {arm} in {ours[best]} of {seeds} seeds, with {against} in {theirs[best]}",
+                    f"correct with {arm} in {ours[best]} of {seeds} seeds, with {against} in {theirs[best]}",
                 ],
             )
-    return told
+    return scene_by_name

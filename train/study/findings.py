@@ -1,7 +1,6 @@
-"""What a study found: accuracies, differences, swaps, the break-even curve, and a verdict on each hypothesis.
+"""The results of a study: accuracies, differences, ablations, the break-even curve, a verdict on each hypothesis.
 
-Everything is a plain value that results.json holds, so that the page (report.py) can be made again from it alone.
-Lives here: which comparisons are made. Elsewhere: who answered what (study_answers.py), the formulas (statistics.py).
+All are plain values in results.json, from which alone the page can be made again.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ from .hypotheses import judge
 from .run import TEST, Study, UnitAnswers
 
 PAIR = "pair"
-"""Stands among the question types for minimal pairs of which both halves were told right."""
+"""Stands among the question types for minimal pairs with both halves correct."""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a study found."""
+    """The results of a study."""
 
     results: dict[str, Any]
-    """What results.json holds."""
+    """The content of results.json."""
 
     def to_json(self) -> str:
-        """results.json."""
+        """The text of results.json."""
         return json.dumps(self.results, indent=1, allow_nan=False)
 
     def tables(self) -> list[Table]:
-        """The main figures, for a terminal."""
+        """The main figures as tables for a terminal."""
         study = self.results["study"]
         kinds = self.results["types"]
         title = f"{study['primary']} labelled scenes, {study['seeds']} seeds, {study['budget']['train_steps']} updates"
@@ -59,33 +58,33 @@ class Findings:
 
 
 def score_of(results: Mapping[str, Any], **wanted: Any) -> dict[str, Any] | None:
-    """One row of `scores`: arm, labels and type as wanted, over everything else unless that is named too."""
+    """The row of `scores` with these fields; fields that are not named are those of the whole test split."""
     wanted = {"shown": wanted["arm"], "split": TEST, "family": "", "about": "", "shift": "", **wanted}
     return next((row for row in results["scores"] if all(row[name] == value for name, value in wanted.items())), None)
 
 
 def text_of(row: Mapping[str, Any] | None) -> str:
-    """A figure with its interval."""
+    """A share with its interval, or `-`."""
     return "-" if row is None or row["low"] is None else as_share(row["value"], row["low"], row["high"])
 
 
 def read_outcomes(path: Path) -> dict[str, bool]:
-    """{scene: whether its rollout ends as the scene truly does}.
+    """Scene -> whether its rollout ends as the true scene does, from a JSON file.
 
     Raises:
         ConfigError: the file cannot be read or is something else.
     """
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        outcomes = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"--outcomes {path} cannot be read: {error}") from error
-    if not isinstance(known, dict) or not all(isinstance(value, bool) for value in known.values()):
+    if not isinstance(outcomes, dict) or not all(isinstance(value, bool) for value in outcomes.values()):
         raise ConfigError(f'--outcomes {path} must hold one JSON object of scenes: {{"scene": true, …}}')
-    return known
+    return outcomes
 
 
 def find(study: Study, units: Sequence[UnitAnswers], *, outcomes: Mapping[str, bool] | None = None) -> Findings:
-    """Everything the results page shows.
+    """All figures of the results page.
 
     Args:
         units: all of the study's, from `run_study`.
@@ -138,7 +137,7 @@ def _cost(arm: str, units: Sequence[UnitAnswers]) -> dict[str, Any]:
 
 
 def _cells(split: Split) -> list[dict[str, str]]:
-    """What accuracy is told of: types; families and questions of each; in a shifted split also kinds of shift."""
+    """The cells of accuracy: types, families and questions of each; in a shifted split also kinds of shift."""
     fields = ("type", "family", "about", "shift")
     cells: dict[tuple[str, ...], None] = {}
     for question in split.questions:
@@ -177,7 +176,7 @@ def _scores(answers: Answers) -> list[dict[str, Any]]:
 
 
 def _differences(answers: Answers) -> list[dict[str, Any]]:
-    """Rollout against each arm it is to beat, everywhere: what it loses is found like what it gains."""
+    """Rollout against frozen and steps0 in every cell, gains and losses alike."""
     study, rows = answers.study, []
     for labels in sorted(study.labels):
         for against in ("frozen", "steps0"):
@@ -202,13 +201,13 @@ def _differences(answers: Answers) -> list[dict[str, Any]]:
 
 
 def _heuristic(questions: Sequence[Question]) -> float | None:
-    """How often the rule of thumb is right on questions about the future."""
-    known = [q.heuristic == q.answer for q in questions if q.heuristic and q.type == "temporal"]
-    return float(np.mean(known)) if known else None
+    """The accuracy of the rule of thumb on temporal questions; None if no question has one."""
+    correct = [q.heuristic == q.answer for q in questions if q.heuristic and q.type == "temporal"]
+    return float(np.mean(correct)) if correct else None
 
 
 def _break_even(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[str, Any] | None:
-    """Accuracy against how often the future shown is right, and where steps0 does as well without one."""
+    """Accuracy against the share of futures that end correctly, and the share at which steps0 is as accurate."""
     study, split = answers.study, answers.splits[TEST]
     arms = [arm for arm in map(parse_arm, study.arms) if arm.kind == "true"]
     if len(arms) < 2:
@@ -218,8 +217,8 @@ def _break_even(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[s
     temporal = split.which(type="temporal")
     points: list[dict[str, Any]] = []
     for labels in sorted(study.labels):
-        there = [arm for arm in arms if answers.has(arm.name, labels)]
-        for arm in there if len(there) > 1 else ():
+        trained = [arm for arm in arms if answers.has(arm.name, labels)]
+        for arm in trained if len(trained) > 1 else ():
             ends = future_is_right(arm, split.questions, images)
             outcome = float(np.mean([ends[q.id] for q in split.questions if q.type == "temporal"]))
             mean = answers.mean(arm.name, labels, temporal)
@@ -235,7 +234,7 @@ def _break_even(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[s
 
 
 def crossing(curve: Sequence[tuple[float, float]], level: float) -> float | None:
-    """Where a curve of points, from left to right, last rises through a level; None where it never does."""
+    """The x at which a curve of (x, y), sorted by x, last rises through a level; None if it never does."""
     for (x0, y0), (x1, y1) in reversed(list(pairwise(curve))):
         if y0 <= level < y1:
             return x0 + (x1 - x0) * (level - y0) / (y1 - y0)
@@ -243,13 +242,13 @@ def crossing(curve: Sequence[tuple[float, float]], level: float) -> float | None
 
 
 def _by_outcome(answers: Answers, outcomes: Mapping[str, bool]) -> dict[str, Any]:
-    """Temporal questions where the rollout's own outcome is right, and where it is wrong."""
+    """Accuracy on temporal questions whose rollout ends correctly, and on those whose rollout ends wrongly."""
     split, primary = answers.splits[TEST], answers.study.primary
-    found: dict[str, Any] = {}
+    by_outcome: dict[str, Any] = {}
     for name, wanted in (("right", True), ("wrong", False)):
         which = split.ends(outcomes, wanted)
-        found[name] = {"questions": int(which.sum())}
+        by_outcome[name] = {"questions": int(which.sum())}
         if which.any():
             for arm in answers.study.arms:
-                found[name][arm] = answers.mean(arm, primary, which).to_json()
-    return found
+                by_outcome[name][arm] = answers.mean(arm, primary, which).to_json()
+    return by_outcome

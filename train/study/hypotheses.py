@@ -1,16 +1,16 @@
-"""The hypotheses of a study, written down before its first run, and what became of them.
+"""The hypotheses of a study, stated before its first run, and a verdict on each.
 
-All speak of the study's primary label count and of the test split:
+All are about the study's primary label count and the test split:
 
     H1  temporal questions: rollout is better than frozen
     H2  static questions: rollout and frozen differ by less than 3 points
     H3  rollout gains more over frozen on temporal questions than on static ones
     H4  temporal questions: true is better than rollout, and rollout better than shuffled
     H5  rollout reaches 80 % of the temporal questions with fewer labels than steps0
-    H6  rollout gains over steps0 more where its own outcome is right than where it is wrong; there, less than 3 points
+    H6  rollout gains more over steps0 where its outcome is correct than where it is wrong; there, less than 3 points
 
-Supported: in the stated direction at 5 %, after Holm's adjustment for being several. Not supported: the figures speak
-against it beyond chance. Undecided: neither. Elsewhere: the formulas (statistics.py), all other figures (findings.py).
+Supported: significant in the stated direction at 5 %, after Holm's adjustment for multiple tests. Not supported:
+significant in the other direction. Undecided: neither.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from .answers import Answers, Mean
 from .run import TEST
 
 MARGIN = 0.03
-"""Differences below it count as none."""
+"""Smaller differences count as none."""
 GOAL = 0.80
-"""Of H5."""
+"""The accuracy of H5."""
 ALPHA = 0.05
 
 
 def judge(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[str, Any]:
-    """A verdict each: supported, not supported, undecided, or not tested; p-values adjusted for being several."""
+    """A verdict on each: supported, not supported, undecided, or not tested; p-values with Holm's adjustment."""
     tests: dict[str, tuple[str, tuple[str, ...], Callable[[], _Verdict]]] = {
         "H1": ("temporal: rollout > frozen", ("rollout", "frozen"), lambda: _h1(answers)),
         "H2": ("static: |rollout - frozen| < 3 points", ("rollout", "frozen"), lambda: _h2(answers)),
@@ -72,9 +72,9 @@ def judge(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[str, An
 class _Verdict:
     figures: dict[str, Any]
     p: float
-    """Of the claim; NaN where it could not be tested."""
+    """p-value of the claim; NaN if it could not be tested."""
     against: bool
-    """The figures speak against the claim beyond chance."""
+    """Whether the claim is significantly wrong."""
     why: str
 
 
@@ -92,7 +92,7 @@ def _gain(answers: Answers, kind: str, ours: str, theirs: str) -> Mean:
 
 
 def _greater(gain: Mean) -> tuple[float, bool]:
-    """p-value that there is no gain, and whether there is a loss beyond chance."""
+    """p-value of no gain, and whether there is a significant loss."""
     estimate = gain.estimate()
     return (estimate.p if gain.value > 0 else 1.0), estimate.high < 0
 
@@ -135,17 +135,17 @@ def _h5(answers: Answers) -> _Verdict:
         value = labels_needed(counts, np.array([[mean.value for mean in means]]))
         needed[arm] = float(value[0]), labels_needed(counts, np.stack([mean.replicates for mean in means], 1))
     (ours, our_draws), (theirs, their_draws) = needed["rollout"], needed["steps0"]
-    said = {arm: _labels(value, counts) for arm, (value, _) in needed.items()}
-    why = f"rollout {said['rollout']}, steps0 {said['steps0']}"
+    labels_by_arm = {arm: _labels(value, counts) for arm, (value, _) in needed.items()}
+    why = f"rollout {labels_by_arm['rollout']}, steps0 {labels_by_arm['steps0']}"
     if ours == theirs:  # both at the first count, or neither at any
-        return _Verdict({"labels": said}, 1.0, False, f"{why}: the label counts do not tell them apart")
+        return _Verdict({"labels": labels_by_arm}, 1.0, False, f"{why}: the label counts do not tell them apart")
     fewer = np.sign(np.nan_to_num(their_draws, posinf=1e9) - np.nan_to_num(our_draws, posinf=1e9))
     p = p_of_sign(fewer)
-    return _Verdict({"labels": said}, p if ours < theirs else 1.0, ours > theirs and p < ALPHA, why)
+    return _Verdict({"labels": labels_by_arm}, p if ours < theirs else 1.0, ours > theirs and p < ALPHA, why)
 
 
 def labels_needed(counts: Sequence[int], accuracies: Floats, goal: float = GOAL) -> Floats:
-    """Labels at which accuracy first reaches a goal, between two counts along the logarithm; inf where it never does.
+    """(R,) labels at which accuracy first reaches a goal, interpolated in log labels; inf if it never does.
 
     Args:
         counts: label counts, rising.
@@ -153,12 +153,12 @@ def labels_needed(counts: Sequence[int], accuracies: Floats, goal: float = GOAL)
     """
     needed = np.full(len(accuracies), np.inf)
     for place in reversed(range(len(counts))):
-        there = accuracies[:, place] >= goal
+        reached = accuracies[:, place] >= goal
         if place == 0:
-            needed[there] = counts[0]
+            needed[reached] = counts[0]
             break
         before, now = accuracies[:, place - 1], accuracies[:, place]
-        rising = there & (before < goal)
+        rising = reached & (before < goal)
         share = (goal - before[rising]) / (now - before)[rising]
         low, high = math.log(counts[place - 1]), math.log(counts[place])
         needed[rising] = np.exp(low + share * (high - low))
@@ -184,8 +184,8 @@ def _h6(answers: Answers, outcomes: Mapping[str, bool] | None) -> _Verdict:
         gains.append(answers.mean("rollout", primary, which) - answers.mean("steps0", primary, which))
     right, wrong = gains
     p_more, against_more = _greater(right - wrong)
-    known = wrong.replicates[~np.isnan(wrong.replicates)]
-    p_none = (int((known >= MARGIN).sum()) + 1) / (len(known) + 1)  # one-sided: no gain worth naming
+    valid = wrong.replicates[~np.isnan(wrong.replicates)]
+    p_none = (int((valid >= MARGIN).sum()) + 1) / (len(valid) + 1)  # one-sided: no gain beyond the margin
     helps = wrong.estimate().low > MARGIN
     figures = {"right": right.to_json(), "wrong": wrong.to_json(), "difference": (right - wrong).to_json()}
     why = f"outcome right {right.points()}, outcome wrong {wrong.points()}"

@@ -1,7 +1,4 @@
-"""The pictures of a results page, each from the plain values of results.json.
-
-Elsewhere: the values (findings.py), the page around them (report.py).
-"""
+"""The plots of a study's results page, drawn from the values of results.json."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from .run import SHIFTED, TEST
 
 Results = Mapping[str, Any]
 
-# Okabe and Ito's colors, told apart by everyone; an arm has one color on the whole page.
+# Okabe and Ito's colors, which color-blind readers can distinguish; an arm has one color on the whole page.
 _COLORS = {
     "text": "#999999",
     "steps0": "#000000",
@@ -30,11 +27,11 @@ _COLORS = {
     "true": "#009e73",
 }
 _LOSS, _WIN, _NEITHER = "#d55e00", "#0072b2", "#999999"
-_CELLS = 60  # rows of the forest plot at most; more would not be read
+_CELLS = 60  # most rows of the forest plot; more would be unreadable
 
 
 def draw(results: Results) -> dict[str, bytes]:
-    """File name -> PNG, of every picture these results have the figures for."""
+    """File name -> PNG, for each plot whose figures these results have."""
     pictures: dict[str, Callable[[Results], Figure | None]] = {
         "learning.png": _learning,
         "shifted.png": _shifted,
@@ -49,7 +46,7 @@ def draw(results: Results) -> dict[str, bytes]:
 
 
 def _plain(results: Results) -> list[str]:
-    """The arms without `true@P`, which have a picture of their own."""
+    """The arms without `true@P`, which have their own plot."""
     return [arm for arm in results["study"]["arms"] if "@" not in arm]
 
 
@@ -69,7 +66,7 @@ def _learning(results: Results) -> Figure | None:
         arms = _plain(results)
         for number, arm in enumerate(arms):
             rows = [score_of(results, arm=arm, labels=count, type=kind) for count in labels]
-            shift = 1 + 0.03 * (number - len(arms) / 2)  # intervals beside each other, not on top
+            shift = 1 + 0.03 * (number - len(arms) / 2)  # so that intervals do not overlap
             known = [(count * shift, row) for count, row in zip(labels, rows, strict=True) if row is not None]
             axes.plot([x for x, _ in known], [row["value"] for _, row in known], color=_COLORS[arm], label=arm)
             for x, row in known:
@@ -116,7 +113,7 @@ def _shifted(results: Results) -> Figure | None:
 
 
 def _break_even(results: Results) -> Figure | None:
-    """Temporal accuracy against how often the future shown is right; dashed: steps0 with as many labels."""
+    """Temporal accuracy against the share of futures that end correctly; dashed: steps0 with as many labels."""
     if results["break_even"] is None:
         return None
     figure = Figure(figsize=(6.5, 4.2))
@@ -176,12 +173,12 @@ def gains(results: Results, against: str) -> list[dict[str, Any]]:
     """Differences to an arm at the primary label count: each question, and each kind of shift; worst first."""
     primary = results["study"]["primary"]
     rows = [row for row in results["differences"] if row["against"] == against and row["labels"] == primary]
-    told = [row for row in rows if row["about"] or row["shift"] or not row["family"]]  # not a family as a whole
-    return sorted(told, key=lambda row: row["value"])
+    shown = [row for row in rows if row["about"] or row["shift"] or not row["family"]]  # not a family as a whole
+    return sorted(shown, key=lambda row: row["value"])
 
 
 def verdict_of(row: Mapping[str, Any]) -> str:
-    """loss, gain or neither: whether the 95 % interval is on one side of zero."""
+    """`gain` or `loss` if the 95 % interval is on one side of zero, else `neither`."""
     if row["low"] is None:
         return "neither"
     return "loss" if row["high"] < 0 else "gain" if row["low"] > 0 else "neither"

@@ -1,10 +1,8 @@
-"""The results page of a study: one HTML file with its pictures inside, no network, losses as large as wins.
+"""The results page of a study: one HTML file with its pictures inside.
 
-    OUT/results.json     every figure (findings.py)
-    OUT/index.html       this page; OUT/*.png are its pictures
-    OUT/strips/*.png     picture strips, put there by whoever wants them shown
-
-Elsewhere: the pictures (plots.py), the HTML that pages share (page.py), the page of single runs (run_report.py).
+OUT/results.json     all figures
+OUT/index.html       this page; OUT/*.png are its plots
+OUT/strips/*.png     optional picture strips that the page shows
 """
 
 from __future__ import annotations
@@ -63,13 +61,13 @@ def page(results: Results, pictures: Mapping[str, bytes], strips: Mapping[str, b
 
 def _summary(results: Results) -> str:
     study = results["study"]
-    said: list[str] = []
+    lines: list[str] = []
     for kind in ("temporal", "static"):
         ours = score_of(results, arm="rollout", labels=study["primary"], type=kind)
         for against in ("frozen", "steps0"):
             row = next((r for r in gains(results, against) if name_of(r) == f"all {kind}"), None)
             if ours is not None and row is not None:
-                said.append(
+                lines.append(
                     f"{kind} questions: rollout {100 * ours['value']:.1f} %, "
                     f"{_signed(row)} points against {_NAMES[against]} "
                     f"(exact sign flips of scenes or pairs, each seed alone: p at most {max(row['p_by_seed']):.2g})"
@@ -77,12 +75,12 @@ def _summary(results: Results) -> str:
     asked = ", ".join(
         f"{n['scenes']:,} {name} scenes ({n['questions']:,} questions)" for name, n in study["asked"].items()
     )
-    lines = "".join(f"<li>{line}</li>" for line in said)
+    items = "".join(f"<li>{line}</li>" for line in lines)
     return (
         f"<p>A frozen language model answered questions about {asked}, after {study['primary']:,} labelled scenes, "
         f"over {study['seeds']} seeds. In brackets: the 95 % interval over other test scenes and other seeds; the "
         "labelled scenes and the world model are the same throughout.</p>"
-        f"<ul>{lines}</ul>"
+        f"<ul>{items}</ul>"
     )
 
 
@@ -90,7 +88,7 @@ _NAMES = {"frozen": "frame 0 repeated", "steps0": "frame 0 alone"}
 
 
 def _arms(results: Results) -> str:
-    """Accuracy by arm: question types, then families; every label count that is not the primary one below."""
+    """Tables of accuracy by arm and question type or family, the primary label count first."""
     primary = results["study"]["primary"]
     kinds, families = results["types"], results["families"]
     parts: list[str] = []
@@ -142,7 +140,7 @@ def _break_even(results: Results, pictures: Mapping[str, bytes]) -> str:
 
 
 def _swaps(results: Results) -> str:
-    """Trained on one arm, shown another, beside what it was trained on."""
+    """A table of accuracy when each arm is shown another input, beside the input it was trained on."""
     primary = results["study"]["primary"]
     shown = [(row["arm"], row["shown"]) for row in results["scores"] if row["shown"] != row["arm"]]
     rows = []

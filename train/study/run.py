@@ -1,11 +1,9 @@
-"""A controlled comparison: every arm trained under one budget, at several label counts and seeds, and asked once.
+"""A controlled comparison: train every arm under one budget, at several label counts and seeds, and evaluate it.
 
-    OUT/study.json               what is compared; a folder belongs to one study, which may gain arms, labels and seeds
-    OUT/units/<unit>.json        what one training (arm, labels, seed) answered; written whole, so a re-run goes on
-    OUT/runs/<unit>/             its run folder, until it has answered
-    OUT/results.json, index.html, *.png     made from these (findings.py, report.py)
-
-Lives here: the plan, the processes, going on where it stopped. Elsewhere: what an arm shows (arms.py).
+OUT/study.json               the plan; a folder belongs to one study, which may gain arms, labels and seeds
+OUT/units/<unit>.json        the answers of one training (arm, labels, seed); if it is there, a re-run skips the unit
+OUT/runs/<unit>/             the run folder of a unit, removed once its answers are written
+OUT/results.json, index.html, *.png     made from these files
 """
 
 from __future__ import annotations
@@ -47,14 +45,14 @@ from ..runs.meta import METRICS, versions
 from ..training.train import train
 
 SWAPS = {"rollout": ("frozen", "shuffled", "true", "noise", "reversed"), "true": ("rollout",)}
-"""Trained on the one, tested on the others: does the reader rely on the future, and on whose?"""
+"""Arm trained -> arms shown in its ablations: does the answer depend on the future, and on whose?"""
 TEST, SHIFTED = "test", "ood"
 _BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
-    """One training and what it is then asked."""
+    """One training of a study."""
 
     arm: str
     labels: int
@@ -62,25 +60,25 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Names its file."""
+        """The name of its file."""
         return f"{self.arm}-labels{self.labels}-seed{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
-    """What is compared.
+    """The plan of a controlled comparison.
 
     Raises:
-        ConfigError: an arm, a label count or a number of seeds makes no sense.
+        ConfigError: an arm, a label count or a number of seeds is invalid.
     """
 
     arms: tuple[str, ...]
     labels: tuple[int, ...]
-    """Labelled training scenes, the first in the order of the file."""
+    """Numbers of labelled training scenes, taken in the order of the file."""
     curve: tuple[str, ...] | None = None
     """Arms trained at every label count, the others only at the primary one; None is all."""
     seeds: int
-    """Of weights and order: 0, 1, …"""
+    """Number of seeds of weights and order: 0, 1, …"""
     settings: TrainConfig
     """The budget, the same for every arm: store, questions, futures and all of training but arm, labels, seed, out."""
     out: Path
@@ -99,11 +97,11 @@ class Study:
 
     @property
     def primary(self) -> int:
-        """The label count that hypotheses and swaps speak of: the middle one, the larger of two."""
+        """The label count of hypotheses and ablations: the middle one, the larger of two."""
         return sorted(self.labels)[len(self.labels) // 2]
 
     def units(self) -> list[Unit]:
-        """All trainings, seed by seed: whatever stops the study, whole seeds are there."""
+        """All trainings, seed by seed, so that an interrupted study has complete seeds."""
         return [
             Unit(arm=arm, labels=labels, seed=seed)
             for seed in range(self.seeds)
@@ -113,14 +111,14 @@ class Study:
         ]
 
     def asked(self, unit: Unit, splits: Sequence[str]) -> list[tuple[str, str]]:
-        """What a trained unit is asked: (split, arm shown)."""
+        """The evaluations of a unit: (split, arm shown)."""
         swaps = SWAPS.get(unit.arm, ()) if unit.labels == self.primary else ()
         possible = [arm for arm in swaps if arm != "true" or self.settings.futures is not None]
         return [(split, unit.arm) for split in splits] + [(TEST, arm) for arm in possible]
 
 
 class UnitAnswers(BaseModel):
-    """What one unit answered."""
+    """The answers of one unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -135,16 +133,15 @@ class UnitAnswers(BaseModel):
 
 
 def run_study(study: Study, *, jobs: int | None = None, progress: Progress | None = None) -> list[UnitAnswers]:
-    """Train and ask what is not there yet; returns all units of the study.
+    """Train and evaluate the units that are not there yet; returns all units of the study.
 
     Args:
-        jobs: processes, of one thread each; None is one a core, or one where there is a GPU.
+        jobs: processes of one thread each; None is one per core, or one with a GPU.
     Raises:
-        ConfigError, QuestionError, StoreError: something the first or the last unit would stumble over; nothing has
-            been trained then.
+        ConfigError, QuestionError, StoreError: a unit could not run; nothing has been trained then.
         RunError: the folder belongs to another study, or a training diverged.
-        StoreLockedError: another process works on the same folder.
-        Interrupted: by Ctrl-C; the same command goes on.
+        StoreLockedError: another process works in the same folder.
+        Interrupted: by Ctrl-C; the same command resumes the study.
     """
     progress = progress or Progress.silent()
     splits, facts = _check(study)
@@ -161,12 +158,12 @@ def run_study(study: Study, *, jobs: int | None = None, progress: Progress | Non
 
 
 def splits_of(questions: Sequence[Question]) -> list[str]:
-    """The splits that are asked: the test split, and the shifted one where there is one."""
+    """The splits that are evaluated: the test split, and the shifted one if there is one."""
     return [split for split in (TEST, SHIFTED) if any(question.split == split for question in questions)]
 
 
 def _check(study: Study) -> tuple[list[str], dict[str, Any]]:
-    """Everything that hours of training might end in, found out in seconds; and what makes the study this one."""
+    """Check in seconds what would otherwise fail after hours; returns the splits and the facts of the study."""
     settings = study.settings
     everything = read_questions(settings.questions, columns=settings.columns, max_bad=settings.max_bad)
     store = open_store(settings.store)
@@ -187,7 +184,7 @@ def _check(study: Study) -> tuple[list[str], dict[str, Any]]:
     weights, (channels, _, height, width) = find_weights(settings.lm), store.sample_shape
     speech = load_tokenizer_only(weights)
     world_tokens = settings.token_layout().count(1 + steps, height, width, channels=channels)
-    for split in splits:  # all of whose questions are asked; of those to learn from, each training says it itself
+    for split in splits:  # each training checks its own training questions
         asked = select_split(everything, split, settings.questions)
         check_answers(asked, speech)
         questions_that_fit(asked, speech, world_tokens=world_tokens, max_bad=0)
@@ -214,19 +211,19 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         _write(file, json.dumps(facts, indent=2) + "\n")
         return
     try:
-        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        claimed: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({error}). Choose another --out") from error
-    if isinstance(budget := known.get("budget"), dict):  # a setting that is younger than the study had its default
-        young = facts["budget"].keys() - budget.keys()
-        known["budget"] = {**budget, **{name: TrainConfig.model_fields[name].default for name in young}}
-    differ = [name for name in facts if name != "versions" and known.get(name) != facts[name]]
-    if known.get("futures") is None:  # they may come later: what was answered did not look at them
+    if isinstance(budget := claimed.get("budget"), dict):  # a setting that was added since had its default
+        added = facts["budget"].keys() - budget.keys()
+        claimed["budget"] = {**budget, **{name: TrainConfig.model_fields[name].default for name in added}}
+    differ = [name for name in facts if name != "versions" and claimed.get(name) != facts[name]]
+    if claimed.get("futures") is None:  # they may come later: no answer so far depends on them
         differ = [name for name in differ if name != "futures"]
     if differ:
-        there = "; ".join(f"{name} {known.get(name)!r} there, {facts[name]!r} here" for name in differ)
-        raise RunError(f"{out} holds the answers of another study: {there}. Choose another --out, or remove it")
-    _write(file, json.dumps({**known, "futures": known.get("futures") or facts["futures"]}, indent=2) + "\n")
+        differences = "; ".join(f"{name} {claimed.get(name)!r} there, {facts[name]!r} here" for name in differ)
+        raise RunError(f"{out} holds the answers of another study: {differences}. Choose another --out, or remove it")
+    _write(file, json.dumps({**claimed, "futures": claimed.get("futures") or facts["futures"]}, indent=2) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +236,7 @@ class _Done:
 def _work(study: Study, todo: Sequence[Unit], splits: list[str], workers: int) -> Iterator[_Done]:
     if workers == 1:
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in a process of its own: more threads would change the last bits
+        torch.set_num_threads(1)  # as in its own process: more threads would change the last bits
         try:
             for unit in todo:
                 yield _run_unit(study, unit, splits)
@@ -263,7 +260,7 @@ def _work(study: Study, todo: Sequence[Unit], splits: list[str], workers: int) -
 
 
 def _interrupted(study: Study) -> Interrupted:
-    return Interrupted(f"stopped; every unit in {study.out / 'units'} stays. The same command goes on from there")
+    return Interrupted(f"stopped; all units in {study.out / 'units'} are kept. Run the same command again to resume")
 
 
 def _start_worker() -> None:
@@ -271,18 +268,18 @@ def _start_worker() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def end_with_it() -> None:  # killed, it could not say that nobody waits any more
+    def end_with_parent() -> None:  # a killed parent cannot end its workers
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=end_with_it, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
-    """Train, ask, write the answers, remove the run folder."""
+    """Train, evaluate, write the answers, remove the run folder."""
     settings = study.settings
     folder = study.out / "runs" / unit.name
-    if not folder.exists():  # else it was trained by a process that ended before it had answered
+    if not folder.exists():  # else an earlier process trained it and ended before it had answered
         train(
             settings.model_copy(update={"arm": unit.arm, "labels": unit.labels, "seed": unit.seed, "out": folder}),
         )
@@ -335,7 +332,8 @@ def _read_unit(study: Study, unit: Unit) -> UnitAnswers:
         return UnitAnswers.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         raise RunError(
-            f"{file} is not what was written: {list_problems(error)}. Remove it, and the same command makes it again"
+            f"{file} is not a file of this study: {list_problems(error)}. Remove it, and run the same command to make "
+            "it again"
         ) from error
 
 
@@ -346,7 +344,7 @@ def _default_jobs(study: Study) -> int:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Two processes in one folder would train everything twice and remove each other's runs."""
+    """Lock a study's folder: two processes would train everything twice and remove each other's runs."""
     for folder in ("units", "runs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     with exclusive_lock(out / ".lock", busy=f"another `theworld evaluate` works in {out}; wait for it"):

@@ -1,12 +1,11 @@
-"""Checkpoints of a training in progress: one safetensors file, whole or not there, without a pickle in it.
+"""Checkpoints of a training in progress: one safetensors file, written atomically, without a pickle in it.
 
-    weights/NAME           what is trained: reader and LoRA; the frozen model is not in it
-    optimizer/NAME/KEY     the optimizer's moments of each
-    best/NAME              the weights with the least validation loss so far, where there is validation
+    weights/NAME           the trained weights: reader and LoRA, without the frozen model
+    optimizer/NAME/KEY     the optimizer's moments of each weight
+    best/NAME              with validation, the weights of the lowest validation loss so far
     metadata "training"    the rest, as JSON: position, schedule, curves, counts
 
-Random numbers need no place in it: those of an update follow from (seed, update, process), see updates.py.
-Elsewhere: the folder it lies in (unfinished.py), what writes it (updates.py).
+It holds no state of random generators: the draws of an update follow from (seed, update, piece, process).
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a training stands."""
+    """The state of a training after an update."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
     def part(self, name: str) -> dict[str, Tensor]:
-        """The tensors under one head of the file: `weights`, `optimizer` or `best`."""
-        head = f"{name}/"
-        return {key.removeprefix(head): value for key, value in self.tensors.items() if key.startswith(head)}
+        """The tensors of one part of the file: `weights`, `optimizer` or `best`, by the rest of their names."""
+        prefix = f"{name}/"
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint in place of the last one, in one step.
+    """Replace the last checkpoint atomically.
 
     Raises:
-        OSError: it could not be written; the last one is as it was.
+        OSError: it could not be written; the last one is unchanged.
     """
     tensors = {name: checkpoint.tensors[name].contiguous() for name in sorted(checkpoint.tensors)}
     text = json.dumps({"format": _FORMAT, "digest": _digest(tensors), "state": checkpoint.state})
@@ -63,14 +62,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["training"])
+            metadata = json.loads((file.metadata() or {})["training"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        known, state = about["format"] == _FORMAT, about["state"]
-        whole_file = known and about["digest"] == _digest(tensors)
+        is_known, state = metadata["format"] == _FORMAT, metadata["state"]
+        is_whole = is_known and metadata["digest"] == _digest(tensors)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"the checkpoint {path} cannot be read: {error}. Remove its folder and train again") from error
-    if not whole_file:
-        why = "its bytes are not those that were written" if known else f"it has the format {about['format']}"
+    if not is_whole:
+        why = "its bytes have changed" if is_known else f"it has the format {metadata['format']}"
         raise RunError(f"the checkpoint {path} cannot be used: {why}. Remove its folder and train again")
     return Checkpoint(tensors, state)
 
@@ -84,7 +83,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of what is trained, by name, on the CPU. All processes of a training ask for them together."""
+    """Copies of the trained weights, by name, on the CPU. All processes of a training must call it together."""
     return {name: whole(p).clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -106,7 +105,7 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Moments by `NAME/KEY`, and the settings of each group, which hold numbers only."""
+    """The optimizer's moments by `NAME/KEY`, and the settings of each parameter group."""
     moments = {
         f"{name}/{key}": whole(value).clone()
         for name, parameter in model.named_parameters()
@@ -137,7 +136,7 @@ def put_optimizer_state(
 
 
 def schedule_state(scheduler: LRScheduler) -> dict[str, Any]:
-    """Where a learning rate's schedule stands; the functions it is made of come from the settings."""
+    """The state of a learning rate's schedule, without its functions, which follow from the settings."""
     return {k: v for k, v in scheduler.state_dict().items() if k != "lr_lambdas" and _is_plain(v)}
 
 

@@ -1,7 +1,6 @@
-"""The processes of one training, as `accelerate launch` or `torchrun` starts them; one where nobody did.
+"""The processes of one training, as `accelerate launch` or `torchrun` starts them, and sums over them.
 
-Lives here: which one this is, what they agree on, whole tensors of what FSDP has split. Elsewhere: who takes which rows
-(order.py), starting them (accelerate; configs/ddp.yaml, configs/fsdp.yaml).
+Without a launcher there is one process. configs/ddp.yaml and configs/fsdp.yaml start several.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Ranks:
 
     @classmethod
     def here(cls) -> Ranks:
-        """As the launcher says; on a machine with several GPUs, the one of this process becomes the current one."""
+        """Rank and size from the launcher's environment; also makes this process's GPU the current one."""
         ranks = cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
         if ranks.size > 1 and torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -33,15 +32,15 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one writes and speaks for all."""
+        """Whether this process writes files and messages for all."""
         return self.rank == 0
 
     def most(self, values: Sequence[float], device: torch.device) -> list[float]:
-        """Of each value, the greatest any process has."""
+        """The maximum of each value over all processes."""
         return self._reduce(values, device, distributed.ReduceOp.MAX)
 
     def total(self, values: Sequence[float], device: torch.device) -> list[float]:
-        """Of each value, the sum over all processes."""
+        """The sum of each value over all processes."""
         return self._reduce(values, device, distributed.ReduceOp.SUM)
 
     def _reduce(self, values: Sequence[float], device: torch.device, how: Any) -> list[float]:
@@ -53,12 +52,12 @@ class Ranks:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor on the CPU, gathered from all processes where FSDP has split it; then all have to ask for it."""
+    """The whole tensor on the CPU. If FSDP has split it, it is gathered, and all processes must call this together."""
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
 
 
 def split_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """The reverse of `whole`: on the device of `model`, and split as it is."""
-    there = tensor.to(model.device)
-    return distribute_tensor(there, model.device_mesh, model.placements) if isinstance(model, DTensor) else there
+    """The reverse of `whole`: the tensor on the device of `model`, split like it."""
+    moved = tensor.to(model.device)
+    return distribute_tensor(moved, model.device_mesh, model.placements) if isinstance(model, DTensor) else moved

@@ -1,9 +1,6 @@
-"""The training loop: transformers' Trainer from its first update, or from a checkpoint, to what it leaves behind.
+"""Run transformers' Trainer from its first update, or from a checkpoint, and collect its weights and metrics.
 
-What it does by itself: optimizer, schedule, clipping, DDP and FSDP by accelerate.
-Lives here: its settings, starting it, following it, its figures. Elsewhere: what is ours of an update (updates.py),
-checks before and the run after (trainer.py), which rows when (order.py), files (checkpoints.py), who follows
-(trackers.py).
+Trainer itself brings optimizer, schedule, clipping, and DDP and FSDP through accelerate.
 """
 
 from __future__ import annotations
@@ -34,15 +31,15 @@ _LOG_EVERY = 10  # updates averaged into one point of the loss curve; fewer in a
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the loop leaves behind."""
+    """The metrics and weights of a finished training."""
 
     metrics: dict[str, Any]
     weights: dict[str, Tensor]
-    """By parameter, on the CPU: the last ones, or the best where there was validation."""
+    """By parameter name, on the CPU: the best ones with validation, else the last."""
 
 
 def fit(model: TheWorld, training: Training) -> Result:
-    """Run the loop, from the checkpoint of the training where there is one.
+    """Train, from the checkpoint of the training if there is one.
 
     Raises:
         RunError: loss or gradients were not finite too often, or the checkpoint does not fit.
@@ -66,13 +63,13 @@ def fit(model: TheWorld, training: Training) -> Result:
         trainer = UpdateTrainer(
             model=model,
             args=_arguments(config, order, total, folder, ranks, material),
-            train_dataset=cast(Any, material.rows),  # a list is a dataset to it
+            train_dataset=cast(Any, material.rows),  # Trainer takes a list as a dataset
             data_collator=material.collator(training.pad_id),
             callbacks=[],
         )
         trainer.setup(training, order, start)
         trainer.add_callback(_Follow(trainer, bar))
-        trainer.remove_callback(PrinterCallback)  # prints to stdout, which belongs to results
+        trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
         if following is not None:
             trainer.add_callback(following)
         resume, finished = None, False
@@ -120,7 +117,7 @@ def fit(model: TheWorld, training: Training) -> Result:
 
 
 def _follow(training: Training, start: Checkpoint | None) -> Following | None:
-    """Before the bar, because a tracker may have to ask who one is."""
+    """The tracker, or None. It starts before the progress bar, because it may ask for a login."""
     config, state = training.config, {"log_history": [], "global_step": 0} if start is None else start.state["trainer"]
     if config.report_to == "none":
         return None
@@ -152,7 +149,7 @@ def _arguments(
         seed=config.seed,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and ranks.size > 1 else None,
-        ddp_find_unused_parameters=material.images is None,  # the reader is not asked there
+        ddp_find_unused_parameters=material.images is None,  # the reader is unused without latents
         logging_nan_inf_filter=True,
         remove_unused_columns=False,
         dataloader_num_workers=0,
@@ -162,7 +159,7 @@ def _arguments(
 
 
 class _Follow(TrainerCallback):
-    """Tells our trainer where its loop is, moves the bar on and shows the loss beside it."""
+    """Asks for validation, checkpoints and the end of a training when they are due, and moves the progress bar."""
 
     def __init__(self, trainer: UpdateTrainer, bar: Bar) -> None:
         self._trainer, self._bar = trainer, bar
@@ -181,7 +178,7 @@ class _Follow(TrainerCallback):
         trainer, every = self._trainer, self._trainer.config.validate_every
         at_end = state.global_step >= state.max_steps
         if at_end:
-            trainer.interrupted = False  # what remains is quick
+            trainer.interrupted = False  # the rest is quick
         if trainer.training.validation is not None and every is not None and (state.global_step % every == 0 or at_end):
             control.should_evaluate = True
         if trainer.checkpoint_is_due() and not at_end:

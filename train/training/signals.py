@@ -1,6 +1,6 @@
-"""SIGTERM and Ctrl-C during a training: the first lets the update end and a checkpoint be written, a second one kills.
+"""SIGTERM and Ctrl-C during a training: the first ends it after the update, with a checkpoint; a second one kills.
 
-Only the command line asks for this: in a program of somebody else's, signals are theirs.
+Only the command line installs these handlers: in a program that uses theworld, signals belong to that program.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = ""
-        """The name of the signal, or nothing."""
+        """The name of the signal; empty without one."""
 
     @contextmanager
     def on_signals(self) -> Iterator[Stop]:
-        """Listen while the block lasts; in the main thread only, as Python demands."""
-        before = {one: signal.signal(one, self._ask) for one in _ENDING}
+        """Handle signals within the block; only in the main thread, as Python requires."""
+        handler_by_signal = {number: signal.signal(number, self._ask) for number in _ENDING}
         try:
             yield self
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for number, handler in handler_by_signal.items():
+                signal.signal(number, handler)
 
     def _ask(self, number: int, _frame: object) -> None:
         if self.asked:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.asked = signal.Signals(number).name
-        print_at_once(f"{self.asked}: stopping after this update, with a checkpoint; a second one stops it on the spot")
+        print_at_once(f"{self.asked}: stopping after this update, with a checkpoint; a second signal stops at once")

@@ -1,12 +1,12 @@
-"""Who follows a training besides its run folder: TensorBoard, W&B or trackio, all told the same by the same names.
+"""Log a training to TensorBoard, W&B or trackio, with the same names in each.
 
-One training is one run there, however often it was ended and went on, and each update is told once: what a tracker has
-is asked of it where it knows, else read from `tracker.json` in the folder of the training, and what it lacks is told
-again from the curve in the checkpoint. A tracker that fails says so once; the training goes on.
+A training is one run in the tracker, however often it was interrupted and resumed, and each update is logged once. The
+last update that the tracker holds is asked of the tracker if it knows, else read from `tracker.json` in the training's
+folder; later points are logged again from the loss curve in the checkpoint. If a tracker fails, one warning is printed
+and the training goes on.
 
-transformers' own callbacks are not taken: they record its arguments in place of ours, count calls instead of updates,
-begin a second run at every resume (W&B), join runs that have one name (trackio), and print to stdout.
-Elsewhere: what is logged when (updates.py), the folder (unfinished.py).
+transformers' own callbacks are not used: they record its arguments in place of ours, count calls instead of updates,
+begin a second run at every resume (W&B), join runs of one name (trackio), and print to stdout.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NAMES = {
     "eval_loss": "eval/loss",
     "eval_accuracy": "eval/accuracy",
 }
-"""As the training's log calls it -> as every tracker shows it."""
+"""Name in the training's log -> name in every tracker."""
 
 PROJECT = "theworld"
 
@@ -57,39 +57,39 @@ _INSTALL = {
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a tracker is given to begin or to go on with."""
+    """What a tracker needs to begin or to resume a run."""
 
     name: str
-    """Of the run, unique: trackio finds runs by it."""
+    """Unique name of the run: trackio finds runs by it."""
     id: str
     config: Mapping[str, Any]
     resumed: bool
-    """Whether this training was told of before."""
+    """Whether this training was logged there before."""
     told: int
-    """The last update it was told of, as far as we know."""
+    """The last update logged, as far as we know."""
     start: int
     """The update that training starts after."""
     folder: str
-    """For files of the run's own."""
+    """For the tracker's files."""
 
 
 class Tracker(Protocol):
-    """One library. Nothing of it may print to stdout, which belongs to results: `Following` sees to that."""
+    """One tracking library. What it prints is sent to stderr by `Following`, since stdout is for results."""
 
     def begin(self, place: Place) -> int:
-        """Begin the run or go on with it; returns the last update it has."""
+        """Begin or resume the run; returns the last update it holds."""
         ...
 
     def tell(self, update: int, values: Mapping[str, float]) -> None:
-        """Of one update, told once, in order."""
+        """Log the values of one update; called once per update, in order."""
         ...
 
     def kept(self, told: int) -> int:
-        """The last update that it will still have if this process is killed now, having been told up to `told`."""
+        """The last update that the tracker holds if this process is killed now, after logging up to `told`."""
         ...
 
     def end(self, *, finished: bool) -> None:
-        """All is told for now."""
+        """Close the run for now."""
         ...
 
 
@@ -101,7 +101,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def begin(self, place: Place) -> int:
-        told = min(place.told, place.start)  # a killed process may not have written all it was told
+        told = min(place.told, place.start)  # a killed process may not have written all of it
         self._writer = self._library.SummaryWriter(place.folder, purge_step=told + 1 if place.resumed else None)
         self._writer.add_text("config", f"```json\n{json.dumps(place.config, indent=2)}\n```", place.start)
         return told
@@ -119,7 +119,7 @@ class TensorBoard:
 
 
 class WandB:
-    """Weights & Biases, online or offline, by its own settings and variables."""
+    """Weights & Biases, online or offline, by its own settings and environment variables."""
 
     def __init__(self, library: Any) -> None:
         self._wandb = library
@@ -146,7 +146,7 @@ class WandB:
         self._run.log(dict(values), step=update, commit=True)
 
     def kept(self, told: int) -> int:  # noqa: ARG002
-        """Its file is written every 15 seconds, by a process that a kill takes along: what is younger may be lost."""
+        """The last update in its file, which another process writes every 15 seconds; a kill may lose later ones."""
         try:
             written = os.stat(self._run.settings.sync_file).st_mtime  # noqa: PTH116 - a string
         except OSError:
@@ -164,7 +164,7 @@ class WandB:
 
 
 class Trackio:
-    """trackio: a database on this machine, a Space or a server, by its own variables."""
+    """trackio: a database on this machine, a Space or a server, by its own environment variables."""
 
     def __init__(self, library: Any) -> None:
         self._trackio = library
@@ -195,10 +195,10 @@ _TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "trackio": Trackio}
 
 
 def require_tracker(name: str) -> None:
-    """Refuse a tracker that is not installed, before anything else is done.
+    """Refuse a tracker that is not installed.
 
     Raises:
-        ConfigError: it cannot be imported; says what to install.
+        ConfigError: it cannot be imported; names the package to install.
     """
     if name != "none":
         _import(name)
@@ -219,13 +219,13 @@ def _import(name: str) -> Any:
 
 
 class Following(TrainerCallback):
-    """Tells a tracker what the log of a training says, update by update.
+    """Sends the log of a training to a tracker, update by update.
 
     Args:
-        history: the log so far, of a training that goes on.
-        start: the update it goes on after.
+        history: the log so far, of a resumed training.
+        start: the update after which it resumes.
     Raises:
-        ConfigError: the library is missing, or it did not begin a run.
+        ConfigError: the library is missing, or did not begin a run.
     """
 
     def __init__(
@@ -272,7 +272,7 @@ class Following(TrainerCallback):
         self._tell(state.log_history)  # all that is logged of the update before is together by now
 
     def end(self, history: Sequence[Mapping[str, Any]], *, finished: bool) -> None:
-        """Tell what is left, and end it there."""
+        """Log the rest, and close the run."""
         self._tell(history)
         self._try(lambda tracker: tracker.end(finished=finished))
         self._note()
@@ -309,7 +309,7 @@ class Following(TrainerCallback):
 
 
 def _points(log: Iterable[Mapping[str, Any]]) -> list[tuple[int, dict[str, float]]]:
-    """What the log says of each update, together."""
+    """The logged values of each update, in order."""
     points: dict[int, dict[str, float]] = {}
     for entry in log:
         if "loss" in entry or "eval_loss" in entry:  # not the summary at the end of a process
@@ -319,7 +319,7 @@ def _points(log: Iterable[Mapping[str, Any]]) -> list[tuple[int, dict[str, float
 
 
 def _about(config: TrainConfig, unfinished: PartialRun) -> dict[str, Any]:
-    """What is trained on what, for a tracker's table of runs."""
+    """Settings and data of a training, for a tracker's table of runs."""
     facts = unfinished.facts
     said = {"recipe_id": facts.recipe_id, "lm_identity": facts.lm, "questions_sha256": facts.questions_sha256}
     return {**config.model_dump(mode="json"), **said, "versions": facts.versions}

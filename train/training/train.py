@@ -1,9 +1,4 @@
-"""Train a reader and LoRA on the latents of a store: check everything, train, write a run folder.
-
-Lives here: the checks before anything is written, and the order of it all.
-Elsewhere: the configuration (config.py), the model (model.py), the loop (loop.py, updates.py), going on
-(unfinished.py), the folder (checkpoint.py).
-"""
+"""Train a reader and LoRA on the latents of a store: check everything, train, write a run folder."""
 
 from __future__ import annotations
 
@@ -48,7 +43,7 @@ from .trainer import TrainData, Training, UpdateTrainer
 from .trainer_hooks import require_hooks
 
 VALIDATION = "validation"
-"""The split that early stopping looks at."""
+"""The split that early stopping uses."""
 
 
 def train(
@@ -62,11 +57,11 @@ def train(
     """Train on cached latents and write a run folder. Nothing is written before every check has passed.
 
     On one CPU thread the same configuration and files give the same weights, bit by bit, however often the training
-    was killed and resumed. Under `accelerate launch` every process calls this; the first one writes.
+    is killed and resumed. Under `accelerate launch` every process calls this; the first one writes.
 
     Args:
-        resume: the folder of an unfinished training to go on with; `config` comes from `unfinished.resumed_config`.
-        stop: asks it to end after an update, with a checkpoint; None leaves signals to the caller.
+        resume: the folder of an unfinished training to resume; `config` comes from `partial.resumed_config`.
+        stop: ends the training after an update, with a checkpoint, when asked; None leaves signals to the caller.
         live: rolls images forward in the loop instead of reading the store's latents (live.py).
     Raises:
         ConfigError: more steps than the store has, a layout that does not fit, a language model that does not load,
@@ -74,8 +69,8 @@ def train(
         QuestionError: a wrong record, a question without latents, an answer outside the vocabulary.
         StoreError: the store is missing or damaged.
         RunError: the run folder exists already, or the training diverged.
-        StoreLockedError: another process goes on with the same unfinished training.
-        Interrupted: `stop` was asked for.
+        StoreLockedError: another process has resumed the same training.
+        Interrupted: `stop` was asked to end the training.
     """
     ranks = Ranks.here()
     progress = (progress or Progress.silent()) if ranks.is_first else Progress.silent()
@@ -134,7 +129,7 @@ def train(
             sha256=digest_of(config.questions),
             train=len(taught.questions),
         ),
-        config=_found_anywhere(config),
+        config=_portable_settings(config),
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -185,7 +180,7 @@ def train(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The questions of a split, and what is seen with them."""
+    """The questions of a split, and the latents shown with them."""
 
     questions: tuple[Question, ...]
     keys: dict[str, str]
@@ -203,7 +198,7 @@ def _open_split(
     *,
     labels: int | None = None,
 ) -> _Asked:
-    """Its questions, or those of its first `labels` scenes, and their latents as the arm shows them."""
+    """A split's questions, or those of its first `labels` scenes, and their latents as the arm shows them."""
     pool = select_split(everything, split, config.questions)
     pool = questions_with_latents(pool, config.questions, store, max_bad=config.max_bad) if config.max_bad else pool
     questions = first_scenes(pool, labels)
@@ -212,7 +207,7 @@ def _open_split(
 
 
 def _encode(asked: _Asked, config: TrainConfig, lm: LanguageModel, world_tokens: int) -> tuple[_Asked, TrainData]:
-    """The questions that fit into the language model, and the rows they make."""
+    """The questions that fit into the language model's context, and the training rows made of them."""
     check_answers(asked.questions, lm)
     examples = [encode(question, asked.keys[question.id], lm, answer=question.answer) for question in asked.questions]
     questions, examples = examples_that_fit(
@@ -241,7 +236,7 @@ def _reader_facts(config: TrainConfig, arm: Arm, store: LatentStore, lm: Languag
 
 
 def _check_steps(config: TrainConfig, store: LatentStore) -> int:
-    """K, the rollout steps to read; refuses what the store, the temporal embedding or the layout has no room for."""
+    """K, the rollout steps to read; refuses more than the store, the temporal embedding or the layout allow."""
     _, latent_frames, height, width = store.sample_shape
     there = latent_frames - 1
     steps = there if config.steps is None else config.steps
@@ -260,24 +255,24 @@ def _check_steps(config: TrainConfig, store: LatentStore) -> int:
 
 
 def _check_pooling(layout: TokenLayout, store: LatentStore) -> None:
-    """Refuses to pool over frames that do not follow one another: views, and the draws of one image."""
+    """Refuse to pool over frames that do not follow one another: views, and the draws of one image."""
     recipe, shared = store.recipe, layout.pool_steps
     if not recipe.traits.is_clip and not recipe.traits.is_distribution:
-        told, instead = "views of one picture", "--pool-steps 1"
-        mixed = shared > 1
+        content, instead = "views of one picture", "--pool-steps 1"
+        is_mixed = shared > 1
     else:
         each = recipe.rollout_steps // recipe.draws
-        told, instead = f"{recipe.draws} draws of {each} steps", f"--pool-steps 1, or a divisor of {each}"
-        mixed = recipe.draws > 1 and each % shared != 0
-    if mixed:
+        content, instead = f"{recipe.draws} draws of {each} steps", f"--pool-steps 1, or a divisor of {each}"
+        is_mixed = recipe.draws > 1 and each % shared != 0
+    if is_mixed:
         raise ConfigError(
-            f"--layout {layout.name} pools {shared} frames into one token, and those of {store.path} hold {told}: a "
+            f"--layout {layout.name} pools {shared} frames into one token, and those of {store.path} hold {content}: a "
             f"token would mix what does not follow one another. Pass {instead}"
         )
 
 
 def _world_tokens(facts: ReaderFacts) -> int:
-    """Of one image."""
+    """World tokens of one image."""
     channels, height, width = facts.latent_shape
     return facts.token_layout().count(len(_frames(facts)), height, width, channels=channels)
 
@@ -287,7 +282,7 @@ def _frames(facts: ReaderFacts) -> tuple[int, ...]:
 
 
 def _check_context(facts: ReaderFacts, materials: Sequence[TrainData], lm: LanguageModel, progress: Progress) -> None:
-    """Refuses a total beyond what the language model can attend to, warns of its windows."""
+    """Refuse more tokens than the language model's context holds; warn of sliding windows."""
     budget = Budget(
         layout=facts.token_layout(),
         room=context_limits_of(lm.weights.source, lm.model.config.to_dict()),
@@ -305,8 +300,8 @@ def _check_context(facts: ReaderFacts, materials: Sequence[TrainData], lm: Langu
         progress.warn(f"warning: {warning}")
 
 
-def _found_anywhere(config: TrainConfig) -> dict[str, Any]:
-    """The settings as a run keeps them."""
+def _portable_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings as a run stores them, with an absolute path to the futures."""
     settings = config.model_dump(mode="json")
     return settings if config.futures is None else {**settings, "futures": str(config.futures.resolve())}
 

@@ -1,11 +1,7 @@
-"""One update after another, as transformers' Trainer leaves room for them: `UpdateTrainer`.
+"""`UpdateTrainer`: Trainer of transformers with latents read ahead, exact resume, and refusal of non-finite updates.
 
-Lives here: reading latents ahead, the same update on any number of processes, exact resume, refusing an update whose
-loss or gradient is not finite, validation, checkpoints and what is counted on the way.
-
-Random numbers (dropout, draws from a posterior) are a function of (seed, update, piece, process): resuming needs no
-state of theirs, and no process depends on what another one drew.
-Elsewhere: starting and following it (loop.py), which rows when (order.py), files (checkpoints.py).
+Random numbers (dropout, draws from a posterior) are a function of (seed, update, piece, process). So a checkpoint holds
+no state of random generators, and no process depends on the draws of another.
 """
 
 from __future__ import annotations
@@ -52,34 +48,34 @@ from .update_order import UpdateOrder
 with redirect_stdout(sys.stderr):  # where WANDB_MODE is offline it prints a line, and stdout belongs to results
     from transformers import Trainer
 
-_NAMED = 20  # refused updates whose images are kept by name
+_NAMED = 20  # refused updates whose images are recorded
 
 Rows = list[tuple[Example, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainData:
-    """Rows to learn from or to look at, and their latents."""
+    """Rows of a split, and their latents."""
 
     rows: Rows
     images: LatentDataset | None
-    """None where the world is not looked at."""
+    """None for an arm without latents."""
     pictures: VisionInputs | None = None
-    """Where the language model looks at the images itself."""
+    """The images, for a language model that reads them itself."""
 
     def collator(self, pad_id: int) -> Callable[[Sequence[Sequence[Example]]], dict[str, Any]]:
-        """Makes batches of rows."""
+        """The function that makes a batch of rows."""
         return partial(texts, pad_id=pad_id, pictures=self.pictures)
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What a training goes by, from its first update to its last."""
+    """The settings, data and surroundings of a training."""
 
     config: TrainConfig
     material: TrainData
     unfinished: PartialRun
-    """Where its checkpoints are."""
+    """The folder of its checkpoints."""
     pad_id: int
     validation: TrainData | None = None
     ranks: Ranks = field(default_factory=Ranks)
@@ -89,18 +85,18 @@ class Training:
 
 @dataclass(slots=True)
 class Counters:
-    """What a training has counted so far; goes into checkpoints as it is."""
+    """The counts of a training so far, as a checkpoint stores them."""
 
     tokens: int = 0
     supervised: int = 0
     seconds: float = 0.0
     waited: float = 0.0
-    """Seconds of these in which the loop had no batch to learn from."""
+    """Seconds of these in which the loop waited for a batch."""
     refused: int = 0
     """Updates that were not applied, because loss or gradient was not finite."""
     refused_in_a_row: int = 0
     refused_updates: list[dict[str, Any]] = field(default_factory=list)
-    """The first of them: update, from 1, and the keys of its images."""
+    """The first of them: update, counted from 1, and the keys of its images."""
     checkpoints: int = 0
     resumed: int = 0
     validation: list[dict[str, float]] = field(default_factory=list)
@@ -111,13 +107,13 @@ class Counters:
 
 
 class UpdateTrainer(Trainer):
-    """transformers' Trainer, where it leaves room for ours. `setup` has to follow its making."""
+    """transformers' Trainer with our updates, checkpoints and validation. Call `setup` after the constructor."""
 
     def setup(self, training: Training, order: UpdateOrder, start: Checkpoint | None) -> None:
         self.training, self.order, self.start = training, order, start
         self.config, self.ranks = training.config, training.ranks
         self.tally = Counters(**start.state["tally"]) if start is not None else Counters()
-        if not self.ranks.is_first:  # what the first one counted before stays with it
+        if not self.ranks.is_first:  # only the first one continues the earlier counts
             self.tally.tokens = self.tally.supervised = 0
         self.tally.resumed += start is not None
         self.best = start.part("best") if start is not None else {}
@@ -135,14 +131,14 @@ class UpdateTrainer(Trainer):
 
     @trainer_hook
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Every process goes through its own part: accelerate has nothing to deal out."""
+        """The batches of this process; accelerate need not distribute them."""
         return DataLoader(
             cast(Any, self.train_dataset), batch_sampler=cast(Any, self.order), collate_fn=self.data_collator
         )
 
     @trainer_hook
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """Read latents ahead of what comes here, behind all that shuffles and skips."""
+        """The batches of one update, with latents that are read ahead of the loop."""
         if epoch_iterator is not self._texts:  # another epoch
             self._texts = epoch_iterator
             images, keep = self.training.material.images, self.args.gradient_accumulation_steps
@@ -158,7 +154,7 @@ class UpdateTrainer(Trainer):
         return with_latents(batches, images, keep=keep, device=device)
 
     def end_reading(self) -> None:
-        """An epoch may end in its middle: the threads that read ahead must end too."""
+        """End the threads that read ahead, also in the middle of an epoch."""
         if self._batches is not None:
             self._batches.close()
 
@@ -175,11 +171,11 @@ class UpdateTrainer(Trainer):
     @trainer_hook
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         piece = self.order.piece(self.state.global_step, self._piece)
-        assert len(piece.rows) == len(inputs["input_ids"]), "these are not the rows that are due"
+        assert len(piece.rows) == len(inputs["input_ids"]), "these are not the rows of this piece"
         frames = inputs["latents"].shape[2] if "latents" in inputs else None
         if frames is not None and self.config.steps_drawn is not None:
             drawn = draw_steps(self.config.steps_drawn, self.config.seed, self.state.global_step)
-            steps = min(drawn, frames - 1)  # an arm may show fewer
+            steps = min(drawn, frames - 1)  # an arm may have fewer
             inputs, frames = {**inputs, "num_world_steps": cast(Any, steps)}, 1 + steps
         if piece.weight:
             reader = cast(TheWorld, self.model).reader
@@ -191,22 +187,25 @@ class UpdateTrainer(Trainer):
 
     @trainer_hook
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """The last moment before an update: is it one to make, is a checkpoint due, has anyone been told to stop?"""
+        """The gradient norm; just before the update, decide whether to apply it, to save or to stop.
+
+        All processes decide alike.
+        """
         norm = cast(Tensor, super()._clip_grad_norm(model))
         finite = bool(torch.stack(self._losses).isfinite().all()) and bool(whole(norm).isfinite())
         waited = self.config.checkpoint_minutes
         due = waited is not None and time.monotonic() - self._saved_at >= 60 * waited
-        said = [float(not finite), float(due), float(bool(self.training.stop.asked))]
-        bad, late, ending = (value > 0 for value in self.ranks.most(said, self.args.device))
-        self.due, self.interrupted = late, ending
-        if bad:
+        flags = [float(not finite), float(due), float(bool(self.training.stop.asked))]
+        is_bad, is_due, is_ending = (value > 0 for value in self.ranks.most(flags, self.args.device))
+        self.due, self.interrupted = is_due, is_ending
+        if is_bad:
             self._refuse()
             return torch.zeros_like(norm)
         self.tally.refused_in_a_row = 0
         return norm
 
     def _refuse(self) -> None:
-        """No gradients, no update: weights and moments stay as they are; the schedule goes on."""
+        """Drop the gradients: weights and moments stay as they are, the schedule goes on."""
         cast(Any, self.optimizer).zero_grad(set_to_none=True)
         update, tally = self.state.global_step, self.tally
         rows = self.order.rows_of(update)
@@ -215,8 +214,8 @@ class UpdateTrainer(Trainer):
         tally.refused_in_a_row += 1
         if len(tally.refused_updates) < _NAMED:
             tally.refused_updates.append({"update": update + 1, "images": keys})
-            what = f"update {update + 1} refused: loss or gradient is not finite"
-            self.training.progress.warn(f"{what}; its images: {name_some(keys)}")
+            message = f"update {update + 1} refused: loss or gradient is not finite"
+            self.training.progress.warn(f"{message}; its images: {name_some(keys)}")
         if tally.refused_in_a_row >= self.config.max_bad_steps:
             raise RunError(diverged(self.config, tally, f"up to update {update + 1}"))
 
@@ -232,10 +231,10 @@ class UpdateTrainer(Trainer):
 
     @trainer_hook
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Mean loss over the learned tokens of the validation split, and its right answers; keeps the best weights."""
+        """Loss and accuracy on the validation split; keeps the weights of the lowest loss."""
         assert self.training.validation is not None
         step, tally = self.state.global_step, self.tally
-        loss, accuracy = self._look(self.training.validation)
+        loss, accuracy = self._validate(self.training.validation)
         tally.validation.append({"step": step, "loss": loss, "accuracy": accuracy})
         if loss < tally.best_loss:
             tally.best_step, tally.best_loss, tally.worse_in_a_row = step, loss, 0
@@ -244,16 +243,17 @@ class UpdateTrainer(Trainer):
             tally.worse_in_a_row += 1
         if self.config.patience is not None and tally.worse_in_a_row >= self.config.patience:
             tally.stopped_early = self.control.should_training_stop = True
-            self.interrupted = False  # what remains is quick
+            self.interrupted = False  # the rest is quick
         metrics = {"eval_loss": loss, "eval_accuracy": accuracy}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     @torch.no_grad()
-    def _look(self, material: TrainData) -> tuple[float, float]:
+    def _validate(self, data: TrainData) -> tuple[float, float]:
+        """Mean loss over the supervised tokens of all processes, and the share of correct answers."""
         order = UpdateOrder(
-            material.rows,
+            data.rows,
             batch_size=self.config.batch_size,
             rank=self.ranks.rank,
             world_size=self.ranks.size,
@@ -267,28 +267,28 @@ class UpdateTrainer(Trainer):
             for update in range(order.updates)
             for number in range(order.pieces_of(update))
         ]
-        collate = material.collator(self.training.pad_id)
-        batches = (collate([material.rows[row] for row in piece.rows]) for piece, _ in pieces)
-        loss = learned = right = answers = 0.0
-        for (_, tokens), batch in zip(pieces, self._read(batches, material.images, keep=2), strict=True):
+        collate = data.collator(self.training.pad_id)
+        batches = (collate([data.rows[row] for row in piece.rows]) for piece, _ in pieces)
+        loss = learned = correct = answers = 0.0
+        for (_, tokens), batch in zip(pieces, self._read(batches, data.images, keep=2), strict=True):
             inputs = cast(dict[str, Tensor], self._prepare_inputs(batch))
-            said = model(**inputs)
-            loss, learned = loss + float(said.loss) * tokens, learned + tokens
-            if tokens:  # else it only keeps the other processes company
-                counted = count_right_answers(said.logits, inputs["labels"], inputs.get("segments"))
-                right, answers = right + counted[0], answers + counted[1]
-        loss, learned, right, answers = self.ranks.total([loss, learned, right, answers], self.args.device)
-        return loss / learned, right / answers
+            output = model(**inputs)
+            loss, learned = loss + float(output.loss) * tokens, learned + tokens
+            if tokens:  # without, the piece only keeps the processes in step
+                counts = count_right_answers(output.logits, inputs["labels"], inputs.get("segments"))
+                correct, answers = correct + counts[0], answers + counts[1]
+        loss, learned, correct, answers = self.ranks.total([loss, learned, correct, answers], self.args.device)
+        return loss / learned, correct / answers
 
     # --- checkpoints
 
     def checkpoint_is_due(self) -> bool:
-        """After an update: by count, by the clock, or because this is the end of it."""
+        """Whether to save after this update: by count, by the clock, or because the training stops."""
         every = self.config.checkpoint_every
         return self.due or self.interrupted or (every is not None and self.state.global_step % every == 0)
 
     def sum_up(self) -> Counters:
-        """The counts of all processes."""
+        """The counts summed over all processes."""
         tokens, supervised = self.ranks.total([self.tally.tokens, self.tally.supervised], self.args.device)
         began = time.monotonic()
         seconds = self.tally.seconds + began - self._began
@@ -317,7 +317,7 @@ class UpdateTrainer(Trainer):
         try:
             write_checkpoint(unfinished.checkpoint, Checkpoint(weights, state))
         except OSError as error:
-            kept = "the last one stays" if unfinished.checkpoint.exists() else "there is none yet"
+            kept = "the last one is kept" if unfinished.checkpoint.exists() else "there is none yet"
             self.training.progress.warn(
                 f"no checkpoint at update {self.state.global_step}: {error.strerror or error}; {kept}, training goes "
                 f"on. Free some space in {unfinished.path.parent}"
@@ -327,13 +327,13 @@ class UpdateTrainer(Trainer):
         self._saved = self.state.global_step
 
     def interruption(self) -> str:
-        """What is said where a signal ended the training."""
+        """The message after a signal ended the training."""
         unfinished = self.training.unfinished
-        at = f"stopped after update {self.state.global_step} ({self.training.stop.asked or 'by another process'})"
+        stopped = f"stopped after update {self.state.global_step} ({self.training.stop.asked or 'by another process'})"
         if self._saved == self.state.global_step or not self.ranks.is_first:
-            return f"{at}; `{unfinished.command}` goes on from there"
+            return f"{stopped}; run `{unfinished.command}` to resume it from there"
         older = "an older checkpoint" if unfinished.checkpoint.exists() else "the start"
-        return f"{at}, but its checkpoint could not be written; `{unfinished.command}` goes on from {older}"
+        return f"{stopped}, but its checkpoint could not be written; `{unfinished.command}` resumes from {older}"
 
     @trainer_hook
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ARG002
@@ -350,20 +350,20 @@ class UpdateTrainer(Trainer):
 
     @trainer_hook
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Nothing: see the head of this file."""
+        """Nothing to do: see the head of this file."""
 
     def resume_counts(self) -> None:
-        """What Trainer sets to zero at every start."""
+        """Restore the counts that Trainer resets at every start."""
         if self.start is not None:
             running, total, last = self.start.state["running"]
             self._tr_loss += running
             self._total_loss_scalar, self._globalstep_last_logged = total, last
-            self.start = None  # its tensors
+            self.start = None  # frees its tensors
         self._rated = (self.tally.tokens, time.monotonic())
 
 
 def draw_steps(drawn: Sequence[int], seed: int, update: int) -> int:
-    """The rollout steps that one update reads: a function of the arguments alone, so also of a resumed training."""
+    """The rollout steps that one update reads; the same arguments give the same steps, also after a resume."""
     return drawn[int(np.random.default_rng([seed, update]).integers(len(drawn)))]
 
 
@@ -372,7 +372,7 @@ def _seed(seed: int, update: int, piece: int, rank: int) -> int:
 
 
 def diverged(config: TrainConfig, tally: Counters, where: str) -> str:
-    """What is said of a training whose updates are refused one after another."""
+    """The message of a training whose updates are refused one after another."""
     return (
         f"the training diverged: {where}, {tally.refused_in_a_row} updates in a row had a loss or gradient that is not "
         f"finite and were refused, {tally.refused} in all, so no run was written. Lower learning_rate (it is "

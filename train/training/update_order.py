@@ -1,11 +1,8 @@
-"""Which rows one update learns from, and which of them on this process: a function of (seed, epoch) alone.
+"""The rows of each update, and the share of each process: `UpdateOrder`, a function of (seed, epoch) alone.
 
-Lives here: `UpdateOrder`. Elsewhere: rows and their tokens (batches.py), latents read ahead (loader.py), the loop
-(loop.py), the order of a store's samples where there are no questions (batch_order.py).
-
-An update belongs to all processes together. Its rows are dealt out among them in turn and cut into pieces of
-`micro_batch`, each weighted by its share of the learned tokens, so that one process, eight, or pieces of one row all
-take the same step, and a training may go on with another number of processes than it was begun with.
+All processes take part in an update. Its rows are distributed among them in turn and cut into pieces of `micro_batch`,
+each weighted by its share of the supervised tokens. So the step is the same on one process, on eight, or in pieces of
+one row, and a training may be resumed on another number of processes.
 """
 
 from __future__ import annotations
@@ -21,36 +18,36 @@ from ...pipeline.errors import ConfigError
 from ..data.batches import Example
 
 _WINDOW = 32
-"""Updates whose rows are sorted by length together: long enough to find rows alike, short enough to stay shuffled."""
+"""Updates whose rows are sorted by length together: enough to find similar rows, few enough to stay shuffled."""
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows that one process learns from at a time."""
+    """Rows of one forward and backward pass of one process."""
 
     rows: tuple[int, ...]
-    """Never empty: a process with nothing left in an update takes part with a row of no weight."""
+    """Never empty: a process without rows in an update takes part with a row of weight 0."""
     weight: float
-    """What the mean loss of these rows counts, where gradients are averaged over processes and summed over pieces: 1
-    where there is one of each."""
+    """The factor on the mean loss of these rows, where gradients are averaged over processes and summed over pieces; 1
+    with one process and one piece."""
 
 
 class UpdateOrder(Sampler[list[int]]):
     """The pieces of one process, update by update: a batch sampler for a `DataLoader`.
 
     Args:
-        rows: what an epoch goes through once.
-        batch_size: rows of an update, over all processes; the last update of an epoch takes what is left.
-        micro_batch: rows of a piece; None is all of a process's part of an update.
-        group_by_length: rows of similar length come into the same update, so that little is padded.
-        shuffle: False goes through the rows as they are.
+        rows: the rows of an epoch.
+        batch_size: rows of an update, over all processes; the last update of an epoch takes the rest.
+        micro_batch: rows of a piece; None is all rows of a process in an update.
+        group_by_length: put rows of similar length into the same update, to pad little.
+        shuffle: False keeps the order of the rows.
     Raises:
         ConfigError: there are no rows.
 
     Attributes:
-        epoch: which one `__iter__` goes through.
-        updates: in an epoch.
-        accumulation: pieces of an update on every process; those of the last may be fewer.
+        epoch: the one that `__iter__` goes through.
+        updates: updates in an epoch.
+        accumulation: pieces of an update on every process; the last update may have fewer.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.store.folder import create_store
 from theworld.train.config import TrainConfig
-from theworld.train.evaluation.adaptive import _calibration_split
+from theworld.train.evaluation.adaptive import _calibration_split, _never_read
 from theworld.train.evaluation.gates import choose_threshold, disagreement, parse_rule
 from theworld.train.questions.record import Question
 from theworld.train.training.trainer import draw_steps
@@ -104,3 +104,11 @@ def test_no_threshold_is_chosen_on_the_questions_that_are_asked() -> None:
     assert chosen_on("train", "test") == ["train", "train"]  # of other questions than the run's
     with pytest.raises(ConfigError, match="flatters itself"):
         chosen_on("validation", "validation")
+
+
+def test_steps_that_are_new_to_a_run_are_named_in_order() -> None:
+    note = _never_read((0, 8, 16, 4), (16,))
+    assert note is not None
+    assert "never read 0, 4, 8 steps" in note
+    assert note.endswith("train with --steps 0,4,8,16")
+    assert _never_read((0, 8), (0, 4, 8)) is None

@@ -37,6 +37,15 @@ def test_answers_to_other_choices_are_balanced_apart() -> None:
     assert balance([Prediction(id="a", type="t", predicted="x", answer="x", correct=True)]) is None
 
 
+def test_groups_of_questions_weigh_by_their_questions_and_the_answers_in_one_alike() -> None:
+    falls = [told(n, "no", "no" if n < 5 else "yes", about="fall") for n in range(6)]  # balanced to (1 + 0) / 2
+    colors = [told(n, "yes", "yes", about="color") for n in range(6, 8)]
+    found = balance([*falls, *colors])
+    assert found is not None
+    assert found.accuracy == pytest.approx(6 / 8 * 0.5 + 2 / 8 * 1)
+    assert (found.chance, found.questions) == (pytest.approx(0.5), 8)
+
+
 def test_a_pair_counts_where_both_halves_are_right_and_differ() -> None:
     rows = [
         told(0, "yes", "yes", pair="1", about="fall"), told(1, "no", "no", pair="1", about="fall"),
@@ -76,6 +85,14 @@ def test_calibration_is_the_distance_of_confidence_from_accuracy_by_hand() -> No
     assert found.ece == pytest.approx((4 * 0.45 + 2 * 0.45) / 6)
     assert [(b.questions, round(b.confidence, 2), b.accuracy) for b in found.bins] == [(2, 0.55, 1.0), (4, 0.95, 0.5)]
     assert calibrate([told(0, "no", "no", sure=1.0)]).bins[0].questions == 1  # type: ignore[union-attr]
+
+
+def test_a_bin_of_confidence_holds_its_lower_end_and_not_its_upper() -> None:
+    sures = (0.501, 0.559, 0.599, 0.6, 0.649)
+    found = calibrate([told(n, "no", "no", sure=sure) for n, sure in enumerate(sures)])
+    assert found is not None
+    assert [b.questions for b in found.bins] == [3, 2]
+    assert found.bins[1].confidence == pytest.approx((0.6 + 0.649) / 2)
 
 
 def test_ranking_and_own_words_that_differ_by_more_than_two_points_raise_an_alarm() -> None:

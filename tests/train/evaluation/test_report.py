@@ -143,8 +143,8 @@ def test_examples_show_losses_as_well_as_gains_and_of_one_run_what_it_was_sure_o
     assert examples([evaluation("a", 18), evaluation("b", 9)]) == two
     one = examples([evaluation("a", 10)])
     assert [example.heading for example in one] == ["Confident and correct"] * 3 + ["Confident and wrong"] * 3
-    assert one[3].told.id == "19-temporal"
-    assert all(example.told.type == "temporal" for example in one)
+    assert one[3].prediction.id == "19-temporal"
+    assert all(example.prediction.type == "temporal" for example in one)
 
 
 def test_answers_to_other_questions_have_no_page_together(tmp_path: Path) -> None:

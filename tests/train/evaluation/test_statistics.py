@@ -172,3 +172,22 @@ def test_replicates_without_a_value_prove_nothing() -> None:
     with_gaps = np.concatenate([known, np.full(1600, np.nan)])
     assert p_of_equivalence(with_gaps, 0.03) == p_of_equivalence(known, 0.03) == pytest.approx(1 / 401)
     assert p_of_sign(with_gaps) == p_of_sign(known)
+
+
+def test_an_estimate_holds_the_95_and_the_90_percent_interval_of_its_replicates() -> None:
+    replicates = np.append(np.random.default_rng(0).permutation(np.arange(1001) / 1000), np.nan)
+    found = Estimate.of(0.5, replicates)
+    ends = (found.low, found.low90, found.high90, found.high)
+    assert ends == pytest.approx((0.025, 0.05, 0.95, 0.975))
+    assert found.p == pytest.approx(2 * 2 / 1002)  # one replicate is 0, and 1 is added to it
+    assert not found.within(0.95)
+    assert found.within(0.951)
+    assert not Estimate.of(-0.5, -replicates).within(0.95)
+    assert Estimate.of(-0.5, -replicates).within(0.951)
+
+
+def test_an_estimate_without_replicates_has_no_interval_and_is_equivalent_to_nothing() -> None:
+    none = Estimate.of(0.2, np.array([np.nan, np.nan]))
+    assert none.value == 0.2
+    assert all(math.isnan(end) for end in (none.low, none.high, none.low90, none.high90, none.p))
+    assert not none.within(1)

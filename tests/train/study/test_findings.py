@@ -108,6 +108,12 @@ def test_what_was_planted_is_found(hoped: Findings) -> None:
     assert (row["questions"], len(row["seeds"]), len(row["wilson_by_seed"])) == (SCENES, 3, 3)
 
 
+def test_families_are_named_and_what_has_none_is_no_family(hoped: Findings, place: Path) -> None:
+    tests = select_split(read_questions(place / "questions.jsonl"), "test", place)
+    assert hoped.results["families"] == sorted({question.family for question in tests if question.family})
+    assert len(hoped.results["families"]) > 1
+
+
 def test_the_opposite_is_found_as_well(place: Path) -> None:
     def opposite(arm: str, labels: int, question: Question) -> float:  # noqa: ARG001
         if question.type == "static":
