@@ -71,7 +71,7 @@ def test_a_training_interrupted_again_and_again_is_the_one_that_was_not(
     house = lay_out(tmp_path, validation=3)
     train(settings(house, out=house / "straight", **changes))
     config = settings(house, **changes)
-    with pytest.raises(Interrupted, match=r"after update 1 \(SIGTERM\); `theworld train --resume .*run\.partial`"):
+    with pytest.raises(Interrupted, match=r"after update 1 \(SIGTERM\); run `theworld train --resume .*run\.partial`"):
         train(config, stop=StopAt(1))
     assert names(house) == {"straight", "run.partial"}
     with pytest.raises(Interrupted, match="after update 4") as caught:

@@ -89,7 +89,7 @@ def answer_live(
         if wanted > most:
             raise ConfigError(f"--adaptive {rule} asks for {wanted} steps, the run reads at most {most}")
         _warn_if_new(loaded, wanted)
-        return read(wanted, f"by the rule {rule} for type {type or UNTYPED}")
+        return read(wanted, f"by the rule {rule} for questions of type {type or UNTYPED}")
     if type is not None:
         raise ConfigError("--type is for a rule; the gate only uses the answer. Leave it out")
     gate = read_gate(loaded.path, most)
