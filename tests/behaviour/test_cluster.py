@@ -23,12 +23,13 @@ import pytest
 from tests.behaviour.test_precompute import make_images
 from tests.behaviour.two_nodes import NOT_PERMITTED
 from tests.faults.fault_store import toy_latent
+from tests.patience import patience
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.store.folder import open_store
 from theworld.precompute.job.ray_cluster import crew_of, ray_cluster
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 300
+LIMIT_S = patience(300)
 
 
 @dataclass
@@ -243,7 +244,7 @@ def test_workers_follow_the_resources_of_the_nodes() -> None:
 
 def test_the_slurm_script_is_a_script_and_asks_for_a_token() -> None:
     script = ROOT / "configs" / "slurm.sh"
-    subprocess.run(["bash", "-n", script], check=True, timeout=30)
+    subprocess.run(["bash", "-n", script], check=True, timeout=patience(30))
     text = script.read_text()
     assert all(words in text for words in ("RAY_AUTH_MODE=token", "umask 077", "private network", "--address"))
 

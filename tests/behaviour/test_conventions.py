@@ -26,6 +26,7 @@ from ..commands_page import commands_page, walk
 from ..miniatures.image_store import make_images
 from ..miniatures.lm import save_mini_lm, save_mini_store
 from ..miniatures.world_model import save_mini_world
+from ..patience import patience
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "conventions.md").read_text()
@@ -198,7 +199,7 @@ def test_a_shell_completes_commands_flags_and_layouts(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    done = subprocess.run([sys.executable, "-c", COMPLETE], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", COMPLETE], capture_output=True, text=True, timeout=patience(60))
     assert offered in done.stdout, (done.stdout, done.stderr)
 
 

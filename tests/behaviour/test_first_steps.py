@@ -22,11 +22,13 @@ from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.live.world import LiveWorld
 
+from ..patience import patience
+
 
 def theworld(*args: str) -> str:
     """A command as it is typed: a process of its own."""
     command = [sys.executable, "-m", "theworld.pipeline.cli", *args]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(600))
     assert done.returncode == 0, done.stderr
     return done.stdout
 

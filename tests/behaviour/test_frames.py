@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from tests.patience import patience
 from tests.precompute.media.test_video import turned
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, ImageError
@@ -113,7 +114,7 @@ def test_videos_to_be_shown_turned_are_taken_as_they_are_stored_and_counted(tmp_
 
 def theworld(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "theworld.pipeline.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=patience(600))
 
 
 @pytest.mark.slow

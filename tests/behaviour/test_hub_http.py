@@ -17,6 +17,7 @@ from theworld.train.training.train import train
 
 from ..hub_server import LARGE, TOKEN, Hub, small_hub
 from ..miniatures.training import lay_out, settings
+from ..patience import patience
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ def theworld(hub: Hub, home: Path, *words: str, token: str = TOKEN) -> "subproce
     return subprocess.run(
         [sys.executable, "-m", "theworld.pipeline.cli", *words],
         env={**kept, "HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"},
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=patience(120), check=False,
     )  # fmt: skip
 
 

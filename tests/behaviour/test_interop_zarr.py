@@ -21,6 +21,7 @@ from theworld.pipeline.store.folder import LatentStore
 from .. import interop
 from ..interop import DTYPES, Dtype, every_number, same_bits, write_all
 from ..miniatures.store import expected, fill, flip, key, write
+from ..patience import patience
 
 # xarray lists the group, and zarr remarks on each of our folders beside the array
 pytestmark = pytest.mark.filterwarnings("ignore:Object at .* is not recognized as a component of a Zarr hierarchy")
@@ -199,5 +200,5 @@ def test_others_notice_a_flipped_bit(tmp_path: Path, read: Read, words: str) -> 
 def test_our_stores_need_none_of_the_readers() -> None:
     others = {"zarr", "tensorstore", "xarray", "webdataset", "datasets", "pandas", "pyarrow"}
     code = f"import sys, theworld.pipeline.store.folder; print(*sorted({others!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(120))
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")

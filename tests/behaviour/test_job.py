@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from tests.behaviour.test_precompute import all_latents, config, make_images
 from tests.miniatures.world_model import save_mini_world
+from tests.patience import patience
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import Interrupted, RecipeError, WorldModelError
 from theworld.pipeline.latents.keys import key_of_file
@@ -390,6 +391,6 @@ def test_a_second_signal_ends_a_run_that_takes_its_time_to_stop(number: signal.S
     for word in ("ready", "leaving"):
         assert process.stdout.readline().strip() == word
         os.kill(process.pid, number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=patience(30))
     assert process.returncode == 75
     assert "second signal" in said

@@ -22,6 +22,7 @@ import zarr
 from PIL import Image
 
 from tests.miniatures.world_model import save_mini_world
+from tests.patience import patience
 from theworld.pipeline.errors import ConfigError, StoreError, StoreMismatchError, WorldModelError
 from theworld.pipeline.files import atomic
 from theworld.pipeline.latents.keys import key_of_file
@@ -413,12 +414,12 @@ def command_line(images: Path, cache: Path, world: Path) -> list[str]:
 
 
 def wait_for_records(cache: Path, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + patience(240)
     while time.monotonic() < deadline and process.poll() is None:
         if len(list(cache.glob("*/commits/*.json"))) >= count:
             return
         time.sleep(0.02)
-    pytest.fail(f"no {count} shards: {process.communicate(timeout=10)}")
+    pytest.fail(f"no {count} shards: {process.communicate(timeout=patience(10))}")
 
 
 @pytest.mark.slow
@@ -430,7 +431,7 @@ def test_workers_that_are_killed_are_replaced_and_nothing_is_lost(tmp_path: Path
         wait_for_records(tmp_path / "cache", records, process)
         children = psutil.Process(process.pid).children(recursive=True)
         next(child for child in children if child.name().startswith("ray::Worker")).kill()
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=patience(300))
     assert process.returncode == 0
     report = json.loads(said)
     assert (report["written"], report["failed"]) == (40, 0)
@@ -447,7 +448,7 @@ def test_a_run_cut_in_the_middle_resumes_with_each_key_exactly_once(tmp_path: Pa
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     wait_for_records(tmp_path / "cache", 4, process)
     process.send_signal(signal.SIGKILL if how == "kill -9" else signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=patience(120))
     if how == "SIGTERM":
         assert process.returncode == 75
         assert "SIGTERM: stopping; a second one stops it on the spot" in said
@@ -455,7 +456,7 @@ def test_a_run_cut_in_the_middle_resumes_with_each_key_exactly_once(tmp_path: Pa
     [path] = find_stores(tmp_path / "cache")
     committed = len(open_store(path))
     assert 4 <= committed < 40
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=patience(300), check=True)
     report = json.loads(done.stdout)
     store = open_store(path)
     assert len(store) == 40

@@ -28,6 +28,7 @@ from theworld.train.training.train import train
 
 from ..miniatures.lm import SMALL_TRAINING, save_mini_lm
 from ..miniatures.study import save_mini_study
+from ..patience import patience
 
 
 def settings(place: Path, **changes: object) -> TrainConfig:
@@ -232,7 +233,7 @@ def test_a_study_that_is_killed_goes_on_and_ends_as_one_that_is_not(place: Path,
     else:
         os.killpg(first.pid, signal.SIGKILL)
         pytest.fail("workers outlived the process that started them")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(600))
     assert done.returncode == 0, done.stderr
     assert "of 7 units are there already" in done.stderr
     after = units_of(tmp_path / "out")

@@ -28,6 +28,7 @@ from theworld.train.training.train import train
 
 from ..faults.harness import finish, start
 from ..miniatures.training import StopAt, lay_out, settings
+from ..patience import patience
 from .test_resume import Heard
 
 Told = dict[int, dict[str, float]]
@@ -344,7 +345,7 @@ def test_by_default_nobody_is_told_and_no_connection_opened(house: Path, monkeyp
 def test_w_and_b_s_offline_mode_puts_no_line_into_the_results() -> None:
     said = subprocess.run(
         [sys.executable, "-c", "import theworld.train.training.train"],
-        env={**os.environ, "WANDB_MODE": "offline"}, stdout=subprocess.PIPE, check=True, timeout=120,
+        env={**os.environ, "WANDB_MODE": "offline"}, stdout=subprocess.PIPE, check=True, timeout=patience(120),
     )  # fmt: skip
     assert said.stdout == b""
 

@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import pytest
 
+from ..patience import patience
+
 ROOT = Path(__file__).parents[2]
 ROOMS = ("pipeline", "precompute", "train")
 LICENCE = ("LICENSE", "NOTICE")
@@ -41,7 +43,7 @@ class Built(NamedTuple):
 
 
 def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=patience(300), check=False)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 

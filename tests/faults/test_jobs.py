@@ -25,10 +25,11 @@ from PIL import Image
 from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.store.folder import find_stores, open_store
 
+from ..patience import patience
 from .fault_store import ABORTING, toy_latent
 from .harness import SEED, amount, check_payload
 
-LIMIT_S = 240.0
+LIMIT_S = patience(240)
 """For a run to end by itself, on a machine that is busy with other things."""
 ROOT = Path(__file__).parents[2]
 
@@ -154,7 +155,7 @@ def test_workers_drivers_and_raylets_that_are_killed_lose_and_double_nothing(
         started = time.monotonic()
         run.children("raylet")[0].kill()
         code, report = run.end()
-        assert time.monotonic() - started < 60, "it took its time to notice"
+        assert time.monotonic() - started < patience(60), "it took its time to notice"
         assert code == 75, report
         assert "raylet died" in report["error"]
         assert "the same command goes on" in report["error"].lower()
@@ -175,7 +176,7 @@ def test_a_run_without_its_gcs_ends_and_never_hangs(folder: Path) -> None:
     started = time.monotonic()
     run.children("gcs_server")[0].kill()
     code, report = run.end()
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < patience(60)
     assert code == 75, report
     assert "gcs_server died" in report["error"]
     assert check_exact(images, cache)["samples"] == 300

@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from theworld.pipeline.store.folder import LatentStore, StoreFormat, open_store
 from theworld.pipeline.store.repair import gc, repair
 from theworld.pipeline.store.transfer import export
 
+from ..patience import eventually, patience
 from .harness import (
     Cut,
     FaultyOs,
@@ -34,7 +35,7 @@ from .harness import (
     start,
 )
 
-GRACE_S = 2.0
+GRACE_S = patience(2.0)
 """Far more than a writer needs from one step to the next, even on a busy machine."""
 
 
@@ -48,10 +49,11 @@ def plant_garbage(store: LatentStore, number: int) -> list[Path]:
     return [torn, orphan]
 
 
-def gc_beside_writers(cache: Path, format: StoreFormat, samples: int, grace_s: float) -> str:
-    """Let gc run again and again beside two writers; what the checker finds wrong with their commits."""
+def gc_beside_writers(
+    cache: Path, format: StoreFormat, samples: int, grace_s: float, garbage: Sequence[Path] = ()
+) -> str:
+    """Let gc run again and again beside two writers, until the garbage is gone; what is wrong with their commits."""
     store = create(cache, format)
-    began = time.monotonic()
     plans = [range(samples), range(samples, 2 * samples)]
     writers = [start(lambda tell, plan=plan: job(cache, plan, format=format, tell=tell)) for plan in plans]
 
@@ -62,7 +64,7 @@ def gc_beside_writers(cache: Path, format: StoreFormat, samples: int, grace_s: f
     collector = start(collect)
     words: list[str] = []
     failed = [broken(lambda writer=writer: words.extend(finish(*writer))) for writer in writers]
-    time.sleep(max(0.0, grace_s * 1.2 - (time.monotonic() - began)))
+    eventually(lambda: not any(path.exists() for path in garbage))
     finish(*collector, kill=True)
     acknowledged = {word for word in words if word != "sources"}
     return next(filter(None, failed), "") or broken(
@@ -76,7 +78,7 @@ def test_gc_beside_writers_loses_no_commit_and_takes_what_is_old(
     samples, began = amount("GC", 60), time.monotonic()
     store = create(cache, format)
     garbage = plant_garbage(store, 5) + plant_garbage(store, 3 * samples)
-    assert gc_beside_writers(cache, format, samples, GRACE_S) == ""
+    assert gc_beside_writers(cache, format, samples, GRACE_S, garbage) == ""
     assert [path for path in garbage if path.exists()] == []
     figure(f"gc in a loop beside 2 writers, {format}: {samples} commits, 0 lost, {time.monotonic() - began:.1f} s")
 

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from theworld.pipeline.files import atomic
 from theworld.pipeline.store.folder import StoreFormat
 
+from ..patience import patience
 from .harness import SHARD_SIZE, amount, broken, check, finish, job, start
 
 WRITERS = 8
@@ -17,10 +19,10 @@ WRITERS = 8
 
 def race(cache: Path, format: StoreFormat, plans: Sequence[Sequence[int]]) -> set[str]:
     """Run a job for each plan, all from the same moment on; what they were told is acknowledged."""
-    moment = time.monotonic() + 0.03 * len(plans)
+    line = get_context("fork").Barrier(len(plans))
 
     def work(plan: Sequence[int], tell: Callable[[str], None]) -> None:
-        time.sleep(max(0.0, moment - time.monotonic()))
+        line.wait(patience(60))
         job(cache, plan, format=format, tell=tell)
 
     children = [start(lambda tell, plan=plan: work(plan, tell)) for plan in plans]

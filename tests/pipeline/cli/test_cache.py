@@ -1,28 +1,24 @@
 """`theworld cache …` as a person and as a script meet it: what is printed, where, and with which exit code."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from theworld.pipeline.cli.main import app
-from theworld.pipeline.errors import TheWorldError
 from theworld.pipeline.latents.keys import KEY_DIGITS
 from theworld.pipeline.store.folder import LatentStore, load_store, open_store
 from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.verify import verify
 
+from ... import command_line
+from ...command_line import Done
 from ...faults.harness import Holding, finish, start
 from ...miniatures.store import TINY, create, expected, fill, flip, key, write
+from ...patience import eventually, patience
 from ...permissions import as_another_user, contents, listing, poison, record_file, reseal
 
 OTHER = TINY.model_copy(update={"seed": 5, "rollout_steps": 1})
@@ -37,47 +33,23 @@ def store(cache: Path) -> LatentStore:
     return store
 
 
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 def theworld(*arguments: object) -> Done:
-    """`theworld cache …` in this process; the exit code is what `main` would make of it."""
-    result = CliRunner().invoke(app, ["cache", *map(str, arguments)])
-    error = result.exception
-    if isinstance(error, TheWorldError):
-        return Done(error.exit_code, result.stdout, f"{result.stderr}error: {error}")
-    if error is not None and not isinstance(error, SystemExit):
-        raise error
-    return Done(result.exit_code, result.stdout, result.stderr)
-
-
-def process(*arguments: object) -> Done:
-    """The same as a process of its own."""
-    command = [sys.executable, "-m", "theworld.pipeline.cli", "cache", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    return Done(done.returncode, done.stdout, done.stderr)
+    """`theworld cache …` in this process."""
+    return command_line.theworld("cache", *arguments)
 
 
 def test_the_exit_codes_are_those_a_script_was_promised(store: LatentStore, cache: Path) -> None:
-    sound = process("verify", store.path)
+    sound = theworld("verify", store.path)
     assert (sound.code, sound.err) == (0, "verify: 3 of 3, " + sound.err.removeprefix("verify: 3 of 3, "))
     assert "no damage" in sound.out
     flip(store.payload_path(1), 3)
-    damaged = process("verify", "--read", store.path)
+    damaged = theworld("verify", "--read", store.path)
     assert damaged.code == 1
     assert "DAMAGE" in damaged.out
-    wrong = process("verify", "--sample", "9", store.path)
+    wrong = theworld("verify", "--sample", "9", store.path)
     assert (wrong.code, wrong.out) == (2, "")
     assert wrong.err.startswith("error: --sample must be i/n")
-    nowhere = process("verify", cache)
+    nowhere = theworld("verify", cache)
     assert (nowhere.code, nowhere.out) == (10, "")
     assert nowhere.err.startswith("error: ")
     assert "Traceback" not in damaged.err + wrong.err + nowhere.err
@@ -91,7 +63,7 @@ def test_a_second_repair_or_gc_is_told_to_wait_until_the_first_is_killed(store: 
     try:
         with os.fdopen(words) as pipe:
             assert pipe.readline() == "at work\n"
-            locked = process("repair", "--apply", store.path)
+            locked = theworld("repair", "--apply", store.path)
             assert (locked.code, locked.out) == (11, "")
             assert "another repair or gc" in locked.err
             assert theworld("gc", "--apply", store.path).code == 11
@@ -117,7 +89,7 @@ def test_no_command_on_stores_loads_torch_or_ray(store: LatentStore) -> None:
         "    if '--help' in arguments: heavy |= {'numpy'} & set(sys.modules)\n"
         "    assert not heavy, (arguments, heavy)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(60))
     assert done.returncode == 0, done.stderr
     assert "10 samples copied" in done.stdout
 
@@ -253,8 +225,8 @@ def test_a_strangers_store_cannot_command_the_terminal(store: LatentStore) -> No
     store.record_failure(Failure(source="\x1b[2J", key=None, reason="\x1b[2K", message="\x1b[2L", attempts=1))
     zarr = store.path / "latents" / "zarr.json"
     zarr.write_text(zarr.read_text().replace('"float16"', r'"\u001b[2O"'))
-    for run, command in ((theworld, "failed"), (theworld, "verify"), (process, "info")):
-        said = run(command, store.path)
+    for command in ("failed", "verify", "info"):
+        said = theworld(command, store.path)
         assert r"\x1b[2" in said.out + said.err
         assert "\x1b" not in said.out + said.err, command
 
@@ -262,12 +234,10 @@ def test_a_strangers_store_cannot_command_the_terminal(store: LatentStore) -> No
 def test_a_folder_whose_name_is_not_utf_8_is_no_obstacle(store: LatentStore, cache: Path) -> None:
     odd = os.fsencode(cache) + b"/caf\xe9"
     store.path.parent.rename(os.fsdecode(odd))
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     escaped = rb"caf\udce9"
     for command, told in (("list", odd), ("gc", odd), ("verify", escaped), ("info", escaped)):
-        line = [sys.executable, "-m", "theworld.pipeline.cli", "cache", command, odd]
-        done = subprocess.run(line, capture_output=True, timeout=120, env=environment)
-        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), command
+        done = theworld(command, odd)
+        assert (done.code, b"Traceback" in done.stderr) == (0, False), command
         assert told in done.stdout
 
 
@@ -360,7 +330,9 @@ def test_gc_deletes_what_has_been_there_for_long(store: LatentStore, monkeypatch
     torn = store.path / "tmp" / "1-dead"
     torn.write_bytes(b"torn")
     monkeypatch.setattr(cache_cli, "SMALLEST_GRACE_S", 0.0)
-    time.sleep(0.02)  # a file system's clock ticks every few milliseconds
+    later = store.path / "tmp" / "later"  # a file system's clock ticks every few milliseconds
+    assert eventually(lambda: later.write_bytes(b"") == 0 and later.stat().st_mtime > torn.stat().st_ctime)
+    later.unlink()
     planned = theworld("gc", "--grace", "0h", store.path)
     assert f"would delete {torn}" in planned.out
     assert "--apply deletes" in planned.out

@@ -8,17 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import theworld, theworld_process
 from tests.miniatures.store import create
+from tests.patience import patience
 from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, TheWorldError
 from theworld.precompute.job.config import PrecomputeConfig
 
 ROOT = Path(__file__).parents[3]
-
-
-def theworld(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "theworld.pipeline.cli", *args]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
 def test_help_loads_neither_torch_nor_ray_nor_anything_else_that_takes_seconds() -> None:
@@ -29,7 +26,7 @@ def test_help_loads_neither_torch_nor_ray_nor_anything_else_that_takes_seconds()
         "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'numpy', 'zarr'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(60))
     assert done.returncode == 0, done.stderr
     assert "--steps" in done.stdout
 
@@ -45,7 +42,7 @@ def test_a_place_that_holds_nothing_is_said_before_seconds_of_loading(args: list
         "try: main()\n"
         "finally: print({'torch', 'transformers'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(60))
     assert "nowhere" in done.stderr
     assert done.stdout == "set()\n"
 
@@ -99,30 +96,30 @@ def test_an_error_is_one_message_on_stderr_with_exit_code_two_and_nothing_writte
         (["precompute", "--config", "absent.toml"], ["absent.toml"]),
     ):
         done = theworld(*args, cwd=tmp_path)
-        assert done.returncode == 2, done.stderr
-        assert done.stdout == ""
-        assert "Traceback" not in done.stderr
-        assert done.stderr.startswith("error: ")
-        assert all(word in done.stderr for word in words), done.stderr
+        assert done.code == 2, done.err
+        assert done.out == ""
+        assert "Traceback" not in done.err
+        assert done.err.startswith("error: ")
+        assert all(word in done.err for word in words), done.err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_one_message_too(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = theworld("scenes", "file/out", "--train", "2", "--test", "0", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: file/out/images cannot be used: Not a directory. Name another place")
-    assert "Traceback" not in done.stderr
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: file/out/images cannot be used: Not a directory. Name another place")
+    assert "Traceback" not in done.err
 
 
 def test_what_is_not_a_store_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
     done = theworld("train", "nothing", "--questions", "q.jsonl", cwd=tmp_path)
-    assert done.returncode == 10
-    assert "theworld precompute" in done.stderr
+    assert done.code == 10
+    assert "theworld precompute" in done.err
     for command in (["train", "--cache"], ["questions"], ["evaluate", "--arms", "text"]):  # before its questions
         done = theworld(*command, cwd=tmp_path)
-        assert done.returncode == 10, done.stderr
-        assert "error: latents does not exist" in done.stderr
+        assert done.code == 10, done.err
+        assert "error: latents does not exist" in done.err
 
 
 def test_a_run_is_not_a_damaged_store(tmp_path: Path) -> None:
@@ -130,16 +127,16 @@ def test_a_run_is_not_a_damaged_store(tmp_path: Path) -> None:
     for name in ("theworld.json", "adapter_config.json"):
         (tmp_path / "run" / name).write_text("{}\n")
     done = theworld("cache", "info", "run", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (10, "")
-    assert done.stderr.startswith("error: run is a run that `theworld train` wrote, not a store.")
+    assert (done.code, done.out) == (10, "")
+    assert done.err.startswith("error: run is a run that `theworld train` wrote, not a store.")
 
 
 def test_questions_about_images_of_one_s_own_have_to_be_named(tmp_path: Path) -> None:
     store = create(tmp_path / "latents")
     for place in ("latents", str(store.path)):
         done = theworld("train", place, cwd=tmp_path)
-        assert done.returncode == 2
-        assert "--questions FILE" in done.stderr
+        assert done.code == 2
+        assert "--questions FILE" in done.err
 
 
 def test_the_error_tree_at_the_head_of_the_file_is_the_tree() -> None:
@@ -156,8 +153,8 @@ def test_the_error_tree_at_the_head_of_the_file_is_the_tree() -> None:
 
 
 def test_json_and_version() -> None:
-    assert theworld("--version").stdout.startswith("theworld 0.")
+    assert theworld_process("--version").out.startswith("theworld 0.")
     done = theworld("precompute", "--dry-run", "--json", str(ROOT / "absent"))
-    assert done.returncode == 2
+    assert done.code == 2
     with pytest.raises(json.JSONDecodeError):
-        json.loads(done.stdout)
+        json.loads(done.out)

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -250,10 +249,12 @@ def test_a_batch_whose_first_read_waits_for_the_disk_is_asked_for_at_once(
     store = create(tmp_path)
     fill(store, 8)
     hints: list[tuple[int, int]] = []
-    monkeypatch.setattr(latent_store, "_PATIENCE_S", 0.005)
+    now = 0.0  # on a clock that only reads move
+    monkeypatch.setattr(latent_store, "perf_counter", lambda: now)
 
     def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
-        time.sleep(seconds)
+        nonlocal now
+        now += seconds
         return os.preadv(fd, buffers, offset)
 
     patched = {"preadv": preadv, "posix_fadvise": lambda _, offset, size, __: hints.append((offset, size))}

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -25,6 +24,7 @@ from theworld.pipeline.store.folder import LatentStore, open_store
 from theworld.train.data.loader import LatentDataset, Prefetcher
 
 from ...miniatures.store import TINY, create, expected, fill, flip, key, latent
+from ...patience import eventually, patience
 from .test_sampler import COUNT, order, plain
 
 
@@ -53,18 +53,11 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def eventually(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
-    while not (there := holds()) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return there
-
-
 def in_a_child(check: Callable[[], bool]) -> bool:
     """Whether it holds in a forked process; False where it hangs."""
     pid = os.fork()
     if pid == 0:
-        signal.alarm(20)
+        signal.alarm(int(patience(20)))
         try:
             held = check()
         except BaseException:
@@ -288,12 +281,27 @@ def test_an_error_of_the_order_ends_the_threads_too(store: LatentStore) -> None:
 
 def test_an_interrupt_while_waiting_ends_the_threads(store: LatentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = LatentDataset(store)
-    slow = threading.Event()
-    monkeypatch.setattr(dataset, "read", lambda *_: slow.wait(5))
-    batches = Prefetcher(dataset, order(), threads=2)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test worker may ignore it
+    started, interrupted = threading.Event(), threading.Event()
+    monkeypatch.setattr(dataset, "read", lambda *_: interrupted.wait(patience(20)))
+
+    def lists() -> Iterator[list[int]]:
+        yield [0]
+        started.set()  # the list after it is wanted once the first is being read
+
+    batches = Prefetcher(dataset, lists(), threads=2)
+
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    def interrupt_once_it_waits() -> None:
+        started.wait(patience(20))
+        signal.pthread_kill(main, signal.SIGINT)
+
+    main = threading.main_thread().ident or 0
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        threading.Timer(0.2, lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.1), slow.set())).start()
+        threading.Thread(target=interrupt_once_it_waits).start()
         with pytest.raises(KeyboardInterrupt):
             next(batches)
     finally:

@@ -20,6 +20,7 @@ from theworld.train.reader.context_budget import Budget, context_limits_of, find
 from theworld.train.reader.layouts import TokenLayout
 
 from ...installed import drift_code, install, save_drift
+from ...patience import patience
 from .test_layouts import LAYOUT
 
 CELLS = (16, 28, 28)
@@ -62,7 +63,7 @@ def test_counting_loads_nothing_heavy_and_needs_no_network() -> None:
         "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'numpy', 'zarr', 'huggingface_hub'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(60))
     assert done.returncode == 0, done.stderr
     for piece in ("3,920", "latent frames of 16x60x104", "latent frames of 16x8x8"):
         assert piece in done.stdout

@@ -17,6 +17,8 @@ from zarr.dtype import data_type_registry
 
 from theworld.pipeline.store.formats.zarr_bfloat16 import BFloat16
 
+from ....patience import patience
+
 FILL_VALUES = [
     (0.0, 0x0000),
     (-0.0, 0x8000),
@@ -148,7 +150,7 @@ array = {code}
 ours = sorted(name for name in sys.modules if name.startswith("theworld"))
 print(array.dtype, array[:].astype(float).tolist(), *ours)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=patience(120))
     assert done.returncode == 0, done.stderr
     formats = [".store", ".store.formats", ".store.formats.zarr_bfloat16", ".store.formats.zarr_hook"]
     ours = ["", *(f".pipeline{name}" for name in ["", *formats])]
@@ -162,5 +164,5 @@ sys.modules["zarr.dtype"] = None  # as in zarr 3.0
 zarr.open_group({str(tmp_path)!r}).create_array("values", shape=3, dtype="float32")[:] = 2
 print(zarr.open({str(tmp_path)!r})["values"][:], "theworld.pipeline.store.formats.zarr_hook" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=patience(120))
     assert (done.returncode, done.stdout, done.stderr) == (0, "[2. 2. 2.] True\n", "")
