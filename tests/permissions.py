@@ -1,7 +1,4 @@
-"""Harm done to a store on purpose, and what to compare before and after.
-
-Elsewhere: the store (tiny_store.py), accidents while something runs (faults/harness.py).
-"""
+"""Damage done to a store on purpose, other users, and what to compare before and after."""
 
 import hashlib
 import json

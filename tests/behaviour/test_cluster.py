@@ -22,7 +22,7 @@ import pytest
 
 from tests.behaviour.test_precompute import make_images
 from tests.behaviour.two_nodes import NOT_PERMITTED
-from tests.faults.fault_store import toy_latent
+from tests.faults.fault_store import latent_of
 from tests.patience import patience
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.store.folder import open_store
@@ -57,7 +57,7 @@ def two_nodes(hidden: Path | None = None, auth: str = "token") -> Iterator[Machi
     token.write_text("0123456789abcdef" * 4)
     token.chmod(0o600)
     environment = clean_environment(folder, RAY_AUTH_MODE=auth, RAY_AUTH_TOKEN_PATH=str(token))
-    command = [sys.executable, ROOT / "tests" / "integration" / "two_nodes.py"]
+    command = [sys.executable, ROOT / "tests" / "behaviour" / "two_nodes.py"]
     command += [hidden] if hidden else []
     with (folder / "log").open("wb") as log:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
@@ -96,8 +96,8 @@ def machines() -> Iterator[Machines]:
 
 
 @contextmanager
-def toy(machines: Machines, images: Path, cache: Path) -> Iterator[subprocess.Popen[str]]:
-    """The job on the cluster, with the toy of the fault suite as its world model."""
+def fault_job(machines: Machines, images: Path, cache: Path) -> Iterator[subprocess.Popen[str]]:
+    """The job on the cluster, with the fault suite's worker in place of a world model."""
     environment = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(machines.token), "HOME": str(machines.folder)}
     environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_ADDRESS": "127.0.0.1:1"}
     command = [sys.executable, "-m", "tests.faults.fault_store", images, cache, cache.parent / "events", 4]
@@ -121,13 +121,13 @@ def assert_holds(cache: Path, count: int) -> None:
     store = open_store(cache)
     assert len(store.keys) == count
     for key, latent in zip(store.keys, store.read(store.keys), strict=True):
-        np.testing.assert_array_equal(latent, toy_latent(key))
+        np.testing.assert_array_equal(latent, latent_of(key))
 
 
 @pytest.mark.slow
 def test_two_nodes_do_a_job_with_the_package_that_is_sent_to_them(machines: Machines, tmp_path: Path) -> None:
     images, cache = make_images(machines.folder / "in", 40), tmp_path / "cache"
-    with toy(machines, images, cache) as driver:
+    with fault_job(machines, images, cache) as driver:
         done = said(driver, 0)
     assert (done["written"], done["failed"]) == (40, 0)
     assert_holds(cache, 40)
@@ -145,7 +145,7 @@ def test_two_nodes_do_a_job_with_the_package_that_is_sent_to_them(machines: Mach
 @pytest.mark.slow
 def test_a_node_that_does_not_see_the_inputs_is_found_before_anything_is_done(tmp_path: Path) -> None:
     images, cache = make_images(tmp_path / "in", 8), tmp_path / "cache"
-    with two_nodes(hidden=images) as machines, toy(machines, images, cache) as driver:
+    with two_nodes(hidden=images) as machines, fault_job(machines, images, cache) as driver:
         error = said(driver, 2)["error"]
     for words in ("the workers on 127.0.0.1 could not start", str(images), "the same paths", "all share"):
         assert words in error, error
@@ -155,7 +155,7 @@ def test_a_node_that_does_not_see_the_inputs_is_found_before_anything_is_done(tm
 @pytest.mark.slow
 def test_a_job_outlives_a_node_of_its_cluster(tmp_path: Path) -> None:
     images, cache = make_images(tmp_path / "in", 400), tmp_path / "cache"
-    with two_nodes() as machines, toy(machines, images, cache) as driver:
+    with two_nodes() as machines, fault_job(machines, images, cache) as driver:
         deadline = time.monotonic() + LIMIT_S
         events = tmp_path / "events"
         while not (events.exists() and '"event": "shard"' in events.read_text()):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +20,14 @@ from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.live.world import LiveWorld
 
-from ..patience import patience
+from ..command_line import theworld_process
 
 
-def theworld(*args: str) -> str:
+def theworld(*words: str) -> str:
     """A command as it is typed: a process of its own."""
-    command = [sys.executable, "-m", "theworld.pipeline.cli", *args]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(600))
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    done = theworld_process(*words, limit_s=600)
+    assert done.code == 0, done.err
+    return done.out
 
 
 def here(*args: str) -> str:

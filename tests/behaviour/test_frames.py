@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from tests.patience import patience
+from tests.command_line import theworld, theworld_process
 from tests.precompute.media.test_video import turned
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, ImageError
@@ -112,11 +110,6 @@ def test_videos_to_be_shown_turned_are_taken_as_they_are_stored_and_counted(tmp_
     assert "note: 1 videos are to be rotated by players" in report.summary()
 
 
-def theworld(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "theworld.pipeline.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=patience(600))
-
-
 @pytest.mark.slow
 def test_ray_workers_encode_what_can_be_and_the_ledger_keeps_what_cannot(tmp_path: Path) -> None:
     videos = make_videos(tmp_path / "in", 5)
@@ -129,12 +122,12 @@ def test_ray_workers_encode_what_can_be_and_the_ledger_keeps_what_cannot(tmp_pat
     command = ["precompute", videos, "--kind", "frames", "--steps", "2", "--workers", "2", "--shard-size", "2"]
     command += ["--dtype", "float32", "--device", "cpu", "--json"]
 
-    first = theworld(*command, "--limit", "5", cwd=tmp_path)  # 0 to 4
-    assert first.returncode == 0, first.stderr
-    assert "the first 9 frames of each video = 3 latent frames" in first.stderr
-    rest = theworld(*command, cwd=tmp_path)
-    assert rest.returncode == 3, rest.stderr
-    report = json.loads(rest.stdout)
+    first = theworld_process(*command, "--limit", "5", cwd=tmp_path)  # 0 to 4
+    assert first.code == 0, first.err
+    assert "the first 9 frames of each video = 3 latent frames" in first.err
+    rest = theworld_process(*command, cwd=tmp_path)
+    assert rest.code == 3, rest.err
+    report = rest.json
     assert (report["kind"], report["done_before"], report["written"], report["failed"]) == ("frames", 5, 0, 4)
     reasons = {"short.mp4": "short", "broken.mp4": "decode", "empty.webm": "empty", "picture.mov": "format"}
     assert {failure["source"]: failure["reason"] for failure in report["failures"]} == reasons
@@ -175,8 +168,8 @@ def test_what_makes_no_sense_for_frames_is_refused_before_anything_is_written(tm
     with pytest.raises(ConfigError, match="memory"):
         run_precompute(config(videos, tmp_path / "cache", size="4096x4096", steps=4))
     refused = theworld("precompute", videos, "--kind", "frames", "--seed", "3", "--prompt", "x", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "prompt, seed: without meaning for kind frames; leave them out" in refused.stderr
+    assert refused.code == 2
+    assert "prompt, seed: without meaning for kind frames; leave them out" in refused.err
     assert not (tmp_path / "cache").exists()
 
 

@@ -1,6 +1,5 @@
 """Stores in the Zarr layout, opened by programs that know nothing of theworld: zarr-python, tensorstore, xarray.
 
-Elsewhere: how zarr-python comes to know bfloat16 (unit/test_zarr_bfloat16.py).
 """
 
 import subprocess

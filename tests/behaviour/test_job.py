@@ -18,6 +18,7 @@ import torch
 from typer.testing import CliRunner
 
 from tests.behaviour.test_precompute import all_latents, config, make_images
+from tests.command_line import theworld
 from tests.miniatures.world_model import save_mini_world
 from tests.patience import patience
 from theworld.pipeline.cli.main import app
@@ -275,18 +276,13 @@ def test_a_name_that_is_no_text_is_told_all_the_same(tmp_path: Path, world: Path
     (images / os.fsdecode(b"\xff\x1b[2J.png")).write_text("no image")
     flags = "--steps 1 --size 32x32 --denoise-steps 3 --compute-dtype float32 --in-process --device cpu"
     command = ["precompute", images, "--cache", tmp_path / "cache", "--world", world, *flags.split()]
-    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as a terminal is
-    done = subprocess.run(
-        [sys.executable, "-m", "theworld.pipeline.cli", *map(str, command)], capture_output=True, env=strict
-    )
-    assert done.returncode == 3, done.stderr
+    done = theworld(*command)
+    assert done.code == 3, done.stderr
     assert rb"\udcff\x1b[2J.png" in done.stdout
     assert b"\x1b" not in done.stdout
     absent = os.fsdecode(b"absent\xff")
-    done = subprocess.run(
-        [sys.executable, "-m", "theworld.pipeline.cli", "precompute", absent], capture_output=True, env=strict
-    )
-    assert done.returncode == 2, done.stderr
+    done = theworld("precompute", absent)
+    assert done.code == 2, done.stderr
     assert rb"no folder or image at absent\udcff" in done.stderr
 
 

@@ -2,7 +2,7 @@
 
 As a program it is a driver that can be killed:
 python -m tests.faults.fault_store IMAGES CACHE EVENTS WORKERS [--address A]
-Lives here: the toy. Elsewhere: what is done to it (test_jobs.py). Actors import this file; so nothing heavy at its top.
+Actors import this file, so nothing heavy stands at its top.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ ABORTING = "abort"
 SHAPE = (16, 1, 2, 2)
 
 
-class ToySample(NamedTuple):
+class FaultSample(NamedTuple):
     source: str
     key: str
     path: str
 
 
 @dataclass(frozen=True)
-class ToyReceipt:
+class FaultReceipt:
     written: int
     failures: tuple[Any, ...] = ()
     bytes_written: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     batch_size: int = 8
-    device: str = "toy"
+    device: str = "fault"
 
 
-class ToyWorker:
-    """Takes what a `Worker` takes."""
+class FaultWorker:
+    """Called like a `Worker`: writes shards of latents made of the keys, and ends its process where a name says so."""
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self._store = open_store(Path(setup["store"]), tolerate_damage=True)
@@ -57,27 +57,27 @@ class ToyWorker:
     def load_s(self) -> float:
         return 0.0
 
-    def check_in(self, sample: ToySample) -> dict[str, str]:
+    def check_in(self, sample: FaultSample) -> dict[str, str]:
         if not Path(sample.path).is_file():
             raise ImageError(FailureReason.MISSING, f"{sample.path} cannot be read")
         return {"package": str(*pipeline.__path__), "raylet": str(os.getppid())}
 
     def process(
-        self, samples: Sequence[ToySample], shard_number: int | None, fitted: Mapping[str, int] | None = None
-    ) -> ToyReceipt:
+        self, samples: Sequence[FaultSample], shard_number: int | None, fitted: Mapping[str, int] | None = None
+    ) -> FaultReceipt:
         del fitted
         with self._store.new_shard(shard_number) as shard:
             for sample in samples:
                 if sample.source.startswith(ABORTING):
                     os.abort()
                 time.sleep(PAUSE_S / len(samples))
-                shard.add(sample.key, toy_latent(sample.key))
-            shard.commit({"host": "toy"})
-        return ToyReceipt(written=len(samples), seconds={"rollout": PAUSE_S})
+                shard.add(sample.key, latent_of(sample.key))
+            shard.commit({"host": "fault"})
+        return FaultReceipt(written=len(samples), seconds={"rollout": PAUSE_S})
 
 
-def toy_latent(key: str) -> NDArray[np.float32]:
-    """Of values every stored dtype holds exactly; each key has its own."""
+def latent_of(key: str) -> NDArray[np.float32]:
+    """The latent of a key: of values that every stored dtype holds exactly, another for each key."""
     return np.random.default_rng(int(key, 16)).integers(-2048, 2048, SHAPE).astype(np.float32) / 256
 
 
@@ -95,10 +95,10 @@ def main() -> None:
     from theworld.precompute.job.config import PrecomputeConfig
     from theworld.precompute.job.run import run_precompute
 
-    pools.worker_class = lambda: ToyWorker  # type: ignore[assignment, return-value]
+    pools.worker_class = lambda: FaultWorker  # type: ignore[assignment, return-value]
     pools._ray_setup = lambda setup, _: setup  # type: ignore[assignment]
     # an actor that unpickles a Sample imports torch, which takes longer than all it does here
-    Sample.__reduce__ = lambda self: (ToySample, (self.source, self.key, str(self.at.path)))  # type: ignore[method-assign]
+    Sample.__reduce__ = lambda self: (FaultSample, (self.source, self.key, str(self.at.path)))  # type: ignore[method-assign]
     config = PrecomputeConfig(
         images=options.images,
         cache=options.cache,
@@ -118,6 +118,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from tests.faults import toy  # so that actors find its classes by this name, and not in __main__
+    from tests.faults import fault_store  # so that actors find its classes by this name, and not in __main__
 
-    toy.main()
+    fault_store.main()

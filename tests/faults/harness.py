@@ -1,7 +1,5 @@
 """The job that is harmed, the checker that judges what is left, and the layer where accidents happen.
 
-Lives here: what all harnesses of this package share. Elsewhere: the accidents, one kind a file.
-
 The checker, after anything:   what is visible was planned, is whole, right, and there once; what was acknowledged is
                                visible; what the sealed records say is what the store says
 and after the job ran again:   everything planned is visible, and a second run does no work
@@ -232,7 +230,7 @@ class FileLayer:
         raise NotImplementedError
 
 
-class FaultyOs(FileLayer):
+class FaultyFileLayer(FileLayer):
     """An accident before the n-th file operation; n = 0 only counts.
 
     Attributes:
@@ -274,10 +272,10 @@ class FaultyOs(FileLayer):
 
 
 @contextmanager
-def layer(os_of_commit: FileLayer) -> Iterator[None]:
+def layer(replacement: FileLayer) -> Iterator[None]:
     """Put a layer between the store and the file system."""
     before = atomic.os
-    atomic.os = os_of_commit  # type: ignore[assignment]
+    atomic.os = replacement  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -286,7 +284,7 @@ def layer(os_of_commit: FileLayer) -> Iterator[None]:
 
 def operations(cache: Path, plan: Iterable[int], format: StoreFormat) -> list[str]:
     """The names of the file operations of a job that is left alone."""
-    counting = FaultyOs()
+    counting = FaultyFileLayer()
     with layer(counting):
         job(cache, plan, format=format)
     return counting.names

@@ -1,13 +1,11 @@
 """Loss of power, replayed: what a disk may hold at any moment of a job.
 
-Lives here: the log of a job's file operations, and the disk states that a conservative POSIX allows at a point of it:
+A job's file operations are logged; at each point of the log, a conservative POSIX allows these states of the disk:
 
     bytes of a file    those before its last fsync are there; of later ones none, a torn prefix, zeros in their place,
                        zeros here and there, or all
     names in a folder  as its last fsync left them, or as any later operation on that name did, each name for itself
     a folder           with its own name; where that is gone, all below it is
-
-Elsewhere: judging a state (harness.py, test_power.py).
 """
 
 import hashlib

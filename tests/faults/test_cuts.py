@@ -7,7 +7,7 @@ import pytest
 
 from theworld.pipeline.store.folder import StoreFormat
 
-from .harness import Cut, FaultyOs, broken, check, check_resumes, job, layer, operations, record_first
+from .harness import Cut, FaultyFileLayer, broken, check, check_resumes, job, layer, operations, record_first
 
 
 def cut_everywhere(
@@ -19,7 +19,7 @@ def cut_everywhere(
         if not only(name):
             continue
         here, acknowledged = cache / str(cut_at), list[str]()
-        with layer(FaultyOs(cut_at)), pytest.raises(Cut):
+        with layer(FaultyFileLayer(cut_at)), pytest.raises(Cut):
             job(here, plan, format=format, tell=acknowledged.append)
 
         def judge(here: Path = here, acknowledged: list[str] = acknowledged) -> None:

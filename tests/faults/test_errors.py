@@ -15,7 +15,7 @@ from theworld.pipeline.errors import StoreError
 from theworld.pipeline.files import atomic
 from theworld.pipeline.store.folder import StoreFormat
 
-from .harness import FaultyOs, FileLayer, amount, broken, check, check_resumes, in_child, job, layer, operations
+from .harness import FaultyFileLayer, FileLayer, amount, broken, check, check_resumes, in_child, job, layer, operations
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 NEEDS_SPACE = frozenset({"write", "mkdir", "link", "replace", "fsync"})
@@ -57,7 +57,7 @@ def fail_everywhere(
                 def fail() -> None:
                     raise OSError(number, os.strerror(number))
 
-                faulty, acknowledged = FaultyOs(fail_at, fail), list[str]()
+                faulty, acknowledged = FaultyFileLayer(fail_at, fail), list[str]()
                 with layer(faulty):
                     error = outcome(lambda: job(here, plan, format=format, tell=acknowledged.append))
                 if error is None:

@@ -1,6 +1,6 @@
 """Real jobs over a real Ray whose workers, raylets, GCS and drivers are killed: the set is exact in the end.
 
-A toy stands for the world model (toy.py). After all kills the same command runs undisturbed, and then: visible is what
+`fault_store` stands for the world model. After all kills the same command runs undisturbed, and then: visible is what
 was planned, less what is in the ledger; each payload is right; nothing is there twice; one more run does no work.
 """
 
@@ -26,7 +26,7 @@ from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.store.folder import find_stores, open_store
 
 from ..patience import patience
-from .fault_store import ABORTING, toy_latent
+from .fault_store import ABORTING, latent_of
 from .harness import SEED, amount, check_payload
 
 LIMIT_S = patience(240)
@@ -109,7 +109,7 @@ def check_exact(images: Path, cache: Path, *, quarantined: Collection[str] = ())
     assert len(store.keys) == len(set(store.keys))
     assert store.damage == ()
     for key, latent in zip(store.keys, store.read(store.keys), strict=True):
-        np.testing.assert_array_equal(latent, toy_latent(key))
+        np.testing.assert_array_equal(latent, latent_of(key))
     for record in store.records():
         check_payload(store.payload_path(record.shard), record)
     rows = sum(record.rows for record in store.records())
@@ -140,7 +140,7 @@ def test_workers_drivers_and_raylets_that_are_killed_lose_and_double_nothing(
         for _ in range(share):
             if not run.at_work(draw.randint(1, 3)):
                 break
-            if victims := run.children("ray::ToyWorker"):
+            if victims := run.children("ray::FaultWorker"):
                 draw.choice(victims).kill()
                 killed["worker"] += 1
                 left -= 1

@@ -19,7 +19,7 @@ from theworld.pipeline.store.transfer import export
 from ..patience import eventually, patience
 from .harness import (
     Cut,
-    FaultyOs,
+    FaultyFileLayer,
     amount,
     broken,
     check,
@@ -99,14 +99,14 @@ def interrupt_everywhere(prepared: Path, act: Callable[[Path], object], judge: C
     Returns:
         How often.
     """
-    counting = FaultyOs()
+    counting = FaultyFileLayer()
     with layer(counting):
         act(copy_of(prepared, "counted"))
     times, long = 0, amount("ERRORS", 1) > 1
     for number in range(1, counting.count + 1, 1 if long else 2):
         for accident in (None, fail) if long else ((None, fail)[number // 2 % 2],):
             here = copy_of(prepared, f"{number}-{times}")
-            faulty = FaultyOs(number, accident)
+            faulty = FaultyFileLayer(number, accident)
             with layer(faulty), suppress(Cut):
                 check_error(broken(lambda here=here: act(here)), faulty)
             judge(here)
@@ -114,7 +114,7 @@ def interrupt_everywhere(prepared: Path, act: Callable[[Path], object], judge: C
     return times
 
 
-def check_error(said: str, faulty: FaultyOs) -> None:
+def check_error(said: str, faulty: FaultyFileLayer) -> None:
     name, arguments = faulty.hit or ("nothing", ())
     harmless = name == "close" or (name == "unlink" and Path(arguments[0]).parent.name == "tmp")
     assert os.strerror(errno.EIO) in said or harmless, f"an error of {name} {arguments} was swallowed"

@@ -31,7 +31,7 @@ from .harness import (
     SCRATCH,
     SEED,
     Cut,
-    FaultyOs,
+    FaultyFileLayer,
     amount,
     create,
     damage_in,
@@ -91,7 +91,7 @@ class StoreMachine(RuleBasedStateMachine):
         missing = [number for number in numbers if number not in self.visible()]
         told: list[str] = []
         try:
-            with layer(FaultyOs(1 + int(moment * (60 + 20 * len(missing))))):
+            with layer(FaultyFileLayer(1 + int(moment * (60 + 20 * len(missing))))):
                 job(self.cache, numbers, format=self.format, tell=told.append)
         except Cut:
             pass

@@ -13,7 +13,7 @@ from theworld.pipeline.files import atomic
 from theworld.pipeline.files.sealed import read_file, seal, unseal
 
 
-class Os:
+class PatchedOs:
     """The module `os` with some functions replaced."""
 
     def __init__(self, **replaced: Any) -> None:
@@ -71,7 +71,7 @@ def test_a_link_whose_answer_got_lost_is_known_again(folder: Path, monkeypatch: 
         os.link(temp, target)
         os.link(temp, target)
 
-    monkeypatch.setattr(atomic, "os", Os(link=twice))
+    monkeypatch.setattr(atomic, "os", PatchedOs(link=twice))
     target = folder / "target"
     assert atomic.publish(folder / "tmp", target, b"first")
     assert not atomic.publish(folder / "tmp", target, b"second")
@@ -81,7 +81,7 @@ def test_a_link_whose_answer_got_lost_is_known_again(folder: Path, monkeypatch: 
 def test_without_hard_links_files_are_renamed_and_still_never_replace(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(atomic, "os", Os(link=fails(errno.EPERM)))
+    monkeypatch.setattr(atomic, "os", PatchedOs(link=fails(errno.EPERM)))
     target = folder / "target"
     assert atomic.publish(folder / "tmp", target, b"first")
     assert not atomic.publish(folder / "tmp", target, b"second")
@@ -92,7 +92,7 @@ def test_without_hard_links_files_are_renamed_and_still_never_replace(
 def test_a_file_system_that_can_do_neither_is_refused_with_advice(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(atomic, "os", Os(link=fails(errno.EPERM)))
+    monkeypatch.setattr(atomic, "os", PatchedOs(link=fails(errno.EPERM)))
     monkeypatch.setattr(atomic.ctypes, "CDLL", lambda *_, **__: object())
     with pytest.raises(StoreError, match="hard links"), atomic.writing(folder):
         atomic.publish(folder / "tmp", folder / "target", b"content")
@@ -102,7 +102,7 @@ def test_a_file_system_that_can_do_neither_is_refused_with_advice(
 def test_a_kernel_that_takes_a_few_bytes_at_a_time_still_gets_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(atomic, "os", Os(write=lambda fd, data: os.write(fd, data[:3])))
+    monkeypatch.setattr(atomic, "os", PatchedOs(write=lambda fd, data: os.write(fd, data[:3])))
     assert finished(folder, b"ten bytes.").read_bytes() == b"ten bytes."
 
 
@@ -116,7 +116,7 @@ def test_files_get_the_rights_the_umask_leaves(folder: Path) -> None:
 
 
 def test_a_failed_fsync_publishes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic, "os", Os(fsync=fails(errno.EIO)))
+    monkeypatch.setattr(atomic, "os", PatchedOs(fsync=fails(errno.EIO)))
     with pytest.raises(OSError, match="Input/output"):
         atomic.publish(folder / "tmp", folder / "target", b"content")
     assert not (folder / "target").exists()
@@ -124,7 +124,7 @@ def test_a_failed_fsync_publishes_nothing(folder: Path, monkeypatch: pytest.Monk
 
 
 def test_what_can_be_made_again_is_put_whole_and_without_fsync(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic, "os", Os(fsync=fails(errno.EIO)))
+    monkeypatch.setattr(atomic, "os", PatchedOs(fsync=fails(errno.EIO)))
     (folder / "target").write_bytes(b"before")
     atomic.replace(folder / "tmp", folder / "target", memoryview(b"content"), durable=False)
     assert (folder / "target").read_bytes() == b"content"

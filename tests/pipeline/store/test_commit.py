@@ -13,7 +13,7 @@ from theworld.pipeline.store import commit
 from theworld.pipeline.store.index import record_stamps
 from theworld.pipeline.store.records import ShardRecord, read_record
 
-from ..files.test_atomic import Os, finished
+from ..files.test_atomic import PatchedOs, finished
 
 RECIPE_ID = "ab" * 32
 
@@ -50,7 +50,7 @@ def test_a_record_whose_link_was_made_and_not_acknowledged_is_published(
         os.link(temp, target)
         os.link(temp, target)
 
-    monkeypatch.setattr(atomic, "os", Os(link=twice))
+    monkeypatch.setattr(atomic, "os", PatchedOs(link=twice))
     commit.publish_record(folder, record())
     with pytest.raises(StoreError, match="exists"):
         commit.publish_record(folder, record())

@@ -23,7 +23,7 @@ from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.repair import gc, repair
 from theworld.pipeline.store.verify import verify
 
-from ...faults.harness import Cut, FaultyOs, Holding, layer, start
+from ...faults.harness import Cut, FaultyFileLayer, Holding, layer, start
 from ...miniatures.store import create, expected, fill, flip, key, write
 from ...permissions import as_another_user, become_a_folder, become_a_pipe, contents, listing, poison, record_file
 
@@ -319,7 +319,7 @@ def test_a_repair_that_stops_before_any_file_operation_can_be_run_again(
         here = cache / "here" / template.path.name
         shutil.copytree(template.path, here)
         before = contents(here)
-        faulty = FaultyOs(at, fail if accident == "disk error" else None)
+        faulty = FaultyFileLayer(at, fail if accident == "disk error" else None)
         stopped = False
         with layer(faulty):
             try:
@@ -343,7 +343,7 @@ def test_a_repair_that_stops_before_any_file_operation_can_be_run_again(
 
 def test_a_store_cut_within_a_repair_heals(store: LatentStore) -> None:
     flip(store.payload_path(1), 3)
-    with layer(FaultyOs(6)), pytest.raises(Cut):
+    with layer(FaultyFileLayer(6)), pytest.raises(Cut):
         repair(store.path, apply=True)
     repair(store.path, apply=True)
     gc(store.path, apply=True, grace_s=NOW)

@@ -17,7 +17,7 @@ from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.transfer import Copied, export, keys_of_sources, merge, read_keys
 from theworld.pipeline.store.verify import verify
 
-from ...faults.harness import Cut, FaultyOs, finish, layer, start
+from ...faults.harness import Cut, FaultyFileLayer, finish, layer, start
 from ...miniatures.store import SPEC, TINY, create, expected, fill, flip, key, latent, write
 from ...permissions import contents, listing, poison, record, record_file
 
@@ -144,7 +144,7 @@ def test_a_copy_that_was_cut_before_any_file_operation_goes_on(cache: Path) -> N
     source.record_sources([("a.png", key(0))])
     for at in range(1, 1000):
         target = cache / str(at)
-        faulty = FaultyOs(at)
+        faulty = FaultyFileLayer(at)
         cut = False
         with layer(faulty):
             try:
