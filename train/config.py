@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..pipeline.files.local import LocalPath
 from ..pipeline.machine import DeviceName
 from .reader.layouts import PATCH, POOL_STEPS, LayoutName, PoolName, TokenLayout
 
@@ -22,8 +23,8 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    store: Path
-    questions: Path
+    store: LocalPath
+    questions: LocalPath
     columns: dict[str, str] | None = None
     """Question field -> column, for a table with other column names; or the text `field=column,…`."""
     max_bad: Annotated[int, Field(ge=0)] = 0
@@ -68,11 +69,11 @@ class TrainConfig(BaseModel):
     """Of the frozen model; trained parameters stay float32."""
     arm: str = "rollout"
     """What the reader sees in place of a rollout, for controlled comparisons: see data/arms.py."""
-    futures: Path | None = None
+    futures: LocalPath | None = None
     """A store of the true futures, which the arm `true` reads."""
     labels: Annotated[int, Field(ge=1)] | None = None
     """Train on this many scenes, the first in the file; None takes all."""
-    out: Path | None = None
+    out: LocalPath | None = None
     """The run folder to write; None takes the next free number under runs/."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Images that one process computes at a time; their gradients are summed. None computes its part of an update at

@@ -22,7 +22,7 @@ from . import options
 from .cache_world import audit_store, preview
 from .options import DEFAULT_CACHE, Json, Quiet, Store
 
-cache_app = typer.Typer(
+cache_app = options.Commands(
     help="List, check, repair and convert stores of latents.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

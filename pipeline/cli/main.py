@@ -30,7 +30,7 @@ from .options import RUNNING, ConfigFile, Device, Json, Quiet
 from .questions import questions as look_at_questions
 from .tokens import tokens
 
-app = typer.Typer(
+app = options.Commands(
     name="theworld",
     help="Let a language model see what happens next: roll images forward once, keep the latents, train on them.",
     no_args_is_help=True,
@@ -39,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cache_app, name="cache")
-worldlet_app = typer.Typer(help="The embedded miniature world.", no_args_is_help=True)
+worldlet_app = options.Commands(help="The embedded miniature world.", no_args_is_help=True)
 app.add_typer(worldlet_app, name="worldlet")
 
 

@@ -11,13 +11,43 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ..errors import ConfigError
+from ..files.local import require_local
 
 DEFAULT_CACHE = Path("latents")
 RUNNING = "How it runs"
 SHAPES_LATENT = "Decides the latents (enters the recipe)"
 WORLD_TOKENS = "World tokens"
+
+# --- what holds for every command
+
+
+_PLACES = frozenset({"world", "lm", "wanted"})
+"""Options of text that may name a folder; all others of text are no places."""
+
+
+class Command(TyperCommand):
+    """A command that takes paths of this machine alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse a URL wherever a path is expected, before the command begins."""
+        rest = super().parse_args(ctx, args)
+        for name, value in ctx.params.items():
+            for part in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(part, Path) or (name in _PLACES and isinstance(part, str)):
+                    require_local(part)
+        return rest
+
+
+class Commands(typer.Typer):
+    """Commands as `Command` makes them."""
+
+    def command(self, *args: Any, **settings: Any) -> Any:
+        """As of Typer."""
+        return super().command(*args, **{"cls": Command, **settings})
+
 
 # --- what most commands take
 

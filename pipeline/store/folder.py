@@ -36,6 +36,7 @@ from ..errors import (
     StoreNotFoundError,
 )
 from ..files.atomic import make_folders, publish, sync_folder, writing
+from ..files.local import require_local
 from ..files.sealed import read_file, seal, unseal
 from ..latents.recipe import Recipe, difference, parse_recipe
 from ..latents.spec import LatentSpec
@@ -98,7 +99,7 @@ def open_store(path: Path, *, tolerate_damage: bool = False) -> LatentStore:
         StoreMismatchError: `latents/zarr.json` describes another array; noted in `damage` where that is tolerated.
         DamagedShardError: `theworld.json` or a commit record is not what was written.
     """
-    return _load(resolve_store(Path(path)), tolerate_damage=tolerate_damage)
+    return _load(resolve_store(path), tolerate_damage=tolerate_damage)
 
 
 def load_store(path: Path) -> LatentStore:
@@ -109,6 +110,7 @@ def load_store(path: Path) -> LatentStore:
         StoreError: it is of a newer format.
         DamagedShardError: `theworld.json` is not what was written.
     """
+    path = require_local(path)
     if not is_store(path):
         raise StoreNotFoundError(f"{path} is not a store: it holds no theworld.json")
     return _load(path, tolerate_damage=True)
@@ -121,6 +123,7 @@ def resolve_store(path: Path) -> Path:
         StoreNotFoundError: there is none.
         StoreError: there are several.
     """
+    path = require_local(path)
     return path if is_store(path) else _only_store(path)
 
 
@@ -131,7 +134,7 @@ def find_store(cache: Path, recipe: Recipe) -> LatentStore | None:
         ConfigError: `cache` is a store itself.
         StoreError: as `open_store`, but damaged records are listed in the store's `damage`.
     """
-    path = _path_of(cache, recipe)
+    path = _path_of(require_local(cache), recipe)
     if path is None:
         return None
     store = _load(path, tolerate_damage=True)
@@ -145,6 +148,7 @@ def find_stores(cache: Path) -> list[Path]:
     Raises:
         StoreError: the folder cannot be looked into.
     """
+    cache = require_local(cache)
     try:
         return sorted(path for path in cache.iterdir() if is_store(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -183,7 +187,7 @@ def create_store(
     Raises:
         StoreError: the folder cannot be written to; found out here, not after the first rollout.
         StoreMismatchError: the store found differs in recipe, spec or format.
-        ConfigError: label or shard size cannot be used, or `cache` is a store itself.
+        ConfigError: label or shard size cannot be used, or `cache` is a store itself or a URL.
     """
     if not _LABEL.fullmatch(label):
         raise ConfigError(f"a store's label is up to 80 letters, digits and . _ - (not first), got {label!r}")
@@ -197,7 +201,7 @@ def create_store(
         shard_size=shard_size,
     )
     _check_size(recipe, spec, where="this recipe")
-    cache = Path(cache)
+    cache = require_local(cache)
     with writing(cache):
         path = _path_of(cache, recipe) or cache / f"{label}-{recipe.id[:12]}"
         _lay_out(path, manifest)

@@ -24,6 +24,7 @@ from ...pipeline.failures import FailureReason
 from ...pipeline.files import arrow_tables as arrow_files
 from ...pipeline.files import text_tables as lists
 from ...pipeline.files.hashing import digest_of_bytes
+from ...pipeline.files.local import require_local
 from ...pipeline.latents.keys import key_of_digest
 from ...pipeline.latents.kinds import KindName
 from ...pipeline.store.ledger import Failure
@@ -121,13 +122,13 @@ def list_inputs(
         prompt_field: of a list or table, the one that holds each input's prompt.
         index: digests of unchanged inputs; it is filled, not saved.
     Raises:
-        ConfigError: there is nothing at this place, nothing of this kind in it, the files named are another kind's, or
-            a list cannot be read as one.
+        ConfigError: this place is a URL, there is nothing at it, nothing of this kind in it, the files named are
+            another kind's, or a list cannot be read as one.
     """
     kind = KINDS[kind] if isinstance(kind, str) else kind
     index = index or HashCache()
     _real.cache_clear()
-    place = Path(os.path.expanduser(place))  # noqa: PTH111 - a quoted pattern, which no shell has expanded
+    place = Path(os.path.expanduser(require_local(place)))  # noqa: PTH111 - no shell has expanded a quoted pattern
     selection = _find(place, kind, column, prompt_field)
     samples: list[Sample] = []
     refused: list[Failure] = []

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.local import LocalPath
 from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.kinds import KindName, Views
 from ...pipeline.latents.recipe import Fit, Recipe, Solver, StoredDtype, check_meaning, parse_recipe
@@ -25,7 +26,7 @@ class PrecomputeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # what is rolled out or encoded, and where it goes
-    images: Path | None = None
+    images: LocalPath | None = None
     """Where inputs are, images or for kind frames videos: docs/inputs.md. None makes scenes of the worldlet in the
     cache."""
     column: str | None = None
@@ -34,7 +35,7 @@ class PrecomputeConfig(BaseModel):
     """Of a list or table: which one holds each input's prompt."""
     scenes: Annotated[int, Field(ge=3)] = 900
     """How many scenes to make where there are no images; every third is a test scene."""
-    cache: Path = Path("latents")
+    cache: LocalPath = Path("latents")
     limit: Annotated[int, Field(ge=1)] | None = None
 
     # these decide the latents: they enter the recipe
@@ -72,7 +73,7 @@ class PrecomputeConfig(BaseModel):
     in_process: bool = False
     address: str | None = None
     """HOST:PORT of a Ray cluster to join; None starts Ray on this machine alone."""
-    events: Path | None = None
+    events: LocalPath | None = None
     """File that gets one JSON line an event."""
     dry_run: bool = False
     retry_failed: bool = False

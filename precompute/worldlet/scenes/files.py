@@ -24,6 +24,7 @@ from PIL import Image
 
 from ....pipeline.errors import ConfigError
 from ....pipeline.files.atomic import replace
+from ....pipeline.files.local import require_local
 from ....pipeline.progress import Progress
 from .physics import FPS
 from .scenes import FAMILIES, SPLITS, VERSION, Scene, make_pair, questions
@@ -57,6 +58,7 @@ def write_scenes(
     Raises:
         ConfigError: an unknown split or family, a negative count or seed, or scenes of another version in this folder.
     """
+    folder = require_local(folder)
     if bad := [name for name in splits if name not in SPLITS[1:] or splits[name] < 0]:
         raise ConfigError(f"no scenes of split {bad[0]!r}: splits are {', '.join(SPLITS[1:])}, with counts >= 0")
     if not families or (bad := [name for name in families if name not in FAMILIES]):

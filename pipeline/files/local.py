@@ -1,0 +1,39 @@
+"""Paths of this machine: a URL is refused before `Path` turns it into a folder called `s3:`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from ..errors import ConfigError
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+"""`Path("s3://bucket")` keeps one slash; a drive of Windows has one letter."""
+
+
+def require_local(place: str | os.PathLike[str]) -> Path:
+    """The path, if it is one of this machine.
+
+    Raises:
+        ConfigError: it is a URL, such as `s3://bucket/latents`.
+    """
+    text = os.fspath(place)
+    if url := _URL.match(text):
+        raise ConfigError(
+            f"{url[1]}://{text[url.end() :]} is a URL, and URLs and object stores are neither read nor written. Mount "
+            "the bucket or copy it to a local folder, and name that folder; a data set of the Hugging Face Hub is "
+            "hf:ORG/NAME"
+        )
+    return Path(text)
+
+
+def _check(value: object) -> object:
+    return require_local(value) if isinstance(value, str | Path) else value
+
+
+LocalPath = Annotated[Path, BeforeValidator(_check)]
+"""A pydantic field that takes a path of this machine and refuses a URL."""
