@@ -171,11 +171,14 @@ class RunSummary:
     trainable: int
     """Parameters."""
     questions: int
+    evaluation_split: str = "test"
+    """Which split to evaluate: `test`, or what the questions have instead; `train` where there is nothing else."""
 
     @property
     def next_command(self) -> str:
-        """The command to type next."""
-        return f"theworld evaluate {shlex.quote(str(self.run))}"
+        """What to type next."""
+        split = "" if self.evaluation_split == "test" else f" --split {shlex.quote(self.evaluation_split)}"
+        return f"theworld evaluate {shlex.quote(str(self.run))}{split}"
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON values."""
@@ -183,10 +186,11 @@ class RunSummary:
 
     def summary(self) -> str:
         """A few lines for the terminal."""
+        note = "note: no question has a split of its own for tests, so the next command evaluates training questions"
         return (
             f"{self.run}: {self.train_steps} updates on {self.questions} questions in {self.seconds:.0f} s, "
             f"loss {self.first_loss:.3f} -> {self.last_loss:.3f}\n"
             f"{self.trainable:,} trained parameters, {self.world_tokens} world tokens a question, "
             f"{self.supervised_tokens:,} answer tokens learned\n"
-            f"next: {self.next_command}"
+            f"next: {self.next_command}" + f"\n{note}" * (self.evaluation_split == "train")
         )

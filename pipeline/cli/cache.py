@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -49,7 +50,8 @@ def list_(
     paths = [cache] if is_store(cache) else find_stores(cache)
     if not paths and not cache.is_dir():
         what = "is a file" if cache.exists() else "does not exist"
-        raise StoreNotFoundError(f"{cache} {what}. Make a store with `theworld precompute IMAGES --cache {cache}`")
+        make = f"theworld precompute IMAGES --cache {quote(str(cache))}"
+        raise StoreNotFoundError(f"{cache} {what}. Make a store with `{make}`")
     rows: list[dict[str, Any]] = []
     bad = False
     for path in paths:

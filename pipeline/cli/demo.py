@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -154,9 +155,10 @@ def _next_html(out: Path, runs: list[Path]) -> str:
     import html
 
     image = out / "latents" / "scenes" / "images" / "test-buckets-000000.png"
+    ask = f'theworld ask {quote(str(runs[0]))} {quote(str(image))} "where will the ball land?"'
     commands = [
-        (f'theworld ask {runs[0]} {image} "where will the ball land?" --choices left,middle,right', "ask one yourself"),
-        (f"theworld cache info {out / 'latents'}", "what the store holds"),
+        (f"{ask} --choices left,middle,right", "ask one yourself"),
+        (f"theworld cache info {quote(str(out / 'latents'))}", "what the store holds"),
         ("theworld scenes bench --train 1000 --test 500", "all four families of scenes"),
         ("theworld precompute PHOTOS --world nvidia/Cosmos-Predict2-2B-Video2World", "the real world model"),
     ]

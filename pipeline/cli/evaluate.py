@@ -171,6 +171,8 @@ def evaluate(
     else:
         for table in compare_evaluations(done):
             print_result(table)
+    if split in ("train", "all") and questions is None:
+        progress.warn(f"note: split {split} has questions that the runs were trained on; these figures are not a test")
     for evaluation in done:
         if not evaluation.is_swap:
             for alarm in evaluation.alarms:

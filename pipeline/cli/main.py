@@ -15,6 +15,7 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -440,7 +441,8 @@ def worldlet_build(
     build_world(out / "world", minutes=world_minutes, seed=seed, start=start)
     build_lm(out / "lm", minutes=lm_minutes, seed=seed)
     told = {"world": str(out / "world"), "lm": str(out / "lm")}
-    use = f"use them: theworld precompute --world {out / 'world'}; theworld train --lm {out / 'lm'}"
+    world, lm = quote(told["world"]), quote(told["lm"])
+    use = f"use them: theworld precompute --world {world}; theworld train --lm {lm}"
     typer.echo(json.dumps(told, indent=2) if as_json else use)
 
 

@@ -22,6 +22,7 @@ import stat
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -214,7 +215,7 @@ def create_store(
     if format not in (None, store.format):
         raise StoreMismatchError(
             f"{path} holds this recipe as {store.format} already. Use --format {store.format}, choose another folder, "
-            f"or convert it: theworld cache export {path} FOLDER --format {format}"
+            f"or convert it: theworld cache export {quote(str(path))} FOLDER --format {format}"
         )
     return store
 
@@ -420,4 +421,5 @@ def _only_store(cache: Path) -> Path:
     else:
         names = sorted(path.name for path in cache.iterdir())
         what = f"holds no store, only {', '.join(names[:5])}{', ...' * (len(names) > 5)}" if names else "is empty"
-    raise StoreNotFoundError(f"{cache} {what}. Make a store with `theworld precompute IMAGES --cache {cache}`")
+    make = f"theworld precompute IMAGES --cache {quote(str(cache))}"
+    raise StoreNotFoundError(f"{cache} {what}. Make a store with `{make}`")

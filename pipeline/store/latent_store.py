@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from time import perf_counter
 from typing import Any, Literal
 
@@ -165,7 +166,7 @@ class LatentStore:
             raise MissingLatentError(
                 f"{self.path} (recipe {self._recipe_id[:12]}, {len(self)} latents) holds no latent for key {missing}"
                 f"{others}. Run `theworld precompute` over the images with the same flags and --cache "
-                f"{self.path.parent}"
+                f"{quote(str(self.path.parent))}"
             )
         return rows
 
@@ -441,7 +442,7 @@ class LatentStore:
     def _damaged(self, number: int, what: str) -> DamagedShardError:
         return DamagedShardError(
             f"{self.payload_path(number)} (shard {number}, recipe {self._recipe_id[:12]}): {what}. None of its latents "
-            f"can be trusted. `theworld cache repair {self.path} --apply` moves it and its record "
+            f"can be trusted. `theworld cache repair {quote(str(self.path))} --apply` moves it and its record "
             f"{record_path(self.path, number)} to lost+found; `theworld precompute` with the same flags then makes "
             "these rollouts again"
         )

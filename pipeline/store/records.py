@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -151,8 +152,9 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
 
 def damaged(path: Path, what: str) -> DamagedShardError:
     """The error for a file of the store that is not what was written, and how to heal it."""
+    repair = f"theworld cache repair {quote(str(path.parent.parent))} --apply"
     return DamagedShardError(
-        f"{path}: {what}. It is damaged or foreign. `theworld cache repair {path.parent.parent} --apply` moves it to "
+        f"{path}: {what}. It is damaged or foreign. `{repair}` moves it to "
         "lost+found; `theworld precompute` with the same flags then makes again what is missing"
     )
 

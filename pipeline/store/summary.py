@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -212,7 +213,7 @@ def _warnings(store: LatentStore, moments: _Moments) -> list[str]:
     if moments.not_finite:
         found.append(
             f"{moments.not_finite} of {moments.looked_into} samples hold NaN or infinite numbers, and are not in the "
-            f"figures: theworld cache verify {store.path} --deep"
+            f"figures: theworld cache verify {quote(str(store.path))} --deep"
         )
     if moments.not_finite == moments.looked_into:
         return found

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import numpy as np
@@ -79,7 +80,8 @@ class Verification:
         found = [f"{'DAMAGE' if finding.damage else 'note'}: {finding.message}" for finding in self.findings]
         read = f", {self.bytes_read / 2**20:.1f} MiB read" if self.bytes_read else ""
         deep = " --deep" if self.level == "deep" else ""
-        heal = f"`theworld cache repair {self.store}{deep} --apply` moves what is damaged aside; nothing is deleted"
+        repair = f"theworld cache repair {quote(str(self.store))}{deep} --apply"
+        heal = f"`{repair}` moves what is damaged aside; nothing is deleted"
         if any(finding.what == "manifest" for finding in self.damage):
             heal = "No repair can make this file again"
         return [

@@ -79,7 +79,8 @@ class Report:
             shown = (*self.failures, *self.plan.failed_before)[:5]
             lines.extend(f"  {failure.reason:>10}  {printable(failure.message)}" for failure in shown)
             if self.bad > len(shown):
-                lines.append(f"  … and {self.bad - len(shown)} more: theworld cache failed {self.store}")
+                look = f"theworld cache failed {shlex.quote(str(self.store))}"
+                lines.append(f"  … and {self.bad - len(shown)} more: {look}")
             lines.append("all others are done; --retry-failed tries these again, --max-bad N accepts N of them")
         lines.append(f"store: {self.store}")
         lines.append(f"next:  {self.next_command}")

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -329,11 +330,11 @@ def read_evaluation(run: Path) -> Evaluation:
     try:
         return Evaluation.model_validate_json((run / EVALUATION).read_bytes())
     except OSError as error:
-        raise RunError(f"{run} has not been evaluated: run `theworld evaluate {run}` first") from error
+        raise RunError(f"{run} has not been evaluated: run `theworld evaluate {quote(str(run))}` first") from error
     except ValidationError as error:
         raise RunError(
             f"{run / EVALUATION} is not an evaluation we wrote: {list_problems(error)}. Make it again: "
-            f"theworld evaluate {run}"
+            f"theworld evaluate {quote(str(run))}"
         ) from error
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 from jaxtyping import Float
 from pydantic import ValidationError
@@ -113,7 +114,7 @@ def read_gate(run: Path, steps: int) -> Gate:
         ConfigError: the run has no gate, or one for another number of steps.
         RunError: the file cannot be read.
     """
-    make = f"Calibrate one: theworld evaluate {run} --adaptive static=0"
+    make = f"Calibrate one: theworld evaluate {quote(str(run))} --adaptive static=0"
     path = run / ADAPTIVE
     if not path.is_file():
         raise ConfigError(f"{run} holds no gate: there is no {ADAPTIVE} in it. {make}; or give a rule such as static=0")

@@ -143,9 +143,7 @@ class QuestionFile:
                 start = (
                     f"{self.path}, " if len(self.bad) == 1 else f"{self.path}: {len(self.bad)} {self.unit}s are wrong: "
                 )
-                raise QuestionError(
-                    f"{start}{named}. Correct them, or go on without them: --max-bad {len(self.bad)}"
-                )
+                raise QuestionError(f"{start}{named}. Correct them, or go on without them: --max-bad {len(self.bad)}")
             logger.warning("%s: %d wrong %ss are left out: %s", self.path, len(self.bad), self.unit, named)
         if not self.questions:
             why = "; ".join(f"{count} {self.unit}s: {reason}" for reason, count in self.skipped.items())
@@ -199,6 +197,12 @@ def _validated(record: Mapping[str, Any]) -> Question | str:
         return Question.model_validate(record)
     except ValidationError as error:
         return list_problems(error)
+
+
+def evaluation_split(questions: Sequence[Question]) -> str:
+    """The split to evaluate after training: `test`, else another that was not learned from, else `train`."""
+    splits = {question.split or "train" for question in questions} - {"train"}
+    return "test" if "test" in splits else min(splits, default="train")
 
 
 def select_split(questions: Sequence[Question], split: str | None, where: Path) -> tuple[Question, ...]:

@@ -27,7 +27,7 @@ from ..data.vision import open_vision_inputs
 from ..language.lm import LanguageModel, add_lora, checkpoint_activations, load_language_model
 from ..language.weights import find_weights
 from ..questions.readers import digest_of, place_of
-from ..questions.record import Question, first_scenes, read_questions, select_split
+from ..questions.record import Question, evaluation_split, first_scenes, read_questions, select_split
 from ..questions.report import measure, training_lines
 from ..reader.context_budget import Budget, context_limits_of
 from ..reader.layouts import TokenLayout
@@ -175,6 +175,7 @@ def train(
         supervised_tokens=metrics["supervised_tokens"],
         trainable=sum(parameter.numel() for _, parameter in model.trainable_parameters()),
         questions=len(taught.questions),
+        evaluation_split=evaluation_split(everything),
     )
 
 
