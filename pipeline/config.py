@@ -35,9 +35,9 @@ def load_config(model: type[Model], table: str, file: Path | None, flags: Mappin
         return model.model_validate(settings)
     except ValidationError as error:
         flag_by_field = {name: f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None}
-        where = "these flags" if file is None else f"{file}, [{table}]"
+        where = "" if file is None else f"{file}, [{table}]: "
         problems = list_problems(error, fields=model.model_fields, spelling=flag_by_field)
-        raise ConfigError(f"{where}: {problems}") from error
+        raise ConfigError(f"{where}{problems}") from error
 
 
 def read_table(file: Path, table: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 MAX_NAMES = 3
 """A list in a message names this many items and counts the rest."""
 
+_PARSED = {"int_parsing": "a whole number", "int_from_float": "a whole number", "float_parsing": "a number"}
 _VALUE = reprlib.Repr()
 _VALUE.maxstring = _VALUE.maxother = 80
 
@@ -65,6 +66,8 @@ def _describe(problem: Any, fields: list[str], spelling: Mapping[str, str]) -> s
         return message
     if problem["type"] in ("value_error", "assertion_error"):  # our own message, which names the value already
         return f"{name}: {message}"
+    if problem["type"] in _PARSED:
+        return f"{name} must be {_PARSED[problem['type']]}, got {_VALUE.repr(problem['input'])}"
     expected = re.sub(r"^\w+ should ", "", message)  # pydantic begins with the type: Input, String, List
     joint = ": " if expected == message else " should "
     return f"{name}{joint}{expected}, got {_VALUE.repr(problem['input'])}"

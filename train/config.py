@@ -18,6 +18,11 @@ AttentionName = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attent
 TrackerName = Literal["none", "tensorboard", "wandb", "trackio"]
 
 
+def _how(help: str, **extra: Any) -> Any:
+    """A field that is a flag, too: what `theworld train --help` says of it."""
+    return Field(description=help, json_schema_extra={"panel": "How it runs", **extra})
+
+
 class TrainConfig(BaseModel):
     """The settings of one training. The defaults suit the worldlet: about a minute on two CPU cores."""
 
@@ -47,31 +52,31 @@ class TrainConfig(BaseModel):
     """hierarchical: patches per side that share a token, in the frames between the first and the last."""
     queries: Annotated[int, Field(ge=1)] = 32
     """resampler: world tokens in all."""
-    max_world_steps: Annotated[int, Field(ge=0)] = 16
+    max_world_steps: Annotated[int, Field(ge=0), _how("Most rollout steps that a run can learn to read.")] = 16
     lora_rank: Annotated[int, Field(ge=1)] = 16
-    lora_alpha: Annotated[int, Field(ge=1)] = 32
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lora_alpha: Annotated[int, Field(ge=1), _how("LoRA scaling: alpha / rank.")] = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1), _how("Dropout of the LoRA layers.", default="0")] = 0.0
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     batch_size: Annotated[int, Field(ge=1)] = 8
     """Images per update, each with the questions about it."""
-    pack: Annotated[int, Field(ge=1)] = 8
+    pack: Annotated[int, Field(ge=1), _how("Most questions of one image in a packed row.")] = 8
     """The most questions that share one image's world tokens; more get another row. Changes no question's loss."""
     train_steps: Annotated[int, Field(ge=1)] = 800
     """How many updates to train for."""
-    epochs: Annotated[float, Field(gt=0)] | None = None
+    epochs: Annotated[float | None, Field(gt=0), _how("Passes over the questions, instead of --train-steps.")] = None
     """Passes over the questions, instead of `train_steps`."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    warmup: Annotated[float, Field(ge=0, lt=1), _how("Share of the updates in which the learning rate rises.")] = 0.05
     """Share of the updates in which the learning rate rises; it then falls to zero along a cosine."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0), _how("Largest norm of a gradient; clipped above.", default="1")] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: DeviceName = "auto"
-    dtype: DtypeName = "auto"
+    dtype: Annotated[DtypeName, _how("auto, float32 or bfloat16, of the frozen language model.")] = "auto"
     """Of the frozen model; trained parameters stay float32."""
     arm: str = "rollout"
     """What the reader sees in place of a rollout, for controlled comparisons: see data/arms.py."""
     futures: LocalPath | None = None
     """A store of the true futures, which the arm `true` reads."""
-    labels: Annotated[int, Field(ge=1)] | None = None
+    labels: Annotated[int | None, Field(ge=1), _how("Train on the first so many scenes only.", default="all")] = None
     """Train on this many scenes, the first in the file; None takes all."""
     out: LocalPath | None = None
     """The run folder to write; None takes the next free number under runs/."""
@@ -88,7 +93,9 @@ class TrainConfig(BaseModel):
     """Updates between checkpoints, in addition to those by time."""
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None = 5.0
     """Minutes between checkpoints; None writes none by time."""
-    max_bad_steps: Annotated[int, Field(ge=1)] = 10
+    max_bad_steps: Annotated[int, Field(ge=1), _how("Updates in a row without a finite loss until training stops.")] = (
+        10
+    )
     """Updates in a row without a finite loss or gradient after which the training ends. Each of them is skipped."""
     validate_every: Annotated[int, Field(ge=1)] | None = None
     """Updates between evaluations on the split `validation`; the run then keeps the best weights."""

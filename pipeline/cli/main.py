@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ...train.config import TrainConfig
 from ..errors import ConfigError, TheWorldError
 from ..machine import usable_cores
 from . import options
@@ -29,6 +30,7 @@ from .evaluate import evaluate, own_questions
 from .hub import pull, push
 from .options import RUNNING, ConfigFile, Device, Json, Quiet
 from .questions import questions as look_at_questions
+from .settings import settings_of
 from .tokens import tokens
 
 app = options.Commands(
@@ -196,6 +198,11 @@ def doctor(as_json: Json = False) -> None:
 
 
 @app.command()
+@settings_of(
+    TrainConfig,
+    *("epochs", "warmup", "max_grad_norm", "lora_alpha", "lora_dropout", "dtype", "pack", "labels"),
+    *("max_world_steps", "max_bad_steps"),
+)
 def train(
     store: Annotated[
         Path | None,
@@ -229,11 +236,15 @@ def train(
     coarse: options.Coarse = None,
     queries: options.Queries = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. (default: the next number under runs)")] = None,
-    train_steps: Annotated[int | None, _running_option("Updates. (default: 800)")] = None,
+    train_steps: Annotated[
+        int | None, _running_option("Updates. (default: 800)", "--train-steps", "--max-steps")
+    ] = None,
     batch_size: Annotated[
         int | None, _running_option("Images per update, each with its questions. (default: 8)")
     ] = None,
-    learning_rate: Annotated[float | None, _running_option("Peak learning rate. (default: 0.002)")] = None,
+    learning_rate: Annotated[
+        float | None, _running_option("Peak learning rate. (default: 0.002)", "--learning-rate", "--lr")
+    ] = None,
     micro_batch: Annotated[
         int | None, _running_option("Images at a time, where an update does not fit. (default: all)")
     ] = None,
@@ -275,16 +286,17 @@ def train(
     config: ConfigFile = None,
     quiet: Quiet = False,
     as_json: Json = False,
+    *,
+    typed: dict[str, Any],
 ) -> None:
     """Train temporal embeddings, projector and LoRA on a frozen language model, from a store."""
-    from ...train.config import TrainConfig
     from ...train.runs.partial import find_partial, is_partial, resumed_config
     from ...train.training.signals import Stop
     from ..config import load_config, read_table
     from ..progress import Progress
     from ..store.folder import open_store, resolve_store
 
-    flags = {name: value for name, value in locals().items() if name in TrainConfig.model_fields}
+    flags = {name: value for name, value in locals().items() if name in TrainConfig.model_fields} | typed
     written = read_table(config, "train") if config else {}
     unfinished = None
     if resume:

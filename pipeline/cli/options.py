@@ -122,15 +122,16 @@ MovedWorld = Annotated[str | None, moved_world()]
 ImagesOfStore = Annotated[Path | None, images_of_store()]
 ReadSteps = Annotated[int | None, typer.Option(min=0, help="Rollout steps to read. (default: as trained)")]
 LanguageModel = Annotated[
-    str | None, typer.Option(help="Language model: a Hub id, a folder, a .gguf file. (default: embedded)")
+    str | None,
+    typer.Option("--lm", "--model", help="Language model: a Hub id, a folder, a .gguf file. (default: embedded)"),
 ]
 Columns = Annotated[str | None, typer.Option(help="question=Q,answer=A,choices=C,image=I,type=T: a table's own names.")]
 
 # --- what decides latents: `precompute`, and `cache explain`, which compares
 
 
-def _recipe_option(help: str) -> Any:
-    return typer.Option(help=help, rich_help_panel=SHAPES_LATENT)
+def _recipe_option(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=SHAPES_LATENT)
 
 
 Kind = Annotated[
@@ -151,14 +152,22 @@ World = Annotated[
 Size = Annotated[str | None, _recipe_option("HEIGHTxWIDTH in pixels. (default: the world model's)")]
 Fit = Annotated[str | None, _recipe_option("cover, pad or stretch. (default: cover)")]
 Stride = Annotated[int | None, _recipe_option("Keep every stride-th latent frame. (default: 1)")]
-DenoiseSteps = Annotated[int | None, _recipe_option("Diffusion steps. (default: the world model's)")]
+DenoiseSteps = Annotated[
+    int | None,
+    _recipe_option("Diffusion steps. (default: the world model's)", "--denoise-steps", "--num-inference-steps"),
+]
 Solver = Annotated[str | None, _recipe_option("euler, or 2ab, of second order. (default: euler)")]
-Guidance = Annotated[float | None, _recipe_option("Classifier-free guidance; 1 is off. (default: 1)")]
+Guidance = Annotated[
+    float | None,
+    _recipe_option("Classifier-free guidance; 1 is off. (default: 1)", "--guidance", "--guidance-scale"),
+]
 Prompt = Annotated[str | None, _recipe_option("Text that conditions the rollout; needs --guardrail.")]
 NegativePrompt = Annotated[str | None, _recipe_option("Text to steer away from, with guidance.")]
 PromptField = Annotated[str | None, _recipe_option("Column of a list with a prompt for each input.")]
 NoiseSeed = Annotated[int | None, _recipe_option("Seed of the noise. (default: 0)")]
-Draws = Annotated[int | None, _recipe_option("Futures of kind samples, --steps each. (default: 4)")]
+Draws = Annotated[
+    int | None, _recipe_option("Futures of kind samples, --steps each. (default: 4)", "--draws", "--num-samples")
+]
 ObservedFrames = Annotated[int | None, _recipe_option("Video frames that kind continuation is shown. (default: 5)")]
 Views = Annotated[str | None, _recipe_option("Of kind views: pyramid or zoom. (default: pyramid)")]
 ChunkContext = Annotated[

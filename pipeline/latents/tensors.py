@@ -50,7 +50,7 @@ def as_stored(
         RunError: values are not finite in this dtype, so a store would refuse them.
     """
     rounded = latents.to(_STORED[dtype])
-    finite: list[bool] = rounded.isfinite().flatten(1).all(1).tolist()  # pyright: ignore[reportUnknownMemberType]
+    finite: list[bool] = rounded.isfinite().flatten(1).all(1).tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     names = keys or [f"input {number}" for number in range(len(finite))]
     if bad := [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]:
         raise RunError(
