@@ -115,3 +115,7 @@ def test_what_a_row_says_of_its_split_goes_before_the_name_of_its_file(tmp_path:
     pa.parquet.write_table(table.drop_columns(["split"]), tmp_path / "test_val.parquet")
     assert [question.split for question in read_questions(tmp_path / "val_train.parquet")] == ["test"]
     assert [question.split for question in read_questions(tmp_path / "test_val.parquet")] == ["validation"]
+    mapped = pa.Table.from_pylist([{**BASE, "part": "test"}])
+    pa.parquet.write_table(mapped, tmp_path / "train.parquet")
+    [question] = read_questions(tmp_path / "train.parquet", columns={"split": "part"})
+    assert question.split == "test"
