@@ -244,7 +244,7 @@ def test_a_bfloat16_model_is_trained_through_float32_adapters(house: Path) -> No
 
 
 def test_two_budgets_are_one_too_many(house: Path) -> None:
-    with pytest.raises(ValueError, match="one budget"):
+    with pytest.raises(ValueError, match="both set how long to train"):
         config(house, epochs=1)
 
 
