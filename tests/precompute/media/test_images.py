@@ -13,6 +13,7 @@ from PIL import Image
 from theworld.pipeline.errors import ImageError
 from theworld.pipeline.files import images as image_files
 from theworld.pipeline.files.images import decode_image, read_input_file
+from theworld.pipeline.latents.recipe import Fit
 from theworld.precompute.media.images import fit_image, load_image
 
 
@@ -146,3 +147,25 @@ def test_a_tensor_is_float32_in_minus_one_to_one() -> None:
     assert tensor.dtype == torch.float32
     for color, value in (("black", -1), ("white", 1)):
         assert (load_image(encoded(Image.new("RGB", (4, 4), color)), 16, 16, "cover", source="x") == value).all()
+
+
+PHOTO = Image.fromarray(np.random.default_rng(3).integers(0, 256, (41, 67, 3), dtype=np.uint8))
+LANCZOS = Image.Resampling.LANCZOS
+
+
+def test_every_way_of_fitting_resamples_with_pillow_s_lanczos() -> None:
+    def same(fitted: Image.Image, wanted: Image.Image) -> bool:
+        return np.array_equal(np.asarray(fitted), np.asarray(wanted))
+
+    assert same(fit_image(PHOTO, 32, 48, "stretch"), PHOTO.resize((48, 32), LANCZOS))
+    left = (67 - 41) / 2
+    assert same(fit_image(PHOTO, 32, 32, "cover"), PHOTO.resize((32, 32), LANCZOS, box=(left, 0, left + 41, 41)))
+    padded = Image.new("RGB", (48, 48), (128, 128, 128))
+    height = round(41 / 67 * 48)
+    padded.paste(PHOTO.resize((48, height), LANCZOS), (0, round((48 - height) / 2)))
+    assert same(fit_image(PHOTO, 48, 48, "pad"), padded)
+
+
+@pytest.mark.parametrize("fit", ["cover", "pad", "stretch"])
+def test_an_image_of_the_recipe_s_size_is_not_resampled(fit: Fit) -> None:
+    assert fit_image(PHOTO, 41, 67, fit) is PHOTO

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
+from av.video.reformatter import Interpolation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -228,3 +231,72 @@ SEEDS = [
     encoded("avi", "mpeg4", "yuv420p", NOISE[:5]),
     encoded("mov", "qtrle", "rgb24", NOISE[:5] // 64),
 ]
+
+
+SMOOTH = np.stack([np.roll(np.linspace(0, 255, H * W * 3).reshape(H, W, 3).astype(np.uint8), n, 0) for n in range(9)])
+BITEXACT_BICUBIC = (
+    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
+)
+
+
+def stock_frames(content: bytes, format: str, interpolation: Interpolation, **options: str) -> list[av.VideoFrame]:
+    """The frames that PyAV alone decodes, as RGB."""
+    with av.open(io.BytesIO(content), "r", format=format) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        stream.codec_context.options = options
+        return [
+            frame.reformat(format="rgb24", interpolation=interpolation, threads=1) for frame in container.decode(stream)
+        ]
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p"])
+def test_colours_are_converted_with_the_bicubic_filter_of_pyav(pix_fmt: str) -> None:
+    content = encoded("matroska", "ffv1", pix_fmt)
+    wanted = np.stack([frame.to_ndarray() for frame in stock_frames(content, "matroska", BITEXACT_BICUBIC)])
+    assert np.array_equal(pixels_of(content), wanted)
+    other = BITEXACT_BICUBIC & ~Interpolation.BICUBIC | Interpolation.BILINEAR
+    bilinear = np.stack([frame.to_ndarray() for frame in stock_frames(content, "matroska", other)])
+    assert not np.array_equal(bilinear, wanted)
+
+
+def damaged_copies(content: bytes) -> Iterator[bytes]:
+    """Copies with one other byte each, always the same ones."""
+    draw = random.Random(0)
+    for _ in range(200):
+        copy = bytearray(content)
+        copy[draw.randrange(len(copy) // 8, len(copy))] = draw.randrange(256)
+        yield bytes(copy)
+
+
+def decodes(content: bytes, format: str, **options: str) -> list[bool] | None:
+    """Whether each frame is marked as corrupt; None where FFmpeg refuses one."""
+    try:
+        with av.open(io.BytesIO(content), "r", format=format) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            stream.codec_context.options = options
+            return [frame.is_corrupt for frame in container.decode(stream)]
+    except (av.error.FFmpegError, AttributeError):  # the second where no codec is known
+        return None
+
+
+def test_damage_that_ffmpeg_would_conceal_is_refused() -> None:
+    sound = encoded("avi", "mpeg2video", "yuv420p", SMOOTH)
+    concealed = [
+        copy
+        for copy in damaged_copies(sound)
+        if decodes(copy, "avi") == [False] * 9 and decodes(copy, "avi", err_detect="explode") is None
+    ]
+    assert concealed
+    assert all(reason_of(copy)[0] == "decode" for copy in concealed[:5])
+
+
+def test_a_frame_that_ffmpeg_marks_as_corrupt_is_refused() -> None:
+    sound = encoded("mov", "prores_ks", "yuv422p10le", SMOOTH)
+    assert decodes(sound, "mov", err_detect="explode") == [False] * 9
+    marked = [copy for copy in damaged_copies(sound) if any(decodes(copy, "mov", err_detect="explode") or ())]
+    assert marked
+    for copy in marked[:5]:
+        reason, message = reason_of(copy)
+        assert (reason, "is damaged at one of its first frames" in message) == ("decode", True)
