@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,11 @@ def test_a_pattern_in_quotes_may_begin_at_home(folder: Path, monkeypatch: pytest
     here = list_inputs(folder / "*.png", images)
     assert here.samples
     assert list_inputs(Path("~") / folder.name / "*.png", images) == here
+
+
+def test_a_socket_with_the_name_of_a_tar_is_no_regular_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("x.tar")
+        [refused] = list_inputs(tmp_path / "*.tar", KINDS["rollout"]).refused
+    assert (refused.source, refused.reason) == ("x.tar", "not_a_file")

@@ -235,3 +235,10 @@ def test_chunks_hand_over_decoded_frames_and_a_longer_clip_begins_with_a_shorter
     assert torch.equal(shorter, long[:, :, :4])
     strided = roll_out_in_chunks(world, images[:2], KEYS[:2], recipe(**CHUNKS, rollout_steps=2, stride=2))
     assert torch.equal(strided, long[:, :, ::2])
+
+
+def test_what_is_no_joint_diffusion_is_named_as_it_is(world: CosmosWorld, images: torch.Tensor) -> None:
+    frames = Recipe(world="sha256:x", height=32, width=48, kind="frames")
+    for made, words in ((frames, "of kind frames is not"), (recipe(**CHUNKS), "of kind rollout in chunks is not")):
+        with pytest.raises(ConfigError, match=words):
+            world.rollout(images[:1], KEYS[:1], made)

@@ -142,3 +142,27 @@ def test_decoding_gives_four_frames_for_each_latent_after_the_first(world: WanWo
     video = world.decode(world.rollout(images[:2], KEYS[:2], recipe()))
     assert video.shape == (2, 3, 9, 32, 48)
     assert video.abs().max() <= 1
+
+
+def test_a_video_of_one_frame_is_its_image_and_longer_ones_are_refused(world: WanWorld, images: torch.Tensor) -> None:
+    rolled = world.rollout(images[:1], KEYS[:1], recipe())
+    assert torch.equal(world.rollout(images[:1].unsqueeze(2), KEYS[:1], recipe()), rolled)
+    with pytest.raises(ConfigError, match="one frame, not 5"):
+        world.rollout(images[:1].unsqueeze(2).repeat(1, 1, 5, 1, 1), KEYS[:1], recipe())
+
+
+def test_other_prompts_are_followed_by_a_copy_and_leave_the_world_as_it_is(
+    world: WanWorld, images: torch.Tensor
+) -> None:
+    before = world.rollout(images[:1], KEYS[:1], recipe())
+    other = world.with_text(TextEmbeddings(BALL, None)).rollout(images[:1], KEYS[:1], recipe())
+    assert not torch.equal(other, before)
+    assert torch.equal(other, engine(TextEmbeddings(BALL, None)).rollout(images[:1], KEYS[:1], recipe()))
+    assert torch.equal(world.rollout(images[:1], KEYS[:1], recipe()), before)
+
+
+def test_a_rollout_leaves_the_scheduler_as_it_was(images: torch.Tensor) -> None:
+    world = engine(TextEmbeddings(EMPTY, None))
+    before = {name: repr(value) for name, value in vars(world.scheduler).items()}
+    world.rollout(images[:1], KEYS[:1], recipe())
+    assert {name: repr(value) for name, value in vars(world.scheduler).items()} == before
