@@ -1,7 +1,4 @@
-"""What a run will cost before it starts: arithmetic from the configs, time from what the machine has shown before.
-
-Lives here: formulas that load no weights. Elsewhere: what machines have shown (experience.py), bytes (plan.py).
-"""
+"""Estimate the cost of a run: operations from the model's configs, time from rates measured in earlier runs."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 12
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one input and of a run; None where it is not known."""
+    """The cost of one input and of a run; None is unknown."""
 
     todo: int
     tokens: int
@@ -36,29 +33,31 @@ class Cost:
     workers: int
     device: str | None
     rate: float | None
-    """Inputs a second that all workers together have shown before."""
+    """Inputs a second of all workers together, measured in an earlier run."""
     floor_s: float | None
-    """For the arithmetic alone, at the machine's full speed: no run is faster."""
+    """Lower bound of the time: the operations at the machine's full speed."""
 
     @property
     def seconds(self) -> float | None:
-        """For the run, as far as it can be told."""
+        """Of the whole run: from the measured rate, else the lower bound."""
         return self.todo / self.rate if self.rate else self.floor_s
 
     def lines(self, takes: str) -> list[str]:
-        """For the plan."""
+        """The lines of the plan."""
         lines = [f"tokens  {self.tokens:,} per {takes}, {-(-self.tokens // 4):,} in patches of 2x2"]
         if not self.todo:
             return lines
-        work = f"{self.flops / 1e12:,.3g} TFLOP per {takes}" if self.flops else ""
+        work_text = f"{self.flops / 1e12:,.3g} TFLOP per {takes}" if self.flops else ""
         if self.rate:
-            told = f"about {duration(self.todo / self.rate)}: {self.rate:.3g} {takes}s/s measured on {self.device}"
-            told += f", {self.workers} workers" if self.workers > 1 else ""
+            time_text = f"about {duration(self.todo / self.rate)}: {self.rate:.3g} {takes}s/s measured on {self.device}"
+            time_text += f", {self.workers} workers" if self.workers > 1 else ""
         elif self.floor_s is not None:
-            told = f"more than {duration(self.floor_s)} (the arithmetic alone); measured once something has run here"
+            time_text = (
+                f"more than {duration(self.floor_s)} (the arithmetic alone); measured once something has run here"
+            )
         else:
-            told = "time not known before something has run here"
-        return [*lines, f"cost    {'; '.join(part for part in (work, told) if part)}"]
+            time_text = "time not known before something has run here"
+        return [*lines, f"cost    {'; '.join(part for part in (work_text, time_text) if part)}"]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json` and events."""
@@ -75,7 +74,7 @@ def estimate(
     recipe: Recipe,
     shape: Sequence[int],
     todo: int,
-    experience: ThroughputLog,
+    throughput: ThroughputLog,
     *,
     device: str | None,
     workers: int,
@@ -85,8 +84,8 @@ def estimate(
     Args:
         shape: (C, T, H, W) of one latent. device: of the workers, by its model; None where that is not known yet.
     """
-    shown = experience.of(recipe).get(device) if device else None
-    rate = shown.per_worker_s * workers if shown and shown.per_worker_s else None
+    record = throughput.of(recipe).get(device) if device else None
+    rate = record.per_worker_s * workers if record and record.per_worker_s else None
     flops = flops_per_input(world, recipe, shape)
     floor_s = None
     if todo and flops and device and not rate and (speed := _speed(device, recipe, workers)):
@@ -112,8 +111,8 @@ def flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) ->
     picture = encode_flops(vae, *size, 1)
     kind = recipe.traits
     if kind.is_real_video:
-        apart = {"stride": recipe.stride, "temporal_stride": world.latent_spec().temporal_stride}
-        return encode_flops(vae, *size, video_frames(recipe.rollout_steps, **apart))
+        strides = {"stride": recipe.stride, "temporal_stride": world.latent_spec().temporal_stride}
+        return encode_flops(vae, *size, video_frames(recipe.rollout_steps, **strides))
     if not kind.predicts:
         return kind.pictures(latent_frames(recipe.rollout_steps)) * picture
     if recipe.rollout_steps == 0:
@@ -125,8 +124,8 @@ def flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) ->
     text = 1 if recipe.prompt is None and recipe.prompts == "recipe" else TEXT_TOKENS
     levels = recipe.denoise_steps - (recipe.solver == "euler")  # Euler's last forward changes nothing
     forwards = levels * (2 if recipe.guidance > 1 else 1)
-    seen = encode_flops(vae, *size, kind.first_predicted_frame(recipe) or 1)
-    return recipe.draws * (seen + forwards * forward_flops(transformer, frames, height, width, text))
+    observed_flops = encode_flops(vae, *size, kind.first_predicted_frame(recipe) or 1)
+    return recipe.draws * (observed_flops + forwards * forward_flops(transformer, frames, height, width, text))
 
 
 def forward_flops(config: Mapping[str, Any], frames: int, height: int, width: int, text_tokens: int) -> float:
@@ -159,18 +158,20 @@ def encode_flops(config: Mapping[str, Any], height: int, width: int, frames: int
     z = 2 * config["z_dim"]
     cells = frames * height * width
     total = 2.0 * 27 * 3 * dims[0] * cells
-    for stage, (come, go) in enumerate(pairwise(dims)):
+    for stage, (width_in, width_out) in enumerate(pairwise(dims)):
         for block in range(config["num_res_blocks"]):
-            start = come if block == 0 else go
-            total += 2 * 27 * (start + go) * go * cells + (2 * start * go * cells if start != go else 0)
+            start = width_in if block == 0 else width_out
+            total += 2 * 27 * (start + width_out) * width_out * cells + (
+                2 * start * width_out * cells if start != width_out else 0
+            )
         if stage == len(widths) - 1:
             break
         height, width = height // 2, width // 2
-        total += 2 * 9 * go * go * frames * height * width
+        total += 2 * 9 * width_out * width_out * frames * height * width
         if config["temperal_downsample"][stage]:  # diffusers' spelling
-            later = (frames - 1) // 2
-            total += 2 * 3 * go * go * later * height * width
-            frames = 1 + later
+            later_frames = (frames - 1) // 2
+            total += 2 * 3 * width_out * width_out * later_frames * height * width
+            frames = 1 + later_frames
         cells = frames * height * width
     top, area = dims[-1], height * width
     total += 2 * 2 * 27 * 2 * top * top * cells + (2 * 4 * top * top + 4 * area * top) * cells
@@ -178,7 +179,7 @@ def encode_flops(config: Mapping[str, Any], height: int, width: int, frames: int
 
 
 def duration(seconds: float) -> str:
-    """For people: 40 s, 12 min, 3.5 h, 2.1 days."""
+    """A time in words: 40 s, 12 min, 3.5 h, 2.1 days."""
     for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}" if length > 60 else f"{seconds / length:.0f} {unit}"
@@ -188,15 +189,15 @@ def duration(seconds: float) -> str:
 def _speed(device: str, recipe: Recipe, workers: int) -> float | None:
     """Operations a second of all workers at the most: of a CPU tried out here, of a GPU from its data sheet."""
     if not device.endswith(" threads"):
-        known = [speed for name, speed in PEAK.items() if name in device]
-        return known[0] * workers if known and recipe.compute_dtype == "bfloat16" else None
+        speeds = [speed for name, speed in PEAK.items() if name in device]
+        return speeds[0] * workers if speeds and recipe.compute_dtype == "bfloat16" else None
     import torch
 
     threads = int(device.rpartition(", ")[2].split()[0])
-    one, best = torch.ones(512, 512), 0.0
+    matrix, best = torch.ones(512, 512), 0.0
     for _ in range(6):
         started = time.perf_counter()
-        torch.matmul(one, one)
+        torch.matmul(matrix, matrix)
         best = max(best, 2 * 512**3 / (time.perf_counter() - started))
     return best / torch.get_num_threads() * threads * workers
 

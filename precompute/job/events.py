@@ -1,6 +1,6 @@
-"""A run told to programs: one JSON line an event, appended to a file that `tail -f` and a supervisor can follow.
+"""The events of a run as JSON lines, appended to a file that a program can follow.
 
-A file and not stdout, where `--json` prints the one final result; a second run of the same command goes on in it.
+They go to a file because `--json` prints the final result on stdout. A second run appends to the same file.
 
     {"time": 1732338000.123, "event": "started", ...}     time is seconds since 1970
 
@@ -27,7 +27,7 @@ Event = Literal["plan", "started", "shard", "failure", "retry", "backoff", "fini
 
 
 class Events:
-    """Appends events to a file; to none where there is no path."""
+    """Appends events to a file; does nothing without a path."""
 
     def __init__(self, path: Path | None) -> None:
         """
@@ -41,8 +41,8 @@ class Events:
             except OSError as error:
                 raise ConfigError(f"--events {path} cannot be written: {error.strerror}") from error
 
-    def tell(self, event: Event, **fields: Any) -> None:
-        """Append one line, in one write: whoever reads along sees whole lines, also of two runs in one file."""
+    def write(self, event: Event, **fields: Any) -> None:
+        """Append one line in one write, so that readers see whole lines, also if two runs share the file."""
         if self._file is None:
             return
         line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n"
@@ -52,7 +52,7 @@ class Events:
             return
 
     def close(self) -> None:
-        """No more events."""
+        """Close the file."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

@@ -1,6 +1,6 @@
-"""What a run has to do: the inputs, less what the store already holds and what failed before. Starts nothing.
+"""The plan of a run: which inputs are done, which failed before, and which remain to do.
 
-Done, failed and pending are three different things: a store answers for the first, its ledger for the second.
+The store says which are done, and its ledger which failed; all others are to do.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *,
     unique = listing.unique()
     failed = {failure.key or failure.source: failure for failure in (store.failures() if store else [])}
     keys = list(unique)
-    done = {key for key, here in zip(keys, store.holds(keys), strict=True) if here} if store is not None else set[str]()
+    done: set[str] = set()
+    if store is not None:
+        done = {key for key, is_held in zip(keys, store.holds(keys), strict=True) if is_held}
     failed_before = [] if retry_failed else [failed[key] for key in unique if key in failed and key not in done]
     skip = done | {failure.key for failure in failed_before}
     return Plan(

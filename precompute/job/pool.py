@@ -1,8 +1,4 @@
-"""Workers as the job sees them: tasks go in, receipts or exceptions come out, here or in Ray actors.
-
-Lives here: who runs a task. Elsewhere: what a task is worth and what follows a failure (job.py), a shard's work
-(worker.py), Ray's settings (ray_session.py), somebody's cluster (cluster.py).
-"""
+"""Workers, in this process or in Ray actors: tasks go in, receipts or exceptions come out."""
 
 from __future__ import annotations
 
@@ -47,8 +43,8 @@ class Task:
     attempts: int = 0
 
     @property
-    def alone(self) -> bool:
-        """It failed before: it has an actor to itself, so that it is known which task an actor dies of."""
+    def runs_alone(self) -> bool:
+        """Whether it needs an actor to itself: it failed before, and if the actor dies, this task is the reason."""
         return self.attempts > 0
 
 
@@ -56,7 +52,7 @@ class Pool(Protocol):
     """Workers that take tasks; in this process or in Ray."""
 
     where: list[dict[str, str]]
-    """What workers on other machines have said of their places."""
+    """Host, device and package folder of each worker on another machine."""
 
     @property
     def workers(self) -> int:
@@ -72,7 +68,7 @@ class Pool(Protocol):
         ...
 
     def takes(self, task: Task, *, ahead: bool) -> bool:
-        """Whether a task can be submitted now; with `ahead` also to a worker that is busy with another."""
+        """Whether a task can be submitted now; with `ahead` also to a worker that is busy with another task."""
         ...
 
     def submit(self, task: Task, fitted: Mapping[str, int]) -> None:
@@ -80,7 +76,7 @@ class Pool(Protocol):
         ...
 
     def wait(self) -> list[tuple[Task, Receipt | Exception]]:
-        """Wait a while for tasks to end: their receipts, or what they failed of. Often none."""
+        """Wait up to a second for tasks to end; returns their receipts or exceptions, often none."""
         ...
 
 
@@ -93,7 +89,7 @@ class _InProcess:
         self.where: list[dict[str, str]] = []
         self._worker = worker_class()(setup)
         self._task: tuple[Task, Mapping[str, int]] | None = None
-        self._told: set[str] = set()
+        self._logged_reasons: set[str] = set()
 
     def start(self) -> float:
         return self._worker.load_s()
@@ -113,24 +109,25 @@ class _InProcess:
         except Interrupted:
             raise
         except Exception as error:
-            if (what := reason_of(error)) not in self._told:  # for who looks where it breaks; a task is tried again
-                self._told.add(what)
+            reason = reason_of(error)
+            if reason not in self._logged_reasons:  # once, to show where it breaks: the task is tried again
+                self._logged_reasons.add(reason)
                 logger.warning("a task failed", exc_info=True)
             return [(task, error)]
 
 
 @dataclass(eq=False)
 class _Actor:
-    """One Ray actor, and what it is at."""
+    """One Ray actor and its tasks."""
 
     handle: Any
     tasks: dict[Any, Task] = field(default_factory=dict[Any, "Task"])
     """By the reference of their result."""
-    since: float | None = None
+    died_at: float | None = None
     """When it died, until it is back."""
-    back: Any = None
+    restart: Any = None
     """Reference of the call that answers when it is back."""
-    again: float = 0.0
+    next_call_at: float = 0.0
     """When to call again: while Ray restarts an actor, every call to it fails, through no fault of the caller."""
 
 
@@ -165,7 +162,7 @@ class _RayPool:
             WorldModelError: a worker could not start, or the call failed in it.
         """
         deadline = time.monotonic() + START_S
-        references = [getattr(one.handle, method).remote(*arguments) for one in self._actors]
+        references = [getattr(actor.handle, method).remote(*arguments) for actor in self._actors]
         waiting = references
         while waiting:
             _, waiting = self._ray.wait(waiting, num_returns=len(waiting), timeout=POLL_S)
@@ -190,17 +187,21 @@ class _RayPool:
         actor.tasks[actor.handle.process.remote(task.samples, task.shard, dict(fitted))] = task
 
     def _actor_for(self, task: Task, *, ahead: bool) -> _Actor | None:
-        able = [one for one in self._actors if one.since is None and not any(had.alone for had in one.tasks.values())]
-        actor = min(able, key=lambda one: len(one.tasks), default=None)
-        most = AHEAD if ahead and not task.alone else 1
+        free_actors = [
+            actor
+            for actor in self._actors
+            if actor.died_at is None and not any(task.runs_alone for task in actor.tasks.values())
+        ]
+        actor = min(free_actors, key=lambda actor: len(actor.tasks), default=None)
+        most = AHEAD if ahead and not task.runs_alone else 1
         return actor if actor is not None and len(actor.tasks) < most else None
 
     def wait(self) -> list[tuple[Task, Receipt | Exception]]:
         self._session.check()
-        self._call_the_dead()
-        owners = {reference: one for one in self._actors for reference in one.tasks}
-        backs = {one.back: one for one in self._actors if one.back is not None}
-        references = [*owners, *backs]
+        self._call_dead_actors()
+        actor_by_task = {reference: actor for actor in self._actors for reference in actor.tasks}
+        actor_by_restart = {actor.restart: actor for actor in self._actors if actor.restart is not None}
+        references = [*actor_by_task, *actor_by_restart]
         if not references:
             time.sleep(POLL_S / 10)
             return []
@@ -209,14 +210,15 @@ class _RayPool:
         except self._ray.exceptions.RayError as error:
             self._session.check()
             raise WorldModelError(
-                f"Ray does not work any more: {reason_of(error)}. What is committed stays; the same command goes on"
+                f"Ray does not work any more: {reason_of(error)}. Committed latents are kept: run the same "
+                "command again to resume"
             ) from error
         ended: list[tuple[Task, Receipt | Exception]] = []
         for reference in ready:
-            if reference in backs:
-                self._back(backs[reference])
+            if reference in actor_by_restart:
+                self._end_restart(actor_by_restart[reference])
             else:
-                ended.append(self._end(owners[reference], reference))
+                ended.append(self._end(actor_by_task[reference], reference))
         return ended
 
     def _end(self, actor: _Actor, reference: Any) -> tuple[Task, Receipt | Exception]:
@@ -228,40 +230,40 @@ class _RayPool:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if self._on_gpu and _spoils_the_device(cause):
                 self._ray.kill(actor.handle, no_restart=False)
-                actor.since = actor.since or time.monotonic()
+                actor.died_at = actor.died_at or time.monotonic()
             return task, cause
         except exceptions.RayError as error:
-            actor.since = actor.since or time.monotonic()
+            actor.died_at = actor.died_at or time.monotonic()
             if isinstance(error, exceptions.OutOfMemoryError):
                 return task, MemoryError(reason_of(error))
             return task, error
 
-    def _call_the_dead(self) -> None:
+    def _call_dead_actors(self) -> None:
         now = time.monotonic()
-        for actor in [one for one in self._actors if one.since is not None and one.back is None]:
-            assert actor.since is not None
-            if now - actor.since > RESTART_S:
+        for actor in [actor for actor in self._actors if actor.died_at is not None and actor.restart is None]:
+            assert actor.died_at is not None
+            if now - actor.died_at > RESTART_S:
                 self._actors.remove(actor)
                 logger.warning("a worker did not come back within %.0f s; %d go on", RESTART_S, self.workers)
                 if not self._actors:
                     raise WorldModelError(
-                        f"the workers died and did not come back within {RESTART_S:.0f} s. What is committed stays; "
-                        "the same command goes on, with --in-process if Ray is the trouble"
+                        f"the workers died and did not come back within {RESTART_S:.0f} s. Committed "
+                        "latents are kept: run the same command again, with --in-process if Ray is the cause"
                     )
-            elif now >= actor.again:
-                actor.back = actor.handle.load_s.remote()
+            elif now >= actor.next_call_at:
+                actor.restart = actor.handle.load_s.remote()
 
-    def _back(self, actor: _Actor) -> None:
-        reference, actor.back = actor.back, None
+    def _end_restart(self, actor: _Actor) -> None:
+        reference, actor.restart = actor.restart, None
         try:
             self._ray.get(reference, timeout=ANSWER_S)
-            actor.since = None
+            actor.died_at = None
         except self._ray.exceptions.RayError:
-            actor.again = time.monotonic() + POLL_S / 5
+            actor.next_call_at = time.monotonic() + POLL_S / 5
 
 
 def worker_class() -> type[Worker]:
-    """Who does the work: imported late, as diffusers takes seconds."""
+    """The `Worker` class, imported late because diffusers takes seconds to import."""
     from .worker import Worker
 
     return Worker
@@ -288,12 +290,15 @@ def open_pool(setup: dict[str, Any], workers: int, *, in_process: bool) -> Gener
     gpus = _gpus() if setup["device"].startswith("cuda") else 0
     threads = None if gpus else max(1, cores // workers)
     with ray_session(cpus=max(workers, cores), gpus=gpus) as session:
-        each = 1 / -(-workers // gpus) if gpus else 0  # several share a GPU only where there are more of them
-        yield _RayPool(session, _ray_setup(setup, threads), workers, cpus=1, gpus=each)
+        # workers share a GPU only if there are more workers than GPUs
+        gpus_per_worker = 1 / -(-workers // gpus) if gpus else 0
+        yield _RayPool(session, _ray_setup(setup, threads), workers, cpus=1, gpus=gpus_per_worker)
 
 
 @contextmanager
-def join_pool(session: Session, setup: dict[str, Any], crew: WorkerPlan, first: Sample) -> Generator[Pool, None, None]:
+def join_pool(
+    session: Session, setup: dict[str, Any], worker_plan: WorkerPlan, first: Sample
+) -> Generator[Pool, None, None]:
     """Workers on a cluster that was joined, each having proven that it sees the store and the inputs.
 
     Args:
@@ -301,10 +306,10 @@ def join_pool(session: Session, setup: dict[str, Any], crew: WorkerPlan, first: 
     """
     pool = _RayPool(
         session,
-        _ray_setup(setup, None if crew.gpus else int(crew.cpus)),
-        crew.workers,
-        cpus=crew.cpus,
-        gpus=crew.gpus,
+        _ray_setup(setup, None if worker_plan.gpus else int(worker_plan.cpus)),
+        worker_plan.workers,
+        cpus=worker_plan.cpus,
+        gpus=worker_plan.gpus,
     )
     try:
         pool.where = pool.call_each("check_in", first)

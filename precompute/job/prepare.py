@@ -1,7 +1,4 @@
-"""What is known of a job before anything is written: world model, recipe, inputs, what is to do, what it will cost.
-
-Elsewhere: listing (sources.py), subtracting what is done (plan.py), estimating (cost.py), doing it (job.py).
-"""
+"""Prepare a job before anything is written: find the world model, recipe, inputs, plan and cost."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ from .plan import Plan, bytes_per_sample, make_plan
 from .throughput import ThroughputLog
 
 OWN_FAMILIES = ("buckets",)
-"""Of the scenes made where none are given: one family is learned in minutes; `theworld scenes` makes all four."""
+"""The families made if no inputs are given. One is learned in minutes; `theworld scenes` makes all four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +40,17 @@ class Prepared:
     listing: Listing
     index: HashCache
     store: LatentStore | None
-    """The one to go on with; None where this recipe has none yet."""
+    """The store to resume; None if this recipe has none yet."""
     plan: Plan
     cost: Cost
-    experience: ThroughputLog
+    throughput: ThroughputLog
     device: str
     workers: int
-    """On this machine; a cluster's are not known before it is joined, and a plan joins nothing."""
+    """On this machine. The workers of a cluster are counted when it is joined, which a plan does not do."""
 
 
-def look_ahead(config: PrecomputeConfig, progress: Progress) -> Prepared:
-    """Find out all there is to know without writing, but for the embedded scenes where no inputs are given.
+def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
+    """Resolve, list, plan and estimate a job. Writes nothing, except the embedded scenes if no inputs are given.
 
     Raises:
         ConfigError, RecipeError, WorldModelError: this job cannot be done.
@@ -63,7 +60,8 @@ def look_ahead(config: PrecomputeConfig, progress: Progress) -> Prepared:
     if prompts:  # before 10 GB of text encoder are fetched for nothing
         check_prompts(prompts, config.guardrail, find_family(config.world).text)
     if config.prompt_field is not None and config.guardrail is None:
-        check_prompts([""], None, find_family(config.world).text)  # that anybody checks them; they are not read yet
+        # the prompts are not read yet: this only checks that a guardrail is named where one is needed
+        check_prompts([""], None, find_family(config.world).text)
     world = resolve_world(config.world, with_text=bool(prompts) or config.prompt_field is not None)
     recipe = make_recipe(config, world)
     device = "cpu" if config.address else str(resolve_device(config.device))
@@ -71,7 +69,7 @@ def look_ahead(config: PrecomputeConfig, progress: Progress) -> Prepared:
     if config.images is None:
         progress.say(_embedded_note(config, world))
     if config.images is None and config.dry_run:
-        with TemporaryDirectory() as folder:  # their keys are needed, the files are not
+        with TemporaryDirectory() as folder:  # only their keys are needed
             listing, index = _list(config, _own_scenes(config, world, Path(folder), progress))
     else:
         listing, index = _list(config, config.images or _own_scenes(config, world, config.cache / "scenes", progress))
@@ -79,8 +77,10 @@ def look_ahead(config: PrecomputeConfig, progress: Progress) -> Prepared:
     shape = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
     store = find_store(config.cache, recipe)
     plan = make_plan(listing, store, bytes_per_sample(shape, recipe.dtype), retry_failed=config.retry_failed)
-    experience = ThroughputLog.load(config.cache)
-    here = None if config.address else device_name(device, _threads(device, workers, in_process=config.in_process))
+    throughput = ThroughputLog.load(config.cache)
+    local_device = (
+        None if config.address else device_name(device, _threads(device, workers, in_process=config.in_process))
+    )
     return Prepared(
         world=world,
         recipe=recipe,
@@ -89,50 +89,52 @@ def look_ahead(config: PrecomputeConfig, progress: Progress) -> Prepared:
         index=index,
         store=store,
         plan=plan,
-        cost=estimate(world, recipe, shape, len(plan.todo), experience, device=here, workers=workers),
-        experience=experience,
+        cost=estimate(world, recipe, shape, len(plan.todo), throughput, device=local_device, workers=workers),
+        throughput=throughput,
         device=device,
         workers=workers,
     )
 
 
-def announce(ahead: Prepared, config: PrecomputeConfig, progress: Progress, events: Events) -> None:
-    """Say what will be done, what it will cost, and what may come in its way."""
-    plan, recipe = ahead.plan, ahead.recipe
-    for line in plan.lines(recipe, ahead.world, str(ahead.store.path) if ahead.store else f"new, in {config.cache}"):
+def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, events: Events) -> None:
+    """Print the plan and the cost, and warn of what may stop the job."""
+    plan, recipe = prepared.plan, prepared.recipe
+    for line in plan.lines(
+        recipe, prepared.world, str(prepared.store.path) if prepared.store else f"new, in {config.cache}"
+    ):
         progress.say(line)
-    for line in ahead.cost.lines(KINDS[recipe.kind].takes):
+    for line in prepared.cost.lines(KINDS[recipe.kind].takes):
         progress.say(line)
     needed = len(plan.todo) * plan.sample_bytes
-    events.tell(
+    events.write(
         "plan",
-        store=str(ahead.store.path if ahead.store else config.cache),
+        store=str(prepared.store.path if prepared.store else config.cache),
         images=plan.inputs,
         todo=len(plan.todo),
         done=plan.done,
         failed_before=len(plan.failed_before),
         bytes=needed,
-        **ahead.cost.to_json(),
+        **prepared.cost.to_json(),
     )
     if os.environ.get("RAY_ADDRESS") and not config.address and not config.in_process:
         progress.warn("note: RAY_ADDRESS is not followed, this job starts a Ray of its own; --address joins a cluster")
     if needed > (free := _free_bytes(config.cache)):
         progress.warn(
             f"warning: {needed / 2**30:.1f} GiB to write and {free / 2**30:.1f} GiB free in {config.cache}. "
-            "What is committed when it is full stays, and the same command goes on once there is space"
+            "If the disk fills up, committed latents are kept: free some space and run the same command again to resume"
         )
 
 
 def is_small(world: WorldSource) -> bool:
-    """It fits once per core; a large one would not fit twice."""
+    """Whether a world model is small enough (256 MiB) that every core can load one."""
     return world.weight_bytes() < 2**28
 
 
 def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, HashCache]:
     kind = KINDS[config.kind]
     index = HashCache.load(config.cache, place, kind.takes, trust=not config.rehash)
-    named = {"column": config.column, "prompt_field": config.prompt_field}
-    return list_inputs(place, kind, limit=config.limit, index=index, **named), index
+    columns = {"column": config.column, "prompt_field": config.prompt_field}
+    return list_inputs(place, kind, limit=config.limit, index=index, **columns), index
 
 
 def _default_workers(world: WorldSource, device: str) -> int:
@@ -150,7 +152,7 @@ def _free_bytes(cache: Path) -> int:
 
 
 def _threads(device: str, workers: int, *, in_process: bool) -> int | None:
-    """That a worker computes with, as its device's name says."""
+    """CPU threads of one worker; None on a GPU."""
     if device.startswith("cuda"):
         return None
     if in_process:

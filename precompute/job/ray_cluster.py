@@ -58,9 +58,9 @@ def ray_cluster(address: str) -> Generator[Session, None, None]:
         raise ConfigError(f"--address {address}: nothing answers there ({why})") from error
     _require_auth(address)
     _require_token(address)
-    here = Path(tempfile.mkdtemp(prefix="theworld-"))
+    folder = Path(tempfile.mkdtemp(prefix="theworld-"))
     try:
-        package = _package(here / "theworld")
+        package = _package(folder / "theworld")
         settings = environment(RAY_AUTH_MODE="token", RAY_ADDRESS=None, RAY_USAGE_STATS_ENABLED="0")
         with settings, redirect_stdout(sys.stderr):
             import ray
@@ -73,21 +73,21 @@ def ray_cluster(address: str) -> Generator[Session, None, None]:
                     runtime_env={"py_modules": [str(package)]},
                 )
             except Exception as error:  # Ray raises half a dozen classes here, builtin ones among them
-                said = str(error).strip().splitlines() or [type(error).__name__]
+                answer = str(error).strip().splitlines() or [type(error).__name__]
                 raise ConfigError(
-                    f"--address {address}: Ray does not let this process join: {said[0][:300]}. Run this on a "
+                    f"--address {address}: Ray does not let this process join: {answer[0][:300]}. Run this on a "
                     "machine of the cluster, with the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN_PATH, "
                     "and the cluster's versions of Python and ray"
                 ) from error
             try:
-                yield Session(ray, check=_answers(host, port))
+                yield Session(ray, check=_head_check(host, port))
             finally:
                 stop(ray, [])
     finally:
-        shutil.rmtree(here, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def crew_of(nodes: Iterable[Mapping[str, Any]], *, device: str, workers: int | None, small: bool) -> WorkerPlan:
+def plan_workers(nodes: Iterable[Mapping[str, Any]], *, device: str, workers: int | None, small: bool) -> WorkerPlan:
     """Workers for the nodes that are alive: one a GPU; without GPUs one a core, or one a node of a large model.
 
     Args:
@@ -97,33 +97,33 @@ def crew_of(nodes: Iterable[Mapping[str, Any]], *, device: str, workers: int | N
         ConfigError: there is no room for one.
     """
     resources = [node["Resources"] for node in nodes if node["Alive"]]
-    gpus = int(sum(one.get("GPU", 0) for one in resources))
-    cores = [int(one.get("CPU", 0)) for one in resources if one.get("CPU", 0) >= 1]
+    gpus = int(sum(node.get("GPU", 0) for node in resources))
+    cores = [int(node.get("CPU", 0)) for node in resources if node.get("CPU", 0) >= 1]
     if device == "cuda" and not gpus:
         raise ConfigError("--device cuda: no node of this cluster has a GPU. Use --device cpu")
     if gpus and device != "cpu":
         return WorkerPlan(device="cuda", workers=min(gpus, workers or gpus), cpus=1, gpus=1)
     if not cores:
         raise ConfigError("no node of this cluster offers a CPU or a GPU")
-    each = 1 if small else min(cores)
-    room = sum(count // each for count in cores)
-    return WorkerPlan(device="cpu", workers=min(room, workers or room), cpus=each, gpus=0)
+    cores_per_worker = 1 if small else min(cores)
+    room = sum(count // cores_per_worker for count in cores)
+    return WorkerPlan(device="cpu", workers=min(room, workers or room), cpus=cores_per_worker, gpus=0)
 
 
 def node_of(error: BaseException) -> str:
     """The machine Ray says an actor's error comes from; empty where it does not say."""
-    found = re.search(r"\bip=([0-9a-fA-F.:]+)", str(error))
-    return found[1] if found else ""
+    match = re.search(r"\bip=([0-9a-fA-F.:]+)", str(error))
+    return match[1] if match else ""
 
 
 def _parse(address: str) -> tuple[str, int]:
-    found = re.fullmatch(r"\[?([\w.:-]+?)\]?:(\d{1,5})", address)
-    if found is None:
+    match = re.fullmatch(r"\[?([\w.:-]+?)\]?:(\d{1,5})", address)
+    if match is None:
         raise ConfigError(
             f"--address must be HOST:PORT of the cluster's head, such as 10.0.0.1:6379; got {address!r}. "
             "Anything vaguer could join another's cluster"
         )
-    return found[1], int(found[2])
+    return match[1], int(match[2])
 
 
 _PROBE = """
@@ -138,34 +138,34 @@ except AuthenticationError:
 """
 
 
-def _knock(address: str, **settings: str) -> str:
+def _probe(address: str, **settings: str) -> str:
     """Whether a cluster lets one in: open, closed, or why it cannot be told. In a process of its own: Ray fixes its
     mode and token once a process, and a driver with a wrong token waits for minutes."""
     command = [sys.executable, "-c", _PROBE, address]
     try:
-        said = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=_PROBE_S)
+        answer = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=_PROBE_S)
     except subprocess.TimeoutExpired:
         return f"nothing that listens there answers as Ray does in {_PROBE_S:.0f} s"
-    return said.stdout.strip() or (said.stderr.strip().splitlines() or ["no reason given"])[-1][:300]
+    return answer.stdout.strip() or (answer.stderr.strip().splitlines() or ["no reason given"])[-1][:300]
 
 
 def _require_auth(address: str) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    said = _knock(address, **{**clean, "RAY_AUTH_MODE": "disabled"})
-    if said == "open":
+    answer = _probe(address, **{**clean, "RAY_AUTH_MODE": "disabled"})
+    if answer == "open":
         raise ConfigError(
             f"--address {address}: this cluster asks for no token, so whoever reaches its ports can run code in it "
             "and in this job (CVE-2023-48022). Start it with RAY_AUTH_MODE=token, as configs/slurm.sh does"
         )
-    if said != "closed":
-        raise ConfigError(f"--address {address}: cannot tell whether this cluster asks for a token: {said}")
+    if answer != "closed":
+        raise ConfigError(f"--address {address}: cannot tell whether this cluster asks for a token: {answer}")
 
 
 def _require_token(address: str) -> None:
     if not os.environ.get("RAY_AUTH_TOKEN"):
         _require_private_token()
-    if (said := _knock(address, **{**os.environ, "RAY_AUTH_MODE": "token"})) != "open":
-        why = "is not the cluster's token" if said == "closed" else f"may not be the cluster's token ({said})"
+    if (answer := _probe(address, **{**os.environ, "RAY_AUTH_MODE": "token"})) != "open":
+        why = "is not the cluster's token" if answer == "closed" else f"may not be the cluster's token ({answer})"
         raise ConfigError(f"--address {address}: the token here {why}: copy it from the cluster's head")
 
 
@@ -190,7 +190,7 @@ def _package(folder: Path) -> Path:
     return folder
 
 
-def _answers(host: str, port: int) -> Callable[[], None]:
+def _head_check(host: str, port: int) -> Callable[[], None]:
     last, missed = time.monotonic(), 0
 
     def check() -> None:
@@ -205,8 +205,8 @@ def _answers(host: str, port: int) -> Callable[[], None]:
         last = time.monotonic()
         if missed >= _MISSED_CHECKS:
             raise Interrupted(
-                f"the cluster's head at {host}:{port} does not answer any more. What is committed stays; "
-                "the same command goes on once the cluster is back"
+                f"the cluster's head at {host}:{port} does not answer any more. Committed latents are "
+                "kept: run the same command again once the cluster is back"
             )
 
     return check

@@ -2,7 +2,6 @@
 
 Why each setting: a default `ray.init()` listens on every interface with ports that run code for whoever connects, and
 writes its session world-readable. Nothing here joins or leaves anything behind for another cluster.
-Elsewhere: joining a cluster, for which a person has to give its address (cluster.py).
 """
 
 from __future__ import annotations
@@ -60,8 +59,8 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
     Raises:
         ConfigError: Ray listens beyond this machine in spite of its settings.
     """
-    wanted = tempfile.gettempdir()
-    parent = Path(wanted if len(os.fsencode(wanted)) <= _MAX_SOCKET_FOLDER else "/tmp")
+    temp = tempfile.gettempdir()
+    parent = Path(temp if len(os.fsencode(temp)) <= _MAX_SOCKET_FOLDER else "/tmp")
     _sweep(parent)
     base = Path(tempfile.mkdtemp(prefix=f"tw-{os.getpid()}-", dir=parent))
     token = base / "token"
@@ -75,7 +74,7 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
         with settings, redirect_stdout(sys.stderr):
             import ray
 
-            ours = {child.pid for child in psutil.Process().children()}
+            children_before = {child.pid for child in psutil.Process().children()}
             ray.init(
                 address="local",
                 num_cpus=cpus,
@@ -86,11 +85,11 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
                 configure_logging=False,
                 _temp_dir=str(base),
             )
-            started = [child for child in psutil.Process().children() if child.pid not in ours]
+            started = [child for child in psutil.Process().children() if child.pid not in children_before]
             try:
                 os.umask(old_umask)
                 _refuse_open_ports()
-                yield Session(ray, check=_alive(started))
+                yield Session(ray, check=_ray_check(started))
             finally:
                 stop(ray, started)
     finally:
@@ -128,7 +127,7 @@ def stop(ray: Any, started: list[psutil.Process]) -> None:
     stopping = threading.Thread(target=ray.shutdown, daemon=True)
     stopping.start()
     stopping.join(STOP_S)
-    if stopping.is_alive() or any(map(_runs, started)):
+    if stopping.is_alive() or any(map(_is_running, started)):
         for process in started:
             with suppress(psutil.Error):
                 for child in process.children(recursive=True):
@@ -136,21 +135,21 @@ def stop(ray: Any, started: list[psutil.Process]) -> None:
                 process.kill()
 
 
-def _alive(started: list[psutil.Process]) -> Callable[[], None]:
+def _ray_check(started: list[psutil.Process]) -> Callable[[], None]:
     needed = [(process.name(), process) for process in started if process.name() in ("raylet", "gcs_server")]
 
     def check() -> None:
         for name, process in needed:
-            if not _runs(process):
+            if not _is_running(process):
                 raise Interrupted(
                     f"Ray's {name} died (was it killed, or is the machine out of memory?), and with it the workers. "
-                    "What is committed stays; the same command goes on, with --in-process if Ray is the trouble"
+                    "Committed latents are kept: run the same command again, with --in-process if Ray is the cause"
                 )
 
     return check
 
 
-def _runs(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -159,9 +158,9 @@ def _runs(process: psutil.Process) -> bool:
 
 def open_ports() -> list[str]:
     """Addresses beyond loopback on which this process or a child of it listens, as `name ip:port`."""
-    found: list[str] = []
-    me = psutil.Process()
-    for process in (me, *me.children(recursive=True)):
+    addresses: list[str] = []
+    this_process = psutil.Process()
+    for process in (this_process, *this_process.children(recursive=True)):
         try:
             for connection in process.net_connections(kind="inet"):
                 address = connection.laddr
@@ -170,10 +169,10 @@ def open_ports() -> list[str]:
                 ip = ip_address(address.ip)
                 mapped = getattr(ip, "ipv4_mapped", None)
                 if not (mapped or ip).is_loopback:
-                    found.append(f"{process.name()} {address.ip}:{address.port}")
+                    addresses.append(f"{process.name()} {address.ip}:{address.port}")
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return addresses
 
 
 def _sweep(parent: Path) -> None:
@@ -181,8 +180,8 @@ def _sweep(parent: Path) -> None:
     for folder in parent.glob("tw-[0-9]*-*"):
         with suppress(OSError, ValueError, OverflowError):  # another job sweeps too; or it was never a job's
             pid = int(folder.name.split("-")[1])
-            ours = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
-            if ours and not psutil.pid_exists(pid) and (folder / _HOST).read_text() == socket.gethostname():
+            is_ours = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+            if is_ours and not psutil.pid_exists(pid) and (folder / _HOST).read_text() == socket.gethostname():
                 shutil.rmtree(folder, ignore_errors=True)
 
 

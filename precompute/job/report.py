@@ -1,4 +1,4 @@
-"""How a precompute run ended, for people and for scripts."""
+"""The report of a precompute run, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .scheduler import Work
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How a run ended."""
+    """The result of a run."""
 
     store: Path
     recipe: Recipe
@@ -42,17 +42,18 @@ class Report:
 
     @property
     def bad(self) -> int:
-        """Inputs of this run without a latent."""
+        """How many inputs of this run have no latent because they failed."""
         return len(self.failures) + len(self.plan.failed_before)
 
     @property
     def next_command(self) -> str:
-        """What to type next. Scenes of the worldlet have their questions beside the store; others have to be named."""
-        own = self.recipe.traits.is_image_rollout and (self.store.parent / "scenes" / "questions.jsonl").is_file()
-        return f"theworld train {shlex.quote(str(self.store))}" + (" --questions QUESTIONS.jsonl" if not own else "")
+        """What to type next. Questions about the worldlet's scenes lie beside the store; a user names all others."""
+        questions = self.store.parent / "scenes" / "questions.jsonl"
+        has_questions = self.recipe.traits.is_image_rollout and questions.is_file()
+        return f"theworld train {shlex.quote(str(self.store))}" + " --questions QUESTIONS.jsonl" * (not has_questions)
 
     def summary(self) -> str:
-        """What a person reads at the end: what happened, what failed and why, and what to type next."""
+        """The result in words: what was made, what failed and why, and what to type next."""
         if self.dry_run:
             return "dry run: nothing was written"
         kind = KINDS[self.recipe.kind]
@@ -69,18 +70,18 @@ class Report:
         elif self.plan.todo:
             lines.append(f"none of {len(self.plan.todo)} {kind.makes} could be made")
         else:
-            there = self.plan.inputs - self.plan.duplicates
-            alike = f"; {self.plan.duplicates} more share them" * bool(self.plan.duplicates)
-            lines.append(f"nothing to do: {self.plan.done} of {there} {kind.takes}s have their latents{alike}")
+            distinct = self.plan.inputs - self.plan.duplicates
+            sharing = f"; {self.plan.duplicates} more share them" * bool(self.plan.duplicates)
+            lines.append(f"nothing to do: {self.plan.done} of {distinct} {kind.takes}s have their latents{sharing}")
         lines.extend(f"note: {count} {kind.takes}s are {note}" for note, count in work.notes.items())
         if self.bad:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
             lines.append(f"{self.bad} inputs failed ({reasons}):")
-            shown = (*self.failures, *self.plan.failed_before)[:5]
-            lines.extend(f"  {failure.reason:>10}  {printable(failure.message)}" for failure in shown)
-            if self.bad > len(shown):
+            listed = (*self.failures, *self.plan.failed_before)[:5]
+            lines.extend(f"  {failure.reason:>10}  {printable(failure.message)}" for failure in listed)
+            if self.bad > len(listed):
                 look = f"theworld cache failed {shlex.quote(str(self.store))}"
-                lines.append(f"  … and {self.bad - len(shown)} more: {look}")
+                lines.append(f"  … and {self.bad - len(listed)} more: {look}")
             lines.append("all others are done; --retry-failed tries these again, --max-bad N accepts N of them")
         lines.append(f"store: {self.store}")
         lines.append(f"next:  {self.next_command}")

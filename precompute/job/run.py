@@ -1,9 +1,4 @@
-"""The job: look ahead, open the store, then the workers' loop over what is missing.
-
-Lives here: the order of things. Elsewhere: all that is known before anything is written (outlook.py), the loop and
-what follows a failure (drive.py), one shard's work (worker.py), who runs it (pools.py, cluster.py), how it ended
-(report.py).
-"""
+"""Run a precompute job: prepare it, open the store, start the workers, and make the missing latents."""
 
 from __future__ import annotations
 
@@ -28,8 +23,8 @@ from .config import PrecomputeConfig
 from .events import Events
 from .plan import Plan, choose_shard_size
 from .pool import Task, join_pool, open_pool
-from .prepare import Prepared, announce, is_small, look_ahead
-from .ray_cluster import crew_of, ray_cluster
+from .prepare import Prepared, announce, is_small, prepare
+from .ray_cluster import plan_workers, ray_cluster
 from .report import Report
 from .scheduler import Scheduler
 from .signals import Signals
@@ -52,39 +47,39 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     try:
         with signals.caught():
             report = _run(config, progress or Progress.silent(), events, signals)
-        events.tell("finished", **report.to_json())
+        events.write("finished", **report.to_json())
         return report
     except TheWorldError as error:
         stopped = isinstance(error, Interrupted)
-        events.tell("interrupted" if stopped else "failed", message=str(error), exit_code=error.exit_code)
+        events.write("interrupted" if stopped else "failed", message=str(error), exit_code=error.exit_code)
         raise
     finally:
         events.close()
 
 
 def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: Signals) -> Report:
-    ahead = look_ahead(config, progress)
-    announce(ahead, config, progress, events)
-    store, recipe, plan, cost = ahead.store, ahead.recipe, ahead.plan, ahead.cost
+    prepared = prepare(config, progress)
+    announce(prepared, config, progress, events)
+    store, recipe, plan, cost = prepared.store, prepared.recipe, prepared.plan, prepared.cost
     if config.dry_run:
         return Report(store=store.path if store else config.cache, recipe=recipe, plan=plan, cost=cost, dry_run=True)
     if store is not None and not plan.todo and not os.access(store.path, os.W_OK):
         return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)  # all done, on read-only media
-    device, workers = ahead.device, ahead.workers
+    device, workers = prepared.device, prepared.workers
     with ExitStack() as stack:
-        session = crew = None
+        session = worker_plan = None
         if config.address and plan.todo:
             progress.say(f"joining {config.address} …")
             session = stack.enter_context(ray_cluster(config.address))
             signals.install()  # over Ray's own
-            small = is_small(ahead.world)
-            crew = crew_of(session.ray.nodes(), device=config.device, workers=config.workers, small=small)
-            device, workers = crew.device, crew.workers
-        store = _open_store(ahead, config, workers, progress)
+            small = is_small(prepared.world)
+            worker_plan = plan_workers(session.ray.nodes(), device=config.device, workers=config.workers, small=small)
+            device, workers = worker_plan.device, worker_plan.workers
+        store = _open_store(prepared, config, workers, progress)
         if recipe.prompts == "sample" and plan.todo:
             # here, where a cluster's GPUs may not be
-            where = "cpu" if device == "cpu" else str(resolve_device("auto"))
-            plan = _embed_each(config, ahead.world, store, plan, where, progress)
+            embed_device = "cpu" if device == "cpu" else str(resolve_device("auto"))
+            plan = _embed_each(config, prepared.world, store, plan, embed_device, progress)
         for failure in plan.refused:
             store.record_failure(failure)
         if not plan.todo:
@@ -93,7 +88,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
 
         batch_size = config.batch_size or KINDS[recipe.kind].batch[0 if device == "cpu" else 1]
         prompted = recipe.prompts == "sample" or recipe.prompt is not None or recipe.negative_prompt is not None
-        setup = _worker_setup(ahead, store, device, batch_size, guardrail=config.guardrail if prompted else None)
+        setup = _worker_setup(prepared, store, device, batch_size, guardrail=config.guardrail if prompted else None)
         for name, batch in setup["fitted"].items():
             if batch < batch_size:
                 progress.say(f"batches of {batch} on {name}: larger ones did not fit ({config.cache / FILE})")
@@ -103,37 +98,37 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             for number, start in enumerate(range(0, len(plan.todo), size))
         ]
         progress.say("starting the workers …")
-        if session is not None and crew is not None:
-            pool = stack.enter_context(join_pool(session, setup, crew, plan.todo[0]))
+        if session is not None and worker_plan is not None:
+            pool = stack.enter_context(join_pool(session, setup, worker_plan, plan.todo[0]))
         else:
             pool = stack.enter_context(open_pool(setup, min(workers, len(tasks)), in_process=config.in_process))
             signals.install()
-        drive = Scheduler(
+        scheduler = Scheduler(
             pool,
             store,
-            ahead.experience,
+            prepared.throughput,
             progress,
             events,
             batch_size=batch_size,
             refused=plan.refused,
             signals=signals,
         )
-        work = drive.run(tasks)
+        work = scheduler.run(tasks)
     return Report(store=store.path, recipe=recipe, plan=plan, cost=cost, work=work, failures=tuple(work.failures))
 
 
-def _open_store(ahead: Prepared, config: PrecomputeConfig, workers: int, progress: Progress) -> LatentStore:
-    """The store, with all that this job knows of its inputs before it makes latents."""
-    world, recipe, listing = ahead.world, ahead.recipe, ahead.listing
+def _open_store(prepared: Prepared, config: PrecomputeConfig, workers: int, progress: Progress) -> LatentStore:
+    """Open or create the store, and record the inputs of this job in it."""
+    world, recipe, listing = prepared.world, prepared.recipe, prepared.listing
     store = create_store(
         config.cache,
         recipe,
-        ahead.spec,
+        prepared.spec,
         label=label_of(world.name, f"-{recipe.kind}{recipe.rollout_steps}-{recipe.height}x{recipe.width}"),
-        shard_size=config.shard_size or choose_shard_size(len(ahead.plan.todo), workers),
+        shard_size=config.shard_size or choose_shard_size(len(prepared.plan.todo), workers),
         format=config.format,
     )
-    ahead.index.save(keep_others=config.limit is not None)
+    prepared.index.save(keep_others=config.limit is not None)
     for damage in store.damage:
         progress.warn(f"warning: {damage}")
     store.record_sources(
@@ -147,13 +142,13 @@ def _open_store(ahead: Prepared, config: PrecomputeConfig, workers: int, progres
 
 
 def _worker_setup(
-    ahead: Prepared, store: LatentStore, device: str, batch_size: int, *, guardrail: str | None
+    prepared: Prepared, store: LatentStore, device: str, batch_size: int, *, guardrail: str | None
 ) -> dict[str, Any]:
-    """What a worker starts with (worker.py); embeds the recipe's prompts where that is not done."""
-    world = ahead.world
+    """The fields of `WorkerSetup`; embeds the recipe's prompts if that was not done before."""
+    world = prepared.world
     text_file: Path | None = store.path / PROMPT
     if not text_file.is_file():  # one that is there stays: all shards see the same embeddings
-        text = embed_prompts(world.folder, ahead.recipe, world.family.text)
+        text = embed_prompts(world.folder, prepared.recipe, world.family.text)
         if text is None:
             text_file = None
         else:
@@ -168,7 +163,7 @@ def _worker_setup(
         "batch_size": batch_size,
         "text": str(text_file.absolute()) if text_file else None,
         "guardrail": guardrail,
-        "fitted": ahead.experience.fitted(ahead.recipe),
+        "fitted": prepared.throughput.fitted(prepared.recipe),
     }
 
 

@@ -1,9 +1,8 @@
-"""The loop of a job: tasks to workers, receipts and failures back, until every input is done or in the ledger.
+"""The loop of a job: hand tasks to workers until every input is done or in the ledger.
 
-What follows a failure: a task that failed is tried once more by itself, then in halves, down to the sample behind it,
-which goes into the ledger with its reason; the others are done. A worker that dies is started again by Ray, and its
-tasks come back here. A batch that does not fit in memory is halved, and all workers hear of it.
-Elsewhere: what there is to do (plan.py), who does it (pools.py), one shard's work (worker.py).
+If a task fails, it is tried once more by itself, and then in halves, until the sample that breaks it is found. That
+sample goes into the ledger with its reason; all others are done. If a worker dies, Ray starts it again and its tasks
+come back to this loop. If a batch does not fit in memory, it is halved for all workers on such a device.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ if TYPE_CHECKING:  # diffusers takes seconds to import, and a run with nothing t
 WHOLE_ATTEMPTS = 2
 """Tries of a task as a whole before it is halved to find the sample that breaks it."""
 SINGLE_ATTEMPTS = 3
-"""Tries of a sample by itself: one may be the fault of a worker that died of something else."""
+"""Tries of a single sample: one of them may fail because the worker died for another reason."""
 FRUITLESS = 16
-"""Failures in a row, times workers, after which it is not the samples' fault; finding one takes 2 + log2(shard)."""
+"""Failed tasks in a row, per worker, after which the samples are not to blame; finding one takes 2 + log2(shard)."""
 
 
 @dataclass
 class Work:
-    """What has been done so far."""
+    """Counts and times of a run so far."""
 
     written: int = 0
     failures: list[Failure] = field(default_factory=list[Failure])
-    """New ones, and the inputs that could not even be read."""
+    """Failures of this run, unreadable inputs included."""
     bytes_written: int = 0
     phases: Counter[str] = field(default_factory=Counter[str])
     """Worker seconds."""
@@ -54,7 +53,7 @@ class Work:
     """Wall time of the work, start-up of the workers left out."""
     load_s: float = 0.0
     worker_hours: float = 0.0
-    """Of all workers, loading included: what the machines were held for."""
+    """Of all workers, loading included."""
     device: str = ""
     """Of one of the workers, by its model."""
 
@@ -66,7 +65,7 @@ class Scheduler:
         self,
         pool: Pool,
         store: LatentStore,
-        experience: ThroughputLog,
+        throughput: ThroughputLog,
         progress: Progress,
         events: Events,
         *,
@@ -74,16 +73,16 @@ class Scheduler:
         refused: Sequence[Failure],
         signals: Signals,
     ) -> None:
-        self._pool, self._store, self._experience = pool, store, experience
+        self._pool, self._store, self._throughput = pool, store, throughput
         self._progress, self._events, self._signals = progress, events, signals
         self._kind = KINDS[store.recipe.kind]
         self._batch_size = batch_size
-        self._fitted: dict[str, int] = dict(experience.fitted(store.recipe))
+        self._fitted: dict[str, int] = dict(throughput.fitted(store.recipe))
         self._rates: dict[str, Counter[str]] = defaultdict(Counter)
         self._failed_before = {failure.key: failure for failure in store.failures() if failure.key is not None}
-        self._held: list[Failure] = []
-        """Found by failing again and again while nothing has succeeded yet: perhaps not the samples' fault."""
-        self._in_a_row = 0
+        self._held_failures: list[Failure] = []
+        """Not yet in the ledger: as long as nothing succeeds, the samples may not be to blame."""
+        self._failures_in_a_row = 0
         self._total = self._done = 0
         self.work = Work(failures=list(refused))
 
@@ -99,7 +98,7 @@ class Scheduler:
         try:
             self.work.load_s = self._pool.start()
             load_s = round(self.work.load_s, 3)
-            self._events.tell("started", workers=self._pool.workers, load_s=load_s, where=self._pool.where)
+            self._events.write("started", workers=self._pool.workers, load_s=load_s, where=self._pool.where)
             started = time.monotonic()
             with self._progress.bar(self._kind.doing, total=self._total, unit=f"{self._kind.takes}s") as bar:
                 try:
@@ -112,18 +111,18 @@ class Scheduler:
             cause = str(stop).partition(". ")[0]
             raise Interrupted(
                 f"{cause}: {self.work.written} {self._kind.makes} were committed to {self._store.path} and stay; "
-                f"{self._total - self._done} remain. The same command goes on where this one stopped"
+                f"{self._total - self._done} remain. Run the same command again to resume"
             ) from stop
         finally:
             self.work.worker_hours = (time.monotonic() - began) * self._pool.workers / 3600
-            self._remember()
+            self._save_rates()
             self._store.publish()
         return self.work
 
     def _loop(self, queue: deque[Task], bar: Bar, began: float) -> None:
         in_flight = 0
         while queue or in_flight:
-            # at the end of the queue nobody holds a task in store while others have none
+            # near the end of the queue no worker gets a second task while another has none
             while queue and self._pool.takes(queue[0], ahead=len(queue) > self._pool.workers):
                 self._pool.submit(queue.popleft(), self._fitted)
                 in_flight += 1
@@ -133,19 +132,23 @@ class Scheduler:
                 in_flight -= 1
                 if isinstance(outcome, Exception):
                     retry = self._failed(task, outcome)
-                    queue.extend(retry) if self._nothing_yet else queue.extendleft(reversed(retry))
-                    ended = 0 if retry else 1
+                    if self._has_written_nothing:
+                        queue.extend(retry)
+                    else:
+                        queue.extendleft(reversed(retry))
+                    ended_samples = 0 if retry else 1
                 else:
                     self._succeeded(task, outcome)
-                    ended = len(task.samples)
-                self._done += ended
-                bar.advance(ended, failed=len(self.work.failures) + len(self._held), note=self._note(began))
-        for failure in self._held:
-            self._keep(failure)
-        self._held.clear()
+                    ended_samples = len(task.samples)
+                self._done += ended_samples
+                failed = len(self.work.failures) + len(self._held_failures)
+                bar.advance(ended_samples, failed=failed, note=self._progress_note(began))
+        for failure in self._held_failures:
+            self._record_failure(failure)
+        self._held_failures.clear()
 
     @property
-    def _nothing_yet(self) -> bool:
+    def _has_written_nothing(self) -> bool:
         return not self.work.written
 
     def _succeeded(self, task: Task, receipt: Receipt) -> None:
@@ -156,18 +159,18 @@ class Scheduler:
         work.phases.update(receipt.seconds)
         work.notes.update(receipt.notes)
         self._rates[receipt.device].update({"inputs": receipt.written, "seconds": sum(receipt.seconds.values())})
-        self._learn(receipt.device, receipt.batch_size)
-        bad = {failure.key for failure in receipt.failures}
+        self._lower_batch(receipt.device, receipt.batch_size)
+        failed_keys = {failure.key for failure in receipt.failures}
         for sample in task.samples:
-            if sample.key in self._failed_before and sample.key not in bad:
+            if sample.key in self._failed_before and sample.key not in failed_keys:
                 self._store.clear_failure(self._failed_before[sample.key])
         for failure in receipt.failures:
-            self._keep(failure)
+            self._record_failure(failure)
         if receipt.written:
-            self._in_a_row = 0
-            while self._held:
-                self._keep(self._held.pop(0))
-        self._events.tell(
+            self._failures_in_a_row = 0
+            while self._held_failures:
+                self._record_failure(self._held_failures.pop(0))
+        self._events.write(
             "shard",
             written=receipt.written,
             failed=len(receipt.failures),
@@ -179,21 +182,21 @@ class Scheduler:
         )
 
     def _failed(self, task: Task, error: Exception) -> list[Task]:
-        """What to try next; nothing where the one sample of a task is out of tries."""
+        """The tasks to try next; none if the task is a single sample that is out of tries."""
         if isinstance(error, (StoreError, WorldModelError, ConfigError, Interrupted, OSError)):
             raise error
-        self._in_a_row += 1
-        if self._in_a_row > FRUITLESS * max(1, self._pool.workers):
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row > FRUITLESS * max(1, self._pool.workers):
             raise WorldModelError(
-                f"{self._in_a_row} tasks in a row failed, the last with {reason_of(error)}. "
+                f"{self._failures_in_a_row} tasks in a row failed, the last with {reason_of(error)}. "
                 f"{self.work.written or 'Nothing'} has been written. Run with --in-process --limit 1 to see where it "
                 "breaks" + (", or with a smaller --size or fewer --steps" if is_out_of_memory(error) else "")
             ) from error
-        if isinstance(error, MemoryError):  # the machine's memory, not only a device's: Ray killed the worker for it
-            self._learn(ANY_DEVICE, max(1, self._fitted.get(ANY_DEVICE, self._batch_size) // 2))
-        if (retry := again(task)) is not None:
+        if isinstance(error, MemoryError):  # main memory, not a device's: Ray killed the worker
+            self._lower_batch(ANY_DEVICE, max(1, self._fitted.get(ANY_DEVICE, self._batch_size) // 2))
+        if (retry := next_tries(task)) is not None:
             self.work.retries += 1
-            self._events.tell(
+            self._events.write(
                 "retry",
                 samples=len(task.samples),
                 attempts=task.attempts + 1,
@@ -209,20 +212,20 @@ class Scheduler:
             message=f"{self._kind.doing} {sample.source} failed {task.attempts + 1} times: {reason_of(error)}",
             attempts=task.attempts + 1,
         )
-        if self._nothing_yet:
-            self._held.append(failure)
+        if self._has_written_nothing:
+            self._held_failures.append(failure)
         else:
-            self._in_a_row = 0
-            self._keep(failure)
+            self._failures_in_a_row = 0
+            self._record_failure(failure)
         return []
 
-    def _keep(self, failure: Failure) -> None:
+    def _record_failure(self, failure: Failure) -> None:
         before = self._failed_before.get(failure.key) if failure.key is not None else None
         if before is not None:
             failure = replace(failure, attempts=failure.attempts + before.attempts)
         self._store.record_failure(failure)
         self.work.failures.append(failure)
-        self._events.tell(
+        self._events.write(
             "failure",
             source=failure.source,
             reason=failure.reason,
@@ -230,33 +233,33 @@ class Scheduler:
             attempts=failure.attempts,
         )
 
-    def _learn(self, device: str, batch_size: int) -> None:
+    def _lower_batch(self, device: str, batch_size: int) -> None:
         if batch_size >= min(self._batch_size, self._fitted.get(device, self._batch_size)):
             return
         self._fitted[device] = batch_size
         if device != ANY_DEVICE:
-            self._experience.note_batch(self._store.recipe, device, batch_size)
+            self._throughput.note_batch(self._store.recipe, device, batch_size)
         self._progress.warn(f"out of memory: batches of {batch_size} from here on ({device or 'every device'})")
-        self._events.tell("backoff", device=device, batch_size=batch_size)
+        self._events.write("backoff", device=device, batch_size=batch_size)
 
-    def _note(self, began: float) -> str:
-        reasons = Counter(failure.reason for failure in (*self.work.failures, *self._held))
+    def _progress_note(self, began: float) -> str:
+        reasons = Counter(failure.reason for failure in (*self.work.failures, *self._held_failures))
         hours = (time.monotonic() - began) * self._pool.workers / 3600
         return ", ".join([*(f"{count} {reason}" for reason, count in reasons.items()), f"{hours:.2f} worker-h"])
 
-    def _remember(self) -> None:
+    def _save_rates(self) -> None:
         for device, sums in self._rates.items():
-            self._experience.note_rate(self._store.recipe, device, int(sums["inputs"]), sums["seconds"])
-        with suppress(OSError):  # a full disk says so elsewhere
-            self._experience.save(self._store.path / "tmp")
+            self._throughput.note_rate(self._store.recipe, device, int(sums["inputs"]), sums["seconds"])
+        with suppress(OSError):  # a full disk is reported by the store
+            self._throughput.save(self._store.path / "tmp")
 
 
-def again(task: Task) -> list[Task] | None:
-    """What to try after a task failed: the whole once more, then its halves; None for a single sample out of tries."""
-    alone = len(task.samples) == 1
-    if task.attempts + 1 < (SINGLE_ATTEMPTS if alone else WHOLE_ATTEMPTS):
+def next_tries(task: Task) -> list[Task] | None:
+    """The tasks to try after a failure: the whole once more, then its halves; None for a sample out of tries."""
+    is_single = len(task.samples) == 1
+    if task.attempts + 1 < (SINGLE_ATTEMPTS if is_single else WHOLE_ATTEMPTS):
         return [Task(task.samples, task.shard, task.attempts + 1)]
-    if alone:
+    if is_single:
         return None
     middle = len(task.samples) // 2
     halves = (task.samples[:middle], task.shard), (task.samples[middle:], None)

@@ -1,6 +1,6 @@
-"""SIGTERM and Ctrl-C: the first ends a run in order, a second one ends the process on the spot.
+"""SIGTERM and Ctrl-C: the first stops a run cleanly, a second one ends the process at once.
 
-In order means: no new work, the open shards are dropped (a shard is whole or not there), what remains is said, exit 75.
+A clean stop starts no new work, drops the open shards, says how many inputs remain, and exits with code 75.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ class Signals:
     """Counts the signals of one run."""
 
     def __init__(self) -> None:
-        self.seen = 0
+        self.count = 0
 
     @contextmanager
     def caught(self) -> Generator[None, None, None]:
-        """Raise Interrupted in the main thread at the first signal; where Python allows no handler, do nothing."""
-        before = {one: signal.getsignal(one) for one in _ENDING}
+        """Raise Interrupted in the main thread at the first signal. In another thread Python allows no handler."""
+        before = {number: signal.getsignal(number) for number in _ENDING}
         self.install()
         try:
             yield
         finally:
             if threading.current_thread() is threading.main_thread():
-                for one, handler in before.items():
-                    signal.signal(one, handler)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     def install(self) -> None:
         """Take the signals; again after Ray has started, which takes them for itself."""
         if threading.current_thread() is threading.main_thread():
-            for one in _ENDING:
-                signal.signal(one, self._stop)
+            for number in _ENDING:
+                signal.signal(number, self._stop)
 
     def check(self) -> None:
-        """Raise Interrupted where a signal has come: compiled code may have swallowed what the handler raised."""
-        if self.seen:
-            raise Interrupted(_said("a signal"))
+        """Raise Interrupted if a signal arrived: compiled code may have swallowed the exception of the handler."""
+        if self.count:
+            raise Interrupted(_message("a signal"))
 
     def _stop(self, number: int, _frame: object) -> None:
-        self.seen += 1
+        self.count += 1
         name = signal.Signals(number).name
-        if self.seen > 1:
+        if self.count > 1:
             # Ray's processes notice that their driver is gone within seconds
             print_at_once(f"stopped on the spot by a second signal ({name})")
             os._exit(Interrupted.exit_code)
         print_at_once(f"{name}: stopping; a second one stops it on the spot")
-        raise Interrupted(_said(name))
+        raise Interrupted(_message(name))
 
 
 def signal_behind(error: BaseException) -> Interrupted | None:
-    """What a handler raised: inside Ray's compiled code it comes out as the cause of a SystemError."""
+    """The Interrupted that a handler raised; Ray's compiled code wraps it in a SystemError. None if there is none."""
     while not isinstance(error, Interrupted):
         if error.__cause__ is None:
             return None
@@ -66,5 +66,5 @@ def signal_behind(error: BaseException) -> Interrupted | None:
     return error
 
 
-def _said(name: str) -> str:
-    return f"interrupted by {name}. What is committed stays, and the same command goes on where this one stopped"
+def _message(name: str) -> str:
+    return f"interrupted by {name}. Committed latents are kept: run the same command again to resume"

@@ -1,7 +1,7 @@
-"""What machines have shown on this cache: the batch that fitted in memory, and images a second, by world and shape.
+"""The batch size that fitted in memory and the inputs a second, by world model, latent shape and device.
 
-Kept in `<cache>/machines.json`, for later shards, restarted workers, later runs, and the time in a plan. Nothing of it
-changes a latent, and losing the file costs a few halved batches. Elsewhere: the arithmetic of a rollout (cost.py).
+Kept in `<cache>/machines.json` for later shards, restarted workers, later runs, and the time in a plan. It never
+changes a latent. If the file is lost, a few batches are halved again.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from ...pipeline.latents.recipe import Recipe
 
 FILE = "machines.json"
 ANY_DEVICE = "*"
-"""Stands for all devices of a run, where a worker died before it could say which it had."""
+"""Stands for all devices of a run, if a worker died before it reported its device."""
 SMALLEST_SAMPLE = 16
-"""Inputs a rate is taken from at least: fewer say more about the start than about the machine."""
+"""Fewest inputs a rate is measured from; with fewer, the start dominates."""
 _LIMIT_BYTES = 2**20
 
 
 @dataclass
 class DeviceRecord:
-    """What one device has shown for one world and shape."""
+    """What was measured on one device for one world model and shape."""
 
     fitted: int | None = None
     """Largest batch known to fit, where a larger one did not."""
     per_worker_s: float | None = None
     """Inputs a second of one worker, without loading the world model."""
     inputs: int = 0
-    """That the rate was taken from."""
+    """How many the rate was measured from."""
 
 
 @dataclass
 class ThroughputLog:
-    """What is known, by world and shape, then by device."""
+    """The records of a cache, by world model and shape, then by device."""
 
     path: Path
-    shown: dict[str, dict[str, DeviceRecord]] = field(default_factory=dict[str, dict[str, DeviceRecord]])
+    records: dict[str, dict[str, DeviceRecord]] = field(default_factory=dict[str, dict[str, DeviceRecord]])
 
     @classmethod
     def load(cls, cache: Path) -> ThroughputLog:
-        """What the cache's file says; nothing where there is none, or one that cannot be read."""
+        """The records in the cache's file; none if it is missing or cannot be read."""
         path = cache / FILE
         try:
             if path.stat().st_size > _LIMIT_BYTES:
                 return cls(path)
             content = json.loads(path.read_text(encoding="utf-8"))
-            shown = {
+            records = {
                 work: {
                     device: DeviceRecord(
                         fitted=_count(row.get("fitted")), per_worker_s=_rate(row), inputs=int(row["inputs"])
@@ -60,18 +60,18 @@ class ThroughputLog:
             }
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             return cls(path)
-        return cls(path, shown)
+        return cls(path, records)
 
     def of(self, recipe: Recipe) -> dict[str, DeviceRecord]:
-        """By device, for this world and shape."""
-        return self.shown.setdefault(work_of(recipe), {})
+        """Records by device, for this world model and shape."""
+        return self.records.setdefault(work_of(recipe), {})
 
     def fitted(self, recipe: Recipe) -> dict[str, int]:
-        """Device -> the batch that fitted, where one did not."""
+        """Device -> the batch size that fitted, if a larger one did not."""
         return {device: row.fitted for device, row in self.of(recipe).items() if row.fitted is not None}
 
     def note_batch(self, recipe: Recipe, device: str, batch: int) -> bool:
-        """A larger batch did not fit, this one is tried next; False where that was known."""
+        """Record that batches above this size do not fit; returns False if that was recorded already."""
         row = self.of(recipe).setdefault(device, DeviceRecord())
         if row.fitted is not None and row.fitted <= batch:
             return False
@@ -79,20 +79,20 @@ class ThroughputLog:
         return True
 
     def note_rate(self, recipe: Recipe, device: str, inputs: int, worker_s: float) -> None:
-        """The latest run with enough inputs has the word."""
+        """Record a rate, if enough inputs were made; it replaces an earlier one."""
         if inputs >= SMALLEST_SAMPLE and worker_s > 0:
             row = self.of(recipe).setdefault(device, DeviceRecord())
             row.per_worker_s, row.inputs = round(inputs / worker_s, 6), inputs
 
     def save(self, temp_folder: Path) -> None:
-        """Put the file in place; of two runs at once, the last has the word.
+        """Write the file; if two runs write it at once, the last one wins.
 
         Args:
             temp_folder: on the cache's file system.
         """
         rows = {
             work: {device: vars(row) for device, row in devices.items()}
-            for work, devices in self.shown.items()
+            for work, devices in self.records.items()
             if devices
         }
         if rows:
@@ -103,7 +103,7 @@ _OF_NO_COST = {"fit", "image_rules", "dtype", "seed", "draw", "fps", "engine", "
 
 
 def work_of(recipe: Recipe) -> str:
-    """What memory and time depend on; the fields of a recipe that only choose among equal costs are left out."""
+    """The fields of a recipe that memory and time depend on, as JSON."""
     fields = recipe.model_dump(mode="json", exclude=_OF_NO_COST) | {"text": recipe.prompt is not None}
     return json.dumps(fields, sort_keys=True)
 

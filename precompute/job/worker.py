@@ -1,6 +1,6 @@
-"""One worker: opens the store and the world model once, then turns shards of samples into committed shards.
+"""A worker: opens the store and the world model once, then makes and commits one shard of latents at a time.
 
-Knows no Ray: the job runs it in this process or inside actors, one call at a time, with the same result.
+It does not depend on Ray: it gives the same result in this process and in a Ray actor.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class WorkerSetup:
     text: str | None = None
     """File of prompt embeddings."""
     guardrail: str | None = None
-    """Who has checked the prompts; recorded beside each shard."""
+    """What checked the prompts; recorded beside each shard."""
     umask: int | None = None
     """Of the files it writes; None leaves it as it is."""
     fitted: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -61,7 +61,7 @@ class WorkerSetup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:
-    """What became of one shard of samples."""
+    """The result of one shard of samples."""
 
     written: int
     failures: tuple[Failure, ...] = ()
@@ -69,13 +69,13 @@ class Receipt:
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     """Wall seconds by phase: decode (waited for), the kind's own work, write."""
     notes: dict[str, int] = field(default_factory=dict[str, int])
-    """What is to be known of inputs that were used -> how many."""
+    """Note about inputs that were used -> how many."""
     batch_size: int
     device: str = ""
-    """That made it, by its model."""
+    """Model of the device that made it."""
 
 
-_NOT_THERE = {FailureReason.MISSING, FailureReason.NOT_A_FILE, FailureReason.CHANGED}
+_ABSENT = {FailureReason.MISSING, FailureReason.NOT_A_FILE, FailureReason.CHANGED}
 
 
 class Worker:
@@ -121,7 +121,7 @@ class Worker:
         try:
             self._load(sample)
         except ImageError as error:
-            if error.reason in _NOT_THERE:  # an input that is there and broken is broken everywhere
+            if error.reason in _ABSENT:  # an input that is there and broken is broken everywhere
                 raise
         return {"host": socket.gethostname(), "package": str(Path(__file__).parents[1]), "device": self._device_name}
 

@@ -1,9 +1,7 @@
-"""An audit: samples of a store made again from their inputs, and compared with what the store holds.
+"""Audit a store: make random samples again from their inputs, and compare them with the stored latents.
 
-Checksums say that bytes are what was committed. This says that what was committed is what the recipe makes: it finds
-latents of another image, of other weights, or changed by somebody who sealed the records again.
-
-Lives here: which samples, the comparison, the verdict. Elsewhere: their inputs (originals.py), making them (live.py).
+Checksums prove that the bytes are those that were committed. An audit proves that they are what the recipe makes: it
+finds latents of another image, of other weights, or changed by somebody who sealed the records again.
 
 Axes:  B sample   C channel   T latent frame   H, W latent row, column
 """

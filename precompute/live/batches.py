@@ -1,8 +1,4 @@
-"""A store's latents made again, batch by batch, for whoever trains without reading them.
-
-Lives here: finding the inputs, batches of one size. Elsewhere: one batch (live.py, batch.py), an audit of a store
-(audit.py).
-"""
+"""Make a store's latents again from their inputs, batch by batch, to train without reading the store."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One input, made into latents on the spot: what a run needs to answer about a picture that no store holds.
-
-Elsewhere: latents as pictures, for which a world model need not be whole (viewer.py).
-"""
+"""Roll out inputs that no store holds, such as the picture of a question that was just asked."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Samples of a store as one picture and as one animation: a row, or a cell, for each.
 
-Lives here: layout and drawing. Elsewhere: which samples, and their pixels (store_preview.py), inks (drawing.py).
-
 Axes:  F video frame
 """
 

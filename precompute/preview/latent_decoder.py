@@ -1,8 +1,4 @@
-"""Latents as pictures: of a world model its autoencoder alone, which is 0.5 GB where the whole has 4 to 32.
-
-Lives here: loading it for a store, decoding, the pictures of answers. Elsewhere: rolling out, which needs the whole
-world model (live.py), sheets of a store's samples (store_preview.py), drawing itself (preview.py, drawing.py).
-"""
+"""Decode latents to pictures with the autoencoder alone: 0.5 GB, where a whole world model has 4 to 32 GB."""
 
 from __future__ import annotations
 

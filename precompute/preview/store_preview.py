@@ -1,7 +1,4 @@
-"""Look at a store: some of its samples, decoded, as a contact sheet, an animation and, if wanted, a video.
-
-Lives here: which samples, their pixels, the files. Elsewhere: drawing them (contact_sheet.py), where their inputs are
-(originals.py), what each latent frame is (pipeline/latents/time_axis.py).
+"""Decode samples of a store, and draw them as a contact sheet, an animation and, on request, a video.
 
 Axes:  T latent frame   F video frame
 """

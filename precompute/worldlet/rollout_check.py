@@ -1,7 +1,4 @@
-"""What a store's rollouts show: whether each ends as its scene truly does, and strips to see it with one's own eyes.
-
-Elsewhere: reading a clip (outcomes.py), the figures of a world (figures.py), who answered what (the study that asks).
-"""
+"""Check whether each rollout in a store ends as its scene truly does, and draw both as strips of frames."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from tests.faults.fault_store import latent_of
 from tests.patience import patience
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.store.folder import open_store
-from theworld.precompute.job.ray_cluster import crew_of, ray_cluster
+from theworld.precompute.job.ray_cluster import plan_workers, ray_cluster
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = patience(300)
@@ -232,14 +232,14 @@ def test_workers_follow_the_resources_of_the_nodes() -> None:
         return [{"Alive": True, "Resources": one} for one in resources] + [{"Alive": False, "Resources": {"GPU": 9}}]
 
     two = nodes({"CPU": 32, "GPU": 8}, {"CPU": 32, "GPU": 4})
-    crew = crew_of(two, device="auto", workers=None, small=False)
+    crew = plan_workers(two, device="auto", workers=None, small=False)
     assert (crew.device, crew.workers, crew.gpus) == ("cuda", 12, 1)
-    assert crew_of(two, device="auto", workers=3, small=False).workers == 3
-    small, large = (crew_of(two, device="cpu", workers=None, small=small) for small in (True, False))
+    assert plan_workers(two, device="auto", workers=3, small=False).workers == 3
+    small, large = (plan_workers(two, device="cpu", workers=None, small=small) for small in (True, False))
     assert (small.device, small.workers, small.cpus) == ("cpu", 64, 1)
     assert (large.workers, large.cpus) == (2, 32)
     with pytest.raises(ConfigError, match="no node of this cluster has a GPU"):
-        crew_of(nodes({"CPU": 4}), device="cuda", workers=None, small=True)
+        plan_workers(nodes({"CPU": 4}), device="cuda", workers=None, small=True)
 
 
 def test_the_slurm_script_is_a_script_and_asks_for_a_token() -> None:

@@ -32,7 +32,7 @@ from theworld.precompute.inputs.locations import File
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.pool import Task
 from theworld.precompute.job.run import Report, run_precompute
-from theworld.precompute.job.scheduler import SINGLE_ATTEMPTS, WHOLE_ATTEMPTS, again
+from theworld.precompute.job.scheduler import SINGLE_ATTEMPTS, WHOLE_ATTEMPTS, next_tries
 from theworld.precompute.job.signals import signal_behind
 from theworld.precompute.job.throughput import ThroughputLog
 from theworld.precompute.job.worker import Worker, WorkerSetup
@@ -110,14 +110,14 @@ def test_a_memory_of_another_shape_or_a_broken_file_decides_nothing(tmp_path: Pa
     rows = ("3", '{"fitted": "1", "inputs": "x"}', '{"fitted": 1, "inputs": Infinity}')
     for broken in ("", "[]", *(f'{{"shown": {{"x": {{"y": {row}}}}}}}' for row in rows)):
         (tmp_path / "cache" / "machines.json").write_text(broken)
-        assert ThroughputLog.load(tmp_path / "cache").shown == {}
+        assert ThroughputLog.load(tmp_path / "cache").records == {}
     report = run_precompute(config(images, tmp_path / "cache", world))
-    experience = ThroughputLog.load(tmp_path / "cache")
-    experience.note_batch(report.recipe, "a card", 2)
-    assert not experience.note_batch(report.recipe, "a card", 4)
+    throughput = ThroughputLog.load(tmp_path / "cache")
+    throughput.note_batch(report.recipe, "a card", 2)
+    assert not throughput.note_batch(report.recipe, "a card", 4)
     other = report.recipe.model_copy(update={"rollout_steps": 9})
     same = report.recipe.model_copy(update={"seed": 9, "fit": "pad", "dtype": "float32"})
-    assert (experience.fitted(other), experience.fitted(same)) == ({}, {"a card": 2})
+    assert (throughput.fitted(other), throughput.fitted(same)) == ({}, {"a card": 2})
 
 
 def test_a_sample_that_does_not_fit_alone_is_set_aside_and_the_others_are_done(
@@ -181,16 +181,16 @@ def test_one_poison_sample_of_64_costs_about_two_tasks_for_each_halving(
 def test_a_task_is_tried_whole_by_itself_then_in_halves_and_a_sample_three_times() -> None:
     samples = tuple(Sample(str(i), File(str(i)), f"{i:032x}") for i in range(3))
     first = Task(samples, 7)
-    assert not first.alone
-    [second] = again(first) or []
-    assert (second.samples, second.shard, second.alone) == (samples, 7, True)
-    halves = again(second) or []
-    assert [(half.samples, half.shard, half.alone) for half in halves] == [
+    assert not first.runs_alone
+    [second] = next_tries(first) or []
+    assert (second.samples, second.shard, second.runs_alone) == (samples, 7, True)
+    halves = next_tries(second) or []
+    assert [(half.samples, half.shard, half.runs_alone) for half in halves] == [
         (samples[:1], 7, True),
         (samples[1:], None, True),
     ]
-    [last] = again(halves[0]) or []
-    assert again(last) is None
+    [last] = next_tries(halves[0]) or []
+    assert next_tries(last) is None
     assert last.attempts + 1 == SINGLE_ATTEMPTS
 
 

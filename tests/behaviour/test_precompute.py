@@ -452,7 +452,7 @@ def test_a_run_cut_in_the_middle_resumes_with_each_key_exactly_once(tmp_path: Pa
     if how == "SIGTERM":
         assert process.returncode == 75
         assert "SIGTERM: stopping; a second one stops it on the spot" in said
-        assert "goes on where this one stopped" in said
+        assert "Run the same command again to resume" in said
     [path] = find_stores(tmp_path / "cache")
     committed = len(open_store(path))
     assert 4 <= committed < 40

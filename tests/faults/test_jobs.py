@@ -158,7 +158,7 @@ def test_workers_drivers_and_raylets_that_are_killed_lose_and_double_nothing(
         assert time.monotonic() - started < patience(60), "it took its time to notice"
         assert code == 75, report
         assert "raylet died" in report["error"]
-        assert "the same command goes on" in report["error"].lower()
+        assert "run the same command again" in report["error"].lower()
     found = check_exact(images, cache)
     figure(
         f"jobs: {killed} killed of {workers, drivers, raylets}, {found}, seed {SEED}, {time.monotonic() - began:.0f} s"

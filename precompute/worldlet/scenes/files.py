@@ -1,7 +1,5 @@
 """Scenes as plain files: pictures, questions with answers, and the true futures.
 
-Lives here: the folder layout. Elsewhere: which scenes there are and what they are asked (scenes.py).
-
     images/<scene>.png     frame 0, all that a reader may see
     futures/<scene>.mp4    all 33 frames, lossless, with `videos=True` only
     scenes.jsonl           the truth of every scene: layout, states over time, how it ends and when

@@ -1,6 +1,4 @@
 """Reads how a scene ends from pictures alone: a fixed parser, the same for true, reconstructed and predicted clips.
-
-Lives here: finding things by their colour, and one rule per family. Elsewhere: what the figures are (figures.py).
 """
 
 from __future__ import annotations

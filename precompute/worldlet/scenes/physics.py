@@ -1,8 +1,5 @@
 """What every family of scenes shares: the stage, its physics, and its picture.
 
-Lives here: what a layout is made of, how it moves, how it is painted. Elsewhere: what is drawn where and asked about
-(buckets.py, race.py, tower.py, contact.py), which scenes there are (scenes.py).
-
 Everything starts from rest and all constants are fixed, so that frame 0 alone decides the future.
 Units: lengths in pixels of the 64x64 picture, y downwards; angles in radians; times in video frames.
 """

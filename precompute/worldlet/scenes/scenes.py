@@ -1,8 +1,5 @@
 """Which scenes there are: pairs that differ in one element and end differently, as pure functions of a few numbers.
 
-Lives here: drawing, changing, rejecting; what a scene is asked. Elsewhere: the families (buckets.py, race.py, tower.py,
-contact.py), physics and picture (stage.py), files (scene_files.py).
-
 Every scene is half of a *minimal pair*: both halves share all but one ramp or block, the rule of thumb says the same
 of both, and they end differently. So whatever the halves share (colours, counts, the rule of thumb) is as frequent
 with one answer as with the other, by construction.

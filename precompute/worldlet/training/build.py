@@ -1,7 +1,6 @@
 """Build a worldlet from nothing: simulate clips, train the autoencoder, encode, train the dynamics, save.
 
-Lives here: the order of the stages, and the folder they end in. Elsewhere: each stage (clips.py, vae.py,
-encode.py, dynamics.py) and its worth (figures.py). The shipped weights came from these functions.
+The shipped weights came from these functions.
 
     out/vae/  out/transformer/  out/scheduler/     stock diffusers folders, safetensors in fp16
     out/card.json  out/README.md                   what it is, how it was made, its figures

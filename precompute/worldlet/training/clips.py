@@ -1,7 +1,4 @@
 """Clips of scenes as plain arrays on disk, for training and measuring the worldlet: frames, states, truth.
-
-Lives here: writing chunks of clips once, reading them back memory-mapped. Elsewhere: scenes (scenes.py), the latents
-of these clips (encode.py).
 """
 
 from __future__ import annotations

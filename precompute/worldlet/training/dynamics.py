@@ -1,7 +1,6 @@
 """The worldlet's dynamics: a small `CosmosTransformer3DModel`, trained to denoise the future of frame 0.
 
-Lives here: its configuration, a lean training forward (equal to the stock one), the loss, the loop.
-Elsewhere: latents (encode.py), rollouts and what they are worth (figures.py).
+The training forward is leaner than the stock one, and equal to it.
 
 The network sees what `Cosmos2VideoToWorldPipeline` feeds it: sixteen channels of (1 - t) x + t noise with
 t = sigma / (sigma + 1), frame 0 clean at its own t, and a seventeenth channel that marks frame 0. It

@@ -1,7 +1,4 @@
 """Latents of the training clips: made once per chunk, kept as raw fp16 arrays, standardised on loading.
-
-Lives here: raw latents on disk, and the per-channel mean and standard deviation of the worldlet.
-Elsewhere: the encoder (vae.py), the clips (clips.py).
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,7 @@
-"""What a trained worldlet is worth: rollouts of unseen scenes, read by a fixed parser, against the truth.
+"""Measure a trained worldlet: rollouts of unseen scenes, read by a fixed parser, against the truth.
 
-Lives here: the figures and the picture of them. Elsewhere: reading a clip (outcomes.py), training (build.py), rolling
-out (the product's own engine, cosmos.py). Every figure stands beside its floors (a copy of frame 0; where there is one,
-a deterministic regression) and its ceiling (the true clip through the autoencoder).
+Every figure stands beside its floors (a copy of frame 0 and, if there is one, a deterministic regression) and its
+ceiling (the true clip through the autoencoder).
 
     python -m theworld.precompute.worldlet.training.figures WEIGHTS --scenes 1000 --out FOLDER
 """

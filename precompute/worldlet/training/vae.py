@@ -1,7 +1,6 @@
 """The worldlet's autoencoder: a small `AutoencoderKLWan`, and its training on clips of scenes.
 
-Lives here: its configuration, the whole-sequence forward used in training (equal to the stock chunked
-one, without its caches), the loss, the training loop. Elsewhere: clips (clips.py), latents (dynamics.py).
+Training runs a forward over the whole sequence, equal to the stock chunked one without its caches.
 
 Axes:  B clip   C channel   T frame, latent or video   H, W row, column.  Pictures are in [-1, 1].
 """

@@ -85,20 +85,20 @@ def test_the_formulas_agree_with_torch_on_the_real_classes(frames: int) -> None:
 
 
 def test_time_comes_from_arithmetic_first_and_from_the_machine_once_it_has_run(tmp_path: Path) -> None:
-    world, experience = resolve_world(None), ThroughputLog(tmp_path / "machines.json")
+    world, throughput = resolve_world(None), ThroughputLog(tmp_path / "machines.json")
     recipe = Recipe(world=world.identity, height=64, width=64)
-    known = {"experience": experience, "device": "AMD, 2 threads", "workers": 2}
+    known = {"throughput": throughput, "device": "AMD, 2 threads", "workers": 2}
     before = estimate(world, recipe, (16, 9, 8, 8), 1000, **known)  # type: ignore[arg-type]
     assert before.tokens == 576
     assert before.to_json()["tokens"] == {"spatial": 576, "patch": 144}
     assert before.to_json()["estimate_from"] == "arithmetic"
     assert before.seconds is not None
     assert "more than" in before.lines("image")[1]
-    experience.note_rate(recipe, "AMD, 2 threads", 100, worker_s=50.0)
+    throughput.note_rate(recipe, "AMD, 2 threads", 100, worker_s=50.0)
     after = estimate(world, recipe, (16, 9, 8, 8), 1000, **known)  # type: ignore[arg-type]
     assert (after.rate, after.seconds) == (4.0, 250.0)
     assert "about 4 min: 4 images/s measured on AMD, 2 threads, 2 workers" in after.lines("image")[1]
-    elsewhere = estimate(world, recipe, (16, 9, 8, 8), 1000, experience=experience, device="NVIDIA X1", workers=1)
+    elsewhere = estimate(world, recipe, (16, 9, 8, 8), 1000, throughput=throughput, device="NVIDIA X1", workers=1)
     assert elsewhere.seconds is None
 
 
