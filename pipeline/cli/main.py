@@ -320,7 +320,7 @@ def train(
         live = LiveBatches(
             open_store(settings.store),
             images,
-            otherwise=settings.questions.parent,
+            fallback=settings.questions.parent,
             size=settings.batch_size,
             world=world,
             device=settings.device,

@@ -78,7 +78,7 @@ class Audit:
     @property
     def different(self) -> tuple[Compared, ...]:
         """Those that are not what the recipe makes."""
-        return tuple(one for one in self.samples if one.verdict == "different")
+        return tuple(sample for sample in self.samples if sample.verdict == "different")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -88,7 +88,7 @@ class Audit:
             "asked": self.asked,
             "compared": len(self.samples),
             "different": len(self.different),
-            "samples": [asdict(one) for one in self.samples],
+            "samples": [asdict(sample) for sample in self.samples],
             "unusable": unusable,
         }
 
@@ -96,20 +96,20 @@ class Audit:
         """As a person reads it."""
         words = {"equal": "bit-equal", "within": "within tolerance", "different": "DIFFERENT"}
         rows = [
-            f"{words[one.verdict]:<16}  max {one.max_difference:<9.3g} rms {one.rms_difference:<9.3g} "
-            f"{one.key[:12]}  {one.source}"
-            for one in self.samples
+            f"{words[sample.verdict]:<16}  max {sample.max_difference:<9.3g} rms {sample.rms_difference:<9.3g} "
+            f"{sample.key[:12]}  {sample.source}"
+            for sample in self.samples
         ]
         rows += [f"not compared      {text}" for _, _, text in self.unusable[:_SHOWN]]
         if len(self.unusable) > _SHOWN:
             reasons = Counter(reason for _, reason, _ in self.unusable)
-            rows.append(f"not compared      {', '.join(f'{n} {what}' for what, n in reasons.items())} in all")
-        for reasons in dict.fromkeys(one.differs_by for one in self.samples):
-            rows.append(_why([one for one in self.samples if one.differs_by == reasons]))
-        counts = Counter(one.verdict for one in self.samples)
-        said = ", ".join(f"{counts[verdict]} {words[verdict]}" for verdict in words if counts[verdict])
+            rows.append(f"not compared      {', '.join(f'{n} {reason}' for reason, n in reasons.items())} in all")
+        for reasons in dict.fromkeys(sample.differs_by for sample in self.samples):
+            rows.append(_why([sample for sample in self.samples if sample.differs_by == reasons]))
+        counts = Counter(sample.verdict for sample in self.samples)
+        verdicts = ", ".join(f"{counts[verdict]} {words[verdict]}" for verdict in words if counts[verdict])
         few = f" of {self.asked} asked for" if len(self.samples) < self.asked else ""
-        return [*rows, f"{len(self.samples)}{few} made again (--seed {self.seed}): {said}"]
+        return [*rows, f"{len(self.samples)}{few} made again (--seed {self.seed}): {verdicts}"]
 
 
 def audit(
@@ -142,8 +142,8 @@ def audit(
     progress = progress or Progress.silent()
     if not len(store):
         raise ConfigError(f"{store.path} is empty: there is nothing to make again yet")
-    originals = InputLookup(store, images)
-    if originals.place is None:
+    inputs = InputLookup(store, images)
+    if inputs.place is None:
         raise ConfigError(f"which {kind.takes}s was {store.path} made from? Name their folder: --images FOLDER")
     live = LiveWorld.for_store(store, world=world, device=device)
     order = sorted(store.keys)  # the order of shards says nothing
@@ -154,32 +154,32 @@ def audit(
         if len(usable) == count:
             break
         try:
-            originals.load(key)  # and again when it is needed: all at once, videos would fill the memory
+            inputs.load(key)  # and again when it is needed: all at once, videos would fill the memory
             usable.append(key)
         except ImageError as error:
-            unusable.append((next(iter(originals.names(key)), key), error.reason, str(error)))
+            unusable.append((next(iter(inputs.names(key)), key), error.reason, str(error)))
     if not usable:
         raise ConfigError(
-            f"of the {len(unusable)} {kind.takes}s of {store.path}, none is in {originals.place} as it was, so nothing "
+            f"of the {len(unusable)} {kind.takes}s of {store.path}, none is in {inputs.place} as it was, so nothing "
             f"can be made again ({unusable[0][2]}). Name the folder the store was made from with --images"
         )
-    done: list[Compared] = []
+    compared: list[Compared] = []
     with progress.bar(f"{kind.doing} again", total=len(usable), unit=f"{kind.takes}s") as bar:
         for group, facts in _by_maker(store, usable):
-            here = machine_facts(live.device)
-            differs, size, threads = _differences(facts, here, len(group))
-            allowed = _allowed(recipe, facts, here, differs) if tolerance is None else (tolerance, tolerance)
+            current = machine_facts(live.device)
+            differs, size, threads = _differences(facts, current, len(group))
+            allowed = _allowed(recipe, facts, current, differs) if tolerance is None else (tolerance, tolerance)
             with _threads(threads):
                 for keys in _parts(group, size):
-                    pixels = [originals.load(key).pixels for key in keys]
+                    pixels = [inputs.load(key).pixels for key in keys]
                     fresh = live.roll_out_batch(pixels, keys, size=size).numpy()
                     for key, latent in zip(keys, fresh, strict=True):
-                        source = next(iter(originals.names(key)), key)
-                        done.append(_compare(store, key, source, latent, differs, allowed))
+                        source = next(iter(inputs.names(key)), key)
+                        compared.append(_compare(store, key, source, latent, differs, allowed))
                     bar.advance(len(keys))
     places = {key: place for place, key in enumerate(usable)}
-    done.sort(key=lambda one: places[one.key])
-    return Audit(seed=seed, asked=count, samples=tuple(done), unusable=tuple(unusable))
+    compared.sort(key=lambda sample: places[sample.key])
+    return Audit(seed=seed, asked=count, samples=tuple(compared), unusable=tuple(unusable))
 
 
 def _by_maker(store: LatentStore, keys: Sequence[str]) -> list[tuple[list[str], Mapping[str, Any]]]:
@@ -199,7 +199,7 @@ _DECIDING = ("host", "device", "cpu", "threads", "batch_size", "versions")
 
 
 def _differences(
-    facts: Mapping[str, Any], here: Mapping[str, Any], samples: int
+    facts: Mapping[str, Any], current: Mapping[str, Any], samples: int
 ) -> tuple[tuple[str, ...], int, int | None]:
     """What is not as it was, the batch size to use for so many samples, and the threads.
 
@@ -207,27 +207,27 @@ def _differences(
     """
     versions = facts.get("versions")
     then = {**facts, **(versions if isinstance(versions, dict) else {})}
-    now = {**here, **here["versions"]}
+    now = {**current, **current["versions"]}
     names = ["device", "torch", "diffusers"]
-    if str(here["device"]).startswith("cpu"):
+    if str(current["device"]).startswith("cpu"):
         names.append("cpu" if "cpu" in facts else "host")  # older records do not state the kind of CPU
-    found = [f"{n} {then.get(n, 'not recorded')} then, {now[n]} now" for n in names if then.get(n) != now[n]]
+    differences = [f"{n} {then.get(n, 'not recorded')} then, {now[n]} now" for n in names if then.get(n) != now[n]]
     batch, threads = facts.get("batch_size"), facts.get("threads")
     size = batch if type(batch) is int and 1 <= batch <= 4096 else None
-    if size is None or (found and size > samples):
+    if size is None or (differences and size > samples):
         size = min(samples, size or 1)
-        found.append(f"batch of {batch or 'unknown size'} then, of {size} now")
+        differences.append(f"batch of {batch or 'unknown size'} then, of {size} now")
     if type(threads) is not int or not 1 <= threads <= 1024:
-        return (*found, "threads not recorded"), size, None
-    return tuple(found), size, threads
+        return (*differences, "threads not recorded"), size, None
+    return tuple(differences), size, threads
 
 
 def _allowed(
-    recipe: Recipe, facts: Mapping[str, Any], here: Mapping[str, Any], differs: tuple[str, ...]
+    recipe: Recipe, facts: Mapping[str, Any], current: Mapping[str, Any], differs: tuple[str, ...]
 ) -> tuple[float, float]:
     if not differs:
         return 0.0, 0.0
-    across = str(facts.get("device", "")).partition(" ")[0] != str(here["device"]).partition(" ")[0]
+    across = str(facts.get("device", "")).partition(" ")[0] != str(current["device"]).partition(" ")[0]
     return TOLERANCE["bfloat16" if across else recipe.compute_dtype]  # of frames float32: the VAE's
 
 
@@ -265,14 +265,14 @@ def _compare(
 
 def _why(samples: Sequence[Compared]) -> str:
     """What was wanted of samples that differ by the same, and why."""
-    one, same = samples[0], "machine, versions, threads and batch size are those of the record"
-    reasons = f"not all as it was ({'; '.join(one.differs_by)})" if one.differs_by else same
-    if one.tolerance == 0:
-        return f"the same bits were wanted: {same if not one.differs_by else '--tolerance 0'}"
-    seen = max(one.beyond_rounding for one in samples), max(one.rms_beyond_rounding for one in samples)
+    first, same = samples[0], "machine, versions, threads and batch size are those of the record"
+    reasons = f"not all as it was ({'; '.join(first.differs_by)})" if first.differs_by else same
+    if first.tolerance == 0:
+        return f"the same bits were wanted: {same if not first.differs_by else '--tolerance 0'}"
+    worst = [max(getattr(s, name) for s in samples) for name in ("beyond_rounding", "rms_beyond_rounding")]
     return (
-        f"{reasons}: beyond rounding at most {one.tolerance:g}, rms {one.rms_tolerance:g} were allowed; "
-        f"{seen[0]:.2g}, rms {seen[1]:.2g} were seen"
+        f"{reasons}: beyond rounding at most {first.tolerance:g}, rms {first.rms_tolerance:g} were allowed; "
+        f"{worst[0]:.2g}, rms {worst[1]:.2g} were seen"
     )
 
 

@@ -24,7 +24,7 @@ class LiveBatches:
         images: Path | None,
         *,
         size: int,
-        otherwise: Path | None = None,
+        fallback: Path | None = None,
         world: str | None = None,
         device: DeviceName = "auto",
     ) -> None:
@@ -33,16 +33,16 @@ class LiveBatches:
             images: what the store was made from; None is the embedded scenes beside the store.
             size: of a batch of the world model. With the size of the worker that made the store, on such a machine,
                 the bits are the store's too.
-            otherwise: where to look if `images` is None and there are no such scenes.
+            fallback: where to look if `images` is None and there are no such scenes.
             world: where the world model's weights are; by default where the recipe says.
         Raises:
             ConfigError: no place to look for inputs, or other weights than the store's.
         """
         self._recipe, self._size = store.recipe, size
-        self._originals = InputLookup(store, images)
-        if self._originals.place is None and otherwise is not None:
-            self._originals = InputLookup(store, otherwise)
-        if self._originals.place is None:
+        self._inputs = InputLookup(store, images)
+        if self._inputs.place is None and fallback is not None:
+            self._inputs = InputLookup(store, fallback)
+        if self._inputs.place is None:
             raise ConfigError(f"which inputs was {store.path} made from? Name their folder: --images FOLDER")
         self._live = LiveWorld.for_store(store, world=world, device=device)
 
@@ -53,13 +53,13 @@ class LiveBatches:
             ConfigError: inputs are not where they should be; counts them and names some.
             ImageError: the first one is another by now, or cannot be decoded.
         """
-        if missing := [key for key in keys if not self._originals.has(key)]:
-            named = ", ".join(next(iter(self._originals.names(key)), key) for key in missing[:3])
+        if missing := [key for key in keys if not self._inputs.has(key)]:
+            named = ", ".join(next(iter(self._inputs.names(key)), key) for key in missing[:3])
             raise ConfigError(
-                f"{len(missing)} of {len(keys)} inputs are not in {self._originals.place}: {named}, … To roll them out "
+                f"{len(missing)} of {len(keys)} inputs are not in {self._inputs.place}: {named}, … To roll them out "
                 "again, name what the store was made from: --images FOLDER"
             )
-        self._originals.load(keys[0])
+        self._inputs.load(keys[0])
 
     def __call__(self, keys: Sequence[str], rollout_steps: int) -> Tensor:
         """(B, C, 1 + rollout_steps, H, W), float32 on the CPU: the first frames of what the recipe makes of these.
@@ -67,14 +67,14 @@ class LiveBatches:
         Raises:
             ImageError: an input is not there any more, is another by now, or cannot be decoded.
         """
-        done: list[Tensor] = []
+        parts: list[Tensor] = []
         for start in range(0, len(keys), self._size):
             part = keys[start : start + self._size]
-            pixels = [self._originals.load(key).pixels for key in part]
+            pixels = [self._inputs.load(key).pixels for key in part]
             if rollout_steps == 0 and self._recipe.traits.is_image_rollout:  # frame 0 needs no rollout
                 missing = self._size - len(pixels)
                 batch = torch.stack([*pixels, *[pixels[-1]] * missing])
-                done.append(self._live.world.encode(batch)[: len(part)].float().cpu())
+                parts.append(self._live.world.encode(batch)[: len(part)].float().cpu())
             else:
-                done.append(self._live.roll_out_batch(pixels, part, size=self._size)[:, :, : 1 + rollout_steps])
-        return torch.cat(done)
+                parts.append(self._live.roll_out_batch(pixels, part, size=self._size)[:, :, : 1 + rollout_steps])
+        return torch.cat(parts)

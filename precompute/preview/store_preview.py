@@ -95,18 +95,18 @@ def preview(
     keys = [key_named(store, name) for name in wanted] if wanted else _drawn(store, samples, seed)
     if store.recipe.traits.is_distribution:
         steps = 0  # a log-variance is no picture
-    originals = InputLookup(store, images)
+    inputs = InputLookup(store, images)
     futures = _Futures(true, store) if true is not None else None
-    viewer = LatentDecoder.for_store(store, world=world, device=device)
+    decoder = LatentDecoder.for_store(store, world=world, device=device)
     rows: list[Row] = []
     without: Counter[str] = Counter()
     with progress.bar("decoding", total=len(keys), unit="samples") as bar:
         for key in keys:
-            names = originals.names(key)
+            names = inputs.names(key)
             source: NDArray[np.uint8] | None = None
             try:
-                first = originals.load(key).first
-                viewer.require_same(first, as_tensor(store.read([key], rollout_steps=0)))
+                first = inputs.load(key).first
+                decoder.require_same(first, as_tensor(store.read([key], rollout_steps=0)))
                 source = np.asarray(to_image(first))
             except ImageError as error:
                 without[error.reason] += 1
@@ -115,45 +115,45 @@ def preview(
                 Row(
                     name=names[0] if names else key,
                     key=key,
-                    frames=_decoded(viewer, store, key, steps),
+                    frames=_decoded(decoder, store, key, steps),
                     source=source,
-                    true=None if futures is None or future is None else _decoded(viewer, futures.store, future, steps),
+                    true=None if futures is None or future is None else _decoded(decoder, futures.store, future, steps),
                 )
             )
             bar.advance(1)
 
-    labels = _labels(viewer, store.recipe.rollout_steps if steps is None else steps)
+    labels = _labels(decoder, store.recipe.rollout_steps if steps is None else steps)
     which = f"{len(rows)} of {len(store)} samples" + ("" if wanted else f", drawn by seed {seed}")
-    files = _write(rows, _words(store, viewer, labels, which), labels, viewer, out / store.path.name, video)
+    files = _write(rows, _words(store, decoder, labels, which), labels, decoder, out / store.path.name, video)
     return Preview(
         files=files,
         samples=tuple((row.key, row.name) for row in rows),
         without_source=dict(without),
-        notes=(*_notes(store, originals, rows, without, with_true=true is not None), *viewer.notes),
+        notes=(*_notes(store, inputs, rows, without, with_true=true is not None), *decoder.notes),
     )
 
 
-def _words(store: LatentStore, viewer: LatentDecoder, labels: Sequence[str], which: str) -> Words:
+def _words(store: LatentStore, decoder: LatentDecoder, labels: Sequence[str], which: str) -> Words:
     recipe = store.recipe
-    apart = viewer.spec.temporal_stride if recipe.traits.is_clip else 1  # decoded frames from one latent to the next
+    apart = decoder.spec.temporal_stride if recipe.traits.is_clip else 1  # decoded frames from one latent to the next
     count = min(MAX_COLUMNS, len(labels))
-    shown = [number * (len(labels) - 1) // max(1, count - 1) for number in range(count)]
-    ahead = horizon_s(recipe, store.spec, viewer.fps)
+    columns = [number * (len(labels) - 1) // max(1, count - 1) for number in range(count)]
+    ahead = horizon_s(recipe, store.spec, decoder.fps)
     steps = f"{recipe.rollout_steps} steps" + ("" if ahead is None else f" = {ahead:.1f} s ahead")
     return Words(
         title=store.path.name,
-        about=f"{recipe.kind} by {viewer.name}, {recipe.height}x{recipe.width}, {steps}; {which}",
-        columns=[(apart * t, labels[t]) for t in shown],
+        about=f"{recipe.kind} by {decoder.name}, {recipe.height}x{recipe.width}, {steps}; {which}",
+        columns=[(apart * t, labels[t]) for t in columns],
         foreseen_from=recipe.traits.first_predicted_frame(recipe),
     )
 
 
 def _write(
-    rows: Sequence[Row], words: Words, labels: Sequence[str], viewer: LatentDecoder, stem: Path, video: bool
+    rows: Sequence[Row], words: Words, labels: Sequence[str], decoder: LatentDecoder, stem: Path, video: bool
 ) -> tuple[Path, ...]:
     """The files `stem` + .png, .gif and perhaps .mp4."""
-    rate = viewer.fps / viewer.recipe.stride if viewer.recipe.traits.is_clip else _PICTURES_PER_S
-    pictures = draw_animation(rows, words, _labels_between(labels, viewer, len(rows[0].frames)))
+    rate = decoder.fps / decoder.recipe.stride if decoder.recipe.traits.is_clip else _PICTURES_PER_S
+    pictures = draw_animation(rows, words, _labels_between(labels, decoder, len(rows[0].frames)))
     sheet = io.BytesIO()
     draw_sheet(rows, words).save(sheet, "PNG", optimize=True)
     make_folders(stem.parent)
@@ -169,11 +169,11 @@ def _write(
 
 
 def _notes(
-    store: LatentStore, originals: InputLookup, rows: Sequence[Row], without: Counter[str], *, with_true: bool
+    store: LatentStore, inputs: InputLookup, rows: Sequence[Row], without: Counter[str], *, with_true: bool
 ) -> Iterator[str]:
     if without:
         reasons = ", ".join(f"{count} {reason}" for reason, count in without.items())
-        where = f"in {originals.place}" if originals.place else "as no --images FOLDER was named"
+        where = f"in {inputs.place}" if inputs.place else "as no --images FOLDER was named"
         yield f"note: {without.total()} of {len(rows)} rows begin with the decoded first frame, {where}: {reasons}"
     if with_true and (lacking := sum(row.true is None for row in rows)):
         yield f"note: {lacking} of {len(rows)} samples have no true future of the same name"
@@ -217,29 +217,29 @@ def _drawn(store: LatentStore, samples: int, seed: int) -> list[str]:
 
 
 @torch.inference_mode()
-def _decoded(viewer: LatentDecoder, store: LatentStore, key: str, steps: int | None) -> NDArray[np.uint8]:
+def _decoded(decoder: LatentDecoder, store: LatentStore, key: str, steps: int | None) -> NDArray[np.uint8]:
     """(F, height, width, 3): what belongs together in time decoded as one clip, all else frame by frame."""
-    steps = viewer.recipe.rollout_steps if steps is None else steps
+    steps = decoder.recipe.rollout_steps if steps is None else steps
     latents = as_tensor(store.read([key], rollout_steps=steps)).float()
     parts: list[NDArray[np.uint8]] = []
     for clip in store.recipe.traits.frames_decoded_together(store.recipe):
         if here := [t for t in clip if t <= steps and (t or not parts)]:
             first = clip[:1] if here[0] != clip[0] else []  # a draw begins with the frame that all have
-            video = to_frames(viewer.autoencoder.decode(latents[:, :, first + here]))[0]
+            video = to_frames(decoder.autoencoder.decode(latents[:, :, first + here]))[0]
             parts.append(video[1:] if first else video)
     return np.concatenate(parts)
 
 
-def _labels(viewer: LatentDecoder, steps: int) -> list[str]:
+def _labels(decoder: LatentDecoder, steps: int) -> list[str]:
     """Of each latent frame."""
-    stride = viewer.spec.temporal_stride
-    recipe = viewer.recipe
-    return [recipe.traits.label(recipe, t, viewer.fps, temporal_stride=stride) for t in range(1 + steps)]
+    stride = decoder.spec.temporal_stride
+    recipe = decoder.recipe
+    return [recipe.traits.label(recipe, t, decoder.fps, temporal_stride=stride) for t in range(1 + steps)]
 
 
-def _labels_between(labels: Sequence[str], viewer: LatentDecoder, frames: int) -> list[str]:
+def _labels_between(labels: Sequence[str], decoder: LatentDecoder, frames: int) -> list[str]:
     """Of every decoded frame: of a rollout its own time, else that of the latent frame it belongs to."""
-    if viewer.recipe.traits.is_image_rollout:
-        return ["now", *(f"+{number * viewer.recipe.stride / viewer.fps:.2f} s" for number in range(1, frames))]
+    if decoder.recipe.traits.is_image_rollout:
+        return ["now", *(f"+{number * decoder.recipe.stride / decoder.fps:.2f} s" for number in range(1, frames))]
     apart = max(1, (frames - 1) // max(1, len(labels) - 1))
     return [labels[-(-number // apart)] for number in range(frames)]
