@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand
@@ -35,7 +35,8 @@ class Command(TyperCommand):
         """Refuse a URL wherever a path is expected, before the command begins."""
         rest = super().parse_args(ctx, args)
         for name, value in ctx.params.items():
-            for part in value if isinstance(value, list | tuple) else [value]:
+            parts = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
+            for part in parts:
                 if isinstance(part, Path) or (name in _PLACES and isinstance(part, str)):
                     require_local(part)
         return rest

@@ -8,7 +8,7 @@ from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, RecipeError
 from theworld.pipeline.latents.keys import is_key, key_of_bytes, noise_seed
 from theworld.pipeline.latents.kinds import KINDS, KindName
-from theworld.pipeline.latents.recipe import Recipe, difference, parse_recipe
+from theworld.pipeline.latents.recipe import Recipe, check_meaning, difference, parse_recipe
 from theworld.pipeline.latents.spec import latent_frames, video_frames
 from theworld.precompute.job.config import PrecomputeConfig
 
@@ -201,3 +201,11 @@ def test_every_setting_either_enters_the_recipe_or_changes_no_latent() -> None:
     assert not INTO_RECIPE.keys() & NO_EFFECT_ON_LATENTS
     entered = {field for fields in INTO_RECIPE.values() for field in fields.split(", ")}
     assert set(Recipe.model_fields) == entered | DECIDED_BY_THE_CODE
+
+
+def test_fields_without_meaning_are_named_in_order() -> None:
+    """A set of texts has another order in every process: seven names come sorted by chance once in 5,040."""
+    names = ["draw", "draws", "fps", "guidance", "observed_frames", "seed", "stride"]
+    values = dict.fromkeys(reversed(names), 7)
+    with pytest.raises(ValueError, match=rf"^{', '.join(names)}: without meaning for kind posterior"):
+        check_meaning("posterior", values)

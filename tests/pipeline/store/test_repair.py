@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from theworld.pipeline.errors import DamagedShardError, StoreError, StoreLockedError
+from theworld.pipeline.files import atomic
 from theworld.pipeline.store import latent_store
 from theworld.pipeline.store import repair as maintenance
 from theworld.pipeline.store import writer as shard_writer
@@ -26,6 +27,7 @@ from theworld.pipeline.store.verify import verify
 from ...faults.harness import Cut, FaultyFileLayer, Holding, layer, start
 from ...miniatures.store import create, expected, fill, flip, key, write
 from ...permissions import as_another_user, become_a_folder, become_a_pipe, contents, listing, poison, record_file
+from ..files.test_atomic import Os
 
 HOUR_S = 3600.0
 NOW = -10.0
@@ -477,3 +479,24 @@ def test_writers_and_readers_go_on_while_a_repair_is_at_work(store: LatentStore)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_a_link_is_moved_as_a_link_also_where_hard_links_follow_it(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS links what a symbolic link leads to: a stranger's file would come into the store."""
+    store = filled(cache, "zarr")
+    outside = cache / "outside.json"
+    outside.write_text("private")
+    record = store.path / "commits" / "0.json"
+    record.unlink()
+    record.symlink_to(outside)
+
+    def link(file: Path, target: Path) -> None:
+        os.link(Path(file).resolve(), target)
+
+    monkeypatch.setattr(atomic, "os", Os(link=link))
+    repair(store.path, apply=True)
+    assert not os.path.lexists(record)
+    assert (store.path / "lost+found" / "commits-0.json").readlink() == outside
+    assert outside.stat().st_nlink == 1

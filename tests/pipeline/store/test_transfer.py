@@ -14,6 +14,7 @@ from theworld.pipeline.errors import ConfigError, MissingLatentError, StoreError
 from theworld.pipeline.store import latent_store, transfer
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store, load_store, open_store
 from theworld.pipeline.store.ledger import Failure
+from theworld.pipeline.store.records import origins_of
 from theworld.pipeline.store.transfer import Copied, export, keys_of_sources, merge, read_keys
 from theworld.pipeline.store.verify import verify
 
@@ -459,3 +460,28 @@ def test_a_name_that_is_no_label_still_becomes_a_folder(cache: Path) -> None:
         shutil.rmtree(cache / "b")
         moved.rename(source.path)
 
+
+
+def test_a_part_of_a_copied_shard_has_its_share_of_each_origin(tmp_path: Path) -> None:
+    first = create(tmp_path / "first", shard_size=2)
+    fill(first, 4)
+    both = create(tmp_path / "both", shard_size=4)
+    transfer.copy(first, both)
+    part, _ = export(both, tmp_path / "part", keys=[key(0), key(3), key(2)])
+    (copied,), (partial,) = both.records(), part.records()
+    assert [(origin.rows, origin.of_rows) for origin in origins_of(copied)] == [(2, 2), (2, 2)]
+    assert [(origin.rows, origin.of_rows) for origin in origins_of(partial)] == [(1.5, 2), (1.5, 2)]
+
+
+@pytest.mark.parametrize(("rows", "origins"), [(0, 0), (-1, 0), (0.25, 1), (2, 1), (2.5, 1), (3, 0)])
+def test_an_origin_of_no_rows_or_of_more_than_the_shard_has_is_passed_over(
+    tmp_path: Path, rows: float, origins: int
+) -> None:
+    store = create(tmp_path)
+    part = {"sha256": "0" * 64, "rows": rows, "of_rows": 4, "created": "", "facts": {}}
+    with store.new_shard() as shard:
+        for number in range(2):
+            shard.add(key(number), latent(number))
+        shard.commit({"copied_from": [part]})
+    (record,) = store.records()
+    assert len(origins_of(record)) == origins

@@ -8,9 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from theworld.pipeline.errors import LatentShapeError, StoreError
+from theworld.pipeline.files.sealed import seal
+from theworld.pipeline.store import writer
 from theworld.pipeline.store.folder import open_store
 
-from ...miniatures.store import create, expected, key, latent
+from ...miniatures.store import create, expected, key, latent, write
 
 
 def with_value(value: float) -> NDArray[np.float32]:
@@ -82,3 +84,24 @@ def test_facts_that_json_cannot_say_are_refused_before_anything_is_placed(tmp_pa
     assert record is not None
     assert open_store(store.path).records() == [record]
     assert record.facts == {"seconds": 1.5, "versions": {"torch": "2.13"}}
+
+
+def test_a_record_may_be_as_large_as_the_limit_and_not_a_byte_larger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def measured(body: dict[str, Any]) -> bytes:
+        sealed = seal(body)
+        sizes.append(len(sealed))
+        return sealed
+
+    monkeypatch.setattr(writer, "seal", measured)
+    write(create(tmp_path / "measured"), [0, 1])
+    monkeypatch.setattr(writer, "RECORD_LIMIT_BYTES", sizes[0])
+    store = create(tmp_path / "limit")
+    write(store, [0, 1])
+    assert len(store) == 2
+    monkeypatch.setattr(writer, "RECORD_LIMIT_BYTES", sizes[0] - 1)
+    with pytest.raises(StoreError, match=f"{sizes[0]} bytes, more than {sizes[0] - 1}"):
+        write(store, [2, 3])

@@ -1,0 +1,27 @@
+"""What both formats promise of a row in memory, whatever its shape."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from theworld.pipeline.store.folder import StoreFormat
+from theworld.pipeline.store.latent_store import layout_of
+
+from ....miniatures.store import SPEC, TINY
+
+
+@pytest.mark.parametrize("format", ["zarr", "webdataset"])
+@given(steps=st.integers(0, 4), read=st.integers(0, 4), height=st.integers(1, 24), width=st.integers(1, 24))
+def test_rows_in_memory_are_aligned_and_hold_all_that_is_read_without_a_gap_or_an_overlap(
+    format: StoreFormat, steps: int, read: int, height: int, width: int
+) -> None:
+    recipe = TINY.model_copy(update={"height": 16 * height, "width": 16 * width, "rollout_steps": steps})
+    layout = layout_of(recipe, SPEC, 4, format)
+    reads = layout.reads(1 + min(read, steps))
+    assert reads.memory_bytes % 64 == 0
+    end = 0
+    for offset, place, size in reads.segments:
+        assert (place, size > 0) == (end, True)
+        assert offset + size <= layout.row_bytes
+        end += size
+    assert end <= reads.memory_bytes < end + 64
