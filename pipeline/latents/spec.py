@@ -1,6 +1,4 @@
-"""What the numbers of a latent mean, and the frame arithmetic; needs no torch.
-
-Lives here: `LatentSpec`, which travels with every store. Elsewhere: the values themselves (latents.py).
+"""What the numbers of a latent mean, and the arithmetic of frames. Needs no torch.
 
 Axes, everywhere:  B sample   C channel   T latent frame   H, W latent row, column
 """

@@ -1,8 +1,4 @@
-"""The latent tensor as both stages see it.
-
-Lives here: the change between raw and standardised values, and what is drawn at random: a sample's noise, a posterior.
-Elsewhere: what its numbers mean (latent_spec.py), making latents (precompute/worlds/cosmos.py), keeping them
-(store.py).
+"""Latents as tensors: raw and standardised values, and the random draws of noise and of a posterior.
 
 Axes, everywhere:  B sample   C channel (16)   T latent frame   H, W latent row, column
 """

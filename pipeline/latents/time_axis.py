@@ -1,4 +1,4 @@
-"""What the latent frames along T are, in a line, and how far ahead the last one is; needs no torch."""
+"""Labels and times of the latent frames along T, for each kind of recipe. Needs no torch."""
 
 from __future__ import annotations
 

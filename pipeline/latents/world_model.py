@@ -1,8 +1,6 @@
-"""What a world model is to the rest of the house: encode, roll out, decode.
+"""The protocols of a world model: encode, roll out, decode.
 
-Lives here: the protocols, so that the trainer can roll out live without knowing who does it.
-Elsewhere: the engines that implement it (precompute/worlds/cosmos.py, wan.py, other packages), and how they are found
-(precompute/worlds/registry.py).
+Training uses them to roll out live without importing an engine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """The memory a batch of latents is read into, laid out so that each sample comes in one read, checksums and all.
 
-Elsewhere: reading into it (latent_store.py), what lies where in a row (shard_layout.py).
-
 Axes:  B sample   C channel   K rollout steps   H, W latent row, column
 """
 

@@ -1,4 +1,13 @@
-"""The commit of a shard: its file first, then its record, neither ever replacing another."""
+"""Commit a shard: place its payload, then its record. Neither ever replaces a file.
+
+The order keeps a crash, a full disk or a second writer harmless (tests/faults replays each step):
+
+    payload to tmp/, fsync  ->  placed under the first free shard number  ->  folders fsynced
+    ->  sealed record to tmp/, fsync  ->  placed in commits/: this is the commit  ->  folder fsynced
+
+A number belongs to the writer that placed the payload, so no lock or clock is needed. A writer that dies between the
+two leaves a payload without a record; readers ignore it, and its number stays unused.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Stores and where they are: the entry point of both stages.
-
-Lives here: finding, opening and creating the stores of a cache folder, and `theworld.json`, which says what a store is.
-Elsewhere: what one can do with an open store (latent_store.py).
+"""Find, open and create the stores of a cache folder.
 
     <cache>/<label>-<12 digits of the recipe id>/
         theworld.json              what the latents are; published once, the rest of the layout follows from it

@@ -2,8 +2,7 @@
 
 A million samples are 28 MB here, found by binary search, and open in a fraction of a second from the snapshot. The
 snapshot is a cache: each record it speaks for must still be the file it was made from, and without it the records are
-read. Lives here: `Index`, `Shard`, the snapshot. Elsewhere: records (records.py), payload bytes (shard_layout.py).
-"""
+read. """
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ Keys = NDArray[np.bytes_]
 
 
 class Stamp(NamedTuple):
-    """By what a record file is known again. Records are never rewritten, so this need not detect more than a swap."""
+    """Size and modification time, to notice a replaced record file. Records are never rewritten in place."""
 
     bytes: int
     mtime_ns: int

@@ -1,8 +1,4 @@
-"""A store of latents: what is in it, and checked reads.
-
-Lives here: `LatentStore`. Elsewhere: opening, creating and finding stores (store.py); the memory they are read into
-(batch_buffer.py); writing a shard (shard_writer.py) and its bytes (shard_layout.py); which key is where (catalog.py);
-commit records (records.py); sources and failures (ledger.py).
+"""An open store of latents: its keys, and checked reads.
 
 Axes, everywhere:  B sample   C channel   T latent frame   K rollout steps   H, W latent row, column
 """

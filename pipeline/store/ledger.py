@@ -1,7 +1,6 @@
-"""What a store remembers about its inputs: which source is which key, and which inputs failed and why.
+"""Two logs of a store's inputs: the key of each source, and the inputs that failed.
 
-Lives here: the two small logs beside the latents; nothing in them decides whether a latent is there.
-Elsewhere: the latents themselves (latent_store.py); deciding what to retry (precompute).
+Nothing in them decides whether a latent exists.
 """
 
 import errno

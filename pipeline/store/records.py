@@ -1,8 +1,4 @@
-"""What a commit record says, and how anything sealed is read back.
-
-Lives here: the sealed record that makes a shard visible, its checks, and the reading of small files nobody vouches for.
-Elsewhere: making them appear (commit.py).
-"""
+"""The commit record, which makes a shard visible: its fields, its checks, and reading it."""
 
 import errno
 import math

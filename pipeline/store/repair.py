@@ -1,8 +1,4 @@
-"""Moving damage aside and sweeping leftovers, only ever when asked.
-
-Lives here: `repair`, which moves files to lost+found/ and never deletes, and `gc`, which deletes what no record names
-and nobody touched for long. Elsewhere: finding damage (verify.py).
-"""
+"""`repair` moves damaged files to lost+found/; `gc` deletes old files that no record names."""
 
 from __future__ import annotations
 

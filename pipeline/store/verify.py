@@ -1,10 +1,8 @@
-"""Is a store what was committed? Every file against what vouches for it; changes nothing.
+"""Check every file of a store against its checksum or record. Changes nothing.
 
     names   every record's seal, every payload's presence and size, the manifest, Zarr's metadata, both logs
     read    and the xxh3 of every payload: all its bytes
     deep    and the sha256, and every row made again from its numbers, bit by bit: shape, finite, checksums, tar headers
-
-Elsewhere: acting on what is found (maintenance.py).
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Writing one shard of a store: samples in, one commit at the end.
-
-Lives here: `ShardWriter`, which never holds more than one sample.
-Elsewhere: the order of the file operations (commit.py), the bytes (shard_layout.py), what is
-visible (latent_store.py).
-"""
+"""Write one shard of a store, sample by sample, and commit it at the end."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The bytes of a shard in each format, Zarr and WebDataset."""

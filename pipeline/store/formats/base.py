@@ -1,8 +1,7 @@
 """The bytes of one shard, whatever its format: how a row is made, and how its first frames are found and checked.
 
 Every row of a store has the same size, so a sample is found by arithmetic: no index is needed to read one, in a Zarr
-shard as in a tar. Lives here: what both formats share. Elsewhere: Zarr's bytes (zarr_layout.py), the tar's
-(webdataset_layout.py), which shard and row a key is in (catalog.py).
+shard as in a tar.
 
 Axes:  B sample   C channel   T latent frame   H, W latent row, column
 """
