@@ -36,7 +36,11 @@ def install_extra(name: str) -> str:
 
 
 def list_problems(
-    error: ValidationError | OSError, *, fields: Iterable[str] = (), spelling: Mapping[str, str] | None = None
+    error: ValidationError | OSError,
+    *,
+    fields: Iterable[str] = (),
+    spelling: Mapping[str, str] | None = None,
+    value: str = "",
 ) -> str:
     """Return what is wrong with some values: for each its field, what is expected, and what was given.
 
@@ -44,15 +48,17 @@ def list_problems(
         error: from pydantic, or from reading the file that holds the values.
         fields: all valid field names; listed if the error is an unknown one.
         spelling: field -> how the user wrote it, for example as a flag.
+        value: the name of a value without fields, for example a flag.
     """
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    problems = [_describe(problem, sorted(fields), spelling or {}) for problem in error.errors(include_url=False)]
+    names, flags = sorted(fields), spelling or {}
+    problems = [_describe(problem, names, flags, value) for problem in error.errors(include_url=False)]
     return name_some(problems, between="; ")
 
 
-def _describe(problem: Any, fields: list[str], spelling: Mapping[str, str]) -> str:
-    first, *path = problem["loc"] or ("",)
+def _describe(problem: Any, fields: list[str], spelling: Mapping[str, str], value: str) -> str:
+    first, *path = problem["loc"] or (value,)
     name = ".".join(map(str, [spelling.get(str(first), first), *path]))
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":

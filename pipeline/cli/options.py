@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperCommand
 
 from ..errors import ConfigError
 from ..files.local import require_local
+from ..messages import list_problems
 
 DEFAULT_CACHE = Path("latents")
 RUNNING = "How it runs"
@@ -33,7 +35,12 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse a URL wherever a path is expected, before the command begins."""
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            if not isinstance(error.__cause__, ValidationError) or error.param is None:
+                raise
+            raise ConfigError(list_problems(error.__cause__, value=error.param.opts[0])) from error
         for name, value in ctx.params.items():
             parts = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
             for part in parts:

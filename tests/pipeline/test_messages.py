@@ -47,11 +47,11 @@ def test_a_few_are_named_and_the_rest_counted() -> None:
     ("values", "words"),
     [
         ({"steps": -1}, "steps should be greater than or equal to 0, got -1"),
-        ({"steps": "many"}, "steps should be a valid integer, unable to parse string as an integer, got 'many'"),
+        ({"steps": "many"}, "steps must be a whole number, got 'many'"),
         ({}, "steps is missing"),
         ({"steps": 1, "size": "8"}, "size: write HEIGHTxWIDTH, got '8'"),
         ({"steps": 1, "step": 2}, "there is no 'step'"),
-        ({"steps": 1, "inner": {"rows": [0, "x"]}}, "inner.rows.1 should be a valid integer"),
+        ({"steps": 1, "inner": {"rows": [0, "x"]}}, "inner.rows.1 must be a whole number"),
         (3, "should be a valid dictionary"),
     ],
 )

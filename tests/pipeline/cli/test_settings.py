@@ -47,3 +47,10 @@ def test_a_wrong_value_names_its_flag_and_nothing_else() -> None:
     done = CliRunner().invoke(app, ["train", "s", "--questions", "q", "--warmup", "3"])
     assert isinstance(done.exception, ConfigError)
     assert str(done.exception) == "--warmup should be less than 1, got 3.0"
+
+
+@pytest.mark.parametrize("command", ["precompute", "train"])
+def test_a_number_that_is_none_is_refused_in_words(command: str) -> None:
+    done = CliRunner().invoke(app, [command, "--batch-size", "eight"])
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception) == "--batch-size must be a whole number, got 'eight'"
