@@ -17,9 +17,9 @@ from theworld.train.worldlet import build as lm_build
 
 from ...commands_page import walk
 
-_OWN_MEANING = """--adaptive --batch-size --cache --deep --draws --dry-run --dtype --format --images --jobs
---labels --layout
---lm --max-bad --out --questions --samples --scenes --seed --shard-size --split --steps --train-steps --world"""
+_OWN_MEANING = """--adaptive --batch-size --cache --deep --draws --dry-run --dtype --format --images --jobs --labels
+--layout --lm
+--max-bad --out --questions --samples --scenes --seed --shard-size --split --steps --train-steps --world"""
 OWN_MEANING = set(_OWN_MEANING.split())
 """Options whose meaning or default is each command's own; all others say the same wherever they are."""
 
