@@ -12,18 +12,19 @@ from ..errors import StoreError, StoreLockedError
 
 
 @contextmanager
-def exclusive_lock(file: Path, *, busy: str) -> Generator[None]:
+def exclusive_lock(file: Path, *, busy: str, create: bool = False) -> Generator[None]:
     """Hold an exclusive lock on a file inside the block. The kernel frees it when this process ends, however it ends.
 
     Args:
-        file: created empty if it does not exist; its content never changes.
+        file: its content never changes.
         busy: the error message if another process holds the lock.
+        create: whether to create the file, empty, if it does not exist.
     Raises:
         StoreLockedError: another process holds the lock.
         StoreError: this file system has no locks.
         OSError: the file cannot be opened.
     """
-    fd = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only files that are open for writing
+    fd = os.open(file, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)  # NFS locks only files that are open for writing
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

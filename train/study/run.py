@@ -347,7 +347,9 @@ def _alone(out: Path) -> Iterator[None]:
     """Lock a study's folder: two processes would train everything twice and remove each other's runs."""
     for folder in ("units", "runs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(out / ".lock", busy=f"another `theworld evaluate` works in {out}; wait for it"):
+    with exclusive_lock(
+        out / ".lock", busy=f"another `theworld evaluate` works in {out}; wait for it", create=True
+    ):
         for leftover in [*(out / "runs").glob(".run-*"), *(out / "runs").glob("*.partial")]:  # of killed trainings
             shutil.rmtree(leftover, ignore_errors=True)
         yield
