@@ -7,7 +7,6 @@ first checked bit by bit. A figure is the lower quartile of its slices, divided 
 run. Warm: rows in the page cache. Cold: the files were evicted (fsync, POSIX_FADV_DONTNEED) before each batch. Ours are
 "verified" when this process has checked each sample before, and "first touch" when a new store has to: the cost of the
 checksums. `--peers` installs peers.txt into an environment of its own, build/peers, and measures there.
-Elsewhere: what is timed (store_reading.py, store_writing.py), the readers (store_ways.py, store_peers.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The peers of benchmarks/store.py, each written and read the fastest way found among those it documents.
-
-Lives here: `Way`, `peers`, `streams`. Elsewhere: our own ways and the measuring (store.py), versions (peers.txt).
-"""
+"""Other libraries' formats for benchmarks/store.py, each written and read in the fastest way that it documents."""
 
 from __future__ import annotations
 

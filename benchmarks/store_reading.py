@@ -1,8 +1,4 @@
-"""Reading a store and its peers: batches warm and cold, and whole shuffled epochs.
-
-Lives here: what is timed, and that what was read is what was written. Elsewhere: the readers (store_ways.py,
-store_peers.py), writing and opening (store_writing.py).
-"""
+"""Time reading from a store and from other formats: batches warm and cold, and whole shuffled epochs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Our ways to the latents of a store, and numpy's to the same: how samples are written, read in batches, gone through.
-
-Elsewhere: other people's formats (store_peers.py), measuring them (store_reading.py, store_writing.py).
-"""
+"""Ways to read and write latents, with a store and with numpy: in batches, and through a whole epoch."""
 
 from __future__ import annotations
 

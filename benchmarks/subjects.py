@@ -1,7 +1,4 @@
-"""What the training benchmarks train: a model, rollouts and texts of a size that is said.
-
-Lives here: the settings and what is made of them. Elsewhere: training them (updates.py), ranking with them (train.py).
-"""
+"""What the training benchmarks train: a model, rollouts and texts of stated sizes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""`theworld cache …`: looking at stores and looking after them. Nothing is deleted or moved without --apply.
+"""`theworld cache …`: inspect, check, repair and copy stores. Nothing is deleted or moved without --apply.
 
-Exit codes, for scripts: 0 all well; 1 damage found (or, by an audit, other latents), or something could not be copied;
-2 wrong use; 10 not a store; 11 another repair or gc is at work. Results go to stdout, progress to stderr.
-Elsewhere: what needs the world model, `preview` and the audit of `verify` (see_cli.py).
+Exit codes, for scripts: 0 all well; 1 damage found (or, by an audit, latents that differ), or something could not be
+copied; 2 wrong use; 10 not a store; 11 another repair or gc is running. Results go to stdout, progress to stderr.
 """
 
 from __future__ import annotations

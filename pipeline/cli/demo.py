@@ -1,7 +1,6 @@
-"""`theworld demo`: scenes, rollouts, two trained readers, their controls, and one page of it all; minutes on two cores.
+"""`theworld demo`: scenes, rollouts, two trained readers, their controls, and one page with the results.
 
-Lives here: the order of things and what the page says around the evaluation. Every step is what a command of its own
-does, and a second call goes on where the first was cut.
+Each step does what a command of its own does. A second call resumes the demo.
 """
 
 from __future__ import annotations

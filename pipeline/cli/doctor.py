@@ -1,6 +1,6 @@
-"""`theworld doctor`: what this machine has of what the commands need, and what to do about the rest.
+"""`theworld doctor`: check what the commands need on this machine, and say how to get what is missing.
 
-Lives here: one function a subject; each looks, changes nothing, and answers in a few seconds at most.
+One function a subject. Each takes a few seconds at most and changes nothing.
 """
 
 from __future__ import annotations

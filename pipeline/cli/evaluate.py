@@ -1,10 +1,4 @@
-"""`theworld evaluate`: the questions of a split put to trained runs, or a controlled comparison of arms.
-
-Thin like cli.py, which registers the command. Lives here: parsing it, what a study of the embedded scenes adds to its
-results, and where a cache's own questions are, which `train` and `questions` ask as well. Elsewhere: answering
-(train/evaluation/evaluate.py) and its page (train/evaluation/report.py), the study (train/study/run.py), its
-findings (train/study/findings.py).
-"""
+"""`theworld evaluate`: answer the questions of a split with trained runs, or compare arms in a controlled study."""
 
 from __future__ import annotations
 

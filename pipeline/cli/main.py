@@ -2,8 +2,7 @@
 
 Results go to stdout, progress and warnings to stderr. Exit codes: 0 all done; 1 damage found; 2 wrong use or
 configuration, nothing written; 3 finished, but more inputs failed than --max-bad allows; 10 not a store; 11 locked;
-75 interrupted, the same command resumes. The commands that look after stores stand in cache_cli.py, `evaluate` in
-evaluate_cli.py.
+75 interrupted, run the same command again to resume.
 """
 
 from __future__ import annotations

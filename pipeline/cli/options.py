@@ -1,8 +1,4 @@
-"""Options and arguments that several commands take: one name, one meaning, the same words. Loads nothing: --help opens
-this file.
-
-Elsewhere: what one command alone takes, beside it; values, in precompute/job/config.py and train/config.py.
-"""
+"""Options and arguments that several commands share, with one meaning each. Loads nothing heavy."""
 
 from __future__ import annotations
 

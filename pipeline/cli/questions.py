@@ -1,8 +1,4 @@
-"""`theworld questions`: a look at a questions file before anything is spent on it, or write it in our own layout.
-
-Thin like cli.py, which registers the command. Elsewhere: the layouts (train/questions/readers.py), what is looked at
-(train/questions/report.py), writing (train/questions/inspect.py).
-"""
+"""`theworld questions`: check a questions file before anything is spent on it, or convert it."""
 
 from __future__ import annotations
 

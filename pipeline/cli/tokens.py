@@ -1,9 +1,4 @@
-"""`theworld tokens`: how many world tokens each layout makes, and whether a language model has room for them.
-
-Thin like cli.py, which registers the command; loads no torch. Elsewhere: the counts (train/reader/layouts.py), what
-fits
-(train/reader/context_budget.py).
-"""
+"""`theworld tokens`: how many world tokens each layout makes, and which fit a language model. Loads no torch."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ def exclusive_lock(file: Path, *, busy: str, create: bool = False) -> Generator[
         StoreError: this file system has no locks.
         OSError: the file cannot be opened.
     """
-    fd = os.open(file, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)  # NFS locks only files that are open for writing
+    # NFS locks only files that are open for writing
+    fd = os.open(file, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -188,7 +188,7 @@ def test_a_video_is_made_into_latents_on_the_spot_and_an_image_is_refused(tmp_pa
 
     image = tmp_path / "x.png"
     Image.fromarray(falling(0, 1)[0]).save(image)
-    with pytest.raises(ImageError, match=r"x\.png is no video.*ask it about videos"):
+    with pytest.raises(ImageError, match=r"x\.png is not a video.*ask it about videos"):
         live.roll_out(image)
     rolls = LiveWorld.for_recipe(store.recipe.model_copy(update={"kind": "rollout"}), device="cpu")
     with pytest.raises(ImageError, match=r"0\.mp4 is a video.*ask it about images"):

@@ -203,7 +203,7 @@ def test_a_gemma_with_eyes_is_trained_evaluated_and_asked(eyes: Path) -> None:
         said = {prediction.id: prediction.predicted for prediction in result.predictions}
         assert ask(run, latents, "where will the ball land?", PLACES, image=file).text == said[f"{number}"]
         assert ask(run, latents, "where will the ball be?", image=file).text == said[f"{number}-open"]
-    with pytest.raises(ConfigError, match="give the image as well"):
+    with pytest.raises(ConfigError, match="pass the image as well"):
         ask(run, latents, "where will the ball be?")
 
 

@@ -1,7 +1,4 @@
-"""Harms a stranger can do to a store whose seals and checksums are right: whoever made the store made them too.
-
-Lives here: what is done, and what the refusal must say. Elsewhere: that it is refused (test_hostile.py).
-"""
+"""Hostile changes to a store whose seals and checksums are right, and the words of each refusal."""
 
 import hashlib
 import json
@@ -199,7 +196,7 @@ IN_ANY: dict[str, tuple[Harm, str]] = {
         lambda store, _: put(store / "theworld.json", seal_text(b'{"format":' + b"9" * 10**6 + b"}")),
         "theworld.json",
     ),
-    "a manifest beyond all": (sparse("theworld.json", HUGE), "theworld.json.*at most"),
+    "a manifest beyond all": (sparse("theworld.json", HUGE), "theworld.json.*the limit is"),
     "a manifest that is a pickle": (pickled("theworld.json"), "theworld.json"),
     "a manifest that is a pipe": (pipe("theworld.json"), "theworld.json|no store"),
     "a manifest that is a device": (device("theworld.json"), "theworld.json|no store"),
@@ -215,7 +212,7 @@ IN_ANY: dict[str, tuple[Harm, str]] = {
         f"a record with {text[:9]}": (facts(b'{"seconds":{"rollout":%s}}' % text.encode()), "finite")
         for text in ("NaN", "-Infinity", "1e999", "9" * 400)
     },
-    "a record beyond all": (sparse("commits/0.json", HUGE), "commits/0.json.*at most"),
+    "a record beyond all": (sparse("commits/0.json", HUGE), "commits/0.json.*the limit is"),
     "a record that is a pickle": (pickled("commits/0.json"), "commits/0.json"),
     "a record that is a pipe": (pipe("commits/0.json"), "commits/0.json.*regular"),
     "a record that is a device": (device("commits/0.json"), "commits/0.json.*regular"),
@@ -225,7 +222,7 @@ IN_ANY: dict[str, tuple[Harm, str]] = {
     "a payload beyond all": (lambda store, _: os.truncate(payload(store), HUGE), "shard 0"),
     "sources that are a pipe": (lambda store, _: pipe_first(store / "sources"), "sources.*regular"),
     "failures that are a pipe": (lambda store, _: pipe_first(store / "failed"), "failed.*regular"),
-    "failures beyond all": (lambda store, _: os.truncate(first(store / "failed"), HUGE), "failed.*at most"),
+    "failures beyond all": (lambda store, _: os.truncate(first(store / "failed"), HUGE), "failed.*the limit is"),
     "sources beyond all": (lambda store, _: os.truncate(first(store / "sources"), 2**31), "sources"),
 }
 """Harms that must be refused in stores of either format: what is done, and what the refusal says."""

@@ -1,7 +1,7 @@
-"""A store from a stranger: refused with what is wrong and what to do, in bounded memory and time, harming nothing.
+"""A hostile store is refused with what is wrong and what to do, in bounded memory and time, and harms nothing.
 
-Seals and checksums are no help here, whoever made the store made them too. Each case runs in a process of its own that
-may take little more memory than it has, and is ended by an alarm. Elsewhere: what is done to the stores (hostile.py).
+Seals and checksums do not help here: an attacker made them too. Each case runs in a process of its own with little
+memory to spare, and an alarm ends it.
 """
 
 import hashlib

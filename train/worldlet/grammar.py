@@ -1,7 +1,6 @@
-"""Random texts that teach reading, and no physics: statements about things, then questions about them.
+"""Random texts that teach reading and no physics: statements about things, then questions about them.
 
-Every answer is drawn at random and stated in the context, in words only: where a thing starts says nothing
-about where it lands. Elsewhere: the words (words.py), training on these texts (build.py).
+Every answer is drawn at random and stated in the context: where a thing starts says nothing about where it lands.
 """
 
 from collections.abc import Iterator

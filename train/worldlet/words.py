@@ -1,7 +1,6 @@
-"""The words the small language model knows: the prompt's form, the question templates, the tokenizer.
+"""The words that the small language model knows: the form of the prompt, the question templates, the tokenizer.
 
-Lives here: everything about the words. Elsewhere: random texts made of them (grammar.py), training
-(build.py). The scenes of the worldlet ask with the same words; a test holds the two together.
+The scenes of the worldlet ask with the same words; a test compares the two.
 """
 
 from tokenizers import Tokenizer

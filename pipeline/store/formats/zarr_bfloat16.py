@@ -1,9 +1,7 @@
-"""What teaches zarr-python the data type `bfloat16`, so that anyone's `zarr.open` reads our stores of it.
+"""The Zarr data type `bfloat16`, so that anyone's `zarr.open` reads our stores of it.
 
-Lives here: the type as the zarr-extensions registry defines it (Zarr v3; 2 bytes; fill values as other floats), over
-`ml_dtypes.bfloat16`. Only zarr imports this module, by the entry point in the group `zarr.data_type`; zarr is no
-dependency of ours.
-Elsewhere: why zarr 3.1 needs a second entry point (zarr_hook.py); our own bytes and metadata (zarr_layout.py).
+The type is that of the zarr-extensions registry (Zarr v3; 2 bytes; fill values as for other floats), over
+`ml_dtypes.bfloat16`. Only zarr imports this module, by the entry point in the group `zarr.data_type`.
 """
 
 from __future__ import annotations

@@ -74,9 +74,9 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
         ("steps = 4\n", ["c.toml", "'steps'", "[precompute]"]),
         ("[precompute]\nsteps = 'many'\n", ["c.toml", "steps", "many"]),
         ("[precompute]\nsize = '224'\n", ["HEIGHTxWIDTH"]),
-        ("[precompute\n", ["c.toml", "not TOML"]),
-        ("[precompute]\nseed = " + "9" * 5000, ["c.toml", "not TOML", "digits"]),
-        ("[precompute]\nseed = " + "[" * 5000, ["c.toml", "not TOML", "recursion"]),
+        ("[precompute\n", ["c.toml", "not valid TOML"]),
+        ("[precompute]\nseed = " + "9" * 5000, ["c.toml", "not valid TOML", "digits"]),
+        ("[precompute]\nseed = " + "[" * 5000, ["c.toml", "not valid TOML", "recursion"]),
         ("\ufeff[precompute]\nsteps = 'many'\n", ["c.toml", "steps", "many"]),
     ],
 )

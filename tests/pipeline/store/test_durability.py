@@ -14,7 +14,7 @@ from theworld.pipeline.store.folder import StoreFormat
 from theworld.pipeline.store.repair import repair
 
 from ...miniatures.store import create, flip, write
-from ..files.test_atomic import Os, finished
+from ..files.test_atomic import PatchedOs, finished
 
 
 class Recorder:
@@ -23,7 +23,7 @@ class Recorder:
     def __init__(self, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.top = top
         self.calls: list[tuple[str, str]] = []
-        record = Os(
+        record = PatchedOs(
             fsync=self._fsync,
             link=self._names("link", os.link),
             replace=self._names("replace", os.replace),
@@ -139,7 +139,7 @@ def test_a_creation_syncs_every_folder_up_to_the_cache(tmp_path: Path, monkeypat
             paths.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
         os.fsync(fd)
 
-    monkeypatch.setattr(atomic, "os", Os(fsync=fsync))
+    monkeypatch.setattr(atomic, "os", PatchedOs(fsync=fsync))
     store = create(cache)
     for folder in (store.path / "latents" / "c", store.path / "latents", store.path, cache):
         assert str(folder) in paths
@@ -160,7 +160,7 @@ def test_a_file_system_that_says_it_kept_a_file_and_replaced_it_is_refused(
     (tmp_path / "tmp").mkdir()
     commit.self_test(tmp_path / "tmp")
     assert list((tmp_path / "tmp").iterdir()) == []
-    monkeypatch.setattr(atomic, "os", Os(link=link))
+    monkeypatch.setattr(atomic, "os", PatchedOs(link=link))
     with pytest.raises(OSError, match="replaces a file"):
         commit.self_test(tmp_path / "tmp")
 

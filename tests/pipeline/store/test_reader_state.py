@@ -12,7 +12,7 @@ from theworld.pipeline.store import latent_store, shard_files
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, open_store
 
 from ...miniatures.store import FRAME_BYTES, FRAMES, TINY, create, expected, fill, flip, key, write
-from ..files.test_atomic import Os
+from ..files.test_atomic import PatchedOs
 
 FORMATS: tuple[StoreFormat, ...] = ("zarr", "webdataset")
 
@@ -126,6 +126,6 @@ def test_a_file_system_that_gives_a_few_bytes_at_a_time_is_read_to_the_end(
         limit = next(limits, 1000)
         return os.preadv(fd, [buffers[0][:limit]], offset) if limit else 0
 
-    monkeypatch.setattr(latent_store, "os", Os(preadv=preadv))
+    monkeypatch.setattr(latent_store, "os", PatchedOs(preadv=preadv))
     fresh = open_store(tmp_path)
     np.testing.assert_array_equal(fresh.read([key(2), key(0)], rollout_steps=steps), wanted)

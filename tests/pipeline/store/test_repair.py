@@ -27,7 +27,7 @@ from theworld.pipeline.store.verify import verify
 from ...faults.harness import Cut, FaultyFileLayer, Holding, layer, start
 from ...miniatures.store import create, expected, fill, flip, key, write
 from ...permissions import as_another_user, become_a_folder, become_a_pipe, contents, listing, poison, record_file
-from ..files.test_atomic import Os
+from ..files.test_atomic import PatchedOs
 
 HOUR_S = 3600.0
 NOW = -10.0
@@ -495,7 +495,7 @@ def test_a_link_is_moved_as_a_link_also_where_hard_links_follow_it(
     def link(file: Path, target: Path) -> None:
         os.link(Path(file).resolve(), target)
 
-    monkeypatch.setattr(atomic, "os", Os(link=link))
+    monkeypatch.setattr(atomic, "os", PatchedOs(link=link))
     repair(store.path, apply=True)
     assert not os.path.lexists(record)
     assert (store.path / "lost+found" / "commits-0.json").readlink() == outside

@@ -133,7 +133,7 @@ def test_bad_rows_of_csv_and_of_llava(folder: Path) -> None:
     (folder / "moved.csv").write_text("image,n\na.png,1,\na.png,two, three\n")
     moved = list_inputs(folder / "moved.csv", IMAGES)
     assert (set(keys(moved)), bad(moved)) == ({"a.png"}, {"moved.csv:3": "row"})
-    assert "3 values in 2 columns" in moved.refused[0].message
+    assert "3 values for 2 columns" in moved.refused[0].message
     (folder / "m.json").write_text(json.dumps([{"image": "a.png"}, 5, {"image": ["a.png"]}, {"id": 1}]))
     assert bad(list_inputs(folder / "m.json", IMAGES)) == {"m.json:2": "row", "m.json:3": "row", "m.json:4": "row"}
     (folder / "cut.json").write_text('[{"image": "a.png"}, {"image": ')
@@ -306,10 +306,10 @@ def test_a_folder_that_save_to_disk_made(tmp_path: Path) -> None:
     rows.to_parquet(tmp_path / "three.parquet")
     assert [s.key for s in list_inputs(tmp_path / "three.parquet", IMAGES).samples] == [s.key for s in one.samples]
     (tmp_path / "one" / "state.json").write_text("{}")
-    with pytest.raises(ConfigError, match="not whole"):
+    with pytest.raises(ConfigError, match="is incomplete"):
         list_inputs(tmp_path / "one", IMAGES)
     (tmp_path / "two" / "dataset_dict.json").write_text("[" * 10**5)
-    with pytest.raises(ConfigError, match="not whole"):
+    with pytest.raises(ConfigError, match="is incomplete"):
         list_inputs(tmp_path / "two", IMAGES)
 
 

@@ -11,7 +11,8 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from tests.miniatures.world_model import TEXT_WIDTH, mini_scheduler, mini_transformer, mini_vae
-from theworld.pipeline.latents.recipe import NO_MEANING, Recipe
+from theworld.pipeline.latents.kinds import KINDS as TRAITS
+from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.tensors import draw_noise
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worlds.cosmos import CosmosWorld
@@ -109,7 +110,7 @@ def test_every_field_is_varied_here_or_named_as_tested_elsewhere() -> None:
 def test_a_field_with_a_meaning_changes_the_latent(field: str) -> None:
     before, change = FIELDS[field]
     one, other = recipe(**before), recipe(**before | change)
-    assert field not in NO_MEANING[other.kind]
+    assert field not in TRAITS[other.kind].fields_without_meaning
     assert one.id != other.id
     assert not torch.equal(latents(one), latents(other))
 

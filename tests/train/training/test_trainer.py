@@ -111,7 +111,7 @@ def test_pieces_on_any_number_of_processes_sum_to_the_gradients_of_the_whole_upd
 def test_attention_that_would_be_wrong_or_cannot_run_is_refused(tmp_path: Path) -> None:
     weights = find_weights(str(save_mini_lm(tmp_path / "lm")))
     cpu = torch.device("cpu")
-    with pytest.raises(ConfigError, match="caps its attention scores, which sdpa leaves out"):
+    with pytest.raises(ConfigError, match="caps its attention scores, and sdpa does not"):
         load_language_model(weights, device=cpu, dtype=torch.float32, attention="sdpa")
     with pytest.raises(ConfigError, match="cannot load the language model"):
         load_language_model(weights, device=cpu, dtype=torch.float32, attention="flash_attention_2")

@@ -156,7 +156,7 @@ class Counting(nn.Module):
 
 def test_the_validation_loss_is_the_mean_over_all_tokens_whatever_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "_prepare_inputs", lambda _, batch: batch)
-    monkeypatch.setattr("theworld.train.training.trainer.right_answers", lambda *_: (1, 2))
+    monkeypatch.setattr("theworld.train.training.trainer.count_right_answers", lambda *_: (1, 2))
     tokens = [token for (example,) in ROWS[:5] for token in example.answer]
     for settings in ({"batch_size": 4}, {"batch_size": 2}, {"batch_size": 5, "micro_batch": 1}):
         trainer = bare(**settings)
