@@ -98,7 +98,8 @@ def main() -> None:
     pools.worker_class = lambda: FaultWorker  # type: ignore[assignment, return-value]
     pools._ray_setup = lambda setup, _: setup  # type: ignore[assignment]
     # an actor that unpickles a Sample imports torch, which takes longer than all it does here
-    Sample.__reduce__ = lambda self: (FaultSample, (self.source, self.key, str(self.at.path)))  # type: ignore[method-assign]
+    reduced = lambda sample: (FaultSample, (sample.source, sample.key, str(sample.location.path)))  # noqa: E731
+    Sample.__reduce__ = reduced  # type: ignore[method-assign]
     config = PrecomputeConfig(
         images=options.images,
         cache=options.cache,
