@@ -1,4 +1,4 @@
-"""What of `theworld cache …` needs the world model: `preview`, the audit of `verify`. cache_cli.py registers them."""
+"""The parts of `theworld cache …` that need the world model: `preview`, and the audit of `verify`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`theworld push` and `theworld pull`: runs on the Hugging Face Hub. Thin, like cli.py, which names them."""
+"""`theworld push` and `theworld pull`: runs on the Hugging Face Hub."""
 
 from __future__ import annotations
 

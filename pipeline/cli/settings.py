@@ -18,15 +18,15 @@ def settings_of(model: type[BaseModel], *names: str) -> Callable[[Callable[..., 
     added = [_flag(name, model.model_fields[name]) for name in names]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = inspect.signature(command, eval_str=True).parameters.values()
 
         @wraps(command)
-        def run(**given: Any) -> None:
-            typed = {name: given.pop(name) for name in names}
-            command(**given, typed=typed)
+        def run(**values: Any) -> None:
+            typed = {name: values.pop(name) for name in names}
+            command(**values, typed=typed)
 
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [*(parameter for parameter in own if parameter.name != "typed"), *added]
+            [*(parameter for parameter in parameters if parameter.name != "typed"), *added]
         )
         del run.__wrapped__  # Typer would read the signature behind it
         run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
@@ -39,11 +39,9 @@ def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
     """The option of one field: left out it is None, so that a file or the default decides."""
     extra: Any = field.json_schema_extra or {}
     kind = _plain(field.annotation)
-    word = f"--{name.replace('_', '-')}"
-    words = [word, *extra.get("aliases", ())] if kind is not bool else [word]
     default = extra.get("default", "none" if field.default is None else str(field.default))
-    help = f"{field.description} (default: {default})" if kind is not bool else field.description
-    option = typer.Option(*words, help=help, rich_help_panel=extra.get("panel"))
+    help = f"{field.description} (default: {default})"
+    option = typer.Option(f"--{name.replace('_', '-')}", help=help, rich_help_panel=extra.get("panel"))
     annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

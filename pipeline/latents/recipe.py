@@ -24,8 +24,8 @@ StoredDtype = Literal["float16", "bfloat16", "float32"]
 ENGINE_VERSION = 1
 """Version of the denoise loop in precompute/worlds/cosmos.py; bump it when its values change."""
 IMAGE_RULES = 1
-"""Version of the decoding in image_files.py and the fitting in precompute/media/images.py; bump it when pixels
-change."""
+"""Version of the decoding in pipeline/files/images.py and the fitting in precompute/media/images.py; bump it when
+pixels change."""
 VIDEO_RULES = 1
 """The same for precompute/media/video.py; recipes of kind frames hold it, in the field `image_rules`."""
 VIEW_RULES = 1

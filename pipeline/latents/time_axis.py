@@ -20,7 +20,7 @@ def describe(recipe: Recipe, spec: LatentSpec, fps: float | None) -> str:
     """The T axis in a line."""
     frames, kind = latent_frames(recipe.rollout_steps), recipe.traits
     labels = [kind.label(recipe, t, fps, temporal_stride=spec.temporal_stride) for t in range(frames)]
-    shown = ", ".join(labels if frames <= 3 else [*labels[:2], "…", labels[-1]])
-    one = "" if kind.is_clip else ", each a picture of its own"
+    text = ", ".join(labels if frames <= 3 else [*labels[:2], "…", labels[-1]])
+    note = "" if kind.is_clip else ", each a picture of its own"
     kept = f", every {recipe.stride}. latent frame kept" if recipe.stride > 1 else ""
-    return f"T = {frames}: {shown}{kept}{one}"
+    return f"T = {frames}: {text}{kept}{note}"

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import images as image_files
+from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.kinds import KindName
 from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
 from ...pipeline.latents.spec import LatentSpec, latent_frames, video_frames
@@ -82,7 +83,7 @@ class Kind(Protocol):
 class _Rollout(Kind):
     """An image and its predicted future. T: the image's encoding, then C future latent frames, `stride` apart."""
 
-    takes, makes, doing, phase = "image", "rollouts", "rolling out", "rollout"
+    takes, makes, doing, phase = TRAITS["rollout"].takes, "rollouts", "rolling out", "rollout"
     suffixes, max_bytes, rules = image_files.SUFFIXES, image_files.MAX_BYTES, IMAGE_RULES
     batch = (8, 16)
 
@@ -167,7 +168,7 @@ class _Views(_Posterior):
 class _Frames(Kind):
     """The first frames of a video. T: their latent frames, `stride` apart."""
 
-    takes, makes, doing, phase = "video", "encodings", "encoding", "encode"
+    takes, makes, doing, phase = TRAITS["frames"].takes, "encodings", "encoding", "encode"
     suffixes, max_bytes, rules = video.SUFFIXES, video.MAX_BYTES, VIDEO_RULES
     batch = (4, 4)
 

@@ -9,7 +9,6 @@ Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.latents.recipe import Recipe, Solver
 from ...pipeline.latents.tensors import draw_noise, standardise
-from .text_embeddings import TextEmbeddings
+from .text_embeddings import FollowsPrompts, TextEmbeddings
 from .wan_vae import WanLatents, load_part
 
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
@@ -35,7 +34,7 @@ Estimate = Callable[[Tensor, Tensor], Tensor]
 """Estimates x0 from noisy latents and their noise level."""
 
 
-class CosmosWorld(WanLatents):
+class CosmosWorld(FollowsPrompts, WanLatents):
     """A `WorldModel` over a Wan 2.1 VAE and a Cosmos-Predict2 transformer."""
 
     def __init__(
@@ -76,12 +75,6 @@ class CosmosWorld(WanLatents):
         dtype = getattr(torch, compute_dtype)
         transformer = load_part(CosmosTransformer3DModel, folder, "transformer", device=device, dtype=dtype)
         return cls(vae, transformer, text=text)
-
-    def with_text(self, text: TextEmbeddings) -> CosmosWorld:
-        """A copy with the same weights and other prompts: one for all samples, or one for each sample of a batch."""
-        other = copy.copy(self)
-        other._text = text
-        return other
 
     @torch.inference_mode()
     def rollout(

@@ -23,7 +23,7 @@ from ...pipeline.latents.recipe import Recipe
 from ...pipeline.messages import install_extra
 from ...pipeline.store.folder import PROMPTS
 from .family import TextEncoder
-from .text_embeddings import TextEmbeddings, _damaged
+from .text_embeddings import TextEmbeddings, damaged_embedding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -107,7 +107,7 @@ def load_prompt_embeddings(store: Path, prompts: Sequence[str], negative: Tensor
             with safe_open(path, framework="pt") as file:
                 embedding = file.get_tensor("prompt")
         except (OSError, ValueError, SafetensorError) as error:
-            raise _damaged(path, f"the embedding of the prompt {prompt!r}", error) from error
+            raise damaged_embedding(path, f"the embedding of the prompt {prompt!r}", error) from error
         rows.append(pad(embedding, (0, 0, 0, MAX_PROMPT_TOKENS - embedding.shape[1])))
     return TextEmbeddings(torch.cat(rows), negative)
 

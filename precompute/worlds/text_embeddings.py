@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -43,7 +44,7 @@ class TextEmbeddings:
                     file.get_tensor(name) if name in names else None for name in ("prompt", "negative")
                 )
         except (OSError, ValueError, SafetensorError) as error:
-            raise _damaged(path, "the embedding of the recipe's prompt", error) from error
+            raise damaged_embedding(path, "the embedding of the recipe's prompt", error) from error
         return cls(prompt, negative)
 
     def padded(self, missing: int) -> TextEmbeddings:
@@ -51,6 +52,21 @@ class TextEmbeddings:
         if self.prompt is None or not missing:
             return self
         return TextEmbeddings(torch.cat([self.prompt, self.prompt[-1:].expand(missing, -1, -1)]), self.negative)
+
+
+_Engine = TypeVar("_Engine", bound="FollowsPrompts")  # beartype, in the tests, takes no Self here
+
+
+class FollowsPrompts:
+    """An engine that holds the embeddings of its prompts, and takes others without loading its weights again."""
+
+    _text: TextEmbeddings | None
+
+    def with_text(self: _Engine, text: TextEmbeddings) -> _Engine:
+        """A copy with the same weights and other prompts: one for all samples, or one for each sample of a batch."""
+        other = copy.copy(self)
+        other._text = text
+        return other
 
 
 class PromptedWorld(WorldModel, Protocol):
@@ -61,7 +77,8 @@ class PromptedWorld(WorldModel, Protocol):
         ...
 
 
-def _damaged(path: Path, what: str, error: Exception) -> WorldModelError:
+def damaged_embedding(path: Path, what: str, error: Exception) -> WorldModelError:
+    """The error for a file of embeddings that cannot be read; `what` says whose they are."""
     return WorldModelError(
         f"{path}, {what}, cannot be read: {error}. Remove it and run precompute again: it is made anew"
     )

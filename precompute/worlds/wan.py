@@ -9,7 +9,6 @@ Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from ...pipeline.latents.spec import video_frames
 from ...pipeline.latents.tensors import draw_noise
 from ..media.images import to_image
 from .family import read_json
-from .text_embeddings import TextEmbeddings
+from .text_embeddings import FollowsPrompts, TextEmbeddings
 from .wan_vae import WanLatents, load_part
 
 Scheduler = UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler
@@ -40,7 +39,7 @@ _SCHEDULERS: dict[str, type[Scheduler]] = {
 }
 
 
-class WanWorld(WanLatents):
+class WanWorld(FollowsPrompts, WanLatents):
     """A `WorldModel` over the parts of a Wan 2.1 image-to-video pipeline."""
 
     def __init__(
@@ -93,12 +92,6 @@ class WanWorld(WanLatents):
             raise WorldModelError(f"the world model in {folder} cannot be loaded: {error}") from error
         torch.nn.Module.to(image_encoder, torch.device(device))
         return cls(vae, transformer, scheduler, image_encoder, image_processor, text=text)
-
-    def with_text(self, text: TextEmbeddings) -> WanWorld:
-        """A copy with the same weights and other prompts: one for all samples, or one for each sample of a batch."""
-        other = copy.copy(self)
-        other._text = text
-        return other
 
     @torch.inference_mode()
     def rollout(

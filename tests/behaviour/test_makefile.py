@@ -47,15 +47,15 @@ def make(tmp_path: Path, pythons: dict[str, str | None], *words: str) -> tuple[i
     ],
 )
 def test_the_newest_python_that_runs_is_taken(tmp_path: Path, pythons: dict[str, str | None], chosen: str) -> None:
-    code, said, _ = make(tmp_path, pythons)
+    code, output, _ = make(tmp_path, pythons)
     assert code == 0
-    assert f"{chosen} makes .venv" in said
+    assert f"{chosen} makes .venv" in output
 
 
 def test_a_python_that_is_named_is_taken(tmp_path: Path) -> None:
-    code, said, _ = make(tmp_path, {"python3.13": "3.13.0", "mine": "3.14.1"}, "PYTHON=mine")
+    code, output, _ = make(tmp_path, {"python3.13": "3.13.0", "mine": "3.14.1"}, "PYTHON=mine")
     assert code == 0
-    assert "mine makes .venv" in said
+    assert "mine makes .venv" in output
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_a_python_that_is_named_is_taken(tmp_path: Path) -> None:
 def test_without_a_python_that_will_do_it_says_what_to_install(
     tmp_path: Path, pythons: dict[str, str | None], words: list[str], error: str
 ) -> None:
-    code, said, failed = make(tmp_path, pythons, *words)
+    code, output, failed = make(tmp_path, pythons, *words)
     assert code != 0
     assert error in failed
     assert "Install one of python3.13 python3.12 python3.11" in failed
     assert "make PYTHON=/path/to/python3.12" in failed
-    assert "makes" not in said
+    assert "makes" not in output

@@ -11,6 +11,7 @@ import inspect
 import logging
 import textwrap
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import transformers
@@ -72,11 +73,13 @@ def require_hooks(trainer: type) -> None:
         )
 
 
+@cache
 def trainer_source() -> str:
     """The source of the installed Trainer."""
     return textwrap.dedent(inspect.getsource(transformers.Trainer))
 
 
+@cache
 def _names_by_method(source: str) -> dict[str, set[str]]:
     """Method of a class -> the attributes of `self` that stand in it, but for those in its docstrings and comments."""
     [definition] = ast.parse(source).body
