@@ -31,7 +31,7 @@ cache_app = options.Commands(
 SMALLEST_GRACE_S = 3600.0
 
 _AUDIT = "With --recompute"
-Apply = Annotated[bool, typer.Option("--apply", help="Do it; without, only say what would be done.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Apply the changes; without it, only print them.")]
 
 
 def _audit_option(help: str) -> Any:
@@ -88,7 +88,7 @@ def list_(
 @cache_app.command()
 def info(
     store: Store = DEFAULT_CACHE,
-    samples: Annotated[int, typer.Option(min=0, help="Look into so many samples, evenly spread.")] = 256,
+    samples: Annotated[int, typer.Option(min=0, help="Check this many samples, evenly spread.")] = 256,
     as_json: Json = False,
 ) -> None:
     """What a store holds: recipe, counts, bytes, mean and std by channel, motion, health."""
@@ -122,12 +122,12 @@ def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
 def verify(
     store: Store = DEFAULT_CACHE,
     read: Annotated[bool, typer.Option("--read", help="Read every payload and compare its checksum.")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="And make every row again from its numbers.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also encode each row again and compare.")] = False,
     sample: Annotated[
-        str | None, typer.Option(help="i/n: only every n-th shard from the i-th; n nights see them all.")
+        str | None, typer.Option(help="i/n: only every n-th shard, from the i-th; n runs cover all.")
     ] = None,
     recompute: Annotated[
-        int | None, typer.Option(min=1, help="Audit: make so many random samples again from their inputs, and compare.")
+        int | None, typer.Option(min=1, help="Audit: make this many random samples again, and compare.")
     ] = None,
     images: Annotated[Path | None, options.images_of_store(_AUDIT)] = None,
     seed: Annotated[int | None, _audit_option("Which samples. (default: by the time; printed)")] = None,
@@ -168,7 +168,7 @@ def verify(
 @cache_app.command()
 def repair(
     store: Store = DEFAULT_CACHE,
-    deep: Annotated[bool, typer.Option("--deep", help="Look for damage as `verify --deep` does.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Find damage as `verify --deep` does.")] = False,
     apply: Apply = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -201,7 +201,7 @@ def repair(
 @cache_app.command()
 def gc(
     store: Store = DEFAULT_CACHE,
-    grace: Annotated[str, typer.Option(help="Keep what was touched since: 14d, 36h; at least 1h.")] = "14d",
+    grace: Annotated[str, typer.Option(help="Keep files changed within this time: 14d, 36h; at least 1h.")] = "14d",
     apply: Apply = False,
     as_json: Json = False,
 ) -> None:
@@ -327,7 +327,7 @@ def export(
 
 @cache_app.command()
 def merge(
-    target: Annotated[Path, typer.Argument(help="A store of the same recipe, or a cache folder, made if need be.")],
+    target: Annotated[Path, typer.Argument(help="A store of the same recipe, or a cache folder, created if needed.")],
     stores: Annotated[list[Path], typer.Argument(help="Stores to copy from.")],
     quiet: Quiet = False,
     as_json: Json = False,

@@ -17,8 +17,8 @@ def preview(
     wanted: Annotated[
         list[str] | None, typer.Argument(help="Keys, names or files of inputs. (default: --samples of them)")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, max=64, help="Draw so many where none are named.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of that draw; the same seed draws the same.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, max=64, help="Random samples to draw, if none are named.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the random samples.")] = 0,
     steps: Annotated[int | None, typer.Option(min=0, help="Rollout steps to show. (default: all)")] = None,
     images: ImagesOfStore = None,
     true: Annotated[

@@ -29,7 +29,7 @@ _LOOKED_AT = 6
 
 
 def demo(
-    out: Annotated[Path, typer.Argument(help="Folder for all of it.")] = Path("demo"),
+    out: Annotated[Path, typer.Argument(help="Folder for all files of the demo.")] = Path("demo"),
     scenes: Annotated[int, typer.Option(min=3 * _LOOKED_AT, help="Scenes; every third is a test scene.")] = 900,
     train_steps: Annotated[int, typer.Option(min=1, help="Updates of each of the two readers.")] = 800,
     device: Device = None,

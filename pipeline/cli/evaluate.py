@@ -41,12 +41,12 @@ def evaluate(
     store: Annotated[
         Path | None, typer.Option(help="A store of the same recipe. (default: the one it was trained on)")
     ] = None,
-    questions: Annotated[Path | None, typer.Option(help="What to ask. (default: what it was trained on)")] = None,
-    split: Annotated[str, typer.Option(help="Which split to ask; 'all' asks everything.")] = "test",
+    questions: Annotated[Path | None, typer.Option(help="Questions file. (default: the one it was trained on)")] = None,
+    split: Annotated[str, typer.Option(help="Split of the questions to answer; 'all' for every split.")] = "test",
     steps: options.ReadSteps = None,
     shown: Annotated[
         str | None,
-        typer.Option(help="Also show each run these, without training it again: frozen,shuffled,noise,reversed, …"),
+        typer.Option(help="Ablations of each trained run, without training again: frozen,shuffled,noise,reversed, …"),
     ] = None,
     report: Annotated[Path | None, _page_option("Write a page with plots and examples: one HTML file.")] = None,
     images: Annotated[
@@ -54,11 +54,11 @@ def evaluate(
     ] = None,
     world: Annotated[str | None, options.moved_world(_PAGE)] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Images or choices at a time; fewer where memory is short. Changes no answer.")
+        int, typer.Option(min=1, help="Images or choices in a batch; use fewer if memory is short. Changes no answer.")
     ] = 64,
     generate: Annotated[
         bool,
-        typer.Option("--generate/--no-generate", help="Also answer in its own words what has choices; twice the time."),
+        typer.Option("--generate/--no-generate", help="Generate answers to choices too; takes twice the time."),
     ] = True,
     max_bad: Annotated[int | None, options.left_out_option("as trained")] = None,
     device: Device = None,
@@ -82,7 +82,7 @@ def evaluate(
     seeds: Annotated[int | None, _study_option("Trainings of each arm and label count. (default: 5)")] = None,
     train_steps: Annotated[int | None, _study_option("Updates of each training. (default: 800)")] = None,
     outcomes: Annotated[
-        Path | None, typer.Option(help="JSON of {scene: whether its rollout ends as the scene truly does}.")
+        Path | None, typer.Option(help="JSON of {scene: whether its rollout ends as the true scene does}.")
     ] = None,
     out: Annotated[Path | None, _study_option("Folder of the study. (default: evidence)")] = None,
     jobs: Annotated[int | None, options.jobs_option("one per core; on a GPU one", _STUDY)] = None,

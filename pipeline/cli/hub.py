@@ -14,8 +14,8 @@ from .options import Json, Quiet, RunFolder
 
 def push(
     run: RunFolder,
-    hub_id: Annotated[str, typer.Argument(help="ORG/NAME on the Hub; made where it is not there.")],
-    private: Annotated[bool, typer.Option("--private", help="Of a new repository: for you alone.")] = False,
+    hub_id: Annotated[str, typer.Argument(help="ORG/NAME on the Hub; created if it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Create a new repository as private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the card and the files; uploads nothing.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -40,7 +40,7 @@ def push(
 
 def pull(
     hub_id: Annotated[str, typer.Argument(help="ORG/NAME or ORG/NAME@REVISION on the Hub.")],
-    out: Annotated[Path, typer.Argument(help="Run folder to make.")],
+    out: Annotated[Path, typer.Argument(help="Run folder to create.")],
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

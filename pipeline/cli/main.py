@@ -127,11 +127,11 @@ def precompute(
         str | None, _running_option("Column of a list or table with the inputs. (default: image, video, path, …)")
     ] = None,
     prompt_field: options.PromptField = None,
-    limit: Annotated[int | None, _running_option("Only the first so many inputs. (default: all)")] = None,
+    limit: Annotated[int | None, _running_option("Use only this many inputs, the first ones. (default: all)")] = None,
     rehash: Annotated[
-        bool | None, _running_option("Read every input again, whatever the cache's index knows.", "--rehash")
+        bool | None, _running_option("Read and hash every input again; ignore the cache's index.", "--rehash")
     ] = None,
-    scenes: Annotated[int | None, _running_option("Scenes to make where no images are given. (default: 900)")] = None,
+    scenes: Annotated[int | None, _running_option("Scenes to make if no images are given. (default: 900)")] = None,
     device: Annotated[str | None, options.device_option(RUNNING)] = None,
     workers: Annotated[int | None, _running_option("Ray actors. (default: one per GPU, or per core)")] = None,
     batch_size: Annotated[int | None, _running_option("Images rolled out together. (default: 8, on a GPU 16)")] = None,
@@ -139,12 +139,12 @@ def precompute(
     shard_size: Annotated[
         int | None, _running_option("Samples per shard of a new store. (default: 16 to 256, by the work)")
     ] = None,
-    in_process: Annotated[bool | None, _running_option("One worker, here, without Ray.", "--in-process")] = None,
+    in_process: Annotated[bool | None, _running_option("One worker here, without Ray.", "--in-process")] = None,
     address: Annotated[
-        str | None, _running_option("HOST:PORT of a Ray cluster to join; it must ask for a token.")
+        str | None, _running_option("HOST:PORT of a Ray cluster to join; it must require a token.")
     ] = None,
-    events: Annotated[Path | None, _running_option("Append one JSON line an event to this file.")] = None,
-    retry_failed: Annotated[bool | None, _running_option("Try again what failed before.", "--retry-failed")] = None,
+    events: Annotated[Path | None, _running_option("Append one JSON line per event to this file.")] = None,
+    retry_failed: Annotated[bool | None, _running_option("Try failed inputs again.", "--retry-failed")] = None,
     max_bad: Annotated[
         int | None, _running_option("Inputs that may fail before the exit code is 3. (default: 0)")
     ] = None,
@@ -214,12 +214,12 @@ def train(
         bool,
         typer.Option(
             "--cache/--no-cache",
-            help="From latents on disk (the default); or rolled out again in every epoch, the slow way, to compare.",
+            help="Read latents from disk (the default); or roll out again in every epoch, which is slow, to compare.",
         ),
     ] = True,
     questions: Annotated[
         Path | None,
-        typer.Option(help="What `theworld questions` takes: JSONL, LLaVA, … (default: the cache's own)"),
+        typer.Option(help="Questions file: JSONL, LLaVA, … (default: the cache's own)"),
     ] = None,
     columns: options.Columns = None,
     max_bad: Annotated[int | None, options.left_out_option("0", RUNNING)] = None,
@@ -236,7 +236,7 @@ def train(
     queries: options.Queries = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. (default: the next number under runs)")] = None,
     train_steps: Annotated[
-        int | None, _running_option("Updates. (default: 800)", "--train-steps", "--max-steps")
+        int | None, _running_option("Updates to train for. (default: 800)", "--train-steps", "--max-steps")
     ] = None,
     batch_size: Annotated[
         int | None, _running_option("Images per update, each with its questions. (default: 8)")
@@ -245,23 +245,23 @@ def train(
         float | None, _running_option("Peak learning rate. (default: 0.002)", "--learning-rate", "--lr")
     ] = None,
     micro_batch: Annotated[
-        int | None, _running_option("Images at a time, where an update does not fit. (default: all)")
+        int | None, _running_option("Images per pass, if an update does not fit in memory. (default: all)")
     ] = None,
     gradient_checkpointing: Annotated[
-        bool | None, _running_option("Less memory for more time.", "--gradient-checkpointing")
+        bool | None, _running_option("Recompute activations: less memory, more time.", "--gradient-checkpointing")
     ] = None,
     attention: Annotated[
         str | None, _running_option("auto, eager, sdpa, flex_attention or flash_attention_2. (default: auto)")
     ] = None,
     validate_every: Annotated[
         int | None,
-        _running_option("Updates between looks at the split `validation`; keeps the best weights. (default: never)"),
+        _running_option("Updates between validations; the run keeps the best weights. (default: never)"),
     ] = None,
     patience: Annotated[
-        int | None, _running_option("Looks without a better loss until it ends early. (default: never)")
+        int | None, _running_option("Validations without a better loss before training stops. (default: never)")
     ] = None,
     resume: Annotated[
-        bool, _running_option("Go on with an unfinished training: STORE or --out, or the only one in runs.", "--resume")
+        bool, _running_option("Resume a training: that of STORE or --out, or the only one in runs.", "--resume")
     ] = False,
     checkpoint_every: Annotated[
         int | None, _running_option("Updates between checkpoints. (default: by the minutes alone)")
@@ -348,14 +348,14 @@ def ask(
     image: Annotated[Path, typer.Argument(help="Image file; a video where the run read encoded videos.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     choices: Annotated[
-        str | None, typer.Option(help="Answers to choose from, separated by commas. (default: own words)")
+        str | None, typer.Option(help="Answers to choose from, separated by commas. (default: generate one)")
     ] = None,
     steps: options.ReadSteps = None,
     adaptive: Annotated[
         str | None,
-        typer.Option(help="Roll out only where it pays: 'gate' is the run's own; or a rule, static=0, with --type."),
+        typer.Option(help="Choose the rollout steps: 'gate', learned with the run; or a rule, static=0, with --type."),
     ] = None,
-    kind: Annotated[str | None, typer.Option("--type", help="The question's type, for such a rule.")] = None,
+    kind: Annotated[str | None, typer.Option("--type", help="Type of the question, for a rule of --adaptive.")] = None,
     world: options.MovedWorld = None,
     preview: Annotated[Path | None, typer.Option(help="Save image, rollout and answer as a PNG.")] = None,
     device: Device = None,
@@ -403,12 +403,12 @@ def ask(
 @app.command()
 def scenes(
     out: Annotated[Path, typer.Argument(help="Folder for pictures, questions and futures.")],
-    train: Annotated[int, typer.Option(help="Scenes with labels to learn from.")] = 1000,
-    validation: Annotated[int, typer.Option(help="Scenes to choose settings by.")] = 0,
-    test: Annotated[int, typer.Option(help="Scenes to be asked about.")] = 2000,
+    train: Annotated[int, typer.Option(help="Training scenes.")] = 1000,
+    validation: Annotated[int, typer.Option(help="Validation scenes.")] = 0,
+    test: Annotated[int, typer.Option(help="Test scenes.")] = 2000,
     ood: Annotated[int, typer.Option(help="Out of distribution: more ramps, unseen colors, taller towers.")] = 0,
-    families: Annotated[str, typer.Option(help="Which, separated by commas.")] = "buckets,race,tower,contact",
-    seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
+    families: Annotated[str, typer.Option(help="Families, separated by commas.")] = "buckets,race,tower,contact",
+    seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
     videos: Annotated[bool, typer.Option("--videos", help="Also write the true futures, lossless MP4.")] = False,
     jobs: Annotated[int | None, options.jobs_option("one per core")] = None,
     quiet: Quiet = False,
@@ -438,7 +438,7 @@ def worldlet_build(
     world_minutes: Annotated[float, typer.Option(help="CPU minutes for the VAE and the transformer.")] = 60.0,
     lm_minutes: Annotated[float, typer.Option(help="CPU minutes for the language model.")] = 8.0,
     seed: Annotated[int, typer.Option(help="Seed of scenes and weights.")] = 0,
-    start: Annotated[Path | None, typer.Option(help="Go on from a trained world, not from nothing.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Start from the weights of a trained world.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

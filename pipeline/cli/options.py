@@ -93,7 +93,7 @@ def jobs_option(default: str, panel: str | None = None) -> Any:
 
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", callback=_quiet_libraries, help="No plan and no bars: warnings, errors, the result."),
+    typer.Option("--quiet", "-q", callback=_quiet_libraries, help="Print only warnings, errors and the result."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ConfigFile = Annotated[Path | None, config_option()]
@@ -118,7 +118,7 @@ def images_of_store(panel: str | None = None) -> Any:
 
 def left_out_option(default: str, panel: str | None = None) -> Any:
     """`--max-bad` of a command that reads questions."""
-    help = "Questions that may be left out: wrong rows, too long, without latents; each is said."
+    help = "Questions that may be left out: wrong rows, too long, without latents. Each is reported."
     return typer.Option(min=0, help=f"{help} (default: {default})", rich_help_panel=panel)
 
 

@@ -28,7 +28,7 @@ def questions(
     ] = None,
     columns: Columns = None,
     lm: options.LanguageModel = None,
-    split: Annotated[str, typer.Option(help="Only this split; 'all' looks at everything.")] = "all",
+    split: Annotated[str, typer.Option(help="Only this split; 'all' for every split.")] = "all",
     steps: Annotated[
         int | None, typer.Option(min=0, help="Rollout steps to read. (default: all the store has)")
     ] = None,
