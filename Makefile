@@ -38,7 +38,7 @@ evidence: $(VENV)/.installed  ## the controlled comparison of docs/benchmark.md;
 	$(BIN)/theworld scenes $(BENCH) --train 4000 --test 2000 --ood 400 --videos
 	$(BIN)/theworld precompute $(BENCH)/images --steps 8 --cache $(BENCH)/latents
 	$(BIN)/theworld precompute $(BENCH)/futures --kind frames --steps 8 --cache $(BENCH)/true
-	$(BIN)/theworld evaluate --arms $(ARMS) --store $(BENCH)/latents --futures $(BENCH)/true \
+	$(BIN)/theworld study $(BENCH)/latents --arms $(ARMS) --futures $(BENCH)/true \
 	    --questions $(BENCH)/questions.jsonl --config configs/benchmark.toml \
 	    --labels 250,400,1000,4000 --curve steps0,rollout,true --seeds 5 --out evidence
 

@@ -1,21 +1,54 @@
-"""Read the settings of a command from a TOML file and from flags. Flags override the file; unknown names are errors."""
+"""Settings of a command: fields of a pydantic model, read from a TOML file and from flags.
+
+Flags override the file; unknown names are errors. A field that has a `setting` is a flag, too.
+"""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from .errors import ConfigError
 from .messages import list_problems
 
 Model = TypeVar("Model", bound=BaseModel)
 
+DEFAULT_CACHE = Path("latents")
+"""The folder of stores of every command, where none is named."""
+
+HOW_IT_RUNS = "How it runs"
+DECIDES_LATENTS = "Decides the latents (enters the recipe)"
+WORLD_TOKENS = "World tokens"
+
 TABLES = ("precompute", "train")
 """The tables that a settings file may hold."""
+
+
+def setting(
+    help: str,
+    *,
+    panel: str | None = None,
+    names: Sequence[str] = (),
+    default: str | None = None,
+    argument: bool = False,
+    text: bool = False,
+) -> Any:
+    """Metadata that makes a field of a settings model also a flag of its command, `--field-name`.
+
+    Args:
+        help: what `--help` says, without the default, which follows from the field.
+        panel: the group of options that it belongs to.
+        names: other spellings of the flag.
+        default: how help writes the default; None writes the field's own.
+        argument: it is a positional argument, not a flag.
+        text: the model parses it from text, whatever the type of the field.
+    """
+    extra = {"panel": panel, "names": list(names), "default": default, "argument": argument, "text": text}
+    return Field(description=help, json_schema_extra={"flag": extra})
 
 
 def load_config(model: type[Model], table: str, file: Path | None, flags: Mapping[str, Any]) -> Model:

@@ -47,6 +47,8 @@ def _section(name: str, command: Any) -> Iterator[str]:
     for param in command.params:
         if param.name not in _EVERYWHERE:
             panels[getattr(param, "rich_help_panel", None) or ""].append(_row(param, context))
+    if command.epilog:
+        yield from (command.epilog.replace("Example: ", "Example: `", 1) + "`", "")
     for panel, rows in sorted(panels.items(), key=lambda item: item[0] != ""):  # those of no panel first, as in --help
         yield from (f"**{panel}**", "") if panel else ()
         yield from ("| | |", "|---|---|", *rows, "")

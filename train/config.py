@@ -9,18 +9,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..pipeline.config import DEFAULT_CACHE, HOW_IT_RUNS, WORLD_TOKENS, setting
 from ..pipeline.files.local import LocalPath
 from ..pipeline.machine import DeviceName
-from .reader.layouts import PATCH, POOL_STEPS, LayoutName, PoolName, TokenLayout
+from .reader.layouts import LAYOUTS, PATCH, POOL_STEPS, LayoutName, PoolName, TokenLayout
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
 AttentionName = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"]
 TrackerName = Literal["none", "tensorboard", "wandb", "trackio"]
 
 
-def _how(help: str, **extra: Any) -> Any:
-    """A field that is a flag, too: what `theworld train --help` says of it."""
-    return Field(description=help, json_schema_extra={"panel": "How it runs", **extra})
+def _running(help: str, **flag: Any) -> Any:
+    return setting(help, panel=HOW_IT_RUNS, **flag)
+
+
+def _of_tokens(help: str, **flag: Any) -> Any:
+    return setting(help, panel=WORLD_TOKENS, **flag)
 
 
 class TrainConfig(BaseModel):
@@ -28,81 +32,116 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    store: LocalPath
-    questions: LocalPath
-    columns: dict[str, str] | None = None
-    """Question field -> column, for a table with other column names; or the text `field=column,…`."""
-    max_bad: Annotated[int, Field(ge=0)] = 0
-    """How many questions may be left out for each reason: a wrong row, no latents, too long. Each is reported."""
-    lm: str | None = None
-    """A folder, a .gguf file or a Hub id; None is the embedded worldlet language model."""
-    steps: Annotated[int, Field(ge=0)] | None = None
-    """K, the rollout steps to read; None reads all in the store. A list, `[0, 8]` or "0,8", sets `steps_drawn`."""
+    store: Annotated[
+        LocalPath,
+        setting("A store, or a cache folder with one store in it.", default=str(DEFAULT_CACHE), argument=True),
+    ]
+    questions: Annotated[
+        LocalPath, setting("Questions file: JSONL, LLaVA, … Its layouts: docs/questions.md.", default="the cache's own")
+    ]
+    columns: Annotated[
+        dict[str, str] | None,
+        setting("question=Q,answer=A,choices=C,image=I,type=T: a table's own names.", text=True),
+    ] = None
+    """Question field -> column, for a table with other column names."""
+    max_bad: Annotated[
+        int,
+        Field(ge=0),
+        _running("Questions that may be left out: wrong rows, too long, without latents. Each is reported."),
+    ] = 0
+    """For each of these reasons."""
+    lm: Annotated[
+        str | None,
+        setting("Language model: a Hub id, a folder, a .gguf file.", names=["--model"], default="embedded"),
+    ] = None
+    steps: Annotated[
+        int | None,
+        Field(ge=0),
+        setting("Rollout steps to read; of several (0,8) one in each update.", default="all the store has", text=True),
+    ] = None
+    """K. A list, `[0, 8]` or "0,8", sets `steps_drawn`."""
     steps_drawn: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Each update reads one of these numbers of steps, drawn by (seed, update), so that one reader learns all of them.
     A number named twice is drawn twice as often. `steps` is then the largest."""
-    layout: LayoutName = "patch"
-    patch: Annotated[int, Field(ge=1)] = PATCH
-    """Latent cells per side of a token. 4 keeps every number, needs a quarter of the tokens of 2, learned faster."""
-    pool: PoolName = "minmax"
-    """How cells or frames that share a token are summarised: see reader/layouts.py."""
-    pool_steps: Annotated[int, Field(ge=1)] | None = None
-    """Future frames that share their tokens; None is 2 for `pooled`, 4 for `hierarchical`, else 1."""
-    coarse: Annotated[int, Field(ge=1)] = 2
-    """hierarchical: patches per side that share a token, in the frames between the first and the last."""
-    queries: Annotated[int, Field(ge=1)] = 32
-    """resampler: world tokens in all."""
-    max_world_steps: Annotated[int, Field(ge=0), _how("Most rollout steps that a run can learn to read.")] = 16
-    lora_rank: Annotated[int, Field(ge=1)] = 16
-    lora_alpha: Annotated[int, Field(ge=1), _how("LoRA scaling: alpha / rank.")] = 32
-    lora_dropout: Annotated[float, Field(ge=0, lt=1), _how("Dropout of the LoRA layers.", default="0")] = 0.0
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    batch_size: Annotated[int, Field(ge=1)] = 8
-    """Images per update, each with the questions about it."""
-    pack: Annotated[int, Field(ge=1), _how("Most questions of one image in a packed row.")] = 8
-    """The most questions that share one image's world tokens; more get another row. Changes no question's loss."""
-    train_steps: Annotated[int, Field(ge=1)] = 800
-    """How many updates to train for."""
-    epochs: Annotated[float | None, Field(gt=0), _how("Passes over the questions, instead of --train-steps.")] = None
-    """Passes over the questions, instead of `train_steps`."""
-    warmup: Annotated[float, Field(ge=0, lt=1), _how("Share of the updates in which the learning rate rises.")] = 0.05
-    """Share of the updates in which the learning rate rises; it then falls to zero along a cosine."""
-    max_grad_norm: Annotated[float, Field(gt=0), _how("Largest norm of a gradient; clipped above.", default="1")] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    device: DeviceName = "auto"
-    dtype: Annotated[DtypeName, _how("auto, float32 or bfloat16, of the frozen language model.")] = "auto"
-    """Of the frozen model; trained parameters stay float32."""
-    arm: str = "rollout"
-    """What the reader sees in place of a rollout, for controlled comparisons: see data/arms.py."""
-    futures: LocalPath | None = None
-    """A store of the true futures, which the arm `true` reads."""
-    labels: Annotated[int | None, Field(ge=1), _how("Train on the first so many scenes only.", default="all")] = None
-    """Train on this many scenes, the first in the file; None takes all."""
-    out: LocalPath | None = None
-    """The run folder to write; None takes the next free number under runs/."""
-    micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Images that one process computes at a time; their gradients are summed. None computes its part of an update at
-    once. Changes speed and memory; of an update only the rounding."""
-    group_by_length: bool = False
-    """Put questions of similar length into the same update, to pad less. This changes the order of learning."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass and do not keep them: far less memory, up to twice the time."""
-    attention: AttentionName = "auto"
-    """How the language model computes attention; auto takes what was checked for its architecture."""
-    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
-    """Updates between checkpoints, in addition to those by time."""
-    checkpoint_minutes: Annotated[float, Field(ge=0)] | None = 5.0
-    """Minutes between checkpoints; None writes none by time."""
-    max_bad_steps: Annotated[int, Field(ge=1), _how("Updates in a row without a finite loss until training stops.")] = (
-        10
+    layout: Annotated[
+        LayoutName,
+        _of_tokens(f"{', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}. Counted by `theworld tokens`."),
+    ] = "patch"
+    patch: Annotated[int, Field(ge=1), _of_tokens("Cells per side of a token.")] = PATCH
+    """4 keeps every number, needs a quarter of the tokens of 2, learned faster."""
+    pool: Annotated[
+        PoolName, _of_tokens("mean, max, minmax or stride: how cells that share a token are summarised.")
+    ] = "minmax"
+    pool_steps: Annotated[
+        int | None,
+        Field(ge=1),
+        _of_tokens("Future frames that share tokens.", default="1; 2 pooled, 4 hierarchical"),
+    ] = None
+    coarse: Annotated[int, Field(ge=1), _of_tokens("hierarchical: patches per side that share a token in between.")] = 2
+    queries: Annotated[int, Field(ge=1), _of_tokens("resampler: world tokens in all.")] = 32
+    max_world_steps: Annotated[int, Field(ge=0), _running("Most rollout steps that a run can learn to read.")] = 16
+    lora_rank: Annotated[int, Field(ge=1), _running("Rank of the LoRA adapters.")] = 16
+    lora_alpha: Annotated[int, Field(ge=1), _running("LoRA scaling: alpha / rank.")] = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1), _running("Dropout of the LoRA layers.")] = 0.0
+    learning_rate: Annotated[float, Field(gt=0), _running("Peak learning rate.", names=["--lr"])] = 2e-3
+    batch_size: Annotated[int, Field(ge=1), _running("Images per update, each with its questions.")] = 8
+    pack: Annotated[int, Field(ge=1), _running("Most questions of one image in a packed row.")] = 8
+    """They share the image's world tokens; more get another row. Changes no question's loss."""
+    train_steps: Annotated[int, Field(ge=1), _running("Updates to train for.", names=["--max-steps"])] = 800
+    epochs: Annotated[float | None, Field(gt=0), _running("Passes over the questions, instead of --train-steps.")] = (
+        None
     )
-    """Updates in a row without a finite loss or gradient after which the training ends. Each of them is skipped."""
-    validate_every: Annotated[int, Field(ge=1)] | None = None
-    """Updates between evaluations on the split `validation`; the run then keeps the best weights."""
-    patience: Annotated[int, Field(ge=1)] | None = None
-    """End the training early after this many evaluations in a row without a lower validation loss."""
-    report_to: TrackerName = "none"
-    """The tracker that metrics are logged to, in addition to the run folder's metrics.json."""
+    warmup: Annotated[float, Field(ge=0, lt=1), _running("Share of the updates in which the learning rate rises.")] = (
+        0.05
+    )
+    """It then falls to zero along a cosine."""
+    max_grad_norm: Annotated[float, Field(gt=0), _running("Largest norm of a gradient; clipped above.")] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**32), _running("Seed of weights and order.")] = 0
+    device: Annotated[DeviceName, _running("auto, cpu or cuda.")] = "auto"
+    dtype: Annotated[DtypeName, _running("auto, float32 or bfloat16, of the frozen language model.")] = "auto"
+    """Trained parameters stay float32."""
+    arm: Annotated[
+        str, _running("What the reader sees in place of a rollout, as in `theworld study`: text, frozen, shuffled, …")
+    ] = "rollout"
+    """See data/arms.py."""
+    futures: Annotated[LocalPath | None, _running("Store of encoded true futures, for the arm true.")] = None
+    labels: Annotated[int | None, Field(ge=1), _running("Train on the first so many scenes only.", default="all")] = (
+        None
+    )
+    out: Annotated[LocalPath | None, setting("Run folder.", default="the next number under runs")] = None
+    micro_batch: Annotated[
+        int | None, Field(ge=1), _running("Images per pass, if an update does not fit in memory.", default="all")
+    ] = None
+    """In one process; the gradients of the passes are summed. Changes speed and memory; of an update only the
+    rounding."""
+    group_by_length: Annotated[
+        bool, _running("Put questions of similar length into the same update, to pad less. Changes their order.")
+    ] = False
+    gradient_checkpointing: Annotated[bool, _running("Recompute activations: less memory, more time.")] = False
+    attention: Annotated[AttentionName, _running("auto, eager, sdpa, flex_attention or flash_attention_2.")] = "auto"
+    """auto takes what was checked for the language model's architecture."""
+    checkpoint_every: Annotated[
+        int | None, Field(ge=1), _running("Updates between checkpoints.", default="by the minutes alone")
+    ] = None
+    checkpoint_minutes: Annotated[float | None, Field(ge=0), _running("Minutes between checkpoints.")] = 5.0
+    """None writes none by time."""
+    max_bad_steps: Annotated[
+        int, Field(ge=1), _running("Updates in a row without a finite loss until training stops.")
+    ] = 10
+    """Each of them is skipped."""
+    validate_every: Annotated[
+        int | None,
+        Field(ge=1),
+        _running("Updates between validations; the run keeps the best weights.", default="never"),
+    ] = None
+    """On the split `validation`."""
+    patience: Annotated[
+        int | None,
+        Field(ge=1),
+        _running("Validations without a better loss before training stops.", default="never"),
+    ] = None
+    report_to: Annotated[TrackerName, _running("tensorboard, wandb or trackio.")] = "none"
+    """In addition to the run folder's metrics.json."""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> TrainConfig:

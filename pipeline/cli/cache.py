@@ -16,11 +16,14 @@ from typing import Annotated, Any
 
 import typer
 
+from ...precompute.job.config import PrecomputeConfig
+from ..config import DECIDES_LATENTS, DEFAULT_CACHE
 from ..errors import ConfigError, StoreNotFoundError, TheWorldError
 from ..messages import printable
 from . import options
 from .cache_world import audit_store, preview
-from .options import DEFAULT_CACHE, Json, Quiet, Store
+from .options import Json, Quiet, Store
+from .settings import settings_of
 
 cache_app = options.Commands(
     help="List, check, repair and convert stores of latents.",
@@ -38,7 +41,7 @@ def _audit_option(help: str) -> Any:
     return typer.Option(help=help, rich_help_panel=_AUDIT)
 
 
-@cache_app.command("list")
+@cache_app.command("list", example="theworld cache list latents")
 def list_(
     cache: Annotated[Path, typer.Argument(help="Folder of stores.")] = DEFAULT_CACHE, as_json: Json = False
 ) -> None:
@@ -85,7 +88,7 @@ def list_(
         raise typer.Exit(1)
 
 
-@cache_app.command()
+@cache_app.command(example="theworld cache info latents")
 def info(
     store: Store = DEFAULT_CACHE,
     samples: Annotated[int, typer.Option(min=0, help="Check this many samples, evenly spread.")] = 256,
@@ -98,10 +101,10 @@ def info(
     typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else "\n".join(map(printable, summary.lines())))
 
 
-cache_app.command()(preview)
+cache_app.command(example="theworld cache preview latents --out look")(preview)
 
 
-@cache_app.command()
+@cache_app.command(example="theworld cache failed latents")
 def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
     """Which inputs have no latent, and why: source, reason, attempts, message."""
 
@@ -118,7 +121,7 @@ def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
     typer.echo(f"{opened.path}: {len(rows)} inputs without a latent{f': {told}' if rows else ''}", err=True)
 
 
-@cache_app.command()
+@cache_app.command(example="theworld cache verify latents --read")
 def verify(
     store: Store = DEFAULT_CACHE,
     read: Annotated[bool, typer.Option("--read", help="Read every payload and compare its checksum.")] = False,
@@ -165,7 +168,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@cache_app.command()
+@cache_app.command(example="theworld cache repair latents --apply")
 def repair(
     store: Store = DEFAULT_CACHE,
     deep: Annotated[bool, typer.Option("--deep", help="Find damage as `verify --deep` does.")] = False,
@@ -198,7 +201,7 @@ def repair(
         raise typer.Exit(1)
 
 
-@cache_app.command()
+@cache_app.command(example="theworld cache gc latents --grace 14d")
 def gc(
     store: Store = DEFAULT_CACHE,
     grace: Annotated[str, typer.Option(help="Keep files changed within this time: 14d, 36h; at least 1h.")] = "14d",
@@ -226,49 +229,32 @@ def gc(
         typer.echo("nothing was changed; --apply deletes these files")
 
 
-@cache_app.command()
+@cache_app.command(example="theworld cache explain latents --steps 16")
+@settings_of(PrecomputeConfig, panel=DECIDES_LATENTS)
 def explain(
     a: Annotated[Path, typer.Argument(help="A store.")],
     b: Annotated[Path | None, typer.Argument(help="Another store; or give precompute's flags instead.")] = None,
-    kind: options.Kind = None,
-    steps: options.Steps = None,
-    world: options.World = None,
-    size: options.Size = None,
-    fit: options.Fit = None,
-    stride: options.Stride = None,
-    denoise_steps: options.DenoiseSteps = None,
-    solver: options.Solver = None,
-    guidance: options.Guidance = None,
-    prompt: options.Prompt = None,
-    negative_prompt: options.NegativePrompt = None,
-    prompt_field: options.PromptField = None,
-    seed: options.NoiseSeed = None,
-    draws: options.Draws = None,
-    observed_frames: options.ObservedFrames = None,
-    views: options.Views = None,
-    chunk_context: options.ChunkContext = None,
-    compute_dtype: options.ComputeDtype = None,
-    dtype: options.StoredDtype = None,
     config: options.ConfigFile = None,
     as_json: Json = False,
+    *,
+    typed: dict[str, Any],
 ) -> None:
     """Why two stores, or a store and precompute's flags, do not share latents: the fields that differ."""
     from ..latents.recipe import difference
     from ..store.folder import load_store, resolve_store
 
-    flags = {name: value for name, value in locals().items() if name in _RECIPE_FLAGS}
     ours = load_store(resolve_store(a))
     if b is not None:
-        if any(value is not None for value in flags.values()) or config:
+        if any(value is not None for value in typed.values()) or config:
             raise ConfigError("name a second store, or precompute's flags, not both")
         other = load_store(resolve_store(b))
         theirs, name = other.recipe, str(other.path)
     else:
-        from ...precompute.job.config import PrecomputeConfig, make_recipe
+        from ...precompute.job.recipe import make_recipe
         from ...precompute.worlds.source import resolve_world
         from ..config import load_config
 
-        settings = load_config(PrecomputeConfig, "precompute", config, flags)
+        settings = load_config(PrecomputeConfig, "precompute", config, typed)
         with_text = any((settings.prompt, settings.negative_prompt, settings.prompt_field))
         source = resolve_world(settings.world, with_text=with_text, with_weights=False)
         theirs, name = make_recipe(settings, source), "these flags"
@@ -286,13 +272,9 @@ def explain(
 
 
 _SHARD = "Samples per shard of a new store. (default: the copied store's)"
-_RECIPE_FLAGS = {
-    *("kind", "world", "steps", "size", "fit", "stride", "denoise_steps", "guidance", "prompt", "negative_prompt"),
-    *("prompt_field", "solver", "draws", "observed_frames", "views", "chunk_context", "seed", "compute_dtype", "dtype"),
-}
 
 
-@cache_app.command()
+@cache_app.command(example="theworld cache export latents copies --format webdataset")
 def export(
     store: Store,
     cache: Annotated[Path, typer.Argument(help="Another cache folder.")],
@@ -325,7 +307,7 @@ def export(
     _report_copies(target.path, [copied], source.damage, as_json)
 
 
-@cache_app.command()
+@cache_app.command(example="theworld cache merge latents part1/latents part2/latents")
 def merge(
     target: Annotated[Path, typer.Argument(help="A store of the same recipe, or a cache folder, created if needed.")],
     stores: Annotated[list[Path], typer.Argument(help="Stores to copy from.")],

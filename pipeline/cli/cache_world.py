@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import DEFAULT_CACHE, Device, ImagesOfStore, Json, MovedWorld, Quiet, Store, device_name
+from ..config import DEFAULT_CACHE
+from .options import Device, ImagesOfStore, Json, MovedWorld, Quiet, Store, device_name
 
 
 def preview(

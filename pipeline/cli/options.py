@@ -10,14 +10,11 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperCommand
 
+from ...train.config import TrainConfig
 from ..errors import ConfigError
 from ..files.local import require_local
 from ..messages import list_problems
-
-DEFAULT_CACHE = Path("latents")
-RUNNING = "How it runs"
-SHAPES_LATENT = "Decides the latents (enters the recipe)"
-WORLD_TOKENS = "World tokens"
+from .settings import help_of
 
 # --- what holds for every command
 
@@ -48,9 +45,14 @@ class Command(TyperCommand):
 class Commands(typer.Typer):
     """Commands as `Command` makes them."""
 
-    def command(self, *args: Any, **settings: Any) -> Any:
-        """As of Typer."""
-        return super().command(*args, **{"cls": Command, **settings})
+    def command(self, *args: Any, example: str | None = None, **settings: Any) -> Any:
+        """As of Typer.
+
+        Args:
+            example: a line to type, shown below the help.
+        """
+        epilog = None if example is None else f"Example: {example}"
+        return super().command(*args, **{"cls": Command, "epilog": epilog, **settings})
 
 
 # --- what most commands take
@@ -118,97 +120,34 @@ def images_of_store(panel: str | None = None) -> Any:
 
 def left_out_option(default: str, panel: str | None = None) -> Any:
     """`--max-bad` of a command that reads questions."""
-    help = "Questions that may be left out: wrong rows, too long, without latents. Each is reported."
+    help = help_of(TrainConfig, "max_bad")
     return typer.Option(min=0, help=f"{help} (default: {default})", rich_help_panel=panel)
 
 
 MovedWorld = Annotated[str | None, moved_world()]
 ImagesOfStore = Annotated[Path | None, images_of_store()]
 ReadSteps = Annotated[int | None, typer.Option(min=0, help="Rollout steps to read. (default: as trained)")]
-LanguageModel = Annotated[
-    str | None,
-    typer.Option("--lm", "--model", help="Language model: a Hub id, a folder, a .gguf file. (default: embedded)"),
+Runs = Annotated[list[Path] | None, typer.Argument(help="Run folders. (default: the newest under runs)")]
+StoreOfRun = Annotated[
+    Path | None, typer.Option(help="A store of the same recipe. (default: the one it was trained on)")
 ]
-Columns = Annotated[str | None, typer.Option(help="question=Q,answer=A,choices=C,image=I,type=T: a table's own names.")]
-
-# --- what decides latents: `precompute`, and `cache explain`, which compares
-
-
-def _recipe_option(help: str, *names: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=SHAPES_LATENT)
-
-
-Kind = Annotated[
-    str | None,
-    _recipe_option(
-        "rollout: images and their predicted future. samples: several futures. continuation: videos and their "
-        "future. frames: real videos, encoded. views: crops of images. posterior: mean and log-variance of images. "
-        "(default: rollout)"
-    ),
+QuestionsOfRun = Annotated[Path | None, typer.Option(help="Questions file. (default: the one it was trained on)")]
+Split = Annotated[str, typer.Option(help="Split of the questions to answer; 'all' for every split.")]
+AnswerBatch = Annotated[
+    int, typer.Option(min=1, help="Images or choices in a batch; use fewer if memory is short. Changes no answer.")
 ]
-Steps = Annotated[
-    int | None,
-    _recipe_option("Future latent frames per image; T = 1 + steps. (default: 8; 13 views, 1 posterior)"),
+Outcomes = Annotated[
+    Path | None, typer.Option(help="JSON of {scene: whether its rollout ends as the true scene does}.")
 ]
-World = Annotated[
-    str | None, _recipe_option("World model: a Hub id, a folder, or a name. (default: the embedded worldlet)")
-]
-Size = Annotated[str | None, _recipe_option("HEIGHTxWIDTH in pixels. (default: the world model's)")]
-Fit = Annotated[str | None, _recipe_option("cover, pad or stretch. (default: cover)")]
-Stride = Annotated[int | None, _recipe_option("Keep every stride-th latent frame. (default: 1)")]
-DenoiseSteps = Annotated[
-    int | None,
-    _recipe_option("Diffusion steps. (default: the world model's)", "--denoise-steps", "--num-inference-steps"),
-]
-Solver = Annotated[str | None, _recipe_option("euler, or 2ab, of second order. (default: euler)")]
-Guidance = Annotated[
-    float | None,
-    _recipe_option("Classifier-free guidance; 1 is off. (default: 1)", "--guidance", "--guidance-scale"),
-]
-Prompt = Annotated[str | None, _recipe_option("Text that conditions the rollout; needs --guardrail.")]
-NegativePrompt = Annotated[str | None, _recipe_option("Text to steer away from, with guidance.")]
-PromptField = Annotated[str | None, _recipe_option("Column of a list with a prompt for each input.")]
-NoiseSeed = Annotated[int | None, _recipe_option("Seed of the noise. (default: 0)")]
-Draws = Annotated[
-    int | None, _recipe_option("Futures of kind samples, --steps each. (default: 4)", "--draws", "--num-samples")
-]
-ObservedFrames = Annotated[int | None, _recipe_option("Video frames that kind continuation is shown. (default: 5)")]
-Views = Annotated[str | None, _recipe_option("Of kind views: pyramid or zoom. (default: pyramid)")]
-ChunkContext = Annotated[
-    int | None,
-    _recipe_option(
-        "Beyond the world model's window: chunks that begin with 1 or 5 decoded frames; 0 refuses. (default: 0)"
-    ),
-]
-ComputeDtype = Annotated[
-    str | None, _recipe_option("float32 or bfloat16, of the transformer. (default: the world model's)")
-]
-StoredDtype = Annotated[str | None, _recipe_option("float16, bfloat16 or float32, of the store. (default: float16)")]
-
-# --- what the reader gets: `train`, and `tokens`, which counts
 
 
-LAYOUTS = ("spatial", "patch", "pooled", "hierarchical", "channel", "resampler")
-"""Names for help and for shells that complete them; what they mean stands in train/reader/layouts.py."""
+def split_names(text: str, option: str) -> tuple[str, ...]:
+    """The parts of a list that was typed with commas.
 
-
-def _tokens_option(help: str, *, min: int | None = None) -> Any:
-    return typer.Option(min=min, help=help, rich_help_panel=WORLD_TOKENS)
-
-
-def _layout_option(help: str) -> Any:
-    named = f"{', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}. {help}"
-    return typer.Option(help=named, rich_help_panel=WORLD_TOKENS, autocompletion=lambda: list(LAYOUTS))
-
-
-Layout = Annotated[str | None, _layout_option("Counted by `theworld tokens`. (default: patch)")]
-SomeLayout = Annotated[str | None, _layout_option("(default: the usual ones, side by side)")]
-Patch = Annotated[int | None, _tokens_option("Cells per side of a token. (default: 4)", min=1)]
-Pool = Annotated[str | None, _tokens_option("mean, max, minmax or stride. (default: minmax)")]
-PoolSteps = Annotated[
-    int | None, _tokens_option("Future frames that share tokens. (default: 1; 2 pooled, 4 hierarchical)", min=1)
-]
-Coarse = Annotated[
-    int | None, _tokens_option("hierarchical: patches per side that share a token in between. (default: 2)", min=1)
-]
-Queries = Annotated[int | None, _tokens_option("resampler: world tokens in all. (default: 32)", min=1)]
+    Raises:
+        ConfigError: a part is empty.
+    """
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise ConfigError(f"{option} takes names separated by commas, got {text!r}")
+    return parts

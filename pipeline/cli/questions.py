@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from . import options
-from .evaluate import own_questions
-from .options import DEFAULT_CACHE, Columns, Json, Quiet, left_out_option
+from ...train.config import TrainConfig
+from ..config import DEFAULT_CACHE
+from .defaults import own_questions
+from .options import ConfigFile, Json, Quiet
+from .settings import settings_of
 
-_OF_TRAIN = {"columns", "lm", "steps", "max_bad", "layout", "patch", "pool", "pool_steps", "coarse", "queries"}
+_READ = ("columns", "lm", "steps", "max_bad", "layout", "patch", "pool", "pool_steps", "coarse", "queries")
+"""Settings of a training that decide which questions it reads, and how long they are."""
 
 
+@settings_of(TrainConfig, *_READ)
 def questions(
     file: Annotated[
         Path | None,
@@ -26,31 +30,20 @@ def questions(
     store: Annotated[
         Path | None, typer.Argument(help="A store: which questions have latents, and how many world tokens.")
     ] = None,
-    columns: Columns = None,
-    lm: options.LanguageModel = None,
     split: Annotated[str, typer.Option(help="Only this split; 'all' for every split.")] = "all",
-    steps: Annotated[
-        int | None, typer.Option(min=0, help="Rollout steps to read. (default: all the store has)")
-    ] = None,
-    max_bad: Annotated[int | None, left_out_option("0")] = None,
     write: Annotated[
         Path | None, typer.Option(help="New folder for questions.jsonl, and the images that lie in a table.")
     ] = None,
-    layout: options.Layout = None,
-    patch: options.Patch = None,
-    pool: options.Pool = None,
-    pool_steps: options.PoolSteps = None,
-    coarse: options.Coarse = None,
-    queries: options.Queries = None,
-    config: options.ConfigFile = None,
+    config: ConfigFile = None,
     quiet: Quiet = False,
     as_json: Json = False,
+    *,
+    typed: dict[str, Any],
 ) -> None:
     """Say what questions there are, what is wrong with them, which have latents, and what guessing would score.
 
     Exit code 3 where a training on them would be refused.
     """
-    flags = {name: value for name, value in locals().items() if name in _OF_TRAIN}
     from ...train.questions.inspect import inspect_questions, write_questions
     from ..config import read_table
 
@@ -58,13 +51,13 @@ def questions(
         file = own_questions(DEFAULT_CACHE)
         store = store or DEFAULT_CACHE
     settings = read_table(config, "train") if config else {}
-    settings |= {name: value for name, value in flags.items() if value is not None}
+    settings |= {name: value for name, value in typed.items() if value is not None}
     report = inspect_questions(file, store, settings, split=None if split == "all" else split)
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else "\n".join(report.lines()))
     if write is not None:
         written = write_questions(file, write, settings)
         if not quiet:
-            said = f"{written.questions:,} questions: {written.path}; {written.images:,} images beside it"
-            typer.echo(said, err=True)
+            line = f"{written.questions:,} questions: {written.path}; {written.images:,} images beside it"
+            typer.echo(line, err=True)
     if report.refused:
         raise typer.Exit(3)

@@ -7,25 +7,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...train.config import TrainConfig
+from ...train.reader.layouts import LAYOUTS, POOLS
+from ..config import WORLD_TOKENS
 from ..errors import ConfigError
 from . import options
+from .settings import settings_of
 
 if TYPE_CHECKING:
     from ...train.reader.layouts import TokenLayout
 
 
 _WORLD = "cosmos-predict2-2b"
+_OF_LAYOUT = ("patch", "pool", "pool_steps", "coarse", "queries")
 
 
+@settings_of(TrainConfig, *_OF_LAYOUT)
 def tokens(
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels. (default: the world model's)")] = None,
     steps: Annotated[str, typer.Option(help="Rollout steps, separated by commas.")] = "0,4,8,16",
-    layout: options.SomeLayout = None,
-    patch: options.Patch = None,
-    pool: options.Pool = None,
-    pool_steps: options.PoolSteps = None,
-    coarse: options.Coarse = None,
-    queries: options.Queries = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}. (default: the usual ones, side by side)",
+            rich_help_panel=WORLD_TOKENS,
+            autocompletion=lambda: list(LAYOUTS),
+        ),
+    ] = None,
     lm: Annotated[
         str, typer.Option(help="Language model: a known Hub id, a folder, or worldlet.")
     ] = "google/gemma-2-2b-it",
@@ -34,21 +42,22 @@ def tokens(
     ] = _WORLD,
     text: Annotated[int, typer.Option(min=1, help="Text tokens of a question and its answer.")] = 64,
     as_json: options.Json = False,
+    *,
+    typed: dict[str, Any],
 ) -> None:
     """Print world tokens by layout and rollout steps, and what the language model has room for."""
     from ...precompute.worlds.source import find_dimensions
     from ...train.reader.context_budget import Budget, find_context_limits
-    from ...train.reader.layouts import LAYOUTS, PATCH, POOL_STEPS, POOLS, TokenLayout, usual_layouts
+    from ...train.reader.layouts import PATCH, POOL_STEPS, TokenLayout, usual_layouts
 
     if layout not in (None, *LAYOUTS):
         raise ConfigError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    if pool not in (None, *POOLS):
+    if (pool := typed["pool"]) not in (None, *POOLS):
         raise ConfigError(f"--pool must be one of {', '.join(POOLS)}, got {pool!r}")
     columns, room = _numbers(steps), find_context_limits(lm)
     its = find_dimensions(world)
     height, width = _cells(size or f"{its.height}x{its.width}", its.spatial_stride)
-    asked = {"patch": patch, "pool": pool, "pool_steps": pool_steps, "coarse": coarse, "queries": queries}
-    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    given = {name: value for name, value in typed.items() if value is not None}
     if layout is None:
         if given:
             stray = next(iter(given)).replace("_", "-")

@@ -40,7 +40,8 @@ from ..latents.recipe import Recipe, difference, parse_recipe
 from ..latents.spec import LatentSpec
 from ..messages import list_problems
 from .commit import self_test
-from .latent_store import LatentStore, StoreFormat, layout_of
+from .formats import StoreFormat
+from .latent_store import LatentStore, layout_of
 from .records import FORMAT, Sha256, unreadable
 
 __all__ = ["LatentStore", "StoreFormat", "create_store", "find_store", "find_stores", "open_store"]

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from shlex import quote
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec, latent_frames
 from . import ledger
 from .buffer import BatchBuffer
+from .formats import StoreFormat
 from .formats.base import ShardLayout
 from .formats.webdataset import WebDatasetLayout
 from .formats.zarr import ZarrLayout
@@ -45,7 +46,6 @@ from .records import ShardRecord, read_record, record_path, unreadable
 from .shard_files import OpenShardFiles, ShardFile
 from .writer import ShardWriter
 
-StoreFormat = Literal["zarr", "webdataset"]
 _PATIENCE_S, _MEMORY_BYTES_PER_S = 50e-6, 2e9
 """A read that takes longer than this had to wait for the disk."""
 _GONE = "its record was moved away while it was read"

@@ -23,7 +23,8 @@ from ..latents.keys import is_key
 from ..latents.recipe import difference
 from ..progress import Progress
 from .folder import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
-from .latent_store import LatentStore, StoreFormat
+from .formats import StoreFormat
+from .latent_store import LatentStore
 from .records import origins_of, read_record
 
 _KEYS_LIMIT_BYTES = 2**31

@@ -1,23 +1,30 @@
-"""The settings of one precompute job, and the recipe they amount to for a given world model."""
+"""The settings of one precompute job. Each is a field and a flag. Loads no torch."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ...pipeline.errors import ConfigError
+from ...pipeline.config import DECIDES_LATENTS, DEFAULT_CACHE, HOW_IT_RUNS, setting
 from ...pipeline.files.local import LocalPath
-from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.kinds import KindName, Views
-from ...pipeline.latents.recipe import Fit, Recipe, Solver, StoredDtype, check_meaning, parse_recipe
+from ...pipeline.latents.recipe import Fit, Solver, StoredDtype, check_meaning
 from ...pipeline.machine import DeviceName
-from ...pipeline.store.folder import StoreFormat
-from ..rollout.kinds import KINDS
-from ..worlds.prompts import Guardrail
-from ..worlds.source import WorldSource
+from ...pipeline.store.formats import StoreFormat
+from ..worlds.guardrail import Guardrail
+
+
+def _running(help: str, **flag: Any) -> Any:
+    return setting(help, panel=HOW_IT_RUNS, **flag)
+
+
+def _of_recipe(help: str, **flag: Any) -> Any:
+    return setting(help, panel=DECIDES_LATENTS, **flag)
+
+
+_OF_WORLD = "the world model's"
 
 
 class PrecomputeConfig(BaseModel):
@@ -26,60 +33,97 @@ class PrecomputeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # what is rolled out or encoded, and where it goes
-    images: LocalPath | None = None
-    """Where inputs are, images or for kind frames videos: docs/inputs.md. None makes scenes of the worldlet in the
-    cache."""
-    column: str | None = None
-    """Of a list or table: which one names or holds the inputs."""
-    prompt_field: str | None = None
-    """Of a list or table: which one holds each input's prompt."""
-    scenes: Annotated[int, Field(ge=3)] = 900
-    """How many scenes to make where there are no images; every third is a test scene."""
-    cache: LocalPath = Path("latents")
-    limit: Annotated[int, Field(ge=1)] | None = None
+    images: Annotated[
+        LocalPath | None,
+        setting(
+            "Folder, image, quoted glob; list (.jsonl .csv .json .parquet), tars, save_to_disk folder, or hf:ORG/NAME.",
+            default="scenes of the worldlet, made in the cache",
+            argument=True,
+        ),
+    ] = None
+    """Where inputs are, images or for kind frames videos: docs/inputs.md."""
+    cache: Annotated[LocalPath, setting("Folder of stores.")] = DEFAULT_CACHE
+    column: Annotated[
+        str | None,
+        _running("Column of a list or table with the inputs.", default="image, video, path, …"),
+    ] = None
+    limit: Annotated[int | None, Field(ge=1), _running("Use only this many inputs, the first ones.", default="all")] = (
+        None
+    )
+    scenes: Annotated[int, Field(ge=3), _running("Scenes to make if no images are given.")] = 900
+    """Every third is a test scene."""
 
     # these decide the latents: they enter the recipe
-    kind: KindName = "rollout"
-    world: str | None = None
-    steps: Annotated[int | None, Field(ge=0)] = None
-    """Of each draw, for kind samples; None is 8, and what else is whole for kinds views and posterior."""
-    stride: Annotated[int, Field(ge=1)] = 1
-    size: str | None = None
-    """HEIGHTxWIDTH in pixels."""
-    fit: Fit = "cover"
-    denoise_steps: int | None = None
-    solver: Solver = "euler"
-    guidance: float = 1.0
-    prompt: str | None = None
-    negative_prompt: str | None = None
-    seed: int = 0
-    draws: Annotated[int | None, Field(ge=1)] = None
-    """None is 4 for kind samples."""
-    observed_frames: Annotated[int, Field(ge=1)] = 5
-    views: Views = "pyramid"
-    chunk_context: Annotated[int, Field(ge=0)] = 0
-    """Above 0, clips beyond the world model's window are made in chunks of its length."""
-    compute_dtype: Literal["float32", "bfloat16"] | None = None
-    dtype: StoredDtype = "float16"
+    kind: Annotated[
+        KindName,
+        _of_recipe(
+            "rollout: images and their predicted future. samples: several futures. continuation: videos and their "
+            "future. frames: real videos, encoded. views: crops of images. posterior: mean and log-variance of images."
+        ),
+    ] = "rollout"
+    steps: Annotated[
+        int | None,
+        Field(ge=0),
+        _of_recipe("Future latent frames per image; T = 1 + steps.", default="8; 13 views, 1 posterior"),
+    ] = None
+    """Of each draw, for kind samples."""
+    world: Annotated[
+        str | None, _of_recipe("World model: a Hub id, a folder, or a name.", default="the embedded worldlet")
+    ] = None
+    size: Annotated[str | None, _of_recipe("HEIGHTxWIDTH in pixels.", default=_OF_WORLD)] = None
+    fit: Annotated[Fit, _of_recipe("cover, pad or stretch.")] = "cover"
+    stride: Annotated[int, Field(ge=1), _of_recipe("Keep every stride-th latent frame.")] = 1
+    denoise_steps: Annotated[
+        int | None, _of_recipe("Diffusion steps.", names=["--num-inference-steps"], default=_OF_WORLD)
+    ] = None
+    solver: Annotated[Solver, _of_recipe("euler, or 2ab, of second order.")] = "euler"
+    guidance: Annotated[float, _of_recipe("Classifier-free guidance; 1 is off.", names=["--guidance-scale"])] = 1.0
+    prompt: Annotated[str | None, _of_recipe("Text that conditions the rollout; needs --guardrail.")] = None
+    negative_prompt: Annotated[str | None, _of_recipe("Text to steer away from, with guidance.")] = None
+    prompt_field: Annotated[str | None, _of_recipe("Column of a list with a prompt for each input.")] = None
+    seed: Annotated[int, _of_recipe("Seed of the noise.")] = 0
+    draws: Annotated[
+        int | None,
+        Field(ge=1),
+        _of_recipe("Futures of kind samples, --steps each.", names=["--num-samples"], default="4"),
+    ] = None
+    observed_frames: Annotated[int, Field(ge=1), _of_recipe("Video frames that kind continuation is shown.")] = 5
+    views: Annotated[Views, _of_recipe("Of kind views: pyramid or zoom.")] = "pyramid"
+    chunk_context: Annotated[
+        int,
+        Field(ge=0),
+        _of_recipe("Beyond the world model's window: chunks that begin with 1 or 5 decoded frames; 0 refuses."),
+    ] = 0
+    compute_dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        _of_recipe("float32 or bfloat16, of the transformer.", default=_OF_WORLD),
+    ] = None
+    dtype: Annotated[StoredDtype, _of_recipe("float16, bfloat16 or float32, of the store.")] = "float16"
 
     # these do not
-    guardrail: Guardrail | None = None
-    device: DeviceName = "auto"
-    workers: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | None = None
-    format: StoreFormat | None = None
-    """Of the store; None is what it has, zarr for a new one."""
-    shard_size: Annotated[int, Field(ge=1, le=65536)] | None = None
-    in_process: bool = False
-    address: str | None = None
-    """HOST:PORT of a Ray cluster to join; None starts Ray on this machine alone."""
-    events: LocalPath | None = None
-    """File that gets one JSON line an event."""
-    dry_run: bool = False
-    retry_failed: bool = False
-    rehash: bool = False
-    """Read every input again, whatever the index of the cache knows."""
-    max_bad: Annotated[int, Field(ge=0)] = 0
+    guardrail: Annotated[Guardrail | None, _running("Who checks a prompt: cosmos or external.")] = None
+    rehash: Annotated[bool, _running("Read and hash every input again; ignore the cache's index.")] = False
+    device: Annotated[DeviceName, _running("auto, cpu or cuda.")] = "auto"
+    workers: Annotated[int | None, Field(ge=1), _running("Ray actors.", default="one per GPU, or per core")] = None
+    batch_size: Annotated[
+        int | None, Field(ge=1), _running("Images rolled out together.", default="8, on a GPU 16")
+    ] = None
+    format: Annotated[StoreFormat | None, _running("zarr or webdataset, of a new store.", default="zarr")] = None
+    """A store that exists keeps its own."""
+    shard_size: Annotated[
+        int | None,
+        Field(ge=1, le=65536),
+        _running("Samples per shard of a new store.", default="16 to 256, by the work"),
+    ] = None
+    in_process: Annotated[bool, _running("One worker here, without Ray.")] = False
+    address: Annotated[
+        str | None,
+        _running("HOST:PORT of a Ray cluster to join; it must require a token.", default="Ray on this machine alone"),
+    ] = None
+    events: Annotated[LocalPath | None, _running("Append one JSON line per event to this file.")] = None
+    retry_failed: Annotated[bool, _running("Try failed inputs again.")] = False
+    max_bad: Annotated[int, Field(ge=0), _running("Inputs that may fail before the exit code is 3.")] = 0
+    dry_run: Annotated[bool, _running("Print the plan and stop; writes nothing.")] = False
 
     @model_validator(mode="after")
     def _size_is_readable(self) -> PrecomputeConfig:
@@ -106,56 +150,3 @@ class PrecomputeConfig(BaseModel):
         prompts = {"prompts": None if self.prompt_field is None else "sample"}
         check_meaning(self.kind, self.model_dump() | prompts)
         return self
-
-
-def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
-    """The recipe of a job: its settings, the world model's identity, and the card's word where nothing was said.
-
-    Raises:
-        RecipeError: a value is out of range or contradicts another.
-        ConfigError: the world model cannot make such latents.
-    """
-    card, kind, traits = world.card, KINDS[config.kind], TRAITS[config.kind]
-    draws = (config.draws or 4) if traits.has_draws else 1
-    steps = traits.default_steps if config.steps is None else config.steps
-    beyond = 1 + steps * config.stride > card.window
-    of_some_kinds = {
-        "stride": config.stride,
-        "solver": config.solver,
-        "draws": draws,
-        "prompts": "recipe" if config.prompt_field is None else "sample",
-        "observed_frames": config.observed_frames,
-        "views": config.views,
-        # within the window nothing is chunked, and equal latents have equal ids
-        "chunk_context": config.chunk_context if beyond else 0,
-        "chunk_frames": card.window if config.chunk_context and beyond else 0,
-        "denoise_steps": card.denoise_steps if config.denoise_steps is None else config.denoise_steps,
-        "guidance": config.guidance,
-        "prompt": config.prompt,
-        "negative_prompt": config.negative_prompt,
-        "seed": config.seed,
-        "compute_dtype": config.compute_dtype or card.compute_dtype,
-    }
-    height, width = map(int, config.size.split("x")) if config.size else (card.height, card.width)
-    recipe = parse_recipe(
-        {
-            "kind": config.kind,
-            "world": world.identity,
-            "height": height,
-            "width": width,
-            "fit": config.fit,
-            "image_rules": kind.rules,
-            "rollout_steps": steps * draws,
-            "dtype": config.dtype,
-            "engine": world.family.engine,
-            **{name: value for name, value in of_some_kinds.items() if name not in traits.fields_without_meaning},
-        },
-        where="these settings make no recipe",
-    )
-    kind.check(recipe, world)
-    if height % (stride := world.latent_spec().spatial_stride) or width % stride:
-        raise ConfigError(
-            f"a latent of {world.name} stands for {stride}x{stride} pixels; --size {height}x{width} is no multiple"
-        )
-    world.family.check(recipe)
-    return recipe

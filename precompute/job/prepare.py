@@ -18,12 +18,13 @@ from ...pipeline.store.folder import LatentStore, find_store, refuse_store
 from ..inputs.hash_cache import HashCache
 from ..inputs.listing import Listing, list_inputs
 from ..rollout.kinds import KINDS
-from ..worlds.prompts import check_prompts
+from ..worlds.guardrail import check_prompts
 from ..worlds.source import COSMOS, WORLDLET, WorldSource, find_family, resolve_world
-from .config import PrecomputeConfig, make_recipe
+from .config import PrecomputeConfig
 from .cost import Cost, estimate
 from .events import Events
 from .plan import Plan, bytes_per_sample, make_plan
+from .recipe import make_recipe
 from .throughput import ThroughputLog
 
 OWN_FAMILIES = ("buckets",)

@@ -17,7 +17,8 @@ from ...pipeline.store.folder import PROMPT, LatentStore, create_store, label_of
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
 from ..worlds.builtin import WEIGHTS
-from ..worlds.prompts import embed_prompts, embed_sample_prompts, unsafe_prompts
+from ..worlds.guardrail import unsafe_prompts
+from ..worlds.prompts import embed_prompts, embed_sample_prompts
 from ..worlds.source import WorldSource
 from .config import PrecomputeConfig
 from .events import Events

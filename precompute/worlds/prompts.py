@@ -1,15 +1,11 @@
-"""Prompts: checked by a guardrail and embedded once, before workers start, so that no worker holds a text encoder.
-
-NVIDIA's licence ends where a guardrail is bypassed without a similar one in its place. So a recipe with a prompt must
-name its guardrail: `cosmos` runs NVIDIA's own text filter once; `external` states that you have run a filter.
-"""
+"""Prompts: embedded once, before workers start, so that no worker holds a text encoder."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,15 +16,12 @@ from torch.nn.functional import pad
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.atomic import make_folders, publish, writing
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.messages import install_extra
 from ...pipeline.store.folder import PROMPTS
 from .family import TextEncoder
 from .text_embeddings import TextEmbeddings, damaged_embedding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Guardrail = Literal["cosmos", "external"]
 
 MAX_PROMPT_TOKENS = 512
 """The pipelines pad every prompt to this, and the padding changes the result (it is not masked)."""
@@ -115,44 +108,6 @@ def load_prompt_embeddings(store: Path, prompts: Sequence[str], negative: Tensor
 def prompt_file(store: Path, prompt: str) -> Path:
     """File of a store that holds the embedding of a sample's prompt."""
     return store / PROMPTS / f"{hashlib.sha256(prompt.encode()).hexdigest()[:32]}.safetensors"
-
-
-def check_prompts(prompts: list[str], guardrail: Guardrail | None, encoder: TextEncoder | None) -> None:
-    """Refuse prompts nobody has checked, where the world model's licence asks for that.
-
-    Args:
-        encoder: the family's.
-    Raises:
-        ConfigError: no guardrail was named, NVIDIA's is not installed, or it finds a prompt unsafe.
-    """
-    if unsafe := unsafe_prompts(prompts, guardrail, encoder):
-        raise ConfigError(f"NVIDIA's guardrail finds this prompt unsafe: {unsafe[0]!r}")
-
-
-def unsafe_prompts(
-    prompts: Sequence[str], guardrail: Guardrail | None, encoder: TextEncoder | None
-) -> list[str]:
-    """The prompts that NVIDIA's filter finds unsafe; none where another guardrail is named.
-
-    Raises:
-        ConfigError: no guardrail was named where the licence asks for one, or NVIDIA's is not installed.
-    """
-    if not prompts or encoder is None or (guardrail is None and not encoder.guardrail):
-        return []
-    if guardrail is None:
-        raise ConfigError(
-            "a prompt needs a guardrail: the NVIDIA Open Model License ends where one is bypassed without a similar "
-            f"one in its place. Pass --guardrail cosmos ({install_extra('guardrail')}) to run NVIDIA's text "
-            "filter once, or --guardrail external to state that your own filter has passed it"
-        )
-    if guardrail == "external":
-        return []
-    try:
-        from cosmos_guardrail import CosmosSafetyChecker  # pyright: ignore[reportMissingImports] - an extra
-    except ImportError as error:
-        raise ConfigError(f"--guardrail cosmos needs NVIDIA's filter: {install_extra('guardrail')}") from error
-    checker = CosmosSafetyChecker()
-    return [prompt for prompt in prompts if not checker.check_text_safety(prompt)]
 
 
 def _load(folder: Path, encoder: TextEncoder, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -118,7 +118,7 @@ def test_gates_are_calibrated_on_scenes_that_were_neither_learned_nor_asked(comp
 
 def test_the_comparison_lies_beside_the_run_and_the_command_prints_it(place: Path, compared: Adaptive) -> None:
     assert Adaptive.model_validate_json((place / "run" / ADAPTIVE).read_bytes()) == compared
-    words = ["evaluate", str(place / "run"), "--adaptive", RULE, "--device", "cpu"]
+    words = ["policies", str(place / "run"), "--rule", RULE, "--device", "cpu"]
     done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     for piece in ("never", "always", "rule static=0", "confidence", "oracle", "16 of 16"):
@@ -130,14 +130,12 @@ def test_the_comparison_lies_beside_the_run_and_the_command_prints_it(place: Pat
 
 def test_what_cannot_be_compared_is_refused_with_what_can(place: Path) -> None:
     for words, told in (
-        (["--adaptive", "static=9"], "at most 3"),
-        (["--adaptive", "static"], "static=0"),
-        (["--adaptive", RULE, "--steps", "0"], "leave out --steps"),
-        (["--adaptive", RULE, "--calibrate", "test"], "flatters itself"),
-        (["--adaptive", RULE, "--draws", str(place / "rollouts")], "--kind samples"),
-        (["--calibrate", "train"], "add --adaptive"),
+        (["--rule", "static=9"], "at most 3"),
+        (["--rule", "static"], "static=0"),
+        (["--calibrate", "test"], "flatters itself"),
+        (["--draws", str(place / "rollouts")], "--kind samples"),
     ):
-        done = CliRunner().invoke(app, ["evaluate", str(place / "run"), "--device", "cpu", *words])
+        done = CliRunner().invoke(app, ["policies", str(place / "run"), "--device", "cpu", *words])
         assert isinstance(done.exception, ConfigError), words
         assert told in str(done.exception)
 
@@ -147,7 +145,7 @@ def test_questions_that_cannot_be_asked_are_left_out_up_to_max_bad(place: Path, 
     gone = {**json.loads(lines[-1]), "id": "gone", "image": "gone.png", "image_sha256": None, "split": "test"}
     file = tmp_path / "questions.jsonl"
     file.write_text("\n".join([*lines, json.dumps(gone), "no question"]))
-    words = ["evaluate", str(place / "run"), "--adaptive", RULE, "--device", "cpu", "--questions", str(file), "--json"]
+    words = ["policies", str(place / "run"), "--rule", RULE, "--device", "cpu", "--questions", str(file), "--json"]
     (place / "run" / ADAPTIVE).rename(tmp_path / ADAPTIVE)
     try:
         refused = CliRunner().invoke(app, words)
@@ -220,7 +218,7 @@ def test_a_rule_says_the_steps_of_a_question_by_its_type(place: Path) -> None:
 def test_a_run_without_a_gate_says_how_to_make_one(place: Path) -> None:
     train(settings(place, out=place / "ungated"))
     loaded = load_run(place / "ungated", device="cpu")
-    with pytest.raises(ConfigError, match=r"holds no gate.*theworld evaluate .*ungated --adaptive"):
+    with pytest.raises(ConfigError, match=r"holds no gate.*theworld policies .*ungated --rule"):
         answer_live(loaded, Eyes(place), "where?", CHOICES, adaptive="gate")
     for words, told in (
         ({"adaptive": "gate", "steps": 0}, "leave out --steps"),

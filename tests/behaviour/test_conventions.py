@@ -14,13 +14,12 @@ from rich.table import Table
 from rich.text import Text
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import doctor, options
+from theworld.pipeline.cli import doctor
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import TheWorldError
 from theworld.pipeline.progress import Progress, print_error, print_result
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.train.config import TrainConfig
-from theworld.train.reader.layouts import LAYOUTS
 
 from ..commands_page import commands_page, walk
 from ..miniatures.image_store import make_images
@@ -203,10 +202,6 @@ def test_a_shell_completes_commands_flags_and_layouts(
         monkeypatch.setenv(name, value)
     done = subprocess.run([sys.executable, "-c", COMPLETE], capture_output=True, text=True, timeout=patience(60))
     assert offered in done.stdout, (done.stdout, done.stderr)
-
-
-def test_the_layouts_that_are_completed_are_those_there_are() -> None:
-    assert options.LAYOUTS == LAYOUTS
 
 
 def test_the_page_has_every_exit_code_and_every_variable_that_the_code_reads() -> None:

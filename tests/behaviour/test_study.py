@@ -208,8 +208,8 @@ def test_a_study_that_is_killed_goes_on_and_ends_as_one_that_is_not(place: Path,
     config.write_text("[train]\nbatch_size = 4\nlora_rank = 2\npatch = 2\nmax_world_steps = 4\n")
     with config.open("a") as file:
         file.write(f"lm = {json.dumps(str(place / 'lm'))}\n")
-    command = [sys.executable, "-m", "theworld.pipeline.cli", "evaluate", "--arms", "text,frozen,rollout,true,true@0.5"]
-    command += ["--store", str(place / "rollouts"), "--futures", str(place / "futures"), "--labels", "4,8"]
+    command = [sys.executable, "-m", "theworld.pipeline.cli", "study", "--arms", "text,frozen,rollout,true,true@0.5"]
+    command += [str(place / "rollouts"), "--futures", str(place / "futures"), "--labels", "4,8"]
     command += ["--curve", "rollout,true"]
     command += ["--questions", str(place / "questions.jsonl"), "--seeds", "1", "--train-steps", "2", "--jobs", "2"]
     command += ["--config", str(config), "--device", "cpu", "--out", str(tmp_path / "out")]

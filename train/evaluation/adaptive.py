@@ -266,7 +266,7 @@ def _lengths(rule: Rule, all_steps: int, store: LatentStore) -> tuple[int, ...]:
     wanted = {steps for steps in rule.by_type.values() if steps is not None}
     if wanted and max(wanted) > all_steps:
         raise ConfigError(
-            f"--adaptive {rule} asks for {max(wanted)} steps, the run reads at most {all_steps}. Ask for fewer, or for "
+            f"--rule {rule} asks for {max(wanted)} steps, the run reads at most {all_steps}. Ask for fewer, or for "
             "all"
         )
     return tuple(sorted({0, all_steps} | wanted))

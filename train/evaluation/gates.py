@@ -53,7 +53,7 @@ def parse_rule(text: str) -> Rule:
         kind, equals, steps = (piece.strip() for piece in part.partition("="))
         if not equals or not kind or kind in by_type or not (steps == "all" or steps.isdecimal()):
             raise ConfigError(
-                f"--adaptive takes steps by question type, each type once, such as static=0 or "
+                f"a rule gives the rollout steps by question type, each type once, such as static=0 or "
                 f"temporal=all,static=0,{ANY}=4; got {text!r}"
             )
         by_type[kind] = None if steps == "all" else int(steps)

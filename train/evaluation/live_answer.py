@@ -1,7 +1,7 @@
 """Answer one question about one image, and roll it out only as far as the answer needs.
 
 The rollout takes nearly all the time of an answer. A rule on the question's type, or the gate on confidence that
-`theworld evaluate RUN --adaptive …` saved in the run folder, decides whether to spend it.
+`theworld policies RUN` saved in the run folder, decides whether to spend it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def read_gate(run: Path, steps: int) -> Gate:
         ConfigError: the run has no gate, or one for another number of steps.
         RunError: the file cannot be read.
     """
-    make = f"Calibrate one: theworld evaluate {quote(str(run))} --adaptive static=0"
+    make = f"Calibrate one: theworld policies {quote(str(run))} --rule static=0"
     path = run / ADAPTIVE
     if not path.is_file():
         raise ConfigError(f"{run} holds no gate: there is no {ADAPTIVE} in it. {make}; or give a rule such as static=0")

@@ -164,7 +164,7 @@ def _against(runs: Named) -> str:
     return table(heads, rows) + (
         "<p>Exact test on the questions that only one of the two runs answered correctly: McNemar's test where a scene "
         "has one question, sign flips of whole scenes (or minimal pairs) where it has more. It compares these trained "
-        "runs, one training each. To compare over several seeds, run theworld evaluate --arms.</p>"
+        "runs, one training each. To compare over several seeds, run theworld study.</p>"
     )
 
 

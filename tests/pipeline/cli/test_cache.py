@@ -372,7 +372,8 @@ def test_explain_takes_a_store_or_flags_but_not_both(store: LatentStore) -> None
 
 
 def test_explain_compares_a_store_with_precomputes_flags(cache: Path, tmp_path: Path) -> None:
-    from theworld.precompute.job.config import PrecomputeConfig, make_recipe
+    from theworld.precompute.job.config import PrecomputeConfig
+    from theworld.precompute.job.recipe import make_recipe
     from theworld.precompute.worlds.source import resolve_world
 
     world = resolve_world(None)

@@ -116,7 +116,7 @@ def test_what_is_not_a_store_has_an_exit_code_of_its_own(tmp_path: Path) -> None
     done = theworld("train", "nothing", "--questions", "q.jsonl", cwd=tmp_path)
     assert done.code == 10
     assert "theworld precompute" in done.err
-    for command in (["train", "--cache"], ["questions"], ["evaluate", "--arms", "text"]):  # before its questions
+    for command in (["train", "--cache"], ["questions"], ["study", "--arms", "text"]):  # before its questions
         done = theworld(*command, cwd=tmp_path)
         assert done.code == 10, done.err
         assert "error: latents does not exist" in done.err

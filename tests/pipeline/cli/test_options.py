@@ -17,7 +17,7 @@ from theworld.train.worldlet import build as lm_build
 
 from ...commands_page import walk
 
-_OWN_MEANING = """--adaptive --batch-size --cache --deep --draws --dry-run --dtype --format --images --jobs --labels
+_OWN_MEANING = """--batch-size --cache --deep --draws --dry-run --dtype --format --futures --images --jobs --labels
 --layout --lm
 --max-bad --out --questions --samples --scenes --seed --shard-size --split --steps --train-steps --world"""
 OWN_MEANING = set(_OWN_MEANING.split())
@@ -36,7 +36,8 @@ def test_an_option_of_several_commands_says_the_same_in_all_of_them() -> None:
                 said.setdefault(param.opts[0], {}).setdefault(param.help or "", []).append(command)
     assert all(text for texts in said.values() for text in texts), "an option without help"
     assert {name for name, texts in said.items() if len(texts) > 1} - OWN_MEANING == set()
-    for name in ("--max-bad", "--jobs"):  # these differ in the default alone, but for the inputs of precompute
+    # these differ in the default alone, but for the inputs of precompute
+    for name in ("--max-bad", "--jobs", "--futures"):
         words = {text.partition(" (default")[0] for text, where in said[name].items() if "precompute" not in where[0]}
         assert len(words) == 1, words
 
@@ -44,16 +45,6 @@ def test_an_option_of_several_commands_says_the_same_in_all_of_them() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["evaluate", "run", "--adaptive", "static=0", "--report", "x.html"], "leave out --report"),
-        (["evaluate", "run", "--adaptive", "static=0", "--steps", "4"], "leave out --steps"),
-        (["evaluate", "run", "--adaptive", "static=0", "--no-generate"], "leave out --generate"),
-        (["evaluate", "--arms", "text", "--shown", "frozen"], "leave out --shown"),
-        (["evaluate", "--arms", "text", "--split", "test"], "leave out --split"),
-        (["evaluate", "--arms", "text", "--adaptive", "static=0"], "leave out --adaptive"),
-        (["evaluate", "--arms", "text", "--max-bad", "1"], "leave out --max-bad"),
-        (["evaluate", "run", "--arms", "text"], "leave out the run folders"),
-        (["evaluate", "run", "--seeds", "3"], "add --arms"),
-        (["evaluate", "run", "--draws", "d"], "add --adaptive"),
         (["tokens", "--pool-steps", "2"], "--layout patch --pool-steps"),
         (["train", "--images", "in"], "belong to --no-cache"),
         (["cache", "verify", "--world", "w"], "add --recompute N"),

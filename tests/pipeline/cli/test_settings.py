@@ -3,28 +3,58 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError
+from theworld.precompute.job.config import PrecomputeConfig
 from theworld.train.config import TrainConfig
 
 from ...commands_page import walk
 from ...miniatures.lm import SMALL_TRAINING, save_mini_lm, save_mini_store
 
-STUDY = {"arm", "futures"}
-"""Settings that a controlled comparison sets; `theworld evaluate --arms` is their command."""
-FILE_ALONE = {"group_by_length", "steps_drawn"}
-"""`steps_drawn` is typed as --steps 0,8."""
+
+@pytest.mark.parametrize(
+    ("command", "settings", "others"),
+    [
+        ("precompute", PrecomputeConfig, set[str]()),
+        ("train", TrainConfig, {"steps_drawn"}),  # typed as --steps 0,8
+        ("study", TrainConfig, {"steps_drawn", "arm", "seed", "max_bad"}),
+    ],
+)
+def test_each_setting_of_a_job_is_a_flag(command: str, settings: type[BaseModel], others: set[str]) -> None:
+    flags = {param.name for param in dict(walk())[f"theworld {command}"].params}
+    assert set(settings.model_fields) - flags == others
 
 
-def test_each_setting_of_a_training_is_a_flag() -> None:
-    flags = {param.name for param in dict(walk())["theworld train"].params}
-    assert set(TrainConfig.model_fields) - flags == STUDY | FILE_ALONE
+def test_cache_explain_takes_each_flag_of_precompute_that_decides_the_latents() -> None:
+    commands = dict(walk())
+    of_recipe = {
+        param.name for param in commands["theworld precompute"].params if "recipe" in (param.rich_help_panel or "")
+    }
+    assert {"seed", "kind", "guidance"} < of_recipe
+    assert of_recipe <= {param.name for param in commands["theworld cache explain"].params}
+
+
+def test_a_default_in_help_is_the_default() -> None:
+    help = {param.name: param.help for param in dict(walk())["theworld train"].params}
+    assert help["lora_rank"] == f"Rank of the LoRA adapters. (default: {TrainConfig.model_fields['lora_rank'].default})"
+    assert help["group_by_length"].endswith("Changes their order."), "a switch that is off needs no default"
+
+
+@pytest.mark.parametrize(("name", "command"), [(n, c) for n, c in walk() if not hasattr(c, "commands")])
+def test_each_command_shows_an_example_that_can_be_typed(name: str, command: Any) -> None:
+    epilog, typed = (command.epilog or "").split(": ", 1)
+    words = shlex.split(typed)
+    assert epilog == "Example"
+    assert " ".join(words).startswith(name)
+    command.make_context(name, words[len(name.split()) :])  # raises where a word is none of its options
 
 
 def test_a_typed_setting_wins_over_the_file_and_the_file_over_the_default(

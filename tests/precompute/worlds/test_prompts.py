@@ -19,7 +19,8 @@ from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.worlds.builtin import BUILT_IN
 from theworld.precompute.worlds.cosmos import CosmosWorld
-from theworld.precompute.worlds.prompts import check_prompts, embed_prompts, load_prompt_embeddings, prompt_file
+from theworld.precompute.worlds.guardrail import check_prompts
+from theworld.precompute.worlds.prompts import embed_prompts, load_prompt_embeddings, prompt_file
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
 
 T5 = BUILT_IN["cosmos-predict2"].text

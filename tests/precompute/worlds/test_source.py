@@ -8,7 +8,8 @@ import pytest
 from tests.miniatures.world_model import save_mini_world
 from tests.patience import ends_within
 from theworld.pipeline.errors import ConfigError, RecipeError, WorldModelError
-from theworld.precompute.job.config import PrecomputeConfig, make_recipe
+from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.job.recipe import make_recipe
 from theworld.precompute.worlds.source import COSMOS, resolve_world
 
 

@@ -1,0 +1,35 @@
+"""`theworld doctor` and `theworld worlds`: what this machine has, and which world models can be used."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from .options import Json
+
+
+def doctor(as_json: Json = False) -> None:
+    """Look at this machine: versions, GPU, memory, disk, Hub, sockets. Exits with 2 where most commands would fail."""
+    from ..progress import print_result
+    from .doctor import examine, table_of, to_json
+
+    rows = examine()
+    if as_json:
+        typer.echo(json.dumps(to_json(rows), indent=2))
+    else:
+        print_result(table_of(rows))
+    if any(row.state == "problem" for row in rows):
+        raise typer.Exit(2)
+
+
+def worlds(as_json: Json = False) -> None:
+    """List the world models that --world takes by name, and whose folders and Hub ids it takes."""
+    from ...precompute.worlds.registry import list_worlds, table_of
+    from ..progress import print_result
+
+    rows = list_worlds()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    print_result(table_of(rows))

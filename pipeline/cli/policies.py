@@ -1,0 +1,72 @@
+"""`theworld policies`: how many rollout steps a question needs, by its type or by a gate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+from .defaults import newest_run
+from .options import Device, Json, Quiet, device_name
+
+
+def policies(
+    runs: options.Runs = None,
+    rule: Annotated[
+        str, typer.Option(help="Rollout steps by question type, such as static=0 or temporal=all,static=0,*=4.")
+    ] = "static=0",
+    store: options.StoreOfRun = None,
+    questions: options.QuestionsOfRun = None,
+    split: options.Split = "test",
+    calibrate: Annotated[
+        str | None,
+        typer.Option(help="Split the gates are calibrated on. (default: validation, or scenes not learned)"),
+    ] = None,
+    draws: Annotated[Path | None, typer.Option(help="Store of kind samples, for the gate on agreement.")] = None,
+    batch_size: options.AnswerBatch = 64,
+    max_bad: Annotated[int | None, options.left_out_option("as trained")] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Compare policies that choose the rollout steps of each question: always, never, a rule, learned gates.
+
+    The gate is kept in the run folder, for `theworld ask --adaptive gate`.
+    """
+    from ...train.evaluation.gates import parse_rule
+    from ...train.runs.meta import read_meta
+
+    runs = runs or [newest_run()]
+    steps_by_type = parse_rule(rule)
+    for run in runs:
+        read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
+    from ...train.evaluation.adaptive import compare_policies
+    from ..progress import Progress, print_result
+
+    progress = Progress.on_stderr(quiet=quiet)
+    comparisons = [
+        compare_policies(
+            run,
+            steps_by_type,
+            store=store,
+            questions=questions,
+            split=None if split == "all" else split,
+            calibrate=calibrate,
+            draws=draws,
+            batch_size=batch_size,
+            max_bad=max_bad,
+            device=device_name(device),
+            progress=progress,
+        )
+        for run in runs
+    ]
+    if as_json:
+        typer.echo(json.dumps([comparison.model_dump(mode="json") for comparison in comparisons], indent=2))
+        return
+    for comparison in comparisons:
+        print_result(comparison.table())
+        for note in comparison.notes:
+            typer.echo(note, err=True)

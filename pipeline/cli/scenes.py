@@ -1,0 +1,71 @@
+"""`theworld scenes` and `theworld worldlet build`: the benchmark's scenes, and the miniature world made of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from shlex import quote
+from typing import Annotated
+
+import typer
+
+from ..machine import usable_cores
+from . import options
+from .options import Json, Quiet
+
+
+def scenes(
+    out: Annotated[Path, typer.Argument(help="Folder for pictures, questions and futures.")],
+    train: Annotated[int, typer.Option(help="Training scenes.")] = 1000,
+    validation: Annotated[int, typer.Option(help="Validation scenes.")] = 0,
+    test: Annotated[int, typer.Option(help="Test scenes.")] = 2000,
+    ood: Annotated[int, typer.Option(help="Out of distribution: more ramps, unseen colors, taller towers.")] = 0,
+    families: Annotated[str, typer.Option(help="Families, separated by commas.")] = "buckets,race,tower,contact",
+    seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
+    videos: Annotated[bool, typer.Option("--videos", help="Also write the true futures, lossless MP4.")] = False,
+    jobs: Annotated[int | None, options.jobs_option("one per core")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write the benchmark's scenes: pictures at rest, questions about what happens next, and about what is there."""
+    from ...precompute.worldlet.scenes.files import write_scenes
+    from ..progress import Progress
+
+    counts = {"train": train, "validation": validation, "test": test, "ood": ood}
+    path = write_scenes(
+        out,
+        splits={split: count for split, count in counts.items() if count},
+        seed=seed,
+        families=[name.strip() for name in families.split(",")],
+        videos=videos,
+        jobs=jobs or usable_cores(),
+        progress=Progress.on_stderr(quiet=quiet),
+    )
+    told = {"questions": str(path), "scenes": counts}
+    typer.echo(json.dumps(told, indent=2) if as_json else f"{sum(counts.values())} scenes; their questions: {path}")
+
+
+def worldlet_build(
+    out: Annotated[Path, typer.Argument(help="Folder for the new weights: OUT/world and OUT/lm.")],
+    world_minutes: Annotated[float, typer.Option(help="CPU minutes for the VAE and the transformer.")] = 60.0,
+    lm_minutes: Annotated[float, typer.Option(help="CPU minutes for the language model.")] = 8.0,
+    seed: Annotated[int, typer.Option(help="Seed of scenes and weights.")] = 0,
+    start: Annotated[Path | None, typer.Option(help="Start from the weights of a trained world.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train the miniature world model and its small Gemma again. A second call goes on where the first was cut."""
+    from ...precompute.worldlet.training.build import build_world
+    from ...train.worldlet.build import build_lm
+
+    if not quiet:
+        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+        logging.getLogger("theworld").setLevel(logging.INFO)
+    build_world(out / "world", minutes=world_minutes, seed=seed, start=start)
+    build_lm(out / "lm", minutes=lm_minutes, seed=seed)
+    told = {"world": str(out / "world"), "lm": str(out / "lm")}
+    world, lm = quote(told["world"]), quote(told["lm"])
+    use = f"use them: theworld precompute --world {world}; theworld train --lm {lm}"
+    typer.echo(json.dumps(told, indent=2) if as_json else use)

@@ -1,0 +1,148 @@
+"""`theworld study`: train every arm of a controlled comparison under one budget, and compare their answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...train.config import TrainConfig
+from ..config import DEFAULT_CACHE
+from ..errors import ConfigError
+from . import options
+from .defaults import own_questions
+from .options import ConfigFile, Json, Quiet, split_names
+from .settings import settings_of
+
+if TYPE_CHECKING:
+    from ..progress import Progress
+    from ..store.latent_store import LatentStore
+
+_STUDY = "The comparison"
+
+VARIED = frozenset({"arm", "labels", "seed", "out"})
+"""Settings of a training that the study itself decides."""
+
+
+@settings_of(TrainConfig, without=VARIED | {"max_bad"})  # every arm answers every question, so none is left out
+def study(
+    arms: Annotated[
+        str,
+        typer.Option(
+            help="Train and compare these, separated by commas: text, steps0, frozen, shuffled, noise, rollout, last, "
+            "true, …",
+            rich_help_panel=_STUDY,
+        ),
+    ] = "text,steps0,frozen,shuffled,noise,rollout",
+    labels: Annotated[
+        str,
+        typer.Option(help="Labelled training scenes: a number, or several as 250,1000.", rich_help_panel=_STUDY),
+    ] = "1000",
+    curve: Annotated[
+        str | None,
+        typer.Option(
+            help="Arms trained at every label count; the others at the middle one. (default: all)",
+            rich_help_panel=_STUDY,
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Trainings of each arm and label count.", rich_help_panel=_STUDY)
+    ] = 5,
+    outcomes: options.Outcomes = None,
+    out: Annotated[Path, typer.Option(help="Folder of the study.", rich_help_panel=_STUDY)] = Path("evidence"),
+    jobs: Annotated[int | None, options.jobs_option("one per core; on a GPU one", _STUDY)] = None,
+    config: ConfigFile = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    *,
+    typed: dict[str, Any],
+) -> None:
+    """Train every arm under one budget, answer the test questions with each, and write a page that compares them.
+
+    A second call resumes the study; more arms, labels and seeds may be added to it.
+    """
+    from ..config import load_config, read_table
+
+    flags, table = dict(typed), read_table(config, "train") if config else {}
+    if flags["store"] is None and "store" not in table:
+        flags["store"] = DEFAULT_CACHE
+    if flags["questions"] is None and "questions" not in table:
+        flags["questions"] = own_questions(Path(flags["store"] or table["store"]))
+    settings = load_config(TrainConfig, "train", config, flags)
+    from ...train.study.answers import Answers
+    from ...train.study.examples import telling_scenes
+    from ...train.study.findings import find, read_outcomes
+    from ...train.study.report import write_report
+    from ...train.study.run import Study, run_study
+    from ..progress import Progress, print_result
+
+    plan = Study(
+        arms=split_names(arms, "--arms"),
+        labels=_counts(labels),
+        curve=None if curve is None else split_names(curve, "--curve"),
+        seeds=seeds,
+        settings=settings,
+        out=out,
+    )
+    rollout_outcomes = read_outcomes(outcomes) if outcomes is not None else None
+    progress = Progress.on_stderr(quiet=quiet)
+    units = run_study(plan, jobs=jobs, progress=progress)
+    worldlet = _own_scenes(settings.questions, settings.store)
+    if rollout_outcomes is None and worldlet is not None:
+        rollout_outcomes = read_outcomes(_read_rollouts(*worldlet, out, progress))
+    findings = find(plan, units, outcomes=rollout_outcomes)
+    if worldlet is not None:
+        _draw_strips(*worldlet, telling_scenes(Answers(plan, units)), out)
+    page = write_report(findings, out)
+    if as_json:
+        typer.echo(findings.to_json())
+        return
+    for table in findings.tables():
+        print_result(table)
+    typer.echo(f"results: {page}")
+
+
+def _own_scenes(questions: Path, path: Path) -> tuple[LatentStore, Path] | None:
+    """The rollouts and the folder of scenes they are of, where both come from the embedded world."""
+    from ...precompute.worlds.source import resolve_world
+    from ..store.folder import open_store
+
+    if not (questions.parent / "scenes.jsonl").is_file():
+        return None
+    store = open_store(path)
+    return (store, questions.parent) if store.recipe.world == resolve_world(None).identity else None
+
+
+def _read_rollouts(store: LatentStore, scenes: Path, out: Path, progress: Progress) -> Path:
+    """Which rollouts end as their scenes do, found out once per study."""
+    from ...precompute.worldlet.rollout_check import rollout_outcomes
+    from ..files.atomic import replace
+
+    path = out / "outcomes.json"
+    if not path.exists():
+        known = rollout_outcomes(store, scenes, progress=progress)
+        replace(out, path, f"{json.dumps(known, indent=0)}\n".encode())
+    return path
+
+
+def _draw_strips(store: LatentStore, scenes: Path, examples: dict[str, tuple[str, list[str]]], out: Path) -> None:
+    from ...precompute.worldlet.rollout_check import draw_strips
+
+    folder = out / "strips"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    pictures = draw_strips(store, scenes, list(examples.values()))
+    for name, picture in zip(examples, pictures, strict=True):
+        picture.save(folder / f"{name}.png")
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in split_names(text, "--labels"))
+    except ValueError as error:
+        raise ConfigError(
+            f"--labels must be numbers separated by commas, such as 250,1000,4000; got {text!r}"
+        ) from error

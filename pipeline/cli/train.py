@@ -1,0 +1,99 @@
+"""`theworld train`: train a reader of latents from a store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...train.config import TrainConfig
+from ..config import DEFAULT_CACHE, HOW_IT_RUNS
+from ..errors import ConfigError
+from .defaults import own_questions
+from .options import ConfigFile, Json, Quiet
+from .settings import settings_of
+
+
+@settings_of(TrainConfig)
+def train(
+    cache: Annotated[  # `train --cache`, `train --cache PATH` and `train PATH` all work: the flag says what is so
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Read latents from disk (the default); or roll out again in every epoch, which is slow, to compare.",
+        ),
+    ] = True,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Resume a training: that of STORE, which then names a run, or of --out, or the only one in runs.",
+            rich_help_panel=HOW_IT_RUNS,
+        ),
+    ] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="For --no-cache: what the store was made from. (default: the cache's own scenes, else beside the "
+            "questions)"
+        ),
+    ] = None,
+    world: Annotated[
+        str | None,
+        typer.Option(help="For --no-cache: the world model's folder or Hub id. (default: where the recipe says)"),
+    ] = None,
+    config: ConfigFile = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    *,
+    typed: dict[str, Any],
+) -> None:
+    """Train temporal embeddings, projector and LoRA on a frozen language model, from a store."""
+    from ...train.training.signals import Stop
+    from ..progress import Progress
+    from ..store.folder import open_store, resolve_store
+
+    settings, partial = _settings(config, typed, resume=resume)
+    if cache and (images is not None or world is not None):
+        raise ConfigError("--images and --world belong to --no-cache: the store's latents need neither")
+    resolve_store(settings.store)  # said before the seconds that torch and transformers take to load
+    live = None
+    if not cache:
+        from ...precompute.live.batches import LiveBatches
+
+        live = LiveBatches(
+            open_store(settings.store),
+            images,
+            fallback=settings.questions.parent,
+            size=settings.batch_size,
+            world=world,
+            device=settings.device,
+        )
+    from ...train.training.distributed import Ranks
+    from ...train.training.train import train as run_training
+
+    with Stop().on_signals() as stop:
+        progress = Progress.on_stderr(quiet=quiet)
+        summary = run_training(settings, resume=partial, progress=progress, stop=stop, live=live)
+    if Ranks.here().is_first:
+        typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else summary.summary())
+
+
+def _settings(config: Path | None, typed: dict[str, Any], *, resume: bool) -> tuple[TrainConfig, Path | None]:
+    """What was typed over what the file says, and the training to resume."""
+    from ...train.runs.partial import find_partial, is_partial, resumed_config
+    from ..config import load_config, read_table
+
+    flags, table = dict(typed), read_table(config, "train") if config else {}
+    if resume:
+        if flags["store"] is not None and is_partial(flags["store"]):
+            flags["out"], flags["store"] = flags["store"], None
+        partial = find_partial(flags["out"] or (Path(table["out"]) if "out" in table else None))
+        return resumed_config(partial, {**table, **{k: v for k, v in flags.items() if v is not None}}), partial
+    if flags["store"] is None and "store" not in table:
+        flags["store"] = DEFAULT_CACHE
+    if flags["questions"] is None and "questions" not in table:
+        flags["questions"] = own_questions(Path(flags["store"] or table["store"]))
+    return load_config(TrainConfig, "train", config, flags), None
