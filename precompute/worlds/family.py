@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_che
 from pydantic import Field
 
 from ...pipeline.errors import WorldModelError
+from ...pipeline.files.pretrained import MAX_CONFIG_BYTES
+from ...pipeline.files.sealed import read_file
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 
@@ -133,8 +135,8 @@ def read_json(path: Path) -> dict[str, Any]:
         WorldModelError: there is none.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(read_file(path, MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise WorldModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise WorldModelError(f"{path} cannot be read: it is not a JSON object")

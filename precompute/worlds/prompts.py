@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.atomic import make_folders, publish, writing
+from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.store.folder import PROMPTS
 from .family import TextEncoder
@@ -113,13 +114,13 @@ def prompt_file(store: Path, prompt: str) -> Path:
 def _load(folder: Path, encoder: TextEncoder, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     import transformers
 
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        model = getattr(transformers, encoder.class_name).from_pretrained(
-            folder / "text_encoder", local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WorldModelError(f"the text encoder in {folder} cannot be loaded: {error}") from error
+    tokenizer = load_pretrained(
+        transformers.AutoTokenizer, folder, "tokenizer", error=WorldModelError, what="text encoder's tokenizer"
+    )
+    kind = getattr(transformers, encoder.class_name)
+    model = load_pretrained(
+        kind, folder, "text_encoder", error=WorldModelError, what="text encoder", use_safetensors=True
+    )
     # it has dropout: left on, the same prompt would embed differently each time
     return model.eval().to(device), tokenizer
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ...pipeline.errors import WorldModelError
 from ...pipeline.files.hashing import hash_files
 from ...pipeline.files.hub import Snapshot, fetch, is_hub_id
+from ...pipeline.files.pretrained import MAX_WEIGHT_BYTES, require_plain
 from ...pipeline.latents.spec import LatentSpec
 from .builtin import BUILT_IN, COSMOS, WORLDLET
 from .family import INDEX, Card, HasAutoencoder, WorldFamily, read_configs
@@ -79,13 +80,16 @@ def resolve_world(world: str | None, *, with_text: bool = False, with_weights: b
     else:
         if missing := [part for part in parts if not (folder / part).is_dir()]:
             raise WorldModelError(f"the world model in {folder} has no {missing[0]}/")
-        files = [
-            path
-            for part in parts
-            for path in (folder / part).iterdir()
-            if path.suffix in {".json", ".safetensors", ".model"}
-        ]
-        identity = hash_files(folder, files)
+        try:
+            files = [
+                require_plain(folder, path, MAX_WEIGHT_BYTES)
+                for part in parts
+                for path in (folder / part).iterdir()
+                if path.suffix in {".json", ".safetensors", ".model"}
+            ]
+            identity = hash_files(folder, files)
+        except (OSError, ValueError) as error:
+            raise WorldModelError(f"the world model in {folder} cannot be read: {error}") from error
     card = card_of(folder, family)
     return WorldSource(name=place.name, folder=folder, identity=identity, family=family, card=card)
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from ...pipeline.errors import ConfigError, WorldModelError
+from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import video_frames
 from ...pipeline.latents.tensors import draw_noise
@@ -78,18 +79,21 @@ class WanWorld(FollowsPrompts, WanLatents):
         vae = load_part(AutoencoderKLWan, folder, "vae", device=device)
         dtype = getattr(torch, compute_dtype)
         transformer = load_part(WanTransformer3DModel, folder, "transformer", device=device, dtype=dtype)
-        options: dict[str, Any] = {"local_files_only": True}
-        try:
-            # float32 as its model card has it: it is one image
-            image_encoder = CLIPVisionModel.from_pretrained(
-                folder / "image_encoder", dtype=torch.float32, use_safetensors=True, **options
+
+        def load(kind: Any, part: str, **options: Any) -> Any:
+            what = f"world model's {part}"
+            return load_pretrained(kind, folder, part, error=WorldModelError, what=what, **options)
+
+        # float32 as its model card has it: it is one image
+        image_encoder = load(CLIPVisionModel, "image_encoder", dtype=torch.float32, use_safetensors=True)
+        # the one that runs on Pillow: the other rounds differently, and whether it is there depends on torchvision
+        image_processor = load(CLIPImageProcessorPil, "image_processor")
+        name = read_json(folder / "scheduler" / "scheduler_config.json").get("_class_name", "")
+        if name not in _SCHEDULERS:
+            raise WorldModelError(
+                f"the world model in {folder} names the scheduler {name!r}; there are {', '.join(_SCHEDULERS)}"
             )
-            # the one that runs on Pillow: the other rounds differently, and whether it is there depends on torchvision
-            image_processor = CLIPImageProcessorPil.from_pretrained(folder / "image_processor", **options)
-            name = read_json(folder / "scheduler" / "scheduler_config.json").get("_class_name", "")
-            scheduler: Any = _SCHEDULERS[name].from_pretrained(folder, subfolder="scheduler", **options)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise WorldModelError(f"the world model in {folder} cannot be loaded: {error}") from error
+        scheduler = load(_SCHEDULERS[name], "scheduler")
         torch.nn.Module.to(image_encoder, torch.device(device))
         return cls(vae, transformer, scheduler, image_encoder, image_processor, text=text)
 

@@ -6,7 +6,7 @@ Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...pipeline.errors import LatentShapeError, WorldModelError
+from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.latents.tensors import standardise, unstandardise
 from .family import latent_spec_of
@@ -92,12 +93,9 @@ def load_part(kind: type[_Part], folder: Path, name: str, *, device: str, dtype:
     Raises:
         WorldModelError: it is missing or of another class.
     """
-    try:
-        part: Any = cast(Any, kind).from_pretrained(
-            folder, subfolder=name, torch_dtype=dtype, local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WorldModelError(f"the {name} of the world model in {folder} cannot be loaded: {error}") from error
+    part: _Part = load_pretrained(
+        kind, folder, name, error=WorldModelError, what=f"world model's {name}", torch_dtype=dtype, use_safetensors=True
+    )
     return part.to(torch.device(device))
 
 

@@ -16,6 +16,7 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files.images import decode_image, read_input_file
+from ...pipeline.files.pretrained import load_pretrained
 from ..language.prompt_format import PromptFormat
 from ..questions.readers import folder_of
 from ..questions.record import Question
@@ -32,13 +33,14 @@ class VisionInputs:
             ConfigError: the language model's folder does not say how images are prepared.
         """
         self._files = files
-        try:
-            self._prepare: Any = Gemma3ImageProcessorPil.from_pretrained(lm.weights.folder, local_files_only=True)
-        except (OSError, ValueError) as error:
+        if not (lm.weights.folder / "preprocessor_config.json").is_file():
             raise ConfigError(
                 f"{lm.weights.source} sees images, but its folder has no preprocessor_config.json, which says how they "
-                f"are prepared ({str(error).splitlines()[0][:200]}). Fetch the whole repository of the model"
-            ) from error
+                "are prepared. Fetch the whole repository of the model"
+            )
+        self._prepare: Any = load_pretrained(
+            Gemma3ImageProcessorPil, lm.weights.folder, error=ConfigError, what="language model's image processor"
+        )
 
     def __call__(self, keys: Sequence[str]) -> Float[Tensor, "B 3 height width"]:
         """The images of these keys, prepared as the language model's own processor does.

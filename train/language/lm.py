@@ -9,21 +9,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from pydantic import BaseModel, Field, ValidationError
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.messages import install_extra
+from ...pipeline.files.pretrained import (
+    MAX_CONFIG_BYTES,
+    MAX_WEIGHT_BYTES,
+    load_pretrained,
+    require_plain,
+    tensor_shapes,
+)
+from ...pipeline.files.sealed import read_file
+from ...pipeline.messages import install_extra, list_problems, name_some
 from ..config import AttentionName
 from .prompt_format import PromptFormat, TokenizerOnly
 from .weights import Weights
 
 ARCHITECTURES = {"Gemma2ForCausalLM": "eager", "Gemma3ForCausalLM": "sdpa", "Gemma3ForConditionalGeneration": "sdpa"}
 """The architectures we checked, and an attention each computes correctly. sdpa omits Gemma-2's soft-capping."""
+
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""The files of LoRA in a run folder, in peft's format."""
 
 _VISION_PARTS = ("vision_tower", "multi_modal_projector")
 """The parts of a multimodal model that process images; never trained."""
@@ -66,16 +80,12 @@ def load_language_model(
     """
     _check_architecture(weights)
     transformers_logging.disable_progress_bar()  # one bar per file of weights would hide our own lines
-    options: dict[str, Any] = {"gguf_file": weights.gguf}
+    options = _gguf(weights)
     if not weights.gguf:
         options = {"attn_implementation": _attention(weights, attention), "use_safetensors": True}
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            weights.folder, dtype=dtype, trust_remote_code=False, local_files_only=True, **options
-        )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ConfigError(f"cannot load the language model in {weights.folder}: {error}") from error
-    if weights.gguf and type(model).__name__ not in ARCHITECTURES:
+    kind: Any = AutoModelForCausalLM if weights.gguf else getattr(transformers, _architecture(weights))
+    model = load_pretrained(kind, weights.folder, error=ConfigError, what="language model", dtype=dtype, **options)
+    if type(model).__name__ not in ARCHITECTURES:
         raise _unchecked(weights, type(model).__name__)
     tokenizer = _load_tokenizer(weights)
     model.requires_grad_(False).eval().to(device)
@@ -103,22 +113,17 @@ def load_tokenizer_only(weights: Weights) -> TokenizerOnly:
         ConfigError: as `load_language_model`, except what only the weights show.
     """
     _check_architecture(weights)
-    how = {"gguf_file": weights.gguf} if weights.gguf else {}
-    try:
-        config = AutoConfig.from_pretrained(weights.folder, trust_remote_code=False, local_files_only=True, **how)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"cannot read the language model in {weights.folder}: {error}") from error
+    kind: Any = AutoConfig if weights.gguf else getattr(transformers, _architecture(weights)).config_class
+    config = load_pretrained(kind, weights.folder, error=ConfigError, what="language model's config", **_gguf(weights))
     return TokenizerOnly(_load_tokenizer(weights), weights, config)
 
 
+def _gguf(weights: Weights) -> dict[str, Any]:
+    return {"gguf_file": weights.gguf} if weights.gguf else {}
+
+
 def _load_tokenizer(weights: Weights) -> Any:
-    how = {"gguf_file": weights.gguf} if weights.gguf else {}
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            weights.folder, trust_remote_code=False, local_files_only=True, **how
-        )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ConfigError(f"cannot load the tokenizer in {weights.folder}: {error}") from error
+    tokenizer = load_pretrained(AutoTokenizer, weights.folder, error=ConfigError, what="tokenizer", **_gguf(weights))
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise ConfigError(
             f"the tokenizer in {weights.folder} names no <bos> or no <eos>: world tokens stand behind <bos>, "
@@ -141,9 +146,10 @@ def _attention(weights: Weights, wanted: AttentionName) -> str:
 
 def _architecture(weights: Weights) -> str:
     try:
-        config = json.loads((weights.folder / "config.json").read_text(encoding="utf-8"))
+        path = require_plain(weights.folder, weights.folder / "config.json", MAX_CONFIG_BYTES)
+        config = json.loads(read_file(path, MAX_CONFIG_BYTES))
         return str((config.get("architectures") or ["none named"])[0])
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"cannot read {weights.folder / 'config.json'}: {error}") from error
 
 
@@ -177,8 +183,6 @@ def check_embedding_scale(model: Any) -> None:
     ids = torch.arange(8, device=model.device)[None] % embed.weight.shape[0]
     by_ids, by_vectors = model(input_ids=ids).logits, model(inputs_embeds=embed(ids)).logits
     if not torch.allclose(by_ids, by_vectors, rtol=1e-3, atol=1e-3):
-        import transformers
-
         raise ConfigError(
             f"transformers {transformers.__version__} changes inputs_embeds inside {type(model).__name__} "
             f"(logits differ by {(by_ids - by_vectors).abs().max():.2g}), so world tokens would reach it at the wrong "
@@ -195,7 +199,7 @@ def embedding_rms(model: Any) -> float:
     return float(embed(ids).float().square().mean().sqrt())
 
 
-def add_lora(lm: LanguageModel, *, rank: int, alpha: int, dropout: float) -> LanguageModel:
+def add_lora(lm: LanguageModel, *, rank: int, alpha: float, dropout: float) -> LanguageModel:
     """The same model with LoRA on all linear layers except the output head. Its own weights stay frozen."""
     commit = None
     if lm.weights.identity.startswith("hub:"):  # else peft would record this machine's cache folder as the base model
@@ -232,10 +236,67 @@ def merge_adapters(lm: LanguageModel) -> None:
 
 
 def load_adapter(lm: LanguageModel, folder: Path) -> LanguageModel:
-    """The same model with the LoRA adapters of a run folder; all of it is frozen."""
-    with _quiet_peft():
-        adapted = PeftModel.from_pretrained(lm.model, str(folder), torch_device=str(lm.model.device))
-    return LanguageModel(adapted, lm.tokenizer, lm.weights)
+    """The same model with the LoRA adapters of a run folder; all of it is frozen.
+
+    Of `adapter_config.json` only rank, alpha and dropout are used, and whatever else would change the adapter is
+    refused. peft's own loader would import modules that the file names, and take a file that is missing from the Hub.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: a file is damaged, or is not what `add_lora` makes for this model.
+    """
+    config = _read_lora_config(require_plain(folder, folder / ADAPTER_CONFIG, MAX_CONFIG_BYTES))
+    weights = require_plain(folder, folder / ADAPTER, MAX_WEIGHT_BYTES)
+    shapes = tensor_shapes(weights)
+    ranks = {shape[0] for name, shape in shapes.items() if name.endswith(".lora_A.weight") and len(shape) == 2}
+    if ranks != {config.r}:
+        raise ValueError(f"{ADAPTER} holds ranks {sorted(ranks) or 'none'}, and {ADAPTER_CONFIG} says {config.r}")
+    adapted = add_lora(lm, rank=config.r, alpha=config.lora_alpha, dropout=config.lora_dropout)
+    parameters = {name: parameter for name, parameter in adapted.model.named_parameters() if ".lora_" in name}
+    tensors = {name.removesuffix(".weight") + ".default.weight": tensor for name, tensor in load_file(weights).items()}
+    if tensors.keys() != parameters.keys():
+        differ = name_some(sorted(tensors.keys() ^ parameters.keys()))
+        raise ValueError(f"{ADAPTER} is of another model, or of adapters that theworld does not train: {differ}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if parameter.shape != tensors[name].shape:
+                raise ValueError(f"{ADAPTER}: {name} is {tuple(tensors[name].shape)}, not {tuple(parameter.shape)}")
+            parameter.copy_(tensors[name])
+    adapted.model.requires_grad_(False).eval()
+    return adapted
+
+
+class _LoraFile(BaseModel):
+    """The part of `adapter_config.json` that `add_lora` needs."""
+
+    r: Annotated[int, Field(ge=1, le=4096, strict=True)]
+    lora_alpha: Annotated[float, Field(gt=0, le=2**20)]
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+_NOT_USED = frozenset(
+    {"base_model_name_or_path", "peft_version", "target_modules", "exclude_modules", "task_type", "revision"}
+    | {"inference_mode", *_LoraFile.model_fields}
+)
+"""Fields that change nothing here: the names of the tensors say which layers have adapters."""
+
+
+def _read_lora_config(path: Path) -> _LoraFile:
+    try:
+        fields = json.loads(read_file(path, MAX_CONFIG_BYTES))
+        config = _LoraFile.model_validate(fields)
+    except ValidationError as error:
+        raise ValueError(f"{path.name}: {list_problems(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from error
+    defaults = LoraConfig().to_dict()
+    for name, value in fields.items():
+        if name not in _NOT_USED and value and value != defaults.get(name):
+            raise ValueError(
+                f"{path.name} sets {name}, which `theworld train` never does, so these adapters would work otherwise "
+                "than they were trained"
+            )
+    return config
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...pipeline.errors import ConfigError
 from ...pipeline.files.hashing import digest_of_file, hash_files
 from ...pipeline.files.hub import fetch, is_hub_id
+from ...pipeline.files.pretrained import MAX_WEIGHT_BYTES, require_plain
 from ..worldlet import WEIGHTS
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
@@ -43,12 +44,16 @@ def find_weights(lm: str | None) -> Weights:
                 "Reinstall theworld, or name another model with --lm"
             )
         return Weights(WEIGHTS, "worldlet", _identity_of(WEIGHTS))
-    folder = Path(lm).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(lm).expanduser()
+        is_folder, is_file = folder.is_dir(), folder.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, of no such user, a NUL in it
+        raise ConfigError(f"--lm {lm[:200]!r} cannot be a file or folder: {error}"[:400]) from error
+    if is_folder:
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{folder} holds no language model: it has no config.json")
         return Weights(folder, str(folder.resolve()), _identity_of(folder))
-    if folder.suffix == ".gguf" and folder.is_file():
+    if folder.suffix == ".gguf" and is_file:
         return Weights(folder.parent, str(folder.resolve()), f"sha256:{digest_of_file(folder).hex()}", folder.name)
     if not is_hub_id(lm):
         raise ConfigError(
@@ -62,4 +67,8 @@ def find_weights(lm: str | None) -> Weights:
 
 
 def _identity_of(folder: Path) -> str:
-    return hash_files(folder, {path for pattern in _FILES for path in folder.glob(pattern)})
+    try:
+        files = {path for pattern in _FILES for path in folder.glob(pattern)}
+        return hash_files(folder, [require_plain(folder, path, MAX_WEIGHT_BYTES) for path in files])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the language model in {folder} cannot be read: {error}") from error

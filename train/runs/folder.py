@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from peft import PeftModel
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, RunError, StoreMismatchError
+from ...pipeline.files.pretrained import MAX_WEIGHT_BYTES, require_plain, tensor_shapes
 from ...pipeline.latents.recipe import difference
 from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.store.folder import LatentStore
@@ -103,11 +105,10 @@ def load_run(
     torch_device = resolve_device(device)
     try:
         base = load_language_model(
-            weights, device=torch_device, dtype=resolve_dtype(dtype or meta.config.get("dtype", "auto"), torch_device)
+            weights, device=torch_device, dtype=resolve_dtype(dtype or _dtype_of(meta), torch_device)
         )
-        reader = build_reader(meta.reader, base)
+        reader = _load_reader(run, meta.reader, base)
         adapted = load_adapter(base, run)
-        reader.load_state_dict(load_file(run / READER))
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -121,6 +122,26 @@ def load_run(
         recipe=meta.recipe,
     )
     return LoadedRun(run, model.eval().to(torch_device), adapted, meta, torch_device)
+
+
+def _dtype_of(meta: RunMeta) -> DtypeName:
+    """The dtype that the frozen model had in the training."""
+    name = meta.config.get("dtype", "auto")
+    if name not in get_args(DtypeName):
+        raise ValueError(f"{META} names the dtype {name!r}; there are {', '.join(get_args(DtypeName))}")
+    return name
+
+
+def _load_reader(run: Path, facts: ReaderFacts, base: LanguageModel) -> WorldReader:
+    """The trained reader. Sizes are compared before anything is allocated: theworld.json may state any."""
+    path = require_plain(run, run / READER, MAX_WEIGHT_BYTES)
+    with torch.device("meta"):
+        stated = {name: tuple(tensor.shape) for name, tensor in build_reader(facts, base).state_dict().items()}
+    if stated != tensor_shapes(path):
+        raise ValueError(f"{READER} does not hold the reader that {META} describes")
+    reader = build_reader(facts, base)
+    reader.load_state_dict(load_file(path))
+    return reader
 
 
 def require_same_recipe(meta: RunMeta, run: Path, store: LatentStore) -> None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...pipeline.errors import RunError
+from ...pipeline.files.pretrained import MAX_CONFIG_BYTES
+from ...pipeline.files.sealed import read_file
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.messages import list_problems
 from ..reader.layouts import LayoutName, PoolName, TokenLayout
 
 META, METRICS = "theworld.json", "metrics.json"
+
+
+_Size = Annotated[int, Field(ge=1, le=2**20)]
+_Count = Annotated[int, Field(ge=0, le=2**16)]
 
 
 class _Facts(BaseModel):
@@ -33,19 +39,19 @@ class StoreFacts(_Facts):
 class ReaderFacts(_Facts):
     """What is needed to build the reader again and load its weights."""
 
-    latent_shape: tuple[int, int, int]
-    hidden_size: int
+    latent_shape: tuple[_Size, _Size, _Size]
+    hidden_size: _Size
     layout: LayoutName
-    patch: int
-    max_world_steps: int
-    num_world_steps: int
+    patch: _Size
+    max_world_steps: _Count
+    num_world_steps: _Count
     """K, the rollout steps it was trained with."""
-    frames: tuple[int, ...] | None = None
+    frames: tuple[_Count, ...] | None = None
     """The latent frames that it reads of those; None reads all."""
     pool: PoolName = "minmax"
-    pool_steps: int = 1
-    coarse: int = 2
-    queries: int = 32
+    pool_steps: _Size = 1
+    coarse: _Size = 2
+    queries: _Size = 32
 
     def token_layout(self) -> TokenLayout:
         """The reader's layout."""
@@ -102,14 +108,15 @@ def read_meta(run: Path) -> RunMeta:
         RunError: it is not a run folder, or its theworld.json is not valid.
     """
     try:
-        return RunMeta.model_validate_json((run / META).read_bytes())
+        return RunMeta.model_validate_json(read_file(run / META, MAX_CONFIG_BYTES))
     except OSError as error:
         raise RunError(
             f"{run} is not a run folder: {META} cannot be read ({error.strerror}). "
             "Name a folder that `theworld train` wrote, such as runs/1"
         ) from error
-    except ValidationError as error:
+    except ValueError as error:
+        why = list_problems(error) if isinstance(error, ValidationError) else str(error)
         raise RunError(
-            f"{run / META} does not describe a run: {list_problems(error)}. "
+            f"{run / META} does not describe a run: {why}. "
             "It was changed, or written by another version; train again"
         ) from error

@@ -25,6 +25,8 @@ from diffusers.models.embeddings import apply_rotary_emb
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ....pipeline.errors import WorldModelError
+from ....pipeline.files.pretrained import load_pretrained
 from ...worlds.cosmos import RHO, SIGMA_CONDITIONING, SIGMA_MAX, SIGMA_MIN
 from .optim import Average, CpuBudget, MuonAdamW
 from .vae import Z_DIM
@@ -177,7 +179,10 @@ def train_dynamics(
     torch.manual_seed(seed)
     model = new_transformer(layers=layers, heads=heads)
     if start is not None:
-        model.load_state_dict(CosmosTransformer3DModel.from_pretrained(start).float().state_dict())
+        first = load_pretrained(
+            CosmosTransformer3DModel, start, error=WorldModelError, what="transformer to start from"
+        )
+        model.load_state_dict(first.float().state_dict())
     model.train()
     optimiser, average, budget = MuonAdamW(model, lr=lr, vector_lr=lr / 4), Average(model, 0.998), CpuBudget(seconds)
     step, saved_s = 0, 0.0

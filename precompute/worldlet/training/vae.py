@@ -26,6 +26,8 @@ from numpy.random import Generator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ....pipeline.errors import WorldModelError
+from ....pipeline.files.pretrained import load_pretrained
 from ..scenes.physics import SIZE, VIDEO_FRAMES
 from .clips import Clips
 from .optim import Average, CpuBudget, MuonAdamW
@@ -199,7 +201,11 @@ def train_vae(
         start: the `vae/` folder of a trained world to begin with, instead of from nothing.
     """
     torch.manual_seed(seed)
-    vae = (new_vae(base_dim) if start is None else AutoencoderKLWan.from_pretrained(start)).float().train()
+    if start is None:
+        vae = new_vae(base_dim)
+    else:
+        vae = load_pretrained(AutoencoderKLWan, start, error=WorldModelError, what="VAE to start from")
+    vae.float().train()
     optimiser, average, budget = MuonAdamW(vae, lr=lr), Average(vae, 0.995), CpuBudget(seconds)
     step, saved_s = 0, 0.0
     out.mkdir(parents=True, exist_ok=True)
