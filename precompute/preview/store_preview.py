@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.files.atomic import make_folders, replace
+from ...pipeline.latents.kinds import seconds_ahead
+from ...pipeline.latents.spec import latent_frames
 from ...pipeline.latents.tensors import as_tensor
-from ...pipeline.latents.time_axis import horizon_s
+from ...pipeline.latents.time_axis import horizon_s, label_frames
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
@@ -122,7 +124,8 @@ def preview(
             )
             bar.advance(1)
 
-    labels = _labels(decoder, store.recipe.rollout_steps if steps is None else steps)
+    frames = latent_frames(store.recipe.rollout_steps if steps is None else steps)
+    labels = label_frames(decoder.recipe, decoder.spec, decoder.fps, frames)
     which = f"{len(rows)} of {len(store)} samples" + ("" if wanted else f", drawn by seed {seed}")
     files = _write(rows, _words(store, decoder, labels, which), labels, decoder, out / store.path.name, video)
     return Preview(
@@ -230,16 +233,9 @@ def _decoded(decoder: LatentDecoder, store: LatentStore, key: str, steps: int | 
     return np.concatenate(parts)
 
 
-def _labels(decoder: LatentDecoder, steps: int) -> list[str]:
-    """Of each latent frame."""
-    stride = decoder.spec.temporal_stride
-    recipe = decoder.recipe
-    return [recipe.traits.label(recipe, t, decoder.fps, temporal_stride=stride) for t in range(1 + steps)]
-
-
 def _labels_between(labels: Sequence[str], decoder: LatentDecoder, frames: int) -> list[str]:
     """Of every decoded frame: of a rollout its own time, else that of the latent frame it belongs to."""
     if decoder.recipe.traits.is_image_rollout:
-        return ["now", *(f"+{number * decoder.recipe.stride / decoder.fps:.2f} s" for number in range(1, frames))]
+        return ["now", *(seconds_ahead(number * decoder.recipe.stride, decoder.fps) for number in range(1, frames))]
     apart = max(1, (frames - 1) // max(1, len(labels) - 1))
     return [labels[-(-number // apart)] for number in range(frames)]
