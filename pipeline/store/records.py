@@ -72,6 +72,23 @@ class Origin:
     created: str
     facts: Mapping[str, JsonValue]
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The worker's wall seconds for these rows by phase, as far as they are recorded."""
+        recorded = self.facts.get("seconds")
+        if not isinstance(recorded, dict):
+            return {}
+        return {
+            phase: value * self.rows / self.of_rows
+            for phase, value in recorded.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+
+    @property
+    def work_seconds(self) -> float | None:
+        """The worker's wall seconds of rolling out or encoding these rows; None if not recorded."""
+        return self.seconds.get("rollout", self.seconds.get("encode"))  # a record names the work by its kind
+
 
 def origins_of(record: ShardRecord) -> list[Origin]:
     """Who rolled out the rows of a shard: its own worker, or, where it was copied, those of the shards it came from."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ..latents.time_axis import describe, horizon_s
+from ..messages import format_bytes
 from .latent_store import LatentStore
 from .records import Origin, origins_of
 
@@ -90,7 +91,7 @@ class Summary:
             f"          {', '.join(numbers)}",
             f"  time    {self.time_axis}{ahead}",
             f"  holds   {self.samples} samples {self.sample_shape} in {self.shards} shards of up to {self.shard_size}; "
-            f"{self.format}, {self.bytes / 2**20:.1f} MiB, {self.sample_bytes / 2**10:.1f} KiB a sample",
+            f"{self.format}, {format_bytes(self.bytes)}, {format_bytes(self.sample_bytes)} a sample",
             f"  tokens  {', '.join(f'{count} {layout}' for layout, count in self.tokens.items())} an image",
             f"  inputs  {self.sources} sources, {self.failures} failed inputs{f' ({failed})' if failed else ''}",
         ]
@@ -147,7 +148,7 @@ def summarise(store: LatentStore, *, samples: int = SAMPLES) -> Summary:
         failures=len(failures),
         first_created=created[0] if created else None,
         last_created=created[-1] if created else None,
-        worker_seconds=round(sum(map(_seconds, origins)), 1),
+        worker_seconds=round(sum(origin.work_seconds or 0.0 for origin in origins), 1),
         made_by={maker: round(rows) for maker, rows in sorted(made_by.items(), key=lambda item: -item[1])},
         looked_into=len(chosen),
         channel_mean=tuple(moments.mean.tolist()),
@@ -255,18 +256,9 @@ def _phases(origins: Sequence[Origin]) -> dict[str, float]:
     """Seconds by phase, over all records that say so."""
     total: Counter[str] = Counter()
     for origin in origins:
-        seconds = origin.facts.get("seconds")
-        for phase, value in seconds.items() if isinstance(seconds, dict) else ():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                total[phase] += value * origin.rows / origin.of_rows  # pyright: ignore[reportArgumentType] - not whole
+        for phase, seconds in origin.seconds.items():
+            total[phase] += seconds  # pyright: ignore[reportArgumentType] - not whole
     return {phase: round(float(value), 1) for phase, value in total.items()}
-
-
-def _seconds(origin: Origin) -> float:
-    seconds = origin.facts.get("seconds")
-    # a record names the work by its kind
-    value = seconds.get("rollout", seconds.get("encode")) if isinstance(seconds, dict) else None
-    return float(value) * origin.rows / origin.of_rows if isinstance(value, (int, float)) else 0.0
 
 
 def _maker(facts: Mapping[str, JsonValue]) -> str:

@@ -21,6 +21,7 @@ import xxhash
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from ..files.sealed import has_content, open_file
+from ..messages import format_bytes
 from ..progress import Progress
 from . import ledger
 from .folder import check_array_metadata, load_store
@@ -76,7 +77,7 @@ class Verification:
         """As a person reads it."""
         seen = f"{self.shards} of {self.of_shards} shards" if self.shards < self.of_shards else f"{self.shards} shards"
         found = [f"{'DAMAGE' if finding.damage else 'note'}: {finding.message}" for finding in self.findings]
-        read = f", {self.bytes_read / 2**20:.1f} MiB read" if self.bytes_read else ""
+        read = f", {format_bytes(self.bytes_read)} read" if self.bytes_read else ""
         deep = " --deep" if self.level == "deep" else ""
         repair = f"theworld cache repair {quote(str(self.store))}{deep} --apply"
         heal = f"`{repair}` moves what is damaged aside; nothing is deleted"

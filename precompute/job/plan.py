@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...pipeline.latents.recipe import Recipe
+from ...pipeline.messages import format_bytes
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.formats.base import STORED_DTYPES
 from ...pipeline.store.ledger import Failure
@@ -60,7 +61,7 @@ class Plan:
             f"{kind.describe(recipe, world)}",
             f"{kind.takes}s  {self.inputs}{extra}",
             f"store   {store}",
-            f"to do   {len(self.todo)} {kind.makes}, {len(self.todo) * self.sample_bytes / 2**20:.1f} MiB; "
+            f"to do   {len(self.todo)} {kind.makes}, {format_bytes(len(self.todo) * self.sample_bytes)}; "
             f"{self.done} done{failed if self.failed_before else ''}",
         ]
 

@@ -13,6 +13,7 @@ from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.machine import device_name, resolve_device, usable_cores
+from ...pipeline.messages import format_bytes
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, find_store, refuse_store
 from ..inputs.hash_cache import HashCache
@@ -120,7 +121,7 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         progress.warn("note: RAY_ADDRESS is not followed, this job starts a Ray of its own; --address joins a cluster")
     if needed > (free := _free_bytes(config.cache)):
         progress.warn(
-            f"warning: {needed / 2**30:.1f} GiB to write and {free / 2**30:.1f} GiB free in {config.cache}. "
+            f"warning: {format_bytes(needed)} to write and {format_bytes(free)} free in {config.cache}. "
             "If the disk fills up, committed latents are kept: free some space and run the same command again to resume"
         )
 
