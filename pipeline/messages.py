@@ -24,9 +24,9 @@ _VALUE.maxstring = _VALUE.maxother = 80
 
 def name_some(names: Sequence[object], *, between: str = ", ", most: int = MAX_NAMES) -> str:
     """Return the first names and the number of the others: `a, b, c and 7 more`."""
-    named = between.join(map(str, names[:most]))
+    listed = between.join(map(str, names[:most]))
     joint = "" if between == ", " else between.rstrip()
-    return f"{named}{joint} and {len(names) - most:,} more" if len(names) > most else named
+    return f"{listed}{joint} and {len(names) - most:,} more" if len(names) > most else listed
 
 
 def split_names(text: str, option: str, *, example: str) -> tuple[str, ...]:

@@ -147,14 +147,15 @@ def check_meaning(kind: KindName, values: Mapping[str, object]) -> None:
     Raises:
         ValueError: names each.
     """
-    said = [
+    meaningless = [
         name
         for name in sorted(KINDS[kind].fields_without_meaning & values.keys())
         if values[name] not in (None, Recipe.model_fields[name].default)
     ]
-    if said:
+    if meaningless:
         raise ValueError(
-            f"{', '.join(said)}: without meaning for kind {kind}; leave {'it' if len(said) == 1 else 'them'} out"
+            f"{', '.join(meaningless)}: without meaning for kind {kind}; "
+            f"leave {'it' if len(meaningless) == 1 else 'them'} out"
         )
 
 

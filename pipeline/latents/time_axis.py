@@ -27,5 +27,5 @@ def describe(recipe: Recipe, spec: LatentSpec, fps: float | None) -> str:
     labels = label_frames(recipe, spec, fps, frames)
     text = ", ".join(labels if frames <= 3 else [*labels[:2], "…", labels[-1]])
     note = "" if kind.is_clip else ", each a picture of its own"
-    kept = f", every {recipe.stride}. latent frame kept" if recipe.stride > 1 else ""
-    return f"T = {frames}: {text}{kept}{note}"
+    stride_note = f", every {recipe.stride}. latent frame kept" if recipe.stride > 1 else ""
+    return f"T = {frames}: {text}{stride_note}{note}"

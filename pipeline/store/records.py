@@ -95,7 +95,7 @@ def origins_of(record: ShardRecord) -> list[Origin]:
     copied = record.facts.get("copied_from")
     if not isinstance(copied, list):
         return [Origin(record.sha256, record.rows, record.rows, record.created, record.facts)]
-    found: list[Origin] = []
+    origins: list[Origin] = []
     for part in copied:
         match part:
             case {
@@ -105,10 +105,10 @@ def origins_of(record: ShardRecord) -> list[Origin]:
                 "created": str(created),
                 "facts": dict(facts),
             } if of_rows > 0 and 0 < rows < record.rows + 1:
-                found.append(Origin(sha256, rows, of_rows, created, facts))
+                origins.append(Origin(sha256, rows, of_rows, created, facts))
             case _:  # of another version; who made these rows is not known then
                 continue
-    return found
+    return origins
 
 
 def _has_usual_numbers(value: JsonValue) -> bool:
@@ -163,11 +163,11 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
     return record
 
 
-def damaged(path: Path, what: str) -> DamagedShardError:
+def damaged(path: Path, problem: str) -> DamagedShardError:
     """The error for a file of the store that is not what was written, and how to heal it."""
     repair = f"theworld cache repair {quote(str(path.parent.parent))} --apply"
     return DamagedShardError(
-        f"{path}: {what}. It is damaged or foreign. `{repair}` moves it to "
+        f"{path}: {problem}. It is damaged or foreign. `{repair}` moves it to "
         "lost+found; `theworld precompute` with the same flags then makes again what is missing"
     )
 
@@ -182,10 +182,10 @@ def unreadable(path: Path, shard: int | None, error: OSError) -> StoreError:
     """The error for a file or folder that cannot be opened or read: damage, or only rights and limits of who reads."""
     if error.errno in _DAMAGE:
         return damaged(path, error.strerror or str(error))
-    what = "" if shard is None else f" (shard {shard})"
+    shard_note = "" if shard is None else f" (shard {shard})"
     return StoreError(
-        f"{path}{what} cannot be read: {error.strerror or error}. The file may well be sound: check your rights, the "
-        "mount and the limits of this process (ulimit), then run the same command again"
+        f"{path}{shard_note} cannot be read: {error.strerror or error}. The file may well be sound: check your "
+        "rights, the mount and the limits of this process (ulimit), then run the same command again"
     )
 
 

@@ -83,13 +83,13 @@ class Summary:
         """As a person reads it."""
         numbers = [f"{name} {value}" for name, value in self.recipe.items() if value is not None]
         world = self.world_name or self.recipe["world"]
-        ahead = "" if self.horizon_s is None else f"; {self.horizon_s:.2f} s ahead at {self.fps:g} frames/s"
+        horizon_note = "" if self.horizon_s is None else f"; {self.horizon_s:.2f} s ahead at {self.fps:g} frames/s"
         failed = ", ".join(f"{count} {reason}" for reason, count in self.failures_by_reason.items())
         rows = [
             f"{self.path}",
             f"  recipe  {self.recipe_id}",
             f"          {', '.join(numbers)}",
-            f"  time    {self.time_axis}{ahead}",
+            f"  time    {self.time_axis}{horizon_note}",
             f"  holds   {self.samples} samples {self.sample_shape} in {self.shards} shards of up to {self.shard_size}; "
             f"{self.format}, {format_bytes(self.bytes)}, {format_bytes(self.sample_bytes)} a sample",
             f"  tokens  {', '.join(f'{count} {layout}' for layout, count in self.tokens.items())} an image",
@@ -210,35 +210,35 @@ def _moments(store: LatentStore, keys: list[str]) -> _Moments:
 def _warnings(store: LatentStore, moments: _Moments) -> list[str]:
     if not moments.looked_into:
         return [] if len(store) == 0 else ["no sample was looked into"]
-    found: list[str] = []
+    warnings: list[str] = []
     if moments.not_finite:
-        found.append(
+        warnings.append(
             f"{moments.not_finite} of {moments.looked_into} samples hold NaN or infinite numbers, and are not in the "
             f"figures: theworld cache verify {quote(str(store.path))} --deep"
         )
     if moments.not_finite == moments.looked_into:
-        return found
+        return warnings
     # a real video may well stand still, and so may crops of one colour
     if moments.frozen and store.recipe.traits.predicts:
-        found.append(
+        warnings.append(
             f"{moments.frozen} of {moments.looked_into} rollouts stand still: each frame is nearly the one before. "
             "Is the horizon long enough, and are these images the world model knows how to move?"
         )
     overall = float(np.sqrt(np.mean(np.square(moments.std))))
     if not _SCALE[0] <= overall <= _SCALE[1] or _look_raw(moments.std, np.array(store.spec.std)):
-        found.append(
+        warnings.append(
             f"the latents' standard deviation is {overall:.3g}, standardised ones have about 1 in every channel: "
             "were raw latents stored, or the wrong mean and std used?"
         )
     if flat := np.flatnonzero(moments.std <= 1e-6 * np.maximum(1.0, np.abs(moments.mean))).tolist():
-        found.append(f"channels {flat} hold one value everywhere")
-    return found
+        warnings.append(f"channels {flat} hold one value everywhere")
+    return warnings
 
 
 def _look_raw(std: NDArray[np.float64], raw: NDArray[np.float64]) -> bool:
     """Whether the channels' deviations are nearer to those of raw latents than to 1."""
-    seen = np.log(np.maximum(std, 1e-12))
-    return bool(np.abs(np.log(raw)).mean() > 0.1 and np.abs(seen - np.log(raw)).sum() < np.abs(seen).sum())
+    log_std = np.log(np.maximum(std, 1e-12))
+    return bool(np.abs(np.log(raw)).mean() > 0.1 and np.abs(log_std - np.log(raw)).sum() < np.abs(log_std).sum())
 
 
 def _world(origins: Sequence[Origin]) -> tuple[str | None, float | None]:
