@@ -106,7 +106,7 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         progress.say(line)
     for line in prepared.cost.lines(KINDS[recipe.kind].takes):
         progress.say(line)
-    needed = len(plan.todo) * plan.sample_bytes
+    needed_bytes = len(plan.todo) * plan.sample_bytes
     events.write(
         "plan",
         store=str(prepared.store.path if prepared.store else config.cache),
@@ -114,14 +114,14 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         todo=len(plan.todo),
         done=plan.done,
         failed_before=len(plan.failed_before),
-        bytes=needed,
+        bytes=needed_bytes,
         **prepared.cost.to_json(),
     )
     if os.environ.get("RAY_ADDRESS") and not config.address and not config.in_process:
         progress.warn("note: RAY_ADDRESS is not followed, this job starts a Ray of its own; --address joins a cluster")
-    if needed > (free := _free_bytes(config.cache)):
+    if needed_bytes > (free := _free_bytes(config.cache)):
         progress.warn(
-            f"warning: {format_bytes(needed)} to write and {format_bytes(free)} free in {config.cache}. "
+            f"warning: {format_bytes(needed_bytes)} to write and {format_bytes(free)} free in {config.cache}. "
             "If the disk fills up, committed latents are kept: free some space and run the same command again to resume"
         )
 

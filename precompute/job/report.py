@@ -80,8 +80,8 @@ class Report:
             listed = (*self.failures, *self.plan.failed_before)[:5]
             lines.extend(f"  {failure.reason:>10}  {printable(failure.message)}" for failure in listed)
             if self.bad > len(listed):
-                look = f"theworld cache failed {shlex.quote(str(self.store))}"
-                lines.append(f"  … and {self.bad - len(listed)} more: {look}")
+                command = f"theworld cache failed {shlex.quote(str(self.store))}"
+                lines.append(f"  … and {self.bad - len(listed)} more: {command}")
             lines.append("all others are done; --retry-failed tries these again, --max-bad N accepts N of them")
         lines.append(f"store: {self.store}")
         lines.append(f"next:  {self.next_command}")
