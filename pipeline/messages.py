@@ -1,4 +1,5 @@
-"""Text for messages: long lists cut short, names made safe for a terminal, and pydantic's errors in plain words."""
+"""Text of messages and of what is typed: lists cut short or split, sizes, names made safe for a terminal, and
+pydantic's errors in plain words."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from rich.filesize import pick_unit_and_suffix
+
+from .errors import ConfigError
 
 MAX_NAMES = 3
 """A list in a message names this many items and counts the rest."""
@@ -20,9 +24,30 @@ _VALUE.maxstring = _VALUE.maxother = 80
 
 def name_some(names: Sequence[object], *, between: str = ", ", most: int = MAX_NAMES) -> str:
     """Return the first names and the number of the others: `a, b, c and 7 more`."""
-    named = between.join(map(str, names[:most]))
+    listed = between.join(map(str, names[:most]))
     joint = "" if between == ", " else between.rstrip()
-    return f"{named}{joint} and {len(names) - most:,} more" if len(names) > most else named
+    return f"{listed}{joint} and {len(names) - most:,} more" if len(names) > most else listed
+
+
+def split_names(text: str, option: str, *, example: str) -> tuple[str, ...]:
+    """The items of a comma-separated text, without the blanks around them.
+
+    Args:
+        option: how the user gave the text, such as `--choices`.
+        example: a text that is accepted.
+    Raises:
+        ConfigError: an item is empty.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise ConfigError(f"{option} takes items with a comma between, none empty, such as {example}; got {text!r}")
+    return names
+
+
+def format_bytes(size: float) -> str:
+    """A number of bytes in the binary unit that suits its size: `512 bytes`, `34.2 MiB`."""
+    unit, name = pick_unit_and_suffix(int(size), ["bytes", "KiB", "MiB", "GiB", "TiB"], 1024)
+    return f"{size / unit:,.{0 if unit == 1 else 1}f} {name}"
 
 
 def printable(text: str) -> str:

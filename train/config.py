@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ..pipeline.config import DEFAULT_CACHE, HOW_IT_RUNS, WORLD_TOKENS, setting
 from ..pipeline.files.local import LocalPath
 from ..pipeline.machine import DeviceName
+from ..pipeline.messages import split_names
 from .reader.layouts import LAYOUTS, PATCH, POOL_STEPS, LayoutName, PoolName, TokenLayout
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
@@ -156,7 +157,7 @@ class TrainConfig(BaseModel):
     def _parse_steps(cls, settings: dict[str, Any]) -> dict[str, Any]:
         steps = settings.get("steps")
         if isinstance(steps, str) and "," in steps:
-            steps = [part.strip() for part in steps.split(",")]
+            steps = split_names(steps, "steps", example="0,8")
         if isinstance(steps, list | tuple):
             try:
                 drawn = sorted(int(part) for part in steps)
@@ -188,7 +189,7 @@ class TrainConfig(BaseModel):
     def _parse_columns(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        pairs = [part.partition("=") for part in value.split(",")]
+        pairs = [part.partition("=") for part in split_names(value, "columns", example="image=picture,answer=label")]
         if wrong := next(
             (name for name, equals, column in pairs if not (equals and name.strip() and column.strip())), None
         ):

@@ -19,7 +19,7 @@ import typer
 from ...precompute.job.config import PrecomputeConfig
 from ..config import DECIDES_LATENTS, DEFAULT_CACHE
 from ..errors import ConfigError, StoreNotFoundError, TheWorldError
-from ..messages import printable
+from ..messages import format_bytes, printable
 from . import options
 from .cache_world import audit_store, preview
 from .options import Json, Quiet, Store
@@ -80,7 +80,7 @@ def list_(
         typer.echo(json.dumps(rows, indent=2))
     else:
         for row in rows:
-            size = f"{row['bytes'] / 2**20:.1f} MiB"
+            size = format_bytes(row['bytes'])
             typer.echo(f"{row['samples']:>9} samples  {size:>12}  {row['kind']:<8}  {row['format']:<10}  {row['path']}")
         if not rows:
             typer.echo(f"{cache} holds no store", err=True)
@@ -222,8 +222,8 @@ def gc(
         typer.echo(f"{'deleted' if apply else 'would delete'} {file}")
     files, size = sweep.set_aside
     typer.echo(
-        f"{path}: {len(sweep.files)} files, {sweep.bytes / 2**20:.1f} MiB {'deleted' if apply else 'to delete'}; "
-        f"{sweep.young} younger than {grace} kept; {files} files, {size / 2**20:.1f} MiB in lost+found, which are yours"
+        f"{path}: {len(sweep.files)} files, {format_bytes(sweep.bytes)} {'deleted' if apply else 'to delete'}; "
+        f"{sweep.young} younger than {grace} kept; {files} files, {format_bytes(size)} in lost+found, which are yours"
     )
     if sweep.files and not apply:
         typer.echo("nothing was changed; --apply deletes these files")

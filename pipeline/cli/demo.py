@@ -134,11 +134,12 @@ def _sheet_html(sheet: Path) -> str:
 def _cost_html(made: Report, store: LatentStore, runs: list[Path]) -> str:
     from ...train.evaluation.evaluate import rollout_seconds
     from ...train.pages.html import table
+    from ..messages import format_bytes
 
     size = sum(record.bytes for record in store.records())
     per_image = rollout_seconds(store)
     rows = [
-        ("rollouts in the store", f"{len(store):,}, {size / 2**20:.1f} MiB"),
+        ("rollouts in the store", f"{len(store):,}, {format_bytes(size)}"),
         ("seconds a rollout", "-" if per_image is None else f"{per_image:.2f} of one worker"),
     ]
     if made.written:

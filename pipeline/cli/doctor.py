@@ -27,7 +27,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ..machine import usable_cores
-from ..messages import install_extra
+from ..messages import format_bytes, install_extra
 
 State = Literal["ok", "note", "problem"]
 
@@ -162,14 +162,15 @@ def _device() -> Iterator[Row]:
         free, total = torch.cuda.mem_get_info(number)
         name = torch.cuda.get_device_name(number)
         bf16 = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bfloat16"
-        yield Row(f"GPU {number}", "ok", f"{name}, {free / _GIB:.0f} of {total / _GIB:.0f} GiB free, {bf16}")
+        yield Row(f"GPU {number}", "ok", f"{name}, {format_bytes(free)} of {format_bytes(total)} free, {bf16}")
 
 
 def _memory() -> Iterator[Row]:
     memory = psutil.virtual_memory()
     limit = _cgroup_limit()
     total = min(memory.total, limit or memory.total)
-    said = f"{memory.available / _GIB:.1f} of {total / _GIB:.1f} GiB free" + (" (a container's limit)" if limit else "")
+    said = f"{format_bytes(memory.available)} of {format_bytes(total)} free"
+    said += " (a container's limit)" if limit else ""
     little = memory.available < _LITTLE_MEMORY
     yield Row("memory", "note" if little else "ok", said, "use fewer --workers" if little else "")
     if sys.platform != "win32":
@@ -197,7 +198,7 @@ def _disk(environment: Mapping[str, str]) -> Iterator[Row]:
         free = shutil.disk_usage(there).free
         writable = os.access(there, os.W_OK)
         state: State = "ok" if writable and free > _LITTLE_DISK else "note"
-        said = f"{free / _GIB:.0f} GiB free for {folder}" if writable else f"{folder} cannot be written"
+        said = f"{format_bytes(free)} free for {folder}" if writable else f"{folder} cannot be written"
         yield Row(f"disk, {what}", state, said, "" if state == "ok" else "name another folder, or make room")
 
 

@@ -117,14 +117,20 @@ def make_folders(path: Path, *, durable: bool = True) -> None:
 
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable (fsync of the folder)."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(fd)
+        _sync(path, os.O_DIRECTORY)
     except OSError as error:
         if error.errno != errno.EINVAL:  # some FUSE file systems cannot sync a folder at all
             raise
-    finally:
-        os.close(fd)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all files and names in a folder and below it durable, where another library wrote them."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            _sync(path)
 
 
 @contextmanager
@@ -171,6 +177,14 @@ def _write(
     finally:
         temp.discard()
     return placed
+
+
+def _sync(path: Path, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _is_same(temp: Path, target: Path) -> bool:

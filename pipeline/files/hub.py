@@ -61,7 +61,7 @@ def fetch(hub_id: str, patterns: Sequence[str], *, error: type[TheWorldError], i
     match = _HUB_ID.fullmatch(hub_id)
     if match is None:
         raise ConfigError(f"{hub_id!r} is not a Hub id, ORG/NAME or ORG/NAME@REVISION")
-    repository, revision, wanted = match["repo"], match["revision"], list(patterns)
+    repository, revision, allow_patterns = match["repo"], match["revision"], list(patterns)
     try:
         # One short request first: it fails in seconds, while a download would retry for minutes. Its commit is passed
         # on, so that the files loaded are those that are named.
@@ -69,7 +69,7 @@ def fetch(hub_id: str, patterns: Sequence[str], *, error: type[TheWorldError], i
         if commit is None:
             raise error(f"the Hub names no commit for {hub_id}")
         return Snapshot(
-            repository, commit, Path(snapshot_download(repository, revision=commit, allow_patterns=wanted))
+            repository, commit, Path(snapshot_download(repository, revision=commit, allow_patterns=allow_patterns))
         )
     except GatedRepoError as problem:
         raise error(
@@ -81,14 +81,14 @@ def fetch(hub_id: str, patterns: Sequence[str], *, error: type[TheWorldError], i
     except TheWorldError:
         raise
     except Exception as problem:  # what a network failure raises depends on the Hub client's HTTP library
-        why = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        cause = f"{type(problem).__name__}: {problem}".splitlines()[0]
         try:
             folder = Path(
-                snapshot_download(repository, revision=revision, allow_patterns=wanted, local_files_only=True)
+                snapshot_download(repository, revision=revision, allow_patterns=allow_patterns, local_files_only=True)
             )
         except (LocalEntryNotFoundError, OSError, ValueError):
             raise error(
-                f"{hub_id} is not in the local cache and the Hub cannot be reached ({why}). Download it where there "
+                f"{hub_id} is not in the local cache and the Hub cannot be reached ({cause}). Download it where there "
                 f"is a network, set HF_HOME to a cache that holds it, or {instead}"
             ) from problem
         return Snapshot(repository, folder.name, folder)
@@ -114,9 +114,9 @@ def upload(folder: Path, hub_id: str, *, private: bool, error: type[TheWorldErro
         api.create_repo(hub_id, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="A run of theworld"))
     except Exception as problem:  # what a network failure raises depends on the Hub client's HTTP library
-        why = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        cause = f"{type(problem).__name__}: {problem}".splitlines()[0]
         raise error(
-            f"cannot upload to {hub_id}: {why}. Log in with `hf auth login` (or set HF_TOKEN) as a user who may "
+            f"cannot upload to {hub_id}: {cause}. Log in with `hf auth login` (or set HF_TOKEN) as a user who may "
             "write there, and check the network. Nothing on this disk has changed"
         ) from problem
 

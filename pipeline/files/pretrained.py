@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from ..errors import TheWorldError
 from ..messages import name_some
-from .sealed import open_file, read_file
+from .plain import open_file, read_json
 
 NAMES = (
     *("config.json", "generation_config.json", "model_index.json", "scheduler_config.json"),
@@ -212,8 +212,8 @@ def _check(path: Path) -> None:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(read_file(path, _limit(path.name)))
-    except (ValueError, RecursionError) as problem:
+        value = read_json(path, _limit(path.name))
+    except ValueError as problem:
         raise ValueError(f"{path.name} cannot be read: {problem}") from problem
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} cannot be read: it is not a JSON object")

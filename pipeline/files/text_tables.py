@@ -88,18 +88,18 @@ def _array_records(file: Path) -> Iterator[tuple[str, Record]]:
     """Yield the elements of a JSON array one at a time: LLaVA's files have a gigabyte."""
     decoder = json.JSONDecoder()
     with file.open(encoding="utf-8-sig", errors="surrogateescape") as blocks:
-        text, position, number, more = "", 0, 1, True
+        text, position, number, has_more = "", 0, 1, True
 
         def skip(expected: str) -> bool:
             """Skip white space, then one of the expected characters; return whether there was one."""
-            nonlocal text, position, more
+            nonlocal text, position, has_more
             while True:
                 while position < len(text) and text[position].isspace():
                     position += 1
-                if position < len(text) or not more:
+                if position < len(text) or not has_more:
                     break
                 text, position = blocks.read(_BLOCK), 0
-                more = bool(text)
+                has_more = bool(text)
             if position < len(text) and text[position] in expected:
                 position += 1
                 return True
@@ -115,13 +115,13 @@ def _array_records(file: Path) -> Iterator[tuple[str, Record]]:
             while True:
                 try:
                     value, end = decoder.raw_decode(text, position)
-                    if end < len(text) or not more:  # a number may continue in the next block
+                    if end < len(text) or not has_more:  # a number may continue in the next block
                         break
                 except (ValueError, RecursionError) as error:
-                    if not more or len(text) - position > MAX_ROW_BYTES:
+                    if not has_more or len(text) - position > MAX_ROW_BYTES:
                         raise ConfigError(f"{file} is not JSON at element {number}: {error}") from error
                 block = blocks.read(max(_BLOCK, len(text) - position))  # double the size each time: linear in total
-                text, position, more = text[position:] + block, 0, bool(block)
+                text, position, has_more = text[position:] + block, 0, bool(block)
             position = end
             try:
                 yield name, _object(name, value)

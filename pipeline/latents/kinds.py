@@ -115,15 +115,15 @@ class _Samples(Kind):
             raise ValueError(f"{recipe.rollout_steps} rollout_steps cannot be shared by {recipe.draws} draws equally")
 
     def frames_decoded_together(self, recipe: FrameFields) -> list[list[int]]:
-        each = recipe.rollout_steps // recipe.draws
-        return [[0, *range(1 + draw * each, 1 + (draw + 1) * each)] for draw in range(recipe.draws)]
+        steps_per_draw = recipe.rollout_steps // recipe.draws
+        return [[0, *range(1 + draw * steps_per_draw, 1 + (draw + 1) * steps_per_draw)] for draw in range(recipe.draws)]
 
     def label(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> str:
         if t == 0:
             return "now"
         draw, step = divmod(t - 1, recipe.rollout_steps // recipe.draws)
-        ahead = seconds_ahead(_video_frame(recipe, 1 + step, temporal_stride), fps)
-        return f"draw {recipe.draw + draw} {ahead}"
+        time_ahead = seconds_ahead(_video_frame(recipe, 1 + step, temporal_stride), fps)
+        return f"draw {recipe.draw + draw} {time_ahead}"
 
 
 class _Continuation(Kind):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import RecipeError
+from ..errors import ConfigError, RecipeError
 from ..messages import list_problems
 from .kinds import KINDS, Kind, KindName, Views
 
@@ -146,14 +147,15 @@ def check_meaning(kind: KindName, values: Mapping[str, object]) -> None:
     Raises:
         ValueError: names each.
     """
-    said = [
+    meaningless = [
         name
         for name in sorted(KINDS[kind].fields_without_meaning & values.keys())
         if values[name] not in (None, Recipe.model_fields[name].default)
     ]
-    if said:
+    if meaningless:
         raise ValueError(
-            f"{', '.join(said)}: without meaning for kind {kind}; leave {'it' if len(said) == 1 else 'them'} out"
+            f"{', '.join(meaningless)}: without meaning for kind {kind}; "
+            f"leave {'it' if len(meaningless) == 1 else 'them'} out"
         )
 
 
@@ -167,6 +169,18 @@ def parse_recipe(value: object, *, where: str) -> Recipe:
         return Recipe.model_validate(value)
     except ValidationError as error:
         raise RecipeError(f"{where}: {list_problems(error)}") from error
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels, of a text such as `224x288`: the height stands first.
+
+    Raises:
+        ConfigError: it is not of this form.
+    """
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if match is None:
+        raise ConfigError(f"size must be HEIGHTxWIDTH in pixels, such as 224x224; got {text!r}")
+    return int(match[1]), int(match[2])
 
 
 def difference(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:

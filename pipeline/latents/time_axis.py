@@ -16,11 +16,16 @@ def horizon_s(recipe: Recipe, spec: LatentSpec, fps: float | None) -> float | No
     return (frames - first) / fps
 
 
+def label_frames(recipe: Recipe, spec: LatentSpec, fps: float | None, frames: int) -> list[str]:
+    """What each of the first `frames` latent frames is, for most kinds its time: see `Kind.label`."""
+    return [recipe.traits.label(recipe, t, fps, temporal_stride=spec.temporal_stride) for t in range(frames)]
+
+
 def describe(recipe: Recipe, spec: LatentSpec, fps: float | None) -> str:
     """The T axis in a line."""
     frames, kind = latent_frames(recipe.rollout_steps), recipe.traits
-    labels = [kind.label(recipe, t, fps, temporal_stride=spec.temporal_stride) for t in range(frames)]
+    labels = label_frames(recipe, spec, fps, frames)
     text = ", ".join(labels if frames <= 3 else [*labels[:2], "…", labels[-1]])
     note = "" if kind.is_clip else ", each a picture of its own"
-    kept = f", every {recipe.stride}. latent frame kept" if recipe.stride > 1 else ""
-    return f"T = {frames}: {text}{kept}{note}"
+    stride_note = f", every {recipe.stride}. latent frame kept" if recipe.stride > 1 else ""
+    return f"T = {frames}: {text}{stride_note}{note}"

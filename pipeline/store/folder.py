@@ -35,7 +35,8 @@ from ..errors import (
 )
 from ..files.atomic import make_folders, publish, sync_folder, writing
 from ..files.local import require_local
-from ..files.sealed import read_file, seal, unseal
+from ..files.plain import read_file
+from ..files.sealed import seal, unseal
 from ..latents.recipe import Recipe, difference, parse_recipe
 from ..latents.spec import LatentSpec
 from ..messages import list_problems
@@ -288,7 +289,7 @@ def _path_of(cache: Path, recipe: Recipe) -> Path | None:
 def _check_recipe(store: LatentStore, recipe: Recipe) -> None:
     if store.recipe != recipe:
         fields = difference(recipe, store.recipe).items()
-        differing = ", ".join(f"{name}: {theirs} here, {ours} asked for" for name, (ours, theirs) in fields)
+        differing = ", ".join(f"{name}: {stored} here, {requested} asked for" for name, (requested, stored) in fields)
         raise StoreMismatchError(f"{store.path} is of another recipe ({differing}). Choose another --cache folder")
 
 
@@ -304,8 +305,8 @@ def _load(path: Path, *, tolerate_damage: bool) -> LatentStore:
             f"{path} is incomplete: {error.filename} is missing. Was the folder copied as a whole?"
         ) from error
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}"
-        raise StoreError(f"{path} cannot be read: {what}. Are its folders yours, and folders?") from error
+        cause = f"{error.filename}: {error.strerror}"
+        raise StoreError(f"{path} cannot be read: {cause}. Are its folders yours, and folders?") from error
     try:
         check_array_metadata(store)
     except StoreMismatchError as error:
@@ -334,8 +335,9 @@ def _read_manifest(path: Path) -> _Manifest:
             ) from error
         raise _damaged_manifest(file, str(error)) from error
     except OSError as error:
-        other = unreadable(file, None, error)
-        raise (_damaged_manifest(file, str(error)) if isinstance(other, DamagedShardError) else other) from error
+        store_error = unreadable(file, None, error)
+        is_damaged = isinstance(store_error, DamagedShardError)
+        raise (_damaged_manifest(file, str(error)) if is_damaged else store_error) from error
 
 
 def _meaning(manifest: _Manifest, path: Path) -> tuple[Recipe, LatentSpec]:
@@ -354,9 +356,9 @@ def _meaning(manifest: _Manifest, path: Path) -> tuple[Recipe, LatentSpec]:
     return recipe, spec
 
 
-def _damaged_manifest(file: Path, what: str) -> DamagedShardError:
+def _damaged_manifest(file: Path, problem: str) -> DamagedShardError:
     return DamagedShardError(
-        f"{file}: {what}. It says what every latent here means, so nothing can be read without it. Restore this one "
+        f"{file}: {problem}. It says what every latent here means, so nothing can be read without it. Restore this one "
         "file from a copy of the store, or move the store away and run `theworld precompute` again"
     )
 
@@ -378,16 +380,16 @@ def check_array_metadata(store: LatentStore) -> None:
     file = store.path / "latents" / "zarr.json"
     expected = json.loads(store.layout.files(0)["latents/zarr.json"])
     try:
-        found: Any = json.loads(read_file(file, _METADATA_LIMIT_BYTES))
-        found = {**found, "shape": [0, *found["shape"][1:]]}
+        metadata: Any = json.loads(read_file(file, _METADATA_LIMIT_BYTES))
+        metadata = {**metadata, "shape": [0, *metadata["shape"][1:]]}
     except FileNotFoundError:  # only a plain Zarr reader needs it; precompute makes it again
         return
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreMismatchError(f"{file} is not Zarr metadata ({error}). {_REBUILD}") from error
     for name in ("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"):
-        if found.get(name) != expected[name]:
+        if metadata.get(name) != expected[name]:
             raise StoreMismatchError(
-                f"{file} and theworld.json disagree: {name} is {str(found.get(name))[:500]}, not {expected[name]}. "
+                f"{file} and theworld.json disagree: {name} is {str(metadata.get(name))[:500]}, not {expected[name]}. "
                 f"{_REBUILD}"
             )
 
@@ -413,11 +415,11 @@ def _only_store(cache: Path) -> Path:
         choices = "".join(f"\n    {path}" for path in stores)
         raise StoreError(f"{cache} holds {len(stores)} stores. Name the one you mean:{choices}")
     if not cache.exists():
-        what = "does not exist"
+        state = "does not exist"
     elif not cache.is_dir():
-        what = "is a file"
+        state = "is a file"
     else:
         names = sorted(path.name for path in cache.iterdir())
-        what = f"holds no store, only {', '.join(names[:5])}{', ...' * (len(names) > 5)}" if names else "is empty"
+        state = f"holds no store, only {', '.join(names[:5])}{', ...' * (len(names) > 5)}" if names else "is empty"
     make = f"theworld precompute IMAGES --cache {quote(str(cache))}"
-    raise StoreNotFoundError(f"{cache} {what}. Make a store with `{make}`")
+    raise StoreNotFoundError(f"{cache} {state}. Make a store with `{make}`")

@@ -18,7 +18,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from ..files.sealed import read_file, seal_tensors
+from ..files.plain import read_file
+from ..files.sealed import seal_tensors
 from ..latents.keys import KEY_DIGITS, is_key
 from .records import FORMAT, RECORD_LIMIT_BYTES, ShardRecord, record_number, record_path
 
@@ -107,34 +108,34 @@ class Index:
 
     def find(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """The array row of each key; -1 where it is not here."""
-        found, rows = self._sorted
+        sorted_keys, rows = self._sorted
         result = np.full(len(keys), -1, np.int64)
         sound = np.array([is_key(key) for key in keys], bool)
-        if not len(found) or not sound.any():
+        if not len(sorted_keys) or not sound.any():
             return result
-        wanted = pack_keys(keys if sound.all() else [key for key, good in zip(keys, sound, strict=True) if good])
-        places = np.minimum(np.searchsorted(found, wanted), len(found) - 1)
-        result[sound] = np.where(found[places] == wanted, rows[places], -1)
+        packed = pack_keys(keys if sound.all() else [key for key, good in zip(keys, sound, strict=True) if good])
+        places = np.minimum(np.searchsorted(sorted_keys, packed), len(sorted_keys) - 1)
+        result[sound] = np.where(sorted_keys[places] == packed, rows[places], -1)
         return result
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
         """Every key once, by row."""
-        found, rows = self._sorted
-        return unpack_keys(found[np.argsort(rows)])
+        sorted_keys, rows = self._sorted
+        return unpack_keys(sorted_keys[np.argsort(rows)])
 
     def with_shards(self, shards: Iterable[Shard]) -> Index:
         """This and more shards."""
-        more = Index.from_shards(shards, self._shard_size)
-        index = Index.from_shards([*self.shards.values(), *more.shards.values()], self._shard_size)
-        keys = np.concatenate([self._sorted[0], more._sorted[0]])
-        index._sorted = _distinct(keys, np.concatenate([self._sorted[1], more._sorted[1]]))  # two runs: cheap
+        added = Index.from_shards(shards, self._shard_size)
+        index = Index.from_shards([*self.shards.values(), *added.shards.values()], self._shard_size)
+        keys = np.concatenate([self._sorted[0], added._sorted[0]])
+        index._sorted = _distinct(keys, np.concatenate([self._sorted[1], added._sorted[1]]))  # two runs: cheap
         return index
 
     def without(self, numbers: Iterable[int]) -> Index:
         """This but for some shards."""
-        gone = set(numbers)
-        return Index({n: shard for n, shard in self.shards.items() if n not in gone}, self._shard_size)
+        removed = set(numbers)
+        return Index({n: shard for n, shard in self.shards.items() if n not in removed}, self._shard_size)
 
     @cached_property
     def _sorted(self) -> tuple[Keys, NDArray[np.int64]]:
@@ -211,9 +212,9 @@ def _distinct(keys: Keys, rows: NDArray[np.int64]) -> tuple[Keys, NDArray[np.int
     start, keys, rows = start[order], keys[order], rows[order]
     alike: NDArray[np.bool_] = np.concatenate([[False], start[1:] == start[:-1], [False]])
     if alike.any():  # the same key in two shards, or, once in a universe, two keys that begin alike
-        some = np.flatnonzero(alike[1:] | alike[:-1])
-        order = some[np.lexsort((rows[some], keys[some], start[some]))]
-        keys[some], rows[some] = keys[order], rows[order]
+        positions = np.flatnonzero(alike[1:] | alike[:-1])
+        order = positions[np.lexsort((rows[positions], keys[positions], start[positions]))]
+        keys[positions], rows[positions] = keys[order], rows[order]
         first = np.concatenate([[True], keys[1:] != keys[:-1]])
         keys, rows = keys[first], rows[first]
     return keys, rows

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
 from ..files.atomic import replace, writing
-from ..files.sealed import has_content
+from ..files.plain import has_content
 from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec, latent_frames
 from . import ledger
@@ -157,11 +157,11 @@ class LatentStore:
         """
         rows = self._index.find(keys)
         if (rows < 0).any():
-            missing, more = keys[int(np.argmax(rows < 0))], int((rows < 0).sum()) - 1
-            others = f" and {more} more of {len(keys)}" if more else ""
+            missing_key, more_count = keys[int(np.argmax(rows < 0))], int((rows < 0).sum()) - 1
+            more_text = f" and {more_count} more of {len(keys)}" if more_count else ""
             raise MissingLatentError(
-                f"{self.path} (recipe {self._recipe_id[:12]}, {len(self)} latents) holds no latent for key {missing}"
-                f"{others}. Run `theworld precompute` over the images with the same flags and --cache "
+                f"{self.path} (recipe {self._recipe_id[:12]}, {len(self)} latents) holds no latent for key "
+                f"{missing_key}{more_text}. Run `theworld precompute` over the images with the same flags and --cache "
                 f"{quote(str(self.path.parent))}"
             )
         return rows
@@ -187,14 +187,14 @@ class LatentStore:
         """
         with self._lock:
             inodes = record_inodes(self.path)
-            known = self._index.shards
-            gone = {n for n in (*known, *self._bad) if inodes.get(n) != self._inodes.get(n)}  # or another by now
-            if gone:
-                self._index = self._index.without(gone)
-                self._bad = {n: message for n, message in self._bad.items() if n not in gone}
-                self._payloads.forget(gone)
+            indexed = self._index.shards
+            removed = {n for n in (*indexed, *self._bad) if inodes.get(n) != self._inodes.get(n)}  # or another by now
+            if removed:
+                self._index = self._index.without(removed)
+                self._bad = {n: message for n, message in self._bad.items() if n not in removed}
+                self._payloads.forget(removed)
             stamps = record_stamps(self.path, inodes.keys() - self._index.shards.keys() - self._bad.keys())
-            if not known and (snapshot := read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)):
+            if not indexed and (snapshot := read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)):
                 self._index = snapshot.without(n for n, s in snapshot.shards.items() if not self._possible(s))
             if new := self._read_records(sorted(stamps.keys() - self._index.shards.keys()), stamps):
                 self._index = self._index.with_shards(new)
@@ -269,7 +269,7 @@ class LatentStore:
         shard_numbers, shard_places = np.divmod(rows, self.shard_size)
         numbers: list[int] = shard_numbers.tolist()
         places: list[int] = shard_places.tolist()
-        opened, asked = self._payloads.current(), False
+        opened, has_prefetched = self._payloads.current(), False
         patience = _PATIENCE_S + buffer.rows.shape[1] / _MEMORY_BYTES_PER_S
         for sample, (number, place) in enumerate(zip(numbers, places, strict=True)):  # hot: a microsecond counts
             payload = opened.get(number) or self._open(number)
@@ -280,9 +280,9 @@ class LatentStore:
                         self._read_slowly(payload, place, memory[sample][0], offset)
                 except OSError as error:
                     raise self._damaged(number, f"row {place} cannot be read: {error.strerror}") from error
-            if not asked and perf_counter() - started > patience:  # it came from the disk: ask for all the rest at once
-                asked = True
-                self._ask_for(zip(numbers[sample + 1 :], places[sample + 1 :], strict=True), buffer)
+            if not has_prefetched and perf_counter() - started > patience:  # from the disk: ask for all others at once
+                has_prefetched = True
+                self._prefetch(zip(numbers[sample + 1 :], places[sample + 1 :], strict=True), buffer)
             if payload.checked[place] < frames:
                 self._check(payload, place, buffer.rows[sample], frames)
         return buffer.latents[: len(rows)]
@@ -362,8 +362,8 @@ class LatentStore:
 
     def _publish_snapshot(self) -> None:
         stamps = {number: shard.stamp for number, shard in self.shards.items()}
-        known = read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)
-        if known is None or known.shards.keys() != stamps.keys():
+        snapshot = read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)
+        if snapshot is None or snapshot.shards.keys() != stamps.keys():
             replace(self.path / "tmp", self.path / SNAPSHOT, write_snapshot(self._index, self._recipe_id))
 
     def _possible(self, shard: Shard) -> bool:
@@ -404,10 +404,11 @@ class LatentStore:
         except ValueError as error:
             raise self._damaged(number, str(error)) from error
         except OSError as error:
-            other = unreadable(self.payload_path(number), number, error)
-            raise (self._damaged(number, str(error)) if isinstance(other, DamagedShardError) else other) from error
+            store_error = unreadable(self.payload_path(number), number, error)
+            is_damaged = isinstance(store_error, DamagedShardError)
+            raise (self._damaged(number, str(error)) if is_damaged else store_error) from error
 
-    def _ask_for(self, rows: Iterable[tuple[int, int]], buffer: BatchBuffer) -> None:
+    def _prefetch(self, rows: Iterable[tuple[int, int]], buffer: BatchBuffer) -> None:
         if not hasattr(os, "posix_fadvise"):  # macOS
             return
         for number, place in rows:
@@ -435,10 +436,10 @@ class LatentStore:
             raise self._damaged(payload.shard.number, f"row {place} is not the one its record describes")
         payload.checked[place] = frames
 
-    def _damaged(self, number: int, what: str) -> DamagedShardError:
+    def _damaged(self, number: int, problem: str) -> DamagedShardError:
         return DamagedShardError(
-            f"{self.payload_path(number)} (shard {number}, recipe {self._recipe_id[:12]}): {what}. None of its latents "
-            f"can be trusted. `theworld cache repair {quote(str(self.path))} --apply` moves it and its record "
+            f"{self.payload_path(number)} (shard {number}, recipe {self._recipe_id[:12]}): {problem}. None of its "
+            f"latents can be trusted. `theworld cache repair {quote(str(self.path))} --apply` moves it and its record "
             f"{record_path(self.path, number)} to lost+found; `theworld precompute` with the same flags then makes "
             "these rollouts again"
         )

@@ -15,7 +15,8 @@ from typing import cast
 
 from ..errors import DamagedShardError
 from ..files.atomic import publish, remove, replace
-from ..files.sealed import open_file, read_file, seal, unseal
+from ..files.plain import open_file, read_file
+from ..files.sealed import seal, unseal
 from ..latents.keys import is_key
 from .records import FORMAT, damaged, unreadable
 
@@ -77,9 +78,9 @@ def write_sources(store: Path, rows: Iterable[tuple[str, str]], prompts: Mapping
     Args:
         prompts: key -> the prompt that is part of it, where samples have their own.
     """
-    own = prompts or {}
+    sample_prompts = prompts or {}
     lines = [
-        json.dumps({"source": source, "key": key} | ({"prompt": own[key]} if key in own else {}))
+        json.dumps({"source": source, "key": key} | ({"prompt": sample_prompts[key]} if key in sample_prompts else {}))
         for source, key in sorted(set(rows))
     ]
     if lines:
@@ -94,10 +95,10 @@ def read_sources(store: Path) -> dict[str, tuple[str, ...]]:
     Raises:
         DamagedShardError: a file is not what was written.
     """
-    found: dict[str, set[str]] = {}
+    keys_by_source: dict[str, set[str]] = {}
     for source, key, _ in _all_sources(store):
-        found.setdefault(source, set()).add(key)
-    return {source: tuple(sorted(keys)) for source, keys in found.items()}
+        keys_by_source.setdefault(source, set()).add(key)
+    return {source: tuple(sorted(keys)) for source, keys in keys_by_source.items()}
 
 
 def read_prompts(store: Path) -> dict[str, str]:

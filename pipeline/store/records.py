@@ -12,7 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ..errors import DamagedShardError, StoreError
-from ..files.sealed import read_file, unseal
+from ..files.plain import read_file
+from ..files.sealed import unseal
 from ..latents.keys import KEY_DIGITS
 from ..messages import list_problems
 
@@ -72,13 +73,30 @@ class Origin:
     created: str
     facts: Mapping[str, JsonValue]
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The worker's wall seconds for these rows by phase, as far as they are recorded."""
+        recorded = self.facts.get("seconds")
+        if not isinstance(recorded, dict):
+            return {}
+        return {
+            phase: value * self.rows / self.of_rows
+            for phase, value in recorded.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+
+    @property
+    def work_seconds(self) -> float | None:
+        """The worker's wall seconds of rolling out or encoding these rows; None if not recorded."""
+        return self.seconds.get("rollout", self.seconds.get("encode"))  # a record names the work by its kind
+
 
 def origins_of(record: ShardRecord) -> list[Origin]:
     """Who rolled out the rows of a shard: its own worker, or, where it was copied, those of the shards it came from."""
     copied = record.facts.get("copied_from")
     if not isinstance(copied, list):
         return [Origin(record.sha256, record.rows, record.rows, record.created, record.facts)]
-    found: list[Origin] = []
+    origins: list[Origin] = []
     for part in copied:
         match part:
             case {
@@ -88,10 +106,10 @@ def origins_of(record: ShardRecord) -> list[Origin]:
                 "created": str(created),
                 "facts": dict(facts),
             } if of_rows > 0 and 0 < rows < record.rows + 1:
-                found.append(Origin(sha256, rows, of_rows, created, facts))
+                origins.append(Origin(sha256, rows, of_rows, created, facts))
             case _:  # of another version; who made these rows is not known then
                 continue
-    return found
+    return origins
 
 
 def _has_usual_numbers(value: JsonValue) -> bool:
@@ -146,11 +164,11 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
     return record
 
 
-def damaged(path: Path, what: str) -> DamagedShardError:
+def damaged(path: Path, problem: str) -> DamagedShardError:
     """The error for a file of the store that is not what was written, and how to heal it."""
     repair = f"theworld cache repair {quote(str(path.parent.parent))} --apply"
     return DamagedShardError(
-        f"{path}: {what}. It is damaged or foreign. `{repair}` moves it to "
+        f"{path}: {problem}. It is damaged or foreign. `{repair}` moves it to "
         "lost+found; `theworld precompute` with the same flags then makes again what is missing"
     )
 
@@ -165,10 +183,10 @@ def unreadable(path: Path, shard: int | None, error: OSError) -> StoreError:
     """The error for a file or folder that cannot be opened or read: damage, or only rights and limits of who reads."""
     if error.errno in _DAMAGE:
         return damaged(path, error.strerror or str(error))
-    what = "" if shard is None else f" (shard {shard})"
+    shard_note = "" if shard is None else f" (shard {shard})"
     return StoreError(
-        f"{path}{what} cannot be read: {error.strerror or error}. The file may well be sound: check your rights, the "
-        "mount and the limits of this process (ulimit), then run the same command again"
+        f"{path}{shard_note} cannot be read: {error.strerror or error}. The file may well be sound: check your "
+        "rights, the mount and the limits of this process (ulimit), then run the same command again"
     )
 
 

@@ -98,8 +98,9 @@ def gc(path: Path, *, apply: bool, grace_s: float = GRACE_S) -> Sweep:
 def _moves(verification: Verification) -> tuple[tuple[Path, ...], tuple[Finding, ...]]:
     unhealed = tuple(f for f in verification.damage if f.what == "manifest")
     files = [file for f in verification.damage if f not in unhealed for file in f.paths]
-    own = (link_on_the_way(file, verification.store) or file for file in files)  # a link itself, never where it leads
-    return tuple(file for file in dict.fromkeys(own) if os.path.lexists(file)), unhealed
+    # a link itself, never where it leads
+    movable = (link_on_the_way(file, verification.store) or file for file in files)
+    return tuple(file for file in dict.fromkeys(movable) if os.path.lexists(file)), unhealed
 
 
 def _set_aside(store: Path, file: Path) -> None:
@@ -152,8 +153,9 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
     if apply:
         for file, _ in old:
             remove(file)
-    kept = [file.lstat().st_size for file in _entries(path / "lost+found")]
-    return Sweep(tuple(file for file, _ in old), sum(size for _, size in old), young, (len(kept), sum(kept)))
+    kept_sizes = [file.lstat().st_size for file in _entries(path / "lost+found")]
+    set_aside = len(kept_sizes), sum(kept_sizes)
+    return Sweep(tuple(file for file, _ in old), sum(size for _, size in old), young, set_aside)
 
 
 def _entries(folder: Path) -> Iterable[Path]:

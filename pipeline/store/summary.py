@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ..latents.time_axis import describe, horizon_s
+from ..messages import format_bytes
 from .latent_store import LatentStore
 from .records import Origin, origins_of
 
@@ -82,15 +83,15 @@ class Summary:
         """As a person reads it."""
         numbers = [f"{name} {value}" for name, value in self.recipe.items() if value is not None]
         world = self.world_name or self.recipe["world"]
-        ahead = "" if self.horizon_s is None else f"; {self.horizon_s:.2f} s ahead at {self.fps:g} frames/s"
+        horizon_note = "" if self.horizon_s is None else f"; {self.horizon_s:.2f} s ahead at {self.fps:g} frames/s"
         failed = ", ".join(f"{count} {reason}" for reason, count in self.failures_by_reason.items())
         rows = [
             f"{self.path}",
             f"  recipe  {self.recipe_id}",
             f"          {', '.join(numbers)}",
-            f"  time    {self.time_axis}{ahead}",
+            f"  time    {self.time_axis}{horizon_note}",
             f"  holds   {self.samples} samples {self.sample_shape} in {self.shards} shards of up to {self.shard_size}; "
-            f"{self.format}, {self.bytes / 2**20:.1f} MiB, {self.sample_bytes / 2**10:.1f} KiB a sample",
+            f"{self.format}, {format_bytes(self.bytes)}, {format_bytes(self.sample_bytes)} a sample",
             f"  tokens  {', '.join(f'{count} {layout}' for layout, count in self.tokens.items())} an image",
             f"  inputs  {self.sources} sources, {self.failures} failed inputs{f' ({failed})' if failed else ''}",
         ]
@@ -147,7 +148,7 @@ def summarise(store: LatentStore, *, samples: int = SAMPLES) -> Summary:
         failures=len(failures),
         first_created=created[0] if created else None,
         last_created=created[-1] if created else None,
-        worker_seconds=round(sum(map(_seconds, origins)), 1),
+        worker_seconds=round(sum(origin.work_seconds or 0.0 for origin in origins), 1),
         made_by={maker: round(rows) for maker, rows in sorted(made_by.items(), key=lambda item: -item[1])},
         looked_into=len(chosen),
         channel_mean=tuple(moments.mean.tolist()),
@@ -209,35 +210,35 @@ def _moments(store: LatentStore, keys: list[str]) -> _Moments:
 def _warnings(store: LatentStore, moments: _Moments) -> list[str]:
     if not moments.looked_into:
         return [] if len(store) == 0 else ["no sample was looked into"]
-    found: list[str] = []
+    warnings: list[str] = []
     if moments.not_finite:
-        found.append(
+        warnings.append(
             f"{moments.not_finite} of {moments.looked_into} samples hold NaN or infinite numbers, and are not in the "
             f"figures: theworld cache verify {quote(str(store.path))} --deep"
         )
     if moments.not_finite == moments.looked_into:
-        return found
+        return warnings
     # a real video may well stand still, and so may crops of one colour
     if moments.frozen and store.recipe.traits.predicts:
-        found.append(
+        warnings.append(
             f"{moments.frozen} of {moments.looked_into} rollouts stand still: each frame is nearly the one before. "
             "Is the horizon long enough, and are these images the world model knows how to move?"
         )
     overall = float(np.sqrt(np.mean(np.square(moments.std))))
     if not _SCALE[0] <= overall <= _SCALE[1] or _look_raw(moments.std, np.array(store.spec.std)):
-        found.append(
+        warnings.append(
             f"the latents' standard deviation is {overall:.3g}, standardised ones have about 1 in every channel: "
             "were raw latents stored, or the wrong mean and std used?"
         )
     if flat := np.flatnonzero(moments.std <= 1e-6 * np.maximum(1.0, np.abs(moments.mean))).tolist():
-        found.append(f"channels {flat} hold one value everywhere")
-    return found
+        warnings.append(f"channels {flat} hold one value everywhere")
+    return warnings
 
 
 def _look_raw(std: NDArray[np.float64], raw: NDArray[np.float64]) -> bool:
     """Whether the channels' deviations are nearer to those of raw latents than to 1."""
-    seen = np.log(np.maximum(std, 1e-12))
-    return bool(np.abs(np.log(raw)).mean() > 0.1 and np.abs(seen - np.log(raw)).sum() < np.abs(seen).sum())
+    log_std = np.log(np.maximum(std, 1e-12))
+    return bool(np.abs(np.log(raw)).mean() > 0.1 and np.abs(log_std - np.log(raw)).sum() < np.abs(log_std).sum())
 
 
 def _world(origins: Sequence[Origin]) -> tuple[str | None, float | None]:
@@ -255,18 +256,9 @@ def _phases(origins: Sequence[Origin]) -> dict[str, float]:
     """Seconds by phase, over all records that say so."""
     total: Counter[str] = Counter()
     for origin in origins:
-        seconds = origin.facts.get("seconds")
-        for phase, value in seconds.items() if isinstance(seconds, dict) else ():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                total[phase] += value * origin.rows / origin.of_rows  # pyright: ignore[reportArgumentType] - not whole
+        for phase, seconds in origin.seconds.items():
+            total[phase] += seconds  # pyright: ignore[reportArgumentType] - not whole
     return {phase: round(float(value), 1) for phase, value in total.items()}
-
-
-def _seconds(origin: Origin) -> float:
-    seconds = origin.facts.get("seconds")
-    # a record names the work by its kind
-    value = seconds.get("rollout", seconds.get("encode")) if isinstance(seconds, dict) else None
-    return float(value) * origin.rows / origin.of_rows if isinstance(value, (int, float)) else 0.0
 
 
 def _maker(facts: Mapping[str, JsonValue]) -> str:

@@ -18,7 +18,7 @@ from safetensors.numpy import load
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from ..files.atomic import make_folders, publish, writing
-from ..files.sealed import read_file
+from ..files.plain import read_file
 from ..latents.keys import is_key
 from ..latents.recipe import difference
 from ..progress import Progress
@@ -98,8 +98,8 @@ def merge(target: Path, sources: Sequence[LatentStore], *, progress: Progress | 
         store = open_to_write(target)
     else:
         store = create_store(target, first.recipe, first.spec, label=_label(first), shard_size=first.shard_size)
-    others = [source for source in sources if source.path.resolve() != store.path.resolve()]
-    return [copy(source, store, progress=progress) for source in others]
+    other_sources = [source for source in sources if source.path.resolve() != store.path.resolve()]
+    return [copy(source, store, progress=progress) for source in other_sources]
 
 
 def copy(
@@ -113,10 +113,10 @@ def copy(
         StoreError: the target cannot be written.
     """
     _require_same(source, target)
-    wanted = list(source.keys if keys is None else dict.fromkeys(keys))
-    if wanted:
-        source.rows_of(wanted)
-    missing = [key for key, there in zip(wanted, target.holds(wanted), strict=True) if not there]
+    requested = list(source.keys if keys is None else dict.fromkeys(keys))
+    if requested:
+        source.rows_of(requested)
+    missing = [key for key, is_present in zip(requested, target.holds(requested), strict=True) if not is_present]
     damaged: list[str] = []
     with (progress or Progress.silent()).bar("copy", total=len(missing), unit="samples") as bar:
         for start in range(0, len(missing), target.shard_size):
@@ -126,10 +126,10 @@ def copy(
     target.publish()
     copied = int(target.holds(missing).sum()) if missing else 0
     try:
-        _copy_log(source, target, set(wanted))
+        _copy_log(source, target, set(requested))
     except DamagedShardError as error:  # of use to people; no latent depends on it
         damaged.append(str(error))
-    return Copied(source.path, copied, len(wanted) - len(missing), tuple(damaged))
+    return Copied(source.path, copied, len(requested) - len(missing), tuple(damaged))
 
 
 def read_keys(file: Path) -> list[str]:
@@ -158,11 +158,11 @@ def keys_of_sources(store: LatentStore, pattern: str) -> list[str]:
         expression = re.compile(pattern)
     except re.error as error:
         raise ConfigError(f"{pattern!r} is not a regular expression: {error}") from error
-    found = {key for source, keys in store.sources().items() if expression.search(source) for key in keys}
-    here = [key for key in store.keys if key in found]
-    if not here:
+    matching = {key for source, keys in store.sources().items() if expression.search(source) for key in keys}
+    stored = [key for key in store.keys if key in matching]
+    if not stored:
         raise ConfigError(f"no source of {store.path} with a latent matches {pattern!r}")
-    return here
+    return stored
 
 
 def _label(store: LatentStore) -> str:
@@ -196,27 +196,27 @@ def _copy_shard(source: LatentStore, target: LatentStore, keys: Sequence[str]) -
                     continue
                 for origin in origins_of(record):
                     share = origin.rows * rows / record.rows
-                    known = facts.setdefault(origin.sha256, {**asdict(origin), "rows": 0})
-                    known["rows"] += share
+                    origin_facts = facts.setdefault(origin.sha256, {**asdict(origin), "rows": 0})
+                    origin_facts["rows"] += share
             shard.commit({"copied_from": list(facts.values())})
     return damaged
 
 
 def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
-    rows = ((name, key) for name, of in source.sources().items() for key in of if key in keys)
+    rows = ((name, key) for name, source_keys in source.sources().items() for key in source_keys if key in keys)
     target.record_sources(rows, source.prompts())
-    known = {failure.file_name for failure in target.failures()}
+    logged = {failure.file_name for failure in target.failures()}
     for failure in source.failures():
-        if failure.file_name not in known and (failure.key is None or failure.key not in target):
+        if failure.file_name not in logged and (failure.key is None or failure.key not in target):
             target.record_failure(failure)
     for failure in target.failures():
         if failure.key is not None and failure.key in target:
             target.clear_failure(failure)
-    own = sorted(path.name for path in (source.path / PROMPTS).glob("*.safetensors"))
-    if own:
+    prompt_files = sorted(path.name for path in (source.path / PROMPTS).glob("*.safetensors"))
+    if prompt_files:
         with writing(target.path):
             make_folders(target.path / PROMPTS)
-    for name in (PROMPT, *(f"{PROMPTS}/{name}" for name in own)):
+    for name in (PROMPT, *(f"{PROMPTS}/{name}" for name in prompt_files)):
         prompt = source.path / name
         if not prompt.is_file() or (target.path / name).exists():
             continue
@@ -229,9 +229,10 @@ def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
             publish(target.path / "tmp", target.path / name, content)
 
 
-def _require_same(one: LatentStore, other: LatentStore) -> None:
-    if fields := difference(one.recipe, other.recipe):
-        what = ", ".join(f"{name}: {ours} there, {theirs} here" for name, (ours, theirs) in fields.items())
-        raise StoreMismatchError(f"{one.path} and {other.path} are of different recipes ({what}): latents never mix")
-    if one.spec != other.spec:
-        raise StoreMismatchError(f"{one.path} and {other.path} are of different latent spaces: latents never mix")
+def _require_same(store: LatentStore, other: LatentStore) -> None:
+    if fields := difference(store.recipe, other.recipe):
+        differing = ", ".join(f"{name}: {ours} there, {theirs} here" for name, (ours, theirs) in fields.items())
+        stores = f"{store.path} and {other.path}"
+        raise StoreMismatchError(f"{stores} are of different recipes ({differing}): latents never mix")
+    if store.spec != other.spec:
+        raise StoreMismatchError(f"{store.path} and {other.path} are of different latent spaces: latents never mix")

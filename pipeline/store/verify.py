@@ -20,7 +20,8 @@ import numpy as np
 import xxhash
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
-from ..files.sealed import has_content, open_file
+from ..files.plain import has_content, open_file
+from ..messages import format_bytes
 from ..progress import Progress
 from . import ledger
 from .folder import check_array_metadata, load_store
@@ -74,17 +75,17 @@ class Verification:
 
     def lines(self) -> list[str]:
         """As a person reads it."""
-        seen = f"{self.shards} of {self.of_shards} shards" if self.shards < self.of_shards else f"{self.shards} shards"
-        found = [f"{'DAMAGE' if finding.damage else 'note'}: {finding.message}" for finding in self.findings]
-        read = f", {self.bytes_read / 2**20:.1f} MiB read" if self.bytes_read else ""
+        total = f" of {self.of_shards}" if self.shards < self.of_shards else ""
+        messages = [f"{'DAMAGE' if finding.damage else 'note'}: {finding.message}" for finding in self.findings]
+        read = f", {format_bytes(self.bytes_read)} read" if self.bytes_read else ""
         deep = " --deep" if self.level == "deep" else ""
         repair = f"theworld cache repair {quote(str(self.store))}{deep} --apply"
         heal = f"`{repair}` moves what is damaged aside; nothing is deleted"
         if any(finding.what == "manifest" for finding in self.damage):
             heal = "No repair can make this file again"
         return [
-            *found,
-            f"{self.store}: {self.samples} samples, {seen} verified ({self.level}){read}: "
+            *messages,
+            f"{self.store}: {self.samples} samples, {self.shards}{total} shards verified ({self.level}){read}: "
             + (f"{len(self.damage)} damaged. {heal}" if self.damage else "no damage"),
         ]
 
@@ -117,8 +118,8 @@ def verify(
     bytes_read = 0
     with (progress or Progress.silent()).bar("verify", total=len(chosen), unit="shards") as bar:
         for number in chosen:
-            found, read = _shard(store, number, level)
-            findings += found
+            shard_findings, read = _shard(store, number, level)
+            findings += shard_findings
             bytes_read += read
             bar.advance(1)
     return Verification(
@@ -158,8 +159,8 @@ def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding]
     except ValueError as error:
         problem = str(error)
     except OSError as error:
-        if not isinstance(other := unreadable(payload, number, error), DamagedShardError):
-            raise other from error
+        if not isinstance(store_error := unreadable(payload, number, error), DamagedShardError):
+            raise store_error from error
         problem = error.strerror or str(error)
     if problem is None:
         return [], read
@@ -203,17 +204,17 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
     frames = layout.sample_shape[1]
     reads = layout.reads(frames)
     memory = np.zeros((1, reads.memory_bytes), np.uint8)
-    values, again = layout.values(memory, frames)[0], layout.new_row()
+    values, rewritten = layout.values(memory, frames)[0], layout.new_row()
     with open_file(store.payload_path(record.shard), record.bytes) as file:
         for place, key in enumerate(record.keys):
             row = file.read(layout.row_bytes)
             for offset, at, size in reads.segments:
                 memory[0, at : at + size] = np.frombuffer(row[offset : offset + size], np.uint8)
             try:
-                first_frame_crc32c = layout.encode(key, values, again)
+                first_frame_crc32c = layout.encode(key, values, rewritten)
             except LatentShapeError as error:
                 return f"row {place}: {error}"
-            if again.tobytes() != row:
+            if rewritten.tobytes() != row:
                 return f"row {place} ({key}) is not what its numbers would be written as"
             if first_frame_crc32c != int(record.first_frames_crc32c[8 * place : 8 * place + 8], 16):
                 return f"row {place} ({key}) is not the one its record describes"
@@ -253,5 +254,5 @@ def _strays(store: LatentStore) -> Iterator[Finding]:
         yield Finding(False, "twice", f"{twice} rows hold a key that another shard holds too; each is visible once")
 
 
-def _count(items: Sequence[object], what: str) -> str:
-    return f"{len(items)} {what}{'s' * (len(items) != 1)}"
+def _count(items: Sequence[object], noun: str) -> str:
+    return f"{len(items)} {noun}{'s' * (len(items) != 1)}"

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from ...pipeline.files.atomic import make_folders, replace
-from ...pipeline.files.sealed import read_file, seal_tensors
+from ...pipeline.files.plain import read_file
+from ...pipeline.files.sealed import seal_tensors
 from .file_facts import FileFacts
 from .locations import Location
 

@@ -84,7 +84,7 @@ def estimate(
     Args:
         shape: (C, T, H, W) of one latent. device: of the workers, by its model; None where that is not known yet.
     """
-    record = throughput.of(recipe).get(device) if device else None
+    record = throughput.by_device(recipe).get(device) if device else None
     rate = record.per_worker_s * workers if record and record.per_worker_s else None
     flops = flops_per_input(world, recipe, shape)
     floor_s = None
@@ -139,12 +139,12 @@ def forward_flops(config: Mapping[str, Any], frames: int, height: int, width: in
     d = config["num_attention_heads"] * config["attention_head_dim"]
     a = config["adaln_lora_dim"]
     attention = 8 * n * d**2 + 4 * n**2 * d
-    across = 4 * n * d**2 + 4 * n * text_tokens * d + 4 * text_tokens * config["text_embed_dim"] * d
+    cross_attention = 4 * n * d**2 + 4 * n * text_tokens * d + 4 * text_tokens * config["text_embed_dim"] * d
     mlp = 4 * config["mlp_ratio"] * n * d**2
     modulation = 3 * 8 * n * a * d
     channels = config["in_channels"] + bool(config["concat_padding_mask"]) + config["out_channels"]
-    ends = 2 * n * d * channels * depth * tall * wide + 6 * n * a * d
-    return config["num_layers"] * (attention + across + mlp + modulation) + ends
+    projections = 2 * n * d * channels * depth * tall * wide + 6 * n * a * d
+    return config["num_layers"] * (attention + cross_attention + mlp + modulation) + projections
 
 
 def encode_flops(config: Mapping[str, Any], height: int, width: int, frames: int) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...pipeline.latents.recipe import Recipe
+from ...pipeline.messages import format_bytes
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.formats.base import STORED_DTYPES
 from ...pipeline.store.ledger import Failure
@@ -45,8 +46,8 @@ class Plan:
         """The plan as a person reads it."""
         kind = KINDS[recipe.kind]
         extra = "".join(
-            f", {count} {what}"
-            for count, what in (
+            f", {count} {label}"
+            for count, label in (
                 (self.duplicates, "duplicates"),
                 (len(self.refused), "unreadable"),
                 *((count, f"{takes}s ignored") for takes, count in self.others.items()),
@@ -60,7 +61,7 @@ class Plan:
             f"{kind.describe(recipe, world)}",
             f"{kind.takes}s  {self.inputs}{extra}",
             f"store   {store}",
-            f"to do   {len(self.todo)} {kind.makes}, {len(self.todo) * self.sample_bytes / 2**20:.1f} MiB; "
+            f"to do   {len(self.todo)} {kind.makes}, {format_bytes(len(self.todo) * self.sample_bytes)}; "
             f"{self.done} done{failed if self.failed_before else ''}",
         ]
 
@@ -70,17 +71,17 @@ def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *,
     unique = listing.unique()
     failed = {failure.key or failure.source: failure for failure in (store.failures() if store else [])}
     keys = list(unique)
-    done: set[str] = set()
+    done_keys: set[str] = set()
     if store is not None:
-        done = {key for key, is_held in zip(keys, store.holds(keys), strict=True) if is_held}
-    failed_before = [] if retry_failed else [failed[key] for key in unique if key in failed and key not in done]
-    skip = done | {failure.key for failure in failed_before}
+        done_keys = {key for key, is_held in zip(keys, store.holds(keys), strict=True) if is_held}
+    failed_before = [] if retry_failed else [failed[key] for key in unique if key in failed and key not in done_keys]
+    skip = done_keys | {failure.key for failure in failed_before}
     return Plan(
         inputs=len(listing.samples) + len(listing.refused),
         duplicates=len(listing.samples) - len(unique),
         others=listing.others,
         ignored=listing.ignored,
-        done=len(done),
+        done=len(done_keys),
         failed_before=tuple(failed_before),
         refused=listing.refused,
         todo=tuple(sample for key, sample in unique.items() if key not in skip),

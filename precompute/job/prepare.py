@@ -13,6 +13,7 @@ from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.machine import device_name, resolve_device, usable_cores
+from ...pipeline.messages import format_bytes
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, find_store, refuse_store
 from ..inputs.hash_cache import HashCache
@@ -106,7 +107,7 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         progress.say(line)
     for line in prepared.cost.lines(KINDS[recipe.kind].takes):
         progress.say(line)
-    needed = len(plan.todo) * plan.sample_bytes
+    needed_bytes = len(plan.todo) * plan.sample_bytes
     events.write(
         "plan",
         store=str(prepared.store.path if prepared.store else config.cache),
@@ -114,14 +115,14 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         todo=len(plan.todo),
         done=plan.done,
         failed_before=len(plan.failed_before),
-        bytes=needed,
+        bytes=needed_bytes,
         **prepared.cost.to_json(),
     )
     if os.environ.get("RAY_ADDRESS") and not config.address and not config.in_process:
         progress.warn("note: RAY_ADDRESS is not followed, this job starts a Ray of its own; --address joins a cluster")
-    if needed > (free := _free_bytes(config.cache)):
+    if needed_bytes > (free := _free_bytes(config.cache)):
         progress.warn(
-            f"warning: {needed / 2**30:.1f} GiB to write and {free / 2**30:.1f} GiB free in {config.cache}. "
+            f"warning: {format_bytes(needed_bytes)} to write and {format_bytes(free)} free in {config.cache}. "
             "If the disk fills up, committed latents are kept: free some space and run the same command again to resume"
         )
 

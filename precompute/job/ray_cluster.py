@@ -54,8 +54,8 @@ def ray_cluster(address: str) -> Generator[Session, None, None]:
     try:
         socket.create_connection((host, port), timeout=_CONNECT_S).close()
     except (OSError, UnicodeError) as error:  # a dot too many is no name at all
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"--address {address}: nothing answers there ({why})") from error
+        cause = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--address {address}: nothing answers there ({cause})") from error
     _require_auth(address)
     _require_token(address)
     folder = Path(tempfile.mkdtemp(prefix="theworld-"))
@@ -165,8 +165,8 @@ def _require_token(address: str) -> None:
     if not os.environ.get("RAY_AUTH_TOKEN"):
         _require_private_token()
     if (answer := _probe(address, **{**os.environ, "RAY_AUTH_MODE": "token"})) != "open":
-        why = "is not the cluster's token" if answer == "closed" else f"may not be the cluster's token ({answer})"
-        raise ConfigError(f"--address {address}: the token here {why}: copy it from the cluster's head")
+        problem = "is not the cluster's token" if answer == "closed" else f"may not be the cluster's token ({answer})"
+        raise ConfigError(f"--address {address}: the token here {problem}: copy it from the cluster's head")
 
 
 def _require_private_token() -> None:

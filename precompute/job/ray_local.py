@@ -136,10 +136,10 @@ def stop(ray: Any, started: list[psutil.Process]) -> None:
 
 
 def _ray_check(started: list[psutil.Process]) -> Callable[[], None]:
-    needed = [(process.name(), process) for process in started if process.name() in ("raylet", "gcs_server")]
+    essential = [(process.name(), process) for process in started if process.name() in ("raylet", "gcs_server")]
 
     def check() -> None:
-        for name, process in needed:
+        for name, process in essential:
             if not _is_running(process):
                 raise Interrupted(
                     f"Ray's {name} died (was it killed, or is the machine out of memory?), and with it the workers. "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.messages import printable
+from ...pipeline.messages import format_bytes, printable
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
 from .cost import Cost
@@ -64,7 +64,7 @@ class Report:
             phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in work.phases.items())
             lines.append(
                 f"{work.written} {kind.makes} in {work.seconds:.1f} s ({rate:.1f} {kind.takes}s/s), "
-                f"{work.bytes_written / 2**20:.1f} MiB; {work.worker_hours:.2f} worker-hours on {work.device}, of them "
+                f"{format_bytes(work.bytes_written)}; {work.worker_hours:.2f} worker-hours on {work.device}, of them "
                 f"loading {work.load_s:.1f} s a worker, {phases}" + (f"; {work.retries} retries" * bool(work.retries))
             )
         elif self.plan.todo:
@@ -80,8 +80,8 @@ class Report:
             listed = (*self.failures, *self.plan.failed_before)[:5]
             lines.extend(f"  {failure.reason:>10}  {printable(failure.message)}" for failure in listed)
             if self.bad > len(listed):
-                look = f"theworld cache failed {shlex.quote(str(self.store))}"
-                lines.append(f"  … and {self.bad - len(listed)} more: {look}")
+                command = f"theworld cache failed {shlex.quote(str(self.store))}"
+                lines.append(f"  … and {self.bad - len(listed)} more: {command}")
             lines.append("all others are done; --retry-failed tries these again, --max-bad N accepts N of them")
         lines.append(f"store: {self.store}")
         lines.append(f"next:  {self.next_command}")

@@ -62,17 +62,17 @@ class ThroughputLog:
             return cls(path)
         return cls(path, records)
 
-    def of(self, recipe: Recipe) -> dict[str, DeviceRecord]:
+    def by_device(self, recipe: Recipe) -> dict[str, DeviceRecord]:
         """Records by device, for this world model and shape."""
         return self.records.setdefault(work_of(recipe), {})
 
     def fitted(self, recipe: Recipe) -> dict[str, int]:
         """Device -> the batch size that fitted, if a larger one did not."""
-        return {device: row.fitted for device, row in self.of(recipe).items() if row.fitted is not None}
+        return {device: row.fitted for device, row in self.by_device(recipe).items() if row.fitted is not None}
 
     def note_batch(self, recipe: Recipe, device: str, batch: int) -> bool:
         """Record that batches above this size do not fit; returns False if that was recorded already."""
-        row = self.of(recipe).setdefault(device, DeviceRecord())
+        row = self.by_device(recipe).setdefault(device, DeviceRecord())
         if row.fitted is not None and row.fitted <= batch:
             return False
         row.fitted = batch
@@ -81,7 +81,7 @@ class ThroughputLog:
     def note_rate(self, recipe: Recipe, device: str, inputs: int, worker_s: float) -> None:
         """Record a rate, if enough inputs were made; it replaces an earlier one."""
         if inputs >= SMALLEST_SAMPLE and worker_s > 0:
-            row = self.of(recipe).setdefault(device, DeviceRecord())
+            row = self.by_device(recipe).setdefault(device, DeviceRecord())
             row.per_worker_s, row.inputs = round(inputs / worker_s, 6), inputs
 
     def save(self, temp_folder: Path) -> None:

@@ -151,7 +151,7 @@ class Worker:
                 seconds["decode"] += waited
                 started = time.monotonic()
                 latents = self._latents([sample for sample, _ in batch], [loaded.pixels for _, loaded in batch])
-                made = time.monotonic()
+                computed_at = time.monotonic()
                 notes.update(loaded.note for _, loaded in batch if loaded.note)
                 for (sample, _), latent in zip(batch, latents, strict=True):
                     if latent is None:
@@ -163,8 +163,8 @@ class Worker:
                         written += 1
                     except LatentShapeError as error:  # NaN, or beyond what the stored dtype holds
                         failures.append(_failure(sample, FailureReason.LATENT, f"{sample.source}: {error}"))
-                seconds[self._kind.phase] += made - started
-                seconds["write"] += time.monotonic() - made
+                seconds[self._kind.phase] += computed_at - started
+                seconds["write"] += time.monotonic() - computed_at
             started = time.monotonic()
             record = shard.commit(self._facts(seconds)) if written else None
             seconds["write"] += time.monotonic() - started
@@ -186,12 +186,12 @@ class Worker:
         with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
 
             def next_batch() -> list[tuple[Sample, Future[Loaded]]]:
-                taken, pending[: self._batch_size] = pending[: self._batch_size], []
-                return [(sample, pool.submit(self._load, sample)) for sample in taken]
+                next_samples, pending[: self._batch_size] = pending[: self._batch_size], []
+                return [(sample, pool.submit(self._load, sample)) for sample in next_samples]
 
-            ahead = next_batch()
-            while ahead:
-                current, ahead = ahead, next_batch()
+            next_items = next_batch()
+            while next_items:
+                current, next_items = next_items, next_batch()
                 started = time.monotonic()
                 batch: list[tuple[Sample, Loaded]] = []
                 for sample, loading in current:
@@ -215,10 +215,10 @@ class Worker:
 
         Out of memory halves the batch, and later batches stay halved.
         """
-        done: list[Tensor | None] = []
-        while len(done) < len(samples):
+        results: list[Tensor | None] = []
+        while len(results) < len(samples):
             size = self._batch_size
-            part = slice(len(done), len(done) + size)
+            part = slice(len(results), len(results) + size)
             keys, text = [sample.key for sample in samples[part]], self._text_of(samples[part])
             try:
                 latents = latents_of_batch(self._kind, self._world, pixels[part], keys, self._recipe, size, text=text)
@@ -228,14 +228,14 @@ class Worker:
                 latents = None  # freeing waits for the end of this block: the error holds on to the frames it is of
             if latents is not None:
                 self._made_any = True
-                done.extend(latents)
+                results.extend(latents)
             elif size == 1:
-                done.append(None)
+                results.append(None)
             else:
                 self._batch_size = size // 2
             if latents is None and self._device.startswith("cuda"):
                 torch.cuda.empty_cache()
-        return done
+        return results
 
     def _text_of(self, samples: Sequence[Sample]) -> TextEmbeddings | None:
         """The samples' own prompts, where they have them."""

@@ -105,11 +105,11 @@ class Audit:
             reasons = Counter(reason for _, reason, _ in self.unusable)
             rows.append(f"not compared      {', '.join(f'{n} {reason}' for reason, n in reasons.items())} in all")
         for reasons in dict.fromkeys(sample.differs_by for sample in self.samples):
-            rows.append(_why([sample for sample in self.samples if sample.differs_by == reasons]))
+            rows.append(_explain([sample for sample in self.samples if sample.differs_by == reasons]))
         counts = Counter(sample.verdict for sample in self.samples)
         verdicts = ", ".join(f"{counts[verdict]} {words[verdict]}" for verdict in words if counts[verdict])
-        few = f" of {self.asked} asked for" if len(self.samples) < self.asked else ""
-        return [*rows, f"{len(self.samples)}{few} made again (--seed {self.seed}): {verdicts}"]
+        requested = f" of {self.asked} asked for" if len(self.samples) < self.asked else ""
+        return [*rows, f"{len(self.samples)}{requested} made again (--seed {self.seed}): {verdicts}"]
 
 
 def audit(
@@ -227,8 +227,8 @@ def _allowed(
 ) -> tuple[float, float]:
     if not differs:
         return 0.0, 0.0
-    across = str(facts.get("device", "")).partition(" ")[0] != str(current["device"]).partition(" ")[0]
-    return TOLERANCE["bfloat16" if across else recipe.compute_dtype]  # of frames float32: the VAE's
+    is_other_device = str(facts.get("device", "")).partition(" ")[0] != str(current["device"]).partition(" ")[0]
+    return TOLERANCE["bfloat16" if is_other_device else recipe.compute_dtype]  # of frames float32: the VAE's
 
 
 def _compare(
@@ -242,11 +242,11 @@ def _compare(
     stored = np.ascontiguousarray(store.read([key])[0])
     rounded = fresh.astype(store.dtype)
     equal = stored.tobytes() == rounded.tobytes()
-    held, again = (as_tensor(values).double().numpy() for values in (stored, rounded))
-    difference = np.abs(held - again)
+    stored_values, new_values = (as_tensor(values).double().numpy() for values in (stored, rounded))
+    difference = np.abs(stored_values - new_values)
     half_ulp = np.abs(np.spacing(stored).astype(np.float64)) / 2
-    beyond = np.maximum(np.abs(held - fresh) - half_ulp, 0.0)
-    worst, rms = (0.0, 0.0) if equal else (float(beyond.max()), float(np.sqrt(np.square(beyond).mean())))
+    excess = np.maximum(np.abs(stored_values - fresh) - half_ulp, 0.0)
+    worst, rms = (0.0, 0.0) if equal else (float(excess.max()), float(np.sqrt(np.square(excess).mean())))
     within = bool(worst <= allowed[0] and rms <= allowed[1]) and allowed[0] > 0
     return Compared(
         key=key,
@@ -263,12 +263,12 @@ def _compare(
     )
 
 
-def _why(samples: Sequence[Compared]) -> str:
+def _explain(samples: Sequence[Compared]) -> str:
     """What was wanted of samples that differ by the same, and why."""
-    first, same = samples[0], "machine, versions, threads and batch size are those of the record"
-    reasons = f"not all as it was ({'; '.join(first.differs_by)})" if first.differs_by else same
+    first, same_setup = samples[0], "machine, versions, threads and batch size are those of the record"
+    reasons = f"not all as it was ({'; '.join(first.differs_by)})" if first.differs_by else same_setup
     if first.tolerance == 0:
-        return f"the same bits were wanted: {same if not first.differs_by else '--tolerance 0'}"
+        return f"the same bits were wanted: {same_setup if not first.differs_by else '--tolerance 0'}"
     worst = [max(getattr(s, name) for s in samples) for name in ("beyond_rounding", "rms_beyond_rounding")]
     return (
         f"{reasons}: beyond rounding at most {first.tolerance:g}, rms {first.rms_tolerance:g} were allowed; "
@@ -277,8 +277,8 @@ def _why(samples: Sequence[Compared]) -> str:
 
 
 def _parts(keys: Sequence[str], size: int) -> Iterable[list[str]]:
-    left = iter(keys)
-    while part := list(islice(left, size)):
+    remaining = iter(keys)
+    while part := list(islice(remaining, size)):
         yield part
 
 

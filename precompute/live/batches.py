@@ -53,11 +53,11 @@ class LiveBatches:
             ConfigError: inputs are not where they should be; counts them and names some.
             ImageError: the first one is another by now, or cannot be decoded.
         """
-        if missing := [key for key in keys if not self._inputs.has(key)]:
-            named = ", ".join(next(iter(self._inputs.names(key)), key) for key in missing[:3])
+        if missing_keys := [key for key in keys if not self._inputs.has(key)]:
+            names = ", ".join(next(iter(self._inputs.names(key)), key) for key in missing_keys[:3])
             raise ConfigError(
-                f"{len(missing)} of {len(keys)} inputs are not in {self._inputs.place}: {named}, … To roll them out "
-                "again, name what the store was made from: --images FOLDER"
+                f"{len(missing_keys)} of {len(keys)} inputs are not in {self._inputs.place}: {names}, … To roll them "
+                "out again, name what the store was made from: --images FOLDER"
             )
         self._inputs.load(keys[0])
 
@@ -72,8 +72,8 @@ class LiveBatches:
             part = keys[start : start + self._size]
             pixels = [self._inputs.load(key).pixels for key in part]
             if rollout_steps == 0 and self._recipe.traits.is_image_rollout:  # frame 0 needs no rollout
-                missing = self._size - len(pixels)
-                batch = torch.stack([*pixels, *[pixels[-1]] * missing])
+                padding = self._size - len(pixels)
+                batch = torch.stack([*pixels, *[pixels[-1]] * padding])
                 parts.append(self._live.world.encode(batch)[: len(part)].float().cpu())
             else:
                 parts.append(self._live.roll_out_batch(pixels, part, size=self._size)[:, :, : 1 + rollout_steps])

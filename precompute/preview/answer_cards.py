@@ -17,6 +17,7 @@ from ...pipeline.files.atomic import make_folders
 from ...pipeline.files.images import read_input_file
 from ...pipeline.latents.keys import key_of_sample
 from ...pipeline.latents.tensors import as_tensor
+from ...pipeline.latents.time_axis import label_frames
 from ...pipeline.machine import DeviceName
 from ...pipeline.store.folder import LatentStore
 from ..inputs.lookup import InputLookup
@@ -144,7 +145,7 @@ def draw_answer(
         video,
         question,
         answers,
-        frame_seconds=decoder.recipe.stride / decoder.fps,
+        labels=label_frames(decoder.recipe, decoder.spec, decoder.fps, latents.shape[2]),
         temporal_stride=decoder.spec.temporal_stride,
     )
 
@@ -155,7 +156,7 @@ def answer_picture(
     question: str,
     answers: Sequence[tuple[str, float | None]],
     *,
-    frame_seconds: float,
+    labels: Sequence[str],
     temporal_stride: int,
 ) -> Image.Image:
     """What `ask` did, to be looked at: the image, the future that was read, the question and the answers.
@@ -163,7 +164,7 @@ def answer_picture(
     Args:
         video: the decoded rollout, in [-1, 1].
         answers: the likeliest first, with their probabilities, where choices were ranked.
-        frame_seconds: between two video frames.
+        labels: of the latent frames, in order.
         temporal_stride: video frames per latent frame after the first.
     """
     tiles = [source.convert("RGB"), *map(Image.fromarray, _last_of_each(video[None], temporal_stride)[0][1:])]
@@ -177,8 +178,7 @@ def answer_picture(
     draw = ImageDraw.Draw(picture)
     for number, tile in enumerate(tiles):
         left = _MARGIN + number * step + (first_gap if number else 0)
-        label = "now" if number == 0 else f"+{temporal_stride * number * frame_seconds:.2f} s"
-        draw.text((left + side[0] / 2, top - 6), label, fill=SOFT, font=small, anchor="ms")
+        draw.text((left + side[0] / 2, top - 6), labels[number], fill=SOFT, font=small, anchor="ms")
         picture.paste(tile.resize(side, sample), (left, top))
         draw.rectangle((left, top, left + side[0] - 1, top + _TILE - 1), outline=ACCENT if number else INK)
     if len(tiles) > 1:

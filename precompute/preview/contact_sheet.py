@@ -66,10 +66,11 @@ def draw_sheet(rows: Sequence[Row], words: Words) -> Image.Image:
     """The contact sheet: names, the input, then chosen frames; the true future of a sample below its row."""
     height, width = rows[0].frames.shape[1:3]
     side = tile_side(width, height)
-    seen = sum(words.ink(number) == INK for number, _ in words.columns)
-    arrow = seen < len(words.columns)
+    observed_count = sum(words.ink(number) == INK for number, _ in words.columns)
+    arrow = observed_count < len(words.columns)
     lefts = [
-        _MARGIN + _NAMES + n * (side[0] + _GAP) + (_ARROW - _GAP if n >= seen else 0) for n in range(len(words.columns))
+        _MARGIN + _NAMES + n * (side[0] + _GAP) + (_ARROW - _GAP if n >= observed_count else 0)
+        for n in range(len(words.columns))
     ]
     top = 84
     heights = [(side[1] + _GAP) * (2 if row.true is not None else 1) + _ROW_GAP for row in rows]
@@ -87,7 +88,7 @@ def draw_sheet(rows: Sequence[Row], words: Words) -> Image.Image:
             if row.true is not None:
                 _framed(picture, draw, row.true[number], (left, y + side[1] + _GAP), side, TRUE)
         if arrow:
-            draw_arrow(draw, lefts[seen - 1] + side[0] + 5, y + side[1] // 2)
+            draw_arrow(draw, lefts[observed_count - 1] + side[0] + 5, y + side[1] // 2)
         if row.true is not None:
             at = (_MARGIN + _NAMES - 10, y + side[1] + _GAP + side[1] // 2)
             draw.text(at, "what truly came", fill=TRUE, font=font(13), anchor="rm")
@@ -133,8 +134,8 @@ def draw_animation(rows: Sequence[Row], words: Words, labels: Sequence[str]) -> 
         ink = words.ink(number)
         draw.text((canvas.width - _MARGIN, 26), label, fill=ink, font=font(18), anchor="rs")
         draw.rectangle((_MARGIN, 42, canvas.width - _MARGIN, 45), fill=PALE)
-        done = round((canvas.width - 2 * _MARGIN) * (number + 1) / len(labels))
-        draw.rectangle((_MARGIN, 42, _MARGIN + done, 45), fill=ACCENT)
+        progress_width = round((canvas.width - 2 * _MARGIN) * (number + 1) / len(labels))
+        draw.rectangle((_MARGIN, 42, _MARGIN + progress_width, 45), fill=ACCENT)
         for row, (x, y) in zip(rows, places, strict=True):
             pixels = row.source if number == 0 and row.source is not None else row.frames[number]
             _framed(picture, draw, pixels, (x, y), side, ink)
@@ -153,8 +154,8 @@ def gif(frames: Sequence[Image.Image], fps: float) -> bytes:
     # dithering shimmers from frame to frame and doubles the bytes; photographs need it, drawings do not
     dither = Image.Dither.NONE if error < _GOOD_ENOUGH else Image.Dither.FLOYDSTEINBERG
     quantised = [frame.quantize(palette=palette, dither=dither) for frame in frames]
-    ends = [round(100 * (_HOLD_FIRST_S + n / fps)) for n in range(len(frames))]
-    delays = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    end_times_cs = [round(100 * (_HOLD_FIRST_S + n / fps)) for n in range(len(frames))]
+    delays = [end - start for start, end in zip([0, *end_times_cs[:-1]], end_times_cs, strict=True)]
     delays[-1] += round(100 * _HOLD_LAST_S)
     content = io.BytesIO()
     quantised[0].save(
@@ -169,11 +170,11 @@ def gif(frames: Sequence[Image.Image], fps: float) -> bytes:
     return content.getvalue()
 
 
-def held(frames: Sequence[Image.Image], fps: float) -> Pixels:
+def hold_ends(frames: Sequence[Image.Image], fps: float) -> Pixels:
     """(F, height, width, 3) for a video: the first and the last frame stay as long as a GIF's."""
     first, last = (max(1, round(seconds * fps)) for seconds in (_HOLD_FIRST_S, _HOLD_LAST_S))
-    shown = [*repeat(frames[0], first), *frames[1:], *repeat(frames[-1], last)]
-    return np.stack([np.asarray(frame) for frame in shown])
+    repeated = [*repeat(frames[0], first), *frames[1:], *repeat(frames[-1], last)]
+    return np.stack([np.asarray(frame) for frame in repeated])
 
 
 def _palette(frames: Sequence[Image.Image]) -> Image.Image:
@@ -216,11 +217,11 @@ def _framed(
 def _line(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, ink: Any, size: int, width: int) -> None:
     """One line, its middle left out where it is longer than `width` pixels."""
     text = drawable(text)
-    kept, face = text, font_for(text, size)
-    while draw.textlength(kept, font=face) > width and len(text) > 8:
+    shortened, face = text, font_for(text, size)
+    while draw.textlength(shortened, font=face) > width and len(text) > 8:
         text = text[: len(text) // 2 - 1] + text[len(text) // 2 + 1 :]
-        kept = f"{text[: len(text) // 2]}...{text[len(text) // 2 :]}"
-    draw.text(at, kept, fill=ink, font=face, anchor="ls")
+        shortened = f"{text[: len(text) // 2]}...{text[len(text) // 2 :]}"
+    draw.text(at, shortened, fill=ink, font=face, anchor="ls")
 
 
 def _wrapped(draw: ImageDraw.ImageDraw, text: str, width: int, room: int) -> list[str]:

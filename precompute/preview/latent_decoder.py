@@ -15,6 +15,7 @@ from ...pipeline.failures import FailureReason
 from ...pipeline.files.images import read_input_file
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
+from ...pipeline.latents.time_axis import label_frames
 from ...pipeline.latents.world_model import Autoencoder
 from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.store.folder import LatentStore
@@ -167,10 +168,8 @@ class LatentDecoder:
         """The rollout in a terminal, as far as it is wide: the observed frame, the last, and some between."""
         if not self.recipe.traits.is_clip:  # views and draws do not follow one another
             return
-        stride = self.spec.temporal_stride
-        frames = to_frames(self.decode(latents)[None, :, ::stride])[0]
-        seconds = stride * self.recipe.stride / self.fps
-        show_frames(frames, ["now", *(f"+{n * seconds:.2f} s" for n in range(1, len(frames)))], terminal)
+        frames = to_frames(self.decode(latents)[None, :, :: self.spec.temporal_stride])[0]
+        show_frames(frames, label_frames(self.recipe, self.spec, self.fps, len(frames)), terminal)
 
 
 def place_of(recipe: Recipe, world: str | None) -> str:

@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.files.atomic import make_folders, replace
+from ...pipeline.latents.kinds import seconds_ahead
+from ...pipeline.latents.spec import latent_frames
 from ...pipeline.latents.tensors import as_tensor
-from ...pipeline.latents.time_axis import horizon_s
+from ...pipeline.latents.time_axis import horizon_s, label_frames
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..inputs.lookup import InputLookup, key_named
 from ..media.images import to_image
 from ..worlds.source import WORLDLET, resolve_world
-from .contact_sheet import Row, Words, draw_animation, draw_sheet, gif, held
+from .contact_sheet import Row, Words, draw_animation, draw_sheet, gif, hold_ends
 from .drawing import to_frames
 from .latent_decoder import LatentDecoder
 
@@ -92,14 +94,14 @@ def preview(
     progress = progress or Progress.silent()
     if not len(store):
         raise ConfigError(f"{store.path} is empty: there is nothing to look at yet")
-    keys = [key_named(store, name) for name in wanted] if wanted else _drawn(store, samples, seed)
+    keys = [key_named(store, name) for name in wanted] if wanted else _sample_keys(store, samples, seed)
     if store.recipe.traits.is_distribution:
         steps = 0  # a log-variance is no picture
     inputs = InputLookup(store, images)
     futures = _Futures(true, store) if true is not None else None
     decoder = LatentDecoder.for_store(store, world=world, device=device)
     rows: list[Row] = []
-    without: Counter[str] = Counter()
+    missing_reasons: Counter[str] = Counter()
     with progress.bar("decoding", total=len(keys), unit="samples") as bar:
         for key in keys:
             names = inputs.names(key)
@@ -109,7 +111,7 @@ def preview(
                 decoder.require_same(first, as_tensor(store.read([key], rollout_steps=0)))
                 source = np.asarray(to_image(first))
             except ImageError as error:
-                without[error.reason] += 1
+                missing_reasons[error.reason] += 1
             future = futures.key_of(names) if futures is not None else None
             rows.append(
                 Row(
@@ -122,28 +124,29 @@ def preview(
             )
             bar.advance(1)
 
-    labels = _labels(decoder, store.recipe.rollout_steps if steps is None else steps)
-    which = f"{len(rows)} of {len(store)} samples" + ("" if wanted else f", drawn by seed {seed}")
-    files = _write(rows, _words(store, decoder, labels, which), labels, decoder, out / store.path.name, video)
+    frames = latent_frames(store.recipe.rollout_steps if steps is None else steps)
+    labels = label_frames(decoder.recipe, decoder.spec, decoder.fps, frames)
+    selection = f"{len(rows)} of {len(store)} samples" + ("" if wanted else f", drawn by seed {seed}")
+    files = _write(rows, _words(store, decoder, labels, selection), labels, decoder, out / store.path.name, video)
     return Preview(
         files=files,
         samples=tuple((row.key, row.name) for row in rows),
-        without_source=dict(without),
-        notes=(*_notes(store, inputs, rows, without, with_true=true is not None), *decoder.notes),
+        without_source=dict(missing_reasons),
+        notes=(*_notes(store, inputs, rows, missing_reasons, with_true=true is not None), *decoder.notes),
     )
 
 
-def _words(store: LatentStore, decoder: LatentDecoder, labels: Sequence[str], which: str) -> Words:
+def _words(store: LatentStore, decoder: LatentDecoder, labels: Sequence[str], selection: str) -> Words:
     recipe = store.recipe
-    apart = decoder.spec.temporal_stride if recipe.traits.is_clip else 1  # decoded frames from one latent to the next
+    frames_per_latent = decoder.spec.temporal_stride if recipe.traits.is_clip else 1
     count = min(MAX_COLUMNS, len(labels))
     columns = [number * (len(labels) - 1) // max(1, count - 1) for number in range(count)]
-    ahead = horizon_s(recipe, store.spec, decoder.fps)
-    steps = f"{recipe.rollout_steps} steps" + ("" if ahead is None else f" = {ahead:.1f} s ahead")
+    horizon = horizon_s(recipe, store.spec, decoder.fps)
+    steps = f"{recipe.rollout_steps} steps" + ("" if horizon is None else f" = {horizon:.1f} s ahead")
     return Words(
         title=store.path.name,
-        about=f"{recipe.kind} by {decoder.name}, {recipe.height}x{recipe.width}, {steps}; {which}",
-        columns=[(apart * t, labels[t]) for t in columns],
+        about=f"{recipe.kind} by {decoder.name}, {recipe.height}x{recipe.width}, {steps}; {selection}",
+        columns=[(frames_per_latent * t, labels[t]) for t in columns],
         foreseen_from=recipe.traits.first_predicted_frame(recipe),
     )
 
@@ -164,19 +167,20 @@ def _write(
         return tuple(files[:2])
     from ..media.video import write_video
 
-    write_video(files[2], held(pictures, rate), rate, lossless=False)
+    write_video(files[2], hold_ends(pictures, rate), rate, lossless=False)
     return tuple(files)
 
 
 def _notes(
-    store: LatentStore, inputs: InputLookup, rows: Sequence[Row], without: Counter[str], *, with_true: bool
+    store: LatentStore, inputs: InputLookup, rows: Sequence[Row], missing_reasons: Counter[str], *, with_true: bool
 ) -> Iterator[str]:
-    if without:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in without.items())
+    if missing_reasons:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in missing_reasons.items())
         where = f"in {inputs.place}" if inputs.place else "as no --images FOLDER was named"
-        yield f"note: {without.total()} of {len(rows)} rows begin with the decoded first frame, {where}: {reasons}"
-    if with_true and (lacking := sum(row.true is None for row in rows)):
-        yield f"note: {lacking} of {len(rows)} samples have no true future of the same name"
+        count = missing_reasons.total()
+        yield f"note: {count} of {len(rows)} rows begin with the decoded first frame, {where}: {reasons}"
+    if with_true and (without_future := sum(row.true is None for row in rows)):
+        yield f"note: {without_future} of {len(rows)} samples have no true future of the same name"
     if store.recipe.world != resolve_world(WORLDLET).identity:
         yield GUARDRAIL_NOTE
 
@@ -186,7 +190,7 @@ class _Futures:
 
     def __init__(self, true: LatentStore, store: LatentStore) -> None:
         ours, theirs = store.recipe, true.recipe
-        same = ("world", "height", "width", "stride")
+        shared_fields = ("world", "height", "width", "stride")
         fitting = ours.traits.is_image_rollout and theirs.traits.is_real_video
         if not fitting or theirs.rollout_steps < ours.rollout_steps:
             raise ConfigError(
@@ -194,14 +198,14 @@ class _Futures:
                 f"{ours.rollout_steps} steps it takes rollouts and real frames of at least as many: "
                 f"theworld precompute VIDEOS --kind frames --steps {ours.rollout_steps}"
             )
-        if differing := [name for name in same if getattr(ours, name) != getattr(theirs, name)]:
+        if differing := [name for name in shared_fields if getattr(ours, name) != getattr(theirs, name)]:
             raise ConfigError(f"--true {true.path} differs from {store.path} in {', '.join(differing)}")
         self.store = true
         self._keys: dict[str, str] = {}
         for source, keys in true.sources().items():
-            here = [key for key in keys if key in true]
-            if len(here) == 1:
-                self._keys[_stem(source)] = here[0]
+            stored_keys = [key for key in keys if key in true]
+            if len(stored_keys) == 1:
+                self._keys[_stem(source)] = stored_keys[0]
 
     def key_of(self, names: Sequence[str]) -> str | None:
         return next((self._keys[_stem(name)] for name in names if _stem(name) in self._keys), None)
@@ -211,7 +215,7 @@ def _stem(source: str) -> str:
     return str(PurePosixPath(source).with_suffix("")) if PurePosixPath(source).name else source
 
 
-def _drawn(store: LatentStore, samples: int, seed: int) -> list[str]:
+def _sample_keys(store: LatentStore, samples: int, seed: int) -> list[str]:
     keys = sorted(store.keys)  # the order of shards says nothing
     return random.Random(seed).sample(keys, min(samples, len(keys)))
 
@@ -223,23 +227,16 @@ def _decoded(decoder: LatentDecoder, store: LatentStore, key: str, steps: int | 
     latents = as_tensor(store.read([key], rollout_steps=steps)).float()
     parts: list[NDArray[np.uint8]] = []
     for clip in store.recipe.traits.frames_decoded_together(store.recipe):
-        if here := [t for t in clip if t <= steps and (t or not parts)]:
-            first = clip[:1] if here[0] != clip[0] else []  # a draw begins with the frame that all have
-            video = to_frames(decoder.autoencoder.decode(latents[:, :, first + here]))[0]
+        if indices := [t for t in clip if t <= steps and (t or not parts)]:
+            first = clip[:1] if indices[0] != clip[0] else []  # a draw begins with the frame that all have
+            video = to_frames(decoder.autoencoder.decode(latents[:, :, first + indices]))[0]
             parts.append(video[1:] if first else video)
     return np.concatenate(parts)
-
-
-def _labels(decoder: LatentDecoder, steps: int) -> list[str]:
-    """Of each latent frame."""
-    stride = decoder.spec.temporal_stride
-    recipe = decoder.recipe
-    return [recipe.traits.label(recipe, t, decoder.fps, temporal_stride=stride) for t in range(1 + steps)]
 
 
 def _labels_between(labels: Sequence[str], decoder: LatentDecoder, frames: int) -> list[str]:
     """Of every decoded frame: of a rollout its own time, else that of the latent frame it belongs to."""
     if decoder.recipe.traits.is_image_rollout:
-        return ["now", *(f"+{number * decoder.recipe.stride / decoder.fps:.2f} s" for number in range(1, frames))]
-    apart = max(1, (frames - 1) // max(1, len(labels) - 1))
-    return [labels[-(-number // apart)] for number in range(frames)]
+        return ["now", *(seconds_ahead(number * decoder.recipe.stride, decoder.fps) for number in range(1, frames))]
+    frames_per_label = max(1, (frames - 1) // max(1, len(labels) - 1))
+    return [labels[-(-number // frames_per_label)] for number in range(frames)]

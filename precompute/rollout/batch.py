@@ -40,11 +40,11 @@ def latents_of_batch(
     Raises:
         torch.OutOfMemoryError: a batch of this size does not fit.
     """
-    missing = size - len(keys)
+    padding = size - len(keys)
     if text is not None:
-        world = cast(PromptedWorld, world).with_text(text.padded(missing))
-    batch = torch.stack([*pixels, *repeat(pixels[-1], missing)])
-    return kind.latents(world, batch, [*keys, *repeat(keys[-1], missing)], recipe)[: len(keys)].float().cpu()
+        world = cast(PromptedWorld, world).with_text(text.padded(padding))
+    batch = torch.stack([*pixels, *repeat(pixels[-1], padding)])
+    return kind.latents(world, batch, [*keys, *repeat(keys[-1], padding)], recipe)[: len(keys)].float().cpu()
 
 
 def machine_facts(device: str) -> dict[str, Any]:

@@ -37,11 +37,11 @@ def roll_out_in_chunks(
     )
     repeated = 1 + (recipe.chunk_context - 1) // world.spec.temporal_stride
     latents = world.rollout(seen, keys, chunk)
-    parts, made = [latents], recipe.chunk_frames
-    while made < frames:
+    parts, latent_count = [latents], recipe.chunk_frames
+    while latent_count < frames:
         # decode the whole chunk: its last latent alone would decode to one frame, not four
         end = world.decode(latents)[:, :, -recipe.chunk_context :]
         latents = world.rollout(end, [f"{key} chunk {len(parts)}" for key in keys], chunk)
         parts.append(latents[:, :, repeated:])
-        made += recipe.chunk_frames - repeated
+        latent_count += recipe.chunk_frames - repeated
     return torch.cat(parts, dim=2)[:, :, : frames : recipe.stride].contiguous()

@@ -177,9 +177,10 @@ class _Frames(Kind):
         _check_clip(recipe, self.frames(recipe, world.latent_spec()))
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
-        kept = f", every {recipe.stride}. of the encoding" if recipe.stride > 1 else ""
+        stride_note = f", every {recipe.stride}. of the encoding" if recipe.stride > 1 else ""
         frames = self.frames(recipe, world.latent_spec())
-        return f"the first {frames} frames of each video = {latent_frames(recipe.rollout_steps)} latent frames{kept}"
+        latent_count = latent_frames(recipe.rollout_steps)
+        return f"the first {frames} frames of each video = {latent_count} latent frames{stride_note}"
 
     def frames(self, recipe: Recipe, spec: LatentSpec) -> int:
         """Video frames that are read of each input."""
@@ -203,23 +204,24 @@ class _Continuation(_Frames):
     makes, doing, phase = "rollouts", "rolling out", "rollout"
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
-        stride, seen = world.latent_spec().temporal_stride, recipe.observed_frames
-        if (seen - 1) % stride:
+        stride, observed = world.latent_spec().temporal_stride, recipe.observed_frames
+        if (observed - 1) % stride:
             raise ConfigError(
-                f"--observed-frames {seen}: every latent frame but the first packs {stride} video frames, so choose "
-                f"1 + a multiple of {stride}, such as {1 + stride}"
+                f"--observed-frames {observed}: every latent frame but the first packs {stride} video frames, so "
+                f"choose 1 + a multiple of {stride}, such as {1 + stride}"
             )
-        if seen >= (whole := _clip_frames(recipe, world.latent_spec())):
+        if observed >= (clip_frames := _clip_frames(recipe, world.latent_spec())):
             raise ConfigError(
-                f"--observed-frames {seen} are all of the clip that --steps {recipe.rollout_steps} makes "
-                f"({whole} video frames), so nothing is left to predict. Choose more --steps"
+                f"--observed-frames {observed} are all of the clip that --steps {recipe.rollout_steps} makes "
+                f"({clip_frames} video frames), so nothing is left to predict. Choose more --steps"
             )
-        if recipe.chunk_frames and seen > (most := video_frames(recipe.chunk_frames - 1, temporal_stride=stride)):
+        largest = video_frames(recipe.chunk_frames - 1, temporal_stride=stride)
+        if recipe.chunk_frames and observed > largest:
             raise ConfigError(
-                f"--observed-frames {seen} are more than the first chunk holds, {recipe.chunk_frames} latent frames of "
-                f"{world.name}. Choose at most {most}"
+                f"--observed-frames {observed} are more than the first chunk holds, {recipe.chunk_frames} latent "
+                f"frames of {world.name}. Choose at most {largest}"
             )
-        _check_clip(recipe, seen)
+        _check_clip(recipe, observed)
         _check_window(recipe, world, steps=recipe.rollout_steps)
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
@@ -236,8 +238,10 @@ class _Continuation(_Frames):
         return _roll_out(world, batch, keys, recipe)
 
 
-def _roll_out(world: WorldModel, seen: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
-    return roll_out_in_chunks(world, seen, keys, recipe) if recipe.chunk_frames else world.rollout(seen, keys, recipe)
+def _roll_out(world: WorldModel, observed: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+    if recipe.chunk_frames:
+        return roll_out_in_chunks(world, observed, keys, recipe)
+    return world.rollout(observed, keys, recipe)
 
 
 def _check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:

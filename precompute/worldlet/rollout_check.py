@@ -41,27 +41,27 @@ def rollout_outcomes(
     """
     viewer = _viewer_of(store)
     truths = [truth for truth in read_truth(folder) if truth["split"] in splits]
-    known: dict[str, bool] = {}
+    agreement: dict[str, bool] = {}
     with (progress or Progress.silent()).bar("rollouts read", total=len(truths), unit="scenes") as bar:
         for start in range(0, len(truths), _BATCH):
             part = truths[start : start + _BATCH]
             for truth, video in zip(part, _decoded(viewer, store, folder, part), strict=True):
-                shown = read_outcome(truth["family"], video, layout_of(truth["layout"]))
-                known[truth["id"]] = shown == truth["answer"]
+                outcome = read_outcome(truth["family"], video, layout_of(truth["layout"]))
+                agreement[truth["id"]] = outcome == truth["answer"]
             bar.advance(len(part))
-    return known
+    return agreement
 
 
-def draw_strips(store: LatentStore, folder: Path, shown: Sequence[tuple[str, Sequence[str]]]) -> list[Image.Image]:
+def draw_strips(store: LatentStore, folder: Path, captions: Sequence[tuple[str, Sequence[str]]]) -> list[Image.Image]:
     """One picture per scene: its true future, every fourth frame, above the rollout, and lines of text below.
 
     Args:
-        shown: scenes by their ids, each with the lines to write.
+        captions: scenes by their ids, each with the lines to write.
     """
     viewer = _viewer_of(store)
     truths = {truth["id"]: truth for truth in read_truth(folder)}
     pictures = []
-    for name, lines in shown:
+    for name, lines in captions:
         truth = truths[name]
         true = paint(layout_of(truth["layout"]), np.asarray(truth["states"]))
         [video] = _decoded(viewer, store, folder, [truth])

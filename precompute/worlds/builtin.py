@@ -50,13 +50,13 @@ class _Cosmos(_InWanLatents):
     }
 
     def mismatch(self, configs: Configs) -> str | None:
-        wanted = {
+        expected = {
             INDEX: ("Cosmos2VideoToWorldPipeline",),
             "vae": ("AutoencoderKLWan",),
             "transformer": ("CosmosTransformer3DModel",),
             "scheduler": ("FlowMatchEulerDiscreteScheduler",),
         }
-        if (problem := mismatched(configs, wanted)) is not None:
+        if (problem := mismatched(configs, expected)) is not None:
             return problem
         transformer = configs["transformer"]
         if transformer.get("use_crossattn_projection"):
@@ -101,12 +101,12 @@ class _Wan(_InWanLatents):
     names: Mapping[str, str] = {"wan2.1-i2v-480p": "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"}
 
     def mismatch(self, configs: Configs) -> str | None:
-        wanted = {
+        expected = {
             INDEX: ("WanImageToVideoPipeline",),
             "vae": ("AutoencoderKLWan",),
             "transformer": ("WanTransformer3DModel",),
         }
-        if (problem := mismatched(configs, wanted)) is not None:
+        if (problem := mismatched(configs, expected)) is not None:
             return problem
         index, transformer = configs.get(INDEX, {}), configs["transformer"]
         if "transformer_2" in configs or index.get("boundary_ratio") is not None or index.get("expand_timesteps"):
@@ -116,16 +116,16 @@ class _Wan(_InWanLatents):
         if transformer.get("pos_embed_seq_len") is not None:
             return "its transformer wants a last frame beside the first"
         spec = latent_spec_of(configs["vae"])
-        if transformer.get("in_channels") != (needed := 2 * spec.channels + spec.temporal_stride):
-            return f"its transformer takes {transformer.get('in_channels')} channels, not {needed} of image-to-video"
-        wanted = {
+        if transformer.get("in_channels") != (channels := 2 * spec.channels + spec.temporal_stride):
+            return f"its transformer takes {transformer.get('in_channels')} channels, not {channels} of image-to-video"
+        expected = {
             "scheduler": ("UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler"),
             "image_encoder": ("clip_vision_model",),
             "image_processor": (),
             "text_encoder": ("umt5",),
             "tokenizer": (),
         }
-        if (problem := mismatched(configs, wanted)) is not None:
+        if (problem := mismatched(configs, expected)) is not None:
             return problem
         scheduler = configs["scheduler"]
         if scheduler["_class_name"] == "UniPCMultistepScheduler" and not (

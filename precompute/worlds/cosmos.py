@@ -258,8 +258,8 @@ def two_step(estimate: Estimate, latents: Tensor, sigmas: Tensor) -> Tensor:
     for sigma, next_sigma in pairwise(sigmas):
         x0 = estimate(latents, sigma)
         step = torch.log(sigma / next_sigma)
-        kept, new = torch.exp(-step), -torch.expm1(-step)
-        latents_next = kept * latents + new * x0
+        decay, new = torch.exp(-step), -torch.expm1(-step)
+        latents_next = decay * latents + new * x0
         if before is not None:
             last_x0, last_sigma = before
             slope = (x0 - last_x0) / torch.log(last_sigma / sigma)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_che
 from pydantic import Field
 
 from ...pipeline.errors import WorldModelError
+from ...pipeline.files.plain import read_json
 from ...pipeline.files.pretrained import MAX_CONFIG_BYTES
-from ...pipeline.files.sealed import read_file
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 
@@ -135,8 +134,8 @@ def read_json(path: Path) -> dict[str, Any]:
         WorldModelError: there is none.
     """
     try:
-        value = json.loads(read_file(path, MAX_CONFIG_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
+        value = read_json(path, MAX_CONFIG_BYTES)
+    except (OSError, ValueError) as error:
         raise WorldModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise WorldModelError(f"{path} cannot be read: it is not a JSON object")

@@ -46,11 +46,11 @@ def embed_prompts(folder: Path, recipe: Recipe, encoder: TextEncoder | None) -> 
         texts["prompt"] = recipe.prompt or ""
         if recipe.guidance > 1.0:
             texts["negative"] = recipe.negative_prompt or ""
-    wanted = {name: encoder.clean(text) for name, text in texts.items() if text is not None}
-    if not wanted:
+    clean_texts = {name: encoder.clean(text) for name, text in texts.items() if text is not None}
+    if not clean_texts:
         return None
     model, tokenizer = _load(folder, encoder, "cpu")
-    embeddings = {name: _embed(model, tokenizer, text) for name, text in wanted.items()}
+    embeddings = {name: _embed(model, tokenizer, text) for name, text in clean_texts.items()}
     return TextEmbeddings(embeddings.get("prompt"), embeddings.get("negative"))
 
 

@@ -82,9 +82,9 @@ def identify(configs: Configs, where: Path) -> Registered:
     if fitting:
         claims = " and ".join(f"{entry.name} ({entry.origin})" for entry in fitting)
         raise WorldModelError(f"the world model in {where} is claimed by {claims}. Uninstall one of these packages")
-    why = "; ".join(f"no {name} ({families[name].family.title}): {reason}" for name, reason in reasons.items())
+    explanation = "; ".join(f"no {name} ({families[name].family.title}): {reason}" for name, reason in reasons.items())
     raise WorldModelError(
-        f"the world model in {where} is of no supported family. It is {why}. "
+        f"the world model in {where} is of no supported family. It is {explanation}. "
         "`theworld worlds` lists what is supported; docs/worlds.md says how to add another"
     )
 
@@ -173,16 +173,16 @@ def _origin(point: EntryPoint) -> str:
 
 
 def _load(point: EntryPoint, origin: str) -> WorldFamily:
-    where = f"the entry point {point.name} = {point.value} of {origin} (group {GROUP})"
+    entry = f"the entry point {point.name} = {point.value} of {origin} (group {GROUP})"
     try:
         family = point.load()
     except Exception as error:  # a package's import may raise anything
         raise WorldModelError(
-            f"{where} cannot be loaded: {type(error).__name__}: {error}. Repair or uninstall {origin}"
+            f"{entry} cannot be loaded: {type(error).__name__}: {error}. Repair or uninstall {origin}"
         ) from error
-    if missing := [name for name in _MEMBERS if not hasattr(family, name)]:
+    if missing_members := [name for name in _MEMBERS if not hasattr(family, name)]:
         raise WorldModelError(
-            f"{where} is no world family: it has no {', '.join(missing)}. "
+            f"{entry} is no world family: it has no {', '.join(missing_members)}. "
             f"docs/worlds.md shows a whole one; repair or uninstall {origin}"
         )
     return family

@@ -78,8 +78,8 @@ def resolve_world(world: str | None, *, with_text: bool = False, with_weights: b
         patterns = [f"{part}/*{'' if with_weights else '.json'}" for part in parts]
         identity, folder = place.snapshot.identity, _fetch(place.snapshot.name, patterns).folder
     else:
-        if missing := [part for part in parts if not (folder / part).is_dir()]:
-            raise WorldModelError(f"the world model in {folder} has no {missing[0]}/")
+        if missing_parts := [part for part in parts if not (folder / part).is_dir()]:
+            raise WorldModelError(f"the world model in {folder} has no {missing_parts[0]}/")
         try:
             files = [
                 require_plain(folder, path, MAX_WEIGHT_BYTES)

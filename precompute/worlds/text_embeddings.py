@@ -47,11 +47,11 @@ class TextEmbeddings:
             raise damaged_embedding(path, "the embedding of the recipe's prompt", error) from error
         return cls(prompt, negative)
 
-    def padded(self, missing: int) -> TextEmbeddings:
-        """The embeddings with the last prompt repeated `missing` more times, to fill a batch."""
-        if self.prompt is None or not missing:
+    def padded(self, count: int) -> TextEmbeddings:
+        """The embeddings with the last prompt repeated `count` more times, to fill a batch."""
+        if self.prompt is None or not count:
             return self
-        return TextEmbeddings(torch.cat([self.prompt, self.prompt[-1:].expand(missing, -1, -1)]), self.negative)
+        return TextEmbeddings(torch.cat([self.prompt, self.prompt[-1:].expand(count, -1, -1)]), self.negative)
 
 
 _Engine = TypeVar("_Engine", bound="FollowsPrompts")  # beartype, in the tests, takes no Self here
@@ -64,9 +64,9 @@ class FollowsPrompts:
 
     def with_text(self: _Engine, text: TextEmbeddings) -> _Engine:
         """A copy with the same weights and other prompts: one for all samples, or one for each sample of a batch."""
-        other = copy.copy(self)
-        other._text = text
-        return other
+        copied = copy.copy(self)
+        copied._text = text
+        return copied
 
 
 class PromptedWorld(WorldModel, Protocol):
@@ -77,8 +77,8 @@ class PromptedWorld(WorldModel, Protocol):
         ...
 
 
-def damaged_embedding(path: Path, what: str, error: Exception) -> WorldModelError:
-    """The error for a file of embeddings that cannot be read; `what` says whose they are."""
+def damaged_embedding(path: Path, owner: str, error: Exception) -> WorldModelError:
+    """The error for a file of embeddings that cannot be read; `owner` says whose they are."""
     return WorldModelError(
-        f"{path}, {what}, cannot be read: {error}. Remove it and run precompute again: it is made anew"
+        f"{path}, {owner}, cannot be read: {error}. Remove it and run precompute again: it is made anew"
     )

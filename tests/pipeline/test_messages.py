@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from theworld.pipeline.messages import list_problems, name_some
+from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.messages import format_bytes, list_problems, name_some, split_names
 
 
 class Inner(BaseModel):
@@ -41,6 +42,23 @@ def test_a_few_are_named_and_the_rest_counted() -> None:
     assert name_some("abcd") == "a, b, c and 1 more"
     assert name_some(range(2000), between="; ", most=2) == "0; 1; and 1,998 more"
     assert name_some([]) == ""
+
+
+def test_a_size_has_the_unit_that_suits_it() -> None:
+    sizes = (0, 512, 1536, 34.25 * 2**20, 3 * 2**40, 5000 * 2**40)
+    assert [format_bytes(size) for size in sizes] == [
+        *("0 bytes", "512 bytes", "1.5 KiB", "34.2 MiB", "3.0 TiB", "5,000.0 TiB"),
+    ]
+
+
+def test_items_are_split_at_commas_without_the_blanks_around_them() -> None:
+    assert split_names(" in the bowl,left ", "--choices", example="yes,no") == ("in the bowl", "left")
+
+
+@pytest.mark.parametrize("text", ["", " ", "yes,", ",no", "yes, ,no"])
+def test_an_empty_item_is_refused_with_the_option_and_an_example(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--choices .* such as yes,no; got"):
+        split_names(text, "--choices", example="yes,no")
 
 
 @pytest.mark.parametrize(

@@ -256,10 +256,8 @@ def rollout_seconds(store: LatentStore) -> float | None:
     rows = seconds = 0.0
     for record in store.records():
         for origin in origins_of(record):
-            noted = origin.facts.get("seconds")
-            took = noted.get("rollout", noted.get("encode")) if isinstance(noted, dict) else None
-            if isinstance(took, (int, float)):
-                rows, seconds = rows + origin.rows, seconds + took * origin.rows / origin.of_rows
+            if origin.work_seconds is not None:
+                rows, seconds = rows + origin.rows, seconds + origin.work_seconds
     return round(seconds / rows, 4) if rows else None
 
 

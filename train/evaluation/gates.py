@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.latents.tensors import as_tensor
+from ...pipeline.messages import split_names
 from ...pipeline.store.folder import LatentStore
 from ..questions.record import UNTYPED, Question
 
@@ -49,7 +50,7 @@ def parse_rule(text: str) -> Rule:
         ConfigError: it is not of this form, or names a type twice.
     """
     by_type: dict[str, int | None] = {}
-    for part in text.split(","):
+    for part in split_names(text, "--adaptive", example=f"temporal=all,static=0,{ANY}=4"):
         kind, equals, steps = (piece.strip() for piece in part.partition("="))
         if not equals or not kind or kind in by_type or not (steps == "all" or steps.isdecimal()):
             raise ConfigError(

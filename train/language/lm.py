@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.plain import read_json
 from ...pipeline.files.pretrained import (
     MAX_CONFIG_BYTES,
     MAX_WEIGHT_BYTES,
@@ -27,7 +27,6 @@ from ...pipeline.files.pretrained import (
     require_plain,
     tensor_shapes,
 )
-from ...pipeline.files.sealed import read_file
 from ...pipeline.messages import install_extra, list_problems, name_some
 from ..config import AttentionName
 from .prompt_format import PromptFormat, TokenizerOnly
@@ -147,9 +146,9 @@ def _attention(weights: Weights, wanted: AttentionName) -> str:
 def _architecture(weights: Weights) -> str:
     try:
         path = require_plain(weights.folder, weights.folder / "config.json", MAX_CONFIG_BYTES)
-        config = json.loads(read_file(path, MAX_CONFIG_BYTES))
+        config = read_json(path, MAX_CONFIG_BYTES)
         return str((config.get("architectures") or ["none named"])[0])
-    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise ConfigError(f"cannot read {weights.folder / 'config.json'}: {error}") from error
 
 
@@ -283,11 +282,11 @@ _NOT_USED = frozenset(
 
 def _read_lora_config(path: Path) -> _LoraFile:
     try:
-        fields = json.loads(read_file(path, MAX_CONFIG_BYTES))
+        fields = read_json(path, MAX_CONFIG_BYTES)
         config = _LoraFile.model_validate(fields)
     except ValidationError as error:
         raise ValueError(f"{path.name}: {list_problems(error)}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path.name} cannot be read: {error}") from error
     defaults = LoraConfig().to_dict()
     for name, value in fields.items():

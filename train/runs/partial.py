@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...pipeline.errors import ConfigError, Interrupted, RunError
-from ...pipeline.files.atomic import replace, sync_folder
+from ...pipeline.files.atomic import replace, sync_folder, sync_tree
 from ...pipeline.files.lock import exclusive_lock
 from ...pipeline.messages import list_problems
 from ..config import TrainConfig
@@ -106,9 +105,7 @@ class PartialRun:
             RunError: the name is taken by now; everything stays where it is.
         """
         folder, parent = self.path / RUN, self.path.parent
-        for path in folder.rglob("*"):
-            _sync(path)
-        sync_folder(folder)
+        sync_tree(folder)
         target = run_of(self.path)
         while True:
             try:
@@ -317,11 +314,3 @@ def _require_same(path: Path, there: TrainingFacts, here: TrainingFacts) -> None
                 f"{path} was begun on {content} {before}, now there is {now}. Name the same ones, or start a new "
                 "training without --resume"
             )
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -66,8 +66,8 @@ class WebDatasetLayout(ShardLayout):
         channels, all_frames, _, _ = self.sample_shape
         checksums = 8 * frames
         if self._in_one_piece(frames):
-            wanted = self._checksums_at - self._numbers_at + checksums
-            return RowReads(segments=((self._numbers_at, 0, wanted),), memory_bytes=round_up(64, wanted))
+            read_bytes = self._checksums_at - self._numbers_at + checksums
+            return RowReads(segments=((self._numbers_at, 0, read_bytes),), memory_bytes=round_up(64, read_bytes))
         plane = self.frame_bytes // channels
         pieces = [
             (self._numbers_at + channel * all_frames * plane, channel * frames * plane, frames * plane)
@@ -78,9 +78,9 @@ class WebDatasetLayout(ShardLayout):
 
     def values(self, memory: NDArray[np.uint8], frames: int) -> NDArray[Any]:
         channels, all_frames, height, width = self.sample_shape
-        held = all_frames if self._in_one_piece(frames) else frames
-        numbers = memory[:, : held * self.frame_bytes].view(self.dtype)
-        return numbers.reshape(len(memory), channels, held, height, width)[:, :, :frames]
+        frames_in_memory = all_frames if self._in_one_piece(frames) else frames
+        numbers = memory[:, : frames_in_memory * self.frame_bytes].view(self.dtype)
+        return numbers.reshape(len(memory), channels, frames_in_memory, height, width)[:, :, :frames]
 
     def checksums(self, memory: NDArray[np.uint8], frames: int) -> list[int] | None:
         one_piece = self._in_one_piece(frames)
@@ -89,8 +89,8 @@ class WebDatasetLayout(ShardLayout):
             stated = np.frombuffer(bytes.fromhex(memory[at : at + 8 * frames].tobytes().decode("ascii")), ">u4")
         except ValueError:
             return None
-        found = _frame_checksums(self.values(memory[None], frames)[0])
-        return found if found == stated.tolist() else None
+        computed = _frame_checksums(self.values(memory[None], frames)[0])
+        return computed if computed == stated.tolist() else None
 
     def new_row(self) -> NDArray[np.uint8]:
         return self._template.copy()

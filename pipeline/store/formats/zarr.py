@@ -55,8 +55,8 @@ class ZarrLayout(ShardLayout):
         return {name: json.dumps(content, indent=2).encode() for name, content in contents.items()}
 
     def reads(self, frames: int) -> RowReads:
-        wanted = frames * self._chunk_bytes
-        return RowReads(segments=((0, 0, wanted),), memory_bytes=round_up(64, wanted))
+        read_bytes = frames * self._chunk_bytes
+        return RowReads(segments=((0, 0, read_bytes),), memory_bytes=round_up(64, read_bytes))
 
     def values(self, memory: NDArray[np.uint8], frames: int) -> NDArray[Any]:
         channels, _, height, width = self.sample_shape

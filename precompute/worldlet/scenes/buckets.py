@@ -70,7 +70,7 @@ class Buckets:
 
     def draw(self, rng: Generator, *, heuristic: str, answer: str, shift: str) -> Layout | None:
         edges = (1.0, *DIVIDERS_X, SIZE - 1.0)
-        below, wanted = BINS.index(heuristic), BINS.index(answer)
+        below, target = BINS.index(heuristic), BINS.index(answer)
         radius = float(rng.uniform(3.6, 4.6))
         outer = max(_MARGIN, radius + 0.5)
         low = edges[below] + (outer if below == 0 else _MARGIN)
@@ -79,13 +79,13 @@ class Buckets:
         palette = UNSEEN_COLORS if shift == "colors" else COLORS
         color = list(palette)[rng.integers(len(palette))]
         count = 4 if shift == "ramps" else int(rng.integers(1, 4))
-        aimed = rng.random() < (0.85 if abs(wanted - below) == 2 else 0.6)
+        aimed = rng.random() < (0.85 if abs(target - below) == 2 else 0.6)
 
         def ramp(number: int) -> Segment:
             height, length = rng.uniform(18, 47), rng.uniform(14, 24 if count == 4 else 32)
             degrees, centre = rng.uniform(10, 42) * rng.choice((-1, 1)), rng.uniform(6, 58)
-            if number == 0 and aimed and wanted != below:
-                degrees = abs(degrees) * (1 if wanted > below else -1)
+            if number == 0 and aimed and target != below:
+                degrees = abs(degrees) * (1 if target > below else -1)
                 centre, height = x + rng.uniform(-0.45, 0.45) * length, rng.uniform(18, 40)
             return ramp_at(centre, height, length=length, degrees=degrees)
 
@@ -108,12 +108,12 @@ class Buckets:
     def outcome(self, layout: Layout, motion: Motion) -> str | None:
         ball = layout.movers[0]
         assert isinstance(ball, Ball)
-        rest = motion.states[VIDEO_FRAMES - 1 :, 0]
-        x = float(rest[0, 0])
+        final_states = motion.states[VIDEO_FRAMES - 1 :, 0]
+        x = float(final_states[0, 0])
         settled = (
-            rest[0, 1] > GROUND_Y - ball.radius - 1.5
-            and rest[:, 1].min() > DIVIDER_TOP - 1
-            and len({bin_of(float(column)) for column in rest[:, 0]}) == 1
+            final_states[0, 1] > GROUND_Y - ball.radius - 1.5
+            and final_states[:, 1].min() > DIVIDER_TOP - 1
+            and len({bin_of(float(column)) for column in final_states[:, 0]}) == 1
             and min(abs(x - edge) for edge in DIVIDERS_X) > 2
         )
         return bin_of(x) if settled else None

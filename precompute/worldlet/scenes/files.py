@@ -65,23 +65,23 @@ def write_scenes(
         raise ConfigError(f"the seed of scenes is 0 or more, got {seed}")
     for name in ("images", *(["futures"] if videos else [])):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    known = _known(folder, videos)
+    finished = _read_finished(folder, videos)
     units: list[Unit] = []
     for split in sorted(splits, key=SPLITS.index):
         for turn in range((splits[split] + 1) // 2):
             halves = min(2, splits[split] - 2 * turn)
             units.append((split, families[turn % len(families)], turn // len(families), halves))
-    new = [unit for unit in units if any(name not in known for name in _names(unit, seed))]
-    wanted = sum(halves for *_, halves in new)
-    told = progress if progress is not None and new else Progress.silent()
-    with told.bar("scenes", total=wanted, unit="scenes") as bar:
+    new = [unit for unit in units if any(name not in finished for name in _names(unit, seed))]
+    scene_count = sum(halves for *_, halves in new)
+    reporter = progress if progress is not None and new else Progress.silent()
+    with reporter.bar("scenes", total=scene_count, unit="scenes") as bar:
         for records in _run(partial(_write_pair, folder=folder, seed=seed, videos=videos), new, jobs):
-            for truth, asked in records:
-                known[truth["id"]] = (truth, asked)
+            for truth, scene_questions in records:
+                finished[truth["id"]] = (truth, scene_questions)
             bar.advance(len(records))
     names = [name for unit in units for name in _names(unit, seed)]
-    _write(folder / TRUTH, "".join(f"{json.dumps(known[name][0])}\n" for name in names).encode())
-    lines = [json.dumps(record, sort_keys=True) for name in names for record in known[name][1]]
+    _write(folder / TRUTH, "".join(f"{json.dumps(finished[name][0])}\n" for name in names).encode())
+    lines = [json.dumps(record, sort_keys=True) for name in names for record in finished[name][1]]
     path = folder / QUESTIONS
     _write(path, "".join(f"{line}\n" for line in lines).encode())
     return path
@@ -107,7 +107,7 @@ def _write_pair(unit: Unit, *, folder: Path, seed: int, videos: bool) -> list[tu
 
 
 def _write_scene(folder: Path, scene: Scene, videos: bool) -> tuple[dict[str, Any], list[dict[str, object]]]:
-    asked = questions(scene)
+    scene_questions = questions(scene)
     truth = {
         "id": scene.id,
         "version": VERSION,
@@ -130,24 +130,24 @@ def _write_scene(folder: Path, scene: Scene, videos: bool) -> tuple[dict[str, An
         future = f"futures/{scene.id}.mp4"
         if not (folder / future).exists():
             write_video(folder / future, frames, FPS)
-        asked = [{**record, "future": future} for record in asked]
+        scene_questions = [{**record, "future": future} for record in scene_questions]
     else:
         picture = scene.picture()
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     _write(folder / "images" / f"{scene.id}.png", buffer.getvalue())
-    return truth, asked
+    return truth, scene_questions
 
 
-def _known(folder: Path, videos: bool) -> dict[str, tuple[dict[str, Any], list[dict[str, object]]]]:
+def _read_finished(folder: Path, videos: bool) -> dict[str, tuple[dict[str, Any], list[dict[str, object]]]]:
     """What an earlier complete run wrote, by scene, where it is all there."""
-    known: dict[str, tuple[dict[str, Any], list[dict[str, object]]]] = {}
+    finished: dict[str, tuple[dict[str, Any], list[dict[str, object]]]] = {}
     if not (folder / QUESTIONS).exists() or not (folder / TRUTH).exists():
-        return known
-    asked: dict[str, list[dict[str, object]]] = {}
+        return finished
+    questions_by_scene: dict[str, list[dict[str, object]]] = {}
     for line in (folder / QUESTIONS).read_text().splitlines():
         record = json.loads(line)
-        asked.setdefault(record["scene"], []).append(record)
+        questions_by_scene.setdefault(record["scene"], []).append(record)
     for line in (folder / TRUTH).read_text().splitlines():
         truth = json.loads(line)
         if truth["version"] != VERSION:
@@ -155,13 +155,13 @@ def _known(folder: Path, videos: bool) -> dict[str, tuple[dict[str, Any], list[d
                 f"{folder} holds scenes of version {truth['version']}; this release makes version {VERSION}. "
                 "Choose another folder: stores and results made from the old ones still refer to them"
             )
-        records = asked.get(truth["id"], [])
+        records = questions_by_scene.get(truth["id"], [])
         whole = (folder / "images" / f"{truth['id']}.png").exists() and bool(records)
         if videos:
             whole = whole and all((folder / str(record.get("future", "-"))).exists() for record in records)
         if whole:
-            known[truth["id"]] = (truth, records)
-    return known
+            finished[truth["id"]] = (truth, records)
+    return finished
 
 
 def read_truth(folder: Path) -> list[dict[str, Any]]:

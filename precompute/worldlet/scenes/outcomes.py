@@ -54,17 +54,17 @@ def read_outcome(family: str, video: Video, layout: Layout) -> str:
         stood = np.max([coverage(block, _start(block))[0] for block in layout.movers], axis=0)
         changed = np.linalg.norm(video[-1] - video[0], axis=-1) > _CHANGED
         return "yes" if (stood * changed).sum() > _FELL * stood.sum() else "no"
-    found = track(video, layout)
+    positions = track(video, layout)
     if family == "race":
         # Half a pixel of slack: a ball found a little high has landed all the same.
-        low = found + np.array([0.0, 0.8, 0.0])
+        low = positions + np.array([0.0, 0.8, 0.0])
         left, right = landing_frames(layout, low)
         if left == right:
-            at = min(left, len(found) - 1)
-            return "left" if found[at, 0, 1] > found[at, 1, 1] else "right"
+            at = min(left, len(positions) - 1)
+            return "left" if positions[at, 0, 1] > positions[at, 1, 1] else "right"
         return "left" if left < right else "right"
-    near = clearance(layout, found).min() < _TOUCHED
-    return "yes" if near or abs(found[-1, 1, 0] - found[0, 1, 0]) > _PUSHED else "no"
+    near = clearance(layout, positions).min() < _TOUCHED
+    return "yes" if near or abs(positions[-1, 1, 0] - positions[0, 1, 0]) > _PUSHED else "no"
 
 
 def _start(block: Ball | Block) -> NDArray[np.float64]:

@@ -291,8 +291,8 @@ def gap(first: Segment, second: Segment) -> float:
     def side(px: float, py: float, qx: float, qy: float, rx: float, ry: float) -> float:
         return (qx - px) * (ry - py) - (qy - py) * (rx - px)
 
-    apart = side(ax, ay, bx, by, cx, cy) * side(ax, ay, bx, by, dx, dy) >= 0
-    if not apart and side(cx, cy, dx, dy, ax, ay) * side(cx, cy, dx, dy, bx, by) < 0:
+    is_one_sided = side(ax, ay, bx, by, cx, cy) * side(ax, ay, bx, by, dx, dy) >= 0
+    if not is_one_sided and side(cx, cy, dx, dy, ax, ay) * side(cx, cy, dx, dy, bx, by) < 0:
         return 0.0
     return min(
         _distance(ax, ay, second),

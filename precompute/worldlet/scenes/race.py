@@ -69,27 +69,27 @@ class Race:
         )
         # One ball keeps a middling time, so that one ramp of the other can decide between first and last.
         steady = int(rng.integers(2))
-        mine = _ramp(rng, balls[steady], steady, (15, 21))
-        if mine is None:
+        steady_ramp = _ramp(rng, balls[steady], steady, (15, 21))
+        if steady_ramp is None:
             return None
-        span = _span(_landing(balls[steady], mine), before=first != steady)
-        theirs = _ramp(rng, balls[1 - steady], 1 - steady, span)
-        if theirs is None:
+        span = _span(_landing(balls[steady], steady_ramp), before=first != steady)
+        other_ramp = _ramp(rng, balls[1 - steady], 1 - steady, span)
+        if other_ramp is None:
             return None
         return Layout(
             tint=TINTS[rng.integers(len(TINTS))],
             movers=balls,
-            ramps=(mine, theirs),
+            ramps=(steady_ramp, other_ramp),
             posts=((_MIDDLE, _POST_TOP),),
         )
 
     def change(self, rng: Generator, layout: Layout, *, answer: str) -> Layout | None:
         """The ramp that was drawn last is drawn anew."""
         side = int(layout.ramps[1][0] > _MIDDLE)
-        ball, other = layout.movers[side], layout.movers[1 - side]
+        ball, other_ball = layout.movers[side], layout.movers[1 - side]
         assert isinstance(ball, Ball)
-        assert isinstance(other, Ball)
-        span = _span(_landing(other, layout.ramps[0]), before=self.answers.index(answer) == side)
+        assert isinstance(other_ball, Ball)
+        span = _span(_landing(other_ball, layout.ramps[0]), before=self.answers.index(answer) == side)
         ramp = _ramp(rng, ball, side, span)
         return None if ramp is None else replace(layout, ramps=(layout.ramps[0], ramp))
 

@@ -79,24 +79,24 @@ def make_pair(family: str, number: int, split: str, *, seed: int = 0) -> tuple[S
     if family not in FAMILIES or split not in SPLITS or number < 0:
         raise ValueError(f"no pair {number} of family {family!r}, split {split!r}: {list(FAMILIES)}, {list(SPLITS)}")
     kind = FAMILIES[family]
-    where = [VERSION, seed, SPLITS.index(split), list(FAMILIES).index(family)]
-    cells = [(rule, *ends) for rule in kind.heuristics for ends in permutations(kind.answers, 2)]
+    seed_words = [VERSION, seed, SPLITS.index(split), list(FAMILIES).index(family)]
+    cells = [(rule, *answers) for rule in kind.heuristics for answers in permutations(kind.answers, 2)]
     block, place = divmod(number, len(cells))
-    order = np.random.default_rng([*where, block, 1]).permutation(len(cells))
-    rule, *ends = cells[int(order[place])]
+    order = np.random.default_rng([*seed_words, block, 1]).permutation(len(cells))
+    rule, *answers = cells[int(order[place])]
     shift = kind.shifts[number % len(kind.shifts)] if split == "ood" else ""
     # Both orders of a cell are drawn the same way round: some answers are easier to undo than to reach.
-    start, end = sorted(ends, key=kind.answers.index)
-    rng = np.random.default_rng([*where, number, 0])
+    start, end = sorted(answers, key=kind.answers.index)
+    rng = np.random.default_rng([*seed_words, number, 0])
     for _ in range(_MAX_TRIES):
         first = kind.draw(rng, heuristic=rule, answer=start, shift=shift)
-        if first is None or (one := _settled(kind, first, start)) is None:
+        if first is None or (first_motion := _settled(kind, first, start)) is None:
             continue
         for _ in range(_CHANGES):
             second = kind.change(rng, first, answer=end)
-            if second is None or second == first or (two := _settled(kind, second, end)) is None:
+            if second is None or second == first or (second_motion := _settled(kind, second, end)) is None:
                 continue
-            halves = [(first, one, start), (second, two, end)][:: 1 if ends[0] == start else -1]
+            halves = [(first, first_motion, start), (second, second_motion, end)][:: 1 if answers[0] == start else -1]
             name = f"{split}-{family}" if seed == 0 else f"{split}-s{seed}-{family}"
             scenes = [
                 _scene(f"{name}-{2 * number + half:06d}", f"{name}-{number:06d}p", family, split, shift, rule, *ending)

@@ -84,22 +84,22 @@ def ball_errors(videos: Video, clips: Clips) -> dict[str, Any]:
 
     Also the share of them that can be seen in their colour in the last frame.
     """
-    distances, kept = [], []
+    distances, visible = [], []
     for number, video in enumerate(videos):
         layout = clips.layout(number)
         balls = [n for n, mover in enumerate(layout.movers) if isinstance(mover, Ball)]
         if not balls:
             continue
-        found = track(video[::4], layout)[:, balls]
+        tracked = track(video[::4], layout)[:, balls]
         truth = clips.states[number, ::4][:, balls, :2]
-        distances += list(np.hypot(*(found[..., :2] - truth).transpose(2, 0, 1)).T)
-        kept += list(found[-1, :, 2] > 0.35)
+        distances += list(np.hypot(*(tracked[..., :2] - truth).transpose(2, 0, 1)).T)
+        visible += list(tracked[-1, :, 2] > 0.35)
     error = np.array(distances)
     return {
         "balls": len(error),
         "median_px": [round(float(v), 2) for v in np.median(error, axis=0)],
         "within_3px": round(float((error[:, -1] < 3).mean()), 4),
-        "visible_in_their_color": round(float(np.mean(kept)), 4),
+        "visible_in_their_color": round(float(np.mean(visible)), 4),
     }
 
 
@@ -114,7 +114,7 @@ def measure_vae(reconstructed: Video, clips: Clips) -> dict[str, Any]:
     """PSNR, and what becomes of small things."""
     pictures = np.asarray(clips.frames, dtype=np.float32) / 255
     squared = (reconstructed - pictures) ** 2
-    kept = [
+    same_color = [
         max((*COLORS, *UNSEEN_COLORS), key=lambda name: _near(video[0], clips.masks(n, slice(0, 1))[m, 0], name))
         == mover.color
         for n, video in enumerate(reconstructed)
@@ -123,7 +123,7 @@ def measure_vae(reconstructed: Video, clips: Clips) -> dict[str, Any]:
     return {
         "psnr_first_frame_db": round(float(-10 * np.log10(squared[:, 0].mean())), 2),
         "psnr_last_frame_db": round(float(-10 * np.log10(squared[:, -1].mean())), 2),
-        "color_class_kept": round(float(np.mean(kept)), 4),
+        "color_class_kept": round(float(np.mean(same_color)), 4),
         "balls": ball_errors(reconstructed, clips),
         "outcome": by_family(outcomes_right(reconstructed, clips), clips),
     }

@@ -96,7 +96,7 @@ class CpuBudget:
 
     def scale(self, *, warm: float = 0.02, decay_from: float = 0.4, floor: float = 0.02) -> float:
         """Learning-rate factor now: up over `warm`, flat, then linear to `floor` from `decay_from` on."""
-        done = self.done
-        if done < warm:
-            return 0.1 + 0.9 * done / warm
-        return 1.0 if done < decay_from else max(floor, (1 - done) / (1 - decay_from))
+        fraction = self.done
+        if fraction < warm:
+            return 0.1 + 0.9 * fraction / warm
+        return 1.0 if fraction < decay_from else max(floor, (1 - fraction) / (1 - decay_from))

@@ -10,7 +10,8 @@ import pytest
 
 from theworld.pipeline.errors import StoreError, StoreNotFoundError
 from theworld.pipeline.files import atomic
-from theworld.pipeline.files.sealed import read_file, seal, unseal
+from theworld.pipeline.files.plain import read_file
+from theworld.pipeline.files.sealed import seal, unseal
 
 
 class PatchedOs:

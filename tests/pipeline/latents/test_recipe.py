@@ -8,7 +8,7 @@ from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, RecipeError
 from theworld.pipeline.latents.keys import is_key, key_of_bytes, noise_seed
 from theworld.pipeline.latents.kinds import KINDS, KindName
-from theworld.pipeline.latents.recipe import Recipe, check_meaning, difference, parse_recipe
+from theworld.pipeline.latents.recipe import Recipe, check_meaning, difference, parse_recipe, parse_size
 from theworld.pipeline.latents.spec import latent_frames, video_frames
 from theworld.precompute.job.config import PrecomputeConfig
 
@@ -209,3 +209,10 @@ def test_fields_without_meaning_are_named_in_order() -> None:
     values = dict.fromkeys(reversed(names), 7)
     with pytest.raises(ValueError, match=rf"^{', '.join(names)}: without meaning for kind posterior"):
         check_meaning("posterior", values)
+
+
+def test_a_size_is_height_and_width() -> None:
+    assert parse_size("64x96") == (64, 96)
+    for text in ("64", "64x", "x64", "64 x 96", "-64x96", "64x96x3"):
+        with pytest.raises(ConfigError, match="HEIGHTxWIDTH"):
+            parse_size(text)

@@ -11,7 +11,8 @@ from theworld.precompute.preview.answer_cards import answer_picture
 def picture(question: str, answer: str, probability: float | None = 0.5) -> bytes:
     source, video = Image.new("RGB", (64, 64)), torch.zeros(3, 9, 64, 64)
     answers = [(answer, probability), ("right", probability)]
-    drawn = answer_picture(source, video, question, answers, frame_seconds=1 / 16, temporal_stride=4)
+    labels = ["now", "+0.25 s", "+0.50 s"]
+    drawn = answer_picture(source, video, question, answers, labels=labels, temporal_stride=4)
     return np.asarray(drawn).tobytes()
 
 
