@@ -178,17 +178,19 @@ def compare_policies(
         QuestionError: no such split, or more than `max_bad` wrong records, questions without latents or too long ones.
         ConfigError: a rule that asks for more steps than there are, a store that does not hold several futures.
     """
-    session = AnswerSession.open(run, store=store, questions=questions, max_bad=max_bad, lm=lm, device=device)
+    session = AnswerSession.open(
+        run, store=store, questions=questions, max_bad=max_bad, lm=lm, device=device, progress=progress
+    )
     meta, latents, file = session.loaded.meta, session.store, session.questions_file
-    all_steps = check_steps(session.loaded, latents.recipe.rollout_steps, None)
+    all_steps = check_steps(session.loaded, latents.recipe.rollout_steps, None, session.progress)
     lengths = _lengths(rule, all_steps, latents)
     everything = session.read_questions()
     futures = _open_draws(draws, latents)
-    test = _answer(session, select_split(everything, split, file), lengths, batch_size, progress)
+    test = _answer(session, select_split(everything, split, file), lengths, batch_size)
     same = digest_of(file) == meta.questions.sha256
     learned = _learned(everything, session.config.get("labels"), file) if same else None
     chosen, calibration = _calibration_split(everything, calibrate, split, learned, file)
-    held_out = _answer(session, chosen, lengths, batch_size, progress) if chosen else None
+    held_out = _answer(session, chosen, lengths, batch_size) if chosen else None
     notes = list[str]()
     trained = tuple(session.config.get("steps_drawn") or [meta.reader.num_world_steps])
     if (note := _never_read(lengths, trained)) is not None:
@@ -289,14 +291,13 @@ def _answer(
     questions: Sequence[Question],
     lengths: Sequence[int],
     batch_size: int,
-    progress: Progress | None,
 ) -> _Answered:
     """The questions that can be answered, answered at each of these numbers of steps."""
     questions = session.answerable(questions, steps=max(lengths))
     arm = parse_arm(session.trained_arm)
     opened_by_steps = {steps: session.open_arm(arm, questions, steps=steps) for steps in lengths}
     responses = {
-        steps: session.answer(opened, batch_size=batch_size, progress=progress)
+        steps: session.answer(opened, batch_size=batch_size)
         for steps, opened in opened_by_steps.items()
     }
     return _Answered(questions, opened_by_steps[0].keys, responses)

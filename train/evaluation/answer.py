@@ -12,7 +12,6 @@ without choices, which may be long, are generated row by row, with a key-value c
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -35,8 +34,6 @@ _MAX_NEW_TOKENS = 16
 _BEYOND_CHOICES = 2  # tokens that a generated answer may have more than the longest choice: an article, a full stop
 _PACK = 8  # questions of an image in one row
 _PACK_CHOICES = 32  # choices of an image's questions in one row
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +64,7 @@ def ask(
     *,
     steps: int | None = None,
     image: Path | None = None,
+    progress: Progress | None = None,
 ) -> Answer:
     """Answer one question about one rollout, cached or fresh.
 
@@ -76,19 +74,21 @@ def ask(
         choices: rank these; without them the model generates an answer.
         steps: K, rollout steps to read; by default those it was trained with.
         image: the file the latents are of, for a language model that looks at images itself.
+        progress: where warnings go; None is `Progress.to_logger()`.
     Raises:
         RunError: no run folder, or another base model.
         ConfigError: more steps than the latents have, an empty question, or choices that are not two different ones.
         QuestionError: a choice has words the language model has no token for.
         LatentShapeError: latents of another shape than it was trained on.
     """
+    progress = progress or Progress.to_logger()
     loaded = load_run(run) if isinstance(run, Path) else run
     if not question.strip():
         raise ConfigError("the question is empty")
     _check_choices(choices, loaded.lm)
     if unknown := loaded.lm.unknown_words(question):
-        logger.warning("%s has no token for %s in the question", loaded.lm.weights.source, ", ".join(unknown))
-    steps = check_steps(loaded, latents.shape[2] - 1, steps)
+        progress.warn(f"warning: {loaded.lm.weights.source} has no token for {', '.join(unknown)} in the question")
+    steps = check_steps(loaded, latents.shape[2] - 1, steps, progress)
     prompt = tuple(loaded.lm.prompt_ids(question))
     answers = [tuple(loaded.lm.answer_ids(choice)) for choice in choices or ()]
     first = _single_tokens(answers)
@@ -286,7 +286,7 @@ def _batches(
         yield [item for row in part for item in row], to_device(batch, loaded.device)
 
 
-def check_steps(loaded: LoadedRun, stored_steps: int, steps: int | None) -> int:
+def check_steps(loaded: LoadedRun, stored_steps: int, steps: int | None, progress: Progress) -> int:
     """K, the rollout steps to read from latents that hold `stored_steps`; None is as many as in training.
 
     Raises:
@@ -305,8 +305,8 @@ def check_steps(loaded: LoadedRun, stored_steps: int, steps: int | None) -> int:
             f"--steps {last}, or 0 for the observed frame alone"
         )
     if steps > trained:
-        logger.warning(
-            "%s was trained with %d rollout steps: those up to %d are new to it", loaded.path, trained, steps
+        progress.warn(
+            f"warning: {loaded.path} was trained with {trained} rollout steps: those up to {steps} are new to it"
         )
     return steps
 

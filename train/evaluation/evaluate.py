@@ -144,11 +144,11 @@ def evaluate_shown(
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     session = AnswerSession.open(
-        run, store=store, questions=questions, futures=futures, max_bad=max_bad, lm=lm, device=device
+        run, store=store, questions=questions, futures=futures, max_bad=max_bad, lm=lm, device=device, progress=progress
     )
     meta, trained_arm, file = session.loaded.meta, session.trained_arm, session.questions_file
     arms_shown = [_can_be_shown(parse_arm(arm or trained_arm), trained_arm, run) for arm in arms]
-    steps = check_steps(session.loaded, session.store.recipe.rollout_steps, steps)
+    steps = check_steps(session.loaded, session.store.recipe.rollout_steps, steps, session.progress)
     split_questions = select_split(session.read_questions(), split, file)
     answerable = session.answerable(split_questions, steps=steps)
     arm_by_input: dict[str, Arm] = {}
@@ -158,7 +158,7 @@ def evaluate_shown(
     evaluations: list[Evaluation] = []
     for opened in opened_arms:
         arm, started = opened.arm, time.perf_counter()
-        responses = session.answer(opened, batch_size=batch_size, progress=progress, generate=generate)
+        responses = session.answer(opened, batch_size=batch_size, generate=generate)
         seconds = time.perf_counter() - started
         predictions = tuple(map(_predicted, answerable, responses, (opened.keys[q.id] for q in answerable)))
         evaluation = Evaluation(

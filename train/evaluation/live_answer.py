@@ -6,7 +6,6 @@ The rollout takes nearly all the time of an answer. A rule on the question's typ
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.messages import list_problems
+from ...pipeline.progress import Progress
 from ..questions.record import UNTYPED
 from ..runs.folder import LoadedRun
 from .adaptive import ADAPTIVE, Adaptive
@@ -29,8 +29,6 @@ GATE = "gate"
 
 See = Callable[[int], Float[Tensor, "1 C T H W"]]
 """Makes the standardised latents of the input: the observed frame and this number of rollout steps."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +54,7 @@ def answer_live(
     adaptive: str | None = None,
     type: str | None = None,
     image: Path | None = None,
+    progress: Progress | None = None,
 ) -> LiveAnswer:
     """Answer a question about an input that is rolled out only as far as it is read.
 
@@ -67,16 +66,19 @@ def answer_live(
             likeliest choice leads the next by no more than the threshold of the run's gate. A question without choices
             reads all steps, unless the gate never reads any.
         type: of the question, for a rule.
+        progress: where warnings go; None is `Progress.to_logger()`.
     Raises:
         ConfigError: both `steps` and `adaptive`; more steps than there are; a type without a rule; a run without a
             gate.
         RunError: the gate cannot be read.
     """
+    progress = progress or Progress.to_logger()
     most = loaded.meta.reader.num_world_steps
 
     def read(count: int, why: str | None = None) -> LiveAnswer:
         latents = see(count)
-        return LiveAnswer(ask(loaded, latents, question, choices, steps=count, image=image), count, why, latents)
+        answer = ask(loaded, latents, question, choices, steps=count, image=image, progress=progress)
+        return LiveAnswer(answer, count, why, latents)
 
     if adaptive is None:
         if type is not None:
@@ -89,12 +91,12 @@ def answer_live(
         wanted = rule.steps_of(type, most)
         if wanted > most:
             raise ConfigError(f"--adaptive {rule} asks for {wanted} steps, the run reads at most {most}")
-        _warn_if_new(loaded, wanted)
+        _warn_if_new(loaded, wanted, progress)
         return read(wanted, f"by the rule {rule} for questions of type {type or UNTYPED}")
     if type is not None:
         raise ConfigError("--type is for a rule; the gate only uses the answer. Leave it out")
     gate = read_gate(loaded.path, most)
-    _warn_if_new(loaded, 0)
+    _warn_if_new(loaded, 0, progress)
     first = read(0)
     if gate.reads_up_to is None:
         return replace(first, why="the run's gate never found steps worth reading")
@@ -129,12 +131,11 @@ def read_gate(run: Path, steps: int) -> Gate:
     return gate
 
 
-def _warn_if_new(loaded: LoadedRun, steps: int) -> None:
+def _warn_if_new(loaded: LoadedRun, steps: int, progress: Progress) -> None:
     trained = loaded.meta.config.get("steps_drawn") or [loaded.meta.reader.num_world_steps]
     if steps not in trained:
-        logger.warning(
-            "%s never read %d steps in training, so it answers worse there than one that did: train with --steps %s",
-            loaded.path,
-            steps,
-            ",".join(map(str, sorted({steps, *trained}))),
+        train_steps = ",".join(map(str, sorted({steps, *trained})))
+        progress.warn(
+            f"warning: {loaded.path} never read {steps} steps in training, so it answers worse there than one that "
+            f"did: train with --steps {train_steps}"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ...pipeline.errors import QuestionError
 from ...pipeline.files.hashing import digest_of_file
 from ...pipeline.latents.keys import key_of_digest
 from ...pipeline.messages import list_problems, name_some
+from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from .readers import folder_of, read_rows
 
@@ -27,8 +27,6 @@ SourceField = Literal["image", "future"]
 """Which of a question's files the latents were made from."""
 
 _Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
-
-logger = logging.getLogger(__name__)
 
 
 class Question(BaseModel):
@@ -131,7 +129,7 @@ class QuestionFile:
     skipped: dict[str, int]
     """Why rows were skipped -> how many rows."""
 
-    def require(self, max_bad: int) -> tuple[Question, ...]:
+    def require(self, max_bad: int, progress: Progress | None = None) -> tuple[Question, ...]:
         """The questions, if at most `max_bad` rows are wrong; these are left out with a warning.
 
         Raises:
@@ -144,7 +142,8 @@ class QuestionFile:
                     f"{self.path}, " if len(self.bad) == 1 else f"{self.path}: {len(self.bad)} {self.unit}s are wrong: "
                 )
                 raise QuestionError(f"{start}{named}. Correct them, or go on without them: --max-bad {len(self.bad)}")
-            logger.warning("%s: %d wrong %ss are left out: %s", self.path, len(self.bad), self.unit, named)
+            progress = progress or Progress.to_logger()
+            progress.warn(f"warning: {self.path}: {len(self.bad)} wrong {self.unit}s are left out: {named}")
         if not self.questions:
             why = "; ".join(f"{count} {self.unit}s: {reason}" for reason, count in self.skipped.items())
             raise QuestionError(
@@ -153,17 +152,20 @@ class QuestionFile:
         return self.questions
 
 
-def read_questions(path: Path, *, columns: Mapping[str, str] | None = None, max_bad: int = 0) -> tuple[Question, ...]:
+def read_questions(
+    path: Path, *, columns: Mapping[str, str] | None = None, max_bad: int = 0, progress: Progress | None = None
+) -> tuple[Question, ...]:
     """All questions of a file or folder, in its order, in any layout that readers.py lists.
 
     Args:
         columns: field -> column, for a table whose columns have names of their own.
         max_bad: how many rows may be wrong; they are left out with a warning.
+        progress: where the warning goes; None is `Progress.to_logger()`.
     Raises:
         QuestionError: it is missing, empty or in an unsupported layout; more rows are wrong than allowed: not a JSON
             object, a field missing, misspelt or of the wrong type, an id that another question has.
     """
-    return read_question_file(path, columns=columns).require(max_bad)
+    return read_question_file(path, columns=columns).require(max_bad, progress)
 
 
 def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) -> QuestionFile:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipeline.progress import Progress
 from ..evaluation.evaluate import is_right
 from ..evaluation.statistics import Bootstrap, Estimate, Floats
 from ..questions.record import UNTYPED, Question, read_questions, select_split
@@ -54,7 +55,9 @@ class Answers:
     def __init__(self, study: Study, units: Sequence[UnitAnswers]) -> None:
         self.study = study
         settings, file = study.settings, study.settings.questions
-        read = read_questions(file, columns=settings.columns, max_bad=settings.max_bad)
+        # silent: run_study has warned of wrong rows
+        silent = Progress.silent()
+        read = read_questions(file, columns=settings.columns, max_bad=settings.max_bad, progress=silent)
         everything = tuple(q if q.type else q.model_copy(update={"type": UNTYPED}) for q in read)
         self.splits: dict[str, Split] = {}
         for name in splits_of(everything):

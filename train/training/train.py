@@ -73,8 +73,8 @@ def train(
         Interrupted: `stop` was asked to end the training.
     """
     ranks = Ranks.here()
-    progress = (progress or Progress.silent()) if ranks.is_first else Progress.silent()
-    require_hooks(UpdateTrainer)
+    progress = (progress or Progress.to_logger()) if ranks.is_first else Progress.silent()
+    require_hooks(UpdateTrainer, progress)
     require_tracker(config.report_to)
     if resume is None and config.out is not None:
         require_free(config.out, begins=ranks.is_first)
@@ -85,11 +85,11 @@ def train(
     store = open_store(config.store)
     steps = arm.steps(_check_steps(config, store))
     _check_pooling(config.token_layout(), store)
-    everything = read_questions(config.questions, columns=config.columns, max_bad=config.max_bad)
-    taught = _open_split("train", everything, config, arm, store, steps, labels=config.labels)
+    everything = read_questions(config.questions, columns=config.columns, max_bad=config.max_bad, progress=progress)
+    taught = _open_split("train", everything, config, arm, store, steps, progress, labels=config.labels)
     watched = None
     if config.validate_every is not None:
-        watched = _open_split(VALIDATION, everything, config, arm, store, steps)
+        watched = _open_split(VALIDATION, everything, config, arm, store, steps, progress)
     if live is not None:
         taught = replace(taught, images=roll_out_live(taught.images, live, arm))
 
@@ -101,8 +101,8 @@ def train(
     )
     facts = _reader_facts(config, arm, store, lm, steps)
     world_tokens = _world_tokens(facts)
-    taught, material = _encode(taught, config, lm, world_tokens)
-    validation = None if watched is None else _encode(watched, config, lm, world_tokens)[1]
+    taught, material = _encode(taught, config, lm, world_tokens, progress)
+    validation = None if watched is None else _encode(watched, config, lm, world_tokens, progress)[1]
     _check_context(facts, [material] if validation is None else [material, validation], lm, progress)
     for line in training_lines(taught.questions, measure(taught.questions, lm, world_tokens=world_tokens)):
         progress.say(line)
@@ -196,23 +196,27 @@ def _open_split(
     arm: Arm,
     store: LatentStore,
     steps: int,
+    progress: Progress,
     *,
     labels: int | None = None,
 ) -> _Asked:
     """A split's questions, or those of its first `labels` scenes, and their latents as the arm shows them."""
     pool = select_split(everything, split, config.questions)
-    pool = questions_with_latents(pool, config.questions, store, max_bad=config.max_bad) if config.max_bad else pool
+    if max_bad := config.max_bad:
+        pool = questions_with_latents(pool, config.questions, store, max_bad=max_bad, progress=progress)
     questions = first_scenes(pool, labels)
     keys, images = open_arm(arm, store, questions, pool, config.questions, rollout_steps=steps, futures=config.futures)
     return _Asked(questions, keys, images)
 
 
-def _encode(asked: _Asked, config: TrainConfig, lm: LanguageModel, world_tokens: int) -> tuple[_Asked, TrainData]:
+def _encode(
+    asked: _Asked, config: TrainConfig, lm: LanguageModel, world_tokens: int, progress: Progress
+) -> tuple[_Asked, TrainData]:
     """The questions that fit into the language model's context, and the training rows made of them."""
     check_answers(asked.questions, lm)
     examples = [encode(question, asked.keys[question.id], lm, answer=question.answer) for question in asked.questions]
     questions, examples = examples_that_fit(
-        asked.questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad
+        asked.questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad, progress=progress
     )
     pictures = open_vision_inputs(lm, questions, asked.keys, config.questions)
     return replace(asked, questions=questions), TrainData(pack(examples, config.pack), asked.images, pictures)

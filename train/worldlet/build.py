@@ -4,7 +4,6 @@ Nine minutes of CPU time were enough to pass the test.
 """
 
 import json
-import logging
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
+from ...pipeline.progress import Progress
 from .grammar import FULL, Text, sample_text, sample_things
 from .words import BOS, EOS, PAD, new_tokenizer
-
-log = logging.getLogger(__name__)
 
 GATE = 0.95
 """Share of right answers that every answer family and every kind of question must reach, each for itself."""
@@ -111,13 +109,17 @@ def score_lm(
     return {name: right[name] / total[name] for name in sorted(total)}
 
 
-def build_lm(out: Path, *, minutes: float, seed: int = 0, scratch: Path | None = None) -> dict[str, Any]:
+def build_lm(
+    out: Path, *, minutes: float, seed: int = 0, scratch: Path | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
     """Train for `minutes` of CPU time and write model, tokenizer and card to `out`; returns the card.
 
     Args:
         out: folder for `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`.
         scratch: where to keep the last state once a minute; a second call goes on from it.
+        progress: where a person watches; None is `Progress.to_logger()`.
     """
+    progress = progress or Progress.to_logger()
     torch.manual_seed(seed)
     tokenizer = new_tokenizer()
     model = new_lm(tokenizer).train()
@@ -127,8 +129,8 @@ def build_lm(out: Path, *, minutes: float, seed: int = 0, scratch: Path | None =
     adamw = torch.optim.AdamW(rest, lr=_ADAMW_LR, betas=(0.9, 0.98), weight_decay=0.0)
     step, before_s, level = 0, 0.0, 2
     if scratch is not None and (scratch / "progress.json").exists():
-        progress = json.loads((scratch / "progress.json").read_text())
-        step, before_s, level = progress["step"], progress["elapsed_s"], progress["level"]
+        state = json.loads((scratch / "progress.json").read_text())
+        step, before_s, level = state["step"], state["elapsed_s"], state["level"]
         model.load_state_dict(load_file(scratch / "last.safetensors"), strict=False)
         model.tie_weights()
     lessons = _Lessons(Random(f"texts {seed} {step}"), level)
@@ -148,7 +150,7 @@ def build_lm(out: Path, *, minutes: float, seed: int = 0, scratch: Path | None =
         step += 1
         lessons.record(level, loss.item())
         if step % 50 == 0:
-            log.info("lm %.0f s step %d level %d loss %.4f", elapsed_s, step, lessons.level, lessons.loss)
+            progress.say(f"lm {elapsed_s:.0f} s step {step} level {lessons.level} loss {lessons.loss:.4f}")
         if scratch is not None and elapsed_s - saved_s > 60:
             saved_s = elapsed_s
             _save_state(scratch, model, {"step": step, "elapsed_s": elapsed_s, "level": lessons.level})
@@ -158,7 +160,8 @@ def build_lm(out: Path, *, minutes: float, seed: int = 0, scratch: Path | None =
     save_lm(out, model, tokenizer)
     write_card(out, card)
     if not card["gate"]["passed"]:
-        log.warning("the language model missed its gate of %s: %s; train longer", GATE, card["gate"]["missed"])
+        missed = ", ".join(card["gate"]["missed"])
+        progress.warn(f"warning: the language model missed its gate of {GATE}: {missed}. Train longer: --lm-minutes")
     return card
 
 
