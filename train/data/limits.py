@@ -57,19 +57,19 @@ def examples_that_fit(
     long = {n for n, example in enumerate(examples) if len(example.prompt) + len(example.answer) > room}
     if not long or len(long) == len(examples):
         return tuple(questions), list(examples)
-    named = [
+    items = [
         f"{questions[n].id} ({len(examples[n].prompt):,} tokens of prompt, {len(examples[n].answer):,} of answer)"
         for n in sorted(long)
     ]
     if len(long) > max_bad:
         raise QuestionError(
             f"{len(long)} of {len(examples)} questions are too long: behind {world_tokens:,} world tokens, {room:,} of "
-            f"the {lm.context:,} that {lm.weights.source} attends to are left: {name_some(named, between='; ')}. "
+            f"the {lm.context:,} that {lm.weights.source} attends to are left: {name_some(items, between='; ')}. "
             f"Shorten them, pass fewer --steps, or go on without them: --max-bad {len(long)}"
         )
-    _warn_of_left_out(progress, named, "too long")
-    kept = [n for n in range(len(examples)) if n not in long]
-    return tuple(questions[n] for n in kept), [examples[n] for n in kept]
+    _warn_of_left_out(progress, items, "too long")
+    kept_indices = [n for n in range(len(examples)) if n not in long]
+    return tuple(questions[n] for n in kept_indices), [examples[n] for n in kept_indices]
 
 
 def questions_that_fit(
@@ -93,5 +93,5 @@ def questions_that_fit(
     return tuple(question for question in questions if question.id not in left_out)
 
 
-def _warn_of_left_out(progress: Progress, named: Sequence[str], why: str) -> None:
-    progress.warn(f"warning: {len(named)} questions {why} are left out: {name_some(named, between='; ')}")
+def _warn_of_left_out(progress: Progress, items: Sequence[str], reason: str) -> None:
+    progress.warn(f"warning: {len(items)} questions {reason} are left out: {name_some(items, between='; ')}")

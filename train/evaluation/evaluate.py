@@ -227,15 +227,15 @@ def _counted(predictions: tuple[Prediction, ...], outcomes: Mapping[str, bool] |
     }
     return {
         "overall": score(p.correct for p in predictions),
-        "by_type": {kind: score(p.correct for p in of) for kind, of in by_type.items()},
-        "predicted": {kind: _counts(p.predicted for p in of) for kind, of in by_type.items()},
-        "answers": {kind: _counts(p.answer for p in of) for kind, of in by_type.items()},
+        "by_type": {kind: score(p.correct for p in group) for kind, group in by_type.items()},
+        "predicted": {kind: _counts(p.predicted for p in group) for kind, group in by_type.items()},
+        "answers": {kind: _counts(p.answer for p in group) for kind, group in by_type.items()},
         "predictions": predictions,
         "generated": generation(predictions),
-        "generated_by_type": _without_none({kind: generation(of) for kind, of in by_type.items()}),
-        "balanced": _without_none({kind: balance(of) for kind, of in by_type.items()}),
+        "generated_by_type": _without_none({kind: generation(group) for kind, group in by_type.items()}),
+        "balanced": _without_none({kind: balance(group) for kind, group in by_type.items()}),
         "pairs": pairs(predictions),
-        "calibration": _without_none({name: calibrate(of) for name, of in predictions_by_group.items()}),
+        "calibration": _without_none({name: calibrate(group) for name, group in predictions_by_group.items()}),
         "alarms": alarms(predictions),
     }
 
@@ -244,9 +244,9 @@ def _price(session: AnswerSession, arm: Arm, steps: int | None) -> dict[str, Any
     """World tokens per question and rollout seconds per image; `steps` is None where no world is shown."""
     if steps is None:
         return {"world_tokens": 0, "rollout_seconds": 0.0}
-    read = arm.steps(steps)
-    tokens = session.world_tokens(read)
-    if arm.kind in _WITHOUT_ROLLOUT or not read:
+    read_steps = arm.steps(steps)
+    tokens = session.world_tokens(read_steps)
+    if arm.kind in _WITHOUT_ROLLOUT or not read_steps:
         return {"world_tokens": tokens, "rollout_seconds": 0.0}
     return {"world_tokens": tokens, "rollout_seconds": None if arm.kind == "true" else rollout_seconds(session.store)}
 
@@ -256,10 +256,10 @@ def rollout_seconds(store: LatentStore) -> float | None:
     rows = seconds = 0.0
     for record in store.records():
         for origin in origins_of(record):
-            noted = origin.facts.get("seconds")
-            took = noted.get("rollout", noted.get("encode")) if isinstance(noted, dict) else None
-            if isinstance(took, (int, float)):
-                rows, seconds = rows + origin.rows, seconds + took * origin.rows / origin.of_rows
+            timings = origin.facts.get("seconds")
+            duration = timings.get("rollout", timings.get("encode")) if isinstance(timings, dict) else None
+            if isinstance(duration, (int, float)):
+                rows, seconds = rows + origin.rows, seconds + duration * origin.rows / origin.of_rows
     return round(seconds / rows, 4) if rows else None
 
 
@@ -313,11 +313,12 @@ def require_same_questions(evaluations: Sequence[Evaluation]) -> None:
         RunError: names the two that differ.
     """
     first = evaluations[0]
-    for other in evaluations[1:]:
-        if (other.questions_sha256, other.split) != (first.questions_sha256, first.split):
+    for evaluation in evaluations[1:]:
+        if (evaluation.questions_sha256, evaluation.split) != (first.questions_sha256, first.split):
             raise RunError(
-                f"{other.run} answered split {other.split!r} of {other.questions}, {first.run} split {first.split!r} "
-                f"of {first.questions}, as these files were then: not the same questions. Evaluate both again"
+                f"{evaluation.run} answered split {evaluation.split!r} of {evaluation.questions}, "
+                f"{first.run} split {first.split!r} of {first.questions}, as these files were "
+                "then: not the same questions. Evaluate both again"
             )
 
 
@@ -349,8 +350,8 @@ def _counts(words: Iterable[str]) -> dict[str, int]:
 
 def _save(run: Path, evaluation: Evaluation, meta: RunMeta) -> None:
     name = EVALUATION.removesuffix(".json")
-    trained = meta.questions
-    if evaluation.questions != trained.path and evaluation.questions_sha256 != trained.sha256:
+    trained_questions = meta.questions
+    if evaluation.questions != trained_questions.path and evaluation.questions_sha256 != trained_questions.sha256:
         name += f"-{Path(evaluation.questions).stem}-{evaluation.questions_sha256[:8]}"
     if evaluation.split != "test":
         name += f"-{evaluation.split or 'all'}"

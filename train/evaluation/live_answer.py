@@ -73,38 +73,40 @@ def answer_live(
         RunError: the gate cannot be read.
     """
     progress = progress or Progress.to_logger()
-    most = loaded.meta.reader.num_world_steps
+    max_steps = loaded.meta.reader.num_world_steps
 
-    def read(count: int, why: str | None = None) -> LiveAnswer:
+    def answer_with(count: int, reason: str | None = None) -> LiveAnswer:
         latents = see(count)
         answer = ask(loaded, latents, question, choices, steps=count, image=image, progress=progress)
-        return LiveAnswer(answer, count, why, latents)
+        return LiveAnswer(answer, count, reason, latents)
 
     if adaptive is None:
         if type is not None:
             raise ConfigError(f"--type {type} is for a rule that gives steps by type: add --adaptive {type}=0")
-        return read(most if steps is None else steps)
+        return answer_with(max_steps if steps is None else steps)
     if steps is not None:
         raise ConfigError("--adaptive chooses the steps of the question: leave out --steps")
     if adaptive != GATE:
         rule = parse_rule(adaptive)
-        wanted = rule.steps_of(type, most)
-        if wanted > most:
-            raise ConfigError(f"--adaptive {rule} asks for {wanted} steps, the run reads at most {most}")
-        _warn_if_new(loaded, wanted, progress)
-        return read(wanted, f"by the rule {rule} for questions of type {type or UNTYPED}")
+        rule_steps = rule.steps_of(type, max_steps)
+        if rule_steps > max_steps:
+            raise ConfigError(f"--adaptive {rule} asks for {rule_steps} steps, the run reads at most {max_steps}")
+        _warn_if_new(loaded, rule_steps, progress)
+        return answer_with(rule_steps, f"by the rule {rule} for questions of type {type or UNTYPED}")
     if type is not None:
         raise ConfigError("--type is for a rule; the gate only uses the answer. Leave it out")
-    gate = read_gate(loaded.path, most)
+    gate = read_gate(loaded.path, max_steps)
     _warn_if_new(loaded, 0, progress)
-    first = read(0)
+    without_rollout = answer_with(0)
     if gate.reads_up_to is None:
-        return replace(first, why="the run's gate never found steps worth reading")
-    ranked = first.answer.ranked
+        return replace(without_rollout, why="the run's gate never found steps worth reading")
+    ranked = without_rollout.answer.ranked
     lead = margin([choice.probability for choice in ranked])
-    reason = f"without steps the likeliest choice leads by {lead:.3f}" if ranked else "there are no choices to lead"
-    why = f"{reason}, and the gate reads on up to {gate.reads_up_to:.3f}"
-    return replace(first, why=why) if lead > gate.reads_up_to else read(most, why)
+    lead_text = f"without steps the likeliest choice leads by {lead:.3f}" if ranked else "there are no choices to lead"
+    reason = f"{lead_text}, and the gate reads on up to {gate.reads_up_to:.3f}"
+    if lead > gate.reads_up_to:
+        return replace(without_rollout, why=reason)
+    return answer_with(max_steps, reason)
 
 
 def read_gate(run: Path, steps: int) -> Gate:
