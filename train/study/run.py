@@ -152,10 +152,10 @@ def run_study(study: Study, *, jobs: int | None = None, progress: Progress | Non
             progress.say(f"{len(study.units()) - len(todo)} of {len(study.units())} units are there already")
         workers = min(jobs or _default_jobs(study), max(1, len(todo)))
         with progress.bar("evidence", total=len(todo), unit="units") as bar:
-            for done in _work(study, todo, splits, workers):
-                for warning in done.warnings:
+            for unit in _work(study, todo, splits, workers):
+                for warning in unit.warnings:
                     progress.warn(warning)
-                bar.advance(1, note=f"{done.name}, loss {done.loss:.3f}, {done.seconds:.0f} s")
+                bar.advance(1, note=f"{unit.name}, loss {unit.loss:.3f}, {unit.seconds:.0f} s")
         return [_read_unit(study, unit) for unit in study.units()]
 
 
@@ -176,22 +176,22 @@ def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]
     first_scenes(train_pool, max(study.labels))
     splits = splits_of(everything)
     steps = store.recipe.rollout_steps if settings.steps is None else settings.steps
-    shown = {(split, arm) for unit in study.units() for split, arm in study.asked(unit, splits)}
-    shown |= {("train", arm) for arm in study.arms}
+    evaluated = {(split, arm) for unit in study.units() for split, arm in study.asked(unit, splits)}
+    evaluated |= {("train", arm) for arm in study.arms}
     keys: dict[str, str] = {}
-    for split, arm in sorted(shown):
+    for split, arm in sorted(evaluated):
         pool = train_pool if split == "train" else select_split(everything, split, settings.questions)
-        found, _ = open_arm(
+        arm_keys, _ = open_arm(
             parse_arm(arm), store, pool, pool, settings.questions, rollout_steps=steps, futures=settings.futures
         )
-        keys |= found
+        keys |= arm_keys
     weights, (channels, _, height, width) = find_weights(settings.lm), store.sample_shape
     speech = load_tokenizer_only(weights)
     world_tokens = settings.token_layout().count(1 + steps, height, width, channels=channels)
     for split in splits:  # each training checks its own training questions
-        asked = select_split(everything, split, settings.questions)
-        check_answers(asked, speech)
-        questions_that_fit(asked, speech, world_tokens=world_tokens, max_bad=0, progress=progress)
+        split_questions = select_split(everything, split, settings.questions)
+        check_answers(split_questions, speech)
+        questions_that_fit(split_questions, speech, world_tokens=world_tokens, max_bad=0, progress=progress)
     digest = digest_of_lines(f"{name} {key}\n" for name, key in sorted(keys.items()))
     budget = settings.model_dump(
         mode="json", exclude={"arm", "labels", "seed", "out", "store", "questions", "futures", "lm", "device"}
