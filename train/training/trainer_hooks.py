@@ -58,13 +58,14 @@ def require_hooks(trainer: type, progress: Progress) -> None:
             f"warning: transformers' Trainer cannot be checked for the methods that trainings rely on: {error}"
         )
         return
-    used, waiting = set[str](), ["train"]
+    used_names, waiting = set[str](), ["train"]
     while waiting:
         method = waiting.pop()
         names = set[str]() if method in replaced else names_by_method.get(method, set())
-        waiting += names - used
-        used |= names
-    missing = [f"{name}()" for name in hooks if name not in used] + [name for name in ATTRIBUTES if name not in used]
+        waiting += names - used_names
+        used_names |= names
+    missing = [f"{name}()" for name in hooks if name not in used_names]
+    missing += [name for name in ATTRIBUTES if name not in used_names]
     if missing:
         raise ConfigError(
             f"transformers {transformers.__version__} cannot train here: its Trainer no longer uses "
