@@ -23,7 +23,7 @@ class Ranks:
     size: int = 1
 
     @classmethod
-    def from_environment(cls) -> Ranks:
+    def here(cls) -> Ranks:
         """Rank and size from the launcher's environment; also makes this process's GPU the current one."""
         ranks = cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
         if ranks.size > 1 and torch.cuda.is_available():

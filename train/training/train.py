@@ -72,7 +72,7 @@ def train(
         StoreLockedError: another process has resumed the same training.
         Interrupted: `stop` was asked to end the training.
     """
-    ranks = Ranks.from_environment()
+    ranks = Ranks.here()
     progress = (progress or Progress.to_logger()) if ranks.is_first else Progress.silent()
     require_hooks(UpdateTrainer, progress)
     require_tracker(config.report_to)
