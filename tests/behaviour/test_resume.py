@@ -125,12 +125,12 @@ def test_a_killed_training_without_a_checkpoint_begins_anew(house: Path) -> None
 
     class Die(Stop):
         @property
-        def asked(self) -> str:  # type: ignore[override]
+        def signal_name(self) -> str:  # type: ignore[override]
             os.kill(os.getpid(), signal.SIGKILL)
             return ""
 
-        @asked.setter
-        def asked(self, _: str) -> None: ...
+        @signal_name.setter
+        def signal_name(self, _: str) -> None: ...
 
     child = start(lambda _: train(settings(house), stop=Die()))
     with pytest.raises((AssertionError, IndexError)):
