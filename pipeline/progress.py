@@ -1,10 +1,16 @@
 """What a person sees while a job runs: lines and one live bar, on stderr; results go to stdout elsewhere.
 
+The rule for all packages: what a person should know is said to the `Progress` that the caller hands down, or returned
+with the result, never both. A public function that was given no `Progress` says it to `Progress.to_logger()`, so a
+Python caller sees warnings and can turn everything on or off with `logging.getLogger("theworld")`. No other module
+logs. `Progress.silent()` is for what only shows a bar, and for what is said elsewhere already.
+
 Colors follow the terminal, NO_COLOR and FORCE_COLOR, as rich reads them.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -41,6 +47,7 @@ class Progress:
     def __init__(self, console: Console | None, *, quiet: bool = False) -> None:
         self._console = console
         self._quiet = quiet
+        self._warnings: set[str] = set()
 
     @classmethod
     def on_stderr(cls, *, quiet: bool = False) -> Progress:
@@ -52,15 +59,33 @@ class Progress:
         """For callers that want none."""
         return cls(None)
 
+    @staticmethod
+    def to_logger() -> Progress:
+        """For a Python caller who gave none: lines go to the logger `theworld`, warnings at its level WARNING."""
+        return _Logged()
+
+    @staticmethod
+    def keeping(warnings: list[str]) -> Progress:
+        """Appends warnings to a list, for a process that nobody watches: its parent warns of them."""
+        return _Kept(warnings)
+
     def say(self, line: str) -> None:
         """One line; markup in it is printed, not interpreted."""
         if not self._quiet:
-            self.warn(line)
+            self._print(line)
 
     def warn(self, line: str) -> None:
-        """The same for what a person must not miss: it is told with --quiet, too."""
+        """The same for what a person must not miss: it is shown with --quiet, too, and once if it is said again."""
+        if line not in self._warnings:
+            self._warnings.add(line)
+            self._print_warning(line)
+
+    def _print(self, line: str) -> None:
         if self._console is not None:
             self._console.print(_seen(line), markup=False)
+
+    def _print_warning(self, line: str) -> None:
+        self._print(line)
 
     @contextmanager
     def bar(self, title: str, *, total: int, unit: str) -> Generator[Bar, None, None]:
@@ -84,6 +109,27 @@ class Progress:
             lines = _Lines(self, title, total, unit)
             yield lines
             lines.finish()
+
+
+class _Logged(Progress):
+    def __init__(self) -> None:
+        super().__init__(None)
+        self._logger = logging.getLogger("theworld")
+
+    def _print(self, line: str) -> None:
+        self._logger.info("%s", line)
+
+    def _print_warning(self, line: str) -> None:
+        self._logger.warning("%s", line)
+
+
+class _Kept(Progress):
+    def __init__(self, warnings: list[str]) -> None:
+        super().__init__(None)
+        self._kept = warnings
+
+    def _print_warning(self, line: str) -> None:
+        self._kept.append(line)
 
 
 def print_error(text: str) -> None:

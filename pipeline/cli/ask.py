@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..messages import split_names
 from . import options
 from .options import Device, Json, Quiet
 
@@ -39,32 +40,39 @@ def ask(
     from ...precompute.live.world import LazyRollout
     from ...train.evaluation.live_answer import answer_live
     from ...train.runs.folder import load_run
+    from ..progress import Progress
 
-    where = options.device_name(device)
+    progress, where = Progress.on_stderr(quiet=quiet), options.device_name(device)
     loaded = load_run(run, device=where)
-    sight = LazyRollout(loaded.meta.recipe, image, world=world, device=where)
-    wanted = [choice.strip() for choice in choices.split(",")] if choices else None
-    done = answer_live(loaded, sight.see, question, wanted, steps=steps, adaptive=adaptive, type=kind, image=image)
+    rollout = LazyRollout(loaded.meta.recipe, image, world=world, device=where, progress=progress)
+    done = answer_live(
+        loaded,
+        rollout.see,
+        question,
+        split_names(choices, "--choices", example="left,right") if choices else None,
+        steps=steps,
+        adaptive=adaptive,
+        type=kind,
+        image=image,
+        progress=progress,
+    )
     answer = done.answer
     if preview is not None:
-        told = [(r.choice, r.probability) for r in answer.ranked] or [(answer.text, None)]
         from ...precompute.preview.answer_cards import save_answer
 
-        save_answer(sight.viewer, image, done.latents, question, told, preview)
+        answers = [(r.choice, r.probability) for r in answer.ranked] or [(answer.text, None)]
+        save_answer(rollout.viewer, image, done.latents, question, answers, preview)
     if as_json:
         ranked = [{"choice": r.choice, "probability": r.probability} for r in answer.ranked]
-        found = {"answer": answer.text, "ranked": ranked, "steps": done.steps, "why": done.why}
-        typer.echo(json.dumps(found, indent=2))
+        facts = {"answer": answer.text, "ranked": ranked, "steps": done.steps, "why": done.why}
+        typer.echo(json.dumps(facts, indent=2))
         return
-    if not quiet:
-        if done.why is not None:
-            typer.echo(f"rollout steps read: {done.steps}, for {done.why}", err=True)
-        if sys.stderr.isatty():
-            sight.viewer.show(done.latents, sys.stderr)
+    if done.why is not None:
+        progress.say(f"rollout steps read: {done.steps}, for {done.why}")
+    if not quiet and sys.stderr.isatty():
+        rollout.viewer.show(done.latents, sys.stderr)
     typer.echo(answer.text)
-    if quiet:
-        return
     for ranked in answer.ranked:
-        typer.echo(f"  {ranked.probability:6.1%}  {ranked.choice}", err=True)
-    seen = f"saved as {preview}" if preview is not None else "add --preview FILE.png to see it"
-    typer.echo(f"image, rollout and answer: {seen}", err=True)
+        progress.say(f"  {ranked.probability:6.1%}  {ranked.choice}")
+    place = f"saved as {preview}" if preview is not None else "add --preview FILE.png to see it"
+    progress.say(f"image, rollout and answer: {place}")

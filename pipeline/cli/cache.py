@@ -80,7 +80,7 @@ def list_(
         typer.echo(json.dumps(rows, indent=2))
     else:
         for row in rows:
-            size = format_bytes(row['bytes'])
+            size = format_bytes(row["bytes"])
             typer.echo(f"{row['samples']:>9} samples  {size:>12}  {row['kind']:<8}  {row['format']:<10}  {row['path']}")
         if not rows:
             typer.echo(f"{cache} holds no store", err=True)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...train.config import TrainConfig
+from ..messages import split_names
 from . import options
 from .defaults import newest_run
-from .options import Device, Json, Quiet, device_name, split_names
+from .options import Device, Json, Quiet, device_name
 from .settings import help_of
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def evaluate(
         for run in runs
         for evaluation in evaluate_shown(
             run,
-            [None, *(split_names(shown, "--shown") if shown else ())],
+            [None, *(split_names(shown, "--shown", example="frozen,shuffled") if shown else ())],
             store=store,
             questions=questions,
             split=None if split == "all" else split,

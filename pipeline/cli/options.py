@@ -139,15 +139,3 @@ AnswerBatch = Annotated[
 Outcomes = Annotated[
     Path | None, typer.Option(help="JSON of {scene: whether its rollout ends as the true scene does}.")
 ]
-
-
-def split_names(text: str, option: str) -> tuple[str, ...]:
-    """The parts of a list that was typed with commas.
-
-    Raises:
-        ConfigError: a part is empty.
-    """
-    parts = tuple(part.strip() for part in text.split(","))
-    if not all(parts):
-        raise ConfigError(f"{option} takes names separated by commas, got {text!r}")
-    return parts

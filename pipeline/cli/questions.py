@@ -46,6 +46,7 @@ def questions(
     """
     from ...train.questions.inspect import inspect_questions, write_questions
     from ..config import read_table
+    from ..progress import Progress
 
     if file is None:
         file = own_questions(DEFAULT_CACHE)
@@ -55,9 +56,8 @@ def questions(
     report = inspect_questions(file, store, settings, split=None if split == "all" else split)
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else "\n".join(report.lines()))
     if write is not None:
-        written = write_questions(file, write, settings)
-        if not quiet:
-            line = f"{written.questions:,} questions: {written.path}; {written.images:,} images beside it"
-            typer.echo(line, err=True)
+        progress = Progress.on_stderr(quiet=quiet)
+        written = write_questions(file, write, settings, progress=progress)
+        progress.say(f"{written.questions:,} questions: {written.path}; {written.images:,} images beside it")
     if report.refused:
         raise typer.Exit(3)

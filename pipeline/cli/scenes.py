@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -12,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..machine import usable_cores
+from ..messages import split_names
 from . import options
 from .options import Json, Quiet
 
@@ -38,13 +37,13 @@ def scenes(
         out,
         splits={split: count for split, count in counts.items() if count},
         seed=seed,
-        families=[name.strip() for name in families.split(",")],
+        families=split_names(families, "--families", example="buckets,race"),
         videos=videos,
         jobs=jobs or usable_cores(),
         progress=Progress.on_stderr(quiet=quiet),
     )
-    told = {"questions": str(path), "scenes": counts}
-    typer.echo(json.dumps(told, indent=2) if as_json else f"{sum(counts.values())} scenes; their questions: {path}")
+    facts = {"questions": str(path), "scenes": counts}
+    typer.echo(json.dumps(facts, indent=2) if as_json else f"{sum(counts.values())} scenes; their questions: {path}")
 
 
 def worldlet_build(
@@ -59,13 +58,12 @@ def worldlet_build(
     """Train the miniature world model and its small Gemma again. A second call goes on where the first was cut."""
     from ...precompute.worldlet.training.build import build_world
     from ...train.worldlet.build import build_lm
+    from ..progress import Progress
 
-    if not quiet:
-        logging.basicConfig(format="%(message)s", stream=sys.stderr)
-        logging.getLogger("theworld").setLevel(logging.INFO)
-    build_world(out / "world", minutes=world_minutes, seed=seed, start=start)
-    build_lm(out / "lm", minutes=lm_minutes, seed=seed)
-    told = {"world": str(out / "world"), "lm": str(out / "lm")}
-    world, lm = quote(told["world"]), quote(told["lm"])
+    progress = Progress.on_stderr(quiet=quiet)
+    build_world(out / "world", minutes=world_minutes, seed=seed, start=start, progress=progress)
+    build_lm(out / "lm", minutes=lm_minutes, seed=seed, progress=progress)
+    folders = {"world": str(out / "world"), "lm": str(out / "lm")}
+    world, lm = quote(folders["world"]), quote(folders["lm"])
     use = f"use them: theworld precompute --world {world}; theworld train --lm {lm}"
-    typer.echo(json.dumps(told, indent=2) if as_json else use)
+    typer.echo(json.dumps(folders, indent=2) if as_json else use)

@@ -11,9 +11,10 @@ import typer
 from ...train.config import TrainConfig
 from ..config import DEFAULT_CACHE
 from ..errors import ConfigError
+from ..messages import split_names
 from . import options
 from .defaults import own_questions
-from .options import ConfigFile, Json, Quiet, split_names
+from .options import ConfigFile, Json, Quiet
 from .settings import settings_of
 
 if TYPE_CHECKING:
@@ -79,9 +80,9 @@ def study(
     from ..progress import Progress, print_result
 
     plan = Study(
-        arms=split_names(arms, "--arms"),
+        arms=split_names(arms, "--arms", example="text,rollout"),
         labels=_counts(labels),
-        curve=None if curve is None else split_names(curve, "--curve"),
+        curve=None if curve is None else split_names(curve, "--curve", example="rollout,true"),
         seeds=seeds,
         settings=settings,
         out=out,
@@ -141,7 +142,7 @@ def _draw_strips(store: LatentStore, scenes: Path, examples: dict[str, tuple[str
 
 def _counts(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in split_names(text, "--labels"))
+        return tuple(int(part) for part in split_names(text, "--labels", example="250,1000,4000"))
     except ValueError as error:
         raise ConfigError(
             f"--labels must be numbers separated by commas, such as 250,1000,4000; got {text!r}"

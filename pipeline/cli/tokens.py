@@ -11,6 +11,8 @@ from ...train.config import TrainConfig
 from ...train.reader.layouts import LAYOUTS, POOLS
 from ..config import WORLD_TOKENS
 from ..errors import ConfigError
+from ..latents.recipe import parse_size
+from ..messages import split_names
 from . import options
 from .settings import settings_of
 
@@ -112,10 +114,7 @@ def _print(layouts: list[TokenLayout], columns: list[int], budgets: list[list[An
 
 def _cells(size: str, stride: int) -> tuple[int, int]:
     """Latent rows and columns of a picture."""
-    try:
-        height, width = (int(part) for part in size.lower().split("x"))
-    except ValueError as error:
-        raise ConfigError(f"--size must be HEIGHTxWIDTH such as 224x224, got {size!r}") from error
+    height, width = parse_size(size.lower())
     if min(height, width) < stride or height % stride or width % stride:
         raise ConfigError(f"--size {size}: height and width must be multiples of {stride} pixels, a latent cell")
     return height // stride, width // stride
@@ -123,7 +122,7 @@ def _cells(size: str, stride: int) -> tuple[int, int]:
 
 def _numbers(text: str) -> list[int]:
     try:
-        numbers = [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in split_names(text, "--steps", example="0,4,8")]
     except ValueError as error:
         raise ConfigError(f"--steps must be numbers separated by commas, such as 0,4,8; got {text!r}") from error
     if min(numbers) < 0:

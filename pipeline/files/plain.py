@@ -1,4 +1,4 @@
-"""Read regular files of limited size. A pipe or a device, a stranger's or a mistake, cannot block or flood the reader."""
+"""Read regular files of limited size: a pipe or a device cannot block or flood the reader."""
 
 from __future__ import annotations
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...pipeline.config import DECIDES_LATENTS, DEFAULT_CACHE, HOW_IT_RUNS, setting
+from ...pipeline.errors import ConfigError
 from ...pipeline.files.local import LocalPath
 from ...pipeline.latents.kinds import KindName, Views
-from ...pipeline.latents.recipe import Fit, Solver, StoredDtype, check_meaning
+from ...pipeline.latents.recipe import Fit, Solver, StoredDtype, check_meaning, parse_size
 from ...pipeline.machine import DeviceName
 from ...pipeline.store.formats import StoreFormat
 from ..worlds.guardrail import Guardrail
@@ -127,8 +127,11 @@ class PrecomputeConfig(BaseModel):
 
     @model_validator(mode="after")
     def _size_is_readable(self) -> PrecomputeConfig:
-        if self.size is not None and not re.fullmatch(r"\d{1,5}x\d{1,5}", self.size):
-            raise ValueError(f"size must be HEIGHTxWIDTH in pixels, such as 224x224; got {self.size!r}")
+        if self.size is not None:
+            try:
+                parse_size(self.size)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
         return self
 
     @model_validator(mode="after")

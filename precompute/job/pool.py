@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
+import traceback
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...pipeline.errors import Interrupted, WorldModelError
 from ...pipeline.machine import usable_cores
+from ...pipeline.progress import Progress
 from ..inputs.listing import Sample
 from .ray_cluster import WorkerPlan, node_of
 from .ray_local import Session, ray_session
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and a run with nothing to do needs none of it
     from .worker import Receipt, Worker, WorkerSetup
-
-logger = logging.getLogger(__name__)
 
 START_S = 1800.0
 """For the workers to load a world model; a large one, from a cold shared disk, takes minutes."""
@@ -85,11 +84,12 @@ class _InProcess:
 
     workers = 1
 
-    def __init__(self, setup: WorkerSetup) -> None:
+    def __init__(self, setup: WorkerSetup, progress: Progress) -> None:
         self.where: list[dict[str, str]] = []
+        self._progress = progress
         self._worker = worker_class()(setup)
         self._task: tuple[Task, Mapping[str, int]] | None = None
-        self._logged_reasons: set[str] = set()
+        self._shown_reasons: set[str] = set()
 
     def start(self) -> float:
         return self._worker.load_s()
@@ -110,9 +110,9 @@ class _InProcess:
             raise
         except Exception as error:
             reason = reason_of(error)
-            if reason not in self._logged_reasons:  # once, to show where it breaks: the task is tried again
-                self._logged_reasons.add(reason)
-                logger.warning("a task failed", exc_info=True)
+            if reason not in self._shown_reasons:  # once, to show where it breaks: the task is tried again
+                self._shown_reasons.add(reason)
+                self._progress.warn(f"a task failed:\n{traceback.format_exc().rstrip()}")
             return [(task, error)]
 
 
@@ -138,8 +138,11 @@ class _RayPool:
     an actor dies of.
     """
 
-    def __init__(self, session: Session, setup: WorkerSetup, workers: int, *, cpus: float, gpus: float) -> None:
+    def __init__(
+        self, session: Session, setup: WorkerSetup, workers: int, progress: Progress, *, cpus: float, gpus: float
+    ) -> None:
         self.where: list[dict[str, str]] = []
+        self._progress = progress
         self._session = session
         self._ray = session.ray
         # one call at a time: in threads of their own, Ray's calls compute at half the speed (benchmarks/README.md)
@@ -244,7 +247,7 @@ class _RayPool:
             assert actor.died_at is not None
             if now - actor.died_at > RESTART_S:
                 self._actors.remove(actor)
-                logger.warning("a worker did not come back within %.0f s; %d go on", RESTART_S, self.workers)
+                self._progress.warn(f"a worker did not come back within {RESTART_S:.0f} s; {self.workers} go on")
                 if not self._actors:
                     raise WorldModelError(
                         f"the workers died and did not come back within {RESTART_S:.0f} s. Committed "
@@ -275,7 +278,9 @@ def _spoils_the_device(error: Exception) -> bool:
 
 
 @contextmanager
-def open_pool(setup: dict[str, Any], workers: int, *, in_process: bool) -> Generator[Pool, None, None]:
+def open_pool(
+    setup: dict[str, Any], workers: int, progress: Progress, *, in_process: bool
+) -> Generator[Pool, None, None]:
     """Workers on this machine; `start` them.
 
     Args:
@@ -284,7 +289,7 @@ def open_pool(setup: dict[str, Any], workers: int, *, in_process: bool) -> Gener
     from .worker import WorkerSetup
 
     if in_process:
-        yield _InProcess(WorkerSetup(**setup))
+        yield _InProcess(WorkerSetup(**setup), progress)
         return
     cores = usable_cores()
     gpus = _gpus() if setup["device"].startswith("cuda") else 0
@@ -292,12 +297,12 @@ def open_pool(setup: dict[str, Any], workers: int, *, in_process: bool) -> Gener
     with ray_session(cpus=max(workers, cores), gpus=gpus) as session:
         # workers share a GPU only if there are more workers than GPUs
         gpus_per_worker = 1 / -(-workers // gpus) if gpus else 0
-        yield _RayPool(session, _ray_setup(setup, threads), workers, cpus=1, gpus=gpus_per_worker)
+        yield _RayPool(session, _ray_setup(setup, threads), workers, progress, cpus=1, gpus=gpus_per_worker)
 
 
 @contextmanager
 def join_pool(
-    session: Session, setup: dict[str, Any], worker_plan: WorkerPlan, first: Sample
+    session: Session, setup: dict[str, Any], worker_plan: WorkerPlan, first: Sample, progress: Progress
 ) -> Generator[Pool, None, None]:
     """Workers on a cluster that was joined, each having proven that it sees the store and the inputs.
 
@@ -308,6 +313,7 @@ def join_pool(
         session,
         _ray_setup(setup, None if worker_plan.gpus else int(worker_plan.cpus)),
         worker_plan.workers,
+        progress,
         cpus=worker_plan.cpus,
         gpus=worker_plan.gpus,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.latents.kinds import KINDS as TRAITS
-from ...pipeline.latents.recipe import Recipe, parse_recipe
+from ...pipeline.latents.recipe import Recipe, parse_recipe, parse_size
 from ..rollout.kinds import KINDS
 from ..worlds.source import WorldSource
 from .config import PrecomputeConfig
@@ -38,7 +38,7 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
         "seed": config.seed,
         "compute_dtype": config.compute_dtype or card.compute_dtype,
     }
-    height, width = map(int, config.size.split("x")) if config.size else (card.height, card.width)
+    height, width = parse_size(config.size) if config.size else (card.height, card.width)
     recipe = parse_recipe(
         {
             "kind": config.kind,

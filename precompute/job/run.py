@@ -36,7 +36,7 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     """Make the latents of every input that has none yet: roll images out, or encode videos.
 
     Args:
-        progress: where a person watches; None is silent.
+        progress: where a person watches; None is `Progress.to_logger()`.
     Returns:
         A report; inputs that failed are in it and in the store's ledger, and did not stop the run.
     Raises:
@@ -47,7 +47,7 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     events, signals = Events(config.events), Signals()
     try:
         with signals.caught():
-            report = _run(config, progress or Progress.silent(), events, signals)
+            report = _run(config, progress or Progress.to_logger(), events, signals)
         events.write("finished", **report.to_json())
         return report
     except TheWorldError as error:
@@ -100,9 +100,10 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         ]
         progress.say("starting the workers …")
         if session is not None and worker_plan is not None:
-            pool = stack.enter_context(join_pool(session, setup, worker_plan, plan.todo[0]))
+            pool = stack.enter_context(join_pool(session, setup, worker_plan, plan.todo[0], progress))
         else:
-            pool = stack.enter_context(open_pool(setup, min(workers, len(tasks)), in_process=config.in_process))
+            count = min(workers, len(tasks))
+            pool = stack.enter_context(open_pool(setup, count, progress, in_process=config.in_process))
             signals.install()
         scheduler = Scheduler(
             pool,

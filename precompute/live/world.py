@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ...pipeline.latents.keys import key_of_bytes
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.world_model import WorldModel
 from ...pipeline.machine import DeviceName, resolve_device
+from ...pipeline.progress import Progress
 from ...pipeline.store.folder import PROMPT, LatentStore
 from ..preview.latent_decoder import LatentDecoder, place_of, require_rules, require_weights
 from ..rollout.batch import latents_of_batch
@@ -22,19 +22,27 @@ from ..worlds.prompts import embed_prompts, load_prompt_embeddings
 from ..worlds.source import resolve_world
 from ..worlds.text_embeddings import TextEmbeddings
 
-_log = logging.getLogger(__name__)
-
 
 class LiveWorld(LatentDecoder):
     """A world model loaded for one recipe."""
 
-    def __init__(self, world: WorldModel, recipe: Recipe, *, fps: float, name: str = "", device: str = "cpu") -> None:
+    def __init__(
+        self,
+        world: WorldModel,
+        recipe: Recipe,
+        *,
+        fps: float,
+        name: str = "",
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> None:
         """
         Args:
             fps: video frames per second of what the world model was trained on. name: for people.
             device: where it computes, in torch's words.
+            progress: where warnings of inputs go; None is `Progress.to_logger()`.
         """
-        super().__init__(world, recipe, fps=fps, name=name, device=device)
+        super().__init__(world, recipe, fps=fps, name=name, device=device, progress=progress)
         self.world = world
         self._texts: Callable[[Sequence[str]], TextEmbeddings] | None = None
         """The prompts of keys, where each sample has its own."""
@@ -42,13 +50,20 @@ class LiveWorld(LatentDecoder):
 
     @classmethod
     def for_recipe(
-        cls, recipe: Recipe, *, world: str | None = None, device: DeviceName = "auto", text: Path | None = None
+        cls,
+        recipe: Recipe,
+        *,
+        world: str | None = None,
+        device: DeviceName = "auto",
+        text: Path | None = None,
+        progress: Progress | None = None,
     ) -> LiveWorld:
         """Load the world model a recipe names.
 
         Args:
             world: where it lies; by default the Hub id in the recipe, or the embedded worldlet.
             text: file of the recipe's prompt embeddings, where it has a prompt.
+            progress: where warnings of inputs go; None is `Progress.to_logger()`.
         Raises:
             ConfigError: the weights found, or this release's rules, are not the recipe's; or the recipe has a prompt
                 and no `text` is given.
@@ -72,7 +87,7 @@ class LiveWorld(LatentDecoder):
             compute_dtype=recipe.compute_dtype,
             text=embeddings,
         )
-        return cls(loaded, recipe, fps=float(source.card.fps), name=source.name, device=where)
+        return cls(loaded, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress)
 
     @classmethod
     def for_store(cls, store: LatentStore, *, world: str | None = None, device: DeviceName = "auto") -> LiveWorld:
@@ -108,15 +123,24 @@ class LazyRollout:
     """One input, looked at as far as is asked: encoded by the autoencoder alone, rolled out by the whole world model,
     which is loaded when it is first wanted."""
 
-    def __init__(self, recipe: Recipe, file: Path, *, world: str | None = None, device: DeviceName = "auto") -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        file: Path,
+        *,
+        world: str | None = None,
+        device: DeviceName = "auto",
+        progress: Progress | None = None,
+    ) -> None:
         """
         Args:
-            recipe, world, device: as of `LiveWorld.for_recipe`.
+            recipe, world, device, progress: as of `LiveWorld.for_recipe`.
             file: an image, or what else the recipe's kind takes.
         """
         self._recipe, self._file = recipe, file
         self._world = world
         self._device: DeviceName = device
+        self._progress = progress or Progress.to_logger()
         self._viewer: LatentDecoder | None = None
         self._live: LiveWorld | None = None
 
@@ -135,8 +159,12 @@ class LazyRollout:
         """
         if steps == 0 and self._recipe.traits.is_image_rollout and self._live is None:
             if self._viewer is None:
-                self._viewer = LatentDecoder.for_recipe(self._recipe, world=self._world, device=self._device)
+                self._viewer = LatentDecoder.for_recipe(
+                    self._recipe, world=self._world, device=self._device, progress=self._progress
+                )
             return self._viewer.encode(self._file)
         if self._live is None:
-            self._live = LiveWorld.for_recipe(self._recipe, world=self._world, device=self._device)
+            self._live = LiveWorld.for_recipe(
+                self._recipe, world=self._world, device=self._device, progress=self._progress
+            )
         return self._live.roll_out(self._file)[:, :, : 1 + steps]

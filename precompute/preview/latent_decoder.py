@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TextIO
 
@@ -18,14 +17,13 @@ from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.latents.time_axis import label_frames
 from ...pipeline.latents.world_model import Autoencoder
 from ...pipeline.machine import DeviceName, resolve_device
+from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..inputs.sandbox import shared_decoder
 from ..rollout.kinds import KINDS, Loaded
 from ..worlds.source import WORLDLET, WorldSource, find_autoencoder, resolve_world
 from .drawing import to_frames
 from .terminal import show_frames
-
-_log = logging.getLogger(__name__)
 
 _SAME = 0.1
 """Of the latents' own size: rounding and devices make a hundredth, another autoencoder more than all of it."""
@@ -43,12 +41,21 @@ class LatentDecoder:
     """
 
     def __init__(
-        self, autoencoder: Autoencoder, recipe: Recipe, *, fps: float, name: str = "", device: str = "cpu"
+        self,
+        autoencoder: Autoencoder,
+        recipe: Recipe,
+        *,
+        fps: float,
+        name: str = "",
+        device: str = "cpu",
+        progress: Progress | None = None,
     ) -> None:
         """
         Args:
             fps: video frames per second of what the world model was trained on.
+            progress: where warnings of inputs go; None is `Progress.to_logger()`.
         """
+        self._progress = progress or Progress.to_logger()
         self.autoencoder, self.recipe = autoencoder, recipe
         self.fps = recipe.fps or fps
         self.name, self.device = name, device
@@ -111,11 +118,19 @@ class LatentDecoder:
         self.notes = ()
 
     @classmethod
-    def for_recipe(cls, recipe: Recipe, *, world: str | None = None, device: DeviceName = "auto") -> LatentDecoder:
+    def for_recipe(
+        cls,
+        recipe: Recipe,
+        *,
+        world: str | None = None,
+        device: DeviceName = "auto",
+        progress: Progress | None = None,
+    ) -> LatentDecoder:
         """Load what encodes inputs as a recipe says; a folder's weights are all read once, to know that they are its.
 
         Args:
             world: where it lies; by default the Hub id in the recipe, or the embedded worldlet.
+            progress: where warnings of inputs go; None is `Progress.to_logger()`.
         Raises:
             ConfigError: the weights found, or this release's rules, are not the recipe's.
             WorldModelError: they cannot be found or loaded.
@@ -126,7 +141,9 @@ class LatentDecoder:
         require_rules(recipe, source)
         where = str(resolve_device(device))
         autoencoder = source.load_autoencoder(device=where)
-        return cls(autoencoder, recipe, fps=float(source.card.fps), name=source.name, device=where)
+        return cls(
+            autoencoder, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress
+        )
 
     @property
     def spec(self) -> LatentSpec:
@@ -150,7 +167,7 @@ class LatentDecoder:
             told = f"{error}. This run was trained on {kind.takes}s: ask it about {kind.takes}s"
             raise ImageError(FailureReason.FORMAT, told) from error
         if loaded.note:
-            _log.warning("%s is %s", file, loaded.note)
+            self._progress.warn(f"{file} is {loaded.note}")
         return content, loaded
 
     def encode(self, file: Path) -> Float[Tensor, "1 C 1 H W"]:

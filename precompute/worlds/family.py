@@ -118,16 +118,16 @@ def read_configs(folder: Path) -> Configs:
     """
     configs: dict[str, dict[str, Any]] = {}
     if (index := folder / f"{INDEX}.json").is_file():
-        configs[INDEX] = read_json(index)
+        configs[INDEX] = read_config(index)
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
         for name in CONFIG_FILES:
             if (part / name).is_file():
-                configs[part.name] = read_json(part / name)
+                configs[part.name] = read_config(part / name)
                 break
     return configs
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:

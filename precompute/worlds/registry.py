@@ -14,7 +14,7 @@ from rich.table import Table
 from ...pipeline.errors import WorldModelError
 from ...pipeline.messages import list_problems
 from .builtin import BUILT_IN
-from .family import Card, Configs, WorldFamily, read_configs, read_json
+from .family import Card, Configs, WorldFamily, read_config, read_configs
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import WorldModel
@@ -112,7 +112,7 @@ def card_of(folder: Path, family: WorldFamily) -> Card:
     path = folder / "card.json"
     if not path.is_file():
         return family.card
-    defaults = read_json(path).get("defaults", {})
+    defaults = read_config(path).get("defaults", {})
     try:
         values = _Defaults.validate_python(defaults)
         stated = {name: values[name] for name in Card.__dataclass_fields__ if values.get(name) is not None}

@@ -30,7 +30,7 @@ from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import video_frames
 from ...pipeline.latents.tensors import draw_noise
 from ..media.images import to_image
-from .family import read_json
+from .family import read_config
 from .text_embeddings import FollowsPrompts, TextEmbeddings
 from .wan_vae import WanLatents, load_part
 
@@ -88,7 +88,7 @@ class WanWorld(FollowsPrompts, WanLatents):
         image_encoder = load(CLIPVisionModel, "image_encoder", dtype=torch.float32, use_safetensors=True)
         # the one that runs on Pillow: the other rounds differently, and whether it is there depends on torchvision
         image_processor = load(CLIPImageProcessorPil, "image_processor")
-        name = read_json(folder / "scheduler" / "scheduler_config.json").get("_class_name", "")
+        name = read_config(folder / "scheduler" / "scheduler_config.json").get("_class_name", "")
         if name not in _SCHEDULERS:
             raise WorldModelError(
                 f"the world model in {folder} names the scheduler {name!r}; there are {', '.join(_SCHEDULERS)}"

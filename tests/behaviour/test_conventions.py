@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -113,7 +114,19 @@ def test_a_quiet_progress_tells_what_must_not_be_missed(capsys: pytest.CaptureFi
     with progress.bar("work", total=1, unit="images") as bar:
         bar.advance(1)
     progress.warn("warning: [the] disk is full")
+    progress.warn("warning: [the] disk is full")  # of the same, once
     assert capsys.readouterr() == ("", "warning: [the] disk is full\n")
+
+
+def test_a_python_caller_without_a_progress_hears_warnings_from_the_logger(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="theworld")
+    progress = Progress.to_logger()
+    progress.say("100 % of it")
+    progress.warn("warning: the disk is full")
+    assert caplog.record_tuples == [
+        ("theworld", logging.INFO, "100 % of it"),
+        ("theworld", logging.WARNING, "warning: the disk is full"),
+    ]
 
 
 def test_a_line_of_progress_says_what_is_known_by_then(capsys: pytest.CaptureFixture[str]) -> None:

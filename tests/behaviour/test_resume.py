@@ -125,12 +125,12 @@ def test_a_killed_training_without_a_checkpoint_begins_anew(house: Path) -> None
 
     class Die(Stop):
         @property
-        def asked(self) -> str:  # type: ignore[override]
+        def signal_name(self) -> str:  # type: ignore[override]
             os.kill(os.getpid(), signal.SIGKILL)
             return ""
 
-        @asked.setter
-        def asked(self, _: str) -> None: ...
+        @signal_name.setter
+        def signal_name(self, _: str) -> None: ...
 
     child = start(lambda _: train(settings(house), stop=Die()))
     with pytest.raises((AssertionError, IndexError)):
@@ -327,9 +327,9 @@ def test_patience_needs_something_to_look_at(house: Path) -> None:
 def test_the_first_signal_waits_for_the_update_and_the_handlers_come_back(capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Stop().on_signals() as stop:
-        assert not stop.asked
+        assert not stop.signal_name
         signal.raise_signal(signal.SIGTERM)
-        assert stop.asked == "SIGTERM"
+        assert stop.signal_name == "SIGTERM"
     assert "a second signal stops at once" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
 

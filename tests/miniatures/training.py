@@ -50,7 +50,7 @@ class StopAt(Stop):
         self._left = update
 
     @property
-    def asked(self) -> str:  # type: ignore[override]
+    def signal_name(self) -> str:  # type: ignore[override]
         self._left -= 1
         return "SIGTERM" if self._left <= 0 else ""
 

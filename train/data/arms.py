@@ -80,7 +80,7 @@ def parse_arm(name: str) -> Arm:
 def open_arm(
     arm: Arm,
     store: LatentStore,
-    asked: Sequence[Question],
+    questions: Sequence[Question],
     pool: Sequence[Question],
     questions_file: Path,
     *,
@@ -90,7 +90,7 @@ def open_arm(
     """Question id -> key of its image, and the latents of these keys as the arm shows them; None for `text`.
 
     Args:
-        asked: the questions whose latents are read.
+        questions: those whose latents are read.
         pool: questions of all scenes that may stand in for one of these: their whole split.
         rollout_steps: K, what the arm's `steps` says.
         futures: a store of encoded true futures.
@@ -99,7 +99,7 @@ def open_arm(
         ConfigError: `true` without a store of futures.
         StoreMismatchError: the futures are of another latent space, size or frame rate.
     """
-    coverage = resolve_keys(asked, questions_file, store)
+    coverage = resolve_keys(questions, questions_file, store)
     coverage.require_complete()
     if arm.kind == "text":
         return coverage.keys, None
@@ -115,22 +115,22 @@ def open_arm(
     elif arm.kind == "shuffled":
         pooled = resolve_keys(pool, questions_file, store)
         pooled.require_complete()
-        future = partial(_of_others, store, _by_key(pool, pooled.keys, pooled.keys, wrong=1.0))
+        future = partial(_futures_of_others, store, _by_key(pool, pooled.keys, pooled.keys, wrong=1.0))
     elif arm.kind == "true":
         if futures is None:
             raise ConfigError(
                 f"the arm {arm.name} reads true futures: name their store with --futures. "
                 "`theworld precompute FUTURES --kind frames` encodes videos"
             )
-        pool = pool if arm.wrong else asked
+        pool = pool if arm.wrong else questions
         true_store = open_store(futures)
         _require_same_space(store, true_store, rollout_steps)
         videos = resolve_keys(pool, questions_file, true_store, field="future")
         videos.require_complete()
         pooled = resolve_keys(pool, questions_file, store)
         pooled.require_complete()
-        future = partial(_of_others, true_store, _by_key(pool, pooled.keys, videos.keys, wrong=arm.wrong))
-    keys = tuple(dict.fromkeys(coverage.keys[question.id] for question in asked))
+        future = partial(_futures_of_others, true_store, _by_key(pool, pooled.keys, videos.keys, wrong=arm.wrong))
+    keys = tuple(dict.fromkeys(coverage.keys[question.id] for question in questions))
     return coverage.keys, ArmLatents(store, future=future, keys=keys, rollout_steps=rollout_steps)
 
 
@@ -181,7 +181,7 @@ def substitute_scenes(questions: Iterable[Question]) -> dict[str, str]:
         halves = pairs.setdefault(question.cluster, [])
         if scene not in halves:
             halves.append(scene)
-    chosen: dict[str, str] = {}
+    substitutes: dict[str, str] = {}
     for (split, family), pairs in sorted(groups.items()):
         rng = np.random.default_rng([*f"{split} {family}".encode()])
         blocks = [[halves[i] for i in rng.permutation(len(halves))] for _, halves in sorted(pairs.items())]
@@ -193,8 +193,8 @@ def substitute_scenes(questions: Iterable[Question]) -> dict[str, str]:
                 f"futures cannot be exchanged between the {len(row)} scenes of family {family!r} in split {split!r}: "
                 f"at least {2 * turn} are needed. Make more scenes, or leave out the arms that exchange them"
             )
-        chosen |= zip(row, [*row[turn:], *row[:turn]], strict=True)
-    return chosen
+        substitutes |= zip(row, [*row[turn:], *row[:turn]], strict=True)
+    return substitutes
 
 
 def sees_substitute(key: str, wrong: float) -> bool:
@@ -209,25 +209,27 @@ def future_is_right(arm: Arm, pool: Sequence[Question], images: dict[str, str]) 
         pool: the questions of a whole split.
         images: question id -> key of its image.
     """
-    others = substitute_scenes(pool) if arm.wrong else {}
+    substitutes = substitute_scenes(pool) if arm.wrong else {}
     answers = {(question.scene_id, question.asks): question.answer for question in pool}
-    ends: dict[str, bool] = {}
+    correctness: dict[str, bool] = {}
     for question in pool:
         scene = question.scene_id
-        shown = others[scene] if sees_substitute(images[question.id], arm.wrong) else scene
-        ends[question.id] = answers.get((shown, question.asks)) == question.answer
-    return ends
+        shown_scene = substitutes[scene] if sees_substitute(images[question.id], arm.wrong) else scene
+        correctness[question.id] = answers.get((shown_scene, question.asks)) == question.answer
+    return correctness
 
 
-def _by_key(pool: Sequence[Question], images: dict[str, str], shown: dict[str, str], *, wrong: float) -> dict[str, str]:
+def _by_key(
+    pool: Sequence[Question], images: dict[str, str], future_keys: dict[str, str], *, wrong: float
+) -> dict[str, str]:
     """Key of an image -> key of the latents whose future it sees."""
-    others = substitute_scenes(pool) if wrong else {}
-    shown_of = {question.scene_id: shown[question.id] for question in pool}
-    seen: dict[str, str] = {}
+    substitutes = substitute_scenes(pool) if wrong else {}
+    future_key_by_scene = {question.scene_id: future_keys[question.id] for question in pool}
+    future_key_by_image: dict[str, str] = {}
     for question in pool:
         key, scene = images[question.id], question.scene_id
-        seen[key] = shown_of[others[scene] if sees_substitute(key, wrong) else scene]
-    return seen
+        future_key_by_image[key] = future_key_by_scene[substitutes[scene] if sees_substitute(key, wrong) else scene]
+    return future_key_by_image
 
 
 def _frozen(_: Sequence[str], latents: Tensor) -> Tensor:
@@ -238,15 +240,19 @@ def _reversed(_: Sequence[str], latents: Tensor) -> Tensor:
     return latents[:, :, 1:].flip(2)
 
 
-def _of_others(store: LatentStore, shown: dict[str, str], keys: Sequence[str], latents: Tensor) -> Tensor:
-    return as_tensor(store.read([shown[key] for key in keys], rollout_steps=latents.shape[2] - 1))[:, :, 1:]
+def _futures_of_others(
+    store: LatentStore, future_key_by_image: dict[str, str], keys: Sequence[str], latents: Tensor
+) -> Tensor:
+    return as_tensor(store.read([future_key_by_image[key] for key in keys], rollout_steps=latents.shape[2] - 1))[
+        :, :, 1:
+    ]
 
 
 def _noise_like(store: LatentStore, rollout_steps: int) -> Future:
     keys = sorted(store.keys)
-    some = keys[:: -(-len(keys) // _MEASURED)]
-    seen = as_tensor(store.read(some, rollout_steps=rollout_steps))[:, :, 1:].float()
-    return partial(_noise, seen.mean((0, 2, 3, 4)), seen.std((0, 2, 3, 4)))
+    sampled_keys = keys[:: -(-len(keys) // _MEASURED)]
+    sampled_futures = as_tensor(store.read(sampled_keys, rollout_steps=rollout_steps))[:, :, 1:].float()
+    return partial(_noise, sampled_futures.mean((0, 2, 3, 4)), sampled_futures.std((0, 2, 3, 4)))
 
 
 def _noise(mean: Tensor, std: Tensor, keys: Sequence[str], latents: Tensor) -> Tensor:
@@ -258,11 +264,11 @@ def _noise(mean: Tensor, std: Tensor, keys: Sequence[str], latents: Tensor) -> T
 def _require_same_space(store: LatentStore, futures: LatentStore, steps: int) -> None:
     """The true futures must be what the world model was to predict: same VAE, picture, and time between frames."""
     for name in ("world", "height", "width", "fit", "stride"):
-        ours, theirs = getattr(store.recipe, name), getattr(futures.recipe, name)
-        if ours != theirs:
+        recipe_value, futures_value = getattr(store.recipe, name), getattr(futures.recipe, name)
+        if recipe_value != futures_value:
             raise StoreMismatchError(
-                f"the futures in {futures.path} do not belong to the rollouts in {store.path}: {name} is {theirs!r} "
-                f"there, {ours!r} here. Encode the videos with the rollouts' settings"
+                f"the futures in {futures.path} do not belong to the rollouts in {store.path}: {name} is "
+                f"{futures_value!r} there, {recipe_value!r} here. Encode the videos with the rollouts' settings"
             )
     if futures.recipe.rollout_steps < steps:
         raise StoreMismatchError(

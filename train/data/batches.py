@@ -55,28 +55,28 @@ def check_answers(questions: Sequence[Question], lm: PromptFormat) -> None:
     Raises:
         QuestionError: names the first such question and its words.
     """
-    seen: set[str] = set()
+    checked_answers: set[str] = set()
     for question in questions:
         for answer in question.choices or (question.answer,):
-            if answer not in seen and (unknown := lm.unknown_words(answer)):
+            if answer not in checked_answers and (unknown := lm.unknown_words(answer)):
                 raise QuestionError(
                     f"question {question.id}: the tokenizer of {lm.weights.source} has no token for {unknown} in the "
                     f"answer {answer!r}. Put the answer in other words, or use another --lm"
                 )
-            seen.add(answer)
+            checked_answers.add(answer)
 
 
-def pack(examples: Iterable[Example], most: int) -> list[tuple[Example, ...]]:
+def pack(examples: Iterable[Example], max_examples: int) -> list[tuple[Example, ...]]:
     """Rows of up to `most` examples of one image, images in the order in which they first come."""
-    return pack_by(examples, most, lambda example: example.key)
+    return pack_by(examples, max_examples, lambda example: example.key)
 
 
-def pack_by(items: Iterable[_Item], most: int, key: Callable[[_Item], str]) -> list[tuple[_Item, ...]]:
+def pack_by(items: Iterable[_Item], max_items: int, key: Callable[[_Item], str]) -> list[tuple[_Item, ...]]:
     """As `pack`, for anything that has a key."""
     by_key: dict[str, list[_Item]] = {}
     for item in items:
         by_key.setdefault(key(item), []).append(item)
-    return [tuple(group[n : n + most]) for group in by_key.values() for n in range(0, len(group), most)]
+    return [tuple(group[n : n + max_items]) for group in by_key.values() for n in range(0, len(group), max_items)]
 
 
 def pad_rows(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Tensor]:
@@ -142,12 +142,12 @@ def with_latents(
             del batch["keys"]
             yield batch
         return
-    place = {key: index for index, key in enumerate(images.keys)}
+    index_by_key = {key: index for index, key in enumerate(images.keys)}
     if not images.read_ahead:
         for batch in batches:
             keys: list[str] = batch.pop("keys")
             row = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-            latents = images.read([place[key] for key in row])
+            latents = images.read([index_by_key[key] for key in row])
             latents = latents if device is None else latents.to(device)
             yield {**batch, "latents": latents if len(row) == len(keys) else latents[[row[key] for key in keys]]}
         return
@@ -157,10 +157,10 @@ def with_latents(
         for batch in batches:
             keys: list[str] = batch.pop("keys")
             waiting.append((batch, keys))
-            yield [place[key] for key in dict.fromkeys(keys)]
+            yield [index_by_key[key] for key in dict.fromkeys(keys)]
 
-    with Prefetcher(images, upcoming(), keep=keep, device=device) as ahead:
-        for _, latents in ahead:
+    with Prefetcher(images, upcoming(), keep=keep, device=device) as prefetcher:
+        for _, latents in prefetcher:
             batch, keys = waiting.popleft()
             row = {key: number for number, key in enumerate(dict.fromkeys(keys))}
             yield {**batch, "latents": latents if len(row) == len(keys) else latents[[row[key] for key in keys]]}

@@ -6,12 +6,12 @@ More than `max_bad` is an error, raised before the job starts. Answers outside t
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...pipeline.errors import QuestionError
 from ...pipeline.messages import name_some
+from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..language.lm import LanguageModel
 from ..language.prompt_format import PromptFormat
@@ -19,11 +19,9 @@ from ..questions.record import Question, resolve_keys
 from ..questions.report import measure
 from .batches import Example
 
-logger = logging.getLogger(__name__)
-
 
 def questions_with_latents(
-    questions: Sequence[Question], questions_file: Path, store: LatentStore, *, max_bad: int
+    questions: Sequence[Question], questions_file: Path, store: LatentStore, *, max_bad: int, progress: Progress
 ) -> tuple[Question, ...]:
     """The questions that have latents in a store.
 
@@ -34,12 +32,19 @@ def questions_with_latents(
     if len(coverage.missing) > max_bad or not coverage.keys:
         coverage.require_complete()
     if coverage.missing:
-        _say_left_out("without latents", [f"{item.question.id} ({item.reason})" for item in coverage.missing])
+        missing = [f"{item.question.id} ({item.reason})" for item in coverage.missing]
+        _warn_of_left_out(progress, missing, "without latents")
     return tuple(question for question in questions if question.id in coverage.keys)
 
 
 def examples_that_fit(
-    questions: Sequence[Question], examples: Sequence[Example], lm: LanguageModel, *, world_tokens: int, max_bad: int
+    questions: Sequence[Question],
+    examples: Sequence[Example],
+    lm: LanguageModel,
+    *,
+    world_tokens: int,
+    max_bad: int,
+    progress: Progress,
 ) -> tuple[tuple[Question, ...], list[Example]]:
     """The questions that leave room for the world tokens, and their examples, in the same order.
 
@@ -52,23 +57,23 @@ def examples_that_fit(
     long = {n for n, example in enumerate(examples) if len(example.prompt) + len(example.answer) > room}
     if not long or len(long) == len(examples):
         return tuple(questions), list(examples)
-    named = [
+    items = [
         f"{questions[n].id} ({len(examples[n].prompt):,} tokens of prompt, {len(examples[n].answer):,} of answer)"
         for n in sorted(long)
     ]
     if len(long) > max_bad:
         raise QuestionError(
             f"{len(long)} of {len(examples)} questions are too long: behind {world_tokens:,} world tokens, {room:,} of "
-            f"the {lm.context:,} that {lm.weights.source} attends to are left: {name_some(named, between='; ')}. "
+            f"the {lm.context:,} that {lm.weights.source} attends to are left: {name_some(items, between='; ')}. "
             f"Shorten them, pass fewer --steps, or go on without them: --max-bad {len(long)}"
         )
-    _say_left_out("too long", named)
-    kept = [n for n in range(len(examples)) if n not in long]
-    return tuple(questions[n] for n in kept), [examples[n] for n in kept]
+    _warn_of_left_out(progress, items, "too long")
+    kept_indices = [n for n in range(len(examples)) if n not in long]
+    return tuple(questions[n] for n in kept_indices), [examples[n] for n in kept_indices]
 
 
 def questions_that_fit(
-    questions: Sequence[Question], lm: PromptFormat, *, world_tokens: int, max_bad: int
+    questions: Sequence[Question], lm: PromptFormat, *, world_tokens: int, max_bad: int, progress: Progress
 ) -> tuple[Question, ...]:
     """The questions that are not too long to be answered with the longest of their choices.
 
@@ -83,10 +88,10 @@ def questions_that_fit(
             f"Shorten them, read fewer --steps, or go on without them: --max-bad {len(long)}"
         )
     if long:
-        _say_left_out("too long", long)
+        _warn_of_left_out(progress, long, "too long")
     left_out = set(long)
     return tuple(question for question in questions if question.id not in left_out)
 
 
-def _say_left_out(why: str, named: Sequence[str]) -> None:
-    logger.warning("%d questions %s are left out: %s", len(named), why, name_some(named, between="; "))
+def _warn_of_left_out(progress: Progress, items: Sequence[str], reason: str) -> None:
+    progress.warn(f"warning: {len(items)} questions {reason} are left out: {name_some(items, between='; ')}")

@@ -144,10 +144,10 @@ class _Slot:
         """The latents as the same view of a copy of all bytes. To copy a strided view, torch would first gather it in
         memory that is not pinned, and wait."""
         latents = self.latents.result()
-        there = self.memory[: len(latents) * self.buffer.rows.shape[1]].to(device, non_blocking=True, copy=True)
+        device_memory = self.memory[: len(latents) * self.buffer.rows.shape[1]].to(device, non_blocking=True, copy=True)
         if device.type == "cuda":
             self.copied = torch.cuda.current_stream(device).record_event()
-        return there.view(latents.dtype).as_strided(latents.shape, latents.stride())
+        return device_memory.view(latents.dtype).as_strided(latents.shape, latents.stride())
 
     def _fill(self, dataset: LatentDataset, indices: Indices) -> Tensor:
         if self.copied is not None:

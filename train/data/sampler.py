@@ -85,20 +85,20 @@ class BatchSampler:
     def ahead(self) -> Iterator[Batch]:
         """The batches from the position on, without moving it."""
         length, size, world_size = (self._fixed[name] for name in ("length", "batch_size", "world_size"))
-        epoch, first = self._position
+        epoch, first_batch = self._position
         while self._epochs is None or epoch < self._epochs:
             if self._dealt is None or self._dealt[0] != epoch:
                 places = np.arange(self._rank, self._samples * world_size, world_size) % length
                 self._dealt = epoch, permutation(length, self._fixed["seed"], epoch)[places]
             indices = self._dealt[1]
-            for number in range(first, self.epoch_batches):
+            for number in range(first_batch, self.epoch_batches):
                 yield Batch(epoch, number, indices[number * size : (number + 1) * size])
-            epoch, first = epoch + 1, 0
+            epoch, first_batch = epoch + 1, 0
 
     def move_past(self, batch: Batch) -> None:
         """Note that a batch was handed out: the position is right after it."""
-        last = batch.number + 1 == self.epoch_batches
-        self._position = (batch.epoch + 1, 0) if last else (batch.epoch, batch.number + 1)
+        is_last = batch.number + 1 == self.epoch_batches
+        self._position = (batch.epoch + 1, 0) if is_last else (batch.epoch, batch.number + 1)
 
     def state_dict(self) -> dict[str, int]:
         """The position, for JSON: the same on every rank. A batch handed out counts as used."""

@@ -178,29 +178,31 @@ def compare_policies(
         QuestionError: no such split, or more than `max_bad` wrong records, questions without latents or too long ones.
         ConfigError: a rule that asks for more steps than there are, a store that does not hold several futures.
     """
-    session = AnswerSession.open(run, store=store, questions=questions, max_bad=max_bad, lm=lm, device=device)
+    session = AnswerSession.open(
+        run, store=store, questions=questions, max_bad=max_bad, lm=lm, device=device, progress=progress
+    )
     meta, latents, file = session.loaded.meta, session.store, session.questions_file
-    all_steps = check_steps(session.loaded, latents.recipe.rollout_steps, None)
+    all_steps = check_steps(session.loaded, latents.recipe.rollout_steps, None, session.progress)
     lengths = _lengths(rule, all_steps, latents)
     everything = session.read_questions()
     futures = _open_draws(draws, latents)
-    test = _answer(session, select_split(everything, split, file), lengths, batch_size, progress)
-    same = digest_of(file) == meta.questions.sha256
-    learned = _learned(everything, session.config.get("labels"), file) if same else None
-    chosen, calibration = _calibration_split(everything, calibrate, split, learned, file)
-    held_out = _answer(session, chosen, lengths, batch_size, progress) if chosen else None
+    test = _answer(session, select_split(everything, split, file), lengths, batch_size)
+    is_training_file = digest_of(file) == meta.questions.sha256
+    training_scenes = _training_scenes(everything, session.config.get("labels"), file) if is_training_file else None
+    calibration_questions, calibration = _calibration_split(everything, calibrate, split, training_scenes, file)
+    held_out = _answer(session, calibration_questions, lengths, batch_size) if calibration_questions else None
     notes = list[str]()
-    trained = tuple(session.config.get("steps_drawn") or [meta.reader.num_world_steps])
-    if (note := _never_read(lengths, trained)) is not None:
+    trained_steps = tuple(session.config.get("steps_drawn") or [meta.reader.num_world_steps])
+    if (note := _never_read(lengths, trained_steps)) is not None:
         notes.append(note)
     if held_out is None:
         notes.append(f"no gates: {calibration}")
 
-    ruled = test.by_rule(rule, all_steps)
+    rule_steps = test.by_rule(rule, all_steps)
     picks: list[tuple[str, Steps, Gate | None]] = [
-        ("never", np.zeros_like(ruled), None),
-        ("always", np.full_like(ruled, all_steps), None),
-        (f"rule {rule}", ruled, None),
+        ("never", np.zeros_like(rule_steps), None),
+        ("always", np.full_like(rule_steps, all_steps), None),
+        (f"rule {rule}", rule_steps, None),
     ]
     rollouts = dict[str, int]()
     """By policy, where they are not those of the images that are read."""
@@ -210,23 +212,23 @@ def compare_policies(
         if futures is not None:
             gate = _choose(held_out, _figures(held_out, futures, file), held_out.by_rule(rule, all_steps))
             passes = gate.passes(_figures(test, futures, file))
-            picks.append(("agreement", np.where(passes, ruled, 0), gate))
-            rollouts["agreement"] = futures.recipe.draws * len(test.images(ruled))  # all are judged
+            picks.append(("agreement", np.where(passes, rule_steps, 0), gate))
+            rollouts["agreement"] = futures.recipe.draws * len(test.images(rule_steps))  # all are judged
         else:
             notes.append("no gate on agreement: it needs several futures of each image, in a store of kind samples")
-    best = np.zeros_like(ruled)
+    oracle_steps = np.zeros_like(rule_steps)
     for length in reversed(lengths):
-        best[test.right(length)] = length
-    picks.append(("oracle", best, None))
+        oracle_steps[test.right(length)] = length
+    picks.append(("oracle", oracle_steps, None))
     tokens = {steps: session.world_tokens(steps) for steps in lengths}
     result = Adaptive(
         run=str(run),
         split=split,
         steps=all_steps,
-        trained_steps=trained,
+        trained_steps=trained_steps,
         rule=str(rule),
         calibration=calibration,
-        images=len(test.images(np.ones_like(ruled))),
+        images=len(test.images(np.ones_like(rule_steps))),
         questions=tuple(question.id for question in test.questions),
         policies=tuple(
             _policy(
@@ -249,12 +251,12 @@ def compare_policies(
 
 def _never_read(lengths: Sequence[int], trained: Sequence[int]) -> str | None:
     """A note on numbers of steps that the run did not read in training; None without any."""
-    new = sorted(set(lengths) - set(trained))
-    if not new:
+    untrained = sorted(set(lengths) - set(trained))
+    if not untrained:
         return None
     return (
-        f"this reader never read {', '.join(map(str, new))} steps in training, so it answers worse there than one "
-        f"that did: train with --steps {','.join(map(str, sorted({*lengths, *trained})))}"
+        f"this reader never read {', '.join(map(str, untrained))} steps in training, so it answers worse there than "
+        f"one that did: train with --steps {','.join(map(str, sorted({*lengths, *trained})))}"
     )
 
 
@@ -263,13 +265,13 @@ def _lengths(rule: Rule, all_steps: int, store: LatentStore) -> tuple[int, ...]:
         raise ConfigError(
             f"{store.path} holds {store.recipe.kind} of {all_steps} steps to read: there is nothing to choose from"
         )
-    wanted = {steps for steps in rule.by_type.values() if steps is not None}
-    if wanted and max(wanted) > all_steps:
+    rule_steps = {steps for steps in rule.by_type.values() if steps is not None}
+    if rule_steps and max(rule_steps) > all_steps:
         raise ConfigError(
-            f"--rule {rule} asks for {max(wanted)} steps, the run reads at most {all_steps}. Ask for fewer, or for "
+            f"--rule {rule} asks for {max(rule_steps)} steps, the run reads at most {all_steps}. Ask for fewer, or for "
             "all"
         )
-    return tuple(sorted({0, all_steps} | wanted))
+    return tuple(sorted({0, all_steps} | rule_steps))
 
 
 def _open_draws(draws: Path | None, latents: LatentStore) -> LatentStore | None:
@@ -289,20 +291,19 @@ def _answer(
     questions: Sequence[Question],
     lengths: Sequence[int],
     batch_size: int,
-    progress: Progress | None,
 ) -> _Answered:
     """The questions that can be answered, answered at each of these numbers of steps."""
     questions = session.answerable(questions, steps=max(lengths))
     arm = parse_arm(session.trained_arm)
     opened_by_steps = {steps: session.open_arm(arm, questions, steps=steps) for steps in lengths}
     responses = {
-        steps: session.answer(opened, batch_size=batch_size, progress=progress)
+        steps: session.answer(opened, batch_size=batch_size)
         for steps, opened in opened_by_steps.items()
     }
     return _Answered(questions, opened_by_steps[0].keys, responses)
 
 
-def _learned(questions: Sequence[Question], labels: int | None, file: Path) -> frozenset[str]:
+def _training_scenes(questions: Sequence[Question], labels: int | None, file: Path) -> frozenset[str]:
     """The scenes that a run with this number of labels was trained on."""
     try:
         pool = select_split(questions, "train", file)
@@ -312,39 +313,47 @@ def _learned(questions: Sequence[Question], labels: int | None, file: Path) -> f
 
 
 def _calibration_split(
-    questions: Sequence[Question], wanted: str | None, split: str | None, learned: frozenset[str] | None, file: Path
+    questions: Sequence[Question],
+    requested: str | None,
+    split: str | None,
+    training_scenes: frozenset[str] | None,
+    file: Path,
 ) -> tuple[tuple[Question, ...], str]:
     """The questions to choose thresholds on, with a description of them, or with the reason why there are none.
 
     Args:
-        learned: the scenes trained on, which are left out; None if the run was trained on other questions.
+        training_scenes: those left out, which are left out; None if the run was trained on other questions.
     """
-    if wanted is not None and wanted == split:
-        raise ConfigError(f"--calibrate {wanted} is the split to evaluate: a threshold chosen there flatters itself")
-    apart = split != "validation" and any(question.split == "validation" for question in questions)
-    name = wanted or ("validation" if apart else "train")
+    if requested is not None and requested == split:
+        raise ConfigError(f"--calibrate {requested} is the split to evaluate: a threshold chosen there flatters itself")
+    has_validation = split != "validation" and any(question.split == "validation" for question in questions)
+    name = requested or ("validation" if has_validation else "train")
     if split is None or name == split:
         return (), "the split asked leaves no questions that were neither asked nor learned from"
     try:
-        whole = select_split(questions, name, file)
+        split_questions = select_split(questions, name, file)
     except QuestionError:
-        if wanted is not None:
+        if requested is not None:
             raise
-        whole = ()
-    trusted = name != "train" or wanted is not None
-    chosen = tuple(question for question in whole if (trusted if learned is None else question.scene_id not in learned))
+        split_questions = ()
+    trusted = name != "train" or requested is not None
+    chosen = tuple(
+        question
+        for question in split_questions
+        if (trusted if training_scenes is None else question.scene_id not in training_scenes)
+    )
     if not chosen:
-        why = f"no scenes of split '{name}' are known not to have been learned from"
-        if wanted is not None:
-            raise ConfigError(f"--calibrate {name}: {why}. Name another split, or train with fewer labels")
-        return (), f"{why}. Name a split with --calibrate, or train with fewer labels"
+        reason = f"no scenes of split '{name}' are known not to have been learned from"
+        if requested is not None:
+            raise ConfigError(f"--calibrate {name}: {reason}. Name another split, or train with fewer labels")
+        return (), f"{reason}. Name a split with --calibrate, or train with fewer labels"
     label = f"split {name}"
-    if len(chosen) < len(whole):
+    if len(chosen) < len(split_questions):
         label = f"{len({question.scene_id for question in chosen})} scenes of {label} that were not learned from"
     scenes = list(dict.fromkeys(question.scene_id for question in chosen))
     if len(scenes) > CALIBRATION:
-        some = {scenes[n * len(scenes) // CALIBRATION] for n in range(CALIBRATION)}
-        chosen = tuple(question for question in chosen if question.scene_id in some)
+        sampled_scenes = {scenes[n * len(scenes) // CALIBRATION] for n in range(CALIBRATION)}
+        chosen = tuple(question for question in chosen if question.scene_id in sampled_scenes)
         label = f"{CALIBRATION} scenes of {label}"
     return chosen, label
 
@@ -352,15 +361,15 @@ def _calibration_split(
 def _choose(answered: _Answered, figure: Floats, steps: Steps) -> Gate:
     """The gate calibrated on these questions: those that pass it read their steps, the others none."""
     without, with_steps = answered.right(0), answered.right_with(steps)
-    some = steps > 0
-    threshold = choose_threshold(figure[some], without[some], with_steps[some]) if some.any() else None
+    reading = steps > 0
+    threshold = choose_threshold(figure[reading], without[reading], with_steps[reading]) if reading.any() else None
     gate = Gate(reads_up_to=threshold, questions=len(figure), never=0, always=0, gated=0)
-    reads = some & gate.passes(figure)
+    passing = reading & gate.passes(figure)
     return gate.model_copy(
         update={
             "never": float(without.mean()),
             "always": float(with_steps.mean()),
-            "gated": float(np.where(reads, with_steps, without).mean()),
+            "gated": float(np.where(passing, with_steps, without).mean()),
         }
     )
 

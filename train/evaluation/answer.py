@@ -12,7 +12,6 @@ without choices, which may be long, are generated row by row, with a key-value c
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -35,8 +34,6 @@ _MAX_NEW_TOKENS = 16
 _BEYOND_CHOICES = 2  # tokens that a generated answer may have more than the longest choice: an article, a full stop
 _PACK = 8  # questions of an image in one row
 _PACK_CHOICES = 32  # choices of an image's questions in one row
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +64,7 @@ def ask(
     *,
     steps: int | None = None,
     image: Path | None = None,
+    progress: Progress | None = None,
 ) -> Answer:
     """Answer one question about one rollout, cached or fresh.
 
@@ -76,19 +74,21 @@ def ask(
         choices: rank these; without them the model generates an answer.
         steps: K, rollout steps to read; by default those it was trained with.
         image: the file the latents are of, for a language model that looks at images itself.
+        progress: where warnings go; None is `Progress.to_logger()`.
     Raises:
         RunError: no run folder, or another base model.
         ConfigError: more steps than the latents have, an empty question, or choices that are not two different ones.
         QuestionError: a choice has words the language model has no token for.
         LatentShapeError: latents of another shape than it was trained on.
     """
+    progress = progress or Progress.to_logger()
     loaded = load_run(run) if isinstance(run, Path) else run
     if not question.strip():
         raise ConfigError("the question is empty")
     _check_choices(choices, loaded.lm)
     if unknown := loaded.lm.unknown_words(question):
-        logger.warning("%s has no token for %s in the question", loaded.lm.weights.source, ", ".join(unknown))
-    steps = check_steps(loaded, latents.shape[2] - 1, steps)
+        progress.warn(f"warning: {loaded.lm.weights.source} has no token for {', '.join(unknown)} in the question")
+    steps = check_steps(loaded, latents.shape[2] - 1, steps, progress)
     prompt = tuple(loaded.lm.prompt_ids(question))
     answers = [tuple(loaded.lm.answer_ids(choice)) for choice in choices or ()]
     first = _single_tokens(answers)
@@ -99,8 +99,8 @@ def ask(
     if loaded.lm.image_tokens:
         if image is None:
             raise ConfigError(f"{loaded.lm.weights.source} looks at images itself: pass the image as well")
-        seen = VisionInputs(loaded.lm, {}).prepare(image)
-        batch["pixel_values"] = seen.expand(len(batch["input_ids"]), -1, -1, -1)
+        pixels = VisionInputs(loaded.lm, {}).prepare(image)
+        batch["pixel_values"] = pixels.expand(len(batch["input_ids"]), -1, -1, -1)
     batch = to_device(batch, loaded.device)
     if not choices:
         return Answer(_generate(loaded, batch)[0], ())
@@ -160,9 +160,9 @@ def answer_all(
     """
     prompt_ids, answer_ids = cache(loaded.lm.prompt_ids), cache(loaded.lm.answer_ids)  # the same few, again and again
     end = (loaded.lm.end_id,)
-    short: list[_Item] = []
+    single_token: list[_Item] = []
     ranked: list[_Item] = []  # one a choice
-    open_questions: list[_Item] = []
+    without_choices: list[_Item] = []
     generations: dict[int, _Generation] = {}
     for number, question in enumerate(questions):
         prompt = tuple(prompt_ids(question.question, question.before))
@@ -172,16 +172,16 @@ def answer_all(
         if generate and ids:
             generations[number] = _Generation(open_end, max(map(len, ids)) + _BEYOND_CHOICES)
         if not ids:
-            open_questions.append(_Item(number, open_end))
+            without_choices.append(_Item(number, open_end))
         elif first:
-            short.append(_Item(number, replace(open_end, answer=first[:1]), first))
+            single_token.append(_Item(number, replace(open_end, answer=first[:1]), first))
         else:
             ranked += [_Item(number, replace(open_end, answer=answer)) for answer in ids]
     generated: dict[int, str] = {}
     scores: dict[int, list[float]] = {}
-    total = len(short) + len(ranked) + len(open_questions) + len(generations)
+    total = len(single_token) + len(ranked) + len(without_choices) + len(generations)
     with progress.bar("evaluate", total=total, unit="answers") as bar:
-        for items, batch in _batches(short, loaded, images, batch_size, pictures, pack=_PACK):
+        for items, batch in _batches(single_token, loaded, images, batch_size, pictures, pack=_PACK):
             for item, logits in zip(items, _next_token_scores(loaded, batch), strict=True):
                 scores[item.question] = logits[list(item.first)].tolist()
                 if item.question in generations:
@@ -193,13 +193,13 @@ def answer_all(
             for item, score in zip(items, _score(loaded, batch), strict=True):
                 scores.setdefault(item.question, []).append(score)
             bar.advance(len(items))
-        room = [len(answer_ids(questions[item.question].answer)) + _BEYOND_CHOICES for item in open_questions]
+        room = [len(answer_ids(questions[item.question].answer)) + _BEYOND_CHOICES for item in without_choices]
         longest = max([_MAX_NEW_TOKENS, *room])  # the correct answer must have room
-        for items, batch in _batches(open_questions, loaded, images, batch_size, pictures, pack=1):
+        for items, batch in _batches(without_choices, loaded, images, batch_size, pictures, pack=1):
             generated |= zip((item.question for item in items), _generate(loaded, batch, longest), strict=True)
             bar.advance(len(items))
-        while unfinished := [number for number, generation in generations.items() if not generation.done]:
-            next_words = [_Item(number, generations[number].example(end)) for number in unfinished]
+        while open_numbers := [number for number, generation in generations.items() if not generation.done]:
+            next_words = [_Item(number, generations[number].example(end)) for number in open_numbers]
             for items, batch in _batches(next_words, loaded, images, batch_size, pictures, pack=_PACK):
                 for item, token in zip(items, _next_tokens(loaded, batch), strict=True):
                     generations[item.question].append(token, end[0])
@@ -241,7 +241,7 @@ class _Generation:
     """An answer that is being generated, token by token."""
 
     prompt: Example
-    most: int
+    max_tokens: int
     """Tokens at which generation stops: an answer of more is none of the choices."""
     tokens: list[int] = field(default_factory=list[int])
     done: bool = False
@@ -249,7 +249,7 @@ class _Generation:
     def append(self, token: int, end: int) -> None:
         """Take the likeliest next token."""
         self.tokens.append(token)
-        self.done = token == end or len(self.tokens) == self.most
+        self.done = token == end or len(self.tokens) == self.max_tokens
 
     def example(self, any_token: tuple[int, ...]) -> Example:
         """The prompt for the next token; `any_token` is a label that marks its place."""
@@ -280,13 +280,15 @@ def _batches(
             parts.append([])
             room = batch_size - (len(row) if by_text else 1)
         parts[-1].append(row)
-    ahead = (texts([[item.example for item in row] for row in part], loaded.lm.pad_id, pictures) for part in parts)
+    text_batches = (
+        texts([[item.example for item in row] for row in part], loaded.lm.pad_id, pictures) for part in parts
+    )
     device = loaded.device if loaded.device.type == "cuda" else None
-    for part, batch in zip(parts, with_latents(ahead, images, keep=1, device=device), strict=True):
+    for part, batch in zip(parts, with_latents(text_batches, images, keep=1, device=device), strict=True):
         yield [item for row in part for item in row], to_device(batch, loaded.device)
 
 
-def check_steps(loaded: LoadedRun, stored_steps: int, steps: int | None) -> int:
+def check_steps(loaded: LoadedRun, stored_steps: int, steps: int | None, progress: Progress) -> int:
     """K, the rollout steps to read from latents that hold `stored_steps`; None is as many as in training.
 
     Raises:
@@ -299,14 +301,14 @@ def check_steps(loaded: LoadedRun, stored_steps: int, steps: int | None) -> int:
             f"{steps} rollout steps are asked for, the latents have {stored_steps}. Pass --steps 0 to {stored_steps}"
         )
     frames = loaded.meta.reader.frames or ()
-    if (last := max(frames, default=0)) and steps not in (0, last):
+    if (last_frame := max(frames, default=0)) and steps not in (0, last_frame):
         raise ConfigError(
             f"{loaded.path} reads frames {', '.join(map(str, frames))} of a rollout and no others: pass "
-            f"--steps {last}, or 0 for the observed frame alone"
+            f"--steps {last_frame}, or 0 for the observed frame alone"
         )
     if steps > trained:
-        logger.warning(
-            "%s was trained with %d rollout steps: those up to %d are new to it", loaded.path, trained, steps
+        progress.warn(
+            f"warning: {loaded.path} was trained with {trained} rollout steps: those up to {steps} are new to it"
         )
     return steps
 

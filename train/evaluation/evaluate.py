@@ -144,11 +144,11 @@ def evaluate_shown(
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     session = AnswerSession.open(
-        run, store=store, questions=questions, futures=futures, max_bad=max_bad, lm=lm, device=device
+        run, store=store, questions=questions, futures=futures, max_bad=max_bad, lm=lm, device=device, progress=progress
     )
     meta, trained_arm, file = session.loaded.meta, session.trained_arm, session.questions_file
     arms_shown = [_can_be_shown(parse_arm(arm or trained_arm), trained_arm, run) for arm in arms]
-    steps = check_steps(session.loaded, session.store.recipe.rollout_steps, steps)
+    steps = check_steps(session.loaded, session.store.recipe.rollout_steps, steps, session.progress)
     split_questions = select_split(session.read_questions(), split, file)
     answerable = session.answerable(split_questions, steps=steps)
     arm_by_input: dict[str, Arm] = {}
@@ -158,7 +158,7 @@ def evaluate_shown(
     evaluations: list[Evaluation] = []
     for opened in opened_arms:
         arm, started = opened.arm, time.perf_counter()
-        responses = session.answer(opened, batch_size=batch_size, progress=progress, generate=generate)
+        responses = session.answer(opened, batch_size=batch_size, generate=generate)
         seconds = time.perf_counter() - started
         predictions = tuple(map(_predicted, answerable, responses, (opened.keys[q.id] for q in answerable)))
         evaluation = Evaluation(
@@ -227,15 +227,15 @@ def _counted(predictions: tuple[Prediction, ...], outcomes: Mapping[str, bool] |
     }
     return {
         "overall": score(p.correct for p in predictions),
-        "by_type": {kind: score(p.correct for p in of) for kind, of in by_type.items()},
-        "predicted": {kind: _counts(p.predicted for p in of) for kind, of in by_type.items()},
-        "answers": {kind: _counts(p.answer for p in of) for kind, of in by_type.items()},
+        "by_type": {kind: score(p.correct for p in group) for kind, group in by_type.items()},
+        "predicted": {kind: _counts(p.predicted for p in group) for kind, group in by_type.items()},
+        "answers": {kind: _counts(p.answer for p in group) for kind, group in by_type.items()},
         "predictions": predictions,
         "generated": generation(predictions),
-        "generated_by_type": _without_none({kind: generation(of) for kind, of in by_type.items()}),
-        "balanced": _without_none({kind: balance(of) for kind, of in by_type.items()}),
+        "generated_by_type": _without_none({kind: generation(group) for kind, group in by_type.items()}),
+        "balanced": _without_none({kind: balance(group) for kind, group in by_type.items()}),
         "pairs": pairs(predictions),
-        "calibration": _without_none({name: calibrate(of) for name, of in predictions_by_group.items()}),
+        "calibration": _without_none({name: calibrate(group) for name, group in predictions_by_group.items()}),
         "alarms": alarms(predictions),
     }
 
@@ -244,9 +244,9 @@ def _price(session: AnswerSession, arm: Arm, steps: int | None) -> dict[str, Any
     """World tokens per question and rollout seconds per image; `steps` is None where no world is shown."""
     if steps is None:
         return {"world_tokens": 0, "rollout_seconds": 0.0}
-    read = arm.steps(steps)
-    tokens = session.world_tokens(read)
-    if arm.kind in _WITHOUT_ROLLOUT or not read:
+    read_steps = arm.steps(steps)
+    tokens = session.world_tokens(read_steps)
+    if arm.kind in _WITHOUT_ROLLOUT or not read_steps:
         return {"world_tokens": tokens, "rollout_seconds": 0.0}
     return {"world_tokens": tokens, "rollout_seconds": None if arm.kind == "true" else rollout_seconds(session.store)}
 
@@ -311,11 +311,12 @@ def require_same_questions(evaluations: Sequence[Evaluation]) -> None:
         RunError: names the two that differ.
     """
     first = evaluations[0]
-    for other in evaluations[1:]:
-        if (other.questions_sha256, other.split) != (first.questions_sha256, first.split):
+    for evaluation in evaluations[1:]:
+        if (evaluation.questions_sha256, evaluation.split) != (first.questions_sha256, first.split):
             raise RunError(
-                f"{other.run} answered split {other.split!r} of {other.questions}, {first.run} split {first.split!r} "
-                f"of {first.questions}, as these files were then: not the same questions. Evaluate both again"
+                f"{evaluation.run} answered split {evaluation.split!r} of {evaluation.questions}, "
+                f"{first.run} split {first.split!r} of {first.questions}, as these files were "
+                "then: not the same questions. Evaluate both again"
             )
 
 
@@ -347,8 +348,8 @@ def _counts(words: Iterable[str]) -> dict[str, int]:
 
 def _save(run: Path, evaluation: Evaluation, meta: RunMeta) -> None:
     name = EVALUATION.removesuffix(".json")
-    trained = meta.questions
-    if evaluation.questions != trained.path and evaluation.questions_sha256 != trained.sha256:
+    trained_questions = meta.questions
+    if evaluation.questions != trained_questions.path and evaluation.questions_sha256 != trained_questions.sha256:
         name += f"-{Path(evaluation.questions).stem}-{evaluation.questions_sha256[:8]}"
     if evaluation.split != "test":
         name += f"-{evaluation.split or 'all'}"

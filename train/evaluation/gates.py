@@ -91,8 +91,8 @@ def choose_threshold(figure: Floats, without: Flags, with_steps: Flags) -> float
     """
     order = np.argsort(figure, kind="stable")
     gain = np.cumsum(with_steps[order].astype(np.int64) - without[order])
-    last = np.append(figure[order][1:] != figure[order][:-1], True)  # questions of one figure go together
-    best = int(np.argmax(np.where(last, gain, np.iinfo(np.int64).min)))
+    is_last_of_figure = np.append(figure[order][1:] != figure[order][:-1], True)  # questions of one figure go together
+    best = int(np.argmax(np.where(is_last_of_figure, gain, np.iinfo(np.int64).min)))
     return float(figure[order][best]) if gain[best] > 0 else None
 
 
@@ -116,5 +116,5 @@ def margin(probabilities: Sequence[float]) -> float:
     """How far the likeliest choice leads the next, in probability; 0 without choices."""
     if len(probabilities) < 2:
         return 0.0
-    second, first = sorted(probabilities)[-2:]
-    return first - second
+    second, likeliest = sorted(probabilities)[-2:]
+    return likeliest - second

@@ -6,7 +6,6 @@ The rollout takes nearly all the time of an answer. A rule on the question's typ
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.messages import list_problems
+from ...pipeline.progress import Progress
 from ..questions.record import UNTYPED
 from ..runs.folder import LoadedRun
 from .adaptive import ADAPTIVE, Adaptive
@@ -29,8 +29,6 @@ GATE = "gate"
 
 See = Callable[[int], Float[Tensor, "1 C T H W"]]
 """Makes the standardised latents of the input: the observed frame and this number of rollout steps."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +54,7 @@ def answer_live(
     adaptive: str | None = None,
     type: str | None = None,
     image: Path | None = None,
+    progress: Progress | None = None,
 ) -> LiveAnswer:
     """Answer a question about an input that is rolled out only as far as it is read.
 
@@ -67,42 +66,47 @@ def answer_live(
             likeliest choice leads the next by no more than the threshold of the run's gate. A question without choices
             reads all steps, unless the gate never reads any.
         type: of the question, for a rule.
+        progress: where warnings go; None is `Progress.to_logger()`.
     Raises:
         ConfigError: both `steps` and `adaptive`; more steps than there are; a type without a rule; a run without a
             gate.
         RunError: the gate cannot be read.
     """
-    most = loaded.meta.reader.num_world_steps
+    progress = progress or Progress.to_logger()
+    max_steps = loaded.meta.reader.num_world_steps
 
-    def read(count: int, why: str | None = None) -> LiveAnswer:
+    def answer_with(count: int, reason: str | None = None) -> LiveAnswer:
         latents = see(count)
-        return LiveAnswer(ask(loaded, latents, question, choices, steps=count, image=image), count, why, latents)
+        answer = ask(loaded, latents, question, choices, steps=count, image=image, progress=progress)
+        return LiveAnswer(answer, count, reason, latents)
 
     if adaptive is None:
         if type is not None:
             raise ConfigError(f"--type {type} is for a rule that gives steps by type: add --adaptive {type}=0")
-        return read(most if steps is None else steps)
+        return answer_with(max_steps if steps is None else steps)
     if steps is not None:
         raise ConfigError("--adaptive chooses the steps of the question: leave out --steps")
     if adaptive != GATE:
         rule = parse_rule(adaptive)
-        wanted = rule.steps_of(type, most)
-        if wanted > most:
-            raise ConfigError(f"--adaptive {rule} asks for {wanted} steps, the run reads at most {most}")
-        _warn_if_new(loaded, wanted)
-        return read(wanted, f"by the rule {rule} for questions of type {type or UNTYPED}")
+        rule_steps = rule.steps_of(type, max_steps)
+        if rule_steps > max_steps:
+            raise ConfigError(f"--adaptive {rule} asks for {rule_steps} steps, the run reads at most {max_steps}")
+        _warn_if_new(loaded, rule_steps, progress)
+        return answer_with(rule_steps, f"by the rule {rule} for questions of type {type or UNTYPED}")
     if type is not None:
         raise ConfigError("--type is for a rule; the gate only uses the answer. Leave it out")
-    gate = read_gate(loaded.path, most)
-    _warn_if_new(loaded, 0)
-    first = read(0)
+    gate = read_gate(loaded.path, max_steps)
+    _warn_if_new(loaded, 0, progress)
+    without_rollout = answer_with(0)
     if gate.reads_up_to is None:
-        return replace(first, why="the run's gate never found steps worth reading")
-    ranked = first.answer.ranked
+        return replace(without_rollout, why="the run's gate never found steps worth reading")
+    ranked = without_rollout.answer.ranked
     lead = margin([choice.probability for choice in ranked])
-    reason = f"without steps the likeliest choice leads by {lead:.3f}" if ranked else "there are no choices to lead"
-    why = f"{reason}, and the gate reads on up to {gate.reads_up_to:.3f}"
-    return replace(first, why=why) if lead > gate.reads_up_to else read(most, why)
+    lead_text = f"without steps the likeliest choice leads by {lead:.3f}" if ranked else "there are no choices to lead"
+    reason = f"{lead_text}, and the gate reads on up to {gate.reads_up_to:.3f}"
+    if lead > gate.reads_up_to:
+        return replace(without_rollout, why=reason)
+    return answer_with(max_steps, reason)
 
 
 def read_gate(run: Path, steps: int) -> Gate:
@@ -129,12 +133,11 @@ def read_gate(run: Path, steps: int) -> Gate:
     return gate
 
 
-def _warn_if_new(loaded: LoadedRun, steps: int) -> None:
+def _warn_if_new(loaded: LoadedRun, steps: int, progress: Progress) -> None:
     trained = loaded.meta.config.get("steps_drawn") or [loaded.meta.reader.num_world_steps]
     if steps not in trained:
-        logger.warning(
-            "%s never read %d steps in training, so it answers worse there than one that did: train with --steps %s",
-            loaded.path,
-            steps,
-            ",".join(map(str, sorted({steps, *trained}))),
+        train_steps = ",".join(map(str, sorted({steps, *trained})))
+        progress.warn(
+            f"warning: {loaded.path} never read {steps} steps in training, so it answers worse there than one that "
+            f"did: train with --steps {train_steps}"
         )

@@ -137,16 +137,16 @@ def balance(predictions: Sequence[Prediction]) -> Balanced | None:
     groups: dict[tuple[str, ...], dict[str, list[Prediction]]] = {}
     for prediction in predictions:
         if prediction.choices:
-            group = (prediction.about,) if prediction.about else tuple(sorted(prediction.choices))
-            groups.setdefault(group, {}).setdefault(prediction.answer, []).append(prediction)
-    total = sum(len(of) for answers in groups.values() for of in answers.values())
+            name = (prediction.about,) if prediction.about else tuple(sorted(prediction.choices))
+            groups.setdefault(name, {}).setdefault(prediction.answer, []).append(prediction)
+    total = sum(len(group) for answers in groups.values() for group in answers.values())
     if not total:
         return None
     accuracy = chance = 0.0
     for answers in groups.values():
         weight = sum(map(len, answers.values())) / total / len(answers)
-        accuracy += weight * sum(sum(p.correct for p in of) / len(of) for of in answers.values())
-        chance += weight * sum(sum(1 / len(p.choices or ()) for p in of) / len(of) for of in answers.values())
+        accuracy += weight * sum(sum(p.correct for p in group) / len(group) for group in answers.values())
+        chance += weight * sum(sum(1 / len(p.choices or ()) for p in group) / len(group) for group in answers.values())
     return Balanced(accuracy=accuracy, chance=chance, questions=total)
 
 
@@ -162,8 +162,10 @@ def minimal_pairs(questions: Sequence[Question] | Sequence[Prediction]) -> list[
 
 def pairs(predictions: Sequence[Prediction]) -> Score | None:
     """The share of minimal pairs with both halves correct; None without pairs."""
-    both = [predictions[first].correct and predictions[second].correct for first, second in minimal_pairs(predictions)]
-    return score(both) if both else None
+    both_correct = [
+        predictions[first].correct and predictions[second].correct for first, second in minimal_pairs(predictions)
+    ]
+    return score(both_correct) if both_correct else None
 
 
 def calibrate(predictions: Iterable[Prediction]) -> Calibration | None:
@@ -181,11 +183,11 @@ def calibrate(predictions: Iterable[Prediction]) -> Calibration | None:
         return None
     filled = tuple(
         Bin(
-            questions=len(of),
-            confidence=sum(confidence for confidence, _ in of) / len(of),
-            accuracy=sum(correct for _, correct in of) / len(of),
+            questions=len(members),
+            confidence=sum(confidence for confidence, _ in members) / len(members),
+            accuracy=sum(correct for _, correct in members) / len(members),
         )
-        for _, of in sorted(bins.items())
+        for _, members in sorted(bins.items())
     )
     return Calibration(
         questions=total,
@@ -198,22 +200,22 @@ def calibrate(predictions: Iterable[Prediction]) -> Calibration | None:
 
 def alarms(predictions: Sequence[Prediction]) -> tuple[str, ...]:
     """Warnings about the figures: where the accuracy of ranked and of generated answers differs."""
-    chosen = [p for p in predictions if p.generated_correct is not None]
+    generated_answers = [p for p in predictions if p.generated_correct is not None]
     differences: list[str] = []
-    for kind in ("", *sorted({p.type for p in chosen})):
-        of = [p for p in chosen if kind in ("", p.type)]
-        ranked, generated = sum(p.correct for p in of), sum(bool(p.generated_correct) for p in of)
-        if of and abs(ranked - generated) > ALARM * len(of):
-            p_value = paired_p_value((p.cluster, p.correct, bool(p.generated_correct)) for p in of)
-            shares = f"{100 * ranked / len(of):.1f} % against {100 * generated / len(of):.1f} % in own words"
+    for kind in ("", *sorted({p.type for p in generated_answers})):
+        group = [p for p in generated_answers if kind in ("", p.type)]
+        ranked, generated = sum(p.correct for p in group), sum(bool(p.generated_correct) for p in group)
+        if group and abs(ranked - generated) > ALARM * len(group):
+            p_value = paired_p_value((p.cluster, p.correct, bool(p.generated_correct)) for p in group)
+            shares = f"{100 * ranked / len(group):.1f} % against {100 * generated / len(group):.1f} % in own words"
             differences.append(f"{kind or 'all'} {shares} (exact p {p_value:.2g})")
     if not differences:
         return ()
-    stray = sum(not _is_choice(p) for p in chosen)
+    stray = sum(not _is_choice(p) for p in generated_answers)
     return (
         f"ranking choices and own words differ by more than {100 * ALARM:g} points: {', '.join(differences)}. "
-        f"{stray} of {len(chosen)} answers in own words are none of the choices: ranking shows what the reader knows "
-        "of the choices, own words what it says without them",
+        f"{stray} of {len(generated_answers)} answers in own words are none of the choices: ranking shows what the "
+        "reader knows of the choices, own words what it says without them",
     )
 
 

@@ -41,17 +41,17 @@ def price_plot(runs: Named, kind: str, price: str, label: str) -> bytes | None:
         kind: a question type, "" for all.
         price: field of `Evaluation`. label: of the axis.
     """
-    told = [(n, name, getattr(e, price), accuracy_of(e, kind)) for n, (name, e) in enumerate(runs)]
-    points = [(n, name, float(x), y) for n, name, x, y in told if x is not None and y is not None]
+    costs = [(n, name, getattr(e, price), accuracy_of(e, kind)) for n, (name, e) in enumerate(runs)]
+    points = [(n, name, float(x), y) for n, name, x, y in costs if x is not None and y is not None]
     if len(points) < 3:
         return None
     figure = Figure(figsize=(6.4, 3.8))
     axes = figure.add_subplot()
     front = pareto([(x, y.accuracy) for _, _, x, y in points])
-    line = sorted((points[place][2], points[place][3].accuracy) for place in front)
+    line = sorted((points[index][2], points[index][3].accuracy) for index in front)
     axes.plot(*zip(*line, strict=True), color="#999999", linewidth=1, zorder=1)
-    for place, (n, name, x, y) in enumerate(points):
-        filled = ink(n) if place in front else "white"
+    for index, (n, name, x, y) in enumerate(points):
+        filled = ink(n) if index in front else "white"
         interval = error_bar(y.accuracy, y.low, y.high)
         marker: dict[str, Any] = {"marker": "o", "markerfacecolor": filled, "linestyle": ""}
         axes.errorbar(x, y.accuracy, yerr=interval, color=ink(n), label=_plain(name), **marker)
@@ -79,15 +79,15 @@ def calibration_plot(runs: Named) -> bytes | None:
 
     None where no question has choices.
     """
-    known = [(n, name, e.calibration) for n, (name, e) in enumerate(runs) if e.calibration]
-    if not known:
+    calibrated = [(n, name, e.calibration) for n, (name, e) in enumerate(runs) if e.calibration]
+    if not calibrated:
         return None
-    panels = [title for title in _TITLES if any(title in calibration for _, _, calibration in known)]
+    panels = [title for title in _TITLES if any(title in calibration for _, _, calibration in calibrated)]
     figure = Figure(figsize=(3.6 * len(panels) + 0.6, 3.6))
-    for place, title in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), place + 1)
+    for column, title in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), column + 1)
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":")
-        for n, name, calibration in known:
+        for n, name, calibration in calibrated:
             if title in calibration:
                 bins = calibration[title].bins
                 sizes = [12 + 60 * b.questions / calibration[title].questions for b in bins]
@@ -98,7 +98,7 @@ def calibration_plot(runs: Named) -> bytes | None:
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel("probability of the answer")
         axes.set_title(_TITLES[title], fontsize=10)
-        if not place:
+        if not column:
             axes.set_ylabel("share that is correct")
             axes.legend(frameon=False, fontsize=8, loc="lower right")
         tidy(axes)
@@ -107,18 +107,18 @@ def calibration_plot(runs: Named) -> bytes | None:
 
 def answers_plot(runs: Named, kind: str) -> bytes:
     """How often each answer to a type of question is correct, and how often each run gives it, as PNG."""
-    first = runs[0][1]
-    given = (word for _, e in runs for word in e.predicted.get(kind, {}))
-    words = list(dict.fromkeys([*first.answers.get(kind, {}), *given]))[:_WORDS]
+    first_run = runs[0][1]
+    given_answers = (word for _, e in runs for word in e.predicted.get(kind, {}))
+    words = list(dict.fromkeys([*first_run.answers.get(kind, {}), *given_answers]))[:_WORDS]
     figure = Figure(figsize=(7, 0.9 + 0.14 * len(words) * (len(runs) + 1)))
     axes = figure.add_subplot()
     width = 0.8 / (len(runs) + 1)
-    bars = [("correct answer", first.answers.get(kind, {}), "#bbbbbb")]
+    bars = [("correct answer", first_run.answers.get(kind, {}), "#bbbbbb")]
     bars += [(name, e.predicted.get(kind, {}), ink(n)) for n, (name, e) in enumerate(runs)]
     for number, (name, counts, color) in enumerate(bars):
-        places = [-place - number * width for place in range(len(words))]
+        places = [-row - number * width for row in range(len(words))]
         axes.barh(places, [counts.get(word, 0) for word in words], width * 0.92, color=color, label=_plain(name))
-    axes.set_yticks([-place - 0.4 + width / 2 for place in range(len(words))], [_plain(word) for word in words])
+    axes.set_yticks([-row - 0.4 + width / 2 for row in range(len(words))], [_plain(word) for word in words])
     axes.set_xlabel(f"{kind} questions")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     tidy(axes)

@@ -141,14 +141,15 @@ def _against(runs: Named) -> str:
         return ""
     rows: list[list[str]] = []
     p_values: list[float] = []
-    for (one, a), (other, b) in combinations(runs, 2):
+    for (first_name, a), (second_name, b) in combinations(runs, 2):
         for kind in ("", *_types(runs)):
-            both = [(mine, theirs) for p, mine, theirs in _both(a, b) if kind in ("", p.type)]
-            if both:
-                only_one, only_other = both.count((True, False)), both.count((False, True))
-                points = f"{100 * (only_one - only_other) / len(both):+.1f}"
+            outcomes = [(x, y) for p, x, y in _answers_of_both(a, b) if kind in ("", p.type)]
+            if outcomes:
+                only_first, only_second = outcomes.count((True, False)), outcomes.count((False, True))
+                points = f"{100 * (only_first - only_second) / len(outcomes):+.1f}"
                 p_values.append(_p_value(a, b, kind))
-                rows.append([_esc(kind or "all"), _esc(one), _esc(other), points, f"{only_one}", f"{only_other}"])
+                names = [_esc(kind or "all"), _esc(first_name), _esc(second_name)]
+                rows.append([*names, points, f"{only_first}", f"{only_second}"])
     for row, p, adjusted in zip(rows, p_values, holm(p_values), strict=True):
         row += [f"{p:.2g}", f"{adjusted:.2g}"]
     heads = [
@@ -177,8 +178,8 @@ def _prices(runs: Named) -> str:
             alt = f"Accuracy of {kind or 'all'} questions against {label}, by run"
             parts.append(f"<p>{image(alt, content)}</p>")
     scores = [(e.world_tokens, accuracy_of(e, kind)) for _, e in runs]
-    known = [(float(x), y.accuracy) for x, y in scores if x is not None and y is not None]
-    front = pareto(known) if len(known) == len(runs) else set[int]()
+    cost_points = [(float(x), y.accuracy) for x, y in scores if x is not None and y is not None]
+    front = pareto(cost_points) if len(cost_points) == len(runs) else set[int]()
     rows = [
         [
             _esc(name),
@@ -206,12 +207,12 @@ def _swaps(trained: Sequence[Evaluation], swaps: Sequence[Evaluation]) -> str:
     rows: list[list[str]] = []
     tested: list[tuple[list[str], float]] = []
     for run in dict.fromkeys(e.run for e in [*trained, *swaps]):
-        own = next((e for e in trained if e.run == run), None)
-        for e in [*([own] if own else []), *(s for s in swaps if s.run == run)]:
+        trained_evaluation = next((e for e in trained if e.run == run), None)
+        for e in [*([trained_evaluation] if trained_evaluation else []), *(s for s in swaps if s.run == run)]:
             cells = [_cell(accuracy_of(e, kind)) for kind in kinds]
             rows.append([_esc(run), _esc(e.trained_arm), _esc(f"{e.arm}, {e.steps} steps"), *cells, "-", "-"])
-            if own is not None and e is not own:
-                tested.append((rows[-1], _p_value(own, e)))
+            if trained_evaluation is not None and e is not trained_evaluation:
+                tested.append((rows[-1], _p_value(trained_evaluation, e)))
     p_values = [p for _, p in tested]
     for (row, p), adjusted in zip(tested, holm(p_values), strict=True):
         row[-2:] = [f"{p:.2g}", f"{adjusted:.2g}"]
@@ -235,9 +236,9 @@ def _calibration(runs: Named) -> str:
     if content is None:
         return ""
     rows = [
-        [_esc(name), _esc(what), f"{c.questions:,}", f"{c.confidence:.3f}", f"{c.accuracy:.3f}", f"{c.ece:.3f}"]
+        [_esc(name), _esc(group), f"{c.questions:,}", f"{c.confidence:.3f}", f"{c.accuracy:.3f}", f"{c.ece:.3f}"]
         for name, e in runs
-        for what, c in e.calibration.items()
+        for group, c in e.calibration.items()
     ]
     heads = ["run", "questions", "number", "mean probability of the answer", "accuracy", "expected calibration error"]
     return (
@@ -262,37 +263,43 @@ def examples(trained: Sequence[Evaluation]) -> list[ReportExample]:
     Temporal questions where there are any. The same evaluations give the same examples.
     """
     first, last = trained[0], trained[-1]
-    mine = [p for p in first.predictions if p.type == "temporal"] or list(first.predictions)
+    candidates = [p for p in first.predictions if p.type == "temporal"] or list(first.predictions)
     if first is last:
-        sure = sorted(mine, key=lambda p: (-(p.confidence or 0.0), p.id))
+        sure = sorted(candidates, key=lambda p: (-(p.confidence or 0.0), p.id))
         return [
-            ReportExample(heading, p, first, _said(p, ()))
+            ReportExample(heading, p, first, _description(p, ()))
             for heading, right in (("Confident and correct", True), ("Confident and wrong", False))
             for p in [p for p in sure if p.correct is right][:EXAMPLES]
         ]
-    theirs = {p.id: p for p in last.predictions}
-    shown = first if first.steps >= last.steps else last
-    found: list[ReportExample] = []
+    last_by_id = {p.id: p for p in last.predictions}
+    shown_run = first if first.steps >= last.steps else last
+    report_examples: list[ReportExample] = []
     for heading, right in (
         (f"Correct only with {name_of(first)}", True),
         (f"Correct only with {name_of(last)}", False),
     ):
-        differ = [p for p in mine if p.correct is right and p.id in theirs and theirs[p.id].correct is not right]
-        for p in sorted(differ, key=lambda p: (-(p.confidence or 0.0), p.id))[:EXAMPLES]:
-            other = theirs[p.id]
-            named = ((name_of(first), p), (name_of(last), other))
-            found.append(ReportExample(heading, p if shown is first else other, shown, _said(p, named)))
-    return found
+        differing = [
+            p for p in candidates if p.correct is right and p.id in last_by_id and last_by_id[p.id].correct is not right
+        ]
+        for p in sorted(differing, key=lambda p: (-(p.confidence or 0.0), p.id))[:EXAMPLES]:
+            last_prediction = last_by_id[p.id]
+            answers = ((name_of(first), p), (name_of(last), last_prediction))
+            shown = p if shown_run is first else last_prediction
+            report_examples.append(ReportExample(heading, shown, shown_run, _description(p, answers)))
+    return report_examples
 
 
-def _said(told: Prediction, named: Sequence[tuple[str, Prediction]]) -> tuple[str, ...]:
+def _description(prediction: Prediction, answers: Sequence[tuple[str, Prediction]]) -> tuple[str, ...]:
     def words(p: Prediction) -> str:
-        sure = "" if p.confidence is None else f" ({p.confidence:.0%})"
-        own = "" if p.generated in (None, p.predicted) else f", generated {p.generated!r}"
-        return f"{p.predicted}{sure}{own}"
+        confidence = "" if p.confidence is None else f" ({p.confidence:.0%})"
+        generated = "" if p.generated in (None, p.predicted) else f", generated {p.generated!r}"
+        return f"{p.predicted}{confidence}{generated}"
 
-    lines = [f"{name} answers {words(p)}" for name, p in named] or [f"the run answers {words(told)}"]
-    return (f"{told.question or told.id} ({told.image})", f"correct answer: {told.answer}; {'; '.join(lines)}")
+    lines = [f"{name} answers {words(p)}" for name, p in answers] or [f"the run answers {words(prediction)}"]
+    return (
+        f"{prediction.question or prediction.id} ({prediction.image})",
+        f"correct answer: {prediction.answer}; {'; '.join(lines)}",
+    )
 
 
 def _examples(chosen: Sequence[ReportExample], draw: Draw | None) -> str:
@@ -305,20 +312,20 @@ def _figures(chosen: Sequence[ReportExample], draw: Draw | None) -> Iterator[str
             yield f"<h3>{_esc(example.heading)}</h3>\n"
         content = draw(example) if draw is not None else None
         caption = "<br>".join(map(_esc, example.lines))
-        seen = "" if content is None else image(f"Image and predicted future for: {example.lines[0]}", content)
-        yield f"<figure>{seen}<figcaption>{caption}</figcaption></figure>\n"
+        picture = "" if content is None else image(f"Image and predicted future for: {example.lines[0]}", content)
+        yield f"<figure>{picture}<figcaption>{caption}</figcaption></figure>\n"
 
 
 def _facts(runs: Named) -> str:
     first = runs[0][1]
     rows = [["questions", f"{_esc(first.questions)}, SHA-256 {first.questions_sha256[:16]}"]]
     for name, e in runs:
-        made = ", ".join(f"{package} {version}" for package, version in e.created_with.items())
+        package_versions = ", ".join(f"{package} {version}" for package, version in e.created_with.items())
         rows.append(
             [
                 _esc(name),
                 f"trained on {_esc(e.trained_arm)} with {e.trained_steps} steps, recipe {e.recipe_id[:12]}, language "
-                f"model {_esc(e.lm)}" + (f"; {_esc(made)}" if made else ""),
+                f"model {_esc(e.lm)}" + (f"; {_esc(package_versions)}" if package_versions else ""),
             ]
         )
     return table(["", ""], rows)
@@ -328,15 +335,15 @@ def _types(runs: Named) -> list[str]:
     return sorted({kind for _, e in runs for kind in e.by_type}, reverse=True)
 
 
-def _both(one: Evaluation, other: Evaluation) -> list[tuple[Prediction, bool, bool]]:
+def _answers_of_both(first: Evaluation, second: Evaluation) -> list[tuple[Prediction, bool, bool]]:
     """The questions that both were asked, and whether each answered correctly."""
-    theirs = {p.id: p.correct for p in other.predictions}
-    return [(p, p.correct, theirs[p.id]) for p in one.predictions if p.id in theirs]
+    second_by_id = {p.id: p.correct for p in second.predictions}
+    return [(p, p.correct, second_by_id[p.id]) for p in first.predictions if p.id in second_by_id]
 
 
-def _p_value(one: Evaluation, other: Evaluation, kind: str = "") -> float:
-    both = _both(one, other)
-    return paired_p_value((p.cluster, mine, theirs) for p, mine, theirs in both if kind in ("", p.type))
+def _p_value(first: Evaluation, second: Evaluation, kind: str = "") -> float:
+    answers = _answers_of_both(first, second)
+    return paired_p_value((p.cluster, a, b) for p, a, b in answers if kind in ("", p.type))
 
 
 def _cell(figure: Score | None) -> str:

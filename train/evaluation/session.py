@@ -44,6 +44,8 @@ class AnswerSession:
     """Wrong rows, questions without latents, and questions that are too long: as many of each may be left out."""
     futures: Path | None
     """A store of true futures, for the arms that show them."""
+    progress: Progress
+    """Where warnings and the bar of the answers go."""
 
     @classmethod
     def open(
@@ -56,12 +58,14 @@ class AnswerSession:
         max_bad: int | None = None,
         lm: str | None = None,
         device: DeviceName = "auto",
+        progress: Progress | None = None,
     ) -> AnswerSession:
         """Load a run and open its store.
 
         Args:
             store, questions, futures, max_bad: by default those the run was trained with.
             lm: where the base language model lies now, if it has moved.
+            progress: where a person watches; None is `Progress.to_logger()`.
         Raises:
             RunError: no run folder, or another base model.
             StoreMismatchError: latents of another recipe.
@@ -79,6 +83,7 @@ class AnswerSession:
             questions_file=questions or Path(meta.questions.path),
             max_bad=config.get("max_bad", 0) if max_bad is None else max_bad,
             futures=futures,
+            progress=progress or Progress.to_logger(),
         )
 
     @property
@@ -97,7 +102,9 @@ class AnswerSession:
         Raises:
             QuestionError: more than `max_bad` records are wrong.
         """
-        return read_questions(self.questions_file, columns=self.config.get("columns"), max_bad=self.max_bad)
+        return read_questions(
+            self.questions_file, columns=self.config.get("columns"), max_bad=self.max_bad, progress=self.progress
+        )
 
     def answerable(self, questions: Sequence[Question], *, steps: int) -> tuple[Question, ...]:
         """The questions that have latents and leave room for the world tokens of so many rollout steps.
@@ -106,10 +113,11 @@ class AnswerSession:
             QuestionError: more than `max_bad` are without latents or too long, or the language model has no token for
                 a word of an answer.
         """
-        with_latents = questions_with_latents(questions, self.questions_file, self.store, max_bad=self.max_bad)
+        limits: dict[str, Any] = {"max_bad": self.max_bad, "progress": self.progress}
+        with_latents = questions_with_latents(questions, self.questions_file, self.store, **limits)
         check_answers(with_latents, self.loaded.lm)
         tokens = self.world_tokens(steps)
-        return questions_that_fit(with_latents, self.loaded.lm, world_tokens=tokens, max_bad=self.max_bad)
+        return questions_that_fit(with_latents, self.loaded.lm, world_tokens=tokens, **limits)
 
     def world_tokens(self, steps: int) -> int:
         """World tokens of one image where so many rollout steps are read."""
@@ -131,9 +139,7 @@ class AnswerSession:
         )
         return OpenedArm(arm, tuple(questions), keys, images)
 
-    def answer(
-        self, opened: OpenedArm, *, batch_size: int, progress: Progress | None = None, generate: bool = False
-    ) -> list[Response]:
+    def answer(self, opened: OpenedArm, *, batch_size: int, generate: bool = False) -> list[Response]:
         """One response per question, in their order; `batch_size`, `generate` and errors as of `answer_all`."""
         return answer_all(
             self.loaded,
@@ -141,7 +147,7 @@ class AnswerSession:
             opened.keys,
             opened.images,
             batch_size=batch_size,
-            progress=progress or Progress.silent(),
+            progress=self.progress,
             pictures=open_vision_inputs(self.loaded.lm, opened.questions, opened.keys, self.questions_file),
             generate=generate,
         )

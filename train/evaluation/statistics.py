@@ -78,9 +78,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Source: S. Holm, Scand. J. Statist. 6 (1979).
     """
     adjusted, worst = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = worst
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = worst
     return adjusted
 
 
@@ -154,8 +154,8 @@ class Bootstrap:
         names, self._cluster = np.unique(np.asarray(clusters), return_inverse=True)
         self._clusters, self._replicates = len(names), replicates
         rng = np.random.default_rng(seed)
-        self._drawn_clusters = _draws(rng, len(names), replicates)
-        self._drawn_seeds = _draws(rng, seeds, replicates).astype(np.float64)
+        self._cluster_draws = _draws(rng, len(names), replicates)
+        self._seed_draws = _draws(rng, seeds, replicates).astype(np.float64)
 
     def mean(self, right: NDArray[np.bool_], which: NDArray[np.bool_]) -> tuple[float, Floats]:
         """The share of correct answers among some questions, and its replicates (R,).
@@ -168,15 +168,17 @@ class Bootstrap:
         if not values.size:
             return math.nan, np.full(self._replicates, np.nan)
         counts = np.bincount(cluster, minlength=self._clusters).astype(np.float32)
-        each = [np.bincount(cluster, weights=row, minlength=self._clusters) for row in values]
-        sums = np.stack(each).astype(np.float32)
+        cluster_sums = [np.bincount(cluster, weights=row, minlength=self._clusters) for row in values]
+        sums = np.stack(cluster_sums).astype(np.float32)
         shares: list[Floats] = []
         for start in range(0, self._replicates, _CHUNK):
-            part = slice(start, start + _CHUNK)
-            times, seeds = self._drawn_clusters[part].astype(np.float32), self._drawn_seeds[part]
-            right_drawn = (times @ sums.T).astype(np.float64)  # whole numbers: float32 holds them
+            chunk = slice(start, start + _CHUNK)
+            cluster_counts, seeds = self._cluster_draws[chunk].astype(np.float32), self._seed_draws[chunk]
+            correct_counts = (cluster_counts @ sums.T).astype(np.float64)  # whole numbers: float32 holds them
             with np.errstate(invalid="ignore"):  # 0 / 0: none of these questions was drawn
-                shares.append((right_drawn * seeds).sum(1) / ((times @ counts).astype(np.float64) * seeds.sum(1)))
+                shares.append(
+                    (correct_counts * seeds).sum(1) / ((cluster_counts @ counts).astype(np.float64) * seeds.sum(1))
+                )
         return float(values.mean()), np.concatenate(shares)
 
 
@@ -184,7 +186,7 @@ def _draws(rng: np.random.Generator, units: int, replicates: int) -> NDArray[np.
     """(R, units) how often each unit is drawn; more than 255 times is too improbable to matter."""
     if units == 1:
         return np.ones((replicates, 1), np.uint8)
-    drawn = np.empty((replicates, units), np.uint8)
-    for row in drawn:
+    draw_counts = np.empty((replicates, units), np.uint8)
+    for row in draw_counts:
         row[:] = np.bincount(rng.integers(units, size=units - 1), minlength=units)
-    return drawn
+    return draw_counts

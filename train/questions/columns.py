@@ -33,52 +33,52 @@ _NEEDED = ("image", "question", "answer")
 class Columns:
     """Which columns fill which field; choices may come from several columns."""
 
-    of: dict[str, tuple[str, ...]]
-    """Field -> columns."""
+    by_field: dict[str, tuple[str, ...]]
 
     @classmethod
-    def choose(cls, path: Path, names: Sequence[str], asked: Mapping[str, str] | None) -> Columns:
+    def choose(cls, path: Path, names: Sequence[str], requested: Mapping[str, str] | None) -> Columns:
         """Choose the columns of a table.
 
         Args:
-            names: the table's columns. asked: field -> column, as requested; `A|B|C` names several.
+            names: the table's columns. requested: field -> column, as requested; `A|B|C` names several.
         Raises:
             QuestionError: a column asked for is not there, or nothing fills a field that every question needs.
         """
-        chosen: dict[str, tuple[str, ...]] = {}
-        for field, text in (asked or {}).items():
+        columns_by_field: dict[str, tuple[str, ...]] = {}
+        for field, text in (requested or {}).items():
             columns = tuple(part.strip() for part in text.split("|"))
             for column in columns:
                 if re.sub(r"\[\d+\]$", "", column) not in names and column not in names:
-                    there = name_some(names, most=16)
-                    raise QuestionError(f"{path} has no column {column!r} for {field}; it has {there}")
-            chosen[field] = columns
-        used = {column for columns in chosen.values() for column in columns}
+                    available = name_some(names, most=16)
+                    raise QuestionError(f"{path} has no column {column!r} for {field}; it has {available}")
+            columns_by_field[field] = columns
+        used_columns = {column for columns in columns_by_field.values() for column in columns}
         for field, guesses in FIELDS.items():
-            free = [name for name in guesses if name in names and name not in used]
-            if field == "choices" and chosen.get("answer") != ("correct_answer",):
-                free = [name for name in free if name != "answers"]  # elsewhere they are what several people said
-            if field not in chosen and free:
-                chosen[field] = (free[0],)
-                used.add(free[0])
+            candidates = [name for name in guesses if name in names and name not in used_columns]
+            # elsewhere `answers` is what several people said
+            if field == "choices" and columns_by_field.get("answer") != ("correct_answer",):
+                candidates = [name for name in candidates if name != "answers"]
+            if field not in columns_by_field and candidates:
+                columns_by_field[field] = (candidates[0],)
+                used_columns.add(candidates[0])
         letters = tuple(letter for letter in _LETTERS if letter in names)
-        if "choices" not in chosen and len(letters) >= 2 and letters == tuple(_LETTERS[: len(letters)]):
-            chosen["choices"] = letters
-        if missing := [field for field in _NEEDED if field not in chosen]:
+        if "choices" not in columns_by_field and len(letters) >= 2 and letters == tuple(_LETTERS[: len(letters)]):
+            columns_by_field["choices"] = letters
+        if missing := [field for field in _NEEDED if field not in columns_by_field]:
             raise QuestionError(
                 f"{path}: which column holds the {missing[0]}? It has {name_some(names, most=16)}. "
                 f"Say so: --columns {','.join(f'{field}=NAME' for field in missing)}"
             )
-        return cls(chosen)
+        return cls(columns_by_field)
 
     def all(self) -> set[str]:
         """The names of all columns to read, with and without an index."""
-        every = {column for columns in self.of.values() for column in columns}
-        return every | {re.sub(r"\[\d+\]$", "", column) for column in every}
+        names = {column for columns in self.by_field.values() for column in columns}
+        return names | {re.sub(r"\[\d+\]$", "", column) for column in names}
 
     def value(self, record: Mapping[str, Any], field: str) -> Any:
         """The value of a field in a record; for several columns, a dict by column name."""
-        columns = self.of.get(field, ())
+        columns = self.by_field.get(field, ())
         if len(columns) > 1:
             return {column: record.get(column) for column in columns}
         if not columns:

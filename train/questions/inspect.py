@@ -13,6 +13,7 @@ from typing import Any
 
 from ...pipeline.config import load_config
 from ...pipeline.errors import ConfigError, QuestionError
+from ...pipeline.progress import Progress
 from ...pipeline.store.folder import open_store
 from ..config import TrainConfig
 from ..language.lm import load_tokenizer_only
@@ -62,7 +63,9 @@ class WrittenQuestions:
     images: int
 
 
-def write_questions(file: Path, folder: Path, settings: Mapping[str, Any]) -> WrittenQuestions:
+def write_questions(
+    file: Path, folder: Path, settings: Mapping[str, Any], *, progress: Progress | None = None
+) -> WrittenQuestions:
     """Write questions as JSON lines, and images that a table holds as files. The folder appears complete or not at all.
 
     `theworld precompute FOLDER/images` and `theworld train --questions FOLDER/questions.jsonl` continue from it.
@@ -73,7 +76,7 @@ def write_questions(file: Path, folder: Path, settings: Mapping[str, Any]) -> Wr
     config = load_config(TrainConfig, "train", None, {**settings, "questions": file, "store": Path("none")})
     if folder.exists():
         raise QuestionError(f"{folder} exists already, and nothing is overwritten. Choose another folder for --write")
-    questions = read_question_file(file, columns=config.columns).require(config.max_bad)
+    questions = read_question_file(file, columns=config.columns).require(config.max_bad, progress)
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=".questions-", dir=folder.parent))
     try:

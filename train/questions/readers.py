@@ -86,15 +86,15 @@ def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: _Ke
             "folder of those two, a save_to_disk folder, hf:ORG/NAME, or a VPCT folder"
         )
     if suffix in (".jsonl", ".ndjson") and columns is None and not _is_conversations(path):
-        return Rows("JSONL", _own_rows(path), "line")
+        return Rows("JSONL", _jsonl_rows(path), "line")
     rows = _list_rows(path)
-    first = list(islice(rows, _PEEKED))
-    whole = chain(first, rows)
-    if columns is None and any(isinstance(record, dict) and "conversations" in record for _, record in first):
-        return Rows("LLaVA", _llava_rows(whole), "conversation")
-    every = list(whole)
-    names = dict.fromkeys(name for _, record in every if isinstance(record, dict) for name in record)
-    return _table(path, tuple(names), every, columns, keep)
+    first_rows = list(islice(rows, _PEEKED))
+    all_rows = chain(first_rows, rows)
+    if columns is None and any(isinstance(record, dict) and "conversations" in record for _, record in first_rows):
+        return Rows("LLaVA", _llava_rows(all_rows), "conversation")
+    records = list(all_rows)
+    names = dict.fromkeys(name for _, record in records if isinstance(record, dict) for name in record)
+    return _table(path, tuple(names), records, columns, keep)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -110,12 +110,12 @@ def files_of(path: Path) -> list[Path]:
     if results := _vpct_results(path):
         return results
     saved = arrow_files.saved_files(path)
-    found = sorted(p for s in arrow_files.SUFFIXES for p in path.rglob(f"*{s}")) if saved is None else saved
-    if not found:
+    table_files = sorted(p for s in arrow_files.SUFFIXES for p in path.rglob(f"*{s}")) if saved is None else saved
+    if not table_files:
         raise QuestionError(
             f"{path} is a folder without questions: no .parquet, no .arrow, no sim_N_results.json. Name a file in it"
         )
-    return found
+    return table_files
 
 
 def digest_of(path: Path) -> str:
@@ -138,7 +138,7 @@ def folder_of(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _own_rows(path: Path) -> Iterator[Row]:
+def _jsonl_rows(path: Path) -> Iterator[Row]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # Windows' editors put a mark in front
     except OSError as error:
@@ -164,8 +164,8 @@ def _own_rows(path: Path) -> Iterator[Row]:
 def _is_conversations(path: Path) -> bool:
     try:
         with path.open("rb") as lines:
-            first = next((line for line in lines if line.strip()), b"")
-        record = json.loads(first)
+            first_line = next((line for line in lines if line.strip()), b"")
+        record = json.loads(first_line)
     except (OSError, ValueError, RecursionError):
         return False  # who reads it says why
     return isinstance(record, dict) and "conversations" in record
@@ -181,7 +181,7 @@ def _list_rows(path: Path) -> Iterator[tuple[str, lists.Record]]:
 
 
 def _llava_rows(rows: Iterable[tuple[str, lists.Record]]) -> Iterator[Row]:
-    taken: set[str] = set()
+    used_ids: set[str] = set()
     images = Images()
     for number, (where, row) in enumerate(rows):
         if isinstance(row, str):
@@ -190,15 +190,15 @@ def _llava_rows(rows: Iterable[tuple[str, lists.Record]]) -> Iterator[Row]:
         try:
             turns = _turns(row.get("conversations"))
             image = images.take(row.get("image", row.get("video")), where)
-            given = row.get("id")
-            name = text_of(number if given is None else given)
+            row_id = row.get("id")
+            name = text_of(number if row_id is None else row_id)
         except Skipped as reason:
             yield Row(where, skipped=str(reason))
             continue
         except WrongValue as error:
             yield Row(where, problem=str(error))
             continue
-        name = _unique(name, number, taken)
+        name = _unique(name, number, used_ids)
         for turn, (question, answer) in enumerate(turns):
             record = {
                 **image,
@@ -217,29 +217,30 @@ def _turns(conversation: Any) -> list[tuple[str, str]]:
     """Questions and answers in turn, without the marker of the image: world tokens always stand in front."""
     if not isinstance(conversation, list) or not conversation:
         raise WrongValue("conversations is no list of turns")
-    said: list[tuple[str, str]] = []
+    messages: list[tuple[str, str]] = []
     for turn in conversation:
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
             raise WrongValue('a turn is not {"from": …, "value": text}')
-        said.append((str(turn.get("from")), turn["value"]))
-    if sum(value.count("<image>") + value.count("<video>") for _, value in said) > 1:
+        messages.append((str(turn.get("from")), turn["value"]))
+    if sum(value.count("<image>") + value.count("<video>") for _, value in messages) > 1:
         raise Skipped("shows several images")
     system = ""
-    if said[0][0] == "system":  # Gemma has no such role; its own template puts it in front of the first question too
-        system = said.pop(0)[1].strip() + "\n\n"
-    asked, answered = said[0::2], said[1::2]
-    in_turn = all(role in _ASKS for role, _ in asked) and all(role in _ANSWERS for role, _ in answered)
-    if not in_turn or len(asked) != len(answered) or not asked:
+    # Gemma has no such role; its own template puts it in front of the first question too
+    if messages[0][0] == "system":
+        system = messages.pop(0)[1].strip() + "\n\n"
+    user_messages, model_messages = messages[0::2], messages[1::2]
+    in_turn = all(role in _ASKS for role, _ in user_messages) and all(role in _ANSWERS for role, _ in model_messages)
+    if not in_turn or len(user_messages) != len(model_messages) or not user_messages:
         raise WrongValue(
-            f"turns of {', '.join(role for role, _ in said) or 'nobody'}: question and answer must alternate"
+            f"turns of {', '.join(role for role, _ in messages) or 'nobody'}: question and answer must alternate"
         )
     turns = [
         (_MARKER.sub(" ", question).strip(), answer.strip())
-        for (_, question), (_, answer) in zip(asked, answered, strict=True)
+        for (_, question), (_, answer) in zip(user_messages, model_messages, strict=True)
     ]
-    for place, (question, answer) in enumerate(turns, start=1):
+    for number, (question, answer) in enumerate(turns, start=1):
         if not question or not answer:
-            raise WrongValue(f"turn {place} has an empty {'answer' if question else 'question'}")
+            raise WrongValue(f"turn {number} has an empty {'answer' if question else 'question'}")
     return [(system + turns[0][0], turns[0][1]), *turns[1:]]
 
 
@@ -259,10 +260,10 @@ def _cells(
     for file in files:
         try:
             names = arrow_files.read_schema(file).names
-            wanted = Columns.choose(path, tuple(names), columns).all()
-            split = _split_of(file, whole=path)
+            selected_columns = Columns.choose(path, tuple(names), columns).all()
+            split = _split_of(file, root=path)
             number = 0
-            for batch in _batches(pa, file, [name for name in names if name in wanted]):
+            for batch in _batches(pa, file, [name for name in names if name in selected_columns]):
                 for record in batch.to_pylist():
                     yield f"{file.name}#{number}", {**({"split": split} if split else {}), **record}
                     number += 1
@@ -272,19 +273,19 @@ def _cells(
 
 def _batches(pa: Any, file: Path, columns: list[str]) -> Iterator[Any]:
     if arrow_files.is_arrow(file):
-        for whole in arrow_files.arrow_batches(file, columns):
-            yield from (whole.slice(start, _BATCH_ROWS) for start in range(0, whole.num_rows, _BATCH_ROWS))
+        for table_batch in arrow_files.arrow_batches(file, columns):
+            yield from (table_batch.slice(start, _BATCH_ROWS) for start in range(0, table_batch.num_rows, _BATCH_ROWS))
         return
     with pa.parquet.ParquetFile(file) as table:
         yield from table.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
 
 
-def _split_of(file: Path, *, whole: Path) -> str | None:
+def _split_of(file: Path, *, root: Path) -> str | None:
     """What the name of a file says of its split: `train-00000-of-00002.parquet`, `SAT_val.parquet`, `test/x.arrow`."""
-    named = [part for part in re.split(r"[-_.]", file.stem.lower()) if part in _SPLITS]
-    if not named and (whole / "dataset_dict.json").is_file():
+    split_words = [part for part in re.split(r"[-_.]", file.stem.lower()) if part in _SPLITS]
+    if not split_words and (root / "dataset_dict.json").is_file():
         return file.parent.name
-    return _SPLITS[named[-1]] if named else None
+    return _SPLITS[split_words[-1]] if split_words else None
 
 
 def _label_names(schema: Any) -> dict[str, list[str]]:
@@ -300,14 +301,14 @@ def _table(
     path: Path,
     names: tuple[str, ...],
     rows: Iterable[tuple[str, lists.Record]],
-    asked: Mapping[str, str] | None,
+    requested: Mapping[str, str] | None,
     keep: _Keep | None,
     labels: Mapping[str, list[str]] | None = None,
 ) -> Rows:
     if not names:
         raise QuestionError(f"{path} holds no row")
-    columns = Columns.choose(path, names, asked)
-    is_sat = asked is None and set(names) >= _SAT and not _SAT_IMAGES.isdisjoint(names)
+    columns = Columns.choose(path, names, requested)
+    is_sat = requested is None and set(names) >= _SAT and not _SAT_IMAGES.isdisjoint(names)
     images = Images(base64=path.suffix.lower() == ".tsv", keep=keep)
     return Rows("SAT" if is_sat else "table", _table_rows(columns, rows, images, labels or {}, shuffled=is_sat))
 
@@ -325,28 +326,28 @@ def _table_rows(
         labels: column -> the names its numbers stand for.
         shuffled: choices in an order drawn from the question's id, for tables whose right one has a place of its own.
     """
-    taken: set[str] = set()
-    label_names = labels.get(columns.of["answer"][0])
+    used_ids: set[str] = set()
+    label_names = labels.get(columns.by_field["answer"][0])
     for number, (where, row) in enumerate(rows, start=1):
         if isinstance(row, str):
             yield Row(where, problem=row)
             continue
         try:
             record = images.take(columns.value(row, "image"), where)
-            listed, given = columns.value(row, "choices"), columns.value(row, "answer")
-            choices = choices_of(listed)
-            if isinstance(listed, list) and given in listed:  # a number among numbers is no place
-                given = text_of(given)
-            if label_names is not None and isinstance(given, int) and 0 <= given < len(label_names):
-                given = label_names[given]
-            record["answer"] = answer_of(given, choices)
+            choices_value, answer = columns.value(row, "choices"), columns.value(row, "answer")
+            choices = choices_of(choices_value)
+            if isinstance(choices_value, list) and answer in choices_value:  # a number among numbers is no place
+                answer = text_of(answer)
+            if label_names is not None and isinstance(answer, int) and 0 <= answer < len(label_names):
+                answer = label_names[answer]
+            record["answer"] = answer_of(answer, choices)
             record["question"] = _MARKER.sub(" ", text_of(columns.value(row, "question"))).strip()
             name = columns.value(row, "id")
-            record["id"] = _unique(text_of(where if name in (None, "") else name), number, taken)
+            record["id"] = _unique(text_of(where if name in (None, "") else name), number, used_ids)
             if choices:
                 texts = tuple(choices.values())
                 record["choices"] = shuffle_choices(record["id"], texts) if shuffled else texts
-            for field in columns.of.keys() - {"image", "choices", "answer", "question", "id"}:
+            for field in columns.by_field.keys() - {"image", "choices", "answer", "question", "id"}:
                 if (value := columns.value(row, field)) not in (None, ""):
                     record[field] = text_of(value)
             if "split" not in record and isinstance(row.get("split"), str):  # from the name of the file
@@ -359,16 +360,16 @@ def _table_rows(
             yield Row(where, record)
 
 
-def _unique(name: str, number: int, taken: set[str]) -> str:
+def _unique(name: str, number: int, used_ids: set[str]) -> str:
     """The id, made unique: a file may repeat ids (LLaVA's do), but ours name results."""
-    name = name if name not in taken else f"{name}@{number}"
-    taken.add(name)
+    name = name if name not in used_ids else f"{name}@{number}"
+    used_ids.add(name)
     return name
 
 
 def _vpct_results(folder: Path) -> list[Path]:
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _VPCT.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    numbered_paths = [(int(match[1]), path) for path in folder.iterdir() if (match := _VPCT.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered_paths)]
 
 
 def _vpct_rows(folder: Path, results: Iterable[Path]) -> Iterator[Row]:
@@ -387,8 +388,10 @@ def _vpct_rows(folder: Path, results: Iterable[Path]) -> Iterator[Row]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             yield Row(path.name, problem=f"finalBucket is not 1, 2 or 3 ({type(error).__name__}: {error})")
             continue
-        own = [name for name in pictures if re.match(rf"{re.escape(stem)}(?!\d)", name)]
-        image = next((name for name in own if "initial" in name), own[0] if own else None)
+        scene_pictures = [name for name in pictures if re.match(rf"{re.escape(stem)}(?!\d)", name)]
+        image = next(
+            (name for name in scene_pictures if "initial" in name), scene_pictures[0] if scene_pictures else None
+        )
         if image is None:
             yield Row(path.name, problem=f"there is no picture {stem}*.png beside it")
             continue

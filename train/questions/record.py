@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ...pipeline.errors import QuestionError
 from ...pipeline.files.hashing import digest_of_file
 from ...pipeline.latents.keys import key_of_digest
 from ...pipeline.messages import list_problems, name_some
+from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from .readers import folder_of, read_rows
 
@@ -27,8 +27,6 @@ SourceField = Literal["image", "future"]
 """Which of a question's files the latents were made from."""
 
 _Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
-
-logger = logging.getLogger(__name__)
 
 
 class Question(BaseModel):
@@ -131,7 +129,7 @@ class QuestionFile:
     skipped: dict[str, int]
     """Why rows were skipped -> how many rows."""
 
-    def require(self, max_bad: int) -> tuple[Question, ...]:
+    def require(self, max_bad: int, progress: Progress | None = None) -> tuple[Question, ...]:
         """The questions, if at most `max_bad` rows are wrong; these are left out with a warning.
 
         Raises:
@@ -144,36 +142,40 @@ class QuestionFile:
                     f"{self.path}, " if len(self.bad) == 1 else f"{self.path}: {len(self.bad)} {self.unit}s are wrong: "
                 )
                 raise QuestionError(f"{start}{named}. Correct them, or go on without them: --max-bad {len(self.bad)}")
-            logger.warning("%s: %d wrong %ss are left out: %s", self.path, len(self.bad), self.unit, named)
+            progress = progress or Progress.to_logger()
+            progress.warn(f"warning: {self.path}: {len(self.bad)} wrong {self.unit}s are left out: {named}")
         if not self.questions:
-            why = "; ".join(f"{count} {self.unit}s: {reason}" for reason, count in self.skipped.items())
+            reasons = "; ".join(f"{count} {self.unit}s: {reason}" for reason, count in self.skipped.items())
             raise QuestionError(
-                f"{self.path} holds no question{f' ({why})' if why else ''}: write one JSON object per line"
+                f"{self.path} holds no question{f' ({reasons})' if reasons else ''}: write one JSON object per line"
             )
         return self.questions
 
 
-def read_questions(path: Path, *, columns: Mapping[str, str] | None = None, max_bad: int = 0) -> tuple[Question, ...]:
+def read_questions(
+    path: Path, *, columns: Mapping[str, str] | None = None, max_bad: int = 0, progress: Progress | None = None
+) -> tuple[Question, ...]:
     """All questions of a file or folder, in its order, in any layout that readers.py lists.
 
     Args:
         columns: field -> column, for a table whose columns have names of their own.
         max_bad: how many rows may be wrong; they are left out with a warning.
+        progress: where the warning goes; None is `Progress.to_logger()`.
     Raises:
         QuestionError: it is missing, empty or in an unsupported layout; more rows are wrong than allowed: not a JSON
             object, a field missing, misspelt or of the wrong type, an id that another question has.
     """
-    return read_question_file(path, columns=columns).require(max_bad)
+    return read_question_file(path, columns=columns).require(max_bad, progress)
 
 
 def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) -> QuestionFile:
     """All rows of a questions file or folder, wrong ones too. Raises as `read_questions`, but not for wrong rows."""
-    found = read_rows(path, columns)
+    table = read_rows(path, columns)
     questions: list[Question] = []
     bad: list[BadRow] = []
     skipped: Counter[str] = Counter()
     row_of: dict[str, str] = {}
-    for row in found.rows:
+    for row in table.rows:
         if row.skipped:
             skipped[row.skipped] += 1
         elif row.record is None:
@@ -188,7 +190,7 @@ def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) 
         else:
             row_of[question.id] = row.where
             questions.append(question)
-    return QuestionFile(path, found.layout, found.unit, tuple(questions), tuple(bad), dict(skipped))
+    return QuestionFile(path, table.layout, table.unit, tuple(questions), tuple(bad), dict(skipped))
 
 
 def _validated(record: Mapping[str, Any]) -> Question | str:
@@ -205,7 +207,7 @@ def evaluation_split(questions: Sequence[Question]) -> str:
     return "test" if "test" in splits else min(splits, default="train")
 
 
-def select_split(questions: Sequence[Question], split: str | None, where: Path) -> tuple[Question, ...]:
+def select_split(questions: Sequence[Question], split: str | None, source: Path) -> tuple[Question, ...]:
     """The questions of one split; None selects all. "train" includes questions that state no split.
 
     Raises:
@@ -218,9 +220,9 @@ def select_split(questions: Sequence[Question], split: str | None, where: Path) 
     )
     if not chosen:
         counts = Counter(question.split or "no split" for question in questions)
-        there = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+        available = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
         raise QuestionError(
-            f"{where} has no question of split {split!r}; it has {there}. Ask for one of those: --split train has "
+            f"{source} has no question of split {split!r}; it has {available}. Ask for one of those: --split train has "
             "those of no split, too, --split all has everything"
         )
     return chosen
@@ -234,14 +236,14 @@ def first_scenes(questions: Sequence[Question], scenes: int | None) -> tuple[Que
     """
     if scenes is None:
         return tuple(questions)
-    wanted = list(dict.fromkeys(question.scene_id for question in questions))
-    if len(wanted) < scenes:
+    scene_ids = list(dict.fromkeys(question.scene_id for question in questions))
+    if len(scene_ids) < scenes:
         raise QuestionError(
-            f"{scenes} labelled scenes are asked for, the questions have {len(wanted)}. "
-            f"Ask for at most {len(wanted)}, or make more scenes"
+            f"{scenes} labelled scenes are asked for, the questions have {len(scene_ids)}. "
+            f"Ask for at most {len(scene_ids)}, or make more scenes"
         )
-    first = set(wanted[:scenes])
-    return tuple(question for question in questions if question.scene_id in first)
+    chosen_ids = set(scene_ids[:scenes])
+    return tuple(question for question in questions if question.scene_id in chosen_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +292,8 @@ def resolve_keys(
     by the source name that precompute recorded in the store. So training does not need the images.
     """
     sources, prompts, folder = store.sources(), store.prompts(), folder_of(questions_file)
-    found: dict[tuple[str | None, ...], tuple[str | None, str]] = {}  # image, content, prompt -> (key, or None and why)
+    # image, content, prompt -> (key, or None and why)
+    resolved: dict[tuple[str | None, ...], tuple[str | None, str]] = {}
     keys: dict[str, str] = {}
     missing: list[Uncovered] = []
     for question in questions:
@@ -300,9 +303,9 @@ def resolve_keys(
             continue
         prompt = question.prompt if store.recipe.prompts == "sample" else None
         digest = question.image_sha256 if field == "image" else None
-        if (source, digest, prompt) not in found:
-            found[source, digest, prompt] = _resolve(source, prompt, digest, folder, store, sources, prompts)
-        key, reason = found[source, digest, prompt]
+        if (source, digest, prompt) not in resolved:
+            resolved[source, digest, prompt] = _resolve(source, prompt, digest, folder, store, sources, prompts)
+        key, reason = resolved[source, digest, prompt]
         if key is None:
             missing.append(Uncovered(question, reason))
         else:
@@ -320,19 +323,20 @@ def _resolve(
     prompts: dict[str, str],
 ) -> tuple[str | None, str]:
     path = folder / image
-    own = store.recipe.prompts == "sample"  # a key is then of image and prompt together
+    per_sample = store.recipe.prompts == "sample"  # a key is then of image and prompt together
     try:
-        if digest is not None and (prompt is not None or not own):
+        if digest is not None and (prompt is not None or not per_sample):
             key = key_of_digest(bytes.fromhex(digest), prompt)
         else:
-            key = key_of_digest(_digest(path), prompt) if path.is_file() and (prompt is not None or not own) else None
+            is_keyed = path.is_file() and (prompt is not None or not per_sample)
+            key = key_of_digest(_digest(path), prompt) if is_keyed else None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         return None, f"{image} cannot be read: {error}"
     if key is not None:
-        asked = "" if prompt is None else f" with the prompt {prompt!r}"
-        return (key, "") if key in store else (None, f"no latent for the content of {image}{asked}, key {key}")
+        prompt_note = "" if prompt is None else f" with the prompt {prompt!r}"
+        return (key, "") if key in store else (None, f"no latent for the content of {image}{prompt_note}, key {key}")
     matches = tuple(key for key in sources.get(image, ()) if prompt in (None, prompts.get(key)))
-    if own and len(matches) > 1 and prompt is None:
+    if per_sample and len(matches) > 1 and prompt is None:
         return None, f"{image} was rolled out with {len(matches)} prompts; name one in the question's `prompt`"
     if len(matches) > 1:
         return None, f"{image} names {len(matches)} different images in the store; put the one meant beside the file"

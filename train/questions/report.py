@@ -63,11 +63,11 @@ class Tokens:
     def lines(self) -> list[str]:
         """Lines for the terminal."""
         low, middle, high = self.prompt
-        least, _, most = self.answer
+        shortest, _, longest = self.answer
         world = f"{self.world:,} world tokens + " if self.world is not None else ""
         lines = [
-            f"tokens: prompts {low} to {high} (median {middle:g}), answers {least} to {most}; longest {self.longest}: "
-            f"{world}{self.longest_tokens:,} of the {self.context:,} that {self.lm} attends to"
+            f"tokens: prompts {low} to {high} (median {middle:g}), answers {shortest} to {longest}; "
+            f"longest {self.longest}: {world}{self.longest_tokens:,} of the {self.context:,} that {self.lm} attends to"
         ]
         if self.too_long:
             lines.append(f"too long for it: {name_some(self.too_long)}")
@@ -161,19 +161,19 @@ def describe(
         questions: those to describe; None is all.
         coverage: which of them have latents. tokens: what they cost. max_bad: as of a training.
     """
-    asked = file.questions if questions is None else questions
-    repeated, contradictions = _same_again(asked)
+    described = file.questions if questions is None else questions
+    repeated, contradictions = _repetitions(described)
     return QuestionReport(
         source=str(file.path),
         layout=file.layout,
-        questions=len(asked),
-        images=len({_image(question) for question in asked}),
-        splits=dict(sorted(Counter(question.split or "no split" for question in asked).items())),
-        kinds=kinds_of(asked),
-        later_turns=sum(bool(question.before) for question in asked),
+        questions=len(described),
+        images=len({_image(question) for question in described}),
+        splits=dict(sorted(Counter(question.split or "no split" for question in described).items())),
+        kinds=kinds_of(described),
+        later_turns=sum(bool(question.before) for question in described),
         repeated=repeated,
         contradictions=contradictions,
-        leaks=_leaks(asked),
+        leaks=_leaks(described),
         bad=tuple(map(str, file.bad)),
         passed_over=file.skipped,
         with_latents=None if coverage is None else len(coverage.keys),
@@ -189,22 +189,22 @@ def kinds_of(questions: Iterable[Question]) -> dict[str, Kind]:
     for question in questions:
         by_type[question.type or UNTYPED].append(question)
     kinds: dict[str, Kind] = {}
-    for name, asked in sorted(by_type.items()):
-        answers = Counter(question.answer for question in asked)
+    for name, group in sorted(by_type.items()):
+        answers = Counter(question.answer for question in group)
         by_wording: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for question in asked:
+        for question in group:
             by_wording[question.question][question.answer] += 1
-        [(commonest, most)] = answers.most_common(1)
+        [(commonest, commonest_count)] = answers.most_common(1)
         blind = sum(
             counts.most_common(1)[0][1] if counts.total() >= _WORDING else counts[commonest]
             for counts in by_wording.values()
         )
         kinds[name] = Kind(
-            questions=len(asked),
-            with_choices=sum(question.choices is not None for question in asked),
+            questions=len(group),
+            with_choices=sum(question.choices is not None for question in group),
             answers=dict(answers.most_common()),
-            majority=most / len(asked),
-            blind=blind / len(asked),
+            majority=commonest_count / len(group),
+            blind=blind / len(group),
         )
     return kinds
 
@@ -216,16 +216,18 @@ def measure(questions: Sequence[Question], speech: PromptFormat, *, world_tokens
         cache(speech.answer_ids),
         cache(speech.unknown_words),
     )
-    asked = [prompt_ids(question.question, question.before) for question in questions]
-    prompts, nothing = list(map(len, asked)), speech.tokenizer.unk_token_id
+    prompt_tokens = [prompt_ids(question.question, question.before) for question in questions]
+    prompts, unknown_id = list(map(len, prompt_tokens)), speech.tokenizer.unk_token_id
     unread = Counter(
         word
-        for question, ids in zip(questions, asked, strict=True)
-        if nothing is not None and nothing in ids
+        for question, ids in zip(questions, prompt_tokens, strict=True)
+        if unknown_id is not None and unknown_id in ids
         for word in dict.fromkeys(word.strip(".,:;?!") for word in unknown_words(question.question))
     )
-    each = [[len(answer_ids(text)) for text in question.choices or (question.answer,)] for question in questions]
-    totals = [prompt + max(answers) for prompt, answers in zip(prompts, each, strict=True)]
+    answer_lengths = [
+        [len(answer_ids(text)) for text in question.choices or (question.answer,)] for question in questions
+    ]
+    totals = [prompt + max(answers) for prompt, answers in zip(prompts, answer_lengths, strict=True)]
     unknown = {
         question.id: tuple(words)
         for question in questions
@@ -233,7 +235,7 @@ def measure(questions: Sequence[Question], speech: PromptFormat, *, world_tokens
     }
     longest = max(range(len(totals)), key=totals.__getitem__)
     room = speech.context - (world_tokens or 0)
-    answers = [length for lengths in each for length in lengths]
+    answers = [length for lengths in answer_lengths for length in lengths]
     return Tokens(
         lm=speech.weights.source,
         prompt=(min(prompts), median(prompts), max(prompts)),
@@ -259,19 +261,19 @@ def _image(question: Question) -> tuple[str, str | None]:
     return question.image_sha256 or question.image, question.prompt
 
 
-def _same_again(questions: Iterable[Question]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    first: dict[tuple[object, ...], Question] = {}
+def _repetitions(questions: Iterable[Question]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    first_by_content: dict[tuple[object, ...], Question] = {}
     repeated: list[str] = []
     contradictions: list[tuple[str, str]] = []
     for question in questions:
-        asked = (*_image(question), " ".join(question.question.casefold().split()), question.before)
-        other = first.setdefault(asked, question)
-        if other is question:
+        content = (*_image(question), " ".join(question.question.casefold().split()), question.before)
+        earlier = first_by_content.setdefault(content, question)
+        if earlier is question:
             continue
-        if other.answer.casefold() == question.answer.casefold():
+        if earlier.answer.casefold() == question.answer.casefold():
             repeated.append(question.id)
         else:
-            contradictions.append((other.id, question.id))
+            contradictions.append((earlier.id, question.id))
     return tuple(repeated), tuple(contradictions)
 
 

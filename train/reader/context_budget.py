@@ -163,10 +163,12 @@ class Budget:
         """
         if self.fits:
             return
-        most = max((n for n in range(len(self.frames)) if self._fits(self.layout, n + 1)), default=None)
-        fewer = "" if most is None else f"Pass --steps {most} or fewer, or"
-        others = self._others(lambda tokens: tokens + self.text <= self.room.context)
-        choose = f"choose a layout that fits {len(self.frames)} frames:\n{others}" if others else "a larger patch"
+        max_frames = max((n for n in range(len(self.frames)) if self._fits(self.layout, n + 1)), default=None)
+        fewer = "" if max_frames is None else f"Pass --steps {max_frames} or fewer, or"
+        suggestions = self._suggested_layouts(lambda tokens: tokens + self.text <= self.room.context)
+        choose = "a larger patch"
+        if suggestions:
+            choose = f"choose a layout that fits {len(self.frames)} frames:\n{suggestions}"
         raise ConfigError(
             f"{self.world_tokens:,} world tokens ({len(self.frames)} frames, {self.layout.describe()}) and {self.text} "
             f"text tokens exceed the {self.room.context:,} tokens {self.room.source} attends to. "
@@ -178,14 +180,14 @@ class Budget:
         if not self.beyond_window or not self.fits:
             return None
         hidden, partly = self.frames_beyond_window()
-        parts = [f"nothing of {_frames(hidden)}"] if hidden else []
-        parts += [f"only a part of {_frames(partly)}"] if partly else []
-        others = self._others(lambda tokens: tokens + self.text <= (self.room.window or 0))
+        missing_frames = [f"nothing of {_frames(hidden)}"] if hidden else []
+        missing_frames += [f"only a part of {_frames(partly)}"] if partly else []
+        suggestions = self._suggested_layouts(lambda tokens: tokens + self.text <= (self.room.window or 0))
         return (
             f"{self.room.windowed} of the {self.room.layers} layers of {self.room.source} see the last "
             f"{self.room.window:,} tokens alone, and a question has {self.total:,}: there an answer sees "
-            f"{' and '.join(parts)}{' (frame 0 is the observed one)' if 0 in hidden else ''}. "
-            + (f"Layouts that stay inside:\n{others}" if others else "Fewer --steps stay inside")
+            f"{' and '.join(missing_frames)}{' (frame 0 is the observed one)' if 0 in hidden else ''}. "
+            + (f"Layouts that stay inside:\n{suggestions}" if suggestions else "Fewer --steps stay inside")
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -210,7 +212,7 @@ class Budget:
     def _fits(self, layout: TokenLayout, frames: int) -> bool:
         return self._count(layout, frames) + self.text <= self.room.context
 
-    def _others(self, fits: Any) -> str:
+    def _suggested_layouts(self, fits: Any) -> str:
         """A line for each layout that fits, the one with the most tokens first; at most `_NAMED`."""
         candidates = [(self._count(layout, len(self.frames)), layout) for layout in usual_layouts(*self.cells[1:])]
         fitting = sorted((item for item in candidates if fits(item[0])), key=lambda item: -item[0])[:_NAMED]

@@ -92,8 +92,8 @@ class TokenLayout:
         end = latent_frames - 1 if self.name == "hierarchical" else latent_frames
         coarse = self.coarse if self.name == "hierarchical" else 1
         between = [Slot(start, min(start + self.pool_steps, end), coarse) for start in range(1, end, self.pool_steps)]
-        last = [Slot(end, latent_frames)] if 1 <= end < latent_frames else []
-        return (Slot(0, 1), *between, *last)
+        last_slot = [Slot(end, latent_frames)] if 1 <= end < latent_frames else []
+        return (Slot(0, 1), *between, *last_slot)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Token rows and columns of a frame of `height` x `width` latent cells, at its finest.
@@ -151,26 +151,26 @@ class TokenLayout:
         if self.name == "resampler":  # each of its tokens may hold something of every frame
             return (), tuple(range(latent_frames)) if seen < self.queries else ()
         tokens = self.by_slot(latent_frames, height, width, channels=channels)
-        first = sum(tokens) - seen
+        first_seen = sum(tokens) - seen
         hidden: list[int] = []
         partly: list[int] = []
         for slot, count, end in zip(self.slots(latent_frames), tokens, accumulate(tokens), strict=True):
-            if end - count < first:
-                (hidden if end <= first else partly).extend(range(slot.start, slot.stop))
+            if end - count < first_seen:
+                (hidden if end <= first_seen else partly).extend(range(slot.start, slot.stop))
         return tuple(hidden), tuple(partly)
 
     def describe(self) -> str:
         """The layout in a few words, for messages."""
         area, wide = f"{self.patch}x{self.patch}", f"{self.patch * self.coarse}x{self.patch * self.coarse}"
         over = f" x {self.pool_steps} frames" if self.pool_steps > 1 else ""
-        how = f", {self.pool}" if over or self.name in ("pooled", "hierarchical") else ""
+        pool_note = f", {self.pool}" if over or self.name in ("pooled", "hierarchical") else ""
         return {
-            "spatial": f"spatial{over}{how}",
-            "patch": f"patch {area}{over}{how}",
-            "pooled": f"pooled {area}{over}{how}",
-            "hierarchical": f"hierarchical {area}, between {wide}{over}{how}",
-            "channel": f"channel{over}{how}",
-            "resampler": f"resampler {self.queries} of {area}{over}{how}",
+            "spatial": f"spatial{over}{pool_note}",
+            "patch": f"patch {area}{over}{pool_note}",
+            "pooled": f"pooled {area}{over}{pool_note}",
+            "hierarchical": f"hierarchical {area}, between {wide}{over}{pool_note}",
+            "channel": f"channel{over}{pool_note}",
+            "resampler": f"resampler {self.queries} of {area}{over}{pool_note}",
         }[self.name]
 
 

@@ -136,8 +136,8 @@ class TheWorld(nn.Module):
         log_p = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
         texts, count = rows, input_ids.shape[0]
         if segments is not None:
-            row, place = (labels[:, 1:] != IGNORED).nonzero().unbind(1)  # in the order of `targets`
-            numbers = row * (1 + segments.max()) + segments[row, place + 1]
+            row, position = (labels[:, 1:] != IGNORED).nonzero().unbind(1)  # in the order of `targets`
+            numbers = row * (1 + segments.max()) + segments[row, position + 1]
             texts = torch.unique_consecutive(numbers, return_inverse=True)[1]
             count = int(texts[-1]) + 1
         return log_p.new_zeros(count).index_add_(0, texts, log_p)
@@ -174,9 +174,9 @@ class TheWorld(nn.Module):
 
     def _continue(self, vectors: Tensor, mask: Tensor, is_image: Tensor, end_id: int, max_new_tokens: int) -> Tensor:
         """`generate` for a multimodal model, for which transformers' own takes no vectors."""
-        inputs, cache, written = {"inputs_embeds": vectors, "token_type_ids": is_image}, None, []
-        done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
-        while len(written) < max_new_tokens and not bool(done.all()):
+        inputs, cache, id_columns = {"inputs_embeds": vectors, "token_type_ids": is_image}, None, []
+        is_done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+        while len(id_columns) < max_new_tokens and not bool(is_done.all()):
             length = vectors.shape[1] if cache is None else 1
             out = self.lm(
                 **inputs,
@@ -187,11 +187,11 @@ class TheWorld(nn.Module):
                 logits_to_keep=1,
             )
             cache = out.past_key_values
-            new = out.logits[:, -1].argmax(-1).masked_fill(done, end_id)
-            written.append(new)
-            done = done | (new == end_id)
-            inputs, mask = {"input_ids": new[:, None]}, nn.functional.pad(mask, (0, 1), value=1)
-        return torch.stack(written, 1)
+            new_ids = out.logits[:, -1].argmax(-1).masked_fill(is_done, end_id)
+            id_columns.append(new_ids)
+            is_done = is_done | (new_ids == end_id)
+            inputs, mask = {"input_ids": new_ids[:, None]}, nn.functional.pad(mask, (0, 1), value=1)
+        return torch.stack(id_columns, 1)
 
     def embed(
         self,
@@ -218,11 +218,11 @@ class TheWorld(nn.Module):
         self._check_pixels(input_ids, pixel_values)
         if pixel_values is None:
             return self.lm.get_input_embeddings()(input_ids)
-        marked = self._image_places(input_ids, input_ids.shape[1])
-        text = self.lm.get_input_embeddings()(input_ids.masked_fill(marked, 0))  # the marker may be out of vocabulary
+        is_image = self._image_places(input_ids, input_ids.shape[1])
+        text = self.lm.get_input_embeddings()(input_ids.masked_fill(is_image, 0))  # the marker may be out of vocabulary
         with torch.no_grad():
             features = self.lm.get_image_features(pixel_values.to(self.lm.dtype), return_dict=True).pooler_output
-        return text.masked_scatter(marked[..., None], features.to(text.dtype))
+        return text.masked_scatter(is_image[..., None], features.to(text.dtype))
 
     def _check_pixels(self, input_ids: Tensor, pixel_values: Tensor | None) -> None:
         if pixel_values is not None and not self._has_vision:
@@ -236,8 +236,10 @@ class TheWorld(nn.Module):
 
     def _image_places(self, input_ids: Tensor, length: int) -> Tensor:
         """Where image tokens are, as a mask (B, length) that has room for world tokens in front."""
-        marked = input_ids == self.lm.config.image_token_id if self._has_vision else torch.zeros_like(input_ids).bool()
-        return nn.functional.pad(marked, (length - input_ids.shape[1], 0))  # <bos>, before the world, is none of them
+        is_image = torch.zeros_like(input_ids).bool()
+        if self._has_vision:
+            is_image = input_ids == self.lm.config.image_token_id
+        return nn.functional.pad(is_image, (length - input_ids.shape[1], 0))  # <bos>, before the world, is none of them
 
     def _run(
         self,
@@ -348,8 +350,8 @@ class TheWorld(nn.Module):
 def segment_positions(segments: Int[Tensor, "B S"], mask: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
     """Where each token would stand if its segment followed the shared tokens (segment 0) alone."""
     index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    new = nn.functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
-    start = torch.where(new, index, 0).cummax(-1).values
+    starts_segment = nn.functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
+    start = torch.where(starts_segment, index, 0).cummax(-1).values
     shared = ((segments == 0) & (mask == 1)).sum(-1, keepdim=True)
     return torch.where(segments > 0, shared + index - start, index)
 
@@ -375,8 +377,8 @@ def segment_masks(
     kinds = {"full_attention": visible}
     if window is not None:
         kinds["sliding_attention"] = visible & (positions[:, None, :] > positions[:, :, None] - window)
-    least = torch.finfo(dtype).min
+    lowest = torch.finfo(dtype).min
     return {
-        name: torch.zeros(allowed.shape, dtype=dtype, device=mask.device).masked_fill(~allowed, least)[:, None]
+        name: torch.zeros(allowed.shape, dtype=dtype, device=mask.device).masked_fill(~allowed, lowest)[:, None]
         for name, allowed in kinds.items()
     }

@@ -32,8 +32,8 @@ class CrossAttentionLayer(nn.Module):
     def forward(self, queries: Float[Tensor, "B M F"], cells: Float[Tensor, "B N F"]) -> Float[Tensor, "B M F"]:
         """The queries, each with what it attended to added."""
         normed = self.seen(cells)
-        parts = self.query(self.ask(queries)), self.key(normed), self.value(normed)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        projections = self.query(self.ask(queries)), self.key(normed), self.value(normed)
+        q, k, v = (projection.unflatten(-1, (self.heads, -1)).transpose(1, 2) for projection in projections)
         attended = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         queries = queries + self.back(attended)
         return queries + self.think(queries)

@@ -62,8 +62,8 @@ def _summary(values: Tensor, dim: int, pool: PoolName) -> Tensor:
     if pool == "max":
         return values.amax(dim)
     if pool == "minmax":
-        least, greatest = values.chunk(2, -1)
-        return torch.cat([least.amin(dim), greatest.amax(dim)], -1)
+        lowest, greatest = values.chunk(2, -1)
+        return torch.cat([lowest.amin(dim), greatest.amax(dim)], -1)
     return values.select(dim, values.shape[dim] // 2)
 
 
@@ -191,7 +191,7 @@ class WorldReader(nn.Module):
 
     def count(self, latent_frames: int, height: int, width: int) -> int:
         """World tokens of one sample of `latent_frames` frames."""
-        return self.layout.count(len(self._read(latent_frames)), height, width, channels=self.latent_shape[0])
+        return self.layout.count(len(self._frames_read(latent_frames)), height, width, channels=self.latent_shape[0])
 
     def arrange(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N D"]:
         """Standardised latents with temporal embedding t added to frame t, cut into tokens.
@@ -214,7 +214,7 @@ class WorldReader(nn.Module):
             )
         times = self.temporal_embedding.weight[:T]
         if self.frames is not None:
-            latents, times = latents[:, :, self._read(T)], times[self._read(T)]
+            latents, times = latents[:, :, self._frames_read(T)], times[self._frames_read(T)]
         layout = self.layout
         frames = latents.to(times.dtype).permute(0, 2, 3, 4, 1)
         if layout.statistics > 1:
@@ -235,17 +235,17 @@ class WorldReader(nn.Module):
     def forward(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N E"]:
         """World tokens of standardised latents, at the scale of the language model's embeddings."""
         tokens = self.arrange(latents)
-        read = self._read(latents.shape[2])
-        if not read:  # nothing to read: no world tokens
+        frames_read = self._frames_read(latents.shape[2])
+        if not frames_read:  # nothing to read: no world tokens
             return tokens.new_zeros(len(tokens), 0, self.projector.out.out_features)
         if self.layout.name not in ("hierarchical", "channel"):
             return self.projector(tokens)
-        last = self.layout.pool == "stride"
+        is_strided = self.layout.pool == "stride"
         slots = [
-            (slot.coarse, read[slot.stop - 1 if last else slot.start : slot.stop])
-            for slot in self.layout.slots(len(read))
+            (slot.coarse, frames_read[slot.stop - 1 if is_strided else slot.start : slot.stop])
+            for slot in self.layout.slots(len(frames_read))
         ]
         return self.projector(tokens, slots)
 
-    def _read(self, latent_frames: int) -> list[int]:
+    def _frames_read(self, latent_frames: int) -> list[int]:
         return [frame for frame in range(latent_frames) if self.frames is None or frame in self.frames]

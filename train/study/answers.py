@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipeline.progress import Progress
 from ..evaluation.evaluate import is_right
 from ..evaluation.statistics import Bootstrap, Estimate, Floats
 from ..questions.record import UNTYPED, Question, read_questions, select_split
@@ -20,7 +21,7 @@ from .run import TEST, Study, UnitAnswers, splits_of
 
 Right = NDArray[np.bool_]
 """(S, Q)"""
-Which = NDArray[np.bool_]
+QuestionMask = NDArray[np.bool_]
 """(Q,)"""
 
 
@@ -32,20 +33,20 @@ class Split:
     bootstrap: Bootstrap
     _fields: dict[str, NDArray[np.str_]] = field(default_factory=dict)
 
-    def which(self, **wanted: str) -> Which:
+    def mask(self, **fields: str) -> QuestionMask:
         """The questions whose fields have these values; an empty value matches all."""
         chosen = np.ones(len(self.questions), bool)
-        for name, value in wanted.items():
+        for name, value in fields.items():
             if value:
                 if name not in self._fields:
                     self._fields[name] = np.array([getattr(question, name) or "" for question in self.questions])
                 chosen &= self._fields[name] == value
         return chosen
 
-    def ends(self, outcomes: Mapping[str, bool], right: bool) -> Which:
+    def ends(self, outcomes: Mapping[str, bool], right: bool) -> QuestionMask:
         """The temporal questions of scenes whose rollout ends correctly, or wrongly."""
         ends = np.array([outcomes.get(question.scene_id) is right for question in self.questions])
-        return self.which(type="temporal") & ends
+        return self.mask(type="temporal") & ends
 
 
 class Answers:
@@ -54,8 +55,10 @@ class Answers:
     def __init__(self, study: Study, units: Sequence[UnitAnswers]) -> None:
         self.study = study
         settings, file = study.settings, study.settings.questions
-        read = read_questions(file, columns=settings.columns, max_bad=settings.max_bad)
-        everything = tuple(q if q.type else q.model_copy(update={"type": UNTYPED}) for q in read)
+        # silent: run_study has warned of wrong rows
+        silent = Progress.silent()
+        questions_read = read_questions(file, columns=settings.columns, max_bad=settings.max_bad, progress=silent)
+        everything = tuple(q if q.type else q.model_copy(update={"type": UNTYPED}) for q in questions_read)
         self.splits: dict[str, Split] = {}
         for name in splits_of(everything):
             questions = select_split(everything, name, file)
@@ -63,8 +66,8 @@ class Answers:
             self.splits[name] = Split(questions, Bootstrap(clusters, study.seeds))
         rows: dict[tuple[str, str, int, str], list[list[bool]]] = {}
         for unit in sorted(units, key=lambda unit: unit.seed):
-            for split, shown in unit.answers.items():
-                for arm, answers in shown.items():
+            for split, answers_by_arm in unit.answers.items():
+                for arm, answers in answers_by_arm.items():
                     row = list(map(is_right, self.splits[split].questions, answers))
                     rows.setdefault((unit.arm, arm, unit.labels, split), []).append(row)
         self._right = {name: np.array(seeds) for name, seeds in rows.items()}
@@ -76,12 +79,12 @@ class Answers:
     def right(self, arm: str, labels: int, *, shown: str | None = None, split: str = TEST) -> Right:
         return self._right[arm, shown or arm, labels, split]
 
-    def mean(self, arm: str, labels: int, which: Which, *, shown: str | None = None, split: str = TEST) -> Mean:
-        name = (arm, shown or arm, labels, split, which.tobytes())
+    def mean(self, arm: str, labels: int, mask: QuestionMask, *, shown: str | None = None, split: str = TEST) -> Mean:
+        name = (arm, shown or arm, labels, split, mask.tobytes())
         if name not in self._means:  # tables and comparisons ask for the same means
             right = self.right(arm, labels, shown=shown, split=split)
-            value, replicates = self.splits[split].bootstrap.mean(right, which)
-            self._means[name] = Mean(value, replicates, right[:, which].mean(1).tolist())
+            value, replicates = self.splits[split].bootstrap.mean(right, mask)
+            self._means[name] = Mean(value, replicates, right[:, mask].mean(1).tolist())
         return self._means[name]
 
 

@@ -22,27 +22,28 @@ def telling_scenes(
     labels = answers.study.primary
     if not (answers.has(arm, labels) and answers.has(against, labels)):
         return {}
-    ours, theirs = (answers.right(name, labels).sum(axis=0) for name in (arm, against))
+    arm_counts, baseline_counts = (answers.right(name, labels).sum(axis=0) for name in (arm, against))
     questions = answers.splits[TEST].questions
-    temporal = answers.splits[TEST].which(type="temporal")
+    temporal = answers.splits[TEST].mask(type="temporal")
     seeds = answers.study.seeds
     scene_by_name: dict[str, tuple[str, list[str]]] = {}
-    for name, gain in (("win", ours - theirs), ("loss", theirs - ours)):
-        used: Counter[str] = Counter()
+    for name, gain in (("win", arm_counts - baseline_counts), ("loss", baseline_counts - arm_counts)):
+        scenes_by_family: Counter[str] = Counter()
         gain = np.where(temporal, gain, 0)
         for number in range(1, each + 1):
-            taken = {scene for scene, _ in scene_by_name.values()}
-            left = [n for n in np.nonzero(gain > 0)[0] if questions[n].scene_id not in taken]
-            if not left:
+            chosen_scenes = {scene for scene, _ in scene_by_name.values()}
+            candidates = [n for n in np.nonzero(gain > 0)[0] if questions[n].scene_id not in chosen_scenes]
+            if not candidates:
                 break
-            best = min(left, key=lambda n: (used[questions[n].family or ""], -gain[n], n))
+            best = min(candidates, key=lambda n: (scenes_by_family[questions[n].family or ""], -gain[n], n))
             question = questions[best]
-            used[question.family or ""] += 1
+            scenes_by_family[question.family or ""] += 1
             scene_by_name[f"{name}-{number}"] = (
                 question.scene_id,
                 [
                     f"{question.question} {question.answer}",
-                    f"correct with {arm} in {ours[best]} of {seeds} seeds, with {against} in {theirs[best]}",
+                    f"correct with {arm} in {arm_counts[best]} of {seeds} seeds, "
+                    f"with {against} in {baseline_counts[best]}",
                 ],
             )
     return scene_by_name

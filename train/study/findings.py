@@ -57,10 +57,10 @@ class Findings:
         return [arms, verdicts]
 
 
-def score_of(results: Mapping[str, Any], **wanted: Any) -> dict[str, Any] | None:
+def score_of(results: Mapping[str, Any], **fields: Any) -> dict[str, Any] | None:
     """The row of `scores` with these fields; fields that are not named are those of the whole test split."""
-    wanted = {"shown": wanted["arm"], "split": TEST, "family": "", "about": "", "shift": "", **wanted}
-    return next((row for row in results["scores"] if all(row[name] == value for name, value in wanted.items())), None)
+    fields = {"shown": fields["arm"], "split": TEST, "family": "", "about": "", "shift": "", **fields}
+    return next((row for row in results["scores"] if all(row[name] == value for name, value in fields.items())), None)
 
 
 def text_of(row: Mapping[str, Any] | None) -> str:
@@ -94,7 +94,9 @@ def find(study: Study, units: Sequence[UnitAnswers], *, outcomes: Mapping[str, b
     facts: dict[str, Any] = json.loads((study.out / "study.json").read_text(encoding="utf-8"))
     store = open_store(study.settings.store)
     tests = answers.splits[TEST].questions
-    known = None if outcomes is None else {q.scene_id: outcomes[q.scene_id] for q in tests if q.scene_id in outcomes}
+    known_outcomes = (
+        None if outcomes is None else {q.scene_id: outcomes[q.scene_id] for q in tests if q.scene_id in outcomes}
+    )
     results: dict[str, Any] = {
         "format": 2,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -119,20 +121,20 @@ def find(study: Study, units: Sequence[UnitAnswers], *, outcomes: Mapping[str, b
         "scores": _scores(answers),
         "differences": _differences(answers),
         "heuristic": _heuristic(tests),
-        "break_even": _break_even(answers, known),
-        "by_outcome": None if known is None else _by_outcome(answers, known),
-        "hypotheses": judge(answers, known),
+        "break_even": _break_even(answers, known_outcomes),
+        "by_outcome": None if known_outcomes is None else _by_outcome(answers, known_outcomes),
+        "hypotheses": judge(answers, known_outcomes),
     }
     return Findings(results)
 
 
 def _cost(arm: str, units: Sequence[UnitAnswers]) -> dict[str, Any]:
-    own = [unit for unit in units if unit.arm == arm]
+    arm_units = [unit for unit in units if unit.arm == arm]
     return {
-        "world_tokens": own[0].train["world_tokens"],
-        "updates": own[0].train["train_steps"],
-        "train_seconds": round(float(np.mean([unit.train["seconds"] for unit in own])), 1),
-        "last_loss": round(float(np.mean([unit.train["last_loss"] for unit in own])), 4),
+        "world_tokens": arm_units[0].train["world_tokens"],
+        "updates": arm_units[0].train["train_steps"],
+        "train_seconds": round(float(np.mean([unit.train["seconds"] for unit in arm_units])), 1),
+        "last_loss": round(float(np.mean([unit.train["last_loss"] for unit in arm_units])), 4),
     }
 
 
@@ -158,18 +160,18 @@ def _scores(answers: Answers) -> list[dict[str, Any]]:
             swapped = shown != unit.arm
             for cell in _cells(split):
                 if not (swapped and (cell["about"] or cell["shift"])):
-                    which = split.which(**cell)
-                    mean = answers.mean(unit.arm, unit.labels, which, shown=shown, split=split_name)
-                    total = int(which.sum())
-                    each = [wilson(round(share * total), total) for share in mean.seeds]
-                    rows.append({**head, **cell, "questions": total, **mean.to_json(), "wilson_by_seed": each})
+                    mask = split.mask(**cell)
+                    mean = answers.mean(unit.arm, unit.labels, mask, shown=shown, split=split_name)
+                    total = int(mask.sum())
+                    intervals = [wilson(round(share * total), total) for share in mean.seeds]
+                    rows.append({**head, **cell, "questions": total, **mean.to_json(), "wilson_by_seed": intervals})
             if pairs := minimal_pairs(split.questions):
                 right = answers.right(unit.arm, unit.labels, shown=shown, split=split_name)
-                both = np.zeros_like(right)
+                both_right = np.zeros_like(right)
                 for first, second in pairs:
-                    both[:, first] = right[:, first] & right[:, second]
-                which = np.isin(np.arange(right.shape[1]), [first for first, _ in pairs])
-                mean = Mean(*split.bootstrap.mean(both, which), both[:, which].mean(1).tolist())
+                    both_right[:, first] = right[:, first] & right[:, second]
+                mask = np.isin(np.arange(right.shape[1]), [first for first, _ in pairs])
+                mean = Mean(*split.bootstrap.mean(both_right, mask), both_right[:, mask].mean(1).tolist())
                 cell = {"type": PAIR, "family": "", "about": "", "shift": ""}
                 rows.append({**head, **cell, "questions": len(pairs), **mean.to_json()})
     return rows
@@ -184,19 +186,21 @@ def _differences(answers: Answers) -> list[dict[str, Any]]:
                 if not (answers.has("rollout", labels, split=name) and answers.has(against, labels, split=name)):
                     continue
                 for cell in _cells(split):
-                    which = split.which(**cell)
-                    gain = answers.mean("rollout", labels, which, split=name) - answers.mean(
-                        against, labels, which, split=name
+                    mask = split.mask(**cell)
+                    gain = answers.mean("rollout", labels, mask, split=name) - answers.mean(
+                        against, labels, mask, split=name
                     )
-                    ours = answers.right("rollout", labels, split=name)[:, which]
-                    theirs = answers.right(against, labels, split=name)[:, which]
-                    clusters = [question.cluster for question, here in zip(split.questions, which, strict=True) if here]
+                    rollout_right = answers.right("rollout", labels, split=name)[:, mask]
+                    baseline_right = answers.right(against, labels, split=name)[:, mask]
+                    clusters = [
+                        question.cluster for question, selected in zip(split.questions, mask, strict=True) if selected
+                    ]
                     exact = [
                         paired_p_value(zip(clusters, a.tolist(), b.tolist(), strict=True))
-                        for a, b in zip(ours, theirs, strict=True)
+                        for a, b in zip(rollout_right, baseline_right, strict=True)
                     ]
                     head = {"against": against, "labels": labels, "split": name, **cell}
-                    rows.append({**head, "questions": int(which.sum()), **gain.to_json(), "p_by_seed": exact})
+                    rows.append({**head, "questions": int(mask.sum()), **gain.to_json(), "p_by_seed": exact})
     return rows
 
 
@@ -214,13 +218,13 @@ def _break_even(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[s
         return None
     file = study.settings.questions
     images = resolve_keys(split.questions, file, open_store(study.settings.store)).keys
-    temporal = split.which(type="temporal")
+    temporal = split.mask(type="temporal")
     points: list[dict[str, Any]] = []
     for labels in sorted(study.labels):
-        trained = [arm for arm in arms if answers.has(arm.name, labels)]
-        for arm in trained if len(trained) > 1 else ():
-            ends = future_is_right(arm, split.questions, images)
-            outcome = float(np.mean([ends[q.id] for q in split.questions if q.type == "temporal"]))
+        trained_arms = [arm for arm in arms if answers.has(arm.name, labels)]
+        for arm in trained_arms if len(trained_arms) > 1 else ():
+            correctness = future_is_right(arm, split.questions, images)
+            outcome = float(np.mean([correctness[q.id] for q in split.questions if q.type == "temporal"]))
             mean = answers.mean(arm.name, labels, temporal)
             points.append({"arm": arm.name, "labels": labels, "outcome": outcome, **mean.to_json()})
     crossings: dict[str, float | None] = {}
@@ -245,10 +249,10 @@ def _by_outcome(answers: Answers, outcomes: Mapping[str, bool]) -> dict[str, Any
     """Accuracy on temporal questions whose rollout ends correctly, and on those whose rollout ends wrongly."""
     split, primary = answers.splits[TEST], answers.study.primary
     by_outcome: dict[str, Any] = {}
-    for name, wanted in (("right", True), ("wrong", False)):
-        which = split.ends(outcomes, wanted)
-        by_outcome[name] = {"questions": int(which.sum())}
-        if which.any():
+    for name, ends_right in (("right", True), ("wrong", False)):
+        mask = split.ends(outcomes, ends_right)
+        by_outcome[name] = {"questions": int(mask.sum())}
+        if mask.any():
             for arm in answers.study.arms:
-                by_outcome[name][arm] = answers.mean(arm, primary, which).to_json()
+                by_outcome[name][arm] = answers.mean(arm, primary, mask).to_json()
     return by_outcome

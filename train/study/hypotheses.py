@@ -48,7 +48,7 @@ def judge(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[str, An
         ),
     }
     verdicts: dict[str, _Verdict] = {}
-    untyped = [kind for kind in ("temporal", "static") if not answers.splits[TEST].which(type=kind).any()]
+    untyped = [kind for kind in ("temporal", "static") if not answers.splits[TEST].mask(type=kind).any()]
     for name, (_, arms, test) in tests.items():
         absent = [f"arm {arm}" for arm in arms if not answers.has(arm, answers.study.primary)]
         absent += [f"question of type {kind}" for kind in untyped]
@@ -86,9 +86,9 @@ def _word(verdict: _Verdict, p_holm: float | None) -> str:
     return "not supported" if verdict.against else "undecided"
 
 
-def _gain(answers: Answers, kind: str, ours: str, theirs: str) -> Mean:
-    which, primary = answers.splits[TEST].which(type=kind), answers.study.primary
-    return answers.mean(ours, primary, which) - answers.mean(theirs, primary, which)
+def _gain(answers: Answers, kind: str, arm: str, baseline: str) -> Mean:
+    mask, primary = answers.splits[TEST].mask(type=kind), answers.study.primary
+    return answers.mean(arm, primary, mask) - answers.mean(baseline, primary, mask)
 
 
 def _greater(gain: Mean) -> tuple[float, bool]:
@@ -128,20 +128,23 @@ def _h5(answers: Answers) -> _Verdict:
     counts = [n for n in sorted(answers.study.labels) if answers.has("rollout", n) and answers.has("steps0", n)]
     if len(counts) < 2:
         return _Verdict({}, math.nan, False, "needs rollout and steps0 at two label counts or more")
-    which = answers.splits[TEST].which(type="temporal")
-    needed: dict[str, tuple[float, Floats]] = {}
+    mask = answers.splits[TEST].mask(type="temporal")
+    needed_by_arm: dict[str, tuple[float, Floats]] = {}
     for arm in ("rollout", "steps0"):
-        means = [answers.mean(arm, labels, which) for labels in counts]
+        means = [answers.mean(arm, labels, mask) for labels in counts]
         value = labels_needed(counts, np.array([[mean.value for mean in means]]))
-        needed[arm] = float(value[0]), labels_needed(counts, np.stack([mean.replicates for mean in means], 1))
-    (ours, our_draws), (theirs, their_draws) = needed["rollout"], needed["steps0"]
-    labels_by_arm = {arm: _labels(value, counts) for arm, (value, _) in needed.items()}
+        replicates = labels_needed(counts, np.stack([mean.replicates for mean in means], 1))
+        needed_by_arm[arm] = float(value[0]), replicates
+    rollout_labels, rollout_draws = needed_by_arm["rollout"]
+    steps0_labels, steps0_draws = needed_by_arm["steps0"]
+    labels_by_arm = {arm: _labels(value, counts) for arm, (value, _) in needed_by_arm.items()}
     why = f"rollout {labels_by_arm['rollout']}, steps0 {labels_by_arm['steps0']}"
-    if ours == theirs:  # both at the first count, or neither at any
+    if rollout_labels == steps0_labels:  # both at the first count, or neither at any
         return _Verdict({"labels": labels_by_arm}, 1.0, False, f"{why}: the label counts do not tell them apart")
-    fewer = np.sign(np.nan_to_num(their_draws, posinf=1e9) - np.nan_to_num(our_draws, posinf=1e9))
+    fewer = np.sign(np.nan_to_num(steps0_draws, posinf=1e9) - np.nan_to_num(rollout_draws, posinf=1e9))
     p = p_of_sign(fewer)
-    return _Verdict({"labels": labels_by_arm}, p if ours < theirs else 1.0, ours > theirs and p < ALPHA, why)
+    is_wrong = rollout_labels > steps0_labels and p < ALPHA
+    return _Verdict({"labels": labels_by_arm}, p if rollout_labels < steps0_labels else 1.0, is_wrong, why)
 
 
 def labels_needed(counts: Sequence[int], accuracies: Floats, goal: float = GOAL) -> Floats:
@@ -152,15 +155,15 @@ def labels_needed(counts: Sequence[int], accuracies: Floats, goal: float = GOAL)
         accuracies: (R, len(counts)).
     """
     needed = np.full(len(accuracies), np.inf)
-    for place in reversed(range(len(counts))):
-        reached = accuracies[:, place] >= goal
-        if place == 0:
+    for index in reversed(range(len(counts))):
+        reached = accuracies[:, index] >= goal
+        if index == 0:
             needed[reached] = counts[0]
             break
-        before, now = accuracies[:, place - 1], accuracies[:, place]
+        before, after = accuracies[:, index - 1], accuracies[:, index]
         rising = reached & (before < goal)
-        share = (goal - before[rising]) / (now - before)[rising]
-        low, high = math.log(counts[place - 1]), math.log(counts[place])
+        share = (goal - before[rising]) / (after - before)[rising]
+        low, high = math.log(counts[index - 1]), math.log(counts[index])
         needed[rising] = np.exp(low + share * (high - low))
     return needed
 
@@ -177,11 +180,12 @@ def _h6(answers: Answers, outcomes: Mapping[str, bool] | None) -> _Verdict:
         return _Verdict({}, math.nan, False, why)
     split, primary = answers.splits[TEST], answers.study.primary
     gains: list[Mean] = []
-    for wanted in (True, False):
-        which = split.ends(outcomes, wanted)
-        if not which.any():
-            return _Verdict({}, math.nan, False, f"no rollout of the test split ends {'right' if wanted else 'wrong'}")
-        gains.append(answers.mean("rollout", primary, which) - answers.mean("steps0", primary, which))
+    for ends_right in (True, False):
+        mask = split.ends(outcomes, ends_right)
+        if not mask.any():
+            end = "right" if ends_right else "wrong"
+            return _Verdict({}, math.nan, False, f"no rollout of the test split ends {end}")
+        gains.append(answers.mean("rollout", primary, mask) - answers.mean("steps0", primary, mask))
     right, wrong = gains
     p_more, against_more = _greater(right - wrong)
     valid = wrong.replicates[~np.isnan(wrong.replicates)]

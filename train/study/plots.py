@@ -38,11 +38,11 @@ def draw(results: Results) -> dict[str, bytes]:
         "break_even.png": _break_even,
         "gains.png": _gains,
     }
-    drawn: dict[str, bytes] = {}
+    png_by_name: dict[str, bytes] = {}
     for name, picture in pictures.items():
         if (figure := picture(results)) is not None:
-            drawn[name] = png(figure)
-    return drawn
+            png_by_name[name] = png(figure)
+    return png_by_name
 
 
 def _plain(results: Results) -> list[str]:
@@ -61,15 +61,15 @@ def _learning(results: Results) -> Figure | None:
     if len(labels) < 2 or not kinds:
         return None
     figure = Figure(figsize=(5 * len(kinds), 4))
-    for place, kind in enumerate(kinds):
-        axes = figure.add_subplot(1, len(kinds), place + 1, sharey=figure.axes[0] if place else None)
+    for column, kind in enumerate(kinds):
+        axes = figure.add_subplot(1, len(kinds), column + 1, sharey=figure.axes[0] if column else None)
         arms = _plain(results)
         for number, arm in enumerate(arms):
             rows = [score_of(results, arm=arm, labels=count, type=kind) for count in labels]
             shift = 1 + 0.03 * (number - len(arms) / 2)  # so that intervals do not overlap
-            known = [(count * shift, row) for count, row in zip(labels, rows, strict=True) if row is not None]
-            axes.plot([x for x, _ in known], [row["value"] for _, row in known], color=_COLORS[arm], label=arm)
-            for x, row in known:
+            plotted = [(count * shift, row) for count, row in zip(labels, rows, strict=True) if row is not None]
+            axes.plot([x for x, _ in plotted], [row["value"] for _, row in plotted], color=_COLORS[arm], label=arm)
+            for x, row in plotted:
                 axes.errorbar(x, row["value"], yerr=_bars(row), color=_COLORS[arm], marker="o", markersize=3.5)
         if kind == "temporal" and results["heuristic"] is not None:
             axes.axhline(results["heuristic"], color="#bbbbbb", linestyle=":", label="rule of thumb")
@@ -97,12 +97,12 @@ def _shifted(results: Results) -> Figure | None:
     arms = _plain(results)
     width = 0.8 / len(arms)
     for number, arm in enumerate(arms):
-        for place, (_, split, shift) in enumerate(groups):
+        for group, (_, split, shift) in enumerate(groups):
             row = score_of(results, arm=arm, labels=primary, type="temporal", split=split, shift=shift)
             if row is None:
                 continue
-            x = place - 0.4 + (number + 0.5) * width
-            axes.bar(x, row["value"], width * 0.9, color=_COLORS[arm], label=arm if place == 0 else None)
+            x = group - 0.4 + (number + 0.5) * width
+            axes.bar(x, row["value"], width * 0.9, color=_COLORS[arm], label=arm if group == 0 else None)
             axes.errorbar(x, row["value"], yerr=_bars(row), color="#444444", linewidth=0.9)
     axes.set_xticks(range(len(groups)), [name for name, _, _ in groups])
     axes.set_ylim(0, 1.02)
@@ -146,7 +146,7 @@ def _break_even(results: Results) -> Figure | None:
 
 def _shades(count: int) -> Sequence[str]:
     shades = ("#9ecae1", "#4292c6", "#08519c", "#08306b")
-    return [shades[min(place + (4 - count if count < 4 else 0), 3)] for place in range(count)]
+    return [shades[min(index + (4 - count if count < 4 else 0), 3)] for index in range(count)]
 
 
 def _gains(results: Results) -> Figure | None:
@@ -156,10 +156,10 @@ def _gains(results: Results) -> Figure | None:
         return None
     figure = Figure(figsize=(7, 0.8 + 0.22 * len(rows)))
     axes = figure.add_subplot()
-    for place, row in enumerate(reversed(rows)):
+    for height, row in enumerate(reversed(rows)):
         color = {"loss": _LOSS, "gain": _WIN, "neither": _NEITHER}[verdict_of(row)]
         interval = error_bar(row["value"], row["low"], row["high"], scale=100)
-        axes.errorbar(100 * row["value"], place, xerr=interval, color=color, marker="o", markersize=4)
+        axes.errorbar(100 * row["value"], height, xerr=interval, color=color, marker="o", markersize=4)
     axes.axvline(0, color="#444444", linewidth=1)
     axes.set_yticks(range(len(rows)), [name_of(row) for row in reversed(rows)], fontsize=8)
     axes.set_ylim(-0.7, len(rows) - 0.3)
@@ -173,8 +173,8 @@ def gains(results: Results, against: str) -> list[dict[str, Any]]:
     """Differences to an arm at the primary label count: each question, and each kind of shift; worst first."""
     primary = results["study"]["primary"]
     rows = [row for row in results["differences"] if row["against"] == against and row["labels"] == primary]
-    shown = [row for row in rows if row["about"] or row["shift"] or not row["family"]]  # not a family as a whole
-    return sorted(shown, key=lambda row: row["value"])
+    selected = [row for row in rows if row["about"] or row["shift"] or not row["family"]]  # not a family as a whole
+    return sorted(selected, key=lambda row: row["value"])
 
 
 def verdict_of(row: Mapping[str, Any]) -> str:
@@ -186,6 +186,6 @@ def verdict_of(row: Mapping[str, Any]) -> str:
 
 def name_of(row: Mapping[str, Any]) -> str:
     """Which questions a row is about."""
-    what = " ".join(row[name] for name in ("family", "about", "shift") if row[name])
-    named = f"{what} ({row['type']})" if what else f"all {row['type']}"
-    return named + (", shifted" if row["split"] == SHIFTED else "")
+    words = " ".join(row[name] for name in ("family", "about", "shift") if row[name])
+    name = f"{words} ({row['type']})" if words else f"all {row['type']}"
+    return name + (", shifted" if row["split"] == SHIFTED else "")

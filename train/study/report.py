@@ -29,15 +29,15 @@ _SHOWS = {
 }
 
 
-def write_report(found: Findings, out: Path) -> Path:
+def write_report(findings: Findings, out: Path) -> Path:
     """Write results.json, the pictures and index.html; returns the page's path."""
     out.mkdir(parents=True, exist_ok=True)
-    replace(out, out / "results.json", found.to_json().encode() + b"\n")
-    pictures = draw(found.results)
+    replace(out, out / "results.json", findings.to_json().encode() + b"\n")
+    pictures = draw(findings.results)
     for name, content in pictures.items():
         replace(out, out / name, content)
     strips = {path.name: path.read_bytes() for path in sorted((out / "strips").glob("*.png"))}
-    replace(out, out / "index.html", page(found.results, pictures, strips).encode())
+    replace(out, out / "index.html", page(findings.results, pictures, strips).encode())
     return out / "index.html"
 
 
@@ -63,23 +63,23 @@ def _summary(results: Results) -> str:
     study = results["study"]
     lines: list[str] = []
     for kind in ("temporal", "static"):
-        ours = score_of(results, arm="rollout", labels=study["primary"], type=kind)
+        rollout = score_of(results, arm="rollout", labels=study["primary"], type=kind)
         for against in ("frozen", "steps0"):
             row = next((r for r in gains(results, against) if name_of(r) == f"all {kind}"), None)
-            if ours is not None and row is not None:
+            if rollout is not None and row is not None:
                 lines.append(
-                    f"{kind} questions: rollout {100 * ours['value']:.1f} %, "
+                    f"{kind} questions: rollout {100 * rollout['value']:.1f} %, "
                     f"{_signed(row)} points against {_NAMES[against]} "
                     f"(exact sign flips of scenes or pairs, each seed alone: p at most {max(row['p_by_seed']):.2g})"
                 )
-    asked = ", ".join(
+    scene_counts = ", ".join(
         f"{n['scenes']:,} {name} scenes ({n['questions']:,} questions)" for name, n in study["asked"].items()
     )
     items = "".join(f"<li>{line}</li>" for line in lines)
     return (
-        f"<p>A frozen language model answered questions about {asked}, after {study['primary']:,} labelled scenes, "
-        f"over {study['seeds']} seeds. In brackets: the 95 % interval over other test scenes and other seeds; the "
-        "labelled scenes and the world model are the same throughout.</p>"
+        f"<p>A frozen language model answered questions about {scene_counts}, after {study['primary']:,} labelled "
+        f"scenes, over {study['seeds']} seeds. In brackets: the 95 % interval over other test scenes and other seeds; "
+        "the labelled scenes and the world model are the same throughout.</p>"
         f"<ul>{items}</ul>"
     )
 
@@ -121,9 +121,9 @@ def _hypotheses(results: Results) -> str:
 
 
 def _break_even(results: Results, pictures: Mapping[str, bytes]) -> str:
-    shown = _picture(pictures, "break_even.png")
+    picture = _picture(pictures, "break_even.png")
     if results["break_even"] is None:
-        return shown
+        return picture
     world = results["break_even"]["world"]
     lines = [
         f"with {int(labels):,} labels, "
@@ -136,18 +136,20 @@ def _break_even(results: Results, pictures: Mapping[str, bytes]) -> str:
     ]
     if world is not None:
         lines.append(f"the world model's rollouts end correctly in {100 * world:.1f} % of the test scenes")
-    return shown + "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
+    return picture + "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
 
 
 def _swaps(results: Results) -> str:
     """A table of accuracy when each arm is shown another input, beside the input it was trained on."""
     primary = results["study"]["primary"]
-    shown = [(row["arm"], row["shown"]) for row in results["scores"] if row["shown"] != row["arm"]]
+    arm_pairs = [(row["arm"], row["shown"]) for row in results["scores"] if row["shown"] != row["arm"]]
     rows = []
-    for arm in dict.fromkeys(arm for arm, _ in shown):
-        for other in dict.fromkeys([arm, *(name for trained, name in shown if trained == arm)]):
-            cells = [score_of(results, arm=arm, shown=other, labels=primary, type=kind) for kind in results["types"]]
-            rows.append([arm, other, *map(_cell, cells)])
+    for arm in dict.fromkeys(arm for arm, _ in arm_pairs):
+        for shown_arm in dict.fromkeys([arm, *(name for trained_arm, name in arm_pairs if trained_arm == arm)]):
+            cells = [
+                score_of(results, arm=arm, shown=shown_arm, labels=primary, type=kind) for kind in results["types"]
+            ]
+            rows.append([arm, shown_arm, *map(_cell, cells)])
     return _table(["trained on", "shown", *results["types"]], rows) if rows else ""
 
 

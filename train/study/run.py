@@ -143,8 +143,8 @@ def run_study(study: Study, *, jobs: int | None = None, progress: Progress | Non
         StoreLockedError: another process works in the same folder.
         Interrupted: by Ctrl-C; the same command resumes the study.
     """
-    progress = progress or Progress.silent()
-    splits, facts = _check(study)
+    progress = progress or Progress.to_logger()
+    splits, facts = _check(study, progress)
     with _alone(study.out):
         _claim(study.out, facts)
         todo = [unit for unit in study.units() if not _is_done(study, unit, splits)]
@@ -152,8 +152,10 @@ def run_study(study: Study, *, jobs: int | None = None, progress: Progress | Non
             progress.say(f"{len(study.units()) - len(todo)} of {len(study.units())} units are there already")
         workers = min(jobs or _default_jobs(study), max(1, len(todo)))
         with progress.bar("evidence", total=len(todo), unit="units") as bar:
-            for done in _work(study, todo, splits, workers):
-                bar.advance(1, note=f"{done.name}, loss {done.loss:.3f}, {done.seconds:.0f} s")
+            for unit in _work(study, todo, splits, workers):
+                for warning in unit.warnings:
+                    progress.warn(warning)
+                bar.advance(1, note=f"{unit.name}, loss {unit.loss:.3f}, {unit.seconds:.0f} s")
         return [_read_unit(study, unit) for unit in study.units()]
 
 
@@ -162,32 +164,34 @@ def splits_of(questions: Sequence[Question]) -> list[str]:
     return [split for split in (TEST, SHIFTED) if any(question.split == split for question in questions)]
 
 
-def _check(study: Study) -> tuple[list[str], dict[str, Any]]:
+def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]:
     """Check in seconds what would otherwise fail after hours; returns the splits and the facts of the study."""
     settings = study.settings
-    everything = read_questions(settings.questions, columns=settings.columns, max_bad=settings.max_bad)
+    everything = read_questions(
+        settings.questions, columns=settings.columns, max_bad=settings.max_bad, progress=progress
+    )
     store = open_store(settings.store)
     train_pool = select_split(everything, "train", settings.questions)
     select_split(everything, TEST, settings.questions)
     first_scenes(train_pool, max(study.labels))
     splits = splits_of(everything)
     steps = store.recipe.rollout_steps if settings.steps is None else settings.steps
-    shown = {(split, arm) for unit in study.units() for split, arm in study.asked(unit, splits)}
-    shown |= {("train", arm) for arm in study.arms}
+    evaluated = {(split, arm) for unit in study.units() for split, arm in study.asked(unit, splits)}
+    evaluated |= {("train", arm) for arm in study.arms}
     keys: dict[str, str] = {}
-    for split, arm in sorted(shown):
+    for split, arm in sorted(evaluated):
         pool = train_pool if split == "train" else select_split(everything, split, settings.questions)
-        found, _ = open_arm(
+        arm_keys, _ = open_arm(
             parse_arm(arm), store, pool, pool, settings.questions, rollout_steps=steps, futures=settings.futures
         )
-        keys |= found
+        keys |= arm_keys
     weights, (channels, _, height, width) = find_weights(settings.lm), store.sample_shape
     speech = load_tokenizer_only(weights)
     world_tokens = settings.token_layout().count(1 + steps, height, width, channels=channels)
     for split in splits:  # each training checks its own training questions
-        asked = select_split(everything, split, settings.questions)
-        check_answers(asked, speech)
-        questions_that_fit(asked, speech, world_tokens=world_tokens, max_bad=0)
+        split_questions = select_split(everything, split, settings.questions)
+        check_answers(split_questions, speech)
+        questions_that_fit(split_questions, speech, world_tokens=world_tokens, max_bad=0, progress=progress)
     digest = digest_of_lines(f"{name} {key}\n" for name, key in sorted(keys.items()))
     budget = settings.model_dump(
         mode="json", exclude={"arm", "labels", "seed", "out", "store", "questions", "futures", "lm", "device"}
@@ -231,6 +235,7 @@ class _Done:
     name: str
     loss: float
     seconds: float
+    warnings: list[str]
 
 
 def _work(study: Study, todo: Sequence[Unit], splits: list[str], workers: int) -> Iterator[_Done]:
@@ -279,9 +284,11 @@ def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
     """Train, evaluate, write the answers, remove the run folder."""
     settings = study.settings
     folder = study.out / "runs" / unit.name
+    warnings: list[str] = []
     if not folder.exists():  # else an earlier process trained it and ended before it had answered
         train(
             settings.model_copy(update={"arm": unit.arm, "labels": unit.labels, "seed": unit.seed, "out": folder}),
+            progress=Progress.keeping(warnings),
         )
     metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     session = AnswerSession.open(
@@ -291,6 +298,7 @@ def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
         futures=settings.futures,
         lm=settings.lm,
         device=settings.device,
+        progress=Progress.keeping(warnings),
     )
     everything = session.read_questions()
     steps = session.store.recipe.rollout_steps if settings.steps is None else settings.steps
@@ -312,7 +320,7 @@ def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
     )
     _write(_file_of(study, unit), record.model_dump_json() + "\n")
     shutil.rmtree(folder)
-    return _Done(unit.name, loss[-1]["loss"], metrics["seconds"] + record.answer_seconds)
+    return _Done(unit.name, loss[-1]["loss"], metrics["seconds"] + record.answer_seconds, warnings)
 
 
 def _is_done(study: Study, unit: Unit, splits: list[str]) -> bool:

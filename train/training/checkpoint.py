@@ -64,13 +64,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {})["training"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        is_known, state = metadata["format"] == _FORMAT, metadata["state"]
-        is_whole = is_known and metadata["digest"] == _digest(tensors)
+        is_our_format, state = metadata["format"] == _FORMAT, metadata["state"]
+        is_whole = is_our_format and metadata["digest"] == _digest(tensors)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"the checkpoint {path} cannot be read: {error}. Remove its folder and train again") from error
     if not is_whole:
-        why = "its bytes have changed" if is_known else f"it has the format {metadata['format']}"
-        raise RunError(f"the checkpoint {path} cannot be used: {why}. Remove its folder and train again")
+        reason = "its bytes have changed" if is_our_format else f"it has the format {metadata['format']}"
+        raise RunError(f"the checkpoint {path} cannot be used: {reason}. Remove its folder and train again")
     return Checkpoint(tensors, state)
 
 
@@ -129,8 +129,8 @@ def put_optimizer_state(
         state.setdefault(numbers[id(parameter)], {})[key] = value if value.ndim == 0 else split_like(value, parameter)
     layout = optimizer.state_dict()["param_groups"]
     restored = [
-        {**now, **{k: tuple(v) if isinstance(v, list) else v for k, v in then.items()}}
-        for now, then in zip(layout, groups, strict=True)
+        {**current, **{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}}
+        for current, saved in zip(layout, groups, strict=True)
     ]
     optimizer.load_state_dict({"state": state, "param_groups": restored})
 

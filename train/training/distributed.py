@@ -35,7 +35,7 @@ class Ranks:
         """Whether this process writes files and messages for all."""
         return self.rank == 0
 
-    def most(self, values: Sequence[float], device: torch.device) -> list[float]:
+    def maximum(self, values: Sequence[float], device: torch.device) -> list[float]:
         """The maximum of each value over all processes."""
         return self._reduce(values, device, distributed.ReduceOp.MAX)
 
@@ -43,12 +43,12 @@ class Ranks:
         """The sum of each value over all processes."""
         return self._reduce(values, device, distributed.ReduceOp.SUM)
 
-    def _reduce(self, values: Sequence[float], device: torch.device, how: Any) -> list[float]:
+    def _reduce(self, values: Sequence[float], device: torch.device, operation: Any) -> list[float]:
         if self.size == 1:
             return list(values)
-        together = torch.tensor(values, dtype=torch.float64, device=device)
-        distributed.all_reduce(together, how)
-        return together.tolist()
+        reduced = torch.tensor(values, dtype=torch.float64, device=device)
+        distributed.all_reduce(reduced, operation)
+        return reduced.tolist()
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -59,5 +59,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 def split_like(tensor: Tensor, model: Tensor) -> Tensor:
     """The reverse of `whole`: the tensor on the device of `model`, split like it."""
-    moved = tensor.to(model.device)
-    return distribute_tensor(moved, model.device_mesh, model.placements) if isinstance(model, DTensor) else moved
+    on_device = tensor.to(model.device)
+    return (
+        distribute_tensor(on_device, model.device_mesh, model.placements) if isinstance(model, DTensor) else on_device
+    )

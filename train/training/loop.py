@@ -45,10 +45,10 @@ def fit(model: TheWorld, training: Training) -> Result:
         RunError: loss or gradients were not finite too often, or the checkpoint does not fit.
         Interrupted: the training was asked to stop; a checkpoint is written.
     """
-    config, material, ranks, unfinished = training.config, training.material, training.ranks, training.unfinished
-    start = read_checkpoint(unfinished.checkpoint) if unfinished.checkpoint.exists() else None
+    config, train_data, ranks, partial_run = training.config, training.train_data, training.ranks, training.partial_run
+    start = read_checkpoint(partial_run.checkpoint) if partial_run.checkpoint.exists() else None
     order = UpdateOrder(
-        material.rows,
+        train_data.rows,
         batch_size=config.batch_size,
         seed=config.seed,
         rank=ranks.rank,
@@ -57,21 +57,21 @@ def fit(model: TheWorld, training: Training) -> Result:
         group_by_length=config.group_by_length,
     )
     total = math.ceil(config.epochs * order.updates) if config.epochs is not None else config.train_steps
-    following = _follow(training, start) if ranks.is_first else None
+    tracker_callback = _follow(training, start) if ranks.is_first else None
     with training.progress.bar("train", total=total, unit="updates") as bar, tempfile.TemporaryDirectory() as scratch:
-        folder = unfinished.path if ranks.is_first else Path(scratch)
+        folder = partial_run.path if ranks.is_first else Path(scratch)
         trainer = UpdateTrainer(
             model=model,
-            args=_arguments(config, order, total, folder, ranks, material),
-            train_dataset=cast(Any, material.rows),  # Trainer takes a list as a dataset
-            data_collator=material.collator(training.pad_id),
+            args=_arguments(config, order, total, folder, ranks, train_data),
+            train_dataset=cast(Any, train_data.rows),  # Trainer takes a list as a dataset
+            data_collator=train_data.collator(training.pad_id),
             callbacks=[],
         )
         trainer.setup(training, order, start)
         trainer.add_callback(_Follow(trainer, bar))
         trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
-        if following is not None:
-            trainer.add_callback(following)
+        if tracker_callback is not None:
+            trainer.add_callback(tracker_callback)
         resume, finished = None, False
         if start is not None:
             resume = scratch
@@ -81,37 +81,37 @@ def fit(model: TheWorld, training: Training) -> Result:
             finished = not trainer.interrupted
         finally:
             trainer.end_reading()
-            if following is not None:
-                following.end(trainer.state.log_history, finished=finished)
+            if tracker_callback is not None:
+                tracker_callback.end(trainer.state.log_history, finished=finished)
     if trainer.interrupted:
         raise Interrupted(trainer.interruption())
-    tally = trainer.sum_up()
-    if tally.refused_in_a_row >= min(config.max_bad_steps, math.ceil(trainer.state.global_step / 10)):
-        raise RunError(diverged(config, tally, "at its end"))
+    counters = trainer.sum_up()
+    if counters.refused_in_a_row >= min(config.max_bad_steps, math.ceil(trainer.state.global_step / 10)):
+        raise RunError(diverged(config, counters, "at its end"))
     loss = [
         {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry["learning_rate"]}
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
     metrics = {
-        "seconds": round(tally.seconds, 3),
-        "waited_seconds": round(tally.waited, 4),
+        "seconds": round(counters.seconds, 3),
+        "waited_seconds": round(counters.waited, 4),
         "train_steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
-        "tokens": tally.tokens,
-        "supervised_tokens": tally.supervised,
-        "refused_updates": tally.refused,
-        "refused": tally.refused_updates,
-        "checkpoints": tally.checkpoints,
-        "resumed": tally.resumed,
+        "tokens": counters.tokens,
+        "supervised_tokens": counters.supervised,
+        "refused_updates": counters.refused,
+        "refused": counters.refused_updates,
+        "checkpoints": counters.checkpoints,
+        "resumed": counters.resumed,
         "processes": ranks.size,
         "loss": loss,
     }
     if training.validation is not None:
         metrics |= {
-            "validation": tally.validation,
-            "best_step": tally.best_step,
-            "stopped_early": tally.stopped_early,
+            "validation": counters.validation,
+            "best_step": counters.best_step,
+            "stopped_early": counters.stopped_early,
         }
     return Result(metrics, trainer.best or weights_of(cast(nn.Module, trainer.model)))
 
@@ -122,11 +122,11 @@ def _follow(training: Training, start: Checkpoint | None) -> Following | None:
     if config.report_to == "none":
         return None
     history, update = state["log_history"], state["global_step"]
-    return Following(config, training.unfinished, training.progress, history=history, start=update)
+    return Following(config, training.partial_run, training.progress, history=history, start=update)
 
 
 def _arguments(
-    config: TrainConfig, order: UpdateOrder, total: int, folder: Path, ranks: Ranks, material: TrainData
+    config: TrainConfig, order: UpdateOrder, total: int, folder: Path, ranks: Ranks, train_data: TrainData
 ) -> TrainingArguments:
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
     arguments = TrainingArguments(
@@ -149,7 +149,7 @@ def _arguments(
         seed=config.seed,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and ranks.size > 1 else None,
-        ddp_find_unused_parameters=material.images is None,  # the reader is unused without latents
+        ddp_find_unused_parameters=train_data.images is None,  # the reader is unused without latents
         logging_nan_inf_filter=True,
         remove_unused_columns=False,
         dataloader_num_workers=0,
@@ -175,11 +175,12 @@ class _Follow(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         self._bar.advance(1, note=self._note)
-        trainer, every = self._trainer, self._trainer.config.validate_every
+        trainer, validate_every = self._trainer, self._trainer.config.validate_every
         at_end = state.global_step >= state.max_steps
         if at_end:
             trainer.interrupted = False  # the rest is quick
-        if trainer.training.validation is not None and every is not None and (state.global_step % every == 0 or at_end):
+        validates = trainer.training.validation is not None and validate_every is not None
+        if validates and (at_end or state.global_step % validate_every == 0):
             control.should_evaluate = True
         if trainer.checkpoint_is_due() and not at_end:
             control.should_save = True

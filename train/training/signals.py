@@ -18,7 +18,7 @@ class Stop:
     """Whether a training has been asked to end after its current update."""
 
     def __init__(self) -> None:
-        self.asked = ""
+        self.signal_name = ""
         """The name of the signal; empty without one."""
 
     @contextmanager
@@ -32,8 +32,10 @@ class Stop:
                 signal.signal(number, handler)
 
     def _ask(self, number: int, _frame: object) -> None:
-        if self.asked:
+        if self.signal_name:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.asked = signal.Signals(number).name
-        print_at_once(f"{self.asked}: stopping after this update, with a checkpoint; a second signal stops at once")
+        self.signal_name = signal.Signals(number).name
+        print_at_once(
+            f"{self.signal_name}: stopping after this update, with a checkpoint; a second signal stops at once"
+        )

@@ -65,7 +65,7 @@ class Place:
     config: Mapping[str, Any]
     resumed: bool
     """Whether this training was logged there before."""
-    told: int
+    last_logged: int
     """The last update logged, as far as we know."""
     start: int
     """The update that training starts after."""
@@ -84,7 +84,7 @@ class Tracker(Protocol):
         """Log the values of one update; called once per update, in order."""
         ...
 
-    def kept(self, told: int) -> int:
+    def last_kept(self, last_logged: int) -> int:
         """The last update that the tracker holds if this process is killed now, after logging up to `told`."""
         ...
 
@@ -101,18 +101,18 @@ class TensorBoard:
         self._writer: Any = None
 
     def begin(self, place: Place) -> int:
-        told = min(place.told, place.start)  # a killed process may not have written all of it
-        self._writer = self._library.SummaryWriter(place.folder, purge_step=told + 1 if place.resumed else None)
+        last_logged = min(place.last_logged, place.start)  # a killed process may not have written all of it
+        self._writer = self._library.SummaryWriter(place.folder, purge_step=last_logged + 1 if place.resumed else None)
         self._writer.add_text("config", f"```json\n{json.dumps(place.config, indent=2)}\n```", place.start)
-        return told
+        return last_logged
 
     def tell(self, update: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, update)
         self._writer.flush()
 
-    def kept(self, told: int) -> int:
-        return told
+    def last_kept(self, last_logged: int) -> int:
+        return last_logged
 
     def end(self, *, finished: bool) -> None:  # noqa: ARG002
         self._writer.close()
@@ -124,12 +124,12 @@ class WandB:
     def __init__(self, library: Any) -> None:
         self._wandb = library
         self._run: Any = None
-        self._ours = True
-        self._kept = 0
+        self._owns_run = True
+        self._last_kept = 0
         self._unsure: deque[tuple[float, int]] = deque()
 
     def begin(self, place: Place) -> int:
-        self._ours = self._wandb.run is None  # else the caller's own, of a sweep for instance
+        self._owns_run = self._wandb.run is None  # else the caller's own, of a sweep for instance
         self._run = self._wandb.run or self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=os.environ.get("WANDB_NAME", place.name),
@@ -138,28 +138,28 @@ class WandB:
         )
         self._run.config.update(dict(place.config), allow_val_change=True)
         # offline it does not know what it has; `wandb sync` joins the files of one id, in the order of their beginning
-        self._kept = self._run.starting_step - 1 if self._run.resumed else place.told
-        return self._kept
+        self._last_kept = self._run.starting_step - 1 if self._run.resumed else place.last_logged
+        return self._last_kept
 
     def tell(self, update: int, values: Mapping[str, float]) -> None:
         self._unsure.append((time.time(), update))
         self._run.log(dict(values), step=update, commit=True)
 
-    def kept(self, told: int) -> int:  # noqa: ARG002
+    def last_kept(self, last_logged: int) -> int:  # noqa: ARG002
         """The last update in its file, which another process writes every 15 seconds; a kill may lose later ones."""
         try:
-            written = os.stat(self._run.settings.sync_file).st_mtime  # noqa: PTH116 - a string
+            written_at = os.stat(self._run.settings.sync_file).st_mtime  # noqa: PTH116 - a string
         except OSError:
-            return self._kept
-        while self._unsure and self._unsure[0][0] < written - 0.3:  # the way there takes less
-            self._kept = self._unsure.popleft()[1]
-        return self._kept
+            return self._last_kept
+        while self._unsure and self._unsure[0][0] < written_at - 0.3:  # the way there takes less
+            self._last_kept = self._unsure.popleft()[1]
+        return self._last_kept
 
     def end(self, *, finished: bool) -> None:
-        if self._ours:
+        if self._owns_run:
             self._run.finish(exit_code=0 if finished else 1)
         if self._unsure:
-            self._kept = self._unsure.pop()[1]
+            self._last_kept = self._unsure.pop()[1]
             self._unsure.clear()
 
 
@@ -179,13 +179,13 @@ class Trackio:
         )
         # no public word for it; a killed process leaves up to half a second of points behind
         following = getattr(self._run, "_next_step", None)
-        return place.told if following is None else following - 1
+        return place.last_logged if following is None else following - 1
 
     def tell(self, update: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=update)
 
-    def kept(self, told: int) -> int:
-        return told
+    def last_kept(self, last_logged: int) -> int:
+        return last_logged
 
     def end(self, *, finished: bool) -> None:  # noqa: ARG002
         self._run.finish()
@@ -231,41 +231,41 @@ class Following(TrainerCallback):
     def __init__(
         self,
         config: TrainConfig,
-        unfinished: PartialRun,
+        partial_run: PartialRun,
         progress: Progress,
         *,
         history: Sequence[Mapping[str, Any]] = (),
         start: int = 0,
     ) -> None:
-        self._name, self._progress, self._unfinished = config.report_to, progress, unfinished
+        self._name, self._progress, self._partial_run = config.report_to, progress, partial_run
         tracker: Tracker = _TRACKERS[self._name](_import(self._name))
         self._tracker: Tracker | None = tracker
-        self._seen = 0
-        records = _read(unfinished)
+        self._entries_sent = 0
+        records = _read_records(partial_run)
         record = records.get(self._name)
         self._records, resumed = records, record is not None
         if record is None:
             record = {"id": secrets.token_hex(4), "told": 0}
-            record["name"] = f"{run_of(unfinished.path).name}-{record['id']}"
+            record["name"] = f"{run_of(partial_run.path).name}-{record['id']}"
         self._record = record
         place = Place(
             name=record["name"],
             id=record["id"],
-            config=_about(config, unfinished),
+            config=_about(config, partial_run),
             resumed=resumed,
-            told=record["told"],
+            last_logged=record["told"],
             start=start,
-            folder=str(unfinished.tracked),
+            folder=str(partial_run.tracked),
         )
         try:
             with redirect_stdout(sys.stderr):
-                self._told = record["told"] = tracker.begin(place)
+                self._last_logged = record["told"] = tracker.begin(place)
         except Exception as error:
             raise ConfigError(
                 f"report_to = {self._name}: it did not begin a run ({type(error).__name__}: {error}). "
                 "Put that right, or leave --report-to out: metrics.json has the loss curve in any case"
             ) from error
-        self._keep()
+        self._write_record()
         self._tell(history)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -278,34 +278,34 @@ class Following(TrainerCallback):
         self._note()
 
     def _tell(self, history: Sequence[Mapping[str, Any]]) -> None:
-        for update, values in _points(history[self._seen :]):
-            if update > self._told:
+        for update, values in _points(history[self._entries_sent :]):
+            if update > self._last_logged:
                 self._try(lambda tracker, update=update, values=values: tracker.tell(update, values))
-                self._told = update
-        self._seen = len(history)
+                self._last_logged = update
+        self._entries_sent = len(history)
         self._note()
 
     def _note(self) -> None:
-        kept = self._record["told"] if self._tracker is None else self._tracker.kept(self._told)
-        if kept > self._record["told"]:
-            self._record["told"] = kept
-            self._keep()
+        last_kept = self._record["told"] if self._tracker is None else self._tracker.last_kept(self._last_logged)
+        if last_kept > self._record["told"]:
+            self._record["told"] = last_kept
+            self._write_record()
 
-    def _keep(self) -> None:
-        path, text = self._unfinished.tracker, json.dumps({**self._records, self._name: self._record})
+    def _write_record(self) -> None:
+        path, text = self._partial_run.tracker, json.dumps({**self._records, self._name: self._record})
         with suppress(OSError):  # a full disk: if the process is killed before the next, a point is told twice
             replace(path.parent, path, text.encode())
 
-    def _try(self, what: Any) -> None:
+    def _try(self, call: Any) -> None:
         if self._tracker is None:
             return
         try:
             with redirect_stdout(sys.stderr):
-                what(self._tracker)
+                call(self._tracker)
         except Exception as error:  # whatever a tracker is up to, hours of training are worth more
             self._tracker = None
-            why = f"{type(error).__name__}: {error}"
-            self._progress.warn(f"{self._name} follows no longer ({why}); training goes on, metrics.json has it all")
+            reason = f"{type(error).__name__}: {error}"
+            self._progress.warn(f"{self._name} follows no longer ({reason}); training goes on, metrics.json has it all")
 
 
 def _points(log: Iterable[Mapping[str, Any]]) -> list[tuple[int, dict[str, float]]]:
@@ -313,20 +313,20 @@ def _points(log: Iterable[Mapping[str, Any]]) -> list[tuple[int, dict[str, float
     points: dict[int, dict[str, float]] = {}
     for entry in log:
         if "loss" in entry or "eval_loss" in entry:  # not the summary at the end of a process
-            named = {NAMES[name]: value for name, value in entry.items() if name in NAMES}
-            points.setdefault(entry["step"], {}).update(named)
+            values = {NAMES[name]: value for name, value in entry.items() if name in NAMES}
+            points.setdefault(entry["step"], {}).update(values)
     return sorted(points.items())
 
 
-def _about(config: TrainConfig, unfinished: PartialRun) -> dict[str, Any]:
+def _about(config: TrainConfig, partial_run: PartialRun) -> dict[str, Any]:
     """Settings and data of a training, for a tracker's table of runs."""
-    facts = unfinished.facts
-    said = {"recipe_id": facts.recipe_id, "lm_identity": facts.lm, "questions_sha256": facts.questions_sha256}
-    return {**config.model_dump(mode="json"), **said, "versions": facts.versions}
+    facts = partial_run.facts
+    identities = {"recipe_id": facts.recipe_id, "lm_identity": facts.lm, "questions_sha256": facts.questions_sha256}
+    return {**config.model_dump(mode="json"), **identities, "versions": facts.versions}
 
 
-def _read(unfinished: PartialRun) -> dict[str, dict[str, Any]]:
+def _read_records(partial_run: PartialRun) -> dict[str, dict[str, Any]]:
     try:
-        return json.loads(unfinished.tracker.read_bytes())
+        return json.loads(partial_run.tracker.read_bytes())
     except (OSError, ValueError):
         return {}  # none has followed yet

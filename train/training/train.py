@@ -73,8 +73,8 @@ def train(
         Interrupted: `stop` was asked to end the training.
     """
     ranks = Ranks.here()
-    progress = (progress or Progress.silent()) if ranks.is_first else Progress.silent()
-    require_hooks(UpdateTrainer)
+    progress = (progress or Progress.to_logger()) if ranks.is_first else Progress.silent()
+    require_hooks(UpdateTrainer, progress)
     require_tracker(config.report_to)
     if resume is None and config.out is not None:
         require_free(config.out, begins=ranks.is_first)
@@ -85,13 +85,13 @@ def train(
     store = open_store(config.store)
     steps = arm.steps(_check_steps(config, store))
     _check_pooling(config.token_layout(), store)
-    everything = read_questions(config.questions, columns=config.columns, max_bad=config.max_bad)
-    taught = _open_split("train", everything, config, arm, store, steps, labels=config.labels)
-    watched = None
+    everything = read_questions(config.questions, columns=config.columns, max_bad=config.max_bad, progress=progress)
+    train_split = _open_split("train", everything, config, arm, store, steps, progress, labels=config.labels)
+    validation_split = None
     if config.validate_every is not None:
-        watched = _open_split(VALIDATION, everything, config, arm, store, steps)
+        validation_split = _open_split(VALIDATION, everything, config, arm, store, steps, progress)
     if live is not None:
-        taught = replace(taught, images=roll_out_live(taught.images, live, arm))
+        train_split = replace(train_split, images=roll_out_live(train_split.images, live, arm))
 
     lm = load_language_model(
         find_weights(config.lm),
@@ -101,10 +101,10 @@ def train(
     )
     facts = _reader_facts(config, arm, store, lm, steps)
     world_tokens = _world_tokens(facts)
-    taught, material = _encode(taught, config, lm, world_tokens)
-    validation = None if watched is None else _encode(watched, config, lm, world_tokens)[1]
-    _check_context(facts, [material] if validation is None else [material, validation], lm, progress)
-    for line in training_lines(taught.questions, measure(taught.questions, lm, world_tokens=world_tokens)):
+    train_split, train_data = _encode(train_split, config, lm, world_tokens, progress)
+    validation = None if validation_split is None else _encode(validation_split, config, lm, world_tokens, progress)[1]
+    _check_context(facts, [train_data] if validation is None else [train_data, validation], lm, progress)
+    for line in training_lines(train_split.questions, measure(train_split.questions, lm, world_tokens=world_tokens)):
         progress.say(line)
 
     set_seed(config.seed)
@@ -127,44 +127,46 @@ def train(
         questions=QuestionFacts(
             path=place_of(config.questions),
             sha256=digest_of(config.questions),
-            train=len(taught.questions),
+            train=len(train_split.questions),
         ),
         config=_portable_settings(config),
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    begun = TrainingFacts(
+    facts_of_training = TrainingFacts(
         config=meta.config,
         numbered=config.out is None,
         recipe_id=store.recipe.id,
-        images_sha256=digest_of_lines(f"{name} {key}\n" for name, key in sorted(taught.keys.items())),
+        images_sha256=digest_of_lines(f"{name} {key}\n" for name, key in sorted(train_split.keys.items())),
         questions_sha256=meta.questions.sha256,
         lm=lm.weights.identity,
         versions=meta.versions,
         started=meta.created,
     )
-    with open_partial(begun, config.out, resume=resume, writes=ranks.is_first, say=progress.say) as unfinished:
+    with open_partial(
+        facts_of_training, config.out, resume=resume, writes=ranks.is_first, say=progress.say
+    ) as partial_run:
         training = Training(
             config=config,
-            material=material,
+            train_data=train_data,
             validation=validation,
             pad_id=lm.pad_id,
-            unfinished=unfinished,
+            partial_run=partial_run,
             ranks=ranks,
             progress=progress,
             stop=stop or Stop(),
         )
-        done = fit(model, training)
-        _require_finite(done.weights, config)
-        metrics: dict[str, Any] = {**done.metrics, "world_tokens": world_tokens}
-        if isinstance(taught.images, LiveLatents):
-            metrics["rolled_out_live"] = taught.images.facts()
-        run = run_of(unfinished.path)
+        result = fit(model, training)
+        _require_finite(result.weights, config)
+        metrics: dict[str, Any] = {**result.metrics, "world_tokens": world_tokens}
+        if isinstance(train_split.images, LiveLatents):
+            metrics["rolled_out_live"] = train_split.images.facts()
+        run = run_of(partial_run.path)
         if ranks.is_first:
-            folder = unfinished.new_run()
+            folder = partial_run.new_run()
             (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-            save_run(folder, model, meta, done.weights)
-            run = unfinished.finish()
+            save_run(folder, model, meta, result.weights)
+            run = partial_run.finish()
     return RunSummary(
         run=run,
         train_steps=metrics["train_steps"],
@@ -174,13 +176,13 @@ def train(
         world_tokens=world_tokens,
         supervised_tokens=metrics["supervised_tokens"],
         trainable=sum(parameter.numel() for _, parameter in model.trainable_parameters()),
-        questions=len(taught.questions),
+        questions=len(train_split.questions),
         evaluation_split=evaluation_split(everything),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _SplitData:
     """The questions of a split, and the latents shown with them."""
 
     questions: tuple[Question, ...]
@@ -196,26 +198,30 @@ def _open_split(
     arm: Arm,
     store: LatentStore,
     steps: int,
+    progress: Progress,
     *,
     labels: int | None = None,
-) -> _Asked:
+) -> _SplitData:
     """A split's questions, or those of its first `labels` scenes, and their latents as the arm shows them."""
     pool = select_split(everything, split, config.questions)
-    pool = questions_with_latents(pool, config.questions, store, max_bad=config.max_bad) if config.max_bad else pool
+    if max_bad := config.max_bad:
+        pool = questions_with_latents(pool, config.questions, store, max_bad=max_bad, progress=progress)
     questions = first_scenes(pool, labels)
     keys, images = open_arm(arm, store, questions, pool, config.questions, rollout_steps=steps, futures=config.futures)
-    return _Asked(questions, keys, images)
+    return _SplitData(questions, keys, images)
 
 
-def _encode(asked: _Asked, config: TrainConfig, lm: LanguageModel, world_tokens: int) -> tuple[_Asked, TrainData]:
+def _encode(
+    split: _SplitData, config: TrainConfig, lm: LanguageModel, world_tokens: int, progress: Progress
+) -> tuple[_SplitData, TrainData]:
     """The questions that fit into the language model's context, and the training rows made of them."""
-    check_answers(asked.questions, lm)
-    examples = [encode(question, asked.keys[question.id], lm, answer=question.answer) for question in asked.questions]
+    check_answers(split.questions, lm)
+    examples = [encode(question, split.keys[question.id], lm, answer=question.answer) for question in split.questions]
     questions, examples = examples_that_fit(
-        asked.questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad
+        split.questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad, progress=progress
     )
-    pictures = open_vision_inputs(lm, questions, asked.keys, config.questions)
-    return replace(asked, questions=questions), TrainData(pack(examples, config.pack), asked.images, pictures)
+    pictures = open_vision_inputs(lm, questions, split.keys, config.questions)
+    return replace(split, questions=questions), TrainData(pack(examples, config.pack), split.images, pictures)
 
 
 def _reader_facts(config: TrainConfig, arm: Arm, store: LatentStore, lm: LanguageModel, steps: int) -> ReaderFacts:
@@ -239,12 +245,12 @@ def _reader_facts(config: TrainConfig, arm: Arm, store: LatentStore, lm: Languag
 def _check_steps(config: TrainConfig, store: LatentStore) -> int:
     """K, the rollout steps to read; refuses more than the store, the temporal embedding or the layout allow."""
     _, latent_frames, height, width = store.sample_shape
-    there = latent_frames - 1
-    steps = there if config.steps is None else config.steps
-    if steps > there:
+    stored_steps = latent_frames - 1
+    steps = stored_steps if config.steps is None else config.steps
+    if steps > stored_steps:
         raise ConfigError(
-            f"--steps {steps} asks for more than {config.store} holds: its rollouts have {there} steps. "
-            f"Pass --steps {there} or fewer, or precompute with --steps {steps}"
+            f"--steps {steps} asks for more than {config.store} holds: its rollouts have {stored_steps} steps. "
+            f"Pass --steps {stored_steps} or fewer, or precompute with --steps {steps}"
         )
     if steps > config.max_world_steps:
         raise ConfigError(
@@ -282,7 +288,7 @@ def _frames(facts: ReaderFacts) -> tuple[int, ...]:
     return tuple(range(1 + facts.num_world_steps)) if facts.frames is None else facts.frames
 
 
-def _check_context(facts: ReaderFacts, materials: Sequence[TrainData], lm: LanguageModel, progress: Progress) -> None:
+def _check_context(facts: ReaderFacts, splits: Sequence[TrainData], lm: LanguageModel, progress: Progress) -> None:
     """Refuse more tokens than the language model's context holds; warn of sliding windows."""
     budget = Budget(
         layout=facts.token_layout(),
@@ -291,8 +297,8 @@ def _check_context(facts: ReaderFacts, materials: Sequence[TrainData], lm: Langu
         frames=_frames(facts),
         text=max(
             len(example.prompt) + len(example.answer)
-            for material in materials
-            for row in material.rows
+            for split in splits
+            for row in split.rows
             for example in row
         ),
     )

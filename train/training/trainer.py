@@ -73,8 +73,8 @@ class Training:
     """The settings, data and surroundings of a training."""
 
     config: TrainConfig
-    material: TrainData
-    unfinished: PartialRun
+    train_data: TrainData
+    partial_run: PartialRun
     """The folder of its checkpoints."""
     pad_id: int
     validation: TrainData | None = None
@@ -112,10 +112,10 @@ class UpdateTrainer(Trainer):
     def setup(self, training: Training, order: UpdateOrder, start: Checkpoint | None) -> None:
         self.training, self.order, self.start = training, order, start
         self.config, self.ranks = training.config, training.ranks
-        self.tally = Counters(**start.state["tally"]) if start is not None else Counters()
+        self.counters = Counters(**start.state["tally"]) if start is not None else Counters()
         if not self.ranks.is_first:  # only the first one continues the earlier counts
-            self.tally.tokens = self.tally.supervised = 0
-        self.tally.resumed += start is not None
+            self.counters.tokens = self.counters.supervised = 0
+        self.counters.resumed += start is not None
         self.best = start.part("best") if start is not None else {}
         self.loss_is_scaled_for_ga = True  # by the weight of a piece
         self.interrupted = False
@@ -124,8 +124,8 @@ class UpdateTrainer(Trainer):
         self._losses: list[Tensor] = []
         self._texts: Any = None
         self._batches: Any = None
-        self._began = time.monotonic()
-        self._saved, self._saved_at = self.state.global_step if start is None else -1, self._began
+        self._began_at = time.monotonic()
+        self._saved, self._saved_at = self.state.global_step if start is None else -1, self._began_at
 
     # --- rows and latents
 
@@ -141,15 +141,15 @@ class UpdateTrainer(Trainer):
         """The batches of one update, with latents that are read ahead of the loop."""
         if epoch_iterator is not self._texts:  # another epoch
             self._texts = epoch_iterator
-            images, keep = self.training.material.images, self.args.gradient_accumulation_steps
-            self._batches = self._read(epoch_iterator, images, keep=keep)
+            images, keep = self.training.train_data.images, self.args.gradient_accumulation_steps
+            self._batches = self._with_latents(epoch_iterator, images, keep=keep)
         self._piece, self._losses = 0, []
         began = time.monotonic()
         samples = super().get_batch_samples(self._batches, num_batches, device)
-        self.tally.waited += time.monotonic() - began
+        self.counters.waited += time.monotonic() - began
         return samples
 
-    def _read(self, batches: Any, images: LatentDataset | None, *, keep: int) -> Any:
+    def _with_latents(self, batches: Any, images: LatentDataset | None, *, keep: int) -> Any:
         device = self.args.device if self.args.device.type == "cuda" else None
         return with_latents(batches, images, keep=keep, device=device)
 
@@ -174,14 +174,14 @@ class UpdateTrainer(Trainer):
         assert len(piece.rows) == len(inputs["input_ids"]), "these are not the rows of this piece"
         frames = inputs["latents"].shape[2] if "latents" in inputs else None
         if frames is not None and self.config.steps_drawn is not None:
-            drawn = draw_steps(self.config.steps_drawn, self.config.seed, self.state.global_step)
-            steps = min(drawn, frames - 1)  # an arm may have fewer
+            drawn_steps = draw_steps(self.config.steps_drawn, self.config.seed, self.state.global_step)
+            steps = min(drawn_steps, frames - 1)  # an arm may have fewer
             inputs, frames = {**inputs, "num_world_steps": cast(Any, steps)}, 1 + steps
         if piece.weight:
             reader = cast(TheWorld, self.model).reader
             world = 0 if frames is None else reader.count(frames, *inputs["latents"].shape[3:])
-            self.tally.tokens += int(inputs["attention_mask"].sum()) + world * len(inputs["input_ids"])
-            self.tally.supervised += supervised_tokens(inputs["labels"])
+            self.counters.tokens += int(inputs["attention_mask"].sum()) + world * len(inputs["input_ids"])
+            self.counters.supervised += supervised_tokens(inputs["labels"])
         loss = cast(Tensor, super().compute_loss(model, inputs, *args, **kwargs))  # type: ignore[arg-type]
         return loss if piece.weight == 1 else loss * piece.weight
 
@@ -193,38 +193,38 @@ class UpdateTrainer(Trainer):
         """
         norm = cast(Tensor, super()._clip_grad_norm(model))
         finite = bool(torch.stack(self._losses).isfinite().all()) and bool(whole(norm).isfinite())
-        waited = self.config.checkpoint_minutes
-        due = waited is not None and time.monotonic() - self._saved_at >= 60 * waited
-        flags = [float(not finite), float(due), float(bool(self.training.stop.asked))]
-        is_bad, is_due, is_ending = (value > 0 for value in self.ranks.most(flags, self.args.device))
+        interval_minutes = self.config.checkpoint_minutes
+        due = interval_minutes is not None and time.monotonic() - self._saved_at >= 60 * interval_minutes
+        flags = [float(not finite), float(due), float(bool(self.training.stop.signal_name))]
+        is_bad, is_due, is_ending = (value > 0 for value in self.ranks.maximum(flags, self.args.device))
         self.due, self.interrupted = is_due, is_ending
         if is_bad:
             self._refuse()
             return torch.zeros_like(norm)
-        self.tally.refused_in_a_row = 0
+        self.counters.refused_in_a_row = 0
         return norm
 
     def _refuse(self) -> None:
         """Drop the gradients: weights and moments stay as they are, the schedule goes on."""
         cast(Any, self.optimizer).zero_grad(set_to_none=True)
-        update, tally = self.state.global_step, self.tally
+        update, counters = self.state.global_step, self.counters
         rows = self.order.rows_of(update)
         keys = [cast(Rows, self.train_dataset)[row][0].key for row in rows]
-        tally.refused += 1
-        tally.refused_in_a_row += 1
-        if len(tally.refused_updates) < _NAMED:
-            tally.refused_updates.append({"update": update + 1, "images": keys})
+        counters.refused += 1
+        counters.refused_in_a_row += 1
+        if len(counters.refused_updates) < _NAMED:
+            counters.refused_updates.append({"update": update + 1, "images": keys})
             message = f"update {update + 1} refused: loss or gradient is not finite"
             self.training.progress.warn(f"{message}; its images: {name_some(keys)}")
-        if tally.refused_in_a_row >= self.config.max_bad_steps:
-            raise RunError(diverged(self.config, tally, f"up to update {update + 1}"))
+        if counters.refused_in_a_row >= self.config.max_bad_steps:
+            raise RunError(diverged(self.config, counters, f"up to update {update + 1}"))
 
     @trainer_hook
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.config.report_to != "none":
-            now, before = (self.tally.tokens, time.monotonic()), self._rated
-            [tokens] = self.ranks.total([now[0] - before[0]], self.args.device)
-            logs["tokens_per_second"], self._rated = tokens / max(now[1] - before[1], 1e-9), now
+            current, previous = (self.counters.tokens, time.monotonic()), self._rated
+            [tokens] = self.ranks.total([current[0] - previous[0]], self.args.device)
+            logs["tokens_per_second"], self._rated = tokens / max(current[1] - previous[1], 1e-9), current
         super().log(logs, start_time)
 
     # --- validation
@@ -233,16 +233,16 @@ class UpdateTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Loss and accuracy on the validation split; keeps the weights of the lowest loss."""
         assert self.training.validation is not None
-        step, tally = self.state.global_step, self.tally
+        step, counters = self.state.global_step, self.counters
         loss, accuracy = self._validate(self.training.validation)
-        tally.validation.append({"step": step, "loss": loss, "accuracy": accuracy})
-        if loss < tally.best_loss:
-            tally.best_step, tally.best_loss, tally.worse_in_a_row = step, loss, 0
+        counters.validation.append({"step": step, "loss": loss, "accuracy": accuracy})
+        if loss < counters.best_loss:
+            counters.best_step, counters.best_loss, counters.worse_in_a_row = step, loss, 0
             self.best = weights_of(cast(nn.Module, self.model))
         else:
-            tally.worse_in_a_row += 1
-        if self.config.patience is not None and tally.worse_in_a_row >= self.config.patience:
-            tally.stopped_early = self.control.should_training_stop = True
+            counters.worse_in_a_row += 1
+        if self.config.patience is not None and counters.worse_in_a_row >= self.config.patience:
+            counters.stopped_early = self.control.should_training_stop = True
             self.interrupted = False  # the rest is quick
         metrics = {"eval_loss": loss, "eval_accuracy": accuracy}
         self.log(metrics)
@@ -263,36 +263,37 @@ class UpdateTrainer(Trainer):
         model = cast(nn.Module, self.model)
         model.eval()
         pieces = [
-            (order.piece(update, number), order.learned(update, number))
+            (order.piece(update, number), order.answer_tokens(update, number))
             for update in range(order.updates)
             for number in range(order.pieces_of(update))
         ]
         collate = data.collator(self.training.pad_id)
         batches = (collate([data.rows[row] for row in piece.rows]) for piece, _ in pieces)
-        loss = learned = correct = answers = 0.0
-        for (_, tokens), batch in zip(pieces, self._read(batches, data.images, keep=2), strict=True):
+        loss = token_count = correct = answers = 0.0
+        for (_, tokens), batch in zip(pieces, self._with_latents(batches, data.images, keep=2), strict=True):
             inputs = cast(dict[str, Tensor], self._prepare_inputs(batch))
             output = model(**inputs)
-            loss, learned = loss + float(output.loss) * tokens, learned + tokens
+            loss, token_count = loss + float(output.loss) * tokens, token_count + tokens
             if tokens:  # without, the piece only keeps the processes in step
                 counts = count_right_answers(output.logits, inputs["labels"], inputs.get("segments"))
                 correct, answers = correct + counts[0], answers + counts[1]
-        loss, learned, correct, answers = self.ranks.total([loss, learned, correct, answers], self.args.device)
-        return loss / learned, correct / answers
+        loss, token_count, correct, answers = self.ranks.total([loss, token_count, correct, answers], self.args.device)
+        return loss / token_count, correct / answers
 
     # --- checkpoints
 
     def checkpoint_is_due(self) -> bool:
         """Whether to save after this update: by count, by the clock, or because the training stops."""
-        every = self.config.checkpoint_every
-        return self.due or self.interrupted or (every is not None and self.state.global_step % every == 0)
+        checkpoint_every = self.config.checkpoint_every
+        by_count = checkpoint_every is not None and self.state.global_step % checkpoint_every == 0
+        return self.due or self.interrupted or by_count
 
     def sum_up(self) -> Counters:
         """The counts summed over all processes."""
-        tokens, supervised = self.ranks.total([self.tally.tokens, self.tally.supervised], self.args.device)
+        tokens, supervised = self.ranks.total([self.counters.tokens, self.counters.supervised], self.args.device)
         began = time.monotonic()
-        seconds = self.tally.seconds + began - self._began
-        return dataclasses.replace(self.tally, tokens=int(tokens), supervised=int(supervised), seconds=seconds)
+        seconds = self.counters.seconds + began - self._began_at
+        return dataclasses.replace(self.counters, tokens=int(tokens), supervised=int(supervised), seconds=seconds)
 
     @trainer_hook
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002
@@ -302,38 +303,39 @@ class UpdateTrainer(Trainer):
         weights |= {f"optimizer/{name}": tensor for name, tensor in moments.items()}
         weights |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         [running] = self.ranks.total([float(self._tr_loss)], self.args.device)
-        tally = dataclasses.replace(self.sum_up(), checkpoints=self.tally.checkpoints + 1)
+        counters = dataclasses.replace(self.sum_up(), checkpoints=self.counters.checkpoints + 1)
         state = {
             "trainer": dataclasses.asdict(self.state),
             "schedule": schedule_state(cast(Any, self.lr_scheduler)),
             "groups": groups,
             "running": [running / self.ranks.size, self._total_loss_scalar, self._globalstep_last_logged],
-            "tally": dataclasses.asdict(tally),
+            "tally": dataclasses.asdict(counters),
         }
         self.due, self._saved_at = False, time.monotonic()
         if not self.ranks.is_first:
             return
-        unfinished = self.training.unfinished
+        partial_run = self.training.partial_run
         try:
-            write_checkpoint(unfinished.checkpoint, Checkpoint(weights, state))
+            write_checkpoint(partial_run.checkpoint, Checkpoint(weights, state))
         except OSError as error:
-            kept = "the last one is kept" if unfinished.checkpoint.exists() else "there is none yet"
+            fallback = "the last one is kept" if partial_run.checkpoint.exists() else "there is none yet"
             self.training.progress.warn(
-                f"no checkpoint at update {self.state.global_step}: {error.strerror or error}; {kept}, training goes "
-                f"on. Free some space in {unfinished.path.parent}"
+                f"no checkpoint at update {self.state.global_step}: {error.strerror or error}; {fallback}, training "
+                f"goes on. Free some space in {partial_run.path.parent}"
             )
             return
-        self.tally.checkpoints += 1
+        self.counters.checkpoints += 1
         self._saved = self.state.global_step
 
     def interruption(self) -> str:
         """The message after a signal ended the training."""
-        unfinished = self.training.unfinished
-        stopped = f"stopped after update {self.state.global_step} ({self.training.stop.asked or 'by another process'})"
+        partial_run = self.training.partial_run
+        cause = self.training.stop.signal_name or "by another process"
+        stopped = f"stopped after update {self.state.global_step} ({cause})"
         if self._saved == self.state.global_step or not self.ranks.is_first:
-            return f"{stopped}; run `{unfinished.command}` to resume it from there"
-        older = "an older checkpoint" if unfinished.checkpoint.exists() else "the start"
-        return f"{stopped}, but its checkpoint could not be written; `{unfinished.command}` resumes from {older}"
+            return f"{stopped}; run `{partial_run.command}` to resume it from there"
+        older = "an older checkpoint" if partial_run.checkpoint.exists() else "the start"
+        return f"{stopped}, but its checkpoint could not be written; `{partial_run.command}` resumes from {older}"
 
     @trainer_hook
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ARG002
@@ -355,26 +357,26 @@ class UpdateTrainer(Trainer):
     def resume_counts(self) -> None:
         """Restore the counts that Trainer resets at every start."""
         if self.start is not None:
-            running, total, last = self.start.state["running"]
+            running, total, last_logged_step = self.start.state["running"]
             self._tr_loss += running
-            self._total_loss_scalar, self._globalstep_last_logged = total, last
+            self._total_loss_scalar, self._globalstep_last_logged = total, last_logged_step
             self.start = None  # frees its tensors
-        self._rated = (self.tally.tokens, time.monotonic())
+        self._rated = (self.counters.tokens, time.monotonic())
 
 
-def draw_steps(drawn: Sequence[int], seed: int, update: int) -> int:
+def draw_steps(choices: Sequence[int], seed: int, update: int) -> int:
     """The rollout steps that one update reads; the same arguments give the same steps, also after a resume."""
-    return drawn[int(np.random.default_rng([seed, update]).integers(len(drawn)))]
+    return choices[int(np.random.default_rng([seed, update]).integers(len(choices)))]
 
 
 def _seed(seed: int, update: int, piece: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, update, piece, rank]).generate_state(1, np.uint64)[0])
 
 
-def diverged(config: TrainConfig, tally: Counters, where: str) -> str:
+def diverged(config: TrainConfig, counters: Counters, where: str) -> str:
     """The message of a training whose updates are refused one after another."""
     return (
-        f"the training diverged: {where}, {tally.refused_in_a_row} updates in a row had a loss or gradient that is not "
-        f"finite and were refused, {tally.refused} in all, so no run was written. Lower learning_rate (it is "
+        f"the training diverged: {where}, {counters.refused_in_a_row} updates in a row had a loss or gradient that is "
+        f"not finite and were refused, {counters.refused} in all, so no run was written. Lower learning_rate (it is "
         f"{config.learning_rate:g}) or max_grad_norm ({config.max_grad_norm:g})"
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import logging
 import textwrap
 from collections.abc import Callable
 from functools import cache
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 import transformers
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.progress import Progress
 
 TESTED = "5.23"
 """The release of transformers that trainings were tested with."""
@@ -27,8 +27,6 @@ ATTRIBUTES = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "loss
 _MARK = "_is_trainer_hook"
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-
-logger = logging.getLogger(__name__)
 
 
 def trainer_hook(method: Method) -> Method:
@@ -42,7 +40,7 @@ def hooks_of(trainer: type) -> dict[str, Callable[..., Any]]:
     return {name: method for name, method in vars(trainer).items() if hasattr(method, _MARK)}
 
 
-def require_hooks(trainer: type) -> None:
+def require_hooks(trainer: type, progress: Progress) -> None:
     """Refuse to train where Trainer no longer calls a hook, or no longer has an attribute that we read or set.
 
     A name counts as used if `Trainer.train` reaches it from method to method. A method of Trainer that ours replaces
@@ -56,15 +54,18 @@ def require_hooks(trainer: type) -> None:
         names_by_method = _names_by_method(trainer_source())
         replaced = {name for name, method in hooks.items() if "super()" not in inspect.getsource(method)}
     except (OSError, SyntaxError) as error:  # installed without its source
-        logger.warning("transformers' Trainer cannot be checked for the methods that trainings rely on: %s", error)
+        progress.warn(
+            f"warning: transformers' Trainer cannot be checked for the methods that trainings rely on: {error}"
+        )
         return
-    used, waiting = set[str](), ["train"]
+    used_names, waiting = set[str](), ["train"]
     while waiting:
         method = waiting.pop()
         names = set[str]() if method in replaced else names_by_method.get(method, set())
-        waiting += names - used
-        used |= names
-    missing = [f"{name}()" for name in hooks if name not in used] + [name for name in ATTRIBUTES if name not in used]
+        waiting += names - used_names
+        used_names |= names
+    missing = [f"{name}()" for name in hooks if name not in used_names]
+    missing += [name for name in ATTRIBUTES if name not in used_names]
     if missing:
         raise ConfigError(
             f"transformers {transformers.__version__} cannot train here: its Trainer no longer uses "

@@ -69,7 +69,7 @@ class UpdateOrder(Sampler[list[int]]):
         self._size, self._seed, self._rank, self._world_size = batch_size, seed, rank, world_size
         self._micro = micro_batch or math.ceil(batch_size / world_size)
         self._shuffle, self._group = shuffle, group_by_length
-        self._learned = [sum(len(example.answer) for example in row) for row in rows]
+        self._answer_tokens = [sum(len(example.answer) for example in row) for row in rows]
         self._lengths = np.array([1 + sum(len(e.prompt) - 1 + len(e.answer) for e in row) for row in rows])
         self._count = len(rows)
         self._planned: tuple[int, list[list[int]]] | None = None
@@ -81,8 +81,8 @@ class UpdateOrder(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Pieces of one process in an epoch."""
-        last = self._count - (self.updates - 1) * self._size
-        return (self.updates - 1) * self.accumulation + self._pieces_of(last)
+        last_rows = self._count - (self.updates - 1) * self._size
+        return (self.updates - 1) * self.accumulation + self._pieces_of(last_rows)
 
     def __iter__(self) -> Iterator[list[int]]:
         for update, rows in enumerate(self.plan(self.epoch), self.epoch * self.updates):
@@ -96,22 +96,22 @@ class UpdateOrder(Sampler[list[int]]):
     def piece(self, update: int, number: int) -> MicroBatch:
         """The n-th piece of an update on this process."""
         rows = self.rows_of(update)
-        mine = rows[self._rank :: self._world_size][number * self._micro : (number + 1) * self._micro]
-        if not mine:
+        own_rows = rows[self._rank :: self._world_size][number * self._micro : (number + 1) * self._micro]
+        if not own_rows:
             return MicroBatch((rows[0],), 0.0)
-        if len(mine) == len(rows):
-            return MicroBatch(tuple(mine), float(self._world_size))
-        learned = [sum(self._learned[row] for row in some) for some in (mine, rows)]
-        return MicroBatch(tuple(mine), self._world_size * learned[0] / learned[1])
+        if len(own_rows) == len(rows):
+            return MicroBatch(tuple(own_rows), float(self._world_size))
+        token_counts = [sum(self._answer_tokens[row] for row in rows_counted) for rows_counted in (own_rows, rows)]
+        return MicroBatch(tuple(own_rows), self._world_size * token_counts[0] / token_counts[1])
 
     def pieces_of(self, update: int) -> int:
         """How many, on every process alike."""
         return self._pieces_of(len(self.rows_of(update)))
 
-    def learned(self, update: int, number: int) -> int:
+    def answer_tokens(self, update: int, number: int) -> int:
         """Answer tokens of a piece; none of a row that has no weight."""
         piece = self.piece(update, number)
-        return sum(self._learned[row] for row in piece.rows) if piece.weight else 0
+        return sum(self._answer_tokens[row] for row in piece.rows) if piece.weight else 0
 
     def plan(self, epoch: int) -> list[list[int]]:
         """The rows of an epoch's updates."""
@@ -127,14 +127,14 @@ class UpdateOrder(Sampler[list[int]]):
             return self._cut(order)
         updates = []
         for window in range(0, self._count, _WINDOW * self._size):
-            some = order[window : window + _WINDOW * self._size]
-            updates += self._cut(some[np.argsort(self._lengths[some], kind="stable")])
-        last = [updates.pop()] if self._count % self._size else []  # the only one that is smaller stays the last
+            window_rows = order[window : window + _WINDOW * self._size]
+            updates += self._cut(window_rows[np.argsort(self._lengths[window_rows], kind="stable")])
+        last_update = [updates.pop()] if self._count % self._size else []  # the only one that is smaller stays the last
         turn = np.random.default_rng([self._seed, epoch, 1]).permutation(len(updates))
-        return [updates[number] for number in turn] + last
+        return [updates[number] for number in turn] + last_update
 
     def _cut(self, order: np.ndarray) -> list[list[int]]:
-        return [order[first : first + self._size].tolist() for first in range(0, len(order), self._size)]
+        return [order[start : start + self._size].tolist() for start in range(0, len(order), self._size)]
 
     def _pieces_of(self, rows: int) -> int:
         """Of an update of so many rows, on every process alike."""

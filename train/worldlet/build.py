@@ -4,7 +4,6 @@ Nine minutes of CPU time were enough to pass the test.
 """
 
 import json
-import logging
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
+from ...pipeline.progress import Progress
 from .grammar import FULL, Text, sample_text, sample_things
 from .words import BOS, EOS, PAD, new_tokenizer
-
-log = logging.getLogger(__name__)
 
 GATE = 0.95
 """Share of right answers that every answer family and every kind of question must reach, each for itself."""
@@ -100,9 +98,9 @@ def score_lm(
         inputs = collate(tokenizer, batch)
         labels = inputs.pop("labels")
         logits = model(**inputs).logits
-        first = (labels != _IGNORED).int().argmax(dim=1)  # where the answer's word stands
+        answer_positions = (labels != _IGNORED).int().argmax(dim=1)  # where the answer's word stands
         rows = torch.arange(len(batch))
-        guesses, truths = logits[rows, first - 1].argmax(dim=-1), labels[rows, first]
+        guesses, truths = logits[rows, answer_positions - 1].argmax(dim=-1), labels[rows, answer_positions]
         for text, guess, truth in zip(batch, guesses.tolist(), truths.tolist(), strict=True):
             question = text.questions[0]
             for name in (question.family, " of ".join(filter(None, question.fact))):
@@ -111,44 +109,48 @@ def score_lm(
     return {name: right[name] / total[name] for name in sorted(total)}
 
 
-def build_lm(out: Path, *, minutes: float, seed: int = 0, scratch: Path | None = None) -> dict[str, Any]:
+def build_lm(
+    out: Path, *, minutes: float, seed: int = 0, scratch: Path | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
     """Train for `minutes` of CPU time and write model, tokenizer and card to `out`; returns the card.
 
     Args:
         out: folder for `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`.
         scratch: where to keep the last state once a minute; a second call goes on from it.
+        progress: where a person watches; None is `Progress.to_logger()`.
     """
+    progress = progress or Progress.to_logger()
     torch.manual_seed(seed)
     tokenizer = new_tokenizer()
     model = new_lm(tokenizer).train()
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    moving = [torch.zeros_like(p) for p in matrices]
-    adamw = torch.optim.AdamW(rest, lr=_ADAMW_LR, betas=(0.9, 0.98), weight_decay=0.0)
+    other_parameters = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    momenta = [torch.zeros_like(p) for p in matrices]
+    adamw = torch.optim.AdamW(other_parameters, lr=_ADAMW_LR, betas=(0.9, 0.98), weight_decay=0.0)
     step, before_s, level = 0, 0.0, 2
     if scratch is not None and (scratch / "progress.json").exists():
-        progress = json.loads((scratch / "progress.json").read_text())
-        step, before_s, level = progress["step"], progress["elapsed_s"], progress["level"]
+        state = json.loads((scratch / "progress.json").read_text())
+        step, before_s, level = state["step"], state["elapsed_s"], state["level"]
         model.load_state_dict(load_file(scratch / "last.safetensors"), strict=False)
         model.tie_weights()
     lessons = _Lessons(Random(f"texts {seed} {step}"), level)
     start, budget_s, saved_s = time.process_time(), minutes * 60, before_s
     while (elapsed_s := before_s + time.process_time() - start) < budget_s:
-        done = elapsed_s / budget_s
-        scale = min(1.0, done / 0.02 + 0.05) * min(1.0, max(0.01, (1 - done) / 0.6))
+        progress_share = elapsed_s / budget_s
+        scale = min(1.0, progress_share / 0.02 + 0.05) * min(1.0, max(0.01, (1 - progress_share) / 0.6))
         for group in adamw.param_groups:
             group["lr"] = _ADAMW_LR * scale
-        level, texts = lessons.next_batch(done)
+        level, texts = lessons.next_batch(progress_share)
         loss = model(**collate(tokenizer, texts)).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(rest, 1.0)
-        _muon_step(matrices, moving, _MUON_LR * scale)
+        torch.nn.utils.clip_grad_norm_(other_parameters, 1.0)
+        _muon_step(matrices, momenta, _MUON_LR * scale)
         adamw.step()
         model.zero_grad(set_to_none=True)
         step += 1
         lessons.record(level, loss.item())
         if step % 50 == 0:
-            log.info("lm %.0f s step %d level %d loss %.4f", elapsed_s, step, lessons.level, lessons.loss)
+            progress.say(f"lm {elapsed_s:.0f} s step {step} level {lessons.level} loss {lessons.loss:.4f}")
         if scratch is not None and elapsed_s - saved_s > 60:
             saved_s = elapsed_s
             _save_state(scratch, model, {"step": step, "elapsed_s": elapsed_s, "level": lessons.level})
@@ -158,7 +160,8 @@ def build_lm(out: Path, *, minutes: float, seed: int = 0, scratch: Path | None =
     save_lm(out, model, tokenizer)
     write_card(out, card)
     if not card["gate"]["passed"]:
-        log.warning("the language model missed its gate of %s: %s; train longer", GATE, card["gate"]["missed"])
+        missed = ", ".join(card["gate"]["missed"])
+        progress.warn(f"warning: the language model missed its gate of {GATE}: {missed}. Train longer: --lm-minutes")
     return card
 
 
@@ -189,9 +192,10 @@ class _Lessons:
     loss: float = 1.0
     """Running mean at the present level."""
 
-    def next_batch(self, done: float) -> tuple[int, list[Text]]:
-        """The level of a batch and its texts, for a training that is `done` (0 to 1) over."""
-        self.level = max(self.level, min(FULL, int(2 + (done - 0.2) * 14)))  # half of the time is for whole texts
+    def next_batch(self, progress_share: float) -> tuple[int, list[Text]]:
+        """The level of a batch and its texts, for a training of which a share of `progress_share` (0 to 1) is over."""
+        scheduled = int(2 + (progress_share - 0.2) * 14)  # half of the time is for whole texts
+        self.level = max(self.level, min(FULL, scheduled))
         level = self.level if self.rng.random() < _NEW else self.rng.randint(2, self.level)
         plain = self.level == 2
         texts = 192 // level  # 3,000 to 4,000 tokens
@@ -211,9 +215,9 @@ class _Lessons:
 
 
 @torch.no_grad()
-def _muon_step(matrices: list[torch.nn.Parameter], moving: list[Tensor], lr: float) -> None:
+def _muon_step(matrices: list[torch.nn.Parameter], momenta: list[Tensor], lr: float) -> None:
     """Orthogonalised momentum, in fp32: torch.optim.Muon works in bf16, 10 times slower on a CPU without it."""
-    for parameter, momentum in zip(matrices, moving, strict=True):
+    for parameter, momentum in zip(matrices, momenta, strict=True):
         assert parameter.grad is not None
         momentum.lerp_(parameter.grad, 0.05)
         update = parameter.grad.lerp(momentum, 0.95)
@@ -254,8 +258,8 @@ def write_card(out: Path, card: dict[str, Any]) -> None:
     )
 
 
-def _save_state(scratch: Path, model: Gemma2ForCausalLM, progress: dict[str, float]) -> None:
+def _save_state(scratch: Path, model: Gemma2ForCausalLM, position: dict[str, float]) -> None:
     scratch.mkdir(parents=True, exist_ok=True)
     state = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
     save_file(state, scratch / "last.safetensors")
-    (scratch / "progress.json").write_text(json.dumps(progress))
+    (scratch / "progress.json").write_text(json.dumps(position))

@@ -97,18 +97,19 @@ def _write(rng: Random, facts: list[Fact], questions: int | None, *, plain: bool
     def pick(forms: tuple[str, ...]) -> str:
         return forms[0] if plain else rng.choice(forms)
 
-    known = {fact: rng.choice(ANSWERS[fact[0]]) for fact in facts}
-    told = rng.sample(facts, len(facts))
-    lines = [state(pick(STATEMENTS[about]), thing, known[about, thing]) for about, thing in told]
+    answer_by_fact = {fact: rng.choice(ANSWERS[fact[0]]) for fact in facts}
+    stated_facts = rng.sample(facts, len(facts))
+    lines = [state(pick(STATEMENTS[about]), thing, answer_by_fact[about, thing]) for about, thing in stated_facts]
     if not plain and rng.random() < 0.15:
         filler = " ".join(rng.choices(COMMON, k=rng.randint(2, 8)))
         lines.insert(rng.randrange(len(lines) + 1), f"{filler} .")
-    wanted = max(1, len(facts) // 2) if questions is None else min(len(facts), questions)
-    asked = [facts[0], *rng.sample(facts[1:], wanted - 1)]
-    rng.shuffle(asked)
+    question_count = max(1, len(facts) // 2) if questions is None else min(len(facts), questions)
+    asked_facts = [facts[0], *rng.sample(facts[1:], question_count - 1)]
+    rng.shuffle(asked_facts)
     return Text(
         context=" ".join(lines),
         questions=tuple(
-            Question(text=pick(QUESTIONS[fact[0]]).format(o=fact[1]), answer=known[fact], fact=fact) for fact in asked
+            Question(text=pick(QUESTIONS[fact[0]]).format(o=fact[1]), answer=answer_by_fact[fact], fact=fact)
+            for fact in asked_facts
         ),
     )

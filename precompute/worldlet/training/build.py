@@ -7,13 +7,13 @@ The shipped weights came from these functions.
 """
 
 import json
-import logging
 import time
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
 
+from ....pipeline.progress import Progress
 from ...worlds.cosmos import SIGMA_CONDITIONING, SIGMA_MAX, SIGMA_MIN, CosmosWorld
 from ..scenes.physics import FPS, SIZE, VIDEO_FRAMES
 from ..scenes.scenes import FAMILIES, VERSION
@@ -22,8 +22,6 @@ from .dynamics import train_dynamics
 from .encode import encode_chunk, load_latents, measure_statistics
 from .figures import EVALUATIONS, measure_world
 from .vae import train_vae
-
-log = logging.getLogger(__name__)
 
 DEFAULTS: dict[str, object] = {
     "height": SIZE,
@@ -95,6 +93,7 @@ def build_world(
     base_dim: int = 8,
     layers: int = 4,
     batch: int = 16,
+    progress: Progress | None = None,
 ) -> dict[str, object]:
     """Make a worldlet and write it to `out`; returns its card.
 
@@ -106,14 +105,24 @@ def build_world(
         start: a trained world to begin with, instead of from nothing.
         train_clips: unlabelled; a quarter of them drawn like the scenes of `train`, with another seed than those.
         vae_share: the part of `minutes` the autoencoder gets.
+        progress: where a person watches; None is `Progress.to_logger()`.
     """
+    progress = progress or Progress.to_logger()
     scratch = scratch or out.with_name(f"{out.name}.scratch")
     size = min(CHUNK, train_clips)
     chunks = train_clips // size
     began = time.process_time()
     clips = load_clips(scratch / "clips", "video", min(train_clips, 14 * CHUNK), seed=seed, size=size)
     vae_s, dynamics_s = 60 * minutes * vae_share, 60 * minutes * (1 - vae_share)
-    vae = train_vae(scratch / "vae", clips, seconds=vae_s, seed=seed, base_dim=base_dim, start=start and start / "vae")
+    vae = train_vae(
+        scratch / "vae",
+        clips,
+        seconds=vae_s,
+        seed=seed,
+        base_dim=base_dim,
+        start=start and start / "vae",
+        progress=progress,
+    )
     del clips
     # A quarter shows halves of minimal pairs: their changes lead to layouts that are seldom drawn, and are asked about.
     drawn = [("video", n, seed) for n in range(chunks - chunks // 4)]
@@ -132,6 +141,7 @@ def build_world(
         layers=layers,
         batch=batch,
         start=start and start / "transformer",
+        progress=progress,
     )
     save_world(out, vae, transformer, statistics)
     card = new_card(
@@ -143,7 +153,7 @@ def build_world(
         for split in ("test", "ood")
     }
     write_card(out, card)
-    log.info("worldlet built in %.0f CPU s: %s", time.process_time() - began, out)
+    progress.say(f"worldlet built in {time.process_time() - began:.0f} CPU s: {out}")
     return card
 
 

@@ -14,7 +14,6 @@ Axes:  B clip   C channel   T latent frame   H, W row, column   S patch of one f
 # This file reaches into diffusers' layers, and torch types every part of a module as Tensor | Module.
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,11 +26,10 @@ from torch import Tensor, nn
 
 from ....pipeline.errors import WorldModelError
 from ....pipeline.files.pretrained import load_pretrained
+from ....pipeline.progress import Progress
 from ...worlds.cosmos import RHO, SIGMA_CONDITIONING, SIGMA_MAX, SIGMA_MIN
 from .optim import Average, CpuBudget, MuonAdamW
 from .vae import Z_DIM
-
-log = logging.getLogger(__name__)
 
 CONDITION_T = SIGMA_CONDITIONING / (1 + SIGMA_CONDITIONING)
 """The time of the clean frame."""
@@ -168,6 +166,7 @@ def train_dynamics(
     start: Path | None = None,
     loss_of: Callable[[CosmosTransformer3DModel, Tensor], Tensor] = denoising_loss,
     save_every_s: float = 120.0,
+    progress: Progress | None = None,
 ) -> CosmosTransformer3DModel:
     """Train for `seconds` of CPU time; saves to `out` as it goes, and goes on from there.
 
@@ -176,6 +175,7 @@ def train_dynamics(
         latents: gives the standardised training latents (N, 16, T, H, W) of the moment; asked again at
             every save, so that encoding may still be under way.
     """
+    progress = progress or Progress.to_logger()
     torch.manual_seed(seed)
     model = new_transformer(layers=layers, heads=heads)
     if start is not None:
@@ -189,12 +189,12 @@ def train_dynamics(
     out.mkdir(parents=True, exist_ok=True)
     names = [f"{n:04d}" for n in range(len(average.values))]
     if (out / "progress.json").exists():
-        progress = json.loads((out / "progress.json").read_text())
+        state = json.loads((out / "progress.json").read_text())
         model.load_state_dict(load_file(out / "last.safetensors"))
         kept = load_file(out / "average.safetensors")
         average.values = [kept[name] for name in names]
-        average.updates = step = int(progress["step"])
-        budget, saved_s = CpuBudget(seconds, already_s=progress["elapsed_s"]), progress["elapsed_s"]
+        average.updates = step = int(state["step"])
+        budget, saved_s = CpuBudget(seconds, already_s=state["elapsed_s"]), state["elapsed_s"]
         torch.manual_seed(seed + 1000 * step)
     data, recent = latents(), 0.0
     while budget.done < 1:
@@ -207,7 +207,7 @@ def train_dynamics(
         step += 1
         recent += (loss.item() - recent) / min(step, 200)
         if step % 200 == 0:
-            log.info("dynamics %.0f s step %d clips %d loss %.4f", budget.elapsed_s, step, len(data), recent)
+            progress.say(f"dynamics {budget.elapsed_s:.0f} s step {step} clips {len(data)} loss {recent:.4f}")
         if budget.elapsed_s - saved_s > save_every_s or budget.done >= 1:
             saved_s, data = budget.elapsed_s, latents()
             save_file(dict(model.state_dict()), out / "last.safetensors")

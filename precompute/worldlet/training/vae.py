@@ -10,7 +10,6 @@ Axes:  B clip   C channel   T frame, latent or video   H, W row, column.  Pictur
 # This file reaches into diffusers' layers, and torch types every part of a module as Tensor | Module.
 
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +27,10 @@ from torch import Tensor, nn
 
 from ....pipeline.errors import WorldModelError
 from ....pipeline.files.pretrained import load_pretrained
+from ....pipeline.progress import Progress
 from ..scenes.physics import SIZE, VIDEO_FRAMES
 from .clips import Clips
 from .optim import Average, CpuBudget, MuonAdamW
-
-log = logging.getLogger(__name__)
 
 Z_DIM = 16
 _CROP = 32
@@ -192,6 +190,7 @@ def train_vae(
     full_share: float = 0.15,
     start: Path | None = None,
     save_every_s: float = 60.0,
+    progress: Progress | None = None,
 ) -> AutoencoderKLWan:
     """Train for `seconds` of CPU time: pictures first, then 9- and 17-frame crops, at last whole clips.
 
@@ -200,6 +199,7 @@ def train_vae(
     Args:
         start: the `vae/` folder of a trained world to begin with, instead of from nothing.
     """
+    progress = progress or Progress.to_logger()
     torch.manual_seed(seed)
     if start is None:
         vae = new_vae(base_dim)
@@ -210,11 +210,11 @@ def train_vae(
     step, saved_s = 0, 0.0
     out.mkdir(parents=True, exist_ok=True)
     if (out / "progress.json").exists():
-        progress = json.loads((out / "progress.json").read_text())
+        state = json.loads((out / "progress.json").read_text())
         vae.load_state_dict(load_file(out / "last.safetensors"))
-        average.updates = step = int(progress["step"])
+        average.updates = step = int(state["step"])
         average.values = list(load_file(out / "average.safetensors").values())
-        budget, saved_s = CpuBudget(seconds, already_s=progress["elapsed_s"]), progress["elapsed_s"]
+        budget, saved_s = CpuBudget(seconds, already_s=state["elapsed_s"]), state["elapsed_s"]
     rng = np.random.default_rng([seed, step])
     names = [f"{n:04d}" for n in range(len(average.values))]
     while budget.done < 1:
@@ -234,7 +234,9 @@ def train_vae(
         step += 1
         if step % 50 == 0:
             psnr = 10 * torch.log10(4 / squared).item()
-            log.info("vae %.0f s step %d frames %d loss %.4f psnr %.1f", budget.elapsed_s, step, frames, loss, psnr)
+            progress.say(
+                f"vae {budget.elapsed_s:.0f} s step {step} frames {frames} loss {loss.item():.4f} psnr {psnr:.1f}"
+            )
         if budget.elapsed_s - saved_s > save_every_s or budget.done >= 1:
             saved_s = budget.elapsed_s
             save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, out / "last.safetensors")

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.progress import Progress
 from theworld.precompute.worldlet.training import build as world_build
 from theworld.train.worldlet import build as lm_build
 
@@ -80,7 +81,11 @@ def test_a_build_tells_what_its_trainings_log_unless_it_is_to_be_quiet(
     ours = logging.getLogger("theworld")
     monkeypatch.setattr(ours, "level", ours.level)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    monkeypatch.setattr(world_build, "build_world", lambda *_, **__: world_build.log.info("vae: step 1"))
+
+    def build_world(*_: Path, progress: Progress | None = None, **__: object) -> None:
+        (progress or Progress.to_logger()).say("vae: step 1")
+
+    monkeypatch.setattr(world_build, "build_world", build_world)
     monkeypatch.setattr(lm_build, "build_lm", lambda *_, **__: None)
     quiet = run("worldlet", "build", tmp_path / "w", "-q", "--json")
     assert json.loads(quiet.stdout) == {"world": str(tmp_path / "w" / "world"), "lm": str(tmp_path / "w" / "lm")}

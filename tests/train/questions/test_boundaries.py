@@ -19,7 +19,7 @@ BASE = {"image": "a.png", "question": "where?", "answer": "left"}
 
 
 def choose(*names: str) -> dict[str, tuple[str, ...]]:
-    return Columns.choose(Path("t.csv"), ("image", "question", "answer", *names), None).of
+    return Columns.choose(Path("t.csv"), ("image", "question", "answer", *names), None).by_field
 
 
 def questions(*rows: dict[str, Any]) -> list[Question]:
@@ -40,8 +40,8 @@ def test_choices_come_from_letter_columns_only_if_these_exist_and_start_at_a_wit
 
 def test_a_column_that_was_asked_for_fills_no_other_field() -> None:
     columns = Columns.choose(Path("t.csv"), ("image", "question", "answer", "type"), {"question": "type"})
-    assert columns.of["question"] == ("type",)
-    assert "type" not in columns.of
+    assert columns.by_field["question"] == ("type",)
+    assert "type" not in columns.by_field
 
 
 def test_exactly_as_many_scenes_as_there_are_may_be_asked_for() -> None:

@@ -1,4 +1,4 @@
-"""A run folder is a stranger's: it is loaded from its own files alone, and refused where they are not what was saved."""
+"""A run folder is a stranger's: it is loaded from its own files alone, or refused."""
 
 from __future__ import annotations
 

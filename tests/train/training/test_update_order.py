@@ -69,7 +69,7 @@ def test_all_processes_and_pieces_together_are_the_update_of_one(arguments: dict
                 piece = order.piece(update, n)
                 assert list(piece.rows) == batches[place]
                 of = sum(learned(all_rows[row]) for row in piece.rows)
-                assert order.learned(update, n) == (of if piece.weight else 0)
+                assert order.answer_tokens(update, n) == (of if piece.weight else 0)
                 for row in piece.rows:
                     weights[row] += piece.weight / of / world_size  # DDP takes the mean over processes
             place += 1

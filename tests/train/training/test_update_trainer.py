@@ -28,11 +28,11 @@ def bare(**settings: Any) -> UpdateTrainer:
     """A trainer after update 4, that was not made by Trainer and has only what the methods below look at."""
     trainer = object.__new__(UpdateTrainer)
     trainer.config = TrainConfig.model_validate({"store": "s", "questions": "q", "batch_size": 2, **settings})
-    trainer.ranks, trainer.tally = Ranks(), Counters()
+    trainer.ranks, trainer.counters = Ranks(), Counters()
     trainer.args = SimpleNamespace(device=CPU)  # type: ignore[assignment]
     trainer.state = SimpleNamespace(global_step=4, log_history=[])  # type: ignore[assignment]
     trainer.training = SimpleNamespace(  # type: ignore[assignment]
-        stop=SimpleNamespace(asked=""), progress=Progress.silent(), pad_id=0
+        stop=SimpleNamespace(signal_name=""), progress=Progress.silent(), pad_id=0
     )
     trainer.order, trainer.train_dataset = UpdateOrder(ROWS, batch_size=2), ROWS  # type: ignore[assignment]
     trainer.optimizer = SimpleNamespace(zero_grad=lambda **_: None)  # type: ignore[assignment]
@@ -52,14 +52,14 @@ def test_the_norm_of_a_refused_update_is_zero_so_that_logs_and_json_stay_finite(
 ) -> None:
     trainer = bare()
     assert clip(trainer, monkeypatch, bad) == 0
-    assert (trainer.tally.refused, trainer.tally.refused_in_a_row) == (1, 1)
-    assert trainer.tally.refused_updates[0]["update"] == 5
+    assert (trainer.counters.refused, trainer.counters.refused_in_a_row) == (1, 1)
+    assert trainer.counters.refused_updates[0]["update"] == 5
     trainer._losses = [torch.tensor(1.0), torch.tensor(bad)]  # of one piece alone
     assert clip(trainer, monkeypatch, 3.0) == 0
-    assert trainer.tally.refused_in_a_row == 2
+    assert trainer.counters.refused_in_a_row == 2
     trainer._losses = [torch.tensor(1.0)]
     assert clip(trainer, monkeypatch, 3.0) == 3
-    assert (trainer.tally.refused, trainer.tally.refused_in_a_row) == (2, 0)
+    assert (trainer.counters.refused, trainer.counters.refused_in_a_row) == (2, 0)
 
 
 def test_as_many_refusals_in_a_row_as_are_allowed_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_twenty_refused_updates_are_kept_by_name_and_all_are_counted(monkeypatch
     trainer = bare(max_bad_steps=100)
     for _ in range(25):
         clip(trainer, monkeypatch, math.nan)
-    assert (trainer.tally.refused, len(trainer.tally.refused_updates)) == (25, 20)
+    assert (trainer.counters.refused, len(trainer.counters.refused_updates)) == (25, 20)
 
 
 def test_a_checkpoint_is_due_by_count_by_clock_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_a_checkpoint_is_due_by_count_by_clock_and_at_the_end(monkeypatch: pytes
     trainer = bare(checkpoint_every=None, checkpoint_minutes=None)
     clip(trainer, monkeypatch, 1.0)
     assert not trainer.checkpoint_is_due()
-    trainer.training.stop.asked = "SIGTERM"
+    trainer.training.stop.signal_name = "SIGTERM"
     clip(trainer, monkeypatch, 1.0)
     assert trainer.checkpoint_is_due()
     assert trainer.interrupted
@@ -106,7 +106,7 @@ def test_only_losses_that_somebody_follows_are_logged_with_a_rate(
 ) -> None:
     monkeypatch.setattr(Trainer, "log", lambda *_: None)
     trainer, logs = bare(report_to=report_to), {name: 1.0}
-    trainer._rated, trainer.tally.tokens = (100, time.monotonic() - 2), 300
+    trainer._rated, trainer.counters.tokens = (100, time.monotonic() - 2), 300
     trainer.log(logs)
     assert ("tokens_per_second" in logs) is is_rated
     if is_rated:
@@ -141,7 +141,7 @@ def test_the_loss_of_a_piece_counts_by_its_share_of_the_update(
         losses.append(trainer.compute_loss(nn.Identity(), TrainData(rows, None).collator(0)(rows)))
     shares = [1.0] if micro_batch is None else [2 / 9, 3 / 9, 4 / 9]  # answers of 2, 3 and 4 tokens
     assert [float(loss) for loss in losses] == pytest.approx([2 * share for share in shares])
-    assert trainer.tally.supervised == 9
+    assert trainer.counters.supervised == 9
 
 
 class Counting(nn.Module):
@@ -183,6 +183,6 @@ def test_the_best_weights_are_kept_and_patience_counts_what_is_not_better(
         trainer.evaluate()
         stopped.append(trainer.control.should_training_stop)
     assert stopped == [False] * 5 + [True]
-    assert trainer.tally.stopped_early
-    assert (trainer.tally.best_step, trainer.tally.best_loss, trainer.tally.worse_in_a_row) == (3, 1.0, 2)
+    assert trainer.counters.stopped_early
+    assert (trainer.counters.best_step, trainer.counters.best_loss, trainer.counters.worse_in_a_row) == (3, 1.0, 2)
     assert float(trainer.best["weight"]) == 3
