@@ -42,7 +42,7 @@ _LONG = [
 ]
 """Two sets of texts that share nothing but what a filter could change: case, blanks, quotes, markup, length."""
 _BLANKS = (" ", "\n", "\t", "\r\n", "\x0b", "\x1c", "\u00a0", "\u3000")
-_MOST_WORDS = 256
+_MOST_WORDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def chat_format(tokenizer: Any, source: str, image_marker: str | None) -> ChatFo
     if isinstance(template, dict):  # templates by name; transformers takes this one
         template = template.get("default")
     if not isinstance(template, str):
-        found: ChatFormat | str = "is none: the tokenizer names no text for it, and none called default"
+        found: ChatFormat | str = "is no text, or templates by name without one named default"
     else:
         found = _read(template, tuple(sorted(tokenizer.special_tokens_map.items())), image_marker)
     if isinstance(found, str):
@@ -131,8 +131,9 @@ def _conversations(template: str) -> Iterator[list[Turn]]:
         yield padded
     # A text that a template looks for in a question stands in the template. So its own words are asked too.
     words = {text for _, text in re.findall(r"(?=(['\"])(.{1,80}?)\1)", template, re.DOTALL) if text.strip()}
-    asked: list[Turn] = [(text, text) for text in sorted(words)[:_MOST_WORDS]]
-    yield from (asked[first : first + 16] for first in range(0, len(asked), 16))
+    asked = sorted(words, key=lambda text: (len(text), text))[:_MOST_WORDS]
+    for text in (" ".join(asked), *asked):
+        yield [(text, text), (text, None)]
 
 
 def _messages(turns: Sequence[Turn], *, image: bool) -> list[dict[str, Any]]:
@@ -154,7 +155,7 @@ def _pieces(rendered: Sequence[str], image_marker: str | None) -> tuple[str, str
         return f"leaves images out: it does not write the tokenizer's marker of one, {image_marker!r}"
     if prompt.count(question) != 1 or answered.count(answer) != 1:
         what = "answer" if prompt.count(question) == 1 else "question"
-        return f"does not write the {what} exactly once"
+        return f"does not write the {what} unchanged and exactly once"
     head, reply = prompt.split(question)
     rest, tail = answered.split(answer)
     between = rest[len(head) + len(question) :]
