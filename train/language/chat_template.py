@@ -119,7 +119,7 @@ def _read(template: str, tokens: tuple[tuple[str, str], ...], image_marker: str 
     )
 
 
-def _conversations(template: str) -> Iterator[list[Turn]]:
+def _conversations(template: str) -> Iterator[Sequence[Turn]]:
     for texts in (_SHORT, _LONG):
         question, answer = texts[0]
         yield [(question, None)]
@@ -127,8 +127,7 @@ def _conversations(template: str) -> Iterator[list[Turn]]:
         yield [*texts[:2], (texts[2][0], None)]
         yield texts
     for blank in _BLANKS:
-        padded: list[Turn] = [(f"{blank}{question}{blank}", f"{blank}{answer}{blank}") for question, answer in _SHORT]
-        yield padded
+        yield [(f"{blank}{question}{blank}", f"{blank}{answer}{blank}") for question, answer in _SHORT]
     # A text that a template looks for in a question stands in the template. So its own words are asked too.
     words = {text for _, text in re.findall(r"(?=(['\"])(.{1,80}?)\1)", template, re.DOTALL) if text.strip()}
     asked = sorted(words, key=lambda text: (len(text), text))[:_MOST_WORDS]
