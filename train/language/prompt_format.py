@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...pipeline.errors import ConfigError, QuestionError
+from .chat_template import chat_format
 from .weights import Weights
 
 _PLAIN_PROMPT = "question: {question} answer:"
@@ -60,7 +61,7 @@ class PromptFormat:
         else:
             prompts = [_PLAIN_PROMPT.format(question=text) for text in (*(earlier for earlier, _ in before), question)]
             if self.image_tokens:
-                prompts[0] = self._with_image(f"{self.tokenizer.boi_token}{prompts[0]}")
+                prompts[0] = self._with_image(f"{self._image_markers()[0]}{prompts[0]}")
             ids = [id_ for text, (_, answer) in zip(prompts, before, strict=False) for id_ in self._turn(text, answer)]
             ids += self._ids(prompts[-1])
         bos = self.tokenizer.bos_token_id
@@ -77,11 +78,6 @@ class PromptFormat:
         if self.tokenizer.chat_template is None:
             return [*self._ids(f" {answer}"), int(self.tokenizer.eos_token_id)]
         prompt, whole = self._chat("?", None), self._chat("?", answer)
-        if not whole.startswith(prompt):
-            raise ConfigError(
-                f"the chat template of {self.weights.source} does not put an answer behind its generation prompt, "
-                "so answers cannot be told from prompts. Use a model with Gemma's template, or one without a template"
-            )
         return self._ids(whole[len(prompt) :].rstrip())
 
     def decode(self, ids: list[int]) -> str:
@@ -101,26 +97,25 @@ class PromptFormat:
         return [*self._ids(prompt), *self.answer_ids(answer)]
 
     def _chat(self, question: str, answer: str | None, before: Sequence[tuple[str, str]] = ()) -> str:
-        turns: list[dict[str, Any]] = []
-        for user_text, model_text in (*before, (question, answer)):
-            turns.append({"role": "user", "content": user_text})
-            if model_text is not None:
-                turns.append({"role": "assistant", "content": model_text})
-        if self.image_tokens:
-            turns[0]["content"] = [{"type": "image"}, {"type": "text", "text": turns[0]["content"]}]
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None))
+        marker = self._image_markers()[0] if self.image_tokens else None
+        chat = chat_format(self.tokenizer, self.weights.source, marker)
+        return chat.text((*before, (question, answer)))
 
     def _with_image(self, text: str) -> str:
         """The text with image tokens in place of its image marker, as Gemma3Processor puts them."""
         if not self.image_tokens:
             return text
-        boi, image, eoi = (getattr(self.tokenizer, f"{name}_token", None) for name in ("boi", "image", "eoi"))
-        if not (boi and image and eoi and boi in text):
-            raise ConfigError(
-                f"{self.weights.source} takes images, but its tokenizer names no boi_token, image_token and eoi_token, "
-                "or its chat template leaves images out. Use the tokenizer files that come with the model"
-            )
+        boi, image, eoi = self._image_markers()
         return text.replace(boi, f"\n\n{boi}{image * self.image_tokens}{eoi}\n\n", 1)
+
+    def _image_markers(self) -> tuple[str, str, str]:
+        boi, image, eoi = (getattr(self.tokenizer, f"{name}_token", None) for name in ("boi", "image", "eoi"))
+        if not (boi and image and eoi):
+            raise ConfigError(
+                f"{self.weights.source} takes images, but its tokenizer names no boi_token, image_token and eoi_token. "
+                "Use the tokenizer files that come with the model"
+            )
+        return boi, image, eoi
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,344 @@
+"""Prompts are those that transformers writes with the model's chat template, which no question runs."""
+
+from __future__ import annotations
+
+import json
+import resource
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+
+from theworld.pipeline.errors import ConfigError
+from theworld.train.language import chat_template
+from theworld.train.language.chat_template import chat_format
+from theworld.train.language.lm import load_language_model, load_tokenizer_only
+from theworld.train.language.prompt_format import TokenizerOnly
+from theworld.train.language.weights import Weights, find_weights
+
+from ...miniatures.lm import mini_tokenizer, save_mini_lm
+from ...miniatures.vision_lm import save_eyes_lm
+from ...patience import ends_within
+
+GEMMA_2 = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}"
+    "{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
+)
+GEMMA_3 = """{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- if messages[0]['content'] is string -%}
+        {%- set first_user_prefix = messages[0]['content'] + '
+
+' -%}
+    {%- else -%}
+        {%- set first_user_prefix = messages[0]['content'][0]['text'] + '
+
+' -%}
+    {%- endif -%}
+    {%- set loop_messages = messages[1:] -%}
+{%- else -%}
+    {%- set first_user_prefix = "" -%}
+    {%- set loop_messages = messages -%}
+{%- endif -%}
+{%- for message in loop_messages -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception("Conversation roles must alternate user/assistant/user/assistant/...") }}
+    {%- endif -%}
+    {%- if (message['role'] == 'assistant') -%}
+        {%- set role = "model" -%}
+    {%- else -%}
+        {%- set role = message['role'] -%}
+    {%- endif -%}
+    {{ '<start_of_turn>' + role + '
+' + (first_user_prefix if loop.first else "") }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] | trim }}
+    {%- elif message['content'] is iterable -%}
+        {%- for item in message['content'] -%}
+            {%- if item['type'] == 'image' -%}
+                {{ '<start_of_image>' }}
+            {%- elif item['type'] == 'text' -%}
+                {{ item['text'] | trim }}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- else -%}
+        {{ raise_exception("Invalid content type") }}
+    {%- endif -%}
+    {{ '<end_of_turn>
+' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{'<start_of_turn>model
+'}}
+{%- endif -%}
+"""
+UNTRIMMED = (
+    "{{ bos_token }}{% for turn in messages %}{{ 'model' if turn.role == 'assistant' else turn.role }} : "
+    "{{ turn.content if turn.content is string else '<start_of_image>' + (turn.content | last).text }} .\n"
+    "{% endfor %}{% if add_generation_prompt %}model :{% endif %}"
+)
+"""No blank is left out, and an answer starts with a blank that its prompt lacks."""
+ALL_EXTRAS = (
+    "{% macro wrap(text) %}[{{ text }}]{% endmacro %}{% set it = namespace(self=1, seen=dict(a=2)) %}{{ bos_token }}"
+    "{{ wrap('é' | tojson) }}{{ dict.fromkeys([1]) }}{{ strftime_now('%Y') }}{{ it.seen.a }}{{ lipsum(n=0) }}"
+    "{% for turn in messages %}{% if loop.index > 99 %}{% break %}{% endif %}"
+    "{% if turn.role == 'assistant' %}{% generation %}{{ turn.content | trim }}<end_of_turn>{% endgeneration %}\n"
+    "{% else %}{{ turn.role }} {{ turn.content.strip() if loop.first else turn.content }} \n model {% endif %}\n"
+    "    {% continue %}\n{% endfor %}"
+)
+"""What transformers adds to Jinja, and answers whose turn starts in the turn of the question."""
+
+MARKERS = ("<start_of_turn>", "<end_of_turn>\n", "\n", "<start_of_image>", "model", "<bos>", "{{ bos_token }}", "{%")
+TEXTS = st.lists(
+    st.one_of(st.sampled_from([*MARKERS, " ", "\t", "\u00a0", "{", "}", "'"]), st.text(max_size=8)), max_size=6
+).map("".join)
+
+
+@cache
+def gemma_tokenizer(template: str) -> Any:
+    """Of bytes, so that no text is unknown, with Gemma's control tokens."""
+    controls = ["<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
+    controls += ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+    letters = sorted(ByteLevel.alphabet())
+    inner = Tokenizer(BPE({word: number for number, word in enumerate([*controls, *letters])}, []))
+    inner.pre_tokenizer = ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    inner.decoder = ByteLevelDecoder()  # type: ignore[assignment]
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        extra_special_tokens=dict(zip(("boi_token", "eoi_token", "image_token"), controls[5:], strict=True)),
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": controls[3:5]}, replace_extra_special_tokens=False)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def book(tokenizer: Any, *, image: bool = False) -> TokenizerOnly:
+    eyes = transformers.Gemma3Config(mm_tokens_per_image=4, image_token_index=7)
+    config = eyes if image else transformers.Gemma2Config()
+    return TokenizerOnly(tokenizer, Weights(Path("mini"), "mini", "sha256:mini"), config)
+
+
+def rendered(tokenizer: Any, turns: list[tuple[str, str | None]], *, image: bool) -> str:
+    """As transformers writes it."""
+    messages: list[dict[str, Any]] = []
+    for question, answer in turns:
+        messages.append({"role": "user", "content": question})
+        if answer is not None:
+            messages.append({"role": "assistant", "content": answer})
+    if image:
+        messages[0]["content"] = [{"type": "image"}, {"type": "text", "text": messages[0]["content"]}]
+    prompt = turns[-1][1] is None
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
+
+
+@pytest.mark.parametrize(
+    ("template", "image"),
+    [(GEMMA_2, False), (GEMMA_3, False), (GEMMA_3, True), (UNTRIMMED, False), (UNTRIMMED, True), (ALL_EXTRAS, False)],
+    ids=["gemma 2", "gemma 3", "gemma 3 with an image", "untrimmed", "untrimmed with an image", "all extras"],
+)
+@given(before=st.lists(st.tuples(TEXTS, TEXTS), max_size=3), question=TEXTS, answer=TEXTS)
+@settings(max_examples=100, deadline=None)
+def test_prompts_and_answers_are_the_tokens_of_transformers_own_rendering(
+    template: str, image: bool, before: list[tuple[str, str]], question: str, answer: str
+) -> None:
+    tokenizer = gemma_tokenizer(template)
+    lm = book(tokenizer, image=image)
+    prompt = rendered(tokenizer, [*before, (question, None)], image=image)
+    seen = f"\n\n<start_of_image>{'<image_soft_token>' * 4}<end_of_image>\n\n"
+    if image:
+        prompt = prompt.replace("<start_of_image>", seen, 1)
+    expected = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert lm.prompt_ids(question, before) == expected
+    asked, whole = (rendered(tokenizer, [("?", text)], image=image) for text in (None, answer))
+    assert whole.startswith(asked)
+    answered = tokenizer(whole[len(asked) :].rstrip(), add_special_tokens=False)["input_ids"]
+    assert lm.answer_ids(answer) == answered
+
+
+def test_of_templates_by_name_the_default_is_read() -> None:
+    tokenizer = mini_tokenizer()
+    tokenizer.chat_template = {"tool_use": "{{ nothing() }}", "default": GEMMA_2}
+    alone = gemma_tokenizer(GEMMA_2)
+    assert chat_format(tokenizer, "mini", None) == chat_format(alone, "mini", None)
+    tokenizer.chat_template = {"tool_use": GEMMA_2}
+    with pytest.raises(ConfigError, match="without one named default"):
+        chat_format(tokenizer, "mini", None)
+
+
+def test_no_question_runs_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = gemma_tokenizer(GEMMA_3)
+    lm = book(tokenizer, image=True)
+    first = lm.prompt_ids("where is the ball?")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a template was run")
+
+    monkeypatch.setattr(type(tokenizer), "apply_chat_template", refuse)
+    monkeypatch.setattr(chat_template.subprocess, "Popen", refuse)
+    assert lm.prompt_ids("where is the ball?") == first
+    assert lm.prompt_ids("and now?", [("where is the ball?", "left")])[: len(first)] == first
+
+
+HOSTILE = {
+    "nested loops": (
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}"
+        "{% endfor %}",
+        "does not end within",
+    ),
+    "a giant text": ("{{ 'a' * 30000000000 }}", "takes more memory"),
+    "a text that doubles": (
+        "{% set it = namespace(x='a') %}{% for a in range(99) %}{% set it.x = it.x ~ it.x %}{% endfor %}",
+        "takes more memory",
+    ),
+    "a list that doubles": (
+        "{% set it = namespace(x=[1]) %}{% for a in range(99) %}{% set it.x = it.x + it.x %}{% endfor %}",
+        "takes more memory|does not end within",
+    ),
+    "a number without end": ("{{ 9 ** (9 ** (9 ** 9)) }}", "does not end within|takes more memory"),
+    "a macro that calls itself": ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "calls itself without end"),
+    "a long range": ("{% for a in range(10 ** 12) %}{% endfor %}", "OverflowError"),
+    "output without end": (
+        "{% for a in range(99999) %}{% for b in range(99999) %}{{ 'abcdefgh' * 999 }}{% endfor %}{% endfor %}",
+        "takes more memory|does not end within",
+    ),
+    "much output": ("{{ 'a' * 9999999 }}", "writes more than"),
+    "much output with each turn": ("{{ 'a' * 99999 }}" + GEMMA_2, "writes more than"),
+    "a loop for some questions": (
+        GEMMA_2 + "{% if 'red' in messages[0].content %}{% for a in range(99999) %}{% for b in range(99999) %}"
+        "{% endfor %}{% endfor %}{% endif %}",
+        "does not end within",
+    ),
+    "deep brackets": ("{{ " + "(" * 100000 + " }}", "calls itself without end|does not end within"),
+    "no Jinja": ("{% for %}", "TemplateSyntaxError"),
+    "raises": ("{{ raise_exception('\x1b[31mno') }}", r"TemplateError: '\\x1b\[31mno'"),
+    "long": ("a" * (2**20 + 1), "is 10485.. characters long"),
+    "hides the question": ("{{ bos_token }}", "does not write the question unchanged and exactly once"),
+    "repeats the question": (
+        "{{ messages[0].content }}{{ messages[0].content }}",
+        "question unchanged and exactly once",
+    ),
+    "hides the answer": ("{{ messages[0].content }}", "does not write the answer unchanged and exactly once"),
+    "a prompt that its answers lack": (
+        "{% for turn in messages %}{{ turn.role }} {{ turn.content }} {% endfor %}{% if add_generation_prompt %}model"
+        "{% endif %}",
+        "does not put an answer behind its generation prompt",
+    ),
+    "small letters": (GEMMA_2.replace("| trim", "| lower"), "the question unchanged"),
+    "escapes": (GEMMA_2.replace("| trim", "| e"), "does not put an answer behind"),
+    "one line": (GEMMA_2.replace("| trim", "| trim | replace('\n', ' ')"), "changes their text"),
+    "cut": (GEMMA_2.replace("| trim", "| truncate(99)"), "changes their text"),
+    "blanks at one end": (GEMMA_2.replace("| trim", ".rstrip()"), "changes their text"),
+    "numbered turns": (GEMMA_2.replace("'<end_of_turn>\n'", "'<end_of_turn>\n' ~ loop.index"), "number of turns"),
+    "forgets earlier thoughts": (
+        GEMMA_2.replace("message['content'] | trim", "message['content'].split('</think>')[-1] | trim"),
+        "changes their text",
+    ),
+    "half a character": ("{{ '\ud800' }}" + GEMMA_2, "lone surrogate"),
+    "files": ("{{ messages.__class__.__base__.__subclasses__() }}", "SecurityError"),
+    "another file": ("{% include '/etc/hostname' %}", "TypeError"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_template_that_cannot_be_used_is_refused_in_words_and_within_bounds(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name != "nested loops":  # which ends at the true limit
+        monkeypatch.setitem(chat_template._LIMITS, "cpu_s", 2)
+    template, why = HOSTILE[name]
+    tokenizer = mini_tokenizer()
+    tokenizer.chat_template = template
+    refused = pytest.raises(ConfigError, match=f"the chat template of mini .*({why}).*Gemma's template, or remove")
+    with ends_within(30), refused as first:
+        book(tokenizer).prompt_ids("where is the ball?")
+    with refused as second:  # at once: nothing is run again
+        book(tokenizer).answer_ids("left")
+    assert str(first.value) == str(second.value)
+    assert str(first.value).isprintable()
+    assert len(str(first.value)) < 600
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1.5 * 2**20  # KiB
+
+
+def test_a_template_that_leaves_images_out_is_refused() -> None:
+    tokenizer = gemma_tokenizer(GEMMA_3.replace("{{ '<start_of_image>' }}", ""))
+    with pytest.raises(ConfigError, match=r"leaves images out: .*'<start_of_image>'"):
+        book(tokenizer, image=True).prompt_ids("where is the <start_of_image>?")
+    bare = mini_tokenizer()
+    bare.chat_template = GEMMA_3
+    with pytest.raises(ConfigError, match="names no boi_token"):
+        book(bare, image=True).prompt_ids("where is the ball?")
+
+
+@pytest.mark.parametrize("save", [save_mini_lm, save_eyes_lm])
+def test_a_folder_with_a_hostile_template_is_refused_when_it_is_loaded(tmp_path: Path, save: Any) -> None:
+    folder = save(tmp_path)
+    (folder / "chat_template.jinja").write_text(HOSTILE["a giant text"][0])
+    import torch
+
+    refused = pytest.raises(ConfigError, match="takes more memory")
+    with ends_within(60), refused:
+        load_language_model(find_weights(str(folder)), device=torch.device("cpu"), dtype=torch.float32)
+    with refused:
+        load_tokenizer_only(find_weights(str(folder))).prompt_ids("where is the ball?")
+
+
+def test_the_process_that_renders_opens_no_file_and_starts_no_process(tmp_path: Path) -> None:
+    """Should a template get out of Jinja's sandbox: an environment with a way out stands for that."""
+    script = Path(chat_template.__file__).with_name("chat_renderer.py")
+    way_out = "    environment.globals.update(out=__import__, raise_exception"
+    changed = script.read_text().replace("    environment.globals.update(\n        raise_exception", way_out)
+    assert way_out in changed
+    target = tmp_path / "written"
+    for attempt, error in (
+        (f"out('os').open('{target}', 65)", "OSError"),
+        ("out('socket').socket()", "OSError"),
+        ("out('subprocess').run(['true'])", "OSError"),
+    ):
+        answer = run_renderer(changed, "{{ " + attempt + " }}", tmp_path)
+        assert error in answer["failure"], answer
+    assert not target.exists()
+
+
+def run_renderer(program: str, template: str, folder: Path) -> dict[str, Any]:
+    import subprocess
+    import sys
+
+    import jinja2
+
+    (folder / "renderer.py").write_text(program)
+    request = {"template": template, "tokens": {}, "conversations": [[[], True]], "limits": chat_template._LIMITS}
+    command = [sys.executable, "-I", str(folder / "renderer.py"), str(Path(jinja2.__file__).parents[1])]
+    done = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"", "does not end"),
+        (b"[" * 100000, "nonsense"),
+        (b"{}", "nonsense"),
+        (b'"text"', "nonsense"),
+        (b'{"texts": ["a"]}', "nonsense"),
+        (b'{"texts": ["a", 2]}', "nonsense"),
+        (b" " * (2**20 + 1), "more than"),
+    ],
+)
+def test_nothing_that_the_process_answers_is_taken_on_trust(answer: bytes, why: str) -> None:
+    assert why in str(chat_template._checked(answer, -9, 2))
+    assert chat_template._checked(b'{"texts": ["a", "b"]}', 0, 2) == ["a", "b"]

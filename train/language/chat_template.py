@@ -1,0 +1,220 @@
+"""What a chat template writes around the turns of a conversation, read once, so that no question runs it.
+
+    head question reply                                          a prompt: the answer comes next
+    head question between answer tail                            a question with its answer
+    head question between answer after question reply            a prompt with an earlier turn
+
+A chat template is a Jinja program of whoever made the model. Its sandbox keeps it from files, but not from running
+forever or from taking all memory. So another process renders it, with bounds, for conversations of our own; here those
+pieces are read from the texts, and held against all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.errors import ConfigError
+
+Turn = tuple[str, str | None]
+"""A question and its answer; None in the last turn of a prompt."""
+
+_TEMPLATE_BYTES = 2**20
+_WALL_S = 20.0
+_LIMITS = {"memory_bytes": 2**30, "cpu_s": 5, "answer_bytes": 2**20}
+"""Gemma's templates take 0.1 s, nearly all of it to start Python, and their texts are 17 KB."""
+
+_SHORT = [("Wo4?", "Zk."), ("Hm7?", "Yx."), ("Lv9?", "Qp.")]
+_LONG = [
+    (f"{first} <b>\"Is\" 'it' & {{it}} {{{{%}}}}</b> #{number}?\n\n\tüß 左 \\n A  b" * 4, f"{last}; <i>nò</i>\n it" * 9)
+    for number, (first, last) in enumerate([("Rt", "jF"), ("uN", "Gw"), ("Ce", "oB")])
+]
+"""Two sets of texts that share nothing but what a filter could change: case, blanks, quotes, markup, length."""
+_BLANKS = (" ", "\n", "\t", "\r\n", "\x0b", "\x1c", "\u00a0", "\u3000")
+_MOST_WORDS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFormat:
+    """The constant pieces of a chat template; the head of this file shows their places."""
+
+    head: str
+    """With the marker of the image, where the first turn has one."""
+    reply: str
+    between: str
+    """Starts with `reply`."""
+    after: str
+    tail: str
+    strips_first: bool
+    """Whether blanks around the first question are left out; likewise for the later ones and the answers."""
+    strips_later: bool
+    strips_answers: bool
+
+    def text(self, turns: Sequence[Turn]) -> str:
+        """A conversation as the template writes it; a prompt if the last turn has no answer."""
+        parts: list[str] = []
+        for number, (question, answer) in enumerate(turns):
+            parts.append(self.after if number else self.head)
+            parts.append(question.strip() if (self.strips_later if number else self.strips_first) else question)
+            if answer is not None:
+                parts += [self.between, answer.strip() if self.strips_answers else answer]
+        parts.append(self.reply if turns[-1][1] is None else self.tail)
+        return "".join(parts)
+
+
+def chat_format(tokenizer: Any, source: str, image_marker: str | None) -> ChatFormat:
+    """How a tokenizer's chat template writes conversations.
+
+    Args:
+        tokenizer: a `PreTrainedTokenizerBase` with a chat template.
+        source: the model's name in error messages.
+        image_marker: what stands for the image, for a model that looks at one in the first turn.
+    Raises:
+        ConfigError: the template cannot be rendered within the limits, or does more than put constant text around
+            questions and answers.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, dict):  # templates by name; transformers takes this one
+        template = template.get("default")
+    if not isinstance(template, str):
+        found: ChatFormat | str = "is no text, or templates by name without one named default"
+    else:
+        found = _read(template, tuple(sorted(tokenizer.special_tokens_map.items())), image_marker)
+    if isinstance(found, str):
+        raise ConfigError(
+            f"the chat template of {source} {found}. Use Gemma's template, or remove this one from the tokenizer's "
+            "files (chat_template.jinja, or chat_template in tokenizer_config.json)"
+        )
+    return found
+
+
+@lru_cache(maxsize=16)
+def _read(template: str, tokens: tuple[tuple[str, str], ...], image_marker: str | None) -> ChatFormat | str:
+    """The format, or what about the template cannot be used: it is not tried again for the next question."""
+    tried = list(_conversations(template))
+    rendered = _render(template, dict(tokens), tried, image=image_marker is not None)
+    if isinstance(rendered, str):
+        return rendered
+    pieces = _pieces(rendered, image_marker)
+    if isinstance(pieces, str):
+        return pieces
+    for strips in product((False, True), repeat=3):
+        found = ChatFormat(*pieces, *strips)
+        if all(found.text(turns) == text for turns, text in zip(tried, rendered, strict=True)):
+            return found
+    return (
+        "writes more than constant text around questions and answers: it changes their text, or what it adds depends "
+        "on the text or on the number of turns"
+    )
+
+
+def _conversations(template: str) -> Iterator[Sequence[Turn]]:
+    for texts in (_SHORT, _LONG):
+        question, answer = texts[0]
+        yield [(question, None)]
+        yield [(question, answer)]
+        yield [*texts[:2], (texts[2][0], None)]
+        yield texts
+    for blank in _BLANKS:
+        yield [(f"{blank}{question}{blank}", f"{blank}{answer}{blank}") for question, answer in _SHORT]
+    # A text that a template looks for in a question stands in the template. So its own words are asked too.
+    words = {text for _, text in re.findall(r"(?=(['\"])(.{1,80}?)\1)", template, re.DOTALL) if text.strip()}
+    asked = sorted(words, key=lambda text: (len(text), text))[:_MOST_WORDS]
+    for text in (" ".join(asked), *asked):
+        yield [(text, text), (text, None)]
+
+
+def _messages(turns: Sequence[Turn], *, image: bool) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    for question, answer in turns:
+        messages.append({"role": "user", "content": question})
+        if answer is not None:
+            messages.append({"role": "assistant", "content": answer})
+    if image:
+        messages[0]["content"] = [{"type": "image"}, {"type": "text", "text": messages[0]["content"]}]
+    return messages
+
+
+def _pieces(rendered: Sequence[str], image_marker: str | None) -> tuple[str, str, str, str, str] | str:
+    """Head, reply, between, after and tail, from the first three texts; or what is wrong with them."""
+    prompt, answered, third = rendered[:3]
+    (question, answer), (later, _), _ = _SHORT
+    if image_marker is not None and image_marker not in prompt:
+        return f"leaves images out: it does not write the tokenizer's marker of one, {image_marker!r}"
+    if prompt.count(question) != 1 or answered.count(answer) != 1:
+        what = "answer" if prompt.count(question) == 1 else "question"
+        return f"does not write the {what} unchanged and exactly once"
+    head, reply = prompt.split(question)
+    rest, tail = answered.split(answer)
+    between = rest[len(head) + len(question) :]
+    if not between.startswith(reply):
+        return "does not put an answer behind its generation prompt, so answers cannot be told from prompts"
+    after = third.partition(answer)[2].partition(later)[0]
+    try:
+        "".join(rendered).encode()
+    except UnicodeEncodeError:
+        return "writes half a character (a lone surrogate), which no tokenizer can read"
+    return head, reply, between, after, tail
+
+
+def _render(
+    template: str, tokens: dict[str, str], conversations: Sequence[Sequence[Turn]], *, image: bool
+) -> list[str] | str:
+    """The text of each conversation, or what the template does instead."""
+    asked = [[_messages(turns, image=image), turns[-1][1] is None] for turns in conversations]
+    request = {"template": template, "tokens": tokens, "conversations": asked, "limits": _LIMITS}
+    size = len(template) + sum(map(len, tokens.values()))
+    if size > _TEMPLATE_BYTES:
+        return f"is {size} characters long, its special tokens included; {_TEMPLATE_BYTES} is the most"
+    jinja2 = find_spec("jinja2")  # -I leaves out PYTHONPATH, where it may be
+    folder = str(Path(jinja2.origin).parents[1]) if jinja2 and jinja2.origin else ""
+    command = [sys.executable, "-I", str(Path(__file__).with_name("chat_renderer.py")), folder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        ending = threading.Timer(_WALL_S, child.kill)
+        ending.start()
+        try:
+            with suppress(BrokenPipeError):  # it has ended, and its exit code says how
+                child.stdin.write(json.dumps(request).encode())
+            with suppress(BrokenPipeError):
+                child.stdin.close()
+            answer = child.stdout.read(_LIMITS["answer_bytes"] + 1)
+            if len(answer) <= _LIMITS["answer_bytes"]:
+                child.wait()
+        finally:
+            ending.cancel()
+            child.kill()
+    return _checked(answer, child.returncode, len(conversations))
+
+
+def _checked(answer: bytes, code: int, count: int) -> list[str] | str:
+    """What the process that rendered answers, of which nothing is taken on trust."""
+    if len(answer) > _LIMITS["answer_bytes"]:
+        return f"writes more than {_LIMITS['answer_bytes']} bytes"
+    if not answer:
+        return (
+            f"does not end within {_LIMITS['cpu_s']} s of computing and {_WALL_S:g} s in all, or ends the process that "
+            f"renders it (exit code {code})"
+        )
+    try:
+        content = json.loads(answer)
+        texts = content.get("texts")
+        if texts is None:
+            return str(content["failure"])[:300]
+    except (ValueError, AttributeError, KeyError, RecursionError):
+        texts = None
+    if not isinstance(texts, list) or len(texts) != count or not all(isinstance(text, str) for text in texts):
+        return "makes the process that renders it answer nonsense"
+    return texts
