@@ -1,0 +1,109 @@
+"""A run folder gives back the model that was trained, and only on the language model and the recipe it belongs to."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from theworld.pipeline.errors import ConfigError, RunError, StoreMismatchError
+from theworld.pipeline.store.folder import create_store, open_store
+from theworld.train.reader.model import TheWorld
+from theworld.train.runs.folder import READER, load_run, require_same_recipe, resolve_dtype, save_run
+from theworld.train.runs.meta import read_meta
+from theworld.train.training.train import train
+
+from ...miniatures.lm import RECIPE, SPEC, save_mini_lm
+from ...miniatures.training import lay_out as lay_out_house
+from ...miniatures.training import learned, settings
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    house = lay_out_house(tmp_path_factory.mktemp("house"))
+    train(settings(house, train_steps=2, arm="last"))
+    return house
+
+
+def logits_of(model: TheWorld) -> torch.Tensor:
+    ids, mask = torch.tensor([[1, 4, 11, 5]]), torch.ones(1, 4, dtype=torch.long)
+    latents = torch.randn(1, 16, 4, 4, 6, generator=torch.Generator().manual_seed(0))
+    return model(ids, mask, latents=latents).logits
+
+
+def test_a_run_is_refused_on_another_language_model_than_it_was_trained_on(house: Path, tmp_path: Path) -> None:
+    other = save_mini_lm(tmp_path / "other", seed=1)
+    with pytest.raises(RunError, match=r"trained on the language model sha256:.*but .*other is sha256:.*--lm"):
+        load_run(house / "run", lm=str(other), device="cpu")
+
+
+def test_a_language_model_that_moved_is_the_same_one(house: Path, tmp_path: Path) -> None:
+    shutil.copytree(house / "lm", tmp_path / "moved")
+    here, there = (load_run(house / "run", lm=lm, device="cpu").model for lm in (None, str(tmp_path / "moved")))
+    assert torch.equal(logits_of(here), logits_of(there))
+    assert not here.training
+    assert here.reader.frames == (0, 3)  # of the arm it was trained with
+
+
+def test_a_run_that_is_saved_again_holds_the_same_weights_and_no_file_of_the_library(
+    house: Path, tmp_path: Path
+) -> None:
+    loaded = load_run(house / "run", device="cpu")
+    for parameter in loaded.model.parameters():
+        parameter.requires_grad_(True)
+    trained = {f"lm.{name}" for name, _ in loaded.model.lm.named_parameters() if "lora_" in name}
+    trained |= {f"reader.{name}" for name, _ in loaded.model.reader.named_parameters()}
+    weights = {name: value.detach() for name, value in loaded.model.named_parameters() if name in trained}
+    save_run(tmp_path, loaded.model, loaded.meta, weights)
+    assert learned(tmp_path).keys() == learned(house / "run").keys()
+    assert all(torch.equal(value, learned(house / "run")[name]) for name, value in learned(tmp_path).items())
+    assert read_meta(tmp_path) == loaded.meta
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "adapter_model.safetensors", "adapter_config.json", READER, "theworld.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [READER, "adapter_model.safetensors"])
+def test_weights_that_are_missing_or_cut_short_are_called_damaged(house: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(house / "run", tmp_path / "run")
+    file = tmp_path / "run" / name
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"weights in .*run cannot be loaded: .*It is incomplete or damaged"):
+        load_run(tmp_path / "run", device="cpu")
+    file.unlink()
+    with pytest.raises(RunError, match=r"weights in .*run cannot be loaded|incomplete or damaged"):
+        load_run(tmp_path / "run", device="cpu")
+
+
+def test_a_language_model_that_cannot_be_loaded_is_not_called_a_damaged_run(
+    house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ConfigError("this transformers changes inputs_embeds")
+
+    monkeypatch.setattr("theworld.train.language.lm.check_embedding_scale", refuse)
+    with pytest.raises(ConfigError, match="changes inputs_embeds"):
+        load_run(house / "run", device="cpu")
+
+
+def test_a_store_of_another_recipe_is_refused_with_the_fields_that_differ(house: Path, tmp_path: Path) -> None:
+    meta = read_meta(house / "run")
+    require_same_recipe(meta, house / "run", open_store(house / "cache"))
+    other = create_store(
+        tmp_path, RECIPE.model_copy(update={"seed": 7, "width": 64}), SPEC, label="other", shard_size=8
+    )
+    with pytest.raises(StoreMismatchError, match=r"width 48 there, 64 here, seed 0 there, 7 here\. Name a store of"):
+        require_same_recipe(meta, house / "run", other)
+
+
+def test_a_dtype_is_the_one_named_and_auto_is_float32_on_a_cpu_and_bfloat16_on_a_gpu() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [resolve_dtype("auto", device) for device in (cpu, gpu)] == [torch.float32, torch.bfloat16]
+    assert {resolve_dtype("float32", device) for device in (cpu, gpu)} == {torch.float32}
+    assert {resolve_dtype("bfloat16", device) for device in (cpu, gpu)} == {torch.bfloat16}
+
+
+def test_a_run_answers_in_the_dtype_it_was_trained_with_unless_another_is_asked_for(house: Path) -> None:
+    plain, asked = (load_run(house / "run", device="cpu", dtype=dtype) for dtype in (None, "bfloat16"))
+    assert plain.lm.model.get_input_embeddings().weight.dtype == torch.float32
+    assert asked.lm.model.get_input_embeddings().weight.dtype == torch.bfloat16  # type: ignore[union-attr]
