@@ -1,0 +1,58 @@
+"""Which files are one image, at the limits: their size, their number of frames, their format."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from theworld.pipeline.errors import ImageError
+from theworld.pipeline.files import images
+from theworld.pipeline.files.images import decode_image, read_input_file
+
+RED, BLUE = (Image.new("RGB", (8, 6), color) for color in ("red", "blue"))
+
+
+def encoded(format: str, *more: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    # a copy: Pillow leaves the settings of one format on the image it saved
+    RED.copy().save(buffer, format, **({"save_all": True, "append_images": more} if more else {}))
+    return buffer.getvalue()
+
+
+def reason_of(content: bytes) -> str:
+    with pytest.raises(ImageError, match=r"x\.png") as caught:
+        decode_image(content, source="x.png")
+    return caught.value.reason
+
+
+def test_of_a_jpeg_with_a_second_image_the_first_is_taken() -> None:
+    red, green, blue = decode_image(encoded("MPO", BLUE), source="x").getpixel((0, 0))
+    assert (red > 240, green < 15, blue < 15) == (True, True, True)
+
+
+def test_a_format_without_frames_holds_one_and_two_are_an_animation() -> None:
+    assert decode_image(encoded("BMP"), source="x").getpixel((0, 0)) == (255, 0, 0)
+    assert decode_image(encoded("GIF"), source="x").size == (8, 6)
+    assert reason_of(encoded("GIF", BLUE)) == reason_of(encoded("TIFF", BLUE)) == "animated"
+    assert reason_of(encoded("PPM")) == "format"
+
+
+def test_an_image_of_exactly_the_limit_is_decoded_and_one_pixel_more_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 48)
+    assert decode_image(encoded("PNG"), source="x").size == (8, 6)
+    monkeypatch.setattr(images, "MAX_PIXELS", 47)
+    assert reason_of(encoded("PNG")) == "too_large"
+
+
+def test_a_file_is_read_up_to_the_limit_if_it_is_a_regular_one(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(b"12345")
+    assert read_input_file(file, max_bytes=5) == b"12345"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").touch()
+    for reason, name in {"too_large": "a.png", "not_a_file": "pipe", "empty": "empty", "missing": "no"}.items():
+        with pytest.raises(ImageError) as caught:
+            read_input_file(tmp_path / name, max_bytes=4)
+        assert caught.value.reason == reason
