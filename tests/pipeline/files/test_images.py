@@ -11,13 +11,12 @@ from theworld.pipeline.errors import ImageError
 from theworld.pipeline.files import images
 from theworld.pipeline.files.images import decode_image, read_input_file
 
-RED, BLUE = (Image.new("RGB", (8, 6), color) for color in ("red", "blue"))
 
-
-def encoded(format: str, *more: Image.Image) -> bytes:
+def encoded(format: str, *colors: str) -> bytes:
     buffer = io.BytesIO()
-    # a copy: Pillow leaves the settings of one format on the image it saved
-    RED.copy().save(buffer, format, **({"save_all": True, "append_images": more} if more else {}))
+    # new images: Pillow leaves the settings of one format on those it saved
+    image, *others = (Image.new("RGB", (8, 6), color) for color in colors)
+    image.save(buffer, format, **({"save_all": True, "append_images": others} if others else {}))
     return buffer.getvalue()
 
 
@@ -28,22 +27,22 @@ def reason_of(content: bytes) -> str:
 
 
 def test_of_a_jpeg_with_a_second_image_the_first_is_taken() -> None:
-    red, green, blue = decode_image(encoded("MPO", BLUE), source="x").getpixel((0, 0))
+    red, green, blue = decode_image(encoded("MPO", "red", "blue"), source="x").getpixel((0, 0))
     assert (red > 240, green < 15, blue < 15) == (True, True, True)
 
 
 def test_a_format_without_frames_holds_one_and_two_are_an_animation() -> None:
-    assert decode_image(encoded("BMP"), source="x").getpixel((0, 0)) == (255, 0, 0)
-    assert decode_image(encoded("GIF"), source="x").size == (8, 6)
-    assert reason_of(encoded("GIF", BLUE)) == reason_of(encoded("TIFF", BLUE)) == "animated"
-    assert reason_of(encoded("PPM")) == "format"
+    assert decode_image(encoded("BMP", "red"), source="x").getpixel((0, 0)) == (255, 0, 0)
+    assert decode_image(encoded("GIF", "red"), source="x").size == (8, 6)
+    assert reason_of(encoded("GIF", "red", "blue")) == reason_of(encoded("TIFF", "red", "blue")) == "animated"
+    assert reason_of(encoded("PPM", "red")) == "format"
 
 
 def test_an_image_of_exactly_the_limit_is_decoded_and_one_pixel_more_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 48)
-    assert decode_image(encoded("PNG"), source="x").size == (8, 6)
+    assert decode_image(encoded("PNG", "red"), source="x").size == (8, 6)
     monkeypatch.setattr(images, "MAX_PIXELS", 47)
-    assert reason_of(encoded("PNG")) == "too_large"
+    assert reason_of(encoded("PNG", "red")) == "too_large"
 
 
 def test_a_file_is_read_up_to_the_limit_if_it_is_a_regular_one(tmp_path: Path) -> None:
