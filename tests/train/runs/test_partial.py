@@ -1,6 +1,7 @@
 """The folder of a training in progress: what is kept when it ends early, and what it may be resumed with."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -39,8 +40,8 @@ def opened(
         yield one
 
 
-def ended(training: AbstractContextManager[PartialRun], error: Exception, *files: str) -> Path:
-    """The folder of a training that ends with an error when these files are in it."""
+def ended(training: AbstractContextManager[PartialRun], error: Exception, *files: str, remove: bool = False) -> Path:
+    """The folder of a training that ends with an error when these files are in it, or when somebody removed it."""
     path = Path()
 
     def run() -> None:
@@ -50,6 +51,8 @@ def ended(training: AbstractContextManager[PartialRun], error: Exception, *files
             for name in files:
                 (path / name).parent.mkdir(exist_ok=True)
                 (path / name).write_text(name)
+            if remove:
+                shutil.rmtree(path)
             raise error
 
     with pytest.raises(type(error), match=str(error)):
@@ -120,6 +123,8 @@ def test_a_training_that_fails_leaves_a_folder_only_if_something_can_be_resumed_
     path = ended(opened(tmp_path / "run", said=said), OSError("full"), CHECKPOINT)
     assert names(path) == {FACTS, CHECKPOINT}
     assert said == [f"{path} holds the last checkpoint; `theworld train --resume {path}` resumes from it"]
+    removed = opened(tmp_path / "removed", said=said)
+    ended(removed, OSError("full"), remove=True)  # and not the error that there is nothing to remove
     (path / CHECKPOINT).unlink()
     ended(opened(None, resume=path), OSError("full"))
     assert names(path) == {FACTS}  # it was there before
