@@ -4,6 +4,7 @@ import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -55,3 +56,15 @@ def test_a_file_is_read_up_to_the_limit_if_it_is_a_regular_one(tmp_path: Path) -
         with pytest.raises(ImageError) as caught:
             read_input_file(tmp_path / name, max_bytes=4)
         assert caught.value.reason == reason
+
+
+def test_float_grey_up_to_exactly_one_is_a_share_of_white_and_above_it_is_16_bit() -> None:
+    for values, white in (([0.0, 1.0], 255), ([0.0, 65535.0], 255), ([0.0, 2.0], 0)):
+        buffer = io.BytesIO()
+        Image.fromarray(np.array([values], np.float32)).save(buffer, "TIFF")
+        decoded = np.asarray(decode_image(buffer.getvalue(), source="x"))
+        assert decoded[0, :, 0].tolist() == [0, white]
+
+
+def test_the_limits_are_those_the_rules_state() -> None:
+    assert (images.MAX_BYTES, images.MAX_PIXELS) == (67_108_864, 64_000_000)

@@ -112,3 +112,13 @@ def test_an_evaluation_says_what_was_asked_of_which_run_and_what_was_left_out(ho
         assert prediction.choices == (tuple(line["choices"]) if "choices" in line else None)
     [saved] = (house / "run").glob("evaluation-*.json")
     assert Evaluation.model_validate_json(saved.read_bytes()) == found
+
+
+def test_the_batch_size_changes_no_answer(house: Path) -> None:
+    one, many = (evaluate(house / "run", device="cpu", batch_size=size) for size in (1, 64))
+    for alone, together in zip(one.predictions, many.predictions, strict=True):
+        said = [(answer.id, answer.predicted, answer.generated, answer.correct) for answer in (alone, together)]
+        assert said[0] == said[1]
+        assert alone.probabilities == pytest.approx(together.probabilities, abs=1e-4)
+    assert any(prediction.choices is None for prediction in one.predictions)
+    assert any(prediction.generated for prediction in one.predictions)

@@ -43,6 +43,9 @@ def test_a_language_model_that_moved_is_the_same_one(house: Path, tmp_path: Path
     assert torch.equal(logits_of(here), logits_of(there))
     assert not here.training
     assert here.reader.frames == (0, 3)  # of the arm it was trained with
+    assert (here.reader.max_world_steps, here.num_world_steps, here.max_world_steps) == (4, 3, 4)
+    assert here.reader.temporal_embedding.weight.shape == (5, 16)
+    assert (here.reader.layout, here.recipe) == (read_meta(house / "run").reader.token_layout(), RECIPE)
 
 
 def test_a_run_that_is_saved_again_holds_the_same_weights_and_no_file_of_the_library(
