@@ -137,3 +137,8 @@ def test_as_many_as_max_bad_are_left_out_for_each_reason_and_one_more_is_refused
     assert not report.refused
     assert dataclasses.replace(report, max_bad=0).refused
     assert dataclasses.replace(report, questions=0).refused
+
+
+def test_each_kind_counts_its_questions_that_offer_choices() -> None:
+    asked = [question(1, type="a", choices=("left", "right")), question(2, type="a"), question(3, type="b")]
+    assert {name: kind.with_choices for name, kind in kinds_of(asked).items()} == {"a": 1, "b": 0}
