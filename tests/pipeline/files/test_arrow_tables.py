@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pytest
 
-from theworld.pipeline.files.arrow_tables import arrow_batches, is_arrow
+from theworld.pipeline.files.arrow_tables import arrow_batches, is_arrow, saved_files
 
 TEXTS = ["one", "two", "three", "four"]
 
@@ -34,3 +35,12 @@ def test_a_damaged_offset_between_sound_ones_is_refused(tmp_path: Path) -> None:
 
 def test_arrow_is_told_by_the_ending_in_any_case() -> None:
     assert [is_arrow(name) for name in ("a.arrow", "A.ARROW", "a.parquet", "arrow")] == [True, True, False, False]
+
+
+def test_a_folder_that_datasets_saved_is_known_by_its_state_and_gives_its_files(tmp_path: Path) -> None:
+    assert saved_files(tmp_path) is None
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "saved")
+    files = saved_files(tmp_path / "saved")
+    assert files is not None
+    batches = [batch.to_pydict() for file in files for batch in arrow_batches(file, ["text"])]
+    assert batches == [{"text": TEXTS}]
