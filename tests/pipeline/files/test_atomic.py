@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,3 +160,33 @@ def test_pipes_and_huge_files_do_not_hold_a_reader_up(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="limit is 10"):
         read_file(tmp_path / "large", 10)
     assert len(read_file(tmp_path / "large", 100)) == 100
+
+
+def test_a_sealed_line_is_the_same_whatever_the_order_of_its_fields() -> None:
+    assert seal({"rows": 2, "keys": ["a"]}) == seal({"keys": ["a"], "rows": 2})
+    with pytest.raises(ValueError, match="JSON"):
+        seal({"rows": float("nan")})
+
+
+def test_a_link_to_the_file_that_is_to_be_placed_is_another_file(folder: Path) -> None:
+    temp, target = finished(folder), folder / "target"
+    target.symlink_to(temp)
+    assert not atomic.place(temp, target)
+    assert target.is_symlink()
+
+
+def test_a_kernel_that_cannot_rename_without_replacing_is_refused_and_other_errors_stay_what_they_are(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "os", PatchedOs(link=fails(errno.EPERM)))
+    for number, told in ((errno.EINVAL, errno.ENOTSUP), (errno.ENOSYS, errno.ENOTSUP), (errno.EIO, errno.EIO)):
+
+        def renameat2(*_: object, number: int = number) -> int:
+            atomic.ctypes.set_errno(number)
+            return -1
+
+        monkeypatch.setattr(atomic.ctypes, "CDLL", lambda *_, call=renameat2, **__: SimpleNamespace(renameat2=call))
+        with pytest.raises(OSError, match=r".") as caught:
+            atomic.place(finished(folder), folder / "target")
+        assert caught.value.errno == told
+    assert not (folder / "target").exists()

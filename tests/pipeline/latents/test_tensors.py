@@ -1,5 +1,7 @@
 """What is drawn at random for a sample belongs to the sample."""
 
+import ml_dtypes
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from theworld.pipeline.errors import LatentShapeError
 from theworld.pipeline.latents.keys import noise_seed
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
-from theworld.pipeline.latents.tensors import draw_noise, draw_posterior, standardise, unstandardise
+from theworld.pipeline.latents.tensors import as_tensor, draw_noise, draw_posterior, standardise, unstandardise
 
 KEYS = ["a" * 32, "b" * 32, "c" * 32]
 RECIPE = Recipe(world="x", height=16, width=16, seed=7, draw=2)
@@ -42,3 +44,12 @@ def test_latents_of_another_number_of_channels_are_refused(channels: int) -> Non
     for change in (standardise, unstandardise):
         with pytest.raises(LatentShapeError, match=rf"\(B, 3, T, H, W\), got \(2, {channels}, 2, 4, 4\)"):
             change(torch.zeros(2, channels, 2, 4, 4), spec)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_what_a_store_reads_is_a_tensor_of_its_dtype_over_the_same_memory(dtype: str) -> None:
+    read = np.array([[1.5, -2.0]], dtype=ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    tensor = as_tensor(read)
+    assert (tensor.dtype, tensor.tolist()) == (getattr(torch, dtype), [[1.5, -2.0]])
+    read[0, 0] = 4.0
+    assert tensor[0, 0] == 4.0

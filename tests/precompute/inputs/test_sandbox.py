@@ -180,3 +180,17 @@ def test_both_processes_end_when_their_worker_is_gone(decoder: SandboxedDecoder)
     decoder._template.wait(patience(20))
     assert not psutil.wait_procs(children, timeout=patience(10))[1]
     decoder.close()
+
+
+def test_closing_ends_both_processes_and_leaves_no_open_file() -> None:
+    decoder, before = SandboxedDecoder(), psutil.Process().num_fds()
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
+    child, template = psutil.Process(decoder.pid), decoder._template
+    held = (decoder._socket, decoder._control)  # else they would be closed as nobody holds them any more
+    decoder.close()
+    assert eventually(lambda: has_ended(child))
+    assert template is not None
+    assert template.poll() is not None
+    assert psutil.Process().num_fds() == before
+    assert all(each is not None and each.fileno() == -1 for each in held)
+    decoder.close()  # a second time is fine

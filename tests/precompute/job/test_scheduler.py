@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,28 @@ def test_a_failure_of_an_earlier_run_goes_when_its_input_is_made_and_stays_when_
     assert cleared == ["0.png"], "a kill after clearing would lose the other's row"
     assert ledger(store) == {"1.png": 3}, "attempts of all runs together"
     assert [failure.attempts for failure in work.failures] == [3]
+
+
+def test_a_program_that_follows_the_events_learns_of_every_shard_and_failure(tmp_path: Path) -> None:
+    store = create(tmp_path)
+
+    def one_fails(task: Task) -> Receipt:
+        return receipt(task, failure(2)) if task.samples[0].source == "2.png" else receipt(task)
+
+    file = tmp_path / "events.jsonl"
+    loop = Scheduler(
+        Pool(one_fails), store, ThroughputLog.load(tmp_path), Progress.silent(), Events(file), batch_size=8,
+        refused=(), signals=Signals(),
+    )  # fmt: skip
+    loop.run([Task((sample(0), sample(1))), *tasks(2)])
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    shards = [event for event in events if event["event"] == "shard"]
+    assert [(event["written"], event["failed"], event["done"], event["remaining"]) for event in shards] == [
+        (2, 0, 2, 1),
+        (0, 1, 3, 0),
+    ]
+    assert [(event["device"], event["batch_size"], event["seconds"]) for event in shards] == [
+        ("a card", 8, {"rollout": 1.0})
+    ] * 2
+    [told] = [event for event in events if event["event"] == "failure"]
+    assert (told["source"], told["reason"], told["message"], told["attempts"]) == ("2.png", "rollout", "it broke", 1)

@@ -6,6 +6,7 @@ import random
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -300,3 +301,22 @@ def test_a_frame_that_ffmpeg_marks_as_corrupt_is_refused() -> None:
     for copy in marked[:5]:
         reason, message = reason_of(copy)
         assert (reason, "is damaged at one of its first frames" in message) == ("decode", True)
+
+
+def test_ffmpeg_may_open_no_other_decoder_than_those_listed_and_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, told = av.open, list[dict[str, str]]()
+
+    def listen(*arguments: Any, container_options: dict[str, str], **more: Any) -> Any:
+        told.append(dict(container_options))
+        return real(*arguments, container_options=container_options, **more)
+
+    content, unread = written(tmp_path), encoded("avi", "flv", "yuv420p")
+    monkeypatch.setattr(video.av, "open", listen)
+    assert np.array_equal(pixels_of(content), NOISE)
+    assert reason_of(unread)[0] == "format"
+    assert [options["enable_drefs"] for options in told] == ["0", "0"]  # no file that a MOV refers to
+    for options in told:
+        assert "h264" in options["codec_whitelist"].split(",")
+        assert "flv" not in options["codec_whitelist"].split(",")

@@ -1,10 +1,15 @@
 """The facts of the machine that a shard records."""
 
 import platform
+from collections.abc import Sequence
 
 import pytest
+import torch
 
-from theworld.precompute.rollout.batch import machine_facts
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.precompute.rollout.batch import latents_of_batch, machine_facts
+
+RECIPE = Recipe(world="sha256:" + "0" * 64, height=16, width=16, rollout_steps=0)
 
 
 @pytest.mark.parametrize(("processor", "device"), [("", "cpu"), ("x86_64", "cpu x86_64")])
@@ -13,3 +18,25 @@ def test_a_processor_without_a_name_leaves_the_device_alone(
 ) -> None:
     monkeypatch.setattr(platform, "processor", lambda: processor)
     assert machine_facts("cpu")["device"] == device
+
+
+class Recording:
+    """Makes of each picture its mean, and remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def latents(self, _: object, batch: torch.Tensor, keys: Sequence[str], __: Recipe) -> torch.Tensor:
+        assert len(batch) == len(keys)
+        self.keys = list(keys)
+        return batch.double().mean((1, 2, 3))[:, None, None, None, None]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_a_batch_is_always_full_and_only_what_was_asked_for_comes_back(count: int) -> None:
+    kind, keys = Recording(), ["a", "b", "c", "d"][:count]
+    pixels = [torch.full((3, 2, 2), float(number)) for number in range(count)]
+    latents = latents_of_batch(kind, None, pixels, keys, RECIPE, 4)  # type: ignore[arg-type]
+    assert kind.keys == [*keys, *[keys[-1]] * (4 - count)]
+    assert latents.flatten().tolist() == list(range(count))
+    assert latents.dtype == torch.float32

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError, QuestionError, StoreMismatchError
+from theworld.pipeline.latents.keys import key_of_bytes
+from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.store.folder import LatentStore, create_store
 from theworld.train.data.arms import NAMES, future_is_right, open_arm, parse_arm, sees_substitute, substitute_scenes
 from theworld.train.data.loader import LatentDataset, Prefetcher
@@ -189,3 +191,47 @@ def test_a_true_future_answers_every_question_of_its_scene_also_where_the_file_d
 def test_no_scene_sees_a_substitute_where_the_share_is_none() -> None:
     assert not sees_substitute("0" * 64, 0.0)
     assert sees_substitute("f" * 64, 1.0)
+
+
+@pytest.mark.parametrize("field", ["world", "height", "fit", "stride"])
+def test_true_futures_of_another_space_than_the_rollouts_are_refused(study: Study, tmp_path: Path, field: str) -> None:
+    values = {"world": "sha256:" + "1" * 64, "height": RECIPE.height + 16, "fit": "pad", "stride": 2}
+    other = create_store(tmp_path, FUTURES.model_copy(update={field: values[field]}), SPEC, label="mini", shard_size=8)
+    store, _, file = study
+    asked = questions_of(study)
+    with pytest.raises(StoreMismatchError, match=rf"do not belong to the rollouts .*{field} is .* there, .* here"):
+        open_arm(parse_arm("true"), store, asked, asked, file, rollout_steps=3, futures=other.path)
+
+
+def test_true_futures_may_have_more_steps_than_are_read_and_never_fewer(study: Study, tmp_path: Path) -> None:
+    store, _, file = study
+    asked = questions_of(study)
+    assert show(study, "true", steps=2).read([0]).shape[2] == 3
+    short = create_store(tmp_path, FUTURES.model_copy(update={"rollout_steps": 2}), SPEC, label="mini", shard_size=8)
+    with pytest.raises(StoreMismatchError, match="have 2 steps, 3 are read"):
+        open_arm(parse_arm("true"), store, asked, asked, file, rollout_steps=3, futures=short.path)
+
+
+def test_a_store_of_posteriors_shows_what_it_holds_and_nothing_in_its_place(tmp_path: Path) -> None:
+    recipe = Recipe(kind="posterior", world=RECIPE.world, height=32, width=48, rollout_steps=1)
+    store = create_store(tmp_path, recipe, SPEC, label="mini", shard_size=8)
+    with store.new_shard() as shard:
+        shard.add(key_of_bytes(b"picture"), np.ones(store.sample_shape, np.float32))
+        shard.commit({})
+    (tmp_path / "a.png").write_bytes(b"picture")
+    asked = [Question(id="q", image="a.png", question="?", answer="left", future="a.png")]
+    for name in NAMES:
+        arm = parse_arm(name)
+        if name in ("text", "steps0", "rollout"):
+            open_arm(arm, store, asked, asked, tmp_path / "q.jsonl", rollout_steps=arm.steps(1))
+        else:
+            with pytest.raises(ConfigError, match=f"holds posteriors and no futures, .* to show as {name}"):
+                open_arm(arm, store, asked, asked, tmp_path / "q.jsonl", rollout_steps=arm.steps(1), futures=store.path)
+
+
+def test_only_the_text_and_the_first_frame_read_no_rollout() -> None:
+    assert {name for name in NAMES if parse_arm(name).steps(3) == 0} == {"text", "steps0"}
+    assert {parse_arm(name).steps(3) for name in NAMES} == {0, 3}
+    assert (parse_arm("text").frames(3), parse_arm("last").frames(0)) == ((), (0,))
+    with pytest.raises(ConfigError, match="no arm"):
+        parse_arm("true@1.5")

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.store.folder import create_store
+from theworld.pipeline.store.folder import LatentStore, create_store
 from theworld.train.config import TrainConfig
-from theworld.train.evaluation.adaptive import _calibration_split, _never_read
+from theworld.train.evaluation.adaptive import _calibration_split, _lengths, _never_read, _open_draws
 from theworld.train.evaluation.gates import choose_threshold, disagreement, parse_rule
 from theworld.train.questions.record import Question
 from theworld.train.training.trainer import draw_steps
@@ -112,3 +112,36 @@ def test_steps_that_are_new_to_a_run_are_named_in_order() -> None:
     assert "never read 0, 4, 8 steps" in note
     assert note.endswith("train with --steps 0,4,8,16")
     assert _never_read((0, 8), (0, 4, 8)) is None
+
+
+def test_only_a_store_of_several_futures_says_whether_they_agree(tmp_path: Path) -> None:
+    def store(name: str, **changes: object) -> LatentStore:
+        recipe = RECIPE.model_copy(update=changes)
+        return create_store(tmp_path / name, recipe, SPEC, label="mini", shard_size=8)
+
+    latents = store("rollouts")
+    single = store("single", kind="samples", draws=1)
+    several = store("several", kind="samples", draws=3)
+    assert _open_draws(None, latents) is None
+    assert _open_draws(None, single) is None
+    assert _open_draws(None, several) is several
+    opened = _open_draws(several.path, latents)
+    assert opened is not None
+    assert opened.path == several.path
+    for wrong, words in ((latents, "holds rollout with 1 draw"), (single, "holds samples with 1 draw")):
+        with pytest.raises(ConfigError, match=f"{words}, not several futures of each image"):
+            _open_draws(wrong.path, several)
+
+
+def test_a_run_reads_no_steps_the_rule_asks_for_beyond_its_own_and_needs_some_to_choose_from(tmp_path: Path) -> None:
+    store = create_store(tmp_path / "rollouts", RECIPE, SPEC, label="mini", shard_size=8)
+    assert _lengths(parse_rule("static=0,contact=3"), 3, store) == (0, 3)
+    assert _lengths(parse_rule("static=2"), 3, store) == (0, 2, 3)
+    with pytest.raises(ConfigError, match="asks for 4 steps, the run reads at most 3"):
+        _lengths(parse_rule("static=4"), 3, store)
+    with pytest.raises(ConfigError, match="holds rollout of 0 steps to read: there is nothing to choose from"):
+        _lengths(parse_rule("static=0"), 0, store)
+    recipe = RECIPE.model_copy(update={"kind": "posterior", "rollout_steps": 1})
+    moments = create_store(tmp_path / "posteriors", recipe, SPEC, label="mini", shard_size=8)
+    with pytest.raises(ConfigError, match="holds posterior of 1 steps to read"):
+        _lengths(parse_rule("static=0"), 1, moments)

@@ -104,3 +104,13 @@ def test_ranking_and_own_words_that_differ_by_more_than_two_points_raise_an_alar
     assert all(words in found[0] for words in ["100.0 % against 97.0 %", "3 of 100", "none of the choices"])
     assert alarms([told(0, "no", "no")]) == ()  # an older evaluation has no own words
     assert generation([told(0, "no", "no")]) is None
+
+
+def test_answers_belong_together_by_pair_else_scene_else_image_else_stand_alone() -> None:
+    fields = {"pair": "p", "scene": "s", "image": "i"}
+    names = []
+    for known in (fields, {"scene": "s", "image": "i"}, {"image": "i"}, {}):
+        names.append(told(7, "yes", "yes", **known).cluster)
+    assert names == ["p", "s", "i", "7"]
+    assert told(7, "yes", "yes", question="falls it?").asks == ("temporal", "falls it?")
+    assert told(7, "yes", "yes", question="falls it?", about="fall").asks == ("temporal", "fall")

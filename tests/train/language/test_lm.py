@@ -18,6 +18,7 @@ from theworld.train.language.lm import (
     embedding_rms,
     load_language_model,
     load_tokenizer_only,
+    merge_adapters,
 )
 from theworld.train.language.weights import Weights, find_weights
 
@@ -124,3 +125,53 @@ def test_the_embeddings_size_is_measured_behind_their_scaling() -> None:
     table = model.get_input_embeddings().weight
     expected = table.square().mean().sqrt().item() * model.config.hidden_size**0.5
     assert embedding_rms(model) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_first_token_without_an_embedding_is_already_another_model_s(tmp_path: Path) -> None:
+    folder = save_mini_lm(tmp_path)
+    larger = mini_tokenizer()
+    larger.add_tokens(["Where"])  # its token is 24, one behind the last embedding
+    larger.save_pretrained(folder)
+    with pytest.raises(ConfigError, match="it gives token 24, and the model has 24 embeddings"):
+        load_language_model(find_weights(str(folder)), device=CPU, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("missing", ["bos_token", "eos_token"])
+def test_a_tokenizer_without_a_first_or_a_last_token_is_refused(tmp_path: Path, missing: str) -> None:
+    folder = save_mini_lm(tmp_path)
+    file = folder / "tokenizer_config.json"
+    written = json.loads(file.read_text())
+    del written[missing]
+    file.write_text(json.dumps(written))
+    weights = find_weights(str(folder))
+    for load in (load_tokenizer_only, partial(load_language_model, device=CPU, dtype=torch.float32)):
+        with pytest.raises(ConfigError, match=r"names no <bos> or no <eos>.*tokenizer_config\.json"):
+            load(weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_adapters_are_merged_only_into_weights_that_hold_all_of_what_they_add(dtype: torch.dtype) -> None:
+    weights = Weights(Path("mini"), "mini", "sha256:mini")
+    lm = add_lora(LanguageModel(mini_lm().to(dtype), mini_tokenizer(), weights), rank=2, alpha=4, dropout=0.0)
+    for name, parameter in lm.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[1, 4, 11, 5]])
+    frozen = {name: value.clone() for name, value in lm.model.named_parameters() if "lora_" not in name}
+    with torch.no_grad():
+        before = lm.model(input_ids=ids).logits
+        merge_adapters(lm)
+        after = lm.model(input_ids=ids).logits
+    now = dict(lm.model.named_parameters())
+    changed = [name for name, value in frozen.items() if not torch.equal(value, now[name])]
+    assert bool(changed) == (dtype == torch.float32)
+    assert all(".base_layer." in name for name in changed)
+    torch.testing.assert_close(after, before)
+
+
+def test_sdpa_is_refused_for_a_model_whose_attention_it_computes_wrongly(tmp_path: Path) -> None:
+    weights = find_weights(str(save_mini_lm(tmp_path)))
+    with pytest.raises(ConfigError, match="caps its attention scores, and sdpa does not"):
+        load_language_model(weights, device=CPU, dtype=torch.float32, attention="sdpa")
+    lm = load_language_model(weights, device=CPU, dtype=torch.float32)
+    assert lm.settings._attn_implementation == "eager"

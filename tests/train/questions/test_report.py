@@ -1,5 +1,6 @@
 """A look at questions finds what would spoil a training or a result, before either is paid for."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -114,3 +115,30 @@ def test_words_of_questions_without_a_token_are_told_and_refuse_nothing(house: P
     assert report.tokens.unread == {"cat": 2, "dog": 1}
     assert not report.refused
     assert any("no token for, and reads as one and the same: 'cat', 'dog'" in line for line in report.lines())
+
+
+def test_a_question_that_fills_the_context_exactly_is_not_too_long(house: Path) -> None:
+    book = load_tokenizer_only(find_weights(str(house / "lm")))
+    asked = [question(1), question(2, choices=("left", "the right corner"))]
+    longest = len(book.prompt_ids(ASKED)) + len(book.answer_ids("the right corner"))
+    assert measure(asked, book, world_tokens=book.context - longest).too_long == ()
+    assert measure(asked, book, world_tokens=book.context - longest + 1).too_long == ("q2",)
+    assert measure(asked, book, world_tokens=None).too_long == ()
+
+
+def test_as_many_as_max_bad_are_left_out_for_each_reason_and_one_more_is_refused(house: Path) -> None:
+    bad: list[dict[str, object]] = [
+        {"id": "gone", "image": "gone.png", "answer": "left"},
+        {"id": "empty", "answer": ""},
+        {"id": "long", "question": "left " * 4100, "answer": "left"},
+    ]
+    report = seen(house, *bad, max_bad=1)
+    assert (len(report.bad), len(report.without_latents), len(report.tokens.too_long)) == (1, 1, 1)  # type: ignore
+    assert not report.refused
+    assert dataclasses.replace(report, max_bad=0).refused
+    assert dataclasses.replace(report, questions=0).refused
+
+
+def test_each_kind_counts_its_questions_that_offer_choices() -> None:
+    asked = [question(1, type="a", choices=("left", "right")), question(2, type="a"), question(3, type="b")]
+    assert {name: kind.with_choices for name, kind in kinds_of(asked).items()} == {"a": 1, "b": 0}

@@ -1,181 +1,112 @@
-"""A run folder is a stranger's: it is loaded from its own files alone, or refused."""
+"""A run folder gives back the model that was trained, and only on the language model and the recipe it belongs to."""
 
-from __future__ import annotations
-
-import json
-import os
 import shutil
-import socket
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from theworld.pipeline.errors import ConfigError, RunError
-from theworld.train.runs.folder import load_run
+from theworld.pipeline.errors import ConfigError, RunError, StoreMismatchError
+from theworld.pipeline.store.folder import create_store, open_store
+from theworld.train.reader.model import TheWorld
+from theworld.train.runs.folder import READER, load_run, require_same_recipe, resolve_dtype, save_run
+from theworld.train.runs.meta import read_meta
 from theworld.train.training.train import train
 
-from ...miniatures.training import lay_out, settings
+from ...miniatures.lm import RECIPE, SPEC, save_mini_lm
+from ...miniatures.training import lay_out as lay_out_house
+from ...miniatures.training import learned, settings
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = lay_out(tmp_path_factory.mktemp("run"), images=6)
-    return train(settings(folder, train_steps=1)).run
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    house = lay_out_house(tmp_path_factory.mktemp("house"))
+    train(settings(house, train_steps=2, arm="last"))
+    return house
 
 
-@pytest.fixture
-def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy called `runs/1`, as a Hub id might be, in the working folder; no connection can be made."""
-
-    def connect(*address: object) -> None:
-        raise AssertionError(f"a connection to {address}")
-
-    monkeypatch.setattr(socket.socket, "connect", connect)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return Path(shutil.copytree(trained, Path("runs") / "1"))
+def logits_of(model: TheWorld) -> torch.Tensor:
+    ids, mask = torch.tensor([[1, 4, 11, 5]]), torch.ones(1, 4, dtype=torch.long)
+    latents = torch.randn(1, 16, 4, 4, 6, generator=torch.Generator().manual_seed(0))
+    return model(ids, mask, latents=latents).logits
 
 
-def edit(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+def test_a_run_is_refused_on_another_language_model_than_it_was_trained_on(house: Path, tmp_path: Path) -> None:
+    other = save_mini_lm(tmp_path / "other", seed=1)
+    with pytest.raises(RunError, match=r"trained on the language model sha256:.*but .*other is sha256:.*--lm"):
+        load_run(house / "run", lm=str(other), device="cpu")
 
 
-def test_what_is_loaded_is_what_was_saved(run: Path) -> None:
-    loaded = load_run(run, device="cpu")
-    saved = load_file(run / "adapter_model.safetensors")
-    adapters = {n: p for n, p in loaded.lm.model.named_parameters() if ".lora_" in n}
-    assert len(adapters) == len(saved) > 0
-    for name, parameter in adapters.items():
-        torch.testing.assert_close(parameter.data, saved[name.replace(".default", "")], rtol=0, atol=0)
-    base = [p for name, p in loaded.lm.model.named_parameters() if ".lora_" not in name]
-    assert not any(parameter.requires_grad for parameter in base)
-    assert not loaded.model.training
+def test_a_language_model_that_moved_is_the_same_one(house: Path, tmp_path: Path) -> None:
+    shutil.copytree(house / "lm", tmp_path / "moved")
+    here, there = (load_run(house / "run", lm=lm, device="cpu").model for lm in (None, str(tmp_path / "moved")))
+    assert torch.equal(logits_of(here), logits_of(there))
+    assert not here.training
+    assert here.reader.frames == (0, 3)  # of the arm it was trained with
+    assert (here.reader.max_world_steps, here.num_world_steps, here.max_world_steps) == (4, 3, 4)
+    assert here.reader.temporal_embedding.weight.shape == (5, 16)
+    assert (here.reader.layout, here.recipe) == (read_meta(house / "run").reader.token_layout(), RECIPE)
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "world_reader.safetensors"])
-def test_a_run_that_lacks_a_file_is_refused_and_not_completed_from_the_hub(run: Path, name: str) -> None:
-    (run / name).unlink()
-    with pytest.raises(RunError, match=rf"runs/1 cannot be loaded.*{name}"):
-        load_run(run, device="cpu")
+def test_a_run_that_is_saved_again_holds_the_same_weights_and_no_file_of_the_library(
+    house: Path, tmp_path: Path
+) -> None:
+    loaded = load_run(house / "run", device="cpu")
+    for parameter in loaded.model.parameters():
+        parameter.requires_grad_(True)
+    trained = {f"lm.{name}" for name, _ in loaded.model.lm.named_parameters() if "lora_" in name}
+    trained |= {f"reader.{name}" for name, _ in loaded.model.reader.named_parameters()}
+    weights = {name: value.detach() for name, value in loaded.model.named_parameters() if name in trained}
+    save_run(tmp_path, loaded.model, loaded.meta, weights)
+    assert learned(tmp_path).keys() == learned(house / "run").keys()
+    assert all(torch.equal(value, learned(house / "run")[name]) for name, value in learned(tmp_path).items())
+    assert read_meta(tmp_path) == loaded.meta
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "adapter_model.safetensors", "adapter_config.json", READER, "theworld.json",
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"megatron_config": {"a": 1}, "megatron_core": "stranger.module"},
-        {"megatron_core": "stranger.module"},
-        {"layer_replication": [[0, 2], [0, 2]]},
-        {"auto_mapping": {"base_model_class": "X", "parent_library": "stranger.module"}},
-        {"init_lora_weights": "pissa"},
-        {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}},
-        {"use_dora": True},
-        {"use_rslora": True},
-        {"bias": "all"},
-        {"modules_to_save": ["lm_head"]},
-        {"target_parameters": ["(a+)+$"]},
-        {"layers_pattern": "(a+)+$"},
-        {"alpha_pattern": {"(a+)+$": 4}},
-        {"peft_type": "PROMPT_TUNING"},
-        {"tokenizer_kwargs": {"trust_remote_code": True}},
-        {"trainable_token_indices": [1]},
-        {"r": 10**8},
-        {"r": 3},
-        {"r": -1},
-        {"r": "2"},
-        {"lora_alpha": float("inf")},
-        {"lora_dropout": 2},
-    ],
-)
-def test_an_adapter_s_config_can_set_rank_alpha_and_dropout_alone(run: Path, settings: dict[str, Any]) -> None:
-    Path("stranger").mkdir()
-    Path("stranger/module.py").write_text("open('RAN', 'w').close()\n")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        edit(run / "adapter_config.json", **settings)
-        with pytest.raises(RunError, match=r"adapter_config\.json"):
-            load_run(run, device="cpu")
-    finally:
-        sys.path.remove(str(Path.cwd()))
-    assert not Path("RAN").exists()
+@pytest.mark.parametrize("name", [READER, "adapter_model.safetensors"])
+def test_weights_that_are_missing_or_cut_short_are_called_damaged(house: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(house / "run", tmp_path / "run")
+    file = tmp_path / "run" / name
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"weights in .*run cannot be loaded: .*It is incomplete or damaged"):
+        load_run(tmp_path / "run", device="cpu")
+    file.unlink()
+    with pytest.raises(RunError, match=r"weights in .*run cannot be loaded|incomplete or damaged"):
+        load_run(tmp_path / "run", device="cpu")
 
 
-def test_target_modules_are_no_pattern_and_change_nothing(run: Path) -> None:
-    """Regular expressions of a stranger would be matched against every name."""
-    edit(run / "adapter_config.json", target_modules="(a+)+$", base_model_name_or_path="stranger/model", revision="x")
-    load_run(run, device="cpu")
+def test_a_language_model_that_cannot_be_loaded_is_not_called_a_damaged_run(
+    house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ConfigError("this transformers changes inputs_embeds")
+
+    monkeypatch.setattr("theworld.train.language.lm.check_embedding_scale", refuse)
+    with pytest.raises(ConfigError, match="changes inputs_embeds"):
+        load_run(house / "run", device="cpu")
 
 
-@pytest.mark.parametrize("content", ["[]", "", "null", "[" * 200_000, '{"r": {}}'])
-@pytest.mark.parametrize("name", ["adapter_config.json", "theworld.json"])
-def test_a_text_that_is_none_is_an_error_in_words(run: Path, name: str, content: str) -> None:
-    (run / name).write_text(content)
-    with pytest.raises(RunError, match=name):
-        load_run(run, device="cpu")
+def test_a_store_of_another_recipe_is_refused_with_the_fields_that_differ(house: Path, tmp_path: Path) -> None:
+    meta = read_meta(house / "run")
+    require_same_recipe(meta, house / "run", open_store(house / "cache"))
+    other = create_store(
+        tmp_path, RECIPE.model_copy(update={"seed": 7, "width": 64}), SPEC, label="other", shard_size=8
+    )
+    with pytest.raises(StoreMismatchError, match=r"width 48 there, 64 here, seed 0 there, 7 here\. Name a store of"):
+        require_same_recipe(meta, house / "run", other)
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "world_reader.safetensors"])
-def test_weights_of_other_names_or_sizes_are_refused(run: Path, name: str) -> None:
-    tensors = load_file(run / name)
-    first = sorted(tensors)[0]
-    for wrong in (
-        {**tensors, "another": torch.zeros(1)},
-        {key: value for key, value in tensors.items() if key != first},
-        {**tensors, first: torch.zeros(2, 3, 4)},
-    ):
-        save_file(wrong, run / name)
-        with pytest.raises(RunError, match="cannot be loaded"):
-            load_run(run, device="cpu")
+def test_a_dtype_is_the_one_named_and_auto_is_float32_on_a_cpu_and_bfloat16_on_a_gpu() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [resolve_dtype("auto", device) for device in (cpu, gpu)] == [torch.float32, torch.bfloat16]
+    assert {resolve_dtype("float32", device) for device in (cpu, gpu)} == {torch.float32}
+    assert {resolve_dtype("bfloat16", device) for device in (cpu, gpu)} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"max_world_steps": 10**9},
-        {"max_world_steps": 60_000},
-        {"queries": 10**9},
-        {"layout": "resampler", "queries": 2**19},
-        {"hidden_size": 2**19},
-        {"latent_shape": [16, 10**6, 10**6]},
-        {"latent_shape": [16, 0, 4]},
-        {"patch": 0},
-        {"num_world_steps": 10**9},
-        {"frames": [10**9]},
-    ],
-)
-def test_sizes_are_not_believed_before_they_are_compared(run: Path, sizes: dict[str, Any]) -> None:
-    meta = json.loads((run / "theworld.json").read_text())
-    edit(run / "theworld.json", reader={**meta["reader"], **sizes})
-    with pytest.raises((RunError, ConfigError)):
-        load_run(run, device="cpu")
-
-
-@pytest.mark.parametrize("source", ["x" * 100_000, "~nosuchuser/x", "a\0b", "../../../../etc", "/dev/zero", ""])
-def test_a_language_model_that_is_nowhere_is_an_error_in_words(run: Path, source: str) -> None:
-    meta = json.loads((run / "theworld.json").read_text())
-    edit(run / "theworld.json", lm={**meta["lm"], "source": source})
-    with pytest.raises(ConfigError, match=r"--lm|language model"):
-        load_run(run, device="cpu")
-
-
-def test_a_dtype_that_is_none_is_an_error_in_words(run: Path) -> None:
-    meta = json.loads((run / "theworld.json").read_text())
-    edit(run / "theworld.json", config={**meta["config"], "dtype": ["float32"]})
-    with pytest.raises(RunError, match="dtype"):
-        load_run(run, device="cpu")
-
-
-@pytest.mark.parametrize("name", ["theworld.json", "adapter_config.json", "adapter_model.safetensors"])
-def test_a_pipe_or_a_link_out_of_the_folder_is_refused_at_once(run: Path, name: str) -> None:
-    (run / name).rename(Path(name))
-    (run / name).symlink_to(Path(name).resolve())
-    if name != "theworld.json":  # whose place is read for what it says of itself
-        with pytest.raises(RunError, match="link out of the folder"):
-            load_run(run, device="cpu")
-    (run / name).unlink()
-    os.mkfifo(run / name)
-    with pytest.raises(RunError, match="regular file"):
-        load_run(run, device="cpu")
+def test_a_run_answers_in_the_dtype_it_was_trained_with_unless_another_is_asked_for(house: Path) -> None:
+    plain, asked = (load_run(house / "run", device="cpu", dtype=dtype) for dtype in (None, "bfloat16"))
+    assert plain.lm.model.get_input_embeddings().weight.dtype == torch.float32
+    assert asked.lm.model.get_input_embeddings().weight.dtype == torch.bfloat16  # type: ignore[union-attr]

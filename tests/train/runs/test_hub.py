@@ -98,3 +98,11 @@ def test_a_dry_run_prints_the_card_and_uploads_nothing(run: Path, monkeypatch: p
     result = CliRunner().invoke(app, ["push", str(run), "somebody/reader", "--dry-run"])
     assert result.exit_code == 0
     assert "# somebody/reader" in result.output
+
+
+def test_a_folder_whose_description_is_no_run_s_is_not_taken(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "odd")
+    (tmp_path / "odd" / "theworld.json").write_text("{}")
+    with pytest.raises(RunError, match="does not describe a run"):
+        copy_run(tmp_path / "odd", tmp_path / "taken")
+    assert not (tmp_path / "taken").exists()

@@ -1,0 +1,46 @@
+"""A table of Arrow is read in either of its layouts, and damage in it is an error and never a wrong text."""
+
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pytest
+
+from theworld.pipeline.files.arrow_tables import arrow_batches, is_arrow, saved_files
+
+TEXTS = ["one", "two", "three", "four"]
+
+
+@pytest.mark.parametrize("layout", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_both_layouts_give_the_columns_asked_for(tmp_path: Path, layout: type) -> None:
+    table = pa.table({"text": TEXTS, "number": [1, 2, 3, 4]})
+    with layout(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table)
+    [batch] = arrow_batches(tmp_path / "a.arrow", ["text"])
+    assert batch.to_pydict() == {"text": TEXTS}
+
+
+def test_a_damaged_offset_between_sound_ones_is_refused(tmp_path: Path) -> None:
+    table = pa.table({"text": TEXTS})
+    with pa.ipc.new_stream(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table)
+    content = bytearray((tmp_path / "a.arrow").read_bytes())
+    offsets = b"".join(number.to_bytes(4, "little") for number in (0, 3, 6, 11, 15))
+    at = content.index(offsets) + 8  # the third: the first and the last stay as they are
+    content[at : at + 4] = (2**30).to_bytes(4, "little")
+    (tmp_path / "a.arrow").write_bytes(content)
+    with pytest.raises(pa.ArrowInvalid):
+        list(arrow_batches(tmp_path / "a.arrow", ["text"]))
+
+
+def test_arrow_is_told_by_the_ending_in_any_case() -> None:
+    assert [is_arrow(name) for name in ("a.arrow", "A.ARROW", "a.parquet", "arrow")] == [True, True, False, False]
+
+
+def test_a_folder_that_datasets_saved_is_known_by_its_state_and_gives_its_files(tmp_path: Path) -> None:
+    assert saved_files(tmp_path) is None
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "saved")
+    files = saved_files(tmp_path / "saved")
+    assert files is not None
+    batches = [batch.to_pydict() for file in files for batch in arrow_batches(file, ["text"])]
+    assert batches == [{"text": TEXTS}]
