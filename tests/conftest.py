@@ -3,7 +3,9 @@
 import gc
 import os
 from collections.abc import Iterator
+from functools import cache as cache_calls
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,20 +18,36 @@ from .permissions import open_folder
 
 torch.set_num_threads(1)
 
+ROOT = Path(__file__).parents[1]
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In parallel, a module's shared fixture is made once, and no slow test is left for the end.
+    """In parallel the slow tests come first: one that is dealt out last would leave the other workers idle."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
-    pytest-xdist deals out a group as a whole and each other test by itself, in this order: without a group every worker
-    would make the fixture, and a long test dealt last leaves the other workers idle.
+
+@cache_calls
+def shares_a_fixture(file: str) -> bool:
+    """Whether the tests of a file share something that is made once for them all."""
+    return 'scope="module"' in (ROOT / file).read_text()
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist need not be there
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal out a file whose tests share a fixture as a whole, and first; each other test by itself.
+
+    Every worker would make the fixture else. pytest-xdist's own groups are not seen: version 3.8 writes them to a field
+    that pytest 9.2 does not read.
     """
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        if "module" in {definitions[-1].scope for definitions in item._fixtureinfo.name2fixturedefs.values()}:
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    from xdist.scheduler import LoadScopeScheduling
+
+    class WholeFiles(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if shares_a_fixture(file) else nodeid
+
+    return WholeFiles(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_collection_finish() -> None:
