@@ -1,8 +1,11 @@
-"""Settings every test shares: one thread each (the suite runs in parallel) and no network."""
+"""Settings every test shares: one thread each (the suite runs in parallel), no network, and the order in parallel."""
 
+import gc
 import os
 from collections.abc import Iterator
+from functools import cache as cache_calls
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,43 @@ import torch
 from .permissions import open_folder
 
 torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In parallel the slow tests come first: one that is dealt out last would leave the other workers idle."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@cache_calls
+def shares_a_fixture(file: str) -> bool:
+    """Whether the tests of a file share something that is made once for them all."""
+    return 'scope="module"' in (ROOT / file).read_text()
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist need not be there
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal out a file whose tests share a fixture as a whole, and first; each other test by itself.
+
+    Every worker would make the fixture else. pytest-xdist's own groups are not seen: version 3.8 writes them to a field
+    that pytest 9.2 does not read.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class WholeFiles(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if shares_a_fixture(file) else nodeid
+
+    return WholeFiles(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: each full collection, and a training asks for several, would walk through it all."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ GENERATED = {"PKG-INFO", "setup.cfg"}
 PIP = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
 ALONE = ("--no-deps", "--no-build-isolation", "--no-index")
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]  # built once
+pytestmark = pytest.mark.slow
 
 
 class Built(NamedTuple):
