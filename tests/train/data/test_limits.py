@@ -37,7 +37,8 @@ def lm() -> LanguageModel:
 def test_where_every_question_is_too_long_the_layout_is_and_all_are_kept() -> None:
     questions = [Question(id=name, image="a.png", question="?", answer="left") for name in ("one", "two")]
     examples = [Example("k", (1,) * 9, (5, 2))] * 2
-    kept, same = examples_that_fit(questions, examples, lm(), world_tokens=lm().context - 10, max_bad=0, progress=Progress.silent())
+    room = {"world_tokens": lm().context - 10, "max_bad": 0}
+    kept, same = examples_that_fit(questions, examples, lm(), **room, progress=Progress.silent())
     assert (kept, same) == (tuple(questions), examples)
 
 
