@@ -15,6 +15,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..messages import install_extra
+from .limits import MAX_JSON_BYTES
+from .sealed import read_file
 
 SUFFIXES = frozenset({".parquet", ".arrow"})
 HUB = "hf:"
@@ -30,13 +32,17 @@ def saved_files(folder: Path) -> list[Path] | None:
     splits, state = folder / "dataset_dict.json", folder / "state.json"
     try:
         if splits.is_file():
-            names = [Path(split).name for split in json.loads(splits.read_bytes())["splits"]]
+            names = dict.fromkeys(Path(split).name for split in _read_json(splits)["splits"])
             return [file for name in names for file in saved_files(folder / name) or []]
         if not (state.is_file() and (folder / "dataset_info.json").is_file()):
             return None
-        return [folder / Path(file["filename"]).name for file in json.loads(state.read_bytes())["_data_files"]]
+        return [folder / Path(file["filename"]).name for file in _read_json(state)["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{folder} is incomplete: save_to_disk writes other files ({error!r})") from error
+
+
+def _read_json(file: Path) -> Any:
+    return json.loads(read_file(file, MAX_JSON_BYTES))
 
 
 def fetch_hub(name: str) -> list[Path]:

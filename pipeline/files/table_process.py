@@ -33,7 +33,9 @@ BYTES, OTHER = "\0bytes", "\0other"
 _TEXT_CHARACTERS = 2**16
 """Longer texts are neither paths nor prompts; only their length is passed on."""
 
-_Answer = tuple[dict[str, Any], Any]
+_ANSWER_BYTES = 2**22
+_Answer = tuple[dict[str, Any] | str, Any]
+"""An object of JSON, or its text, and bytes."""
 
 
 class Unpacked(ValueError):  # noqa: N818 - its text is the message
@@ -101,25 +103,24 @@ def records(path: str, columns: list[str]) -> Iterator[_Answer]:
     pa = load_pyarrow()
     for batch in _batches(pa, path, columns):
         encoded: list[str] = []
-        content: list[bytes] = []
-        for number in range(batch.num_rows):
-            parts: list[bytes] = []
-            start = sum(map(len, content))
-            try:
-                [record] = batch.slice(number, 1).to_pylist()
-                text = json.dumps(_plain(record, parts, start))
-            except (UnicodeDecodeError, RecursionError) as error:
-                text = json.dumps(f"holds a value that cannot be read: {str(error)[:200]}")
+        parts: list[bytes] = []
+        characters = held = 0
+        for record in batch.to_pylist():
+            own: list[bytes] = []
+            text = json.dumps(_plain(record, own, [held]))
             if len(text) > limits.MAX_ROW_BYTES:
                 text = json.dumps(f"is longer than {limits.MAX_ROW_BYTES:,} bytes without its images")
-            elif any(len(part) > limits.MAX_CELL_BYTES for part in parts):
+            elif any(len(part) > limits.MAX_CELL_BYTES for part in own):
                 text = json.dumps(f"holds a value of more than {limits.MAX_CELL_BYTES:,} bytes")
             else:
-                content += parts
+                parts += own
+                held += sum(map(len, own))
             encoded.append(text)
-            if number + 1 == batch.num_rows or sum(map(len, encoded)) + sum(map(len, content)) > 2**22:
-                yield {"records": [json.loads(text) for text in encoded]}, b"".join(content)
-                encoded, content = [], []
+            characters += len(text)
+            if characters + held > _ANSWER_BYTES:
+                yield f'{{"records": [{", ".join(encoded)}]}}', b"".join(parts)
+                encoded, parts, characters, held = [], [], 0, 0
+        yield f'{{"records": [{", ".join(encoded)}]}}', b"".join(parts)
 
 
 def cell(path: str, facts: list[int], row: int, column: str, max_bytes: int) -> Iterator[_Answer]:
@@ -293,18 +294,19 @@ def _paths(pa: Any, cells: Any) -> tuple[list[bool], list[Any]]:
     return is_valid.to_pylist(), [path if isinstance(path, str) else "" for path in paths]
 
 
-def _plain(value: Any, parts: list[bytes], start: int) -> Any:
-    """A value of a row as JSON has it; bytes go into `parts`."""
+def _plain(value: Any, parts: list[bytes], at: list[int]) -> Any:
+    """A value of a row as JSON has it; bytes go into `parts`, the next of them at `at` of the answer's bytes."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, bytes):
-        at = start + sum(map(len, parts))
+        start = at[0]
         parts.append(value)
-        return {BYTES: [at, len(value)]}
-    if isinstance(value, dict):
-        return {str(name): _plain(part, parts, start) for name, part in value.items()}
+        at[0] += len(value)
+        return {BYTES: [start, len(value)]}
+    if isinstance(value, dict):  # a stranger's names are never ours
+        return {f"\0{name}" if name.startswith("\0") else name: _plain(part, parts, at) for name, part in value.items()}
     if isinstance(value, list):
-        return [_plain(part, parts, start) for part in value]
+        return [_plain(part, parts, at) for part in value]
     return {OTHER: type(value).__name__}
 
 
@@ -428,8 +430,8 @@ def _set(which: int, bound: int) -> None:
         return
 
 
-def _send(to: int, header: dict[str, Any], content: Any = b"") -> None:
-    text = json.dumps(header).encode()
+def _send(to: int, header: dict[str, Any] | str, content: Any = b"") -> None:
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
     for part in (LENGTHS.pack(len(text), len(content)), text, content):
         rest = memoryview(part).cast("B")
         while rest:
