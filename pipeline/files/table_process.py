@@ -107,8 +107,11 @@ def records(path: str, columns: list[str]) -> Iterator[_Answer]:
         characters = held = 0
         for record in batch.to_pylist():
             own: list[bytes] = []
-            text = json.dumps(_plain(record, own, [held]))
-            if len(text) > limits.MAX_ROW_BYTES:
+            try:
+                text = json.dumps(_plain(record, own, [held]))
+            except Unpacked:
+                text = ""
+            if not text or len(text) > limits.MAX_ROW_BYTES:
                 text = json.dumps(f"is longer than {limits.MAX_ROW_BYTES:,} bytes without its images")
             elif any(len(part) > limits.MAX_CELL_BYTES for part in own):
                 text = json.dumps(f"holds a value of more than {limits.MAX_CELL_BYTES:,} bytes")
@@ -295,7 +298,13 @@ def _paths(pa: Any, cells: Any) -> tuple[list[bool], list[Any]]:
 
 
 def _plain(value: Any, parts: list[bytes], at: list[int]) -> Any:
-    """A value of a row as JSON has it; bytes go into `parts`, the next of them at `at` of the answer's bytes."""
+    """A value of a row as JSON has it; bytes go into `parts`, the next of them at `at` of the answer's bytes.
+
+    Raises:
+        Unpacked: a text is too long.
+    """
+    if isinstance(value, str) and len(value) > limits.MAX_ROW_BYTES:
+        raise Unpacked
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, bytes):

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import stat
@@ -26,6 +27,7 @@ from ...pipeline.files import limits
 from ...pipeline.files import text_tables as lists
 from ...pipeline.files.hashing import digest_of_bytes
 from ...pipeline.files.local import require_local
+from ...pipeline.files.table_process import Budget, Unpacked
 from ...pipeline.latents.keys import key_of_digest
 from ...pipeline.latents.kinds import KindName
 from ...pipeline.store.ledger import Failure
@@ -36,6 +38,8 @@ from .folders import expand_braces, has_braces, has_magic, match_files, walk
 from .hash_cache import HashCache
 from .locations import File, Location, TableCell, TarMember
 from .manifests import Row
+
+logger = logging.getLogger(__name__)
 
 TARS = frozenset({".tar"})
 _CONTAINERS = lists.SUFFIXES | arrow_files.SUFFIXES | TARS
@@ -134,20 +138,40 @@ def list_inputs(
     samples: list[Sample] = []
     refused: list[Failure] = []
     readable = selection.sound
+    budgets: dict[str, Budget] = {}
+    unread: Counter[str] = Counter()
     for entry in selection.entries[:limit]:
+        if isinstance(entry.location, TableCell) and entry.location.path in unread:
+            unread[entry.location.path] += 1
+            continue
         try:
             if entry.problem is not None or entry.location is None:
                 raise entry.problem or ImageError(FailureReason.MISSING, f"{entry.name} cannot be read")
-            key = key_of_digest(_digest(entry, entry.location, kind, index), entry.prompt)
+            key = key_of_digest(_digest(entry, entry.location, kind, index, budgets), entry.prompt)
             samples.append(Sample(entry.source, entry.location, key, entry.prompt))
             readable |= {entry.source, entry.name}
         except ImageError as error:
+            if isinstance(error, _Spent):
+                unread[error.path] += 1
+                entry.name = entry.name.rpartition(":")[0]
             message = str(error) if entry.name in str(error) else f"{entry.name}: {error}"
             refused.append(Failure(source=entry.name, key=None, reason=error.reason, message=message, attempts=1))
+    for path, count in unread.items():
+        logger.warning("%s: %s rows are not used", path, f"{count:,}")
     return Listing(tuple(samples), tuple(refused), selection.others, selection.ignored, frozenset(readable))
 
 
-def _digest(entry: _Entry, location: Location, kind: Kind, index: HashCache) -> bytes:
+class _Spent(ImageError):
+    """The cells of a table unpack to more than it may; `path` is the table's."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(FailureReason.TABLE, f"{path}: {why}. The rows after that are not used")
+        self.path = path
+
+
+def _digest(
+    entry: _Entry, location: Location, kind: Kind, index: HashCache, budgets: dict[str, Budget]
+) -> bytes:
     if entry.root is not None:
         _refuse_link(location.path, entry.root, entry.source)
     facts = entry.facts
@@ -160,7 +184,13 @@ def _digest(entry: _Entry, location: Location, kind: Kind, index: HashCache) -> 
     is_cacheable = facts is not None and (location.place != "" or 0 < facts.size <= kind.max_bytes)
     if facts is not None and is_cacheable and (digest := index.find(location.path, facts, location)) is not None:
         return digest
-    digest = digest_of_bytes(location.read(kind.max_bytes))
+    content = location.read(kind.max_bytes)
+    if isinstance(location, TableCell):
+        try:
+            budgets.setdefault(location.path, Budget(location.path)).spend(len(content))
+        except (Unpacked, OSError) as error:
+            raise _Spent(location.path, str(error)) from error
+    digest = digest_of_bytes(content)
     if facts is not None:
         index.put(location.path, facts, location, digest)
     return digest
