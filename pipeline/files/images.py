@@ -67,9 +67,9 @@ def decode_image(content: bytes, *, source: str) -> Image.Image:
                     FailureReason.TOO_LARGE, f"{source} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}"
                 )
             # a phone's JPEG may hold a depth or brightness map after the photograph
-            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            if frames > 1:
-                raise ImageError(FailureReason.ANIMATED, f"{source} has {frames} frames; save one of them as an image")
+            # to count the pages of a hostile TIFF takes Pillow time with their square, so no more is asked than this
+            if image.format != "MPO" and getattr(image, "is_animated", False):
+                raise ImageError(FailureReason.ANIMATED, f"{source} has several frames; save one of them as an image")
             return to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
