@@ -1,9 +1,9 @@
 """The inputs of a place: their names, where their bytes lie, and their content keys.
 
-    folder, glob, one file            images or videos by suffix
-    .jsonl .csv .tsv .json .parquet   a list of files, one a row (manifests.py; with types, tables.py)
-    .parquet, save_to_disk, hf:…      a table that holds the bytes (tables.py)
-    .tar, x-{000..003}.tar            members by suffix (tars.py)
+folder, glob, one file            images or videos by suffix
+.jsonl .csv .tsv .json .parquet   a list of files, one a row (manifests.py; with types, tables.py)
+.parquet, save_to_disk, hf:…      a table that holds the bytes (tables.py)
+.tar, x-{000..003}.tar            members by suffix (tars.py)
 """
 
 from __future__ import annotations
@@ -169,9 +169,7 @@ class _Spent(ImageError):
         self.path = path
 
 
-def _digest(
-    entry: _Entry, location: Location, kind: Kind, index: HashCache, budgets: dict[str, Budget]
-) -> bytes:
+def _digest(entry: _Entry, location: Location, kind: Kind, index: HashCache, budgets: dict[str, Budget]) -> bytes:
     if entry.root is not None:
         _refuse_link(location.path, entry.root, entry.source)
     facts = entry.facts

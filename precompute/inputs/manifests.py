@@ -5,6 +5,7 @@ An invalid row becomes a row with a problem and does not end the list.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Collection, Iterable
@@ -193,11 +194,8 @@ def _text(name: str, record: dict[str, Any], column: str) -> str:
 
 
 def _not_text(value: object) -> str:
-    try:
-        shown = json.dumps(value)[:80]
-    except RecursionError:
-        shown = "a value nested too deeply"
-    return f"must be a text, got {shown}"
+    start = itertools.islice(json.JSONEncoder().iterencode(value), 80)  # the whole may have megabytes
+    return f"must be a text, got {''.join(start)[:80]}"
 
 
 def _listed(columns: Iterable[str]) -> str:

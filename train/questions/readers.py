@@ -1,10 +1,10 @@
 """Read questions files of every supported layout, as rows with the fields of `Question`.
 
-    x.jsonl, x.ndjson                 our own, the fields of `Question`; LLaVA's, a line each; a table, with a map
-    x.json                            LLaVA's array of conversations, each answer one question; or an array of objects
-    x.csv  x.tsv                      a table; VLMEvalKit's, with images in base64, too
-    x.parquet  x.arrow, a folder of them, a folder made by save_to_disk, hf:ORG/NAME      a table; SAT's is known
-    a folder with sim_N_results.json  VPCT
+x.jsonl, x.ndjson                 our own, the fields of `Question`; LLaVA's, a line each; a table, with a map
+x.json                            LLaVA's array of conversations, each answer one question; or an array of objects
+x.csv  x.tsv                      a table; VLMEvalKit's, with images in base64, too
+x.parquet  x.arrow, a folder of them, a folder made by save_to_disk, hf:ORG/NAME      a table; SAT's is known
+a folder with sim_N_results.json  VPCT
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: _Ke
         if isinstance(record, dict):
             names.update(dict.fromkeys(record))
         if len(names) > limits.MAX_COLUMNS:
-            raise QuestionError(f"{path} has more than {limits.MAX_COLUMNS:,} columns, and no question has as many fields")
+            raise QuestionError(
+                f"{path} has more than {limits.MAX_COLUMNS:,} columns, and no question has as many fields"
+            )
     return _table(path, tuple(names), _list_rows(path), columns, keep)  # read again, rather than kept
 
 
@@ -201,7 +203,9 @@ def _first_bad_byte(path: Path) -> int:
 def _is_conversations(path: Path) -> bool:
     try:
         with path.open("rb") as lines:
-            first = next((line for line in iter(lambda: lines.readline(limits.MAX_ROW_BYTES), b"") if line.strip()), b"")
+            first = next(
+                (line for line in iter(lambda: lines.readline(limits.MAX_ROW_BYTES), b"") if line.strip()), b""
+            )
         record = json.loads(first)
     except (OSError, ValueError, RecursionError):
         return False  # who reads it says why
@@ -272,10 +276,7 @@ def _turns(conversation: Any) -> list[tuple[str, str]]:
         raise WrongValue(
             f"turns of {', '.join(role for role, _ in said) or 'nobody'}: question and answer must alternate"
         )
-    turns = [
-        (_unmarked(question), answer.strip())
-        for (_, question), (_, answer) in zip(asked, answered, strict=True)
-    ]
+    turns = [(_unmarked(question), answer.strip()) for (_, question), (_, answer) in zip(asked, answered, strict=True)]
     for place, (question, answer) in enumerate(turns, start=1):
         if not question or not answer:
             raise WrongValue(f"turn {place} has an empty {'answer' if question else 'question'}")
@@ -299,9 +300,7 @@ def _arrow_rows(path: Path, columns: Mapping[str, str] | None, keep: _Keep | Non
     return _table(path, tuple(schema.columns), _cells(path, files, columns), columns, keep, schema.labels)
 
 
-def _cells(
-    path: Path, files: Sequence[Path], columns: Mapping[str, str] | None
-) -> Iterator[tuple[str, lists.Record]]:
+def _cells(path: Path, files: Sequence[Path], columns: Mapping[str, str] | None) -> Iterator[tuple[str, lists.Record]]:
     for file in files:
         try:
             names = tuple(guarded_tables.read_schema(file).columns)
