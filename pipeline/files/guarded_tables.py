@@ -117,7 +117,7 @@ def read_cell(path: str, facts: tuple[int, ...], row: int, column: str, max_byte
     path = os.path.abspath(path)  # noqa: PTH100
     request = {
         "what": "cell",
-        **{"path": path, "facts": list(facts), "row": row, "column": column},
+        "path": path, "facts": list(facts), "row": row, "column": column,
         "max_bytes": min(max_bytes, limits.MAX_CELL_BYTES),
     }
     with _cells_lock:  # one process has the row group at hand

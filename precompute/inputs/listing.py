@@ -151,7 +151,7 @@ def list_inputs(
             samples.append(Sample(entry.source, entry.location, key, entry.prompt))
             readable |= {entry.source, entry.name}
         except ImageError as error:
-            if isinstance(error, _Spent):
+            if isinstance(error, _SpentError):
                 unread[error.path] += 1
                 entry.name = entry.name.rpartition(":")[0]
             message = str(error) if entry.name in str(error) else f"{entry.name}: {error}"
@@ -161,7 +161,7 @@ def list_inputs(
     return Listing(tuple(samples), tuple(refused), selection.others, selection.ignored, frozenset(readable))
 
 
-class _Spent(ImageError):
+class _SpentError(ImageError):
     """The cells of a table unpack to more than it may; `path` is the table's."""
 
     def __init__(self, path: str, why: str) -> None:
@@ -187,7 +187,7 @@ def _digest(entry: _Entry, location: Location, kind: Kind, index: HashCache, bud
         try:
             budgets.setdefault(location.path, Budget(location.path)).spend(len(content))
         except (Unpacked, OSError) as error:
-            raise _Spent(location.path, str(error)) from error
+            raise _SpentError(location.path, str(error)) from error
     digest = digest_of_bytes(content)
     if facts is not None:
         index.put(location.path, facts, location, digest)

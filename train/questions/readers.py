@@ -79,9 +79,11 @@ def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: _Ke
         QuestionError: the path does not exist, its layout is not supported, or no column fits.
         ConfigError: a library is missing, or a data set cannot be fetched.
     """
+    is_special = False
     with suppress(OSError, ValueError):  # reading says why
-        if not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
-            raise QuestionError(f"{path} is not a regular file: write it to one")
+        is_special = not (path.is_dir() or stat.S_ISREG(path.stat().st_mode))
+    if is_special:
+        raise QuestionError(f"{path} is not a regular file, and opening a pipe would wait for ever: write it to a file")
     if columns and (stray := sorted(columns.keys() - FIELDS.keys())):
         raise QuestionError(f"there is no field {stray[0]!r} to fill from a column; the fields are {', '.join(FIELDS)}")
     if path.is_dir() and columns is None and (results := _vpct_results(path)):
