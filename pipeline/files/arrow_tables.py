@@ -15,6 +15,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..messages import install_extra
+from .limits import MAX_JSON_BYTES
+from .sealed import read_file
 
 SUFFIXES = frozenset({".parquet", ".arrow"})
 HUB = "hf:"
@@ -30,13 +32,17 @@ def saved_files(folder: Path) -> list[Path] | None:
     splits, state = folder / "dataset_dict.json", folder / "state.json"
     try:
         if splits.is_file():
-            names = [Path(split).name for split in json.loads(splits.read_bytes())["splits"]]
+            names = dict.fromkeys(Path(split).name for split in _read_json(splits)["splits"])
             return [file for name in names for file in saved_files(folder / name) or []]
         if not (state.is_file() and (folder / "dataset_info.json").is_file()):
             return None
-        return [folder / Path(file["filename"]).name for file in json.loads(state.read_bytes())["_data_files"]]
+        return [folder / Path(file["filename"]).name for file in _read_json(state)["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{folder} is incomplete: save_to_disk writes other files ({error!r})") from error
+
+
+def _read_json(file: Path) -> Any:
+    return json.loads(read_file(file, MAX_JSON_BYTES))
 
 
 def fetch_hub(name: str) -> list[Path]:
@@ -81,38 +87,36 @@ def load_pyarrow() -> Any:
     return pyarrow
 
 
-def read_schema(file: Path) -> Any:
-    """Return the pyarrow schema of a Parquet or Arrow file. Raises pyarrow's errors if it is neither."""
-    pa = load_pyarrow()
-    if is_arrow(file):
-        with _open_arrow(file) as reader:
-            return reader.schema
-    with pa.parquet.ParquetFile(file) as table:
-        return table.schema_arrow
-
-
 def is_arrow(file: Path | str) -> bool:
     """Whether the file name ends in `.arrow`, in any case; all other tables are Parquet."""
     return str(file).lower().endswith(".arrow")
+
+
+def arrow_schema(file: Path) -> Any:
+    """Return the pyarrow schema of an Arrow file. Raises pyarrow's errors if it is none."""
+    with _open_arrow(file) as reader:
+        return reader.schema
 
 
 def arrow_batches(file: Path, columns: list[str]) -> Iterator[Any]:
     """Yield some columns of an Arrow file, batch by batch, memory-mapped. Raises pyarrow's errors if they are damaged.
 
     Arrow trusts the offsets in a file. Without validation one flipped bit can crash the process, or expose memory
-    outside the file.
+    outside the file. Only these columns are unpacked, where the file is compressed.
     """
-    with _open_arrow(file) as reader:
-        for batch in reader:
+    names = arrow_schema(file).names
+    with _open_arrow(file, [names.index(name) for name in columns]) as reader:
+        is_stream = hasattr(reader, "read_next_batch")
+        for batch in reader if is_stream else map(reader.get_batch, range(reader.num_record_batches)):
             chosen = batch.select(columns)
             chosen.validate(full=True)
             yield chosen
 
 
-def _open_arrow(file: Path) -> Any:
+def _open_arrow(file: Path, fields: list[int] | None = None) -> Any:
     pa = load_pyarrow()
+    options = pa.ipc.IpcReadOptions(included_fields=fields or [], use_threads=False)
     try:
-        return pa.ipc.open_stream(pa.memory_map(str(file)))  # what datasets writes
+        return pa.ipc.open_stream(pa.memory_map(str(file)), options=options)  # what datasets writes
     except pa.ArrowInvalid:
-        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-        return pa.RecordBatchReader.from_batches(table.schema, table.to_batches())
+        return pa.ipc.open_file(pa.memory_map(str(file)), options=options)

@@ -8,15 +8,18 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from ..errors import ConfigError
+from .limits import MAX_COLUMNS, MAX_CSV_ROW_CHARACTERS, MAX_ROW_BYTES, MAX_SKIPPED_BYTES
 
 SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".json"})
-MAX_ROW_BYTES = 2**24
 _BLOCK = 2**20
+_BLANKS = re.compile(r"\s*")
+_ENDLESS = f"is longer than {MAX_SKIPPED_BYTES:,} bytes, so the file is no list of lines. The rest of it is not read"
 
 Record = dict[str, Any] | str
 """A row as column -> value; or, if the row is malformed, a message that names it."""
@@ -37,6 +40,36 @@ def read_records(file: Path) -> Iterator[tuple[str, Record]]:
     return _csv_records(file, "\t" if suffix == ".tsv" else ",") if suffix in (".csv", ".tsv") else _line_records(file)
 
 
+def read_lines(file: Path) -> Iterator[tuple[int, str | None]]:
+    """Yield the lines of a UTF-8 text file with their numbers; None for one of more than `MAX_ROW_BYTES` characters.
+
+    Raises:
+        ValueError: a line does not end; the text says where and what of it.
+        UnicodeDecodeError: it is not UTF-8; `start` counts from some block of the file.
+        OSError: the file cannot be read.
+    """
+    with file.open(encoding="utf-8-sig") as lines:  # Windows' editors put a mark in front
+        number = 0
+        while line := lines.readline(MAX_ROW_BYTES):
+            number += 1
+            if len(line) < MAX_ROW_BYTES or line.endswith("\n"):
+                yield number, line
+            elif _skip_line(lines, "\n"):
+                yield number, None
+            else:
+                raise ValueError(f"line {number} {_ENDLESS}")
+
+
+def _skip_line(lines: Any, end: Any) -> bool:
+    """Read to the end of a line; False where it does not end in time."""
+    skipped = MAX_ROW_BYTES
+    while (part := lines.readline(MAX_ROW_BYTES)) and not part.endswith(end):
+        skipped += len(part)
+        if skipped > MAX_SKIPPED_BYTES:
+            return False
+    return True
+
+
 def _line_records(file: Path) -> Iterator[tuple[str, Record]]:
     with file.open("rb") as lines:
         number = 0
@@ -44,8 +77,9 @@ def _line_records(file: Path) -> Iterator[tuple[str, Record]]:
             number += 1
             name = f"{file.name}:{number}"
             if len(line) == MAX_ROW_BYTES and not line.endswith(b"\n"):
-                while (part := lines.readline(MAX_ROW_BYTES)) and not part.endswith(b"\n"):
-                    pass
+                if not _skip_line(lines, b"\n"):
+                    yield name, f"{name} {_ENDLESS}"
+                    return
                 yield name, f"{name} is longer than {MAX_ROW_BYTES:,} bytes"
                 continue
             if number == 1:
@@ -54,21 +88,61 @@ def _line_records(file: Path) -> Iterator[tuple[str, Record]]:
                 continue
             try:
                 yield name, _object(name, json.loads(line))
-            except (ValueError, RecursionError) as error:
+            except RecursionError:
+                yield name, f"{name} is not JSON: it is nested too deeply"
+            except ValueError as error:
                 yield name, f"{name} is not JSON: {error}"
+
+
+class _Endless(csv.Error):
+    """A row has no end that could be looked for."""
+
+
+class _RowLines:
+    """The lines of a CSV file, as many as one row may take.
+
+    The csv module limits one value, but neither a line, nor the number of values, nor the lines of a row.
+    """
+
+    def __init__(self, lines: TextIO) -> None:
+        self._lines = lines
+        self.left = MAX_CSV_ROW_CHARACTERS
+        """Characters that this row may still have; set anew by the reader of rows."""
+        self.number = 0
+
+    def __iter__(self) -> _RowLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._lines.readline(self.left)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.left -= len(line)
+        if self.left > 0 or line.endswith(("\n", "\r")):
+            self.left = max(self.left, 1)
+            return line
+        if not _skip_line(self._lines, ("\n", "\r")):
+            raise _Endless(_ENDLESS)
+        raise csv.Error(f"it is longer than {MAX_CSV_ROW_CHARACTERS:,} characters (is a quotation mark not closed?)")
 
 
 def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
     csv.field_size_limit(MAX_ROW_BYTES)  # the default, 131,072, is less than an image in base64
     # a file name that is not UTF-8 must still open its file
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        reader = csv.reader(lines, delimiter=delimiter)
+        rows = _RowLines(lines)
+        reader = csv.reader(rows, delimiter=delimiter)
         header: list[str] | None = None
         while True:
-            name = f"{file.name}:{reader.line_num + 1}"
+            name = f"{file.name}:{rows.number + 1}"
+            rows.left = MAX_CSV_ROW_CHARACTERS
             try:
                 values = next(reader)
             except StopIteration:
+                return
+            except _Endless as error:
+                yield name, f"{name} {error}"
                 return
             except csv.Error as error:
                 yield name, f"{name} is not CSV: {error}"
@@ -76,6 +150,8 @@ def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
             if not values:
                 continue
             if header is None:
+                if len(values) > MAX_COLUMNS:
+                    raise ConfigError(f"{name} names {len(values):,} columns; the limit is {MAX_COLUMNS:,}")
                 header = values
             elif any(values[len(header) :]):  # an unquoted delimiter has shifted the columns
                 counts = f"{len(values)} values for {len(header)} columns"
@@ -93,9 +169,12 @@ def _array_records(file: Path) -> Iterator[tuple[str, Record]]:
         def skip(expected: str) -> bool:
             """Skip white space, then one of the expected characters; return whether there was one."""
             nonlocal text, position, has_more
+            blanks = 0
             while True:
-                while position < len(text) and text[position].isspace():
-                    position += 1
+                blanks += (end := _BLANKS.match(text, position).end()) - position  # pyright: ignore[reportOptionalMemberAccess]
+                position = end
+                if blanks > MAX_ROW_BYTES:
+                    raise ConfigError(f"{file} is no list: it has {MAX_ROW_BYTES:,} blanks after element {number - 1}")
                 if position < len(text) or not has_more:
                     break
                 text, position = blocks.read(_BLOCK), 0
@@ -117,9 +196,16 @@ def _array_records(file: Path) -> Iterator[tuple[str, Record]]:
                     value, end = decoder.raw_decode(text, position)
                     if end < len(text) or not has_more:  # a number may continue in the next block
                         break
-                except (ValueError, RecursionError) as error:
-                    if not has_more or len(text) - position > MAX_ROW_BYTES:
+                except RecursionError as error:
+                    raise ConfigError(f"{file} is not JSON at element {number}: it is nested too deeply") from error
+                except ValueError as error:
+                    if not has_more:
                         raise ConfigError(f"{file} is not JSON at element {number}: {error}") from error
+                    if len(text) - position > MAX_ROW_BYTES:
+                        raise ConfigError(
+                            f"{file} is not JSON at element {number}, or it is longer than {MAX_ROW_BYTES:,} "
+                            f"characters: {error}"
+                        ) from error
                 block = blocks.read(max(_BLOCK, len(text) - position))  # double the size each time: linear in total
                 text, position, has_more = text[position:] + block, 0, bool(block)
             position = end

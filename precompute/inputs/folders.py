@@ -8,13 +8,16 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
+from operator import or_
 from pathlib import Path
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.limits import MAX_ROWS
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MAX_EXPANDED = 10**6
+_TOO_MANY = f"holds more than {MAX_ROWS:,} files. Name a folder inside it, or put the files into tars"
 
 
 def walk(root: Path, entered: dict[str, str] | None = None) -> Iterator[tuple[str, str, bool]]:
@@ -24,14 +27,19 @@ def walk(root: Path, entered: dict[str, str] | None = None) -> Iterator[tuple[st
 
     Args:
         entered: is filled with every folder below the root, `sub/`, and why it could not be read; empty where it could.
+    Raises:
+        ConfigError: there are more than `MAX_ROWS` files and folders.
     """
     entered = {} if entered is None else entered
+    count = 0
     folders = [("", str(root))]
     while folders:
         name, path = folders.pop()
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
+                    if (count := count + 1) > MAX_ROWS:
+                        raise ConfigError(f"{root} {_TOO_MANY}")
                     if entry.name.startswith("."):
                         continue
                     if entry.is_dir(follow_symlinks=False):
@@ -54,7 +62,10 @@ def match_files(pattern: str) -> list[str]:
     """The files that a glob pattern matches; unlike glob's, its `**` follows no links."""
     parts = Path(pattern).parts
     if "**" not in parts:
-        return [path for path in sorted(glob.glob(pattern)) if not os.path.isdir(path)]  # noqa: PTH112, PTH207
+        found = list(itertools.islice(glob.iglob(pattern), MAX_ROWS + 1))  # noqa: PTH207
+        if len(found) > MAX_ROWS:
+            raise ConfigError(f"{pattern} {_TOO_MANY}")
+        return [path for path in sorted(found) if not os.path.isdir(path)]  # noqa: PTH112
     fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
     rest = [part for part, before in itertools.pairwise((*parts[len(fixed) :], "")) if (part, before) != ("**", "**")]
     return sorted(path for name, path, _ in walk(Path(*fixed)) if _matches(name.split("/"), rest))
@@ -99,8 +110,12 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _matches(names: Sequence[str], parts: Sequence[str]) -> bool:
-    if not parts:
-        return not names
-    if parts[0] == "**":
-        return any(_matches(names[skipped:], parts[1:]) for skipped in range(len(names) + 1))
-    return bool(names) and fnmatch.fnmatchcase(names[0], parts[0]) and _matches(names[1:], parts[1:])
+    """Whether a path matches a pattern, both in parts. Every start of the one is tried once with every of the other."""
+    reached = [True] + [False] * len(names)  # by the parts so far: how many names they can stand for
+    for part in parts:
+        if part == "**":
+            reached = list(itertools.accumulate(reached, or_))
+        else:
+            steps = [before and fnmatch.fnmatchcase(name, part) for before, name in zip(reached, names, strict=False)]
+            reached = [False, *steps]
+    return reached[-1]

@@ -1,19 +1,20 @@
 """The inputs of a place: their names, where their bytes lie, and their content keys.
 
-    folder, glob, one file            images or videos by suffix
-    .jsonl .csv .tsv .json .parquet   a list of files, one a row (manifests.py; with types, tables.py)
-    .parquet, save_to_disk, hf:…      a table that holds the bytes (tables.py)
-    .tar, x-{000..003}.tar            members by suffix (tars.py)
+folder, glob, one file            images or videos by suffix
+.jsonl .csv .tsv .json .parquet   a list of files, one a row (manifests.py; with types, tables.py)
+.parquet, save_to_disk, hf:…      a table that holds the bytes (tables.py)
+.tar, x-{000..003}.tar            members by suffix (tars.py)
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,9 +23,11 @@ from pathlib import Path
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import arrow_tables as arrow_files
+from ...pipeline.files import limits
 from ...pipeline.files import text_tables as lists
 from ...pipeline.files.hashing import digest_of_bytes
 from ...pipeline.files.local import require_local
+from ...pipeline.files.table_process import Budget, Unpacked
 from ...pipeline.latents.keys import key_of_digest
 from ...pipeline.latents.kinds import KindName
 from ...pipeline.store.ledger import Failure
@@ -35,6 +38,8 @@ from .folders import expand_braces, has_braces, has_magic, match_files, walk
 from .hash_cache import HashCache
 from .locations import File, Location, TableCell, TarMember
 from .manifests import Row
+
+logger = logging.getLogger(__name__)
 
 TARS = frozenset({".tar"})
 _CONTAINERS = lists.SUFFIXES | arrow_files.SUFFIXES | TARS
@@ -133,20 +138,38 @@ def list_inputs(
     samples: list[Sample] = []
     refused: list[Failure] = []
     readable = selection.sound
+    budgets: dict[str, Budget] = {}
+    unread: Counter[str] = Counter()
     for entry in selection.entries[:limit]:
+        if isinstance(entry.location, TableCell) and entry.location.path in unread:
+            unread[entry.location.path] += 1
+            continue
         try:
             if entry.problem is not None or entry.location is None:
                 raise entry.problem or ImageError(FailureReason.MISSING, f"{entry.name} cannot be read")
-            key = key_of_digest(_digest(entry, entry.location, kind, index), entry.prompt)
+            key = key_of_digest(_digest(entry, entry.location, kind, index, budgets), entry.prompt)
             samples.append(Sample(entry.source, entry.location, key, entry.prompt))
             readable |= {entry.source, entry.name}
         except ImageError as error:
+            if isinstance(error, _SpentError):
+                unread[error.path] += 1
+                entry.name = entry.name.rpartition(":")[0]
             message = str(error) if entry.name in str(error) else f"{entry.name}: {error}"
             refused.append(Failure(source=entry.name, key=None, reason=error.reason, message=message, attempts=1))
+    for path, count in unread.items():
+        logger.warning("%s: %s rows are not used", path, f"{count:,}")
     return Listing(tuple(samples), tuple(refused), selection.others, selection.ignored, frozenset(readable))
 
 
-def _digest(entry: _Entry, location: Location, kind: Kind, index: HashCache) -> bytes:
+class _SpentError(ImageError):
+    """The cells of a table unpack to more than it may; `path` is the table's."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(FailureReason.TABLE, f"{path}: {why}. The rows after that are not used")
+        self.path = path
+
+
+def _digest(entry: _Entry, location: Location, kind: Kind, index: HashCache, budgets: dict[str, Budget]) -> bytes:
     if entry.root is not None:
         _refuse_link(location.path, entry.root, entry.source)
     facts = entry.facts
@@ -159,7 +182,13 @@ def _digest(entry: _Entry, location: Location, kind: Kind, index: HashCache) -> 
     is_cacheable = facts is not None and (location.place != "" or 0 < facts.size <= kind.max_bytes)
     if facts is not None and is_cacheable and (digest := index.find(location.path, facts, location)) is not None:
         return digest
-    digest = digest_of_bytes(location.read(kind.max_bytes))
+    content = location.read(kind.max_bytes)
+    if isinstance(location, TableCell):
+        try:
+            budgets.setdefault(location.path, Budget(location.path)).spend(len(content))
+        except (Unpacked, OSError) as error:
+            raise _SpentError(location.path, str(error)) from error
+    digest = digest_of_bytes(content)
     if facts is not None:
         index.put(location.path, facts, location, digest)
     return digest
@@ -314,7 +343,8 @@ def _contained(
             else:
                 manifest = manifests.read_manifest(file, kind.takes, column=column, prompt_field=prompt_field)
                 selection.ignored += manifest.without
-                selection.entries += (_named(row, file, name) for row in manifest.rows)
+                selection.entries += (_named(row, file, name) for row in manifest.rows if row is not manifests.UNNAMED)
+                _add_unnamed(name, manifest.rows)
             selection.sound.add(name)
         except ImageError as error:  # of the whole file, or of the rest of it
             selection.entries.append(_Entry(name, name, None, problem=error))
@@ -330,23 +360,34 @@ def _contained(
 
 def _add_tar(selection: _Selection, file: Path, name: str, kind: Kind) -> None:
     facts = facts_of(str(file))
-    passed_over: list[str] = []
+    passed_over: Counter[str] = Counter()  # by suffix
+    used = bad = 0
     try:
         for member in tars.members(str(file)):
             source = f"{name}:{member.name}"
             if member.name.rpartition("/")[2].startswith(".") or _suffix(member.name) not in kind.suffixes:
-                passed_over += [member.name] if member.regular else []
-            elif not member.regular:
+                passed_over[_suffix(member.name)] += member.regular
+                continue
+            if not (member.regular and member.size) and (bad := bad + 1) > limits.MAX_BAD_ROWS:
+                continue
+            if (used := used + 1) > limits.MAX_ROWS:
+                raise ImageError(
+                    FailureReason.TAR,
+                    f"{name} has more than {limits.MAX_ROWS:,} {kind.takes}s; the rest of it is not used. Split it",
+                )
+            if not member.regular:
                 problem = ImageError(FailureReason.NOT_A_FILE, f"{source} is not a regular member")
                 selection.entries.append(_Entry(source, source, None, problem=problem))
             else:
                 location = TarMember(str(file), member.offset, member.size)
                 selection.entries.append(_Entry(source, source, location, facts=facts))
     finally:
-        others = _others(passed_over, kind)
-        selection.ignored += len(passed_over) - sum(others.values())
+        others = _others_of(passed_over, kind)
+        selection.ignored += passed_over.total() - sum(others.values())
         for takes, count in others.items():
             selection.others[takes] = selection.others.get(takes, 0) + count
+    if bad > limits.MAX_BAD_ROWS:
+        raise _unnamed(name, bad - limits.MAX_BAD_ROWS, "members")
 
 
 def _add_table(
@@ -358,8 +399,27 @@ def _add_table(
         if table.column is not None and has_bytes and row.problem is None:
             location = TableCell(str(file), number, table.column)
             selection.entries.append(_Entry(row.path, f"{name}:{number}", location, row.prompt, facts=facts))
-        else:
+        elif row is not manifests.UNNAMED:
             selection.entries.append(_named(row, file, name))
+    _add_unnamed(name, table.rows)
+
+
+def _add_unnamed(name: str, rows: Sequence[Row]) -> None:
+    """One failure for all rows of a list that are wrong after the first so many.
+
+    Raises:
+        ImageError: there are such rows.
+    """
+    if unnamed := sum(row is manifests.UNNAMED for row in rows):
+        raise _unnamed(name, unnamed, "rows")
+
+
+def _unnamed(name: str, count: int, what: str) -> ImageError:
+    return ImageError(
+        FailureReason.ROW,
+        f"{name}: {count:,} more {what} are wrong; only the first {limits.MAX_BAD_ROWS:,} are named one by one. "
+        f"Good {what} between them are used. Look at the first, and write the list anew",
+    )
 
 
 def _named(row: Row, file: Path, name: str) -> _Entry:
@@ -391,7 +451,10 @@ def _suffix(name: str) -> str:
 
 def _others(files: Iterable[str], kind: Kind) -> dict[str, int]:
     """Noun of another kind's input -> how many of the files are such inputs."""
-    suffixes = Counter(map(_suffix, files))
+    return _others_of(Counter(map(_suffix, files)), kind)
+
+
+def _others_of(suffixes: Counter[str], kind: Kind) -> dict[str, int]:
     others = {other.takes: other.suffixes for other in KINDS.values() if other.takes != kind.takes}
     counts = {takes: sum(suffixes[suffix] for suffix in wanted) for takes, wanted in others.items()}
     return {takes: count for takes, count in counts.items() if count}

@@ -82,7 +82,7 @@ class TableCell:
         """
         from .cells import read_cell
 
-        content = read_cell(self.path, self.row, self.column)
+        content = read_cell(self.path, self.row, self.column, max_bytes)
         _check_size(len(content), max_bytes, f"row {self.row} of {self.path}")
         return content
 

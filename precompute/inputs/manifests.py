@@ -5,6 +5,7 @@ An invalid row becomes a row with a problem and does not end the list.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Collection, Iterable
@@ -14,7 +15,9 @@ from typing import Any
 
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
-from ...pipeline.files.text_tables import Record, read_records
+from ...pipeline.files import limits
+from ...pipeline.files.guarded_tables import Other
+from ...pipeline.files.text_tables import read_records
 from ...pipeline.messages import name_some
 
 COLUMNS = ("image", "video", "path", "file", "file_name")
@@ -35,6 +38,10 @@ class Row:
     path: str = ""
     prompt: str | None = None
     problem: ImageError | None = None
+
+
+UNNAMED = Row("", problem=ImageError(FailureReason.ROW, "one of many"))
+"""Stands for each wrong row after the first `MAX_BAD_ROWS`, which are counted and not named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +70,47 @@ def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: s
     suffix = file.suffix.lower()
     keep = {*(candidates(takes) if column is None else (column,)), prompt_field, _CONVERSATIONS}
     columns: dict[str, None] = {}
-    records: list[tuple[str, Record]] = []
+    rows: list[Any] = []  # first records, then what they say, in the same memory
+    bad = 0
     try:
         for name, record in read_records(file):
             if isinstance(record, dict):
-                columns.update(dict.fromkeys(record))
-                record = {key: value for key, value in record.items() if key in keep}  # the rest may be gigabytes
-                if _CONVERSATIONS in record and _CONVERSATIONS not in (column, prompt_field):
-                    record[_CONVERSATIONS] = True
-            records.append((name, record))
+                if len(columns) < limits.MAX_COLUMNS:
+                    columns.update(dict.fromkeys(record))
+                kept: dict[str, Any] = {}
+                for key in keep & record.keys():  # the rest may be gigabytes
+                    value = record[key]
+                    columns[key] = None
+                    if key == _CONVERSATIONS and key not in (column, prompt_field):
+                        value = True
+                    kept[key] = value if isinstance(value, str | None) else Other(_not_text(value))
+                rows.append((name, kept))
+            elif bad < limits.MAX_BAD_ROWS:
+                bad += 1
+                rows.append(Row(name, problem=ImageError(FailureReason.ROW, record)))
+            else:
+                rows.append(UNNAMED)
+            if len(rows) > limits.MAX_ROWS:
+                raise ConfigError(f"{file} has more than {limits.MAX_ROWS:,} rows. Split it into several lists")
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
     chosen = choose_column(file, columns, takes, column)
     if prompt_field is not None:
         check_prompt_field(file, columns, prompt_field)
-    rows: list[Row] = []
-    without = 0
-    for name, record in records:
-        if isinstance(record, str):
-            rows.append(Row(name, problem=ImageError(FailureReason.ROW, record)))
-        elif suffix == ".json" and column is None and chosen not in record and _CONVERSATIONS in record:
-            without += 1
-        else:
-            rows.append(row_of(name, record, chosen, prompt_field))
+    without = written = 0
+    for row in rows:
+        if isinstance(row, tuple):
+            name, kept = row
+            if suffix == ".json" and column is None and chosen not in kept and _CONVERSATIONS in kept:
+                without += 1
+                continue
+            row = row_of(name, kept, chosen, prompt_field)
+            if row.problem is not None:
+                bad += 1
+                row = row if bad <= limits.MAX_BAD_ROWS else UNNAMED
+        rows[written] = row
+        written += 1
+    del rows[written:]
     return Manifest(tuple(rows), without)
 
 
@@ -120,7 +145,7 @@ def row_of(name: str, record: dict[str, Any], column: str, prompt_field: str | N
         path = path_of(name, record, column)
         return Row(name, path, None if prompt_field is None else prompt_of(name, record, prompt_field))
     except ImageError as error:
-        return Row(name, problem=error)
+        return Row(name, problem=error.with_traceback(None))  # which holds the whole record
 
 
 def path_of(name: str, record: dict[str, Any], column: str) -> str:
@@ -161,13 +186,16 @@ def _text(name: str, record: dict[str, Any], column: str) -> str:
     value = record.get(column)
     if value is None:
         raise ImageError(FailureReason.ROW, f"{name} has no {column}")
-    if not isinstance(value, str):
-        raise ImageError(
-            FailureReason.ROW, f"{name}: {column} must be a text, got {json.dumps(value, default=str)[:80]}"
-        )
+    if isinstance(value, Other):
+        raise ImageError(FailureReason.ROW, f"{name}: {column} {value.text}")
     if not value.strip() or "\0" in value:
         raise ImageError(FailureReason.ROW, f"{name}: {column} is empty or holds a NUL character")
     return value
+
+
+def _not_text(value: object) -> str:
+    start = itertools.islice(json.JSONEncoder().iterencode(value), 80)  # the whole may have megabytes
+    return f"must be a text, got {''.join(start)[:80]}"
 
 
 def _listed(columns: Iterable[str]) -> str:

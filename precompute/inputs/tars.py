@@ -14,10 +14,9 @@ from typing import BinaryIO
 
 from ...pipeline.errors import ImageError
 from ...pipeline.failures import FailureReason
+from ...pipeline.files.limits import MAX_TAR_HEADER_BYTES, MAX_TAR_HEADERS
 
 _BLOCK = 512
-_MAX_HEADER_BYTES = 2**20
-"""Limit of an extended header; names are a few hundred bytes."""
 _MAX_NAME = 4096
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
@@ -53,7 +52,15 @@ def _members(file: BinaryIO, path: str) -> Iterator[Member]:
     name: str | None = None
     size: int | None = None
     sparse = False
+    extended = 0
     while True:
+        if extended > MAX_TAR_HEADERS:
+            raise ImageError(
+                FailureReason.TAR,
+                f"{path} has more than {MAX_TAR_HEADERS} extended headers in a row before byte {at}; "
+                "the rest of it is not used. Write it anew with tar or Python's tarfile",
+            )
+        extended += 1
         file.seek(at)
         block = file.read(_BLOCK)
         if not block.strip(b"\0"):  # the closing zeros, or the file's end
@@ -81,13 +88,13 @@ def _members(file: BinaryIO, path: str) -> Iterator[Member]:
             continue
         else:
             yield Member((name or header.name)[:_MAX_NAME], data, data_bytes, header.type in _REGULAR and not sparse)
-            name, size, sparse = None, None, False
+            name, size, sparse, extended = None, None, False, 0
 
 
 def _read_small(file: BinaryIO, size: int, path: str) -> bytes:
-    if size > _MAX_HEADER_BYTES:
+    if size > MAX_TAR_HEADER_BYTES:
         raise ImageError(
-            FailureReason.TAR, f"{path} has a header of {size:,} bytes; the limit is {_MAX_HEADER_BYTES:,}"
+            FailureReason.TAR, f"{path} has a header of {size:,} bytes; the limit is {MAX_TAR_HEADER_BYTES:,}"
         )
     return file.read(size)
 
@@ -95,13 +102,16 @@ def _read_small(file: BinaryIO, size: int, path: str) -> bytes:
 def _extended(content: bytes) -> dict[str, str]:
     """The `length key=value` records of a PAX header, up to the first malformed one."""
     records: dict[str, str] = {}
-    while content:
-        length, _, _ = content.partition(b" ")
-        if not (length.isdigit() and len(length) < 9 and len(length) + 2 < int(length) <= len(content)):
+    at = 0
+    while at < len(content):
+        blank = content.find(b" ", at, at + 9)  # no slices of the rest: their cost grows with its square
+        length = content[at:blank] if blank > at else b""
+        if not (length.isdigit() and len(length) + 2 < int(length) <= len(content) - at):
             return records
-        key, _, value = content[len(length) + 1 : int(length) - 1].partition(b"=")
+        end = at + int(length)
+        key, _, value = content[blank + 1 : end - 1].partition(b"=")
         records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
-        content = content[int(length) :]
+        at = end
     return records
 
 

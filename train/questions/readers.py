@@ -1,17 +1,21 @@
 """Read questions files of every supported layout, as rows with the fields of `Question`.
 
-    x.jsonl, x.ndjson                 our own, the fields of `Question`; LLaVA's, a line each; a table, with a map
-    x.json                            LLaVA's array of conversations, each answer one question; or an array of objects
-    x.csv  x.tsv                      a table; VLMEvalKit's, with images in base64, too
-    x.parquet  x.arrow, a folder of them, a folder made by save_to_disk, hf:ORG/NAME      a table; SAT's is known
-    a folder with sim_N_results.json  VPCT
+x.jsonl, x.ndjson                 our own, the fields of `Question`; LLaVA's, a line each; a table, with a map
+x.json                            LLaVA's array of conversations, each answer one question; or an array of objects
+x.csv  x.tsv                      a table; VLMEvalKit's, with images in base64, too
+x.parquet  x.arrow, a folder of them, a folder made by save_to_disk, hf:ORG/NAME      a table; SAT's is known
+a folder with sim_N_results.json  VPCT
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
+import stat
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -19,22 +23,24 @@ from typing import Any
 
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files import arrow_tables as arrow_files
+from ...pipeline.files import guarded_tables, limits
 from ...pipeline.files import text_tables as lists
 from ...pipeline.files.hashing import digest_of_file, digest_of_lines
+from ...pipeline.files.sealed import read_file
 from .columns import FIELDS, Columns
 from .values import Images, Skipped, WrongValue, answer_of, choices_of, shuffle_choices, text_of
 
 _SAT = frozenset({"question", "answers", "correct_answer"})
 _SAT_IMAGES = frozenset({"image_bytes", "images"})  # array/SAT, array/SAT-v2: a list each, by their cards on the Hub
 _PEEKED = 100
-_BATCH_ROWS = 64  # of a table that may hold images
 _SPLITS = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
     ("val", "valid", "validation", "dev"), "validation"
 )
-_MARKER = re.compile(r"\s*<(?:image|video)>\s*")
+_MARKER = re.compile("<(?:image|video)>")
 _ASKS, _ANSWERS = frozenset({"human", "user"}), frozenset({"gpt", "assistant", "model"})
 _Keep = Callable[[str, bytes], None]
 _VPCT = re.compile(r"sim_(\d+)_results\.json")
+_SIMULATION = re.compile(r"sim_\d+")
 _BUCKETS = {1: "left", 2: "middle", 3: "right"}
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
@@ -73,6 +79,11 @@ def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: _Ke
         QuestionError: the path does not exist, its layout is not supported, or no column fits.
         ConfigError: a library is missing, or a data set cannot be fetched.
     """
+    is_special = False
+    with suppress(OSError, ValueError):  # reading says why
+        is_special = not (path.is_dir() or stat.S_ISREG(path.stat().st_mode))
+    if is_special:
+        raise QuestionError(f"{path} is not a regular file, and opening a pipe would wait for ever: write it to a file")
     if columns and (stray := sorted(columns.keys() - FIELDS.keys())):
         raise QuestionError(f"there is no field {stray[0]!r} to fill from a column; the fields are {', '.join(FIELDS)}")
     if path.is_dir() and columns is None and (results := _vpct_results(path)):
@@ -88,13 +99,19 @@ def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: _Ke
     if suffix in (".jsonl", ".ndjson") and columns is None and not _is_conversations(path):
         return Rows("JSONL", _jsonl_rows(path), "line")
     rows = _list_rows(path)
-    first_rows = list(islice(rows, _PEEKED))
-    all_rows = chain(first_rows, rows)
-    if columns is None and any(isinstance(record, dict) and "conversations" in record for _, record in first_rows):
-        return Rows("LLaVA", _llava_rows(all_rows), "conversation")
-    records = list(all_rows)
-    names = dict.fromkeys(name for _, record in records if isinstance(record, dict) for name in record)
-    return _table(path, tuple(names), records, columns, keep)
+    first = list(islice(rows, _PEEKED))
+    whole = chain(first, rows)
+    if columns is None and any(isinstance(record, dict) and "conversations" in record for _, record in first):
+        return Rows("LLaVA", _llava_rows(whole), "conversation")
+    names: dict[str, None] = {}
+    for _, record in whole:
+        if isinstance(record, dict):
+            names.update(dict.fromkeys(record))
+        if len(names) > limits.MAX_COLUMNS:
+            raise QuestionError(
+                f"{path} has more than {limits.MAX_COLUMNS:,} columns, and no question has as many fields"
+            )
+    return _table(path, tuple(names), _list_rows(path), columns, keep)  # read again, rather than kept
 
 
 def files_of(path: Path) -> list[Path]:
@@ -110,12 +127,12 @@ def files_of(path: Path) -> list[Path]:
     if results := _vpct_results(path):
         return results
     saved = arrow_files.saved_files(path)
-    table_files = sorted(p for s in arrow_files.SUFFIXES for p in path.rglob(f"*{s}")) if saved is None else saved
-    if not table_files:
+    found = sorted(p for s in arrow_files.SUFFIXES for p in path.rglob(f"*{s}")) if saved is None else saved
+    if not found:
         raise QuestionError(
             f"{path} is a folder without questions: no .parquet, no .arrow, no sim_N_results.json. Name a file in it"
         )
-    return table_files
+    return found
 
 
 def digest_of(path: Path) -> str:
@@ -139,20 +156,30 @@ def folder_of(path: Path) -> Path:
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # Windows' editors put a mark in front
-    except OSError as error:
-        raise QuestionError(f"cannot read the questions file {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise QuestionError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8 JSON lines") from error
-    for number, line in enumerate(lines, start=1):
+    lines = lists.read_lines(path)
+    while True:
+        try:
+            number, line = next(lines)
+        except StopIteration:
+            return
+        except OSError as error:
+            raise QuestionError(f"cannot read the questions file {path}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            at = _first_bad_byte(path)
+            raise QuestionError(f"{path} is not UTF-8 text (byte {at}): save it as UTF-8 JSON lines") from error
+        except ValueError as error:
+            yield Row("the end", problem=str(error))
+            return
         where = f"line {number}"
+        if line is None:
+            yield Row(where, problem=f"longer than {limits.MAX_ROW_BYTES:,} characters; one question has a few hundred")
+            continue
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", str(error)) if isinstance(error, ValueError) else "nested too deeply"
             yield Row(where, problem=f"not JSON ({reason}); write one JSON object per line")
             continue
         if not isinstance(record, dict):
@@ -161,11 +188,27 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
         yield Row(where, {"id": str(number), **record})
 
 
+def _first_bad_byte(path: Path) -> int:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    read = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError as error:
+                return read - pending + error.start
+            read += len(block)
+    return read
+
+
 def _is_conversations(path: Path) -> bool:
     try:
         with path.open("rb") as lines:
-            first_line = next((line for line in lines if line.strip()), b"")
-        record = json.loads(first_line)
+            first = next(
+                (line for line in iter(lambda: lines.readline(limits.MAX_ROW_BYTES), b"") if line.strip()), b""
+            )
+        record = json.loads(first)
     except (OSError, ValueError, RecursionError):
         return False  # who reads it says why
     return isinstance(record, dict) and "conversations" in record
@@ -190,8 +233,8 @@ def _llava_rows(rows: Iterable[tuple[str, lists.Record]]) -> Iterator[Row]:
         try:
             turns = _turns(row.get("conversations"))
             image = images.take(row.get("image", row.get("video")), where)
-            row_id = row.get("id")
-            name = text_of(number if row_id is None else row_id)
+            given = row.get("id")
+            name = text_of(number if given is None else given)
         except Skipped as reason:
             yield Row(where, skipped=str(reason))
             continue
@@ -217,6 +260,8 @@ def _turns(conversation: Any) -> list[tuple[str, str]]:
     """Questions and answers in turn, without the marker of the image: world tokens always stand in front."""
     if not isinstance(conversation, list) or not conversation:
         raise WrongValue("conversations is no list of turns")
+    if len(conversation) > 2 * limits.MAX_TURNS + 1:
+        raise WrongValue(f"conversations has {len(conversation):,} turns; the limit is {limits.MAX_TURNS} answers")
     messages: list[tuple[str, str]] = []
     for turn in conversation:
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
@@ -225,90 +270,75 @@ def _turns(conversation: Any) -> list[tuple[str, str]]:
     if sum(value.count("<image>") + value.count("<video>") for _, value in messages) > 1:
         raise Skipped("shows several images")
     system = ""
-    # Gemma has no such role; its own template puts it in front of the first question too
-    if messages[0][0] == "system":
+    if messages[0][0] == "system":  # Gemma has no such role; its template puts the text in front of the first question
         system = messages.pop(0)[1].strip() + "\n\n"
-    user_messages, model_messages = messages[0::2], messages[1::2]
-    in_turn = all(role in _ASKS for role, _ in user_messages) and all(role in _ANSWERS for role, _ in model_messages)
-    if not in_turn or len(user_messages) != len(model_messages) or not user_messages:
+    asked, answered = messages[0::2], messages[1::2]
+    in_turn = all(role in _ASKS for role, _ in asked) and all(role in _ANSWERS for role, _ in answered)
+    if not in_turn or len(asked) != len(answered) or not asked:
         raise WrongValue(
             f"turns of {', '.join(role for role, _ in messages) or 'nobody'}: question and answer must alternate"
         )
-    turns = [
-        (_MARKER.sub(" ", question).strip(), answer.strip())
-        for (_, question), (_, answer) in zip(user_messages, model_messages, strict=True)
-    ]
-    for number, (question, answer) in enumerate(turns, start=1):
+    turns = [(_unmarked(question), answer.strip()) for (_, question), (_, answer) in zip(asked, answered, strict=True)]
+    for place, (question, answer) in enumerate(turns, start=1):
         if not question or not answer:
-            raise WrongValue(f"turn {number} has an empty {'answer' if question else 'question'}")
+            raise WrongValue(f"turn {place} has an empty {'answer' if question else 'question'}")
     return [(system + turns[0][0], turns[0][1]), *turns[1:]]
 
 
+def _unmarked(question: str) -> str:
+    """A question without the marker of the image and the blanks around it: one blank stands for all of them."""
+    first, *rest = _MARKER.split(question)  # a pattern with the blanks in it takes time with their square
+    if not rest:
+        return question.strip()
+    return " ".join([first.rstrip(), *(part.strip() for part in rest[:-1]), rest[-1].lstrip()]).strip()
+
+
 def _arrow_rows(path: Path, columns: Mapping[str, str] | None, keep: _Keep | None) -> Rows:
-    pa = arrow_files.load_pyarrow()
     files = files_of(path)
     try:
-        schema = arrow_files.read_schema(files[0])
-    except (pa.ArrowException, OSError) as error:
-        raise QuestionError(f"{files[0]} cannot be read as a table: {str(error)[:300]}") from error
-    return _table(path, tuple(schema.names), _cells(pa, path, files, columns), columns, keep, _label_names(schema))
+        schema = guarded_tables.read_schema(files[0])
+    except guarded_tables.TableError as error:
+        raise QuestionError(f"{files[0]} cannot be read as a table: {error}") from error
+    return _table(path, tuple(schema.columns), _cells(path, files, columns), columns, keep, schema.labels)
 
 
-def _cells(
-    pa: Any, path: Path, files: Sequence[Path], columns: Mapping[str, str] | None
-) -> Iterator[tuple[str, lists.Record]]:
+def _cells(path: Path, files: Sequence[Path], columns: Mapping[str, str] | None) -> Iterator[tuple[str, lists.Record]]:
     for file in files:
         try:
-            names = arrow_files.read_schema(file).names
-            selected_columns = Columns.choose(path, tuple(names), columns).all()
-            split = _split_of(file, root=path)
-            number = 0
-            for batch in _batches(pa, file, [name for name in names if name in selected_columns]):
-                for record in batch.to_pylist():
-                    yield f"{file.name}#{number}", {**({"split": split} if split else {}), **record}
-                    number += 1
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            yield file.name, f"{file.name} cannot be read to its end: {str(error)[:300]}"
+            names = tuple(guarded_tables.read_schema(file).columns)
+            wanted = Columns.choose(path, names, columns).all()
+            split = _split_of(file, whole=path)
+            rows = guarded_tables.read_records(file, [name for name in names if name in wanted])
+            for number, record in enumerate(rows):
+                where = f"{file.name}#{number}"
+                if isinstance(record, str):
+                    yield where, f"{where} {record}"
+                else:
+                    yield where, {**({"split": split} if split else {}), **record}
+        except guarded_tables.TableError as error:
+            yield file.name, f"{file.name} cannot be read to its end: {error}"
 
 
-def _batches(pa: Any, file: Path, columns: list[str]) -> Iterator[Any]:
-    if arrow_files.is_arrow(file):
-        for table_batch in arrow_files.arrow_batches(file, columns):
-            yield from (table_batch.slice(start, _BATCH_ROWS) for start in range(0, table_batch.num_rows, _BATCH_ROWS))
-        return
-    with pa.parquet.ParquetFile(file) as table:
-        yield from table.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
-
-
-def _split_of(file: Path, *, root: Path) -> str | None:
+def _split_of(file: Path, *, whole: Path) -> str | None:
     """What the name of a file says of its split: `train-00000-of-00002.parquet`, `SAT_val.parquet`, `test/x.arrow`."""
-    split_words = [part for part in re.split(r"[-_.]", file.stem.lower()) if part in _SPLITS]
-    if not split_words and (root / "dataset_dict.json").is_file():
+    named = [part for part in re.split(r"[-_.]", file.stem.lower()) if part in _SPLITS]
+    if not named and (whole / "dataset_dict.json").is_file():
         return file.parent.name
-    return _SPLITS[split_words[-1]] if split_words else None
-
-
-def _label_names(schema: Any) -> dict[str, list[str]]:
-    """Columns of `datasets`' ClassLabel -> the names its numbers stand for."""
-    try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        return {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
+    return _SPLITS[named[-1]] if named else None
 
 
 def _table(
     path: Path,
     names: tuple[str, ...],
     rows: Iterable[tuple[str, lists.Record]],
-    requested: Mapping[str, str] | None,
+    asked: Mapping[str, str] | None,
     keep: _Keep | None,
     labels: Mapping[str, list[str]] | None = None,
 ) -> Rows:
     if not names:
         raise QuestionError(f"{path} holds no row")
-    columns = Columns.choose(path, names, requested)
-    is_sat = requested is None and set(names) >= _SAT and not _SAT_IMAGES.isdisjoint(names)
+    columns = Columns.choose(path, names, asked)
+    is_sat = asked is None and set(names) >= _SAT and not _SAT_IMAGES.isdisjoint(names)
     images = Images(base64=path.suffix.lower() == ".tsv", keep=keep)
     return Rows("SAT" if is_sat else "table", _table_rows(columns, rows, images, labels or {}, shuffled=is_sat))
 
@@ -334,14 +364,14 @@ def _table_rows(
             continue
         try:
             record = images.take(columns.value(row, "image"), where)
-            choices_value, answer = columns.value(row, "choices"), columns.value(row, "answer")
+            choices_value, given = columns.value(row, "choices"), columns.value(row, "answer")
             choices = choices_of(choices_value)
-            if isinstance(choices_value, list) and answer in choices_value:  # a number among numbers is no place
-                answer = text_of(answer)
-            if label_names is not None and isinstance(answer, int) and 0 <= answer < len(label_names):
-                answer = label_names[answer]
-            record["answer"] = answer_of(answer, choices)
-            record["question"] = _MARKER.sub(" ", text_of(columns.value(row, "question"))).strip()
+            if isinstance(choices_value, list) and given in choices_value:  # a number among numbers is no place
+                given = text_of(given)
+            if label_names is not None and isinstance(given, int) and 0 <= given < len(label_names):
+                given = label_names[given]
+            record["answer"] = answer_of(given, choices)
+            record["question"] = _unmarked(text_of(columns.value(row, "question")))
             name = columns.value(row, "id")
             record["id"] = _unique(text_of(where if name in (None, "") else name), number, used_ids)
             if choices:
@@ -368,8 +398,8 @@ def _unique(name: str, number: int, used_ids: set[str]) -> str:
 
 
 def _vpct_results(folder: Path) -> list[Path]:
-    numbered_paths = [(int(match[1]), path) for path in folder.iterdir() if (match := _VPCT.fullmatch(path.name))]
-    return [path for _, path in sorted(numbered_paths)]
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _VPCT.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
 
 
 def _vpct_rows(folder: Path, results: Iterable[Path]) -> Iterator[Row]:
@@ -379,19 +409,20 @@ def _vpct_rows(folder: Path, results: Iterable[Path]) -> Iterator[Row]:
     (github.com/camelCase12/vpct-runner, run-vpct.py): sim_N_initial.png is shown, `finalBucket` of sim_N_results.json
     is right, 1 to 3 from left to right (prompt.py). The scene itself, sim_N.json, is not read.
     """
-    pictures = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _PICTURES)
+    pictures: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _PICTURES):
+        if match := _SIMULATION.match(name):
+            pictures[match[0]].append(name)
     for path in results:
         stem = path.name.removesuffix("_results.json")
         try:
-            bucket = json.loads(path.read_bytes())["finalBucket"]
+            bucket = json.loads(read_file(path, limits.MAX_ROW_BYTES))["finalBucket"]
             answer = _BUCKETS[int(bucket)]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             yield Row(path.name, problem=f"finalBucket is not 1, 2 or 3 ({type(error).__name__}: {error})")
             continue
-        scene_pictures = [name for name in pictures if re.match(rf"{re.escape(stem)}(?!\d)", name)]
-        image = next(
-            (name for name in scene_pictures if "initial" in name), scene_pictures[0] if scene_pictures else None
-        )
+        own = pictures.get(stem, [])
+        image = next((name for name in own if "initial" in name), own[0] if own else None)
         if image is None:
             yield Row(path.name, problem=f"there is no picture {stem}*.png beside it")
             continue

@@ -1,0 +1,57 @@
+"""What reading a file from outside may take: bytes, rows, depth, memory, time. A breach is an error in words.
+
+Images and videos have limits of their own, beside the rules by which they are decoded (images.py, media/video.py).
+"""
+
+from __future__ import annotations
+
+MAX_ROW_BYTES = 2**24
+"""One row of a list, one element of a JSON array, the values of one row of a table without its images: 16 MiB. The
+largest good rows hold an image in base64. As Python objects JSON takes up to 36 times its bytes: 0.6 GB."""
+MAX_CSV_ROW_CHARACTERS = 2**25
+"""One row of a CSV, which may hold two values of the size above."""
+MAX_SKIPPED_BYTES = 2**30
+"""What is read of one line that is too long, to find the next one. Beyond 1 GiB it is no list of lines."""
+MAX_BAD_ROWS = 100_000
+"""Rows of a list or members of a tar that are refused one by one, each by its name: 1 KB of memory each. The rest are
+counted in one failure, and good rows between them are still used."""
+MAX_COLUMNS = 2**14
+"""Names of columns in one list or table. The widest tables in use have a few thousand."""
+MAX_ROWS = 2**24
+"""Rows of one list or table, members of one tar, files in one folder: 16.8 million. Each takes about half a kilobyte
+of memory; the largest list we know has 12.8 million."""
+
+MAX_JSON_BYTES = 2**26
+"""A small JSON file beside data, such as state.json of a data set: the largest, of 100,000 files, have 5 MB."""
+MAX_TURNS = 100
+"""Answers in one conversation. Each is asked with all earlier turns in front of it, so memory grows with the square;
+LLaVA's longest have 30."""
+
+MAX_TAR_HEADER_BYTES = 2**20
+"""One extended header of a tar; names are a few hundred bytes."""
+MAX_TAR_HEADERS = 16
+"""Extended headers in front of one member of a tar; writers use up to three."""
+
+TABLE_MEMORY_BYTES = 2**31
+"""What the process that reads Parquet and Arrow files may allocate for one file."""
+TABLE_CPU_S = 20
+"""CPU time of that process from one answer to the next. A batch takes milliseconds."""
+TABLE_WALL_S = 50.0
+"""Time from one answer to the next, in all: a disk on a network may be slow."""
+TABLE_FREE_BYTES = 2**30
+"""What any table may unpack to."""
+TABLE_EXPANSION = 100
+"""What a table may unpack to beyond that, times the bytes it has on disk. Tables of images unpack to about their own
+size; with one image in many rows, to ten times of it."""
+TABLE_BATCH_BYTES = 2**24
+"""What is unpacked at a time, if a row is not larger."""
+TABLE_BATCH_ROWS = 2**14
+"""Rows unpacked at a time, where rows are small."""
+TABLE_KEPT_BYTES = 2**28
+"""Cells that are kept unpacked for the next inputs."""
+MAX_TABLE_SCHEMA_BYTES = 2**26
+"""The footer of a Parquet file, which is parsed as a whole: 64 MiB. A file of 100,000 row groups has 20 MB."""
+MAX_TABLE_NAMES_BYTES = 2**20
+"""The names of all columns of a table together."""
+MAX_CELL_BYTES = 2**30
+"""One image or video in a table, as one in a file."""

@@ -1,0 +1,212 @@
+"""Hostile lists, tars and folders end in words, within a minute and with little memory; good rows beside them stay."""
+
+import io
+import os
+import resource
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from theworld.pipeline.errors import ConfigError, ImageError
+from theworld.pipeline.files import limits
+from theworld.precompute.inputs import folders, tars
+from theworld.precompute.inputs.listing import Listing, list_inputs
+from theworld.precompute.inputs.tars import members
+
+from ...faults.harness import in_child
+
+MEMORY = 2**31
+SECONDS = 60
+
+
+def within_limits(action: Callable[[], object]) -> None:
+    """Run an action in a process with 2 GiB of memory to spare, within a minute."""
+
+    def confined() -> None:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, resource.RLIM_INFINITY))
+        action()
+
+    start = time.monotonic()
+    in_child(confined)
+    assert time.monotonic() - start < SECONDS
+
+
+def sparse(file: Path, start: bytes = b"") -> Path:
+    file.write_bytes(start)
+    os.truncate(file, 40 * 2**30)
+    return file
+
+
+def bad(listing: Listing) -> dict[str, str]:
+    return {failure.source: failure.message for failure in listing.refused}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a.png").write_bytes(b"first")
+    return tmp_path
+
+
+def test_a_line_without_end_ends_the_list_and_not_the_job(folder: Path) -> None:
+    def action() -> None:
+        listing = list_inputs(sparse(folder / "l.jsonl", b'{"image": "a.png"}\n'), "rollout")
+        assert [sample.source for sample in listing.samples] == ["a.png"]
+        assert "longer than 1,073,741,824 bytes, so the file is no list of lines" in bad(listing)["l.jsonl:2"]
+        listing = list_inputs(sparse(folder / "l.csv", b"image\na.png\n"), "rollout")
+        assert [sample.source for sample in listing.samples] == ["a.png"]
+        assert "longer than 1,073,741,824 bytes" in bad(listing)["l.csv:3"]
+        with pytest.raises(ConfigError, match=r"l\.json is not JSON at element 2, or it is longer than 16,777,216"):
+            list_inputs(sparse(folder / "l.json", b'[{"image": "a.png"},'), "rollout")
+
+    within_limits(action)
+
+
+def test_blanks_without_end_are_no_list(folder: Path) -> None:
+    (folder / "l.json").write_text("[" + " " * (limits.MAX_ROW_BYTES + 2**20))
+    with pytest.raises(ConfigError, match="16,777,216 blanks after element 0"):
+        list_inputs(folder / "l.json", "rollout")
+
+
+def test_a_row_of_many_values_on_many_lines_is_bounded(folder: Path) -> None:
+    with (folder / "l.csv").open("w") as lines:
+        lines.write("image\na.png\n")
+        lines.writelines('"' + "x" * 100_000 + '\n",' for _ in range(limits.MAX_CSV_ROW_CHARACTERS // 100_000 + 10))
+        lines.write('"\na.png\n')
+
+    def action() -> None:
+        listing = list_inputs(folder / "l.csv", "rollout")
+        assert [sample.source for sample in listing.samples] == ["a.png", "a.png"]
+        assert "longer than 33,554,432 characters (is a quotation mark not closed?)" in str(bad(listing))
+
+    within_limits(action)
+    (folder / "wide.csv").write_text("image" + ",x" * limits.MAX_COLUMNS + "\n")
+    with pytest.raises(ConfigError, match=r"wide\.csv:1 names 16,385 columns; the limit is 16,384"):
+        list_inputs(folder / "wide.csv", "rollout")
+
+
+def test_a_long_line_is_one_wrong_row_and_later_rows_keep_their_numbers(folder: Path) -> None:
+    long = "x" * (limits.MAX_CSV_ROW_CHARACTERS + 10)
+    (folder / "l.csv").write_text(f"image\n{long}\nabsent.png\na.png\n")
+    listing = list_inputs(folder / "l.csv", "rollout")
+    assert "longer than 33,554,432 characters" in bad(listing)["l.csv:2"]
+    assert set(bad(listing)) == {"l.csv:2", "l.csv:3"}
+    assert len(listing.samples) == 1
+
+
+def test_nested_lists_are_wrong_rows_in_little_memory(folder: Path) -> None:
+    deep = "[" * 200_000 + "]" * 200_000
+    wide = "[" + "[]," * 300_000 + "[]]"
+    with (folder / "l.jsonl").open("w") as lines:
+        lines.write(f'{{"image": {deep}}}\n')
+        lines.writelines(f'{{"image": {wide}}}\n' for _ in range(24))
+        lines.write('{"image": "a.png"}\n')
+
+    def action() -> None:
+        listing = list_inputs(folder / "l.jsonl", "rollout")
+        assert len(listing.samples) == 1
+        assert len(listing.refused) == 25
+        assert "nested too deeply" in bad(listing)["l.jsonl:1"]
+        assert "image must be a text, got [[]," in bad(listing)["l.jsonl:2"]
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1.2e6
+
+    within_limits(action)
+    (folder / "l.json").write_text(f'[{{"image": {deep}}}]')
+    with pytest.raises(ConfigError, match=r"l\.json is not JSON at element 1: it is nested too deeply"):
+        list_inputs(folder / "l.json", "rollout")
+
+
+def test_wrong_rows_beyond_the_first_are_counted_and_good_ones_between_are_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_BAD_ROWS", 3)
+    (folder / "l.jsonl").write_text('5\n{"image": 7}\n' * 4 + '{"image": "a.png"}\n')
+    listing = list_inputs(folder / "l.jsonl", "rollout")
+    assert len(listing.samples) == 1
+    assert len(listing.refused) == 4
+    assert "5 more rows are wrong; only the first 3 are named" in bad(listing)["l.jsonl"]
+
+
+def tar_of(*headers: tuple[bytes, str, bytes]) -> bytes:
+    """A tar of members: type, name, content."""
+    out = io.BytesIO()
+    for kind, name, content in headers:
+        info = tarfile.TarInfo(name)
+        info.type, info.size = kind, len(content)
+        out.write(info.tobuf(tarfile.GNU_FORMAT))
+        out.write(content + bytes(-len(content) % 512))
+    return out.getvalue() + bytes(1024)
+
+
+def test_chains_of_extended_headers_end(folder: Path) -> None:
+    good = (tarfile.REGTYPE, "a.png", b"first")
+    for kind, content in (
+        (tarfile.XHDTYPE, b"10 path=a\n"),
+        (tarfile.GNUTYPE_LONGNAME, b"a\0"),
+        (tarfile.XGLTYPE, b""),
+    ):
+        chain = [(kind, "x", content)] * (limits.MAX_TAR_HEADERS + 1)
+        (folder / "x.tar").write_bytes(tar_of(good, *chain, good))
+        listing = list_inputs(folder / "x.tar", "rollout")
+        assert len(listing.samples) == 1
+        assert "more than 16 extended headers in a row" in bad(listing)["x.tar"]
+        (folder / "x.tar").write_bytes(tar_of(good, *chain[:3], good))
+        assert len(list_inputs(folder / "x.tar", "rollout").samples) >= 1
+    with (folder / "big.tar").open("wb") as file:
+        info = tarfile.TarInfo("x")
+        info.type, info.size = tarfile.XHDTYPE, 2**31
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(2**32)
+    with pytest.raises(ImageError, match=r"a header of 2,147,483,648 bytes; the limit is 1,048,576"):
+        list(members(str(folder / "big.tar")))
+
+
+def test_a_header_of_many_records_takes_time_in_proportion(folder: Path) -> None:
+    records = b"6 a=b\n" * (limits.MAX_TAR_HEADER_BYTES // 6)
+    (folder / "x.tar").write_bytes(tar_of((tarfile.XHDTYPE, "x", records), (tarfile.REGTYPE, "a.png", b"first")))
+    start = time.process_time()
+    assert [member.name for member in members(str(folder / "x.tar"))] == ["a.png"]
+    assert time.process_time() - start < 3
+    assert tars._extended(b"14 path=a.png\n8 b=cc\n") == {"path": "a.png", "b": "cc"}
+
+
+def test_empty_members_beyond_the_first_are_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_BAD_ROWS", 5)
+    empty = [(tarfile.REGTYPE, f"{number}.png", b"") for number in range(20)]
+    (folder / "x.tar").write_bytes(tar_of(*empty, (tarfile.REGTYPE, "a.png", b"first")))
+    listing = list_inputs(folder / "x.tar", "rollout")
+    assert [sample.source for sample in listing.samples] == ["x.tar:a.png"]
+    assert len(listing.refused) == 6
+    assert "15 more members are wrong" in bad(listing)["x.tar"]
+
+
+def test_a_place_of_too_many_files_is_refused_in_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "MAX_ROWS", 3)
+    for number in range(4):
+        (folder / f"{number}.png").write_bytes(b"x")
+    for place in (folder, folder / "*.png", folder / "**" / "*.png"):
+        with pytest.raises(ConfigError, match=r"holds more than 16,777,216 files\. Name a folder inside it"):
+            list_inputs(place, "rollout")
+
+
+def test_a_deep_folder_and_a_pattern_of_many_stars_take_no_time() -> None:
+    start = time.process_time()
+    assert not folders._matches(["a"] * 400, ["**", "a", "**", "a", "**", "a", "**", "a", "**", "b"])
+    assert folders._matches(["a", "b", "c.png"], ["**", "*.png"])
+    assert time.process_time() - start < 2
+
+
+def test_cells_that_unpack_to_too_much_end_their_table_alone(folder: Path) -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    cells = pa.array([{"bytes": bytes(2**23), "path": f"{number}.png"} for number in range(140)])
+    parquet.write_table(pa.table({"image": cells}), folder / "b.parquet", compression="zstd", row_group_size=10)
+    del cells
+    listing = list_inputs(folder / "b.parquet", "rollout")  # statistics say that all bytes are there
+    assert 100 < len(listing.samples) < 140
+    [failure] = listing.refused
+    assert "unpacks to more than" in failure.message
+    assert "The rows after that are not used" in failure.message
+    assert failure.source == "b.parquet"
