@@ -47,7 +47,7 @@ def setting(
         argument: it is a positional argument, not a flag.
         text: the model parses it from text, whatever the type of the field.
     """
-    extra = {"panel": panel, "names": list(names), "default": default, "argument": argument, "text": text}
+    extra: Any = {"panel": panel, "names": list(names), "default": default, "argument": argument, "text": text}
     return Field(description=help, json_schema_extra={"flag": extra})
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..messages import install_extra
 from .limits import MAX_JSON_BYTES
-from .sealed import read_file
+from .plain import read_file
 
 SUFFIXES = frozenset({".parquet", ".arrow"})
 HUB = "hf:"

@@ -21,6 +21,23 @@ MAX_ROWS = 2**24
 """Rows of one list or table, members of one tar, files in one folder: 16.8 million. Each takes about half a kilobyte
 of memory; the largest list we know has 12.8 million."""
 
+MAX_CONFIG_BYTES = 2**22
+"""A config of a model, of an adapter, of a run: 4 MiB. The largest in use have 100 KB."""
+MAX_RESULT_BYTES = 2**30
+"""A file of results, such as evaluation.json: an answer takes up to 1 KB, and a split has up to 100,000."""
+MAX_TOKENIZER_BYTES = 2**27
+"""tokenizer.json, a SentencePiece model, an index of weights: 128 MiB. Gemma-3's tokenizer.json has 33 MB."""
+MAX_WEIGHT_BYTES = 2**40
+"""One safetensors or .gguf file: 1 TiB."""
+MAX_WEIGHT_HEADER_BYTES = 100 * 10**6
+"""The header of a safetensors file; the library's own limit."""
+MAX_LAYERS = 1000
+"""Layers, blocks, heads or experts that a model's config may state."""
+MAX_MODEL_NUMBER = 10**8
+"""Any other whole number in a model's config."""
+MAX_MODEL_LIST = 4096
+"""The length of a list in a model's config."""
+
 MAX_JSON_BYTES = 2**26
 """A small JSON file beside data, such as state.json of a data set: the largest, of 100,000 files, have 5 MB."""
 MAX_TURNS = 100

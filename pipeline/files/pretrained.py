@@ -13,7 +13,7 @@ import math
 import re
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from ..errors import TheWorldError
 from ..messages import name_some
+from . import limits
 from .plain import open_file, read_json
 
 NAMES = (
@@ -34,19 +35,6 @@ ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
 """Attention that a config may name; transformers takes any other name for code to download."""
 TOKENIZERS = ("Gemma", "T5", "Qwen2", "CLIP", "PreTrained", "TokenizersBackend")
 """How the names of tokenizer classes begin that may be loaded."""
-
-MAX_CONFIG_BYTES = 4 * 2**20
-MAX_TOKENIZER_BYTES = 128 * 2**20
-"""Of tokenizer.json, a SentencePiece model, an index of weights; Gemma-3's tokenizer.json has 33 MB."""
-MAX_WEIGHT_BYTES = 2**40
-MAX_HEADER_BYTES = 100 * 10**6
-"""Of a safetensors file; the library's own limit."""
-MAX_LAYERS = 1000
-"""No number of layers, blocks or heads in a config may be larger."""
-MAX_LIST = 4096
-"""No list in a model's config may be longer."""
-MAX_SIZE = 10**8
-"""No other whole number in a model's config may be larger."""
 
 _CODE = ("auto_map", "custom_generate", "custom_pipelines", "use_kernels", "kernel_config", "quantization_config")
 _COUNTS = re.compile(r"layers?$|blocks?$|heads?$|experts?$|depth$")
@@ -73,7 +61,7 @@ def load_pretrained(
         files = list_model_files(root, part)
         gguf = options.get("gguf_file")
         if gguf is not None:
-            files = [*files, require_plain(root, folder / gguf, MAX_WEIGHT_BYTES)]
+            files = [*files, require_plain(root, folder / gguf, limits.MAX_WEIGHT_BYTES)]
         for path in files:
             _check(path)
         with _view(files) as view:
@@ -82,7 +70,8 @@ def load_pretrained(
             except Exception as problem:  # the libraries raise almost anything on a config that is wrong
                 why = str(problem) if isinstance(problem, _RefusedError) else f"{type(problem).__name__}: {problem}"
                 raise ValueError(why.replace(str(view), str(folder))) from problem
-        for owner in (loaded, getattr(loaded, "config", None)):
+        owners: tuple[Any, ...] = (loaded, getattr(loaded, "config", None))
+        for owner in owners:
             if getattr(owner, "name_or_path", None) == str(view):
                 owner.name_or_path = str(folder)
         return loaded
@@ -100,7 +89,7 @@ def _load(kind: Any, view: Path, files: Sequence[Path], options: Mapping[str, An
     libraries = {"local_files_only": True}
     if str(kind.__module__).startswith("transformers"):
         libraries["trust_remote_code"] = False
-    if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+    if not _is_class_of(kind, torch.nn.Module):
         return kind.from_pretrained(str(view), **libraries, **options)
     if not any(path.suffix == ".safetensors" for path in files):
         raise _RefusedError("it holds no *.safetensors; weights in other formats can run code and are not read")
@@ -108,16 +97,20 @@ def _load(kind: Any, view: Path, files: Sequence[Path], options: Mapping[str, An
     held = sum(math.prod(shape) for path in files for shape in _shapes(path).values())
     with torch.device("meta"):
         if "trust_remote_code" in libraries:
-            empty = kind(cast(Any, kind).config_class.from_pretrained(str(view), **libraries))
+            empty = kind(kind.config_class.from_pretrained(str(view), **libraries))
         else:
-            empty = cast(Any, kind).from_config(cast(Any, kind).load_config(str(view), local_files_only=True))
+            empty = kind.from_config(kind.load_config(str(view), local_files_only=True))
     stated = sum(parameter.numel() for parameter in empty.parameters())
     if stated > held:
         raise _RefusedError(f"its config describes {stated:,} parameters, and its weights hold {held:,}")
-    model, facts = cast(Any, kind).from_pretrained(str(view), output_loading_info=True, **libraries, **options)
+    model, facts = kind.from_pretrained(str(view), output_loading_info=True, **libraries, **options)
     if missing := sorted(facts["missing_keys"]):
         raise _RefusedError(f"its weights lack {name_some(missing)}, which would be random")
     return model
+
+
+def _is_class_of(kind: object, base: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base)
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -160,10 +153,12 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         OSError: it cannot be read.
         ValueError: it has no such header.
     """
-    with open_file(path, MAX_WEIGHT_BYTES) as file:
+    with open_file(path, limits.MAX_WEIGHT_BYTES) as file:
         [length] = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
-        if length > MAX_HEADER_BYTES:
-            raise ValueError(f"{path.name} states a header of {length:,} bytes; the limit is {MAX_HEADER_BYTES:,}")
+        if length > limits.MAX_WEIGHT_HEADER_BYTES:
+            raise ValueError(
+                f"{path.name} states a header of {length:,} bytes; the limit is {limits.MAX_WEIGHT_HEADER_BYTES:,}"
+            )
         text = file.read(length)
     try:
         header = json.loads(text)
@@ -174,9 +169,9 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def _limit(name: str) -> int:
     if name.endswith(".safetensors"):
-        return MAX_WEIGHT_BYTES
+        return limits.MAX_WEIGHT_BYTES
     big = name in _BIG or name.endswith((".model", ".index.json"))
-    return MAX_TOKENIZER_BYTES if big else MAX_CONFIG_BYTES
+    return limits.MAX_TOKENIZER_BYTES if big else limits.MAX_CONFIG_BYTES
 
 
 def _check(path: Path) -> None:
@@ -202,10 +197,10 @@ def _check(path: Path) -> None:
             raise ValueError(f"{path.name} names the tokenizer {value!r}; those that are read: {', '.join(TOKENIZERS)}")
         if path.name == "config.json" and isinstance(value, list):
             length = len(cast(list[object], value))
-            if length > MAX_LIST:
-                raise ValueError(f"{path.name}: {name} is a list of {length:,}; the limit is {MAX_LIST:,}")
+            if length > limits.MAX_MODEL_LIST:
+                raise ValueError(f"{path.name}: {name} is a list of {length:,}; the limit is {limits.MAX_MODEL_LIST:,}")
         if path.name == "config.json" and isinstance(value, int) and not isinstance(value, bool):
-            most = MAX_LAYERS if _COUNTS.search(name) else MAX_SIZE
+            most = limits.MAX_LAYERS if _COUNTS.search(name) else limits.MAX_MODEL_NUMBER
             if abs(value) > most:
                 raise ValueError(f"{path.name} sets {name} = {value}; the limit is {most:,}")
 
@@ -234,7 +229,7 @@ def _settings(value: object) -> Iterator[tuple[str, object]]:
 
 
 @contextmanager
-def _view(files: list[Path]) -> Iterator[Path]:
+def _view(files: list[Path]) -> Generator[Path]:
     """A private folder with these files: links, and copies of configs without names of other files."""
     with tempfile.TemporaryDirectory(prefix="theworld-model-") as place:
         view = Path(place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ...pipeline.files.limits import MAX_CONFIG_BYTES
+from ...pipeline.files.plain import read_json
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import latent_frames, video_frames
 from ..worlds.source import WorldSource
@@ -204,7 +205,7 @@ def _speed(device: str, recipe: Recipe, workers: int) -> float | None:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        value = read_json(folder / "config.json", MAX_CONFIG_BYTES)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

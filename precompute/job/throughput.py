@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.files.atomic import replace
+from ...pipeline.files.plain import read_json
 from ...pipeline.latents.recipe import Recipe
 
 FILE = "machines.json"
@@ -46,9 +47,7 @@ class ThroughputLog:
         """The records in the cache's file; none if it is missing or cannot be read."""
         path = cache / FILE
         try:
-            if path.stat().st_size > _LIMIT_BYTES:
-                return cls(path)
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, _LIMIT_BYTES)
             records = {
                 work: {
                     device: DeviceRecord(
@@ -58,7 +57,7 @@ class ThroughputLog:
                 }
                 for work, devices in content["shown"].items()
             }
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return cls(path)
         return cls(path, records)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_che
 from pydantic import Field
 
 from ...pipeline.errors import WorldModelError
+from ...pipeline.files.limits import MAX_CONFIG_BYTES
 from ...pipeline.files.plain import read_json
-from ...pipeline.files.pretrained import MAX_CONFIG_BYTES
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from ...pipeline.errors import WorldModelError
 from ...pipeline.files.hashing import hash_files
 from ...pipeline.files.hub import Snapshot, fetch, is_hub_id
-from ...pipeline.files.pretrained import MAX_WEIGHT_BYTES, require_plain
+from ...pipeline.files.limits import MAX_WEIGHT_BYTES
+from ...pipeline.files.pretrained import require_plain
 from ...pipeline.latents.spec import LatentSpec
 from .builtin import BUILT_IN, COSMOS, WORLDLET
 from .family import INDEX, Card, HasAutoencoder, WorldFamily, read_configs

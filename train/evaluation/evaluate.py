@@ -14,6 +14,8 @@ from rich.table import Table
 
 from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.files.atomic import replace
+from ...pipeline.files.limits import MAX_RESULT_BYTES
+from ...pipeline.files.plain import read_file
 from ...pipeline.machine import DeviceName
 from ...pipeline.messages import list_problems
 from ...pipeline.progress import Progress
@@ -327,12 +329,13 @@ def read_evaluation(run: Path) -> Evaluation:
         RunError: there is none, or it is not what we write.
     """
     try:
-        return Evaluation.model_validate_json((run / EVALUATION).read_bytes())
+        return Evaluation.model_validate_json(read_file(run / EVALUATION, MAX_RESULT_BYTES))
     except OSError as error:
         raise RunError(f"{run} has not been evaluated: run `theworld evaluate {quote(str(run))}` first") from error
-    except ValidationError as error:
+    except ValueError as error:
+        why = list_problems(error) if isinstance(error, ValidationError) else error
         raise RunError(
-            f"{run / EVALUATION} is not an evaluation we wrote: {list_problems(error)}. Make it again: "
+            f"{run / EVALUATION} is not an evaluation that theworld wrote: {why}. Make it again: "
             f"theworld evaluate {quote(str(run))}"
         ) from error
 

@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, RunError
+from ...pipeline.files.limits import MAX_RESULT_BYTES
+from ...pipeline.files.plain import read_file
 from ...pipeline.messages import list_problems
 from ...pipeline.progress import Progress
 from ..questions.record import UNTYPED
@@ -123,9 +125,10 @@ def read_gate(run: Path, steps: int) -> Gate:
     if not path.is_file():
         raise ConfigError(f"{run} holds no gate: there is no {ADAPTIVE} in it. {make}; or give a rule such as static=0")
     try:
-        comparison = Adaptive.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise RunError(f"{path} is not a file that theworld wrote ({list_problems(error)}). {make}") from error
+        comparison = Adaptive.model_validate_json(read_file(path, MAX_RESULT_BYTES))
+    except (OSError, ValueError) as error:
+        why = list_problems(error) if isinstance(error, OSError | ValidationError) else error
+        raise RunError(f"{path} is not a file that theworld wrote ({why}). {make}") from error
     gate = next((policy.gate for policy in comparison.policies if policy.name == "confidence"), None)
     if gate is None or comparison.steps != steps:
         reason = "; ".join(comparison.notes) or f"it is for {comparison.steps} steps"

@@ -19,14 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.limits import MAX_CONFIG_BYTES, MAX_WEIGHT_BYTES
 from ...pipeline.files.plain import read_json
-from ...pipeline.files.pretrained import (
-    MAX_CONFIG_BYTES,
-    MAX_WEIGHT_BYTES,
-    load_pretrained,
-    require_plain,
-    tensor_shapes,
-)
+from ...pipeline.files.pretrained import load_pretrained, require_plain, tensor_shapes
 from ...pipeline.messages import install_extra, list_problems, name_some
 from ..config import AttentionName
 from .prompt_format import PromptFormat, TokenizerOnly
@@ -205,7 +200,7 @@ def add_lora(lm: LanguageModel, *, rank: int, alpha: float, dropout: float) -> L
         lm.model.name_or_path, _, commit = lm.weights.source.partition("@")
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType] - peft divides it by the rank, whole or not
         lora_dropout=dropout,
         target_modules="all-linear",
         exclude_modules=rf".*\b({'|'.join(_VISION_PARTS)})\b.*" if lm.image_tokens else None,

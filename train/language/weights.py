@@ -8,7 +8,8 @@ from pathlib import Path
 from ...pipeline.errors import ConfigError
 from ...pipeline.files.hashing import digest_of_file, hash_files
 from ...pipeline.files.hub import fetch, is_hub_id
-from ...pipeline.files.pretrained import MAX_WEIGHT_BYTES, require_plain
+from ...pipeline.files.limits import MAX_WEIGHT_BYTES
+from ...pipeline.files.pretrained import require_plain
 from ..worldlet import WEIGHTS
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]

@@ -26,7 +26,7 @@ from ...pipeline.files import arrow_tables as arrow_files
 from ...pipeline.files import guarded_tables, limits
 from ...pipeline.files import text_tables as lists
 from ...pipeline.files.hashing import digest_of_file, digest_of_lines
-from ...pipeline.files.sealed import read_file
+from ...pipeline.files.plain import read_file
 from .columns import FIELDS, Columns
 from .values import Images, Skipped, WrongValue, answer_of, choices_of, shuffle_choices, text_of
 

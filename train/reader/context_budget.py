@@ -7,13 +7,14 @@ see. World tokens stand in front of the text, the observed frame first, so that 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.limits import MAX_CONFIG_BYTES
+from ...pipeline.files.plain import read_json
 from ..worldlet import WEIGHTS
 from .layouts import TokenLayout, usual_layouts
 
@@ -88,7 +89,7 @@ def find_context_limits(lm: str | None) -> ContextLimits:
 
 def _read_room(source: str, folder: Path) -> ContextLimits:
     try:
-        return context_limits_of(source, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        return context_limits_of(source, read_json(folder / "config.json", MAX_CONFIG_BYTES))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"{folder / 'config.json'} does not describe a language model: {error}") from error
 

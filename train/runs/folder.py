@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, RunError, StoreMismatchError
-from ...pipeline.files.pretrained import MAX_WEIGHT_BYTES, require_plain, tensor_shapes
+from ...pipeline.files.limits import MAX_WEIGHT_BYTES
+from ...pipeline.files.pretrained import require_plain, tensor_shapes
 from ...pipeline.latents.recipe import difference
 from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.store.folder import LatentStore

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...pipeline.errors import RunError
+from ...pipeline.files.limits import MAX_CONFIG_BYTES
 from ...pipeline.files.plain import read_file
-from ...pipeline.files.pretrained import MAX_CONFIG_BYTES
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.messages import list_problems
 from ..reader.layouts import LayoutName, PoolName, TokenLayout

@@ -17,6 +17,8 @@ import numpy as np
 from rich.table import Table
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.limits import MAX_RESULT_BYTES
+from ...pipeline.files.plain import read_json
 from ...pipeline.store.folder import open_store
 from ..data.arms import future_is_right, parse_arm
 from ..evaluation.metrics import minimal_pairs
@@ -75,7 +77,7 @@ def read_outcomes(path: Path) -> dict[str, bool]:
         ConfigError: the file cannot be read or is something else.
     """
     try:
-        outcomes = json.loads(path.read_text(encoding="utf-8"))
+        outcomes = read_json(path, MAX_RESULT_BYTES)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--outcomes {path} cannot be read: {error}") from error
     if not isinstance(outcomes, dict) or not all(isinstance(value, bool) for value in outcomes.values()):
@@ -91,7 +93,7 @@ def find(study: Study, units: Sequence[UnitAnswers], *, outcomes: Mapping[str, b
         outcomes: scene -> whether its rollout ends as the scene truly does; for H6 and the break-even curve.
     """
     answers = Answers(study, units)
-    facts: dict[str, Any] = json.loads((study.out / "study.json").read_text(encoding="utf-8"))
+    facts: dict[str, Any] = read_json(study.out / "study.json", MAX_RESULT_BYTES)
     store = open_store(study.settings.store)
     tests = answers.splits[TEST].questions
     known_outcomes = (

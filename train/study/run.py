@@ -27,7 +27,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...pipeline.errors import ConfigError, Interrupted, RunError
 from ...pipeline.files.atomic import replace
 from ...pipeline.files.hashing import digest_of_lines
+from ...pipeline.files.limits import MAX_RESULT_BYTES
 from ...pipeline.files.lock import exclusive_lock
+from ...pipeline.files.plain import read_file, read_json
 from ...pipeline.machine import resolve_device, usable_cores
 from ...pipeline.messages import list_problems
 from ...pipeline.progress import Progress
@@ -215,7 +217,7 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         _write(file, json.dumps(facts, indent=2) + "\n")
         return
     try:
-        claimed: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        claimed: dict[str, Any] = read_json(file, MAX_RESULT_BYTES)
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({error}). Choose another --out") from error
     if isinstance(budget := claimed.get("budget"), dict):  # a setting that was added since had its default
@@ -290,7 +292,7 @@ def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
             settings.model_copy(update={"arm": unit.arm, "labels": unit.labels, "seed": unit.seed, "out": folder}),
             progress=Progress.keeping(warnings),
         )
-    metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    metrics: dict[str, Any] = read_json(folder / METRICS, MAX_RESULT_BYTES)
     session = AnswerSession.open(
         folder,
         store=settings.store,
@@ -337,10 +339,11 @@ def _file_of(study: Study, unit: Unit) -> Path:
 def _read_unit(study: Study, unit: Unit) -> UnitAnswers:
     file = _file_of(study, unit)
     try:
-        return UnitAnswers.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
+        return UnitAnswers.model_validate_json(read_file(file, MAX_RESULT_BYTES))
+    except (OSError, ValueError) as error:
+        why = list_problems(error) if isinstance(error, OSError | ValidationError) else error
         raise RunError(
-            f"{file} is not a file of this study: {list_problems(error)}. Remove it, and run the same command to make "
+            f"{file} is not a file of this study: {why}. Remove it, and run the same command to make "
             "it again"
         ) from error
 
