@@ -22,7 +22,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from . import limits
 from .arrow_tables import arrow_batches, arrow_schema, is_arrow, load_pyarrow
@@ -186,7 +186,8 @@ def _kind(pa: Any, type_: Any) -> tuple[str, bool]:
 def _label_names(found: Any) -> dict[str, list[str]]:
     """Columns of `datasets`' ClassLabel -> the names its numbers stand for."""
     try:
-        text = (found.metadata or {}).get(b"huggingface", b"{}")
+        metadata: dict[bytes, bytes] = found.metadata or {}
+        text = metadata.get(b"huggingface", b"{}")
         if len(text) > limits.MAX_ROW_BYTES:
             return {}
         features = json.loads(text)["info"]["features"]
@@ -313,9 +314,10 @@ def _plain(value: Any, parts: list[bytes], at: list[int]) -> Any:
         at[0] += len(value)
         return {BYTES: [start, len(value)]}
     if isinstance(value, dict):  # a stranger's names are never ours
-        return {f"\0{name}" if name.startswith("\0") else name: _plain(part, parts, at) for name, part in value.items()}
+        named = cast(dict[str, Any], value).items()
+        return {f"\0{name}" if name.startswith("\0") else name: _plain(part, parts, at) for name, part in named}
     if isinstance(value, list):
-        return [_plain(part, parts, at) for part in value]
+        return [_plain(part, parts, at) for part in cast(list[Any], value)]
     return {OTHER: type(value).__name__}
 
 
@@ -351,8 +353,8 @@ class _Groups:
         self._pa, self._column = pa, column
         self._table = _parquet(pa, path)
         metadata = self._table.metadata
-        self._rows = [metadata.row_group(number).num_rows for number in range(self._table.num_row_groups)]
-        self._group = -1
+        self._rows: list[int] = [metadata.row_group(number).num_rows for number in range(self._table.num_row_groups)]
+        self._group: int = -1
         self._kept = _Kept()
         self._batches: Iterator[Any] = iter(())
         self._next = 0
@@ -367,7 +369,8 @@ class _Groups:
         if group == len(self._rows):
             raise IndexError(f"it has {start:,} rows")
         if group != self._group or row < self._next:
-            self._group, self._next, self._kept = group, start, _Kept()
+            self._group, self._next = group, start
+            self._kept = _Kept()
             self._batches = _group(self._pa, self._table, group, [self._column], None)
         for batch in self._batches:
             cells = batch.column(self._column)
