@@ -127,7 +127,7 @@ def read_cell(path: str, facts: tuple[int, ...], row: int, column: str, max_byte
 
 
 def _value(value: Any) -> Any:
-    return Other(value[OTHER]) if isinstance(value, dict) else value
+    return Other(str(cast(dict[str, Any], value)[OTHER])) if isinstance(value, dict) else value
 
 
 def _deep(value: Any, content: bytes) -> Any:

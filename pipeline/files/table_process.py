@@ -314,8 +314,8 @@ def _plain(value: Any, parts: list[bytes], at: list[int]) -> Any:
         at[0] += len(value)
         return {BYTES: [start, len(value)]}
     if isinstance(value, dict):  # a stranger's names are never ours
-        fields = cast(dict[str, Any], value)
-        return {f"\0{name}" if name.startswith("\0") else name: _plain(part, parts, at) for name, part in fields.items()}
+        named = cast(dict[str, Any], value).items()
+        return {f"\0{name}" if name.startswith("\0") else name: _plain(part, parts, at) for name, part in named}
     if isinstance(value, list):
         return [_plain(part, parts, at) for part in cast(list[Any], value)]
     return {OTHER: type(value).__name__}
@@ -353,7 +353,7 @@ class _Groups:
         self._pa, self._column = pa, column
         self._table = _parquet(pa, path)
         metadata = self._table.metadata
-        self._rows = [metadata.row_group(number).num_rows for number in range(self._table.num_row_groups)]
+        self._rows: list[int] = [metadata.row_group(number).num_rows for number in range(self._table.num_row_groups)]
         self._group: int = -1
         self._kept = _Kept()
         self._batches: Iterator[Any] = iter(())
@@ -369,7 +369,8 @@ class _Groups:
         if group == len(self._rows):
             raise IndexError(f"it has {start:,} rows")
         if group != self._group or row < self._next:
-            self._group, self._next, self._kept = group, start, _Kept()
+            self._group, self._next = group, start
+            self._kept = _Kept()
             self._batches = _group(self._pa, self._table, group, [self._column], None)
         for batch in self._batches:
             cells = batch.column(self._column)
@@ -377,7 +378,7 @@ class _Groups:
             self._next += len(cells)
             if row < self._next:
                 return cells[len(cells) - (self._next - row)]
-        self._group: int = -1
+        self._group = -1
         raise IndexError(f"row group {group} ends before it")
 
 
