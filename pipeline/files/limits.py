@@ -31,6 +31,12 @@ MAX_WEIGHT_BYTES = 2**40
 """One safetensors or .gguf file: 1 TiB."""
 MAX_WEIGHT_HEADER_BYTES = 100 * 10**6
 """The header of a safetensors file; the library's own limit."""
+MAX_GGUF_HEADER_BYTES = 2**28
+"""The header of a GGUF file, which holds the tokenizer: 256 MiB. Gemma-3's has about 15 MB."""
+MAX_GGUF_ENTRIES = 2**16
+"""Settings, and tensors, in a GGUF file."""
+MAX_GGUF_STRINGS = 2**21
+"""The tokens of a GGUF file's tokenizer; Gemma-3 has 262,144."""
 MAX_LAYERS = 1000
 """Layers, blocks, heads or experts that a model's config may state."""
 MAX_MODEL_NUMBER = 10**8

@@ -22,6 +22,7 @@ from typing import Any, cast
 from ..errors import TheWorldError
 from ..messages import name_some
 from . import limits
+from .gguf_header import check_gguf
 from .plain import open_file, read_json
 
 NAMES = (
@@ -62,6 +63,7 @@ def load_pretrained(
         gguf = options.get("gguf_file")
         if gguf is not None:
             files = [*files, require_plain(root, folder / gguf, limits.MAX_WEIGHT_BYTES)]
+            check_gguf(folder / gguf)
         for path in files:
             _check(path)
         with _view(files) as view:
