@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,8 +52,22 @@ def format_bytes(size: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text with all control characters escaped: a file name from a stranger may hold terminal commands."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Return the text on one line with escapes for whatever is not to be seen, or acts on what is around it.
+
+    These are control and format characters (terminal commands, marks that turn the direction of writing), line ends of
+    all kinds, characters of no width, surrogates, and characters without a common meaning. Letters of all scripts stay.
+    """
+    return "".join(c if _is_seen(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+"""Letters and marks by their category, but without any ink."""
+
+
+def _is_seen(character: str) -> bool:
+    if character in _INVISIBLE:
+        return False
+    return character.isprintable() or unicodedata.category(character) == "Zs"  # spaces of some scripts
 
 
 def install_extra(name: str) -> str:

@@ -40,7 +40,7 @@ def demo(
     from ...precompute.job.config import PrecomputeConfig
     from ...precompute.job.run import run_precompute
     from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown
-    from ..progress import Progress, print_result
+    from ..progress import Progress, print_json, print_lines, print_result
     from ..store.folder import open_store
     from .evaluate import write_page
 
@@ -73,11 +73,11 @@ def demo(
     if as_json:
         evaluations = [evaluation.model_dump(mode="json") for evaluation in done]
         told = {"page": str(page.resolve()), "seconds": round(took, 1), "evaluations": evaluations}
-        typer.echo(json.dumps(told, indent=2))
+        print_json(told)
         return
     for table in compare_evaluations(done):
         print_result(table)
-    typer.echo(f"{took:.0f} s. Now open {page.resolve()}")
+    print_lines(f"{took:.0f} s. Now open {page.resolve()}", paths=True)
 
 
 def _contact_sheet(out: Path, store: LatentStore, device: DeviceName, progress: Progress) -> Path:
