@@ -1,13 +1,16 @@
-"""Text of messages and of what is typed: lists cut short or split, sizes, names made safe for a terminal, and
-pydantic's errors in plain words."""
+"""Text of messages and of what is typed: lists cut short or split, sizes, names made safe for a terminal, commands that
+can be pasted, and pydantic's errors in plain words."""
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import reprlib
+import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -68,6 +71,37 @@ def _is_seen(character: str) -> bool:
     if character in _INVISIBLE:
         return False
     return character.isprintable() or unicodedata.category(character) == "Zs"  # spaces of some scripts
+
+
+def command(*words: str | Path) -> str:
+    """Return a command of theworld as it can be pasted into a shell: `theworld cache repair 'a b' --apply`.
+
+    Args:
+        words: what follows `theworld`. A `Path` is never taken for a flag; other words stay as they are, such as
+            `--apply` and `IMAGE`.
+    """
+    return " ".join(["theworld", *map(_shell_word, words)])
+
+
+_NOT_SHOWN_QUOTED = frozenset("`")
+"""Messages put commands between backticks, so a backtick in a word would seem to end them."""
+
+
+def _shell_word(word: str | Path) -> str:
+    text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
+    if all(_is_seen(c) and c not in _NOT_SHOWN_QUOTED for c in text):
+        return shlex.quote(text)
+    try:
+        return f"$'{''.join(map(_in_dollar_quotes, text))}'"
+    except UnicodeEncodeError:  # half a character, which no file's name holds
+        return shlex.quote(printable(text))
+
+
+def _in_dollar_quotes(character: str) -> str:
+    """A character inside $'…' of bash, zsh and ksh: what cannot be seen as its bytes."""
+    if character in "'\\!`" or not _is_seen(character):
+        return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+    return character
 
 
 def install_extra(name: str) -> str:

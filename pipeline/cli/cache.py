@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +17,7 @@ import typer
 from ...precompute.job.config import PrecomputeConfig
 from ..config import DECIDES_LATENTS, DEFAULT_CACHE
 from ..errors import ConfigError, StoreNotFoundError, TheWorldError
-from ..messages import format_bytes
+from ..messages import command, format_bytes
 from . import options
 from .cache_world import audit_store, preview
 from .options import Json, Quiet, Store
@@ -51,7 +50,7 @@ def list_(
     paths = [cache] if is_store(cache) else find_stores(cache)
     if not paths and not cache.is_dir():
         what = "is a file" if cache.exists() else "does not exist"
-        make = f"theworld precompute IMAGES --cache {quote(str(cache))}"
+        make = command("precompute", "IMAGES", "--cache", cache)
         raise StoreNotFoundError(f"{cache} {what}. Make a store with `{make}`")
     rows: list[dict[str, Any]] = []
     bad = False

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..messages import command
 from .options import Device, Json, Quiet, device_name
 
 if TYPE_CHECKING:
@@ -155,12 +155,14 @@ def _next_html(out: Path, runs: list[Path]) -> str:
     import html
 
     image = out / "latents" / "scenes" / "images" / "test-buckets-000000.png"
-    ask = f'theworld ask {quote(str(runs[0]))} {quote(str(image))} "where will the ball land?"'
     commands = [
-        (f"{ask} --choices left,middle,right", "ask one yourself"),
-        (f"theworld cache info {quote(str(out / 'latents'))}", "what the store holds"),
+        (
+            command("ask", runs[0], image, "where will the ball land?", "--choices", "left,middle,right"),
+            "ask one yourself",
+        ),
+        (command("cache", "info", out / "latents"), "what the store holds"),
         ("theworld scenes bench --train 1000 --test 500", "all four families of scenes"),
         ("theworld precompute PHOTOS --world nvidia/Cosmos-Predict2-2B-Video2World", "the real world model"),
     ]
-    items = (f"<li><code>{html.escape(command)}</code>: {html.escape(what)}</li>" for command, what in commands)
+    items = (f"<li><code>{html.escape(typed)}</code>: {html.escape(what)}</li>" for typed, what in commands)
     return f"<ul>{''.join(items)}</ul>"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..messages import command
 from .options import Json, Quiet, RunFolder
 
 
@@ -59,4 +59,4 @@ def pull(
     if as_json:
         print_json({"run": str(path)}, indent=None)
     else:
-        print_lines(str(path), f"next: theworld ask {shlex.quote(str(path))} IMAGE QUESTION", paths=True)
+        print_lines(str(path), f"next: {command('ask', path, 'IMAGE', 'QUESTION')}", paths=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import Annotated
 
 import typer
 
 from ..machine import usable_cores
-from ..messages import split_names
+from ..messages import command, split_names
 from . import options
 from .options import Json, Quiet
 
@@ -64,9 +63,8 @@ def worldlet_build(
     progress = Progress.on_stderr(quiet=quiet)
     build_world(out / "world", minutes=world_minutes, seed=seed, start=start, progress=progress)
     build_lm(out / "lm", minutes=lm_minutes, seed=seed, progress=progress)
-    folders = {"world": str(out / "world"), "lm": str(out / "lm")}
     if as_json:
-        print_json(folders)
+        print_json({"world": str(out / "world"), "lm": str(out / "lm")})
         return
-    world, lm = quote(folders["world"]), quote(folders["lm"])
-    print_lines(f"use them: theworld precompute --world {world}; theworld train --lm {lm}")
+    use = f"{command('precompute', '--world', out / 'world')}; {command('train', '--lm', out / 'lm')}"
+    print_lines(f"use them: {use}")

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -15,7 +14,7 @@ from rich.table import Table
 from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.files.atomic import replace
 from ...pipeline.machine import DeviceName
-from ...pipeline.messages import list_problems
+from ...pipeline.messages import command, list_problems
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.records import origins_of
@@ -329,11 +328,11 @@ def read_evaluation(run: Path) -> Evaluation:
     try:
         return Evaluation.model_validate_json((run / EVALUATION).read_bytes())
     except OSError as error:
-        raise RunError(f"{run} has not been evaluated: run `theworld evaluate {quote(str(run))}` first") from error
+        raise RunError(f"{run} has not been evaluated: run `{command('evaluate', run)}` first") from error
     except ValidationError as error:
         raise RunError(
             f"{run / EVALUATION} is not an evaluation we wrote: {list_problems(error)}. Make it again: "
-            f"theworld evaluate {quote(str(run))}"
+            f"{command('evaluate', run)}"
         ) from error
 
 

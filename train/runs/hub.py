@@ -10,6 +10,7 @@ from typing import Any
 
 from ...pipeline.errors import RunError
 from ...pipeline.files.hub import fetch, upload
+from ...pipeline.messages import command
 from .meta import METRICS, RunMeta, read_meta
 
 CARD = "README.md"
@@ -113,7 +114,7 @@ A reader of predicted futures for the language model `{base}`: LoRA adapters, an
 of a world model's rollout into tokens.
 
 ```sh
-theworld pull {hub_id} runs/pulled
+{command('pull', hub_id, 'runs/pulled')}
 theworld ask runs/pulled IMAGE "QUESTION"
 ```
 
