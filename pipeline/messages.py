@@ -104,6 +104,25 @@ def _in_dollar_quotes(character: str) -> str:
     return character
 
 
+def markdown(text: str) -> str:
+    """Return the text as Markdown that shows it, in a paragraph or a table: nothing in it is markup, HTML or a link."""
+    plain = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKUP.sub(r"\\\g<0>", plain)
+
+
+_MARKUP = re.compile(
+    r"[\\`*\[\]|~$]"
+    r"|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"  # inside a word it is a letter
+    r"|:(?=//)|(?<=www)\.",  # of addresses, which become links by themselves
+    re.IGNORECASE,
+)
+
+
+def markdown_code(text: str) -> str:
+    """The same as code, where code can hold the text."""
+    return f"`{text}`" if text and printable(text) == text and not set("`|") & set(text) else markdown(text)
+
+
 def install_extra(name: str) -> str:
     """How to install one of the extras of pyproject.toml: from the source, since no package index has theworld."""
     return f"pip install -e '.[{name}]' in the folder of theworld's source"

@@ -18,6 +18,7 @@ from .options import Device, Json, Quiet, device_name
 if TYPE_CHECKING:
     from ...precompute.job.report import Report
     from ...train.evaluation.evaluate import Evaluation
+    from ...train.pages.html import Html
     from ..machine import DeviceName
     from ..progress import Progress
     from ..store.latent_store import LatentStore
@@ -121,17 +122,18 @@ def _trained(
     return run
 
 
-def _sheet_html(sheet: Path) -> str:
-    from ...train.pages.html import image
+def _sheet_html(sheet: Path) -> Html:
+    from ...train.pages.html import image, paragraph
 
     alt = "Unseen scenes: the image, the predicted frames, and below them what truly happens"
-    return (
-        "<p>Scenes of the test split. In each row the image, then what the world model expects from it alone; below, "
-        f"the true future through the same autoencoder.</p><p>{image(alt, sheet.read_bytes())}</p>"
+    text = (
+        "Scenes of the test split. In each row the image, then what the world model expects from it alone; below, "
+        "the true future through the same autoencoder."
     )
+    return paragraph(text) + paragraph(image(alt, sheet.read_bytes()))
 
 
-def _cost_html(made: Report, store: LatentStore, runs: list[Path]) -> str:
+def _cost_html(made: Report, store: LatentStore, runs: list[Path]) -> Html:
     from ...train.evaluation.evaluate import rollout_seconds
     from ...train.pages.html import table
     from ..messages import format_bytes
@@ -151,8 +153,8 @@ def _cost_html(made: Report, store: LatentStore, runs: list[Path]) -> str:
     return table(["", ""], rows)
 
 
-def _next_html(out: Path, runs: list[Path]) -> str:
-    import html
+def _next_html(out: Path, runs: list[Path]) -> Html:
+    from ...train.pages.html import bullets, render
 
     image = out / "latents" / "scenes" / "images" / "test-buckets-000000.png"
     commands = [
@@ -164,5 +166,5 @@ def _next_html(out: Path, runs: list[Path]) -> str:
         ("theworld scenes bench --train 1000 --test 500", "all four families of scenes"),
         ("theworld precompute PHOTOS --world nvidia/Cosmos-Predict2-2B-Video2World", "the real world model"),
     ]
-    items = (f"<li><code>{html.escape(typed)}</code>: {html.escape(what)}</li>" for typed, what in commands)
-    return f"<ul>{''.join(items)}</ul>"
+    item = "<code>{{ typed }}</code>: {{ what }}"
+    return bullets(render(item, typed=typed, what=what) for typed, what in commands)
