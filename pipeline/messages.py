@@ -1,12 +1,16 @@
-"""Text of messages and of what is typed: lists cut short or split, sizes, names made safe for a terminal, and
-pydantic's errors in plain words."""
+"""Text of messages and of what is typed: lists cut short or split, sizes, names made safe for a terminal, commands that
+can be pasted, and pydantic's errors in plain words."""
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import reprlib
+import shlex
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -51,8 +55,72 @@ def format_bytes(size: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text with all control characters escaped: a file name from a stranger may hold terminal commands."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Return the text on one line with escapes for whatever is not to be seen, or acts on what is around it.
+
+    These are control and format characters (terminal commands, marks that turn the direction of writing), line ends of
+    all kinds, characters of no width, surrogates, and characters without a common meaning. Letters of all scripts stay.
+    """
+    return "".join(c if _is_seen(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+"""Letters and marks by their category, but without any ink."""
+
+
+def _is_seen(character: str) -> bool:
+    if character in _INVISIBLE:
+        return False
+    return character.isprintable() or unicodedata.category(character) == "Zs"  # spaces of some scripts
+
+
+def command(*words: str | Path) -> str:
+    """Return a command of theworld as it can be pasted into a shell: `theworld cache repair 'a b' --apply`.
+
+    Args:
+        words: what follows `theworld`. A `Path` is never taken for a flag; other words stay as they are, such as
+            `--apply` and `IMAGE`.
+    """
+    return " ".join(["theworld", *map(_shell_word, words)])
+
+
+_NOT_SHOWN_QUOTED = frozenset("`")
+"""Messages put commands between backticks, so a backtick in a word would seem to end them."""
+
+
+def _shell_word(word: str | Path) -> str:
+    text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
+    if all(_is_seen(c) and c not in _NOT_SHOWN_QUOTED for c in text):
+        return shlex.quote(text)
+    try:
+        return f"$'{''.join(map(_in_dollar_quotes, text))}'"
+    except UnicodeEncodeError:  # half a character, which no file's name holds
+        return shlex.quote(printable(text))
+
+
+def _in_dollar_quotes(character: str) -> str:
+    """A character inside $'…' of bash, zsh and ksh: what cannot be seen as its bytes."""
+    if character in "'\\!`" or not _is_seen(character):
+        return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+    return character
+
+
+def markdown(text: str) -> str:
+    """Return the text as Markdown that shows it, in a paragraph or a table: nothing in it is markup, HTML or a link."""
+    plain = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKUP.sub(r"\\\g<0>", plain)
+
+
+_MARKUP = re.compile(
+    r"[\\`*\[\]|~$]"
+    r"|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"  # inside a word it is a letter
+    r"|:(?=//)|(?<=www)\.",  # of addresses, which become links by themselves
+    re.IGNORECASE,
+)
+
+
+def markdown_code(text: str) -> str:
+    """The same as code, where code can hold the text."""
+    return f"`{text}`" if text and printable(text) == text and not set("`|") & set(text) else markdown(text)
 
 
 def install_extra(name: str) -> str:

@@ -1,4 +1,7 @@
-"""What a person sees while a job runs: lines and one live bar, on stderr; results go to stdout elsewhere.
+"""The door for all text that leaves: results on stdout, and what a person sees while a job runs on stderr.
+
+Names, questions and errors of libraries come from strangers, so nothing here is taken as markup, and what could command
+a terminal is shown as an escape (`printable`). No other module prints.
 
 The rule for all packages: what a person should know is said to the `Progress` that the caller hands down, or returned
 with the result, never both. A public function that was given no `Progress` says it to `Progress.to_logger()`, so a
@@ -10,18 +13,22 @@ Colors follow the terminal, NO_COLOR and FORCE_COLOR, as rich reads them.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from copy import copy
+from dataclasses import replace
+from typing import Protocol, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from .messages import printable
 
@@ -94,14 +101,15 @@ class Progress:
             yield _Silent()
         elif self._console.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn(f"{unit} {{task.fields[rate]}}"),
+                TextColumn("{task.fields[rate]}", markup=False),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[failed]}", style="red", markup=False),
+                TextColumn("{task.fields[note]}", markup=False),
             )
             with RichProgress(*columns, console=self._console) as live:
                 yield _Live(live, title, total, unit)
@@ -117,10 +125,10 @@ class _Logged(Progress):
         self._logger = logging.getLogger("theworld")
 
     def _print(self, line: str) -> None:
-        self._logger.info("%s", line)
+        self._logger.info("%s", _seen(line))
 
     def _print_warning(self, line: str) -> None:
-        self._logger.warning("%s", line)
+        self._logger.warning("%s", _seen(line))
 
 
 class _Kept(Progress):
@@ -137,23 +145,84 @@ def print_error(text: str) -> None:
     _stderr().print(_seen(text), style="red", markup=False)
 
 
+def print_lines(*lines: str, err: bool = False, paths: bool = False) -> None:
+    """Results on stdout, or on stderr: each is one line, whatever is in it.
+
+    Args:
+        paths: a script may take paths from these lines, so where no terminal shows them, a path that is not UTF-8 goes
+            out as the bytes it has.
+    """
+    stream = sys.stderr if err else sys.stdout
+    keep_bytes = paths and not stream.isatty()
+    for line in lines:
+        stream.write(f"{_written(line, stream, keep_bytes=keep_bytes)}\n")
+    stream.flush()
+
+
+def print_json(value: object, *, indent: int | None = 2) -> None:
+    """A result for a program, on stdout: ASCII alone."""
+    print_lines(*json.dumps(value, indent=indent).split("\n"))
+
+
 def print_at_once(text: str) -> None:
     """A line on stderr from a signal handler: past every buffer, and to nobody where the terminal is gone."""
     with suppress(OSError):
-        os.write(2, f"\n{text}\n".encode())
+        os.write(2, f"\n{_seen(text)}\n".encode())
 
 
-def print_result(table: RenderableType) -> None:
+def print_result(table: Table) -> None:
     """A result on stdout; brackets and colons in a name are printed, not interpreted, and a long one is told whole."""
-    if isinstance(table, Table):
-        for column in table.columns:
-            column.overflow = "fold"
-    Console(markup=False, emoji=False).print(table)
+    shown = copy(table)
+    shown.columns = [
+        replace(
+            column,
+            header=_cell(column.header),
+            footer=_cell(column.footer),
+            overflow="fold",
+            _cells=[_cell(cell) for cell in column.cells],
+        )
+        for column in table.columns
+    ]
+    shown.title = None if table.title is None else _cell(table.title)
+    shown.caption = None if table.caption is None else _cell(table.caption, lines=True)
+    Console(markup=False, emoji=False, highlight=False).print(shown)
+
+
+def _cell(content: object, *, lines: bool = False) -> str | Text:
+    """What a table may hold: text, and text of ours with a style for all of it."""
+    if not isinstance(content, str | Text):
+        raise TypeError(f"a cell is text, not {type(content).__name__}")
+    safe = _seen(str(content)) if lines else printable(str(content))
+    return Text(safe, style=content.style) if isinstance(content, Text) else safe
 
 
 def _seen(text: str) -> str:
-    """Its lines, whatever names are in them."""
-    return "\n".join(map(printable, text.split("\n")))
+    """Its lines; those after the first are set in, so that none in a name passes for a line of ours."""
+    first, *others = map(printable, text.split("\n"))
+    margin = "    " * any(line and not line.startswith(" ") for line in others)
+    return "\n".join([first, *(f"{margin}{line}" for line in others)])
+
+
+def _written(line: str, stream: TextIO, *, keep_bytes: bool) -> str:
+    """The line as the stream can write it."""
+    encoding = stream.encoding or "utf-8"
+    if keep_bytes and _is_of_paths(line):
+        line = "".join(c if "\udc80" <= c <= "\udcff" else printable(c) for c in line)
+    else:
+        line = printable(line)
+    try:
+        line.encode(encoding, stream.errors or "strict")
+    except UnicodeEncodeError:
+        return line.encode(encoding, "backslashreplace").decode(encoding)
+    return line
+
+
+def _is_of_paths(line: str) -> bool:
+    """Whether its lone surrogates are bytes that the file system gave: together, others could make any character."""
+    try:
+        return os.fsdecode(os.fsencode(line)) == line
+    except UnicodeEncodeError:
+        return False
 
 
 def _stderr() -> Console:
@@ -181,12 +250,14 @@ class _Live(_Counter):
     def __init__(self, live: RichProgress, title: str, total: int, unit: str) -> None:
         super().__init__(unit)
         self._live = live
-        self._task = live.add_task(title, total=total, rate="", note="")
+        self._unit_shown = printable(unit)
+        self._task = live.add_task(printable(title), total=total, rate=self._unit_shown, failed="", note="")
 
     def advance(self, count: int, *, failed: int = 0, note: str = "") -> None:
         self.done += count
-        text = f"[red]{failed} failed[/red] {note}" if failed else note
-        self._live.update(self._task, advance=count, rate=self.rate(), note=text)
+        told = f"{failed} failed" if failed else ""
+        rate = f"{self._unit_shown} {printable(self.rate())}"
+        self._live.update(self._task, advance=count, rate=rate, failed=told, note=printable(note))
 
 
 class _Lines(_Counter):

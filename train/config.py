@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ..pipeline.config import DEFAULT_CACHE, HOW_IT_RUNS, WORLD_TOKENS, setting
 from ..pipeline.files.local import LocalPath
 from ..pipeline.machine import DeviceName
-from ..pipeline.messages import split_names
+from ..pipeline.messages import command, split_names
 from .reader.layouts import LAYOUTS, PATCH, POOL_STEPS, LayoutName, PoolName, TokenLayout
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
@@ -224,8 +223,8 @@ class RunSummary:
     @property
     def next_command(self) -> str:
         """What to type next."""
-        split = "" if self.evaluation_split == "test" else f" --split {shlex.quote(self.evaluation_split)}"
-        return f"theworld evaluate {shlex.quote(str(self.run))}{split}"
+        split = [] if self.evaluation_split == "test" else ["--split", self.evaluation_split]
+        return command("evaluate", self.run, *split)
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON values."""

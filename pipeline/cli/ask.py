@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +39,7 @@ def ask(
     from ...precompute.live.world import LazyRollout
     from ...train.evaluation.live_answer import answer_live
     from ...train.runs.folder import load_run
-    from ..progress import Progress
+    from ..progress import Progress, print_json, print_lines
 
     progress, where = Progress.on_stderr(quiet=quiet), options.device_name(device)
     loaded = load_run(run, device=where)
@@ -65,13 +64,13 @@ def ask(
     if as_json:
         ranked = [{"choice": r.choice, "probability": r.probability} for r in answer.ranked]
         facts = {"answer": answer.text, "ranked": ranked, "steps": done.steps, "why": done.why}
-        typer.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     if done.why is not None:
         progress.say(f"rollout steps read: {done.steps}, for {done.why}")
     if not quiet and sys.stderr.isatty():
         rollout.viewer.show(done.latents, sys.stderr)
-    typer.echo(answer.text)
+    print_lines(answer.text)
     for ranked in answer.ranked:
         progress.say(f"  {ranked.probability:6.1%}  {ranked.choice}")
     place = f"saved as {preview}" if preview is not None else "add --preview FILE.png to see it"

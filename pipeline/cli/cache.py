@@ -6,12 +6,10 @@ copied; 2 wrong use; 10 not a store; 11 another repair or gc is running. Results
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +17,7 @@ import typer
 from ...precompute.job.config import PrecomputeConfig
 from ..config import DECIDES_LATENTS, DEFAULT_CACHE
 from ..errors import ConfigError, StoreNotFoundError, TheWorldError
-from ..messages import format_bytes, printable
+from ..messages import command, format_bytes
 from . import options
 from .cache_world import audit_store, preview
 from .options import Json, Quiet, Store
@@ -46,13 +44,13 @@ def list_(
     cache: Annotated[Path, typer.Argument(help="Folder of stores.")] = DEFAULT_CACHE, as_json: Json = False
 ) -> None:
     """The stores of a cache folder: path, recipe id, kind, format, samples, bytes."""
-    from ..progress import print_error
+    from ..progress import print_error, print_json, print_lines
     from ..store.folder import find_stores, is_store, load_store
 
     paths = [cache] if is_store(cache) else find_stores(cache)
     if not paths and not cache.is_dir():
         what = "is a file" if cache.exists() else "does not exist"
-        make = f"theworld precompute IMAGES --cache {quote(str(cache))}"
+        make = command("precompute", "IMAGES", "--cache", cache)
         raise StoreNotFoundError(f"{cache} {what}. Make a store with `{make}`")
     rows: list[dict[str, Any]] = []
     bad = False
@@ -77,13 +75,14 @@ def list_(
             }
         )
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
     else:
         for row in rows:
             size = format_bytes(row["bytes"])
-            typer.echo(f"{row['samples']:>9} samples  {size:>12}  {row['kind']:<8}  {row['format']:<10}  {row['path']}")
+            facts = f"{row['samples']:>9} samples  {size:>12}  {row['kind']:<8}  {row['format']:<10}"
+            print_lines(f"{facts}  {row['path']}", paths=True)
         if not rows:
-            typer.echo(f"{cache} holds no store", err=True)
+            print_lines(f"{cache} holds no store", err=True)
     if bad:
         raise typer.Exit(1)
 
@@ -95,10 +94,14 @@ def info(
     as_json: Json = False,
 ) -> None:
     """What a store holds: recipe, counts, bytes, mean and std by channel, motion, health."""
+    from ..progress import print_json, print_lines
     from ..store.summary import summarise
 
     summary = summarise(_open(store), samples=samples)
-    typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else "\n".join(map(printable, summary.lines())))
+    if as_json:
+        print_json(summary.to_json())
+    else:
+        print_lines(*summary.lines())
 
 
 cache_app.command(example="theworld cache preview latents --out look")(preview)
@@ -107,18 +110,19 @@ cache_app.command(example="theworld cache preview latents --out look")(preview)
 @cache_app.command(example="theworld cache failed latents")
 def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
     """Which inputs have no latent, and why: source, reason, attempts, message."""
+    from ..progress import print_json, print_lines
 
     opened = _open(store, tolerate_damage=True)
     rows = opened.failures()
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        print_json([asdict(row) for row in rows])
         return
     for row in rows:
         attempts = f"{row.attempts} attempt{'s' * (row.attempts != 1)}"
-        typer.echo(f"{printable(row.reason):<10}  {printable(row.source)}  ({attempts})  {printable(row.message)}")
-    reasons = Counter(printable(row.reason) for row in rows)
+        print_lines(f"{row.reason:<10}  {row.source}  ({attempts})  {row.message}")
+    reasons = Counter(row.reason for row in rows)
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    typer.echo(f"{opened.path}: {len(rows)} inputs without a latent{f': {told}' if rows else ''}", err=True)
+    print_lines(f"{opened.path}: {len(rows)} inputs without a latent{f': {told}' if rows else ''}", err=True)
 
 
 @cache_app.command(example="theworld cache verify latents --read")
@@ -143,7 +147,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Is everything there, and is it what was committed? Changes nothing. Exit code 1 where damage is found."""
-    from ..progress import Progress
+    from ..progress import Progress, print_json, print_lines
     from ..store.folder import resolve_store
     from ..store.verify import verify as run_verify
 
@@ -159,11 +163,11 @@ def verify(
     audited = None if recompute is None or found.damage else audit_store(found.store, recompute, quiet=quiet, **asked)
     if as_json:
         said = found.to_json() if recompute is None else {**found.to_json(), "audit": audited and audited.to_json()}
-        typer.echo(json.dumps(said, indent=2))
+        print_json(said)
     else:
-        typer.echo("\n".join(map(printable, [*found.lines(), *(audited.lines() if audited else [])])))
+        print_lines(*found.lines(), *(audited.lines() if audited else []))
         if recompute is not None and audited is None:
-            typer.echo("nothing was made again: what is damaged comes first")
+            print_lines("nothing was made again: what is damaged comes first")
     if found.damage or (audited is not None and audited.different):
         raise typer.Exit(1)
 
@@ -177,7 +181,7 @@ def repair(
     as_json: Json = False,
 ) -> None:
     """Move damaged shards to lost+found/, so that precompute makes them again. Never deletes."""
-    from ..progress import Progress
+    from ..progress import Progress, print_json, print_lines
     from ..store.folder import resolve_store
     from ..store.repair import repair as run_repair
 
@@ -185,18 +189,20 @@ def repair(
     done = run_repair(path, apply=apply, level="deep" if deep else "read", progress=Progress.on_stderr(quiet=quiet))
     moved = [str(file) for file in done.moved]
     if as_json:
-        typer.echo(json.dumps({"store": str(path), "applied": apply, "moved": moved}, indent=2))
+        print_json({"store": str(path), "applied": apply, "moved": moved})
     else:
         for finding in done.verification.damage:
-            typer.echo(f"DAMAGE: {finding.message}")
+            print_lines(f"DAMAGE: {finding.message}")
         for file in moved:
-            typer.echo(f"{'moved' if apply else 'would move'} {file} to {path / 'lost+found'}")
+            print_lines(f"{'moved' if apply else 'would move'} {file} to {path / 'lost+found'}", paths=True)
         if not done.verification.damage:
-            typer.echo(f"{path}: no damage")
+            print_lines(f"{path}: no damage", paths=True)
         elif apply and any(finding.shard is not None for finding in done.verification.damage):
-            typer.echo(f"{path}: run `theworld precompute` with the same flags to make again what is missing")
+            print_lines(
+                f"{path}: run `theworld precompute` with the same flags to make again what is missing", paths=True
+            )
         elif moved and not apply:
-            typer.echo("nothing was changed; --apply moves these files")
+            print_lines("nothing was changed; --apply moves these files")
     if done.verification.damage and (not apply or done.unhealed):
         raise typer.Exit(1)
 
@@ -209,6 +215,7 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Delete what killed writers left: unfinished files, and payloads without a record. Never latents."""
+    from ..progress import print_json, print_lines
     from ..store.folder import resolve_store
     from ..store.repair import gc as run_gc
 
@@ -216,17 +223,18 @@ def gc(
     sweep = run_gc(path, apply=apply, grace_s=_seconds(grace))
     if as_json:
         fields = {**asdict(sweep), "files": [str(file) for file in sweep.files]}
-        typer.echo(json.dumps({"store": str(path), "applied": apply, **fields}, indent=2))
+        print_json({"store": str(path), "applied": apply, **fields})
         return
     for file in sweep.files:
-        typer.echo(f"{'deleted' if apply else 'would delete'} {file}")
+        print_lines(f"{'deleted' if apply else 'would delete'} {file}", paths=True)
     files, size = sweep.set_aside
-    typer.echo(
+    print_lines(
         f"{path}: {len(sweep.files)} files, {format_bytes(sweep.bytes)} {'deleted' if apply else 'to delete'}; "
-        f"{sweep.young} younger than {grace} kept; {files} files, {format_bytes(size)} in lost+found, which are yours"
+        f"{sweep.young} younger than {grace} kept; {files} files, {format_bytes(size)} in lost+found, which are yours",
+        paths=True,
     )
     if sweep.files and not apply:
-        typer.echo("nothing was changed; --apply deletes these files")
+        print_lines("nothing was changed; --apply deletes these files")
 
 
 @cache_app.command(example="theworld cache explain latents --steps 16")
@@ -241,6 +249,7 @@ def explain(
 ) -> None:
     """Why two stores, or a store and precompute's flags, do not share latents: the fields that differ."""
     from ..latents.recipe import difference
+    from ..progress import print_json, print_lines
     from ..store.folder import load_store, resolve_store
 
     ours = load_store(resolve_store(a))
@@ -261,14 +270,14 @@ def explain(
     fields = difference(ours.recipe, theirs)
     if as_json:
         differing = {field: {"a": left, "b": right} for field, (left, right) in fields.items()}
-        typer.echo(json.dumps({"a": ours.recipe.id, "b": theirs.id, "same": not fields, "fields": differing}, indent=2))
+        print_json({"a": ours.recipe.id, "b": theirs.id, "same": not fields, "fields": differing})
         return
     if not fields:
-        typer.echo(f"{ours.path} and {name}: the same recipe {theirs.id[:12]}, so the same latents")
+        print_lines(f"{ours.path} and {name}: the same recipe {theirs.id[:12]}, so the same latents")
         return
-    typer.echo(f"{ours.path} ({ours.recipe.id[:12]}) and {name} ({theirs.id[:12]}) differ in")
+    print_lines(f"{ours.path} ({ours.recipe.id[:12]}) and {name} ({theirs.id[:12]}) differ in")
     for field, (left, right) in fields.items():
-        typer.echo(f"  {field}: {left} / {right}")
+        print_lines(f"  {field}: {left} / {right}")
 
 
 _SHARD = "Samples per shard of a new store. (default: the copied store's)"
@@ -324,15 +333,16 @@ def merge(
 
 
 def _report_copies(target: Path, copies: list[Any], damage: tuple[str, ...], as_json: bool) -> None:
-    from ..progress import print_error
+    from ..progress import print_error, print_json, print_lines
 
     bad = [*damage, *(message for copied in copies for message in copied.damaged)]
     if as_json:
         rows = [{"source": str(c.source), "copied": c.copied, "present": c.present} for c in copies]
-        typer.echo(json.dumps({"target": str(target), "sources": rows, "damaged": bad}, indent=2))
+        print_json({"target": str(target), "sources": rows, "damaged": bad})
     else:
         for copied in copies:
-            typer.echo(f"{copied.source}: {copied.copied} samples copied to {target}, {copied.present} were there")
+            text = f"{copied.source}: {copied.copied} samples copied to {target}, {copied.present} were there"
+            print_lines(text, paths=True)
     for message in bad:
         print_error(f"DAMAGE, not copied: {message}")
     if bad:

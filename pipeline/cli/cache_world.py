@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +33,7 @@ def preview(
 ) -> None:
     """Decode some samples and draw them: a contact sheet (PNG) and an animation (GIF)."""
     from ...precompute.preview.store_preview import preview as run_preview
-    from ..progress import Progress
+    from ..progress import Progress, print_json, print_lines
     from ..store.folder import open_store
 
     progress = Progress.on_stderr(quiet=quiet)
@@ -54,7 +53,10 @@ def preview(
     )
     for note in done.notes:
         progress.warn(note)
-    typer.echo(json.dumps(done.to_json(), indent=2) if as_json else "\n".join(map(str, done.files)))
+    if as_json:
+        print_json(done.to_json())
+    else:
+        print_lines(*map(str, done.files), paths=True)
 
 
 def audit_store(

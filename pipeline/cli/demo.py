@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..messages import command
 from .options import Device, Json, Quiet, device_name
 
 if TYPE_CHECKING:
     from ...precompute.job.report import Report
     from ...train.evaluation.evaluate import Evaluation
+    from ...train.pages.html import Html
     from ..machine import DeviceName
     from ..progress import Progress
     from ..store.latent_store import LatentStore
@@ -40,7 +41,7 @@ def demo(
     from ...precompute.job.config import PrecomputeConfig
     from ...precompute.job.run import run_precompute
     from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown
-    from ..progress import Progress, print_result
+    from ..progress import Progress, print_json, print_lines, print_result
     from ..store.folder import open_store
     from .evaluate import write_page
 
@@ -73,11 +74,11 @@ def demo(
     if as_json:
         evaluations = [evaluation.model_dump(mode="json") for evaluation in done]
         told = {"page": str(page.resolve()), "seconds": round(took, 1), "evaluations": evaluations}
-        typer.echo(json.dumps(told, indent=2))
+        print_json(told)
         return
     for table in compare_evaluations(done):
         print_result(table)
-    typer.echo(f"{took:.0f} s. Now open {page.resolve()}")
+    print_lines(f"{took:.0f} s. Now open {page.resolve()}", paths=True)
 
 
 def _contact_sheet(out: Path, store: LatentStore, device: DeviceName, progress: Progress) -> Path:
@@ -121,17 +122,18 @@ def _trained(
     return run
 
 
-def _sheet_html(sheet: Path) -> str:
-    from ...train.pages.html import image
+def _sheet_html(sheet: Path) -> Html:
+    from ...train.pages.html import image, paragraph
 
     alt = "Unseen scenes: the image, the predicted frames, and below them what truly happens"
-    return (
-        "<p>Scenes of the test split. In each row the image, then what the world model expects from it alone; below, "
-        f"the true future through the same autoencoder.</p><p>{image(alt, sheet.read_bytes())}</p>"
+    text = (
+        "Scenes of the test split. In each row the image, then what the world model expects from it alone; below, "
+        "the true future through the same autoencoder."
     )
+    return paragraph(text) + paragraph(image(alt, sheet.read_bytes()))
 
 
-def _cost_html(made: Report, store: LatentStore, runs: list[Path]) -> str:
+def _cost_html(made: Report, store: LatentStore, runs: list[Path]) -> Html:
     from ...train.evaluation.evaluate import rollout_seconds
     from ...train.pages.html import table
     from ..messages import format_bytes
@@ -151,16 +153,18 @@ def _cost_html(made: Report, store: LatentStore, runs: list[Path]) -> str:
     return table(["", ""], rows)
 
 
-def _next_html(out: Path, runs: list[Path]) -> str:
-    import html
+def _next_html(out: Path, runs: list[Path]) -> Html:
+    from ...train.pages.html import bullets, render
 
     image = out / "latents" / "scenes" / "images" / "test-buckets-000000.png"
-    ask = f'theworld ask {quote(str(runs[0]))} {quote(str(image))} "where will the ball land?"'
     commands = [
-        (f"{ask} --choices left,middle,right", "ask one yourself"),
-        (f"theworld cache info {quote(str(out / 'latents'))}", "what the store holds"),
+        (
+            command("ask", runs[0], image, "where will the ball land?", "--choices", "left,middle,right"),
+            "ask one yourself",
+        ),
+        (command("cache", "info", out / "latents"), "what the store holds"),
         ("theworld scenes bench --train 1000 --test 500", "all four families of scenes"),
         ("theworld precompute PHOTOS --world nvidia/Cosmos-Predict2-2B-Video2World", "the real world model"),
     ]
-    items = (f"<li><code>{html.escape(command)}</code>: {html.escape(what)}</li>" for command, what in commands)
-    return f"<ul>{''.join(items)}</ul>"
+    item = "<code>{{ typed }}</code>: {{ what }}"
+    return bullets(render(item, typed=typed, what=what) for typed, what in commands)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +63,7 @@ def evaluate(
         read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
     from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown, require_one_file
     from ...train.study.findings import read_outcomes
-    from ..progress import Progress, print_result
+    from ..progress import Progress, print_json, print_lines, print_result
 
     progress = Progress.on_stderr(quiet=quiet)
     if questions is None and not as_json:  # a table needs the same questions
@@ -90,7 +89,7 @@ def evaluate(
         )
     ]
     if as_json:
-        typer.echo(json.dumps([evaluation.model_dump(mode="json") for evaluation in evaluations], indent=2))
+        print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
     else:
         for table in compare_evaluations(evaluations):
             print_result(table)
@@ -110,7 +109,7 @@ def evaluate(
             device=device_name(device),
             progress=progress,
         )
-        typer.echo(f"report: {page}", err=as_json)
+        print_lines(f"report: {page}", err=as_json, paths=True)
 
 
 def write_page(

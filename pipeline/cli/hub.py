@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..messages import command
 from .options import Json, Quiet, RunFolder
 
 
@@ -25,17 +24,24 @@ def push(
 
     from ...train.runs.hub import CARD, prepare_upload
     from ...train.runs.hub import push as run_push
+    from ..progress import print_json, print_lines
 
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
             files = prepare_upload(run, Path(folder), hub_id)
             text = (Path(folder) / CARD).read_text(encoding="utf-8")
-        typer.echo(json.dumps({"files": files, "card": text}, indent=2) if as_json else text)
+        if as_json:
+            print_json({"files": files, "card": text})
+        else:
+            print_lines(*text.split("\n"))
         if not quiet:
-            typer.echo(f"files: {', '.join(files)}", err=True)
+            print_lines(f"files: {', '.join(files)}", err=True)
         return
     address = run_push(run, hub_id, private=private)
-    typer.echo(json.dumps({"run": str(run), "address": address}) if as_json else address)
+    if as_json:
+        print_json({"run": str(run), "address": address}, indent=None)
+    else:
+        print_lines(address)
 
 
 def pull(
@@ -46,8 +52,11 @@ def pull(
 ) -> None:
     """Download a run from the Hugging Face Hub."""
     from ...train.runs.hub import pull as run_pull
+    from ..progress import print_json, print_lines
 
     del quiet  # its callback has told the downloading library
     path = run_pull(hub_id, out)
-    use = f"{path}\nnext: theworld ask {shlex.quote(str(path))} IMAGE QUESTION"
-    typer.echo(json.dumps({"run": str(path)}) if as_json else use)
+    if as_json:
+        print_json({"run": str(path)}, indent=None)
+    else:
+        print_lines(str(path), f"next: {command('ask', path, 'IMAGE', 'QUESTION')}", paths=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import typer
 
 from .options import Json
@@ -11,12 +9,12 @@ from .options import Json
 
 def doctor(as_json: Json = False) -> None:
     """Look at this machine: versions, GPU, memory, disk, Hub, sockets. Exits with 2 where most commands would fail."""
-    from ..progress import print_result
+    from ..progress import print_json, print_result
     from .doctor import examine, table_of, to_json
 
     rows = examine()
     if as_json:
-        typer.echo(json.dumps(to_json(rows), indent=2))
+        print_json(to_json(rows))
     else:
         print_result(table_of(rows))
     if any(row.state == "problem" for row in rows):
@@ -26,10 +24,10 @@ def doctor(as_json: Json = False) -> None:
 def worlds(as_json: Json = False) -> None:
     """List the world models that --world takes by name, and whose folders and Hub ids it takes."""
     from ...precompute.worlds.registry import list_worlds, table_of
-    from ..progress import print_result
+    from ..progress import print_json, print_result
 
     rows = list_worlds()
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     print_result(table_of(rows))

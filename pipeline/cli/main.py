@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 from importlib.metadata import version
 from typing import Annotated
 
@@ -22,7 +23,7 @@ from .demo import demo
 from .evaluate import evaluate
 from .hub import pull, push
 from .machine import doctor, worlds
-from .options import Commands
+from .options import Commands, Root
 from .policies import policies
 from .precompute import precompute
 from .questions import questions
@@ -33,6 +34,7 @@ from .train import train
 
 app = Commands(
     name="theworld",
+    cls=Root,
     help="Let a language model see what happens next: roll images forward once, keep the latents, train on them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -73,11 +75,18 @@ def main() -> None:
             "may be written and has room"
         )
         sys.exit(2)
+    except Exception:  # a mistake of ours, or a library's; its words may quote what a stranger wrote
+        from ..progress import print_lines
+
+        print_lines(*traceback.format_exc().rstrip("\n").split("\n"), err=True)
+        sys.exit(1)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"theworld {version('theworld')}")
+        from ..progress import print_lines
+
+        print_lines(f"theworld {version('theworld')}")
         raise typer.Exit
 
 

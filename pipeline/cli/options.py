@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 from pydantic import ValidationError
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
 
 from ...train.config import TrainConfig
 from ..errors import ConfigError
 from ..files.local import require_local
-from ..messages import list_problems
+from ..messages import list_problems, printable
 from .settings import help_of
 
 # --- what holds for every command
@@ -40,6 +43,29 @@ class Command(TyperCommand):
                 if isinstance(part, Path) or (name in _PLACES and isinstance(part, str)):
                     require_local(part)
         return rest
+
+
+class Root(TyperGroup):
+    """All commands; Typer prints what was typed wrong as it is, and a pattern may have typed a stranger's file name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As of Typer."""
+        with _printable_errors():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """As of Typer."""
+        with _printable_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _printable_errors() -> Generator[None, None, None]:
+    try:
+        yield
+    except TyperException as error:
+        error.message = printable(error.message)
+        raise
 
 
 class Commands(typer.Typer):

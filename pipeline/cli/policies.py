@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +43,7 @@ def policies(
     for run in runs:
         read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
     from ...train.evaluation.adaptive import compare_policies
-    from ..progress import Progress, print_result
+    from ..progress import Progress, print_json, print_lines, print_result
 
     progress = Progress.on_stderr(quiet=quiet)
     comparisons = [
@@ -64,9 +63,8 @@ def policies(
         for run in runs
     ]
     if as_json:
-        typer.echo(json.dumps([comparison.model_dump(mode="json") for comparison in comparisons], indent=2))
+        print_json([comparison.model_dump(mode="json") for comparison in comparisons])
         return
     for comparison in comparisons:
         print_result(comparison.table())
-        for note in comparison.notes:
-            typer.echo(note, err=True)
+        print_lines(*comparison.notes, err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import typer
@@ -19,11 +18,14 @@ def precompute(
     """Roll each image forward once, or encode real videos, and keep the latents."""
     from ...precompute.job.run import run_precompute
     from ..config import load_config
-    from ..progress import Progress
+    from ..progress import Progress, print_json, print_lines
 
     settings = load_config(PrecomputeConfig, "precompute", config, typed)
     # the plan is what a dry run is for
     report = run_precompute(settings, progress=Progress.on_stderr(quiet=quiet and not settings.dry_run))
-    typer.echo(json.dumps(report.to_json(), indent=2) if as_json else report.summary())
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_lines(*report.lines(), paths=True)
     if report.bad > settings.max_bad:
         raise typer.Exit(3)

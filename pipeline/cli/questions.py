@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,7 +45,7 @@ def questions(
     """
     from ...train.questions.inspect import inspect_questions, write_questions
     from ..config import read_table
-    from ..progress import Progress
+    from ..progress import Progress, print_json, print_lines
 
     if file is None:
         file = own_questions(DEFAULT_CACHE)
@@ -54,7 +53,10 @@ def questions(
     settings = read_table(config, "train") if config else {}
     settings |= {name: value for name, value in typed.items() if value is not None}
     report = inspect_questions(file, store, settings, split=None if split == "all" else split)
-    typer.echo(json.dumps(report.to_json(), indent=2) if as_json else "\n".join(report.lines()))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_lines(*report.lines())
     if write is not None:
         progress = Progress.on_stderr(quiet=quiet)
         written = write_questions(file, write, settings, progress=progress)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from shlex import quote
 from typing import Annotated
 
 import typer
 
 from ..machine import usable_cores
-from ..messages import split_names
+from ..messages import command, split_names
 from . import options
 from .options import Json, Quiet
 
@@ -30,7 +28,7 @@ def scenes(
 ) -> None:
     """Write the benchmark's scenes: pictures at rest, questions about what happens next, and about what is there."""
     from ...precompute.worldlet.scenes.files import write_scenes
-    from ..progress import Progress
+    from ..progress import Progress, print_json, print_lines
 
     counts = {"train": train, "validation": validation, "test": test, "ood": ood}
     path = write_scenes(
@@ -42,8 +40,10 @@ def scenes(
         jobs=jobs or usable_cores(),
         progress=Progress.on_stderr(quiet=quiet),
     )
-    facts = {"questions": str(path), "scenes": counts}
-    typer.echo(json.dumps(facts, indent=2) if as_json else f"{sum(counts.values())} scenes; their questions: {path}")
+    if as_json:
+        print_json({"questions": str(path), "scenes": counts})
+    else:
+        print_lines(f"{sum(counts.values())} scenes; their questions: {path}", paths=True)
 
 
 def worldlet_build(
@@ -58,12 +58,13 @@ def worldlet_build(
     """Train the miniature world model and its small Gemma again. A second call goes on where the first was cut."""
     from ...precompute.worldlet.training.build import build_world
     from ...train.worldlet.build import build_lm
-    from ..progress import Progress
+    from ..progress import Progress, print_json, print_lines
 
     progress = Progress.on_stderr(quiet=quiet)
     build_world(out / "world", minutes=world_minutes, seed=seed, start=start, progress=progress)
     build_lm(out / "lm", minutes=lm_minutes, seed=seed, progress=progress)
-    folders = {"world": str(out / "world"), "lm": str(out / "lm")}
-    world, lm = quote(folders["world"]), quote(folders["lm"])
-    use = f"use them: theworld precompute --world {world}; theworld train --lm {lm}"
-    typer.echo(json.dumps(folders, indent=2) if as_json else use)
+    if as_json:
+        print_json({"world": str(out / "world"), "lm": str(out / "lm")})
+        return
+    use = f"{command('precompute', '--world', out / 'world')}; {command('train', '--lm', out / 'lm')}"
+    print_lines(f"use them: {use}")

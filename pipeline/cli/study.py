@@ -77,7 +77,7 @@ def study(
     from ...train.study.findings import find, read_outcomes
     from ...train.study.report import write_report
     from ...train.study.run import Study, run_study
-    from ..progress import Progress, print_result
+    from ..progress import Progress, print_lines, print_result
 
     plan = Study(
         arms=split_names(arms, "--arms", example="text,rollout"),
@@ -98,11 +98,11 @@ def study(
         _draw_strips(*worldlet, telling_scenes(Answers(plan, units)), out)
     page = write_report(findings, out)
     if as_json:
-        typer.echo(findings.to_json())
+        print_lines(*findings.to_json().split("\n"))
         return
     for table in findings.tables():
         print_result(table)
-    typer.echo(f"results: {page}")
+    print_lines(f"results: {page}", paths=True)
 
 
 def _own_scenes(questions: Path, path: Path) -> tuple[LatentStore, Path] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,6 +50,7 @@ def tokens(
     from ...precompute.worlds.source import find_dimensions
     from ...train.reader.context_budget import Budget, find_context_limits
     from ...train.reader.layouts import PATCH, POOL_STEPS, TokenLayout, usual_layouts
+    from ..progress import print_json
 
     if layout not in (None, *LAYOUTS):
         raise ConfigError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -77,14 +77,15 @@ def tokens(
     if as_json:
         facts = {"lm": room.source, "context": room.context, "window": room.window, "text": text}
         rows = [{"steps": k, **budget.to_json()} for row in budgets for k, budget in zip(columns, row, strict=True)]
-        typer.echo(json.dumps({**facts, "cells": cells, "rows": rows}, indent=2))
+        print_json({**facts, "cells": cells, "rows": rows})
         return
     _print(layouts, columns, budgets, cells)
 
 
 def _print(layouts: list[TokenLayout], columns: list[int], budgets: list[list[Any]], cells: tuple[int, ...]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from ..progress import print_lines, print_result
 
     room, text = budgets[0][0].room, budgets[0][0].text
     channels, height, width = cells
@@ -101,12 +102,11 @@ def _print(layouts: list[TokenLayout], columns: list[int], budgets: list[list[An
             marks.add(mark)
             shown.append(f"{budget.world_tokens:,}{mark}")
         table.add_row(one.describe(), f"{one.numbers(channels, height, width)}", *shown)
-    console = Console(markup=False, emoji=False)
-    console.print(table)
+    print_result(table)
     if "!" in marks:
-        console.print(f"! beyond the {room.context:,} tokens {room.source} attends to, with {text} of text: refused")
+        print_lines(f"! beyond the {room.context:,} tokens {room.source} attends to, with {text} of text: refused")
     if "~" in marks:
-        console.print(
+        print_lines(
             f"~ beyond the {room.window:,} tokens that {room.windowed} of its {room.layers} layers see: these lose the "
             "earliest frames, the observed one first"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +51,7 @@ def train(
 ) -> None:
     """Train temporal embeddings, projector and LoRA on a frozen language model, from a store."""
     from ...train.training.signals import Stop
-    from ..progress import Progress
+    from ..progress import Progress, print_json, print_lines
     from ..store.folder import open_store, resolve_store
 
     settings, partial = _settings(config, typed, resume=resume)
@@ -78,7 +77,10 @@ def train(
         progress = Progress.on_stderr(quiet=quiet)
         summary = run_training(settings, resume=partial, progress=progress, stop=stop, live=live)
     if Ranks.here().is_first:
-        typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else summary.summary())
+        if as_json:
+            print_json(summary.to_json())
+        else:
+            print_lines(*summary.summary().split("\n"), paths=True)
 
 
 def _settings(config: Path | None, typed: dict[str, Any], *, resume: bool) -> tuple[TrainConfig, Path | None]:

@@ -19,7 +19,6 @@ import stat
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -39,7 +38,7 @@ from ..files.plain import read_file
 from ..files.sealed import seal, unseal
 from ..latents.recipe import Recipe, difference, parse_recipe
 from ..latents.spec import LatentSpec
-from ..messages import list_problems
+from ..messages import command, list_problems
 from .commit import self_test
 from .formats import StoreFormat
 from .latent_store import LatentStore, layout_of
@@ -214,7 +213,7 @@ def create_store(
     if format not in (None, store.format):
         raise StoreMismatchError(
             f"{path} holds this recipe as {store.format} already. Use --format {store.format}, choose another folder, "
-            f"or convert it: theworld cache export {quote(str(path))} FOLDER --format {format}"
+            f"or convert it: {command('cache', 'export', path, 'FOLDER', '--format', format)}"
         )
     return store
 
@@ -421,5 +420,5 @@ def _only_store(cache: Path) -> Path:
     else:
         names = sorted(path.name for path in cache.iterdir())
         state = f"holds no store, only {', '.join(names[:5])}{', ...' * (len(names) > 5)}" if names else "is empty"
-    make = f"theworld precompute IMAGES --cache {quote(str(cache))}"
+    make = command("precompute", "IMAGES", "--cache", cache)
     raise StoreNotFoundError(f"{cache} {state}. Make a store with `{make}`")

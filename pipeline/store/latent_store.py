@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from time import perf_counter
 from typing import Any
 
@@ -23,6 +22,7 @@ from ..files.atomic import replace, writing
 from ..files.plain import has_content
 from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec, latent_frames
+from ..messages import command
 from . import ledger
 from .buffer import BatchBuffer
 from .formats import StoreFormat
@@ -161,8 +161,8 @@ class LatentStore:
             more_text = f" and {more_count} more of {len(keys)}" if more_count else ""
             raise MissingLatentError(
                 f"{self.path} (recipe {self._recipe_id[:12]}, {len(self)} latents) holds no latent for key "
-                f"{missing_key}{more_text}. Run `theworld precompute` over the images with the same flags and --cache "
-                f"{quote(str(self.path.parent))}"
+                f"{missing_key}{more_text}. With the same flags over the images, run "
+                f"{command('precompute', 'IMAGES', '--cache', self.path.parent)}"
             )
         return rows
 
@@ -439,7 +439,7 @@ class LatentStore:
     def _damaged(self, number: int, problem: str) -> DamagedShardError:
         return DamagedShardError(
             f"{self.payload_path(number)} (shard {number}, recipe {self._recipe_id[:12]}): {problem}. None of its "
-            f"latents can be trusted. `theworld cache repair {quote(str(self.path))} --apply` moves it and its record "
+            f"latents can be trusted. `{command('cache', 'repair', self.path, '--apply')}` moves it and its record "
             f"{record_path(self.path, number)} to lost+found; `theworld precompute` with the same flags then makes "
             "these rollouts again"
         )

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -15,7 +14,7 @@ from ..errors import DamagedShardError, StoreError
 from ..files.plain import read_file
 from ..files.sealed import unseal
 from ..latents.keys import KEY_DIGITS
-from ..messages import list_problems
+from ..messages import command, list_problems
 
 FORMAT = 1
 """Version of everything a store holds; a reader refuses a higher one."""
@@ -166,7 +165,7 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
 
 def damaged(path: Path, problem: str) -> DamagedShardError:
     """The error for a file of the store that is not what was written, and how to heal it."""
-    repair = f"theworld cache repair {quote(str(path.parent.parent))} --apply"
+    repair = command("cache", "repair", path.parent.parent, "--apply")
     return DamagedShardError(
         f"{path}: {problem}. It is damaged or foreign. `{repair}` moves it to "
         "lost+found; `theworld precompute` with the same flags then makes again what is missing"

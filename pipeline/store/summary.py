@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ..latents.time_axis import describe, horizon_s
-from ..messages import format_bytes
+from ..messages import command, format_bytes
 from .latent_store import LatentStore
 from .records import Origin, origins_of
 
@@ -214,7 +213,7 @@ def _warnings(store: LatentStore, moments: _Moments) -> list[str]:
     if moments.not_finite:
         warnings.append(
             f"{moments.not_finite} of {moments.looked_into} samples hold NaN or infinite numbers, and are not in the "
-            f"figures: theworld cache verify {quote(str(store.path))} --deep"
+            f"figures: {command('cache', 'verify', store.path, '--deep')}"
         )
     if moments.not_finite == moments.looked_into:
         return warnings

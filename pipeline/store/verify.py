@@ -13,7 +13,6 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +20,7 @@ import xxhash
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from ..files.plain import has_content, open_file
-from ..messages import format_bytes
+from ..messages import command, format_bytes
 from ..progress import Progress
 from . import ledger
 from .folder import check_array_metadata, load_store
@@ -78,8 +77,8 @@ class Verification:
         total = f" of {self.of_shards}" if self.shards < self.of_shards else ""
         messages = [f"{'DAMAGE' if finding.damage else 'note'}: {finding.message}" for finding in self.findings]
         read = f", {format_bytes(self.bytes_read)} read" if self.bytes_read else ""
-        deep = " --deep" if self.level == "deep" else ""
-        repair = f"theworld cache repair {quote(str(self.store))}{deep} --apply"
+        deep = ["--deep"] if self.level == "deep" else []
+        repair = command("cache", "repair", self.store, *deep, "--apply")
         heal = f"`{repair}` moves what is damaged aside; nothing is deleted"
         if any(finding.what == "manifest" for finding in self.damage):
             heal = "No repair can make this file again"

@@ -13,7 +13,7 @@ from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.machine import device_name, resolve_device, usable_cores
-from ...pipeline.messages import format_bytes
+from ...pipeline.messages import command, format_bytes
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, find_store, refuse_store
 from ..inputs.hash_cache import HashCache
@@ -167,8 +167,8 @@ def _threads(device: str, workers: int, *, in_process: bool) -> int | None:
 def _own_scenes(config: PrecomputeConfig, world: WorldSource, folder: Path, progress: Progress) -> Path:
     if not TRAITS[config.kind].is_image_rollout:
         raise ConfigError(
-            f"no {KINDS[config.kind].takes}s were given: theworld precompute {KINDS[config.kind].takes.upper()}S "
-            f"--kind {config.kind}"
+            f"no {KINDS[config.kind].takes}s were given: "
+            + command("precompute", f"{KINDS[config.kind].takes.upper()}S", "--kind", config.kind)
         )
     if world.name != WORLDLET:
         raise ConfigError(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.messages import format_bytes, printable
+from ...pipeline.messages import command, format_bytes, printable
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
 from .cost import Cost
@@ -50,12 +49,16 @@ class Report:
         """What to type next. Questions about the worldlet's scenes lie beside the store; a user names all others."""
         questions = self.store.parent / "scenes" / "questions.jsonl"
         has_questions = self.recipe.traits.is_image_rollout and questions.is_file()
-        return f"theworld train {shlex.quote(str(self.store))}" + " --questions QUESTIONS.jsonl" * (not has_questions)
+        return command("train", self.store, *([] if has_questions else ["--questions", "QUESTIONS.jsonl"]))
 
     def summary(self) -> str:
         """The result in words: what was made, what failed and why, and what to type next."""
+        return "\n".join(map(printable, self.lines()))
+
+    def lines(self) -> list[str]:
+        """`summary`, line by line."""
         if self.dry_run:
-            return "dry run: nothing was written"
+            return ["dry run: nothing was written"]
         kind = KINDS[self.recipe.kind]
         lines: list[str] = []
         work = self.work
@@ -78,14 +81,13 @@ class Report:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
             lines.append(f"{self.bad} inputs failed ({reasons}):")
             listed = (*self.failures, *self.plan.failed_before)[:5]
-            lines.extend(f"  {failure.reason:>10}  {printable(failure.message)}" for failure in listed)
+            lines.extend(f"  {failure.reason:>10}  {failure.message}" for failure in listed)
             if self.bad > len(listed):
-                command = f"theworld cache failed {shlex.quote(str(self.store))}"
-                lines.append(f"  … and {self.bad - len(listed)} more: {command}")
+                lines.append(f"  … and {self.bad - len(listed)} more: {command('cache', 'failed', self.store)}")
             lines.append("all others are done; --retry-failed tries these again, --max-bad N accepts N of them")
         lines.append(f"store: {self.store}")
         lines.append(f"next:  {self.next_command}")
-        return "\n".join(lines)
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""

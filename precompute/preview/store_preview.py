@@ -24,6 +24,7 @@ from ...pipeline.latents.spec import latent_frames
 from ...pipeline.latents.tensors import as_tensor
 from ...pipeline.latents.time_axis import horizon_s, label_frames
 from ...pipeline.machine import DeviceName
+from ...pipeline.messages import command
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..inputs.lookup import InputLookup, key_named
@@ -196,7 +197,7 @@ class _Futures:
             raise ConfigError(
                 f"--true {true.path} holds {theirs.kind} of {theirs.rollout_steps} steps; beside {ours.kind} of "
                 f"{ours.rollout_steps} steps it takes rollouts and real frames of at least as many: "
-                f"theworld precompute VIDEOS --kind frames --steps {ours.rollout_steps}"
+                + command("precompute", "VIDEOS", "--kind", "frames", "--steps", f"{ours.rollout_steps}")
             )
         if differing := [name for name in shared_fields if getattr(ours, name) != getattr(theirs, name)]:
             raise ConfigError(f"--true {true.path} differs from {store.path} in {', '.join(differing)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.messages import format_bytes, list_problems, name_some, split_names
+from theworld.pipeline.messages import command, format_bytes, list_problems, name_some, printable, split_names
 
 
 class Inner(BaseModel):
@@ -93,3 +94,22 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file") as caught:
         (tmp_path / "absent").read_bytes()
     assert list_problems(caught.value) == "No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["cache", "info", Path("latents")], "theworld cache info latents"),
+        (["ask", Path("a b"), "where?"], "theworld ask 'a b' 'where?'"),
+        (["ask", Path("-rf"), "-x"], "theworld ask ./-rf -x"),
+        (["ask", Path("a\nb'!")], r"theworld ask $'a\x0ab\x27\x21'"),
+        (["ask", Path("a`b")], r"theworld ask $'a\x60b'"),
+        (["ask", Path(os.fsdecode(b"caf\xe9"))], r"theworld ask $'caf\xe9'"),
+        (["ask", "\u202e球"], r"theworld ask $'\xe2\x80\xae球'"),
+        (["ask", "\ud800"], r"theworld ask '\ud800'"),
+        (["ask", ""], "theworld ask ''"),
+    ],
+)
+def test_an_offered_command_is_quoted_and_printable(words: list[str | Path], line: str) -> None:
+    assert command(*words) == line
+    assert printable(line) == line

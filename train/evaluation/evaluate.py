@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -17,7 +16,7 @@ from ...pipeline.files.atomic import replace
 from ...pipeline.files.limits import MAX_RESULT_BYTES
 from ...pipeline.files.plain import read_file
 from ...pipeline.machine import DeviceName
-from ...pipeline.messages import list_problems
+from ...pipeline.messages import command, list_problems
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.records import origins_of
@@ -331,12 +330,12 @@ def read_evaluation(run: Path) -> Evaluation:
     try:
         return Evaluation.model_validate_json(read_file(run / EVALUATION, MAX_RESULT_BYTES))
     except OSError as error:
-        raise RunError(f"{run} has not been evaluated: run `theworld evaluate {quote(str(run))}` first") from error
+        raise RunError(f"{run} has not been evaluated: run `{command('evaluate', run)}` first") from error
     except ValueError as error:
         why = list_problems(error) if isinstance(error, ValidationError) else error
         raise RunError(
             f"{run / EVALUATION} is not an evaluation that theworld wrote: {why}. Make it again: "
-            f"theworld evaluate {quote(str(run))}"
+            f"{command('evaluate', run)}"
         ) from error
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
 
 from jaxtyping import Float
 from pydantic import ValidationError
@@ -18,7 +17,7 @@ from torch import Tensor
 from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.files.limits import MAX_RESULT_BYTES
 from ...pipeline.files.plain import read_file
-from ...pipeline.messages import list_problems
+from ...pipeline.messages import command, list_problems
 from ...pipeline.progress import Progress
 from ..questions.record import UNTYPED
 from ..runs.folder import LoadedRun
@@ -120,7 +119,7 @@ def read_gate(run: Path, steps: int) -> Gate:
         ConfigError: the run has no gate, or one for another number of steps.
         RunError: the file cannot be read.
     """
-    make = f"Calibrate one: theworld policies {quote(str(run))} --rule static=0"
+    make = f"Calibrate one: {command('policies', run, '--rule', 'static=0')}"
     path = run / ADAPTIVE
     if not path.is_file():
         raise ConfigError(f"{run} holds no gate: there is no {ADAPTIVE} in it. {make}; or give a rule such as static=0")

@@ -133,6 +133,6 @@ def accuracy_of(evaluation: Evaluation, kind: str) -> Score | None:
 
 
 def _plain(text: str) -> str:
-    """Text as it is, and not as formulas, which matplotlib reads between dollars; its end where it is long."""
+    """Text on one line; its end where it is long. A legend would leave out what begins with `_`."""
     text = " ".join(text.split())
-    return (text if len(text) <= _LONGEST else f"…{text[-_LONGEST:]}").replace("$", r"\$").lstrip("_")
+    return (text if len(text) <= _LONGEST else f"…{text[-_LONGEST:]}").lstrip("_")

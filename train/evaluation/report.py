@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from ...pipeline.files.atomic import make_folders, replace
 from ..pages import intervals
-from ..pages.html import document, image, table
+from ..pages.html import Html, bullets, document, image, paragraph, render, table, together
 from .evaluate import Evaluation, require_same_questions
 from .metrics import Prediction, Score
 from .plots import Named, accuracy_of, answers_plot, calibration_plot, pareto, price_plot
@@ -33,7 +32,7 @@ class ReportExample:
     lines: tuple[str, ...]
 
 
-Sections = Sequence[tuple[str, str]]
+Sections = Sequence[tuple[str, Html]]
 
 Draw = Callable[[ReportExample], bytes | None]
 """Draws the predicted future of an example as PNG or JPEG; None where it cannot be drawn."""
@@ -52,7 +51,7 @@ def write_run_report(
     Args:
         evaluations: of the same questions; ablations of the runs may be among them.
         draw: draws the examples; None leaves their pictures out.
-        opening, closing: further sections, titles and their HTML, before and after those of the evaluation.
+        opening, closing: further sections, titles and their `Html`, before and after those of the evaluation.
     Raises:
         RunError: they answered different questions.
     """
@@ -65,7 +64,7 @@ def write_run_report(
 def run_page(
     evaluations: Sequence[Evaluation], *, draw: Draw | None = None, opening: Sections = (), closing: Sections = ()
 ) -> str:
-    """The page as HTML. All text from outside is escaped. Raises as `write_run_report`."""
+    """The page as HTML. Raises as `write_run_report`."""
     require_same_questions(evaluations)
     trained = [e for e in evaluations if not e.is_swap] or list(evaluations)
     runs = [(name_of(e), e) for e in trained]
@@ -91,55 +90,55 @@ def name_of(evaluation: Evaluation) -> str:
     return f"{evaluation.run}{arm}, {evaluation.steps} steps"
 
 
-def _summary(runs: Named) -> str:
+def _summary(runs: Named) -> Html:
     first = runs[0][1]
-    lines = [f"<li>{_esc(name)}: {_percent(e.overall)} of all questions answered correctly</li>" for name, e in runs]
-    lines += [f'<li><span class="alarm">{_esc(name)}</span>: {_esc(a)}</li>' for name, e in runs for a in e.alarms]
+    lines: list[str | Html] = [f"{name}: {_percent(e.overall)} of all questions answered correctly" for name, e in runs]
+    alarm = '<span class="alarm">{{ name }}</span>: {{ text }}'
+    lines += [render(alarm, name=name, text=text) for name, e in runs for text in e.alarms]
     lines += [
-        f"<li>{_esc(name)} was evaluated by an earlier version: generated answers, calibration and cost are not "
-        "known. Evaluate it again</li>"
+        f"{name} was evaluated by an earlier version: generated answers, calibration and cost are not "
+        "known. Evaluate it again"
         for name, e in runs
         if e.version < 2
     ]
     lines += [
-        f"<li>{_esc(name)} was not asked {e.left_out:,} more questions, which are too long or have no latents</li>"
+        f"{name} was not asked {e.left_out:,} more questions, which are too long or have no latents"
         for name, e in runs
         if e.left_out
     ]
     split = "all" if first.split is None else first.split
-    return (
-        f"<ul>{''.join(lines)}</ul>"
-        f"<p>{first.overall.total:,} questions of split {_esc(split)}. Ranked: the answer is the choice of the "
+    return bullets(lines) + paragraph(
+        f"{first.overall.total:,} questions of split {split}. Ranked: the answer is the choice of the "
         "highest log-likelihood, summed over its tokens. Generated: the answer is decoded greedily, without a "
         "list of choices, and compared without case, punctuation and articles. Brackets hold the 95 % interval "
-        "(Wilson), computed as if questions were independent.</p>"
+        "(Wilson), computed as if questions were independent."
     )
 
 
-def _accuracy(runs: Named) -> str:
-    rows: list[list[str]] = []
+def _accuracy(runs: Named) -> Html:
+    rows: list[list[str | Html]] = []
     for kind in ("", *_types(runs)):
         for name, e in runs:
             balanced = e.balanced.get(kind)
             rows.append(
                 [
-                    _esc(kind or "all"),
-                    _esc(name),
+                    kind or "all",
+                    name,
                     _cell(accuracy_of(e, kind)),
                     _cell(e.generated_by_type.get(kind) if kind else e.generated),
                     "-" if balanced is None else f"{balanced.accuracy:.3f} (chance {balanced.chance:.3f})",
                 ]
             )
     text = table(["questions", "run", "ranked", "generated", "balanced over answers"], rows)
-    pairs = [[_esc(name), _cell(e.pairs)] for name, e in runs if e.pairs is not None]
-    return text + (table(["run", "minimal pairs, both halves correct"], pairs) if pairs else "")
+    pairs = [[name, _cell(e.pairs)] for name, e in runs if e.pairs is not None]
+    return text + table(["run", "minimal pairs, both halves correct"], pairs) if pairs else text
 
 
-def _against(runs: Named) -> str:
+def _against(runs: Named) -> Html:
     """Every two runs on the same questions, by type; nothing for a single run."""
     if len(runs) < 2:
-        return ""
-    rows: list[list[str]] = []
+        return Html("")
+    rows: list[list[str | Html]] = []
     p_values: list[float] = []
     for (first_name, a), (second_name, b) in combinations(runs, 2):
         for kind in ("", *_types(runs)):
@@ -148,7 +147,7 @@ def _against(runs: Named) -> str:
                 only_first, only_second = outcomes.count((True, False)), outcomes.count((False, True))
                 points = f"{100 * (only_first - only_second) / len(outcomes):+.1f}"
                 p_values.append(_p_value(a, b, kind))
-                names = [_esc(kind or "all"), _esc(first_name), _esc(second_name)]
+                names = [kind or "all", first_name, second_name]
                 rows.append([*names, points, f"{only_first}", f"{only_second}"])
     for row, p, adjusted in zip(rows, p_values, holm(p_values), strict=True):
         row += [f"{p:.2g}", f"{adjusted:.2g}"]
@@ -162,27 +161,27 @@ def _against(runs: Named) -> str:
         "p",
         "p, adjusted (Holm)",
     ]
-    return table(heads, rows) + (
-        "<p>Exact test on the questions that only one of the two runs answered correctly: McNemar's test where a scene "
+    return table(heads, rows) + paragraph(
+        "Exact test on the questions that only one of the two runs answered correctly: McNemar's test where a scene "
         "has one question, sign flips of whole scenes (or minimal pairs) where it has more. It compares these trained "
-        "runs, one training each. To compare over several seeds, run theworld study.</p>"
+        "runs, one training each. To compare over several seeds, run theworld study."
     )
 
 
-def _prices(runs: Named) -> str:
+def _prices(runs: Named) -> Html:
     kinds = _types(runs)
     kind = "temporal" if "temporal" in kinds else ""
-    parts: list[str] = []
+    parts: list[Html] = []
     for price, label in _PRICES.items():
         if (content := price_plot(runs, kind, price, label)) is not None:
             alt = f"Accuracy of {kind or 'all'} questions against {label}, by run"
-            parts.append(f"<p>{image(alt, content)}</p>")
+            parts.append(paragraph(image(alt, content)))
     scores = [(e.world_tokens, accuracy_of(e, kind)) for _, e in runs]
     cost_points = [(float(x), y.accuracy) for x, y in scores if x is not None and y is not None]
     front = pareto(cost_points) if len(cost_points) == len(runs) else set[int]()
     rows = [
         [
-            _esc(name),
+            name,
             *("-" if (cost := getattr(e, price)) is None else f"{cost:,.4g}" for price in _PRICES),
             "-" if e.answer_seconds is None else f"{1000 * e.answer_seconds / e.overall.total:.1f} ms",
             _cell(accuracy_of(e, kind)),
@@ -191,26 +190,25 @@ def _prices(runs: Named) -> str:
         for n, (name, e) in enumerate(runs)
     ]
     heads = ["run", *_PRICES.values(), "time per answer", f"accuracy, {kind or 'all'}", "Pareto-optimal (tokens)"]
-    return (
-        "".join(parts)
-        + table(heads, rows)
-        + ("<p>Filled points, joined by a line: no other run is both cheaper and better.</p>" if parts else "")
-        + "<p>Rollout seconds were measured by the worker that made the store. An input without a rollout costs 0 "
-        "seconds; the cost of a true future is not defined.</p>"
+    filled = paragraph("Filled points, joined by a line: no other run is both cheaper and better.")
+    measured = paragraph(
+        "Rollout seconds were measured by the worker that made the store. An input without a rollout costs 0 "
+        "seconds; the cost of a true future is not defined."
     )
+    return together([*parts, table(heads, rows), *([filled] if parts else []), measured])
 
 
-def _swaps(trained: Sequence[Evaluation], swaps: Sequence[Evaluation]) -> str:
+def _swaps(trained: Sequence[Evaluation], swaps: Sequence[Evaluation]) -> Html:
     if not swaps:
-        return ""
+        return Html("")
     kinds = _types([(name_of(e), e) for e in trained])
-    rows: list[list[str]] = []
-    tested: list[tuple[list[str], float]] = []
+    rows: list[list[str | Html]] = []
+    tested: list[tuple[list[str | Html], float]] = []
     for run in dict.fromkeys(e.run for e in [*trained, *swaps]):
         trained_evaluation = next((e for e in trained if e.run == run), None)
         for e in [*([trained_evaluation] if trained_evaluation else []), *(s for s in swaps if s.run == run)]:
             cells = [_cell(accuracy_of(e, kind)) for kind in kinds]
-            rows.append([_esc(run), _esc(e.trained_arm), _esc(f"{e.arm}, {e.steps} steps"), *cells, "-", "-"])
+            rows.append([run, e.trained_arm, f"{e.arm}, {e.steps} steps", *cells, "-", "-"])
             if trained_evaluation is not None and e is not trained_evaluation:
                 tested.append((rows[-1], _p_value(trained_evaluation, e)))
     p_values = [p for _, p in tested]
@@ -220,40 +218,44 @@ def _swaps(trained: Sequence[Evaluation], swaps: Sequence[Evaluation]) -> str:
         "run",
         "trained on",
         "shown",
-        *map(_esc, kinds),
+        *kinds,
         "p against the trained input, McNemar by scene",
         "adjusted (Holm)",
     ]
-    return table(heads, rows) + (
-        "<p>The same run answers with another input in place of its rollout, without new training. If accuracy falls "
+    return table(heads, rows) + paragraph(
+        "The same run answers with another input in place of its rollout, without new training. If accuracy falls "
         "for another scene's future, a frozen one or noise, the run uses the predicted future; if not, it answers from "
-        "the observed frame.</p>"
+        "the observed frame."
     )
 
 
-def _calibration(runs: Named) -> str:
+def _calibration(runs: Named) -> Html:
     content = calibration_plot(runs)
     if content is None:
-        return ""
+        return Html("")
     rows = [
-        [_esc(name), _esc(group), f"{c.questions:,}", f"{c.confidence:.3f}", f"{c.accuracy:.3f}", f"{c.ece:.3f}"]
+        [name, group, f"{c.questions:,}", f"{c.confidence:.3f}", f"{c.accuracy:.3f}", f"{c.ece:.3f}"]
         for name, e in runs
         for group, c in e.calibration.items()
     ]
     heads = ["run", "questions", "number", "mean probability of the answer", "accuracy", "expected calibration error"]
-    return (
-        f"<p>{image('Share of correct answers against their probability, by run', content)}</p>"
-        "<p>Larger dots hold more questions. On the dotted line, a run is correct as often as it expects to be.</p>"
-        + table(heads, rows)
+    return together(
+        [
+            paragraph(image("Share of correct answers against their probability, by run", content)),
+            paragraph(
+                "Larger dots hold more questions. On the dotted line, a run is correct as often as it expects to be."
+            ),
+            table(heads, rows),
+        ]
     )
 
 
-def _histograms(runs: Named) -> str:
+def _histograms(runs: Named) -> Html:
     alt = "How often each answer to {} questions is correct, and how often each run gives it"
-    parts = [f"<p>{image(alt.format(kind), answers_plot(runs, kind))}</p>" for kind in _types(runs)[:_TYPES_SHOWN]]
-    return "".join(parts) + (
-        "<p>Grey: how often an answer is the correct one. A run that prefers one answer, for example that nothing "
-        "happens, can be recognised here and by its balanced accuracy above.</p>"
+    parts = [paragraph(image(alt.format(kind), answers_plot(runs, kind))) for kind in _types(runs)[:_TYPES_SHOWN]]
+    return together(parts) + paragraph(
+        "Grey: how often an answer is the correct one. A run that prefers one answer, for example that nothing "
+        "happens, can be recognised here and by its balanced accuracy above."
     )
 
 
@@ -302,30 +304,35 @@ def _description(prediction: Prediction, answers: Sequence[tuple[str, Prediction
     )
 
 
-def _examples(chosen: Sequence[ReportExample], draw: Draw | None) -> str:
-    return "".join(_figures(chosen, draw))
+_FIGURE = """{% if heading %}<h3>{{ heading }}</h3>
+{% endif %}<figure>{{ picture }}<figcaption>{% for line in lines %}{{ line }}\
+{% if not loop.last %}<br>{% endif %}{% endfor %}</figcaption></figure>
+"""
 
 
-def _figures(chosen: Sequence[ReportExample], draw: Draw | None) -> Iterator[str]:
+def _examples(chosen: Sequence[ReportExample], draw: Draw | None) -> Html:
+    return together(_figures(chosen, draw))
+
+
+def _figures(chosen: Sequence[ReportExample], draw: Draw | None) -> Iterator[Html]:
     for n, example in enumerate(chosen):
-        if not n or chosen[n - 1].heading != example.heading:
-            yield f"<h3>{_esc(example.heading)}</h3>\n"
+        begins = not n or chosen[n - 1].heading != example.heading
         content = draw(example) if draw is not None else None
-        caption = "<br>".join(map(_esc, example.lines))
-        picture = "" if content is None else image(f"Image and predicted future for: {example.lines[0]}", content)
-        yield f"<figure>{picture}<figcaption>{caption}</figcaption></figure>\n"
+        alt = f"Image and predicted future for: {example.lines[0]}"
+        picture = "" if content is None else image(alt, content)
+        yield render(_FIGURE, heading=example.heading if begins else "", picture=picture, lines=example.lines)
 
 
-def _facts(runs: Named) -> str:
+def _facts(runs: Named) -> Html:
     first = runs[0][1]
-    rows = [["questions", f"{_esc(first.questions)}, SHA-256 {first.questions_sha256[:16]}"]]
+    rows = [["questions", f"{first.questions}, SHA-256 {first.questions_sha256[:16]}"]]
     for name, e in runs:
         package_versions = ", ".join(f"{package} {version}" for package, version in e.created_with.items())
         rows.append(
             [
-                _esc(name),
-                f"trained on {_esc(e.trained_arm)} with {e.trained_steps} steps, recipe {e.recipe_id[:12]}, language "
-                f"model {_esc(e.lm)}" + (f"; {_esc(package_versions)}" if package_versions else ""),
+                name,
+                f"trained on {e.trained_arm} with {e.trained_steps} steps, recipe {e.recipe_id[:12]}, language "
+                f"model {e.lm}" + (f"; {package_versions}" if package_versions else ""),
             ]
         )
     return table(["", ""], rows)
@@ -346,13 +353,9 @@ def _p_value(first: Evaluation, second: Evaluation, kind: str = "") -> float:
     return paired_p_value((p.cluster, a, b) for p, a, b in answers if kind in ("", p.type))
 
 
-def _cell(figure: Score | None) -> str:
+def _cell(figure: Score | None) -> str | Html:
     return "-" if figure is None else intervals.cell(figure.accuracy, figure.low, figure.high)
 
 
 def _percent(figure: Score) -> str:
     return intervals.as_percent(figure.accuracy, figure.low, figure.high)
-
-
-def _esc(text: str) -> str:
-    return html.escape(text, quote=True)

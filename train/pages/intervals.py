@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .html import Html, render
+
 
 def as_share(value: float, low: float | None, high: float | None) -> str:
     """`0.873 [0.851, 0.893]`."""
@@ -20,10 +22,11 @@ def as_points(value: float, low: float | None, high: float | None) -> str:
     return text if low is None or high is None else f"{text} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def cell(value: float, low: float | None, high: float | None) -> str:
+def cell(value: float, low: float | None, high: float | None) -> Html:
     """`as_share` as HTML, the interval in small print."""
-    share, bracket, interval = as_share(value, low, high).partition(" [")
-    return f'{share} <span class="small">[{interval}</span>' if bracket else share
+    share, _, interval = as_share(value, low, high).partition(" [")
+    small = '{{ share }}{% if interval %} <span class="small">[{{ interval }}</span>{% endif %}'
+    return render(small, share=share, interval=interval)
 
 
 def error_bar(value: float, low: float | None, high: float | None, *, scale: float = 1.0) -> list[list[float]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.errors import RunError
-from ...pipeline.files.hub import fetch, upload
+from ...pipeline.files.hub import fetch, is_hub_id, upload
+from ...pipeline.messages import command, markdown, markdown_code
 from .meta import METRICS, RunMeta, read_meta
 
 CARD = "README.md"
@@ -98,7 +99,7 @@ def card(run: Path, hub_id: str) -> str:
     meta = read_meta(run)
     metrics: dict[str, Any] = json.loads((run / METRICS).read_text(encoding="utf-8"))
     base, recipe, reader = base_model(meta), meta.recipe, meta.reader
-    base_line = f"base_model: {base}\n" if "/" in base else ""
+    base_line = f"base_model: {base}\n" if is_hub_id(base) else ""  # what is no id of the Hub could be any YAML
     last = metrics["loss"][-1]["loss"] if metrics.get("loss") else float("nan")
     return f"""---
 library_name: peft
@@ -107,30 +108,34 @@ library_name: peft
 - world-model
 - lora
 ---
-# {hub_id}
+# {markdown(hub_id)}
 
-A reader of predicted futures for the language model `{base}`: LoRA adapters, and the projector that turns the latents
+A reader of predicted futures for the language model {markdown_code(base)}: LoRA adapters, and the projector \
+that turns the latents
 of a world model's rollout into tokens.
 
 ```sh
-theworld pull {hub_id} runs/pulled
+{command("pull", hub_id, "runs/pulled")}
 theworld ask runs/pulled IMAGE "QUESTION"
 ```
 
-peft loads the adapters alone: `PeftModel.from_pretrained(base, "{hub_id}")`.
+peft loads the adapters alone: {markdown_code(f"PeftModel.from_pretrained(base, {json.dumps(hub_id)})")}.
 
 | | |
 |---|---|
-| language model | `{base}` ({meta.lm.identity}) |
-| world model | `{_named(recipe.world)}` |
-| recipe | {meta.recipe_id}: {recipe.kind}, {recipe.rollout_steps} rollout steps, {recipe.height}x{recipe.width} |
-| reads | {reader.num_world_steps} rollout steps, layout {reader.layout}, arm {meta.config.get("arm", "rollout")} |
-| latents | {meta.store.samples:,} images (keys: sha256:{meta.store.keys_sha256[:16]}…) |
-| questions | {meta.questions.train:,} to learn from (`{Path(meta.questions.path).name}`, \
-sha256:{meta.questions.sha256[:16]}…) |
-| training | {metrics["train_steps"]:,} updates of {meta.config["batch_size"]} images, seed {meta.config["seed"]}, \
+| language model | {markdown_code(base)} ({markdown(meta.lm.identity)}) |
+| world model | {markdown_code(_named(recipe.world))} |
+| recipe | {markdown(meta.recipe_id)}: {markdown(recipe.kind)}, {recipe.rollout_steps} rollout steps, \
+{recipe.height}x{recipe.width} |
+| reads | {reader.num_world_steps} rollout steps, layout {markdown(reader.layout)}, \
+arm {markdown(str(meta.config.get("arm", "rollout")))} |
+| latents | {meta.store.samples:,} images (keys: sha256:{markdown(meta.store.keys_sha256[:16])}…) |
+| questions | {meta.questions.train:,} to learn from ({markdown_code(Path(meta.questions.path).name)}, \
+sha256:{markdown(meta.questions.sha256[:16])}…) |
+| training | {metrics["train_steps"]:,} updates of {markdown(str(meta.config["batch_size"]))} images, \
+seed {markdown(str(meta.config["seed"]))}, \
 last loss {last:.3f} |
-| made with | {", ".join(f"{name} {version}" for name, version in sorted(meta.versions.items()))} |
+| made with | {markdown(", ".join(f"{name} {version}" for name, version in sorted(meta.versions.items())))} |
 
 ## Accuracy
 
@@ -163,12 +168,14 @@ def _accuracy(run: Path) -> str:
         evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         scores = {**evaluation.get("by_type", {}), "all": evaluation.get("overall", {})}
         lines = [
-            f"| {kind} | {score['accuracy']:.3f} | {score['low']:.3f} to {score['high']:.3f} | {score['total']} |"
+            f"| {markdown(kind)} | {score['accuracy']:.3f} | {score['low']:.3f} to {score['high']:.3f} "
+            f"| {markdown(str(score['total']))} |"
             for kind, score in scores.items()
             if score
         ]
         split = evaluation.get("split") or "all"
-        head = f"Split `{split}`, {evaluation.get('steps')} rollout steps, shown: {evaluation.get('arm', 'rollout')}"
+        shown = markdown(f"{evaluation.get('steps')} rollout steps, shown: {evaluation.get('arm', 'rollout')}")
+        head = f"Split {markdown_code(str(split))}, {shown}"
         head += f", {evaluation['left_out']:,} questions left out" if evaluation.get("left_out") else ""
         columns = ["| questions | accuracy | 95 % interval | asked |", "|---|---|---|---|"]
         tables.append("\n".join([head, "", *columns, *lines]))

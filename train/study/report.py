@@ -7,15 +7,13 @@ OUT/strips/*.png     optional picture strips that the page shows
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...pipeline.files.atomic import replace
 from ..pages import intervals
-from ..pages.html import document, image
-from ..pages.html import table as _table
+from ..pages.html import Html, bullets, document, image, paragraph, render, table, together
 from .findings import Findings, score_of
 from .plots import draw, gains, name_of, verdict_of
 
@@ -42,7 +40,7 @@ def write_report(findings: Findings, out: Path) -> Path:
 
 
 def page(results: Results, pictures: Mapping[str, bytes], strips: Mapping[str, bytes]) -> str:
-    """The page as HTML. All text from outside is escaped."""
+    """The page as HTML."""
     sections = [
         ("Arms by question type", _arms(results)),
         ("Hypotheses, stated before the runs", _hypotheses(results)),
@@ -59,7 +57,7 @@ def page(results: Results, pictures: Mapping[str, bytes], strips: Mapping[str, b
     )
 
 
-def _summary(results: Results) -> str:
+def _summary(results: Results) -> Html:
     study = results["study"]
     lines: list[str] = []
     for kind in ("temporal", "static"):
@@ -75,23 +73,21 @@ def _summary(results: Results) -> str:
     scene_counts = ", ".join(
         f"{n['scenes']:,} {name} scenes ({n['questions']:,} questions)" for name, n in study["asked"].items()
     )
-    items = "".join(f"<li>{line}</li>" for line in lines)
-    return (
-        f"<p>A frozen language model answered questions about {scene_counts}, after {study['primary']:,} labelled "
+    return paragraph(
+        f"A frozen language model answered questions about {scene_counts}, after {study['primary']:,} labelled "
         f"scenes, over {study['seeds']} seeds. In brackets: the 95 % interval over other test scenes and other seeds; "
-        "the labelled scenes and the world model are the same throughout.</p>"
-        f"<ul>{items}</ul>"
-    )
+        "the labelled scenes and the world model are the same throughout."
+    ) + bullets(lines)
 
 
 _NAMES = {"frozen": "frame 0 repeated", "steps0": "frame 0 alone"}
 
 
-def _arms(results: Results) -> str:
+def _arms(results: Results) -> Html:
     """Tables of accuracy by arm and question type or family, the primary label count first."""
     primary = results["study"]["primary"]
     kinds, families = results["types"], results["families"]
-    parts: list[str] = []
+    parts: list[Html] = []
     for labels in [primary, *(count for count in results["study"]["labels"] if count != primary)]:
         rows = []
         for arm in results["study"]["arms"]:
@@ -100,27 +96,28 @@ def _arms(results: Results) -> str:
             if any(cells):
                 rows.append([arm, str(results["arms"][arm]["world_tokens"]), *map(_cell, cells)])
         heads = ["arm", "world tokens", *kinds, *(f"{name}, temporal" for name in families)]
-        title = f"<p>{labels:,} labelled scenes{', the primary count' if labels == primary else ''}</p>"
-        parts.append(title + _table(heads, rows))
+        title = f"{labels:,} labelled scenes{', the primary count' if labels == primary else ''}"
+        parts.append(paragraph(title) + table(heads, rows))
     rule = results["heuristic"]
     note = "" if rule is None else f" The rule of thumb answers {100 * rule:.1f} % of the temporal questions correctly."
-    return "".join(parts) + f"<p>pair: both halves of a minimal pair correct.{note}</p>"
+    return together(parts) + paragraph(f"pair: both halves of a minimal pair correct.{note}")
 
 
-def _hypotheses(results: Results) -> str:
+def _hypotheses(results: Results) -> Html:
+    verdict = "<span class=\"{{ text | replace(' ', '-') }}\">{{ text }}</span>"
     rows = [
         [
-            f"{name} {html.escape(h['claim'])}",
-            f'<span class="{h["verdict"].replace(" ", "-")}">{h["verdict"]}</span>',
-            html.escape(h["why"]),
+            f"{name} {h['claim']}",
+            render(verdict, text=h["verdict"]),
+            h["why"],
             "" if h["p_holm"] is None else f"{h['p_holm']:.4f}",
         ]
         for name, h in results["hypotheses"].items()
     ]
-    return _table(["claim", "verdict", "figures", "p, adjusted (Holm)"], rows)
+    return table(["claim", "verdict", "figures", "p, adjusted (Holm)"], rows)
 
 
-def _break_even(results: Results, pictures: Mapping[str, bytes]) -> str:
+def _break_even(results: Results, pictures: Mapping[str, bytes]) -> Html:
     picture = _picture(pictures, "break_even.png")
     if results["break_even"] is None:
         return picture
@@ -136,10 +133,10 @@ def _break_even(results: Results, pictures: Mapping[str, bytes]) -> str:
     ]
     if world is not None:
         lines.append(f"the world model's rollouts end correctly in {100 * world:.1f} % of the test scenes")
-    return picture + "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
+    return picture + bullets(lines)
 
 
-def _swaps(results: Results) -> str:
+def _swaps(results: Results) -> Html:
     """A table of accuracy when each arm is shown another input, beside the input it was trained on."""
     primary = results["study"]["primary"]
     arm_pairs = [(row["arm"], row["shown"]) for row in results["scores"] if row["shown"] != row["arm"]]
@@ -150,10 +147,10 @@ def _swaps(results: Results) -> str:
                 score_of(results, arm=arm, shown=shown_arm, labels=primary, type=kind) for kind in results["types"]
             ]
             rows.append([arm, shown_arm, *map(_cell, cells)])
-    return _table(["trained on", "shown", *results["types"]], rows) if rows else ""
+    return table(["trained on", "shown", *results["types"]], rows) if rows else Html("")
 
 
-def _losses(results: Results, pictures: Mapping[str, bytes]) -> str:
+def _losses(results: Results, pictures: Mapping[str, bytes]) -> Html:
     parts = [_picture(pictures, "gains.png")]
     for against in ("steps0", "frozen"):
         rows = gains(results, against)
@@ -161,12 +158,14 @@ def _losses(results: Results, pictures: Mapping[str, bytes]) -> str:
         if not rows:
             continue
         parts.append(
-            f"<p>Against {_NAMES[against]}, of {len(rows)} kinds of question: {counted[0]} gain, {counted[1]} lose, "
-            f"{counted[2]} are undecided. The losses:</p>"
+            paragraph(
+                f"Against {_NAMES[against]}, of {len(rows)} kinds of question: {counted[0]} gain, {counted[1]} lose, "
+                f"{counted[2]} are undecided. The losses:"
+            )
         )
         lost = [[name_of(row), f"{row['questions']:,}", _signed(row)] for row in rows if verdict_of(row) == "loss"]
-        none_lost = "<p>No loss is statistically significant.</p>"
-        parts.append(_table(["questions", "number", "points"], lost) if lost else none_lost)
+        none_lost = paragraph("No loss is statistically significant.")
+        parts.append(table(["questions", "number", "points"], lost) if lost else none_lost)
     by_outcome = results["by_outcome"]
     if by_outcome is not None:
         rows = [
@@ -177,31 +176,30 @@ def _losses(results: Results, pictures: Mapping[str, bytes]) -> str:
             f"rollout ends {word}: {by_outcome[name]['questions']:,} questions"
             for name, word in (("right", "correctly"), ("wrong", "wrongly"))
         ]
-        parts.append("<p>Temporal questions, by whether the rollout ends as the true scene does:</p>")
-        parts.append(_table(["arm", *heads], rows))
-    return "".join(parts)
+        parts.append(paragraph("Temporal questions, by whether the rollout ends as the true scene does:"))
+        parts.append(table(["arm", *heads], rows))
+    return together(parts)
 
 
-def _strips(strips: Mapping[str, bytes]) -> str:
+def _strips(strips: Mapping[str, bytes]) -> Html:
     order = sorted(strips, key=lambda name: (name.startswith("loss"), name))
-    return "".join(f"<figure>{_caption(name)}{image(name, strips[name])}</figure>" for name in order)
+    figure = "<figure><figcaption>{{ caption }}</figcaption>{{ picture }}</figure>"
+    return together(
+        render(figure, caption=Path(name).stem.replace("-", " "), picture=image(name, strips[name])) for name in order
+    )
 
 
-def _caption(name: str) -> str:
-    return f"<figcaption>{html.escape(Path(name).stem.replace('-', ' '))}</figcaption>"
-
-
-def _facts(results: Results) -> str:
+def _facts(results: Results) -> Html:
     study = results["study"]
     budget = ", ".join(f"{name} {value}" for name, value in study["budget"].items() if value is not None)
     rows = [
-        ["budget, the same for every arm", html.escape(budget)],
+        ["budget, the same for every arm", budget],
         ["seeds", f"0 to {study['seeds'] - 1}: weights and order; labelled scenes and world model are the same ones"],
         ["labels", ", ".join(f"{count:,}" for count in study["labels"]) + " scenes, all their questions"],
-        ["questions", f"{html.escape(study['questions'])}, SHA-256 {study['questions_sha256'][:16]}"],
-        ["rollouts", f"{html.escape(study['store'])}, recipe {study['recipe'][:12]}, {study['steps']} steps read"],
-        ["true futures", html.escape(str(study["futures_store"])) + f", recipe {str(study['futures'])[:12]}"],
-        ["language model", html.escape(study["lm"])],
+        ["questions", f"{study['questions']}, SHA-256 {study['questions_sha256'][:16]}"],
+        ["rollouts", f"{study['store']}, recipe {study['recipe'][:12]}, {study['steps']} steps read"],
+        ["true futures", f"{study['futures_store']}, recipe {str(study['futures'])[:12]}"],
+        ["language model", study["lm"]],
         ["versions", ", ".join(f"{name} {version}" for name, version in study["versions"].items())],
         ["made", results["created"]],
     ]
@@ -210,15 +208,14 @@ def _facts(results: Results) -> str:
         for arm, c in results["arms"].items()
     ]
     heads = ["arm", "world tokens per question", "updates", "training, mean", "last loss, mean"]
-    return (
-        _table(["", ""], rows)
-        + _table(heads, cost)
-        + "<p>Intervals: bootstrap over minimal pairs (scenes where there are none) and seeds, drawn together for all "
-        "arms, so that differences are paired. Every figure, seed by seed: results.json.</p>"
+    drawn = paragraph(
+        "Intervals: bootstrap over minimal pairs (scenes where there are none) and seeds, drawn together for all "
+        "arms, so that differences are paired. Every figure, seed by seed: results.json."
     )
+    return table(["", ""], rows) + table(heads, cost) + drawn
 
 
-def _cell(row: Mapping[str, Any] | None) -> str:
+def _cell(row: Mapping[str, Any] | None) -> str | Html:
     return "-" if row is None else intervals.cell(row["value"], row["low"], row["high"])
 
 
@@ -226,6 +223,6 @@ def _signed(row: Mapping[str, Any]) -> str:
     return intervals.as_points(row["value"], row["low"], row["high"])
 
 
-def _picture(pictures: Mapping[str, bytes], name: str) -> str:
+def _picture(pictures: Mapping[str, bytes], name: str) -> Html:
     """A picture by its name; nothing where the results have no figures for it."""
-    return f"<p>{image(_SHOWS[name], pictures[name])}</p>" if name in pictures else ""
+    return paragraph(image(_SHOWS[name], pictures[name])) if name in pictures else Html("")
