@@ -139,7 +139,7 @@ def test_every_command_of_a_page_is_one_that_can_be_typed(page: Path) -> None:
 
 
 def test_every_page_can_be_found_from_the_readme() -> None:
-    linked = re.findall(r"\]\((docs/\w+\.md)\)", (DOCS.parent / "README.md").read_text())
+    linked = re.findall(r"\]\((docs/[\w-]+\.md)\)", (DOCS.parent / "README.md").read_text())
     assert {f"docs/{page.name}" for page in DOCS.glob("*.md")} == set(linked)
 
 
