@@ -10,6 +10,7 @@ from typing import Any
 
 from ...pipeline.errors import RunError
 from ...pipeline.files.hub import fetch, upload
+from ...pipeline.files.rights import follow_umask
 from .meta import METRICS, RunMeta, read_meta
 
 CARD = "README.md"
@@ -62,7 +63,7 @@ def copy_run(source: Path, out: Path) -> Path:
     try:
         for path in _files(source):
             shutil.copyfile(path, folder / path.name)
-        folder.chmod(0o755)
+        follow_umask(folder)
         return folder.rename(out)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror}") from error

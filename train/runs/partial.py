@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...pipeline.errors import ConfigError, Interrupted, RunError
 from ...pipeline.files.atomic import replace, sync_folder, sync_tree
 from ...pipeline.files.lock import exclusive_lock
+from ...pipeline.files.rights import follow_umask
 from ...pipeline.messages import list_problems
 from ..config import TrainConfig
 
@@ -279,7 +280,7 @@ def _begin(facts: TrainingFacts, out: Path | None) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=".run-", dir=parent))
     try:
         replace(folder, folder / FACTS, (facts.model_dump_json(indent=2) + "\n").encode())
-        folder.chmod(0o755)  # mkdtemp's folders are private
+        follow_umask(folder)
         for name in [out] if out is not None else _free_names(parent):
             try:
                 return folder.rename(partial_of(name))  # a folder with files in it is never replaced by a rename
