@@ -15,11 +15,12 @@ from torch.nn.functional import pad
 
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.atomic import made_folder, publish, writing
+from ...pipeline.files.plain import open_file
 from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.store.folder import PROMPTS
 from .family import TextEncoder
-from .text_embeddings import TextEmbeddings, damaged_embedding
+from .text_embeddings import MAX_EMBEDDING_BYTES, TextEmbeddings, damaged_embedding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -98,6 +99,7 @@ def load_prompt_embeddings(store: Path, prompts: Sequence[str], negative: Tensor
     for prompt in prompts:
         path = prompt_file(store, prompt)
         try:
+            open_file(path, MAX_EMBEDDING_BYTES, within=store).close()  # a pipe would block the library
             with safe_open(path, framework="pt") as file:
                 embedding = file.get_tensor("prompt")
         except (OSError, ValueError, SafetensorError) as error:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.files.atomic import replace
+from ...pipeline.files.plain import read_file
 from ...pipeline.machine import DeviceName
 from ...pipeline.messages import list_problems
 from ...pipeline.progress import Progress
@@ -22,7 +23,7 @@ from ...pipeline.store.records import origins_of
 from ..data.arms import Arm, parse_arm
 from ..questions.readers import digest_of, place_of
 from ..questions.record import UNTYPED, Question, select_split
-from ..runs.meta import RunMeta, read_meta, versions
+from ..runs.meta import MAX_RESULT_BYTES, RunMeta, read_meta, versions
 from .answer import Response, check_steps
 from .answer import ask as ask
 from .metrics import Balanced, Calibration, Figure, Prediction, alarms, balance, calibrate, generation, pairs, score
@@ -327,12 +328,13 @@ def read_evaluation(run: Path) -> Evaluation:
         RunError: there is none, or it is not what we write.
     """
     try:
-        return Evaluation.model_validate_json((run / EVALUATION).read_bytes())
+        return Evaluation.model_validate_json(read_file(run / EVALUATION, MAX_RESULT_BYTES, within=run))
     except OSError as error:
         raise RunError(f"{run} has not been evaluated: run `theworld evaluate {quote(str(run))}` first") from error
-    except ValidationError as error:
+    except ValueError as error:
+        why = list_problems(error) if isinstance(error, ValidationError) else str(error)
         raise RunError(
-            f"{run / EVALUATION} is not an evaluation we wrote: {list_problems(error)}. Make it again: "
+            f"{run / EVALUATION} is not an evaluation we wrote: {why}. Make it again: "
             f"theworld evaluate {quote(str(run))}"
         ) from error
 

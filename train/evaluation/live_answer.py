@@ -6,6 +6,7 @@ The rollout takes nearly all the time of an answer. A rule on the question's typ
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, RunError
+from ...pipeline.files.plain import read_file
 from ...pipeline.messages import list_problems
 from ...pipeline.progress import Progress
 from ..questions.record import UNTYPED
 from ..runs.folder import LoadedRun
+from ..runs.meta import MAX_RESULT_BYTES
 from .adaptive import ADAPTIVE, Adaptive
 from .answer import Answer, ask
 from .gates import Gate, margin, parse_rule
@@ -120,12 +123,13 @@ def read_gate(run: Path, steps: int) -> Gate:
     """
     make = f"Calibrate one: theworld policies {quote(str(run))} --rule static=0"
     path = run / ADAPTIVE
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ConfigError(f"{run} holds no gate: there is no {ADAPTIVE} in it. {make}; or give a rule such as static=0")
     try:
-        comparison = Adaptive.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise RunError(f"{path} is not a file that theworld wrote ({list_problems(error)}). {make}") from error
+        comparison = Adaptive.model_validate_json(read_file(path, MAX_RESULT_BYTES, within=run))
+    except (OSError, ValueError) as error:
+        why = list_problems(error) if isinstance(error, OSError | ValidationError) else str(error)
+        raise RunError(f"{path} is not a file that theworld wrote ({why}). {make}") from error
     gate = next((policy.gate for policy in comparison.policies if policy.name == "confidence"), None)
     if gate is None or comparison.steps != steps:
         reason = "; ".join(comparison.notes) or f"it is for {comparison.steps} steps"

@@ -16,6 +16,8 @@ from ...pipeline.messages import list_problems
 from ..reader.layouts import LayoutName, PoolName, TokenLayout
 
 META, METRICS = "theworld.json", "metrics.json"
+MAX_RESULT_BYTES = 2**28
+"""Of a file of figures or answers that we wrote into a run: some hundred bytes a question."""
 
 
 _Size = Annotated[int, Field(ge=1, le=2**20)]
@@ -108,7 +110,7 @@ def read_meta(run: Path) -> RunMeta:
         RunError: it is not a run folder, or its theworld.json is not valid.
     """
     try:
-        return RunMeta.model_validate_json(read_file(run / META, MAX_CONFIG_BYTES))
+        return RunMeta.model_validate_json(read_file(run / META, MAX_CONFIG_BYTES, within=run))
     except OSError as error:
         raise RunError(
             f"{run} is not a run folder: {META} cannot be read ({error.strerror}). "

@@ -27,6 +27,7 @@ from transformers import TrainerCallback
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.files.atomic import replace
+from ...pipeline.files.plain import read_json
 from ...pipeline.messages import install_extra
 from ...pipeline.progress import Progress
 from ..config import TrainConfig
@@ -44,6 +45,8 @@ NAMES = {
 """Name in the training's log -> name in every tracker."""
 
 PROJECT = "theworld"
+
+_MAX_RECORD_BYTES = 2**20
 
 _MODULES = {"tensorboard": "torch.utils.tensorboard"}  # where not called as the package
 
@@ -327,6 +330,6 @@ def _about(config: TrainConfig, partial_run: PartialRun) -> dict[str, Any]:
 
 def _read_records(partial_run: PartialRun) -> dict[str, dict[str, Any]]:
     try:
-        return json.loads(partial_run.tracker.read_bytes())
+        return read_json(partial_run.tracker, _MAX_RECORD_BYTES, within=partial_run.path)
     except (OSError, ValueError):
         return {}  # none has followed yet
