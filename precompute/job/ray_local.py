@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from ...pipeline.credentials import secret_names
 from ...pipeline.errors import ConfigError, Interrupted
 
 _SETTINGS = {
@@ -78,17 +79,20 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
         with settings, redirect_stdout(sys.stderr):
             import ray
 
+            # workers need no token or password of yours: the world model's files are here by now
+            no_secrets = environment(**dict.fromkeys(secret_names(os.environ), None))
             children_before = {child.pid for child in psutil.Process().children()}
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                configure_logging=False,
-                _temp_dir=str(base / _RAYS),
-            )
+            with no_secrets:
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    _temp_dir=str(base / _RAYS),
+                )
             started = [child for child in psutil.Process().children() if child.pid not in children_before]
             try:
                 os.umask(old_umask)
