@@ -1,18 +1,22 @@
 """Settings of a command: fields of a pydantic model, read from a TOML file and from flags.
 
-Flags override the file; unknown names are errors. A field that has a `setting` is a flag, too.
+Flags override the file; unknown names are errors. A field that has a `setting` is a flag, too. A file may be a
+stranger's, so what each field takes from one is said at the field, and refused here: docs/files-from-strangers.md.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, Field, ValidationError
 
 from .errors import ConfigError
+from .files.hub import is_hub_id
+from .files.local import require_local
+from .files.plain import read_file
 from .messages import list_problems
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -27,6 +31,22 @@ WORLD_TOKENS = "World tokens"
 TABLES = ("precompute", "train")
 """The tables that a settings file may hold."""
 
+_MODELS: dict[str, type[BaseModel]] = {}
+"""By table."""
+_MAX_FILE_BYTES = 2**20
+"""Ours have a few hundred bytes."""
+_SHOWN = 80  # letters of a wrong value
+
+
+def settings_table(name: str) -> Callable[[type[Model]], type[Model]]:
+    """A class decorator: this model has the settings of the table `name`, whoever reads that table."""
+
+    def register(model: type[Model]) -> type[Model]:
+        _MODELS[name] = model
+        return model
+
+    return register
+
 
 def setting(
     help: str,
@@ -36,6 +56,9 @@ def setting(
     default: str | None = None,
     argument: bool = False,
     text: bool = False,
+    typed_only: str | None = None,
+    place: bool = False,
+    models: Sequence[str] | None = None,
 ) -> Any:
     """Metadata that makes a field of a settings model also a flag of its command, `--field-name`.
 
@@ -46,8 +69,12 @@ def setting(
         default: how help writes the default; None writes the field's own.
         argument: it is a positional argument, not a flag.
         text: the model parses it from text, whatever the type of the field.
+        typed_only: why no file may set it.
+        place: it names something to read; a file may name what lies in the working folder.
+        models: as `place`, and a file may also name these models of the Hub.
     """
-    extra: Any = {"panel": panel, "names": list(names), "default": default, "argument": argument, "text": text}
+    extra: dict[str, Any] = {"panel": panel, "names": list(names), "default": default, "argument": argument}
+    extra |= {"text": text, "typed_only": typed_only, "place": place, "models": None if models is None else [*models]}
     return Field(description=help, json_schema_extra={"flag": extra})
 
 
@@ -77,10 +104,11 @@ def read_table(file: Path, table: str) -> dict[str, Any]:
     """Return one table of a TOML file, or an empty one if the file does not have it.
 
     Raises:
-        ConfigError: the file is missing, is not TOML, or has a table that is not in `TABLES`.
+        ConfigError: the file is missing, is not TOML, has a table that is not in `TABLES`, or sets what must be typed.
     """
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # Windows editors write a byte order mark
+        text = read_file(file, _MAX_FILE_BYTES).decode("utf-8-sig")  # Windows editors write a byte order mark
+        content = tomllib.loads(text.replace("\r\n", "\n"))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError; also integers of thousands of digits
@@ -93,4 +121,38 @@ def read_table(file: Path, table: str) -> dict[str, Any]:
     value = content.get(table, {})
     if not isinstance(value, dict):
         raise ConfigError(f"{file}: {table} must be a table, [{table}]")
-    return cast(dict[str, Any], value)
+    settings = cast(dict[str, Any], value)
+    _refuse_what_must_be_typed(file, table, settings)
+    return settings
+
+
+def _refuse_what_must_be_typed(file: Path, table: str, settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        field = _MODELS[table].model_fields.get(name)
+        extra = field.json_schema_extra if field is not None else None
+        if not isinstance(extra, dict):
+            continue  # of no flag, or an unknown name, which the model refuses
+        flag = cast(dict[str, Any], extra["flag"])
+        why: str | None = flag["typed_only"]
+        if why is None and isinstance(value, str) and (flag["place"] or flag["models"] is not None):
+            why = _why_outside(value, flag["models"])
+        if why is not None:
+            how = f"it after `theworld {table}`" if flag["argument"] else f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"{file}, [{table}]: {name} = {value if not isinstance(value, str) else value[:_SHOWN]!r} is not taken "
+                f"from a file: {why}. Take it out of the file; if you mean it, type {how}"
+            )
+
+
+def _why_outside(value: str, models: Sequence[str] | None) -> str | None:
+    """Why a file may not name this place; None where it may."""
+    if models is not None and value in models:
+        return None
+    if value.startswith("hf:"):
+        return "it would download a data set that the file chose"
+    path = Path(value) if models is not None and is_hub_id(value) else require_local(value)
+    if path.is_absolute() or value.startswith("~") or ".." in path.parts:
+        return "a file names only what lies in the working folder"
+    if models is not None and is_hub_id(value) and not path.exists():
+        return "it would download a model that the file chose, and theworld has no configuration for it"
+    return None

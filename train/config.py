@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..pipeline.config import DEFAULT_CACHE, HOW_IT_RUNS, WORLD_TOKENS, setting
+from ..pipeline.config import DEFAULT_CACHE, HOW_IT_RUNS, WORLD_TOKENS, setting, settings_table
 from ..pipeline.files.local import LocalPath
 from ..pipeline.machine import DeviceName
 from ..pipeline.messages import command, split_names
+from .reader.context_budget import LIMITS_BY_MODEL
 from .reader.layouts import LAYOUTS, PATCH, POOL_STEPS, LayoutName, PoolName, TokenLayout
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
@@ -27,6 +28,10 @@ def _of_tokens(help: str, **flag: Any) -> Any:
     return setting(help, panel=WORLD_TOKENS, **flag)
 
 
+_MODELS = [f"{name}{kind}" for name in LIMITS_BY_MODEL for kind in ("", "-it", "-pt")]
+
+
+@settings_table("train")
 class TrainConfig(BaseModel):
     """The settings of one training. The defaults suit the worldlet: about a minute on two CPU cores."""
 
@@ -34,10 +39,15 @@ class TrainConfig(BaseModel):
 
     store: Annotated[
         LocalPath,
-        setting("A store, or a cache folder with one store in it.", default=str(DEFAULT_CACHE), argument=True),
+        setting(
+            "A store, or a cache folder with one store in it.", default=str(DEFAULT_CACHE), argument=True, place=True
+        ),
     ]
     questions: Annotated[
-        LocalPath, setting("Questions file: JSONL, LLaVA, … Its layouts: docs/questions.md.", default="the cache's own")
+        LocalPath,
+        setting(
+            "Questions file: JSONL, LLaVA, … Its layouts: docs/questions.md.", default="the cache's own", place=True
+        ),
     ]
     columns: Annotated[
         dict[str, str] | None,
@@ -52,7 +62,9 @@ class TrainConfig(BaseModel):
     """For each of these reasons."""
     lm: Annotated[
         str | None,
-        setting("Language model: a Hub id, a folder, a .gguf file.", names=["--model"], default="embedded"),
+        setting(
+            "Language model: a Hub id, a folder, a .gguf file.", names=["--model"], default="embedded", models=_MODELS
+        ),
     ] = None
     steps: Annotated[
         int | None,
@@ -104,11 +116,16 @@ class TrainConfig(BaseModel):
         str, _running("What the reader sees in place of a rollout, as in `theworld study`: text, frozen, shuffled, …")
     ] = "rollout"
     """See data/arms.py."""
-    futures: Annotated[LocalPath | None, _running("Store of encoded true futures, for the arm true.")] = None
+    futures: Annotated[LocalPath | None, _running("Store of encoded true futures, for the arm true.", place=True)] = (
+        None
+    )
     labels: Annotated[int | None, Field(ge=1), _running("Train on the first so many scenes only.", default="all")] = (
         None
     )
-    out: Annotated[LocalPath | None, setting("Run folder.", default="the next number under runs")] = None
+    out: Annotated[
+        LocalPath | None,
+        setting("Run folder.", default="the next number under runs", typed_only="it is written to"),
+    ] = None
     micro_batch: Annotated[
         int | None, Field(ge=1), _running("Images per pass, if an update does not fit in memory.", default="all")
     ] = None
@@ -140,7 +157,9 @@ class TrainConfig(BaseModel):
         Field(ge=1),
         _running("Validations without a better loss before training stops.", default="never"),
     ] = None
-    report_to: Annotated[TrackerName, _running("tensorboard, wandb or trackio.")] = "none"
+    report_to: Annotated[
+        TrackerName, _running("tensorboard, wandb or trackio.", typed_only="it may send the training to a service")
+    ] = "none"
     """In addition to the run folder's metrics.json."""
 
     @model_validator(mode="after")

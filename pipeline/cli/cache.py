@@ -162,8 +162,8 @@ def verify(
     )
     audited = None if recompute is None or found.damage else audit_store(found.store, recompute, quiet=quiet, **asked)
     if as_json:
-        said = found.to_json() if recompute is None else {**found.to_json(), "audit": audited and audited.to_json()}
-        print_json(said)
+        audit = {} if recompute is None else {"audit": audited and audited.to_json()}
+        print_json({**found.to_json(), **audit})
     else:
         print_lines(*found.lines(), *(audited.lines() if audited else []))
         if recompute is not None and audited is None:

@@ -92,7 +92,10 @@ def study(
     units = run_study(plan, jobs=jobs, progress=progress)
     worldlet = _own_scenes(settings.questions, settings.store)
     if rollout_outcomes is None and worldlet is not None:
-        rollout_outcomes = read_outcomes(_read_rollouts(*worldlet, out, progress))
+        try:
+            rollout_outcomes = read_outcomes(_read_rollouts(*worldlet, out, progress))
+        except ConfigError as error:  # the study stands without them
+            progress.warn(f"note: which rollouts end right is not known: {error}")
     findings = find(plan, units, outcomes=rollout_outcomes)
     if worldlet is not None:
         _draw_strips(*worldlet, telling_scenes(Answers(plan, units)), out)

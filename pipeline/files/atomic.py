@@ -9,10 +9,11 @@ import errno
 import os
 import secrets
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from ..errors import StoreError, TheWorldError
+from .inside import held_folder
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
@@ -73,15 +74,27 @@ def place(temp: Path, target: Path) -> bool:
     return True
 
 
-def publish(temp_folder: Path, target: Path, content: bytes) -> bool:
-    """Write a small durable file in one step, unless `target` exists; return whether it was written."""
-    return _write(temp_folder, target, content, place)
+def publish(temp_folder: Path, target: Path, content: bytes, *, within: Path | None = None) -> bool:
+    """Write a small durable file in one step, unless `target` exists; return whether it was written.
+
+    Args:
+        within: follow no link below this folder, whoever puts one there meanwhile.
+    """
+    return _write(temp_folder, target, content, place, within=within)
 
 
-def replace(temp_folder: Path, target: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
+def replace(
+    temp_folder: Path,
+    target: Path,
+    content: bytes | memoryview,
+    *,
+    durable: bool = True,
+    within: Path | None = None,
+) -> None:
     """Write a file in one step, replacing `target`. Only for content that can be rebuilt.
 
     Args:
+        within: as for `publish`.
         durable: False saves both fsyncs, a few milliseconds each.
     """
 
@@ -89,16 +102,17 @@ def replace(temp_folder: Path, target: Path, content: bytes | memoryview, *, dur
         os.replace(temp, target)  # noqa: PTH105
         return True
 
-    _write(temp_folder, target, content, rename, durable=durable)
+    _write(temp_folder, target, content, rename, durable=durable, within=within)
 
 
-def remove(target: Path) -> None:
-    """Remove a file durably, if it exists."""
+def remove(target: Path, *, within: Path | None = None) -> None:
+    """Remove a file durably, if it exists; `within` as for `publish`."""
     try:
-        os.unlink(target)  # noqa: PTH108
+        with _held(within, target.parent) as folder:
+            os.unlink(folder / target.name)  # noqa: PTH108
+            sync_folder(folder)
     except FileNotFoundError:
         return
-    sync_folder(target.parent)
 
 
 def make_folders(path: Path, *, durable: bool = True) -> None:
@@ -113,6 +127,27 @@ def make_folders(path: Path, *, durable: bool = True) -> None:
             raise
     if durable:
         sync_folder(path.parent)
+
+
+@contextmanager
+def made_folder(root: Path, folder: Path, *, durable: bool = True) -> Generator[Path]:
+    """A path of a folder that is made with what is missing on the way below `root`, following no link there.
+
+    Raises:
+        NotADirectoryError: a link, or something that is no folder, is on the way.
+    """
+    with ExitStack() as stack:
+        path = stack.enter_context(held_folder(root, root))
+        for part in folder.relative_to(root).parts:
+            try:
+                path = stack.enter_context(held_folder(path, path / part))
+            except FileNotFoundError:
+                with suppress(FileExistsError):
+                    os.mkdir(path / part)  # noqa: PTH102
+                if durable:
+                    sync_folder(path)
+                path = stack.enter_context(held_folder(path, path / part))
+        yield path
 
 
 def sync_folder(path: Path) -> None:
@@ -165,18 +200,24 @@ def _write(
     put: Callable[[Path, Path], bool],
     *,
     durable: bool = True,
+    within: Path | None,
 ) -> bool:
-    temp = TempFile(temp_folder)
-    try:
-        temp.write(content)
-        if durable:
-            temp.finish()
-        placed = put(temp.path, target)
-        if durable:
-            sync_folder(target.parent)
-    finally:
-        temp.discard()
-    return placed
+    with _held(within, temp_folder) as temps, _held(within, target.parent) as folder:
+        temp = TempFile(temps)
+        try:
+            temp.write(content)
+            if durable:
+                temp.finish()
+            placed = put(temp.path, folder / target.name)
+            if durable:
+                sync_folder(folder)
+        finally:
+            temp.discard()
+        return placed
+
+
+def _held(within: Path | None, folder: Path) -> AbstractContextManager[Path]:
+    return nullcontext(folder) if within is None else held_folder(within, folder)
 
 
 def _sync(path: Path, flags: int = 0) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..credentials import hide_passwords
 from ..errors import ConfigError, TheWorldError
 
 HUB_TIMEOUT_S = 5.0
@@ -81,7 +82,7 @@ def fetch(hub_id: str, patterns: Sequence[str], *, error: type[TheWorldError], i
     except TheWorldError:
         raise
     except Exception as problem:  # what a network failure raises depends on the Hub client's HTTP library
-        cause = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        cause = hide_passwords(f"{type(problem).__name__}: {problem}".splitlines()[0])
         try:
             folder = Path(
                 snapshot_download(repository, revision=revision, allow_patterns=allow_patterns, local_files_only=True)
@@ -114,7 +115,7 @@ def upload(folder: Path, hub_id: str, *, private: bool, error: type[TheWorldErro
         api.create_repo(hub_id, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="A run of theworld"))
     except Exception as problem:  # what a network failure raises depends on the Hub client's HTTP library
-        cause = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        cause = hide_passwords(f"{type(problem).__name__}: {problem}".splitlines()[0])
         raise error(
             f"cannot upload to {hub_id}: {cause}. Log in with `hf auth login` (or set HF_TOKEN) as a user who may "
             "write there, and check the network. Nothing on this disk has changed"

@@ -23,8 +23,8 @@ of memory; the largest list we know has 12.8 million."""
 
 MAX_CONFIG_BYTES = 2**22
 """A config of a model, of an adapter, of a run: 4 MiB. The largest in use have 100 KB."""
-MAX_RESULT_BYTES = 2**30
-"""A file of results, such as evaluation.json: an answer takes up to 1 KB, and a split has up to 100,000."""
+MAX_RESULT_BYTES = 2**27
+"""A file of results, such as evaluation.json: 128 MiB. An answer takes up to 1 KB, and a split has up to 100,000."""
 MAX_TOKENIZER_BYTES = 2**27
 """tokenizer.json, a SentencePiece model, an index of weights: 128 MiB. Gemma-3's tokenizer.json has 33 MB."""
 MAX_WEIGHT_BYTES = 2**40

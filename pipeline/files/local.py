@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
+from ..credentials import hide_passwords
 from ..errors import ConfigError
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
@@ -23,9 +24,10 @@ def require_local(place: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(place)
     if url := _URL.match(text):
+        shown = hide_passwords(f"{url[1]}://{text[url.end() :]}")
         raise ConfigError(
-            f"{url[1]}://{text[url.end() :]} is a URL, and URLs and object stores are neither read nor written. Mount "
-            "the bucket or copy it to a local folder, and name that folder; a data set of the Hugging Face Hub is "
+            f"{shown} is a URL, and URLs and object stores are neither read nor written. Mount the "
+            "bucket or copy it to a local folder, and name that folder; a data set of the Hugging Face Hub is "
             "hf:ORG/NAME"
         )
     return Path(text)

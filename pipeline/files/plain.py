@@ -8,41 +8,45 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .inside import require_inside
 
-def read_file(path: Path, limit_bytes: int) -> bytes:
+
+def read_file(path: Path, limit_bytes: int, *, within: Path | None = None) -> bytes:
     """Return the content of a regular file of limited size. A pipe or a device cannot block the reader.
 
+    Args:
+        within: the folder that the file has to lie in, also after links are followed.
     Raises:
-        ValueError: not a regular file, or larger than `limit_bytes`.
+        ValueError: not a regular file, larger than `limit_bytes`, or outside of `within`.
         OSError: it cannot be read.
     """
-    with open_file(path, limit_bytes) as file:
+    with open_file(path, limit_bytes, within=within) as file:
         return file.read(os.fstat(file.fileno()).st_size)
 
 
-def read_json(path: Path, limit_bytes: int) -> Any:
-    """Return the JSON value of a regular file of limited size.
+def read_json(path: Path, limit_bytes: int, *, within: Path | None = None) -> Any:
+    """Return the JSON value of a regular file of limited size, `within` as for `read_file`.
 
     Raises:
-        ValueError: not a regular file, too large, not JSON, or nested too deeply.
+        ValueError: not a regular file, too large, outside of `within`, not JSON, or nested too deeply.
         OSError: it cannot be read.
     """
     try:
-        return json.loads(read_file(path, limit_bytes))
+        return json.loads(read_file(path, limit_bytes, within=within))
     except RecursionError as error:
         raise ValueError("its JSON is nested too deeply") from error
 
 
-def has_content(path: Path, content: bytes) -> bool:
-    """Whether `path` is a regular file with exactly this content."""
+def has_content(path: Path, content: bytes, *, within: Path | None = None) -> bool:
+    """Whether `path` is a regular file with exactly this content, `within` as for `read_file`."""
     try:
-        return read_file(path, len(content)) == content
+        return read_file(path, len(content), within=within) == content
     except (OSError, ValueError):
         return False
 
 
-def open_file(path: Path, limit_bytes: int) -> BinaryIO:
-    """Open a regular file of limited size for reading. Raises as `read_file`."""
+def open_file(path: Path, limit_bytes: int, *, within: Path | None = None) -> BinaryIO:
+    """Open a regular file of limited size for reading. Arguments and errors as for `read_file`."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         status = os.fstat(fd)
@@ -50,6 +54,8 @@ def open_file(path: Path, limit_bytes: int) -> BinaryIO:
             raise ValueError("it is not a regular file")
         if status.st_size > limit_bytes:
             raise ValueError(f"it has {status.st_size} bytes, and the limit is {limit_bytes}")
+        if within is not None:
+            require_inside(within, path, fd)
         return os.fdopen(fd, "rb")
     except BaseException:
         os.close(fd)

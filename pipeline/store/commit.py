@@ -43,7 +43,7 @@ def self_test(temp_folder: Path) -> None:
         atomic.remove(probe)
 
 
-def place_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top: Path) -> int:
+def place_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top: Path, store: Path) -> int:
     """Allocate a shard number by placing the finished payload under the first free one.
 
     Args:
@@ -51,6 +51,7 @@ def place_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top
         payload_of: where the payload of a shard number belongs.
         first: the number to try first.
         top: the folder above all payloads; it and every folder below it on the way are synced.
+        store: the folder that nothing is written out of: below it no link is followed.
     Returns:
         The number; this writer alone may publish a record for it.
     Raises:
@@ -58,14 +59,16 @@ def place_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top
     """
     if top.is_symlink():
         raise StoreError(f"{top} is a symbolic link inside a store, so nothing is written through it")
-    atomic.make_folders(top)
+    with atomic.made_folder(store, top):
+        pass
     number = first
     while True:
         payload = payload_of(number)
         if not link_on_the_way(payload, top):
-            with suppress(FileExistsError, NotADirectoryError):  # a stray file where a folder belongs
-                atomic.make_folders(payload.parent, durable=False)  # they are below, before the record is
-                if atomic.place(temp, payload):
+            # the folders' names are synced below, before the record is
+            made = atomic.made_folder(store, payload.parent, durable=False)
+            with suppress(FileExistsError, NotADirectoryError), made as folder:  # a stray file where a folder belongs
+                if atomic.place(temp, folder / payload.name):
                     break
         number += 1
     for folder in payload.parents:  # also those another writer made and may not have synced yet
@@ -88,5 +91,5 @@ def publish_record(store: Path, record: ShardRecord) -> None:
         StoreError: the number has a record already, so somebody else wrote into this store by other rules.
     """
     path = record_path(store, record.shard)
-    if not atomic.publish(store / "tmp", path, seal(record.model_dump(mode="json"))):
+    if not atomic.publish(store / "tmp", path, seal(record.model_dump(mode="json")), within=store):
         raise StoreError(f"{path} exists, though its number was ours alone. Was the folder copied into while in use?")

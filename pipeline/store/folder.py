@@ -32,7 +32,8 @@ from ..errors import (
     StoreMismatchError,
     StoreNotFoundError,
 )
-from ..files.atomic import make_folders, publish, sync_folder, writing
+from ..files.atomic import made_folder, make_folders, publish, sync_folder, writing
+from ..files.inside import held_folder
 from ..files.local import require_local
 from ..files.plain import read_file
 from ..files.sealed import seal, unseal
@@ -250,8 +251,10 @@ def make_own_folders(path: Path) -> None:
                 f"{path / name} is a symbolic link, so nothing is written into this store. If the link is yours, put "
                 "the folder itself there, or link the whole store instead"
             )
+    make_folders(path)
     for name in _FOLDERS:
-        make_folders(path / name)
+        with made_folder(path, path / name):
+            pass
 
 
 def _lay_out(path: Path, manifest: _Manifest) -> None:
@@ -264,20 +267,22 @@ def _lay_out(path: Path, manifest: _Manifest) -> None:
                 sync_folder(folder)
             if folder.is_mount():
                 break
-    publish(tmp, path / "theworld.json", seal(manifest.model_dump(mode="json")))
+    publish(tmp, path / "theworld.json", seal(manifest.model_dump(mode="json")), within=path)
     winner = _read_manifest(path)
     recipe, spec = _meaning(winner, path)
     layout = layout_of(recipe, spec, winner.shard_size, winner.layout)
     payloads = path / layout.payload_folder
-    make_folders(payloads)
+    with made_folder(path, payloads):
+        pass
     for folder in (payloads, *payloads.parents):  # names that a creator cut short may have left unsynced
         sync_folder(folder)
         if folder == path.parent:
             break
     for name, content in layout.files(0).items():
         if not (path / name).exists():
-            publish(tmp, path / name, content)
-    self_test(tmp)
+            publish(tmp, path / name, content, within=path)
+    with held_folder(path, tmp) as held_tmp:
+        self_test(held_tmp)
 
 
 def _path_of(cache: Path, recipe: Recipe) -> Path | None:
@@ -318,7 +323,7 @@ def _load(path: Path, *, tolerate_damage: bool) -> LatentStore:
 def _read_manifest(path: Path) -> _Manifest:
     file = path / "theworld.json"
     try:
-        text = unseal(read_file(file, _METADATA_LIMIT_BYTES))
+        text = unseal(read_file(file, _METADATA_LIMIT_BYTES, within=path))
         version: object = cast(dict[str, object], json.loads(text)).get("format")
         if isinstance(version, int) and version > FORMAT:
             raise StoreError(
@@ -379,12 +384,17 @@ def check_array_metadata(store: LatentStore) -> None:
     file = store.path / "latents" / "zarr.json"
     expected = json.loads(store.layout.files(0)["latents/zarr.json"])
     try:
-        metadata: Any = json.loads(read_file(file, _METADATA_LIMIT_BYTES))
+        metadata: Any = json.loads(read_file(file, _METADATA_LIMIT_BYTES, within=store.path))
         metadata = {**metadata, "shape": [0, *metadata["shape"][1:]]}
     except FileNotFoundError:  # only a plain Zarr reader needs it; precompute makes it again
         return
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreMismatchError(f"{file} is not Zarr metadata ({error}). {_REBUILD}") from error
+    except OSError as error:  # a socket, say
+        store_error = unreadable(file, None, error)
+        if not isinstance(store_error, DamagedShardError):
+            raise store_error from error
+        raise StoreMismatchError(f"{file} is not Zarr metadata ({error.strerror}). {_REBUILD}") from error
     for name in ("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"):
         if metadata.get(name) != expected[name]:
             raise StoreMismatchError(

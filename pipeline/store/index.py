@@ -178,7 +178,7 @@ def read_snapshot(store: Path, recipe_id: str, shard_size: int, stamps: Mapping[
     try:
         # a row here takes less than in the records, whose sizes are known
         limit = 2**16 + sum(min(stamp.bytes, RECORD_LIMIT_BYTES) for stamp in stamps.values())
-        tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(read_file(store / SNAPSHOT, limit))
+        tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(read_file(store / SNAPSHOT, limit, within=store))
         seal = tensors.pop("seal")
         table, keys, crcs = (tensors[name] for name in ("shards", "keys", "first_frames_crc32c"))
     except (OSError, ValueError, KeyError, SafetensorError):

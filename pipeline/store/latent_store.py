@@ -95,7 +95,7 @@ class LatentStore:
         self._index = Index({}, shard_size)
         self._bad: dict[int, str] = {}
         self._inodes: dict[int, int] = {}
-        self._payloads = OpenShardFiles(partial(self.layout.payload_path, path))
+        self._payloads = OpenShardFiles(path, partial(self.layout.payload_path, path))
         self._lock = threading.Lock()
         self.refresh()
 
@@ -309,8 +309,8 @@ class LatentStore:
             samples = self._index.array_rows
             with writing(self.path):
                 for name, content in self.layout.files(samples).items():
-                    if not has_content(self.path / name, content):
-                        replace(self.path / "tmp", self.path / name, content)
+                    if not has_content(self.path / name, content, within=self.path):
+                        replace(self.path / "tmp", self.path / name, content, within=self.path)
                 if len(self.shards) >= SNAPSHOT_FROM_SHARDS:
                     self._publish_snapshot()
             self.refresh()
@@ -364,7 +364,8 @@ class LatentStore:
         stamps = {number: shard.stamp for number, shard in self.shards.items()}
         snapshot = read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)
         if snapshot is None or snapshot.shards.keys() != stamps.keys():
-            replace(self.path / "tmp", self.path / SNAPSHOT, write_snapshot(self._index, self._recipe_id))
+            content = write_snapshot(self._index, self._recipe_id)
+            replace(self.path / "tmp", self.path / SNAPSHOT, content, within=self.path)
 
     def _possible(self, shard: Shard) -> bool:
         return shard.rows <= self.shard_size and shard.bytes == self.layout.payload_bytes(shard.rows)

@@ -51,12 +51,12 @@ class Failure:
 def write_failure(store: Path, failure: Failure) -> None:
     """Keep a failure; an earlier one of the same input gives way."""
     content = seal({**asdict(failure), "format": FORMAT})
-    replace(store / "tmp", store / "failed" / failure.file_name, content)
+    replace(store / "tmp", store / "failed" / failure.file_name, content, within=store)
 
 
 def remove_failure(store: Path, failure: Failure) -> None:
     """Forget a failure, if it is known."""
-    remove(store / "failed" / failure.file_name)
+    remove(store / "failed" / failure.file_name, within=store)
 
 
 def read_failures(store: Path) -> list[Failure]:
@@ -86,7 +86,7 @@ def write_sources(store: Path, rows: Iterable[tuple[str, str]], prompts: Mapping
     if lines:
         content = ("\n".join(lines) + "\n").encode()
         target = store / "sources" / f"{hashlib.sha256(content).hexdigest()}.jsonl"
-        publish(store / "tmp", target, content)
+        publish(store / "tmp", target, content, within=store)
 
 
 def read_sources(store: Path) -> dict[str, tuple[str, ...]]:
@@ -138,7 +138,7 @@ def _all_sources(store: Path) -> Iterator[tuple[str, str, str | None]]:
 
 def _read_failure(path: Path) -> Failure:
     try:
-        return _parse_failure(unseal(read_file(path, _FAILURE_LIMIT_BYTES)))
+        return _parse_failure(unseal(read_file(path, _FAILURE_LIMIT_BYTES, within=path.parent.parent)))
     except (ValueError, RecursionError) as error:
         raise damaged(path, str(error)) from error
     except OSError as error:
@@ -149,7 +149,7 @@ def _read_sources(path: Path) -> list[tuple[str, str, str | None]]:
     try:
         rows: list[tuple[str, str, str | None]] = []
         digest = hashlib.sha256()
-        with open_file(path, _SOURCES_LIMIT_BYTES) as file:
+        with open_file(path, _SOURCES_LIMIT_BYTES, within=path.parent.parent) as file:
             while line := file.readline(_SOURCE_LIMIT_BYTES):
                 digest.update(line)
                 rows.append(_parse_source(line))

@@ -147,7 +147,7 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
     """
     path = record_path(store, number)
     try:
-        record = ShardRecord.model_validate_json(unseal(read_file(path, RECORD_LIMIT_BYTES)))
+        record = ShardRecord.model_validate_json(unseal(read_file(path, RECORD_LIMIT_BYTES, within=store)))
         if record.shard != number:
             raise ValueError(f"it is the record of shard {record.shard}")
         if record.recipe_id != recipe_id:

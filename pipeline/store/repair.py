@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import DamagedShardError, StoreError
 from ..files.atomic import TempFile, place, remove, sync_folder, writing
+from ..files.inside import held_folder
 from ..files.lock import exclusive_lock
 from ..progress import Progress
 from .commit import link_on_the_way
@@ -65,7 +66,7 @@ def repair(path: Path, *, apply: bool, level: Level = "read", progress: Progress
         moves, unhealed = _moves(verification)
         with writing(path):
             if any(finding.damage or finding.what == "index" for finding in verification.findings):
-                remove(path / SNAPSHOT)  # first: it must not speak for a record that is gone
+                remove(path / SNAPSHOT, within=path)  # first: it must not speak for a record that is gone
             for file in moves:
                 _set_aside(path, file)
         load_store(path).publish()
@@ -87,11 +88,12 @@ def gc(path: Path, *, apply: bool, grace_s: float = GRACE_S) -> Sweep:
         return _sweep(path, time.time() - grace_s, apply=False)
     with _alone(path), writing(path):
         # the file system's clock, which dates the files
-        probe = TempFile(path / "tmp")
-        try:
-            now = probe.path.stat().st_mtime
-        finally:
-            probe.discard()
+        with held_folder(path, path / "tmp") as tmp:
+            probe = TempFile(tmp)
+            try:
+                now = probe.path.stat().st_mtime
+            finally:
+                probe.discard()
         return _sweep(path, now - grace_s, apply=True)
 
 
@@ -107,19 +109,21 @@ def _set_aside(store: Path, file: Path) -> None:
     """Give a file a name in lost+found/ that nothing there has, then take its own away."""
     stem = "-".join(file.relative_to(store).parts)
     number = 0
-    while True:
-        target = store / "lost+found" / (f"{stem}.{number}" if number else stem)
-        if file.is_dir() or file.is_symlink():  # these have no hard links
-            if not os.path.lexists(target):
-                os.rename(file, target)  # noqa: PTH104
+    with held_folder(store, file.parent) as here, held_folder(store, store / "lost+found") as aside:
+        held = here / file.name
+        while True:
+            target = aside / (f"{stem}.{number}" if number else stem)
+            if held.is_dir() or held.is_symlink():  # these have no hard links
+                if not os.path.lexists(target):
+                    os.rename(held, target)  # noqa: PTH104
+                    break
+            elif place(held, target):
+                sync_folder(aside)
+                remove(held)
                 break
-        elif place(file, target):
-            sync_folder(target.parent)
-            remove(file)
-            break
-        number += 1
-    sync_folder(target.parent)
-    sync_folder(file.parent)
+            number += 1
+        sync_folder(aside)
+        sync_folder(here)
 
 
 def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
@@ -152,7 +156,7 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
             young += 1
     if apply:
         for file, _ in old:
-            remove(file)
+            remove(file, within=path)
     kept_sizes = [file.lstat().st_size for file in _entries(path / "lost+found")]
     set_aside = len(kept_sizes), sum(kept_sizes)
     return Sweep(tuple(file for file, _ in old), sum(size for _, size in old), young, set_aside)

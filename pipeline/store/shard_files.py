@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from ..files.inside import require_inside
 from .index import Shard
 
 MAX_OPEN_FILES = 256
@@ -19,12 +20,13 @@ MAX_OPEN_FILES = 256
 class ShardFile:
     """An open payload file; it closes when the last thread that reads it lets go."""
 
-    def __init__(self, path: Path, shard: Shard) -> None:
+    def __init__(self, path: Path, shard: Shard, store: Path) -> None:
         self.fd = -1
         self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         status = os.fstat(self.fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size != shard.bytes:
             raise ValueError(f"it has {status.st_size} bytes, its record states {shard.bytes}")
+        require_inside(store, path, self.fd)
         self.stamp = (status.st_dev, status.st_ino, status.st_mtime_ns)
         self.shard = shard
         self.checked: array[int] = array("H", bytes(2 * shard.rows))
@@ -38,7 +40,8 @@ class ShardFile:
 class OpenShardFiles:
     """The payload files opened most recently, and which of their rows were checked."""
 
-    def __init__(self, path_of: Callable[[int], Path]) -> None:
+    def __init__(self, store: Path, path_of: Callable[[int], Path]) -> None:
+        self._store = store
         self._path_of = path_of
         self._checked: dict[int, tuple[tuple[int, int, int], array[int]]] = {}
         self.close()
@@ -60,14 +63,14 @@ class OpenShardFiles:
 
         Raises:
             OSError: it cannot be opened.
-            ValueError: its size is not what the record states.
+            ValueError: its size is not what the record states, or it lies outside of the store.
         """
         with self._lock:
             payload = self._open.get(shard.number)
             if payload is None:
                 while len(self._open) >= MAX_OPEN_FILES:
                     del self._open[next(iter(self._open))]
-                payload = ShardFile(self._path_of(shard.number), shard)
+                payload = ShardFile(self._path_of(shard.number), shard, self._store)
                 stamp, checked = self._checked.get(shard.number, (None, payload.checked))
                 if stamp == payload.stamp:
                     payload.checked = checked

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
-from ..files.atomic import make_folders, publish, writing
+from ..files.atomic import made_folder, publish, writing
 from ..files.plain import read_file
 from ..latents.keys import is_key
 from ..latents.recipe import difference
@@ -214,19 +214,19 @@ def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
             target.clear_failure(failure)
     prompt_files = sorted(path.name for path in (source.path / PROMPTS).glob("*.safetensors"))
     if prompt_files:
-        with writing(target.path):
-            make_folders(target.path / PROMPTS)
+        with writing(target.path), made_folder(target.path, target.path / PROMPTS):
+            pass
     for name in (PROMPT, *(f"{PROMPTS}/{name}" for name in prompt_files)):
         prompt = source.path / name
         if not prompt.is_file() or (target.path / name).exists():
             continue
-        content = read_file(prompt, _PROMPT_LIMIT_BYTES)
         try:
-            load(content)  # it may be a stranger's link to something that is nobody's business
-        except SafetensorError as error:
+            content = read_file(prompt, _PROMPT_LIMIT_BYTES, within=source.path)
+            load(content)
+        except (OSError, ValueError, SafetensorError) as error:
             raise DamagedShardError(f"{prompt}: it is no safetensors file ({error}), so it was not copied") from error
         with writing(target.path):
-            publish(target.path / "tmp", target.path / name, content)
+            publish(target.path / "tmp", target.path / name, content, within=target.path)
 
 
 def _require_same(store: LatentStore, other: LatentStore) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import xxhash
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
+from ..files.inside import require_inside
 from ..files.plain import has_content, open_file
 from ..messages import command, format_bytes
 from ..progress import Progress
@@ -149,10 +150,10 @@ def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding]
         return [Finding(True, "index", f"{path} does not say what {record_file} does", (path,), number)], 0
     read = 0
     try:
-        problem = _size_problem(payload, record)
+        problem = _size_problem(store.path, payload, record)
         if problem is None and level != "names":
             read = record.bytes
-            problem = _bytes_problem(payload, record, level)
+            problem = _bytes_problem(store.path, payload, record, level)
         if problem is None and level == "deep":
             problem = _row_problem(store, record)
     except ValueError as error:
@@ -174,20 +175,21 @@ def _agree(record: ShardRecord, shard: Shard) -> bool:
     return (keys, record.bytes, record.first_frames_crc32c) == (shard.keys.tobytes().hex(), shard.bytes, crcs)
 
 
-def _size_problem(payload: Path, record: ShardRecord) -> str | None:
+def _size_problem(store: Path, payload: Path, record: ShardRecord) -> str | None:
     status = payload.stat()
     if not stat.S_ISREG(status.st_mode):
         return "it is not a regular file"
     if status.st_size != record.bytes:
         return f"it has {status.st_size} bytes, its record states {record.bytes}"
+    require_inside(store, payload)
     return None
 
 
-def _bytes_problem(payload: Path, record: ShardRecord, level: Level) -> str | None:
+def _bytes_problem(store: Path, payload: Path, record: ShardRecord, level: Level) -> str | None:
     digests: list[tuple[Any, str, str]] = [(xxhash.xxh3_128(), record.xxh3_128, "xxh3")]
     if level == "deep":
         digests.append((hashlib.sha256(), record.sha256, "sha256"))
-    with open_file(payload, record.bytes) as file:
+    with open_file(payload, record.bytes, within=store) as file:
         while block := file.read(_BLOCK_BYTES):
             for digest, _, _ in digests:
                 digest.update(block)
@@ -204,7 +206,7 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
     reads = layout.reads(frames)
     memory = np.zeros((1, reads.memory_bytes), np.uint8)
     values, rewritten = layout.values(memory, frames)[0], layout.new_row()
-    with open_file(store.payload_path(record.shard), record.bytes) as file:
+    with open_file(store.payload_path(record.shard), record.bytes, within=store.path) as file:
         for place, key in enumerate(record.keys):
             row = file.read(layout.row_bytes)
             for offset, at, size in reads.segments:
@@ -232,7 +234,7 @@ def _metadata(store: LatentStore) -> Iterator[Finding]:
         path = store.path / name
         if os.path.lexists(path) and not path.is_file():
             yield Finding(True, "index", f"{path} is not a file, so nothing can be written there", (path,))
-        elif name in stated and not has_content(path, stated[name]):
+        elif name in stated and not has_content(path, stated[name], within=store.path):
             yield Finding(False, "index", f"{path} does not state what is here; repair makes it again")
     for path, message in ledger.check(store.path).items():
         yield Finding(True, "log", message, (path,))

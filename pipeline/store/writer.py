@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import StoreError
 from ..files.atomic import TempFile, writing
+from ..files.inside import held_folder
 from ..files.sealed import seal, unseal
 from ..latents.keys import is_key
 from ..latents.recipe import Recipe
@@ -61,10 +62,17 @@ class ShardWriter:
         self._hashes = (xxhash.xxh3_128(), hashlib.sha256())
         self._bytes = 0
         self._temp: TempFile | None = None
+        self._held = ExitStack()
+        """Holds the folder of the temporary file, which has its path from there."""
 
     def __enter__(self) -> Self:
         with writing(self._store.path):
-            self._temp = TempFile(self._store.path / "tmp")
+            folder = self._held.enter_context(held_folder(self._store.path, self._store.path / "tmp"))
+            try:
+                self._temp = TempFile(folder)
+            except OSError:
+                self._held.close()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,6 +80,7 @@ class ShardWriter:
         if temp is not None:
             with suppress(OSError):  # a leftover in tmp/ is harmless, and must not hide what went wrong
                 temp.discard()
+        self._held.close()
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -121,6 +130,7 @@ class ShardWriter:
                     store.payload_path,
                     first=store.next_number if self._number is None else max(self._number, 0),
                     top=store.path / store.layout.payload_folder,
+                    store=store.path,
                 )
                 record = record.model_copy(update={"shard": number})
                 publish_record(store.path, record)

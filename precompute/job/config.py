@@ -6,13 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ...pipeline.config import DECIDES_LATENTS, DEFAULT_CACHE, HOW_IT_RUNS, setting
+from ...pipeline.config import DECIDES_LATENTS, DEFAULT_CACHE, HOW_IT_RUNS, setting, settings_table
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.hub import is_hub_id
 from ...pipeline.files.local import LocalPath
 from ...pipeline.latents.kinds import KindName, Views
 from ...pipeline.latents.recipe import Fit, Solver, StoredDtype, check_meaning, parse_size
 from ...pipeline.machine import DeviceName
 from ...pipeline.store.formats import StoreFormat
+from ..worlds.builtin import BUILT_IN
 from ..worlds.guardrail import Guardrail
 
 
@@ -25,8 +27,10 @@ def _of_recipe(help: str, **flag: Any) -> Any:
 
 
 _OF_WORLD = "the world model's"
+_MODELS = [place for family in BUILT_IN.values() for place in family.names.values() if is_hub_id(place)]
 
 
+@settings_table("precompute")
 class PrecomputeConfig(BaseModel):
     """What `theworld precompute` was asked for. None means: what the world model's card says."""
 
@@ -39,10 +43,11 @@ class PrecomputeConfig(BaseModel):
             "Folder, image, quoted glob; list (.jsonl .csv .json .parquet), tars, save_to_disk folder, or hf:ORG/NAME.",
             default="scenes of the worldlet, made in the cache",
             argument=True,
+            place=True,
         ),
     ] = None
     """Where inputs are, images or for kind frames videos: docs/inputs.md."""
-    cache: Annotated[LocalPath, setting("Folder of stores.")] = DEFAULT_CACHE
+    cache: Annotated[LocalPath, setting("Folder of stores.", typed_only="it is written to")] = DEFAULT_CACHE
     column: Annotated[
         str | None,
         _running("Column of a list or table with the inputs.", default="image, video, path, …"),
@@ -68,7 +73,8 @@ class PrecomputeConfig(BaseModel):
     ] = None
     """Of each draw, for kind samples."""
     world: Annotated[
-        str | None, _of_recipe("World model: a Hub id, a folder, or a name.", default="the embedded worldlet")
+        str | None,
+        _of_recipe("World model: a Hub id, a folder, or a name.", default="the embedded worldlet", models=_MODELS),
     ] = None
     size: Annotated[str | None, _of_recipe("HEIGHTxWIDTH in pixels.", default=_OF_WORLD)] = None
     fit: Annotated[Fit, _of_recipe("cover, pad or stretch.")] = "cover"
@@ -101,7 +107,12 @@ class PrecomputeConfig(BaseModel):
     dtype: Annotated[StoredDtype, _of_recipe("float16, bfloat16 or float32, of the store.")] = "float16"
 
     # these do not
-    guardrail: Annotated[Guardrail | None, _running("Who checks a prompt: cosmos or external.")] = None
+    guardrail: Annotated[
+        Guardrail | None,
+        _running(
+            "Who checks a prompt: cosmos or external.", typed_only="it is your word that somebody checks the prompts"
+        ),
+    ] = None
     rehash: Annotated[bool, _running("Read and hash every input again; ignore the cache's index.")] = False
     device: Annotated[DeviceName, _running("auto, cpu or cuda.")] = "auto"
     workers: Annotated[int | None, Field(ge=1), _running("Ray actors.", default="one per GPU, or per core")] = None
@@ -118,9 +129,15 @@ class PrecomputeConfig(BaseModel):
     in_process: Annotated[bool, _running("One worker here, without Ray.")] = False
     address: Annotated[
         str | None,
-        _running("HOST:PORT of a Ray cluster to join; it must require a token.", default="Ray on this machine alone"),
+        _running(
+            "HOST:PORT of a Ray cluster to join; it must require a token.",
+            default="Ray on this machine alone",
+            typed_only="your Ray token is sent there, and code that comes back is run",
+        ),
     ] = None
-    events: Annotated[LocalPath | None, _running("Append one JSON line per event to this file.")] = None
+    events: Annotated[
+        LocalPath | None, _running("Append one JSON line per event to this file.", typed_only="it is written to")
+    ] = None
     retry_failed: Annotated[bool, _running("Try failed inputs again.")] = False
     max_bad: Annotated[int, Field(ge=0), _running("Inputs that may fail before the exit code is 3.")] = 0
     dry_run: Annotated[bool, _running("Print the plan and stop; writes nothing.")] = False

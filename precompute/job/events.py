@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from ...pipeline.credentials import hide_passwords
 from ...pipeline.errors import ConfigError
 
 Event = Literal["plan", "started", "shard", "failure", "retry", "backoff", "finished", "interrupted", "failed"]
@@ -45,7 +46,7 @@ class Events:
         """Append one line in one write, so that readers see whole lines, also if two runs share the file."""
         if self._file is None:
             return
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n"
+        line = hide_passwords(json.dumps({"time": round(time.time(), 3), "event": event, **fields})) + "\n"
         try:
             os.write(self._file, line.encode())
         except OSError:  # a full disk must not end a job that could still say so itself

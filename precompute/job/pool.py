@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 from collections.abc import Generator, Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...pipeline.errors import Interrupted, WorldModelError
+from ...pipeline.files.rights import current_umask
 from ...pipeline.machine import usable_cores
 from ...pipeline.progress import Progress
 from ..inputs.listing import Sample
@@ -331,9 +331,7 @@ def _ray_setup(setup: dict[str, Any], threads: int | None) -> WorkerSetup:
     from .worker import WorkerSetup
 
     # Ray's session is private; what workers write to the store gets the rights this process would give it
-    umask = os.umask(0o022)
-    os.umask(umask)
-    return WorkerSetup(**setup, umask=umask, threads=threads)
+    return WorkerSetup(**setup, umask=current_umask(), threads=threads)
 
 
 def _gpus() -> int:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import pipeline
+from ...pipeline.credentials import hide_passwords
 from ...pipeline.errors import ConfigError, Interrupted
 from .ray_local import Session, environment, stop
 
@@ -73,7 +74,7 @@ def ray_cluster(address: str) -> Generator[Session, None, None]:
                     runtime_env={"py_modules": [str(package)]},
                 )
             except Exception as error:  # Ray raises half a dozen classes here, builtin ones among them
-                answer = str(error).strip().splitlines() or [type(error).__name__]
+                answer = hide_passwords(str(error)).strip().splitlines() or [type(error).__name__]
                 raise ConfigError(
                     f"--address {address}: Ray does not let this process join: {answer[0][:300]}. Run this on a "
                     "machine of the cluster, with the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN_PATH, "

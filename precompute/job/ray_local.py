@@ -1,7 +1,9 @@
-"""A private Ray for one job: loopback only, token on, its own 0700 folder, gone at the end. The door to `ray`.
+"""A private Ray for one job: loopback only, token on, inside a 0700 folder, gone at the end. The door to `ray`.
 
-Why each setting: a default `ray.init()` listens on every interface with ports that run code for whoever connects, and
-writes its session world-readable. Nothing here joins or leaves anything behind for another cluster.
+Why each setting: a default `ray.init()` listens on every interface with ports that run code for whoever connects. It
+also makes its folder writable for everybody (0777), whatever it was before, so another user could put files of theirs
+in place of its sockets and logs: the folder it is given lies in one of ours that only this user may enter. Nothing here
+joins or leaves anything behind for another cluster.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from ...pipeline.credentials import secret_names
 from ...pipeline.errors import ConfigError, Interrupted
 
 _SETTINGS = {
@@ -34,8 +37,10 @@ _SETTINGS = {
 _OBJECT_STORE_BYTES = 128 * 2**20
 """Receipts and names pass through it, never latents."""
 _MAX_SOCKET_FOLDER = 23
-"""The path of a Unix socket has 107 bytes; ours and Ray's names below the folder take 84: `tw-PID-xxxxxxxx/
+"""The path of a Unix socket has 107 bytes; ours and Ray's names below the folder take 84: `tw-PID-xxxxxx/r/
 session_DATE_TIME_MICROSECONDS_PID/sockets/plasma_store`."""
+_RAYS = "r"
+"""What Ray is given, inside a session's folder: one letter, for the same reason."""
 _HOST = "host"
 """File with the name of a session's machine: on another, which may share TMPDIR, its process's number says nothing."""
 STOP_S = 20.0
@@ -57,12 +62,12 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
     """Start Ray on this machine, yield it, and stop it again.
 
     Raises:
-        ConfigError: Ray listens beyond this machine in spite of its settings.
+        ConfigError: Ray listens beyond this machine in spite of its settings, or opened our folder to other users.
     """
     temp = tempfile.gettempdir()
     parent = Path(temp if len(os.fsencode(temp)) <= _MAX_SOCKET_FOLDER else "/tmp")
     _sweep(parent)
-    base = Path(tempfile.mkdtemp(prefix=f"tw-{os.getpid()}-", dir=parent))
+    base = _new_folder(parent)
     token = base / "token"
     old_umask = os.umask(0o077)
     try:
@@ -74,27 +79,40 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
         with settings, redirect_stdout(sys.stderr):
             import ray
 
+            # workers need no token or password of yours: the world model's files are here by now
+            no_secrets = environment(**dict.fromkeys(secret_names(os.environ), None))
             children_before = {child.pid for child in psutil.Process().children()}
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                configure_logging=False,
-                _temp_dir=str(base),
-            )
+            with no_secrets:
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    _temp_dir=str(base / _RAYS),
+                )
             started = [child for child in psutil.Process().children() if child.pid not in children_before]
             try:
                 os.umask(old_umask)
                 _refuse_open_ports()
+                _refuse_open_files(base, token)
                 yield Session(ray, check=_ray_check(started))
             finally:
                 stop(ray, started)
     finally:
         os.umask(old_umask)
         shutil.rmtree(base, ignore_errors=True)
+
+
+def _new_folder(parent: Path) -> Path:
+    """A folder that only this user may enter. `mkdtemp` would take two letters more, which Ray's sockets need."""
+    while True:
+        folder = parent / f"tw-{os.getpid()}-{secrets.token_hex(3)}"
+        with suppress(FileExistsError):  # never one that somebody else made
+            folder.mkdir(mode=0o700)
+            return folder
 
 
 @cache
@@ -183,6 +201,17 @@ def _sweep(parent: Path) -> None:
             is_ours = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
             if is_ours and not psutil.pid_exists(pid) and (folder / _HOST).read_text() == socket.gethostname():
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_open_files(*paths: Path) -> None:
+    for path in paths:
+        status = path.lstat()
+        if status.st_mode & 0o077 or status.st_uid != os.getuid():
+            raise ConfigError(
+                f"{path} became accessible to other users (mode {status.st_mode & 0o777:o}) when Ray started, and they "
+                "could run code in this job. Run with --in-process, set TMPDIR to a folder of a file system that keeps "
+                "the rights of files, or install the tested version of ray"
+            )
 
 
 def _refuse_open_ports() -> None:

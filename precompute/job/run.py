@@ -155,7 +155,7 @@ def _worker_setup(
             text_file = None
         else:
             with writing(store.path):
-                publish(store.path / "tmp", text_file, text.to_bytes())
+                publish(store.path / "tmp", text_file, text.to_bytes(), within=store.path)
     return {
         "world_folder": None if world.folder == WEIGHTS else str(world.folder.absolute()),
         "store": str(store.path.absolute()),

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...pipeline.errors import ConfigError, WorldModelError
-from ...pipeline.files.atomic import make_folders, publish, writing
+from ...pipeline.files.atomic import made_folder, publish, writing
+from ...pipeline.files.plain import open_file
 from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.store.folder import PROMPTS
 from .family import TextEncoder
-from .text_embeddings import TextEmbeddings, damaged_embedding
+from .text_embeddings import MAX_EMBEDDING_BYTES, TextEmbeddings, damaged_embedding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,8 +69,8 @@ def embed_sample_prompts(
         StoreError: the store cannot be written.
     """
     refused: dict[str, str] = {}
-    with writing(store):
-        make_folders(store / PROMPTS)
+    with writing(store), made_folder(store, store / PROMPTS):
+        pass
     if missing := [prompt for prompt in dict.fromkeys(prompts) if not prompt_file(store, prompt).exists()]:
         model, tokenizer = _load(folder, encoder, device)
         for prompt in missing:
@@ -81,7 +82,7 @@ def embed_sample_prompts(
             tokens = int(embedding[0].any(dim=1).nonzero().max()) + 1  # what follows is zeros
             content = save({"prompt": embedding[:, :tokens].contiguous()}, metadata={"prompt": prompt})
             with writing(store):
-                publish(store / "tmp", prompt_file(store, prompt), content)
+                publish(store / "tmp", prompt_file(store, prompt), content, within=store)
         del model
         if device.startswith("cuda"):
             torch.cuda.empty_cache()
@@ -98,6 +99,7 @@ def load_prompt_embeddings(store: Path, prompts: Sequence[str], negative: Tensor
     for prompt in prompts:
         path = prompt_file(store, prompt)
         try:
+            open_file(path, MAX_EMBEDDING_BYTES, within=store).close()  # a pipe would block the library
             with safe_open(path, framework="pt") as file:
                 embedding = file.get_tensor("prompt")
         except (OSError, ValueError, SafetensorError) as error:

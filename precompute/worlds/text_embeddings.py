@@ -14,7 +14,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...pipeline.errors import WorldModelError
+from ...pipeline.files.plain import open_file
 from ...pipeline.latents.world_model import WorldModel
+
+MAX_EMBEDDING_BYTES = 2**28
+"""Of a file of them; 512 tokens of 4,096 numbers are 8 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class TextEmbeddings:
             WorldModelError: it is not what was written.
         """
         try:
+            open_file(path, MAX_EMBEDDING_BYTES, within=path.parent).close()  # a pipe would block the library
             with safe_open(path, framework="pt") as file:
                 names = set(file.keys())
                 prompt, negative = (

@@ -142,9 +142,10 @@ def test_the_commands_train_live_and_show_in_a_page_what_was_foreseen(house: Hou
         return result.output
 
     settings = house.folder / "train.toml"
-    settings.write_text(f'[train]\nlm = "{house.folder / "lm"}"\npatch = 2\nmax_world_steps = 4\n')
+    settings.write_text("[train]\npatch = 2\nmax_world_steps = 4\n")
     run, page = house.folder / "by-hand", house.folder / "report.html"
     flags = ["--train-steps", 2, "--device", "cpu", "--config", settings, "--questions", house.questions]
+    flags += ["--lm", house.folder / "lm"]
     theworld("train", house.store.path, "--no-cache", "--world", house.world, *flags, "--out", run)
     assert json.loads((run / "metrics.json").read_text())["rolled_out_live"]["images"] > 0
     refused = CliRunner().invoke(app, ["train", str(house.store.path), "--images", "x", *map(str, flags)])

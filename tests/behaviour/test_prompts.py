@@ -106,7 +106,7 @@ def test_a_prompt_that_cannot_be_used_costs_its_own_samples_alone(world: Path, t
 def test_a_disk_too_full_for_the_embeddings_is_said(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: dict[str, str]
 ) -> None:
-    def fill_up(*_: object) -> None:
+    def fill_up(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     for module in (job, text):

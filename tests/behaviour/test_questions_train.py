@@ -152,9 +152,9 @@ def test_before_a_training_its_questions_are_described(house: Path) -> None:
 
 
 def test_the_command_reports_and_its_exit_code_says_whether_a_training_would_go(house: Path) -> None:
-    (house / "c.toml").write_text(f"[train]\npatch = 2\nlm = '{house / 'lm'}'\n")
+    (house / "c.toml").write_text("[train]\npatch = 2\n")
     words = ["questions", str(house / "cache" / "questions.jsonl"), str(house / "cache")]
-    words += ["--config", str(house / "c.toml")]
+    words += ["--config", str(house / "c.toml"), "--lm", str(house / "lm")]
     sound = CliRunner().invoke(app, words)
     assert sound.exit_code == 0, sound.output
     assert "24 questions about 12 images" in sound.stdout

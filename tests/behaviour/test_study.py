@@ -206,13 +206,11 @@ def test_arms_off_the_curve_are_trained_at_the_primary_label_count_alone(place: 
 def test_a_study_that_is_killed_goes_on_and_ends_as_one_that_is_not(place: Path, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("[train]\nbatch_size = 4\nlora_rank = 2\npatch = 2\nmax_world_steps = 4\n")
-    with config.open("a") as file:
-        file.write(f"lm = {json.dumps(str(place / 'lm'))}\n")
     command = [sys.executable, "-m", "theworld.pipeline.cli", "study", "--arms", "text,frozen,rollout,true,true@0.5"]
     command += [str(place / "rollouts"), "--futures", str(place / "futures"), "--labels", "4,8"]
     command += ["--curve", "rollout,true"]
     command += ["--questions", str(place / "questions.jsonl"), "--seeds", "1", "--train-steps", "2", "--jobs", "2"]
-    command += ["--config", str(config), "--device", "cpu", "--out", str(tmp_path / "out")]
+    command += ["--config", str(config), "--lm", str(place / "lm"), "--device", "cpu", "--out", str(tmp_path / "out")]
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         for _ in range(4000):

@@ -296,8 +296,8 @@ def record_first(pause_s: float = 0.0) -> Iterator[None]:
     waiting: list[Callable[[], int]] = []
     place_payload, publish_record = shard_writer.place_payload, shard_writer.publish_record
 
-    def note_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top: Path) -> int:
-        waiting.append(lambda: place_payload(temp, payload_of, first, top))
+    def note_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top: Path, store: Path) -> int:
+        waiting.append(lambda: place_payload(temp, payload_of, first, top, store))
         return first
 
     def publish_then_place(*arguments: Any) -> None:

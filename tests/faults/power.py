@@ -68,14 +68,15 @@ class Recorder(FileLayer):
         return result
 
     def _name(self, path: Any) -> str:
-        return os.path.relpath(path, self.root)
+        path = Path(path)  # perhaps by way of /proc/self/fd
+        return os.path.relpath(path.parent.resolve() / path.name, self.root.resolve())
 
     @staticmethod
     def _inode(path: Any) -> int:
         return Path(path).lstat().st_ino
 
     def _note_open(self, fd: int, _: int, path: Any, flags: int, *__: Any) -> None:
-        self._open[fd] = Path(path)
+        self._open[fd] = Path(path).parent.resolve() / Path(path).name
         assert not flags & os.O_TRUNC
         if flags & os.O_CREAT:
             assert flags & os.O_EXCL

@@ -250,7 +250,7 @@ def test_the_confinement_notices_a_reader_that_takes_what_it_is_told(
 ) -> None:
     """The control: a reader that believes a file's size, or opens whatever has the right name."""
 
-    def believe(path: Path, _: int) -> bytes:
+    def believe(path: Path, _: int, **__: object) -> bytes:
         return path.read_bytes()
 
     monkeypatch.setattr(catalog, "read_file", believe)

@@ -165,7 +165,7 @@ def test_the_power_cuts_notice_a_writer_that_relies_on_folders_another_one_made(
 ) -> None:
     """A folder that exists is not yet durable: whoever made it may not have come to its fsync."""
 
-    def sync_only_what_is_mine(temp: Path, payload_of: Callable[[int], Path], first: int, top: Path) -> int:  # noqa: ARG001
+    def sync_only_what_is_mine(temp: Path, payload_of: Callable[[int], Path], first: int, **_: Path) -> int:
         number = first
         while not make_folders_and_place(temp, payload_of(number)):
             number += 1

@@ -328,7 +328,7 @@ def read_evaluation(run: Path) -> Evaluation:
         RunError: there is none, or it is not what we write.
     """
     try:
-        return Evaluation.model_validate_json(read_file(run / EVALUATION, MAX_RESULT_BYTES))
+        return Evaluation.model_validate_json(read_file(run / EVALUATION, MAX_RESULT_BYTES, within=run))
     except OSError as error:
         raise RunError(f"{run} has not been evaluated: run `{command('evaluate', run)}` first") from error
     except ValueError as error:

@@ -6,6 +6,7 @@ The rollout takes nearly all the time of an answer. A rule on the question's typ
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,10 +122,10 @@ def read_gate(run: Path, steps: int) -> Gate:
     """
     make = f"Calibrate one: {command('policies', run, '--rule', 'static=0')}"
     path = run / ADAPTIVE
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ConfigError(f"{run} holds no gate: there is no {ADAPTIVE} in it. {make}; or give a rule such as static=0")
     try:
-        comparison = Adaptive.model_validate_json(read_file(path, MAX_RESULT_BYTES))
+        comparison = Adaptive.model_validate_json(read_file(path, MAX_RESULT_BYTES, within=run))
     except (OSError, ValueError) as error:
         why = list_problems(error) if isinstance(error, OSError | ValidationError) else error
         raise RunError(f"{path} is not a file that theworld wrote ({why}). {make}") from error

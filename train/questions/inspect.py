@@ -13,6 +13,7 @@ from typing import Any
 
 from ...pipeline.config import load_config
 from ...pipeline.errors import ConfigError, QuestionError
+from ...pipeline.files.rights import follow_umask
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import open_store
 from ..config import TrainConfig
@@ -99,7 +100,7 @@ def write_questions(
                 elif (source / question.image).is_file():
                     record["image"] = os.path.relpath(source / question.image, folder)
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-        building.chmod(0o755)
+        follow_umask(building)
         building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)

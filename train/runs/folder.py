@@ -22,6 +22,7 @@ from torch import Tensor
 from ...pipeline.errors import ConfigError, RunError, StoreMismatchError
 from ...pipeline.files.limits import MAX_WEIGHT_BYTES
 from ...pipeline.files.pretrained import require_plain, tensor_shapes
+from ...pipeline.files.rights import follow_umask
 from ...pipeline.latents.recipe import difference
 from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.store.folder import LatentStore
@@ -80,6 +81,8 @@ def save_run(folder: Path, model: TheWorld, meta: RunMeta, weights: Mapping[str,
     model.lm.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=lora)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     save_file(reader, folder / READER)
+    for path in folder.glob("*.safetensors"):
+        follow_umask(path)
     (folder / META).write_text(meta.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 

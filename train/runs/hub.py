@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 
 from ...pipeline.errors import RunError
 from ...pipeline.files.hub import fetch, is_hub_id, upload
+from ...pipeline.files.limits import MAX_RESULT_BYTES, MAX_WEIGHT_BYTES
+from ...pipeline.files.plain import open_file, read_json
+from ...pipeline.files.rights import follow_umask
 from ...pipeline.messages import command, markdown, markdown_code
 from .meta import METRICS, RunMeta, read_meta
 
@@ -19,6 +23,7 @@ TEXTS = ("adapter_config.json", "theworld.json", METRICS)
 EVALUATIONS = "evaluation*.json"
 POLICIES = "adaptive*.json"
 """They hold the gates that `theworld ask --adaptive gate` uses."""
+_COPY_BYTES = 2**22
 
 
 def push(run: Path, hub_id: str, *, private: bool = False) -> str:
@@ -62,8 +67,8 @@ def copy_run(source: Path, out: Path) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=".run-", dir=out.parent))
     try:
         for path in _files(source):
-            shutil.copyfile(path, folder / path.name)
-        folder.chmod(0o755)
+            _copy(source, path, folder)
+        follow_umask(folder)
         return folder.rename(out)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror}") from error
@@ -84,9 +89,9 @@ def prepare_upload(run: Path, folder: Path, hub_id: str) -> list[str]:
         raise RunError(f"{run} is no whole run: {missing[0]} is missing. Train again, or push another one")
     for path in _files(run):
         if path.name in WEIGHTS:
-            shutil.copyfile(path, folder / path.name)
+            _copy(run, path, folder)
         elif path.name != CARD:
-            content = without_paths(json.loads(path.read_text(encoding="utf-8")))
+            content = without_paths(_read(run, path))
             if path.name == "adapter_config.json":
                 content["base_model_name_or_path"] = base_model(meta)
             (folder / path.name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -97,7 +102,7 @@ def prepare_upload(run: Path, folder: Path, hub_id: str) -> list[str]:
 def card(run: Path, hub_id: str) -> str:
     """The model card of a run, as Markdown."""
     meta = read_meta(run)
-    metrics: dict[str, Any] = json.loads((run / METRICS).read_text(encoding="utf-8"))
+    metrics: dict[str, Any] = _read(run, run / METRICS)
     base, recipe, reader = base_model(meta), meta.recipe, meta.reader
     base_line = f"base_model: {base}\n" if is_hub_id(base) else ""  # what is no id of the Hub could be any YAML
     last = metrics["loss"][-1]["loss"] if metrics.get("loss") else float("nan")
@@ -165,7 +170,7 @@ def _named(world: str) -> str:
 def _accuracy(run: Path) -> str:
     tables: list[str] = []
     for path in sorted(run.glob(EVALUATIONS)):
-        evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        evaluation: dict[str, Any] = _read(run, path)
         scores = {**evaluation.get("by_type", {}), "all": evaluation.get("overall", {})}
         lines = [
             f"| {markdown(kind)} | {score['accuracy']:.3f} | {score['low']:.3f} to {score['high']:.3f} "
@@ -182,6 +187,21 @@ def _accuracy(run: Path) -> str:
     return "\n\n".join(tables) or "Not evaluated: `theworld evaluate` writes what stands here."
 
 
+def _copy(run: Path, path: Path, folder: Path) -> None:
+    try:
+        with open_file(path, MAX_WEIGHT_BYTES, within=run) as file, (folder / path.name).open("wb") as copy:
+            shutil.copyfileobj(file, copy, _COPY_BYTES)
+    except ValueError as error:
+        raise RunError(f"{path} is not copied: {error}") from error
+
+
+def _read(run: Path, path: Path) -> Any:
+    try:
+        return read_json(path, MAX_RESULT_BYTES, within=run)
+    except ValueError as error:
+        raise RunError(f"{path} cannot be read: {error}. Make it again, or remove it") from error
+
+
 def _files(run: Path) -> list[Path]:
     paths = [run / name for name in (*WEIGHTS, *TEXTS, CARD)]
-    return [path for path in paths if path.is_file()] + sorted([*run.glob(EVALUATIONS), *run.glob(POLICIES)])
+    return [path for path in paths if os.path.lexists(path)] + sorted([*run.glob(EVALUATIONS), *run.glob(POLICIES)])

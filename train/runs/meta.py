@@ -108,7 +108,7 @@ def read_meta(run: Path) -> RunMeta:
         RunError: it is not a run folder, or its theworld.json is not valid.
     """
     try:
-        return RunMeta.model_validate_json(read_file(run / META, MAX_CONFIG_BYTES))
+        return RunMeta.model_validate_json(read_file(run / META, MAX_CONFIG_BYTES, within=run))
     except OSError as error:
         raise RunError(
             f"{run} is not a run folder: {META} cannot be read ({error.strerror}). "

@@ -21,12 +21,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...pipeline.errors import ConfigError, Interrupted, RunError
 from ...pipeline.files.atomic import replace, sync_folder, sync_tree
 from ...pipeline.files.lock import exclusive_lock
+from ...pipeline.files.plain import read_file
+from ...pipeline.files.rights import follow_umask
 from ...pipeline.messages import list_problems
 from ..config import TrainConfig
 
 PARTIAL = ".partial"
 FACTS, CHECKPOINT, RUN, TRACKED = "training.json", "checkpoint.safetensors", "run", "tensorboard"
 TRACKER = "tracker.json"
+_MAX_FACTS_BYTES = 2**22
 
 MAY_CHANGE = frozenset(
     {"store", "questions", "lm", "futures", "device", "attention", "micro_batch", "gradient_checkpointing"}
@@ -163,10 +166,11 @@ def read_facts(path: Path) -> TrainingFacts:
         RunError: it cannot be read, or is not valid.
     """
     try:
-        return TrainingFacts.model_validate_json((path / FACTS).read_bytes())
-    except (OSError, ValidationError) as error:
+        return TrainingFacts.model_validate_json(read_file(path / FACTS, _MAX_FACTS_BYTES, within=path))
+    except (OSError, ValueError) as error:
+        why = list_problems(error) if isinstance(error, OSError | ValidationError) else str(error)
         raise RunError(
-            f"{path / FACTS} cannot be read as a training in progress ({list_problems(error)}). It was changed, or "
+            f"{path / FACTS} cannot be read as a training in progress ({why}). It was changed, or "
             f"written by another version; remove {path} and train again"
         ) from error
 
@@ -279,7 +283,7 @@ def _begin(facts: TrainingFacts, out: Path | None) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=".run-", dir=parent))
     try:
         replace(folder, folder / FACTS, (facts.model_dump_json(indent=2) + "\n").encode())
-        folder.chmod(0o755)  # mkdtemp's folders are private
+        follow_umask(folder)
         for name in [out] if out is not None else _free_names(parent):
             try:
                 return folder.rename(partial_of(name))  # a folder with files in it is never replaced by a rename

@@ -25,9 +25,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ...pipeline.errors import RunError
 from ...pipeline.files.atomic import replace
+from ...pipeline.files.plain import open_file
 from .distributed import split_like, whole
 
 _FORMAT = 1
+_MAX_BYTES = 2**42
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         RunError: it cannot be read, is damaged, or of another format.
     """
     try:
+        open_file(path, _MAX_BYTES, within=path.parent).close()  # a pipe would block the library
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {})["training"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping

@@ -25,8 +25,10 @@ from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
+from ...pipeline.credentials import hide_passwords
 from ...pipeline.errors import ConfigError
 from ...pipeline.files.atomic import replace
+from ...pipeline.files.plain import read_json
 from ...pipeline.messages import install_extra
 from ...pipeline.progress import Progress
 from ..config import TrainConfig
@@ -44,6 +46,8 @@ NAMES = {
 """Name in the training's log -> name in every tracker."""
 
 PROJECT = "theworld"
+
+_MAX_RECORD_BYTES = 2**20
 
 _MODULES = {"tensorboard": "torch.utils.tensorboard"}  # where not called as the package
 
@@ -261,8 +265,9 @@ class Following(TrainerCallback):
             with redirect_stdout(sys.stderr):
                 self._last_logged = record["told"] = tracker.begin(place)
         except Exception as error:
+            reason = hide_passwords(f"{type(error).__name__}: {error}")
             raise ConfigError(
-                f"report_to = {self._name}: it did not begin a run ({type(error).__name__}: {error}). "
+                f"report_to = {self._name}: it did not begin a run ({reason}). "
                 "Put that right, or leave --report-to out: metrics.json has the loss curve in any case"
             ) from error
         self._write_record()
@@ -304,7 +309,7 @@ class Following(TrainerCallback):
                 call(self._tracker)
         except Exception as error:  # whatever a tracker is up to, hours of training are worth more
             self._tracker = None
-            reason = f"{type(error).__name__}: {error}"
+            reason = hide_passwords(f"{type(error).__name__}: {error}")
             self._progress.warn(f"{self._name} follows no longer ({reason}); training goes on, metrics.json has it all")
 
 
@@ -327,6 +332,6 @@ def _about(config: TrainConfig, partial_run: PartialRun) -> dict[str, Any]:
 
 def _read_records(partial_run: PartialRun) -> dict[str, dict[str, Any]]:
     try:
-        return json.loads(partial_run.tracker.read_bytes())
+        return read_json(partial_run.tracker, _MAX_RECORD_BYTES, within=partial_run.path)
     except (OSError, ValueError):
         return {}  # none has followed yet

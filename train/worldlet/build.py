@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
+from ...pipeline.files.rights import follow_umask
 from ...pipeline.progress import Progress
 from .grammar import FULL, Text, sample_text, sample_things
 from .words import BOS, EOS, PAD, new_tokenizer
@@ -238,7 +239,7 @@ def save_lm(out: Path, model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerF
     weights = out / "model.safetensors"
     halves = {name: value.half() for name, value in load_file(weights).items()}
     save_file(halves, weights, metadata={"format": "pt"})
-    weights.chmod(0o644)
+    follow_umask(weights)
 
 
 def write_card(out: Path, card: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
 
+from ....pipeline.files.rights import follow_umask
 from ....pipeline.progress import Progress
 from ...worlds.cosmos import SIGMA_CONDITIONING, SIGMA_MAX, SIGMA_MIN, CosmosWorld
 from ..scenes.physics import FPS, SIZE, VIDEO_FRAMES
@@ -48,7 +49,7 @@ def save_world(
     transformer.half().save_pretrained(out / "transformer", safe_serialization=True)
     transformer.float()
     for weights in out.rglob("*.safetensors"):
-        weights.chmod(0o644)
+        follow_umask(weights)
     # sigma_max and the like are registered by the pipeline itself.
     FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True).save_pretrained(out / "scheduler")
 

@@ -62,7 +62,7 @@ def test_a_payload_takes_the_first_free_number(folder: Path) -> None:
 
     top = folder / "latents" / "c"
     numbers = [
-        commit.place_payload(finished(folder, bytes([n])), payload_of, first=first, top=top)
+        commit.place_payload(finished(folder, bytes([n])), payload_of, first=first, top=top, store=folder)
         for n, first in enumerate([3, 3, 0, 4])
     ]
     assert numbers == [3, 4, 0, 5]

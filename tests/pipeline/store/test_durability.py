@@ -33,7 +33,8 @@ class Recorder:
         monkeypatch.setattr(atomic, "os", record)
 
     def _path(self, path: Any) -> str:
-        relative = Path(path).relative_to(self.top).as_posix()
+        path = Path(path)
+        relative = (path.parent.resolve() / path.name).relative_to(self.top.resolve()).as_posix()
         return "tmp/*" if relative.startswith("tmp/") else relative
 
     def _fsync(self, fd: int) -> None:
@@ -173,8 +174,8 @@ def test_a_payload_is_never_placed_through_a_link(tmp_path: Path) -> None:
     def payload_of(number: int) -> Path:
         return tmp_path / "top" / str(number) / "payload"
 
-    assert commit.place_payload(finished(tmp_path), payload_of, first=0, top=tmp_path / "top") == 1
+    assert commit.place_payload(finished(tmp_path), payload_of, first=0, top=tmp_path / "top", store=tmp_path) == 1
     assert list((tmp_path / "outside").iterdir()) == []
     (tmp_path / "link").symlink_to(tmp_path / "outside")
     with pytest.raises(StoreError, match="symbolic link"):
-        commit.place_payload(finished(tmp_path), payload_of, first=0, top=tmp_path / "link")
+        commit.place_payload(finished(tmp_path), payload_of, first=0, top=tmp_path / "link", store=tmp_path)

@@ -229,12 +229,12 @@ def test_publishing_the_shape_ends_at_the_last_row_however_writers_race(tmp_path
     stale = create(tmp_path)
     replace, late = latent_store.replace, [True]
 
-    def replace_after_a_commit(*arguments: Any) -> None:
+    def replace_after_a_commit(*arguments: Any, **options: Any) -> None:
         if late:  # between the listing and the write, another writer commits and publishes a higher N
             late.clear()
             write(store, [28])
             store.publish()
-        replace(*arguments)
+        replace(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latent_store, "replace", replace_after_a_commit)

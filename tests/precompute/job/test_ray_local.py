@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import stat
 import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.permissions import open_folder
-from theworld.precompute.job.ray_local import _sweep, ray_session
+from tests.permissions import as_another_user, open_folder
+from theworld.pipeline.errors import ConfigError
+from theworld.precompute.job.ray_local import _refuse_open_files, _sweep, ray_session
 
 NOBODY = 4_194_304
 """Beyond what Linux numbers processes with."""
@@ -45,6 +47,40 @@ def test_ray_starts_whatever_the_length_of_the_temporary_folder(
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
         with ray_session(cpus=1) as session:
             assert session.ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_another_user_reaches_nothing_of_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_folder() as temp:
+        monkeypatch.setattr(tempfile, "tempdir", str(temp))
+        shared = {path for place in ("/tmp", "/dev/shm") for path in Path(place).iterdir()}
+        with ray_session(cpus=1):
+            [outer] = temp.iterdir()
+            inside = [outer / "token", outer / "host", outer / "r", *(outer / "r").glob("session_2*/sockets")]
+            assert len(inside) == 4
+
+            def reach() -> None:
+                for path in inside:
+                    with pytest.raises(PermissionError):
+                        path.lstat()
+                with pytest.raises(PermissionError):
+                    (outer / "mine").touch()
+
+            as_another_user(reach)
+            assert stat.S_IMODE(outer.stat().st_mode) == 0o700
+            assert stat.S_IMODE((outer / "token").stat().st_mode) == 0o600
+            new = {path for place in ("/tmp", "/dev/shm") for path in Path(place).iterdir()} - shared
+            open_ones = [path for path in new if path.name.startswith(("ray", "plasma", "tw-"))]
+            assert open_ones == []
+        assert list(temp.iterdir()) == []
+
+
+def test_a_folder_that_was_opened_to_others_ends_the_job_in_words(tmp_path: Path) -> None:
+    (tmp_path / "session").mkdir(mode=0o700)
+    _refuse_open_files(tmp_path / "session")
+    (tmp_path / "session").chmod(0o770)
+    with pytest.raises(ConfigError, match=r"accessible to other users \(mode 770\)"):
+        _refuse_open_files(tmp_path / "session")
 
 
 def test_two_jobs_may_sweep_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
