@@ -154,7 +154,8 @@ def find_partial(where: Path | None = None) -> Path:
     if len(partials) != 1:
         several = ""
         if partials:
-            several = f"{', '.join(map(str, partials))} are unfinished: name one, as in --resume {partials[0]}"
+            one = shlex.quote(str(partials[0]))
+            several = f"{', '.join(map(str, partials))} are unfinished: name one, as in --resume {one}"
         raise RunError(several or "there is no unfinished training under runs/. Start one without --resume")
     return partials[0]
 
