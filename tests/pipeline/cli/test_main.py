@@ -147,7 +147,8 @@ def test_the_error_tree_at_the_head_of_the_file_is_the_tree() -> None:
     todo = [TheWorldError]
     while todo:
         for child in todo.pop().__subclasses__():
-            real.add(child.__name__)
+            if not child.__name__.startswith("_"):  # such a one never leaves its file
+                real.add(child.__name__)
             todo.append(child)
     assert drawn == real
 
