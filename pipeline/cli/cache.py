@@ -165,7 +165,9 @@ def verify(
         said = found.to_json() if recompute is None else {**found.to_json(), "audit": audited and audited.to_json()}
         print_json(said)
     else:
-        print_lines(*found.lines(), *(audited.lines() if audited else []))
+        print_lines(*found.lines())
+        if audited is not None:
+            print_lines(*audited.lines())
         if recompute is not None and audited is None:
             print_lines("nothing was made again: what is damaged comes first")
     if found.damage or (audited is not None and audited.different):
