@@ -165,7 +165,9 @@ def verify(
         audit: dict[str, Any] = {} if recompute is None else {"audit": audited and audited.to_json()}
         print_json({**found.to_json(), **audit})
     else:
-        print_lines(*found.lines(), *(audited.lines() if audited else []))
+        print_lines(*found.lines())
+        if audited is not None:
+            print_lines(*audited.lines())
         if recompute is not None and audited is None:
             print_lines("nothing was made again: what is damaged comes first")
     if found.damage or (audited is not None and audited.different):

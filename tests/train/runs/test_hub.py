@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
@@ -61,6 +63,42 @@ def test_a_model_of_the_hub_is_the_card_s_base_model(run: Path, tmp_path: Path) 
     (tmp_path / "run" / "theworld.json").write_text(json.dumps(about))
     assert "\nbase_model: google/gemma-2-2b-it\n" in card(tmp_path / "run", "somebody/reader")
     assert base_model(hub.read_meta(tmp_path / "run")) == "google/gemma-2-2b-it"
+
+
+HOSTILE = (
+    "x/](javascript:1) <script>alert(1)</script> `a` | *b* _c_ ![i](http://e/x)\n---\nevil: 1\n# h\n```\n"
+    "~~s~~ https://e.org www.e.org <https://e> &lt; $m$ \x1b[2J \u202e\u2028 \\"
+)
+
+
+def markup(text: str) -> list[str]:
+    """The elements of a Markdown text, in their order, without what they hold."""
+    tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(text)
+    kinds = [kind for token in tokens for kind in (token.type, *(child.type for child in token.children or ()))]
+    return [kind for kind in kinds if kind not in ("text", "text_special", "code_inline", "softbreak")]
+
+
+@pytest.mark.parametrize("name", [HOSTILE, f"org/name\n{HOSTILE}", "`", "a`b|c", "", "<b>", "---"])
+def test_a_stranger_s_run_adds_no_markup_and_no_field_to_the_card(run: Path, tmp_path: Path, name: str) -> None:
+    cards: list[str] = []
+    for number, text in enumerate(("plain", name)):
+        folder = tmp_path / f"{number}"
+        shutil.copytree(run, folder)
+        about = json.loads((folder / "theworld.json").read_text())
+        about["lm"] = {"source": text, "identity": text}
+        about["store"]["keys_sha256"] = about["questions"]["sha256"] = about["questions"]["path"] = text
+        about["versions"] = {f"torch{text}": text}
+        about["config"] |= {"arm": text, "batch_size": text, "seed": text}
+        (folder / "theworld.json").write_text(json.dumps(about))
+        said = json.loads((folder / "evaluation.json").read_text())
+        [score] = list(said["by_type"].values())[:1]
+        said |= {"by_type": {f"kind {text}": score}, "split": f"split {text}", "arm": text, "steps": text}
+        (folder / "evaluation.json").write_text(json.dumps(said))
+        cards.append(card(folder, "org/name"))
+    front, body = zip(*(text.removeprefix("---\n").split("\n---\n", 1) for text in cards), strict=True)
+    assert yaml.safe_load(front[1]) == yaml.safe_load(front[0])
+    assert markup(body[1]) == markup(body[0])
+    assert not {"\x1b", "\u202e", "\u2028"} & set(cards[1])
 
 
 def test_what_was_uploaded_comes_back_as_a_run_that_answers_the_same(

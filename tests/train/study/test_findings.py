@@ -206,7 +206,7 @@ def test_the_page_is_one_file_with_its_pictures_and_the_strips_that_were_put_the
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert text.count("data:image/png;base64,") == 7
     assert text.index("win 1") < text.index("win 2") < text.index("loss 1")
-    assert "http" not in text
+    assert "://" not in text
     for words in ("Gains and losses by question", "H6 gain follows", "win-1.png", "rule of thumb", "primary count"):
         assert words in text
     assert json.loads((tmp_path / "results.json").read_text())["hypotheses"].keys() == {f"H{n}" for n in range(1, 7)}
