@@ -162,7 +162,7 @@ def verify(
     )
     audited = None if recompute is None or found.damage else audit_store(found.store, recompute, quiet=quiet, **asked)
     if as_json:
-        audit: dict[str, Any] = {} if recompute is None else {"audit": audited and audited.to_json()}
+        audit: dict[str, Any] = {} if recompute is None else {"audit": None if audited is None else audited.to_json()}
         print_json({**found.to_json(), **audit})
     else:
         print_lines(*found.lines())

@@ -26,6 +26,7 @@ from packaging.requirements import Requirement
 from rich.table import Column, Table
 from rich.text import Text
 
+from ..credentials import hide_passwords
 from ..machine import usable_cores
 from ..messages import format_bytes, install_extra
 
@@ -208,7 +209,7 @@ def _hub(environment: Mapping[str, str]) -> Iterator[Row]:
         return
     endpoint = environment.get("HF_ENDPOINT", "https://huggingface.co")
     if urlsplit(endpoint).scheme not in ("http", "https"):
-        yield Row("Hub", "problem", f"HF_ENDPOINT is {endpoint!r}", "give an address that begins with https://")
+        yield Row("Hub", "problem", f"HF_ENDPOINT is {hide_passwords(endpoint)!r}", "give an address that begins with https://")
         return
     started = time.monotonic()
     try:
@@ -216,10 +217,10 @@ def _hub(environment: Mapping[str, str]) -> Iterator[Row]:
     except HTTPError:
         pass  # an answer all the same
     except (URLError, OSError, ValueError) as error:
-        found = f"{endpoint} does not answer: {getattr(error, 'reason', error)}"
-        yield Row("Hub", "note", found, "weights have to be on disk: --world FOLDER, --lm FOLDER")
+        answer = hide_passwords(f"{endpoint} does not answer: {getattr(error, 'reason', error)}")
+        yield Row("Hub", "note", answer, "weights have to be on disk: --world FOLDER, --lm FOLDER")
         return
-    yield Row("Hub", "ok", f"{endpoint} answers in {time.monotonic() - started:.1f} s")
+    yield Row("Hub", "ok", f"{hide_passwords(endpoint)} answers in {time.monotonic() - started:.1f} s")
 
 
 def _sockets() -> Iterator[Row]:
@@ -247,6 +248,6 @@ def _guard() -> Iterator[Row]:
 def _variables(environment: Mapping[str, str]) -> Iterator[Row]:
     for name, meaning in _HEARD.items():
         if name in environment:
-            yield Row(name, "ok", f"{environment[name]} ({meaning})")
+            yield Row(name, "ok", f"{hide_passwords(environment[name])} ({meaning})")
     if environment.get("HF_TOKEN"):
         yield Row("HF_TOKEN", "ok", "set")  # its value is nobody's business

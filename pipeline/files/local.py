@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -12,6 +13,8 @@ from pydantic import BeforeValidator
 from ..credentials import hide_passwords
 from ..errors import ConfigError
 
+_MAX_NAME_BYTES = 200
+"""File systems take names of 255 bytes; a suffix and a digest follow."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 """`Path("s3://bucket")` keeps one slash; a drive of Windows has one letter."""
 
@@ -31,6 +34,17 @@ def require_local(place: str | os.PathLike[str]) -> Path:
             "hf:ORG/NAME"
         )
     return Path(text)
+
+
+def file_name(text: str) -> str:
+    """A name for a file, made of text from outside, such as the split of a question: it cannot lead to another folder.
+
+    Letters, digits and `. _ - @ +` stay; other characters become `_`, and a digest keeps such names apart.
+    """
+    name = re.sub(r"[^\w.@+-]", "_", text).lstrip(".").encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
+    if name == text and text:
+        return name
+    return f"{name}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def _check(value: object) -> object:

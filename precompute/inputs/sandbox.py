@@ -35,6 +35,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...pipeline.credentials import secret_names
 from ...pipeline.errors import ImageError, WorldModelError
 from ...pipeline.failures import FailureReason
 from ...pipeline.latents.recipe import Recipe, parse_recipe
@@ -144,6 +145,8 @@ class SandboxedDecoder:
             command = [sys.executable, "-P", "-m", "theworld.precompute.inputs.sandbox", str(theirs.fileno())]
             paths = os.pathsep.join(path for path in sys.path if path)  # wherever this process found theworld
             environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": paths}
+            for name in secret_names(environment):  # a decoder that was taken over finds none
+                del environment[name]
             self._template = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment
             )

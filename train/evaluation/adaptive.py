@@ -30,6 +30,7 @@ from rich.table import Column, Table
 
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files.atomic import replace
+from ...pipeline.files.local import file_name
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
@@ -244,7 +245,7 @@ def compare_policies(
         ),
         notes=tuple(notes),
     )
-    name = ADAPTIVE if split == "test" else f"adaptive-{split or 'all'}.json"
+    name = ADAPTIVE if split == "test" else file_name(f"adaptive-{split or 'all'}") + ".json"
     replace(run, run / name, f"{result.model_dump_json(indent=1)}\n".encode())
     return result
 

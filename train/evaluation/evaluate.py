@@ -14,6 +14,7 @@ from rich.table import Table
 from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.files.atomic import replace
 from ...pipeline.files.limits import MAX_RESULT_BYTES
+from ...pipeline.files.local import file_name
 from ...pipeline.files.plain import read_file
 from ...pipeline.machine import DeviceName
 from ...pipeline.messages import command, list_problems
@@ -359,7 +360,7 @@ def _save(run: Path, evaluation: Evaluation, meta: RunMeta) -> None:
         name += f"-{evaluation.arm}"
     if evaluation.steps != evaluation.trained_steps:
         name += f"-steps{evaluation.steps}"
-    replace(run, run / f"{name}.json", f"{evaluation.model_dump_json(indent=1)}\n".encode())
+    replace(run, run / f"{file_name(name)}.json", f"{evaluation.model_dump_json(indent=1)}\n".encode())
 
 
 def _table(evaluations: Sequence[Evaluation]) -> Table:

@@ -359,7 +359,7 @@ def _alone(out: Path) -> Iterator[None]:
     for folder in ("units", "runs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     with exclusive_lock(
-        out / ".lock", busy=f"another `theworld evaluate` works in {out}; wait for it", create=True
+        out / ".lock", busy=f"another `theworld study` works in {out}; wait for it", create=True
     ):
         for leftover in [*(out / "runs").glob(".run-*"), *(out / "runs").glob("*.partial")]:  # of killed trainings
             shutil.rmtree(leftover, ignore_errors=True)
