@@ -13,13 +13,14 @@ MAX_CSV_ROW_CHARACTERS = 2**25
 MAX_SKIPPED_BYTES = 2**30
 """What is read of one line that is too long, to find the next one. Beyond 1 GiB it is no list of lines."""
 MAX_BAD_ROWS = 100_000
-"""Rows of a list or members of a tar that are refused one by one, each by its name: 1 KB of memory each. The rest are
-counted in one failure, and good rows between them are still used."""
+"""Inputs of one place that are refused one by one, each by its name: 1 KB of memory each. The rest are counted, in one
+failure for each list, table, tar or folder, and good ones between them are still used."""
 MAX_COLUMNS = 2**14
 """Names of columns in one list or table. The widest tables in use have a few thousand."""
 MAX_ROWS = 2**24
-"""Rows of one list or table, members of one tar, files in one folder: 16.8 million. Each takes about half a kilobyte
-of memory; the largest list we know has 12.8 million."""
+"""Inputs of one place, in all its lists, tables and tars: 16.8 million; the largest list we know has 12.8 million."""
+MAX_TEXTS_BYTES = 2**31
+"""The names and prompts of those inputs together."""
 
 MAX_CONFIG_BYTES = 2**22
 """A config of a model, of an adapter, of a run: 4 MiB. The largest in use have 100 KB."""

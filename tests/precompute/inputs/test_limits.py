@@ -127,7 +127,7 @@ def test_wrong_rows_beyond_the_first_are_counted_and_good_ones_between_are_used(
     listing = list_inputs(folder / "l.jsonl", "rollout")
     assert len(listing.samples) == 1
     assert len(listing.refused) == 4
-    assert "5 more rows are wrong; only the first 3 are named" in bad(listing)["l.jsonl"]
+    assert "5 more inputs are wrong; only the first 3 are named" in bad(listing)["l.jsonl"]
 
 
 def tar_of(*headers: tuple[bytes, str, bytes]) -> bytes:
@@ -180,7 +180,7 @@ def test_empty_members_beyond_the_first_are_counted(folder: Path, monkeypatch: p
     listing = list_inputs(folder / "x.tar", "rollout")
     assert [sample.source for sample in listing.samples] == ["x.tar:a.png"]
     assert len(listing.refused) == 6
-    assert "15 more members are wrong" in bad(listing)["x.tar"]
+    assert "15 more inputs are wrong" in bad(listing)["x.tar"]
 
 
 def test_a_place_of_too_many_files_is_refused_in_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
