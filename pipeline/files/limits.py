@@ -42,8 +42,13 @@ MAX_MODEL_LIST = 4096
 MAX_JSON_BYTES = 2**26
 """A small JSON file beside data, such as state.json of a data set: the largest, of 100,000 files, have 5 MB."""
 MAX_TURNS = 100
-"""Answers in one conversation. Each is asked with all earlier turns in front of it, so memory grows with the square;
-LLaVA's longest have 30."""
+"""Answers in one conversation. Each is asked with all earlier turns in front of it, so the tokens to learn from grow
+with the square; LLaVA's longest have 30."""
+MAX_QUESTIONS = 2**22
+"""Questions of one file or folder, wrong rows included: 4.2 million, each of 1 KB of memory. LLaVA's mix of 665,000
+conversations has 3.3 million."""
+MAX_QUESTION_FILES = 100_000
+"""Tables in one folder of questions; results, and pictures, in one of VPCT, which has a hundred of each."""
 
 MAX_TAR_HEADER_BYTES = 2**20
 """One extended header of a tar; names are a few hundred bytes."""
