@@ -166,8 +166,8 @@ class Entries:
             )
         if self._sources.size + self._prompts.size + self._paths.size > limits.MAX_TEXTS_BYTES:
             raise ConfigError(
-                f"the names and prompts of {self._place} have more than {limits.MAX_TEXTS_BYTES:,} bytes. Take a part of "
-                "them at a time: runs of one recipe into one --cache add up"
+                f"the names and prompts of {self._place} have more than {limits.MAX_TEXTS_BYTES:,} bytes. Take a part "
+                "of them at a time: runs of one recipe into one --cache add up"
             )
         if prompt is not None:
             if not self._prompt_of:

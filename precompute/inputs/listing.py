@@ -15,7 +15,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Container as ContainerOf
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -54,7 +54,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 class Listing:
     """All inputs of a run: files in the order of their names; rows, members and cells in the order of their file."""
 
-    samples: Sequence[Sample]
+    samples: Samples
     """Every readable input, duplicates included. A long list of them takes little memory while nobody copies it."""
     refused: tuple[Failure, ...]
     """Inputs that cannot be read; without content they have no key."""
