@@ -78,3 +78,10 @@ MAX_TABLE_NAMES_BYTES = 2**20
 """The names of all columns of a table together."""
 MAX_CELL_BYTES = 2**30
 """One image or video in a table, as one in a file."""
+
+MAX_HUB_BYTES = 2**40
+"""All files of a data set on the Hub: 1 TiB. `datasets` downloads them and writes them again as Arrow files."""
+MAX_HUB_FILES = 100_000
+"""Their number; the Hub itself advises against more."""
+HUB_NOTE_BYTES = 2**30
+"""From 1 GiB on the size is said before the download begins."""
