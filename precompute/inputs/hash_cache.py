@@ -154,7 +154,7 @@ class _Table:
             slots[wanted[is_free]] = places[is_free]
             is_left = slots[wanted] != places
             places, wanted = places[is_left], (wanted[is_left] + np.uint32(1)) & np.uint32(self._mask)
-        self._slots = memoryview(slots)
+        self._slots = slots.data
 
 
 def _stamp(path: str, facts: FileFacts, location: Location) -> bytes:

@@ -306,7 +306,7 @@ def _turns(conversation: Any) -> tuple[Turn, ...]:
         if not question or not answer:
             raise WrongValue(f"turn {place} has an empty {'answer' if question else 'question'}")
     try:
-        system.encode(), [text.encode() for turn in turns for text in turn]
+        "".join([system, *chain.from_iterable(turns)]).encode()
     except UnicodeEncodeError as error:
         raise WrongValue(f"its turns are not Unicode text ({error.reason})") from error
     return ((system + turns[0][0], turns[0][1]), *turns[1:])

@@ -20,7 +20,7 @@ from ...pipeline.messages import list_problems, name_some
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from .readers import folder_of, read_rows
-from .turns import Turns
+from .turns import EarlierTurns
 
 UNTYPED = "untyped"
 """The type of questions that state none, in tables."""
@@ -51,7 +51,7 @@ class Question(BaseModel):
     """Accuracy is reported per type."""
     prompt: _Text | None = None
     """The image's own prompt, where latents were made with one each: which of the image's futures is asked about."""
-    before: Turns = Turns()
+    before: EarlierTurns = Field(default=())
     """Earlier questions and answers of the same conversation, which stand in front of this one."""
     image_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Of the image's bytes, where the file holds them itself, or the image is elsewhere: finds its latents alone."""

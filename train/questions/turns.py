@@ -16,10 +16,7 @@ _Given = Annotated[tuple[tuple[_Text, _Text], ...], Field(strict=False)]
 
 
 class Turns(Sequence[Turn]):
-    """The first `count` of some turns; equal to a tuple of them. A tuple for each question would hold them all again.
-
-    As a field of a pydantic model it takes what a tuple of pairs of texts takes, and itself without a look inside.
-    """
+    """The first `count` of some turns; equal to a tuple of them, which for each question would hold them all again."""
 
     __slots__ = ("_all", "_count")
 
@@ -51,13 +48,20 @@ class Turns(Sequence[Turn]):
     def __repr__(self) -> str:
         return repr(tuple(self))
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+
+class _Shared:
+    """Makes pydantic take what a tuple of pairs of texts takes, as `Turns`; and `Turns` without a look inside."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def take(value: Any, check: Callable[[Any], tuple[Turn, ...]]) -> Turns:
-            return value if isinstance(value, Turns) else cls(check(value))
+            return value if isinstance(value, Turns) else Turns(check(value))
 
         return core_schema.no_info_wrap_validator_function(
             take,
             handler.generate_schema(_Given),
             serialization=core_schema.plain_serializer_function_ser_schema(tuple),
         )
+
+
+EarlierTurns = Annotated[Sequence[Turn], _Shared()]
+"""A field of a pydantic model."""
