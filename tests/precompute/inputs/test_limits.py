@@ -1,6 +1,7 @@
 """Hostile lists, tars and folders end in words, within a minute and with little memory; good rows beside them stay."""
 
 import gc
+import hashlib
 import io
 import json
 import os
@@ -17,7 +18,10 @@ import pytest
 from theworld.pipeline.errors import ConfigError, ImageError
 from theworld.pipeline.files import limits
 from theworld.precompute.inputs import folders, tars
+from theworld.precompute.inputs.file_facts import FileFacts
+from theworld.precompute.inputs.hash_cache import HashCache
 from theworld.precompute.inputs.listing import Listing, list_inputs
+from theworld.precompute.inputs.locations import File
 from theworld.precompute.inputs.tars import members
 
 from ...faults.harness import in_child
@@ -199,6 +203,30 @@ def test_a_place_has_so_many_inputs_and_so_much_text(folder: Path, monkeypatch: 
     monkeypatch.setattr(limits, "MAX_TEXTS_BYTES", 9)
     with pytest.raises(ConfigError, match=r"l\.jsonl have more than 9 bytes"):
         list_inputs(folder / "l.jsonl", "rollout")
+
+
+def test_the_digests_of_many_inputs_are_found_again_also_by_the_next_run(tmp_path: Path) -> None:
+    facts, count = FileFacts(1, 2, 3, 4, 5), 10_000
+    digests = [hashlib.sha256(str(number).encode()).digest() for number in range(count)]
+
+    def found(index: HashCache) -> list[bytes | None]:
+        return [index.find(f"{number}.png", facts, File("")) for number in range(count)]
+
+    index = HashCache.load(tmp_path, tmp_path, "image")
+    for number, digest in enumerate(digests):
+        assert index.find(f"{number}.png", facts, File("")) is None
+        index.put(f"{number}.png", facts, File(""), digest)
+    assert found(index) == digests
+    index.save()
+    later = HashCache.load(tmp_path, tmp_path, "image")
+    assert found(later) == digests
+    assert later.find("other.png", facts, File("")) is None
+    few = HashCache.load(tmp_path, tmp_path, "image")
+    assert few.find("7.png", facts, File("")) == digests[7]
+    few.save(keep_others=True)
+    assert found(HashCache.load(tmp_path, tmp_path, "image")) == digests
+    few.save()
+    assert [digest for digest in found(HashCache.load(tmp_path, tmp_path, "image")) if digest] == [digests[7]]
 
 
 def tar_of(*headers: tuple[bytes, str, bytes]) -> bytes:
