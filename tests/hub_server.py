@@ -139,7 +139,7 @@ class _Answer(BaseHTTPRequestHandler):
                  for p, data in files.items()]
             )  # fmt: skip
         if about:
-            siblings = [{"rfilename": each} for each in files]
+            siblings = [{"rfilename": each, "size": len(data)} for each, data in files.items()]
             return self._say({"id": name, "modelId": name, "sha": commit, "private": False, "tags": [],
                               "siblings": siblings})  # fmt: skip
         assert rest[0] == "resolve", path

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..messages import install_extra
-from .limits import MAX_JSON_BYTES
+from ..messages import format_bytes, install_extra
+from .hub import dataset_size
+from .limits import HUB_NOTE_BYTES, MAX_HUB_BYTES, MAX_HUB_FILES, MAX_JSON_BYTES
 from .plain import read_file
 
 SUFFIXES = frozenset({".parquet", ".arrow"})
@@ -49,7 +50,8 @@ def fetch_hub(name: str) -> list[Path]:
     """Download a data set, `hf:ORG/NAME` or `hf:ORG/NAME:SPLIT`, and return its Arrow files in the cache of `datasets`.
 
     Raises:
-        ConfigError: the name is malformed, `datasets` is not installed, or the download fails.
+        ConfigError: the name is malformed, `datasets` is not installed, the data set is too large, or the download
+            fails.
     """
     match = _HUB_NAME.fullmatch(name)
     if match is None:
@@ -59,6 +61,7 @@ def fetch_hub(name: str) -> list[Path]:
     except ImportError as error:
         raise ConfigError(f"{name} needs the library datasets: {install_extra('datasets')}") from error
     repo, split = match.groups()
+    _check_size(repo)
     try:
         load: Any = datasets.load_dataset  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         fetched: Any = load(repo, split=split)
@@ -70,6 +73,29 @@ def fetch_hub(name: str) -> list[Path]:
             f"{type(error).__name__}: {str(error)[:300]}. Check the name and the network, or save the data set with "
             "save_to_disk on a machine with a network, and pass that folder"
         ) from error
+
+
+def _check_size(repo: str) -> None:
+    """Say what a download may take, before it begins; without a network the cache of `datasets` is asked alone.
+
+    Raises:
+        ConfigError: it is too much.
+    """
+    if (size := dataset_size(repo)) is None:
+        return
+    files, total = size
+    if files > MAX_HUB_FILES or total > MAX_HUB_BYTES:
+        raise ConfigError(
+            f"{HUB}{repo} has {files:,} files of {format_bytes(total)}; the limits are {MAX_HUB_FILES:,} files and "
+            f"{format_bytes(MAX_HUB_BYTES)}. Download the part you need with `hf download`, and name that folder"
+        )
+    if total >= HUB_NOTE_BYTES:
+        from ..progress import Progress  # which the process of tables does without
+
+        Progress.to_logger().warn(
+            f"{HUB}{repo} has {files:,} files of {format_bytes(total)}; what is not in the cache of datasets is "
+            "downloaded now, and takes about twice the room there"
+        )
 
 
 def load_pyarrow() -> Any:

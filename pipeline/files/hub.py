@@ -95,6 +95,18 @@ def fetch(hub_id: str, patterns: Sequence[str], *, error: type[TheWorldError], i
         return Snapshot(repository, folder.name, folder)
 
 
+def dataset_size(repository: str) -> tuple[int, int] | None:
+    """Number and bytes of the files of a data set on the Hub, as the Hub states them; None where it cannot be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        facts = HfApi().dataset_info(repository, files_metadata=True, timeout=HUB_TIMEOUT_S)
+    except Exception:  # what a network failure raises depends on the Hub client's HTTP library
+        return None
+    files = facts.siblings or []
+    return len(files), sum(file.size or 0 for file in files)
+
+
 def upload(folder: Path, hub_id: str, *, private: bool, error: type[TheWorldError]) -> str:
     """Upload all files of a folder to a Hub repository in one commit. Create the repository if it does not exist.
 

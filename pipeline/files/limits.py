@@ -13,13 +13,14 @@ MAX_CSV_ROW_CHARACTERS = 2**25
 MAX_SKIPPED_BYTES = 2**30
 """What is read of one line that is too long, to find the next one. Beyond 1 GiB it is no list of lines."""
 MAX_BAD_ROWS = 100_000
-"""Rows of a list or members of a tar that are refused one by one, each by its name: 1 KB of memory each. The rest are
-counted in one failure, and good rows between them are still used."""
+"""Inputs of one place that are refused one by one, each by its name: 1 KB of memory each. The rest are counted, in one
+failure for each list, table, tar or folder, and good ones between them are still used."""
 MAX_COLUMNS = 2**14
 """Names of columns in one list or table. The widest tables in use have a few thousand."""
 MAX_ROWS = 2**24
-"""Rows of one list or table, members of one tar, files in one folder: 16.8 million. Each takes about half a kilobyte
-of memory; the largest list we know has 12.8 million."""
+"""Inputs of one place, in all its lists, tables and tars: 16.8 million; the largest list we know has 12.8 million."""
+MAX_TEXTS_BYTES = 2**31
+"""The names and prompts of those inputs together."""
 
 MAX_CONFIG_BYTES = 2**22
 """A config of a model, of an adapter, of a run: 4 MiB. The largest in use have 100 KB."""
@@ -47,8 +48,13 @@ MAX_MODEL_LIST = 4096
 MAX_JSON_BYTES = 2**26
 """A small JSON file beside data, such as state.json of a data set: the largest, of 100,000 files, have 5 MB."""
 MAX_TURNS = 100
-"""Answers in one conversation. Each is asked with all earlier turns in front of it, so memory grows with the square;
-LLaVA's longest have 30."""
+"""Answers in one conversation. Each is asked with all earlier turns in front of it, so the tokens to learn from grow
+with the square; LLaVA's longest have 30."""
+MAX_QUESTIONS = 2**22
+"""Questions of one file or folder, wrong rows included: 4.2 million, each of 1 KB of memory. LLaVA's mix of 665,000
+conversations has 3.3 million."""
+MAX_QUESTION_FILES = 100_000
+"""Tables in one folder of questions; results, and pictures, in one of VPCT, which has a hundred of each."""
 
 MAX_TAR_HEADER_BYTES = 2**20
 """One extended header of a tar; names are a few hundred bytes."""
@@ -78,3 +84,10 @@ MAX_TABLE_NAMES_BYTES = 2**20
 """The names of all columns of a table together."""
 MAX_CELL_BYTES = 2**30
 """One image or video in a table, as one in a file."""
+
+MAX_HUB_BYTES = 2**40
+"""All files of a data set on the Hub: 1 TiB. `datasets` downloads them and writes them again as Arrow files."""
+MAX_HUB_FILES = 100_000
+"""Their number; the Hub itself advises against more."""
+HUB_NOTE_BYTES = 2**30
+"""From 1 GiB on the size is said before the download begins."""

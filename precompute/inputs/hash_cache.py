@@ -33,6 +33,9 @@ _STAMP_BYTES, _DIGEST_BYTES = 16, 32
 _LIMIT_BYTES = 2**33
 _RACY_NS = 2 * 10**9
 """The coarsest clock a file system has: FAT counts in two seconds."""
+_EARLIER, _IN_USE, _RACY = 1, 2, 4
+"""Of a digest: an earlier run kept it; this run used it; it is valid for this listing, in which a file may be named
+many times, but not saved."""
 _LEFT_BEHIND_S = 3600.0
 """Seconds after which a temporary file belongs to a killed process."""
 
@@ -40,17 +43,14 @@ _LEFT_BEHIND_S = 3600.0
 class HashCache:
     """The digests of one place's inputs. Not thread-safe."""
 
-    def __init__(self, file: Path | None = None, digests: dict[bytes, bytes] | None = None) -> None:
+    def __init__(self, file: Path | None = None, earlier: _Table | None = None) -> None:
         """
         Args:
             file: where the cache is kept; None keeps it in memory only.
-            digests: stamp -> digest, from an earlier run.
+            earlier: what an earlier run kept.
         """
         self._file = file
-        self._earlier = digests or {}
-        self._current: dict[bytes, bytes] = {}
-        self._racy: dict[bytes, bytes] = {}
-        """Valid for this listing, in which a file may be named many times, but not saved."""
+        self._table = earlier or _Table()
         self._started_ns = time.time_ns()
 
     @classmethod
@@ -64,15 +64,15 @@ class HashCache:
         """
         name = xxhash.xxh3_128_hexdigest(f"{place.absolute()}\0{takes}".encode("utf-8", "surrogatepass"))
         file = cache / FOLDER / f"{name}.safetensors"
-        return cls(file, _load(file) if trust else {})
+        return cls(file, _load(file) if trust else None)
 
     def find(self, path: str, facts: FileFacts, location: Location) -> bytes | None:
         """The digest of an input that has not changed since it was hashed; else None."""
-        stamp = _stamp(path, facts, location)
-        if (digest := self._earlier.get(stamp)) is not None:
-            self._current[stamp] = digest
-            return digest
-        return self._current.get(stamp) or self._racy.get(stamp)
+        at = self._table.find(_stamp(path, facts, location))
+        if at is None:
+            return None
+        self._table.states[at] |= _IN_USE
+        return self._table.digest(at)
 
     def put(self, path: str, facts: FileFacts, location: Location, digest: bytes) -> None:
         """Keep the digest of an input.
@@ -81,7 +81,7 @@ class HashCache:
             facts: taken before it was read.
         """
         racy = max(facts.mtime_ns, facts.ctime_ns) >= self._started_ns - _RACY_NS
-        (self._racy if racy else self._current)[_stamp(path, facts, location)] = digest
+        self._table.put(_stamp(path, facts, location), digest, _RACY if racy else _IN_USE)
 
     def save(self, *, keep_others: bool = False) -> None:
         """Write the digests of this run; where that is not possible, do nothing.
@@ -89,8 +89,12 @@ class HashCache:
         Args:
             keep_others: also keep inputs that this run did not list.
         """
-        entries = self._earlier | self._current if keep_others else self._current
-        if self._file is None or entries == self._earlier:
+        if self._file is None:
+            return
+        states = np.frombuffer(self._table.states, np.uint8)
+        is_earlier = states & _EARLIER != 0
+        is_kept = (states & (_IN_USE | _EARLIER if keep_others else _IN_USE) != 0) & (states & _RACY == 0)
+        if np.array_equal(is_kept, is_earlier):
             return
         folder = self._file.parent
         with suppress(OSError):
@@ -98,7 +102,59 @@ class HashCache:
             for path in folder.iterdir():
                 if path.suffix != ".safetensors" and path.stat().st_mtime < time.time() - _LEFT_BEHIND_S:
                     path.unlink(missing_ok=True)
-            replace(folder, self._file, _pack(entries))
+            replace(folder, self._file, _pack(self._table, is_kept))
+
+
+class _Table:
+    """Stamps and their digests: 60 bytes each, of which a dict of bytes takes 250."""
+
+    def __init__(self, stamps: bytes = b"", digests: bytes = b"") -> None:
+        self.stamps, self.digests = bytearray(stamps), bytearray(digests)
+        self.states = bytearray([_EARLIER]) * (len(stamps) // _STAMP_BYTES)
+        self._grow()
+
+    def find(self, stamp: bytes) -> int | None:
+        """The place of a stamp; None where it is not."""
+        return place - 1 if (place := self._slots[self._slot(stamp)]) else None
+
+    def digest(self, place: int) -> bytes:
+        return bytes(self.digests[place * _DIGEST_BYTES : (place + 1) * _DIGEST_BYTES])
+
+    def put(self, stamp: bytes, digest: bytes, state: int) -> None:
+        slot = self._slot(stamp)
+        if place := self._slots[slot]:
+            self.digests[(place - 1) * _DIGEST_BYTES : place * _DIGEST_BYTES] = digest
+            self.states[place - 1] = state
+            return
+        self.stamps += stamp
+        self.digests += digest
+        self.states.append(state)
+        self._slots[slot] = len(self.states)
+        if 3 * len(self.states) > 2 * len(self._slots):
+            self._grow()
+
+    def _slot(self, stamp: bytes) -> int:
+        """The slot that holds one more than the place of a stamp, or the free one (0) in which it belongs."""
+        slot = int.from_bytes(stamp[:8], "little") & self._mask
+        while place := self._slots[slot]:
+            end = place * _STAMP_BYTES
+            if self.stamps[end - _STAMP_BYTES : end] == stamp:
+                break
+            slot = (slot + 1) & self._mask
+        return slot
+
+    def _grow(self) -> None:
+        count = len(self.states)
+        self._mask = (1 << max(12, (2 * count).bit_length())) - 1
+        slots = np.zeros(self._mask + 1, np.uint32)
+        wanted = (np.frombuffer(bytes(self.stamps), "<u8")[::2] & np.uint64(self._mask)).astype(np.uint32)
+        places = np.arange(1, count + 1, dtype=np.uint32)
+        while len(places):  # of those that want a free slot one gets it; all others try the next
+            is_free = slots[wanted] == 0
+            slots[wanted[is_free]] = places[is_free]
+            is_left = slots[wanted] != places
+            places, wanted = places[is_left], (wanted[is_left] + np.uint32(1)) & np.uint32(self._mask)
+        self._slots = slots.data
 
 
 def _stamp(path: str, facts: FileFacts, location: Location) -> bytes:
@@ -106,31 +162,23 @@ def _stamp(path: str, facts: FileFacts, location: Location) -> bytes:
     return hashlib.blake2b(identity, digest_size=_STAMP_BYTES).digest()
 
 
-def _pack(entries: dict[bytes, bytes]) -> bytes:
+def _pack(table: _Table, is_kept: NDArray[np.bool_]) -> bytes:
     tensors: dict[str, NDArray[Any]] = {
-        "stamps": np.frombuffer(b"".join(entries), np.uint8).reshape(-1, _STAMP_BYTES),
-        "digests": np.frombuffer(b"".join(entries.values()), np.uint8).reshape(-1, _DIGEST_BYTES),
+        "stamps": np.frombuffer(table.stamps, np.uint8).reshape(-1, _STAMP_BYTES)[is_kept],
+        "digests": np.frombuffer(table.digests, np.uint8).reshape(-1, _DIGEST_BYTES)[is_kept],
     }
     return safetensors.numpy.save({**tensors, "seal": seal_tensors(tensors, _WHAT)})
 
 
-def _load(file: Path) -> dict[bytes, bytes]:
+def _load(file: Path) -> _Table | None:
     try:
         tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(read_file(file, _LIMIT_BYTES))
         seal, stamps, digests = tensors.pop("seal"), tensors["stamps"], tensors["digests"]
     except (OSError, ValueError, KeyError, SafetensorError):
-        return {}
+        return None
     is_valid = (
         np.array_equal(seal, seal_tensors(tensors, _WHAT))
         and (stamps.dtype, digests.dtype) == (np.uint8, np.uint8)
         and (stamps.shape, digests.shape) == ((len(stamps), _STAMP_BYTES), (len(stamps), _DIGEST_BYTES))
     )
-    if not is_valid:
-        return {}
-    stamp_bytes, digest_bytes = stamps.tobytes(), digests.tobytes()
-    return {
-        stamp_bytes[number * _STAMP_BYTES : (number + 1) * _STAMP_BYTES]: digest_bytes[
-            number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES
-        ]
-        for number in range(len(stamps))
-    }
+    return _Table(stamps.tobytes(), digests.tobytes()) if is_valid else None

@@ -14,7 +14,8 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container as ContainerOf
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -33,43 +34,35 @@ from ...pipeline.latents.kinds import KindName
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS, Kind
 from . import manifests, tables, tars
-from .file_facts import FileFacts, facts_from, facts_of
+from .entries import Container, Entries, Entry
+from .file_facts import facts_from, facts_of
 from .folders import expand_braces, has_braces, has_magic, match_files, walk
 from .hash_cache import HashCache
-from .locations import File, Location, TableCell, TarMember
-from .manifests import Row
+from .locations import Location, TableCell
+from .samples import Readable, Sample, Samples
 
 logger = logging.getLogger(__name__)
 
 TARS = frozenset({".tar"})
 _CONTAINERS = lists.SUFFIXES | arrow_files.SUFFIXES | TARS
+_LINK = "\0"
+"""Marks the name of a link while names are sorted: no name holds it, and it comes before all other characters."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One input: `source` names it for people, `location` is where its bytes lie, `key` is its content's address."""
-
-    source: str
-    location: Location
-    key: str
-    prompt: str | None = None
-    """The sample's own prompt, which is part of the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     """All inputs of a run: files in the order of their names; rows, members and cells in the order of their file."""
 
-    samples: tuple[Sample, ...]
-    """Every readable input, duplicates included."""
+    samples: Samples
+    """Every readable input, duplicates included. A long list of them takes little memory while nobody copies it."""
     refused: tuple[Failure, ...]
     """Inputs that cannot be read; without content they have no key."""
     others: dict[str, int]
     """Noun of another kind's input (`image`, `video`) -> number of such files, which are skipped."""
     ignored: int
     """Number of files skipped because no kind takes them."""
-    readable: frozenset[str] = frozenset()
+    readable: ContainerOf[str] = field(default=frozenset(), compare=False)
     """Names under which an earlier run may have refused the inputs of `samples`."""
 
     def unique(self) -> dict[str, Sample]:
@@ -81,26 +74,10 @@ class Listing:
 
 
 @dataclass(slots=True)
-class _Entry:
-    """One input before it is read."""
-
-    source: str
-    name: str
-    """Its name in the ledger; for a row of a list, `list.jsonl:17`."""
-    location: Location | None
-    prompt: str | None = None
-    problem: ImageError | None = None
-    root: str | None = None
-    """The folder that a link must not lead out of; None where links were checked."""
-    facts: FileFacts | None = None
-    """Facts of the tar or table that holds it; None reads them."""
-
-
-@dataclass(slots=True)
 class _Selection:
-    entries: list[_Entry]
-    others: dict[str, int]
-    ignored: int
+    entries: Entries
+    others: dict[str, int] = field(default_factory=dict[str, int])
+    ignored: int = 0
     sound: set[str] = field(default_factory=set[str])
     """Folders, tars and tables that were read to their end."""
 
@@ -135,30 +112,36 @@ def list_inputs(
     _real.cache_clear()
     place = Path(os.path.expanduser(require_local(place)))  # noqa: PTH111 - no shell has expanded a quoted pattern
     selection = _find(place, kind, column, prompt_field)
-    samples: list[Sample] = []
+    entries = selection.entries
+    samples = Samples(entries)
     refused: list[Failure] = []
-    readable = selection.sound
     budgets: dict[str, Budget] = {}
     unread: Counter[str] = Counter()
-    for entry in selection.entries[:limit]:
+    count = len(entries) if limit is None else min(limit, len(entries))
+    unnamed = entries.unnamed if count == len(entries) else Counter[str]()
+    for at in range(count):
+        entry = entries.entry(at)
         if isinstance(entry.location, TableCell) and entry.location.path in unread:
             unread[entry.location.path] += 1
             continue
         try:
             if entry.problem is not None or entry.location is None:
                 raise entry.problem or ImageError(FailureReason.MISSING, f"{entry.name} cannot be read")
-            key = key_of_digest(_digest(entry, entry.location, kind, index, budgets), entry.prompt)
-            samples.append(Sample(entry.source, entry.location, key, entry.prompt))
-            readable |= {entry.source, entry.name}
+            samples.add(at, key_of_digest(_digest(entry, entry.location, kind, index, budgets), entry.prompt))
         except ImageError as error:
             if isinstance(error, _SpentError):
                 unread[error.path] += 1
-                entry.name = entry.name.rpartition(":")[0]
+                entry.name = entry.container.name
+            elif len(refused) >= limits.MAX_BAD_ROWS:
+                unnamed[entry.container.name] += 1
+                continue
             message = str(error) if entry.name in str(error) else f"{entry.name}: {error}"
             refused.append(Failure(source=entry.name, key=None, reason=error.reason, message=message, attempts=1))
-    for path, count in unread.items():
-        logger.warning("%s: %s rows are not used", path, f"{count:,}")
-    return Listing(tuple(samples), tuple(refused), selection.others, selection.ignored, frozenset(readable))
+    for path, cells in unread.items():
+        logger.warning("%s: %s rows are not used", path, f"{cells:,}")
+    refused += (_unnamed(name, wrong) for name, wrong in unnamed.items())
+    sound = selection.sound - unnamed.keys()
+    return Listing(samples, tuple(refused), selection.others, selection.ignored, Readable(sound, samples))
 
 
 class _SpentError(ImageError):
@@ -169,7 +152,7 @@ class _SpentError(ImageError):
         self.path = path
 
 
-def _digest(entry: _Entry, location: Location, kind: Kind, index: HashCache, budgets: dict[str, Budget]) -> bytes:
+def _digest(entry: Entry, location: Location, kind: Kind, index: HashCache, budgets: dict[str, Budget]) -> bytes:
     if entry.root is not None:
         _refuse_link(location.path, entry.root, entry.source)
     facts = entry.facts
@@ -227,10 +210,7 @@ def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None)
     if text.startswith(arrow_files.HUB):
         fetched = arrow_files.fetch_hub(text)
         root = str(fetched[0].parent) if fetched else text
-        selection = _contained(fetched, root, kind, column, prompt_field, own=False)
-        for entry in selection.entries:
-            entry.root = None  # the Hub's cache is made of links
-        return selection
+        return _contained(fetched, text, root, kind, column, prompt_field, own=False)
     try:
         is_folder, is_file = place.is_dir(), place.is_file()
         if is_folder:
@@ -241,7 +221,7 @@ def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None)
         is_folder = is_file = False
     if is_folder:
         if (files := arrow_files.saved_files(place)) is not None:
-            return _contained(files, text, kind, column, prompt_field)
+            return _contained(files, text, text, kind, column, prompt_field)
         return _folder(place, kind, column, prompt_field)
     if is_file:
         files = [text]
@@ -263,46 +243,60 @@ def _find(place: Path, kind: Kind, column: str | None, prompt_field: str | None)
     containers = [file for file in files if _suffix(file) in _CONTAINERS]
     if not containers:
         _refuse_columns(text, column, prompt_field)
-        return _Selection(_plain(((_relative(file, root), file, True) for file in files), root), {}, 0)
+        entries = Entries(text)
+        entries.open(Container(text, root))
+        for name, file in sorted((_relative(file, root), file) for file in files):
+            entries.add_file(name, file, is_link=True)
+        return _Selection(entries)
     if len(containers) < len(files):
         raise ConfigError(
             f"{text} stands for {len(containers)} lists, tables or tars and {len(files) - len(containers)} other "
             "files. Narrow the pattern to one or the other"
         )
-    return _contained([Path(file) for file in sorted(containers)], root, kind, column, prompt_field)
+    return _contained([Path(file) for file in sorted(containers)], text, root, kind, column, prompt_field)
 
 
 def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | None) -> _Selection:
     entered: dict[str, str] = {}
-    files = list(walk(place, entered))
+    text = str(place)
+    names = [f"{name}{_LINK}" if link else name for name, _, link in walk(place, entered)]
     closed = [
-        _Entry(name, name, None, problem=ImageError(FailureReason.MISSING, f"the folder {name} cannot be read: {why}"))
+        (name, ImageError(FailureReason.MISSING, f"the folder {name} cannot be read: {why}"))
         for name, why in sorted(entered.items())
         if why
     ]
     sound = {name for name, why in entered.items() if not why}
-    if closed and not closed[0].name:
+    if closed and not closed[0][0]:
         raise ConfigError(f"{place} cannot be read: {entered['']}")
-    others = _others([name for name, _, _ in files], kind)
-    taken = [file for file in files if _suffix(file[0]) in kind.suffixes]
+    suffixes = Counter(_suffix(name.removesuffix(_LINK)) for name in names)
+    others = _others_of(suffixes, kind)
+    taken = sum(suffixes[suffix] for suffix in kind.suffixes)
     if taken:
-        _refuse_columns(str(place), column, prompt_field)
-        ignored = len(files) - len(taken) - sum(others.values())
-        return _Selection(_plain(taken, str(place)) + closed, others, ignored, sound)
-    for suffixes in (TARS, arrow_files.SUFFIXES - {".arrow"}):
-        if containers := sorted(path for _, path, _ in files if _suffix(path) in suffixes):
-            inside = _contained([Path(path) for path in containers], str(place), kind, column, prompt_field)
-            inside.ignored += len(files) - len(containers)
-            inside.entries += closed
+        _refuse_columns(text, column, prompt_field)
+        entries = Entries(text)
+        entries.open(Container(text, text))
+        for name in sorted(name for name in names if _suffix(name.removesuffix(_LINK)) in kind.suffixes):
+            entries.add_file(name.removesuffix(_LINK), is_link=name.endswith(_LINK))
+        for name, problem in closed:
+            entries.add_broken(name, problem)
+        return _Selection(entries, others, len(names) - taken - sum(others.values()), {*sound, text})
+    for wanted in (TARS, arrow_files.SUFFIXES - {".arrow"}):
+        found = (name.removesuffix(_LINK) for name in names)
+        if containers := sorted(name for name in found if _suffix(name) in wanted):
+            inside = _contained([place / name for name in containers], text, text, kind, column, prompt_field)
+            inside.ignored += len(names) - len(containers)
+            inside.entries.open(Container(text, text))
+            for name, problem in closed:
+                inside.entries.add_broken(name, problem)
             inside.sound |= sound
             return inside
     if others:
         raise ConfigError(f"{place} holds no {kind.takes}, but {_counted(others)}. {_advice(others)}")
     if closed:
-        raise ConfigError(f"{place} holds no {kind.takes} that can be seen: {closed[0].problem}")
-    named = [name for name, _, _ in files if _suffix(name) in lists.SUFFIXES]
+        raise ConfigError(f"{place} holds no {kind.takes} that can be seen: {closed[0][1]}")
+    named = [name for name in (name.removesuffix(_LINK) for name in names) if _suffix(name) in lists.SUFFIXES]
     raise ConfigError(
-        f"{place} holds no {kind.takes}: none of its {len(files)} files ends in "
+        f"{place} holds no {kind.takes}: none of its {len(names)} files ends in "
         f"{', '.join(sorted(kind.suffixes))}. "
         + (
             f"To take the {kind.takes}s that a list names, name the list: {place / named[0]}"
@@ -312,26 +306,31 @@ def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | Non
     )
 
 
-def _plain(files: Iterable[tuple[str, str, bool]], root: str) -> list[_Entry]:
-    """The entries of plain files, from name, path and whether the path may hold a link."""
-    return [_Entry(name, name, File(path), root=root if link else None) for name, path, link in sorted(files)]
-
-
 def _contained(
-    files: list[Path], root: str, kind: Kind, column: str | None, prompt_field: str | None, *, own: bool = True
+    files: list[Path],
+    place: str,
+    root: str,
+    kind: Kind,
+    column: str | None,
+    prompt_field: str | None,
+    *,
+    own: bool = True,
 ) -> _Selection:
     """The inputs that lists, tables and tars hold or name.
 
     Args:
+        place, root: what the user named, and the folder that the files' names are relative to.
         own: whether the files are the user's; then links must stay in their folder.
     """
-    selection = _Selection([], {}, 0)
+    selection = _Selection(Entries(place))
+    entries = selection.entries
     for file in files:
         if file.suffix.lower() in TARS:
             _refuse_columns(str(file), column, prompt_field)
     for file in files:
         name = _relative(str(file), root)
         suffix = file.suffix.lower()
+        entries.open(Container(name, str(file)))
         try:
             if own:
                 _refuse_link(str(file), root, name)
@@ -339,104 +338,85 @@ def _contained(
             if suffix in TARS:
                 _add_tar(selection, file, name, kind)
             elif suffix in arrow_files.SUFFIXES:
-                _add_table(selection, file, name, kind, column, prompt_field)
+                _add_table(entries, file, name, kind, column, prompt_field, own=own)
             else:
-                manifest = manifests.read_manifest(file, kind.takes, column=column, prompt_field=prompt_field)
-                selection.ignored += manifest.without
-                selection.entries += (_named(row, file, name) for row in manifest.rows if row is not manifests.UNNAMED)
-                _add_unnamed(name, manifest.rows)
+                _add_list(selection, file, name, kind, column, prompt_field)
             selection.sound.add(name)
         except ImageError as error:  # of the whole file, or of the rest of it
-            selection.entries.append(_Entry(name, name, None, problem=error))
-    if not selection.entries:
+            entries.add_broken(name, error)
+    if not len(entries):
         advice = f", but {_counted(selection.others)}. {_advice(selection.others)}" if selection.others else ""
         raise ConfigError(f"{', '.join(map(str, files[:3])) or root} holds no {kind.takes}{advice}")
-    twice = {source for source, count in Counter(entry.source for entry in selection.entries).items() if count > 1}
-    for entry in selection.entries:
-        if isinstance(entry.location, TableCell) and (entry.source in twice or not entry.source):
-            entry.source = f"{_relative(entry.location.path, root)}#{entry.location.row}"
+    entries.number_repeated()
     return selection
 
 
 def _add_tar(selection: _Selection, file: Path, name: str, kind: Kind) -> None:
-    facts = facts_of(str(file))
+    entries = selection.entries
+    entries.open(Container(name, str(file), facts=facts_of(str(file))))
     passed_over: Counter[str] = Counter()  # by suffix
-    used = bad = 0
     try:
         for member in tars.members(str(file)):
             source = f"{name}:{member.name}"
             if member.name.rpartition("/")[2].startswith(".") or _suffix(member.name) not in kind.suffixes:
                 passed_over[_suffix(member.name)] += member.regular
-                continue
-            if not (member.regular and member.size) and (bad := bad + 1) > limits.MAX_BAD_ROWS:
-                continue
-            if (used := used + 1) > limits.MAX_ROWS:
-                raise ImageError(
-                    FailureReason.TAR,
-                    f"{name} has more than {limits.MAX_ROWS:,} {kind.takes}s; the rest of it is not used. Split it",
-                )
-            if not member.regular:
-                problem = ImageError(FailureReason.NOT_A_FILE, f"{source} is not a regular member")
-                selection.entries.append(_Entry(source, source, None, problem=problem))
+            elif not member.regular:
+                entries.add_broken(source, ImageError(FailureReason.NOT_A_FILE, f"{source} is not a regular member"))
             else:
-                location = TarMember(str(file), member.offset, member.size)
-                selection.entries.append(_Entry(source, source, location, facts=facts))
+                entries.add_member(source, member.offset, member.size)
     finally:
         others = _others_of(passed_over, kind)
         selection.ignored += passed_over.total() - sum(others.values())
         for takes, count in others.items():
             selection.others[takes] = selection.others.get(takes, 0) + count
-    if bad > limits.MAX_BAD_ROWS:
-        raise _unnamed(name, bad - limits.MAX_BAD_ROWS, "members")
+
+
+def _add_list(
+    selection: _Selection, file: Path, name: str, kind: Kind, column: str | None, prompt_field: str | None
+) -> None:
+    entries = selection.entries
+    entries.open(Container(name, str(file), str(file.parent)))
+    start, without = len(entries), 0
+    for row in manifests.read_manifest(file, kind.takes, column=column, prompt_field=prompt_field):
+        if row is manifests.AGAIN:
+            entries.cut(start)
+            without = 0
+        elif row is manifests.WITHOUT:
+            without += 1
+        elif row.problem is not None:
+            entries.add_broken(f"{name}:{row.number}", row.problem, row.number)
+        else:
+            entries.add_row(row.path, row.number, row.prompt)
+    selection.ignored += without
 
 
 def _add_table(
-    selection: _Selection, file: Path, name: str, kind: Kind, column: str | None, prompt_field: str | None
+    entries: Entries, file: Path, name: str, kind: Kind, column: str | None, prompt_field: str | None, *, own: bool
 ) -> None:
     facts = facts_of(str(file))
     table = tables.read_table(file, kind.takes, column=column, prompt_field=prompt_field)
-    for number, (row, has_bytes) in enumerate(zip(table.rows, table.has_bytes, strict=True)):
-        if table.column is not None and has_bytes and row.problem is None:
-            location = TableCell(str(file), number, table.column)
-            selection.entries.append(_Entry(row.path, f"{name}:{number}", location, row.prompt, facts=facts))
-        elif row is not manifests.UNNAMED:
-            selection.entries.append(_named(row, file, name))
-    _add_unnamed(name, table.rows)
+    entries.open(Container(name, str(file), str(file.parent), facts, table.column or "", follows_links=not own))
+    start = len(entries)
+    try:
+        for row, has_bytes in table.rows:
+            if row.problem is not None:
+                entries.add_broken(f"{name}:{row.number}", row.problem, row.number)
+            elif has_bytes:
+                entries.add_cell(row.path, row.number, row.prompt)
+            else:
+                entries.add_row(row.path, row.number, row.prompt)
+    except ImageError:  # rows of a damaged table are not trusted
+        entries.cut(start)
+        raise
 
 
-def _add_unnamed(name: str, rows: Sequence[Row]) -> None:
-    """One failure for all rows of a list that are wrong after the first so many.
-
-    Raises:
-        ImageError: there are such rows.
-    """
-    if unnamed := sum(row is manifests.UNNAMED for row in rows):
-        raise _unnamed(name, unnamed, "rows")
-
-
-def _unnamed(name: str, count: int, what: str) -> ImageError:
-    return ImageError(
-        FailureReason.ROW,
-        f"{name}: {count:,} more {what} are wrong; only the first {limits.MAX_BAD_ROWS:,} are named one by one. "
-        f"Good {what} between them are used. Look at the first, and write the list anew",
+def _unnamed(name: str, count: int) -> Failure:
+    """One failure for all inputs of a place that are wrong beyond the first so many."""
+    message = (
+        f"{name}: {count:,} more inputs are wrong; only the first {limits.MAX_BAD_ROWS:,} are named one by one. Good "
+        "ones between them are used. Look at the first, and write the list anew"
     )
-
-
-def _named(row: Row, file: Path, name: str) -> _Entry:
-    """The input that a row names, as seen from the list's folder. What lies elsewhere is the user's own choice.
-
-    Args:
-        name: of the list, as the ledger has it.
-    """
-    in_ledger = name + row.name.removeprefix(file.name)
-    if row.problem is not None:
-        return _Entry(in_ledger, in_ledger, None, problem=row.problem)
-    base = str(file.parent)
-    path = os.path.join(base, row.path)  # noqa: PTH118
-    folder = os.path.dirname(os.path.normpath(path))  # noqa: PTH120
-    inside = base == "." or folder == base or folder.startswith(base.rstrip("/") + "/")
-    root = base if inside and not os.path.isabs(row.path) else os.path.dirname(path)  # noqa: PTH117, PTH120
-    return _Entry(row.path, in_ledger, File(path), row.prompt, root=root)
+    return Failure(source=name, key=None, reason=FailureReason.ROW, message=message, attempts=1)
 
 
 def _relative(path: str, root: str) -> str:

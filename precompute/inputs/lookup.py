@@ -11,8 +11,10 @@ from ...pipeline.files.images import read_input_file
 from ...pipeline.latents.keys import key_of_bytes, key_of_sample
 from ...pipeline.store.folder import LatentStore
 from ..rollout.kinds import KINDS, Loaded
+from .entries import Entries
 from .listing import list_inputs
 from .locations import File, Location
+from .samples import Samples
 from .sandbox import shared_decoder
 
 
@@ -37,8 +39,8 @@ class InputLookup:
         if place is None and scenes.is_dir() and store.recipe.traits.is_image_rollout:
             place = scenes
         self.place = place
-        self._listed: dict[str, Location] | None = None
-        """Location by name, where the name is no path to the input."""
+        self._listed: Samples | None = None
+        """What lies there, where a name is no path to the input."""
         if place is not None and not place.is_dir():
             self._listed = self._list(place)
 
@@ -90,14 +92,15 @@ class InputLookup:
             if places or not names:
                 return places
             self._listed = self._list(self.place)  # a folder of tars or tables, perhaps
-        return [(source, self._listed[source]) for source in names if source in self._listed]
+        samples = [(source, self._listed.find(source)) for source in names]
+        return [(source, sample.location) for source, sample in samples if sample is not None]
 
-    def _list(self, place: Path) -> dict[str, Location]:
+    def _list(self, place: Path) -> Samples:
         try:
-            return {sample.source: sample.location for sample in list_inputs(place, self._kind).samples}
+            return list_inputs(place, self._kind).samples
         except ConfigError:
             if place.is_dir():  # emptied since
-                return {}
+                return Samples(Entries(str(place)))
             raise
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,23 +33,17 @@ _CONVERSATIONS = "conversations"
 class Row:
     """One row: its path and prompt, or what is wrong with it."""
 
-    name: str
-    """Its place for people, such as `data.jsonl:17`."""
+    number: int
+    """The line of a list, the row of a table from 0."""
     path: str = ""
     prompt: str | None = None
     problem: ImageError | None = None
 
 
-UNNAMED = Row("", problem=ImageError(FailureReason.ROW, "one of many"))
-"""Stands for each wrong row after the first `MAX_BAD_ROWS`, which are counted and not named."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """The rows of a list, and the number of LLaVA conversations without an image."""
-
-    rows: tuple[Row, ...]
-    without: int = 0
+AGAIN = Row(-1)
+"""The rows so far count no more: the file is read again, since a later row has a column that comes first."""
+WITHOUT = Row(-2)
+"""A LLaVA conversation without an image."""
 
 
 def candidates(takes: str) -> tuple[str, ...]:
@@ -57,8 +51,8 @@ def candidates(takes: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((takes, *COLUMNS)))
 
 
-def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: str | None) -> Manifest:
-    """All rows of a list, in its order.
+def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: str | None) -> Iterator[Row]:
+    """The rows of a list one by one, in its order; none is kept. Among them are `AGAIN` and `WITHOUT`.
 
     Args:
         takes: what one input is, image or video.
@@ -67,51 +61,43 @@ def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: s
     Raises:
         ConfigError: the file cannot be read, holds no row, is no JSON array (LLaVA), or no row has the column.
     """
-    suffix = file.suffix.lower()
-    keep = {*(candidates(takes) if column is None else (column,)), prompt_field, _CONVERSATIONS}
+    wanted = candidates(takes) if column is None else (column,)
     columns: dict[str, None] = {}
-    rows: list[Any] = []  # first records, then what they say, in the same memory
-    bad = 0
+    best = len(wanted)
+    """Place in `wanted` of the first one that any row has so far."""
+    is_llava = column is None and file.suffix.lower() == ".json"
+    is_first = True
     try:
-        for name, record in read_records(file):
-            if isinstance(record, dict):
+        while True:
+            for name, record in read_records(file):
+                number = int(name[len(file.name) + 1 :])
+                if not isinstance(record, dict):
+                    yield Row(number, problem=ImageError(FailureReason.ROW, record))
+                    continue
                 if len(columns) < limits.MAX_COLUMNS:
                     columns.update(dict.fromkeys(record))
-                kept: dict[str, Any] = {}
-                for key in keep & record.keys():  # the rest may be gigabytes
-                    value = record[key]
-                    columns[key] = None
-                    if key == _CONVERSATIONS and key not in (column, prompt_field):
-                        value = True
-                    kept[key] = value if isinstance(value, str | None) else Other(_not_text(value))
-                rows.append((name, kept))
-            elif bad < limits.MAX_BAD_ROWS:
-                bad += 1
-                rows.append(Row(name, problem=ImageError(FailureReason.ROW, record)))
+                if best and (here := next((at for at in range(best) if wanted[at] in record), best)) < best:
+                    best = here
+                    columns[wanted[best]] = None
+                    if not is_first:
+                        break  # at most as often as there are names to try
+                is_first = False
+                if prompt_field is not None and prompt_field in record:
+                    columns[prompt_field] = None
+                if best == len(wanted):
+                    continue
+                if is_llava and wanted[best] not in record and _CONVERSATIONS in record:
+                    yield WITHOUT
+                    continue
+                yield row_of(number, name, record, wanted[best], prompt_field)
             else:
-                rows.append(UNNAMED)
-            if len(rows) > limits.MAX_ROWS:
-                raise ConfigError(f"{file} has more than {limits.MAX_ROWS:,} rows. Split it into several lists")
+                break
+            yield AGAIN
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
-    chosen = choose_column(file, columns, takes, column)
+    choose_column(file, columns, takes, column)
     if prompt_field is not None:
         check_prompt_field(file, columns, prompt_field)
-    without = written = 0
-    for row in rows:
-        if isinstance(row, tuple):
-            name, kept = row
-            if suffix == ".json" and column is None and chosen not in kept and _CONVERSATIONS in kept:
-                without += 1
-                continue
-            row = row_of(name, kept, chosen, prompt_field)
-            if row.problem is not None:
-                bad += 1
-                row = row if bad <= limits.MAX_BAD_ROWS else UNNAMED
-        rows[written] = row
-        written += 1
-    del rows[written:]
-    return Manifest(tuple(rows), without)
 
 
 def choose_column(file: Path, columns: Collection[str], takes: str, column: str | None) -> str:
@@ -139,13 +125,17 @@ def check_prompt_field(file: Path, columns: Collection[str], prompt_field: str) 
         )
 
 
-def row_of(name: str, record: dict[str, Any], column: str, prompt_field: str | None) -> Row:
-    """The row of a record: its path, and its prompt where one is wanted."""
+def row_of(number: int, name: str, record: dict[str, Any], column: str, prompt_field: str | None) -> Row:
+    """The row of a record: its path, and its prompt where one is wanted.
+
+    Args:
+        name: of the row for people, `list.jsonl:17`.
+    """
     try:
         path = path_of(name, record, column)
-        return Row(name, path, None if prompt_field is None else prompt_of(name, record, prompt_field))
+        return Row(number, path, None if prompt_field is None else prompt_of(name, record, prompt_field))
     except ImageError as error:
-        return Row(name, problem=error.with_traceback(None))  # which holds the whole record
+        return Row(number, problem=error.with_traceback(None))  # which holds the whole record
 
 
 def path_of(name: str, record: dict[str, Any], column: str) -> str:
@@ -186,8 +176,9 @@ def _text(name: str, record: dict[str, Any], column: str) -> str:
     value = record.get(column)
     if value is None:
         raise ImageError(FailureReason.ROW, f"{name} has no {column}")
-    if isinstance(value, Other):
-        raise ImageError(FailureReason.ROW, f"{name}: {column} {value.text}")
+    if not isinstance(value, str):
+        text = value.text if isinstance(value, Other) else _not_text(value)
+        raise ImageError(FailureReason.ROW, f"{name}: {column} {text}")
     if not value.strip() or "\0" in value:
         raise ImageError(FailureReason.ROW, f"{name}: {column} is empty or holds a NUL character")
     return value

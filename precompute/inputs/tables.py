@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
-from ...pipeline.files import guarded_tables, limits
-from .manifests import MAX_PATH, UNNAMED, Row, candidates, check_prompt_field, choose_column, path_of, prompt_of, row_of
+from ...pipeline.files import guarded_tables
+from .manifests import MAX_PATH, Row, candidates, check_prompt_field, choose_column, path_of, prompt_of, row_of
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of one file. Either each names a file, or each holds its bytes."""
+    """One file, whose rows each name a file, or each hold its bytes."""
 
-    rows: tuple[Row, ...]
-    """`path` is the name in the row, empty where bytes came without one."""
     column: str | None
     """Which column holds bytes; None where rows name files."""
-    has_bytes: tuple[bool, ...]
-    """By row."""
+    rows: Iterator[tuple[Row, bool]]
+    """Each row, and whether it holds bytes. Its path is the name in the row, empty where bytes came without one.
+
+    Raises:
+        ImageError: the file is no table, or only at its start.
+    """
 
 
 def read_table(file: Path, takes: str, *, column: str | None, prompt_field: str | None) -> Table:
@@ -33,36 +36,36 @@ def read_table(file: Path, takes: str, *, column: str | None, prompt_field: str 
         ConfigError: pyarrow is missing, or no column fits.
         ImageError: the file is no table.
     """
-    rows: list[Row] = []
-    has_bytes: list[bool] = []
-    bad = 0
     try:
         columns = guarded_tables.read_schema(file).columns
-        chosen = _choose(file, columns, takes, column)
-        if prompt_field is not None:
-            check_prompt_field(file, list(columns), prompt_field)
-        holds_bytes = columns[chosen].kind != "text"
-        for number, (value, prompt) in enumerate(guarded_tables.read_rows(file, chosen, prompt_field)):
-            if number == limits.MAX_ROWS:
-                raise guarded_tables.TableError(f"it has more than {limits.MAX_ROWS:,} rows. Split it")
-            name = f"{file.name}:{number}"
-            if not holds_bytes:
-                row = row_of(name, {chosen: value} | _prompt(prompt_field, prompt), chosen, prompt_field)
-                is_present = False
-            else:
-                is_present, path = value
-                row = _row_of_bytes(name, path, chosen, prompt_field, prompt, is_present=is_present)
-            if row.problem is not None and (bad := bad + 1) > limits.MAX_BAD_ROWS:
-                row = UNNAMED
-            rows.append(row)
-            has_bytes.append(is_present)
     except guarded_tables.TableError as error:
-        raise ImageError(FailureReason.TABLE, f"{file} cannot be read as a table: {error}") from error
-    return Table(tuple(rows), chosen if holds_bytes else None, tuple(has_bytes))
+        raise _no_table(file, error) from error
+    chosen = _choose(file, columns, takes, column)
+    if prompt_field is not None:
+        check_prompt_field(file, list(columns), prompt_field)
+    holds_bytes = columns[chosen].kind != "text"
+    return Table(chosen if holds_bytes else None, _rows(file, chosen, prompt_field, holds_bytes=holds_bytes))
+
+
+def _rows(file: Path, chosen: str, prompt_field: str | None, *, holds_bytes: bool) -> Iterator[tuple[Row, bool]]:
+    try:
+        for number, (value, prompt) in enumerate(guarded_tables.read_rows(file, chosen, prompt_field)):
+            name = f"{file.name}:{number}"
+            if holds_bytes:
+                is_present, path = value
+                yield _row_of_bytes(number, name, path, chosen, prompt_field, prompt, is_present=is_present), is_present
+            else:
+                yield row_of(number, name, {chosen: value} | _prompt(prompt_field, prompt), chosen, prompt_field), False
+    except guarded_tables.TableError as error:
+        raise _no_table(file, error) from error
+
+
+def _no_table(file: Path, error: guarded_tables.TableError) -> ImageError:
+    return ImageError(FailureReason.TABLE, f"{file} cannot be read as a table: {error}")
 
 
 def _row_of_bytes(
-    name: str, path: str, chosen: str, prompt_field: str | None, prompt: object, *, is_present: bool
+    number: int, name: str, path: str, chosen: str, prompt_field: str | None, prompt: object, *, is_present: bool
 ) -> Row:
     try:
         if not is_present:
@@ -70,9 +73,9 @@ def _row_of_bytes(
         elif len(path) > MAX_PATH:
             path = ""  # beside bytes a path is only a name; without it the row number names the input
         text = None if prompt_field is None else prompt_of(name, {prompt_field: prompt}, prompt_field)
-        return Row(name, path.replace("\0", ""), text)
+        return Row(number, path.replace("\0", ""), text)
     except ImageError as error:
-        return Row(name, problem=error.with_traceback(None))
+        return Row(number, problem=error.with_traceback(None))
 
 
 def _prompt(prompt_field: str | None, prompt: object) -> dict[str, object]:

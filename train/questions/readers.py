@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 import stat
 from collections import defaultdict
@@ -28,6 +29,7 @@ from ...pipeline.files import text_tables as lists
 from ...pipeline.files.hashing import digest_of_file, digest_of_lines
 from ...pipeline.files.plain import read_file
 from .columns import FIELDS, Columns
+from .turns import Turn, Turns
 from .values import Images, Skipped, WrongValue, answer_of, choices_of, shuffle_choices, text_of
 
 _SAT = frozenset({"question", "answers", "correct_answer"})
@@ -40,9 +42,8 @@ _MARKER = re.compile("<(?:image|video)>")
 _ASKS, _ANSWERS = frozenset({"human", "user"}), frozenset({"gpt", "assistant", "model"})
 _Keep = Callable[[str, bytes], None]
 _VPCT = re.compile(r"sim_(\d+)_results\.json")
-_SIMULATION = re.compile(r"sim_\d+")
 _BUCKETS = {1: "left", 2: "middle", 3: "right"}
-_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+_PICTURE = re.compile(r"(sim_\d+).*\.(?i:png|jpe?g|webp)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,8 @@ def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: _Ke
         QuestionError: the path does not exist, its layout is not supported, or no column fits.
         ConfigError: a library is missing, or a data set cannot be fetched.
     """
-    is_special = False
-    with suppress(OSError, ValueError):  # reading says why
-        is_special = not (path.is_dir() or stat.S_ISREG(path.stat().st_mode))
-    if is_special:
-        raise QuestionError(f"{path} is not a regular file, and opening a pipe would wait for ever: write it to a file")
+    if not path.is_dir():
+        _refuse_special(path)
     if columns and (stray := sorted(columns.keys() - FIELDS.keys())):
         raise QuestionError(f"there is no field {stray[0]!r} to fill from a column; the fields are {', '.join(FIELDS)}")
     if path.is_dir() and columns is None and (results := _vpct_results(path)):
@@ -127,12 +125,37 @@ def files_of(path: Path) -> list[Path]:
     if results := _vpct_results(path):
         return results
     saved = arrow_files.saved_files(path)
-    found = sorted(p for s in arrow_files.SUFFIXES for p in path.rglob(f"*{s}")) if saved is None else saved
+    found = _first(p for s in arrow_files.SUFFIXES for p in path.rglob(f"*{s}")) if saved is None else saved
+    for file in found:  # a link may lead anywhere, as in the Hub's cache, but to a regular file
+        _refuse_special(file)
     if not found:
         raise QuestionError(
             f"{path} is a folder without questions: no .parquet, no .arrow, no sim_N_results.json. Name a file in it"
         )
     return found
+
+
+def _refuse_special(file: Path) -> None:
+    is_special = False
+    with suppress(OSError, ValueError):  # reading says why
+        is_special = not stat.S_ISREG(file.stat().st_mode)
+    if is_special:
+        raise QuestionError(f"{file} is not a regular file, and opening a pipe would wait for ever: write it to a file")
+
+
+def _first(paths: Iterable[Path]) -> list[Path]:
+    """The paths, sorted.
+
+    Raises:
+        QuestionError: there are too many.
+    """
+    found = list(islice(paths, limits.MAX_QUESTION_FILES + 1))
+    if len(found) > limits.MAX_QUESTION_FILES:
+        raise QuestionError(
+            f"{found[0].parent} holds more than {limits.MAX_QUESTION_FILES:,} files of questions. Name a folder in it, "
+            "or write fewer, larger files"
+        )
+    return sorted(found)
 
 
 def digest_of(path: Path) -> str:
@@ -248,7 +271,7 @@ def _llava_rows(rows: Iterable[tuple[str, lists.Record]]) -> Iterator[Row]:
                 "id": name if len(turns) == 1 else f"{name}.{turn + 1}",
                 "question": question,
                 "answer": answer,
-                "before": turns[:turn],
+                "before": Turns(turns, turn),
             }
             for field in ("type", "split", "prompt"):
                 if isinstance(row.get(field), str):
@@ -256,7 +279,7 @@ def _llava_rows(rows: Iterable[tuple[str, lists.Record]]) -> Iterator[Row]:
             yield Row(where, record)
 
 
-def _turns(conversation: Any) -> list[tuple[str, str]]:
+def _turns(conversation: Any) -> tuple[Turn, ...]:
     """Questions and answers in turn, without the marker of the image: world tokens always stand in front."""
     if not isinstance(conversation, list) or not conversation:
         raise WrongValue("conversations is no list of turns")
@@ -282,7 +305,11 @@ def _turns(conversation: Any) -> list[tuple[str, str]]:
     for place, (question, answer) in enumerate(turns, start=1):
         if not question or not answer:
             raise WrongValue(f"turn {place} has an empty {'answer' if question else 'question'}")
-    return [(system + turns[0][0], turns[0][1]), *turns[1:]]
+    try:
+        "".join([system, *chain.from_iterable(turns)]).encode()
+    except UnicodeEncodeError as error:
+        raise WrongValue(f"its turns are not Unicode text ({error.reason})") from error
+    return ((system + turns[0][0], turns[0][1]), *turns[1:])
 
 
 def _unmarked(question: str) -> str:
@@ -398,8 +425,20 @@ def _unique(name: str, number: int, used_ids: set[str]) -> str:
 
 
 def _vpct_results(folder: Path) -> list[Path]:
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _VPCT.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    """The results of a folder of VPCT, in order; empty where it is none."""
+    return [folder / name for _, name in sorted((int(match[1]), match[0]) for match in _matches(folder, _VPCT))]
+
+
+def _matches(folder: Path, names: re.Pattern[str]) -> list[re.Match[str]]:
+    with os.scandir(folder) as entries:
+        found = (match for entry in entries if (match := names.fullmatch(entry.name)))
+        first = list(islice(found, limits.MAX_QUESTION_FILES + 1))
+    if len(first) > limits.MAX_QUESTION_FILES:
+        raise QuestionError(
+            f"{folder} holds more than {limits.MAX_QUESTION_FILES:,} files such as {first[0][0]}. VPCT has a hundred "
+            "of each: name a folder with fewer"
+        )
+    return first
 
 
 def _vpct_rows(folder: Path, results: Iterable[Path]) -> Iterator[Row]:
@@ -410,9 +449,8 @@ def _vpct_rows(folder: Path, results: Iterable[Path]) -> Iterator[Row]:
     is right, 1 to 3 from left to right (prompt.py). The scene itself, sim_N.json, is not read.
     """
     pictures: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _PICTURES):
-        if match := _SIMULATION.match(name):
-            pictures[match[0]].append(name)
+    for match in sorted(_matches(folder, _PICTURE), key=lambda match: match[0]):
+        pictures[match[1]].append(match[0])
     for path in results:
         stem = path.name.removesuffix("_results.json")
         try:

@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...pipeline.errors import QuestionError
+from ...pipeline.files import limits
 from ...pipeline.files.hashing import digest_of_file
 from ...pipeline.latents.keys import key_of_digest
 from ...pipeline.messages import list_problems, name_some
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from .readers import folder_of, read_rows
+from .turns import EarlierTurns
 
 UNTYPED = "untyped"
 """The type of questions that state none, in tables."""
@@ -49,7 +51,7 @@ class Question(BaseModel):
     """Accuracy is reported per type."""
     prompt: _Text | None = None
     """The image's own prompt, where latents were made with one each: which of the image's futures is asked about."""
-    before: tuple[tuple[_Text, _Text], ...] = Field(default=(), strict=False)
+    before: EarlierTurns = Field(default=())
     """Earlier questions and answers of the same conversation, which stand in front of this one."""
     image_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Of the image's bytes, where the file holds them itself, or the image is elsewhere: finds its latents alone."""
@@ -175,12 +177,17 @@ def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) 
     bad: list[BadRow] = []
     skipped: Counter[str] = Counter()
     row_of: dict[str, str] = {}
+    fields_set: dict[frozenset[str], set[str]] = {}
     for row in table.rows:
+        if len(questions) + len(bad) >= limits.MAX_QUESTIONS:
+            raise QuestionError(
+                f"{path} has more than {limits.MAX_QUESTIONS:,} questions. Split it into several files"
+            )
         if row.skipped:
             skipped[row.skipped] += 1
         elif row.record is None:
             bad.append(BadRow(row.where, row.problem))
-        elif isinstance(question := _validated(row.record), str):
+        elif isinstance(question := _validated(row.record, fields_set), str):
             bad.append(BadRow(row.where, question))
         elif question.id in row_of:
             problem = (
@@ -193,12 +200,19 @@ def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) 
     return QuestionFile(path, table.layout, table.unit, tuple(questions), tuple(bad), dict(skipped))
 
 
-def _validated(record: Mapping[str, Any]) -> Question | str:
-    """The question, or what is wrong with it."""
+def _validated(record: Mapping[str, Any], fields_set: dict[frozenset[str], set[str]]) -> Question | str:
+    """The question, or what is wrong with it.
+
+    Args:
+        fields_set: of the questions so far; pydantic's own set for each takes as much memory as all the rest.
+    """
     try:
-        return Question.model_validate(record)
+        question = Question.model_validate(record)
     except ValidationError as error:
         return list_problems(error)
+    own = question.model_fields_set
+    object.__setattr__(question, "__pydantic_fields_set__", fields_set.setdefault(frozenset(own), own))
+    return question
 
 
 def evaluation_split(questions: Sequence[Question]) -> str:

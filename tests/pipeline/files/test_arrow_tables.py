@@ -6,7 +6,11 @@ import datasets
 import pyarrow as pa
 import pytest
 
-from theworld.pipeline.files.arrow_tables import arrow_batches, is_arrow, saved_files
+from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.files import arrow_tables
+from theworld.pipeline.files.arrow_tables import arrow_batches, fetch_hub, is_arrow, saved_files
+
+from ...hub_server import small_hub
 
 TEXTS = ["one", "two", "three", "four"]
 
@@ -44,3 +48,28 @@ def test_a_folder_that_datasets_saved_is_known_by_its_state_and_gives_its_files(
     assert files is not None
     batches = [batch.to_pydict() for file in files for batch in arrow_batches(file, ["text"])]
     assert batches == [{"text": TEXTS}]
+
+
+def test_the_size_of_a_data_set_is_said_before_its_download_and_has_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "set")
+    fetched = datasets.load_from_disk(str(tmp_path / "set"))
+    loads: list[str] = []  # the small Hub has no more of its interface than the facts that are asked for first
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (loads.append(caplog.text), fetched)[1])
+    with small_hub() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        hub.repositories["org/name"] = {"0" * 40: {"a.parquet": bytes(1000), "b.parquet": bytes(2000)}}
+        hub.private["org/name"] = False
+        assert fetch_hub("hf:org/name:train")
+        assert loads == [""], "a small one is not worth a word"
+        monkeypatch.setattr(arrow_tables, "HUB_NOTE_BYTES", 3000)
+        fetch_hub("hf:org/name:train")
+        assert "hf:org/name has 2 files of 2.9 KiB; what is not in the cache of datasets is downloaded now" in loads[1]
+        for name, limit in (("MAX_HUB_FILES", 1), ("MAX_HUB_BYTES", 2999)):
+            with monkeypatch.context() as patch:
+                patch.setattr(arrow_tables, name, limit)
+                with pytest.raises(ConfigError, match=r"hf:org/name has 2 files of 2\.9 KiB; the limits are"):
+                    fetch_hub("hf:org/name:train")
+        assert len(loads) == 2
+    assert fetch_hub("hf:org/name:train"), "a Hub that does not answer is no reason not to look into the cache"

@@ -1,19 +1,27 @@
 """Hostile lists, tars and folders end in words, within a minute and with little memory; good rows beside them stay."""
 
+import gc
+import hashlib
 import io
+import json
 import os
 import resource
 import tarfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from theworld.pipeline.errors import ConfigError, ImageError
 from theworld.pipeline.files import limits
 from theworld.precompute.inputs import folders, tars
+from theworld.precompute.inputs.file_facts import FileFacts
+from theworld.precompute.inputs.hash_cache import HashCache
 from theworld.precompute.inputs.listing import Listing, list_inputs
+from theworld.precompute.inputs.locations import File
 from theworld.precompute.inputs.tars import members
 
 from ...faults.harness import in_child
@@ -127,7 +135,98 @@ def test_wrong_rows_beyond_the_first_are_counted_and_good_ones_between_are_used(
     listing = list_inputs(folder / "l.jsonl", "rollout")
     assert len(listing.samples) == 1
     assert len(listing.refused) == 4
-    assert "5 more rows are wrong; only the first 3 are named" in bad(listing)["l.jsonl"]
+    assert "5 more inputs are wrong; only the first 3 are named" in bad(listing)["l.jsonl"]
+
+
+def peak_of(action: Callable[[], object]) -> tuple[int, Any]:
+    """Bytes that an action holds at most, and what it returns."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        result = action()
+        return tracemalloc.get_traced_memory()[1], result
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("layout", ["l.jsonl", "l.csv", "l.json", "l.parquet"])
+def test_a_row_takes_little_memory(folder: Path, layout: str) -> None:
+    names = ["./" * (number % 7) + ".//" * (number // 7 % 7) + "a.png" for number in range(40_000)]
+    if layout == "l.parquet":
+        pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pa.table({"image": names}), folder / layout, row_group_size=2000)
+    elif layout == "l.csv":
+        (folder / layout).write_text("image\n" + "\n".join(names))
+    else:
+        rows = [json.dumps({"image": name}) for name in names]
+        (folder / layout).write_text("\n".join(rows) if layout == "l.jsonl" else f"[{', '.join(rows)}]")
+    list_inputs(folder / layout, "rollout")  # what is loaded once
+    bytes_of, listing = peak_of(lambda: list_inputs(folder / layout, "rollout"))
+    assert [sample.source for sample in listing.samples] == names
+    fixed = 14 * 2**20 if layout == "l.parquet" else 4 * 2**20  # a batch, a block
+    assert bytes_of < fixed + 150 * len(names)
+
+
+def test_wrong_rows_beyond_the_first_take_no_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_BAD_ROWS", 100)
+    for layout, row in (("l.jsonl", "{}"), ("m.jsonl", '""'), ("l.csv", "x"), ("absent.jsonl", '{"image": "no.png"}')):
+        first, last = ("n,image", "2,a.png") if layout == "l.csv" else ("", '{"image": "a.png"}')
+        (folder / layout).write_text(f"{first}\n" + f"{row}\n" * 20_000 + last)
+        list_inputs(folder / layout, "rollout")
+        peak, listing = peak_of(lambda layout=layout: list_inputs(folder / layout, "rollout"))
+        assert [sample.source for sample in listing.samples] == ["a.png"], layout
+        assert len(listing.refused) == 101
+        assert "19,900 more inputs are wrong" in bad(listing)[layout]
+        assert layout not in listing.readable
+        assert peak < 4 * 2**20 + 20_000 * 120, layout
+
+
+def test_a_column_that_comes_first_may_stand_in_a_late_row(folder: Path) -> None:
+    rows = ["5", "{}", '{"file": "no.png"}', '{"path": "no.png"}', '{"image": "a.png", "path": "no.png"}', '{"n": 1}']
+    (folder / "l.jsonl").write_text("\n".join(rows))
+    listing = list_inputs(folder / "l.jsonl", "rollout")
+    assert [sample.source for sample in listing.samples] == ["a.png"]
+    assert sorted(bad(listing)) == [f"l.jsonl:{line}" for line in (1, 2, 3, 4, 6)]
+    assert "l.jsonl:5" in listing.readable
+    assert "a.png" in listing.readable
+    assert "l.jsonl:4" not in listing.readable
+
+
+def test_a_place_has_so_many_inputs_and_so_much_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("l.jsonl", "m.jsonl"):
+        (folder / name).write_text('{"image": "a.png", "text": "it falls"}\n' * 3)
+    assert len(list_inputs(folder / "*.jsonl", "rollout", prompt_field="text").samples) == 6
+    monkeypatch.setattr(limits, "MAX_ROWS", 5)
+    with pytest.raises(ConfigError, match=r"\*\.jsonl holds or names more than 5 inputs.*a part of them at a time"):
+        list_inputs(folder / "*.jsonl", "rollout")
+    assert len(list_inputs(folder / "l.jsonl", "rollout").samples) == 3
+    monkeypatch.setattr(limits, "MAX_TEXTS_BYTES", 9)
+    with pytest.raises(ConfigError, match=r"l\.jsonl have more than 9 bytes"):
+        list_inputs(folder / "l.jsonl", "rollout")
+
+
+def test_the_digests_of_many_inputs_are_found_again_also_by_the_next_run(tmp_path: Path) -> None:
+    facts, count = FileFacts(1, 2, 3, 4, 5), 10_000
+    digests = [hashlib.sha256(str(number).encode()).digest() for number in range(count)]
+
+    def found(index: HashCache) -> list[bytes | None]:
+        return [index.find(f"{number}.png", facts, File("")) for number in range(count)]
+
+    index = HashCache.load(tmp_path, tmp_path, "image")
+    for number, digest in enumerate(digests):
+        assert index.find(f"{number}.png", facts, File("")) is None
+        index.put(f"{number}.png", facts, File(""), digest)
+    assert found(index) == digests
+    index.save()
+    later = HashCache.load(tmp_path, tmp_path, "image")
+    assert found(later) == digests
+    assert later.find("other.png", facts, File("")) is None
+    few = HashCache.load(tmp_path, tmp_path, "image")
+    assert few.find("7.png", facts, File("")) == digests[7]
+    few.save(keep_others=True)
+    assert found(HashCache.load(tmp_path, tmp_path, "image")) == digests
+    few.save()
+    assert [digest for digest in found(HashCache.load(tmp_path, tmp_path, "image")) if digest] == [digests[7]]
 
 
 def tar_of(*headers: tuple[bytes, str, bytes]) -> bytes:
@@ -180,7 +279,7 @@ def test_empty_members_beyond_the_first_are_counted(folder: Path, monkeypatch: p
     listing = list_inputs(folder / "x.tar", "rollout")
     assert [sample.source for sample in listing.samples] == ["x.tar:a.png"]
     assert len(listing.refused) == 6
-    assert "15 more members are wrong" in bad(listing)["x.tar"]
+    assert "15 more inputs are wrong" in bad(listing)["x.tar"]
 
 
 def test_a_place_of_too_many_files_is_refused_in_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,3 +309,22 @@ def test_cells_that_unpack_to_too_much_end_their_table_alone(folder: Path) -> No
     assert "unpacks to more than" in failure.message
     assert "The rows after that are not used" in failure.message
     assert failure.source == "b.parquet"
+
+
+def test_a_table_that_takes_more_memory_than_its_process_may_have_is_one_failure(folder: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    size = 2**20 + 8
+    for name in ("a.arrow", "b.arrow", "c.arrow"):
+        cell = b"first" if name != "b.arrow" else bytes(size)
+        table = pa.table({"image": pa.array([cell], pa.binary())})
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_stream(str(folder / name), table.schema, options=options) as writer:
+            writer.write_table(table)
+    content = (folder / "b.arrow").read_bytes()
+    stated = size.to_bytes(8, "little")  # in front of what is compressed; pyarrow takes it at its word
+    assert stated in content
+    (folder / "b.arrow").write_bytes(content.replace(stated, (3 * 2**30).to_bytes(8, "little")))
+    listing = list_inputs(folder / "*.arrow", "rollout")
+    assert [sample.source for sample in listing.samples] == ["a.arrow#0", "c.arrow#0"]
+    assert set(bad(listing)) == {"b.arrow"}
+    assert "takes more than 2,147,483,648 bytes of memory to read. Write smaller row groups" in bad(listing)["b.arrow"]

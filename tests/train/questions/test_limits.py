@@ -1,15 +1,17 @@
 """Hostile questions files, in each layout, end in words and in little time; good questions beside them stay."""
 
+import copy
 import json
 import os
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from theworld.pipeline.errors import QuestionError
 from theworld.pipeline.files import limits
-from theworld.train.questions.record import read_question_file
+from theworld.train.questions.record import Question, read_question_file
 
 GOOD = {"image": "a.png", "question": "where?", "answer": "left"}
 
@@ -80,6 +82,94 @@ def test_a_folder_of_simulations_with_bad_results(tmp_path: Path) -> None:
     found = read_question_file(tmp_path)
     assert [(question.id, question.image) for question in found.questions] == [("sim_1", "sim_1_initial.png")]
     assert len(found.bad) == 3
+
+
+def test_the_turns_of_a_conversation_are_held_once(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "?" * 500}, {"from": "gpt", "value": "!" * 500}] * limits.MAX_TURNS
+    row = json.dumps({"image": "a.png", "conversations": turns})
+    (tmp_path / "l.json").write_text(f"[{', '.join([row] * 20)}]")
+    tracemalloc.start()
+    try:
+        questions = read_question_file(tmp_path / "l.json").questions
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(questions) == 20 * limits.MAX_TURNS
+    assert questions[99].before == (("?" * 500, "!" * 500),) * 99
+    size = (tmp_path / "l.json").stat().st_size
+    assert held < 3 * size
+    assert peak < 6 * size
+
+
+def test_earlier_turns_are_as_a_tuple_of_pairs_is(tmp_path: Path) -> None:
+    turns = [
+        {"from": role, "value": text} for role, text in (("human", "a"), ("gpt", "b"), ("human", "c"), ("gpt", "d"))
+    ]
+    (tmp_path / "l.json").write_text(json.dumps([{"id": "x", "image": "a.png", "conversations": turns}]))
+    first, second = read_question_file(tmp_path / "l.json").questions
+    written = Question(id="x.2", image="a.png", question="c", answer="d", before=(("a", "b"),))
+    assert second == written
+    assert hash(second) == hash(written)
+    assert copy.deepcopy(second) == second
+    assert second.model_dump(mode="json", exclude_defaults=True)["before"] == [["a", "b"]]
+    assert "before" not in first.model_dump(mode="json", exclude_defaults=True)
+    turns[3]["value"] = "\ud800"
+    (tmp_path / "l.json").write_text(json.dumps([{"image": "a.png", "conversations": turns}]))
+    [bad] = read_question_file(tmp_path / "l.json").bad
+    assert "not Unicode text" in bad.problem
+
+
+@pytest.mark.parametrize("layout", ["q.jsonl", "q.json", "q.csv", "q.parquet"])
+def test_questions_beyond_the_limit_are_refused_in_words(
+    tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [GOOD] * 4
+    if layout == "q.parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(
+            pytest.importorskip("pyarrow").Table.from_pylist(rows), tmp_path / layout
+        )
+    elif layout == "q.csv":
+        (tmp_path / layout).write_text("image,question,answer\n" + "a.png,where?,left\n" * 4)
+    else:
+        text = json.dumps(rows) if layout == "q.json" else "\n".join(map(json.dumps, rows))
+        (tmp_path / layout).write_text(text)
+    assert len(read_question_file(tmp_path / layout).questions) == 4
+    monkeypatch.setattr(limits, "MAX_QUESTIONS", 3)
+    with pytest.raises(QuestionError, match=r"has more than 3 questions\. Split it into several files"):
+        read_question_file(tmp_path / layout)
+
+
+@pytest.mark.parametrize("name", ["sim_1_results_{}.png", "sim_{}_results.json", "t{}.parquet"])
+def test_a_folder_of_too_many_files_is_refused_in_words(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_QUESTION_FILES", 3)
+    if name.endswith(".png"):
+        (tmp_path / "sim_1_results.json").write_text('{"finalBucket": 2}')
+    for number in range(4):
+        (tmp_path / name.format(number)).touch()
+    with pytest.raises(QuestionError, match="holds more than 3 files"):
+        read_question_file(tmp_path)
+
+
+def test_links_to_tables_are_followed_and_special_files_are_not(tmp_path: Path) -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    blob, folder = tmp_path / "hub" / "blobs" / "0f", tmp_path / "hub" / "snapshots" / "c0"
+    blob.parent.mkdir(parents=True)
+    (folder / "data").mkdir(parents=True)
+    parquet.write_table(pa.Table.from_pylist([GOOD]), blob)
+    (folder / "data" / "train-0.parquet").symlink_to("../../../blobs/0f")
+    parquet.write_table(pa.Table.from_pylist([GOOD]), tmp_path / "mine.parquet")
+    (folder / "mine.parquet").symlink_to(tmp_path / "mine.parquet")
+    assert len(read_question_file(folder).questions) == 2
+    for target in ("pipe.parquet", "/dev/zero"):
+        if target == "pipe.parquet":
+            os.mkfifo(folder / target)
+        else:
+            (folder / "zero.parquet").symlink_to(target)
+        with pytest.raises(QuestionError, match=r"\.parquet is not a regular file"):
+            read_question_file(folder)
+        (folder / "pipe.parquet").unlink(missing_ok=True)
 
 
 def test_a_pipe_is_no_questions_file(tmp_path: Path) -> None:
