@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Annotated, Any, overload
+from typing import TYPE_CHECKING, Annotated, Any, overload
 
-from pydantic import Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import Field, PlainSerializer, WrapValidator
 
 Turn = tuple[str, str]
 """A question and its answer."""
@@ -49,19 +48,13 @@ class Turns(Sequence[Turn]):
         return repr(tuple(self))
 
 
-class _Shared:
-    """Makes pydantic take what a tuple of pairs of texts takes, as `Turns`; and `Turns` without a look inside."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def take(value: Any, check: Callable[[Any], tuple[Turn, ...]]) -> Turns:
-            return value if isinstance(value, Turns) else Turns(check(value))
-
-        return core_schema.no_info_wrap_validator_function(
-            take,
-            handler.generate_schema(_Given),
-            serialization=core_schema.plain_serializer_function_ser_schema(tuple),
-        )
+def _share(value: Any, check: Callable[[Any], tuple[Turn, ...]]) -> Turns:
+    """What a tuple of pairs of texts takes, as `Turns`; and `Turns` without a look inside."""
+    return value if isinstance(value, Turns) else Turns(check(value))
 
 
-EarlierTurns = Annotated[Sequence[Turn], _Shared()]
-"""A field of a pydantic model."""
+if TYPE_CHECKING:
+    EarlierTurns = Sequence[Turn]
+else:
+    EarlierTurns = Annotated[_Given, WrapValidator(_share), PlainSerializer(tuple)]
+    """A field of a pydantic model."""
