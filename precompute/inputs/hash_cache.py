@@ -147,7 +147,7 @@ class _Table:
         count = len(self.states)
         self._mask = (1 << max(12, (2 * count).bit_length())) - 1
         slots = np.zeros(self._mask + 1, np.uint32)
-        wanted = (np.frombuffer(bytes(self.stamps), "<u8")[::2] & np.uint64(self._mask)).astype(np.uint32)
+        wanted = (np.frombuffer(self.stamps, "<u8")[::2] & np.uint64(self._mask)).astype(np.uint32)
         places = np.arange(1, count + 1, dtype=np.uint32)
         while len(places):  # of those that want a free slot one gets it; all others try the next
             is_free = slots[wanted] == 0
