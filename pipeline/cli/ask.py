@@ -44,7 +44,7 @@ def ask(
     progress, where = Progress.on_stderr(quiet=quiet), options.device_name(device)
     loaded = load_run(run, device=where)
     rollout = LazyRollout(loaded.meta.recipe, image, world=world, device=where, progress=progress)
-    done = answer_live(
+    live = answer_live(
         loaded,
         rollout.see,
         question,
@@ -55,21 +55,21 @@ def ask(
         image=image,
         progress=progress,
     )
-    answer = done.answer
+    answer = live.answer
     if preview is not None:
         from ...precompute.preview.answer_cards import save_answer
 
         answers = [(r.choice, r.probability) for r in answer.ranked] or [(answer.text, None)]
-        save_answer(rollout.viewer, image, done.latents, question, answers, preview)
+        save_answer(rollout.viewer, image, live.latents, question, answers, preview)
     if as_json:
         ranked = [{"choice": r.choice, "probability": r.probability} for r in answer.ranked]
-        facts = {"answer": answer.text, "ranked": ranked, "steps": done.steps, "why": done.why}
+        facts = {"answer": answer.text, "ranked": ranked, "steps": live.steps, "why": live.why}
         print_json(facts)
         return
-    if done.why is not None:
-        progress.say(f"rollout steps read: {done.steps}, for {done.why}")
+    if live.why is not None:
+        progress.say(f"rollout steps read: {live.steps}, for {live.why}")
     if not quiet and sys.stderr.isatty():
-        rollout.viewer.show(done.latents, sys.stderr)
+        rollout.viewer.show(live.latents, sys.stderr)
     print_lines(answer.text)
     for ranked in answer.ranked:
         progress.say(f"  {ranked.probability:6.1%}  {ranked.choice}")

@@ -121,8 +121,8 @@ def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
         attempts = f"{row.attempts} attempt{'s' * (row.attempts != 1)}"
         print_lines(f"{row.reason:<10}  {row.source}  ({attempts})  {row.message}")
     reasons = Counter(row.reason for row in rows)
-    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    print_lines(f"{opened.path}: {len(rows)} inputs without a latent{f': {told}' if rows else ''}", err=True)
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    print_lines(f"{opened.path}: {len(rows)} inputs without a latent{f': {counts}' if rows else ''}", err=True)
 
 
 @cache_app.command(example="theworld cache verify latents --read")
@@ -151,26 +151,29 @@ def verify(
     from ..store.folder import resolve_store
     from ..store.verify import verify as run_verify
 
-    asked: dict[str, Any] = {"images": images, "seed": seed, "tolerance": tolerance, "world": world, "device": device}
-    if recompute is None and (stray := [name for name, value in asked.items() if value is not None]):
+    of_audit: dict[str, Any] = {"images": images, "seed": seed, "tolerance": tolerance, "world": world}
+    of_audit["device"] = device
+    if recompute is None and (stray := [name for name, value in of_audit.items() if value is not None]):
         raise ConfigError(f"--{stray[0]} belongs to an audit: add --recompute N")
-    found = run_verify(
+    verified = run_verify(
         resolve_store(store),
         level="deep" if deep else "read" if read else "names",
         sample=_part(sample),
         progress=Progress.on_stderr(quiet=quiet),
     )
-    audited = None if recompute is None or found.damage else audit_store(found.store, recompute, quiet=quiet, **asked)
+    audited = None
+    if recompute is not None and not verified.damage:
+        audited = audit_store(verified.store, recompute, quiet=quiet, **of_audit)
     if as_json:
         audit: dict[str, Any] = {} if recompute is None else {"audit": None if audited is None else audited.to_json()}
-        print_json({**found.to_json(), **audit})
+        print_json({**verified.to_json(), **audit})
     else:
-        print_lines(*found.lines())
+        print_lines(*verified.lines())
         if audited is not None:
             print_lines(*audited.lines())
         if recompute is not None and audited is None:
-            print_lines("nothing was made again: what is damaged comes first")
-    if found.damage or (audited is not None and audited.different):
+            print_lines("nothing was recomputed: repair the damage first, with `theworld cache repair STORE --apply`")
+    if verified.damage or (audited is not None and audited.different):
         raise typer.Exit(1)
 
 
@@ -188,24 +191,24 @@ def repair(
     from ..store.repair import repair as run_repair
 
     path = resolve_store(store)
-    done = run_repair(path, apply=apply, level="deep" if deep else "read", progress=Progress.on_stderr(quiet=quiet))
-    moved = [str(file) for file in done.moved]
+    repaired = run_repair(path, apply=apply, level="deep" if deep else "read", progress=Progress.on_stderr(quiet=quiet))
+    moved = [str(file) for file in repaired.moved]
     if as_json:
         print_json({"store": str(path), "applied": apply, "moved": moved})
     else:
-        for finding in done.verification.damage:
+        for finding in repaired.verification.damage:
             print_lines(f"DAMAGE: {finding.message}")
         for file in moved:
             print_lines(f"{'moved' if apply else 'would move'} {file} to {path / 'lost+found'}", paths=True)
-        if not done.verification.damage:
+        if not repaired.verification.damage:
             print_lines(f"{path}: no damage", paths=True)
-        elif apply and any(finding.shard is not None for finding in done.verification.damage):
+        elif apply and any(finding.shard is not None for finding in repaired.verification.damage):
             print_lines(
                 f"{path}: run `theworld precompute` with the same flags to make again what is missing", paths=True
             )
         elif moved and not apply:
             print_lines("nothing was changed; --apply moves these files")
-    if done.verification.damage and (not apply or done.unhealed):
+    if repaired.verification.damage and (not apply or repaired.unhealed):
         raise typer.Exit(1)
 
 
@@ -306,14 +309,14 @@ def export(
     if format not in (None, "zarr", "webdataset"):
         raise ConfigError(f"--format must be zarr or webdataset, got {format!r}")
     source = _open(store, tolerate_damage=True)
-    wanted = read_keys(keys) if keys else None
+    selected = read_keys(keys) if keys else None
     if match is not None:
         matching = set(keys_of_sources(source, match))
-        wanted = [key for key in (source.keys if wanted is None else wanted) if key in matching]
-    if wanted == []:
+        selected = [key for key in (source.keys if selected is None else selected) if key in matching]
+    if selected == []:
         raise ConfigError("no key is left to export: --keys is empty, or none of them matches --match")
     target, copied = run_export(
-        source, cache, format=format, keys=wanted, shard_size=shard_size, progress=Progress.on_stderr(quiet=quiet)
+        source, cache, format=format, keys=selected, shard_size=shard_size, progress=Progress.on_stderr(quiet=quiet)
     )
     _report_copies(target.path, [copied], source.damage, as_json)
 

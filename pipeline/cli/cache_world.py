@@ -14,7 +14,7 @@ from .options import Device, ImagesOfStore, Json, MovedWorld, Quiet, Store, devi
 
 def preview(
     store: Store = DEFAULT_CACHE,
-    wanted: Annotated[
+    inputs: Annotated[
         list[str] | None, typer.Argument(help="Keys, names or files of inputs. (default: --samples of them)")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, max=64, help="Random samples to draw, if none are named.")] = 8,
@@ -37,10 +37,10 @@ def preview(
     from ..store.folder import open_store
 
     progress = Progress.on_stderr(quiet=quiet)
-    done = run_preview(
+    drawn = run_preview(
         open_store(store, tolerate_damage=True),
         out,
-        wanted=wanted or (),
+        wanted=inputs or (),
         samples=samples,
         seed=seed,
         steps=steps,
@@ -51,12 +51,12 @@ def preview(
         device=device_name(device),
         progress=progress,
     )
-    for note in done.notes:
+    for note in drawn.notes:
         progress.warn(note)
     if as_json:
-        print_json(done.to_json())
+        print_json(drawn.to_json())
     else:
-        print_lines(*map(str, done.files), paths=True)
+        print_lines(*map(str, drawn.files), paths=True)
 
 
 def audit_store(

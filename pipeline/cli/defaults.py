@@ -29,9 +29,9 @@ def own_questions(store: Path) -> Path:
     from ..store.folder import find_stores, resolve_store
 
     for cache in (store, store.parent):
-        found = cache / "scenes" / "questions.jsonl"
-        if found.is_file():
-            return found
+        questions = cache / "scenes" / "questions.jsonl"
+        if questions.is_file():
+            return questions
     if not find_stores(store):
         resolve_store(store)  # raises where this is none, which comes first
     raise ConfigError(

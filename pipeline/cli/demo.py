@@ -59,24 +59,23 @@ def demo(
         progress.say(f"3/4  a reader of {steps} future frames")
         runs.append(_trained(out, store, questions, steps, train_steps, where, progress))
     progress.say("4/4  the test scenes' questions, and the controls")
-    done: list[Evaluation] = []
-    for run, shown in zip(runs, ([None, *_CONTROLS], [None]), strict=True):
-        done += evaluate_shown(run, shown, device=where, progress=progress)
+    evaluations: list[Evaluation] = []
+    for run, arms in zip(runs, ([None, *_CONTROLS], [None]), strict=True):
+        evaluations += evaluate_shown(run, arms, device=where, progress=progress)
     page = write_page(
-        done,
+        evaluations,
         out / "index.html",
-        opening=[("What the world model foresees", _sheet_html(sheet))],
+        opening=[("The predicted future", _sheet_html(sheet))],
         closing=[("What making it took", _cost_html(made, store, runs)), ("What to try next", _next_html(out, runs))],
         device=where,
         progress=progress,
     )
     took = time.monotonic() - began
     if as_json:
-        evaluations = [evaluation.model_dump(mode="json") for evaluation in done]
-        told = {"page": str(page.resolve()), "seconds": round(took, 1), "evaluations": evaluations}
-        print_json(told)
+        dumped = [evaluation.model_dump(mode="json") for evaluation in evaluations]
+        print_json({"page": str(page.resolve()), "seconds": round(took, 1), "evaluations": dumped})
         return
-    for table in compare_evaluations(done):
+    for table in compare_evaluations(evaluations):
         print_result(table)
     print_lines(f"{took:.0f} s. Now open {page.resolve()}", paths=True)
 
@@ -96,7 +95,7 @@ def _contact_sheet(out: Path, store: LatentStore, device: DeviceName, progress: 
             images=scenes / "futures", kind="frames", steps=STEPS, cache=out / "true", in_process=True, device="cpu"
         )
     )
-    shown = preview(
+    drawn = preview(
         store,
         out / "preview",
         wanted=sorted(path.name for path in (scenes / "images").glob("*.png")),
@@ -105,7 +104,7 @@ def _contact_sheet(out: Path, store: LatentStore, device: DeviceName, progress: 
         device=device,
         progress=progress,
     )
-    return next(file for file in shown.files if file.suffix == ".png")
+    return next(file for file in drawn.files if file.suffix == ".png")
 
 
 def _trained(
@@ -125,7 +124,7 @@ def _trained(
 def _sheet_html(sheet: Path) -> Html:
     from ...train.pages.html import image, paragraph
 
-    alt = "Unseen scenes: the image, the predicted frames, and below them what truly happens"
+    alt = "Unseen scenes: the image, the predicted frames, and below them the true future"
     text = (
         "Scenes of the test split. In each row the image, then what the world model expects from it alone; below, "
         "the true future through the same autoencoder."
@@ -142,7 +141,7 @@ def _cost_html(made: Report, store: LatentStore, runs: list[Path]) -> Html:
     per_image = rollout_seconds(store)
     rows = [
         ("rollouts in the store", f"{len(store):,}, {format_bytes(size)}"),
-        ("seconds a rollout", "-" if per_image is None else f"{per_image:.2f} of one worker"),
+        ("seconds a rollout", "-" if per_image is None else f"{per_image:,.3g} of one worker"),
     ]
     if made.written:
         rows.append(("all rollouts", f"{made.work.seconds:.0f} s, made once"))

@@ -119,7 +119,7 @@ def _packages() -> Iterator[Row]:
         else:
             extra = str(requirement.marker).partition("extra == ")[2].strip("\"' ")
             extras.setdefault(extra, []).append(requirement.name)
-    wrong = [said for requirement in needed if (said := _wrong(requirement))]
+    wrong = [problem for requirement in needed if (problem := _wrong(requirement))]
     install = "install them: pip install -e . in the checkout, or make test"
     if wrong:
         yield Row("packages", "problem", "; ".join(wrong), install)
@@ -128,8 +128,8 @@ def _packages() -> Iterator[Row]:
         yield Row("packages", "ok", f"{len(needed)} as required: " + ", ".join(f"{n} {version(n)}" for n in named))
     there = [name for name, parts in extras.items() if name not in ("test", "dev") and not any(map(_missing, parts))]
     absent = [name for name in extras if name not in (*there, "test", "dev")]
-    found = f"{', '.join(sorted(there)) or 'none'}; not installed: {', '.join(sorted(absent)) or 'none'}"
-    yield Row("extras", "ok", found, f"{install_extra('NAME')}, where one is asked for" if absent else "")
+    installed = f"{', '.join(sorted(there)) or 'none'}; not installed: {', '.join(sorted(absent)) or 'none'}"
+    yield Row("extras", "ok", installed, f"{install_extra('NAME')}, where one is asked for" if absent else "")
 
 
 def _wrong(requirement: Requirement) -> str:
@@ -170,10 +170,10 @@ def _memory() -> Iterator[Row]:
     memory = psutil.virtual_memory()
     limit = _cgroup_limit()
     total = min(memory.total, limit or memory.total)
-    said = f"{format_bytes(memory.available)} of {format_bytes(total)} free"
-    said += " (a container's limit)" if limit else ""
+    room = f"{format_bytes(memory.available)} of {format_bytes(total)} free"
+    room += " (a container's limit)" if limit else ""
     little = memory.available < _LITTLE_MEMORY
-    yield Row("memory", "note" if little else "ok", said, "use fewer --workers" if little else "")
+    yield Row("memory", "note" if little else "ok", room, "use fewer --workers" if little else "")
     if sys.platform != "win32":
         import resource
 
@@ -199,8 +199,8 @@ def _disk(environment: Mapping[str, str]) -> Iterator[Row]:
         free = shutil.disk_usage(there).free
         writable = os.access(there, os.W_OK)
         state: State = "ok" if writable and free > _LITTLE_DISK else "note"
-        said = f"{format_bytes(free)} free for {folder}" if writable else f"{folder} cannot be written"
-        yield Row(f"disk, {what}", state, said, "" if state == "ok" else "name another folder, or make room")
+        room = f"{format_bytes(free)} free for {folder}" if writable else f"{folder} cannot be written"
+        yield Row(f"disk, {what}", state, room, "" if state == "ok" else "name another folder, or make room")
 
 
 def _hub(environment: Mapping[str, str]) -> Iterator[Row]:
@@ -234,8 +234,8 @@ def _sockets() -> Iterator[Row]:
         yield Row("sockets", "problem", f"Ray needs them on loopback and as files: {error}", "use --in-process")
         return
     long = len(os.fsencode(tempfile.gettempdir())) > _LONG_TEMP
-    said = f"loopback and {tempfile.gettempdir()}" + (", which is long for Ray: it uses /tmp" if long else "")
-    yield Row("sockets", "ok", said)
+    sockets = f"loopback and {tempfile.gettempdir()}" + (", which is long for Ray: it uses /tmp" if long else "")
+    yield Row("sockets", "ok", sockets)
 
 
 def _guard() -> Iterator[Row]:

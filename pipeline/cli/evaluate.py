@@ -113,7 +113,7 @@ def evaluate(
 
 
 def write_page(
-    done: list[Evaluation],
+    evaluations: list[Evaluation],
     path: Path,
     *,
     store: Path | None = None,
@@ -134,19 +134,19 @@ def write_page(
     from ...train.runs.meta import read_meta
     from ..store.folder import open_store
 
-    place = images or folder_of(Path(done[0].questions))
+    place = images or folder_of(Path(evaluations[0].questions))
     drawn: dict[str, AnswerPictures] = {}  # by run: each from its own store, the same image being another future there
 
     def draw(example: ReportExample) -> bytes | None:
-        told, run = example.prediction, example.run.run
+        answer, run = example.prediction, example.run.run
         if run not in drawn:
-            own = open_store(store or Path(read_meta(Path(run)).store.path))
-            drawn[run] = AnswerPictures(own, place, world=world, device=device)
-        ranked = sorted(zip(told.probabilities, told.choices or (), strict=False), reverse=True)
-        answers = [(choice, share) for share, choice in ranked] or [(told.predicted, None)]
-        return drawn[run].draw(told.key, told.image, told.question, answers, steps=example.run.steps)
+            store_read = open_store(store or Path(read_meta(Path(run)).store.path))
+            drawn[run] = AnswerPictures(store_read, place, world=world, device=device)
+        ranked = sorted(zip(answer.probabilities, answer.choices or (), strict=False), reverse=True)
+        answers = [(choice, share) for share, choice in ranked] or [(answer.predicted, None)]
+        return drawn[run].draw(answer.key, answer.image, answer.question, answers, steps=example.run.steps)
 
-    page = write_run_report(done, path, draw=draw, **around)
+    page = write_run_report(evaluations, path, draw=draw, **around)
     for note in dict.fromkeys(note for pictures in drawn.values() for note in pictures.notes):
         progress.warn(note)
     return page

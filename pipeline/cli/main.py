@@ -82,8 +82,8 @@ def main() -> None:
         sys.exit(1)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(typed: bool) -> None:
+    if typed:
         from ..progress import print_lines
 
         print_lines(f"theworld {version('theworld')}")

@@ -22,7 +22,7 @@ from .settings import help_of
 # --- what holds for every command
 
 
-_PLACES = frozenset({"world", "lm", "wanted"})
+_PLACES = frozenset({"world", "lm", "inputs"})
 """Options of text that may name a folder; all others of text are no places."""
 
 
@@ -84,12 +84,12 @@ class Commands(typer.Typer):
 # --- what most commands take
 
 
-def _quiet_libraries(wanted: bool) -> bool:
+def _quiet_libraries(quiet: bool) -> bool:
     """Downloads draw bars of their own; their libraries ask the environment once, when they are imported."""
-    if wanted:
+    if quiet:
         for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
             os.environ.setdefault(name, "1")
-    return wanted
+    return quiet
 
 
 def _known_device(name: str | None) -> str | None:
@@ -103,9 +103,9 @@ def device_option(panel: str | None = None) -> Any:
     return typer.Option(callback=_known_device, help="auto, cpu or cuda. (default: auto)", rich_help_panel=panel)
 
 
-def device_name(given: str | None) -> Any:
+def device_name(typed: str | None) -> Any:
     """A `DeviceName` of what was typed."""
-    return given or "auto"
+    return typed or "auto"
 
 
 def config_option(panel: str | None = None) -> Any:

@@ -126,8 +126,8 @@ def _read_rollouts(store: LatentStore, scenes: Path, out: Path, progress: Progre
 
     path = out / "outcomes.json"
     if not path.exists():
-        known = rollout_outcomes(store, scenes, progress=progress)
-        replace(out, path, f"{json.dumps(known, indent=0)}\n".encode())
+        outcomes = rollout_outcomes(store, scenes, progress=progress)
+        replace(out, path, f"{json.dumps(outcomes, indent=0)}\n".encode())
     return path
 
 

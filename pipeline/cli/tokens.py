@@ -59,15 +59,15 @@ def tokens(
     columns, room = _numbers(steps), find_context_limits(lm)
     its = find_dimensions(world)
     height, width = _cells(size or f"{its.height}x{its.width}", its.spatial_stride)
-    given = {name: value for name, value in typed.items() if value is not None}
+    typed_settings = {name: value for name, value in typed.items() if value is not None}
     if layout is None:
-        if given:
-            stray = next(iter(given)).replace("_", "-")
+        if typed_settings:
+            stray = next(iter(typed_settings)).replace("_", "-")
             raise ConfigError(f"--{stray} belongs to one layout: name it, as in --layout patch --{stray} …")
         layouts = list(usual_layouts(height, width))
     else:
         usual: dict[str, Any] = {"name": layout, "patch": PATCH, "pool_steps": POOL_STEPS.get(layout, 1)}
-        layouts = [TokenLayout(**usual | given)]
+        layouts = [TokenLayout(**usual | typed_settings)]
         layouts[0].grid(height, width)
     cells = (its.channels, height, width)
     budgets = [
@@ -96,12 +96,12 @@ def _print(layouts: list[TokenLayout], columns: list[int], budgets: list[list[An
         table.add_column(f"steps {k}", justify="right")
     marks: set[str] = set()
     for one, row in zip(layouts, budgets, strict=True):
-        shown: list[str] = []
+        counts: list[str] = []
         for budget in row:
             mark = "" if budget.fits and not budget.beyond_window else "~" if budget.fits else "!"
             marks.add(mark)
-            shown.append(f"{budget.world_tokens:,}{mark}")
-        table.add_row(one.describe(), f"{one.numbers(channels, height, width)}", *shown)
+            counts.append(f"{budget.world_tokens:,}{mark}")
+        table.add_row(one.describe(), f"{one.numbers(channels, height, width)}", *counts)
     print_result(table)
     if "!" in marks:
         print_lines(f"! beyond the {room.context:,} tokens {room.source} attends to, with {text} of text: refused")

@@ -184,7 +184,7 @@ def answer_picture(
     if len(tiles) > 1:
         draw_arrow(draw, _MARGIN + side[0] + 8, top + _TILE // 2)
         left = _MARGIN + step + first_gap
-        draw.text((left, _MARGIN - 2), "what the world model foresees", fill=ACCENT, font=small, anchor="ls")
+        draw.text((left, _MARGIN - 2), "predicted future", fill=ACCENT, font=small, anchor="ls")
     _write(draw, (_MARGIN, text_top), question, INK)
     for number, (answer, probability) in enumerate(answers):
         y = text_top + 34 + 28 * number

@@ -54,12 +54,12 @@ class Words:
     """A second, softer line."""
     columns: Sequence[tuple[int, str]]
     """The frames a sheet shows, by number, and the label of each."""
-    foreseen_from: int | None
+    predicted_from: int | None
     """The first frame that is a prediction; None where none is."""
 
     def ink(self, frame: int) -> tuple[int, int, int]:
         """Of what is said of a frame."""
-        return INK if self.foreseen_from is None or frame < self.foreseen_from else ACCENT
+        return INK if self.predicted_from is None or frame < self.predicted_from else ACCENT
 
 
 def draw_sheet(rows: Sequence[Row], words: Words) -> Image.Image:
@@ -91,7 +91,7 @@ def draw_sheet(rows: Sequence[Row], words: Words) -> Image.Image:
             draw_arrow(draw, lefts[observed_count - 1] + side[0] + 5, y + side[1] // 2)
         if row.true is not None:
             at = (_MARGIN + _NAMES - 10, y + side[1] + _GAP + side[1] // 2)
-            draw.text(at, "what truly came", fill=TRUE, font=font(13), anchor="rm")
+            draw.text(at, "true future", fill=TRUE, font=font(13), anchor="rm")
         y += row_height
     return picture
 
@@ -123,8 +123,8 @@ def draw_animation(rows: Sequence[Row], words: Words, labels: Sequence[str]) -> 
     places = [(_MARGIN + n * (cell[0] + _ROW_GAP), top + line * (cell[1] + _ROW_GAP)) for line, n in grid]
     _line(draw, (_MARGIN, 26), words.title, INK, 15, canvas.width - 150)
     if truths:
-        draw.text((_MARGIN, 68), "foreseen", fill=ACCENT, font=font(14), anchor="ls")
-        draw.text((_MARGIN + side[0] + _GAP, 68), "what truly came", fill=TRUE, font=font(14), anchor="ls")
+        draw.text((_MARGIN, 68), "predicted future", fill=ACCENT, font=font(14), anchor="ls")
+        draw.text((_MARGIN + side[0] + _GAP, 68), "true future", fill=TRUE, font=font(14), anchor="ls")
     for row, (x, y) in zip(rows, places, strict=True):
         _line(draw, (x, y + side[1] + 15), row.name, SOFT, 13, cell[0])
     frames: list[Image.Image] = []
@@ -198,7 +198,7 @@ def _name(draw: ImageDraw.ImageDraw, row: Row, y: int, height: int, words: Words
         draw.text((_MARGIN, y + 13 + 17 * number), line, fill=INK, font=font_for(row.name, 14), anchor="ls")
     at = y + 13 + 17 * len(lines)
     draw.text((_MARGIN, at), row.key[:12], fill=SOFT, font=font(12), anchor="ls")
-    if row.source is None and words.foreseen_from is not None:
+    if row.source is None and words.predicted_from is not None:
         draw.text((_MARGIN, at + 16), "first frame as decoded", fill=SOFT, font=font(12), anchor="ls")
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 INK, SOFT, ACCENT, PALE, TRUE = (28, 28, 30), (120, 120, 124), (118, 185, 0), (228, 228, 230), (40, 110, 190)
-"""What is seen or said, asides, what is foreseen, empty space, what truly came."""
+"""The observed frame and text, asides, the predicted future, empty space, the true future."""
 SMALLEST_SIDE, LARGEST_SIDE = 96, 192
 """Pixels of a tile's shorter side at least, else of its longer side at most."""
 
@@ -55,7 +55,7 @@ def tile(pixels: NDArray[np.uint8], side: tuple[int, int]) -> Image.Image:
 
 
 def draw_arrow(draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
-    """From what is seen to what is foreseen; 24 pixels wide, around height y."""
+    """From the observed frame to the predicted future; 24 pixels wide, around height y."""
     draw.line((x, y, x + 16, y), fill=ACCENT, width=3)
     draw.polygon([(x + 14, y - 7), (x + 24, y), (x + 14, y + 7)], fill=ACCENT)
 

@@ -148,7 +148,7 @@ def _words(store: LatentStore, decoder: LatentDecoder, labels: Sequence[str], se
         title=store.path.name,
         about=f"{recipe.kind} by {decoder.name}, {recipe.height}x{recipe.width}, {steps}; {selection}",
         columns=[(frames_per_latent * t, labels[t]) for t in columns],
-        foreseen_from=recipe.traits.first_predicted_frame(recipe),
+        predicted_from=recipe.traits.first_predicted_frame(recipe),
     )
 
 

@@ -1,4 +1,4 @@
-"""Check whether each rollout in a store ends as its scene truly does, and draw both as strips of frames."""
+"""Check whether each rollout in a store ends as its true scene does, and draw both as strips of frames."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ZOOM, _GAP, _LINE, _FONT = 2, 2, 20, 15
 def rollout_outcomes(
     store: LatentStore, folder: Path, *, splits: Sequence[str] = ("test", "ood"), progress: Progress | None = None
 ) -> dict[str, bool]:
-    """Scene -> whether its rollout, decoded and read by the fixed parser, ends as the scene truly does.
+    """Scene -> whether its rollout, decoded and read by the fixed parser, ends as the true scene does.
 
     Args:
         store: rollouts of the worldlet over the scenes' whole length.

@@ -23,7 +23,7 @@ def test_the_demo_ends_with_a_page_and_goes_on_where_it_was_cut(
     page = (tmp_path / "demo" / "index.html").read_text()
     assert str(tmp_path / "demo" / "index.html") in first.output.replace("\n", "")
     heads = re.findall(r"<h2>(.*?)</h2>", page)
-    assert heads[0] == "What the world model foresees"
+    assert heads[0] == "The predicted future"
     assert heads[-2:] == ["What to try next", "Setup"]
     assert {"Accuracy by question type", "Ablations", "What making it took"} <= set(heads)
     for words in ("rollouts in the store", "steps8", "steps0", "shuffled", "frozen", "noise", "theworld ask demo/"):

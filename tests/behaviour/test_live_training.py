@@ -135,7 +135,7 @@ def test_both_live_paths_give_the_latents_of_the_store_in_its_dtype(house: House
     assert torch.equal(from_images, stored)
 
 
-def test_the_commands_train_live_and_show_in_a_page_what_was_foreseen(house: House) -> None:
+def test_the_commands_train_live_and_show_the_predicted_future_in_a_page(house: House) -> None:
     def theworld(*words: object) -> str:
         result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "160"})
         assert result.exit_code == 0, (result.output, result.exception)

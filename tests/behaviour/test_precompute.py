@@ -144,7 +144,7 @@ def test_shards_are_numbered_by_the_plan_whoever_finishes_first(
     assert zarr.open(report.store, mode="r")["latents"].shape[0] == 10
 
 
-def test_a_full_disk_is_foreseen_in_words_and_not_refused(
+def test_a_full_disk_is_announced_and_not_refused(
     tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(outlook, "_free_bytes", lambda _: 10)

@@ -197,7 +197,7 @@ def compare_policies(
     if (note := _never_read(lengths, trained_steps)) is not None:
         notes.append(note)
     if held_out is None:
-        notes.append(f"no gates: {calibration}")
+        notes.append(f"no gates were learned: {calibration}")
 
     rule_steps = test.by_rule(rule, all_steps)
     picks: list[tuple[str, Steps, Gate | None]] = [
@@ -257,7 +257,7 @@ def _never_read(lengths: Sequence[int], trained: Sequence[int]) -> str | None:
         return None
     return (
         f"this reader never read {', '.join(map(str, untrained))} steps in training, so it answers worse there than "
-        f"one that did: train with --steps {','.join(map(str, sorted({*lengths, *trained})))}"
+        f"a reader that did. To compare fairly, train with --steps {','.join(map(str, sorted({*lengths, *trained})))}"
     )
 
 
@@ -330,7 +330,7 @@ def _calibration_split(
     has_validation = split != "validation" and any(question.split == "validation" for question in questions)
     name = requested or ("validation" if has_validation else "train")
     if split is None or name == split:
-        return (), "the split asked leaves no questions that were neither asked nor learned from"
+        return (), "every question is in the split that is evaluated, or was used in training"
     try:
         split_questions = select_split(questions, name, file)
     except QuestionError:
@@ -344,13 +344,13 @@ def _calibration_split(
         if (trusted if training_scenes is None else question.scene_id not in training_scenes)
     )
     if not chosen:
-        reason = f"no scenes of split '{name}' are known not to have been learned from"
+        reason = f"the training used (or may have used) all scenes of split '{name}', none is left to calibrate on"
         if requested is not None:
-            raise ConfigError(f"--calibrate {name}: {reason}. Name another split, or train with fewer labels")
-        return (), f"{reason}. Name a split with --calibrate, or train with fewer labels"
+            raise ConfigError(f"--calibrate {name}: {reason}. Name another split, or train with --labels N on fewer scenes")
+        return (), f"{reason}. Name a split with --calibrate, or train with --labels N on fewer scenes"
     label = f"split {name}"
     if len(chosen) < len(split_questions):
-        label = f"{len({question.scene_id for question in chosen})} scenes of {label} that were not learned from"
+        label = f"{len({question.scene_id for question in chosen})} scenes of {label} that the training did not use"
     scenes = list(dict.fromkeys(question.scene_id for question in chosen))
     if len(scenes) > CALIBRATION:
         sampled_scenes = {scenes[n * len(scenes) // CALIBRATION] for n in range(CALIBRATION)}

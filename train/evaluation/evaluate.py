@@ -133,7 +133,7 @@ def evaluate_shown(
         batch_size: rows (a question, or one of its choices) at a time; changes speed only.
         futures: a store of true futures, for the arm `true`; by default the one it was trained with.
         lm: where the base language model lies now, if it has moved.
-        outcomes: scene -> whether its rollout ends as the scene truly does.
+        outcomes: scene -> whether its rollout ends as the true scene does.
         generate: also generate answers to the questions that have choices; doubles the time.
         max_bad: how many wrong rows, questions without latents and questions that are too long may be left out with a
             warning, of each; by default as many as in training.
@@ -260,7 +260,7 @@ def rollout_seconds(store: LatentStore) -> float | None:
         for origin in origins_of(record):
             if origin.work_seconds is not None:
                 rows, seconds = rows + origin.rows, seconds + origin.work_seconds
-    return round(seconds / rows, 4) if rows else None
+    return float(f"{seconds / rows:.4g}") if rows else None  # not to 4 decimals: small worlds take less
 
 
 def _without_none(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -380,7 +380,9 @@ def _table(evaluations: Sequence[Evaluation]) -> Table:
     if any(evaluation.left_out for evaluation in evaluations):
         more["questions left out"] = [evaluation.left_out for evaluation in evaluations]
     more["world tokens"] = [evaluation.world_tokens for evaluation in evaluations]
-    more["rollout seconds per image"] = [evaluation.rollout_seconds for evaluation in evaluations]
+    more["rollout seconds per image"] = [
+        None if e.rollout_seconds is None else f"{e.rollout_seconds:,.4g}" for e in evaluations
+    ]
     for name, figures in more.items():
         if any(figure is not None for figure in figures):
             table.add_row(name, *("-" if figure is None else str(figure) for figure in figures))

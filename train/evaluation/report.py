@@ -23,7 +23,7 @@ _TYPES_SHOWN = 6  # histograms; more would not be read
 
 @dataclass(frozen=True, slots=True)
 class ReportExample:
-    """A question shown with what was said to it."""
+    """A question, and the answers of the runs."""
 
     heading: str
     prediction: Prediction
@@ -92,7 +92,7 @@ def name_of(evaluation: Evaluation) -> str:
 
 def _summary(runs: Named) -> Html:
     first = runs[0][1]
-    lines: list[str | Html] = [f"{name}: {_percent(e.overall)} of all questions answered correctly" for name, e in runs]
+    lines: list[str | Html] = [f"{name}: {_correct(e)}" for name, e in runs]
     alarm = '<span class="alarm">{{ name }}</span>: {{ text }}'
     lines += [render(alarm, name=name, text=text) for name, e in runs for text in e.alarms]
     lines += [
@@ -113,6 +113,13 @@ def _summary(runs: Named) -> Html:
         "list of choices, and compared without case, punctuation and articles. Brackets hold the 95 % interval "
         "(Wilson), computed as if questions were independent."
     )
+
+
+def _correct(e: Evaluation) -> str:
+    """By type where there are few: one figure over all would hide that the types differ."""
+    if len(e.by_type) > _TYPES_SHOWN:
+        return f"{_percent(e.overall)} correct, all {len(e.by_type)} question types together"
+    return "; ".join(f"{kind} {_percent(score)} correct" for kind, score in sorted(e.by_type.items(), reverse=True))
 
 
 def _accuracy(runs: Named) -> Html:

@@ -62,7 +62,7 @@ class Question(BaseModel):
     scene: _Text | None = None
     """What the image shows; several questions share it. The image where the file names none."""
     future: _Text | None = None
-    """Video of what truly happened: a path relative to the questions file, or the source name precompute recorded."""
+    """Video of the true future: a path relative to the questions file, or the source name precompute recorded."""
     family: _Text | None = None
     """Kind of scene; futures are only ever exchanged within one."""
     about: _Text | None = None

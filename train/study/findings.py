@@ -90,7 +90,7 @@ def find(study: Study, units: Sequence[UnitAnswers], *, outcomes: Mapping[str, b
 
     Args:
         units: all of the study's, from `run_study`.
-        outcomes: scene -> whether its rollout ends as the scene truly does; for H6 and the break-even curve.
+        outcomes: scene -> whether its rollout ends as the true scene does; for H6 and the break-even curve.
     """
     answers = Answers(study, units)
     facts: dict[str, Any] = read_json(study.out / "study.json", MAX_RESULT_BYTES)

@@ -43,7 +43,7 @@ def first_frames(clips: Clips) -> tuple[Tensor, list[str]]:
 
 
 def roll_out(world: CosmosWorld, clips: Clips, *, denoise_steps: int = 10, seed: int = 0) -> Tensor:
-    """Standardised latents (N, 16, 9, 8, 8) of the future that the world foresees from each clip's frame 0."""
+    """Standardised latents (N, 16, 9, 8, 8) of the future that the world predicts from each clip's frame 0."""
     pixels, keys = first_frames(clips)
     recipe = Recipe(world="figures", height=SIZE, width=SIZE, denoise_steps=denoise_steps, seed=seed)
     batches = range(0, len(keys), _BATCH)
@@ -80,7 +80,7 @@ def by_family(values: NDArray[Any], clips: Clips) -> dict[str, float]:
 
 
 def ball_errors(videos: Video, clips: Clips) -> dict[str, Any]:
-    """Distance of balls from where they truly are: median px per latent frame, and the share within 3 px at the end.
+    """Distance of balls from their true places: median px per latent frame, and the share within 3 px at the end.
 
     Also the share of them that can be seen in their colour in the last frame.
     """

@@ -235,7 +235,7 @@ def test_flags_of_an_audit_without_one_and_damage_before_it_are_said(made: Made)
     payload.write_bytes(payload.read_bytes()[:-1])
     code, out, _ = theworld("verify", made.store.path, "--recompute", 1, "--images", made.images)
     assert code == 1
-    assert "nothing was made again" in out
+    assert "nothing was recomputed" in out
 
 
 def test_what_lies_in_tars_is_found_there_again(made: Made, tmp_path: Path) -> None:

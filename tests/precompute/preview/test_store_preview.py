@@ -170,13 +170,13 @@ def test_any_name_and_any_number_of_rows_can_be_drawn() -> None:
     frames = np.zeros((9, 480, 832, 3), np.uint8)
     names = ["photo.png", "Äpfel/ß→中.png", "\udcff\x07.png", "x" * 300, ""]
     rows = [Row(name=name, key="0" * 32, frames=frames, true=frames if n % 2 else None) for n, name in enumerate(names)]
-    words = Words(title="t" * 400, about="a", columns=[(0, "now"), (4, "+1.00 s"), (8, "+2.00 s")], foreseen_from=1)
+    words = Words(title="t" * 400, about="a", columns=[(0, "now"), (4, "+1.00 s"), (8, "+2.00 s")], predicted_from=1)
     assert draw_sheet(rows, words).width < 1000
     pictures = draw_animation(rows, words, ["now"] * 9)
     assert all(length % 2 == 0 for length in pictures[0].size)
     assert gif(pictures[:2], 16.0)[:3] == b"GIF"
     assert "\x07" not in drawable(names[2])
-    single = Words(title="", about="", columns=[(0, "now")], foreseen_from=1)
+    single = Words(title="", about="", columns=[(0, "now")], predicted_from=1)
     assert draw_sheet([Row(name="a", key="b", frames=frames[:1])], single).height > 100
 
 

@@ -84,7 +84,7 @@ def test_the_shipped_world_is_small_and_says_what_it_is() -> None:
     assert len(config["latents_mean"]) == len(config["latents_std"]) == 16
 
 
-def test_the_shipped_world_foresees_more_than_a_copy_of_frame_0(unseen: Clips) -> None:
+def test_the_shipped_world_predicts_better_than_a_copy_of_frame_0(unseen: Clips) -> None:
     figures = measure_world(CosmosWorld.load(WEIGHTS), unseen)
     rollout, copied = figures["evaluations"]["9"], figures["copy_frame_0"]
     assert rollout["latent_mse"] < 0.7 * copied["latent_mse"]
