@@ -124,7 +124,7 @@ class TrainConfig(BaseModel):
     )
     out: Annotated[
         LocalPath | None,
-        setting("Run folder.", default="the next number under runs", typed_only="it is written to"),
+        setting("Run folder.", default="the next number under runs", typed_only="a file may not say where to write"),
     ] = None
     micro_batch: Annotated[
         int | None, Field(ge=1), _running("Images per pass, if an update does not fit in memory.", default="all")

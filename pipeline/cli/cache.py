@@ -235,7 +235,7 @@ def gc(
     files, size = sweep.set_aside
     print_lines(
         f"{path}: {len(sweep.files)} files, {format_bytes(sweep.bytes)} {'deleted' if apply else 'to delete'}; "
-        f"{sweep.young} younger than {grace} kept; {files} files, {format_bytes(size)} in lost+found, which are yours",
+        f"{sweep.young} younger than {grace} kept; lost+found keeps {files} files, {format_bytes(size)}",
         paths=True,
     )
     if sweep.files and not apply:
@@ -346,7 +346,7 @@ def _report_copies(target: Path, copies: list[Any], damage: tuple[str, ...], as_
         print_json({"target": str(target), "sources": rows, "damaged": bad})
     else:
         for copied in copies:
-            text = f"{copied.source}: {copied.copied} samples copied to {target}, {copied.present} were there"
+            text = f"{copied.source}: {copied.copied} samples copied to {target}, {copied.present} were already there"
             print_lines(text, paths=True)
     for message in bad:
         print_error(f"DAMAGE, not copied: {message}")

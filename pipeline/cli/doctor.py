@@ -152,8 +152,8 @@ def _missing(name: str) -> bool:
 def _device() -> Iterator[Row]:
     import torch
 
-    threads = f"{torch.get_num_threads()} threads of {usable_cores()} cores, {torch.backends.cpu.get_cpu_capability()}"
-    yield Row("CPU", "ok", threads)
+    cores = f"{usable_cores()} cores, torch uses {torch.get_num_threads()} of them"
+    yield Row("CPU", "ok", f"{cores}, {torch.backends.cpu.get_cpu_capability()}")
     if not torch.cuda.is_available():
         built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees none"
         advice = "the worldlet needs none; for Cosmos install a CUDA build of torch on a machine with a GPU"

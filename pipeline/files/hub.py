@@ -61,7 +61,7 @@ def fetch(hub_id: str, patterns: Sequence[str], *, error: type[TheWorldError], i
 
     match = _HUB_ID.fullmatch(hub_id)
     if match is None:
-        raise ConfigError(f"{hub_id!r} is not a Hub id, ORG/NAME or ORG/NAME@REVISION")
+        raise ConfigError(f"{hub_id!r} is not a Hub id: write ORG/NAME or ORG/NAME@REVISION")
     repository, revision, allow_patterns = match["repo"], match["revision"], list(patterns)
     try:
         # One short request first: it fails in seconds, while a download would retry for minutes. Its commit is passed

@@ -91,8 +91,8 @@ def open_store(path: Path, *, tolerate_damage: bool = False) -> LatentStore:
 
     Args:
         path: a store, or a cache folder with exactly one store in it.
-        tolerate_damage: list damaged records in the store's `damage` instead of raising. For who makes rollouts, to
-            whom their keys are missing; whoever trains must not go on without them.
+        tolerate_damage: list damaged records in the store's `damage` instead of raising. Only for a
+            caller that makes the lost latents again; a training must not continue without them.
     Raises:
         StoreNotFoundError: there is none.
         StoreError: there are several, or it is of a newer format.
@@ -128,7 +128,7 @@ def resolve_store(path: Path) -> Path:
 
 
 def find_store(cache: Path, recipe: Recipe) -> LatentStore | None:
-    """The store of a recipe in a cache folder, to see what is done; None where there is none. Writes nothing.
+    """The store of a recipe in a cache folder, to see which latents it holds; None where there is none. Writes nothing.
 
     Raises:
         ConfigError: `cache` is a store itself.

@@ -27,12 +27,13 @@ def _of_recipe(help: str, **flag: Any) -> Any:
 
 
 _OF_WORLD = "the world model's"
+_WRITTEN = "a file may not say where to write"
 _MODELS = [place for family in BUILT_IN.values() for place in family.names.values() if is_hub_id(place)]
 
 
 @settings_table("precompute")
 class PrecomputeConfig(BaseModel):
-    """What `theworld precompute` was asked for. None means: what the world model's card says."""
+    """The settings of `theworld precompute`. None takes the default of the world model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +48,7 @@ class PrecomputeConfig(BaseModel):
         ),
     ] = None
     """Where inputs are, images or for kind frames videos: docs/inputs.md."""
-    cache: Annotated[LocalPath, setting("Folder of stores.", typed_only="it is written to")] = DEFAULT_CACHE
+    cache: Annotated[LocalPath, setting("Folder of stores.", typed_only=_WRITTEN)] = DEFAULT_CACHE
     column: Annotated[
         str | None,
         _running("Column of a list or table with the inputs.", default="image, video, path, …"),
@@ -136,7 +137,7 @@ class PrecomputeConfig(BaseModel):
         ),
     ] = None
     events: Annotated[
-        LocalPath | None, _running("Append one JSON line per event to this file.", typed_only="it is written to")
+        LocalPath | None, _running("Append one JSON line per event to this file.", typed_only=_WRITTEN)
     ] = None
     retry_failed: Annotated[bool, _running("Try failed inputs again.")] = False
     max_bad: Annotated[int, Field(ge=0), _running("Inputs that may fail before the exit code is 3.")] = 0

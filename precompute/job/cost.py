@@ -45,7 +45,8 @@ class Cost:
 
     def lines(self, takes: str) -> list[str]:
         """The lines of the plan."""
-        lines = [f"tokens  {self.tokens:,} per {takes}, {-(-self.tokens // 4):,} in patches of 2x2"]
+        patches = f"{-(-self.tokens // 4):,} in patches of 2x2 (other layouts: theworld tokens)"
+        lines = [f"tokens  {self.tokens:,} per {takes}, {patches}"]
         if not self.todo:
             return lines
         work_text = f"{self.flops / 1e12:,.3g} TFLOP per {takes}" if self.flops else ""

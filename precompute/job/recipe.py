@@ -52,7 +52,7 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
             "engine": world.family.engine,
             **{name: value for name, value in of_some_kinds.items() if name not in traits.fields_without_meaning},
         },
-        where="these settings make no recipe",
+        where="these settings are not possible" + (f" (--size {config.size}: height x width)" if config.size else ""),
     )
     kind.check(recipe, world)
     if height % (stride := world.latent_spec().spatial_stride) or width % stride:

@@ -18,7 +18,7 @@ from .scheduler import Work
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The result of a run."""
+    """What one precompute run made, and what failed."""
 
     store: Path
     recipe: Recipe

@@ -61,7 +61,7 @@ class TextEncoder:
 
 class WorldFamily(Protocol):
     """World models that one engine runs. An object of this form, named by an entry point of the group
-    `theworld.worlds`, is all that another package needs to add; `docs/worlds.md` has a whole one."""
+    `theworld.worlds`, is all that another package needs to add; `docs/worlds.md` shows a complete one."""
 
     title: str
     """For people, such as `NVIDIA Cosmos-Predict2 Video2World`."""
@@ -151,8 +151,8 @@ def mismatched(configs: Configs, wanted: Mapping[str, tuple[str, ...]]) -> str |
     """The first part that is missing or of another class, in words; None where there is none.
 
     Args:
-        wanted: part -> what `class_of` may say of it; nothing means that it only has to be there. The entry
-            `model_index` is held against a folder that has an index, and missed in none.
+        wanted: part -> the classes that `class_of` may find there; if empty, the part only has to exist. The entry
+            `model_index` is compared only if the folder has an index.
     """
     for part, classes in wanted.items():
         if part not in configs:

@@ -346,8 +346,8 @@ def _calibration_split(
     if not chosen:
         reason = f"the training used (or may have used) all scenes of split '{name}', none is left to calibrate on"
         if requested is not None:
-            raise ConfigError(f"--calibrate {name}: {reason}. Name another split, or train with --labels N on fewer scenes")
-        return (), f"{reason}. Name a split with --calibrate, or train with --labels N on fewer scenes"
+            raise ConfigError(f"--calibrate {name}: {reason}. Name another split, or train with fewer --labels")
+        return (), f"{reason}. Name a split with --calibrate, or train with fewer --labels"
     label = f"split {name}"
     if len(chosen) < len(split_questions):
         label = f"{len({question.scene_id for question in chosen})} scenes of {label} that the training did not use"

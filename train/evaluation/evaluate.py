@@ -284,7 +284,8 @@ def compare_evaluations(evaluations: Sequence[Evaluation]) -> list[Table]:
         return [_table(evaluations)]
     kinds = sorted({kind for evaluation in evaluations for kind in evaluation.by_type})
     ablations = Table("run", "shown", *kinds, "all", title="ablations")
-    for e in evaluations:
+    compared = {e.run for e in evaluations if e.is_swap}
+    for e in (e for e in evaluations if e.run in compared):
         ablations.add_row(e.run, e.arm, *(str(e.by_type.get(kind, "-")) for kind in kinds), str(e.overall))
     return [_table(runs), ablations]
 

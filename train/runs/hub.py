@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ...pipeline.errors import RunError
+from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.files.hub import fetch, is_hub_id, upload
 from ...pipeline.files.limits import MAX_RESULT_BYTES, MAX_WEIGHT_BYTES
 from ...pipeline.files.plain import open_file, read_json
@@ -82,8 +82,11 @@ def prepare_upload(run: Path, folder: Path, hub_id: str) -> list[str]:
     Returns:
         The names of the files.
     Raises:
+        ConfigError: `hub_id` is not ORG/NAME.
         RunError: the run is incomplete.
     """
+    if not is_hub_id(hub_id) or "@" in hub_id:
+        raise ConfigError(f"{hub_id!r} is not a place on the Hub: write ORG/NAME, with your user name as ORG")
     meta = read_meta(run)
     if missing := [name for name in (*WEIGHTS, *TEXTS) if not (run / name).is_file()]:
         raise RunError(f"{run} is no whole run: {missing[0]} is missing. Train again, or push another one")

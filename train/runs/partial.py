@@ -147,8 +147,10 @@ def find_partial(where: Path | None = None) -> Path:
     """
     if where is not None:
         if not is_partial(where):
-            done = " It is finished: there is nothing to resume." if where.exists() else ""
-            raise RunError(f"there is no unfinished training {partial_of(where)}.{done}")
+            advice = "Start it without --resume"
+            if where.exists():
+                advice = f"{where} is finished: there is nothing to resume"
+            raise RunError(f"there is no unfinished training {partial_of(where)}. {advice}")
         return partial_of(where)
     partials = sorted(path for path in Path("runs").glob(f"*{PARTIAL}") if is_partial(path))
     if len(partials) != 1:
