@@ -1,11 +1,13 @@
 """A table of Arrow is read in either of its layouts, and damage in it is an error and never a wrong text."""
 
+import json
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
 import pytest
 
+from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.files.arrow_tables import arrow_batches, is_arrow, saved_files
 
 TEXTS = ["one", "two", "three", "four"]
@@ -44,3 +46,18 @@ def test_a_folder_that_datasets_saved_is_known_by_its_state_and_gives_its_files(
     assert files is not None
     batches = [batch.to_pydict() for file in files for batch in arrow_batches(file, ["text"])]
     assert batches == [{"text": TEXTS}]
+
+
+@pytest.mark.parametrize("splits", [["."], [".."], ["/"], "a.b/..", ["train", "x\0"]])
+def test_a_saved_data_set_lists_nothing_but_its_own_folders(tmp_path: Path, splits: object) -> None:
+    """One whose split is the folder itself would be listed for ever."""
+    (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": splits}))
+    with pytest.raises(ConfigError, match="incomplete"):
+        saved_files(tmp_path)
+
+
+def test_a_long_word_in_a_saved_data_set_is_cut_in_the_message(tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_bytes(b'{"splits": "' + b"x" * 10_000)
+    with pytest.raises(ConfigError) as caught:
+        saved_files(tmp_path)
+    assert len(str(caught.value)) < 1000
