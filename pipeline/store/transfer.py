@@ -223,8 +223,8 @@ def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
         content = read_file(prompt, _PROMPT_LIMIT_BYTES)
         try:
             load(content)  # it may be a stranger's link to something that is nobody's business
-        except SafetensorError as error:
-            raise DamagedShardError(f"{prompt}: it is no safetensors file ({error}), so it was not copied") from error
+        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: of a type that numpy does not have
+            raise DamagedShardError(f"{prompt}: it is no file of embeddings ({error}), so it was not copied") from error
         with writing(target.path):
             publish(target.path / "tmp", target.path / name, content)
 
