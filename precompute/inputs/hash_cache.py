@@ -123,6 +123,7 @@ def _load(file: Path) -> dict[bytes, bytes]:
     is_valid = (
         np.array_equal(seal, seal_tensors(tensors, _WHAT))
         and (stamps.dtype, digests.dtype) == (np.uint8, np.uint8)
+        and stamps.ndim == digests.ndim == 2
         and (stamps.shape, digests.shape) == ((len(stamps), _STAMP_BYTES), (len(stamps), _DIGEST_BYTES))
     )
     if not is_valid:
