@@ -20,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...pipeline.errors import ConfigError, Interrupted, RunError
 from ...pipeline.files.atomic import replace, sync_folder, sync_tree
+from ...pipeline.files.limits import MAX_CONFIG_BYTES
 from ...pipeline.files.lock import exclusive_lock
+from ...pipeline.files.plain import read_file
 from ...pipeline.messages import list_problems
 from ..config import TrainConfig
 
@@ -163,10 +165,11 @@ def read_facts(path: Path) -> TrainingFacts:
         RunError: it cannot be read, or is not valid.
     """
     try:
-        return TrainingFacts.model_validate_json((path / FACTS).read_bytes())
-    except (OSError, ValidationError) as error:
+        return TrainingFacts.model_validate_json(read_file(path / FACTS, MAX_CONFIG_BYTES))
+    except (OSError, ValueError) as error:
+        why = list_problems(error) if isinstance(error, OSError | ValidationError) else error
         raise RunError(
-            f"{path / FACTS} cannot be read as a training in progress ({list_problems(error)}). It was changed, or "
+            f"{path / FACTS} cannot be read as a training in progress ({why}). It was changed, or "
             f"written by another version; remove {path} and train again"
         ) from error
 
