@@ -21,6 +21,7 @@ import xxhash
 from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, TheWorldError
 from theworld.pipeline.files.arrow_tables import saved_files
+from theworld.pipeline.files.gguf_header import check_gguf
 from theworld.pipeline.files.sealed import seal, seal_tensors, unseal
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
@@ -488,6 +489,13 @@ def readers(seeds: Seeds) -> list[Reader]:
             share=0.3,
         ),
         Reader(
+            name="GGUF headers",
+            covers=("pipeline.files.gguf_header:check_gguf",),
+            cases=lambda s: s.gguf_files,
+            use=lambda folder: check_gguf(folder / "model.gguf"),
+            errors=(ValueError,),
+        ),
+        Reader(
             name="hash cache",
             covers=("precompute.inputs.hash_cache:_load",),
             cases=lambda s: s.hash_caches,
@@ -595,7 +603,7 @@ def readers(seeds: Seeds) -> list[Reader]:
                 "train.runs.meta:read_meta",
                 "train.evaluation.evaluate:read_evaluation",
                 "train.evaluation.live_answer:read_gate",
-                *(f"train.runs.hub:{name}" for name in ("_read", "copy_run", "prepare_upload")),
+                "train.runs.hub:_read",
             ),
             cases=lambda s: s.run("*.json"),
             use=_use_run,

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -385,6 +386,22 @@ class Seeds:
         list_inputs(folder, "rollout", index=cache)
         cache.save()
         return [case_of(folder / "cache", under="cache/")]
+
+    @cached_property
+    def gguf_files(self) -> list[Case]:
+        def text(value: str) -> bytes:
+            return struct.pack("<Q", len(value)) + value.encode()
+
+        words = b"".join(map(text, ("<bos>", "ball", "left")))
+        settings = [
+            text("general.architecture") + struct.pack("<I", 8) + text("gemma3"),
+            text("gemma3.block_count") + struct.pack("<II", 4, 2),
+            text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 3) + words,
+            text("tokenizer.ggml.scores") + struct.pack("<IIQ3f", 9, 6, 3, 0, 1, 2),
+        ]
+        tensor = text("token_embd.weight") + struct.pack("<IQQIQ", 2, 4, 3, 0, 0)
+        head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(settings))
+        return [Case({"model.gguf": head + b"".join(settings) + tensor + bytes(64)}, ("model.gguf",))]
 
     @cached_property
     def keys(self) -> list[Case]:
