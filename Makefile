@@ -48,21 +48,22 @@ test: $(VENV)/.installed-dev check  ## everything CI runs
 test-fast: $(VENV)/.installed-dev  ## without the slow ones
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
-# numbers worth publishing, printed with seed and duration; a smaller part: make faults KILLS=100 FLIPS=1000 STATES=1000
+# numbers worth publishing, printed with seed and duration; a smaller part: make faults KILLS=100 FLIPS=1000 STATES=1000 FUZZ=20000
 KILLS ?= 10000
 FLIPS ?= 100000
 STATES ?= 30000
 IMAGES ?= 50000
+FUZZ ?= 1000000
 SEED ?= 0
 
 pythons: $(VENV)/bin/python  ## the other Pythons of this machine: pins, syntax, the commands that need no torch
 	$(BIN)/python tests/pythons.py $(PYTHONS)
 
-faults: $(VENV)/.installed-dev  ## the fault suite's long part: kills, power cuts, errors, flipped bits, races
+faults: $(VENV)/.installed-dev  ## the fault suite's long part: kills, power cuts, errors, flipped bits, races, mutated files
 	FAULT_KILLS=$(KILLS) FAULT_FLIPS=$(FLIPS) FAULT_STATES=$(STATES) FAULT_SEED=$(SEED) FAULT_ERRORS=3 FAULT_RACE=600 \
 	FAULT_GC=400 FAULT_RUNS=1000 FAULT_IMAGES=$(IMAGES) FAULT_WORKER_KILLS=60 FAULT_DRIVER_KILLS=20 FAULT_RAYLET_KILLS=5 \
-	FAULT_TRAININGS=20 \
-	$(BIN)/python -m pytest tests/faults
+	FAULT_TRAININGS=20 FUZZ_INPUTS=$(FUZZ) \
+	$(BIN)/python -m pytest tests/faults tests/fuzz
 
 check: $(VENV)/.installed-dev  ## style, types, import rules, dependencies
 	$(BIN)/ruff check .

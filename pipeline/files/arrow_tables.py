@@ -30,16 +30,29 @@ def saved_files(folder: Path) -> list[Path] | None:
     Raises:
         ConfigError: it is such a folder, but incomplete.
     """
-    splits, state = folder / "dataset_dict.json", folder / "state.json"
+    splits = folder / "dataset_dict.json"
     try:
-        if splits.is_file():
-            names = dict.fromkeys(Path(split).name for split in _read_json(splits)["splits"])
-            return [file for name in names for file in saved_files(folder / name) or []]
-        if not (state.is_file() and (folder / "dataset_info.json").is_file()):
-            return None
-        return [folder / Path(file["filename"]).name for file in _read_json(state)["_data_files"]]
+        if not splits.is_file():
+            return _files_of_split(folder)
+        names = dict.fromkeys(map(_name, _read_json(splits)["splits"]))
+        return [file for name in names for file in _files_of_split(folder / name) or []]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{folder} is incomplete: save_to_disk writes other files ({error!r})") from error
+        raise ConfigError(f"{folder} is incomplete: save_to_disk writes other files ({repr(error)[:300]})") from error
+
+
+def _files_of_split(folder: Path) -> list[Path] | None:
+    state = folder / "state.json"
+    if not (state.is_file() and (folder / "dataset_info.json").is_file()):
+        return None
+    return [folder / _name(file["filename"]) for file in _read_json(state)["_data_files"]]
+
+
+def _name(path: str) -> str:
+    """The last part of a path, which is the name of something in the folder: not of the folder or the one above."""
+    name = Path(path).name
+    if name in ("", "..") or "\0" in name:
+        raise ValueError(f"{path!r} names no file in this folder")
+    return name
 
 
 def _read_json(file: Path) -> Any:

@@ -198,7 +198,9 @@ def _consistent(table: NDArray[Any], keys: NDArray[Any], crcs: NDArray[Any], sha
     """Whether tensors anybody may have sealed can be indexed as ours are."""
     if (table.dtype, keys.dtype, crcs.dtype) != (np.int64, np.uint8, np.uint32):
         return False
-    if (table.shape, keys.shape) != ((len(table), 5), (len(crcs), _KEY.itemsize)) or crcs.ndim != 1 or not len(table):
+    if (table.ndim, keys.ndim, crcs.ndim) != (2, 2, 1):
+        return False
+    if (table.shape, keys.shape) != ((len(table), 5), (len(crcs), _KEY.itemsize)) or not len(table):
         return False
     if (np.diff(table[:, 0]) <= 0).any():
         return False

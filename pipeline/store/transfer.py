@@ -223,8 +223,8 @@ def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
         try:
             content = read_file(prompt, _PROMPT_LIMIT_BYTES, within=source.path)
             load(content)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise DamagedShardError(f"{prompt}: it is no safetensors file ({error}), so it was not copied") from error
+        except (OSError, SafetensorError, KeyError, ValueError) as error:  # KeyError: a type numpy does not have
+            raise DamagedShardError(f"{prompt}: it is no file of embeddings ({error}), so it was not copied") from error
         with writing(target.path):
             publish(target.path / "tmp", target.path / name, content, within=target.path)
 

@@ -17,6 +17,8 @@ from ...pipeline.files.limits import MAX_ROWS
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MAX_EXPANDED = 10**6
+_MAX_DEPTH = 200
+"""Folders in a pattern; glob takes a few calls for each, and Python's calls end at 1,000."""
 _TOO_MANY = f"holds more than {MAX_ROWS:,} files. Name a folder inside it, or put the files into tars"
 
 
@@ -59,7 +61,13 @@ def has_magic(pattern: str) -> bool:
 
 
 def match_files(pattern: str) -> list[str]:
-    """The files that a glob pattern matches; unlike glob's, its `**` follows no links."""
+    """The files that a glob pattern matches; unlike glob's, its `**` follows no links.
+
+    Raises:
+        ConfigError: more files match than one job may have, or no path can be like the pattern.
+    """
+    if "\0" in pattern or pattern.count("/") > _MAX_DEPTH:
+        raise ConfigError(f"the pattern {pattern[:200]!r} can match no file: it has a NUL, or is deeper than any path")
     parts = Path(pattern).parts
     if "**" not in parts:
         found = list(itertools.islice(glob.iglob(pattern), MAX_ROWS + 1))  # noqa: PTH207

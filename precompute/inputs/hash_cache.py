@@ -179,6 +179,7 @@ def _load(file: Path) -> _Table | None:
     is_valid = (
         np.array_equal(seal, seal_tensors(tensors, _WHAT))
         and (stamps.dtype, digests.dtype) == (np.uint8, np.uint8)
+        and stamps.ndim == digests.ndim == 2
         and (stamps.shape, digests.shape) == ((len(stamps), _STAMP_BYTES), (len(stamps), _DIGEST_BYTES))
     )
     return _Table(stamps.tobytes(), digests.tobytes()) if is_valid else None

@@ -190,5 +190,5 @@ def _not_text(value: object) -> str:
 
 
 def _listed(columns: Iterable[str]) -> str:
-    names = list(columns)
+    names = [name if len(name) <= 80 else f"{name[:80]}…" for name in columns]  # a stranger's may have megabytes
     return name_some(names, most=12) or "no columns at all"

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ...pipeline.files.limits import MAX_CONFIG_BYTES
+from ...pipeline.files.limits import MAX_CONFIG_BYTES, MAX_LAYERS
 from ...pipeline.files.plain import read_json
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import latent_frames, video_frames
@@ -106,6 +106,13 @@ def estimate(
 
 def flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) -> float | None:
     """Operations for one input of a kind and an architecture that are known here; None for others."""
+    try:
+        return _flops_per_input(world, recipe, shape)
+    except (LookupError, TypeError, ValueError, ArithmeticError):  # a config of no such class: loading says why
+        return None
+
+
+def _flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) -> float | None:
     vae, transformer = (_config(world.folder / part) for part in ("vae", "transformer"))
     if vae.get("_class_name") != "AutoencoderKLWan":
         return None
@@ -209,4 +216,11 @@ def _config(folder: Path) -> dict[str, Any]:
         value = read_json(folder / "config.json", MAX_CONFIG_BYTES)
     except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) and _is_plain(value) else {}
+
+
+def _is_plain(config: dict[str, Any]) -> bool:
+    """Whether no number is so large, and no list so long, that an estimate would take as long as the work."""
+    lists = [value for value in config.values() if isinstance(value, list)]
+    numbers = [value for values in (config.values(), *lists) for value in values if isinstance(value, int | float)]
+    return all(len(each) <= 100 for each in lists) and all(abs(number) <= 10 * MAX_LAYERS for number in numbers)

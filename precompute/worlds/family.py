@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,16 @@ def mismatched(configs: Configs, wanted: Mapping[str, tuple[str, ...]]) -> str |
     return None
 
 
+_MAX_STAGES = 8
+"""Halvings of an autoencoder; the models we know have three."""
+
+
+def _finite(number: Any) -> float:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise ValueError(f"{str(number)[:80]} is no finite number")
+    return number
+
+
 def latent_spec_of(config: Mapping[str, Any]) -> LatentSpec:
     """The latent space of an `AutoencoderKLWan` with this config.
 
@@ -173,13 +184,18 @@ def latent_spec_of(config: Mapping[str, Any]) -> LatentSpec:
         WorldModelError: the config does not describe one.
     """
     try:
-        stages = config["temperal_downsample"]  # diffusers' spelling
+        channels, stages = config["z_dim"], config["temperal_downsample"]  # diffusers' spelling
+        mean, std = (tuple(map(_finite, config[name])) for name in ("latents_mean", "latents_std"))
+        if type(channels) is not int or not isinstance(stages, list) or len(stages) > _MAX_STAGES:
+            raise ValueError("z_dim is no whole number, or temperal_downsample no list of a few stages")
+        if not all(stage in (False, True) for stage in stages) or min(std, default=1.0) <= 0:  # of more, 2 ** sum hangs
+            raise ValueError("temperal_downsample holds more than true and false, or latents_std a number not above 0")
         return LatentSpec(
-            channels=config["z_dim"],
+            channels=channels,
             spatial_stride=2 ** len(stages),
             temporal_stride=2 ** sum(stages),
-            mean=tuple(config["latents_mean"]),
-            std=tuple(config["latents_std"]),
+            mean=mean,
+            std=std,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise WorldModelError(f"the VAE's config describes no latent space: {error!r}") from error

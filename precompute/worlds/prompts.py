@@ -20,7 +20,7 @@ from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.store.folder import PROMPTS
 from .family import TextEncoder
-from .text_embeddings import MAX_EMBEDDING_BYTES, TextEmbeddings, damaged_embedding
+from .text_embeddings import MAX_EMBEDDING_BYTES, TextEmbeddings, damaged_embedding, require_embedding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -101,7 +101,11 @@ def load_prompt_embeddings(store: Path, prompts: Sequence[str], negative: Tensor
         try:
             open_file(path, MAX_EMBEDDING_BYTES, within=store).close()  # a pipe would block the library
             with safe_open(path, framework="pt") as file:
-                embedding = file.get_tensor("prompt")
+                embedding = require_embedding(file.get_tensor("prompt"))
+            if len(embedding) > 1 or embedding.shape[1] > MAX_PROMPT_TOKENS:
+                raise ValueError(f"it has the shape {tuple(embedding.shape)}, which is not that of one prompt")
+            if rows and embedding.shape[2] != rows[0].shape[2]:
+                raise ValueError(f"its vectors have {embedding.shape[2]} numbers, and others {rows[0].shape[2]}")
         except (OSError, ValueError, SafetensorError) as error:
             raise damaged_embedding(path, f"the embedding of the prompt {prompt!r}", error) from error
         rows.append(pad(embedding, (0, 0, 0, MAX_PROMPT_TOKENS - embedding.shape[1])))

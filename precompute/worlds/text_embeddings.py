@@ -46,8 +46,11 @@ class TextEmbeddings:
             with safe_open(path, framework="pt") as file:
                 names = set(file.keys())
                 prompt, negative = (
-                    file.get_tensor(name) if name in names else None for name in ("prompt", "negative")
+                    require_embedding(file.get_tensor(name)) if name in names else None
+                    for name in ("prompt", "negative")
                 )
+            if prompt is not None and negative is not None and prompt.shape[1:] != negative.shape[1:]:
+                raise ValueError(f"its prompts have the shapes {tuple(prompt.shape)} and {tuple(negative.shape)}")
         except (OSError, ValueError, SafetensorError) as error:
             raise damaged_embedding(path, "the embedding of the recipe's prompt", error) from error
         return cls(prompt, negative)
@@ -80,6 +83,17 @@ class PromptedWorld(WorldModel, Protocol):
     def with_text(self, text: TextEmbeddings) -> WorldModel:
         """A copy of this world model that follows other prompts."""
         ...
+
+
+def require_embedding(tensor: Tensor) -> Tensor:
+    """The tensor of a file, if it is one of embeddings: (texts, L, D), of finite numbers.
+
+    Raises:
+        ValueError: it is another.
+    """
+    if tensor.ndim != 3 or not tensor.is_floating_point() or not tensor.numel() or not tensor.isfinite().all():
+        raise ValueError(f"it holds {tensor.dtype} of shape {tuple(tensor.shape)}, and no embeddings")
+    return tensor
 
 
 def damaged_embedding(path: Path, owner: str, error: Exception) -> WorldModelError:

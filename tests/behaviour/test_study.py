@@ -299,3 +299,9 @@ def test_a_run_is_evaluated_in_the_dtype_it_was_trained_in(place: Path, tmp_path
     assert load_run(tmp_path / "run", device="cpu").lm.model.get_input_embeddings().weight.dtype == torch.bfloat16
     widened = load_run(tmp_path / "run", device="cpu", dtype="float32")
     assert widened.lm.model.get_input_embeddings().weight.dtype == torch.float32
+
+
+def test_a_study_file_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text("[]")
+    with pytest.raises(RunError, match="no JSON object"):
+        _claim(tmp_path, {})

@@ -49,7 +49,7 @@ class Columns:
             columns = tuple(part.strip() for part in text.split("|"))
             for column in columns:
                 if re.sub(r"\[\d+\]$", "", column) not in names and column not in names:
-                    available = name_some(names, most=16)
+                    available = _listed(names)
                     raise QuestionError(f"{path} has no column {column!r} for {field}; it has {available}")
             columns_by_field[field] = columns
         used_columns = {column for columns in columns_by_field.values() for column in columns}
@@ -66,7 +66,7 @@ class Columns:
             columns_by_field["choices"] = letters
         if missing := [field for field in _NEEDED if field not in columns_by_field]:
             raise QuestionError(
-                f"{path}: which column holds the {missing[0]}? It has {name_some(names, most=16)}. "
+                f"{path}: which column holds the {missing[0]}? It has {_listed(names)}. "
                 f"Say so: --columns {','.join(f'{field}=NAME' for field in missing)}"
             )
         return cls(columns_by_field)
@@ -88,3 +88,7 @@ class Columns:
             values, index = record.get(indexed[1]), int(indexed[2])
             return values[index] if isinstance(values, list) and index < len(values) else None
         return record.get(column)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return name_some([name if len(name) <= 80 else f"{name[:80]}…" for name in names], most=16)

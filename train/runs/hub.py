@@ -83,7 +83,7 @@ def prepare_upload(run: Path, folder: Path, hub_id: str) -> list[str]:
         The names of the files.
     Raises:
         ConfigError: `hub_id` is not ORG/NAME.
-        RunError: the run is incomplete.
+        RunError: the run is incomplete, or a text in it is not what theworld writes.
     """
     if not is_hub_id(hub_id) or "@" in hub_id:
         raise ConfigError(f"{hub_id!r} is not a place on the Hub: write ORG/NAME, with your user name as ORG")
@@ -94,18 +94,34 @@ def prepare_upload(run: Path, folder: Path, hub_id: str) -> list[str]:
         if path.name in WEIGHTS:
             _copy(run, path, folder)
         elif path.name != CARD:
-            content = without_paths(_read(run, path))
-            if path.name == "adapter_config.json":
-                content["base_model_name_or_path"] = base_model(meta)
-            (folder / path.name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            try:
+                content = without_paths(_read(run, path))
+                if path.name == "adapter_config.json":
+                    content["base_model_name_or_path"] = base_model(meta)
+                text = json.dumps(content, indent=2)
+            except RecursionError as error:  # it could be read, but is too deep to be walked through
+                raise _not_ours(path, "it is nested too deeply") from error
+            (folder / path.name).write_text(text + "\n", encoding="utf-8")
     (folder / CARD).write_text(card(run, hub_id), encoding="utf-8")
     return sorted(path.name for path in folder.iterdir())
 
 
 def card(run: Path, hub_id: str) -> str:
-    """The model card of a run, as Markdown."""
-    meta = read_meta(run)
-    metrics: dict[str, Any] = _read(run, run / METRICS)
+    """The model card of a run, as Markdown.
+
+    Raises:
+        RunError: the figures in its files are not what theworld writes.
+    """
+    meta, metrics = read_meta(run), _read(run, run / METRICS)
+    try:
+        text = _card(run, hub_id, meta, metrics)
+        text.encode()
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _not_ours(run, f"its figures cannot be shown in a card: {error!r}"[:400]) from error
+    return text
+
+
+def _card(run: Path, hub_id: str, meta: RunMeta, metrics: dict[str, Any]) -> str:
     base, recipe, reader = base_model(meta), meta.recipe, meta.reader
     base_line = f"base_model: {base}\n" if is_hub_id(base) else ""  # what is no id of the Hub could be any YAML
     last = metrics["loss"][-1]["loss"] if metrics.get("loss") else float("nan")
@@ -173,7 +189,7 @@ def _named(world: str) -> str:
 def _accuracy(run: Path) -> str:
     tables: list[str] = []
     for path in sorted(run.glob(EVALUATIONS)):
-        evaluation: dict[str, Any] = _read(run, path)
+        evaluation = _read(run, path)
         scores = {**evaluation.get("by_type", {}), "all": evaluation.get("overall", {})}
         lines = [
             f"| {markdown(kind)} | {score['accuracy']:.3f} | {score['low']:.3f} to {score['high']:.3f} "
@@ -198,11 +214,23 @@ def _copy(run: Path, path: Path, folder: Path) -> None:
         raise RunError(f"{path} is not copied: {error}") from error
 
 
-def _read(run: Path, path: Path) -> Any:
+def _read(run: Path, path: Path) -> dict[str, Any]:
+    """One text of a run.
+
+    Raises:
+        RunError: it is no JSON object.
+    """
     try:
-        return read_json(path, MAX_RESULT_BYTES, within=run)
-    except ValueError as error:
-        raise RunError(f"{path} cannot be read: {error}. Make it again, or remove it") from error
+        content = read_json(path, MAX_RESULT_BYTES, within=run)
+    except (OSError, ValueError) as error:
+        raise _not_ours(path, str(error)) from error
+    if not isinstance(content, dict):
+        raise _not_ours(path, "it is no JSON object")
+    return content
+
+
+def _not_ours(path: Path, why: str) -> RunError:
+    return RunError(f"{path} is not what theworld wrote: {why}. Train or evaluate again, or push another run")
 
 
 def _files(run: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...pipeline.errors import ConfigError, Interrupted, RunError
 from ...pipeline.files.atomic import replace, sync_folder, sync_tree
+from ...pipeline.files.limits import MAX_CONFIG_BYTES
 from ...pipeline.files.lock import exclusive_lock
 from ...pipeline.files.plain import read_file
 from ...pipeline.files.rights import follow_umask
@@ -29,7 +30,6 @@ from ..config import TrainConfig
 PARTIAL = ".partial"
 FACTS, CHECKPOINT, RUN, TRACKED = "training.json", "checkpoint.safetensors", "run", "tensorboard"
 TRACKER = "tracker.json"
-_MAX_FACTS_BYTES = 2**22
 
 MAY_CHANGE = frozenset(
     {"store", "questions", "lm", "futures", "device", "attention", "micro_batch", "gradient_checkpointing"}
@@ -169,9 +169,9 @@ def read_facts(path: Path) -> TrainingFacts:
         RunError: it cannot be read, or is not valid.
     """
     try:
-        return TrainingFacts.model_validate_json(read_file(path / FACTS, _MAX_FACTS_BYTES, within=path))
+        return TrainingFacts.model_validate_json(read_file(path / FACTS, MAX_CONFIG_BYTES, within=path))
     except (OSError, ValueError) as error:
-        why = list_problems(error) if isinstance(error, OSError | ValidationError) else str(error)
+        why = list_problems(error) if isinstance(error, OSError | ValidationError) else error
         raise RunError(
             f"{path / FACTS} cannot be read as a training in progress ({why}). It was changed, or "
             f"written by another version; remove {path} and train again"

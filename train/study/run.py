@@ -217,9 +217,11 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         _write(file, json.dumps(facts, indent=2) + "\n")
         return
     try:
-        claimed: dict[str, Any] = read_json(file, MAX_RESULT_BYTES)
+        claimed: Any = read_json(file, MAX_RESULT_BYTES)
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({error}). Choose another --out") from error
+    if not isinstance(claimed, dict):
+        raise RunError(f"{file} cannot be read (it is no JSON object). Choose another --out")
     if isinstance(budget := claimed.get("budget"), dict):  # a setting that was added since had its default
         added = facts["budget"].keys() - budget.keys()
         claimed["budget"] = {**budget, **{name: TrainConfig.model_fields[name].default for name in added}}

@@ -69,7 +69,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         is_our_format, state = metadata["format"] == _FORMAT, metadata["state"]
         is_whole = is_our_format and metadata["digest"] == _digest(tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:  # nested too deeply, too
         raise RunError(f"the checkpoint {path} cannot be read: {error}. Remove its folder and train again") from error
     if not is_whole:
         reason = "its bytes have changed" if is_our_format else f"it has the format {metadata['format']}"

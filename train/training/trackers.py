@@ -28,6 +28,7 @@ from transformers import TrainerCallback
 from ...pipeline.credentials import hide_passwords
 from ...pipeline.errors import ConfigError
 from ...pipeline.files.atomic import replace
+from ...pipeline.files.limits import MAX_CONFIG_BYTES
 from ...pipeline.files.plain import read_json
 from ...pipeline.messages import install_extra
 from ...pipeline.progress import Progress
@@ -47,7 +48,6 @@ NAMES = {
 
 PROJECT = "theworld"
 
-_MAX_RECORD_BYTES = 2**20
 
 _MODULES = {"tensorboard": "torch.utils.tensorboard"}  # where not called as the package
 
@@ -331,7 +331,16 @@ def _about(config: TrainConfig, partial_run: PartialRun) -> dict[str, Any]:
 
 
 def _read_records(partial_run: PartialRun) -> dict[str, dict[str, Any]]:
+    """What each tracker was told. Empty where none has followed yet, and for a file that is not ours."""
     try:
-        return read_json(partial_run.tracker, _MAX_RECORD_BYTES, within=partial_run.path)
+        records = read_json(partial_run.tracker, MAX_CONFIG_BYTES, within=partial_run.path)
     except (OSError, ValueError):
-        return {}  # none has followed yet
+        return {}
+    return {name: record for name, record in records.items() if _is_record(record)} if isinstance(records, dict) else {}
+
+
+def _is_record(record: Any) -> bool:
+    if not isinstance(record, dict) or not {"id", "name", "told"} <= record.keys():
+        return False
+    texts, told = (record["id"], record["name"]), record["told"]
+    return all(isinstance(text, str) for text in texts) and type(told) is int and -1 <= told < 2**63

@@ -23,6 +23,7 @@ from PIL import Image
 from ....pipeline.errors import ConfigError
 from ....pipeline.files.atomic import replace
 from ....pipeline.files.local import require_local
+from ....pipeline.files.text_tables import read_lines
 from ....pipeline.progress import Progress
 from .physics import FPS
 from .scenes import FAMILIES, SPLITS, VERSION, Scene, make_pair, questions
@@ -145,11 +146,9 @@ def _read_finished(folder: Path, videos: bool) -> dict[str, tuple[dict[str, Any]
     if not (folder / QUESTIONS).exists() or not (folder / TRUTH).exists():
         return finished
     questions_by_scene: dict[str, list[dict[str, object]]] = {}
-    for line in (folder / QUESTIONS).read_text().splitlines():
-        record = json.loads(line)
+    for record in _records(folder / QUESTIONS, "scene"):
         questions_by_scene.setdefault(record["scene"], []).append(record)
-    for line in (folder / TRUTH).read_text().splitlines():
-        truth = json.loads(line)
+    for truth in _records(folder / TRUTH, "id", "version"):
         if truth["version"] != VERSION:
             raise ConfigError(
                 f"{folder} holds scenes of version {truth['version']}; this release makes version {VERSION}. "
@@ -165,8 +164,31 @@ def _read_finished(folder: Path, videos: bool) -> dict[str, tuple[dict[str, Any]
 
 
 def read_truth(folder: Path) -> list[dict[str, Any]]:
-    """All records of `scenes.jsonl`, in order."""
-    return [json.loads(line) for line in (folder / TRUTH).read_text().splitlines()]
+    """All records of `scenes.jsonl`, in order.
+
+    Raises:
+        ConfigError: it is not what `write_scenes` wrote.
+    """
+    return _records(folder / TRUTH, "id", "version")
+
+
+def _records(file: Path, *names: str) -> list[dict[str, Any]]:
+    """The records of a file, one a line; each has these names, and text under the first."""
+    records: list[dict[str, Any]] = []
+    names_of = set(names)
+    try:
+        for number, (_, line) in enumerate(read_lines(file), start=1):
+            record = json.loads(line or "")
+            if not isinstance(record, dict) or not names_of <= record.keys() or not isinstance(record[names[0]], str):
+                raise ValueError(f"line {number} is no record with {' and '.join(names)}")
+            records.append(record)
+    except (OSError, ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigError(
+            f"{file} is not what `theworld scenes` wrote: {why}. Choose another folder, or remove this file to make "
+            "the scenes again"
+        ) from error
+    return records
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """A table of Arrow is read in either of its layouts, and damage in it is an error and never a wrong text."""
 
+import json
 from pathlib import Path
 
 import datasets
@@ -73,3 +74,18 @@ def test_the_size_of_a_data_set_is_said_before_its_download_and_has_a_limit(
                     fetch_hub("hf:org/name:train")
         assert len(loads) == 2
     assert fetch_hub("hf:org/name:train"), "a Hub that does not answer is no reason not to look into the cache"
+
+
+@pytest.mark.parametrize("splits", [["."], [".."], ["/"], "a.b/..", ["train", "x\0"]])
+def test_a_saved_data_set_lists_nothing_but_its_own_folders(tmp_path: Path, splits: object) -> None:
+    """One whose split is the folder itself would be listed for ever."""
+    (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": splits}))
+    with pytest.raises(ConfigError, match="incomplete"):
+        saved_files(tmp_path)
+
+
+def test_a_long_word_in_a_saved_data_set_is_cut_in_the_message(tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_bytes(b'{"splits": "' + b"x" * 10_000)
+    with pytest.raises(ConfigError) as caught:
+        saved_files(tmp_path)
+    assert len(str(caught.value)) < 1000

@@ -158,7 +158,7 @@ def test_a_pipe_a_device_or_a_link_out_of_the_folder_is_refused_at_once(tmp_path
         folder = save_mini_lm(tmp_path / f"link{number}")
         (folder / place).replace(tmp_path / f"{number}-{place}")
         (folder / place).symlink_to(tmp_path / f"{number}-{place}")
-        with pytest.raises(ConfigError, match="link out of the folder"):
+        with pytest.raises(ConfigError, match="link out of its folder"):
             load(folder)
     world = save_mini_world(tmp_path / "world")
     (world / "vae" / "config.json").unlink()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -164,3 +165,15 @@ def test_small_stores_have_no_snapshot(tmp_path: Path) -> None:
     fill(store, 18)
     assert catalog.SNAPSHOT_FROM_SHARDS > 5
     assert not (store.path / SNAPSHOT).exists()
+
+
+@pytest.mark.parametrize("name", ["shards", "keys", "first_frames_crc32c"])
+def test_a_snapshot_with_a_single_number_for_a_table_is_of_no_use(large: LatentStore, name: str) -> None:
+    """Its seal is right: whoever wrote it can make one."""
+    file, stamps = large.path / SNAPSHOT, {number: shard.stamp for number, shard in large.shards.items()}
+    tensors = dict(safetensors.numpy.load(file.read_bytes()))
+    del tensors["seal"]
+    tensors[name] = np.array(1, tensors[name].dtype)
+    seal = catalog._seal(tensors, large.recipe.id)
+    file.write_bytes(safetensors.numpy.save({**tensors, "seal": seal}))
+    assert read_snapshot(large.path, large.recipe.id, 4, stamps) is None

@@ -485,3 +485,13 @@ def test_an_origin_of_no_rows_or_of_more_than_the_shard_has_is_passed_over(
         shard.commit({"copied_from": [part]})
     (record,) = store.records()
     assert len(origins_of(record)) == origins
+
+
+def test_embeddings_of_a_type_that_numpy_lacks_are_left_out_and_named(tmp_path: Path) -> None:
+    source = create(tmp_path / "a")
+    fill(source, 3)
+    header = b'{"prompt":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    (source.path / "prompt.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    target, copied = export(open_store(source.path), tmp_path / "b")
+    assert "no file of embeddings" in copied.damaged[0]
+    assert len(target) == 3

@@ -31,3 +31,9 @@ def test_as_many_names_as_the_limit_are_taken_and_one_more_is_refused(monkeypatc
         expand_braces("{0..6}")
     with pytest.raises(ConfigError, match="stands for 8 names; the limit is 6"):
         expand_braces("{a,b}{0..3}")
+
+
+@pytest.mark.parametrize("pattern", ["*\0.png", "a/" * 3000 + "*"])
+def test_a_pattern_that_no_path_can_match_is_refused(pattern: str) -> None:
+    with pytest.raises(ConfigError, match="can match no file"):
+        folders.match_files(pattern)

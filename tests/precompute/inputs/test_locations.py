@@ -14,11 +14,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from tests.patience import ends_within, patience
 from tests.permissions import as_another_user, open_folder
 from theworld.pipeline.errors import ConfigError, ImageError
+from theworld.pipeline.files.sealed import seal_tensors
 from theworld.pipeline.latents.keys import key_of_bytes, key_of_sample
 from theworld.precompute.inputs import hash_cache as input_index
 from theworld.precompute.inputs.hash_cache import HashCache
@@ -557,3 +560,12 @@ def test_a_locator_refuses_what_is_no_longer_there(tmp_path: Path) -> None:
         with pytest.raises(ImageError) as caught:
             sample.location.read(100)
         assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("name", ["stamps", "digests"])
+def test_a_hash_cache_with_a_single_number_for_a_table_is_empty(tmp_path: Path, name: str) -> None:
+    tensors = {"stamps": np.zeros((1, 16), np.uint8), "digests": np.zeros((1, 32), np.uint8)}
+    tensors[name] = np.array(1, np.uint8)
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(safetensors.numpy.save({**tensors, "seal": seal_tensors(tensors, input_index._WHAT)}))
+    assert input_index._load(file) == {}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.miniatures.world_model import TEXT_WIDTH, mini_transformer, mini_vae
+from tests.miniatures.world_model import TEXT_WIDTH, mini_transformer, mini_vae, save_mini_world
+from tests.patience import ends_within
 from theworld.pipeline.latents.recipe import Recipe
-from theworld.precompute.job.cost import duration, encode_flops, estimate, forward_flops
+from theworld.precompute.job.cost import duration, encode_flops, estimate, flops_per_input, forward_flops
 from theworld.precompute.job.throughput import ThroughputLog
 from theworld.precompute.worlds.source import resolve_world
 
@@ -105,3 +107,15 @@ def test_time_comes_from_arithmetic_first_and_from_the_machine_once_it_has_run(t
 def test_durations_are_said_as_people_say_them() -> None:
     said = [duration(seconds) for seconds in (0.2, 40, 119, 600, 9000, 200000)]
     assert said == ["1 s", "40 s", "119 s", "10 min", "2.5 h", "2.3 days"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"dim_mult": "abcd"}, {"num_res_blocks": 10**9}, {"base_dim": None}, {"temperal_downsample": []}]
+)
+def test_a_config_that_describes_no_autoencoder_has_no_estimate(tmp_path: Path, change: dict[str, object]) -> None:
+    source = resolve_world(str(save_mini_world(tmp_path / "world")))
+    config = tmp_path / "world" / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    recipe = Recipe(world=source.identity, height=32, width=32, rollout_steps=2)
+    with ends_within(10):
+        assert flops_per_input(source, recipe, (16, 3, 4, 4)) is None

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import Cosmos2VideoToWorldPipeline
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, T5EncoderModel
 
 from tests.miniatures.world_model import add_text_encoder, mini_scheduler, mini_transformer, mini_vae, save_mini_world
@@ -138,3 +139,36 @@ def test_a_damaged_embedding_is_named_with_what_to_do(tmp_path: Path, content: b
         load_prompt_embeddings(tmp_path, ["a ball"], None)
     with pytest.raises(WorldModelError, match=r"recipe's prompt, cannot be read.*Remove it"):
         TextEmbeddings.load(kept)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(torch.zeros(shape) for shape in ((), (3,), (1, 1, 3, 24), (1, 0, 24))),
+        torch.zeros(1, 3, 24, dtype=torch.int32),
+        torch.full((1, 3, 24), torch.nan),
+    ],
+)
+def test_a_tensor_that_is_no_embedding_is_named_with_what_to_do(tmp_path: Path, wrong: torch.Tensor) -> None:
+    file, kept = prompt_file(tmp_path, "a ball"), tmp_path / "prompt.safetensors"
+    file.parent.mkdir()
+    for each in (file, kept):
+        save_file({"prompt": wrong}, each)
+    with pytest.raises(WorldModelError, match=r"no embeddings.*Remove it and run precompute again"):
+        load_prompt_embeddings(tmp_path, ["a ball"], None)
+    with pytest.raises(WorldModelError, match=r"no embeddings.*Remove it and run precompute again"):
+        TextEmbeddings.load(kept)
+
+
+def test_embeddings_of_two_sizes_and_of_too_many_tokens_are_refused(tmp_path: Path) -> None:
+    shapes = {"a ball": (1, 3, 24), "wide": (1, 3, 25), "long": (1, 513, 24), "two": (2, 3, 24)}
+    for prompt, shape in shapes.items():
+        file = prompt_file(tmp_path, prompt)
+        file.parent.mkdir(exist_ok=True)
+        save_file({"prompt": torch.ones(shape)}, file)
+    save_file({"prompt": torch.ones(1, 3, 24), "negative": torch.ones(1, 3, 25)}, tmp_path / "kept.safetensors")
+    with pytest.raises(WorldModelError, match="Remove it and run precompute again"):
+        TextEmbeddings.load(tmp_path / "kept.safetensors")
+    for prompt in ("wide", "long", "two"):
+        with pytest.raises(WorldModelError, match="Remove it and run precompute again"):
+            load_prompt_embeddings(tmp_path, ["a ball", prompt], None)

@@ -94,3 +94,18 @@ def test_settings_that_are_not_given_come_from_the_card(folder: Path) -> None:
 def test_a_size_off_the_grid_is_refused(folder: Path) -> None:
     with pytest.raises(RecipeError, match="multiple of 16"):
         make_recipe(PrecomputeConfig(size="225x224"), resolve_world(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperal_downsample", [2**40]), ("temperal_downsample", [True] * 64), ("temperal_downsample", "yes"),
+        ("z_dim", "16"), ("latents_mean", ["a"] * 16), ("latents_std", [0.0] * 16), ("latents_std", [10**400] * 16),
+    ],
+)  # fmt: skip
+def test_a_config_of_no_latent_space_is_refused_at_once(tmp_path: Path, name: str, value: object) -> None:
+    folder = save_mini_world(tmp_path / "world")
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {name: value}))
+    with ends_within(20), pytest.raises(WorldModelError, match="describes no latent space"):
+        resolve_world(str(folder)).latent_spec()

@@ -144,3 +144,20 @@ def test_a_folder_whose_description_is_no_run_s_is_not_taken(run: Path, tmp_path
     with pytest.raises(RunError, match="does not describe a run"):
         copy_run(tmp_path / "odd", tmp_path / "taken")
     assert not (tmp_path / "taken").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "evaluation.json", "adapter_config.json"])
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff", b"{", b"[]", b'{"a": ' * 3000, b'{"loss": 1, "train_steps": "x", "by_type": [1], "overall": 3}'],
+)
+def test_a_text_that_theworld_did_not_write_is_refused_by_its_name(
+    run: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(content)
+    (tmp_path / "up").mkdir()
+    if name == "adapter_config.json" and content.startswith(b'{"loss"'):
+        return  # any object may be uploaded: who loads it looks at it
+    with pytest.raises(RunError, match=r"is not what theworld wrote: .*Train or evaluate again"):
+        prepare_upload(tmp_path / "run", tmp_path / "up", "somebody/reader")

@@ -1,6 +1,7 @@
 """The folder of a training in progress: what is kept when it ends early, and what it may be resumed with."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +24,7 @@ from theworld.train.runs.partial import (
     require_free,
     resumed_config,
 )
+from theworld.train.training.trackers import _read_records
 
 from ...miniatures.training import settings
 
@@ -211,3 +213,17 @@ def test_a_description_that_cannot_be_read_is_named_with_what_to_do(tmp_path: Pa
         (path / FACTS).write_text(content)
         with pytest.raises(RunError, match=r"training\.json cannot be read as a training.*remove .* and train again"):
             read_facts(path)
+
+
+def test_facts_that_are_no_regular_file_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FACTS)
+    with pytest.raises(RunError, match="not a regular file"):
+        read_facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"[" * 10_000, b'{"wandb": 3, "trackio": {"id": 1, "name": "", "told": 2}}']
+)
+def test_a_tracker_file_that_is_not_ours_is_as_if_none_had_followed(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / TRACKER).write_bytes(content)
+    assert _read_records(PartialRun(tmp_path, FACTS_OF)) == {}

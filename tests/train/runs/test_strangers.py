@@ -173,7 +173,7 @@ def test_a_pipe_or_a_link_out_of_the_folder_is_refused_at_once(run: Path, name: 
     (run / name).rename(Path(name))
     (run / name).symlink_to(Path(name).resolve())
     if name != "theworld.json":  # whose place is read for what it says of itself
-        with pytest.raises(RunError, match="link out of the folder"):
+        with pytest.raises(RunError, match="link out of its folder"):
             load_run(run, device="cpu")
     (run / name).unlink()
     os.mkfifo(run / name)

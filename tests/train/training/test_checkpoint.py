@@ -88,3 +88,10 @@ def test_the_optimizer_goes_on_with_its_moments() -> None:
     step(straight, optimizer)
     step(other, resumed)
     assert torch.equal(other.weight, straight.weight)
+
+
+@pytest.mark.parametrize("training", ["[" * 100_000, "[]", "3", '{"format": 1}', ""])
+def test_a_checkpoint_with_other_words_in_it_is_refused(tmp_path: Path, training: str) -> None:
+    save_file({"weights/a": torch.zeros(2)}, tmp_path / "c.safetensors", {"training": training})
+    with pytest.raises(RunError, match="cannot be read"):
+        read_checkpoint(tmp_path / "c.safetensors")

@@ -189,3 +189,12 @@ def test_clips_keep_what_a_parser_needs() -> None:
     assert clips.layout(0) == scenes[0].layout
     assert clips.masks(0).shape == (6, 33, 64, 64)
     assert np.isnan(clips.states[0, :, 2:]).all()
+
+
+@pytest.mark.parametrize("name", ["questions.jsonl", "scenes.jsonl"])
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"[]\n", b'{"id": 3, "scene": 3, "version": 1}', b"[" * 100_000])
+def test_files_that_theworld_did_not_write_are_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
+    write_scenes(tmp_path, splits={"train": 2})
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"{name} is not what `theworld scenes` wrote"):
+        write_scenes(tmp_path, splits={"train": 2})
