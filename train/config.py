@@ -51,7 +51,7 @@ class TrainConfig(BaseModel):
     ]
     columns: Annotated[
         dict[str, str] | None,
-        setting("question=Q,answer=A,choices=C,image=I,type=T: a table's own names.", text=True),
+        setting("Names of a table's columns, such as question=Q,answer=A; also choices, image, type.", text=True),
     ] = None
     """Question field -> column, for a table with other column names."""
     max_bad: Annotated[

@@ -103,6 +103,7 @@ class Adaptive(_Result):
         table = Table(
             *(Column("policy", min_width=len("confidence")), "all", *kinds, "random", "tokens", "rollouts"),
             title=f"{self.run}: steps by question, split {self.split or 'all'}",
+            pad_edge=False,
         )
         for policy in self.policies:
             table.add_row(

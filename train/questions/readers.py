@@ -178,6 +178,11 @@ def folder_of(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
+def _unreadable(path: Path, error: OSError) -> QuestionError:
+    place = f"{path} (looked from {Path.cwd()})"
+    return QuestionError(f"cannot read the questions file {place}: {error.strerror or error}")
+
+
 def _jsonl_rows(path: Path) -> Iterator[Row]:
     lines = lists.read_lines(path)
     while True:
@@ -186,7 +191,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
         except StopIteration:
             return
         except OSError as error:
-            raise QuestionError(f"cannot read the questions file {path}: {error.strerror or error}") from error
+            raise _unreadable(path, error) from error
         except UnicodeDecodeError as error:
             at = _first_bad_byte(path)
             raise QuestionError(f"{path} is not UTF-8 text (byte {at}): save it as UTF-8 JSON lines") from error
@@ -241,7 +246,7 @@ def _list_rows(path: Path) -> Iterator[tuple[str, lists.Record]]:
     try:
         yield from lists.read_records(path)
     except OSError as error:
-        raise QuestionError(f"cannot read the questions file {path}: {error.strerror or error}") from error
+        raise _unreadable(path, error) from error
     except ConfigError as error:
         raise QuestionError(str(error)) from error
 
