@@ -46,7 +46,7 @@ def demo(
     from .evaluate import write_page
 
     began, progress, where = time.monotonic(), Progress.on_stderr(quiet=quiet), device_name(device)
-    progress.say(f"1/4  {scenes} scenes, and what the world model expects to happen in each")
+    progress.say(f"1/4  {scenes} scenes, and the predicted future of each")
     made = run_precompute(
         PrecomputeConfig(cache=out / "latents", steps=STEPS, scenes=scenes, device=where), progress=progress
     )

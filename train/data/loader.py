@@ -51,8 +51,8 @@ class LatentDataset(Dataset[Tensor]):
     With fewer `rollout_steps` than the store has, these are the first frames of the longer rollouts, not the rollouts
     that a recipe of fewer steps would have made: a world model denoises all frames of a rollout together.
 
-    Give it to a DataLoader with `collate_fn=LatentDataset.collate`. It may be forked or pickled; what it holds was
-    settled when it was made, whatever the store gains later.
+    Give it to a DataLoader with `collate_fn=LatentDataset.collate`. It may be forked or pickled. It holds the
+    samples that the store had when it was made, not those added later.
 
     Args:
         keys: which samples, in this order, also repeatedly; None takes all there are now, in the store's order.
@@ -158,10 +158,10 @@ class _Slot:
 class Prefetcher:
     """Batches of a dataset, read ahead by threads into memory that is used again: an iterator of (indices, latents).
 
-    The same batches in the same order whatever `depth` and `threads` are. Whoever asks for a batch draws from the
-    order, `depth` further on; a `BatchSampler` itself moves on only as batches are handed out. A reader's error comes
-    with the batch it belongs to, one of the order when it is drawn from; both end the iteration. Leave the `with`
-    block, `close` it or let go of it, and its threads end. A forked process has a copy that goes on by itself.
+    The batches and their order do not depend on `depth` and `threads`. The order is drawn `depth` batches ahead; a
+    `BatchSampler` moves on only as batches are handed out. An error while reading is raised at the batch it belongs to,
+    an error of the order when it is drawn; both end the iteration. The threads end with the `with` block, at `close`,
+    or when nobody holds the object any more. A forked process has a copy that continues on its own.
 
     Args:
         order: lists of indices into the dataset, or a `BatchSampler`, from its position on.
