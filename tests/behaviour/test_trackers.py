@@ -71,7 +71,7 @@ class KillAt(Stop):
         self._left = update
 
     @property
-    def asked(self) -> str:  # type: ignore[override]
+    def signal_name(self) -> str:  # type: ignore[override]
         self._left -= 1
         if self._left == 0:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -113,7 +113,7 @@ def test_attention_that_would_be_wrong_or_cannot_run_is_refused(tmp_path: Path) 
     cpu = torch.device("cpu")
     with pytest.raises(ConfigError, match="caps its attention scores, and sdpa does not"):
         load_language_model(weights, device=cpu, dtype=torch.float32, attention="sdpa")
-    with pytest.raises(ConfigError, match="cannot load the language model"):
+    with pytest.raises(ConfigError, match=r"language model .* cannot be loaded"):
         load_language_model(weights, device=cpu, dtype=torch.float32, attention="flash_attention_2")
     loaded = load_language_model(weights, device=cpu, dtype=torch.float32, attention="eager")
     assert loaded.model.config._attn_implementation == "eager"
