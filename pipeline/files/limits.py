@@ -64,6 +64,15 @@ with the square; LLaVA's longest have 30."""
 MAX_QUESTIONS = 2**22
 """Questions of one file or folder, wrong rows included: 4.2 million, each of 1 KB of memory. LLaVA's mix of 665,000
 conversations has 3.3 million."""
+MAX_QUESTION_TEXTS = 2**31
+"""Letters of all questions of one file or folder, their choices and answers included: 2 billion. LLaVA's mix has one
+billion."""
+MAX_CHOICES = 1000
+"""Choices of one question; each is a pass through the language model."""
+MAX_FIELDS = 1000
+"""Fields of one question, those that nobody reads included: each is compared with ours, which it may misspell."""
+MAX_PROBLEM = 1000
+"""Letters of what is said about one wrong row, which may quote all of it."""
 MAX_QUESTION_FILES = 100_000
 """Tables in one folder of questions; results, and pictures, in one of VPCT, which has a hundred of each."""
 

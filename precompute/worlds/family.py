@@ -24,6 +24,8 @@ Configs = Mapping[str, Mapping[str, Any]]
 
 INDEX = "model_index"
 CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
+_MAX_STAGES = 16
+"""The strides are two to the power of their number; Wan's autoencoder has three."""
 """File names of a part's config, in the order they are tried."""
 
 
@@ -174,6 +176,8 @@ def latent_spec_of(config: Mapping[str, Any]) -> LatentSpec:
     """
     try:
         stages = config["temperal_downsample"]  # diffusers' spelling
+        if len(stages) > _MAX_STAGES or not all(isinstance(stage, bool) for stage in stages):
+            raise ValueError(f"temperal_downsample is no list of up to {_MAX_STAGES} of true and false")
         return LatentSpec(
             channels=config["z_dim"],
             spatial_stride=2 ** len(stages),

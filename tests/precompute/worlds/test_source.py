@@ -10,7 +10,7 @@ from tests.patience import ends_within
 from theworld.pipeline.errors import ConfigError, RecipeError, WorldModelError
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.recipe import make_recipe
-from theworld.precompute.worlds.source import COSMOS, resolve_world
+from theworld.precompute.worlds.source import COSMOS, find_dimensions, resolve_world
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +94,13 @@ def test_settings_that_are_not_given_come_from_the_card(folder: Path) -> None:
 def test_a_size_off_the_grid_is_refused(folder: Path) -> None:
     with pytest.raises(RecipeError, match="multiple of 16"):
         make_recipe(PrecomputeConfig(size="225x224"), resolve_world(str(folder)))
+
+
+@pytest.mark.parametrize("stages", [[10**11, 1], [True] * 4000, "abc", [0.5]])
+def test_strides_that_a_config_states_are_not_computed_unless_they_can_be(tmp_path: Path, stages: object) -> None:
+    world = save_mini_world(tmp_path / "world")
+    config = world / "vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "temperal_downsample": stages}))
+    with pytest.raises(WorldModelError, match=r"describes no latent space: .*temperal_downsample") as refused:
+        find_dimensions(str(world))
+    assert len(str(refused.value)) < 300
