@@ -87,15 +87,21 @@ def prepare_upload(run: Path, folder: Path, hub_id: str) -> list[str]:
     meta = read_meta(run)
     if missing := [name for name in (*WEIGHTS, *TEXTS) if not (run / name).is_file()]:
         raise RunError(f"{run} is no whole run: {missing[0]} is missing. Train again, or push another one")
-    for path in _files(run):
-        if path.name in WEIGHTS:
-            _copy(run, path, folder)
-        elif path.name != CARD:
-            content = without_paths(_read(run, path))
-            if path.name == "adapter_config.json":
-                content["base_model_name_or_path"] = base_model(meta)
-            (folder / path.name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(card(run, hub_id), encoding="utf-8")
+    try:
+        for path in _files(run):
+            if path.name in WEIGHTS:
+                _copy(run, path, folder)
+            elif path.name != CARD:
+                content = without_paths(_read(run, path))
+                if path.name == "adapter_config.json":
+                    content["base_model_name_or_path"] = base_model(meta)
+                (folder / path.name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (folder / CARD).write_text(card(run, hub_id), encoding="utf-8")
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        raise RunError(
+            f"{run} holds a text that `theworld` did not write: its card cannot be made of it ({error!r:.200}). "
+            f"Make {METRICS} and {EVALUATIONS} again, or remove the evaluations"
+        ) from error
     return sorted(path.name for path in folder.iterdir())
 
 

@@ -144,3 +144,22 @@ def test_a_folder_whose_description_is_no_run_s_is_not_taken(run: Path, tmp_path
     with pytest.raises(RunError, match="does not describe a run"):
         copy_run(tmp_path / "odd", tmp_path / "taken")
     assert not (tmp_path / "taken").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", '{"train_steps": 1, "loss": [1]}'),
+        ("metrics.json", '{"train_steps": "x", "loss": []}'),
+        ("metrics.json", "[]"),
+        ("metrics.json", '{"train_steps": 1, "loss": [], "x": ' + "[" * 900 + "]" * 900 + "}"),
+        ("evaluation.json", '{"by_type": {"<b>": {"accuracy": "x"}}}'),
+        ("evaluation.json", "[[1]]"),
+    ],
+)
+def test_texts_that_no_training_wrote_are_refused_in_words(run: Path, tmp_path: Path, name: str, content: str) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / name).write_text(content)
+    (tmp_path / "upload").mkdir()
+    with pytest.raises(RunError, match="holds a text that `theworld` did not write"):
+        prepare_upload(copy, tmp_path / "upload", "org/name")
