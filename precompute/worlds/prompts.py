@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -132,7 +132,8 @@ def _embed(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: s
     """(1, 512, D); positions after the text are zero, as in the pipelines' `_get_t5_prompt_embeds`."""
     with refusals_of_tokenizer(ConfigError, Path(tokenizer.name_or_path)):
         ids = tokenizer(text).input_ids
-    if max(ids, default=0) >= (embeddings := encoder.get_input_embeddings().weight.shape[0]):
+    table: Any = encoder.get_input_embeddings()
+    if max(ids, default=0) >= (embeddings := int(table.weight.shape[0])):
         raise ConfigError(
             f"the tokenizer in {tokenizer.name_or_path} gives token {max(ids)}, and its text encoder has {embeddings} "
             "embeddings: it is another model's"
