@@ -142,7 +142,9 @@ def _load(kind: Any, view: Path, files: Sequence[Path], options: Mapping[str, An
     if not any(path.suffix == ".safetensors" for path in files):
         raise _RefusedError("it holds no *.safetensors; weights in other formats can run code and are not read")
     # a config may state any size: it is compared on the meta device, where nothing is allocated
-    held = sum(math.prod(shape) for path in files for shape in _shapes(path).values())
+    stated_shapes = sum(math.prod(shape) for path in files for shape in _shapes(path).values())
+    # a header may state any shape, too: the smallest number takes half a byte
+    held = min(stated_shapes, sum(2 * path.stat().st_size for path in files if path.suffix == ".safetensors"))
     with torch.device("meta"), _few_modules():
         if "trust_remote_code" in libraries:
             empty = kind(kind.config_class.from_pretrained(str(view), **libraries))

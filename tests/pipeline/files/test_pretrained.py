@@ -294,3 +294,13 @@ def test_every_loader_is_called_in_one_place_and_nothing_loads_code_by_name() ->
                     assert (keyword.arg, ast.unparse(keyword.value)) != ("trust_remote_code", "True"), place
     # Wan's sampler makes a fresh scheduler from the config of one that was loaded
     assert seen == {"pipeline/files/pretrained.py", "precompute/worlds/wan.py"}
+
+
+def test_a_header_cannot_state_more_numbers_than_its_file_has_room_for(tmp_path: Path) -> None:
+    world = save_mini_wan(tmp_path / "world")
+    edit(world / "transformer" / "config.json", rope_max_seq_len=10**8)
+    header = json.dumps({"x": {"dtype": "F32", "shape": [10**4000], "data_offsets": [0, 4]}}).encode()
+    lie = world / "transformer" / "diffusion_pytorch_model.safetensors"
+    lie.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(WorldModelError, match=r"its config describes .* and its weights hold [0-9,]{3,7}$"):
+        WanWorld.load(world)
