@@ -75,7 +75,9 @@ def main() -> None:
             "may be written and has room"
         )
         sys.exit(2)
-    except Exception:  # a mistake of ours, or a library's; its words may quote what a stranger wrote
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # a mistake of ours, or a library's (Rust's are no Exception), that may quote a stranger
         from ..progress import print_lines
 
         print_lines(*traceback.format_exc().rstrip("\n").split("\n"), err=True)

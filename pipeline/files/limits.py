@@ -44,6 +44,17 @@ MAX_MODEL_NUMBER = 10**8
 """Any other whole number in a model's config."""
 MAX_MODEL_LIST = 4096
 """The length of a list in a model's config."""
+MAX_SCHEDULER_NUMBER = 10**5
+"""A number in a scheduler's config: tables of so many noise levels are made. Those in use have 1,000."""
+MAX_PICTURE_NUMBER = 4096
+"""A number in the config of what prepares pictures, which are resized to it. CLIP's are 224, Gemma-3's 896."""
+MAX_MODULES = 2**14
+"""Layers and their parts, which a config multiplies: each takes 0.1 ms and 10 KB even where it has no weights. Gemma-3
+27B and Wan 2.1 14B have about 2,000."""
+MAX_BUFFER_NUMBERS = 2**26
+"""Numbers that a model computes by itself when it is made, such as tables of positions: 67 million."""
+MAX_TEXT_GROWTH = 256
+"""How many times longer a tokenizer may make a text. T5's tables make up to 33 bytes of a letter."""
 
 MAX_JSON_BYTES = 2**26
 """A small JSON file beside data, such as state.json of a data set: the largest, of 100,000 files, have 5 MB."""
@@ -53,6 +64,15 @@ with the square; LLaVA's longest have 30."""
 MAX_QUESTIONS = 2**22
 """Questions of one file or folder, wrong rows included: 4.2 million, each of 1 KB of memory. LLaVA's mix of 665,000
 conversations has 3.3 million."""
+MAX_QUESTION_TEXTS = 2**31
+"""Letters of all questions of one file or folder, their choices and answers included: 2 billion. LLaVA's mix has one
+billion."""
+MAX_CHOICES = 1000
+"""Choices of one question; each is a pass through the language model."""
+MAX_FIELDS = 1000
+"""Fields of one question, those that nobody reads included: each is compared with ours, which it may misspell."""
+MAX_PROBLEM = 1000
+"""Letters of what is said about one wrong row, which may quote all of it."""
 MAX_QUESTION_FILES = 100_000
 """Tables in one folder of questions; results, and pictures, in one of VPCT, which has a hundred of each."""
 

@@ -9,6 +9,7 @@ weights do not have. Nothing is read from the Hub, whatever a folder is called.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import struct
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import TheWorldError
-from ..messages import name_some
+from ..messages import name_some, printable
 from . import limits
 from .gguf_header import check_gguf
 from .plain import open_file, read_json
+from .tokenizer_json import check_tokenizer_json
 
 NAMES = (
     *("config.json", "generation_config.json", "model_index.json", "scheduler_config.json"),
@@ -40,6 +42,13 @@ TOKENIZERS = ("Gemma", "T5", "Qwen2", "CLIP", "PreTrained", "TokenizersBackend")
 _CODE = ("auto_map", "custom_generate", "custom_pipelines", "use_kernels", "kernel_config", "quantization_config")
 _COUNTS = re.compile(r"layers?$|blocks?$|heads?$|experts?$|depth$")
 _BIG = ("tokenizer.json", "vocab.json", "added_tokens.json")
+_NUMBERS = {
+    "config.json": limits.MAX_MODEL_NUMBER,
+    "scheduler_config.json": limits.MAX_SCHEDULER_NUMBER,
+    "preprocessor_config.json": limits.MAX_PICTURE_NUMBER,
+}
+"""The largest number in each config of which something is allocated."""
+_LIBRARIES = ("transformers", "diffusers")
 
 
 def load_pretrained(
@@ -58,6 +67,7 @@ def load_pretrained(
         TheWorldError: of type `error`: the folder holds what is refused, or the library cannot load it.
     """
     folder = root / part
+    _escape_warnings()
     try:
         files = list_model_files(root, part)
         gguf = options.get("gguf_file")
@@ -69,7 +79,9 @@ def load_pretrained(
         with _view(files) as view:
             try:
                 loaded = _load(kind, view, files, options)
-            except Exception as problem:  # the libraries raise almost anything on a config that is wrong
+            except BaseException as problem:  # the libraries raise almost anything on a config that is wrong
+                if not is_of_library(problem):
+                    raise
                 why = str(problem) if isinstance(problem, _RefusedError) else f"{type(problem).__name__}: {problem}"
                 raise ValueError(why.replace(str(view), str(folder))) from problem
         owners: tuple[Any, ...] = (loaded, getattr(loaded, "config", None))
@@ -79,6 +91,40 @@ def load_pretrained(
         return loaded
     except (OSError, ValueError, RecursionError) as problem:
         raise error(f"the {what} in {folder} cannot be loaded: {problem}") from problem
+
+
+def is_of_library(problem: BaseException) -> bool:
+    """Whether it is an error, and no interruption. A library in Rust panics with what is no `Exception`."""
+    return isinstance(problem, Exception) or type(problem).__name__ == "PanicException"
+
+
+@contextmanager
+def refusals_of_tokenizer(error: type[TheWorldError], folder: Path) -> Generator[None]:
+    """Inside, what a stranger's tokenizer fails with on a text becomes an error in words of the type `error`."""
+    try:
+        yield
+    except TheWorldError:
+        raise
+    except BaseException as problem:
+        if not is_of_library(problem):
+            raise
+        raise error(
+            f"the tokenizer in {folder} cannot read a text: {type(problem).__name__}: {problem}. Use the tokenizer "
+            "files that come with the model"
+        ) from problem
+
+
+def _escape_warnings() -> None:
+    """Warnings of the libraries quote configs as they are: from now on their handlers show them as text."""
+    for name in _LIBRARIES:
+        for handler in logging.getLogger(name).handlers:
+            if _escape not in handler.filters:
+                handler.addFilter(_escape)
+
+
+def _escape(record: logging.LogRecord) -> bool:
+    record.msg, record.args = "\n".join(map(printable, record.getMessage().split("\n"))), None
+    return True
 
 
 class _RefusedError(ValueError):
@@ -96,8 +142,10 @@ def _load(kind: Any, view: Path, files: Sequence[Path], options: Mapping[str, An
     if not any(path.suffix == ".safetensors" for path in files):
         raise _RefusedError("it holds no *.safetensors; weights in other formats can run code and are not read")
     # a config may state any size: it is compared on the meta device, where nothing is allocated
-    held = sum(math.prod(shape) for path in files for shape in _shapes(path).values())
-    with torch.device("meta"):
+    stated_shapes = sum(math.prod(shape) for path in files for shape in _shapes(path).values())
+    # a header may state any shape, too: the smallest number takes half a byte
+    held = min(stated_shapes, sum(2 * path.stat().st_size for path in files if path.suffix == ".safetensors"))
+    with torch.device("meta"), _few_modules():
         if "trust_remote_code" in libraries:
             empty = kind(kind.config_class.from_pretrained(str(view), **libraries))
         else:
@@ -105,10 +153,33 @@ def _load(kind: Any, view: Path, files: Sequence[Path], options: Mapping[str, An
     stated = sum(parameter.numel() for parameter in empty.parameters())
     if stated > held:
         raise _RefusedError(f"its config describes {stated:,} parameters, and its weights hold {held:,}")
+    computed = sum(buffer.numel() for buffer in empty.buffers())
+    if computed > held + limits.MAX_BUFFER_NUMBERS:
+        raise _RefusedError(f"its config describes tables of {computed:,} numbers, and its weights hold {held:,}")
     model, facts = kind.from_pretrained(str(view), output_loading_info=True, **libraries, **options)
     if missing := sorted(facts["missing_keys"]):
         raise _RefusedError(f"its weights lack {name_some(missing)}, which would be random")
     return model
+
+
+@contextmanager
+def _few_modules() -> Generator[None]:
+    """Inside, a model of too many parts is refused while it is made: even without weights they take time and memory."""
+    from torch.nn.modules.module import register_module_module_registration_hook
+
+    count = 0
+
+    def counted(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > limits.MAX_MODULES:
+            raise _RefusedError(f"its config describes more than {limits.MAX_MODULES:,} layers and parts of layers")
+
+    hook = register_module_module_registration_hook(counted)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _is_class_of(kind: object, base: type) -> bool:
@@ -174,6 +245,8 @@ def _limit(name: str) -> int:
 
 def _check(path: Path) -> None:
     """Raise ValueError for a config that names code, places or sizes that no model has."""
+    if path.name == "tokenizer.json":
+        check_tokenizer_json(path)
     if path.suffix != ".json" or path.name in _BIG:
         return
     config = _object(path)
@@ -197,8 +270,8 @@ def _check(path: Path) -> None:
             length = len(cast(list[object], value))
             if length > limits.MAX_MODEL_LIST:
                 raise ValueError(f"{path.name}: {name} is a list of {length:,}; the limit is {limits.MAX_MODEL_LIST:,}")
-        if path.name == "config.json" and isinstance(value, int) and not isinstance(value, bool):
-            most = limits.MAX_LAYERS if _COUNTS.search(name) else limits.MAX_MODEL_NUMBER
+        if path.name in _NUMBERS and isinstance(value, int) and not isinstance(value, bool):
+            most = limits.MAX_LAYERS if _COUNTS.search(name) else _NUMBERS[path.name]
             if abs(value) > most:
                 raise ValueError(f"{path.name} sets {name} = {value}; the limit is {most:,}")
 

@@ -25,6 +25,8 @@ Configs = Mapping[str, Mapping[str, Any]]
 
 INDEX = "model_index"
 CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
+_MAX_STAGES = 16
+"""The strides are two to the power of their number; Wan's autoencoder has three."""
 """File names of a part's config, in the order they are tried."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.atomic import made_folder, publish, writing
 from ...pipeline.files.plain import open_file
-from ...pipeline.files.pretrained import load_pretrained
+from ...pipeline.files.pretrained import load_pretrained, refusals_of_tokenizer
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.store.folder import PROMPTS
 from .family import TextEncoder
@@ -134,10 +134,19 @@ def _load(folder: Path, encoder: TextEncoder, device: str) -> tuple[PreTrainedMo
 @torch.inference_mode()
 def _embed(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     """(1, 512, D); positions after the text are zero, as in the pipelines' `_get_t5_prompt_embeds`."""
-    length = tokenizer(text, return_tensors="pt").input_ids.shape[1]
+    with refusals_of_tokenizer(ConfigError, Path(tokenizer.name_or_path)):
+        ids = tokenizer(text).input_ids
+    table: Any = encoder.get_input_embeddings()
+    if max(ids, default=0) >= (embeddings := int(table.weight.shape[0])):
+        raise ConfigError(
+            f"the tokenizer in {tokenizer.name_or_path} gives token {max(ids)}, and its text encoder has {embeddings} "
+            "embeddings: it is another model's"
+        )
+    length = len(ids)
     if length > MAX_PROMPT_TOKENS:
         raise ConfigError(f"the prompt has {length} tokens; the world model reads {MAX_PROMPT_TOKENS}. Shorten it")
-    inputs = tokenizer(text, padding="max_length", max_length=MAX_PROMPT_TOKENS, return_tensors="pt")
+    with refusals_of_tokenizer(ConfigError, Path(tokenizer.name_or_path)):
+        inputs = tokenizer(text, padding="max_length", max_length=MAX_PROMPT_TOKENS, return_tensors="pt")
     inputs = inputs.to(encoder.device)
     hidden = encoder(inputs.input_ids, attention_mask=inputs.attention_mask).last_hidden_state
     return hidden * inputs.attention_mask.unsqueeze(-1)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,13 @@ def test_the_page_tells_of_each_setting_that_a_file_may_not_set_freely() -> None
             assert told[name] == "typed only", (table, name)
         for name in decided["place"] | decided["models"]:
             assert told[name].startswith("in the working folder"), (table, name)
+
+
+@pytest.mark.parametrize("parts", [8_000, 500_000])
+def test_a_name_of_very_many_parts_is_refused_in_seconds(tmp_path: Path, parts: int) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(f"[precompute]\n{'.'.join(['a'] * parts)} = 1\n")
+    started = time.process_time()
+    with pytest.raises(ConfigError):
+        load_config(PrecomputeConfig, "precompute", file, {"images": tmp_path})
+    assert time.process_time() - started < 10

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...pipeline.errors import ConfigError, QuestionError
+from ...pipeline.files.pretrained import refusals_of_tokenizer
 from .chat_template import chat_format
 from .weights import Weights
 
@@ -83,7 +84,8 @@ class PromptFormat:
     def decode(self, ids: list[int]) -> str:
         """The text of an answer's ids, up to the first end token and without special tokens."""
         end = ids.index(self.end_id) if self.end_id in ids else len(ids)
-        return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+        with refusals_of_tokenizer(ConfigError, self.weights.folder):
+            return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of `text` that the tokenizer has no token for: a word-level vocabulary is limited to its own words."""
@@ -91,7 +93,16 @@ class PromptFormat:
         return [word for word in text.split() if unknown is not None and unknown in self._ids(word)]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        with refusals_of_tokenizer(ConfigError, self.weights.folder):
+            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        embeddings = int(self.settings.get_text_config().vocab_size)
+        image = getattr(self.settings, "image_token_id", None)  # never looked up
+        if max((id_ for id_ in ids if id_ != image), default=0) >= embeddings:
+            raise ConfigError(
+                f"the tokenizer in {self.weights.folder} is another model's: it gives token {max(ids)}, and the model "
+                f"has {embeddings} embeddings. Put the tokenizer files beside the weights they came with"
+            )
+        return ids
 
     def _turn(self, prompt: str, answer: str) -> list[int]:
         return [*self._ids(prompt), *self.answer_ids(answer)]

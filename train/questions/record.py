@@ -28,7 +28,10 @@ UNTYPED = "untyped"
 SourceField = Literal["image", "future"]
 """Which of a question's files the latents were made from."""
 
+_LONGEST = 50  # letters of a name that could be a misspelling of a field
 _Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+
+_Choices = Annotated[tuple[_Text, ...], Field(min_length=2, max_length=limits.MAX_CHOICES, strict=False)]
 
 
 class Question(BaseModel):
@@ -45,7 +48,7 @@ class Question(BaseModel):
     """Path relative to the questions file, or the source name precompute recorded."""
     question: _Text
     answer: _Text
-    choices: Annotated[tuple[_Text, ...], Field(min_length=2, strict=False)] | None = None
+    choices: _Choices | None = None
     """Possible answers, the right one among them. Without them the model answers in its own words."""
     type: _Text | None = None
     """Accuracy is reported per type."""
@@ -92,7 +95,11 @@ class Question(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _spelled_right(cls, record: dict[str, Any]) -> dict[str, Any]:
+        if len(record) > limits.MAX_FIELDS:
+            raise ValueError(f"it has {len(record):,} fields; the limit is {limits.MAX_FIELDS:,}")
         for name in record.keys() - cls.model_fields.keys():
+            if len(name) > _LONGEST:
+                continue
             if near := difflib.get_close_matches(name, cls.model_fields.keys() - record.keys(), n=1, cutoff=0.75):
                 raise ValueError(f"{name}: unknown field; did you mean {near[0]!r}?")
         return record
@@ -178,7 +185,14 @@ def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) 
     skipped: Counter[str] = Counter()
     row_of: dict[str, str] = {}
     fields_set: dict[frozenset[str], set[str]] = {}
+    letters = 0
     for row in table.rows:
+        letters += _letters(row.record)
+        if letters > limits.MAX_QUESTION_TEXTS:
+            raise QuestionError(
+                f"the questions of {path} have more than {limits.MAX_QUESTION_TEXTS:,} letters together. Split it into "
+                "several files"
+            )
         if len(questions) + len(bad) >= limits.MAX_QUESTIONS:
             raise QuestionError(
                 f"{path} has more than {limits.MAX_QUESTIONS:,} questions. Split it into several files"
@@ -186,18 +200,37 @@ def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) 
         if row.skipped:
             skipped[row.skipped] += 1
         elif row.record is None:
-            bad.append(BadRow(row.where, row.problem))
+            bad.append(BadRow(row.where, _short(row.problem)))
         elif isinstance(question := _validated(row.record, fields_set), str):
-            bad.append(BadRow(row.where, question))
+            bad.append(BadRow(row.where, _short(question)))
         elif question.id in row_of:
             problem = (
                 f"id: {question.id!r} is already the id of {row_of[question.id]}; ids name results, so each must be"
             )
-            bad.append(BadRow(row.where, f"{problem} unique"))
+            bad.append(BadRow(row.where, _short(f"{problem} unique")))
         else:
             row_of[question.id] = row.where
             questions.append(question)
     return QuestionFile(path, table.layout, table.unit, tuple(questions), tuple(bad), dict(skipped))
+
+
+def _letters(record: Mapping[str, Any] | None) -> int:
+    """Letters of the fields that are kept. Earlier turns of LLaVA's are the questions of other rows."""
+    kept = 0
+    for name in Question.model_fields.keys() & (record or {}).keys():
+        value: Any = (record or {})[name]
+        if isinstance(value, str):
+            kept += len(value)
+        elif name == "choices" and isinstance(value, list | tuple):
+            kept += sum(len(choice) for choice in value if isinstance(choice, str))
+        elif name == "before" and isinstance(value, list):
+            kept += sum(len(str(turn)) for turn in value)
+    return kept
+
+
+def _short(problem: str) -> str:
+    """What is wrong with a row, without all of a row that is long."""
+    return problem if len(problem) <= limits.MAX_PROBLEM else f"{problem[: limits.MAX_PROBLEM]}…"
 
 
 def _validated(record: Mapping[str, Any], fields_set: dict[frozenset[str], set[str]]) -> Question | str:
@@ -234,7 +267,7 @@ def select_split(questions: Sequence[Question], split: str | None, source: Path)
     )
     if not chosen:
         counts = Counter(question.split or "no split" for question in questions)
-        available = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+        available = name_some([f"{name} ({count})" for name, count in sorted(counts.items())], most=16)
         raise QuestionError(
             f"{source} has no question of split {split!r}; it has {available}. Ask for one of those: --split train has "
             "those of no split, too, --split all has everything"

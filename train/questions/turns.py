@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, overload
 
 from pydantic import Field, PlainSerializer, WrapValidator
 
+from ...pipeline.files.limits import MAX_TURNS
+
 Turn = tuple[str, str]
 """A question and its answer."""
 _Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
-_Given = Annotated[tuple[tuple[_Text, _Text], ...], Field(strict=False)]
+_Given = Annotated[tuple[tuple[_Text, _Text], ...], Field(strict=False, max_length=MAX_TURNS)]
 
 
 class Turns(Sequence[Turn]):

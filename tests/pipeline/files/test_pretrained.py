@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import base64
+import io
 import json
+import logging
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +22,13 @@ from theworld.pipeline.files.pretrained import require_plain, tensor_shapes
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.worlds.prompts import embed_prompts
 from theworld.precompute.worlds.source import resolve_world
+from theworld.precompute.worlds.wan import WanWorld
 from theworld.precompute.worlds.wan_vae import load_autoencoder
 from theworld.train.language.lm import load_language_model, load_tokenizer_only
 from theworld.train.language.weights import find_weights
 
 from ...miniatures.lm import save_mini_lm
-from ...miniatures.world_model import add_text_encoder, save_mini_world
+from ...miniatures.world_model import add_text_encoder, save_mini_wan, save_mini_world
 
 SOURCE = Path(__file__).parents[3]
 
@@ -103,6 +108,75 @@ def test_a_config_that_names_code_or_sizes_the_weights_do_not_have_is_refused(
     with pytest.raises(ConfigError, match=reason):
         load(folder)
     assert not mark.exists()
+
+
+TITLE = "\x1b]0;OWNED\x07"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model_type": f"gemma2{TITLE}"},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": TITLE}},
+    ],
+)
+def test_warnings_of_the_libraries_show_what_a_config_says_as_text(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = logging.getLogger("transformers").handlers
+    own = next(handler for handler in handlers if type(handler) is logging.StreamHandler)
+    monkeypatch.setattr(own, "stream", stderr := io.StringIO())
+    folder = save_mini_lm(tmp_path / "lm")
+    edit(folder / "config.json", **settings)
+    with suppress(ConfigError):
+        load(folder)
+    told = stderr.getvalue()
+    assert "OWNED" in told
+    assert "\x1b" not in told
+
+
+REPLACE = {"type": "Replace", "pattern": {"Regex": "."}, "content": "x" * 30}
+TABLE = base64.b64encode(b"\0\0\0\0" + b"x" * 1000 + b"\0").decode()
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ({"normalizer": {"type": "Sequence", "normalizers": [REPLACE] * 6}}, "961 times as long"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 40}}, "512 times as long"),
+        ({"decoder": {"type": "Sequence", "decoders": [REPLACE] * 6}}, "961 times as long"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": TABLE}}, "1,000 times as long"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "precompiled_charsmap is damaged"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "//8AAP////8="}}, "precompiled_charsmap"),
+        ({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<nothing>"}}, "cannot read a text"),
+        ({"model": {"type": "WordLevel", "vocab": {"ball": 4 * 10**9, "<unk>": 3}, "unk_token": "<unk>"}}, "another"),
+    ],
+)
+def test_a_tokenizer_that_lengthens_texts_fails_on_them_or_has_foreign_tokens_is_an_error_in_words(
+    tmp_path: Path, part: dict[str, Any], reason: str
+) -> None:
+    folder = save_mini_lm(tmp_path / "lm")
+    edit(folder / "tokenizer.json", **part)
+    with pytest.raises(ConfigError, match=reason):
+        load(folder).prompt_ids("where is the ball?")
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "reason"),
+    [
+        ("transformer/config.json", {"rope_max_seq_len": 10**8}, "tables of 2,400,000,000 numbers"),
+        ("vae/config.json", {"dim_mult": [1] * 900, "num_res_blocks": 900}, "more than 16,384 layers"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**10}, "num_train_timesteps = 10000000000"),
+        ("image_processor/preprocessor_config.json", {"size": {"shortest_edge": 10**6}}, "shortest_edge = 1000000"),
+    ],
+)
+def test_what_a_world_model_computes_by_itself_is_compared_before_it_is_allocated(
+    tmp_path: Path, file: str, settings: dict[str, Any], reason: str
+) -> None:
+    world = save_mini_wan(tmp_path / "world")
+    edit(world / file, **settings)
+    with pytest.raises(WorldModelError, match=reason):
+        WanWorld.load(world)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
@@ -220,3 +294,13 @@ def test_every_loader_is_called_in_one_place_and_nothing_loads_code_by_name() ->
                     assert (keyword.arg, ast.unparse(keyword.value)) != ("trust_remote_code", "True"), place
     # Wan's sampler makes a fresh scheduler from the config of one that was loaded
     assert seen == {"pipeline/files/pretrained.py", "precompute/worlds/wan.py"}
+
+
+def test_a_header_cannot_state_more_numbers_than_its_file_has_room_for(tmp_path: Path) -> None:
+    world = save_mini_wan(tmp_path / "world")
+    edit(world / "transformer" / "config.json", rope_max_seq_len=10**8)
+    header = json.dumps({"x": {"dtype": "F32", "shape": [10**4000], "data_offsets": [0, 4]}}).encode()
+    lie = world / "transformer" / "diffusion_pytorch_model.safetensors"
+    lie.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(WorldModelError, match=r"its config describes .* and its weights hold [0-9,]{3,7}$"):
+        WanWorld.load(world)

@@ -10,7 +10,7 @@ from tests.patience import ends_within
 from theworld.pipeline.errors import ConfigError, RecipeError, WorldModelError
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.recipe import make_recipe
-from theworld.precompute.worlds.source import COSMOS, resolve_world
+from theworld.precompute.worlds.source import COSMOS, find_dimensions, resolve_world
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +109,13 @@ def test_a_config_of_no_latent_space_is_refused_at_once(tmp_path: Path, name: st
     config.write_text(json.dumps(json.loads(config.read_text()) | {name: value}))
     with ends_within(20), pytest.raises(WorldModelError, match="describes no latent space"):
         resolve_world(str(folder)).latent_spec()
+
+
+@pytest.mark.parametrize("stages", [[10**11, 1], [True] * 4000, "abc", [0.5]])
+def test_strides_that_a_config_states_are_not_computed_unless_they_can_be(tmp_path: Path, stages: object) -> None:
+    world = save_mini_world(tmp_path / "world")
+    config = world / "vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "temperal_downsample": stages}))
+    with pytest.raises(WorldModelError, match=r"describes no latent space: .*temperal_downsample") as refused:
+        find_dimensions(str(world))
+    assert len(str(refused.value)) < 300

@@ -176,3 +176,29 @@ def test_a_pipe_is_no_questions_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "q.jsonl")
     with pytest.raises(QuestionError, match="is not a regular file"):
         read_question_file(tmp_path / "q.jsonl")
+
+
+def test_a_row_of_a_million_fields_choices_or_turns_is_refused_in_a_short_text_and_at_once(tmp_path: Path) -> None:
+    rows = [
+        {**GOOD, "id": "fields", **{f"imag{number}": 1 for number in range(300_000)}},
+        {**GOOD, "id": "name", "x" * 2_000_000: 1},
+        {**GOOD, "id": "choices", "choices": [str(number) for number in range(300_000)]},
+        {**GOOD, "id": "twice", "choices": ["left", "right", "left", "x" * 2_000_000]},
+        {**GOOD, "id": "turns", "before": [["a", "b"]] * 300_000},
+    ]
+    file = tmp_path / "q.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    started = time.process_time()
+    found = read_question_file(file)
+    assert time.process_time() - started < 10
+    assert [question.id for question in found.questions] == ["name"]
+    assert len(found.bad) == 4
+    assert all(len(str(row)) < 1100 for row in found.bad)
+
+
+def test_all_questions_together_may_have_so_many_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text("\n".join(json.dumps({**GOOD, "id": f"{number}", "answer": "left" * 100}) for number in range(9)))
+    monkeypatch.setattr(limits, "MAX_QUESTION_TEXTS", 1000)
+    with pytest.raises(QuestionError, match="more than 1,000 letters together"):
+        read_question_file(file)

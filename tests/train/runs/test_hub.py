@@ -161,3 +161,22 @@ def test_a_text_that_theworld_did_not_write_is_refused_by_its_name(
         return  # any object may be uploaded: who loads it looks at it
     with pytest.raises(RunError, match=r"is not what theworld wrote: .*Train or evaluate again"):
         prepare_upload(tmp_path / "run", tmp_path / "up", "somebody/reader")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", '{"train_steps": 1, "loss": [1]}'),
+        ("metrics.json", '{"train_steps": "x", "loss": []}'),
+        ("metrics.json", "[]"),
+        ("metrics.json", '{"train_steps": 1, "loss": [], "x": ' + "[" * 900 + "]" * 900 + "}"),
+        ("evaluation.json", '{"by_type": {"<b>": {"accuracy": "x"}}}'),
+        ("evaluation.json", "[[1]]"),
+    ],
+)
+def test_texts_that_no_training_wrote_are_refused_in_words(run: Path, tmp_path: Path, name: str, content: str) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / name).write_text(content)
+    (tmp_path / "upload").mkdir()
+    with pytest.raises(RunError, match="not what theworld wrote"):
+        prepare_upload(copy, tmp_path / "upload", "org/name")
