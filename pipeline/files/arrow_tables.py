@@ -74,6 +74,11 @@ def fetch_hub(name: str) -> list[Path]:
     except ImportError as error:
         raise ConfigError(f"{name} needs the library datasets: {install_extra('datasets')}") from error
     repo, split = match.groups()
+    if Path(repo).exists():  # `datasets` would read it, and whatever addresses its README names
+        raise ConfigError(
+            f"{name} is ambiguous: there is a folder {repo} here. Run the command from another folder, or name the "
+            f"folder itself, ./{repo}"
+        )
     _check_size(repo)
     try:
         load: Any = datasets.load_dataset  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

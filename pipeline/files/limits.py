@@ -26,8 +26,8 @@ MAX_CONFIG_BYTES = 2**22
 """A config of a model, of an adapter, of a run: 4 MiB. The largest in use have 100 KB."""
 MAX_RESULT_BYTES = 2**27
 """A file of results, such as evaluation.json: 128 MiB. An answer takes up to 1 KB, and a split has up to 100,000."""
-MAX_TOKENIZER_BYTES = 2**27
-"""tokenizer.json, a SentencePiece model, an index of weights: 128 MiB. Gemma-3's tokenizer.json has 33 MB."""
+MAX_TOKENIZER_BYTES = 2**26
+"""tokenizer.json, a SentencePiece model, an index of weights: 64 MiB. Gemma-3's tokenizer.json has 33 MB."""
 MAX_WEIGHT_BYTES = 2**40
 """One safetensors or .gguf file: 1 TiB."""
 MAX_WEIGHT_HEADER_BYTES = 100 * 10**6
