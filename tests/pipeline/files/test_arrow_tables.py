@@ -91,7 +91,9 @@ def test_a_long_word_in_a_saved_data_set_is_cut_in_the_message(tmp_path: Path) -
     assert len(str(caught.value)) < 1000
 
 
-def test_a_folder_called_as_a_data_set_is_not_read_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_called_as_a_data_set_is_not_read_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "name").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"hf:org/name is ambiguous: there is a folder org/name here"):
