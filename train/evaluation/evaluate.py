@@ -27,7 +27,19 @@ from ..questions.record import UNTYPED, Question, select_split
 from ..runs.meta import RunMeta, read_meta, versions
 from .answer import Response, check_steps
 from .answer import ask as ask
-from .metrics import Balanced, Calibration, Figure, Prediction, alarms, balance, calibrate, generation, pairs, score
+from .metrics import (
+    Balanced,
+    Calibration,
+    Figure,
+    Prediction,
+    alarms,
+    balance,
+    calibrate,
+    generation,
+    group_by_type,
+    pairs,
+    score,
+)
 from .metrics import Score as Score
 from .metrics import normalised as normalised
 from .session import AnswerSession
@@ -218,7 +230,7 @@ def _predicted(question: Question, response: Response, key: str) -> Prediction:
 
 def _counted(predictions: tuple[Prediction, ...], outcomes: Mapping[str, bool] | None) -> dict[str, Any]:
     """All figures that follow from the predictions."""
-    by_type = {kind: [p for p in predictions if p.type == kind] for kind in sorted({p.type for p in predictions})}
+    by_type = group_by_type(predictions)
     temporal = by_type.get("temporal", []) if outcomes is not None else []
     predictions_by_group = {
         "all": predictions,

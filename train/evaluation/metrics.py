@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from ...pipeline.messages import name_some
 from ..pages.intervals import as_share
 from ..questions.record import Question
 from .statistics import paired_p_value, wilson
@@ -198,12 +199,23 @@ def calibrate(predictions: Iterable[Prediction]) -> Calibration | None:
     )
 
 
+ALARMS_NAMED = 10
+"""Types of questions that an alarm names; it counts the others."""
+
+
+def group_by_type(predictions: Iterable[Prediction]) -> dict[str, list[Prediction]]:
+    """The answers of each type of question, types in alphabetical order; a file may state a type for each question."""
+    groups: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        groups.setdefault(prediction.type, []).append(prediction)
+    return dict(sorted(groups.items()))
+
+
 def alarms(predictions: Sequence[Prediction]) -> tuple[str, ...]:
     """Warnings about the figures: where the accuracy of ranked and of generated answers differs."""
     generated_answers = [p for p in predictions if p.generated_correct is not None]
     differences: list[str] = []
-    for kind in ("", *sorted({p.type for p in generated_answers})):
-        group = [p for p in generated_answers if kind in ("", p.type)]
+    for kind, group in {"": generated_answers, **group_by_type(generated_answers)}.items():
         ranked, generated = sum(p.correct for p in group), sum(bool(p.generated_correct) for p in group)
         if group and abs(ranked - generated) > ALARM * len(group):
             p_value = paired_p_value((p.cluster, p.correct, bool(p.generated_correct)) for p in group)
@@ -212,8 +224,9 @@ def alarms(predictions: Sequence[Prediction]) -> tuple[str, ...]:
     if not differences:
         return ()
     stray = sum(not _is_choice(p) for p in generated_answers)
+    named = name_some(differences, most=ALARMS_NAMED)
     return (
-        f"ranking choices and own words differ by more than {100 * ALARM:g} points: {', '.join(differences)}. "
+        f"ranking choices and own words differ by more than {100 * ALARM:g} points: {named}. "
         f"{stray} of {len(generated_answers)} answers in own words are none of the choices: ranking shows what the "
         "reader knows of the choices, own words what it says without them",
     )

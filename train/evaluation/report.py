@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,6 +21,8 @@ EXAMPLES = 3
 """Of each kind."""
 _PRICES = {"world_tokens": "world tokens per question", "rollout_seconds": "rollout seconds per image"}
 _TYPES_SHOWN = 6  # histograms; more would not be read
+_TYPES_LISTED = 40
+"""Rows of the tables. A file of questions may state a type for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,11 @@ def _accuracy(runs: Named) -> Html:
                 ]
             )
     text = table(["questions", "run", "ranked", "generated", "balanced over answers"], rows)
+    every = {kind for _, e in runs for kind in e.by_type}
+    if len(every) > _TYPES_LISTED:
+        text += paragraph(
+            f"The questions have {len(every):,} types. This page lists the {_TYPES_LISTED} with the most questions."
+        )
     pairs = [[name, _cell(e.pairs)] for name, e in runs if e.pairs is not None]
     return text + table(["run", "minimal pairs, both halves correct"], pairs) if pairs else text
 
@@ -346,7 +355,11 @@ def _facts(runs: Named) -> Html:
 
 
 def _types(runs: Named) -> list[str]:
-    return sorted({kind for _, e in runs for kind in e.by_type}, reverse=True)
+    """The types of questions, at most `_TYPES_LISTED`: those with the most questions."""
+    totals: Counter[str] = Counter()
+    for _, e in runs:
+        totals |= Counter({kind: accuracy.total for kind, accuracy in e.by_type.items()})
+    return sorted(heapq.nlargest(_TYPES_LISTED, totals, key=lambda kind: (totals[kind], kind)), reverse=True)
 
 
 def _answers_of_both(first: Evaluation, second: Evaluation) -> list[tuple[Prediction, bool, bool]]:

@@ -207,3 +207,14 @@ def test_an_example_shows_the_future_in_the_store_of_the_run_it_is_of(
     write_page(runs, tmp_path / "page.html", device="cpu", progress=Progress(told))
     assert drawn == {("store of long", 8)}
     assert told.export_text().count("a note") == 1
+
+
+def test_of_very_many_types_the_page_lists_those_with_the_most_questions_and_says_so() -> None:
+    base = evaluation("runs/1", 18)
+    one = base.by_type["temporal"]
+    types = {f"type {n:05}": one.model_copy(update={"total": one.total + n}) for n in range(2000)}
+    runs = [base.model_copy(update={"by_type": types, "run": name}) for name in ("runs/1", "runs/2")]
+    text = Page(run_page(runs)).text
+    assert "The questions have 2,000 types. This page lists the 40 with the most questions." in text
+    assert "type 01999" in text
+    assert "type 01959" not in text
