@@ -68,15 +68,14 @@ class Recorder(FileLayer):
         return result
 
     def _name(self, path: Any) -> str:
-        path = Path(path)  # perhaps by way of /proc/self/fd
-        return os.path.relpath(path.parent.resolve() / path.name, self.root.resolve())
+        return os.path.relpath(_real(path), self.root.resolve())
 
     @staticmethod
     def _inode(path: Any) -> int:
         return Path(path).lstat().st_ino
 
     def _note_open(self, fd: int, _: int, path: Any, flags: int, *__: Any) -> None:
-        self._open[fd] = Path(path).parent.resolve() / Path(path).name
+        self._open[fd] = _real(path)
         assert not flags & os.O_TRUNC
         if flags & os.O_CREAT:
             assert flags & os.O_EXCL
@@ -107,6 +106,12 @@ class Recorder(FileLayer):
 class _File:
     synced: bytes = b""
     later: bytes = b""
+
+
+def _real(path: Any) -> Path:
+    """Where a file or folder is that may be named by way of a folder held open, /proc/self/fd/N; a link stays one."""
+    path = Path(path)
+    return path.resolve() if path.parent == Path("/proc/self/fd") else path.parent.resolve() / path.name
 
 
 @dataclass(frozen=True)
