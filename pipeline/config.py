@@ -6,6 +6,7 @@ stranger's, so what each field takes from one is said at the field, and refused 
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -154,6 +155,6 @@ def _why_outside(value: str, models: Sequence[str] | None) -> str | None:
     path = Path(value) if models is not None and is_hub_id(value) else require_local(value)
     if path.is_absolute() or value.startswith("~") or ".." in path.parts:
         return "a file names only what lies in the working folder"
-    if models is not None and is_hub_id(value) and not path.exists():
+    if models is not None and is_hub_id(value) and not os.path.lexists(path):  # also of a name that is too long
         return "it would download a model that the file chose, and theworld has no configuration for it"
     return None

@@ -160,6 +160,8 @@ class Watch:
             return
         root = os.readlink(f"/proc/self/fd/{folder}") if event != "os.truncate" and folder != -1 else ""  # noqa: PTH115
         text = os.path.abspath(os.path.join(root, os.fsdecode(path)))  # noqa: PTH100, PTH118
+        if text.startswith("/proc/self/fd/"):  # a folder that is held open
+            text = os.path.join(os.path.realpath(os.path.dirname(text)), os.path.basename(text))  # noqa: PTH118, PTH119, PTH120
         if not text.startswith(self.writable):
             self._refuse(f"a write: {event} of {text[-80:]}")
 
