@@ -115,7 +115,7 @@ def test_a_killed_training_is_found_again_without_a_name(house: Path, monkeypatc
         find_partial()
     assert go_on(find_partial(Path("runs/2"))) == Path("runs/2")
     assert go_on(find_partial()) == Path("runs/1")
-    with pytest.raises(RunError, match="It is finished"):
+    with pytest.raises(RunError, match="is finished: there is nothing to resume"):
         find_partial(Path("runs/1"))
     assert names(house / "runs") == {"1", "2"}
 
