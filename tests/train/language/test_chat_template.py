@@ -260,6 +260,7 @@ def test_a_template_that_cannot_be_used_is_refused_in_words_and_within_bounds(
 ) -> None:
     if name != "nested loops":  # which ends at the true limit
         monkeypatch.setitem(chat_template._LIMITS, "cpu_s", 2)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     template, why = HOSTILE[name]
     tokenizer = mini_tokenizer()
     tokenizer.chat_template = template
@@ -271,7 +272,8 @@ def test_a_template_that_cannot_be_used_is_refused_in_words_and_within_bounds(
     assert str(first.value) == str(second.value)
     assert str(first.value).isprintable()
     assert len(str(first.value)) < 600
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1.5 * 2**20  # KiB
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert largest <= max(before, 1.5 * 2**20)  # KiB; other tests had children, too
 
 
 def test_a_template_that_leaves_images_out_is_refused() -> None:
