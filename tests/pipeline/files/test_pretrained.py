@@ -123,7 +123,11 @@ TITLE = "\x1b]0;OWNED\x07"
 def test_warnings_of_the_libraries_show_what_a_config_says_as_text(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handlers = logging.getLogger("transformers").handlers
+    logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "level", logging.WARNING)  # whatever other tests have set
+    logger.manager._clear_cache()  # type: ignore[attr-defined]
+    logging.Logger.warning_once.cache_clear()  # each text is said once a process
+    handlers = logger.handlers
     own = next(handler for handler in handlers if type(handler) is logging.StreamHandler)
     monkeypatch.setattr(own, "stream", stderr := io.StringIO())
     folder = save_mini_lm(tmp_path / "lm")

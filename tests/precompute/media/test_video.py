@@ -278,7 +278,8 @@ def decodes(content: bytes, format: str, **options: str) -> list[bool] | None:
             stream.codec_context.thread_count = 1
             stream.codec_context.options = options
             return [frame.is_corrupt for frame in container.decode(stream)]
-    except (av.error.FFmpegError, AttributeError, IndexError):  # AttributeError: an unknown codec; IndexError: no video
+    # AttributeError: an unknown codec; IndexError: no video; UnicodeDecodeError: a damaged word of its header
+    except (av.error.FFmpegError, AttributeError, IndexError, UnicodeDecodeError):
         return None
 
 
