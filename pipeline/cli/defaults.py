@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ..config import DEFAULT_CACHE
 from ..errors import ConfigError
 
 
@@ -38,3 +41,31 @@ def own_questions(store: Path) -> Path:
         f"which questions? {store} has no scenes of its own beside it, so name a file (`theworld questions FILE`, "
         '--questions FILE of other commands) such as FILE.jsonl, one {"image": …, "question": …, "answer": …} a line'
     )
+
+
+def runs_or_newest(runs: list[Path] | None) -> list[Path]:
+    """The run folders that were typed, else the newest one.
+
+    Each is read here, so that what is no run is said before the seconds that torch and transformers take to load.
+
+    Raises:
+        ConfigError: none was typed and there is none.
+        RunError: one is no run folder.
+    """
+    from ...train.runs.meta import read_meta
+
+    chosen = runs or [newest_run()]
+    for run in chosen:
+        read_meta(run)
+    return chosen
+
+
+def with_own_places(flags: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of a training, with the usual store and that store's own questions where neither they nor the
+    settings file name any. Raises as `own_questions`."""
+    places = dict(flags)
+    if places["store"] is None and "store" not in table:
+        places["store"] = DEFAULT_CACHE
+    if places["questions"] is None and "questions" not in table:
+        places["questions"] = own_questions(Path(places["store"] or table["store"]))
+    return places

@@ -10,7 +10,7 @@ import typer
 from ...train.config import TrainConfig
 from ..messages import split_names
 from . import options
-from .defaults import newest_run
+from .defaults import runs_or_newest
 from .options import Device, Json, Quiet, device_name
 from .settings import help_of
 
@@ -56,11 +56,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Answer a split's questions and print accuracy by question type, runs side by side."""
-    from ...train.runs.meta import read_meta
-
-    runs = runs or [newest_run()]
-    for run in runs:
-        read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
+    runs = runs_or_newest(runs)
     from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown, require_one_file
     from ...train.study.findings import read_outcomes
     from ..progress import Progress, print_json, print_lines, print_result

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options
-from .defaults import newest_run
+from .defaults import runs_or_newest
 from .options import Device, Json, Quiet, device_name
 
 
@@ -36,12 +36,9 @@ def policies(
     The gate is kept in the run folder, for `theworld ask --adaptive gate`.
     """
     from ...train.evaluation.gates import parse_rule
-    from ...train.runs.meta import read_meta
 
-    runs = runs or [newest_run()]
     steps_by_type = parse_rule(rule)
-    for run in runs:
-        read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
+    runs = runs_or_newest(runs)
     from ...train.evaluation.adaptive import compare_policies
     from ..progress import Progress, print_json, print_lines, print_result
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...train.config import TrainConfig
-from ..config import DEFAULT_CACHE
 from ..errors import ConfigError
 from ..messages import split_names
 from . import options
-from .defaults import own_questions
+from .defaults import with_own_places
 from .options import ConfigFile, Json, Quiet
 from .settings import settings_of
 
@@ -66,11 +65,7 @@ def study(
     """
     from ..config import load_config, read_table
 
-    flags, table = dict(typed), read_table(config, "train") if config else {}
-    if flags["store"] is None and "store" not in table:
-        flags["store"] = DEFAULT_CACHE
-    if flags["questions"] is None and "questions" not in table:
-        flags["questions"] = own_questions(Path(flags["store"] or table["store"]))
+    flags = with_own_places(typed, read_table(config, "train") if config else {})
     settings = load_config(TrainConfig, "train", config, flags)
     from ...train.study.answers import Answers
     from ...train.study.examples import telling_scenes

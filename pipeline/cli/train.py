@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from ...train.config import TrainConfig
-from ..config import DEFAULT_CACHE, HOW_IT_RUNS
+from ..config import HOW_IT_RUNS
 from ..errors import ConfigError
-from .defaults import own_questions
+from .defaults import with_own_places
 from .options import ConfigFile, Json, Quiet
 from .settings import settings_of
 
@@ -88,14 +88,11 @@ def _settings(config: Path | None, typed: dict[str, Any], *, resume: bool) -> tu
     from ...train.runs.partial import find_partial, is_partial, resumed_config
     from ..config import load_config, read_table
 
-    flags, table = dict(typed), read_table(config, "train") if config else {}
+    table = read_table(config, "train") if config else {}
     if resume:
+        flags = dict(typed)
         if flags["store"] is not None and is_partial(flags["store"]):
             flags["out"], flags["store"] = flags["store"], None
-        partial = find_partial(flags["out"] or (Path(table["out"]) if "out" in table else None))
+        partial = find_partial(flags["out"])
         return resumed_config(partial, {**table, **{k: v for k, v in flags.items() if v is not None}}), partial
-    if flags["store"] is None and "store" not in table:
-        flags["store"] = DEFAULT_CACHE
-    if flags["questions"] is None and "questions" not in table:
-        flags["questions"] = own_questions(Path(flags["store"] or table["store"]))
-    return load_config(TrainConfig, "train", config, flags), None
+    return load_config(TrainConfig, "train", config, with_own_places(typed, table)), None

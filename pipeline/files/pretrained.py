@@ -74,9 +74,8 @@ def load_pretrained(
         if gguf is not None:
             files = [*files, require_plain(root, folder / gguf, limits.MAX_WEIGHT_BYTES)]
             check_gguf(folder / gguf)
-        for path in files:
-            _check(path)
-        with _view(files) as view:
+        configs = {path: config for path in files if (config := _checked(path)) is not None}
+        with _view(files, configs) as view:
             try:
                 loaded = _load(kind, view, files, options)
             except BaseException as problem:  # the libraries raise almost anything on a config that is wrong
@@ -243,19 +242,23 @@ def _limit(name: str) -> int:
     return limits.MAX_TOKENIZER_BYTES if big else limits.MAX_CONFIG_BYTES
 
 
-def _check(path: Path) -> None:
-    """Raise ValueError for a config that names code, places or sizes that no model has."""
+def _checked(path: Path) -> dict[str, Any] | None:
+    """The config in a file, None of a file of another sort. A file is read once: it may change at any time.
+
+    Raises:
+        ValueError: it names code, places or sizes that no model has.
+    """
     if path.name == "tokenizer.json":
         check_tokenizer_json(path)
     if path.suffix != ".json" or path.name in _BIG:
-        return
+        return None
     config = _object(path)
     if path.name.endswith(".index.json"):
         files = config.get("weight_map")
         names = set(cast(dict[str, object], files).values()) if isinstance(files, dict) else set[object]()
         if wrong := [name for name in names if not isinstance(name, str) or Path(name).name != name]:
             raise ValueError(f"{path.name} names {wrong[0]!r}, which is no file of this folder")
-        return
+        return config
     for name, value in _settings(config):
         if name in _CODE and value:
             raise ValueError(
@@ -274,6 +277,7 @@ def _check(path: Path) -> None:
             most = limits.MAX_LAYERS if _COUNTS.search(name) else _NUMBERS[path.name]
             if abs(value) > most:
                 raise ValueError(f"{path.name} sets {name} = {value}; the limit is {most:,}")
+    return config
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -300,13 +304,13 @@ def _settings(value: object) -> Iterator[tuple[str, object]]:
 
 
 @contextmanager
-def _view(files: list[Path]) -> Generator[Path]:
+def _view(files: Sequence[Path], configs: Mapping[Path, Mapping[str, Any]]) -> Generator[Path]:
     """A private folder with these files: links, and copies of configs without names of other files."""
     with tempfile.TemporaryDirectory(prefix="theworld-model-") as place:
         view = Path(place)
         for path in files:
-            if path.suffix == ".json" and path.name not in _BIG and not path.name.endswith(".index.json"):
-                (view / path.name).write_text(json.dumps(_without_places(_object(path))), encoding="utf-8")
+            if path in configs:
+                (view / path.name).write_text(json.dumps(_without_places(configs[path])), encoding="utf-8")
             else:
                 (view / path.name).symlink_to(path.resolve())
         yield view

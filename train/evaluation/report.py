@@ -157,8 +157,9 @@ def _against(runs: Named) -> Html:
     rows: list[list[str | Html]] = []
     p_values: list[float] = []
     for (first_name, a), (second_name, b) in combinations(runs, 2):
+        answers = _answers_of_both(a, b)
         for kind in ("", *_types(runs)):
-            outcomes = [(x, y) for p, x, y in _answers_of_both(a, b) if kind in ("", p.type)]
+            outcomes = [(x, y) for p, x, y in answers if kind in ("", p.type)]
             if outcomes:
                 only_first, only_second = outcomes.count((True, False)), outcomes.count((False, True))
                 points = f"{100 * (only_first - only_second) / len(outcomes):+.1f}"
