@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -159,11 +159,12 @@ def _against(runs: Named) -> Html:
     for (first_name, a), (second_name, b) in combinations(runs, 2):
         answers = _answers_of_both(a, b)
         for kind in ("", *_types(runs)):
-            outcomes = [(x, y) for p, x, y in answers if kind in ("", p.type)]
+            of_kind = [answer for answer in answers if kind in ("", answer[0].type)]
+            outcomes = [(x, y) for _, x, y in of_kind]
             if outcomes:
                 only_first, only_second = outcomes.count((True, False)), outcomes.count((False, True))
                 points = f"{100 * (only_first - only_second) / len(outcomes):+.1f}"
-                p_values.append(_p_value(a, b, kind))
+                p_values.append(_p_value(of_kind))
                 names = [kind or "all", first_name, second_name]
                 rows.append([*names, points, f"{only_first}", f"{only_second}"])
     for row, p, adjusted in zip(rows, p_values, holm(p_values), strict=True):
@@ -227,7 +228,7 @@ def _swaps(trained: Sequence[Evaluation], swaps: Sequence[Evaluation]) -> Html:
             cells = [_cell(accuracy_of(e, kind)) for kind in kinds]
             rows.append([run, e.trained_arm, f"{e.arm}, {e.steps} steps", *cells, "-", "-"])
             if trained_evaluation is not None and e is not trained_evaluation:
-                tested.append((rows[-1], _p_value(trained_evaluation, e)))
+                tested.append((rows[-1], _p_value(_answers_of_both(trained_evaluation, e))))
     p_values = [p for _, p in tested]
     for (row, p), adjusted in zip(tested, holm(p_values), strict=True):
         row[-2:] = [f"{p:.2g}", f"{adjusted:.2g}"]
@@ -369,9 +370,8 @@ def _answers_of_both(first: Evaluation, second: Evaluation) -> list[tuple[Predic
     return [(p, p.correct, second_by_id[p.id]) for p in first.predictions if p.id in second_by_id]
 
 
-def _p_value(first: Evaluation, second: Evaluation, kind: str = "") -> float:
-    answers = _answers_of_both(first, second)
-    return paired_p_value((p.cluster, a, b) for p, a, b in answers if kind in ("", p.type))
+def _p_value(answers: Iterable[tuple[Prediction, bool, bool]]) -> float:
+    return paired_p_value((p.cluster, first, second) for p, first, second in answers)
 
 
 def _cell(figure: Score | None) -> str | Html:
