@@ -48,7 +48,7 @@ class Progress:
     """Tells a person how far a job is; `Progress.silent()` tells nobody.
 
     Args:
-        quiet: only what is told by `warn`.
+        quiet: show only what `warn` gets.
     """
 
     def __init__(self, console: Console | None, *, quiet: bool = False) -> None:
@@ -171,7 +171,7 @@ def print_at_once(text: str) -> None:
 
 
 def print_result(table: Table) -> None:
-    """A result on stdout; brackets and colons in a name are printed, not interpreted, and a long one is told whole."""
+    """A result on stdout; brackets and colons in a name are printed, not interpreted, and a long cell is wrapped, not cut."""
     shown = copy(table)
     shown.columns = [
         replace(
@@ -255,9 +255,9 @@ class _Live(_Counter):
 
     def advance(self, count: int, *, failed: int = 0, note: str = "") -> None:
         self.done += count
-        told = f"{failed} failed" if failed else ""
+        failures = f"{failed} failed" if failed else ""
         rate = f"{self._unit_shown} {printable(self.rate())}"
-        self._live.update(self._task, advance=count, rate=rate, failed=told, note=printable(note))
+        self._live.update(self._task, advance=count, rate=rate, failed=failures, note=printable(note))
 
 
 class _Lines(_Counter):
@@ -275,5 +275,5 @@ class _Lines(_Counter):
             self.finish()
 
     def finish(self) -> None:
-        told = [f"{self._title}: {self.done} of {self._total}", self.rate(), *self._tail]
-        self._progress.say(", ".join(filter(None, told)))
+        parts = [f"{self._title}: {self.done} of {self._total}", self.rate(), *self._tail]
+        self._progress.say(", ".join(filter(None, parts)))

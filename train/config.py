@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,12 +21,8 @@ AttentionName = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attent
 TrackerName = Literal["none", "tensorboard", "wandb", "trackio"]
 
 
-def _running(help: str, **flag: Any) -> Any:
-    return setting(help, panel=HOW_IT_RUNS, **flag)
-
-
-def _of_tokens(help: str, **flag: Any) -> Any:
-    return setting(help, panel=WORLD_TOKENS, **flag)
+_running = partial(setting, panel=HOW_IT_RUNS)
+_of_tokens = partial(setting, panel=WORLD_TOKENS)
 
 
 _MODELS = [f"{name}{kind}" for name in LIMITS_BY_MODEL for kind in ("", "-it", "-pt")]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,13 +18,8 @@ from ...pipeline.store.formats import StoreFormat
 from ..worlds.builtin import BUILT_IN
 from ..worlds.guardrail import Guardrail
 
-
-def _running(help: str, **flag: Any) -> Any:
-    return setting(help, panel=HOW_IT_RUNS, **flag)
-
-
-def _of_recipe(help: str, **flag: Any) -> Any:
-    return setting(help, panel=DECIDES_LATENTS, **flag)
+_running = partial(setting, panel=HOW_IT_RUNS)
+_of_recipe = partial(setting, panel=DECIDES_LATENTS)
 
 
 _OF_WORLD = "the world model's"
