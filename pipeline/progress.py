@@ -171,7 +171,7 @@ def print_at_once(text: str) -> None:
 
 
 def print_result(table: Table) -> None:
-    """A result on stdout; brackets and colons in a name are printed, not interpreted, and a long cell is wrapped, not cut."""
+    """A result on stdout; brackets and colons in a name are shown as they are, and a long cell is wrapped, not cut."""
     shown = copy(table)
     shown.columns = [
         replace(

@@ -21,7 +21,6 @@ from ..worlds.guardrail import Guardrail
 _running = partial(setting, panel=HOW_IT_RUNS)
 _of_recipe = partial(setting, panel=DECIDES_LATENTS)
 
-
 _OF_WORLD = "the world model's"
 _WRITTEN = "a file may not say where to write"
 _MODELS = [place for family in BUILT_IN.values() for place in family.names.values() if is_hub_id(place)]
