@@ -24,12 +24,12 @@ StoredDtype = Literal["float16", "bfloat16", "float32"]
 
 ENGINE_VERSION = 1
 """Version of the denoise loop in precompute/worlds/cosmos.py; bump it when its values change."""
-IMAGE_RULES = 1
+IMAGE_RULES = 2
 """Version of the decoding in pipeline/files/images.py and the fitting in precompute/media/images.py; bump it when
 pixels change."""
-VIDEO_RULES = 1
+VIDEO_RULES = 2
 """The same for precompute/media/video.py; recipes of kind frames hold it, in the field `image_rules`."""
-VIEW_RULES = 1
+VIEW_RULES = 2
 """The same for precompute/media/views.py; recipes of kind views hold it, in the field `image_rules`."""
 
 _SINCE_SCHEMA: dict[str, int] = {
@@ -52,7 +52,9 @@ class Recipe(BaseModel):
     width: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
     fit: Fit = "cover"
     """How a picture of another shape meets height x width: cover crops the centre, pad adds grey, stretch distorts."""
-    image_rules: Annotated[int, Field(ge=1)] = IMAGE_RULES
+    image_rules: Annotated[int, Field(ge=1)] = 1
+    """Version of the rules that made pixels of files: precompute states that of its kind. A recipe that states none is
+    of the first, so that ids never change."""
     rollout_steps: Annotated[int, Field(ge=0, le=256)] = 8
     """C, latent frames after the first; T = 1 + C. Of kind samples, those of all draws together."""
     stride: Annotated[int, Field(ge=1, le=64)] = 1

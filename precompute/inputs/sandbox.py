@@ -2,7 +2,7 @@
 
     worker                                   decoding process
     SandboxedDecoder.load(content, recipe, …)  →  limits set, kind.load(content, recipe, spec, source)
-    Loaded, or ImageError                 ←  pixels and note, or reason and message
+    Loaded, or ImageError                 ←  pixels and notes, or reason and message
 
 A message is an anonymous memory file (memfd) handed over a socket pair: 8 bytes of length, that many bytes of JSON,
 then the bytes of the input or of float32 pixels. Nothing in it can run code, and neither side maps what the other could
@@ -183,7 +183,7 @@ class SandboxedDecoder:
             answer, memory = receive(decoding)
             if "reason" not in answer:
                 pixels = memory.view(np.float32).reshape(answer["shape"])
-                return Loaded(torch.from_numpy(pixels), str(answer["note"]))
+                return Loaded(torch.from_numpy(pixels), tuple(map(str, answer["notes"])))
             refusal = ImageError(FailureReason(answer["reason"]), str(answer["message"]))
         except TimeoutError as error:
             self._end()
@@ -301,7 +301,7 @@ def _serve(worker: socket.socket) -> None:
         try:
             loaded = KINDS[recipe.kind].load(content, recipe, spec, source)
             pixels = np.ascontiguousarray(loaded.pixels.numpy(), np.float32)
-            answer: dict[str, Any] = {"shape": pixels.shape, "note": loaded.note}
+            answer: dict[str, Any] = {"shape": pixels.shape, "notes": loaded.notes}
         except ImageError as error:
             answer = {"reason": error.reason, "message": str(error)[:2000]}
         except MemoryError:

@@ -76,7 +76,9 @@ class Report:
             distinct = self.plan.inputs - self.plan.duplicates
             sharing = f"; {self.plan.duplicates} more share them" * bool(self.plan.duplicates)
             lines.append(f"nothing to do: {self.plan.done} of {distinct} {kind.takes}s have their latents{sharing}")
-        lines.extend(f"note: {count} {kind.takes}s are {note}" for note, count in work.notes.items())
+        lines.extend(
+            f"note: {count} {kind.takes}{'s' * (count != 1)}: {note}" for note, count in sorted(work.notes.items())
+        )
         if self.bad:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
             lines.append(f"{self.bad} inputs failed ({reasons}):")

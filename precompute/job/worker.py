@@ -152,7 +152,7 @@ class Worker:
                 started = time.monotonic()
                 latents = self._latents([sample for sample, _ in batch], [loaded.pixels for _, loaded in batch])
                 computed_at = time.monotonic()
-                notes.update(loaded.note for _, loaded in batch if loaded.note)
+                notes.update(note for _, loaded in batch for note in loaded.notes)
                 for (sample, _), latent in zip(batch, latents, strict=True):
                     if latent is None:
                         message = f"{sample.source} does not fit in memory, not even alone; others of its size did"

@@ -166,8 +166,8 @@ class LatentDecoder:
                 raise
             told = f"{error}. This run was trained on {kind.takes}s: ask it about {kind.takes}s"
             raise ImageError(FailureReason.FORMAT, told) from error
-        if loaded.note:
-            self._progress.warn(f"{file} is {loaded.note}")
+        for note in loaded.notes:
+            self._progress.warn(f"{file}: {note}")
         return content, loaded
 
     def encode(self, file: Path) -> Float[Tensor, "1 C 1 H W"]:

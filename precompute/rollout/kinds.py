@@ -29,8 +29,9 @@ class Loaded:
 
     pixels: Tensor
     """Float32 in [-1, 1]: (3, height, width) of an image, (3, F, height, width) of a video or of several views."""
-    note: str = ""
-    """A warning about a usable input; the end of a sentence that begins with the number of such inputs."""
+    notes: tuple[str, ...] = ()
+    """What was done with the input, or could not be, that a person should know. Each is counted over the inputs of a
+    job and printed behind their number: `3 videos: turned upright`."""
 
     @property
     def first(self) -> Tensor:
@@ -188,7 +189,8 @@ class _Frames(Kind):
 
     def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
         clip, rotation = video.load_video(content, self.frames(recipe, spec), *_size(recipe), recipe.fit, source=source)
-        return Loaded(clip, "to be rotated by players: their frames were used as they are stored" if rotation else "")
+        note = "to be rotated by players; their frames were used as they are stored"
+        return Loaded(clip, (note,) if rotation else ())
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         del keys  # nothing is drawn

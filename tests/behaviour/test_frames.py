@@ -107,7 +107,7 @@ def test_videos_to_be_shown_turned_are_taken_as_they_are_stored_and_counted(tmp_
     (videos / "1.mp4").write_bytes(turned((videos / "1.mp4").read_bytes()))
     report = run_precompute(config(videos, tmp_path / "cache", steps=0, shard_size=1))
     assert report.written == 3
-    assert "note: 1 videos are to be rotated by players" in report.summary()
+    assert "note: 1 video: to be rotated by players" in report.summary()
 
 
 @pytest.mark.slow

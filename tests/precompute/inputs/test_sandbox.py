@@ -92,7 +92,7 @@ def test_the_child_gives_what_decoding_here_would(decoder: SandboxedDecoder, tmp
         here = KINDS[recipe.kind].load(content, recipe, SPEC, "x")
         there = decoder.load(content, recipe, SPEC, "x")
         assert torch.equal(here.pixels, there.pixels)
-        assert (there.pixels.dtype, there.note) == (torch.float32, here.note)
+        assert (there.pixels.dtype, there.notes) == (torch.float32, here.notes)
 
 
 def test_one_child_serves_all_and_says_what_it_refuses(decoder: SandboxedDecoder) -> None:
