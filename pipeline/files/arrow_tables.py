@@ -7,7 +7,6 @@ data set is ever run.
 # pyright: reportMissingTypeStubs=false
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..errors import ConfigError
 from ..messages import format_bytes, install_extra
 from .hub import dataset_size
 from .limits import HUB_NOTE_BYTES, MAX_HUB_BYTES, MAX_HUB_FILES, MAX_JSON_BYTES
-from .plain import read_file
+from .plain import read_json
 
 SUFFIXES = frozenset({".parquet", ".arrow"})
 HUB = "hf:"
@@ -56,7 +55,7 @@ def _name(path: str) -> str:
 
 
 def _read_json(file: Path) -> Any:
-    return json.loads(read_file(file, MAX_JSON_BYTES))
+    return read_json(file, MAX_JSON_BYTES)
 
 
 def fetch_hub(name: str) -> list[Path]:

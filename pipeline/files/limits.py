@@ -56,6 +56,9 @@ MAX_BUFFER_NUMBERS = 2**26
 MAX_TEXT_GROWTH = 256
 """How many times longer a tokenizer may make a text. T5's tables make up to 33 bytes of a letter."""
 
+MAX_JSON_VALUES = 2**24
+"""Values in one JSON file, of which each takes up to 100 bytes of memory: 16.8 million. The largest good files, results
+of 100,000 answers and Gemma-3's tokenizer.json, have 5 million."""
 MAX_JSON_BYTES = 2**26
 """A small JSON file beside data, such as state.json of a data set: the largest, of 100,000 files, have 5 MB."""
 MAX_TURNS = 100

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .inside import require_inside
+from .limits import MAX_JSON_VALUES
 
 
 def read_file(path: Path, limit_bytes: int, *, within: Path | None = None) -> bytes:
@@ -28,13 +29,31 @@ def read_json(path: Path, limit_bytes: int, *, within: Path | None = None) -> An
     """Return the JSON value of a regular file of limited size, `within` as for `read_file`.
 
     Raises:
-        ValueError: not a regular file, too large, outside of `within`, not JSON, or nested too deeply.
+        ValueError: not a regular file, too large, of too many values, outside of `within`, not JSON, or nested too
+            deeply.
         OSError: it cannot be read.
     """
     try:
-        return json.loads(read_file(path, limit_bytes, within=within))
+        return json.loads(read_json_text(path, limit_bytes, within=within))
     except RecursionError as error:
         raise ValueError("its JSON is nested too deeply") from error
+
+
+def read_json_text(path: Path, limit_bytes: int, *, within: Path | None = None) -> bytes:
+    """Return the bytes of a JSON file that may be parsed: as values they take limited memory.
+
+    Raises:
+        ValueError: not a regular file, too large, of too many values, or outside of `within`.
+        OSError: it cannot be read.
+    """
+    content = read_file(path, limit_bytes, within=within)
+    # each value comes after one of these, and each list or mapping begins with one
+    if (
+        len(content) > MAX_JSON_VALUES
+        and (values := sum(map(content.count, (b"[", b"{", b",", b":")))) > MAX_JSON_VALUES
+    ):
+        raise ValueError(f"its JSON may hold {values:,} values, and the limit is {MAX_JSON_VALUES:,}")
+    return content
 
 
 def has_content(path: Path, content: bytes, *, within: Path | None = None) -> bool:

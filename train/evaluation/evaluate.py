@@ -15,7 +15,7 @@ from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.files.atomic import replace
 from ...pipeline.files.limits import MAX_RESULT_BYTES
 from ...pipeline.files.local import file_name
-from ...pipeline.files.plain import read_file
+from ...pipeline.files.plain import read_json_text
 from ...pipeline.machine import DeviceName
 from ...pipeline.messages import command, list_problems
 from ...pipeline.progress import Progress
@@ -342,7 +342,7 @@ def read_evaluation(run: Path) -> Evaluation:
         RunError: there is none, or it is not what we write.
     """
     try:
-        return Evaluation.model_validate_json(read_file(run / EVALUATION, MAX_RESULT_BYTES, within=run))
+        return Evaluation.model_validate_json(read_json_text(run / EVALUATION, MAX_RESULT_BYTES, within=run))
     except OSError as error:
         raise RunError(f"{run} has not been evaluated: run `{command('evaluate', run)}` first") from error
     except ValueError as error:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.files.limits import MAX_RESULT_BYTES
-from ...pipeline.files.plain import read_file
+from ...pipeline.files.plain import read_json_text
 from ...pipeline.messages import command, list_problems
 from ...pipeline.progress import Progress
 from ..questions.record import UNTYPED
@@ -125,7 +125,7 @@ def read_gate(run: Path, steps: int) -> Gate:
     if not os.path.lexists(path):
         raise ConfigError(f"{run} holds no gate: there is no {ADAPTIVE} in it. {make}; or give a rule such as static=0")
     try:
-        comparison = Adaptive.model_validate_json(read_file(path, MAX_RESULT_BYTES, within=run))
+        comparison = Adaptive.model_validate_json(read_json_text(path, MAX_RESULT_BYTES, within=run))
     except (OSError, ValueError) as error:
         why = list_problems(error) if isinstance(error, OSError | ValidationError) else error
         raise RunError(f"{path} is not a file that theworld wrote ({why}). {make}") from error

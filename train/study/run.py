@@ -29,7 +29,7 @@ from ...pipeline.files.atomic import replace
 from ...pipeline.files.hashing import digest_of_lines
 from ...pipeline.files.limits import MAX_RESULT_BYTES
 from ...pipeline.files.lock import exclusive_lock
-from ...pipeline.files.plain import read_file, read_json
+from ...pipeline.files.plain import read_json, read_json_text
 from ...pipeline.machine import resolve_device, usable_cores
 from ...pipeline.messages import list_problems
 from ...pipeline.progress import Progress
@@ -341,7 +341,7 @@ def _file_of(study: Study, unit: Unit) -> Path:
 def _read_unit(study: Study, unit: Unit) -> UnitAnswers:
     file = _file_of(study, unit)
     try:
-        return UnitAnswers.model_validate_json(read_file(file, MAX_RESULT_BYTES))
+        return UnitAnswers.model_validate_json(read_json_text(file, MAX_RESULT_BYTES))
     except (OSError, ValueError) as error:
         why = list_problems(error) if isinstance(error, OSError | ValidationError) else error
         raise RunError(
