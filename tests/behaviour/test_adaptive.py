@@ -82,6 +82,14 @@ def test_a_run_of_mixed_steps_was_fed_what_its_seed_and_updates_say(place: Path)
     assert metrics["supervised_tokens"] == still["supervised_tokens"]
 
 
+def test_the_comparison_says_what_it_is_of(place: Path, compared: Adaptive) -> None:
+    meta = read_meta(place / "run")
+    assert (compared.run, compared.split, compared.rule) == (str(place / "run"), "test", RULE)
+    assert (compared.steps, compared.trained_steps) == (meta.reader.num_world_steps, (0, 3))
+    assert len(compared.questions) == len(set(compared.questions)) == 32
+    assert compared.notes == ()
+
+
 def test_never_and_always_are_what_an_evaluation_at_these_steps_says(place: Path, compared: Adaptive) -> None:
     always, never = evaluate(place / "run", device="cpu"), evaluate(place / "run", steps=0, device="cpu")
     assert policy(compared, "always").overall == always.overall

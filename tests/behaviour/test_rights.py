@@ -13,6 +13,7 @@ import pytest
 from theworld.pipeline.errors import Interrupted
 from theworld.pipeline.files.rights import current_umask, follow_umask
 from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.job.pool import _ray_setup
 from theworld.precompute.job.run import run_precompute
 from theworld.train.evaluation.evaluate import evaluate
 from theworld.train.questions.inspect import write_questions
@@ -73,6 +74,13 @@ def test_a_job_follows_the_umask(mask: int, tmp_path: Path) -> None:
         run_precompute(config)
     for name in ("cache", "events.jsonl"):
         assert rights(tmp_path / name) == usual(tmp_path / name, mask)
+
+
+def test_a_worker_of_ray_is_started_with_the_umask_of_the_job() -> None:
+    for mask in (0o002, 0o027):
+        with umask(mask):
+            setup = _ray_setup({"world_folder": None, "store": "s", "device": "cpu", "batch_size": 1}, threads=2)
+        assert (setup.umask, setup.threads) == (mask, 2)
 
 
 def test_the_umask_is_read_without_setting_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """What both formats promise of a row in memory, whatever its shape."""
 
+import ml_dtypes
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from theworld.pipeline.store.folder import StoreFormat
+from theworld.pipeline.store.formats.base import STORED_DTYPES, _finite
 from theworld.pipeline.store.latent_store import layout_of
 
 from ....miniatures.store import SPEC, TINY
@@ -25,3 +28,17 @@ def test_rows_in_memory_are_aligned_and_hold_all_that_is_read_without_a_gap_or_a
         assert offset + size <= layout.row_bytes
         end += size
     assert end <= reads.memory_bytes < end + 64
+
+
+@pytest.mark.parametrize("dtype", sorted(STORED_DTYPES))
+def test_a_value_that_is_not_finite_is_found_by_its_bits_whichever_it_is(dtype: str) -> None:
+    stored = STORED_DTYPES[dtype]
+    bits = stored.itemsize * 8
+    every = np.arange(2**16, dtype=np.uint64) << (bits - 16)  # float32: sign, exponent and the first bits of the rest
+    values = every.astype(f"u{stored.itemsize}").view(stored)
+    with np.errstate(invalid="ignore"):
+        assert [_finite(values[at : at + 1], dtype) for at in range(len(values))] == np.isfinite(values).tolist()
+    limit = ml_dtypes.finfo(stored).max
+    assert _finite(np.array([limit, -limit, 0], stored), dtype)
+    for bad in (np.inf, -np.inf, np.nan, -np.nan):
+        assert not _finite(np.array([0, bad, -1], stored), dtype)
