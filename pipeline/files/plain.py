@@ -39,7 +39,9 @@ def read_json(path: Path, limit_bytes: int, *, within: Path | None = None) -> An
         raise ValueError("its JSON is nested too deeply") from error
 
 
-def read_json_text(path: Path, limit_bytes: int, *, within: Path | None = None) -> bytes:
+def read_json_text(
+    path: Path, limit_bytes: int, *, most_values: int = MAX_JSON_VALUES, within: Path | None = None
+) -> bytes:
     """Return the bytes of a JSON file that may be parsed: as values they take limited memory.
 
     Raises:
@@ -48,11 +50,8 @@ def read_json_text(path: Path, limit_bytes: int, *, within: Path | None = None) 
     """
     content = read_file(path, limit_bytes, within=within)
     # each value comes after one of these, and each list or mapping begins with one
-    if (
-        len(content) > MAX_JSON_VALUES
-        and (values := sum(map(content.count, (b"[", b"{", b",", b":")))) > MAX_JSON_VALUES
-    ):
-        raise ValueError(f"its JSON may hold {values:,} values, and the limit is {MAX_JSON_VALUES:,}")
+    if len(content) > most_values and (values := sum(map(content.count, (b"[", b"{", b",", b":")))) > most_values:
+        raise ValueError(f"its JSON may hold {values:,} values, and the limit is {most_values:,}")
     return content
 
 

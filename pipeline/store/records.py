@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ..errors import DamagedShardError, StoreError
-from ..files.plain import read_file
+from ..files.plain import read_json_text
 from ..files.sealed import unseal
 from ..latents.keys import KEY_DIGITS
 from ..messages import command, list_problems
@@ -23,6 +23,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 _RECORD_NAME = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
 RECORD_LIMIT_BYTES = 64 * 2**20
+_MAX_VALUES = 2**22
+"""Its keys, of which 1.9 million have room in that size, and what its facts hold."""
 
 
 class ShardRecord(BaseModel):
@@ -147,7 +149,8 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
     """
     path = record_path(store, number)
     try:
-        record = ShardRecord.model_validate_json(unseal(read_file(path, RECORD_LIMIT_BYTES, within=store)))
+        text = read_json_text(path, RECORD_LIMIT_BYTES, most_values=_MAX_VALUES, within=store)
+        record = ShardRecord.model_validate_json(unseal(text))
         if record.shard != number:
             raise ValueError(f"it is the record of shard {record.shard}")
         if record.recipe_id != recipe_id:

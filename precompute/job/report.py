@@ -81,7 +81,7 @@ class Report:
         )
         if self.bad:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
-            lines.append(f"{self.bad} inputs failed ({reasons}):")
+            lines.append(f"{self.bad} input{'s' * (self.bad != 1)} failed ({reasons}):")
             listed = (*self.failures, *self.plan.failed_before)[:5]
             lines.extend(f"  {failure.reason:>10}  {failure.message}" for failure in listed)
             if self.bad > len(listed):

@@ -116,3 +116,12 @@ def test_a_record_that_states_impossible_sizes_is_damage(tmp_path: Path, changes
     file.write_bytes(seal(body))
     with pytest.raises(DamagedShardError, match="its record states"):
         open_store(tmp_path)
+
+
+def test_a_record_whose_facts_would_fill_the_memory_is_damage(tmp_path: Path) -> None:
+    fill(create(tmp_path), 4)
+    [record] = open_store(tmp_path).records()
+    file = open_store(tmp_path).path / "commits" / "0.json"
+    file.write_bytes(seal({**record.model_dump(mode="json"), "facts": {"a": [[]] * 2_500_000}}))
+    with pytest.raises(DamagedShardError, match=r"0\.json: its JSON may hold 5,000,.* values, and the limit"):
+        open_store(tmp_path)
