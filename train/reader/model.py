@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
 from ...pipeline.errors import ConfigError, LatentShapeError
@@ -84,7 +84,7 @@ class TheWorld(nn.Module):
         segments: Int[Tensor, "B L"] | None = None,
         latents: Float[Tensor, "B C T H W"] | None = None,
         pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
-        images: Float[Tensor, "B 3 height width"] | None = None,
+        images: Num[Tensor, "B 3 height width"] | None = None,
         keys: Sequence[str] | None = None,
         num_world_steps: int | None = None,
     ) -> WorldOutput:
@@ -106,7 +106,8 @@ class TheWorld(nn.Module):
             num_world_steps: rollout steps to read in this call; None is the model's default.
         Raises:
             ConfigError: more steps than max_world_steps; images without a world model; both images and latents; pixels
-                for a language model without vision, or no pixels for text that marks their place.
+                for a language model without vision, or no pixels for text that marks their place; images that are not
+                in [-1, 1]; latents or images with text that does not start with <bos>; labels that are all ignored.
             LatentShapeError: the latents hold fewer steps than asked for, or rows do not start with text.
         """
         world = self._world_latents(latents, images, keys, num_world_steps)
@@ -206,6 +207,12 @@ class TheWorld(nn.Module):
             return text, attention_mask
         if not bool(attention_mask[:, 0].all()):
             raise LatentShapeError("world tokens stand behind <bos>: rows must start with text; pad on the right")
+        bos = self.lm.config.get_text_config().bos_token_id
+        if bos is not None and not bool((input_ids[:, 0] == bos).all()):
+            raise ConfigError(
+                f"world tokens stand behind <bos>, and not every row of input_ids starts with its id {bos}: the world "
+                "would stand behind the first word. Put <bos> in front, as LanguageModel.prompt_ids does"
+            )
         world = self.reader(latents).to(text.dtype)
         mask = attention_mask.new_ones(world.shape[:2])
         return (
@@ -293,6 +300,10 @@ class TheWorld(nn.Module):
             count = self.reader.count(*latents.shape[2:])
             labels = nn.functional.pad(labels, (count, 0), value=IGNORED)
         keep = labels != IGNORED
+        if not bool(keep.any()):
+            raise ConfigError(
+                f"all labels are {IGNORED}, so there is nothing to learn: label the tokens of the answer with their ids"
+            )
         logits = self._run(input_ids, attention_mask, latents, segments, pixel_values, logits_to_keep=keep).logits
         return logits, labels[keep], keep.nonzero()[:, 0]
 
@@ -335,6 +346,11 @@ class TheWorld(nn.Module):
             raise ConfigError(
                 f"images are rolled out live in one chunk each; latents of kind {self.recipe.kind}"
                 f"{' in chunks' if self.recipe.chunk_frames else ''} have to be precomputed"
+            )
+        if not images.is_floating_point() or not float(images.abs().max()) <= 1.001:
+            raise ConfigError(
+                f"images are RGB in [-1, 1] of a float dtype, got {images.dtype} from {float(images.min()):g} to "
+                f"{float(images.max()):g}. Of 8-bit pixels: images.float() / 127.5 - 1"
             )
         if steps == 0:
             latents = world.encode(images)

@@ -250,6 +250,34 @@ def test_images_without_what_it_takes_to_roll_them_out_are_refused() -> None:
         live(IDS, MASK, images=images, latents=latents())
 
 
+def test_text_without_bos_is_refused_where_a_world_would_stand_behind_its_first_word() -> None:
+    model = with_lora()
+    with pytest.raises(ConfigError, match="starts with its id 1"):
+        model(IDS[:, 1:], MASK[:, 1:], latents=latents())
+    assert model(IDS[:, 1:], MASK[:, 1:]).logits.shape[1] == 6  # without a world it is the language model's own affair
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.full((2, 3, 32, 48), 200, dtype=torch.uint8),
+        torch.full((2, 3, 32, 48), 200.0),
+        torch.full((2, 3, 32, 48), math.nan),
+        torch.full((2, 3, 32, 48), 1),
+    ],
+    ids=["bytes", "0 to 255", "nan", "whole numbers"],
+)
+def test_images_that_are_not_in_minus_1_to_1_are_refused(images: Tensor) -> None:
+    live = TheWorld(mini_lm(), reader(), num_world_steps=0, world=FakeWorld(), recipe=RECIPE)
+    with pytest.raises(ConfigError, match=r"RGB in \[-1, 1\].*/ 127.5 - 1"):
+        live(IDS, MASK, images=images)
+
+
+def test_labels_that_are_all_ignored_are_refused_rather_than_a_loss_of_nan() -> None:
+    with pytest.raises(ConfigError, match="all labels are -100"):
+        with_lora()(IDS, MASK, torch.full_like(IDS, IGNORED), latents=latents())
+
+
 def test_only_temporal_embedding_projector_and_lora_are_trainable() -> None:
     names = {name for name, _ in with_lora().trainable_parameters()}
     assert {name for name in names if "lora_" not in name} == {
