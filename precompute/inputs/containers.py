@@ -1,0 +1,122 @@
+"""The inputs that lists, tables and tars hold or name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.failures import FailureReason
+from ...pipeline.files import arrow_tables as arrow_files
+from ..rollout.kinds import Kind
+from . import manifests, tables, tars
+from .entries import Container, Entries
+from .file_facts import facts_of
+from .links import refuse_link, refuse_special
+from .selection import Selection, advice, counted, others_of, refuse_columns, relative, suffix_of
+
+TARS = frozenset({".tar"})
+
+
+def add_containers(
+    files: list[Path],
+    place: str,
+    root: str,
+    kind: Kind,
+    column: str | None,
+    prompt_field: str | None,
+    *,
+    own: bool = True,
+) -> Selection:
+    """The inputs that lists, tables and tars hold or name.
+
+    Args:
+        place, root: what the user named, and the folder that the files' names are relative to.
+        own: whether the files are the user's; then links must stay in their folder.
+    """
+    selection = Selection(Entries(place))
+    entries = selection.entries
+    for file in files:
+        if file.suffix.lower() in TARS:
+            refuse_columns(str(file), column, prompt_field)
+    for file in files:
+        name = relative(str(file), root)
+        suffix = file.suffix.lower()
+        entries.open(Container(name, str(file)))
+        try:
+            if own:
+                refuse_link(str(file), root, name)
+            refuse_special(file, name)
+            if suffix in TARS:
+                _add_tar(selection, file, name, kind)
+            elif suffix in arrow_files.SUFFIXES:
+                _add_table(entries, file, name, kind, column, prompt_field, own=own)
+            else:
+                _add_list(selection, file, name, kind, column, prompt_field)
+            selection.sound.add(name)
+        except ImageError as error:  # of the whole file, or of the rest of it
+            entries.add_broken(name, error)
+    if not len(entries):
+        others = f", but {counted(selection.others)}. {advice(selection.others)}" if selection.others else ""
+        raise ConfigError(f"{', '.join(map(str, files[:3])) or root} holds no {kind.takes}{others}")
+    entries.number_repeated()
+    return selection
+
+
+def _add_tar(selection: Selection, file: Path, name: str, kind: Kind) -> None:
+    entries = selection.entries
+    entries.open(Container(name, str(file), facts=facts_of(str(file))))
+    passed_over: Counter[str] = Counter()  # by suffix
+    try:
+        for member in tars.members(str(file)):
+            source = f"{name}:{member.name}"
+            if member.name.rpartition("/")[2].startswith(".") or suffix_of(member.name) not in kind.suffixes:
+                passed_over[suffix_of(member.name)] += member.regular
+            elif not member.regular:
+                entries.add_broken(source, ImageError(FailureReason.NOT_A_FILE, f"{source} is not a regular member"))
+            else:
+                entries.add_member(source, member.offset, member.size)
+    finally:
+        others = others_of(passed_over, kind)
+        selection.ignored += passed_over.total() - sum(others.values())
+        for takes, count in others.items():
+            selection.others[takes] = selection.others.get(takes, 0) + count
+
+
+def _add_list(
+    selection: Selection, file: Path, name: str, kind: Kind, column: str | None, prompt_field: str | None
+) -> None:
+    entries = selection.entries
+    entries.open(Container(name, str(file), str(file.parent)))
+    start, without = len(entries), 0
+    for row in manifests.read_manifest(file, kind.takes, column=column, prompt_field=prompt_field):
+        if row is manifests.AGAIN:
+            entries.cut(start)
+            without = 0
+        elif row is manifests.WITHOUT:
+            without += 1
+        elif row.problem is not None:
+            entries.add_broken(f"{name}:{row.number}", row.problem, row.number)
+        else:
+            entries.add_row(row.path, row.number, row.prompt)
+    selection.ignored += without
+
+
+def _add_table(
+    entries: Entries, file: Path, name: str, kind: Kind, column: str | None, prompt_field: str | None, *, own: bool
+) -> None:
+    facts = facts_of(str(file))
+    table = tables.read_table(file, kind.takes, column=column, prompt_field=prompt_field)
+    entries.open(Container(name, str(file), str(file.parent), facts, table.column or "", follows_links=not own))
+    start = len(entries)
+    try:
+        for row, has_bytes in table.rows:
+            if row.problem is not None:
+                entries.add_broken(f"{name}:{row.number}", row.problem, row.number)
+            elif has_bytes:
+                entries.add_cell(row.path, row.number, row.prompt)
+            else:
+                entries.add_row(row.path, row.number, row.prompt)
+    except ImageError:  # rows of a damaged table are not trusted
+        entries.cut(start)
+        raise
