@@ -21,9 +21,9 @@ from ...pipeline.files import limits
 from .file_facts import FileFacts
 from .locations import File, Location, TableCell, TarMember
 
-_FILE, _LINK, _ELSEWHERE, _ROW, _CELL, _NUMBERED, _MEMBER, _BROKEN = range(8)
-"""What an entry is: a file below its container; one whose path may hold a link; one with a path of its own; a row that
-names a file; a cell that is called by its path, or by its number; a member of a tar; an input that cannot be read."""
+_FILE, _ELSEWHERE, _ROW, _CELL, _NUMBERED, _MEMBER, _BROKEN = range(7)
+"""What an entry is: a file below its container; one with a path of its own; a row that names a file; a cell that is
+called by its path, or by its number; a member of a tar; an input that cannot be read."""
 _LAST_PROMPTS = 2**10
 
 
@@ -84,7 +84,7 @@ class Entry:
     prompt: str | None = None
     problem: ImageError | None = None
     root: str | None = None
-    """The folder that a link must not lead out of; None where links were checked."""
+    """The folder that a link must not lead out of; None where links are the user's own."""
     facts: FileFacts | None = None
     """Of the tar or table that holds it; None looks at its own file."""
 
@@ -120,14 +120,14 @@ class Entries:
         self.containers.append(container)
         self._starts.append(len(self))
 
-    def add_file(self, source: str, path: str | None = None, *, is_link: bool) -> None:
+    def add_file(self, source: str, path: str | None = None) -> None:
         """Add a file of a folder.
 
         Args:
-            path: where it is not the container's path and the source. is_link: whether the path may hold a link.
+            path: where it is not the container's path and the source.
         """
         if path is None:
-            self._add(_LINK if is_link else _FILE, source, 0)
+            self._add(_FILE, source, 0)
         else:
             self._paths.append(path)
             self._add(_ELSEWHERE, source, len(self._paths) - 1)
@@ -215,7 +215,7 @@ class Entries:
         kind, number, container = self._kinds[at], self._numbers[at], self._container(at)
         if kind == _ROW:
             return File(os.path.join(container.folder, self._sources[at]))  # noqa: PTH118 - millions of times
-        if kind in (_FILE, _LINK):
+        if kind == _FILE:
             return File(os.path.join(container.path, self._sources[at]))  # noqa: PTH118
         if kind == _MEMBER:
             return TarMember(container.path, self._offsets[number], self._sizes[number])
@@ -231,8 +231,6 @@ class Entries:
             entry.name = f"{container.name}:{self._numbers[at]}"
         if kind in (_CELL, _NUMBERED, _MEMBER):
             entry.facts = container.facts
-        elif kind in (_LINK, _ELSEWHERE):
-            entry.root = container.path
         elif kind == _ROW and location is not None and not container.follows_links:
             entry.root = _root_of_row(container.folder, source, location.path)
         return entry
