@@ -77,10 +77,12 @@ def _add_tar(selection: Selection, file: Path, name: str, kind: Kind) -> None:
     try:
         for member in tars.members(str(file)):
             source = f"{name}:{member.name}"
+            if member.is_folder:
+                continue
             if member.name.rpartition("/")[2].startswith("."):
-                selection.leave_out(HIDDEN, not member.is_folder)
+                selection.leave_out(HIDDEN)
             elif suffix_of(member.name) not in kind.suffixes:
-                passed_over[suffix_of(member.name)] += not member.is_folder
+                passed_over[suffix_of(member.name)] += 1
             elif not member.regular:
                 entries.add_broken(source, ImageError(FailureReason.NOT_A_FILE, f"{source} is not a regular member"))
             else:
