@@ -96,9 +96,9 @@ def _add_list(
         elif row is manifests.WITHOUT:
             without += 1
         elif row.problem is not None:
-            entries.add_broken(f"{name}:{row.number}", row.problem, row.number)
+            entries.add_broken_row(row.problem, row.number, row.element)
         else:
-            entries.add_row(row.path, row.number, row.prompt)
+            entries.add_row(row.path, row.number, row.prompt, row.element)
     selection.ignored += without
 
 
@@ -112,11 +112,11 @@ def _add_table(
     try:
         for row, has_bytes in table.rows:
             if row.problem is not None:
-                entries.add_broken(f"{name}:{row.number}", row.problem, row.number)
+                entries.add_broken_row(row.problem, row.number, row.element)
             elif has_bytes:
-                entries.add_cell(row.path, row.number, row.prompt)
+                entries.add_cell(row.path, row.number, row.prompt, row.element)
             else:
-                entries.add_row(row.path, row.number, row.prompt)
+                entries.add_row(row.path, row.number, row.prompt, row.element)
     except ImageError:  # rows of a damaged table are not trusted
         entries.cut(start)
         raise
