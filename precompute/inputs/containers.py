@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from .entries import Container, Entries
 from .file_facts import facts_of
 from .links import refuse_link, refuse_special
 from .selection import Selection, advice, counted, others_of, refuse_columns, relative, suffix_of
+from .tar_samples import TarSamples
+
+logger = logging.getLogger(__name__)
 
 TARS = frozenset({".tar"})
 
@@ -36,9 +40,10 @@ def add_containers(
     """
     selection = Selection(Entries(place))
     entries = selection.entries
+    samples = TarSamples(column)
     for file in files:
         if file.suffix.lower() in TARS:
-            refuse_columns(str(file), column, prompt_field)
+            refuse_columns(str(file), None, prompt_field)
     for file in files:
         name = relative(str(file), root)
         suffix = file.suffix.lower()
@@ -48,7 +53,7 @@ def add_containers(
                 refuse_link(str(file), root, name)
             refuse_special(file, name)
             if suffix in TARS:
-                _add_tar(selection, file, name, kind)
+                _add_tar(selection, file, name, kind, samples)
             elif suffix in arrow_files.SUFFIXES:
                 _add_table(entries, file, name, kind, column, prompt_field, own=own)
             else:
@@ -56,6 +61,8 @@ def add_containers(
             selection.sound.add(name)
         except ImageError as error:  # of the whole file, or of the rest of it
             entries.add_broken(name, error)
+    if note := samples.check(place, kind.takes):
+        logger.warning("note: %s", note)
     if not len(entries):
         others = f", but {counted(selection.others)}. {advice(selection.others)}" if selection.others else ""
         raise ConfigError(f"{', '.join(map(str, files[:3])) or root} holds no {kind.takes}{others}")
@@ -63,24 +70,40 @@ def add_containers(
     return selection
 
 
-def _add_tar(selection: Selection, file: Path, name: str, kind: Kind) -> None:
+def _add_tar(selection: Selection, file: Path, name: str, kind: Kind, samples: TarSamples) -> None:
     entries = selection.entries
     entries.open(Container(name, str(file), facts=facts_of(str(file))))
     passed_over: Counter[str] = Counter()  # by suffix
+    samples.open()
     try:
         for member in tars.members(str(file)):
-            source = f"{name}:{member.name}"
-            if member.name.rpartition("/")[2].startswith(".") or suffix_of(member.name) not in kind.suffixes:
+            is_hidden = member.name.rpartition("/")[2].startswith(".")
+            if samples.wanted and not is_hidden and not member.is_folder:
+                if (left := samples.offer(member)) is not None:
+                    passed_over[suffix_of(left.name)] += left.regular
+            elif is_hidden or samples.wanted or suffix_of(member.name) not in kind.suffixes:
                 passed_over[suffix_of(member.name)] += member.regular
-            elif not member.regular:
-                entries.add_broken(source, ImageError(FailureReason.NOT_A_FILE, f"{source} is not a regular member"))
             else:
-                entries.add_member(source, member.offset, member.size)
+                samples.note_input(member.name)
+                _add_member(entries, name, member)
     finally:
+        for key, member, why in samples.taken():
+            if member is not None:
+                _add_member(entries, name, member)
+            else:
+                entries.add_broken(f"{name}:{key}", ImageError(FailureReason.ROW, f"{name}:{key}: {why}"))
         others = others_of(passed_over, kind)
         selection.ignored += passed_over.total() - sum(others.values())
         for takes, count in others.items():
             selection.others[takes] = selection.others.get(takes, 0) + count
+
+
+def _add_member(entries: Entries, name: str, member: tars.Member) -> None:
+    source = f"{name}:{member.name}"
+    if member.regular:
+        entries.add_member(source, member.offset, member.size)
+    else:
+        entries.add_broken(source, ImageError(FailureReason.NOT_A_FILE, f"{source} is not a regular member"))
 
 
 def _add_list(

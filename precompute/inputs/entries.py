@@ -11,7 +11,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import xxhash
@@ -100,7 +101,7 @@ class Entries:
     """The inputs of one place, in order. Those of one container follow one another."""
 
     def __init__(self, place: str) -> None:
-        self._place = place
+        self.place = place
         self.containers: list[Container] = []
         self._starts = array("Q")
         """Of each container, its first entry."""
@@ -174,12 +175,12 @@ class Entries:
     def _add(self, kind: int, source: str, number: int, prompt: str | None = None) -> None:
         if len(self._kinds) >= limits.MAX_ROWS:
             raise ConfigError(
-                f"{self._place} holds or names more than {limits.MAX_ROWS:,} inputs. Take a part of them at a time: "
+                f"{self.place} holds or names more than {limits.MAX_ROWS:,} inputs. Take a part of them at a time: "
                 "runs of one recipe into one --cache add up"
             )
         if self._sources.size + self._prompts.size + self._paths.size > limits.MAX_TEXTS_BYTES:
             raise ConfigError(
-                f"the names and prompts of {self._place} have more than {limits.MAX_TEXTS_BYTES:,} bytes. Take a part "
+                f"the names and prompts of {self.place} have more than {limits.MAX_TEXTS_BYTES:,} bytes. Take a part "
                 "of them at a time: runs of one recipe into one --cache add up"
             )
         if prompt is not None:
@@ -250,6 +251,21 @@ class Entries:
         elif kind == _ROW and location is not None and not container.follows_links:
             entry.root = _root_of_row(container.folder, self._path_in_row(at), location.path)
         return entry
+
+    def set_root(self, folder: str) -> None:
+        """Take the paths of rows as relative to this folder.
+
+        Raises:
+            ConfigError: there is no such folder, or no row names a file.
+        """
+        if not os.path.isdir(folder):  # noqa: PTH112 - a text
+            raise ConfigError(f"--image-root {folder} is no folder (looked from {os.getcwd()})")  # noqa: PTH109
+        if not any(one.folder for one in self.containers):
+            raise ConfigError(
+                f"{self.place} is no list, so no path in it is relative to --image-root {folder}. Leave it out, or name a "
+                "list: .jsonl, .csv, .json or .parquet"
+            )
+        self.containers = [replace(one, folder=str(Path(folder))) if one.folder else one for one in self.containers]
 
     def names_file(self, at: int) -> bool:
         """Whether an entry is a row that names a file."""
