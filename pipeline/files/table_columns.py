@@ -109,7 +109,7 @@ def pieces(pa: Any, batch: Any, column: str) -> Iterator[Any]:
 
 
 def names_in(pa: Any, cells: Any, shape: Shape) -> list[Any]:
-    """Of each row its text, None, or an object that says what is wrong with it; a list of these where rows hold lists."""
+    """Of each row its text, None, or an object that says what is wrong with it; of a row of several a list of these."""
     if not shape.is_list:
         return _texts_at(pa, cells, shape.way)
     return _in_rows(pa, cells, lambda values: _texts_at(pa, values, shape.way))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...pipeline.errors import ConfigError, ImageError
@@ -13,8 +14,9 @@ from ..rollout.kinds import Kind
 from . import manifests, tables, tars
 from .entries import Container, Entries
 from .file_facts import facts_of
-from .links import refuse_link, refuse_special
-from .selection import Selection, advice, counted, others_of, refuse_columns, relative, suffix_of
+from .first_bytes import LIST, TABLE, TAR
+from .links import refuse_special
+from .selection import HIDDEN, TEXT_ALONE, Selection, advice, counted, refuse_columns, relative, suffix_of
 from .tar_samples import TarSamples
 
 logger = logging.getLogger(__name__)
@@ -31,30 +33,30 @@ def add_containers(
     prompt_field: str | None,
     *,
     own: bool = True,
+    forms: Mapping[Path, str] | None = None,
 ) -> Selection:
     """The inputs that lists, tables and tars hold or name.
 
     Args:
         place, root: what the user named, and the folder that the files' names are relative to.
-        own: whether the files are the user's; then links must stay in their folder.
+        own: whether the files are the user's; then no link leads a row out of the folder of its list.
+        forms: what each file is (first_bytes.py); None judges by suffix.
     """
     selection = Selection(Entries(place))
     entries = selection.entries
     samples = TarSamples(column)
+    forms = forms or {file: _form_by_suffix(file) for file in files}
     for file in files:
-        if file.suffix.lower() in TARS:
+        if forms[file] == TAR:
             refuse_columns(str(file), None, prompt_field)
     for file in files:
         name = relative(str(file), root)
-        suffix = file.suffix.lower()
         entries.open(Container(name, str(file)))
         try:
-            if own:
-                refuse_link(str(file), root, name)
             refuse_special(file, name)
-            if suffix in TARS:
+            if forms[file] == TAR:
                 _add_tar(selection, file, name, kind, samples)
-            elif suffix in arrow_files.SUFFIXES:
+            elif forms[file] == TABLE:
                 _add_table(entries, file, name, kind, column, prompt_field, own=own)
             else:
                 _add_list(selection, file, name, kind, column, prompt_field)
@@ -70,6 +72,11 @@ def add_containers(
     return selection
 
 
+def _form_by_suffix(file: Path) -> str:
+    suffix = file.suffix.lower()
+    return TAR if suffix in TARS else TABLE if suffix in arrow_files.SUFFIXES else LIST
+
+
 def _add_tar(selection: Selection, file: Path, name: str, kind: Kind, samples: TarSamples) -> None:
     entries = selection.entries
     entries.open(Container(name, str(file), facts=facts_of(str(file))))
@@ -77,12 +84,13 @@ def _add_tar(selection: Selection, file: Path, name: str, kind: Kind, samples: T
     samples.open()
     try:
         for member in tars.members(str(file)):
-            is_hidden = member.name.rpartition("/")[2].startswith(".")
-            if samples.wanted and not is_hidden and not member.is_folder:
+            if member.name.rpartition("/")[2].startswith("."):
+                selection.leave_out(HIDDEN, not member.is_folder)
+            elif samples.wanted and not member.is_folder:
                 if (left := samples.offer(member)) is not None:
-                    passed_over[suffix_of(left.name)] += left.regular
-            elif is_hidden or samples.wanted or suffix_of(member.name) not in kind.suffixes:
-                passed_over[suffix_of(member.name)] += member.regular
+                    passed_over[suffix_of(left.name)] += 1
+            elif samples.wanted or suffix_of(member.name) not in kind.suffixes:
+                passed_over[suffix_of(member.name)] += not member.is_folder
             else:
                 samples.note_input(member.name)
                 _add_member(entries, name, member)
@@ -92,10 +100,7 @@ def _add_tar(selection: Selection, file: Path, name: str, kind: Kind, samples: T
                 _add_member(entries, name, member)
             else:
                 entries.add_broken(f"{name}:{key}", ImageError(FailureReason.ROW, f"{name}:{key}: {why}"))
-        others = others_of(passed_over, kind)
-        selection.ignored += passed_over.total() - sum(others.values())
-        for takes, count in others.items():
-            selection.others[takes] = selection.others.get(takes, 0) + count
+        selection.leave_out_files(passed_over, kind)
 
 
 def _add_member(entries: Entries, name: str, member: tars.Member) -> None:
@@ -122,7 +127,7 @@ def _add_list(
             entries.add_broken_row(row.problem, row.number, row.element)
         else:
             entries.add_row(row.path, row.number, row.prompt, row.element)
-    selection.ignored += without
+    selection.leave_out(TEXT_ALONE, without)
 
 
 def _add_table(

@@ -24,9 +24,9 @@ from .file_facts import FileFacts
 from .locations import File, Location, TableCell, TarMember
 from .spellings import spellings
 
-_FILE, _LINK, _ELSEWHERE, _ROW, _CELL, _NUMBERED, _MEMBER, _BROKEN, _WRONG = range(9)
-"""What an entry is: a file below its container; one whose path may hold a link; one with a path of its own; a row that
-names a file; a cell that is called by its path, or by its number; a member of a tar; an input that cannot be read; a row that cannot be used."""
+_FILE, _ELSEWHERE, _ROW, _CELL, _NUMBERED, _MEMBER, _BROKEN, _WRONG = range(8)
+"""What an entry is: a file below its container; one with a path of its own; a row that names a file; a cell that is
+called by its path, or by its number; a member of a tar; an input that cannot be read; a row that cannot be used."""
 _LAST_PROMPTS = 2**10
 _ELEMENTS = 2**20
 """The number of an entry is that of its row times this, plus one more than its place in the row's list; of a row's only
@@ -92,7 +92,7 @@ class Entry:
     prompt: str | None = None
     problem: ImageError | None = None
     root: str | None = None
-    """The folder that a link must not lead out of; None where links were checked."""
+    """The folder that a link must not lead out of; None where links are the user's own."""
     facts: FileFacts | None = None
     """Of the tar or table that holds it; None looks at its own file."""
 
@@ -130,14 +130,14 @@ class Entries:
         self.containers.append(container)
         self._starts.append(len(self))
 
-    def add_file(self, source: str, path: str | None = None, *, is_link: bool) -> None:
+    def add_file(self, source: str, path: str | None = None) -> None:
         """Add a file of a folder.
 
         Args:
-            path: where it is not the container's path and the source. is_link: whether the path may hold a link.
+            path: where it is not the container's path and the source.
         """
         if path is None:
-            self._add(_LINK if is_link else _FILE, source, 0)
+            self._add(_FILE, source, 0)
         else:
             self._paths.append(path)
             self._add(_ELSEWHERE, source, len(self._paths) - 1)
@@ -229,7 +229,7 @@ class Entries:
         kind, number, container = self._kinds[at], self._numbers[at], self._container(at)
         if kind == _ROW:
             return File(os.path.join(container.folder, self._path_in_row(at)))  # noqa: PTH118 - millions of times
-        if kind in (_FILE, _LINK):
+        if kind == _FILE:
             return File(os.path.join(container.path, self._sources[at]))  # noqa: PTH118
         if kind == _MEMBER:
             return TarMember(container.path, self._offsets[number], self._sizes[number])
@@ -246,8 +246,6 @@ class Entries:
             entry.name = f"{container.name}:{_place_in_list(self._numbers[at])}"
         if kind in (_CELL, _NUMBERED, _MEMBER):
             entry.facts = container.facts
-        elif kind in (_LINK, _ELSEWHERE):
-            entry.root = container.path
         elif kind == _ROW and location is not None and not container.follows_links:
             entry.root = _root_of_row(container.folder, self._path_in_row(at), location.path)
         return entry
@@ -262,8 +260,8 @@ class Entries:
             raise ConfigError(f"--image-root {folder} is no folder (looked from {os.getcwd()})")  # noqa: PTH109
         if not any(one.folder for one in self.containers):
             raise ConfigError(
-                f"{self.place} is no list, so no path in it is relative to --image-root {folder}. Leave it out, or name a "
-                "list: .jsonl, .csv, .json or .parquet"
+                f"{self.place} is no list, so no path in it is relative to --image-root {folder}. Leave it out, or name "
+                "a list: .jsonl, .csv, .json or .parquet"
             )
         self.containers = [replace(one, folder=str(Path(folder))) if one.folder else one for one in self.containers]
 

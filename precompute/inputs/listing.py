@@ -1,7 +1,8 @@
 """The inputs of a place: their names, where their bytes lie, and their content keys.
 
-folder, glob, one file            images or videos by suffix
-.jsonl .csv .tsv .json .parquet   a list of files, one a row (manifests.py; with types, tables.py)
+folder, glob, one file            images or videos by suffix; files that are named also by their content
+.jsonl .csv .tsv .json .txt       a list of files, one a row (manifests.py), also compressed with gzip
+.parquet                          the same, with types (tables.py)
 .parquet, save_to_disk, hf:…      a table that holds the bytes (tables.py)
 .tar, x-{000..003}.tar            members by suffix (tars.py)
 """
@@ -30,7 +31,7 @@ from ..rollout.kinds import KINDS, Kind
 from .entries import Entries, Entry
 from .file_facts import facts_from
 from .hash_cache import HashCache
-from .links import real_folder, refuse_link
+from .links import forget_links, refuse_link
 from .locations import TableCell
 from .places import find
 from .respelled import Respelled
@@ -52,8 +53,8 @@ class Listing:
     """Inputs that cannot be read; without content they have no key."""
     others: dict[str, int]
     """Noun of another kind's input (`image`, `video`) -> number of such files, which are skipped."""
-    ignored: int
-    """Number of files skipped because no kind takes them."""
+    left_out: Counter[str]
+    """Suffix, or what else says it (selection.py) -> number of files and other entries that no kind takes."""
     readable: ContainerOf[str] = field(default=frozenset(), compare=False)
     """Names under which an earlier run may have refused the inputs of `samples`."""
 
@@ -77,9 +78,9 @@ def list_inputs(
 ) -> Listing:
     """The inputs of a place that a kind takes, hashed. The head of this file lists the places.
 
-    Symlinked folders are not entered; a link to a file counts only where it stays inside the folder (of the list that
-    names it). `source` is the path relative to the folder with forward slashes; `shard.tar:member`; the path as a
-    list's row has it; the path beside a table's bytes where no other row has the same, else `file.parquet#row`.
+    In a folder and of a pattern links are followed, to files and to folders; no link leads a row out of its list's
+    folder. `source` is the path relative to the folder with forward slashes; `shard.tar:member`; the path as a list's
+    row has it; the path beside a table's bytes where no other row has the same, else `file.parquet#row`.
 
     Args:
         kind: of the recipe that the inputs are for, such as "rollout".
@@ -94,7 +95,7 @@ def list_inputs(
     """
     kind = KINDS[kind] if isinstance(kind, str) else kind
     index = index or HashCache()
-    real_folder.cache_clear()
+    forget_links()
     place = Path(os.path.expanduser(require_local(place)))  # noqa: PTH111 - no shell has expanded a quoted pattern
     selection = find(place, kind, column, prompt_field)
     entries = selection.entries
@@ -136,7 +137,7 @@ def list_inputs(
     _refuse_useless(entries, count, samples, refused)
     refused += (_unnamed(name, wrong) for name, wrong in unnamed.items())
     sound = selection.sound - unnamed.keys()
-    return Listing(samples, tuple(refused), selection.others, selection.ignored, Readable(sound, samples))
+    return Listing(samples, tuple(refused), selection.others, selection.left_out, Readable(sound, samples))
 
 
 class _SpentError(ImageError):

@@ -176,7 +176,7 @@ def about_addresses(columns: Iterable[str]) -> str:
     if not found:
         return ""
     return (
-        f". The column {found[0]} holds addresses, and nothing is downloaded: fetch the files first (img2dataset does), "
+        f". The column {found[0]} holds addresses, and nothing is downloaded: fetch the files first (img2dataset does) "
         "and name the folder, list or tars that this makes"
     )
 

@@ -62,7 +62,9 @@ def hint_of_text(path: str) -> str:
     if (scheme := _SCHEME.match(text)) is not None and not _FILE_ADDRESS.match(text):
         name = scheme[1].lower()
         if name in ("http", "https", "ftp"):
-            return "it is an address, and nothing is downloaded: download the files first (img2dataset does), and name those"
+            return (
+                "it is an address, and nothing is downloaded: fetch the files first (img2dataset does) and name those"
+            )
         if name == "file":
             return "it names a file of another machine: mount its folder, and write the path as it is here"
         how = "with `hf download`" if name == "hf" else "or mount it"

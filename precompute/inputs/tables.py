@@ -33,7 +33,8 @@ class Table:
     column: str | None
     """Which column holds bytes; None where rows name files."""
     rows: Iterator[tuple[Row, bool]]
-    """Each row, one of each input in it, and whether it holds bytes. Its path is the name in the row, empty where bytes came without one.
+    """Each row, one of each input in it, and whether it holds bytes. Its path is the name in the row, empty where
+    bytes came without one.
 
     Raises:
         ImageError: the file is no table, or only at its start.

@@ -2,8 +2,8 @@
 
 sub/000.jpg, sub/000.mask.png, sub/000.json    one sample: key sub/000, extensions jpg, mask.png, json
 
-The key goes up to the first dot of the name, the extension is the rest, in small letters. Without an extension to choose,
-every member of the kind is an input; where most samples have several, which one is meant must be said: masks and depth
+The key goes up to the first dot of the name, the extension is the rest, in small letters. Where none was chosen, every
+member of the kind is an input; where most samples have several, which one is meant must be said: masks and depth
 maps are pictures too, and would be rolled out at full cost. In a tar of a folder a few names that differ only in their
 ends (a.jpg, a.png) are inputs each, and are counted; so are names with numbers or blanks behind a dot (scene.0001.png).
 """
@@ -131,10 +131,10 @@ class TarSamples:
         if self._several >= 2 and 2 * self._several >= self._samples:
             raise ConfigError(
                 f"{place} holds samples of several {takes}s: {self._several:,} of {self._samples:,} have more than one "
-                f"({counts}), such as masks or depth maps. Say which one is the input: --column "
-                f"{self._extensions.most_common(1)[0][0]}; or --column '{EACH}', which takes each as an input of its own"
+                f"({counts}), and some may be masks or depth maps. Say which is the input: --column "
+                f"{self._extensions.most_common(1)[0][0]}, or --column '{EACH}' for each as an input of its own"
             )
         return (
-            f"{place}: {self._several:,} of {self._samples:,} names have several {takes}s ({counts}); each is an input. "
-            "--column chooses one of a name"
+            f"{place}: {self._several:,} of {self._samples:,} names have several {takes}s ({counts}); each is an "
+            "input. --column chooses one of a name"
         )
