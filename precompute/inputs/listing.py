@@ -14,10 +14,11 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Container as ContainerOf
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...pipeline.errors import ImageError
+from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import limits
 from ...pipeline.files.hashing import digest_of_bytes
@@ -27,15 +28,19 @@ from ...pipeline.latents.keys import key_of_digest
 from ...pipeline.latents.kinds import KindName
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS, Kind
-from .entries import Entry
+from .entries import Entries, Entry
 from .file_facts import facts_from
 from .hash_cache import HashCache
 from .links import forget_links, refuse_link
-from .locations import Location, TableCell
+from .locations import TableCell
 from .places import find
+from .respelled import Respelled
 from .samples import Readable, Sample, Samples
 
 logger = logging.getLogger(__name__)
+
+_FIRST = 3
+"""Reasons that are shown where no row can be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ def list_inputs(
     limit: int | None = None,
     column: str | None = None,
     prompt_field: str | None = None,
+    image_root: Path | None = None,
     index: HashCache | None = None,
 ) -> Listing:
     """The inputs of a place that a kind takes, hashed. The head of this file lists the places.
@@ -81,10 +87,11 @@ def list_inputs(
         limit: keep only the first so many inputs.
         column: of a list or table, the one that names or holds the inputs; None tries usual names.
         prompt_field: of a list or table, the one that holds each input's prompt.
+        image_root: of a list or table, the folder that paths are relative to; None is the one that holds it.
         index: digests of unchanged inputs; it is filled, not saved.
     Raises:
         ConfigError: this place is a URL, there is nothing at it, nothing of this kind in it, the files named are
-            another kind's, or a list cannot be read as one.
+            another kind's, a list cannot be read as one, or none of its rows can be used.
     """
     kind = KINDS[kind] if isinstance(kind, str) else kind
     index = index or HashCache()
@@ -92,7 +99,10 @@ def list_inputs(
     place = Path(os.path.expanduser(require_local(place)))  # noqa: PTH111 - no shell has expanded a quoted pattern
     selection = find(place, kind, column, prompt_field)
     entries = selection.entries
+    if image_root is not None:
+        entries.set_root(os.path.expanduser(require_local(image_root)))  # noqa: PTH111
     samples = Samples(entries)
+    respelled = Respelled(entries, has_root=image_root is not None)
     refused: list[Failure] = []
     budgets: dict[str, Budget] = {}
     unread: Counter[str] = Counter()
@@ -104,9 +114,13 @@ def list_inputs(
             unread[entry.location.path] += 1
             continue
         try:
-            if entry.problem is not None or entry.location is None:
-                raise entry.problem or ImageError(FailureReason.MISSING, f"{entry.name} cannot be read")
-            samples.add(at, key_of_digest(_digest(entry, entry.location, kind, index, budgets), entry.prompt))
+            if entry.problem is not None:
+                raise entry.problem
+            try:
+                digest = _digest(entry, kind, index, budgets)
+            except ImageError as error:
+                digest = _digest(respelled.find(at, entry, error), kind, index, budgets)
+            samples.add(at, key_of_digest(digest, entry.prompt))
         except ImageError as error:
             if isinstance(error, _SpentError):
                 unread[error.path] += 1
@@ -118,6 +132,9 @@ def list_inputs(
             refused.append(Failure(source=entry.name, key=None, reason=error.reason, message=message, attempts=1))
     for path, cells in unread.items():
         logger.warning("%s: %s rows are not used", path, f"{cells:,}")
+    for note in respelled.notes():
+        logger.warning("note: %s", note)
+    _refuse_useless(entries, count, samples, refused)
     refused += (_unnamed(name, wrong) for name, wrong in unnamed.items())
     sound = selection.sound - unnamed.keys()
     return Listing(samples, tuple(refused), selection.others, selection.left_out, Readable(sound, samples))
@@ -131,7 +148,18 @@ class _SpentError(ImageError):
         self.path = path
 
 
-def _digest(entry: Entry, location: Location, kind: Kind, index: HashCache, budgets: dict[str, Budget]) -> bytes:
+def _refuse_useless(entries: Entries, count: int, samples: Samples, refused: Sequence[Failure]) -> None:
+    """Refuse lists and tables without any row that can be used: its reason is mostly one, and the whole list's."""
+    if samples or not refused or not all(entries.is_row(at) for at in range(count)):
+        return
+    first = "".join(f"\n  {failure.message}" for failure in refused[:_FIRST])
+    raise ConfigError(f"none of the {count:,} inputs that {entries.place} names can be used. The first:{first}")
+
+
+def _digest(entry: Entry, kind: Kind, index: HashCache, budgets: dict[str, Budget]) -> bytes:
+    location = entry.location
+    if location is None:
+        raise ImageError(FailureReason.MISSING, f"{entry.name} cannot be read")
     if entry.root is not None:
         refuse_link(location.path, entry.root, entry.source)
     facts = entry.facts

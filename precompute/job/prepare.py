@@ -160,8 +160,16 @@ def is_small(world: WorldSource) -> bool:
 def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, HashCache]:
     kind = KINDS[config.kind]
     index = HashCache.load(config.cache, place, kind.takes, trust=not config.rehash)
-    columns = {"column": config.column, "prompt_field": config.prompt_field}
-    return list_inputs(place, kind, limit=config.limit, index=index, **columns), index
+    listing = list_inputs(
+        place,
+        kind,
+        limit=config.limit,
+        column=config.column,
+        prompt_field=config.prompt_field,
+        image_root=config.image_root,
+        index=index,
+    )
+    return listing, index
 
 
 def _default_workers(world: WorldSource, device: str) -> int:

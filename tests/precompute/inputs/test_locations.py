@@ -137,7 +137,7 @@ def test_bad_rows_of_csv_and_of_llava(folder: Path) -> None:
     moved = list_inputs(folder / "moved.csv", IMAGES)
     assert (set(keys(moved)), bad(moved)) == ({"a.png"}, {"moved.csv:3": "row"})
     assert "3 values for 2 columns" in moved.refused[0].message
-    (folder / "m.json").write_text(json.dumps([{"image": "a.png"}, 5, {"image": ["a.png"]}, {"id": 1}]))
+    (folder / "m.json").write_text(json.dumps([{"image": "a.png"}, 5, {"image": [7]}, {"id": 1}]))
     assert bad(list_inputs(folder / "m.json", IMAGES)) == {"m.json:2": "row", "m.json:3": "row", "m.json:4": "row"}
     (folder / "cut.json").write_text('[{"image": "a.png"}, {"image": ')
     with pytest.raises(ConfigError, match=r"cut\.json is not JSON at element 2"):
