@@ -137,7 +137,7 @@ def to_srgb(image: Image.Image, colours: Colours) -> tuple[Image.Image, tuple[st
         An image of mode L, LA, RGB or RGBA.
     """
     if image.mode == "LAB":
-        return image.convert("RGB"), ()
+        return _from_lab().apply(image), ()
     note = colours.note
     if colours.profile is not None:
         try:
@@ -188,6 +188,13 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | _NoTra
         if np.abs(shown - np.asarray(probe.convert("RGB"), dtype=np.int16)).max() <= 1:
             return "same"
     return transform
+
+
+@functools.cache
+def _from_lab() -> ImageCms.ImageCmsTransform:
+    """Not optimised: the table that lcms would make of it is off by up to 11 of 255."""
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+    return ImageCms.ImageCmsTransform(lab, _srgb(), "LAB", "RGB", flags=ImageCms.Flags.NOOPTIMIZE)
 
 
 @functools.cache

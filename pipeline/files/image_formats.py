@@ -42,7 +42,7 @@ _TIFF_LAYOUTS: Mapping[int, frozenset[tuple[tuple[int, ...], tuple[int, ...]]]] 
     6: frozenset({((8,), ()), ((8,) * 3, ())}),
     8: frozenset({((8,) * 3, ())}),
 }
-_TIFF_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000, 50001})
+_TIFF_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000})
 
 _NEW_SUBFILE, _OLD_SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 258, 259, 262
 _SAMPLES, _PLANAR, _INK_SET, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION = 277, 284, 332, 338, 339, 50706
@@ -163,8 +163,15 @@ def unread_tiff(content: bytes) -> str | None:
         return "TIFF with YCbCr that is not JPEG-compressed"
     if (bits, extra) not in _TIFF_LAYOUTS.get(photometric, ()):
         return f"{words} and further samples of kind {extra}" if extra else words
+    if page.get(_PLANAR, (1,))[0] == 2 and bits[0] == 16 and compression == 1:
+        return f"{words} in planes without compression"  # Pillow mixes up their bytes
     if kinds == {3}:
-        return None if (photometric, bits) == (1, (32,)) else f"{words} of floating point"
+        big_endian = content[:1] == b"M" and compression != 1  # whose bytes Pillow swaps twice
+        return None if (photometric, bits, big_endian) == (1, (32,), False) else f"{words} of floating point"
+    if content[:1] == b"M" and (photometric, bits) in ((0, (16,)), (1, (12,)), (1, (32,))):
+        return f"{words}, big-endian"
+    if content[:4] == b"MM\0+":
+        return "big-endian BigTIFF"
     if kinds - {1, 4}:
         return f"{words} of signed or complex numbers"
     if photometric == 5 and page.get(_INK_SET, (1,))[0] != 1:
