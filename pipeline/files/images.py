@@ -177,12 +177,13 @@ def _decode(
     """The image in a file that Pillow reads, whose bytes are `content`."""
     with Image.open(file, formats=formats) as image:  # reads the header only
         _check(image, content, source)
+        if png is not None:
+            image.load()  # EXIF data and texts may stand behind the pixels
+            mend_transparency(image, png)
         turn, notes = _turn_of(image)
-        colours = colours_of(image, content, png, source)
         for key in ("xmp", "XML:com.adobe.xmp"):  # or Pillow would turn a TIFF by them
             image.info.pop(key, None)
-        if png is not None:
-            mend_transparency(image, png)
+        colours = colours_of(image, content, png, source)
         image.load()
         cut = is_cut(image, content, png)
         converted, colour_notes = to_srgb(eight_bit(image, content, source), colours)
