@@ -48,6 +48,16 @@ class PrecomputeConfig(BaseModel):
         str | None,
         _running("Column of a list or table with the inputs.", default="image, video, path, …"),
     ] = None
+    image_root: Annotated[
+        LocalPath | None,
+        _running(
+            "Folder that a list's paths are relative to.",
+            names=["--media-root"],
+            default="the list's own",
+            typed_only="with a list it decides which of your files are read",
+        ),
+    ] = None
+    """Of images and of videos."""
     limit: Annotated[int | None, Field(ge=1), _running("Use only this many inputs, the first ones.", default="all")] = (
         None
     )
