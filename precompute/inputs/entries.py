@@ -260,8 +260,8 @@ class Entries:
             raise ConfigError(f"--image-root {folder} is no folder (looked from {os.getcwd()})")  # noqa: PTH109
         if not any(one.folder for one in self.containers):
             raise ConfigError(
-                f"{self.place} is no list, so no path in it is relative to --image-root {folder}. Leave it out, or name "
-                "a list: .jsonl, .csv, .json or .parquet"
+                f"{self.place} is no list, so no path in it is relative to --image-root {folder}. Leave it out, or "
+                "name a list: .jsonl, .csv, .json or .parquet"
             )
         self.containers = [replace(one, folder=str(Path(folder))) if one.folder else one for one in self.containers]
 
