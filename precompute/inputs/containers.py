@@ -85,13 +85,15 @@ def _add_tar(selection: Selection, file: Path, name: str, kind: Kind, samples: T
     samples.open()
     try:
         for member in tars.members(str(file)):
+            if member.is_folder:
+                continue
             if member.name.rpartition("/")[2].startswith("."):
-                selection.leave_out(HIDDEN, not member.is_folder)
-            elif samples.wanted and not member.is_folder:
+                selection.leave_out(HIDDEN)
+            elif samples.wanted:
                 if (left := samples.offer(member)) is not None:
                     passed_over[suffix_of(left.name)] += 1
-            elif samples.wanted or suffix_of(member.name) not in kind.suffixes:
-                passed_over[suffix_of(member.name)] += not member.is_folder
+            elif suffix_of(member.name) not in kind.suffixes:
+                passed_over[suffix_of(member.name)] += 1
             else:
                 samples.note_input(member.name)
                 _add_member(entries, name, member)
