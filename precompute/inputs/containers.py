@@ -17,7 +17,7 @@ from .file_facts import facts_of
 from .first_bytes import LIST, TABLE, TAR
 from .links import refuse_special
 from .selection import HIDDEN, TEXT_ALONE, Selection, advice, counted, refuse_columns, relative, suffix_of
-from .tar_samples import TarSamples
+from .tar_samples import EACH, TarSamples
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ def add_containers(
     selection = Selection(Entries(place))
     entries = selection.entries
     samples = TarSamples(column)
+    column = None if column == EACH else column
     forms = forms or {file: _form_by_suffix(file) for file in files}
     for file in files:
         if forms[file] == TAR:

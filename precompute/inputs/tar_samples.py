@@ -18,7 +18,7 @@ from ...pipeline.messages import name_some
 from .tars import Member
 
 EACH = "*"
-"""As an extension: every member of the kind is an input of its own."""
+"""As the column: every member of the kind is an input of its own. Of a list or table it is as None."""
 _FIELD = re.compile(r"[a-z_][\w-]*(?:\.[\w-]+)*")
 """An extension that a writer of samples gives; names with dots have other ends."""
 _MOST_KEYS = 2**17
