@@ -18,9 +18,9 @@ EIGHT = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b i
 """a, b, c, d of the matrices that turn by quarters and mirror: pixel (x, y) is shown at (a x + c y, b x + d y)."""
 
 
-def matrix_of(a: int, b: int, c: int, d: int) -> tuple[int, ...]:
+def matrix_of(a: float, b: float, c: float, d: float) -> tuple[int, ...]:
     """The nine numbers of a display matrix, as ISO 14496-12 section 8.3.2 has them."""
-    return (a * ONE, b * ONE, 0, c * ONE, d * ONE, 0, 0, 0, 1 << 30)
+    return (*map(int, (a * ONE, b * ONE, 0, c * ONE, d * ONE, 0, 0, 0)), 1 << 30)
 
 
 def encoded(
@@ -62,7 +62,7 @@ def encoded(
     return buffer.getvalue()
 
 
-def turned(content: bytes, a: int = 0, b: int = 1, c: int = -1, d: int = 0) -> bytes:
+def turned(content: bytes, a: float = 0, b: float = 1, c: float = -1, d: float = 0) -> bytes:
     """A copy of an MP4 with a display matrix; without more, one that players turn by a quarter to the right."""
     at = content.index(b"tkhd") - 4 + 48
     return content[:at] + struct.pack(">9i", *matrix_of(a, b, c, d)) + content[at + 36 :]

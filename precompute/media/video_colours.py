@@ -8,8 +8,8 @@ A pixel R'G'B' becomes linear light, in units of SDR white, which is 203 cd/m2 (
 
 then a 3 x 3 matrix brings it to the primaries and the white of BT.709, and what is negative is clipped to 0. Of HDR,
 the largest of the three channels goes through the curve of BT.2390 (section 5.4.1: from 1000 cd/m2 to 203, unchanged up
-to 94), and the others keep their ratio to it, so hues stay. Last comes V = L ** (1 / 2.4), rounded to 8 bits. What a file
-says of its own brightest pixel is not asked: PQ beyond 1000 cd/m2 is clipped.
+to 94), and the others keep their ratio to it, so hues stay. Last comes V = L ** (1 / 2.4), rounded to 8 bits. A file's
+own word for its brightest pixel is not asked for: PQ beyond 1000 cd/m2 is clipped.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _HD_HEIGHT = 720
 # numbers of ITU-T H.273, which are FFmpeg's
 _HDR: dict[int, Transfer] = {16: "pq", 18: "hlg"}
 _UNUSUAL_TRANSFERS = {8, 9, 10, 17}  # linear, logarithmic, of cinema
-_MATRICES = {0, 1, 2, 4, 5, 6, 7, 9}
+_MATRICES = {0, 1, 2, 4, 5, 6, 7, 9}  # swscale's
 _UNSTATED, _BT709, _BT2020 = 2, 1, 9
 _FULL_RANGE = 2
 
@@ -48,7 +48,6 @@ FROM_HDR = {"pq": "HDR (PQ), mapped to SDR", "hlg": "HDR (HLG), mapped to SDR"}
 PRIMARIES_CONVERTED = "converted from the colour primaries that they state to those of BT.709"
 ODD_PRIMARIES = "with colour primaries that are not converted"
 ODD_TRANSFER = "with a transfer function that is not applied"
-ODD_COLOUR_MATRIX = "with a colour matrix that is not applied"
 NO_COLOUR_MATRIX = "of HD size without a colour matrix; BT.601's was taken, as FFmpeg does"
 TRANSPARENT = "with transparency; it shows white"
 STEREO = "of two eyes or all around (3D, 360 degrees); used flat as they are stored"
@@ -84,15 +83,14 @@ class Showing:
         has_alpha = any(part.is_alpha for part in frame.format.components) or frame.format.name == "pal8"
         transfer, primaries = _HDR.get(frame.color_trc, "sdr"), int(frame.color_primaries)
         self._note_colours(frame)
-        if transfer != "sdr":
-            if frame.colorspace not in _MATRICES:
-                raise ImageError(
-                    FailureReason.FORMAT,
-                    f"{self._source} is HDR in a colour matrix that is not read ({int(frame.colorspace)} of ITU-T "
-                    "H.273); convert it to SDR",
-                )
-            if primaries == _UNSTATED:
-                primaries = _BT2020  # that of BT.2100
+        if frame.colorspace not in _MATRICES:
+            raise ImageError(
+                FailureReason.FORMAT,
+                f"{self._source} is in a colour matrix that is not read, number {int(frame.colorspace)} of ITU-T H.273; "
+                "convert it to BT.709",
+            )
+        if transfer != "sdr" and primaries == _UNSTATED:
+            primaries = _BT2020  # that of BT.2100
         kept = primaries == _UNSTATED or primaries not in PRIMARIES or PRIMARIES[primaries] == PRIMARIES[_BT709]
         depth = "8" if transfer == "sdr" else "16"
         mode = {"8": ("rgb24", "rgba"), "16": ("rgb48le", "rgba64le")}[depth][has_alpha]
@@ -118,8 +116,6 @@ class Showing:
             self._notes[ODD_TRANSFER] = None
         if frame.color_primaries not in (0, 2, 3, *PRIMARIES):
             self._notes[ODD_PRIMARIES] = None
-        if frame.colorspace not in _MATRICES:
-            self._notes[ODD_COLOUR_MATRIX] = None
         if frame.colorspace == _UNSTATED and frame.height >= _HD_HEIGHT and frame.format.name.startswith("yuv"):
             self._notes[NO_COLOUR_MATRIX] = None
 
@@ -136,12 +132,13 @@ class Showing:
         return image.resize(size, resample=Image.Resampling.LANCZOS)
 
     def _turned(self, image: Image.Image, matrix: tuple[int, ...]) -> Image.Image:
-        """The picture whose pixel (a x + c y, b x + d y) is the pixel (x, y) of the image. A scale is in its pixel
-        shape, where FFmpeg puts it."""
+        """The picture whose pixel (a x + c y, b x + d y) is the pixel (x, y) of the image."""
         a, b, u, c, d, v = matrix[:6]
         most = max(map(abs, (a, b, c, d)))
         straight, crossed = max(abs(b), abs(c)) * 100 <= most, max(abs(a), abs(d)) * 100 <= most
-        if u or v or straight == crossed or 0 in ((a, d) if straight else (b, c)):
+        # a scale of one side is in the pixel shape, where FFmpeg puts it, but for the wrong side of a turned frame
+        scaled = crossed and abs(abs(b) - abs(c)) * 100 > most
+        if u or v or straight == crossed or scaled or 0 in ((a, d) if straight else (b, c)):
             self._notes[ODD_MATRIX] = None
             return image
         pixels = np.asarray(image)
