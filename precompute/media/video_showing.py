@@ -86,8 +86,8 @@ class Showing:
         if frame.colorspace not in _MATRICES:
             raise ImageError(
                 FailureReason.FORMAT,
-                f"{self._source} is in a colour matrix that is not read, number {int(frame.colorspace)} of ITU-T H.273; "
-                "convert it to BT.709",
+                f"{self._source} is in a colour matrix that is not read, number {int(frame.colorspace)} of ITU-T "
+                "H.273; convert it to BT.709",
             )
         if transfer != "sdr" and primaries == _UNSTATED:
             primaries = _BT2020  # that of BT.2100
