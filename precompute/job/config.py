@@ -46,8 +46,20 @@ class PrecomputeConfig(BaseModel):
     cache: Annotated[LocalPath, setting("Folder of stores.", typed_only=_WRITTEN)] = DEFAULT_CACHE
     column: Annotated[
         str | None,
-        _running("Column of a list or table with the inputs.", default="image, video, path, …"),
+        _running(
+            "Column of a list or table with the inputs; of tars, their extension.", default="image, video, path, …"
+        ),
     ] = None
+    image_root: Annotated[
+        LocalPath | None,
+        _running(
+            "Folder that a list's paths are relative to.",
+            names=["--media-root"],
+            default="the list's own",
+            typed_only="with a list it decides which of your files are read",
+        ),
+    ] = None
+    """Of images and of videos."""
     limit: Annotated[int | None, Field(ge=1), _running("Use only this many inputs, the first ones.", default="all")] = (
         None
     )
