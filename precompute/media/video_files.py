@@ -39,6 +39,8 @@ _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Codec -> the decoder that reads the alpha beside it in Matroska, which the usual one passes over."""
 _STILL_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix")
 """Brands of still images that use the MP4 container."""
+_BEFORE_START_S = 1
+"""A moment is looked for from so many seconds before it: containers count by the time of decoding, which is earlier."""
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 _DEINTERLACED_FORMATS = ("yuv", "gbr", "gray")
 """How the names of planar formats begin, which bwdif takes as they are."""
@@ -57,12 +59,21 @@ class OpenVideo:
         self._stream, self._source = stream, source
         self.notes: dict[str, None] = {}
         """What was done with the file, in the order in which it was met."""
+        self._first: Fraction | None = None
+        """Time stamp of the first frame, where it is known before `timed` begins."""
+        self._reach: Fraction | None = None
+        """The moment that the first frame of `timed` must not be after."""
 
     @property
     def rate(self) -> Fraction:
         """Frames a second, on average."""
         rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(0)
         return rate if 0 < rate <= 1000 else Fraction(25)  # what FFmpeg takes where a file says nothing
+
+    @property
+    def rounded_rate(self) -> float:
+        """`rate` for people."""
+        return round(float(self.rate), 3)
 
     @property
     def pixel_aspect(self) -> Fraction | None:
@@ -73,9 +84,23 @@ class OpenVideo:
         """The frames in display order, deinterlaced where they are flagged; raises ImageError."""
         yield from self._deinterlaced()
 
+    def skip_to(self, start_s: float) -> None:
+        """Begin `timed` shortly before a moment, at a keyframe that the container's index names.
+
+        Where it begins later than that, or the frames there need others before them, `timed` raises ImageError; a video
+        that is opened anew and decoded from its start has the right ones.
+        """
+        first = next(iter(_decode(self._stream)), None)
+        base = self._stream.time_base
+        if first is None or first.pts is None or first.time_base is None or not base:
+            raise ImageError(FailureReason.DECODE, f"{self._source} has no times to find a moment by")
+        self._first, self._reach = first.pts * first.time_base, Fraction(start_s)
+        target = self._first + Fraction(start_s) - _BEFORE_START_S
+        self._stream.container.seek(int(target / base), stream=self._stream)  # type: ignore[attr-defined]
+
     def timed(self) -> Iterator[Timed[VideoFrame]]:
         """The frames with their times, which grow; raises ImageError."""
-        first: Fraction | None = None
+        first = self._first
         last = Fraction(-1)
         step = 1 / self.rate
         for frame in self._deinterlaced():
@@ -88,6 +113,8 @@ class OpenVideo:
                 stamp = frame.pts * base
                 first = stamp if first is None else first
                 time_s = stamp - first
+            if self._reach is not None and last < 0 and time_s > self._reach:
+                raise ImageError(FailureReason.DECODE, f"{self._source} has no keyframe before {float(self._reach)} s")
             if time_s <= last:
                 self.notes[LATE] = None
                 continue

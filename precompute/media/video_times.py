@@ -60,3 +60,22 @@ def nearest(frames: Iterable[Timed[Frame]], wanted: Sequence[Fraction]) -> Itera
         while at < len(wanted) and wanted[at] <= end:
             yield before.frame
             at += 1
+
+
+def from_moment(frames: Iterable[Timed[Frame]], start_s: Fraction) -> Iterator[Frame]:
+    """The frames as they are stored, from the one nearest to a moment on."""
+    frames = iter(frames)
+    before: Timed[Frame] | None = None
+    for here in frames:
+        if here.time_s + ROUNDING_S >= start_s:
+            if before is not None and start_s - before.time_s - abs(here.time_s - start_s) <= ROUNDING_S:
+                yield before.frame
+            yield here.frame
+            break
+        before = here
+    else:
+        if before is not None and start_s <= before.time_s + before.duration_s / 2 + ROUNDING_S:
+            yield before.frame
+        return
+    for frame in frames:
+        yield frame.frame

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from tests.videos import encoded
 from theworld.pipeline.errors import ImageError
-from theworld.precompute.media.video import REPEATED, load_video
+from theworld.precompute.media import video
+from theworld.precompute.media.video import REPEATED, Window, load_moment, load_video
 from theworld.precompute.media.video_files import LATE
 from theworld.precompute.media.video_times import ROUNDING_S, Timed, moments, nearest
 from theworld.precompute.media.video_writing import write_video
@@ -139,3 +140,59 @@ def test_a_video_that_is_too_short_says_so_in_seconds(tmp_path: Path) -> None:
         assert taken((tmp_path / "x.mp4").read_bytes(), frames, 12.0)[0] == list(range(frames))
         with pytest.raises(ImageError, match=f"lasts for {frames} frames"):
             taken((tmp_path / "x.mp4").read_bytes(), frames + 1, 12.0)
+
+
+@pytest.mark.parametrize(
+    ("format", "codec", "pix_fmt", "options"),
+    [
+        ("mp4", "libx264", "yuv420p", {"g": "12", "bf": "3"}),
+        ("mp4", "libx264", "yuv420p", {"g": "12", "bf": "3", "x264-params": "open-gop=1"}),
+        ("mp4", "libx264", "yuv420p", {"g": "1000"}),
+        ("matroska", "libx265", "yuv420p", {"x265-params": "keyint=15:log-level=0"}),
+        ("webm", "libvpx-vp9", "yuv420p", {"g": "20", "cpu-used": "8", "deadline": "realtime"}),
+        ("avi", "mpeg4", "yuv420p", {"g": "12"}),
+        ("mov", "prores_ks", "yuv422p10le", {}),
+    ],
+)
+def test_a_clip_that_begins_later_is_that_of_the_video_decoded_from_its_start(
+    format: str, codec: str, pix_fmt: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = np.add.outer(np.arange(64), np.arange(64))
+    frames = [np.repeat(((grid + 3 * n) % 128 + n // 4)[..., None], 3, -1).astype(np.uint8) for n in range(200)]
+    content = encoded(format, codec, pix_fmt, frames, rate=10, **options)
+
+    def clip(start: float, fps: float | None) -> NDArray[np.float32]:
+        window = Window(start)
+        return load_video(content, 5, 64, 64, "cover", source="x", clip_fps=fps, window=window).pixels.numpy()
+
+    for start, fps in ((6.0, 10.0), (9.93, 4.0), (12.35, None), (19.0, 20.0)):
+        begun_there = clip(start, fps)
+        with monkeypatch.context() as patch:
+            patch.setattr(video, "_SKIPPED_S", 1e9)
+            assert np.array_equal(begun_there, clip(start, fps))
+    picture, _, _ = load_moment(content, 9.0, source="x")
+    assert np.array_equal(np.asarray(picture), ((clip(9.0, 10.0)[:, 0] + 1) * 127.5).round().transpose(1, 2, 0))
+
+
+def test_a_clip_begins_at_the_frame_nearest_to_its_start_and_ends_before_its_end(tmp_path: Path) -> None:
+    write_video(tmp_path / "x.mp4", numbered(40), 10)
+    content = (tmp_path / "x.mp4").read_bytes()
+
+    def numbers(fps: float | None, start: float, end: float | None = None) -> list[int]:
+        window = Window(start, end)
+        clip = load_video(content, 5, 16, 16, "cover", source="x.mp4", clip_fps=fps, window=window)
+        return [round(level / 4) for level in ((clip.pixels[0, :, 0, 0] + 1) * 127.5).round().int().tolist()]
+
+    assert numbers(10.0, 1.0) == numbers(None, 1.0) == [10, 11, 12, 13, 14]
+    assert numbers(5.0, 0.42) == [4, 6, 8, 10, 12]
+    assert numbers(None, 0.46) == [5, 6, 7, 8, 9]
+    assert numbers(None, 0.45) == [4, 5, 6, 7, 8]
+    assert numbers(10.0, 3.5, 3.9) == numbers(None, 3.5, 3.9) == [35, 36, 37, 38, 39]
+    for fps in (10.0, None):
+        with pytest.raises(ImageError, match=r"from 1 s on up to 1\.3 s") as caught:
+            numbers(fps, 1.0, 1.3)
+        assert caught.value.reason == "short"
+        with pytest.raises(ImageError, match=r"from 50 s on"):
+            numbers(fps, 50.0)
+    with pytest.raises(ImageError, match=r"x\.mp4 ends before 4\.1 s"):
+        load_moment(content, 4.1, source="x.mp4")
