@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...pipeline.files import text_tables as lists
-from ..media.video import container_of
+from ..media.video_files import container_of
 
 IMAGE, VIDEO, LIST, TABLE, TAR = "image", "video", "list", "table", "tar"
 """Forms that are read. The first two are the nouns of the kinds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ...pipeline.config import DECIDES_LATENTS, DEFAULT_CACHE, HOW_IT_RUNS, setting, settings_table
 from ...pipeline.errors import ConfigError
@@ -102,6 +102,11 @@ class PrecomputeConfig(BaseModel):
         _of_recipe("Futures of kind samples, --steps each.", names=["--num-samples"], default="4"),
     ] = None
     observed_frames: Annotated[int, Field(ge=1), _of_recipe("Video frames that kind continuation is shown.")] = 5
+    clip_fps: Annotated[
+        str | None,
+        _of_recipe("Frames a second of a video, by time; stored: each frame.", default=_OF_WORLD),
+    ] = None
+    """A number, `card` (the world model's) or `stored`."""
     views: Annotated[Views, _of_recipe("Of kind views: pyramid or zoom.")] = "pyramid"
     chunk_context: Annotated[
         int,
@@ -158,6 +163,19 @@ class PrecomputeConfig(BaseModel):
             except ConfigError as error:
                 raise ValueError(str(error)) from error
         return self
+
+    @field_validator("clip_fps", mode="before")
+    @classmethod
+    def _rate_is_readable(cls, value: object) -> object:
+        text = f"{value:g}" if isinstance(value, float | int) and not isinstance(value, bool) else value
+        if isinstance(text, str) and text not in ("card", "stored"):
+            try:
+                readable = 0 < float(text) <= 1000
+            except ValueError:
+                readable = False
+            if not readable:
+                raise ValueError(f"clip_fps must be card, stored or frames a second up to 1000, got {text!r}")
+        return text
 
     @model_validator(mode="after")
     def _runs_in_one_place(self) -> PrecomputeConfig:

@@ -18,7 +18,7 @@ from ...pipeline.latents.kinds import KindName
 from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
 from ...pipeline.latents.spec import LatentSpec, latent_frames, video_frames
 from ...pipeline.latents.world_model import WorldModel
-from ..media import images, video
+from ..media import images, video, video_files
 from ..media.views import load_views
 from ..worlds.source import WorldSource
 from .chunks import roll_out_in_chunks
@@ -33,6 +33,8 @@ class Loaded:
     notes: tuple[str, ...] = ()
     """What was done with the input, or could not be, that a person should know. Each is counted over the inputs of a
     job and printed behind their number: `3 videos: turned upright`."""
+    rate: float | None = None
+    """Of a video: frames a second of the file, on average."""
 
     @property
     def first(self) -> Tensor:
@@ -171,7 +173,7 @@ class _Frames(Kind):
     """The first frames of a video. T: their latent frames, `stride` apart."""
 
     takes, makes, doing, phase = TRAITS["frames"].takes, "encodings", "encoding", "encode"
-    suffixes, max_bytes, rules = video.SUFFIXES, video.MAX_BYTES, VIDEO_RULES
+    suffixes, max_bytes, rules = video_files.SUFFIXES, video_files.MAX_BYTES, VIDEO_RULES
     batch = (4, 4)
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
@@ -182,16 +184,16 @@ class _Frames(Kind):
         stride_note = f", every {recipe.stride}. of the encoding" if recipe.stride > 1 else ""
         frames = self.frames(recipe, world.latent_spec())
         latent_count = latent_frames(recipe.rollout_steps)
-        return f"the first {frames} frames of each video = {latent_count} latent frames{stride_note}"
+        return f"the first {frames} frames of each video{_rate(recipe)} = {latent_count} latent frames{stride_note}"
 
     def frames(self, recipe: Recipe, spec: LatentSpec) -> int:
         """Video frames that are read of each input."""
         return _clip_frames(recipe, spec)
 
     def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
-        clip, rotation = video.load_video(content, self.frames(recipe, spec), *_size(recipe), recipe.fit, source=source)
-        note = "to be rotated by players; their frames were used as they are stored"
-        return Loaded(clip, (note,) if rotation else ())
+        frames = self.frames(recipe, spec)
+        clip = video.load_video(content, frames, *_size(recipe), recipe.fit, source=source, clip_fps=recipe.clip_fps)
+        return Loaded(clip.pixels, clip.notes, clip.rate)
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         del keys  # nothing is drawn
@@ -229,7 +231,7 @@ class _Continuation(_Frames):
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
         return (
-            f"the first {recipe.observed_frames} frames of each video are seen, "
+            f"the first {recipe.observed_frames} frames of each video{_rate(recipe)} are seen, "
             f"{recipe.rollout_steps} steps = {_future(recipe, world, recipe.rollout_steps)}"
         )
 
@@ -284,9 +286,13 @@ def _future(recipe: Recipe, world: WorldSource, steps: int) -> str:
     return f"{horizon_s:.1f} s ahead, {recipe.denoise_steps} denoise steps{solver}, {text}{chunks}"
 
 
+def _rate(recipe: Recipe) -> str:
+    return " as stored" if recipe.clip_fps is None else f" at {recipe.clip_fps:g} frames/s"
+
+
 def _refuse_video(content: bytes, source: str) -> None:
     # HEIC, camera raw and others use the container of MP4; decode_image calls them by their names
-    if name_format(content) is None and video.container_of(content) is not None:
+    if name_format(content) is None and video_files.container_of(content) is not None:
         raise ImageError(
             FailureReason.FORMAT, f"{source} is a video, and images are wanted; --kind frames takes videos"
         )

@@ -19,7 +19,7 @@ from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.live.world import LiveWorld
 from theworld.precompute.media.images import load_image
-from theworld.precompute.media.video import write_video
+from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.preview.answer_cards import save_answer
 from theworld.precompute.worlds.registry import load_world
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings

@@ -567,7 +567,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="videos",
-            covers=("precompute.media.video:_pictures",),
+            covers=("precompute.media.video_files:open_video",),
             cases=lambda s: s.videos,
             use=_decode_video,
             share=0.1,

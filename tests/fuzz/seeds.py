@@ -29,7 +29,7 @@ from theworld.pipeline.store import latent_store
 from theworld.precompute.inputs.hash_cache import HashCache
 from theworld.precompute.inputs.listing import list_inputs
 from theworld.precompute.job.throughput import ThroughputLog
-from theworld.precompute.media.video import write_video
+from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.worldlet.scenes.files import write_scenes
 from theworld.precompute.worlds.prompts import prompt_file
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings

@@ -124,7 +124,7 @@ def _write_scene(folder: Path, scene: Scene, videos: bool) -> tuple[dict[str, An
         "states": scene.states.round(3).tolist(),
     }
     if videos:
-        from ...media.video import write_video
+        from ...media.video_writing import write_video
 
         frames = scene.frames()
         picture = frames[0]
