@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +18,7 @@ from ...pipeline.latents.keys import key_of_digest
 from ...pipeline.messages import list_problems, name_some
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
+from .columns import misspelt
 from .readers import folder_of, read_rows
 from .turns import EarlierTurns
 
@@ -28,7 +28,6 @@ UNTYPED = "untyped"
 SourceField = Literal["image", "future"]
 """Which of a question's files the latents were made from."""
 
-_LONGEST = 50  # letters of a name that could be a misspelling of a field
 _Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 _Choices = Annotated[tuple[_Text, ...], Field(min_length=2, max_length=limits.MAX_CHOICES, strict=False)]
@@ -97,11 +96,9 @@ class Question(BaseModel):
     def _spelled_right(cls, record: dict[str, Any]) -> dict[str, Any]:
         if len(record) > limits.MAX_FIELDS:
             raise ValueError(f"it has {len(record):,} fields; the limit is {limits.MAX_FIELDS:,}")
-        for name in record.keys() - cls.model_fields.keys():
-            if len(name) > _LONGEST:
-                continue
-            if near := difflib.get_close_matches(name, cls.model_fields.keys() - record.keys(), n=1, cutoff=0.75):
-                raise ValueError(f"{name}: unknown field; did you mean {near[0]!r}?")
+        unfilled = cls.model_fields.keys() - record.keys()
+        if found := misspelt(record.keys() - cls.model_fields.keys(), unfilled):
+            raise ValueError(f"{found[0]}: unknown field; did you mean {found[1]!r}?")
         return record
 
     @model_validator(mode="after")
@@ -137,6 +134,8 @@ class QuestionFile:
     bad: tuple[BadRow, ...]
     skipped: dict[str, int]
     """Why rows were skipped -> how many rows."""
+    notes: dict[str, int] = field(default_factory=dict[str, int])
+    """What was changed in rows, or taken in one of two ways -> how many times."""
 
     def require(self, max_bad: int, progress: Progress | None = None) -> tuple[Question, ...]:
         """The questions, if at most `max_bad` rows are wrong; these are left out with a warning.
@@ -144,6 +143,7 @@ class QuestionFile:
         Raises:
             QuestionError: more rows are wrong; the message names a few and counts all.
         """
+        progress = progress or Progress.to_logger()
         if self.bad:
             named = name_some(self.bad, between="; ")
             if len(self.bad) > max_bad:
@@ -151,13 +151,16 @@ class QuestionFile:
                     f"{self.path}, " if len(self.bad) == 1 else f"{self.path}: {len(self.bad)} {self.unit}s are wrong: "
                 )
                 raise QuestionError(f"{start}{named}. Correct them, or go on without them: --max-bad {len(self.bad)}")
-            progress = progress or Progress.to_logger()
             progress.warn(f"warning: {self.path}: {len(self.bad)} wrong {self.unit}s are left out: {named}")
         if not self.questions:
             reasons = "; ".join(f"{count} {self.unit}s: {reason}" for reason, count in self.skipped.items())
             raise QuestionError(
                 f"{self.path} holds no question{f' ({reasons})' if reasons else ''}: write one JSON object per line"
             )
+        for reason, count in self.skipped.items():
+            progress.warn(f"warning: {self.path}: {count:,} {self.unit}s are passed over: each {reason}")
+        for note, count in self.notes.items():
+            progress.say(f"{self.path}: {count:,} {note}")
         return self.questions
 
 
@@ -194,9 +197,7 @@ def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) 
                 "several files"
             )
         if len(questions) + len(bad) >= limits.MAX_QUESTIONS:
-            raise QuestionError(
-                f"{path} has more than {limits.MAX_QUESTIONS:,} questions. Split it into several files"
-            )
+            raise QuestionError(f"{path} has more than {limits.MAX_QUESTIONS:,} questions. Split it into several files")
         if row.skipped:
             skipped[row.skipped] += 1
         elif row.record is None:
@@ -211,7 +212,7 @@ def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) 
         else:
             row_of[question.id] = row.where
             questions.append(question)
-    return QuestionFile(path, table.layout, table.unit, tuple(questions), tuple(bad), dict(skipped))
+    return QuestionFile(path, table.layout, table.unit, tuple(questions), tuple(bad), dict(skipped), dict(table.notes))
 
 
 def _letters(record: Mapping[str, Any] | None) -> int:

@@ -103,6 +103,8 @@ class QuestionReport:
     """Pair of splits -> images that are in both."""
     bad: tuple[str, ...] = ()
     passed_over: dict[str, int] = field(default_factory=dict[str, int])
+    notes: dict[str, int] = field(default_factory=dict[str, int])
+    """What was changed in rows, or taken in one of two ways -> how many times."""
     with_latents: int | None = None
     """None where no store was named."""
     without_latents: dict[str, str] = field(default_factory=dict[str, str])
@@ -138,6 +140,7 @@ class QuestionReport:
             lines.append(f"wrong, and no question: {len(self.bad):,}")
             lines += [f"  {row}" for row in self.bad[:MAX_NAMES]]
         lines += [f"passed over, it {reason}: {count:,}" for reason, count in self.passed_over.items()]
+        lines += [f"{note}: {count:,}" for note, count in self.notes.items()]
         if self.contradictions:
             pairs = [f"{one} and {other}" for one, other in self.contradictions]
             lines.append(f"the same question about the same image with different answers: {name_some(pairs)}")
@@ -176,6 +179,7 @@ def describe(
         leaks=_leaks(described),
         bad=tuple(map(str, file.bad)),
         passed_over=file.skipped,
+        notes=file.notes,
         with_latents=None if coverage is None else len(coverage.keys),
         without_latents={} if coverage is None else {item.question.id: item.reason for item in coverage.missing},
         tokens=tokens,
