@@ -38,7 +38,11 @@ def evaluate(
     ] = None,
     report: Annotated[Path | None, _page_option("Write a page with plots and examples: one HTML file.")] = None,
     images: Annotated[
-        Path | None, _page_option("Where its images are. (default: where the questions find them)")
+        Path | None,
+        typer.Option(
+            help="Folder that image names of the questions are relative to; the page's pictures come from it, too. "
+            "(default: as trained)"
+        ),
     ] = None,
     world: Annotated[str | None, options.moved_world(_PAGE)] = None,
     batch_size: options.AnswerBatch = 64,
@@ -76,6 +80,7 @@ def evaluate(
             split=None if split == "all" else split,
             steps=steps,
             futures=futures,
+            images=images,
             batch_size=batch_size,
             device=device_name(device),
             outcomes=rollout_outcomes,
@@ -130,7 +135,10 @@ def write_page(
     from ...train.runs.meta import read_meta
     from ..store.folder import open_store
 
-    place = images or folder_of(Path(evaluations[0].questions))
+    first = evaluations[0]
+    trained = read_meta(Path(first.run)).config.get("images")
+    recorded = Path(trained) if isinstance(trained, str) and Path(trained).is_dir() else None
+    place = images or recorded or folder_of(Path(first.questions))
     drawn: dict[str, AnswerPictures] = {}  # by run: each from its own store, the same image being another future there
 
     def draw(example: ReportExample) -> bytes | None:
