@@ -105,12 +105,20 @@ def evaluate(
             evaluations,
             report,
             store=store,
-            images=images,
+            images=images or _trained_images(Path(evaluations[0].run)),
             world=world,
             device=device_name(device),
             progress=progress,
         )
         print_lines(f"report: {page}", err=as_json, paths=True)
+
+
+def _trained_images(run: Path) -> Path | None:
+    """The folder of images that a run was trained with, if it is still there."""
+    from ...train.runs.meta import read_meta
+
+    images = read_meta(run).config.get("images")
+    return Path(images) if isinstance(images, str) and Path(images).is_dir() else None
 
 
 def write_page(
@@ -135,10 +143,7 @@ def write_page(
     from ...train.runs.meta import read_meta
     from ..store.folder import open_store
 
-    first = evaluations[0]
-    trained = read_meta(Path(first.run)).config.get("images")
-    recorded = Path(trained) if isinstance(trained, str) and Path(trained).is_dir() else None
-    place = images or recorded or folder_of(Path(first.questions))
+    place = images or folder_of(Path(evaluations[0].questions))
     drawn: dict[str, AnswerPictures] = {}  # by run: each from its own store, the same image being another future there
 
     def draw(example: ReportExample) -> bytes | None:

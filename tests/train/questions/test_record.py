@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from theworld.pipeline.errors import QuestionError
 from theworld.pipeline.latents.keys import key_of_bytes, key_of_sample
 from theworld.pipeline.store.folder import LatentStore, create_store
+from theworld.train.questions.markers import Markers
 from theworld.train.questions.record import (
     Question,
     evaluation_split,
@@ -25,8 +26,13 @@ from ...miniatures.lm import RECIPE, SPEC, blob_latents, save_mini_store
 
 GOOD = {"id": "q1", "image": "a.png", "question": "where will it land?", "answer": "left", "choices": ["left", "right"]}
 
-# no blanks around it, no NUL, which no image's name has, and no cell without a value
-text = st.text(min_size=1).filter(lambda value: value.strip() == value and "\0" not in value and not is_absent(value))
+
+def survives(value: str) -> bool:
+    """No blanks around it, no marker of an image, no NUL, which no image's name has, and no cell without a value."""
+    return Markers().take(value) == value and "\0" not in value and not is_absent(value)
+
+
+text = st.text(min_size=1).filter(survives)
 
 
 def write(path: Path, *records: object) -> Path:
