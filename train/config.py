@@ -51,6 +51,22 @@ class TrainConfig(BaseModel):
         setting("Names of a table's columns, such as question=Q,answer=A; also choices, image, type.", text=True),
     ] = None
     """Question field -> column, for a table with other column names."""
+    images: Annotated[
+        LocalPath | None,
+        setting(
+            "Folder that image names of the questions are relative to. With --no-cache also what the store was made "
+            "from.",
+            default="beside the questions",
+            place=True,
+        ),
+    ] = None
+    """Looked into before the folder of the questions; without either, the names that precompute recorded find them."""
+    holdout: Annotated[
+        float,
+        Field(ge=0, lt=1),
+        _running("Share of images held out for tests where no question states a split; 0 trains on all."),
+    ] = 0.2
+    """By a hash of the image or scene: questions/holdout.py. With `validate_every` as much again for `validation`."""
     max_bad: Annotated[
         int,
         Field(ge=0),

@@ -38,7 +38,11 @@ def evaluate(
     ] = None,
     report: Annotated[Path | None, _page_option("Write a page with plots and examples: one HTML file.")] = None,
     images: Annotated[
-        Path | None, _page_option("Where its images are. (default: where the questions find them)")
+        Path | None,
+        typer.Option(
+            help="Folder that image names of the questions are relative to; the page's pictures come from it, too. "
+            "(default: as trained)"
+        ),
     ] = None,
     world: Annotated[str | None, options.moved_world(_PAGE)] = None,
     batch_size: options.AnswerBatch = 64,
@@ -76,6 +80,7 @@ def evaluate(
             split=None if split == "all" else split,
             steps=steps,
             futures=futures,
+            images=images,
             batch_size=batch_size,
             device=device_name(device),
             outcomes=rollout_outcomes,
@@ -100,12 +105,20 @@ def evaluate(
             evaluations,
             report,
             store=store,
-            images=images,
+            images=images or _trained_images(Path(evaluations[0].run)),
             world=world,
             device=device_name(device),
             progress=progress,
         )
         print_lines(f"report: {page}", err=as_json, paths=True)
+
+
+def _trained_images(run: Path) -> Path | None:
+    """The folder of images that a run was trained with, if it is still there."""
+    from ...train.runs.meta import read_meta
+
+    images = read_meta(run).config.get("images")
+    return Path(images) if isinstance(images, str) and Path(images).is_dir() else None
 
 
 def write_page(

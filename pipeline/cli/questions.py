@@ -13,7 +13,10 @@ from .defaults import own_questions
 from .options import ConfigFile, Json, Quiet
 from .settings import settings_of
 
-_READ = ("columns", "lm", "steps", "max_bad", "layout", "patch", "pool", "pool_steps", "coarse", "queries")
+_READ = (
+    *("columns", "images", "holdout", "lm", "steps", "max_bad"),
+    *("layout", "patch", "pool", "pool_steps", "coarse", "queries"),
+)
 """Settings of a training that decide which questions it reads, and how long they are."""
 
 

@@ -26,7 +26,7 @@ VARIED = frozenset({"arm", "labels", "seed", "out"})
 """Settings of a training that the study itself decides."""
 
 
-@settings_of(TrainConfig, without=VARIED | {"max_bad"})  # every arm answers every question, so none is left out
+@settings_of(TrainConfig, without=VARIED | {"max_bad", "holdout"})  # every arm answers every question of stated splits
 def study(
     arms: Annotated[
         str,

@@ -32,13 +32,6 @@ def train(
             rich_help_panel=HOW_IT_RUNS,
         ),
     ] = False,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="For --no-cache: what the store was made from. (default: the cache's own scenes, else beside the "
-            "questions)"
-        ),
-    ] = None,
     world: Annotated[
         str | None,
         typer.Option(help="For --no-cache: the world model's folder or Hub id. (default: where the recipe says)"),
@@ -55,8 +48,8 @@ def train(
     from ..store.folder import open_store, resolve_store
 
     settings, partial = _settings(config, typed, resume=resume)
-    if cache and (images is not None or world is not None):
-        raise ConfigError("--images and --world belong to --no-cache: the store's latents need neither")
+    if cache and world is not None:
+        raise ConfigError("--world belongs to --no-cache: the store's latents need none")
     resolve_store(settings.store)  # said before the seconds that torch and transformers take to load
     live = None
     if not cache:
@@ -64,7 +57,7 @@ def train(
 
         live = LiveBatches(
             open_store(settings.store),
-            images,
+            settings.images,
             fallback=settings.questions.parent,
             size=settings.batch_size,
             world=world,

@@ -32,7 +32,7 @@ DECIDED = {
     },
     "train": {
         "typed": {"out", "report_to"},
-        "place": {"store", "questions", "futures"},
+        "place": {"store", "questions", "images", "futures"},
         "models": {"lm"},
     },
 }

@@ -86,6 +86,7 @@ def open_arm(
     *,
     rollout_steps: int,
     futures: Path | None = None,
+    images: Path | None = None,
 ) -> tuple[dict[str, str], LatentDataset | None]:
     """Question id -> key of its image, and the latents of these keys as the arm shows them; None for `text`.
 
@@ -94,12 +95,13 @@ def open_arm(
         pool: questions of all scenes that may stand in for one of these: their whole split.
         rollout_steps: K, what the arm's `steps` says.
         futures: a store of encoded true futures.
+        images: as of `resolve_keys`.
     Raises:
         QuestionError: a question without latents, or too few scenes to exchange futures between.
         ConfigError: `true` without a store of futures.
         StoreMismatchError: the futures are of another latent space, size or frame rate.
     """
-    coverage = resolve_keys(questions, questions_file, store)
+    coverage = resolve_keys(questions, questions_file, store, images=images)
     coverage.require_complete()
     if arm.kind == "text":
         return coverage.keys, None
@@ -113,7 +115,7 @@ def open_arm(
     elif arm.kind == "noise":
         future = _noise_like(store, rollout_steps)
     elif arm.kind == "shuffled":
-        pooled = resolve_keys(pool, questions_file, store)
+        pooled = resolve_keys(pool, questions_file, store, images=images)
         pooled.require_complete()
         future = partial(_futures_of_others, store, _by_key(pool, pooled.keys, pooled.keys, wrong=1.0))
     elif arm.kind == "true":
@@ -127,7 +129,7 @@ def open_arm(
         _require_same_space(store, true_store, rollout_steps)
         videos = resolve_keys(pool, questions_file, true_store, field="future")
         videos.require_complete()
-        pooled = resolve_keys(pool, questions_file, store)
+        pooled = resolve_keys(pool, questions_file, store, images=images)
         pooled.require_complete()
         future = partial(_futures_of_others, true_store, _by_key(pool, pooled.keys, videos.keys, wrong=arm.wrong))
     keys = tuple(dict.fromkeys(coverage.keys[question.id] for question in questions))

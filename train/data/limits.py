@@ -21,19 +21,29 @@ from .batches import Example
 
 
 def questions_with_latents(
-    questions: Sequence[Question], questions_file: Path, store: LatentStore, *, max_bad: int, progress: Progress
+    questions: Sequence[Question],
+    questions_file: Path,
+    store: LatentStore,
+    *,
+    max_bad: int,
+    progress: Progress,
+    images: Path | None = None,
 ) -> tuple[Question, ...]:
-    """The questions that have latents in a store.
+    """The questions that have latents in a store. Says which images were found by another name than their own.
 
+    Args:
+        images: as of `resolve_keys`.
     Raises:
         QuestionError: more than `max_bad` have none, or not one of them has.
     """
-    coverage = resolve_keys(questions, questions_file, store)
+    coverage = resolve_keys(questions, questions_file, store, images=images)
     if len(coverage.missing) > max_bad or not coverage.keys:
         coverage.require_complete()
     if coverage.missing:
         missing = [f"{item.question.id} ({item.reason})" for item in coverage.missing]
         _warn_of_left_out(progress, missing, "without latents")
+    for note in coverage.notes:
+        progress.say(note)
     return tuple(question for question in questions if question.id in coverage.keys)
 
 

@@ -18,6 +18,7 @@ from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files.images import decode_image, read_input_file
 from ...pipeline.files.pretrained import load_pretrained
 from ..language.prompt_format import PromptFormat
+from ..questions.images import find_file, image_folders
 from ..questions.readers import folder_of
 from ..questions.record import Question
 
@@ -57,25 +58,33 @@ class VisionInputs:
 
 
 def open_vision_inputs(
-    lm: PromptFormat, questions: Iterable[Question], keys: Mapping[str, str], questions_file: Path
+    lm: PromptFormat,
+    questions: Iterable[Question],
+    keys: Mapping[str, str],
+    questions_file: Path,
+    *,
+    images: Path | None = None,
 ) -> VisionInputs | None:
     """The images of questions, where the language model looks at them; None where it sees none.
 
     Args:
         keys: question id -> key of its image.
+        images: folder to look into first.
     Raises:
         QuestionError: an image is no file beside the questions.
         ConfigError: as `VisionInputs`.
     """
     if not lm.image_tokens:
         return None
-    folder, files = folder_of(questions_file), dict[str, Path]()
+    folders, files = image_folders(folder_of(questions_file), images), dict[str, Path]()
     for question in questions:
-        files.setdefault(keys[question.id], folder / question.image)
+        if (key := keys[question.id]) not in files:
+            found = find_file(question.image, folders)
+            files[key] = folders[0] / question.image if found is None else found.path
     if gone := [path for path in files.values() if not path.is_file()]:
         raise QuestionError(
             f"{lm.weights.source} looks at the images itself, and {len(gone)} of {len(files)} are no files beside "
-            f"{questions_file}: {gone[0]}. Put them there (`theworld questions FILE --write FOLDER` takes images out "
-            "of a table), or choose a language model that sees none"
+            f"{questions_file}: {gone[0]}. Name their folder with --images, or put them there (`theworld questions "
+            "FILE --write FOLDER` takes images out of a table), or choose a language model that sees none"
         )
     return VisionInputs(lm, files)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -212,8 +213,9 @@ def compare_policies(
         gate = _choose(held_out, held_out.margins(), held_out.by_rule(Rule({}), all_steps))
         picks.append(("confidence", np.where(gate.passes(test.margins()), all_steps, 0), gate))
         if futures is not None:
-            gate = _choose(held_out, _figures(held_out, futures, file), held_out.by_rule(rule, all_steps))
-            passes = gate.passes(_figures(test, futures, file))
+            figures = partial(_figures, futures=futures, file=file, images=session.images)
+            gate = _choose(held_out, figures(held_out), held_out.by_rule(rule, all_steps))
+            passes = gate.passes(figures(test))
             picks.append(("agreement", np.where(passes, rule_steps, 0), gate))
             rollouts["agreement"] = futures.recipe.draws * len(test.images(rule_steps))  # all are judged
         else:
@@ -376,9 +378,9 @@ def _choose(answered: _Answered, figure: Floats, steps: Steps) -> Gate:
     )
 
 
-def _figures(answered: _Answered, futures: LatentStore, file: Path) -> Floats:
+def _figures(answered: _Answered, futures: LatentStore, file: Path, images: Path | None) -> Floats:
     """(Q,) how far the futures of each question's image disagree."""
-    coverage = resolve_keys(answered.questions, file, futures)
+    coverage = resolve_keys(answered.questions, file, futures, images=images)
     coverage.require_complete()
     keys = list(dict.fromkeys(coverage.keys.values()))
     spread = dict(zip(keys, disagreement(futures, keys), strict=True))

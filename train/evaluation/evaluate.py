@@ -126,6 +126,7 @@ def evaluate_shown(
     steps: int | None = None,
     batch_size: int = 64,
     futures: Path | None = None,
+    images: Path | None = None,
     lm: str | None = None,
     device: DeviceName = "auto",
     outcomes: Mapping[str, bool] | None = None,
@@ -144,6 +145,7 @@ def evaluate_shown(
             is saved beside the first, as `evaluation-steps<K>.json`; another split, arm or questions file likewise.
         batch_size: rows (a question, or one of its choices) at a time; changes speed only.
         futures: a store of true futures, for the arm `true`; by default the one it was trained with.
+        images: folder that the questions' image names are relative to; by default the one it was trained with.
         lm: where the base language model lies now, if it has moved.
         outcomes: scene -> whether its rollout ends as the true scene does.
         generate: also generate answers to the questions that have choices; doubles the time.
@@ -158,7 +160,15 @@ def evaluate_shown(
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     session = AnswerSession.open(
-        run, store=store, questions=questions, futures=futures, max_bad=max_bad, lm=lm, device=device, progress=progress
+        run,
+        store=store,
+        questions=questions,
+        futures=futures,
+        max_bad=max_bad,
+        images=images,
+        lm=lm,
+        device=device,
+        progress=progress,
     )
     meta, trained_arm, file = session.loaded.meta, session.trained_arm, session.questions_file
     arms_shown = [_can_be_shown(parse_arm(arm or trained_arm), trained_arm, run) for arm in arms]

@@ -16,6 +16,8 @@ from ..data.limits import questions_that_fit, questions_with_latents
 from ..data.loader import LatentDataset
 from ..data.vision import open_vision_inputs
 from ..language.lm import merge_adapters
+from ..questions.holdout import hold_out
+from ..questions.images import require_folder
 from ..questions.record import Question, read_questions
 from ..runs.folder import LoadedRun, load_run, require_same_recipe
 from .answer import Response, answer_all
@@ -44,6 +46,8 @@ class AnswerSession:
     """Wrong rows, questions without latents, and questions that are too long: as many of each may be left out."""
     futures: Path | None
     """A store of true futures, for the arms that show them."""
+    images: Path | None = None
+    """The folder that image names are relative to; None is that of the questions."""
     progress: Progress
     """Where warnings and the bar of the answers go."""
 
@@ -56,6 +60,7 @@ class AnswerSession:
         questions: Path | None = None,
         futures: Path | None = None,
         max_bad: int | None = None,
+        images: Path | None = None,
         lm: str | None = None,
         device: DeviceName = "auto",
         progress: Progress | None = None,
@@ -63,7 +68,7 @@ class AnswerSession:
         """Load a run and open its store.
 
         Args:
-            store, questions, futures, max_bad: by default those the run was trained with.
+            store, questions, futures, max_bad, images: by default those the run was trained with.
             lm: where the base language model lies now, if it has moved.
             progress: where a person watches; None is `Progress.to_logger()`.
         Raises:
@@ -77,12 +82,16 @@ class AnswerSession:
         merge_adapters(loaded.lm)
         if futures is None and config.get("futures") is not None:
             futures = Path(config["futures"])
+        require_folder(images)  # that of the training may have gone: the store's names find its images, too
+        if images is None and config.get("images") is not None:
+            images = Path(config["images"])
         return cls(
             loaded=loaded,
             store=latents,
             questions_file=questions or Path(meta.questions.path),
             max_bad=config.get("max_bad", 0) if max_bad is None else max_bad,
             futures=futures,
+            images=images,
             progress=progress or Progress.to_logger(),
         )
 
@@ -97,14 +106,24 @@ class AnswerSession:
         return self.config.get("arm", "rollout")
 
     def read_questions(self) -> tuple[Question, ...]:
-        """All questions of the file.
+        """All questions of the file; where it states no split, some are held out, as in the training.
 
         Raises:
             QuestionError: more than `max_bad` records are wrong.
         """
-        return read_questions(
-            self.questions_file, columns=self.config.get("columns"), max_bad=self.max_bad, progress=self.progress
+        held_out = hold_out(
+            read_questions(
+                self.questions_file, columns=self.config.get("columns"), max_bad=self.max_bad, progress=self.progress
+            ),
+            self.config.get("holdout", 0.0),
+            self.questions_file,
+            self.store,
+            images=self.images,
+            validation=self.config.get("validate_every") is not None,
         )
+        if held_out.line:
+            self.progress.say(held_out.line)
+        return held_out.questions
 
     def answerable(self, questions: Sequence[Question], *, steps: int) -> tuple[Question, ...]:
         """The questions that have latents and leave room for the world tokens of so many rollout steps.
@@ -114,7 +133,9 @@ class AnswerSession:
                 a word of an answer.
         """
         limits: dict[str, Any] = {"max_bad": self.max_bad, "progress": self.progress}
-        with_latents = questions_with_latents(questions, self.questions_file, self.store, **limits)
+        with_latents = questions_with_latents(
+            questions, self.questions_file, self.store, images=self.images, **limits
+        )
         check_answers(with_latents, self.loaded.lm)
         tokens = self.world_tokens(steps)
         return questions_that_fit(with_latents, self.loaded.lm, world_tokens=tokens, **limits)
@@ -136,6 +157,7 @@ class AnswerSession:
             self.questions_file,
             rollout_steps=arm.steps(steps),
             futures=self.futures,
+            images=self.images,
         )
         return OpenedArm(arm, tuple(questions), keys, images)
 
@@ -148,6 +170,8 @@ class AnswerSession:
             opened.images,
             batch_size=batch_size,
             progress=self.progress,
-            pictures=open_vision_inputs(self.loaded.lm, opened.questions, opened.keys, self.questions_file),
+            pictures=open_vision_inputs(
+                self.loaded.lm, opened.questions, opened.keys, self.questions_file, images=self.images
+            ),
             generate=generate,
         )

@@ -1,9 +1,13 @@
-"""Choose which column of a table fills which field of a question: as requested, or by its usual name."""
+"""Choose which column of a table, or field of a record, fills which field of a question: as requested, or by its name.
+
+Names are the same in any case, with blanks around them, and with blanks or hyphens for underscores.
+"""
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,83 +15,186 @@ from typing import Any
 from ...pipeline.errors import QuestionError
 from ...pipeline.messages import name_some
 
+_IMAGES = (
+    *("image", "images", "image_bytes", "image_path", "img", "image_name", "image_file"),
+    *("video", "videos", "video_path"),
+)
 FIELDS = {
     "id": ("id", "question_id", "qid", "sample_id", "index", "uid"),
-    "image": (
-        *("image", "images", "image_bytes", "image_path", "img"),
-        *("video", "video_path", "path", "file", "file_name"),
-    ),
+    "image": (*_IMAGES, "path", "file", "file_name"),
     "question": ("question", "query", "problem"),
-    "answer": ("answer", "correct_answer", "label", "target", "ground_truth"),
+    "answer": ("answer", "correct_answer", "label", "target", "ground_truth", "response"),
     "choices": ("choices", "options", "candidates", "answers"),
     "type": ("type", "question_type", "category", "task", "kind"),
     "split": ("split",),
+    "before": ("before", "history"),
+    "system": ("system", "system_prompt"),
+    "conversations": ("conversations", "messages", "conversation"),
     **{name: (name,) for name in ("prompt", "scene", "future", "family", "about", "pair", "heuristic", "shift")},
+    "image_sha256": ("image_sha256",),
 }
 """Each field that a column map may name, with its usual column names: the first that exists fills it."""
-_LETTERS = "ABCDEFGHIJ"
-_NEEDED = ("image", "question", "answer")
+NEEDED = ("image", "question", "answer")
+_LETTERS = "abcdefghij"
+_LETTER = re.compile(r"((?:option|choice|opt)_?)?([a-j])")
+_NUMBERED_IMAGE = re.compile(r"image_?\d{1,2}")
+_LONGEST = 50  # letters of a name that could be a misspelling of a field
+_SHORTEST = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns fill which field; choices may come from several columns."""
+    """Which columns fill which field; choices and images may come from several columns."""
 
     by_field: dict[str, tuple[str, ...]]
+    other_images: tuple[str, ...] = ()
+    """Columns to look into where that of the image is empty, as LLaVA's files have `video` beside `image`."""
 
     @classmethod
-    def choose(cls, path: Path, names: Sequence[str], requested: Mapping[str, str] | None) -> Columns:
+    def choose(
+        cls,
+        path: Path,
+        names: Sequence[str],
+        requested: Mapping[str, str] | None,
+        *,
+        needed: Sequence[str] = NEEDED,
+    ) -> Columns:
         """Choose the columns of a table.
 
         Args:
             names: the table's columns. requested: field -> column, as requested; `A|B|C` names several.
+            needed: the fields that some column must fill; of a table of conversations, none.
         Raises:
             QuestionError: a column asked for is not there, or nothing fills a field that every question needs.
         """
         columns_by_field: dict[str, tuple[str, ...]] = {}
+        by_name = {plain_name(name): name for name in reversed(names)} | {name: name for name in names}
         for field, text in (requested or {}).items():
-            columns = tuple(part.strip() for part in text.split("|"))
-            for column in columns:
-                if re.sub(r"\[\d+\]$", "", column) not in names and column not in names:
-                    available = _listed(names)
-                    raise QuestionError(f"{path} has no column {column!r} for {field}; it has {available}")
-            columns_by_field[field] = columns
+            columns_by_field[field] = tuple(
+                _requested(path, field, part.strip(), names, by_name) for part in text.split("|")
+            )
         used_columns = {column for columns in columns_by_field.values() for column in columns}
         for field, guesses in FIELDS.items():
-            candidates = [name for name in guesses if name in names and name not in used_columns]
+            candidates = [by_name[name] for name in guesses if name in by_name and by_name[name] not in used_columns]
             # elsewhere `answers` is what several people said
-            if field == "choices" and columns_by_field.get("answer") != ("correct_answer",):
-                candidates = [name for name in candidates if name != "answers"]
+            if field == "choices" and columns_by_field.get("answer", ("",))[0] != by_name.get("correct_answer"):
+                candidates = [name for name in candidates if plain_name(name) != "answers"]
             if field not in columns_by_field and candidates:
                 columns_by_field[field] = (candidates[0],)
                 used_columns.add(candidates[0])
-        letters = tuple(letter for letter in _LETTERS if letter in names)
-        if "choices" not in columns_by_field and len(letters) >= 2 and letters == tuple(_LETTERS[: len(letters)]):
+        if "choices" not in columns_by_field and (letters := _letter_columns(names)):
             columns_by_field["choices"] = letters
-        if missing := [field for field in _NEEDED if field not in columns_by_field]:
+        if "image" not in columns_by_field:
+            numbered = sorted((n for n in names if _NUMBERED_IMAGE.fullmatch(plain_name(n))), key=_number_in)  # MMMU's
+            if numbered:
+                columns_by_field["image"] = tuple(numbered)
+        chosen = cls(columns_by_field, cls._other_images(columns_by_field, by_name, requested))
+        if not chosen.is_conversations and (missing := [field for field in needed if field not in columns_by_field]):
             raise QuestionError(
                 f"{path}: which column holds the {missing[0]}? It has {_listed(names)}. "
                 f"Say so: --columns {','.join(f'{field}=NAME' for field in missing)}"
             )
-        return cls(columns_by_field)
+        return chosen
+
+    @staticmethod
+    def _other_images(
+        by_field: Mapping[str, tuple[str, ...]], by_name: Mapping[str, str], requested: Mapping[str, str] | None
+    ) -> tuple[str, ...]:
+        if "image" in (requested or {}):
+            return ()
+        used = {column for columns in by_field.values() for column in columns}
+        return tuple(dict.fromkeys(by_name[n] for n in _IMAGES if n in by_name and by_name[n] not in used))
+
+    @property
+    def is_conversations(self) -> bool:
+        """Whether the questions stand in conversations."""
+        talk = next(iter(self.by_field.get("conversations", ())), "")
+        has_both = "question" in self.by_field and "answer" in self.by_field
+        return bool(talk) and (plain_name(talk) == "conversations" or not has_both)
 
     def all(self) -> set[str]:
         """The names of all columns to read, with and without an index."""
-        names = {column for columns in self.by_field.values() for column in columns}
+        names = {column for columns in self.by_field.values() for column in columns} | set(self.other_images)
         return names | {re.sub(r"\[\d+\]$", "", column) for column in names}
 
+    def values(self, record: Mapping[str, Any], field: str) -> list[Any]:
+        """The values of all columns of a field in a record."""
+        return [_value(record, column) for column in self.by_field.get(field, ())]
+
     def value(self, record: Mapping[str, Any], field: str) -> Any:
-        """The value of a field in a record; for several columns, a dict by column name."""
-        columns = self.by_field.get(field, ())
-        if len(columns) > 1:
-            return {column: record.get(column) for column in columns}
-        if not columns:
-            return None
-        column = columns[0]
-        if column not in record and (indexed := re.fullmatch(r"(.*)\[(\d+)\]", column)):
-            values, index = record.get(indexed[1]), int(indexed[2])
-            return values[index] if isinstance(values, list) and index < len(values) else None
-        return record.get(column)
+        """The value of a field in a record; for several columns, their list."""
+        values = self.values(record, field)
+        return values if len(values) > 1 else next(iter(values), None)
+
+
+def plain_name(name: str) -> str:
+    """A name without what does not count in it."""
+    return re.sub(r"[ -]", "_", name[: 4 * _LONGEST].strip().casefold())
+
+
+def _requested(path: Path, field: str, column: str, names: Sequence[str], by_name: Mapping[str, str]) -> str:
+    index = match[0] if (match := re.search(r"\[\d+\]$", column)) else ""
+    bare = column.removesuffix(index) if index else column
+    for name, suffix in ((column, ""), (bare, index), (plain_name(bare), index)):
+        if name in by_name:
+            return by_name[name] + suffix
+    raise QuestionError(f"{path} has no column {column!r} for {field}; it has {_listed(names)}")
+
+
+def _value(record: Mapping[str, Any], column: str) -> Any:
+    if column not in record and (indexed := re.fullmatch(r"(.*)\[(\d+)\]", column)):
+        values, index = record.get(indexed[1]), int(indexed[2])
+        return values[index] if isinstance(values, list) and index < len(values) else None
+    return record.get(column)
+
+
+def _letter_columns(names: Iterable[str]) -> tuple[str, ...]:
+    """The columns A, B, … or option_a, option_b, …, if they begin at A without a gap."""
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        if match := _LETTER.fullmatch(plain_name(name)):
+            found.setdefault(match[1] or "", {}).setdefault(match[2], name)
+    for columns in found.values():
+        letters = "".join(sorted(columns))
+        if len(letters) >= 2 and _LETTERS.startswith(letters):
+            return tuple(columns[letter] for letter in letters)
+    return ()
+
+
+def _number_in(name: str) -> int:
+    return int(re.sub(r"\D", "", name))
+
+
+def misspelt(others: Iterable[str], unfilled: Collection[str]) -> tuple[str, str] | None:
+    """A name that looks like a misspelling of a field without a value, and that field; None where there is none.
+
+    A field that every question needs is looked for among all similar names. Of the others a name must be one letter
+    away, for `time`, `scene_id` and `types` are other tools' fields.
+    """
+    needed = [field for field in NEEDED if field in unfilled]
+    optional = [field for field in unfilled if field not in NEEDED and len(field) >= _SHORTEST]
+    for name in others:
+        if len(name) > _LONGEST:
+            continue
+        plain = plain_name(name)
+        if near := difflib.get_close_matches(plain, needed, n=1, cutoff=0.75):
+            return name, near[0]
+        if near := next((field for field in optional if _one_letter_apart(plain, field)), None):
+            return name, near
+    return None
+
+
+def _one_letter_apart(name: str, field: str) -> bool:
+    """Whether one letter is wrong, too much or missing, or two are exchanged; a plural is a name of its own."""
+    if not name.isalpha() or name == f"{field}s" or abs(len(name) - len(field)) > 1 or name == field:
+        return False
+    start = next((n for n, (a, b) in enumerate(zip(name, field, strict=False)) if a != b), min(len(name), len(field)))
+    rest, other = name[start:], field[start:]
+    if rest[:2] == other[1::-1] and rest[2:] == other[2:]:
+        return True
+    if len(field) <= _SHORTEST:
+        return False  # too many words are one letter away from a short one
+    return rest[1:] == other or rest == other[1:] or (len(field) > _SHORTEST + 1 and rest[1:] == other[1:])
 
 
 def _listed(names: Sequence[str]) -> str:

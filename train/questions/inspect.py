@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from ...pipeline.store.folder import open_store
 from ..config import TrainConfig
 from ..language.lm import load_tokenizer_only
 from ..language.weights import find_weights
+from .holdout import hold_out
+from .images import find_file, image_folders, require_folder
 from .readers import folder_of, read_rows
 from .record import read_question_file, resolve_keys, select_split
 from .report import QuestionReport, describe, measure
@@ -41,9 +44,11 @@ def inspect_questions(
     loaded = read_question_file(file, columns=config.columns)
     if not loaded.questions:
         return describe(loaded)
-    questions = select_split(loaded.questions, split, file)
+    require_folder(config.images)
     opened = None if store is None else open_store(store)
-    coverage = None if opened is None else resolve_keys(questions, file, opened)
+    held_out = hold_out(loaded.questions, config.holdout, file, opened, images=config.images)
+    questions = select_split(held_out.questions, split, file)
+    coverage = None if opened is None else resolve_keys(questions, file, opened, images=config.images)
     world_tokens = None
     if opened is not None:
         channels, latent_frames, height, width = opened.sample_shape
@@ -52,7 +57,7 @@ def inspect_questions(
             raise ConfigError(f"--steps {steps} asks for more than {store} holds: {latent_frames - 1}")
         world_tokens = config.token_layout().count(1 + steps, height, width, channels=channels)
     tokens = measure(questions, load_tokenizer_only(find_weights(config.lm)), world_tokens=world_tokens)
-    return describe(loaded, questions, coverage=coverage, tokens=tokens, max_bad=config.max_bad)
+    return describe(loaded, questions, coverage=coverage, tokens=tokens, max_bad=config.max_bad, held_out=held_out.line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +96,24 @@ def write_questions(
 
         for _ in read_rows(file, config.columns, keep=keep).rows:
             pass
-        source = folder_of(file)
+        folders = image_folders(folder_of(file), config.images)
         with (building / "questions.jsonl").open("w", encoding="utf-8") as lines:
             for question in questions:
                 record = question.model_dump(mode="json", exclude_defaults=True)
                 if question.image_sha256 in names:
                     record["image"] = names[question.image_sha256 or ""]
-                elif (source / question.image).is_file():
-                    record["image"] = os.path.relpath(source / question.image, folder)
+                elif (found := _file_of(question.image, folders)) is not None:
+                    record["image"] = os.path.relpath(found, folder)
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
         follow_umask(building)
         building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return WrittenQuestions(folder / "questions.jsonl", len(questions), len(names))
+
+
+def _file_of(image: str, folders: Sequence[Path]) -> Path | None:
+    found = None
+    with suppress(OSError, ValueError):  # a name that no file can have; the store may know it
+        found = find_file(image, folders)
+    return None if found is None else found.path

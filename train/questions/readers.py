@@ -1,9 +1,10 @@
 """Read questions files of every supported layout, as rows with the fields of `Question`.
 
-x.jsonl, x.ndjson                 our own, the fields of `Question`; LLaVA's, a line each; a table, with a map
-x.json                            LLaVA's array of conversations, each answer one question; or an array of objects
+x.jsonl, x.ndjson                 our own, the fields of `Question`; conversations, a line each; a table, with a map
+x.json                            an array of conversations, each answer one question; or an array of objects
 x.csv  x.tsv                      a table; VLMEvalKit's, with images in base64, too
-x.parquet  x.arrow, a folder of them, a folder made by save_to_disk, hf:ORG/NAME      a table; SAT's is known
+x.parquet  x.arrow, a folder of them, a folder made by save_to_disk, hf:ORG/NAME
+                                  a table, which may hold conversations; SAT's is known
 a folder with sim_N_results.json  VPCT
 """
 
@@ -15,12 +16,11 @@ import os
 import re
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files import arrow_tables as arrow_files
@@ -29,8 +29,7 @@ from ...pipeline.files import text_tables as lists
 from ...pipeline.files.hashing import digest_of_file, digest_of_lines
 from ...pipeline.files.plain import read_file
 from .columns import FIELDS, Columns
-from .turns import Turn, Turns
-from .values import Images, Skipped, WrongValue, answer_of, choices_of, shuffle_choices, text_of
+from .rows import Keep, Row, RowReader
 
 _SAT = frozenset({"question", "answers", "correct_answer"})
 _SAT_IMAGES = frozenset({"image_bytes", "images"})  # array/SAT, array/SAT-v2: a list each, by their cards on the Hub
@@ -38,24 +37,10 @@ _PEEKED = 100
 _SPLITS = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
     ("val", "valid", "validation", "dev"), "validation"
 )
-_MARKER = re.compile("<(?:image|video)>")
-_ASKS, _ANSWERS = frozenset({"human", "user"}), frozenset({"gpt", "assistant", "model"})
-_Keep = Callable[[str, bytes], None]
+_TALKS = frozenset({"conversations", "messages"})
 _VPCT = re.compile(r"sim_(\d+)_results\.json")
 _BUCKETS = {1: "left", 2: "middle", 3: "right"}
 _PICTURE = re.compile(r"(sim_\d+).*\.(?i:png|jpe?g|webp)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row: a record with the fields of `Question`, or what is wrong with it, or why it is skipped."""
-
-    where: str
-    """Where the row is, for messages: `line 17`, `train.parquet, row 3`."""
-    record: dict[str, Any] | None = None
-    problem: str = ""
-    skipped: str = ""
-    """Why it is skipped: it is not wrong, but does not ask about exactly one image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +52,11 @@ class Rows:
     rows: Iterable[Row]
     unit: str = "row"
     """What one row is called where they are counted."""
+    notes: Mapping[str, int] = field(default_factory=dict[str, int])
+    """What was changed in the rows read so far -> how many times."""
 
 
-def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: _Keep | None = None) -> Rows:
+def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: Keep | None = None) -> Rows:
     """The rows of a questions file or folder, in any layout that the head of this file lists.
 
     Args:
@@ -95,12 +82,14 @@ def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: _Ke
             "folder of those two, a save_to_disk folder, hf:ORG/NAME, or a VPCT folder"
         )
     if suffix in (".jsonl", ".ndjson") and columns is None and not _is_conversations(path):
-        return Rows("JSONL", _jsonl_rows(path), "line")
+        reader = RowReader(keep=keep, own=True)
+        return Rows("JSONL", _jsonl_rows(path, reader), "line", reader.notes)
     rows = _list_rows(path)
     first = list(islice(rows, _PEEKED))
     whole = chain(first, rows)
-    if columns is None and any(isinstance(record, dict) and "conversations" in record for _, record in first):
-        return Rows("LLaVA", _llava_rows(whole), "conversation")
+    if columns is None and any(isinstance(record, dict) and not _TALKS.isdisjoint(record) for _, record in first):
+        reader = RowReader(keep=keep)
+        return Rows("LLaVA", _rows(whole, reader, first_number=0), "conversation", reader.notes)
     names: dict[str, None] = {}
     for _, record in whole:
         if isinstance(record, dict):
@@ -183,7 +172,7 @@ def _unreadable(path: Path, error: OSError) -> QuestionError:
     return QuestionError(f"cannot read the questions file {place}: {error.strerror or error}")
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
+def _jsonl_rows(path: Path, reader: RowReader) -> Iterator[Row]:
     lines = lists.read_lines(path)
     while True:
         try:
@@ -213,7 +202,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
         if not isinstance(record, dict):
             yield Row(where, problem=f"expected a JSON object, got {type(record).__name__}")
             continue
-        yield Row(where, {"id": str(number), **record})
+        yield from reader.read(where, record, number)
 
 
 def _first_bad_byte(path: Path) -> int:
@@ -239,7 +228,7 @@ def _is_conversations(path: Path) -> bool:
         record = json.loads(first)
     except (OSError, ValueError, RecursionError):
         return False  # who reads it says why
-    return isinstance(record, dict) and "conversations" in record
+    return isinstance(record, dict) and not _TALKS.isdisjoint(record)
 
 
 def _list_rows(path: Path) -> Iterator[tuple[str, lists.Record]]:
@@ -251,81 +240,15 @@ def _list_rows(path: Path) -> Iterator[tuple[str, lists.Record]]:
         raise QuestionError(str(error)) from error
 
 
-def _llava_rows(rows: Iterable[tuple[str, lists.Record]]) -> Iterator[Row]:
-    used_ids: set[str] = set()
-    images = Images()
-    for number, (where, row) in enumerate(rows):
+def _rows(rows: Iterable[tuple[str, lists.Record]], reader: RowReader, *, first_number: int) -> Iterator[Row]:
+    for number, (where, row) in enumerate(rows, start=first_number):
         if isinstance(row, str):
             yield Row(where, problem=row)
-            continue
-        try:
-            turns = _turns(row.get("conversations"))
-            image = images.take(row.get("image", row.get("video")), where)
-            given = row.get("id")
-            name = text_of(number if given is None else given)
-        except Skipped as reason:
-            yield Row(where, skipped=str(reason))
-            continue
-        except WrongValue as error:
-            yield Row(where, problem=str(error))
-            continue
-        name = _unique(name, number, used_ids)
-        for turn, (question, answer) in enumerate(turns):
-            record = {
-                **image,
-                "id": name if len(turns) == 1 else f"{name}.{turn + 1}",
-                "question": question,
-                "answer": answer,
-                "before": Turns(turns, turn),
-            }
-            for field in ("type", "split", "prompt"):
-                if isinstance(row.get(field), str):
-                    record[field] = row[field]
-            yield Row(where, record)
+        else:
+            yield from reader.read(where, row, number)
 
 
-def _turns(conversation: Any) -> tuple[Turn, ...]:
-    """Questions and answers in turn, without the marker of the image: world tokens always stand in front."""
-    if not isinstance(conversation, list) or not conversation:
-        raise WrongValue("conversations is no list of turns")
-    if len(conversation) > 2 * limits.MAX_TURNS + 1:
-        raise WrongValue(f"conversations has {len(conversation):,} turns; the limit is {limits.MAX_TURNS} answers")
-    messages: list[tuple[str, str]] = []
-    for turn in conversation:
-        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            raise WrongValue('a turn is not {"from": …, "value": text}')
-        messages.append((str(turn.get("from")), turn["value"]))
-    if sum(value.count("<image>") + value.count("<video>") for _, value in messages) > 1:
-        raise Skipped("shows several images")
-    system = ""
-    if messages[0][0] == "system":  # Gemma has no such role; its template puts the text in front of the first question
-        system = messages.pop(0)[1].strip() + "\n\n"
-    asked, answered = messages[0::2], messages[1::2]
-    in_turn = all(role in _ASKS for role, _ in asked) and all(role in _ANSWERS for role, _ in answered)
-    if not in_turn or len(asked) != len(answered) or not asked:
-        raise WrongValue(
-            f"turns of {', '.join(role for role, _ in messages) or 'nobody'}: question and answer must alternate"
-        )
-    turns = [(_unmarked(question), answer.strip()) for (_, question), (_, answer) in zip(asked, answered, strict=True)]
-    for place, (question, answer) in enumerate(turns, start=1):
-        if not question or not answer:
-            raise WrongValue(f"turn {place} has an empty {'answer' if question else 'question'}")
-    try:
-        "".join([system, *chain.from_iterable(turns)]).encode()
-    except UnicodeEncodeError as error:
-        raise WrongValue(f"its turns are not Unicode text ({error.reason})") from error
-    return ((system + turns[0][0], turns[0][1]), *turns[1:])
-
-
-def _unmarked(question: str) -> str:
-    """A question without the marker of the image and the blanks around it: one blank stands for all of them."""
-    first, *rest = _MARKER.split(question)  # a pattern with the blanks in it takes time with their square
-    if not rest:
-        return question.strip()
-    return " ".join([first.rstrip(), *(part.strip() for part in rest[:-1]), rest[-1].lstrip()]).strip()
-
-
-def _arrow_rows(path: Path, columns: Mapping[str, str] | None, keep: _Keep | None) -> Rows:
+def _arrow_rows(path: Path, columns: Mapping[str, str] | None, keep: Keep | None) -> Rows:
     files = files_of(path)
     try:
         schema = guarded_tables.read_schema(files[0])
@@ -364,69 +287,16 @@ def _table(
     names: tuple[str, ...],
     rows: Iterable[tuple[str, lists.Record]],
     asked: Mapping[str, str] | None,
-    keep: _Keep | None,
+    keep: Keep | None,
     labels: Mapping[str, list[str]] | None = None,
 ) -> Rows:
     if not names:
         raise QuestionError(f"{path} holds no row")
     columns = Columns.choose(path, names, asked)
     is_sat = asked is None and set(names) >= _SAT and not _SAT_IMAGES.isdisjoint(names)
-    images = Images(base64=path.suffix.lower() == ".tsv", keep=keep)
-    return Rows("SAT" if is_sat else "table", _table_rows(columns, rows, images, labels or {}, shuffled=is_sat))
-
-
-def _table_rows(
-    columns: Columns,
-    rows: Iterable[tuple[str, lists.Record]],
-    images: Images,
-    labels: Mapping[str, list[str]],
-    *,
-    shuffled: bool,
-) -> Iterator[Row]:
-    """
-    Args:
-        labels: column -> the names its numbers stand for.
-        shuffled: choices in an order drawn from the question's id, for tables whose right one has a place of its own.
-    """
-    used_ids: set[str] = set()
-    label_names = labels.get(columns.by_field["answer"][0])
-    for number, (where, row) in enumerate(rows, start=1):
-        if isinstance(row, str):
-            yield Row(where, problem=row)
-            continue
-        try:
-            record = images.take(columns.value(row, "image"), where)
-            choices_value, given = columns.value(row, "choices"), columns.value(row, "answer")
-            choices = choices_of(choices_value)
-            if isinstance(choices_value, list) and given in choices_value:  # a number among numbers is no place
-                given = text_of(given)
-            if label_names is not None and isinstance(given, int) and 0 <= given < len(label_names):
-                given = label_names[given]
-            record["answer"] = answer_of(given, choices)
-            record["question"] = _unmarked(text_of(columns.value(row, "question")))
-            name = columns.value(row, "id")
-            record["id"] = _unique(text_of(where if name in (None, "") else name), number, used_ids)
-            if choices:
-                texts = tuple(choices.values())
-                record["choices"] = shuffle_choices(record["id"], texts) if shuffled else texts
-            for field in columns.by_field.keys() - {"image", "choices", "answer", "question", "id"}:
-                if (value := columns.value(row, field)) not in (None, ""):
-                    record[field] = text_of(value)
-            if "split" not in record and isinstance(row.get("split"), str):  # from the name of the file
-                record["split"] = row["split"]
-        except Skipped as reason:
-            yield Row(where, skipped=str(reason))
-        except WrongValue as error:
-            yield Row(where, problem=str(error))
-        else:
-            yield Row(where, record)
-
-
-def _unique(name: str, number: int, used_ids: set[str]) -> str:
-    """The id, made unique: a file may repeat ids (LLaVA's do), but ours name results."""
-    name = name if name not in used_ids else f"{name}@{number}"
-    used_ids.add(name)
-    return name
+    reader = RowReader(columns=columns, keep=keep, labels=labels, shuffled=is_sat)
+    layout = "SAT" if is_sat else "LLaVA" if columns.is_conversations else "table"
+    return Rows(layout, _rows(rows, reader, first_number=1), notes=reader.notes)
 
 
 def _vpct_results(folder: Path) -> list[Path]:

@@ -1,34 +1,28 @@
-"""The record of a question, reading it from any layout, and finding its latents in a store."""
+"""The record of a question, and reading it from any layout."""
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...pipeline.errors import QuestionError
 from ...pipeline.files import limits
-from ...pipeline.files.hashing import digest_of_file
-from ...pipeline.latents.keys import key_of_digest
 from ...pipeline.messages import list_problems, name_some
 from ...pipeline.progress import Progress
-from ...pipeline.store.folder import LatentStore
-from .readers import folder_of, read_rows
+from .columns import misspelt
+from .coverage import Coverage as Coverage
+from .coverage import resolve_keys as resolve_keys
+from .readers import read_rows
 from .turns import EarlierTurns
 
 UNTYPED = "untyped"
 """The type of questions that state none, in tables."""
 
-SourceField = Literal["image", "future"]
-"""Which of a question's files the latents were made from."""
-
-_LONGEST = 50  # letters of a name that could be a misspelling of a field
 _Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 _Choices = Annotated[tuple[_Text, ...], Field(min_length=2, max_length=limits.MAX_CHOICES, strict=False)]
@@ -97,11 +91,9 @@ class Question(BaseModel):
     def _spelled_right(cls, record: dict[str, Any]) -> dict[str, Any]:
         if len(record) > limits.MAX_FIELDS:
             raise ValueError(f"it has {len(record):,} fields; the limit is {limits.MAX_FIELDS:,}")
-        for name in record.keys() - cls.model_fields.keys():
-            if len(name) > _LONGEST:
-                continue
-            if near := difflib.get_close_matches(name, cls.model_fields.keys() - record.keys(), n=1, cutoff=0.75):
-                raise ValueError(f"{name}: unknown field; did you mean {near[0]!r}?")
+        unfilled = cls.model_fields.keys() - record.keys()
+        if found := misspelt(record.keys() - cls.model_fields.keys(), unfilled):
+            raise ValueError(f"{found[0]}: unknown field; did you mean {found[1]!r}?")
         return record
 
     @model_validator(mode="after")
@@ -137,6 +129,8 @@ class QuestionFile:
     bad: tuple[BadRow, ...]
     skipped: dict[str, int]
     """Why rows were skipped -> how many rows."""
+    notes: dict[str, int] = field(default_factory=dict[str, int])
+    """What was changed in rows, or taken in one of two ways -> how many times."""
 
     def require(self, max_bad: int, progress: Progress | None = None) -> tuple[Question, ...]:
         """The questions, if at most `max_bad` rows are wrong; these are left out with a warning.
@@ -144,6 +138,7 @@ class QuestionFile:
         Raises:
             QuestionError: more rows are wrong; the message names a few and counts all.
         """
+        progress = progress or Progress.to_logger()
         if self.bad:
             named = name_some(self.bad, between="; ")
             if len(self.bad) > max_bad:
@@ -151,13 +146,16 @@ class QuestionFile:
                     f"{self.path}, " if len(self.bad) == 1 else f"{self.path}: {len(self.bad)} {self.unit}s are wrong: "
                 )
                 raise QuestionError(f"{start}{named}. Correct them, or go on without them: --max-bad {len(self.bad)}")
-            progress = progress or Progress.to_logger()
             progress.warn(f"warning: {self.path}: {len(self.bad)} wrong {self.unit}s are left out: {named}")
         if not self.questions:
             reasons = "; ".join(f"{count} {self.unit}s: {reason}" for reason, count in self.skipped.items())
             raise QuestionError(
                 f"{self.path} holds no question{f' ({reasons})' if reasons else ''}: write one JSON object per line"
             )
+        for reason, count in self.skipped.items():
+            progress.warn(f"warning: {self.path}: {count:,} {self.unit}s are passed over: each {reason}")
+        for note, count in self.notes.items():
+            progress.say(f"{self.path}: {count:,} {note}")
         return self.questions
 
 
@@ -194,9 +192,7 @@ def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) 
                 "several files"
             )
         if len(questions) + len(bad) >= limits.MAX_QUESTIONS:
-            raise QuestionError(
-                f"{path} has more than {limits.MAX_QUESTIONS:,} questions. Split it into several files"
-            )
+            raise QuestionError(f"{path} has more than {limits.MAX_QUESTIONS:,} questions. Split it into several files")
         if row.skipped:
             skipped[row.skipped] += 1
         elif row.record is None:
@@ -211,7 +207,7 @@ def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) 
         else:
             row_of[question.id] = row.where
             questions.append(question)
-    return QuestionFile(path, table.layout, table.unit, tuple(questions), tuple(bad), dict(skipped))
+    return QuestionFile(path, table.layout, table.unit, tuple(questions), tuple(bad), dict(skipped), dict(table.notes))
 
 
 def _letters(record: Mapping[str, Any] | None) -> int:
@@ -291,114 +287,3 @@ def first_scenes(questions: Sequence[Question], scenes: int | None) -> tuple[Que
         )
     chosen_ids = set(scene_ids[:scenes])
     return tuple(question for question in questions if question.scene_id in chosen_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class Uncovered:
-    """One question without latents, and why."""
-
-    question: Question
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Which questions have latents in a store, and which do not."""
-
-    keys: dict[str, str]
-    """Question id -> key of its image's latents, or of its future's."""
-    missing: tuple[Uncovered, ...]
-    questions_file: Path
-    store_path: Path
-    field: SourceField = "image"
-
-    def require_complete(self) -> None:
-        """Refuse to go on with questions that have no latents.
-
-        Raises:
-            QuestionError: some have none; names a few of them, counts all, says what to do.
-        """
-        if not self.missing:
-            return
-        images = {getattr(missing.question, self.field) for missing in self.missing}
-        named = name_some([f"{item.question.id} ({item.reason})" for item in self.missing], between="; ")
-        raise QuestionError(
-            f"{len(self.missing)} of {len(self.keys) + len(self.missing)} questions in {self.questions_file} have no "
-            f"latents in {self.store_path} ({len(images)} {self.field}s): {named}. "
-            f"Precompute these {self.field}s into this store with the same recipe, or take their questions out of the "
-            "file"
-        )
-
-
-def resolve_keys(
-    questions: Iterable[Question], questions_file: Path, store: LatentStore, *, field: SourceField = "image"
-) -> Coverage:
-    """Find the latents of each question's image, or of its future.
-
-    An image that the file itself holds, or that exists beside it, is found by the hash of its bytes; one that does not,
-    by the source name that precompute recorded in the store. So training does not need the images.
-    """
-    sources, prompts, folder = store.sources(), store.prompts(), folder_of(questions_file)
-    # image, content, prompt -> (key, or None and why)
-    resolved: dict[tuple[str | None, ...], tuple[str | None, str]] = {}
-    keys: dict[str, str] = {}
-    missing: list[Uncovered] = []
-    for question in questions:
-        source = question.image if field == "image" else question.future
-        if source is None:
-            missing.append(Uncovered(question, "it names no future"))
-            continue
-        prompt = question.prompt if store.recipe.prompts == "sample" else None
-        digest = question.image_sha256 if field == "image" else None
-        if (source, digest, prompt) not in resolved:
-            resolved[source, digest, prompt] = _resolve(source, prompt, digest, folder, store, sources, prompts)
-        key, reason = resolved[source, digest, prompt]
-        if key is None:
-            missing.append(Uncovered(question, reason))
-        else:
-            keys[question.id] = key
-    return Coverage(keys, tuple(missing), questions_file, store.path, field)
-
-
-def _resolve(
-    image: str,
-    prompt: str | None,
-    digest: str | None,
-    folder: Path,
-    store: LatentStore,
-    sources: dict[str, tuple[str, ...]],
-    prompts: dict[str, str],
-) -> tuple[str | None, str]:
-    path = folder / image
-    per_sample = store.recipe.prompts == "sample"  # a key is then of image and prompt together
-    try:
-        if digest is not None and (prompt is not None or not per_sample):
-            key = key_of_digest(bytes.fromhex(digest), prompt)
-        else:
-            is_keyed = path.is_file() and (prompt is not None or not per_sample)
-            key = key_of_digest(_digest(path), prompt) if is_keyed else None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        return None, f"{image} cannot be read: {error}"
-    if key is not None:
-        prompt_note = "" if prompt is None else f" with the prompt {prompt!r}"
-        return (key, "") if key in store else (None, f"no latent for the content of {image}{prompt_note}, key {key}")
-    matches = tuple(key for key in sources.get(image, ()) if prompt in (None, prompts.get(key)))
-    if per_sample and len(matches) > 1 and prompt is None:
-        return None, f"{image} was rolled out with {len(matches)} prompts; name one in the question's `prompt`"
-    if len(matches) > 1:
-        return None, f"{image} names {len(matches)} different images in the store; put the one meant beside the file"
-    if not matches:
-        return None, f"{image} is neither a file beside the questions nor a source named in the store"
-    [key] = matches
-    return (key, "") if key in store else (None, f"{image} was source of key {key}, which has no latent")
-
-
-def _digest(path: Path) -> bytes:
-    """SHA-256 of a file's bytes; cached while size, time and inode stay the same."""
-    stat = path.stat()
-    return _read_digest(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
-
-
-@cache
-def _read_digest(path: Path, *_state: int) -> bytes:
-    return digest_of_file(path)

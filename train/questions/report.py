@@ -103,10 +103,16 @@ class QuestionReport:
     """Pair of splits -> images that are in both."""
     bad: tuple[str, ...] = ()
     passed_over: dict[str, int] = field(default_factory=dict[str, int])
+    notes: dict[str, int] = field(default_factory=dict[str, int])
+    """What was changed in rows, or taken in one of two ways -> how many times."""
+    held_out: str = ""
+    """What a training would hold out for tests, in words; empty where the file states its splits."""
     with_latents: int | None = None
     """None where no store was named."""
     without_latents: dict[str, str] = field(default_factory=dict[str, str])
     """Question -> why it has none."""
+    other_names: tuple[str, ...] = ()
+    """Images that were found by another name than their own: how many of each kind, and one of them."""
     tokens: Tokens | None = None
     max_bad: int = 0
     """How many questions may be left out for each reason."""
@@ -126,18 +132,21 @@ class QuestionReport:
         """Lines for the terminal, most important first."""
         splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
         lines = [f"{self.source} ({self.layout}): {self.questions:,} questions about {self.images:,} images; {splits}"]
+        lines += [self.held_out] if self.held_out else []
         lines += [f"  {name} {kind}" for name, kind in self.kinds.items()]
         if self.later_turns:
             lines.append(f"{self.later_turns:,} questions follow others of their conversation")
         if self.with_latents is not None:
             lines.append(f"latents: of {self.with_latents:,} questions there are, of {len(self.without_latents):,} not")
             lines += [f"  {name}: {why}" for name, why in list(self.without_latents.items())[:MAX_NAMES]]
+            lines += self.other_names
         if self.tokens is not None:
             lines += self.tokens.lines()
         if self.bad:
             lines.append(f"wrong, and no question: {len(self.bad):,}")
             lines += [f"  {row}" for row in self.bad[:MAX_NAMES]]
         lines += [f"passed over, it {reason}: {count:,}" for reason, count in self.passed_over.items()]
+        lines += [f"{note}: {count:,}" for note, count in self.notes.items()]
         if self.contradictions:
             pairs = [f"{one} and {other}" for one, other in self.contradictions]
             lines.append(f"the same question about the same image with different answers: {name_some(pairs)}")
@@ -154,12 +163,14 @@ def describe(
     coverage: Coverage | None = None,
     tokens: Tokens | None = None,
     max_bad: int = 0,
+    held_out: str = "",
 ) -> QuestionReport:
     """Count a questions file, or some of its questions.
 
     Args:
         questions: those to describe; None is all.
-        coverage: which of them have latents. tokens: what they cost. max_bad: as of a training.
+        coverage: which of them have latents. tokens: what they cost. max_bad: as of a training. held_out: what of them
+            a training would hold out.
     """
     described = file.questions if questions is None else questions
     repeated, contradictions = _repetitions(described)
@@ -176,6 +187,9 @@ def describe(
         leaks=_leaks(described),
         bad=tuple(map(str, file.bad)),
         passed_over=file.skipped,
+        notes=file.notes,
+        held_out=held_out,
+        other_names=() if coverage is None else coverage.notes,
         with_latents=None if coverage is None else len(coverage.keys),
         without_latents={} if coverage is None else {item.question.id: item.reason for item in coverage.missing},
         tokens=tokens,

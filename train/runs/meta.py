@@ -78,6 +78,8 @@ class QuestionFacts(_Facts):
     path: str
     sha256: str
     train: int
+    held_out: int = 0
+    """Of those that state no split, so many were kept from it; 0 where the file states its splits."""
 
 
 class RunMeta(_Facts):

@@ -32,7 +32,7 @@ FACTS, CHECKPOINT, RUN, TRACKED = "training.json", "checkpoint.safetensors", "ru
 TRACKER = "tracker.json"
 
 MAY_CHANGE = frozenset(
-    {"store", "questions", "lm", "futures", "device", "attention", "micro_batch", "gradient_checkpointing"}
+    {"store", "questions", "images", "lm", "futures", "device", "attention", "micro_batch", "gradient_checkpointing"}
     | {"checkpoint_every", "checkpoint_minutes", "max_bad_steps", "report_to", "out"}
 )
 """Settings that may change when a training is resumed: paths (their content is compared) and how it is run. All others
@@ -206,8 +206,9 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> TrainConfig:
 
 
 def _given(saved: dict[str, Any]) -> dict[str, Any]:
-    """Drop `train_steps` if `epochs` is set: only one of them may be given."""
-    return {k: v for k, v in saved.items() if not (k == "train_steps" and saved.get("epochs") is not None)}
+    """Drop `train_steps` if `epochs` is set: only one of them may be given. Earlier versions held out nothing."""
+    given = {k: v for k, v in saved.items() if not (k == "train_steps" and saved.get("epochs") is not None)}
+    return {"holdout": 0.0, **given}
 
 
 @contextmanager

@@ -219,7 +219,8 @@ def _break_even(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[s
     if len(arms) < 2:
         return None
     file = study.settings.questions
-    images = resolve_keys(split.questions, file, open_store(study.settings.store)).keys
+    store, folder = open_store(study.settings.store), study.settings.images
+    images = resolve_keys(split.questions, file, store, images=folder).keys
     temporal = split.mask(type="temporal")
     points: list[dict[str, Any]] = []
     for labels in sorted(study.labels):

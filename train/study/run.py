@@ -184,7 +184,14 @@ def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]
     for split, arm in sorted(evaluated):
         pool = train_pool if split == "train" else select_split(everything, split, settings.questions)
         arm_keys, _ = open_arm(
-            parse_arm(arm), store, pool, pool, settings.questions, rollout_steps=steps, futures=settings.futures
+            parse_arm(arm),
+            store,
+            pool,
+            pool,
+            settings.questions,
+            rollout_steps=steps,
+            futures=settings.futures,
+            images=settings.images,
         )
         keys |= arm_keys
     weights, (channels, _, height, width) = find_weights(settings.lm), store.sample_shape
@@ -196,7 +203,9 @@ def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]
         questions_that_fit(split_questions, speech, world_tokens=world_tokens, max_bad=0, progress=progress)
     digest = digest_of_lines(f"{name} {key}\n" for name, key in sorted(keys.items()))
     budget = settings.model_dump(
-        mode="json", exclude={"arm", "labels", "seed", "out", "store", "questions", "futures", "lm", "device"}
+        mode="json",
+        # what the study varies, paths, and what its questions need not: their splits are stated
+        exclude={"arm", "labels", "seed", "out", "store", "questions", "images", "futures", "lm", "device", "holdout"},
     )
     facts = {
         "questions_sha256": digest_of(settings.questions),

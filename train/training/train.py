@@ -26,6 +26,8 @@ from ..data.loader import LatentDataset
 from ..data.vision import open_vision_inputs
 from ..language.lm import LanguageModel, add_lora, checkpoint_activations, load_language_model
 from ..language.weights import find_weights
+from ..questions.holdout import hold_out
+from ..questions.images import require_folder
 from ..questions.readers import digest_of, place_of
 from ..questions.record import Question, evaluation_split, first_scenes, read_questions, select_split
 from ..questions.report import measure, training_lines
@@ -85,7 +87,19 @@ def train(
     store = open_store(config.store)
     steps = arm.steps(_check_steps(config, store))
     _check_pooling(config.token_layout(), store)
-    everything = read_questions(config.questions, columns=config.columns, max_bad=config.max_bad, progress=progress)
+    if live is None:
+        require_folder(config.images)
+    held_out = hold_out(
+        read_questions(config.questions, columns=config.columns, max_bad=config.max_bad, progress=progress),
+        config.holdout,
+        config.questions,
+        store,
+        images=config.images,
+        validation=config.validate_every is not None,
+    )
+    if held_out.line:
+        progress.say(held_out.line)
+    everything = held_out.questions
     train_split = _open_split("train", everything, config, arm, store, steps, progress, labels=config.labels)
     validation_split = None
     if config.validate_every is not None:
@@ -128,6 +142,7 @@ def train(
             path=place_of(config.questions),
             sha256=digest_of(config.questions),
             train=len(train_split.questions),
+            held_out=sum(held_out.counts.values()),
         ),
         config=_portable_settings(config),
         versions=versions(),
@@ -203,11 +218,19 @@ def _open_split(
     labels: int | None = None,
 ) -> _SplitData:
     """A split's questions, or those of its first `labels` scenes, and their latents as the arm shows them."""
-    pool = select_split(everything, split, config.questions)
-    if max_bad := config.max_bad:
-        pool = questions_with_latents(pool, config.questions, store, max_bad=max_bad, progress=progress)
+    folder = config.images
+    pool = questions_with_latents(
+        select_split(everything, split, config.questions),
+        config.questions,
+        store,
+        max_bad=config.max_bad,
+        progress=progress,
+        images=folder,
+    )
     questions = first_scenes(pool, labels)
-    keys, images = open_arm(arm, store, questions, pool, config.questions, rollout_steps=steps, futures=config.futures)
+    keys, images = open_arm(
+        arm, store, questions, pool, config.questions, rollout_steps=steps, futures=config.futures, images=folder
+    )
     return _SplitData(questions, keys, images)
 
 
@@ -220,7 +243,7 @@ def _encode(
     questions, examples = examples_that_fit(
         split.questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad, progress=progress
     )
-    pictures = open_vision_inputs(lm, questions, split.keys, config.questions)
+    pictures = open_vision_inputs(lm, questions, split.keys, config.questions, images=config.images)
     return replace(split, questions=questions), TrainData(pack(examples, config.pack), split.images, pictures)
 
 
@@ -308,9 +331,10 @@ def _check_context(facts: ReaderFacts, splits: Sequence[TrainData], lm: Language
 
 
 def _portable_settings(config: TrainConfig) -> dict[str, Any]:
-    """The settings as a run stores them, with an absolute path to the futures."""
-    settings = config.model_dump(mode="json")
-    return settings if config.futures is None else {**settings, "futures": str(config.futures.resolve())}
+    """The settings as a run stores them, with absolute paths to futures and images."""
+    places = {"futures": config.futures, "images": config.images}
+    absolute = {name: str(place.resolve()) for name, place in places.items() if place is not None}
+    return config.model_dump(mode="json") | absolute
 
 
 def _store_facts(store: LatentStore) -> StoreFacts:

@@ -47,7 +47,7 @@ def test_an_option_of_several_commands_says_the_same_in_all_of_them() -> None:
     ("words", "said"),
     [
         (["tokens", "--pool-steps", "2"], "--layout patch --pool-steps"),
-        (["train", "--images", "in"], "belong to --no-cache"),
+        (["train", "--world", "in"], "belongs to --no-cache"),
         (["cache", "verify", "--world", "w"], "add --recompute N"),
         (["ask", "run", "x.png", "where?", "--device", "gpu"], "--device must be auto, cpu or cuda, got 'gpu'"),
     ],

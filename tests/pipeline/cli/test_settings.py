@@ -25,7 +25,7 @@ from ...miniatures.lm import SMALL_TRAINING, save_mini_lm, save_mini_store
     [
         ("precompute", PrecomputeConfig, set[str]()),
         ("train", TrainConfig, {"steps_drawn"}),  # typed as --steps 0,8
-        ("study", TrainConfig, {"steps_drawn", "arm", "seed", "max_bad"}),
+        ("study", TrainConfig, {"steps_drawn", "arm", "seed", "max_bad", "holdout"}),
     ],
 )
 def test_each_setting_of_a_job_is_a_flag(command: str, settings: type[BaseModel], others: set[str]) -> None:

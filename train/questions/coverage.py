@@ -1,0 +1,237 @@
+"""Find the latents of questions in a store, and say which have none."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from ...pipeline.errors import QuestionError
+from ...pipeline.files.hashing import digest_of_file
+from ...pipeline.latents.keys import key_of_digest
+from ...pipeline.messages import name_some
+from ...pipeline.store.folder import LatentStore
+from .images import How, SourceNames, find_file, image_folders, parts_of
+from .readers import folder_of
+
+if TYPE_CHECKING:
+    from .record import Question
+
+SourceField = Literal["image", "future"]
+"""Which of a question's files the latents were made from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uncovered:
+    """One question without latents, and why."""
+
+    question: Question
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Which questions have latents in a store, and which do not."""
+
+    keys: dict[str, str]
+    """Question id -> key of its image's latents, or of its future's."""
+    missing: tuple[Uncovered, ...]
+    questions_file: Path
+    store_path: Path
+    field: SourceField = "image"
+    notes: tuple[str, ...] = ()
+    """Images that were found by another name than their own: how many of each kind, and one of them."""
+
+    def require_complete(self) -> None:
+        """Refuse to go on with questions that have no latents.
+
+        Raises:
+            QuestionError: some have none; names a few of them, counts all, says what to do.
+        """
+        if not self.missing:
+            return
+        images = {getattr(missing.question, self.field) for missing in self.missing}
+        named = name_some([f"{item.question.id} ({item.reason})" for item in self.missing], between="; ")
+        raise QuestionError(
+            f"{len(self.missing)} of {len(self.keys) + len(self.missing)} questions in {self.questions_file} have no "
+            f"latents in {self.store_path} ({len(images)} {self.field}s): {named}. "
+            f"Precompute these {self.field}s into this store with the same recipe, or take their questions out of the "
+            "file. If the images lie in another folder, name it: --images FOLDER"
+        )
+
+
+def resolve_keys(
+    questions: Iterable[Question],
+    questions_file: Path,
+    store: LatentStore,
+    *,
+    field: SourceField = "image",
+    images: Path | None = None,
+) -> Coverage:
+    """Find the latents of each question's image, or of its future.
+
+    An image that the file itself holds, or that exists in `images` or beside the file, is found by the hash of its
+    bytes; one that does not, by the source name that precompute recorded in the store. So training does not need the
+    images. Names are tried in other spellings, and at last by their ends (images.py).
+
+    Args:
+        images: folder that the image names are relative to, as LLaVA's `--image_folder`.
+    """
+    search = _Search(store, image_folders(folder_of(questions_file), images), has_folder=images is not None)
+    searched: dict[_Wanted, _Match] = {}
+    wanted_by_id: list[tuple[Question, _Wanted | None]] = []
+    for question in questions:
+        source = question.image if field == "image" else question.future
+        if source is None:
+            wanted_by_id.append((question, None))
+            continue
+        prompt = question.prompt if search.per_sample else None
+        wanted = _Wanted(source, question.image_sha256 if field == "image" else None, prompt)
+        if wanted not in searched:
+            searched[wanted] = search.match(wanted)
+        wanted_by_id.append((question, wanted))
+    searched = _without_ends_claimed_twice(searched)
+    keys: dict[str, str] = {}
+    missing: list[Uncovered] = []
+    for question, wanted in wanted_by_id:
+        match = _Match(reason="it names no future") if wanted is None else searched[wanted]
+        if match.key is None:
+            missing.append(Uncovered(question, match.reason))
+        else:
+            keys[question.id] = match.key
+    return Coverage(keys, tuple(missing), questions_file, store.path, field, _notes(searched, search))
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An image to find, with all that decides its key."""
+
+    name: str
+    digest: str | None
+    prompt: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    key: str | None = None
+    reason: str = ""
+    """Why there is no key."""
+    found: str = ""
+    """The file, or the recorded name, that it was found by."""
+    how: How = ""
+    is_file: bool = False
+
+
+class _Search:
+    def __init__(self, store: LatentStore, folders: tuple[Path, ...], *, has_folder: bool) -> None:
+        self._store, self._folders = store, folders
+        self._names = SourceNames(store.sources())
+        self._sources, self._prompts = store.sources(), store.prompts()
+        self._nowhere = f"neither a file {f'in {folders[0]} or ' if has_folder else ''}beside the questions"
+        self.per_sample = store.recipe.prompts == "sample"
+        """Whether a key is of image and prompt together."""
+
+    def match(self, wanted: _Wanted) -> _Match:
+        """The latents of an image: by content, where it is at hand, else by name."""
+        name, prompt = wanted.name, wanted.prompt
+        by_content = prompt is not None or not self.per_sample
+        try:
+            if wanted.digest is not None and by_content:
+                return self._of_content(name, bytes.fromhex(wanted.digest), prompt)
+            file = find_file(name, self._folders, by_end=False)
+            if file is not None and by_content:
+                return self._of_content(name, _digest(file.path), prompt, str(file.path), file.how)
+            if (match := self._of_names(name, self._names.named(name), prompt)) is not None:
+                return match
+            file = file or find_file(name, self._folders)
+            if file is not None and by_content:
+                return self._of_content(name, _digest(file.path), prompt, str(file.path), file.how)
+            if (match := self._of_names(name, self._names.ending(name), prompt, how="end")) is not None:
+                return match
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            return _Match(reason=f"{name} cannot be read: {error}")
+        return _Match(reason=f"{name} is {self._nowhere} nor a source named in the store")
+
+    def _of_content(
+        self, name: str, digest: bytes, prompt: str | None, file: str | None = None, how: How = ""
+    ) -> _Match:
+        key = key_of_digest(digest, prompt)
+        if key in self._store:
+            return _Match(key, found=file or name, how=how, is_file=file is not None)
+        prompt_note = "" if prompt is None else f" with the prompt {prompt!r}"
+        others = [other for other in self._names.named(name) if file is not None and prompt is None]
+        changed = "; the store has another image by this name" if others else ""
+        return _Match(reason=f"no latent for the content of {name}{prompt_note}, key {key}{changed}")
+
+    def _of_names(self, name: str, recorded: tuple[str, ...], prompt: str | None, *, how: How = "") -> _Match | None:
+        """The only latents that were made from an input of one of these names; None where none were."""
+        found = {
+            key: other for other in recorded for key in self._sources[other] if prompt in (None, self._prompts.get(key))
+        }
+        if not found:
+            return None
+        if self.per_sample and len(found) > 1 and prompt is None:
+            return _Match(
+                reason=f"{name} was rolled out with {len(found)} prompts; name one in the question's `prompt`"
+            )
+        if len(found) > 1:
+            what = "names" if not how else "has the end of the names of"
+            return _Match(
+                reason=f"{name} {what} {len(found)} different images in the store; put the one meant beside the file"
+            )
+        [(key, other)] = found.items()
+        if key not in self._store:
+            return _Match(reason=f"{name} was source of key {key}, which has no latent")
+        return _Match(key, found=other, how=how or ("" if other == name else "spelling"))
+
+    def other_name(self, wanted: _Wanted, match: _Match) -> str | None:
+        """The name that precompute recorded for an image found by its content, if it is another one."""
+        if not match.is_file or match.key is None or not (recorded := self._names.of_key(match.key)):
+            return None
+        own = parts_of(wanted.name)[-1:]
+        return None if any(parts_of(other)[-1:] == own for other in recorded) else recorded[0]
+
+
+def _without_ends_claimed_twice(searched: dict[_Wanted, _Match]) -> dict[_Wanted, _Match]:
+    """Refuse what only the end of a name found, where another name found the same: `a/x.png` and `b/x.png` are two."""
+    names_by_found: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
+    if not any(match.how == "end" for match in searched.values()):
+        return searched
+    for wanted, match in searched.items():
+        if match.key is not None:
+            names_by_found[match.found].add(parts_of(wanted.name))
+    refused: dict[_Wanted, _Match] = {}
+    for wanted, match in searched.items():
+        names = names_by_found[match.found] if match.how == "end" else set[tuple[str, ...]]()
+        if len(names) > 1:
+            others = sorted("/".join(name) for name in names - {parts_of(wanted.name)})
+            refused[wanted] = _Match(
+                reason=f"{wanted.name} ends as {match.found} does, and so does {others[0]}: which of them is it?"
+            )
+    return {**searched, **refused}
+
+
+def _notes(searched: dict[_Wanted, _Match], search: _Search) -> tuple[str, ...]:
+    examples: defaultdict[str, list[str]] = defaultdict(list)
+    for wanted, match in searched.items():
+        if match.key is not None and match.how:
+            kind = "another spelling of their names" if match.how == "spelling" else "the ends of their names"
+            examples[f"images found by {kind}"].append(f"{wanted.name} as {match.found}")
+        if (other := search.other_name(wanted, match)) is not None:
+            kind = "images that the store has under another name, found by their content"
+            examples[kind].append(f"{PurePosixPath(wanted.name).name}, there {other}")
+    return tuple(f"{kind}: {len(items):,}, such as {items[0]}" for kind, items in examples.items())
+
+
+def _digest(path: Path) -> bytes:
+    """SHA-256 of a file's bytes; cached while size, time and inode stay the same."""
+    stat = path.stat()
+    return _read_digest(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@cache
+def _read_digest(path: Path, *_state: int) -> bytes:
+    return digest_of_file(path)
