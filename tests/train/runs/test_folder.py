@@ -33,7 +33,7 @@ def logits_of(model: TheWorld) -> torch.Tensor:
 
 def test_a_run_is_refused_on_another_language_model_than_it_was_trained_on(house: Path, tmp_path: Path) -> None:
     other = save_mini_lm(tmp_path / "other", seed=1)
-    with pytest.raises(RunError, match=r"trained on the language model sha256:.*but .*other is sha256:.*--lm"):
+    with pytest.raises(RunError, match=r"trained on the language model .*lm \(sha256:.*but .*other is sha256:.*--lm"):
         load_run(house / "run", lm=str(other), device="cpu")
 
 
