@@ -10,9 +10,9 @@ from typing import Any
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
+from ..config import ShowChoices
 from ..data.arms import Arm, open_arm
 from ..data.batches import check_answers
-from ..config import ShowChoices
 from ..data.limits import questions_that_fit, questions_with_latents
 from ..data.loader import LatentDataset
 from ..data.shown_choices import all_as_shown

@@ -21,15 +21,16 @@ _SHOWN = 80  # letters of a text in a message
 
 def control_tokens(tokenizer: Any) -> Mapping[int, str]:
     """The words that a tokenizer reads as control tokens, by their ids; not <unk>, which any unknown word becomes."""
-    return _control_tokens(tokenizer, len(tokenizer), tuple(tokenizer.all_special_ids))
+    return _control_tokens(tokenizer, len(tokenizer), tokenizer.unk_token_id)
 
 
-@lru_cache(maxsize=4)
-def _control_tokens(tokenizer: Any, *state: object) -> Mapping[int, str]:
-    """`state` changes where tokens were added since."""
+@lru_cache(maxsize=4)  # thousands of added tokens, asked for with each question
+def _control_tokens(tokenizer: Any, size: int, unknown: int | None) -> Mapping[int, str]:
+    """As `control_tokens`, of a tokenizer with so many tokens: more may be added to it."""
+    assert size == len(tokenizer)
     special = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-    return {id_: word for id_, word in special.items() if id_ != tokenizer.unk_token_id and word.strip()}
+    return {id_: word for id_, word in special.items() if id_ != unknown and word.strip()}
 
 
 def _ids_in(value: Any) -> set[int]:

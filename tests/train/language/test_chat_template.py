@@ -186,7 +186,7 @@ def test_a_text_never_acts_as_a_control_token(template: str | None, before: str,
         lambda: lm.prompt_ids("and now?", [("where?", text)]),
         lambda: lm.answer_ids(text),
     ):
-        with pytest.raises(QuestionError, match="control token, not as text. Remove it"):
+        with pytest.raises(QuestionError, match=r"control token, not as text. Remove it"):
             refused()
 
 
