@@ -385,7 +385,7 @@ def _draw(
     """
     if not temperature:
         return logits.argmax(-1)
-    shares, ids = (logits.float().cpu() / temperature).softmax(-1).sort(-1, descending=True, stable=True)
+    shares, ids = (logits.float().cpu() / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
     shares = shares.masked_fill(shares.cumsum(-1) - shares >= top_p, 0.0)  # the likeliest always stays
     return ids.gather(-1, torch.multinomial(shares, 1, generator=generator))[:, 0].to(logits.device)
 
