@@ -6,7 +6,8 @@ Axes:  B sample   L text token   N world token   S = L + N   C, T, H, W latent a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -149,33 +150,60 @@ class TheWorld(nn.Module):
         input_ids: Int[Tensor, "B L"],
         attention_mask: Int[Tensor, "B L"],
         *,
-        end_id: int,
+        end_id: int | Sequence[int],
         latents: Float[Tensor, "B C T H W"] | None = None,
         pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
         num_world_steps: int | None = None,
         max_new_tokens: int = 16,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
     ) -> Int[Tensor, "B M"]:
-        """Greedy continuation up to `end_id`: the new ids alone, M <= max_new_tokens."""
+        """Continuation up to `end_id`: the new ids alone, M <= max_new_tokens.
+
+        Args:
+            end_id: one token that ends a text, or several; shorter rows are filled up with the first of them.
+            temperature: of the tokens' probabilities, from which each is drawn; 0 takes the likeliest.
+            top_p: draw only among the likeliest tokens that have this probability together.
+            seed: of the draws. The same batch and seed give the same text.
+        """
+        ends = [end_id] if isinstance(end_id, int) else list(end_id)
         world = self._world_latents(latents, None, None, num_world_steps)
         vectors, mask = self.embed(input_ids, attention_mask, world, pixel_values)
         # New tokens must follow the text without a gap: turn each row until its padding is on the left.
         turn = (torch.arange(mask.shape[1], device=mask.device) + mask.sum(1, keepdim=True)) % mask.shape[1]
         vectors, mask = vectors.take_along_dim(turn[..., None], 1), mask.take_along_dim(turn, 1)
-        if self._has_vision:
-            is_image = self._image_places(input_ids, mask.shape[1]).take_along_dim(turn, 1)
-            return self._continue(vectors, mask, is_image.long(), end_id, max_new_tokens)
+        if self._has_vision or temperature:
+            is_image = None
+            if self._has_vision:
+                is_image = self._image_places(input_ids, mask.shape[1]).take_along_dim(turn, 1).long()
+            choose = partial(
+                _draw, temperature=temperature, top_p=top_p, generator=torch.Generator().manual_seed(seed)
+            )
+            return self._continue(vectors, mask, is_image, ends, max_new_tokens, choose)
         return self.lm.generate(
             inputs_embeds=vectors,
             attention_mask=mask,
             do_sample=False,
             max_new_tokens=max_new_tokens,
-            eos_token_id=end_id,
-            pad_token_id=end_id,
+            eos_token_id=ends,
+            pad_token_id=ends[0],
         )
 
-    def _continue(self, vectors: Tensor, mask: Tensor, is_image: Tensor, end_id: int, max_new_tokens: int) -> Tensor:
-        """`generate` for a multimodal model, for which transformers' own takes no vectors."""
-        inputs, cache, id_columns = {"inputs_embeds": vectors, "token_type_ids": is_image}, None, []
+    def _continue(
+        self,
+        vectors: Tensor,
+        mask: Tensor,
+        is_image: Tensor | None,
+        ends: Sequence[int],
+        max_new_tokens: int,
+        choose: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """`generate` for what transformers' own does not do: vectors for a multimodal model, draws with a seed."""
+        inputs: dict[str, Tensor] = {"inputs_embeds": vectors}
+        if is_image is not None:
+            inputs["token_type_ids"] = is_image
+        cache, id_columns, ending = None, list[Tensor](), torch.tensor(ends, device=mask.device)
         is_done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
         while len(id_columns) < max_new_tokens and not bool(is_done.all()):
             length = vectors.shape[1] if cache is None else 1
@@ -188,9 +216,9 @@ class TheWorld(nn.Module):
                 logits_to_keep=1,
             )
             cache = out.past_key_values
-            new_ids = out.logits[:, -1].argmax(-1).masked_fill(is_done, end_id)
+            new_ids = choose(out.logits[:, -1]).masked_fill(is_done, ends[0])
             id_columns.append(new_ids)
-            is_done = is_done | (new_ids == end_id)
+            is_done = is_done | torch.isin(new_ids, ending)
             inputs, mask = {"input_ids": new_ids[:, None]}, nn.functional.pad(mask, (0, 1), value=1)
         return torch.stack(id_columns, 1)
 
@@ -361,6 +389,21 @@ class TheWorld(nn.Module):
             longer = {"rollout_steps": max(self.recipe.rollout_steps, steps)}
             latents = world.rollout(images, keys, self.recipe.model_copy(update=longer))
         return as_stored(latents, self.recipe.dtype, keys).to(next(self.reader.parameters()).device)
+
+
+def _draw(
+    logits: Float[Tensor, "B V"], *, temperature: float, top_p: float, generator: torch.Generator
+) -> Int[Tensor, " B"]:
+    """A token of each row: the likeliest, or one drawn from the smallest set of likeliest ones that has `top_p`.
+
+    Source: A. Holtzman et al., ICLR 2020, nucleus sampling. It is drawn on the CPU, so that a seed means the same on
+    every device.
+    """
+    if not temperature:
+        return logits.argmax(-1)
+    shares, ids = (logits.float().cpu() / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    shares = shares.masked_fill(shares.cumsum(-1) - shares >= top_p, 0.0)  # the likeliest always stays
+    return ids.gather(-1, torch.multinomial(shares, 1, generator=generator))[:, 0].to(logits.device)
 
 
 def segment_positions(segments: Int[Tensor, "B S"], mask: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
