@@ -67,7 +67,7 @@ faults: $(VENV)/.installed-dev  ## the fault suite's long part: kills, power cut
 
 check: $(VENV)/.installed-dev  ## style, types, import rules, dependencies
 	$(BIN)/ruff check .
-	@mkdir -p build/house/theworld && cd build/house/theworld && ln -sfn ../../../pipeline/theworld/__init__.py . && \
+	@mkdir -p build/house/theworld && cd build/house/theworld && ln -sfn ../../../pipeline/theworld/*.py . && \
 	  for room in pipeline precompute train; do ln -sfn ../../../$$room $$room; done
 	PYTHONPATH=build/house $(BIN)/lint-imports
 	$(BIN)/deptry pipeline precompute train

@@ -7,7 +7,7 @@ before it is used.
 from importlib import import_module, metadata
 from typing import Any
 
-_HOMES = {"TheWorld": "theworld.train", "ask": "theworld.train", "open_store": "theworld.pipeline"}
+_HOMES = {"TheWorld": "theworld.model", "ask": "theworld.train", "open_store": "theworld.pipeline"}
 __all__ = ["TheWorld", "__version__", "ask", "open_store", "train"]
 
 

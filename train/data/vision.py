@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
@@ -53,7 +54,10 @@ class VisionInputs:
 
     def prepare(self, file: Path) -> Float[Tensor, "1 3 height width"]:
         """One image file."""
-        image = decode_image(read_input_file(file), source=str(file)).image
+        return self.prepare_image(decode_image(read_input_file(file), source=str(file)).image)
+
+    def prepare_image(self, image: Image.Image) -> Float[Tensor, "1 3 height width"]:
+        """One RGB image."""
         return self._prepare(image, do_pan_and_scan=False, return_tensors="pt")["pixel_values"]
 
 

@@ -16,12 +16,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ...pipeline.errors import ConfigError, QuestionError, RunError
+from ...pipeline.errors import ConfigError, LatentShapeError, QuestionError, RunError
+from ...pipeline.latents.tensors import as_tensor
 from ...pipeline.progress import Progress
 from ..config import AnswerConfig
 from ..data.batches import Example, pack_by, pad_rows, texts, to_device, with_latents
@@ -59,8 +62,8 @@ class Answer:
 
 
 def ask(
-    run: Path | LoadedRun,
-    latents: Float[Tensor, "1 C T H W"],
+    run: Path | str | LoadedRun,
+    latents: Float[Tensor, "_ C T H W"] | Shaped[np.ndarray, "_ C T H W"],
     question: str,
     choices: Sequence[str] | None = None,
     *,
@@ -73,7 +76,8 @@ def ask(
 
     Args:
         run: a run folder, or one already loaded.
-        latents: standardised, of the recipe the run was trained on.
+        latents: (1, C, T, H, W) of one image, standardised, of the recipe the run was trained on: a tensor, or what a
+            store's `read` returns.
         choices: rank these, shown in the prompt as in the run's training; without them the model generates an answer.
         steps: K, rollout steps to read; by default those it was trained with.
         image: the file the latents are of, for a language model that looks at images itself.
@@ -87,7 +91,10 @@ def ask(
         LatentShapeError: latents of another shape than it was trained on.
     """
     progress = progress or Progress.to_logger()
-    loaded = load_run(run) if isinstance(run, Path) else run
+    loaded = run if isinstance(run, LoadedRun) else load_run(run)
+    latents = as_tensor(latents) if isinstance(latents, np.ndarray) else latents
+    if len(latents) != 1:
+        raise LatentShapeError(f"ask takes the latents of one image, (1, C, T, H, W), got {tuple(latents.shape)}")
     if not question.strip():
         raise ConfigError("the question is empty")
     if choices and writing is not None and writing != AnswerConfig():
@@ -360,7 +367,7 @@ def _score(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[float]:
 
 def _generate(loaded: LoadedRun, batch: dict[str, Tensor], *, writing: AnswerConfig | None = None) -> list[str]:
     writing = writing or AnswerConfig()
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    inputs: dict[str, Any] = {name: tensor for name, tensor in batch.items() if name != "labels"}
     ids = loaded.model.generate(
         **inputs,
         num_world_steps=_steps_of(batch),

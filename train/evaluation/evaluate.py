@@ -116,14 +116,14 @@ class Evaluation(Figure):
         return _table([self])
 
 
-def evaluate(run: Path, *, arm: str | None = None, **settings: Any) -> Evaluation:
+def evaluate(run: Path | str, *, arm: str | None = None, **settings: Any) -> Evaluation:
     """Answer all questions of a split, and save the result as `evaluation.json` in the run folder.
 
     Args:
         arm: what is shown in place of a rollout (arms.py); by default what the run was trained on.
         settings: as of `evaluate_shown`.
     """
-    return evaluate_shown(run, [arm], **settings)[0]
+    return evaluate_shown(Path(run), [arm], **settings)[0]
 
 
 def evaluate_shown(

@@ -160,7 +160,7 @@ class QuestionFile:
 
 
 def read_questions(
-    path: Path, *, columns: Mapping[str, str] | None = None, max_bad: int = 0, progress: Progress | None = None
+    path: Path | str, *, columns: Mapping[str, str] | None = None, max_bad: int = 0, progress: Progress | None = None
 ) -> tuple[Question, ...]:
     """All questions of a file or folder, in its order, in any layout that readers.py lists.
 
@@ -172,7 +172,7 @@ def read_questions(
         QuestionError: it is missing, empty or in an unsupported layout; more rows are wrong than allowed: not a JSON
             object, a field missing, misspelt or of the wrong type, an id that another question has.
     """
-    return read_question_file(path, columns=columns).require(max_bad, progress)
+    return read_question_file(Path(path), columns=columns).require(max_bad, progress)
 
 
 def read_question_file(path: Path, *, columns: Mapping[str, str] | None = None) -> QuestionFile:

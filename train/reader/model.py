@@ -7,29 +7,35 @@ Axes:  B sample   L text token   N world token   S = L + N   C, T, H, W latent a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num, Shaped
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers.utils.generic import ModelOutput
 
 from ...pipeline.errors import ConfigError, LatentShapeError
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.latents.tensors import as_stored, draw_posterior
+from ...pipeline.latents.tensors import as_stored, as_tensor, draw_posterior
 from ...pipeline.latents.world_model import WorldModel
 from .tokens import WorldReader
 
 IGNORED = -100
 """The label of positions without a loss."""
+Latents = Float[Tensor, "B C T H W"] | Shaped[np.ndarray, "B C T H W"]
 
 
-class WorldOutput(NamedTuple):
-    """The result of `TheWorld.forward`."""
+@dataclass
+class WorldOutput(ModelOutput):
+    """The result of `TheWorld.forward`: `out.logits`, `out["logits"]`, or a tuple of what is not None."""
 
-    loss: Tensor | None
+    loss: Tensor | None = None
     """Mean cross-entropy over the labelled tokens; None without labels."""
-    logits: Tensor
+    logits: Tensor = None  # type: ignore[assignment]  # always set; a ModelOutput wants a default
     """(B, S, V) without labels; with labels (A, V), at the positions that predict a labelled token, row by row."""
 
 
@@ -83,7 +89,7 @@ class TheWorld(nn.Module):
         labels: Int[Tensor, "B L"] | None = None,
         *,
         segments: Int[Tensor, "B L"] | None = None,
-        latents: Float[Tensor, "B C T H W"] | None = None,
+        latents: Latents | None = None,
         pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
         images: Num[Tensor, "B 3 height width"] | None = None,
         keys: Sequence[str] | None = None,
@@ -99,7 +105,8 @@ class TheWorld(nn.Module):
             labels: the ids to learn, `IGNORED` elsewhere, at the positions of these ids; they are shifted by one here.
             segments: for several texts in one row: 0 on <bos>, n on the n-th text. Each text gets the logits it would
                 get alone: it sees <bos>, the world and itself, at the positions it would have.
-            latents: standardised rollouts of at least 1 + num_world_steps frames, any float dtype.
+            latents: standardised rollouts of at least 1 + num_world_steps frames, any float dtype; a tensor, or what a
+                store's `read` returns.
             pixel_values: each row's image, prepared for a multimodal model's vision tower (data/vision.py); its
                 tokens stand where the text marks their place.
             images: RGB in [-1, 1], to be rolled forward live, in place of latents.
@@ -151,43 +158,56 @@ class TheWorld(nn.Module):
         attention_mask: Int[Tensor, "B L"],
         *,
         end_id: int | Sequence[int],
-        latents: Float[Tensor, "B C T H W"] | None = None,
+        latents: Latents | None = None,
+        images: Num[Tensor, "B 3 height width"] | None = None,
+        keys: Sequence[str] | None = None,
         pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
         num_world_steps: int | None = None,
         max_new_tokens: int = 16,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        **options: Any,
     ) -> Int[Tensor, "B M"]:
         """Continuation up to `end_id`: the new ids alone, M <= max_new_tokens.
 
         Args:
+            latents, images, keys, pixel_values, num_world_steps: as of `forward`.
             end_id: one token that ends a text, or several; shorter rows are filled up with the first of them.
             temperature: of the tokens' probabilities, from which each is drawn; 0 takes the likeliest.
             top_p: draw only among the likeliest tokens that have this probability together.
             seed: of the draws. The same batch and seed give the same text.
+            options: further arguments of transformers' `generate`, such as `num_beams`. With any, its sampling is used,
+                and `seed` has no effect.
+        Raises:
+            ConfigError: as of `forward`; or options for a multimodal model, for which transformers takes no vectors.
         """
         ends = [end_id] if isinstance(end_id, int) else list(end_id)
-        world = self._world_latents(latents, None, None, num_world_steps)
+        if options and self._has_vision:
+            raise ConfigError(
+                f"{type(self.lm).__name__} takes max_new_tokens, temperature, top_p and seed alone, not "
+                f"{', '.join(options)}"
+            )
+        world = self._world_latents(latents, images, keys, num_world_steps)
         vectors, mask = self.embed(input_ids, attention_mask, world, pixel_values)
         # New tokens must follow the text without a gap: turn each row until its padding is on the left.
         turn = (torch.arange(mask.shape[1], device=mask.device) + mask.sum(1, keepdim=True)) % mask.shape[1]
         vectors, mask = vectors.take_along_dim(turn[..., None], 1), mask.take_along_dim(turn, 1)
-        if self._has_vision or temperature:
+        if self._has_vision or (temperature and not options):
             is_image = None
             if self._has_vision:
                 is_image = self._image_places(input_ids, mask.shape[1]).take_along_dim(turn, 1).long()
-            choose = partial(
-                _draw, temperature=temperature, top_p=top_p, generator=torch.Generator().manual_seed(seed)
-            )
+            choose = partial(_draw, temperature=temperature, top_p=top_p, generator=torch.Generator().manual_seed(seed))
             return self._continue(vectors, mask, is_image, ends, max_new_tokens, choose)
         return self.lm.generate(
             inputs_embeds=vectors,
             attention_mask=mask,
-            do_sample=False,
             max_new_tokens=max_new_tokens,
             eos_token_id=ends,
             pad_token_id=ends[0],
+            do_sample=bool(temperature),
+            **({"temperature": temperature, "top_p": top_p} if temperature else {}),
+            **options,
         )
 
     def _continue(
@@ -336,9 +356,15 @@ class TheWorld(nn.Module):
         return logits, labels[keep], keep.nonzero()[:, 0]
 
     def _world_latents(
-        self, latents: Tensor | None, images: Tensor | None, keys: Sequence[str] | None, num_world_steps: int | None
+        self,
+        latents: Tensor | NDArray[Any] | None,
+        images: Tensor | None,
+        keys: Sequence[str] | None,
+        num_world_steps: int | None,
     ) -> Tensor | None:
         """The frames to read; None without latents and images."""
+        if isinstance(latents, np.ndarray):
+            latents = as_tensor(latents).to(next(self.reader.parameters()).device)
         if latents is not None and images is not None:
             raise ConfigError("got both latents and images: pass the cached rollout, or the image to roll out")
         if latents is None and images is None:

@@ -87,7 +87,7 @@ def save_run(folder: Path, model: TheWorld, meta: RunMeta, weights: Mapping[str,
 
 
 def load_run(
-    run: Path, *, lm: str | None = None, device: DeviceName = "auto", dtype: DtypeName | None = None
+    run: Path | str, *, lm: str | None = None, device: DeviceName = "auto", dtype: DtypeName | None = None
 ) -> LoadedRun:
     """A trained model from its folder.
 
@@ -98,6 +98,7 @@ def load_run(
         RunError: not a run folder, damaged weights, or another base model than the one it was trained on.
         ConfigError: the base model cannot be found or loaded.
     """
+    run = Path(run)
     meta = read_meta(run)
     weights = _find_base(run, meta, lm)
     torch_device = resolve_device(device)
