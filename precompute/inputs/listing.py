@@ -22,6 +22,7 @@ from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import limits
 from ...pipeline.files.hashing import digest_of_bytes
+from ...pipeline.files.images import refuse_unread
 from ...pipeline.files.local import require_local
 from ...pipeline.files.table_process import Budget, Unpacked
 from ...pipeline.latents.keys import key_of_digest
@@ -30,6 +31,7 @@ from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS, Kind
 from .entries import Entries, Entry
 from .file_facts import facts_from
+from .first_bytes import IMAGE
 from .hash_cache import HashCache
 from .links import forget_links, refuse_link
 from .locations import TableCell
@@ -39,6 +41,8 @@ from .samples import Readable, Sample, Samples
 
 logger = logging.getLogger(__name__)
 
+_HEAD_BYTES = 2**16
+"""What is looked at of an image, to call a format that is not read by its name before anything is made."""
 _FIRST = 3
 """Reasons that are shown where no row can be used."""
 
@@ -173,6 +177,8 @@ def _digest(entry: Entry, kind: Kind, index: HashCache, budgets: dict[str, Budge
     if facts is not None and is_cacheable and (digest := index.find(location.path, facts, location)) is not None:
         return digest
     content = location.read(kind.max_bytes)
+    if kind.takes == IMAGE:
+        refuse_unread(content[:_HEAD_BYTES], source=entry.source)
     if isinstance(location, TableCell):
         try:
             budgets.setdefault(location.path, Budget(location.path)).spend(len(content))
