@@ -115,22 +115,26 @@ def names_in(pa: Any, cells: Any, shape: Shape) -> list[Any]:
     return _in_rows(pa, cells, lambda values: _texts_at(pa, values, shape.way))
 
 
-def bytes_in(pa: Any, cells: Any, shape: Shape) -> list[Any]:
-    """Of each row whether it has bytes, and the path beside them: `[true, "a.png"]`; or a list of these.
+def bytes_in(pa: Any, cells: Any, shape: Shape) -> tuple[list[Any], list[Any]]:
+    """Of each row whether it has bytes, and the path beside them, empty for none; lists of these of a row of several.
 
     Where only paths were read, all bytes are there.
     """
+    if not shape.is_list:
+        return _are_there(pa, cells, shape), _paths_beside(pa, cells, shape)
+    there = _in_rows(pa, cells, lambda values: _are_there(pa, values, shape))
+    return there, _in_rows(pa, cells, lambda values: _paths_beside(pa, values, shape))
 
-    def pairs(values: Any) -> list[Any]:
-        read = shape_of(pa, values.type)
-        if read.kind == "text":
-            is_there, paths = [True] * len(values), _texts_at(pa, values, read.way)
-        else:
-            is_there = _is_valid(pa, values, shape.way)
-            paths = _texts_at(pa, values, shape.beside) if shape.beside is not None else [None] * len(values)
-        return [[here, path if isinstance(path, str) else ""] for here, path in zip(is_there, paths, strict=True)]
 
-    return _in_rows(pa, cells, pairs) if shape.is_list else pairs(cells)
+def _are_there(pa: Any, cells: Any, shape: Shape) -> list[bool]:
+    return [True] * len(cells) if shape_of(pa, cells.type).kind == "text" else _is_valid(pa, cells, shape.way)
+
+
+def _paths_beside(pa: Any, cells: Any, shape: Shape) -> list[str]:
+    read = shape_of(pa, cells.type)
+    way = read.way if read.kind == "text" else shape.beside
+    paths = _texts_at(pa, cells, way) if way is not None else [None] * len(cells)
+    return [path if isinstance(path, str) else "" for path in paths]
 
 
 def texts(cells: Any) -> list[Any]:

@@ -98,11 +98,12 @@ def _add_tar(selection: Selection, file: Path, name: str, kind: Kind, samples: T
                 samples.note_input(member.name)
                 _add_member(entries, name, member)
     finally:
-        for key, member, why in samples.taken():
-            if member is not None:
-                _add_member(entries, name, member)
+        for found in samples.taken():
+            if isinstance(found, tars.Member):
+                _add_member(entries, name, found)
             else:
-                entries.add_broken(f"{name}:{key}", ImageError(FailureReason.ROW, f"{name}:{key}: {why}"))
+                source, why = f"{name}:{found[0]}", found[1]
+                entries.add_broken(source, ImageError(FailureReason.MISSING, f"{source}: {why}"))
         selection.leave_out_files(passed_over, kind)
 
 

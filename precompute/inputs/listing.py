@@ -26,6 +26,7 @@ from ...pipeline.files.local import require_local
 from ...pipeline.files.table_process import Budget, Unpacked
 from ...pipeline.latents.keys import key_of_digest
 from ...pipeline.latents.kinds import KindName
+from ...pipeline.messages import printable
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS, Kind
 from .entries import Entries, Entry
@@ -152,7 +153,7 @@ def _refuse_useless(entries: Entries, count: int, samples: Samples, refused: Seq
     """Refuse lists and tables without any row that can be used: its reason is mostly one, and the whole list's."""
     if samples or not refused or not all(entries.is_row(at) for at in range(count)):
         return
-    first = "".join(f"\n  {failure.message}" for failure in refused[:_FIRST])
+    first = "".join(f"\n  {printable(failure.message)}" for failure in refused[:_FIRST])
     raise ConfigError(f"none of the {count:,} inputs that {entries.place} names can be used. The first:{first}")
 
 

@@ -60,8 +60,7 @@ class Respelled:
             return f"{error}; {found}"
         if entry.source.strip().startswith("/"):
             return str(error)
-        return f"{error}; " + (
-            f"paths are relative to --image-root, {folder}"
-            if self._has_root
-            else f"paths are relative to the folder of the list, {folder or '.'}; --image-root names another"
-        )
+        if self._has_root:
+            return f"{error}; paths are relative to --image-root, {folder}"
+        where = "" if folder in ("", ".") else f", {folder}"
+        return f"{error}; paths are relative to the folder of the list{where}; --image-root names another"

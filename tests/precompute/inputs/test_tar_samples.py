@@ -87,7 +87,7 @@ def test_a_sample_without_the_extension_is_a_row_with_what_it_has(tmp_path: Path
     listing = list_inputs(tmp_path / "s.tar", "rollout", column="jpg")
     assert [sample.source for sample in listing.samples] == ["s.tar:0.jpg", "s.tar:2.jpg"]
     [failure] = listing.refused
-    assert (failure.source, failure.reason) == ("s.tar:1", "row")
+    assert (failure.source, failure.reason) == ("s.tar:1.jpg", "missing")
     assert "no member .jpg; it has png, txt" in failure.message
     assert dict(listing.left_out) == {".txt": 2, ".png": 1, "hidden": 1}
     with pytest.raises(ConfigError, match=r"no member \.tif\. The extensions of its members are jpg 2, txt 2, png 1"):
