@@ -144,11 +144,10 @@ def require_usable(listing: Listing, place: Path | None) -> None:
     if len(listing.samples) or not refused:
         return
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(bad.reason for bad in refused).items())
-    first = first_failures(refused, MAX_NAMES)
-    rest = len(refused) - len(first)
+    first = "".join(f"\n  {failure.message}" for failure in first_failures(refused, MAX_NAMES))
     raise ConfigError(
-        f"none of the {len(refused)} inputs of {place} can be read ({reasons}): "
-        f"{'; '.join(bad.message for bad in first)}{f'; and {rest:,} more' if rest else ''}. Nothing was made"
+        f"none of the {len(refused):,} inputs of {place} can be read ({reasons}), and nothing was made. "
+        f"The first:{first}"
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import images as image_files
+from ...pipeline.files.image_formats import name_format
 from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.kinds import KindName
 from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
@@ -97,7 +98,7 @@ class _Rollout(Kind):
     def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
         del spec  # one image, whatever the world model
         _refuse_video(content, source)
-        return Loaded(images.load_image(content, *_size(recipe), recipe.fit, source=source))
+        return Loaded(*images.load_image(content, *_size(recipe), recipe.fit, source=source))
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         return _roll_out(world, batch, keys, recipe)
@@ -158,8 +159,8 @@ class _Views(_Posterior):
         del spec
         views = latent_frames(recipe.rollout_steps)
         _refuse_video(content, source)
-        picture = image_files.decode_image(content, source=source)
-        return Loaded(load_views(picture, recipe.views, views, *_size(recipe), recipe.fit))
+        decoded = image_files.decode_image(content, source=source)
+        return Loaded(load_views(decoded.image, recipe.views, views, *_size(recipe), recipe.fit), decoded.notes)
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         del keys, recipe
@@ -284,7 +285,8 @@ def _future(recipe: Recipe, world: WorldSource, steps: int) -> str:
 
 
 def _refuse_video(content: bytes, source: str) -> None:
-    if video.container_of(content) is not None:
+    # HEIC, camera raw and others use the container of MP4; decode_image calls them by their names
+    if name_format(content) is None and video.container_of(content) is not None:
         raise ImageError(
             FailureReason.FORMAT, f"{source} is a video, and images are wanted; --kind frames takes videos"
         )
