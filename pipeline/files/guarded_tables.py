@@ -139,7 +139,7 @@ def _cell(is_present: Any, path: Any) -> Any:
     """Whether bytes are there and the path beside; of a row of several a list of these, None or `Other`."""
     if isinstance(is_present, bool):
         return is_present, path
-    return list(zip(is_present, path, strict=True)) if isinstance(is_present, list) else path
+    return list(zip(cast(list[bool], is_present), path, strict=True)) if isinstance(is_present, list) else path
 
 
 def _value(value: Any) -> Any:

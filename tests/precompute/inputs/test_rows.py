@@ -223,7 +223,7 @@ def test_where_no_row_can_be_used_the_first_reasons_are_shown_and_nothing_is_mad
     command = ["precompute", "vqa.json", "--kind", "posterior", "--size", "64x64", "--cache", "c", "--in-process"]
     done = theworld(*command, cwd=tmp_path)
     assert done.code == 2
-    assert "none of the 9 inputs that vqa.json names can be used" in done.err
+    assert "none of the 9 inputs of vqa.json can be read" in done.err
     assert [f"vqa.json:{line}: " in done.err for line in (1, 2, 3, 4)] == [True, True, True, False]
     assert "--image-root in" in done.err
     assert sorted(tmp_path.rglob("*")) == before
