@@ -150,7 +150,7 @@ def test_bad_rows_of_csv_and_of_llava(folder: Path) -> None:
 def test_a_long_array_is_read_piece_by_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from theworld.pipeline.files import text_tables as lists
 
-    rows = [{"image": "a.png", "conversations": 'é"[]{},' * (number % 9)} for number in range(300)]
+    rows = [{"image": "a.png", "conversations": "é\"[]{}," * (number % 9)} for number in range(300)]
     for block in (1, 7, 64, 4096):
         monkeypatch.setattr(lists, "_BLOCK", block)
         (folder / "long.json").write_text(" [ " + " ,\n".join(json.dumps(row) for row in rows) + " ] ")
