@@ -17,7 +17,7 @@ from .file_facts import facts_of
 from .first_bytes import LIST, TABLE, TAR
 from .links import refuse_special
 from .selection import HIDDEN, TEXT_ALONE, Selection, advice, counted, refuse_columns, relative, suffix_of
-from .tar_samples import TarSamples
+from .tar_samples import EACH, TarSamples
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ def add_containers(
     selection = Selection(Entries(place))
     entries = selection.entries
     samples = TarSamples(column)
+    column = None if column == EACH else column
     forms = forms or {file: _form_by_suffix(file) for file in files}
     for file in files:
         if forms[file] == TAR:
@@ -97,11 +98,12 @@ def _add_tar(selection: Selection, file: Path, name: str, kind: Kind, samples: T
                 samples.note_input(member.name)
                 _add_member(entries, name, member)
     finally:
-        for key, member, why in samples.taken():
-            if member is not None:
-                _add_member(entries, name, member)
+        for found in samples.taken():
+            if isinstance(found, tars.Member):
+                _add_member(entries, name, found)
             else:
-                entries.add_broken(f"{name}:{key}", ImageError(FailureReason.ROW, f"{name}:{key}: {why}"))
+                source, why = f"{name}:{found[0]}", found[1]
+                entries.add_broken(source, ImageError(FailureReason.MISSING, f"{source}: {why}"))
         selection.leave_out_files(passed_over, kind)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from ...pipeline.credentials import hide_passwords
 from ...pipeline.errors import ImageError
 from ...pipeline.failures import FailureReason
 from .entries import Entries, Entry
@@ -35,8 +36,7 @@ class Respelled:
             raise error
         spelling = find_spelling(entry.source, entry.container.folder)
         if spelling is None:
-            hint = self._hint(entry)
-            raise ImageError(error.reason, f"{error}: {hint}" if hint else str(error)) from error
+            raise ImageError(error.reason, self._why(entry, error)) from error
         counts = self._found.setdefault(entry.container.name, Counter())
         counts[spellings(entry.source)[spelling].how] += 1
         return self._entries.respell(at, spelling)
@@ -49,19 +49,18 @@ class Respelled:
             for name, counts in self._found.items()
         ]
 
-    def _hint(self, entry: Entry) -> str:
+    def _why(self, entry: Entry, error: ImageError) -> str:
         if hint := hint_of_text(entry.source):
-            return hint
+            return f"{entry.name}: there is no file {hide_passwords(entry.source)}: {hint}"
         self._searches += 1
         if self._searches > _MOST_SEARCHES:
-            return ""
+            return str(error)
         folder = entry.container.folder
         if found := hint_of_folder(entry.source, folder):
-            return found
-        if entry.source.strip().startswith(("/", "~")):
-            return ""
-        return (
-            f"paths are relative to --image-root, {folder}"
-            if self._has_root
-            else f"paths are relative to the folder of the list, {folder or '.'}; --image-root names another"
-        )
+            return f"{error}; {found}"
+        if entry.source.strip().startswith("/"):
+            return str(error)
+        if self._has_root:
+            return f"{error}; paths are relative to --image-root, {folder}"
+        where = "" if folder in ("", ".") else f", {folder}"
+        return f"{error}; paths are relative to the folder of the list{where}; --image-root names another"

@@ -12,6 +12,7 @@ from pathlib import Path
 from ...pipeline.errors import ConfigError
 from ..rollout.kinds import KINDS, Kind
 from .entries import Entries
+from .tar_samples import EACH
 
 NO_SUFFIX, HIDDEN, LOOP, FOLDER, TEXT_ALONE = (
     "without suffix",
@@ -97,7 +98,9 @@ def others_of(suffixes: Counter[str], kind: Kind) -> dict[str, int]:
 
 def refuse_columns(named: str, column: str | None, prompt_field: str | None) -> None:
     """Raise ConfigError where a column was named of what has none."""
-    flags = [flag for flag, value in (("--column", column), ("--prompt-field", prompt_field)) if value is not None]
+    flags = [
+        flag for flag, value in (("--column", column), ("--prompt-field", prompt_field)) if value not in (None, EACH)
+    ]
     if flags:
         raise ConfigError(
             f"{named} has no columns, so {' and '.join(flags)} cannot choose one. "

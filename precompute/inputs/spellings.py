@@ -14,7 +14,7 @@ import unicodedata
 from typing import NamedTuple
 from urllib.parse import unquote
 
-_FILE_ADDRESS = re.compile(r"file:(?://(?:localhost)?)?(?=/)", re.IGNORECASE)
+_FILE_ADDRESS = re.compile(r"file:(?://(?:localhost)?(?=/)|(?=/(?!/)))", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _VARIABLE = re.compile(r"\$\w+|\$\{\w+\}|%\w+%")
@@ -104,7 +104,9 @@ def _beside(text: str, folder: str) -> str:
         return found
     if not text.startswith("/"):
         with os.scandir(folder) as entries:
-            inner_folders = [entry.path for entry in itertools.islice(entries, _MOST_NAMES) if entry.is_dir()]
+            inner_folders = [
+                entry.path.removeprefix("./") for entry in itertools.islice(entries, _MOST_NAMES) if entry.is_dir()
+            ]
         for inner in sorted(inner_folders)[:_MOST_FOLDERS]:
             if _exists(os.path.join(inner, text)):  # noqa: PTH118
                 return f"there is {os.path.join(inner, text)}: --image-root {inner}"  # noqa: PTH118

@@ -46,7 +46,9 @@ class PrecomputeConfig(BaseModel):
     cache: Annotated[LocalPath, setting("Folder of stores.", typed_only=_WRITTEN)] = DEFAULT_CACHE
     column: Annotated[
         str | None,
-        _running("Column of a list or table with the inputs.", default="image, video, path, …"),
+        _running(
+            "Column of a list or table with the inputs; of tars, their extension.", default="image, video, path, …"
+        ),
     ] = None
     image_root: Annotated[
         LocalPath | None,
