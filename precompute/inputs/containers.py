@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +17,6 @@ from .first_bytes import LIST, TABLE, TAR
 from .links import refuse_special
 from .selection import HIDDEN, TEXT_ALONE, Selection, advice, counted, refuse_columns, relative, suffix_of
 from .tar_samples import EACH, TarSamples
-
-logger = logging.getLogger(__name__)
 
 TARS = frozenset({".tar"})
 
@@ -65,7 +62,7 @@ def add_containers(
         except ImageError as error:  # of the whole file, or of the rest of it
             entries.add_broken(name, error)
     if note := samples.check(place, kind.takes):
-        logger.warning("note: %s", note)
+        selection.notes.append(note)
     if not len(entries):
         others = f", but {counted(selection.others)}. {advice(selection.others)}" if selection.others else ""
         raise ConfigError(f"{', '.join(map(str, files[:3])) or root} holds no {kind.takes}{others}")

@@ -58,6 +58,8 @@ class Listing:
     """Suffix, or what else says it (selection.py) -> number of files and other entries that no kind takes."""
     readable: ContainerOf[str] = field(default=frozenset(), compare=False)
     """Names under which an earlier run may have refused the inputs of `samples`."""
+    notes: tuple[str, ...] = ()
+    """What was taken otherwise than it is written, or may be meant otherwise, and how often."""
 
     def unique(self) -> dict[str, Sample]:
         """Key -> the first sample with that content."""
@@ -133,11 +135,10 @@ def list_inputs(
             refused.append(Failure(source=entry.name, key=None, reason=error.reason, message=message, attempts=1))
     for path, cells in unread.items():
         logger.warning("%s: %s rows are not used", path, f"{cells:,}")
-    for note in respelled.notes():
-        logger.warning("note: %s", note)
     refused += (_unnamed(name, wrong) for name, wrong in unnamed.items())
     sound = selection.sound - unnamed.keys()
-    return Listing(samples, tuple(refused), selection.others, selection.left_out, Readable(sound, samples))
+    notes = (*selection.notes, *respelled.notes())
+    return Listing(samples, tuple(refused), selection.others, selection.left_out, Readable(sound, samples), notes)
 
 
 class _SpentError(ImageError):

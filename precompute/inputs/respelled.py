@@ -44,7 +44,7 @@ class Respelled:
     def notes(self) -> list[str]:
         """How many rows of each list were found in another spelling."""
         return [
-            f"{name}: {counts.total():,} rows name their files in another spelling and were found "
+            f"{name}: files found by another spelling of their paths: {counts.total():,} "
             f"({', '.join(f'{how} {count:,}' for how, count in counts.most_common(5))})"
             for name, counts in self._found.items()
         ]

@@ -44,6 +44,8 @@ class Selection:
     """Suffix with its dot, or one of the words above -> number of files and other entries that no kind takes."""
     sound: set[str] = field(default_factory=set[str])
     """Folders, tars and tables that were read to their end."""
+    notes: list[str] = field(default_factory=list[str])
+    """What a user may have meant otherwise, and how often."""
 
     def leave_out(self, what: str, count: int = 1) -> None:
         """Count entries that are not taken."""

@@ -135,6 +135,6 @@ class TarSamples:
                 f"{self._extensions.most_common(1)[0][0]}, or --column '{EACH}' for each as an input of its own"
             )
         return (
-            f"{place}: {self._several:,} of {self._samples:,} names have several {takes}s ({counts}); each is an "
+            f"{place}: names with several {takes}s: {self._several:,} of {self._samples:,} ({counts}); each is an "
             "input. --column chooses one of a name"
         )
