@@ -204,13 +204,11 @@ def rows_of(number: int, name: str, record: dict[str, Any], column: str, prompt_
 def _rows_of_list(
     number: int, name: str, record: dict[str, Any], column: str, prompt_field: str | None, parts: list[Any]
 ) -> Iterator[Row]:
-    if len(parts) > limits.MAX_ROW_INPUTS and isinstance(parts[0], str | dict):
+    if not any(isinstance(part, str | dict | Other) for part in parts):
+        why = _not_text(parts) if any(part is not None for part in parts) else "is an empty list"
+        yield Row(number, problem=ImageError(FailureReason.ROW, f"{name}: {column} {why}"))
+    elif len(parts) > limits.MAX_ROW_INPUTS:
         why = f"{name}: {column} has {len(parts):,} inputs; the limit for one row is {limits.MAX_ROW_INPUTS:,}"
-        yield Row(number, problem=ImageError(FailureReason.ROW, why))
-    elif not any(isinstance(part, str | dict | Other) for part in parts):
-        why = f"{name}: {column} " + (
-            _not_text(parts) if any(part is not None for part in parts) else "is an empty list"
-        )
         yield Row(number, problem=ImageError(FailureReason.ROW, why))
     else:
         alone = dict(record)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import Counter
 
 from ...pipeline.credentials import hide_passwords
@@ -32,7 +34,7 @@ class Respelled:
         Raises:
             ImageError: it is none that is missing, or no spelling leads to a file; then with a hint.
         """
-        if error.reason != FailureReason.MISSING or not self._entries.names_file(at):
+        if error.reason != FailureReason.MISSING or not self._entries.names_file(at) or _is_there(entry, error):
             raise error
         spelling = find_spelling(entry.source, entry.container.folder)
         if spelling is None:
@@ -64,3 +66,9 @@ class Respelled:
             return f"{error}; paths are relative to --image-root, {folder}"
         where = "" if folder in ("", ".") else f", {folder}"
         return f"{error}; paths are relative to the folder of the list{where}; --image-root names another"
+
+
+def _is_there(entry: Entry, error: ImageError) -> bool:
+    """Whether the path is right, and another thing is wrong with it: a closed folder, a link that leads nowhere."""
+    is_closed = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EACCES, errno.EPERM)
+    return is_closed or (entry.location is not None and os.path.lexists(entry.location.path))

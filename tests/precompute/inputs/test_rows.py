@@ -90,7 +90,7 @@ def test_a_prompt_belongs_to_each_image_of_its_row(folder: Path) -> None:
 
 def test_rows_that_hold_no_image_say_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_ROW_INPUTS", 3)
-    rows = [[], [None], [1, 2], ["a.png"] * 4, {"bytes": "x"}, [["a.png"]], "a.png"]
+    rows = [[], [None], [1, 2], [None, *["a.png"] * 3], {"bytes": "x"}, [["a.png"]], "a.png"]
     listing = listed(folder, *({"image": row} for row in rows))
     assert taken(listing) == ["a.png"]
     words = ["an empty list", "an empty list", "got [1, 2]", "has 4 inputs; the limit for one row is 3"]
@@ -196,6 +196,14 @@ def test_a_path_that_leads_nowhere_says_what_it_looks_like(folder: Path, path: s
     listing = listed(folder, {"image": path}, {"image": "a.png"})
     assert listing.refused[0].reason == "missing"
     assert hint in bad(listing)["l.jsonl:1"]
+
+
+def test_a_path_that_is_right_gets_no_hint(folder: Path) -> None:
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "dead.png").symlink_to("absent.png")
+    listing = listed(folder, *({"image": path} for path in ("loop.png", "dead.png", "a.png")))
+    assert [failure.reason for failure in listing.refused] == ["missing", "missing"]
+    assert not any("--image-root" in text or "letters" in text for text in bad(listing).values())
 
 
 def test_the_same_path_has_always_the_same_spellings() -> None:
