@@ -25,7 +25,7 @@ from ...pipeline.failures import FailureReason
 from ...pipeline.files import limits
 from ...pipeline.files.guarded_tables import Other
 from ...pipeline.files.table_columns import PATH_FIELDS
-from ...pipeline.files.text_tables import read_records
+from ...pipeline.files.text_tables import form_of_name, read_records
 from ...pipeline.messages import name_some
 from .spellings import hint_of_text
 
@@ -108,7 +108,7 @@ def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: s
     best = len(wanted)
     """Place in `wanted` of the first one that any row has so far."""
     names: tuple[str, ...] = ()
-    is_llava = file.suffix.lower() == ".json"
+    is_llava = form_of_name(file.name) == ".json"
     is_first = True
     try:
         while True:

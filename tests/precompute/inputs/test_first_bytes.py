@@ -93,6 +93,14 @@ def test_a_list_is_read_also_where_it_is_compressed(tmp_path: Path, suffix: str,
     assert len(list_inputs(hidden, "rollout").samples) == 2
 
 
+def test_conversations_without_an_image_are_counted_also_where_they_are_compressed(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(image())
+    rows = [{"image": "a.png", "conversations": []}, {"conversations": []}]
+    (tmp_path / "llava.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode()))
+    listing = list_inputs(tmp_path / "llava.json.gz", "rollout")
+    assert (len(listing.samples), listing.refused, listing.left_out) == (1, (), {"of text alone": 1})
+
+
 def test_a_text_of_paths_has_one_name_a_line_and_no_comments(tmp_path: Path) -> None:
     names = ["a b.png", "#1.png", '"quoted".png', os.fsdecode(b"\xff.png")]
     for name in names:
