@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +17,6 @@ from .first_bytes import LIST, TABLE, TAR
 from .links import refuse_special
 from .selection import HIDDEN, TEXT_ALONE, Selection, advice, counted, refuse_columns, relative, suffix_of
 from .tar_samples import EACH, TarSamples
-
-logger = logging.getLogger(__name__)
 
 TARS = frozenset({".tar"})
 
@@ -65,7 +62,7 @@ def add_containers(
         except ImageError as error:  # of the whole file, or of the rest of it
             entries.add_broken(name, error)
     if note := samples.check(place, kind.takes):
-        logger.warning("note: %s", note)
+        selection.notes.append(note)
     if not len(entries):
         others = f", but {counted(selection.others)}. {advice(selection.others)}" if selection.others else ""
         raise ConfigError(f"{', '.join(map(str, files[:3])) or root} holds no {kind.takes}{others}")
@@ -98,11 +95,12 @@ def _add_tar(selection: Selection, file: Path, name: str, kind: Kind, samples: T
                 samples.note_input(member.name)
                 _add_member(entries, name, member)
     finally:
-        for key, member, why in samples.taken():
-            if member is not None:
-                _add_member(entries, name, member)
+        for found in samples.taken():
+            if isinstance(found, tars.Member):
+                _add_member(entries, name, found)
             else:
-                entries.add_broken(f"{name}:{key}", ImageError(FailureReason.ROW, f"{name}:{key}: {why}"))
+                source, why = f"{name}:{found[0]}", found[1]
+                entries.add_broken(source, ImageError(FailureReason.MISSING, f"{source}: {why}"))
         selection.leave_out_files(passed_over, kind)
 
 

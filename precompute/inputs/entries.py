@@ -272,10 +272,6 @@ class Entries:
         """Whether an entry is a row that names a file."""
         return self._kinds[at] == _ROW
 
-    def is_row(self, at: int) -> bool:
-        """Whether an entry is a row of a list or table, or one of several in a row, sound or not."""
-        return self._kinds[at] in (_ROW, _CELL, _NUMBERED, _WRONG)
-
     def respell(self, at: int, spelling: int) -> Entry:
         """Take another of the `spellings` of a row's path from here on; its name stays as it was written."""
         if not self._spelled:

@@ -121,14 +121,10 @@ class InputLookup:
         try:
             column = EACH if self._column is None else self._column
             return list_inputs(place, self._kind, column=column, image_root=self._image_root).samples
-        except ConfigError as error:
+        except ConfigError:
             if place.is_dir():  # emptied since
                 return Samples(Entries(str(place)))
-            if "--image-root" not in str(error):
-                raise
-            raise ConfigError(
-                f"{error}\nWhere a list is relative to another folder, name that folder instead"
-            ) from error
+            raise
 
 
 def key_named(store: LatentStore, name: str) -> str:

@@ -20,6 +20,7 @@ from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.files import text_tables
 from theworld.precompute.inputs.first_bytes import content_of
 from theworld.precompute.inputs.listing import list_inputs
+from theworld.precompute.inputs.selection import name_left_out
 
 
 def image(format: str = "PNG") -> bytes:
@@ -92,6 +93,14 @@ def test_a_list_is_read_also_where_it_is_compressed(tmp_path: Path, suffix: str,
     assert len(list_inputs(hidden, "rollout").samples) == 2
 
 
+def test_conversations_without_an_image_are_counted_also_where_they_are_compressed(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(image())
+    rows = [{"image": "a.png", "conversations": []}, {"conversations": []}]
+    (tmp_path / "llava.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode()))
+    listing = list_inputs(tmp_path / "llava.json.gz", "rollout")
+    assert (len(listing.samples), listing.refused, listing.left_out) == (1, (), {"of text alone": 1})
+
+
 def test_a_text_of_paths_has_one_name_a_line_and_no_comments(tmp_path: Path) -> None:
     names = ["a b.png", "#1.png", '"quoted".png', os.fsdecode(b"\xff.png")]
     for name in names:
@@ -125,6 +134,10 @@ def test_a_text_of_paths_has_one_name_a_line_and_no_comments(tmp_path: Path) -> 
         ("x.pkl", b"\x80\x04\x95\x0e\0\0\0\0\0\0\0]\x94\x8c\x05a.png\x94a.", "a pickle, which may run any code"),
         ("x.pkl", b"\x80\x02}q\0X\1\0\0\0aK\1s.", "a pickle"),
         ("x.pdf", b"%PDF-1.7\n", "a PDF.*pdftoppm"),
+        ("x.jxl", b"\xff\x0a....", "JPEG XL.*Save it as PNG"),
+        ("x.png", b"8BPS....", "Photoshop"),
+        ("x.cr2", b"II*\0\x10\0\0\0CR\2\0" + bytes(50), "camera raw"),
+        ("x.jpg", b"\0\0\0\x18ftypcrx " + bytes(50), "camera raw"),
         ("photo.jpg", b"\n<!DOCTYPE html>\n<html>404</html>", "an HTML or XML page.*error page of a download"),
         ("photo.png", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git LFS.*`git lfs pull`"),
         ("x.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git LFS.*`git lfs pull`"),
@@ -173,6 +186,24 @@ def test_a_folder_without_inputs_says_what_it_holds_instead(tmp_path: Path) -> N
     (tmp_path / "0001").write_bytes(image())
     with pytest.raises(ConfigError, match=r"It holds 1 without suffix\. By its content 0001 is one.*\*\*/\*"):
         list_inputs(tmp_path, "rollout")
+
+
+def test_files_of_a_folder_in_formats_that_are_not_read_are_rows_with_their_names(tmp_path: Path) -> None:
+    contents = {
+        "a.png": image(),
+        "pointer.jpg": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "page.png": b"<!doctype html><html>404</html>",
+        "layers.tif": b"8BPS....",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "raw.CR2").touch()
+    listing = list_inputs(tmp_path, "rollout")
+    assert [sample.source for sample in listing.samples] == ["a.png"]
+    assert {bad.source: bad.reason for bad in listing.refused} == dict.fromkeys(contents.keys() - {"a.png"}, "format")
+    said = " ".join(bad.message for bad in listing.refused)
+    assert all(words in said for words in ("git lfs pull", "web page", "Photoshop"))
+    assert name_left_out(listing.left_out) == "1 .cr2 (camera raw)"
 
 
 def test_a_small_file_that_unpacks_to_too_much_is_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
