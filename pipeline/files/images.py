@@ -28,21 +28,13 @@ from PIL import Image
 
 from ..errors import ImageError
 from ..failures import FailureReason
+from ..messages import install_extra
 from . import jpeg_scan, png_chunks
 from .image_colour import SHALLOW, to_srgb
 from .image_depth import eight_bit, is_cut, mend_transparency
-from .image_formats import (
-    FORMATS,
-    HEIC,
-    SUFFIXES,
-    is_known,
-    name_format,
-    tiff_has_pages,
-    tiff_is_preview,
-    unread_layout,
-    unread_tiff,
-)
+from .image_formats import FORMATS, HEIC, SUFFIXES, is_known, name_format, unread_layout
 from .stated_colours import colours_of
+from .tiff_pages import tiff_has_pages, tiff_is_preview, unread_tiff
 
 __all__ = ["FORMATS", "MAX_BYTES", "MAX_PIXELS", "SUFFIXES", "Decoded", "decode_image", "read_input_file", "to_rgb"]
 
@@ -235,8 +227,8 @@ def _turn_of(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     if stated is None and _XMP_TURN.search(xmp.encode() if isinstance(xmp, str) else bytes(xmp)):
         notes = (*notes, XMP_TURN)
-    turns = isinstance(stated, int) and image.format != "TIFF"
-    return (_TURNS.get(stated) if turns else None), notes
+    turn = _TURNS.get(stated) if isinstance(stated, int) else None
+    return (None if image.format == "TIFF" else turn), notes
 
 
 def _raw_exif(image: Image.Image) -> bytes:
@@ -251,7 +243,7 @@ def _raw_exif(image: Image.Image) -> bytes:
 def _unread(name: str) -> str:
     """The end of `x.jpg is …`, for what is not read."""
     if name == HEIC:
-        return "HEIC, which needs pip install -e '.[heic]' in the folder of theworld's source; or save it as JPEG"
+        return f"HEIC, which needs {install_extra('heic')}; or save it as JPEG"
     return f"{name}, which is not read; save it as JPEG or PNG"
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
+from typing import Any
 
 SIGNATURE = b"\xff\xd8\xff"
 _NEXT_MARKER = re.compile(rb"\xff+([\x01-\xfe])")
@@ -98,14 +99,15 @@ class ScanFile(io.BytesIO):
 def ffmpeg_finds_damage(content: bytes) -> bool:
     """Whether FFmpeg's decoder, told to refuse damage, refuses the data of a JPEG."""
     import av  # costs the import of FFmpeg, and most JPEGs need none
+    from av.error import FFmpegError, InvalidDataError
 
-    decoder = av.CodecContext.create("mjpeg", "r")
+    decoder: Any = av.CodecContext.create("mjpeg", "r")
     decoder.options = {"err_detect": "explode"}
     decoder.thread_count = 1
     try:
         frames = [*decoder.decode(av.Packet(content)), *decoder.decode(None)]
-    except av.InvalidDataError:
+    except InvalidDataError:
         return True
-    except (av.FFmpegError, MemoryError):  # a kind of JPEG that this decoder lacks
+    except FFmpegError:  # a kind of JPEG that this decoder lacks
         return False
     return any(frame.is_corrupt for frame in frames)
