@@ -47,7 +47,6 @@ _HEADS: tuple[tuple[bytes, str], ...] = (
     (b"v/1\x01", "OpenEXR"),
     (b"#?RADIANCE", "Radiance HDR"),
     (b"#?RGBE", "Radiance HDR"),
-    (b"\0\0\1\0", "ICO"),
     (b"DDS ", "DDS"),
     (b"qoif", "QOI"),
     (b"farbfeld", "farbfeld"),
@@ -79,6 +78,8 @@ def name_format(content: bytes) -> str | None:
     for head, name in _HEADS:
         if content.startswith(head):
             return name
+    if content[:4] == b"\0\0\1\0" and content[5:6] == b"\0":  # then the number of icons; a box of MP4 has a name there
+        return "ICO"
     if content[:4] in TIFF_HEADS:
         if content[8:10] == b"CR":
             return "camera raw (CR2)"
