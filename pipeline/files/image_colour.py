@@ -83,7 +83,7 @@ def of_code_points(primaries: int, transfer: int, *, source: str) -> Colours:
     if transfer in _HDR:
         raise ImageError(
             FailureReason.FORMAT,
-            f"{source} is an HDR image ({_HDR[transfer]}), whose brightness has no one place in 8 bits. Save it as SDR",
+            f"{source} is an HDR image ({_HDR[transfer]}), which would need tone mapping to 8 bits. Save it as SDR",
         )
     if primaries not in (1, 2, *_PRIMARIES) or transfer not in (*_LIKE_SRGB, *_GAMMAS):
         return Colours(note="primaries or a transfer function that are not known; colours used as they are stored")
