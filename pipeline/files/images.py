@@ -149,7 +149,7 @@ def _decode_jpeg(content: bytes, source: str) -> Decoded:
     if scan.single:
         file = jpeg_scan.ScanFile(content, scan)
         decoded = _decode(file, content, source)
-        if not file.was_needed:
+        if not file.was_used_up:
             raise ImageError(FailureReason.DECODE, damaged)
     else:
         decoded = _decode(io.BytesIO(content), content, source)
