@@ -126,9 +126,9 @@ def decode_image(content: bytes, *, source: str) -> Decoded:
             FailureReason.MEMORY, f"{source} needs more memory to decode than one input may use"
         ) from error
     except Exception as error:  # Pillow's decoders raise almost anything on broken input
-        raise ImageError(
-            FailureReason.DECODE, f"{source} cannot be decoded: {type(error).__name__}: {error}"
-        ) from error
+        # and this of BMPs that they do not read
+        reason = FailureReason.FORMAT if str(error).startswith("Unsupported BMP") else FailureReason.DECODE
+        raise ImageError(reason, f"{source} cannot be decoded: {type(error).__name__}: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
