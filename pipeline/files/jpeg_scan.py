@@ -2,7 +2,7 @@
 
 libjpeg only warns of damage, and Pillow keeps its warnings to itself. Huffman codes find back into step after damage,
 but seldom at the right block, so that at the end of the data blocks are missing or data are left over. Of the usual
-JPEG both are seen while Pillow decodes, at no cost: the data are handed over in two pieces, the last bytes alone.
+JPEG both are seen while Pillow decodes, at no cost: the data are handed over in pieces, the last bytes alone.
 - Blocks are missing: the decoder asks for more than there is. Behind the data lies no end marker, at which libjpeg
   would fill up with grey, but a few bytes of codes that no JPEG has.
 - Data are left over: the decoder has finished before it asked for the last piece.

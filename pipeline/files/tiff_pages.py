@@ -29,7 +29,7 @@ _TIFF_TAGS = frozenset(
 )
 _RAW_PHOTOMETRICS = (32803, 34892)
 """Colour filter array and linear raw."""
-_MAX_PAGES = 32
+_MAX_PAGES, _MAX_ENTRIES = 32, 4096
 _Page = Mapping[int, tuple[int, ...]]
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -114,6 +114,8 @@ def _pages(content: bytes) -> Iterator[_Page]:
         while at and at not in seen and len(seen) < _MAX_PAGES:
             seen.add(at)
             entries: int = struct.unpack_from(order + count_format, content, at)[0]
+            if entries > _MAX_ENTRIES:
+                return
             at += struct.calcsize(count_format)
             page: dict[int, tuple[int, ...]] = {}
             for start in range(at, min(at + entries * entry_bytes, len(content)), entry_bytes):
@@ -127,5 +129,5 @@ def _pages(content: bytes) -> Iterator[_Page]:
                 page.setdefault(tag, struct.unpack_from(values, content, place))
             yield page
             at = struct.unpack_from(order + word, content, at + entries * entry_bytes)[0]
-    except struct.error:
+    except (struct.error, OverflowError):  # an offset may have 64 bits
         return
