@@ -251,7 +251,7 @@ def _unidentified(content: bytes, source: str) -> ImageError:
     """The error for what Pillow does not open."""
     if (variant := unread_tiff(content)) is not None:
         return ImageError(FailureReason.FORMAT, f"{source} is {_unread(variant)}")
-    if is_known(content):
+    if is_known(content) or name_format(content) == HEIC:
         return ImageError(FailureReason.DECODE, f"{source} is damaged: its header cannot be read")
     return ImageError(FailureReason.FORMAT, f"{source} cannot be read as any of {', '.join(FORMATS)}")
 
