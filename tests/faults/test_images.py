@@ -71,6 +71,7 @@ def originals() -> list[bytes]:
     add(smooth.convert("L"), "JPEG")
     add(grey16, "PNG")
     add(grey16, "TIFF")
+    add(smooth, "TIFF", big_tiff=True)
     add(smooth.convert("F"), "TIFF")
     add(smooth.convert("1"), "PNG")
     add(smooth.convert("1"), "TIFF", compression="group4")
