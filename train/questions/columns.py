@@ -22,7 +22,8 @@ FIELDS = {
     "choices": ("choices", "options", "candidates", "answers"),
     "type": ("type", "question_type", "category", "task", "kind"),
     "split": ("split",),
-    **{name: (name,) for name in ("prompt", "scene", "future", "family", "about", "pair", "heuristic", "shift")},
+    **{name: (name,) for name in ("prompt", "anchor", "scene", "future", "family")},
+    **{name: (name,) for name in ("about", "pair", "heuristic", "shift")},
 }
 """Each field that a column map may name, with its usual column names: the first that exists fills it."""
 _LETTERS = "ABCDEFGHIJ"

@@ -281,6 +281,8 @@ def _llava_rows(rows: Iterable[tuple[str, lists.Record]]) -> Iterator[Row]:
             for field in ("type", "split", "prompt"):
                 if isinstance(row.get(field), str):
                     record[field] = row[field]
+            if isinstance(row.get("anchor"), int | float):
+                record["anchor"] = row["anchor"]
             yield Row(where, record)
 
 

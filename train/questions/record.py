@@ -28,6 +28,7 @@ UNTYPED = "untyped"
 SourceField = Literal["image", "future"]
 """Which of a question's files the latents were made from."""
 
+_AT_MOMENTS = "has latents at {} moments of it; name one in the question's `anchor`"
 _LONGEST = 50  # letters of a name that could be a misspelling of a field
 _Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
@@ -54,6 +55,8 @@ class Question(BaseModel):
     """Accuracy is reported per type."""
     prompt: _Text | None = None
     """The image's own prompt, where latents were made with one each: which of the image's futures is asked about."""
+    anchor: Annotated[float, Field(ge=0, le=1e6, strict=False)] | None = None
+    """Second of the video at which the picture or clip begins that is asked about: what `--anchor` chose."""
     before: EarlierTurns = Field(default=())
     """Earlier questions and answers of the same conversation, which stand in front of this one."""
     image_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
@@ -338,9 +341,10 @@ def resolve_keys(
     An image that the file itself holds, or that exists beside it, is found by the hash of its bytes; one that does not,
     by the source name that precompute recorded in the store. So training does not need the images.
     """
-    sources, prompts, folder = store.sources(), store.prompts(), folder_of(questions_file)
-    # image, content, prompt -> (key, or None and why)
-    resolved: dict[tuple[str | None, ...], tuple[str | None, str]] = {}
+    latents = _Latents(store)
+    folder = folder_of(questions_file)
+    # image, content, prompt, anchor -> (key, or None and why)
+    resolved: dict[tuple[str | float | None, ...], tuple[str | None, str]] = {}
     keys: dict[str, str] = {}
     missing: list[Uncovered] = []
     for question in questions:
@@ -350,9 +354,10 @@ def resolve_keys(
             continue
         prompt = question.prompt if store.recipe.prompts == "sample" else None
         digest = question.image_sha256 if field == "image" else None
-        if (source, digest, prompt) not in resolved:
-            resolved[source, digest, prompt] = _resolve(source, prompt, digest, folder, store, sources, prompts)
-        key, reason = resolved[source, digest, prompt]
+        asked = source, digest, prompt, question.anchor
+        if asked not in resolved:
+            resolved[asked] = _resolve(source, prompt, question.anchor, digest, folder, latents)
+        key, reason = resolved[asked]
         if key is None:
             missing.append(Uncovered(question, reason))
         else:
@@ -360,37 +365,63 @@ def resolve_keys(
     return Coverage(keys, tuple(missing), questions_file, store.path, field)
 
 
+class _Latents:
+    """What a store says of its keys."""
+
+    def __init__(self, store: LatentStore) -> None:
+        self.store = store
+        self.sources, self.prompts, self.starts = store.sources(), store.prompts(), store.starts()
+
+    def moments(self, digest: bytes, prompt: str | None, image: str) -> list[str]:
+        """The keys of this content and prompt at later moments, among those of an input of this name."""
+        keys = self.sources.get(image, ())
+        return [key for key in keys if key in self.starts and key_of_digest(digest, prompt, self.starts[key]) == key]
+
+
 def _resolve(
     image: str,
     prompt: str | None,
+    anchor: float | None,
     digest: str | None,
     folder: Path,
-    store: LatentStore,
-    sources: dict[str, tuple[str, ...]],
-    prompts: dict[str, str],
+    latents: _Latents,
 ) -> tuple[str | None, str]:
-    path = folder / image
+    path, store = folder / image, latents.store
     per_sample = store.recipe.prompts == "sample"  # a key is then of image and prompt together
     try:
-        if digest is not None and (prompt is not None or not per_sample):
-            key = key_of_digest(bytes.fromhex(digest), prompt)
-        else:
-            is_keyed = path.is_file() and (prompt is not None or not per_sample)
-            key = key_of_digest(_digest(path), prompt) if is_keyed else None
+        content = None if digest is None else bytes.fromhex(digest)
+        if content is None and path.is_file():
+            content = _digest(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         return None, f"{image} cannot be read: {error}"
-    if key is not None:
+    if content is not None and (prompt is not None or not per_sample):
+        key = key_of_digest(content, prompt, anchor)
+        if key in store:
+            return key, ""
+        if anchor is None and (keys := latents.moments(content, prompt, image)):
+            return _only(keys, image, f"{image} {_AT_MOMENTS.format(len(keys))}", latents)
         prompt_note = "" if prompt is None else f" with the prompt {prompt!r}"
-        return (key, "") if key in store else (None, f"no latent for the content of {image}{prompt_note}, key {key}")
-    matches = tuple(key for key in sources.get(image, ()) if prompt in (None, prompts.get(key)))
+        moment_note = "" if anchor is None else f" at {anchor:g} s"
+        return None, f"no latent for the content of {image}{prompt_note}{moment_note}, key {key}"
+    matches = [key for key in latents.sources.get(image, ()) if prompt in (None, latents.prompts.get(key))]
+    if anchor is not None:
+        matches = [key for key in matches if round(1000 * latents.starts.get(key, 0.0)) == round(1000 * anchor)]
     if per_sample and len(matches) > 1 and prompt is None:
         return None, f"{image} was rolled out with {len(matches)} prompts; name one in the question's `prompt`"
-    if len(matches) > 1:
-        return None, f"{image} names {len(matches)} different images in the store; put the one meant beside the file"
+    if len({latents.starts.get(key, 0.0) for key in matches}) > 1:
+        return None, f"{image} {_AT_MOMENTS.format(len(matches))}"
     if not matches:
-        return None, f"{image} is neither a file beside the questions nor a source named in the store"
-    [key] = matches
-    return (key, "") if key in store else (None, f"{image} was source of key {key}, which has no latent")
+        moment_note = "" if anchor is None else f" at {anchor:g} s"
+        return None, f"{image} is neither a file beside the questions nor a source named in the store{moment_note}"
+    several = f"{image} names {len(matches)} different images in the store; put the one meant beside the file"
+    return _only(matches, image, several, latents)
+
+
+def _only(keys: Sequence[str], image: str, several: str, latents: _Latents) -> tuple[str | None, str]:
+    if len(keys) > 1:
+        return None, several
+    [key] = keys
+    return (key, "") if key in latents.store else (None, f"{image} was source of key {key}, which has no latent")
 
 
 def _digest(path: Path) -> bytes:
