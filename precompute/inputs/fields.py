@@ -1,8 +1,8 @@
 """What rows of lists and tables state of an input beside its path: a prompt, and where in a video it begins and ends.
 
-    seconds      12.5, "12.5", "12.5s"                                   Kinetics
-    clock        "0:12.5", "00:00:12.500", "00:00:12,500"                HowTo100M, subtitles
-    a pair       ["0:00:10.5", "0:00:15.2"], [10.5, 15.2], also as text  WebVid-like lists, Panda-70M
+seconds      12.5, "12.5", "12.5s"                                   Kinetics
+clock        "0:12.5", "00:00:12.500", "00:00:12,500"                HowTo100M, subtitles
+a pair       ["0:00:10.5", "0:00:15.2"], [10.5, 15.2], also as text  WebVid-like lists, Panda-70M
 """
 
 from __future__ import annotations
