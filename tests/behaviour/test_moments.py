@@ -1,4 +1,4 @@
-"""Clips and pictures from a moment of a video: by columns of a list, or by an anchor, with the true future as an arm."""
+"""Clips and pictures from a moment of a video, by columns of a list or by an anchor; the true future as an arm."""
 
 from __future__ import annotations
 
