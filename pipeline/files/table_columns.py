@@ -153,13 +153,13 @@ def times_in(cells: Any) -> list[Any]:
 def _time(value: Any) -> Any:
     if isinstance(value, timedelta):
         value = value.total_seconds()
-    if isinstance(value, list) and len(cast(list[Any], value)) <= _TIMES:
-        return [_time(part) for part in cast(list[Any], value)]
+    if isinstance(value, list) and len(parts := cast(list[Any], value)) <= _TIMES:
+        return [_time(part) for part in parts]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     is_usual = isinstance(value, int | float) and abs(value) < 2**63
     is_short = isinstance(value, str) and len(value) <= _TIME_CHARACTERS
-    return value if value is None or is_usual or is_short else _wrong(value)
+    return cast(Any, value) if value is None or is_usual or is_short else _wrong(value)
 
 
 def content_of(pa: Any, value: Any, shape: Shape, element: int) -> Any:

@@ -96,7 +96,8 @@ def rows(path: str, column: str, prompt_field: str | None, times: list[str]) -> 
     """Of each row the path, or whether there are bytes and the path beside them; the prompt; and the times."""
     pa = load_pyarrow()
     shape = shape_of(pa, _schema(pa, path).field(column).type)
-    columns = list(dict.fromkeys([column, *([] if prompt_field is None else [prompt_field]), *times]))
+    beside = [*([] if prompt_field is None else [prompt_field]), *times]
+    columns = [column, *sorted(set(beside) - {column})]
     for batch in _listed(pa, path, shape, column, columns):
         for piece in pieces(pa, batch, column):
             cells = piece.column(column)

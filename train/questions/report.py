@@ -278,7 +278,7 @@ def _repetitions(questions: Iterable[Question]) -> tuple[tuple[str, ...], tuple[
 
 
 def _leaks(questions: Iterable[Question]) -> dict[str, int]:
-    splits_of: defaultdict[tuple[str, str | None], set[str]] = defaultdict(set)
+    splits_of: defaultdict[tuple[str, str | None, float | None], set[str]] = defaultdict(set)
     for question in questions:
         splits_of[_image(question)].add(question.split or "train")
     counts: Mapping[str, int] = Counter(
