@@ -103,10 +103,11 @@ def read_rows(
         "times": list(times),
     }
     for answer, _ in _ask(request):
-        values = [_value(value) for value in answer["values"]]
-        prompts = [_value(value) for value in answer["prompts"]] if prompt_field is not None else [None] * len(values)
-        stated = [[_value(value) for value in column] for column in answer["times"]]
-        yield from zip(values, prompts, *stated, strict=True)
+        values = list(map(_value, answer["values"]))
+        prompts = list(map(_value, answer["prompts"])) if prompt_field is not None else [None] * len(values)
+        cells = map(_cell, answer["present"], values) if "present" in answer else values
+        stated = [map(_value, column) for column in answer["times"]]
+        yield from zip(cells, prompts, *stated, strict=True)
 
 
 def read_records(path: str | Path, columns: list[str]) -> Iterator[dict[str, Any] | str]:
@@ -143,7 +144,16 @@ def read_cell(
     return (None, size) if "none" in answer or size != len(content) else (content, size)
 
 
+def _cell(is_present: Any, path: Any) -> Any:
+    """Whether bytes are there and the path beside; of a row of several a list of these, None or `Other`."""
+    if isinstance(is_present, bool):
+        return is_present, path
+    return list(zip(cast(list[bool], is_present), path, strict=True)) if isinstance(is_present, list) else path
+
+
 def _value(value: Any) -> Any:
+    if isinstance(value, str):  # most of them
+        return value
     if isinstance(value, list):
         return [_value(part) for part in cast(list[Any], value)]
     return Other(str(cast(dict[str, Any], value)[OTHER])) if isinstance(value, dict) else value

@@ -104,6 +104,20 @@ def read_input_file(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     return content
 
 
+def refuse_unread(content: bytes, *, source: str) -> str | None:
+    """Refuse what its first bytes say is in a format that is known and not read.
+
+    Returns:
+        The name of the format, where its library is installed; None of all else.
+    Raises:
+        ImageError: with the format's name, and what to do.
+    """
+    name = name_format(content)
+    if name is not None and not (name == HEIC and _has_heif()):
+        raise ImageError(FailureReason.FORMAT, f"{source} is {_unread(name)}")
+    return name
+
+
 def decode_image(content: bytes, *, source: str) -> Decoded:
     """The image in the bytes of a file.
 
@@ -113,9 +127,7 @@ def decode_image(content: bytes, *, source: str) -> Decoded:
         ImageError: with a `reason` for the ledger: format, too_large, animated, memory or decode.
     """
     try:
-        name = name_format(content)
-        if name is not None and not (name == HEIC and _has_heif()):
-            raise ImageError(FailureReason.FORMAT, f"{source} is {_unread(name)}")
+        name = refuse_unread(content, source=source)
         if content.startswith(jpeg_scan.SIGNATURE):
             return _decode_jpeg(content, source)
         if content.startswith(png_chunks.SIGNATURE):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple, cast
 
@@ -91,7 +91,8 @@ def _first(fields: list[Any], shapes: list[Shape], names: tuple[str, ...], wante
 
 def shown(field: Any) -> str:
     """The type of a column for people; of an extension type that is not known here, its name too."""
-    name: bytes = (field.metadata or {}).get(b"ARROW:extension:name", b"")
+    metadata: dict[bytes, bytes] = field.metadata or {}
+    name = metadata.get(b"ARROW:extension:name", b"")
     text = f"{name.decode(errors='replace')}({field.type})" if name else str(field.type)
     return text[:200]
 
@@ -114,27 +115,32 @@ def pieces(pa: Any, batch: Any, column: str) -> Iterator[Any]:
 
 def names_in(pa: Any, cells: Any, shape: Shape) -> list[Any]:
     """Of each row its text, None, or an object that says what is wrong with it; of a row of several a list of these."""
-    if not shape.is_list:
-        return _texts_at(pa, cells, shape.way)
-    return _in_rows(pa, cells, lambda values: _texts_at(pa, values, shape.way))
+    return _in_rows(pa, cells, _names, shape) if shape.is_list else _names(pa, cells, shape)
 
 
-def bytes_in(pa: Any, cells: Any, shape: Shape) -> list[Any]:
-    """Of each row whether it has bytes, and the path beside them: `[true, "a.png"]`; or a list of these.
+def bytes_in(pa: Any, cells: Any, shape: Shape) -> tuple[list[Any], list[Any]]:
+    """Of each row whether it has bytes, and the path beside them, empty for none; lists of these of a row of several.
 
     Where only paths were read, all bytes are there.
     """
+    if not shape.is_list:
+        return _are_there(pa, cells, shape), _paths_beside(pa, cells, shape)
+    return _in_rows(pa, cells, _are_there, shape), _in_rows(pa, cells, _paths_beside, shape)
 
-    def pairs(values: Any) -> list[Any]:
-        read = shape_of(pa, values.type)
-        if read.kind == "text":
-            is_there, paths = [True] * len(values), _texts_at(pa, values, read.way)
-        else:
-            is_there = _is_valid(pa, values, shape.way)
-            paths = _texts_at(pa, values, shape.beside) if shape.beside is not None else [None] * len(values)
-        return [[here, path if isinstance(path, str) else ""] for here, path in zip(is_there, paths, strict=True)]
 
-    return _in_rows(pa, cells, pairs) if shape.is_list else pairs(cells)
+def _names(pa: Any, cells: Any, shape: Shape) -> list[Any]:
+    return _texts_at(pa, cells, shape.way)
+
+
+def _are_there(pa: Any, cells: Any, shape: Shape) -> list[bool]:
+    return [True] * len(cells) if shape_of(pa, cells.type).kind == "text" else _is_valid(pa, cells, shape.way)
+
+
+def _paths_beside(pa: Any, cells: Any, shape: Shape) -> list[str]:
+    read = shape_of(pa, cells.type)
+    way = read.way if read.kind == "text" else shape.beside
+    paths = _texts_at(pa, cells, way) if way is not None else [None] * len(cells)
+    return [path if isinstance(path, str) else "" for path in paths]
 
 
 def texts(cells: Any) -> list[Any]:
@@ -212,12 +218,13 @@ def expanded_bytes(pa: Any, cells: Any) -> int:
     return cells.nbytes
 
 
-def _in_rows(pa: Any, cells: Any, look: Any) -> list[Any]:
+def _in_rows(pa: Any, cells: Any, look: Callable[[Any, Any, Shape], list[Any]], shape: Shape) -> list[Any]:
+    """What `look` finds in the values of each row's list."""
     cells = _storage(pa, cells)
     lengths: list[int | None] = pa.compute.list_value_length(cells).to_pylist()
     if len(lengths) == 1 and (lengths[0] or 0) > limits.MAX_ROW_INPUTS:
         return [{OTHER: f"holds {lengths[0]:,} inputs; the limit for one row is {limits.MAX_ROW_INPUTS:,}"}]
-    values = iter(look(cells.flatten()))
+    values = iter(look(pa, cells.flatten(), shape))
     return [None if length is None else [next(values) for _ in range(length)] for length in lengths]
 
 

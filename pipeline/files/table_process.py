@@ -101,8 +101,11 @@ def rows(path: str, column: str, prompt_field: str | None, times: list[str]) -> 
     for batch in _listed(pa, path, shape, column, columns):
         for piece in pieces(pa, batch, column):
             cells = piece.column(column)
-            look = bytes_in if shape.kind == "bytes" else names_in
-            answer: dict[str, Any] = {"values": look(pa, cells, shape)}
+            answer: dict[str, Any] = {}
+            if shape.kind == "bytes":
+                answer["present"], answer["values"] = bytes_in(pa, cells, shape)
+            else:
+                answer["values"] = names_in(pa, cells, shape)
             if prompt_field is not None:
                 answer["prompts"] = texts(piece.column(prompt_field))
             answer["times"] = [times_in(piece.column(name)) for name in times]

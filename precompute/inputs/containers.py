@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +18,6 @@ from .first_bytes import LIST, TABLE, TAR
 from .links import refuse_special
 from .selection import HIDDEN, TEXT_ALONE, Selection, advice, counted, refuse_columns, relative, suffix_of
 from .tar_samples import EACH, TarSamples
-
-logger = logging.getLogger(__name__)
 
 TARS = frozenset({".tar"})
 
@@ -66,7 +63,7 @@ def add_containers(
         except ImageError as error:  # of the whole file, or of the rest of it
             entries.add_broken(name, error)
     if note := samples.check(place, kind.takes):
-        logger.warning("note: %s", note)
+        selection.notes.append(note)
     if not len(entries):
         others = f", but {counted(selection.others)}. {advice(selection.others)}" if selection.others else ""
         raise ConfigError(f"{', '.join(map(str, files[:3])) or root} holds no {kind.takes}{others}")
@@ -86,22 +83,25 @@ def _add_tar(selection: Selection, file: Path, name: str, kind: Kind, samples: T
     samples.open()
     try:
         for member in tars.members(str(file)):
+            if member.is_folder:
+                continue
             if member.name.rpartition("/")[2].startswith("."):
-                selection.leave_out(HIDDEN, not member.is_folder)
-            elif samples.wanted and not member.is_folder:
+                selection.leave_out(HIDDEN)
+            elif samples.wanted:
                 if (left := samples.offer(member)) is not None:
                     passed_over[suffix_of(left.name)] += 1
-            elif samples.wanted or suffix_of(member.name) not in kind.suffixes:
-                passed_over[suffix_of(member.name)] += not member.is_folder
+            elif suffix_of(member.name) not in kind.suffixes:
+                passed_over[suffix_of(member.name)] += 1
             else:
                 samples.note_input(member.name)
                 _add_member(entries, name, member)
     finally:
-        for key, member, why in samples.taken():
-            if member is not None:
-                _add_member(entries, name, member)
+        for found in samples.taken():
+            if isinstance(found, tars.Member):
+                _add_member(entries, name, found)
             else:
-                entries.add_broken(f"{name}:{key}", ImageError(FailureReason.ROW, f"{name}:{key}: {why}"))
+                source, why = f"{name}:{found[0]}", found[1]
+                entries.add_broken(source, ImageError(FailureReason.MISSING, f"{source}: {why}"))
         selection.leave_out_files(passed_over, kind)
 
 

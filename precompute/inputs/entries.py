@@ -79,7 +79,7 @@ class Container:
     column: str = ""
     """Of a table, the one that holds the bytes."""
     follows_links: bool = False
-    """Whether rows may lead out of the folder by links, as in the cache of the Hub."""
+    """Whether rows may lead out of the folder by links: in the cache of the Hub, and below an image root."""
 
 
 @dataclass(slots=True)
@@ -277,7 +277,7 @@ class Entries:
         return entry
 
     def set_root(self, folder: str) -> None:
-        """Take the paths of rows as relative to this folder.
+        """Take the paths of rows as relative to this folder, which the user named: links in it are followed.
 
         Raises:
             ConfigError: there is no such folder, or no row names a file.
@@ -287,17 +287,16 @@ class Entries:
         if not any(one.folder for one in self.containers):
             raise ConfigError(
                 f"{self.place} is no list, so no path in it is relative to --image-root {folder}. Leave it out, or "
-                "name a list: .jsonl, .csv, .json or .parquet"
+                "name a list: .jsonl, .csv, .json, .txt or .parquet"
             )
-        self.containers = [replace(one, folder=str(Path(folder))) if one.folder else one for one in self.containers]
+        root = str(Path(folder))
+        self.containers = [
+            replace(one, folder=root, follows_links=True) if one.folder else one for one in self.containers
+        ]
 
     def names_file(self, at: int) -> bool:
         """Whether an entry is a row that names a file."""
         return self._kinds[at] == _ROW
-
-    def is_row(self, at: int) -> bool:
-        """Whether an entry is a row of a list or table, or one of several in a row, sound or not."""
-        return self._kinds[at] in (_ROW, _CELL, _NUMBERED, _WRONG)
 
     def respell(self, at: int, spelling: int) -> Entry:
         """Take another of the `spellings` of a row's path from here on; its name stays as it was written."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...pipeline.files import text_tables as lists
+from ...pipeline.files.image_formats import HEIC, is_known, name_format
 from ..media.video_files import container_of
 
 IMAGE, VIDEO, LIST, TABLE, TAR = "image", "video", "list", "table", "tar"
@@ -17,7 +18,6 @@ UNKNOWN, EMPTY, OTHER = "unknown", "empty", "other"
 _HEAD_BYTES = 4096
 _TAR_MAGIC, _TAR_HEADER = 257, 512
 
-_IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "Unpack it with `7z x`, and name the folder"),
@@ -26,15 +26,6 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x93NUMPY", "a NumPy array", "Write its pictures to files, for example with Pillow"),
     (b"SQLite format 3\0", "an SQLite database", "Write its pictures to files, or its paths to a list"),
     (b"%PDF-", "a PDF", "Write its pages to pictures, for example with `pdftoppm -png`"),
-    (b"%!PS", "a PostScript file", "Write its pages to pictures"),
-    (b"8BPS", "a Photoshop file", "Save it as PNG or TIFF"),
-    (b"\xff\x0a", "a JPEG XL picture", "Save it as PNG or JPEG"),
-    (b"\0\0\0\x0cJXL ", "a JPEG XL picture", "Save it as PNG or JPEG"),
-    (b"\0\0\0\x0cjP  ", "a JPEG 2000 picture", "Save it as PNG or JPEG"),
-    (b"\x76\x2f\x31\x01", "an OpenEXR picture", "Save it as PNG or JPEG"),
-    (b"#?RADIANCE", "a Radiance HDR picture", "Save it as PNG or JPEG"),
-    (b"DDS ", "a DDS texture", "Save it as PNG"),
-    (b"\0\0\1\0", "an icon", "Save it as PNG"),
     (b"ID3", "a sound file", ""),
     (b"OggS", "an Ogg file", "Write the video anew as MP4, MOV, MKV, WebM or AVI"),
     (b"FLV\1", "a Flash video", "Write it anew as MP4: `ffmpeg -i FILE FILE.mp4`"),
@@ -120,6 +111,8 @@ def content_of(head: bytes, suffix: str = "") -> Content:
     for magic, what, advice in _OTHERS:
         if head.startswith(magic):
             return Content(OTHER, what, advice)
+    if (name := name_format(head)) is not None and not _MARKUP.match(head):
+        return Content(OTHER, name, "Save it as PNG, JPEG or TIFF")
     if container_of(head) is not None:
         return Content(VIDEO, "a video")
     if head[:4] == b"RIFF":
@@ -171,11 +164,9 @@ def _packed(file: Path, packing: str) -> Content:
 
 
 def _is_image(head: bytes) -> bool:
-    if head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        return True
-    if head[:2] == b"BM":
+    if head[:2] == b"BM":  # as a text may begin too
         return int.from_bytes(head[14:18], "little") in _BMP_HEADERS
-    return head[4:8] == b"ftyp" and container_of(head) is None  # AVIF, HEIC and their like
+    return name_format(head) == HEIC or (is_known(head) and name_format(head) is None)
 
 
 def _is_tar(head: bytes) -> bool:

@@ -14,14 +14,14 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Container as ContainerOf
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.errors import ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import limits
 from ...pipeline.files.hashing import digest_of_bytes
+from ...pipeline.files.images import refuse_unread
 from ...pipeline.files.local import require_local
 from ...pipeline.files.table_process import Budget, Unpacked
 from ...pipeline.latents.keys import key_of_digest
@@ -29,9 +29,10 @@ from ...pipeline.latents.kinds import KindName
 from ...pipeline.store.ledger import Failure
 from ..media.video_times import Window
 from ..rollout.kinds import KINDS, Kind, at_moments
-from .entries import Entries, Entry
+from .entries import Entry
 from .fields import Fields
 from .file_facts import facts_from
+from .first_bytes import IMAGE
 from .hash_cache import HashCache
 from .links import forget_links, refuse_link
 from .locations import TableCell
@@ -41,8 +42,8 @@ from .samples import Readable, Sample, Samples
 
 logger = logging.getLogger(__name__)
 
-_FIRST = 3
-"""Reasons that are shown where no row can be used."""
+_HEAD_BYTES = 2**16
+"""What is looked at of an image, to call a format that is not read by its name before anything is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class Listing:
     """Suffix, or what else says it (selection.py) -> number of files and other entries that no kind takes."""
     readable: ContainerOf[str] = field(default=frozenset(), compare=False)
     """Names under which an earlier run may have refused the inputs of `samples`."""
+    notes: tuple[str, ...] = ()
+    """What was taken otherwise than it is written, or may be meant otherwise, and how often."""
 
     def unique(self) -> dict[str, Sample]:
         """Key -> the first sample with that content."""
@@ -99,7 +102,7 @@ def list_inputs(
         index: digests of unchanged inputs; it is filled, not saved.
     Raises:
         ConfigError: this place is a URL, there is nothing at it, nothing of this kind in it, the files named are
-            another kind's, a list cannot be read as one, or none of its rows can be used.
+            another kind's, or a list cannot be read as one.
     """
     kind = KINDS[kind] if isinstance(kind, str) else kind
     index = index or HashCache()
@@ -144,12 +147,10 @@ def list_inputs(
             refused.append(Failure(source=entry.name, key=None, reason=error.reason, message=message, attempts=1))
     for path, cells in unread.items():
         logger.warning("%s: %s rows are not used", path, f"{cells:,}")
-    for note in respelled.notes():
-        logger.warning("note: %s", note)
-    _refuse_useless(entries, count, samples, refused)
     refused += (_unnamed(name, wrong) for name, wrong in unnamed.items())
     sound = selection.sound - unnamed.keys()
-    return Listing(samples, tuple(refused), selection.others, selection.left_out, Readable(sound, samples))
+    notes = (*selection.notes, *respelled.notes())
+    return Listing(samples, tuple(refused), selection.others, selection.left_out, Readable(sound, samples), notes)
 
 
 class _SpentError(ImageError):
@@ -158,14 +159,6 @@ class _SpentError(ImageError):
     def __init__(self, path: str, why: str) -> None:
         super().__init__(FailureReason.TABLE, f"{path}: {why}. The rows after that are not used")
         self.path = path
-
-
-def _refuse_useless(entries: Entries, count: int, samples: Samples, refused: Sequence[Failure]) -> None:
-    """Refuse lists and tables without any row that can be used: its reason is mostly one, and the whole list's."""
-    if samples or not refused or not all(entries.is_row(at) for at in range(count)):
-        return
-    first = "".join(f"\n  {failure.message}" for failure in refused[:_FIRST])
-    raise ConfigError(f"none of the {count:,} inputs that {entries.place} names can be used. The first:{first}")
 
 
 def _digest(entry: Entry, kind: Kind, index: HashCache, budgets: dict[str, Budget]) -> bytes:
@@ -185,6 +178,8 @@ def _digest(entry: Entry, kind: Kind, index: HashCache, budgets: dict[str, Budge
     if facts is not None and is_cacheable and (digest := index.find(location.path, facts, location)) is not None:
         return digest
     content = location.read(kind.max_bytes)
+    if kind.takes == IMAGE:
+        refuse_unread(content[:_HEAD_BYTES], source=entry.source)
     if isinstance(location, TableCell):
         try:
             budgets.setdefault(location.path, Budget(location.path)).spend(len(content))

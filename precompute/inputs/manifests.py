@@ -25,7 +25,7 @@ from ...pipeline.failures import FailureReason
 from ...pipeline.files import limits
 from ...pipeline.files.guarded_tables import Other
 from ...pipeline.files.table_columns import PATH_FIELDS
-from ...pipeline.files.text_tables import read_records
+from ...pipeline.files.text_tables import form_of_name, read_records
 from ...pipeline.messages import name_some
 from ..media.video_times import Window
 from .fields import Fields, window_of
@@ -112,7 +112,7 @@ def read_manifest(file: Path, takes: str, *, column: str | None, fields: Fields)
     best = len(wanted)
     """Place in `wanted` of the first one that any row has so far."""
     names: tuple[str, ...] = ()
-    is_llava = file.suffix.lower() == ".json"
+    is_llava = form_of_name(file.name) == ".json"
     is_first = True
     flags = fields.flags()
     try:
@@ -137,13 +137,12 @@ def read_manifest(file: Path, takes: str, *, column: str | None, fields: Fields)
                         columns[found] = None
                 if best == len(wanted):
                     continue
-                chosen = column_in(record, wanted[best]) or wanted[best]
-                if any(key in record for key in _CONVERSATIONS) and (
-                    record.get(chosen) == [] or (is_llava and chosen not in record)
-                ):
+                chosen = wanted[best] if wanted[best] in record else column_in(record, wanted[best]) or wanted[best]
+                is_none = record[chosen] == [] if chosen in record else is_llava
+                if is_none and any(key in record for key in _CONVERSATIONS):
                     yield WITHOUT
-                    continue
-                yield from rows_of(number, name, record, chosen, fields)
+                else:
+                    yield from rows_of(number, name, record, chosen, fields)
             else:
                 break
             yield AGAIN
@@ -197,24 +196,26 @@ def check_fields(file: Path, columns: Collection[str], fields: Fields) -> None:
             )
 
 
-def rows_of(number: int, name: str, record: dict[str, Any], column: str, fields: Fields) -> Iterator[Row]:
+def rows_of(number: int, name: str, record: dict[str, Any], column: str, fields: Fields) -> Iterable[Row]:
     """The rows of a record: one, or of a list of several inputs one each.
 
     Args:
         name: of the row for people, `list.jsonl:17`.
     """
     value = _inputs_in(record.get(column))
-    if not isinstance(value, list):
-        yield row_of(number, name, record, column, fields)
-        return
-    parts = cast(list[Any], value)
-    if len(parts) > limits.MAX_ROW_INPUTS and isinstance(parts[0], str | dict):
+    if isinstance(value, list):
+        return _rows_of_list(number, name, record, column, fields, cast(list[Any], value))
+    return (row_of(number, name, record, column, fields),)
+
+
+def _rows_of_list(
+    number: int, name: str, record: dict[str, Any], column: str, fields: Fields, parts: list[Any]
+) -> Iterator[Row]:
+    if not any(isinstance(part, str | dict | Other) for part in parts):
+        why = _not_text(parts) if any(part is not None for part in parts) else "is an empty list"
+        yield Row(number, problem=ImageError(FailureReason.ROW, f"{name}: {column} {why}"))
+    elif len(parts) > limits.MAX_ROW_INPUTS:
         why = f"{name}: {column} has {len(parts):,} inputs; the limit for one row is {limits.MAX_ROW_INPUTS:,}"
-        yield Row(number, problem=ImageError(FailureReason.ROW, why))
-    elif not any(isinstance(part, str | dict | Other) for part in parts):
-        why = f"{name}: {column} " + (
-            _not_text(parts) if any(part is not None for part in parts) else "is an empty list"
-        )
         yield Row(number, problem=ImageError(FailureReason.ROW, why))
     else:
         alone = dict(record)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import Counter
 
 from ...pipeline.credentials import hide_passwords
@@ -32,7 +34,7 @@ class Respelled:
         Raises:
             ImageError: it is none that is missing, or no spelling leads to a file; then with a hint.
         """
-        if error.reason != FailureReason.MISSING or not self._entries.names_file(at):
+        if error.reason != FailureReason.MISSING or not self._entries.names_file(at) or _is_there(entry, error):
             raise error
         spelling = find_spelling(entry.source, entry.container.folder)
         if spelling is None:
@@ -44,7 +46,7 @@ class Respelled:
     def notes(self) -> list[str]:
         """How many rows of each list were found in another spelling."""
         return [
-            f"{name}: {counts.total():,} rows name their files in another spelling and were found "
+            f"{name}: files found by another spelling of their paths: {counts.total():,} "
             f"({', '.join(f'{how} {count:,}' for how, count in counts.most_common(5))})"
             for name, counts in self._found.items()
         ]
@@ -60,8 +62,13 @@ class Respelled:
             return f"{error}; {found}"
         if entry.source.strip().startswith("/"):
             return str(error)
-        return f"{error}; " + (
-            f"paths are relative to --image-root, {folder}"
-            if self._has_root
-            else f"paths are relative to the folder of the list, {folder or '.'}; --image-root names another"
-        )
+        if self._has_root:
+            return f"{error}; paths are relative to --image-root, {folder}"
+        where = "" if folder in ("", ".") else f", {folder}"
+        return f"{error}; paths are relative to the folder of the list{where}; --image-root names another"
+
+
+def _is_there(entry: Entry, error: ImageError) -> bool:
+    """Whether the path is right, and another thing is wrong with it: a closed folder, a link that leads nowhere."""
+    is_closed = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EACCES, errno.EPERM)
+    return is_closed or (entry.location is not None and os.path.lexists(entry.location.path))

@@ -28,6 +28,10 @@ _SUFFIX = re.compile(r"\.[\w+~-]{1,16}")
 _MAX_SUFFIXES = 1000
 """Suffixes that are counted one by one; a stranger's tar may have one for each member."""
 _NAMED = 12
+_RAW = frozenset(
+    {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw", ".x3f"}
+)
+"""Suffixes of camera raw. The rest of the suffixes say themselves what they are."""
 
 
 @dataclass(slots=True)
@@ -41,6 +45,8 @@ class Selection:
     """Suffix with its dot, or one of the words above -> number of files and other entries that no kind takes."""
     sound: set[str] = field(default_factory=set[str])
     """Folders, tars and tables that were read to their end."""
+    notes: list[str] = field(default_factory=list[str])
+    """What a user may have meant otherwise, and how often."""
 
     def leave_out(self, what: str, count: int = 1) -> None:
         """Count entries that are not taken."""
@@ -62,7 +68,7 @@ def name_left_out(left_out: Mapping[str, int]) -> str:
     """What was left out in words, the most frequent suffixes first: `2 .heic, 1 without suffix, 3 hidden`."""
     suffixes = sorted((what for what in left_out if what.startswith(".")), key=lambda what: (-left_out[what], what))
     words = [what for what in (NO_SUFFIX, _OTHER, FOLDER, TEXT_ALONE, HIDDEN, LOOP) if what in left_out]
-    named = [f"{left_out[what]:,} {what}" for what in suffixes[:_NAMED]]
+    named = [f"{left_out[what]:,} {what}{' (camera raw)' * (what in _RAW)}" for what in suffixes[:_NAMED]]
     if rest := suffixes[_NAMED:]:
         named.append(f"{sum(left_out[what] for what in rest):,} of {len(rest):,} more suffixes")
     named += [f"{left_out[what]:,} {what}{'s' * (what == FOLDER and left_out[what] != 1)}" for what in words]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
@@ -71,30 +71,23 @@ def _rows(file: Path, chosen: str, fields: Fields, *, holds_bytes: bool) -> Iter
             guarded_tables.read_rows(file, chosen, fields.prompt, fields.times)
         ):
             name = f"{file.name}:{number}"
-            record = dict(zip(fields.times, times, strict=True))
-            record |= {} if fields.prompt is None else {fields.prompt: prompt}
-            if holds_bytes and _are_cells(value):
-                yield from _rows_of_bytes(number, name, value, chosen, fields, record)
+            record = {} if fields.prompt is None else {fields.prompt: prompt}
+            if times:
+                record.update(zip(fields.times, times, strict=True))
+            if isinstance(value, tuple):
+                is_present, path = value
+                yield _row_of_bytes(number, name, path, chosen, fields, record, is_present=is_present), is_present
+            elif holds_bytes and isinstance(value, list) and value:
+                for at, (is_present, path) in enumerate(parts := cast(list[tuple[bool, str]], value)):
+                    where = name if len(parts) == 1 else f"{name}[{at}]"
+                    row = _row_of_bytes(number, where, path, chosen, fields, record, is_present=is_present)
+                    yield (row if len(parts) == 1 else replace(row, element=at)), is_present
             else:
-                yield from ((row, False) for row in rows_of(number, name, record | {chosen: value}, chosen, fields))
+                record[chosen] = value
+                for row in rows_of(number, name, record, chosen, fields):
+                    yield row, False
     except guarded_tables.TableError as error:
         raise _no_table(file, error) from error
-
-
-def _are_cells(value: Any) -> bool:
-    """Whether a row's value is `[True, "a.png"]`, or a list of some of these; else it is missing, or too long."""
-    return isinstance(value, list) and bool(cast(list[Any], value))
-
-
-def _rows_of_bytes(
-    number: int, name: str, value: list[Any], chosen: str, fields: Fields, record: dict[str, Any]
-) -> Iterator[tuple[Row, bool]]:
-    is_one = isinstance(value[0], bool)
-    for at, (is_present, path) in enumerate([value] if is_one else value):
-        element = None if is_one or len(value) == 1 else at
-        where = name if element is None else f"{name}[{at}]"
-        row = _row_of_bytes(number, where, path, chosen, fields, record, is_present=is_present)
-        yield (row if element is None else replace(row, element=element)), is_present
 
 
 def _no_table(file: Path, error: guarded_tables.TableError) -> ImageError:

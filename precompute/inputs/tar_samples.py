@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.messages import name_some
@@ -98,15 +99,14 @@ class TarSamples:
         self._chosen += 1
         return None
 
-    def taken(self) -> list[tuple[str, Member | None, str]]:
-        """Of each sample of the tar that is open its key, its member, and where it has none, why."""
-        return [
-            (key, held[1], "") if isinstance(held, tuple) else (key, None, self._lacks(held))
-            for key, held in self._by_key.items()
-        ]
-
-    def _lacks(self, extensions: list[str]) -> str:
-        return f"the sample has no member .{' or .'.join(self.wanted)}; it has {name_some(extensions)}"
+    def taken(self) -> Iterator[Member | tuple[str, str]]:
+        """Of each sample of the tar that is open its member; where it has none the name it would have, and why."""
+        for key, held in self._by_key.items():
+            if isinstance(held, tuple):
+                yield held[1]
+            else:
+                why = f"the sample has no member .{' or .'.join(self.wanted)}; it has {name_some(held)}"
+                yield f"{key}.{self.wanted[0]}", why
 
     def _count(self, extension: str) -> None:
         if extension in self._extensions or len(self._extensions) < _MOST_EXTENSIONS:
@@ -135,6 +135,6 @@ class TarSamples:
                 f"{self._extensions.most_common(1)[0][0]}, or --column '{EACH}' for each as an input of its own"
             )
         return (
-            f"{place}: {self._several:,} of {self._samples:,} names have several {takes}s ({counts}); each is an "
+            f"{place}: names with several {takes}s: {self._several:,} of {self._samples:,} ({counts}); each is an "
             "input. --column chooses one of a name"
         )

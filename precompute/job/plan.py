@@ -43,6 +43,8 @@ class Plan:
     """Inputs that cannot even be read."""
     todo: tuple[Sample, ...]
     sample_bytes: int
+    notes: tuple[str, ...] = ()
+    """What was taken otherwise than it is written, and how often."""
 
     @property
     def passed_over(self) -> dict[str, int]:
@@ -67,6 +69,7 @@ class Plan:
             f"{kind.describe(recipe, world)}",
             f"{kind.takes}s  {self.inputs}{extra}",
             *([f"left out {self.named_left_out()}"] if self.others or self.left_out else []),
+            *(f"note: {note}" for note in self.notes),
             f"store   {store}",
             f"to do   {len(self.todo)} {kind.makes}, {format_bytes(len(self.todo) * self.sample_bytes)}; "
             f"{self.done} done{failed if self.failed_before else ''}",
@@ -93,6 +96,7 @@ def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *,
         refused=listing.refused,
         todo=tuple(sample for key, sample in unique.items() if key not in skip),
         sample_bytes=sample_bytes,
+        notes=listing.notes,
     )
 
 

@@ -14,7 +14,7 @@ from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.machine import device_name, resolve_device, usable_cores
-from ...pipeline.messages import MAX_NAMES, command, format_bytes
+from ...pipeline.messages import MAX_NAMES, command, format_bytes, printable
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, find_store, refuse_store
 from ..inputs.hash_cache import HashCache
@@ -144,11 +144,10 @@ def require_usable(listing: Listing, place: Path | None) -> None:
     if len(listing.samples) or not refused:
         return
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(bad.reason for bad in refused).items())
-    first = first_failures(refused, MAX_NAMES)
-    rest = len(refused) - len(first)
+    first = "".join(f"\n  {printable(failure.message)}" for failure in first_failures(refused, MAX_NAMES))
     raise ConfigError(
-        f"none of the {len(refused)} inputs of {place} can be read ({reasons}): "
-        f"{'; '.join(bad.message for bad in first)}{f'; and {rest:,} more' if rest else ''}. Nothing was made"
+        f"none of the {len(refused):,} inputs of {place} can be read ({reasons}), and nothing was made. "
+        f"The first:{first}"
     )
 
 

@@ -35,14 +35,14 @@ class Report:
         return self.work.written
 
     @property
-    def failed(self) -> tuple[Failure, ...]:
+    def _failed(self) -> tuple[Failure, ...]:
         """All inputs of this run without a latent, as far as is known; those of a dry run were only listed."""
         return (*(self.plan.refused if self.dry_run else self.failures), *self.plan.failed_before)
 
     @property
     def reasons(self) -> dict[str, int]:
         """Failures by type: reason -> how many inputs of this run have no latent for it."""
-        return dict(Counter(failure.reason for failure in self.failed))
+        return dict(Counter(failure.reason for failure in self._failed))
 
     @property
     def bad(self) -> int:
@@ -94,14 +94,14 @@ class Report:
         return lines
 
     def _lines_of_failures(self) -> list[str]:
-        if not self.failed:
+        if not self._failed:
             return []
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
         found = "cannot be read" if self.dry_run and not self.plan.failed_before else "failed"
-        shown = first_failures(self.failed)
-        lines = [f"{len(self.failed)} inputs {found} ({reasons}):"]
+        shown = first_failures(self._failed)
+        lines = [f"{len(self._failed)} inputs {found} ({reasons}):"]
         lines += (f"  {failure.reason:>10}  {failure.message}" for failure in shown)
-        if rest := len(self.failed) - len(shown):
+        if rest := len(self._failed) - len(shown):
             lines.append(f"  … and {rest} more" + f": {command('cache', 'failed', self.store)}" * (not self.dry_run))
         return lines
 
@@ -115,7 +115,7 @@ class Report:
             "done_before": self.plan.done,
             "written": self.written,
             "failed": self.bad,
-            "failures": [{"source": f.source, "reason": f.reason, "message": f.message} for f in self.failed],
+            "failures": [{"source": f.source, "reason": f.reason, "message": f.message} for f in self._failed],
             "reasons": self.reasons,
             "left_out": self.plan.passed_over,
             "notes": dict(self.work.notes),

@@ -33,7 +33,7 @@ OF_OTHERS = {
             f"precompute.inputs.{name}"
             for name in (
                 *("containers:_add_list", "containers:_add_table", "containers:add_containers"),
-                *("places:find", "places:_folder"),
+                *("places:_named", "places:_folder", "places:_saved"),
             )
         ),
         "hands places to the readers of `lists`, `tars` and `tables of inputs`",

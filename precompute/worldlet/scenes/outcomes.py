@@ -1,4 +1,5 @@
-"""Reads how a scene ends from pictures alone: a fixed parser, the same for true, reconstructed and predicted clips."""
+"""Reads how a scene ends from pictures alone: a fixed parser, the same for true, reconstructed and predicted clips.
+"""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_bytes_that_are_all_there_are_not_read_to_list_them(tmp_path: Path) -> N
     for at in range(4, 40):  # the header of the page of bytes
         content[at] ^= 0xFF
     file.write_bytes(content)
-    assert [value for value, _ in read_rows(file, "images", None)] == [[[True, f"{at}.png"]] for at in range(4)]
+    assert [value for value, _ in read_rows(file, "images", None)] == [[(True, f"{at}.png")] for at in range(4)]
     with pytest.raises(guarded_tables.TableError):
         guarded_tables.read_cell(str(file), (1,), 0, "images", 2**24)
 
