@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,21 +84,30 @@ def read_schema(path: str | Path) -> Schema:
     return Schema(columns, answer["labels"])
 
 
-def read_rows(path: str | Path, column: str, prompt_field: str | None) -> Iterator[tuple[Any, Any]]:
-    """Value and prompt of each row.
+def read_rows(
+    path: str | Path, column: str, prompt_field: str | None, times: Sequence[str] = ()
+) -> Iterator[tuple[Any, ...]]:
+    """Value, prompt, and the value in each column of times, of each row.
 
     Returns:
         The value is a text, None or `Other`; of a column of bytes, a pair: whether there are any, and the path beside.
-        Of a column of lists it is a list of these, None or `Other`.
+        Of a column of lists it is a list of these, None or `Other`. A time is also a number, or a list of times.
     Raises:
         TableError, ConfigError: as of `read_schema`.
     """
-    request = {"what": "rows", "path": os.path.abspath(path), "column": column, "prompt_field": prompt_field}  # noqa: PTH100
+    request = {
+        "what": "rows",
+        "path": os.path.abspath(path),  # noqa: PTH100
+        "column": column,
+        "prompt_field": prompt_field,
+        "times": list(times),
+    }
     for answer, _ in _ask(request):
         values = list(map(_value, answer["values"]))
         prompts = list(map(_value, answer["prompts"])) if prompt_field is not None else [None] * len(values)
         cells = map(_cell, answer["present"], values) if "present" in answer else values
-        yield from zip(cells, prompts, strict=True)
+        stated = [map(_value, column) for column in answer["times"]]
+        yield from zip(cells, prompts, *stated, strict=True)
 
 
 def read_records(path: str | Path, columns: list[str]) -> Iterator[dict[str, Any] | str]:

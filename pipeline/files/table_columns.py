@@ -10,8 +10,10 @@ Runs in the process of tables (table_process.py) alone: `pa` is pyarrow there.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from datetime import timedelta
+from typing import Any, NamedTuple, cast
 
 from . import limits
 
@@ -23,6 +25,8 @@ _BESIDE = ("path", "file_name", "filename")
 """Fields that name the bytes beside them."""
 _DEPTH = 4
 """Structs in structs that are looked into."""
+_TIMES, _TIME_CHARACTERS = 2, 200
+"""Moments in one cell, and the letters of one."""
 _TEXT_CHARACTERS = 2**16
 """Longer texts are neither paths nor prompts; only their length is passed on."""
 _VALUES = 2**16
@@ -145,6 +149,23 @@ def texts(cells: Any) -> list[Any]:
         value if value is None or (isinstance(value, str) and len(value) <= _TEXT_CHARACTERS) else _wrong(value)
         for value in cells.to_pylist()
     ]
+
+
+def times_in(cells: Any) -> list[Any]:
+    """Each value as it is where it is a number, a text, missing or a pair of these; else what is wrong with it."""
+    return [_time(value) for value in cells.to_pylist()]
+
+
+def _time(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, list) and len(parts := cast(list[Any], value)) <= _TIMES:
+        return [_time(part) for part in parts]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    is_usual = isinstance(value, int | float) and abs(value) < 2**63
+    is_short = isinstance(value, str) and len(value) <= _TIME_CHARACTERS
+    return cast(Any, value) if value is None or is_usual or is_short else _wrong(value)
 
 
 def content_of(pa: Any, value: Any, shape: Shape, element: int) -> Any:

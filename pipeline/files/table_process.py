@@ -26,7 +26,19 @@ from typing import Any, cast
 
 from . import limits
 from .arrow_tables import arrow_batches, arrow_schema, is_arrow, load_pyarrow
-from .table_columns import OTHER, Shape, bytes_in, content_of, expanded_bytes, names_in, pieces, shape_of, shown, texts
+from .table_columns import (
+    OTHER,
+    Shape,
+    bytes_in,
+    content_of,
+    expanded_bytes,
+    names_in,
+    pieces,
+    shape_of,
+    shown,
+    texts,
+    times_in,
+)
 
 LENGTHS = struct.Struct("<QQ")
 BYTES = "\0bytes"
@@ -80,11 +92,12 @@ def schema(path: str) -> Iterator[_Answer]:
     yield {"columns": columns, "labels": _label_names(found)}, b""
 
 
-def rows(path: str, column: str, prompt_field: str | None) -> Iterator[_Answer]:
-    """Of each row the path and the prompt, or whether there are bytes and the path beside them."""
+def rows(path: str, column: str, prompt_field: str | None, times: list[str]) -> Iterator[_Answer]:
+    """Of each row the path, or whether there are bytes and the path beside them; the prompt; and the times."""
     pa = load_pyarrow()
     shape = shape_of(pa, _schema(pa, path).field(column).type)
-    columns = [column, *([prompt_field] if prompt_field not in (None, column) else [])]
+    beside = [*([] if prompt_field is None else [prompt_field]), *times]
+    columns = [column, *sorted(set(beside) - {column})]
     for batch in _listed(pa, path, shape, column, columns):
         for piece in pieces(pa, batch, column):
             cells = piece.column(column)
@@ -95,6 +108,7 @@ def rows(path: str, column: str, prompt_field: str | None) -> Iterator[_Answer]:
                 answer["values"] = names_in(pa, cells, shape)
             if prompt_field is not None:
                 answer["prompts"] = texts(piece.column(prompt_field))
+            answer["times"] = [times_in(piece.column(name)) for name in times]
             yield answer, b""
 
 

@@ -1,8 +1,9 @@
 """Content addresses: which input a latent belongs to, and the noise that belongs to it.
 
 A key is the first 32 hex digits of the SHA-256 of the image file's bytes (`sha256sum` shows the same digits); where
-an input has a prompt of its own, of that hash and the prompt. Path, time and position never enter: a moved file keeps
-its latent, an edited one gets a new key.
+an input has a prompt of its own, of that hash and the prompt; where a clip or picture is taken from a later moment of a
+video, of that hash and the moment. Path, time and position never enter: a moved file keeps its latent, an edited one
+gets a new key.
 """
 
 import hashlib
@@ -22,25 +23,32 @@ def key_of_bytes(content: bytes) -> str:
     return key_of_sample(content, None)
 
 
-def key_of_sample(content: bytes, prompt: str | None) -> str:
-    """The key of an input: its content, and its own prompt where it has one."""
-    return key_of_digest(digest_of_bytes(content), prompt)
+def key_of_sample(content: bytes, prompt: str | None, start_s: float | None = None) -> str:
+    """The key of an input: its content, its own prompt where it has one, and where in a video it begins.
+
+    Args:
+        start_s: seconds from the video's first frame on, which count to the millisecond. 0 and None are the same input:
+            the video from its start on.
+    """
+    return key_of_digest(digest_of_bytes(content), prompt, start_s)
 
 
-def key_of_digest(digest: bytes, prompt: str | None) -> str:
+def key_of_digest(digest: bytes, prompt: str | None, start_s: float | None = None) -> str:
     """`key_of_sample` of content with this digest."""
+    if start_s is not None and (start_ms := round(1000 * start_s)):
+        digest = hashlib.sha256(b"theworld clip 1\0" + digest + str(start_ms).encode()).digest()
     if prompt is not None:
         digest = hashlib.sha256(b"theworld prompt 1\0" + digest + prompt.encode()).digest()
     return digest.hex()[:KEY_DIGITS]
 
 
-def key_of_file(path: Path | str, prompt: str | None = None) -> str:
-    """The key of an image file, read in blocks, and of its own prompt where it has one.
+def key_of_file(path: Path | str, prompt: str | None = None, start_s: float | None = None) -> str:
+    """The key of a file, read in blocks, with the rest of `key_of_sample`.
 
     Raises:
         OSError: the file cannot be read.
     """
-    return key_of_digest(digest_of_file(Path(path)), prompt)
+    return key_of_digest(digest_of_file(Path(path)), prompt, start_s)
 
 
 def is_key(value: object) -> bool:

@@ -317,18 +317,28 @@ class LatentStore:
             if samples == self._index.array_rows:  # else a commit came between, and its N may already be overwritten
                 return samples
 
-    def record_sources(self, rows: Iterable[tuple[str, str]], prompts: Mapping[str, str] | None = None) -> None:
+    def record_sources(
+        self,
+        rows: Iterable[tuple[str, str]],
+        prompts: Mapping[str, str] | None = None,
+        starts: Mapping[str, float] | None = None,
+    ) -> None:
         """Keep which input is which key: rows of (source, key). The same set twice is kept once.
 
         Args:
             prompts: key -> the prompt that is part of it, where samples have their own.
+            starts: key -> the second of a video at which its clip or picture is, where one was chosen.
         """
         with writing(self.path):
-            ledger.write_sources(self.path, rows, prompts)
+            ledger.write_sources(self.path, rows, prompts, starts)
 
     def prompts(self) -> dict[str, str]:
         """Key -> the prompt that is part of it, where samples have their own."""
         return ledger.read_prompts(self.path)
+
+    def starts(self) -> dict[str, float]:
+        """Key -> the second of a video at which its clip or picture is, where one was chosen."""
+        return ledger.read_starts(self.path)
 
     def sources(self) -> dict[str, tuple[str, ...]]:
         """Source -> its keys, over all runs.

@@ -6,6 +6,7 @@ Nothing in them decides whether a latent exists.
 import errno
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -72,17 +73,23 @@ def read_failures(store: Path) -> list[Failure]:
     return sorted(failures, key=lambda failure: (failure.source, failure.key or ""))
 
 
-def write_sources(store: Path, rows: Iterable[tuple[str, str]], prompts: Mapping[str, str] | None = None) -> None:
+def write_sources(
+    store: Path,
+    rows: Iterable[tuple[str, str]],
+    prompts: Mapping[str, str] | None = None,
+    starts: Mapping[str, float] | None = None,
+) -> None:
     """Keep which source is which key; the same set twice is one file, named by its content.
 
     Args:
         prompts: key -> the prompt that is part of it, where samples have their own.
+        starts: key -> the second of a video at which its clip or picture is, where one was chosen.
     """
-    sample_prompts = prompts or {}
-    lines = [
-        json.dumps({"source": source, "key": key} | ({"prompt": sample_prompts[key]} if key in sample_prompts else {}))
-        for source, key in sorted(set(rows))
-    ]
+    more = {"prompt": prompts or {}, "start_s": starts or {}}
+    lines: list[str] = []
+    for source, key in sorted(set(rows)):
+        stated = {name: values[key] for name, values in more.items() if key in values}
+        lines.append(json.dumps({"source": source, "key": key} | stated))
     if lines:
         content = ("\n".join(lines) + "\n").encode()
         target = store / "sources" / f"{hashlib.sha256(content).hexdigest()}.jsonl"
@@ -96,14 +103,19 @@ def read_sources(store: Path) -> dict[str, tuple[str, ...]]:
         DamagedShardError: a file is not what was written.
     """
     keys_by_source: dict[str, set[str]] = {}
-    for source, key, _ in _all_sources(store):
+    for source, key, _, _ in _all_sources(store):
         keys_by_source.setdefault(source, set()).add(key)
     return {source: tuple(sorted(keys)) for source, keys in keys_by_source.items()}
 
 
 def read_prompts(store: Path) -> dict[str, str]:
     """Key -> the prompt that is part of it, where samples have their own; raises as `read_sources`."""
-    return {key: prompt for _, key, prompt in _all_sources(store) if prompt is not None}
+    return {key: prompt for _, key, prompt, _ in _all_sources(store) if prompt is not None}
+
+
+def read_starts(store: Path) -> dict[str, float]:
+    """Key -> the second of a video at which its clip or picture is, where one was chosen; raises as `read_sources`."""
+    return {key: start_s for _, key, _, start_s in _all_sources(store) if start_s is not None}
 
 
 def check(store: Path) -> dict[Path, str]:
@@ -130,7 +142,7 @@ def _files(folder: Path, name: re.Pattern[str]) -> list[Path]:
         raise unreadable(folder, None, error) from error
 
 
-def _all_sources(store: Path) -> Iterator[tuple[str, str, str | None]]:
+def _all_sources(store: Path) -> Iterator[tuple[str, str, str | None, float | None]]:
     for path in _files(store / "sources", _SOURCES_NAME):
         with suppress(FileNotFoundError):  # set aside meanwhile
             yield from _read_sources(path)
@@ -145,9 +157,9 @@ def _read_failure(path: Path) -> Failure:
         raise _unreadable(path, error) from error
 
 
-def _read_sources(path: Path) -> list[tuple[str, str, str | None]]:
+def _read_sources(path: Path) -> list[tuple[str, str, str | None, float | None]]:
     try:
-        rows: list[tuple[str, str, str | None]] = []
+        rows: list[tuple[str, str, str | None, float | None]] = []
         digest = hashlib.sha256()
         with open_file(path, _SOURCES_LIMIT_BYTES, within=path.parent.parent) as file:
             while line := file.readline(_SOURCE_LIMIT_BYTES):
@@ -180,12 +192,14 @@ def _parse_failure(text: bytes) -> Failure:
     return Failure(source=source, key=cast(str | None, key), reason=reason, message=message, attempts=attempts)
 
 
-def _parse_source(line: bytes) -> tuple[str, str, str | None]:
+def _parse_source(line: bytes) -> tuple[str, str, str | None, float | None]:
     row = _object(line)
-    source, key, prompt = row.get("source"), row.get("key"), row.get("prompt")
+    source, key, prompt, start_s = row.get("source"), row.get("key"), row.get("prompt"), row.get("start_s")
     if not isinstance(source, str) or not is_key(key) or not isinstance(prompt, str | None):
         raise ValueError("a row is not a source and its key")
-    return source, cast(str, key), prompt
+    if start_s is not None and (not isinstance(start_s, int | float) or not 0 <= start_s < math.inf):
+        raise ValueError("the start of a row is no number of seconds")
+    return source, cast(str, key), prompt, start_s
 
 
 def _object(text: bytes) -> dict[str, object]:

@@ -204,7 +204,7 @@ def _copy_shard(source: LatentStore, target: LatentStore, keys: Sequence[str]) -
 
 def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
     rows = ((name, key) for name, source_keys in source.sources().items() for key in source_keys if key in keys)
-    target.record_sources(rows, source.prompts())
+    target.record_sources(rows, source.prompts(), source.starts())
     logged = {failure.file_name for failure in target.failures()}
     for failure in source.failures():
         if failure.file_name not in logged and (failure.key is None or failure.key not in target):

@@ -12,6 +12,7 @@ from ...pipeline.files import arrow_tables as arrow_files
 from ..rollout.kinds import Kind
 from . import manifests, tables, tars
 from .entries import Container, Entries
+from .fields import Fields
 from .file_facts import facts_of
 from .first_bytes import LIST, TABLE, TAR
 from .links import refuse_special
@@ -27,7 +28,7 @@ def add_containers(
     root: str,
     kind: Kind,
     column: str | None,
-    prompt_field: str | None,
+    fields: Fields,
     *,
     own: bool = True,
     forms: Mapping[Path, str] | None = None,
@@ -46,7 +47,7 @@ def add_containers(
     forms = forms or {file: _form_by_suffix(file) for file in files}
     for file in files:
         if forms[file] == TAR:
-            refuse_columns(str(file), None, prompt_field)
+            refuse_columns(str(file), None, fields)
     for file in files:
         name = relative(str(file), root)
         entries.open(Container(name, str(file)))
@@ -55,9 +56,9 @@ def add_containers(
             if forms[file] == TAR:
                 _add_tar(selection, file, name, kind, samples)
             elif forms[file] == TABLE:
-                _add_table(entries, file, name, kind, column, prompt_field, own=own)
+                _add_table(entries, file, name, kind, column, fields, own=own)
             else:
-                _add_list(selection, file, name, kind, column, prompt_field)
+                _add_list(selection, file, name, kind, column, fields)
             selection.sound.add(name)
         except ImageError as error:  # of the whole file, or of the rest of it
             entries.add_broken(name, error)
@@ -113,12 +114,12 @@ def _add_member(entries: Entries, name: str, member: tars.Member) -> None:
 
 
 def _add_list(
-    selection: Selection, file: Path, name: str, kind: Kind, column: str | None, prompt_field: str | None
+    selection: Selection, file: Path, name: str, kind: Kind, column: str | None, fields: Fields
 ) -> None:
     entries = selection.entries
     entries.open(Container(name, str(file), str(file.parent)))
     start, without = len(entries), 0
-    for row in manifests.read_manifest(file, kind.takes, column=column, prompt_field=prompt_field):
+    for row in manifests.read_manifest(file, kind.takes, column=column, fields=fields):
         if row is manifests.AGAIN:
             entries.cut(start)
             without = 0
@@ -127,15 +128,15 @@ def _add_list(
         elif row.problem is not None:
             entries.add_broken_row(row.problem, row.number, row.element)
         else:
-            entries.add_row(row.path, row.number, row.prompt, row.element)
+            entries.add_row(row.path, row.number, row.prompt, row.element, row.window)
     selection.leave_out(TEXT_ALONE, without)
 
 
 def _add_table(
-    entries: Entries, file: Path, name: str, kind: Kind, column: str | None, prompt_field: str | None, *, own: bool
+    entries: Entries, file: Path, name: str, kind: Kind, column: str | None, fields: Fields, *, own: bool
 ) -> None:
     facts = facts_of(str(file))
-    table = tables.read_table(file, kind.takes, column=column, prompt_field=prompt_field)
+    table = tables.read_table(file, kind.takes, column=column, fields=fields)
     entries.open(Container(name, str(file), str(file.parent), facts, table.column or "", follows_links=not own))
     start = len(entries)
     try:
@@ -143,9 +144,9 @@ def _add_table(
             if row.problem is not None:
                 entries.add_broken_row(row.problem, row.number, row.element)
             elif has_bytes:
-                entries.add_cell(row.path, row.number, row.prompt, row.element)
+                entries.add_cell(row.path, row.number, row.prompt, row.element, row.window)
             else:
-                entries.add_row(row.path, row.number, row.prompt, row.element)
+                entries.add_row(row.path, row.number, row.prompt, row.element, row.window)
     except ImageError:  # rows of a damaged table are not trusted
         entries.cut(start)
         raise

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.files import limits
+from ..media.video_times import Window
 from .file_facts import FileFacts
 from .locations import File, Location, TableCell, TarMember
 from .spellings import spellings
@@ -28,6 +29,7 @@ _FILE, _ELSEWHERE, _ROW, _CELL, _NUMBERED, _MEMBER, _BROKEN, _WRONG = range(8)
 """What an entry is: a file below its container; one with a path of its own; a row that names a file; a cell that is
 called by its path, or by its number; a member of a tar; an input that cannot be read; a row that cannot be used."""
 _LAST_PROMPTS = 2**10
+_NOWHERE = -1.0
 _ELEMENTS = 2**20
 """The number of an entry is that of its row times this, plus one more than its place in the row's list; of a row's only
 input, plus 0. So numbers of one list rise."""
@@ -90,6 +92,7 @@ class Entry:
     location: Location | None
     container: Container
     prompt: str | None = None
+    window: Window | None = None
     problem: ImageError | None = None
     root: str | None = None
     """The folder that a link must not lead out of; None where links are the user's own."""
@@ -113,6 +116,10 @@ class Entries:
         self._prompts = Texts()
         self._prompt_of = array("I")
         """By entry, one more than the place of its prompt; 0 for none. Empty until there is one."""
+        self._windows = array("d")
+        """By entry, start and end of its window in seconds, or `_NOWHERE`; empty until there is one."""
+        self.common_window: Window | None = None
+        """Of the entries that have none of their own."""
         self._last_prompts: dict[str, int] = {}
         self._problems: dict[int, ImageError] = {}
         self._spelled = bytearray()
@@ -142,13 +149,17 @@ class Entries:
             self._paths.append(path)
             self._add(_ELSEWHERE, source, len(self._paths) - 1)
 
-    def add_row(self, source: str, number: int, prompt: str | None, element: int | None = None) -> None:
+    def add_row(
+        self, source: str, number: int, prompt: str | None, element: int | None = None, window: Window | None = None
+    ) -> None:
         """Add a row that names a file, or one of several that it names."""
-        self._add(_ROW, source, _numbered(number, element), prompt)
+        self._add(_ROW, source, _numbered(number, element), prompt, window)
 
-    def add_cell(self, source: str, number: int, prompt: str | None, element: int | None = None) -> None:
+    def add_cell(
+        self, source: str, number: int, prompt: str | None, element: int | None = None, window: Window | None = None
+    ) -> None:
         """Add a row that holds bytes, or one of several in it; an empty source calls it by its number."""
-        self._add(_CELL if source else _NUMBERED, source, _numbered(number, element), prompt)
+        self._add(_CELL if source else _NUMBERED, source, _numbered(number, element), prompt, window)
 
     def add_member(self, source: str, offset: int, size: int) -> None:
         """Add a member of a tar."""
@@ -172,7 +183,9 @@ class Entries:
         self._problems[len(self)] = problem
         self._add(kind, source, number)
 
-    def _add(self, kind: int, source: str, number: int, prompt: str | None = None) -> None:
+    def _add(
+        self, kind: int, source: str, number: int, prompt: str | None = None, window: Window | None = None
+    ) -> None:
         if len(self._kinds) >= limits.MAX_ROWS:
             raise ConfigError(
                 f"{self.place} holds or names more than {limits.MAX_ROWS:,} inputs. Take a part of them at a time: "
@@ -189,6 +202,12 @@ class Entries:
             self._prompt_of.append(self._place_of(prompt) + 1)
         elif self._prompt_of:
             self._prompt_of.append(0)
+        if window is not None and not self._windows:
+            self._windows = array("d", [_NOWHERE]) * (2 * len(self))
+        if window is not None:
+            self._windows.extend((window.start_s, _NOWHERE if window.end_s is None else window.end_s))
+        elif self._windows:
+            self._windows.extend((_NOWHERE, _NOWHERE))
         self._kinds.append(kind)
         self._sources.append(source)
         self._numbers.append(number)
@@ -205,7 +224,7 @@ class Entries:
 
     def cut(self, count: int) -> None:
         """Forget all entries but the first so many, and what was counted of the container that is open."""
-        del self._kinds[count:], self._numbers[count:], self._prompt_of[count:]
+        del self._kinds[count:], self._numbers[count:], self._prompt_of[count:], self._windows[2 * count :]
         self._sources.cut(count)
         self._prompts.cut(max(self._prompt_of, default=0))
         self._last_prompts.clear()
@@ -224,6 +243,13 @@ class Entries:
         place = self._prompt_of[at] if self._prompt_of else 0
         return self._prompts[place - 1] if place else None
 
+    def window(self, at: int) -> Window | None:
+        """Where in a video an entry is read."""
+        if not self._windows or self._windows[2 * at] == _NOWHERE:
+            return self.common_window
+        start_s, end_s = self._windows[2 * at : 2 * at + 2]
+        return Window(start_s, None if end_s == _NOWHERE else end_s)
+
     def location(self, at: int) -> Location | None:
         """Where the bytes of an entry lie."""
         kind, number, container = self._kinds[at], self._numbers[at], self._container(at)
@@ -241,7 +267,7 @@ class Entries:
     def entry(self, at: int) -> Entry:
         """One entry."""
         kind, container, source, location = self._kinds[at], self._container(at), self.source(at), self.location(at)
-        entry = Entry(source, source, location, container, self.prompt(at), self._problems.get(at))
+        entry = Entry(source, source, location, container, self.prompt(at), self.window(at), self._problems.get(at))
         if kind in (_ROW, _CELL, _NUMBERED):
             entry.name = f"{container.name}:{_place_in_list(self._numbers[at])}"
         if kind in (_CELL, _NUMBERED, _MEMBER):

@@ -27,8 +27,10 @@ from ...pipeline.files.table_process import Budget, Unpacked
 from ...pipeline.latents.keys import key_of_digest
 from ...pipeline.latents.kinds import KindName
 from ...pipeline.store.ledger import Failure
-from ..rollout.kinds import KINDS, Kind
+from ..media.video_times import Window
+from ..rollout.kinds import KINDS, Kind, at_moments
 from .entries import Entry
+from .fields import Fields
 from .file_facts import facts_from
 from .first_bytes import IMAGE
 from .hash_cache import HashCache
@@ -76,6 +78,9 @@ def list_inputs(
     limit: int | None = None,
     column: str | None = None,
     prompt_field: str | None = None,
+    start_field: str | None = None,
+    end_field: str | None = None,
+    start_s: float | None = None,
     image_root: Path | None = None,
     index: HashCache | None = None,
 ) -> Listing:
@@ -90,6 +95,9 @@ def list_inputs(
         limit: keep only the first so many inputs.
         column: of a list or table, the one that names or holds the inputs; None tries usual names.
         prompt_field: of a list or table, the one that holds each input's prompt.
+        start_field, end_field: of a list or table of videos, the ones that hold where a clip of the input begins and
+            where it must end (fields.py); of a kind of images, the picture is the frame at the start.
+        start_s: the same moment of every video that has none of its own.
         image_root: of a list or table, the folder that paths are relative to; None is the one that holds it.
         index: digests of unchanged inputs; it is filled, not saved.
     Raises:
@@ -100,8 +108,12 @@ def list_inputs(
     index = index or HashCache()
     forget_links()
     place = Path(os.path.expanduser(require_local(place)))  # noqa: PTH111 - no shell has expanded a quoted pattern
-    selection = find(place, kind, column, prompt_field)
+    fields = Fields(prompt_field, start_field, end_field)
+    if fields.times or start_s is not None:
+        kind = at_moments(kind)
+    selection = find(place, kind, column, fields)
     entries = selection.entries
+    entries.common_window = None if start_s is None else Window(start_s)
     if image_root is not None:
         entries.set_root(os.path.expanduser(require_local(image_root)))  # noqa: PTH111
     samples = Samples(entries)
@@ -123,7 +135,7 @@ def list_inputs(
                 digest = _digest(entry, kind, index, budgets)
             except ImageError as error:
                 digest = _digest(respelled.find(at, entry, error), kind, index, budgets)
-            samples.add(at, key_of_digest(digest, entry.prompt))
+            samples.add(at, key_of_digest(digest, entry.prompt, entry.window and entry.window.start_s))
         except ImageError as error:
             if isinstance(error, _SpentError):
                 unread[error.path] += 1

@@ -10,7 +10,8 @@ from ...pipeline.failures import FailureReason
 from ...pipeline.files.images import read_input_file
 from ...pipeline.latents.keys import key_of_bytes, key_of_sample
 from ...pipeline.store.folder import LatentStore
-from ..rollout.kinds import KINDS, Loaded
+from ..media.video_times import Window
+from ..rollout.kinds import KINDS, Loaded, at_moments
 from .entries import Entries
 from .listing import list_inputs
 from .locations import File, Location
@@ -44,7 +45,9 @@ class InputLookup:
             ConfigError: there is nothing at this place.
         """
         self._recipe, self._spec, self._prompts = store.recipe, store.spec, store.prompts()
-        self._kind = KINDS[store.recipe.kind]
+        self._starts = store.starts()
+        kind = KINDS[store.recipe.kind]
+        self._kind = at_moments(kind) if self._starts else kind
         self._column, self._image_root = column, image_root
         self._sources: dict[str, list[str]] = {}
         for source, keys in sorted(store.sources().items()):
@@ -86,8 +89,10 @@ class InputLookup:
             except ImageError as error:
                 problem = error
                 continue
-            if key_of_sample(content, self._prompts.get(key)) == key:
-                return shared_decoder().load(content, self._recipe, self._spec, source)
+            start_s = self._starts.get(key)
+            if key_of_sample(content, self._prompts.get(key), start_s) == key:
+                window = None if start_s is None else Window(start_s)
+                return shared_decoder().load(content, self._recipe, self._spec, source, window)
             problem = ImageError(
                 FailureReason.CHANGED, f"{source} is another {self._kind.takes} now than when this store was made"
             )

@@ -1,4 +1,4 @@
-"""Lists of inputs (JSON lines, CSV, LLaVA's JSON array): the paths and prompt of each row; opens no named file.
+"""Lists of inputs (JSON lines, CSV, LLaVA's JSON array): the paths and fields of each row; opens no named file.
 
 "a.png"                               one input
 ["a.png", "b.png"]                    one input each; also as text, which CSV has
@@ -27,6 +27,8 @@ from ...pipeline.files.guarded_tables import Other
 from ...pipeline.files.table_columns import PATH_FIELDS
 from ...pipeline.files.text_tables import form_of_name, read_records
 from ...pipeline.messages import name_some
+from ..media.video_times import Window
+from .fields import Fields, window_of
 from .spellings import hint_of_text
 
 COLUMNS = ("image", "video", "path", "file", "file_name")
@@ -62,6 +64,8 @@ class Row:
     problem: ImageError | None = None
     element: int | None = None
     """Of a row with several inputs, which one this is, from 0."""
+    window: Window | None = None
+    """Where in a video it is read."""
 
 
 AGAIN = Row(-1)
@@ -93,13 +97,13 @@ def _plain_letters(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).casefold()
 
 
-def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: str | None) -> Iterator[Row]:
+def read_manifest(file: Path, takes: str, *, column: str | None, fields: Fields) -> Iterator[Row]:
     """The rows of a list one by one, in its order; none is kept. Among them are `AGAIN` and `WITHOUT`.
 
     Args:
         takes: what one input is, image or video.
         column: which one names the input; None takes the first of `candidates` that any row has.
-        prompt_field: which one holds the input's prompt; None reads none.
+        fields: which others are read.
     Raises:
         ConfigError: the file cannot be read, holds no row, is no JSON array (LLaVA), or no row has the column.
     """
@@ -110,6 +114,7 @@ def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: s
     names: tuple[str, ...] = ()
     is_llava = form_of_name(file.name) == ".json"
     is_first = True
+    flags = fields.flags()
     try:
         while True:
             for name, record in read_records(file):
@@ -127,8 +132,9 @@ def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: s
                         if not is_first:
                             break  # at most as often as there are names to try
                 is_first = False
-                if prompt_field is not None and (prompts := column_in(record, prompt_field)) is not None:
-                    columns[prompts] = None
+                for wanted_field in flags.values():
+                    if (found := column_in(record, wanted_field)) is not None:
+                        columns[found] = None
                 if best == len(wanted):
                     continue
                 chosen = wanted[best] if wanted[best] in record else column_in(record, wanted[best]) or wanted[best]
@@ -136,15 +142,14 @@ def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: s
                 if is_none and any(key in record for key in _CONVERSATIONS):
                     yield WITHOUT
                 else:
-                    yield from rows_of(number, name, record, chosen, prompt_field)
+                    yield from rows_of(number, name, record, chosen, fields)
             else:
                 break
             yield AGAIN
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
     choose_column(file, columns, takes, column)
-    if prompt_field is not None:
-        check_prompt_field(file, columns, prompt_field)
+    check_fields(file, columns, fields)
 
 
 def _best(names: tuple[str, ...], wanted: tuple[str, ...], best: int) -> int:
@@ -180,16 +185,18 @@ def about_addresses(columns: Iterable[str]) -> str:
     )
 
 
-def check_prompt_field(file: Path, columns: Collection[str], prompt_field: str) -> None:
-    """Raise ConfigError where no row has it."""
-    if column_in(columns, prompt_field) is None:
-        raise ConfigError(
-            f"{file} has no column {prompt_field} in any row; it has {_listed(columns)}. "
-            "Say with --prompt-field which one holds the prompt"
-        )
+def check_fields(file: Path, columns: Collection[str], fields: Fields) -> None:
+    """Raise ConfigError where no row has one of them."""
+    for flag, field in fields.flags().items():
+        if column_in(columns, field) is None:
+            holds = {"--prompt-field": "prompt", "--start-field": "start of its clip", "--end-field": "end of its clip"}
+            raise ConfigError(
+                f"{file} has no column {field} in any row; it has {_listed(columns)}. "
+                f"Say with {flag} which one holds the {holds[flag]}"
+            )
 
 
-def rows_of(number: int, name: str, record: dict[str, Any], column: str, prompt_field: str | None) -> Iterable[Row]:
+def rows_of(number: int, name: str, record: dict[str, Any], column: str, fields: Fields) -> Iterable[Row]:
     """The rows of a record: one, or of a list of several inputs one each.
 
     Args:
@@ -197,12 +204,12 @@ def rows_of(number: int, name: str, record: dict[str, Any], column: str, prompt_
     """
     value = _inputs_in(record.get(column))
     if isinstance(value, list):
-        return _rows_of_list(number, name, record, column, prompt_field, cast(list[Any], value))
-    return (row_of(number, name, record, column, prompt_field),)
+        return _rows_of_list(number, name, record, column, fields, cast(list[Any], value))
+    return (row_of(number, name, record, column, fields),)
 
 
 def _rows_of_list(
-    number: int, name: str, record: dict[str, Any], column: str, prompt_field: str | None, parts: list[Any]
+    number: int, name: str, record: dict[str, Any], column: str, fields: Fields, parts: list[Any]
 ) -> Iterator[Row]:
     if not any(isinstance(part, str | dict | Other) for part in parts):
         why = _not_text(parts) if any(part is not None for part in parts) else "is an empty list"
@@ -215,12 +222,12 @@ def _rows_of_list(
         for at, part in enumerate(parts):
             alone[column] = part
             if len(parts) == 1:
-                yield row_of(number, name, alone, column, prompt_field)
+                yield row_of(number, name, alone, column, fields)
             else:
-                yield replace(row_of(number, f"{name}[{at}]", alone, column, prompt_field), element=at)
+                yield replace(row_of(number, f"{name}[{at}]", alone, column, fields), element=at)
 
 
-def row_of(number: int, name: str, record: dict[str, Any], column: str, prompt_field: str | None) -> Row:
+def row_of(number: int, name: str, record: dict[str, Any], column: str, fields: Fields) -> Row:
     """The row of a record with one input: its path, and its prompt where one is wanted.
 
     Args:
@@ -228,9 +235,18 @@ def row_of(number: int, name: str, record: dict[str, Any], column: str, prompt_f
     """
     try:
         path = path_of(name, record, column)
-        return Row(number, path, None if prompt_field is None else prompt_of(name, record, prompt_field))
+        prompt = None if fields.prompt is None else prompt_of(name, record, fields.prompt)
+        return Row(number, path, prompt, window=window_in(name, record, fields))
     except ImageError as error:
         return Row(number, problem=error.with_traceback(None))  # which holds the whole record
+
+
+def window_in(name: str, record: dict[str, Any], fields: Fields) -> Window | None:
+    """Where in a video the input of a record is read; raises as `window_of`."""
+    if not fields.times:
+        return None
+    start, end = (field and (column_in(record, field) or field) for field in (fields.start, fields.end))
+    return window_of(name, record, start, end)
 
 
 def _inputs_in(value: object) -> object:

@@ -22,6 +22,7 @@ from ...pipeline.messages import name_some
 from ..rollout.kinds import KINDS, Kind
 from .containers import TARS, add_containers
 from .entries import Container, Entries
+from .fields import Fields
 from .first_bytes import EMPTY, LIST, OTHER, TABLE, TAR, UNKNOWN, Content, is_special, look_at
 from .folders import Walk, expand_braces, has_braces, has_magic, match_files
 from .links import broken_link
@@ -46,7 +47,7 @@ _LOOKED_AT = 3
 """Files of a folder without inputs that are looked at, to say what they are."""
 
 
-def find(place: Path, kind: Kind, column: str | None, prompt_field: str | None) -> Selection:
+def find(place: Path, kind: Kind, column: str | None, fields: Fields) -> Selection:
     """The inputs of a place, and the number of what was left out.
 
     Raises:
@@ -56,26 +57,26 @@ def find(place: Path, kind: Kind, column: str | None, prompt_field: str | None) 
     if text.startswith(arrow_files.HUB):
         fetched = arrow_files.fetch_hub(text)
         root = str(fetched[0].parent) if fetched else text
-        return add_containers(fetched, text, root, kind, column, prompt_field, own=False)
+        return add_containers(fetched, text, root, kind, column, fields, own=False)
     if _is_folder(place):
         if (files := arrow_files.saved_files(place)) is not None:
-            return _saved(place, files, kind, column, prompt_field)
-        return _folder(place, kind, column, prompt_field)
+            return _saved(place, files, kind, column, fields)
+        return _folder(place, kind, column, fields)
     if _is_there(text):
         check_named(place, kind)
-        return _named(text, [text], kind, column, prompt_field)
+        return _named(text, [text], kind, column, fields)
     if has_braces(text):
         files = expand_braces(text)
         if missing := [file for file in files if not os.path.exists(file)]:  # noqa: PTH110 - whatever its length
             raise ConfigError(
                 f"{text} names {len(files)} files, and there is no {missing[0]} (looked from {Path.cwd()})"
             )
-        return _named(text, files, kind, column, prompt_field)
+        return _named(text, files, kind, column, fields)
     if has_magic(text):
         files, walk = match_files(text)
         if not files:
             raise ConfigError(f"the pattern {text} matches no file here ({Path.cwd()}){_seen_instead(walk)}")
-        return _named(text, files, kind, column, prompt_field, walk)
+        return _named(text, files, kind, column, fields, walk)
     hub = f". For a data set of the Hugging Face Hub write hf:{text}" if _HUB_ID.fullmatch(text) else ""
     raise ConfigError(f"there is no folder or {kind.takes} at {text} (looked from {Path.cwd()}){hub}")
 
@@ -128,7 +129,7 @@ def _is_there(path: str) -> bool:
 
 
 def _named(
-    named: str, files: Sequence[str], kind: Kind, column: str | None, prompt_field: str | None, walk: Walk | None = None
+    named: str, files: Sequence[str], kind: Kind, column: str | None, fields: Fields, walk: Walk | None = None
 ) -> Selection:
     """The inputs of files that were named, one by one or by a pattern.
 
@@ -160,9 +161,9 @@ def _named(
     if containers:
         by_content = {Path(file): forms[file].form for file in containers}
         paths = [Path(file) for file in sorted(containers)]
-        selection = add_containers(paths, named, root, kind, column, prompt_field, forms=by_content)
+        selection = add_containers(paths, named, root, kind, column, fields, forms=by_content)
     else:
-        refuse_columns(named, column, prompt_field)
+        refuse_columns(named, column, fields)
         selection = Selection(Entries(named), sound={named})
         selection.entries.open(Container(named, root))
         for name, file in sorted((relative(file, root), file) for file in inputs):
@@ -219,10 +220,10 @@ def _no_input(file: str, content: Content, kind: Kind) -> str:
     return f"{file} is {content.what}: no {kind.takes}, list, table or tar{advice}"
 
 
-def _saved(place: Path, files: list[Path], kind: Kind, column: str | None, prompt_field: str | None) -> Selection:
+def _saved(place: Path, files: list[Path], kind: Kind, column: str | None, fields: Fields) -> Selection:
     """The inputs of a folder that `save_to_disk` wrote; what else lies in it is counted."""
     text = str(place)
-    selection = add_containers(files, text, text, kind, column, prompt_field)
+    selection = add_containers(files, text, text, kind, column, fields)
     walk = Walk(place)
     read = {relative(str(file), text) for file in files}
     rest = [name for name in walk.files() if name not in read and name.rpartition("/")[2] not in _SAVED]
@@ -232,7 +233,7 @@ def _saved(place: Path, files: list[Path], kind: Kind, column: str | None, promp
     return selection
 
 
-def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | None) -> Selection:
+def _folder(place: Path, kind: Kind, column: str | None, fields: Fields) -> Selection:
     text = str(place)
     walk = Walk(place)
     names = list(walk.files())
@@ -249,13 +250,13 @@ def _folder(place: Path, kind: Kind, column: str | None, prompt_field: str | Non
         if not taken:
             continue
         if wanted == kind.suffixes:
-            refuse_columns(text, column, prompt_field)
+            refuse_columns(text, column, fields)
             selection = Selection(Entries(text), sound={text})
             selection.entries.open(Container(text, text))
             for name in taken:
                 selection.entries.add_file(name)
         else:
-            selection = add_containers([place / name for name in taken], text, text, kind, column, prompt_field)
+            selection = add_containers([place / name for name in taken], text, text, kind, column, fields)
             selection.entries.open(Container(text, text))
         selection.leave_out_files({suffix: suffixes[suffix] for suffix in suffixes.keys() - wanted}, kind)
         _add_walk(selection, walk, broken)

@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ..media.video_times import Window
 from .entries import Entries
 from .locations import Location
 
@@ -27,6 +28,13 @@ class Sample:
     key: str
     prompt: str | None = None
     """The sample's own prompt, which is part of the key."""
+    window: Window | None = None
+    """Where in a video it is read; its start is part of the key."""
+
+    @property
+    def start_s(self) -> float | None:
+        """The start of the window."""
+        return None if self.window is None else self.window.start_s
 
 
 class Samples(Sequence[Sample]):
@@ -58,7 +66,13 @@ class Samples(Sequence[Sample]):
         place = self._chosen[at]
         location = self._entries.location(place)
         assert location is not None
-        return Sample(self._entries.source(place), location, self._key(at), self._entries.prompt(place))
+        return Sample(
+            self._entries.source(place),
+            location,
+            self._key(at),
+            self._entries.prompt(place),
+            self._entries.window(place),
+        )
 
     def __iter__(self) -> Iterator[Sample]:
         return map(self.__getitem__, range(len(self)))

@@ -40,7 +40,8 @@ from ...pipeline.errors import ImageError, WorldModelError
 from ...pipeline.failures import FailureReason
 from ...pipeline.latents.recipe import Recipe, parse_recipe
 from ...pipeline.latents.spec import LatentSpec, video_frames
-from ..rollout.kinds import KINDS, Loaded
+from ..media.video_times import Window
+from ..rollout.kinds import KINDS, Loaded, at_moments
 
 GUARDED = hasattr(os, "memfd_create")
 """Whether decoding has its own process: on Linux. On other systems the worker decodes."""
@@ -72,12 +73,13 @@ class DecodeLimits:
     wall_s: float
 
     @classmethod
-    def of(cls, recipe: Recipe, spec: LatentSpec) -> DecodeLimits:
+    def of(cls, recipe: Recipe, spec: LatentSpec, window: Window | None = None) -> DecodeLimits:
         """2 GiB (64 megapixels take 1.2), twice the file and the frames; one minute and two seconds per frame."""
         frames = video_frames(recipe.rollout_steps, stride=recipe.stride, temporal_stride=spec.temporal_stride)
         clip_bytes = 2 * 12 * frames * recipe.height * recipe.width
         seconds = 60 + 2 * frames
-        file_bytes = 2 * KINDS[recipe.kind].max_bytes
+        kind = KINDS[recipe.kind]
+        file_bytes = 2 * (kind if window is None else at_moments(kind)).max_bytes
         return cls(memory_bytes=2**31 + file_bytes + clip_bytes, cpu_s=seconds, wall_s=3.0 * seconds)
 
 
@@ -100,7 +102,14 @@ class SandboxedDecoder:
                 self._start()
 
     def load(
-        self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str, *, limits: DecodeLimits | None = None
+        self,
+        content: bytes,
+        recipe: Recipe,
+        spec: LatentSpec,
+        source: str,
+        window: Window | None = None,
+        *,
+        limits: DecodeLimits | None = None,
     ) -> Loaded:
         """`KINDS[recipe.kind].load` in the decoding process.
 
@@ -112,9 +121,10 @@ class SandboxedDecoder:
             WorldModelError: no process can be started.
         """
         if not GUARDED:
-            return KINDS[recipe.kind].load(content, recipe, spec, source)
-        limits = limits or DecodeLimits.of(recipe, spec)
-        decides = {"recipe": recipe.model_dump(mode="json"), "spec": asdict(spec)}
+            return KINDS[recipe.kind].load(content, recipe, spec, source, window)
+        limits = limits or DecodeLimits.of(recipe, spec, window)
+        decides: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "spec": asdict(spec)}
+        decides["window"] = None if window is None else asdict(window)
         request = {**decides, "source": source, **asdict(limits)}
         with self._lock:
             decoding = self._send(request, content)
@@ -295,12 +305,13 @@ def _serve(worker: socket.socket) -> None:
         recipe = _recipe_of(json.dumps(request["recipe"]))
         spec = LatentSpec(**request["spec"])
         source = str(request["source"])
+        window = None if request["window"] is None else Window(**request["window"])
         content = memory.tobytes()
         del memory
         pixels = np.empty(0, np.float32)
         _limit(request["memory_bytes"], request["cpu_s"], request["wall_s"])
         try:
-            loaded = KINDS[recipe.kind].load(content, recipe, spec, source)
+            loaded = KINDS[recipe.kind].load(content, recipe, spec, source, window)
             pixels = np.ascontiguousarray(loaded.pixels.numpy(), np.float32)
             answer: dict[str, Any] = {"shape": pixels.shape, "notes": loaded.notes, "rate": loaded.rate}
         except ImageError as error:

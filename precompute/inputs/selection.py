@@ -12,6 +12,7 @@ from pathlib import Path
 from ...pipeline.errors import ConfigError
 from ..rollout.kinds import KINDS, Kind
 from .entries import Entries
+from .fields import Fields
 from .tar_samples import EACH
 
 NO_SUFFIX, HIDDEN, LOOP, FOLDER, TEXT_ALONE = (
@@ -98,11 +99,9 @@ def others_of(suffixes: Counter[str], kind: Kind) -> dict[str, int]:
     return {takes: count for takes, count in counts.items() if count}
 
 
-def refuse_columns(named: str, column: str | None, prompt_field: str | None) -> None:
+def refuse_columns(named: str, column: str | None, fields: Fields) -> None:
     """Raise ConfigError where a column was named of what has none."""
-    flags = [
-        flag for flag, value in (("--column", column), ("--prompt-field", prompt_field)) if value not in (None, EACH)
-    ]
+    flags = [*([] if column in (None, EACH) else ["--column"]), *fields.flags()]
     if flags:
         raise ConfigError(
             f"{named} has no columns, so {' and '.join(flags)} cannot choose one. "

@@ -11,18 +11,20 @@ from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import guarded_tables
 from ...pipeline.messages import name_some
+from .fields import Fields
 from .manifests import (
     COLUMNS,
     MAX_PATH,
     Row,
     about_addresses,
     candidates,
-    check_prompt_field,
+    check_fields,
     choose_column,
     column_in,
     path_of,
     prompt_of,
     rows_of,
+    window_in,
 )
 
 
@@ -41,11 +43,11 @@ class Table:
     """
 
 
-def read_table(file: Path, takes: str, *, column: str | None, prompt_field: str | None) -> Table:
+def read_table(file: Path, takes: str, *, column: str | None, fields: Fields) -> Table:
     """The rows of a Parquet or Arrow file; of bytes, only whether they are there.
 
     Args:
-        takes, column, prompt_field: as for `read_manifest`; where no column has one of the names to try, the only one
+        takes, column, fields: as for `read_manifest`; where no column has one of the names to try, the only one
             that holds bytes is taken.
     Raises:
         ConfigError: pyarrow is missing, or no column fits.
@@ -56,28 +58,33 @@ def read_table(file: Path, takes: str, *, column: str | None, prompt_field: str 
     except guarded_tables.TableError as error:
         raise _no_table(file, error) from error
     chosen = _choose(file, columns, takes, column)
-    if prompt_field is not None:
-        check_prompt_field(file, list(columns), prompt_field)
-        prompt_field = column_in(columns, prompt_field)
+    check_fields(file, list(columns), fields)
+    prompt, start, end = (name and column_in(columns, name) for name in (fields.prompt, fields.start, fields.end))
+    fields = Fields(prompt, start, end)
     holds_bytes = columns[chosen].kind == "bytes"
-    return Table(chosen if holds_bytes else None, _rows(file, chosen, prompt_field, holds_bytes=holds_bytes))
+    return Table(chosen if holds_bytes else None, _rows(file, chosen, fields, holds_bytes=holds_bytes))
 
 
-def _rows(file: Path, chosen: str, prompt_field: str | None, *, holds_bytes: bool) -> Iterator[tuple[Row, bool]]:
+def _rows(file: Path, chosen: str, fields: Fields, *, holds_bytes: bool) -> Iterator[tuple[Row, bool]]:
     try:
-        for number, (value, prompt) in enumerate(guarded_tables.read_rows(file, chosen, prompt_field)):
+        for number, (value, prompt, *times) in enumerate(
+            guarded_tables.read_rows(file, chosen, fields.prompt, fields.times)
+        ):
             name = f"{file.name}:{number}"
+            record = {} if fields.prompt is None else {fields.prompt: prompt}
+            if times:
+                record.update(zip(fields.times, times, strict=True))
             if isinstance(value, tuple):
                 is_present, path = value
-                yield _row_of_bytes(number, name, path, chosen, prompt_field, prompt, is_present=is_present), is_present
+                yield _row_of_bytes(number, name, path, chosen, fields, record, is_present=is_present), is_present
             elif holds_bytes and isinstance(value, list) and value:
                 for at, (is_present, path) in enumerate(parts := cast(list[tuple[bool, str]], value)):
                     where = name if len(parts) == 1 else f"{name}[{at}]"
-                    row = _row_of_bytes(number, where, path, chosen, prompt_field, prompt, is_present=is_present)
+                    row = _row_of_bytes(number, where, path, chosen, fields, record, is_present=is_present)
                     yield (row if len(parts) == 1 else replace(row, element=at)), is_present
             else:
-                record = {chosen: value} if prompt_field is None else {prompt_field: prompt, chosen: value}
-                for row in rows_of(number, name, record, chosen, prompt_field):
+                record[chosen] = value
+                for row in rows_of(number, name, record, chosen, fields):
                     yield row, False
     except guarded_tables.TableError as error:
         raise _no_table(file, error) from error
@@ -88,15 +95,15 @@ def _no_table(file: Path, error: guarded_tables.TableError) -> ImageError:
 
 
 def _row_of_bytes(
-    number: int, name: str, path: str, chosen: str, prompt_field: str | None, prompt: object, *, is_present: bool
+    number: int, name: str, path: str, chosen: str, fields: Fields, record: dict[str, Any], *, is_present: bool
 ) -> Row:
     try:
         if not is_present:
             path = path_of(name, {chosen: path or None}, chosen)
         elif len(path) > MAX_PATH:
             path = ""  # beside bytes a path is only a name; without it the row number names the input
-        text = None if prompt_field is None else prompt_of(name, {prompt_field: prompt}, prompt_field)
-        return Row(number, path.replace("\0", ""), text)
+        prompt = None if fields.prompt is None else prompt_of(name, record, fields.prompt)
+        return Row(number, path.replace("\0", ""), prompt, window=window_in(name, record, fields))
     except ImageError as error:
         return Row(number, problem=error.with_traceback(None))
 

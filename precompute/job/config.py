@@ -15,6 +15,7 @@ from ...pipeline.latents.kinds import KindName, Views
 from ...pipeline.latents.recipe import Fit, Solver, StoredDtype, check_meaning, parse_size
 from ...pipeline.machine import DeviceName
 from ...pipeline.store.formats import StoreFormat
+from ..inputs.fields import seconds_of
 from ..worlds.builtin import BUILT_IN
 from ..worlds.guardrail import Guardrail
 
@@ -60,6 +61,14 @@ class PrecomputeConfig(BaseModel):
         ),
     ] = None
     """Of images and of videos."""
+    start_field: Annotated[str | None, _running("Column of a list with the moment a clip of a video begins.")] = None
+    """Seconds, or such as 0:12.5; or a pair, of start and end."""
+    end_field: Annotated[str | None, _running("Column with the moment that a clip must not go beyond.")] = None
+    anchor: Annotated[
+        str | None,
+        _running("Second of the videos, or column of a list with it: a kind of images takes the frame there."),
+    ] = None
+    """A kind of videos takes the clip that begins there, so that both have the same keys."""
     limit: Annotated[int | None, Field(ge=1), _running("Use only this many inputs, the first ones.", default="all")] = (
         None
     )
@@ -176,6 +185,27 @@ class PrecomputeConfig(BaseModel):
             if not readable:
                 raise ValueError(f"clip_fps must be card, stored or frames a second up to 1000, got {text!r}")
         return text
+
+    @field_validator("anchor", mode="before")
+    @classmethod
+    def _anchor_is_text(cls, value: object) -> object:
+        return f"{value}" if isinstance(value, float | int) and not isinstance(value, bool) else value
+
+    @property
+    def start(self) -> tuple[float | None, str | None]:
+        """The moment of every video, or the column that holds that of each."""
+        if self.anchor is None:
+            return None, self.start_field
+        seconds = seconds_of(self.anchor)
+        return (None, self.anchor) if seconds is None else (seconds, None)
+
+    @model_validator(mode="after")
+    def _one_start(self) -> PrecomputeConfig:
+        if self.anchor is not None and self.start_field is not None:
+            raise ValueError("anchor and start_field both say where a video is read; leave one of them out")
+        if self.images is None and (self.anchor or self.start_field or self.end_field):
+            raise ValueError("anchor, start_field and end_field are of videos, and none are given")
+        return self
 
     @model_validator(mode="after")
     def _runs_in_one_place(self) -> PrecomputeConfig:

@@ -20,7 +20,7 @@ from ...pipeline.store.folder import LatentStore, find_store, refuse_store
 from ..inputs.hash_cache import HashCache
 from ..inputs.listing import Listing, list_inputs
 from ..inputs.places import check_named
-from ..rollout.kinds import KINDS
+from ..rollout.kinds import KINDS, at_moments
 from ..worlds.guardrail import check_prompts
 from ..worlds.source import COSMOS, WORLDLET, WorldSource, find_family, resolve_world
 from .config import PrecomputeConfig
@@ -158,6 +158,9 @@ def is_small(world: WorldSource) -> bool:
 
 def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, HashCache]:
     kind = KINDS[config.kind]
+    start_s, start_field = config.start
+    if start_s is not None or start_field is not None or config.end_field is not None:
+        kind = at_moments(kind)
     index = HashCache.load(config.cache, place, kind.takes, trust=not config.rehash)
     listing = list_inputs(
         place,
@@ -165,6 +168,9 @@ def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, HashCache]:
         limit=config.limit,
         column=config.column,
         prompt_field=config.prompt_field,
+        start_field=start_field,
+        end_field=config.end_field,
+        start_s=start_s,
         image_root=config.image_root,
         index=index,
     )

@@ -136,6 +136,7 @@ def _open_store(prepared: Prepared, config: PrecomputeConfig, workers: int, prog
     store.record_sources(
         ((sample.source, sample.key) for sample in listing.samples),
         {sample.key: sample.prompt for sample in listing.samples if sample.prompt is not None},
+        {sample.key: sample.start_s for sample in listing.samples if sample.start_s is not None},
     )
     for failure in store.failures():
         if failure.key is None and failure.source in listing.readable:

@@ -26,7 +26,7 @@ from ...pipeline.store.ledger import Failure
 from ..inputs.listing import Sample
 from ..inputs.sandbox import shared_decoder
 from ..rollout.batch import latents_of_batch, machine_facts
-from ..rollout.kinds import KINDS, Loaded
+from ..rollout.kinds import KINDS, Loaded, at_moments
 from ..worlds.builtin import WEIGHTS
 from ..worlds.prompts import load_prompt_embeddings
 from ..worlds.registry import load_world
@@ -205,12 +205,13 @@ class Worker:
                     yield batch, time.monotonic() - started
 
     def _load(self, sample: Sample) -> Loaded:
-        content = sample.location.read(self._kind.max_bytes)
-        if key_of_sample(content, sample.prompt) != sample.key:
+        kind = self._kind if sample.window is None else at_moments(self._kind)
+        content = sample.location.read(kind.max_bytes)
+        if key_of_sample(content, sample.prompt, sample.start_s) != sample.key:
             raise ImageError(
                 FailureReason.CHANGED, f"{sample.source} changed while the job ran; run again for what it is now"
             )
-        return self._decoder.load(content, self._recipe, self._world.spec, sample.source)
+        return self._decoder.load(content, self._recipe, self._world.spec, sample.source, sample.window)
 
     def _latents(self, samples: list[Sample], pixels: list[Tensor]) -> list[Tensor | None]:
         """(C, T, H, W) of each on the CPU; None where one did not fit alone, though others did.

@@ -30,7 +30,7 @@ from ...pipeline.latents.recipe import Fit
 from .images import fit_image, to_tensor
 from .video_files import OpenVideo, open_video
 from .video_showing import Showing
-from .video_times import ROUNDING_S, from_moment, moments, nearest
+from .video_times import ROUNDING_S, WHOLE, Window, from_moment, moments, nearest
 
 MAX_CLIP_PIXELS = 2**28
 """Pixels of all fitted frames of a clip: 3 GiB as float32."""
@@ -51,18 +51,6 @@ class Clip:
     """What the file says of its showing, and what was done about it."""
     rate: float
     """Frames a second of the file, on average."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The part of a video that a clip is taken from, in seconds from its first frame on."""
-
-    start_s: float = 0.0
-    end_s: float | None = None
-    """A clip that would go on after it is too short; None is the end of the video."""
-
-
-WHOLE = Window()
 
 
 def load_video(
@@ -113,7 +101,7 @@ def load_video(
 
 
 def load_moment(content: bytes, start_s: float, *, source: str) -> tuple[Image.Image, tuple[str, ...], float]:
-    """The frame of a video at a moment, as a picture; notes; and frames a second of the file. Raises as `load_video`."""
+    """The frame of a video nearest to a moment, as a picture; notes; the file's rate. Raises as `load_video`."""
 
     def taken(video: OpenVideo) -> tuple[Image.Image, tuple[str, ...], float]:
         for frame in nearest(video.timed(), [Fraction(start_s)]):

@@ -66,7 +66,7 @@ def to_bt709(pixels: NDArray[Any], transfer: Transfer, primaries: int, *, white:
 def _convert(pixels: NDArray[Any], transfer: Transfer, primaries: int, white: int) -> NDArray[np.uint8]:
     # channel by channel, and by tables: a matrix product and a power have other last bits on other CPUs
     table = _light(transfer, int(np.iinfo(pixels.dtype).max), white)
-    light = [table[pixels[..., channel]] for channel in range(3)]
+    light: list[NDArray[np.float32]] = [table[pixels[..., channel]] for channel in range(3)]
     if transfer == "hlg":
         gain = _hlg_gain()[_sqrt_index(_mixed(light, _to_xyz(primaries)[1]))]
         light = [channel * gain for channel in light]
@@ -80,8 +80,8 @@ def _convert(pixels: NDArray[Any], transfer: Transfer, primaries: int, white: in
 
 
 def _mixed(light: list[NDArray[np.float32]], weights: NDArray[np.float64]) -> NDArray[np.float32]:
-    red, green, blue = (channel * np.float32(weight) for channel, weight in zip(light, weights, strict=True))
-    return red + green + blue
+    red, green, blue = weights.astype(np.float32)
+    return light[0] * red + light[1] * green + light[2] * blue
 
 
 def _sqrt_index(light: NDArray[np.float32]) -> NDArray[np.uint16]:

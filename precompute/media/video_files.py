@@ -13,8 +13,11 @@ import io
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from typing import cast
 
 import av
+from av.error import BlockingIOError as NeedsMoreError
+from av.error import EOFError as EndedError
 from av.filter import Graph
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
@@ -227,7 +230,7 @@ def _decode(stream: VideoStream) -> Iterator[VideoFrame]:
     if stream.metadata.get("alpha_mode") != "1" or usual.name not in _WITH_ALPHA:
         yield from stream.container.decode(stream)  # type: ignore[attr-defined]
         return
-    decoder = VideoCodecContext.create(_WITH_ALPHA[usual.name], "r")
+    decoder = cast(VideoCodecContext, VideoCodecContext.create(_WITH_ALPHA[usual.name], "r"))
     _restrain(decoder)
     for packet in stream.container.demux(stream):  # type: ignore[attr-defined]
         yield from decoder.decode(packet if packet.size else None)
@@ -249,5 +252,5 @@ def _pushed(graph: Graph, frame: VideoFrame | None) -> Iterator[VideoFrame]:
     while True:
         try:
             yield graph.vpull()
-        except (av.error.BlockingIOError, av.error.EOFError):
+        except (NeedsMoreError, EndedError):
             return

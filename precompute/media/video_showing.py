@@ -11,8 +11,9 @@ display matrix      its eight turns and mirrorings
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from av.sidedata.sidedata import Type
@@ -38,6 +39,7 @@ _HDR: dict[int, Transfer] = {16: "pq", 18: "hlg"}
 _UNUSUAL_TRANSFERS = {8, 9, 10, 17}  # linear, logarithmic, of cinema
 _MATRICES = {0, 1, 2, 4, 5, 6, 7, 9}  # swscale's
 _UNSTATED, _BT709, _BT2020 = 2, 1, 9
+_UNSTATED_PRIMARIES = (0, 2, 3)  # of them, two are reserved
 _FULL_RANGE = 2
 
 TURNED = "turned or mirrored as their display matrix says"
@@ -71,50 +73,43 @@ class Showing:
         """
         image = to_rgb(Image.fromarray(self._pixels(frame)))
         image = self._stretched(image, pixel_aspect)
-        for type in (Type.STEREO3D, Type.SPHERICAL):
-            if type in frame.side_data:
-                self._notes[STEREO] = None
-        if Type.DISPLAYMATRIX in frame.side_data:
-            image = self._turned(image, struct.unpack("=9i", bytes(frame.side_data[Type.DISPLAYMATRIX])))
+        stated = cast(Mapping[Type, Any], frame.side_data)
+        if Type.STEREO3D in stated or Type.SPHERICAL in stated:
+            self._notes[STEREO] = None
+        if Type.DISPLAYMATRIX in stated:
+            image = self._turned(image, struct.unpack("=9i", bytes(stated[Type.DISPLAYMATRIX])))
         return image
 
     def _pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """8-bit RGB or RGBA in the colours of BT.709, SDR."""
-        has_alpha = any(part.is_alpha for part in frame.format.components) or frame.format.name == "pal8"
-        transfer, primaries = _HDR.get(frame.color_trc, "sdr"), int(frame.color_primaries)
         self._note_colours(frame)
+        transfer: Transfer = _HDR.get(int(frame.color_trc), "sdr")
+        has_alpha = any(part.is_alpha for part in frame.format.components) or frame.format.name == "pal8"
+        if transfer == "sdr":
+            mode, white = ("rgba" if has_alpha else "rgb24"), 255
+        else:
+            mode, white = ("rgba64le" if has_alpha else "rgb48le"), _white(frame)
+        pixels: NDArray[Any] = np.asarray(frame.to_ndarray(format=mode, interpolation=_CONVERSION, threads=1))
+        most = int(np.iinfo(pixels.dtype).max)
+        if has_alpha and pixels[..., 3].min() < most:
+            self._notes[TRANSPARENT] = None
+        primaries = _primaries_of(frame, transfer)
+        if transfer == "sdr" and primaries == _BT709:
+            return pixels
+        self._notes[PRIMARIES_CONVERTED if transfer == "sdr" else FROM_HDR[transfer]] = None
+        shown = to_bt709(pixels[..., :3], transfer, primaries, white=white)
+        return np.dstack([shown, (pixels[..., 3] // (most // 255)).astype(np.uint8)]) if has_alpha else shown
+
+    def _note_colours(self, frame: VideoFrame) -> None:
         if frame.colorspace not in _MATRICES:
             raise ImageError(
                 FailureReason.FORMAT,
                 f"{self._source} is in a colour matrix that is not read, number {int(frame.colorspace)} of ITU-T "
                 "H.273; convert it to BT.709",
             )
-        if transfer != "sdr" and primaries == _UNSTATED:
-            primaries = _BT2020  # that of BT.2100
-        kept = primaries == _UNSTATED or primaries not in PRIMARIES or PRIMARIES[primaries] == PRIMARIES[_BT709]
-        depth = "8" if transfer == "sdr" else "16"
-        mode = {"8": ("rgb24", "rgba"), "16": ("rgb48le", "rgba64le")}[depth][has_alpha]
-        pixels = frame.to_ndarray(format=mode, interpolation=_CONVERSION, threads=1)
-        alpha: NDArray[Any] | None = pixels[..., 3] if has_alpha else None
-        if alpha is not None and alpha.min() < np.iinfo(alpha.dtype).max:
-            self._notes[TRANSPARENT] = None
-        if transfer == "sdr" and kept:
-            return pixels
-        if transfer != "sdr":
-            self._notes[FROM_HDR[transfer]] = None
-            primaries = _BT709 if kept else primaries
-        else:
-            self._notes[PRIMARIES_CONVERTED] = None
-        white = 255 if transfer == "sdr" else _white(frame)
-        shown = to_bt709(pixels[..., :3], transfer, primaries, white=white)
-        if alpha is None:
-            return shown
-        return np.dstack([shown, alpha if depth == "8" else (alpha >> 8).astype(np.uint8)])
-
-    def _note_colours(self, frame: VideoFrame) -> None:
         if frame.color_trc in _UNUSUAL_TRANSFERS:
             self._notes[ODD_TRANSFER] = None
-        if frame.color_primaries not in (0, 2, 3, *PRIMARIES):
+        if frame.color_primaries not in (*_UNSTATED_PRIMARIES, *PRIMARIES):
             self._notes[ODD_PRIMARIES] = None
         if frame.colorspace == _UNSTATED and frame.height >= _HD_HEIGHT and frame.format.name.startswith("yuv"):
             self._notes[NO_COLOUR_MATRIX] = None
@@ -150,6 +145,14 @@ class Showing:
             return image
         self._notes[TURNED] = None
         return Image.fromarray(np.ascontiguousarray(pixels[:: 1 if down else -1, :: 1 if right else -1]))
+
+
+def _primaries_of(frame: VideoFrame, transfer: Transfer) -> int:
+    """Those that the file states; BT.709 where it states none, or those that the numbers of HDR imply."""
+    stated = int(frame.color_primaries)
+    if stated not in PRIMARIES:
+        return _BT709 if transfer == "sdr" else _BT2020
+    return _BT709 if PRIMARIES[stated] == PRIMARIES[_BT709] else stated
 
 
 def _white(frame: VideoFrame) -> int:

@@ -24,6 +24,18 @@ def moments(count: int, rate: float, start_s: float = 0.0) -> list[Fraction]:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """The part of a video that a clip is taken from, in seconds from its first frame on."""
+
+    start_s: float = 0.0
+    end_s: float | None = None
+    """A clip that would go on after it is too short; None is the end of the video."""
+
+
+WHOLE = Window()
+
+
+@dataclass(frozen=True, slots=True)
 class Timed(Generic[Frame]):
     """A frame and when it is shown."""
 

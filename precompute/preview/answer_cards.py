@@ -23,6 +23,7 @@ from ...pipeline.store.folder import LatentStore
 from ..inputs.lookup import InputLookup
 from ..inputs.sandbox import shared_decoder
 from ..media.images import to_image
+from ..media.video_times import Window
 from ..rollout.kinds import KINDS
 from ..worlds.source import WORLDLET, resolve_world
 from .drawing import ACCENT, INK, PALE, SOFT, draw_arrow, drawable, font, font_for, to_frames
@@ -93,9 +94,10 @@ class AnswerPictures:
             file = self._images / image
             if file.is_file():
                 content = read_input_file(file, max_bytes=self._kind.max_bytes)
-                if key_of_sample(content, self._store.prompts().get(key)) == key:
-                    spec = self._viewer.spec
-                    return shared_decoder().load(content, self._store.recipe, spec, image).first
+                start_s = self._store.starts().get(key)
+                if key_of_sample(content, self._store.prompts().get(key), start_s) == key:
+                    window = None if start_s is None else Window(start_s)
+                    return shared_decoder().load(content, self._store.recipe, self._viewer.spec, image, window).first
             return self._originals.load(key).first
         except (ImageError, OSError, ValueError) as error:
             if not self._without:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, ImageError
@@ -19,6 +21,7 @@ from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Rec
 from ...pipeline.latents.spec import LatentSpec, latent_frames, video_frames
 from ...pipeline.latents.world_model import WorldModel
 from ..media import images, video, video_files
+from ..media.video_times import WHOLE, Window
 from ..media.views import load_views
 from ..worlds.source import WorldSource
 from .chunks import roll_out_in_chunks
@@ -68,12 +71,16 @@ class Kind(Protocol):
         """One line for the plan: what is made of one input."""
         ...
 
-    def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
+    def load(
+        self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str, window: Window | None = None
+    ) -> Loaded:
         """Pixels from the bytes of a file.
 
         Args:
             spec: latent space of the world model; it states how many video frames one latent frame covers.
             source: the file's name in error messages.
+            window: of a video, where it is read: a clip begins there, and an image is the frame at its start. None is
+                the video from its first frame on, or an image file.
         Raises:
             ImageError: it cannot be used.
         """
@@ -97,10 +104,12 @@ class _Rollout(Kind):
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
         return f"{recipe.rollout_steps} steps = {_future(recipe, world, recipe.rollout_steps)}"
 
-    def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
+    def load(
+        self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str, window: Window | None = None
+    ) -> Loaded:
         del spec  # one image, whatever the world model
-        _refuse_video(content, source)
-        return Loaded(*images.load_image(content, *_size(recipe), recipe.fit, source=source))
+        picture, notes, rate = _picture(content, source, window)
+        return Loaded(images.to_tensor(images.fit_image(picture, *_size(recipe), recipe.fit)), notes, rate)
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         return _roll_out(world, batch, keys, recipe)
@@ -157,12 +166,13 @@ class _Views(_Posterior):
         del world
         return f"{latent_frames(recipe.rollout_steps)} views of each image ({recipe.views}), each encoded alone"
 
-    def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
+    def load(
+        self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str, window: Window | None = None
+    ) -> Loaded:
         del spec
         views = latent_frames(recipe.rollout_steps)
-        _refuse_video(content, source)
-        decoded = image_files.decode_image(content, source=source)
-        return Loaded(load_views(decoded.image, recipe.views, views, *_size(recipe), recipe.fit), decoded.notes)
+        picture, notes, rate = _picture(content, source, window)
+        return Loaded(load_views(picture, recipe.views, views, *_size(recipe), recipe.fit), notes, rate)
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         del keys, recipe
@@ -190,9 +200,18 @@ class _Frames(Kind):
         """Video frames that are read of each input."""
         return _clip_frames(recipe, spec)
 
-    def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
-        frames = self.frames(recipe, spec)
-        clip = video.load_video(content, frames, *_size(recipe), recipe.fit, source=source, clip_fps=recipe.clip_fps)
+    def load(
+        self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str, window: Window | None = None
+    ) -> Loaded:
+        clip = video.load_video(
+            content,
+            self.frames(recipe, spec),
+            *_size(recipe),
+            recipe.fit,
+            source=source,
+            clip_fps=recipe.clip_fps,
+            window=window or WHOLE,
+        )
         return Loaded(clip.pixels, clip.notes, clip.rate)
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
@@ -290,12 +309,22 @@ def _rate(recipe: Recipe) -> str:
     return " as stored" if recipe.clip_fps is None else f" at {recipe.clip_fps:g} frames/s"
 
 
-def _refuse_video(content: bytes, source: str) -> None:
+def _picture(content: bytes, source: str, window: Window | None) -> tuple[Image.Image, tuple[str, ...], float | None]:
+    """The picture in an image file, or the frame of a video at the window's start; notes, and the video's rate."""
     # HEIC, camera raw and others use the container of MP4; decode_image calls them by their names
-    if name_format(content) is None and video_files.container_of(content) is not None:
+    is_video = name_format(content) is None and video_files.container_of(content) is not None
+    if is_video and window is not None:
+        return video.load_moment(content, window.start_s, source=source)
+    if is_video:
         raise ImageError(
-            FailureReason.FORMAT, f"{source} is a video, and images are wanted; --kind frames takes videos"
+            FailureReason.FORMAT,
+            f"{source} is a video, and images are wanted; --kind frames takes videos, and --anchor SECONDS the picture "
+            "at a moment of them",
         )
+    if window is not None:
+        raise ImageError(FailureReason.FORMAT, f"{source} is no video: it has no picture at {window.start_s:g} s")
+    decoded = image_files.decode_image(content, source=source)
+    return decoded.image, decoded.notes, None
 
 
 def _size(recipe: Recipe) -> tuple[int, int]:
@@ -304,6 +333,15 @@ def _size(recipe: Recipe) -> tuple[int, int]:
 
 def _clip_frames(recipe: Recipe, spec: LatentSpec) -> int:
     return video_frames(recipe.rollout_steps, stride=recipe.stride, temporal_stride=spec.temporal_stride)
+
+
+def at_moments(kind: Kind) -> Kind:
+    """The kind where its inputs are moments of videos: one that takes images then takes video files."""
+    if kind.takes == "video":
+        return kind
+    kind = copy(kind)
+    kind.takes, kind.suffixes, kind.max_bytes = "video", video_files.SUFFIXES, video_files.MAX_BYTES
+    return kind
 
 
 KINDS: dict[KindName, Kind] = {

@@ -196,6 +196,8 @@ def test_a_dry_run_and_the_cache_s_commands_tell_the_kind(tmp_path: Path) -> Non
     flags = ("--steps", "2", "--dtype", "float32")
     assert said("explain", store, *flags).splitlines()[1:] == ["  kind: frames / rollout"]
     assert "the same recipe" in said("explain", store, "--kind", "frames", *flags)
+    other = said("explain", store, "--kind", "frames", "--clip-fps", "stored", *flags)
+    assert other.splitlines()[1:] == ["  clip_fps: 12.0 / None"]
 
 
 def test_what_makes_no_sense_for_frames_is_refused_before_anything_is_written(tmp_path: Path) -> None:

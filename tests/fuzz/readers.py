@@ -37,6 +37,7 @@ from theworld.precompute.inputs.lookup import InputLookup, key_named
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.cost import flops_per_input
 from theworld.precompute.job.throughput import ThroughputLog
+from theworld.precompute.media.video_times import Window
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worldlet.scenes.files import read_truth, write_scenes
 from theworld.precompute.worlds.prompts import load_prompt_embeddings
@@ -239,7 +240,13 @@ _OF_VIDEOS = Recipe(world="sha256:" + "0" * 64, height=32, width=32, rollout_ste
 
 def _decode_video(folder: Path) -> None:
     content = (folder / "video.mp4").read_bytes()
-    KINDS["frames"].load(content, _OF_VIDEOS, SPEC_OF_IMAGES, "video.mp4")
+    by_time = _OF_VIDEOS.model_copy(update={"clip_fps": 12.0})
+    picture = Recipe(world=_OF_VIDEOS.world, height=32, width=32, rollout_steps=1)
+    each(
+        lambda: KINDS["frames"].load(content, _OF_VIDEOS, SPEC_OF_IMAGES, "video.mp4"),
+        lambda: KINDS["frames"].load(content, by_time, SPEC_OF_IMAGES, "video.mp4", Window(0.1)),
+        lambda: KINDS["rollout"].load(content, picture, SPEC_OF_IMAGES, "video.mp4", Window(6.0)),
+    )
 
 
 def _use_hash_cache(folder: Path) -> None:

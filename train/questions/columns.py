@@ -30,7 +30,8 @@ FIELDS = {
     "before": ("before", "history"),
     "system": ("system", "system_prompt"),
     "conversations": ("conversations", "messages", "conversation"),
-    **{name: (name,) for name in ("prompt", "scene", "future", "family", "about", "pair", "heuristic", "shift")},
+    **{name: (name,) for name in ("prompt", "anchor", "scene", "future", "family")},
+    **{name: (name,) for name in ("about", "pair", "heuristic", "shift")},
     "image_sha256": ("image_sha256",),
 }
 """Each field that a column map may name, with its usual column names: the first that exists fills it."""

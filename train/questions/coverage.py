@@ -89,7 +89,8 @@ def resolve_keys(
             wanted_by_id.append((question, None))
             continue
         prompt = question.prompt if search.per_sample else None
-        wanted = _Wanted(source, question.image_sha256 if field == "image" else None, prompt)
+        digest = question.image_sha256 if field == "image" else None
+        wanted = _Wanted(source, digest, prompt, question.anchor)
         if wanted not in searched:
             searched[wanted] = search.match(wanted)
         wanted_by_id.append((question, wanted))
@@ -112,6 +113,14 @@ class _Wanted:
     name: str
     digest: str | None
     prompt: str | None
+    anchor: float | None
+    """The second of a video that is meant; None is its start, or the only one there is."""
+
+    @property
+    def notes(self) -> str:
+        """Prompt and moment, for messages."""
+        prompt = "" if self.prompt is None else f" with the prompt {self.prompt!r}"
+        return prompt if self.anchor is None else f"{prompt} at {self.anchor:g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,47 +138,59 @@ class _Search:
     def __init__(self, store: LatentStore, folders: tuple[Path, ...], *, has_folder: bool) -> None:
         self._store, self._folders = store, folders
         self._names = SourceNames(store.sources())
-        self._sources, self._prompts = store.sources(), store.prompts()
+        self._sources, self._prompts, self._starts = store.sources(), store.prompts(), store.starts()
         self._nowhere = f"neither a file {f'in {folders[0]} or ' if has_folder else ''}beside the questions"
         self.per_sample = store.recipe.prompts == "sample"
         """Whether a key is of image and prompt together."""
 
     def match(self, wanted: _Wanted) -> _Match:
         """The latents of an image: by content, where it is at hand, else by name."""
-        name, prompt = wanted.name, wanted.prompt
-        by_content = prompt is not None or not self.per_sample
+        name = wanted.name
+        by_content = wanted.prompt is not None or not self.per_sample
         try:
             if wanted.digest is not None and by_content:
-                return self._of_content(name, bytes.fromhex(wanted.digest), prompt)
+                return self._of_content(wanted, bytes.fromhex(wanted.digest))
             file = find_file(name, self._folders, by_end=False)
             if file is not None and by_content:
-                return self._of_content(name, _digest(file.path), prompt, str(file.path), file.how)
-            if (match := self._of_names(name, self._names.named(name), prompt)) is not None:
+                return self._of_content(wanted, _digest(file.path), str(file.path), file.how)
+            if (match := self._of_names(wanted, self._names.named(name))) is not None:
                 return match
             file = file or find_file(name, self._folders)
             if file is not None and by_content:
-                return self._of_content(name, _digest(file.path), prompt, str(file.path), file.how)
-            if (match := self._of_names(name, self._names.ending(name), prompt, how="end")) is not None:
+                return self._of_content(wanted, _digest(file.path), str(file.path), file.how)
+            if (match := self._of_names(wanted, self._names.ending(name), how="end")) is not None:
                 return match
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             return _Match(reason=f"{name} cannot be read: {error}")
-        return _Match(reason=f"{name} is {self._nowhere} nor a source named in the store")
+        return _Match(reason=f"{name} is {self._nowhere} nor a source named in the store{wanted.notes}")
 
-    def _of_content(
-        self, name: str, digest: bytes, prompt: str | None, file: str | None = None, how: How = ""
-    ) -> _Match:
-        key = key_of_digest(digest, prompt)
+    def _of_content(self, wanted: _Wanted, digest: bytes, file: str | None = None, how: How = "") -> _Match:
+        name, prompt = wanted.name, wanted.prompt
+        key = key_of_digest(digest, prompt, wanted.anchor)
         if key in self._store:
             return _Match(key, found=file or name, how=how, is_file=file is not None)
-        prompt_note = "" if prompt is None else f" with the prompt {prompt!r}"
-        others = [other for other in self._names.named(name) if file is not None and prompt is None]
-        changed = "; the store has another image by this name" if others else ""
-        return _Match(reason=f"no latent for the content of {name}{prompt_note}, key {key}{changed}")
+        named = [other for source in self._names.named(name) for other in self._sources[source]]
+        if wanted.anchor is None:
+            moments = {
+                other
+                for other in named
+                if other in self._starts and key_of_digest(digest, prompt, self._starts[other]) == other
+            }
+            if len(moments) == 1 and (only := moments.pop()) in self._store:
+                return _Match(only, found=file or name, how=how, is_file=file is not None)
+            if moments:
+                return _Match(reason=_several_moments(name, len(moments)))
+        changed = "; the store has another image by this name" if named and file is not None and prompt is None else ""
+        return _Match(reason=f"no latent for the content of {name}{wanted.notes}, key {key}{changed}")
 
-    def _of_names(self, name: str, recorded: tuple[str, ...], prompt: str | None, *, how: How = "") -> _Match | None:
+    def _of_names(self, wanted: _Wanted, recorded: tuple[str, ...], *, how: How = "") -> _Match | None:
         """The only latents that were made from an input of one of these names; None where none were."""
+        name, prompt = wanted.name, wanted.prompt
         found = {
-            key: other for other in recorded for key in self._sources[other] if prompt in (None, self._prompts.get(key))
+            key: other
+            for other in recorded
+            for key in self._sources[other]
+            if prompt in (None, self._prompts.get(key)) and self._is_at(key, wanted.anchor)
         }
         if not found:
             return None
@@ -177,6 +198,8 @@ class _Search:
             return _Match(
                 reason=f"{name} was rolled out with {len(found)} prompts; name one in the question's `prompt`"
             )
+        if len({self._starts.get(key, 0.0) for key in found}) > 1:
+            return _Match(reason=_several_moments(name, len(found)))
         if len(found) > 1:
             what = "names" if not how else "has the end of the names of"
             return _Match(
@@ -187,12 +210,20 @@ class _Search:
             return _Match(reason=f"{name} was source of key {key}, which has no latent")
         return _Match(key, found=other, how=how or ("" if other == name else "spelling"))
 
+    def _is_at(self, key: str, anchor: float | None) -> bool:
+        """Whether latents begin at this moment of their video, to the millisecond."""
+        return anchor is None or round(1000 * self._starts.get(key, 0.0)) == round(1000 * anchor)
+
     def other_name(self, wanted: _Wanted, match: _Match) -> str | None:
         """The name that precompute recorded for an image found by its content, if it is another one."""
         if not match.is_file or match.key is None or not (recorded := self._names.of_key(match.key)):
             return None
         own = parts_of(wanted.name)[-1:]
         return None if any(parts_of(other)[-1:] == own for other in recorded) else recorded[0]
+
+
+def _several_moments(name: str, count: int) -> str:
+    return f"{name} has latents at {count} moments of it; name one in the question's `anchor`"
 
 
 def _without_ends_claimed_twice(searched: dict[_Wanted, _Match]) -> dict[_Wanted, _Match]:

@@ -48,6 +48,8 @@ class Question(BaseModel):
     """Accuracy is reported per type."""
     prompt: _Text | None = None
     """The image's own prompt, where latents were made with one each: which of the image's futures is asked about."""
+    anchor: Annotated[float, Field(ge=0, le=1e6, strict=False)] | None = None
+    """Second of the video at which the picture or clip begins that is asked about: what `--anchor` chose."""
     before: EarlierTurns = Field(default=())
     """Earlier questions and answers of the same conversation, which stand in front of this one."""
     image_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None

@@ -271,8 +271,8 @@ def training_lines(questions: Sequence[Question], tokens: Tokens) -> list[str]:
     return [*lines, *(f"  {name} {kind}" for name, kind in kinds_of(questions).items()), *tokens.lines()]
 
 
-def _image(question: Question) -> tuple[str, str | None]:
-    return question.image_sha256 or question.image, question.prompt
+def _image(question: Question) -> tuple[str, str | None, float | None]:
+    return question.image_sha256 or question.image, question.prompt, question.anchor
 
 
 def _repetitions(questions: Iterable[Question]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
@@ -292,7 +292,7 @@ def _repetitions(questions: Iterable[Question]) -> tuple[tuple[str, ...], tuple[
 
 
 def _leaks(questions: Iterable[Question]) -> dict[str, int]:
-    splits_of: defaultdict[tuple[str, str | None], set[str]] = defaultdict(set)
+    splits_of: defaultdict[tuple[str, str | None, float | None], set[str]] = defaultdict(set)
     for question in questions:
         splits_of[_image(question)].add(question.split or "train")
     counts: Mapping[str, int] = Counter(

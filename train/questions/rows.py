@@ -29,7 +29,10 @@ from .values import (
 
 Keep = Callable[[str, bytes], None]
 
-_PLAIN = ("type", "split", "prompt", "scene", "future", "family", "about", "pair", "heuristic", "shift", "image_sha256")
+_PLAIN = (
+    *("type", "split", "prompt", "anchor", "scene", "future", "family", "about", "pair", "heuristic", "shift"),
+    "image_sha256",
+)
 """Fields whose value is a text, whatever it is."""
 _HOW_GIVEN: dict[Given, str] = {
     "place": "answers given by place, from 0",

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.videos import encoded
+from tests.videos import encoded, matrix_of
 from theworld.pipeline.errors import ConfigError, ImageError
 from theworld.pipeline.latents.recipe import Fit
 from theworld.precompute.media import video_files
@@ -25,6 +25,7 @@ from theworld.precompute.media.images import load_image, to_tensor
 from theworld.precompute.media.video import load_video
 from theworld.precompute.media.video_files import container_of
 from theworld.precompute.media.video_showing import Showing
+from theworld.precompute.media.video_times import WHOLE, Window
 from theworld.precompute.media.video_writing import write_video
 
 H, W = 32, 48
@@ -195,10 +196,17 @@ def test_a_mutated_file_gives_frames_or_an_image_error(data: st.DataObject) -> N
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = content[: data.draw(st.integers(len(content) // 2, len(content)))]
     try:
-        outcome = str(load_video(bytes(content), 5, H, W, "cover", source="x").pixels.shape)
+        fps, window = data.draw(st.sampled_from([None, 10.0, 24.0])), data.draw(st.sampled_from([WHOLE, Window(6.0)]))
+        clip = load_video(bytes(content), 5, H, W, "cover", source="x", clip_fps=fps, window=window)
+        outcome = str(clip.pixels.shape)
     except ImageError as error:
         outcome = error.reason
     assert outcome in {f"torch.Size([3, 5, {H}, {W}])", "format", "decode", "short", "too_large"}
+
+
+def as_hlg(stream: Any) -> None:
+    stream.codec_context.colorspace, stream.codec_context.color_trc, stream.codec_context.color_primaries = 9, 18, 9
+    stream.set_display_matrix(matrix_of(0, 1, -1, 0))
 
 
 SEEDS = [
@@ -206,6 +214,9 @@ SEEDS = [
     encoded("matroska", "libvpx-vp9", "yuv420p", NOISE[:5]),
     encoded("avi", "mpeg4", "yuv420p", NOISE[:5]),
     encoded("mov", "qtrle", "rgb24", NOISE[:5] // 64),
+    encoded("webm", "libvpx-vp9", "yuva420p", np.zeros((5, H, W, 4), np.uint8), "rgba", **{"auto-alt-ref": "0"}),
+    encoded("mp4", "libx264", "yuv420p", NOISE[:5], **{"x264-params": "interlaced=1"}),
+    encoded("mp4", "libx265", "yuv420p10le", NOISE[:5], prepare=as_hlg, **{"x265-params": "log-level=0"}),
 ]
 
 

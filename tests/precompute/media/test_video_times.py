@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from tests.videos import encoded
 from theworld.pipeline.errors import ImageError
 from theworld.precompute.media import video
-from theworld.precompute.media.video import REPEATED, Window, load_moment, load_video
+from theworld.precompute.media.video import REPEATED, load_moment, load_video
 from theworld.precompute.media.video_files import LATE
-from theworld.precompute.media.video_times import ROUNDING_S, Timed, moments, nearest
+from theworld.precompute.media.video_times import ROUNDING_S, Timed, Window, moments, nearest
 from theworld.precompute.media.video_writing import write_video
 
 
