@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files import arrow_tables as arrow_files
@@ -30,6 +31,7 @@ from ...pipeline.files.hashing import digest_of_file, digest_of_lines
 from ...pipeline.files.plain import read_file
 from .columns import FIELDS, Columns
 from .rows import Keep, Row, RowReader
+from .values import is_absent
 
 _SAT = frozenset({"question", "answers", "correct_answer"})
 _SAT_IMAGES = frozenset({"image_bytes", "images"})  # array/SAT, array/SAT-v2: a list each, by their cards on the Hub
@@ -269,9 +271,13 @@ def _cells(path: Path, files: Sequence[Path], columns: Mapping[str, str] | None)
                 if isinstance(record, str):
                     yield where, f"{where} {record}"
                 else:
-                    yield where, {**({"split": split} if split else {}), **record}
+                    yield where, record if is_absent(split) else record | {"split": _or(record.get("split"), split)}
         except guarded_tables.TableError as error:
             yield file.name, f"{file.name} cannot be read to its end: {error}"
+
+
+def _or(value: Any, other: Any) -> Any:
+    return other if is_absent(value) else value
 
 
 def _split_of(file: Path, *, whole: Path) -> str | None:
