@@ -28,12 +28,10 @@ def read(place: Path, *rows: dict[str, Any]) -> QuestionFile:
 
 
 TEXT = {"type": "text", "text": "where?"}
-HUMAN, GPT = {"from": "human", "value": "<image>
-where?"}, {"from": "gpt", "value": "left"}
+HUMAN, GPT = {"from": "human", "value": "<image>\nwhere?"}, {"from": "gpt", "value": "left"}
 ROWS: dict[str, dict[str, Any]] = {
     "LLaVA": {"image": "a.png", "conversations": [HUMAN, GPT]},
-    "LLaVA, marker behind": {"image": "a.png", "conversations": [{**HUMAN, "value": "where?
-<image>"}, GPT]},
+    "LLaVA, marker behind": {"image": "a.png", "conversations": [{**HUMAN, "value": "where?\n<image>"}, GPT]},
     "LLaMA-Factory's ShareGPT": {"images": ["a.png"], "conversations": [HUMAN, GPT]},
     "ms-swift": {"images": ["a.png"], "messages": turns("<image>where?")},
     "ms-swift's objects": {"images": [{"bytes": None, "path": "a.png"}], "messages": turns("<image>where?")},
@@ -42,8 +40,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "OpenAI": {"messages": turns([TEXT, {"type": "image_url", "image_url": {"url": "a.png"}}])},
     "datasets' parts": {"image": "a.png", "messages": turns([{"type": "image", "text": None}, TEXT])},
     "parts without a type": {"messages": turns([{"image": "a.png"}, {"text": "where?"}])},
-    "Qwen-VL": {"image": "a.png", "messages": turns("Picture 1: <img>a.png</img>
-where?")},
+    "Qwen-VL": {"image": "a.png", "messages": turns("Picture 1: <img>a.png</img>\nwhere?")},
     "JSON in a cell": {"image": "a.png", "conversations": json.dumps(turns("<image>where?"))},
     "roles in capitals": {"image": "a.png", "conversations": [{**HUMAN, "from": "Human"}, {**GPT, "from": "GPT"}]},
     "a named video": {"image": None, "video": "a.png", "conversations": turns("<video>where?")},
