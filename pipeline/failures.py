@@ -20,7 +20,7 @@ class FailureReason(StrEnum):
 
     ROW = "row", "A row of a list is not JSON, lacks the column, or has an empty path or prompt."
     MISSING = "missing", "There is no such file, or the file or its folder cannot be read."
-    NOT_A_FILE = "not_a_file", "It is a pipe, a device or a folder, or a link that leads out of the input folder."
+    NOT_A_FILE = "not_a_file", "It is a pipe, a device or a folder, or a link leads a row out of its list's folder."
     EMPTY = "empty", "The file, tar member or table cell has no bytes."
     TOO_LARGE = "too_large", "It is over 64 MiB or 64 megapixels; of a video, over 1 GiB or 8K frames."
     TAR = "tar", "The tar is compressed or damaged; the members before the damage are used."

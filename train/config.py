@@ -19,6 +19,7 @@ from .reader.layouts import LAYOUTS, PATCH, POOL_STEPS, LayoutName, PoolName, To
 DtypeName = Literal["auto", "float32", "bfloat16"]
 AttentionName = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"]
 TrackerName = Literal["none", "tensorboard", "wandb", "trackio"]
+ShowChoices = Literal["none", "list", "letters"]
 
 
 _running = partial(setting, panel=HOW_IT_RUNS)
@@ -67,6 +68,14 @@ class TrainConfig(BaseModel):
         _running("Share of images held out for tests where no question states a split; 0 trains on all."),
     ] = 0.2
     """By a hash of the image or scene: questions/holdout.py. With `validate_every` as much again for `validation`."""
+    show_choices: Annotated[
+        ShowChoices,
+        setting(
+            "none, list or letters: whether the prompt shows a question's choices, and how; with letters, a letter "
+            "is the answer."
+        ),
+    ] = "none"
+    """The wordings: language/choice_prompts.py."""
     max_bad: Annotated[
         int,
         Field(ge=0),
@@ -231,6 +240,30 @@ class TrainConfig(BaseModel):
     def _check_one_budget(self) -> TrainConfig:
         if self.epochs is not None and "train_steps" in self.model_fields_set:
             raise ValueError("train_steps and epochs both set how long to train: give one of them")
+        return self
+
+
+class AnswerConfig(BaseModel):
+    """How a run writes answers in its own words. The defaults take the likeliest token, each time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_new_tokens: Annotated[
+        int | None, Field(ge=1, le=2**16), setting("Most tokens of an answer in own words.", default="16 or more")
+    ] = None
+    """None is 16, or as many as the longest correct answer needs where it is known."""
+    temperature: Annotated[
+        float, Field(ge=0, le=100), setting("Draw the tokens of an answer in own words; 0 takes the likeliest.")
+    ] = 0.0
+    top_p: Annotated[
+        float, Field(gt=0, le=1), setting("Draw only among the likeliest tokens that have this probability together.")
+    ] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**32), setting("Seed of what is drawn.")] = 0
+
+    @model_validator(mode="after")
+    def _check_drawing(self) -> AnswerConfig:
+        if not self.temperature and self.model_fields_set & {"top_p", "seed"}:
+            raise ValueError("top_p and seed are for an answer that is drawn: set temperature, too")
         return self
 
 

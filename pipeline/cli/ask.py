@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ...train.config import AnswerConfig
+from ..config import load_config
 from ..messages import split_names
 from . import options
 from .options import Device, Json, Quiet
+from .settings import settings_of
 
 
+@settings_of(AnswerConfig)
 def ask(
     run: options.RunFolder,
     image: Annotated[Path, typer.Argument(help="Image file; a video where the run read encoded videos.")],
@@ -20,21 +24,29 @@ def ask(
     choices: Annotated[
         str | None, typer.Option(help="Answers to choose from, separated by commas. (default: generate one)")
     ] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option("--choice", help="One answer to choose from, commas and all; repeat it.")
+    ] = None,
     steps: options.ReadSteps = None,
     adaptive: Annotated[
         str | None,
         typer.Option(help="Choose the rollout steps: 'gate', learned with the run; or a rule, static=0, with --type."),
     ] = None,
     kind: Annotated[str | None, typer.Option("--type", help="Type of the question, for a rule of --adaptive.")] = None,
+    lm: options.MovedLm = None,
     world: options.MovedWorld = None,
     preview: Annotated[Path | None, typer.Option(help="Save image, rollout and answer as a PNG.")] = None,
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
+    *,
+    typed: dict[str, Any],
 ) -> None:
     """Roll one image forward on the spot and answer a question about it."""
     from ...train.runs.meta import read_meta
 
+    offered = [*(split_names(choices, "--choices", example="left,right") if choices else ()), *(choice or ())]
+    writing = load_config(AnswerConfig, "answer", None, typed)
     read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
     from ...precompute.live.world import LazyRollout
     from ...train.evaluation.live_answer import answer_live
@@ -42,17 +54,18 @@ def ask(
     from ..progress import Progress, print_json, print_lines
 
     progress, where = Progress.on_stderr(quiet=quiet), options.device_name(device)
-    loaded = load_run(run, device=where)
+    loaded = load_run(run, lm=lm, device=where)
     rollout = LazyRollout(loaded.meta.recipe, image, world=world, device=where, progress=progress)
     live = answer_live(
         loaded,
         rollout.see,
         question,
-        split_names(choices, "--choices", example="left,right") if choices else None,
+        offered or None,
         steps=steps,
         adaptive=adaptive,
         type=kind,
         image=image,
+        writing=writing,
         progress=progress,
     )
     answer = live.answer

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from ...train.config import TrainConfig
+from ...train.config import AnswerConfig, ShowChoices, TrainConfig
+from ..config import load_config
+from ..errors import ConfigError
 from ..messages import split_names
 from . import options
 from .defaults import runs_or_newest
 from .options import Device, Json, Quiet, device_name
-from .settings import help_of
+from .settings import help_of, settings_of
 
 if TYPE_CHECKING:
     from ...train.evaluation.evaluate import Evaluation
@@ -26,6 +28,7 @@ def _page_option(help: str) -> Any:
     return typer.Option(help=help, rich_help_panel=_PAGE)
 
 
+@settings_of(AnswerConfig, "max_new_tokens")
 def evaluate(
     runs: options.Runs = None,
     store: options.StoreOfRun = None,
@@ -36,6 +39,14 @@ def evaluate(
         str | None,
         typer.Option(help="Ablations of each trained run, without training again: frozen,shuffled,noise,reversed, …"),
     ] = None,
+    show_choices: Annotated[
+        str | None, typer.Option(help=f"{help_of(TrainConfig, 'show_choices')} (default: as trained)")
+    ] = None,
+    lm: options.MovedLm = None,
+    rescore: Annotated[
+        bool,
+        typer.Option("--rescore", help="Judge the saved answers again by today's rules for own words; no model runs."),
+    ] = False,
     report: Annotated[Path | None, _page_option("Write a page with plots and examples: one HTML file.")] = None,
     images: Annotated[
         Path | None,
@@ -58,12 +69,25 @@ def evaluate(
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
+    *,
+    typed: dict[str, Any],
 ) -> None:
     """Answer a split's questions and print accuracy by question type, runs side by side."""
     runs = runs_or_newest(runs)
+    max_new_tokens = load_config(AnswerConfig, "answer", None, typed).max_new_tokens
+    if rescore:
+        if questions is not None or shown is not None or steps is not None or show_choices is not None:
+            raise ConfigError("--rescore judges the answers that are saved; to ask for others, leave it out")
+        from ...train.evaluation.evaluate import rescore as rescore_saved
+
+        evaluations = [evaluation for run in runs for evaluation in rescore_saved(run)]
+        _print_saved(evaluations, as_json=as_json)
+        if report is not None:
+            _report(evaluations, report, store, images, world, device, as_json=as_json, quiet=quiet)
+        return
     from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown, require_one_file
     from ...train.study.findings import read_outcomes
-    from ..progress import Progress, print_json, print_lines, print_result
+    from ..progress import Progress, print_json, print_result
 
     progress = Progress.on_stderr(quiet=quiet)
     if questions is None and not as_json:  # a table needs the same questions
@@ -85,6 +109,9 @@ def evaluate(
             device=device_name(device),
             outcomes=rollout_outcomes,
             generate=generate,
+            max_new_tokens=max_new_tokens,
+            show_choices=_known_way(show_choices),
+            lm=lm,
             max_bad=max_bad,
             progress=progress,
         )
@@ -101,16 +128,55 @@ def evaluate(
             for alarm in evaluation.alarms:
                 progress.warn(f"note: {evaluation.run}: {alarm}")
     if report is not None:
-        page = write_page(
-            evaluations,
-            report,
-            store=store,
-            images=images or _trained_images(Path(evaluations[0].run)),
-            world=world,
-            device=device_name(device),
-            progress=progress,
-        )
-        print_lines(f"report: {page}", err=as_json, paths=True)
+        _report(evaluations, report, store, images, world, device, as_json=as_json, quiet=quiet)
+
+
+def _known_way(name: str | None) -> Any:
+    """A `ShowChoices`, or None, of what was typed."""
+    if name is not None and name not in get_args(ShowChoices):
+        raise ConfigError(f"--show-choices must be {', '.join(get_args(ShowChoices))}, got {name!r}")
+    return name
+
+
+def _report(
+    evaluations: list[Evaluation],
+    report: Path,
+    store: Path | None,
+    images: Path | None,
+    world: str | None,
+    device: str | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from ..progress import Progress, print_lines
+
+    page = write_page(
+        evaluations,
+        report,
+        store=store,
+        images=images or _trained_images(Path(evaluations[0].run)),
+        world=world,
+        device=device_name(device),
+        progress=Progress.on_stderr(quiet=quiet),
+    )
+    print_lines(f"report: {page}", err=as_json, paths=True)
+
+
+def _print_saved(evaluations: list[Evaluation], *, as_json: bool) -> None:
+    """Tables of saved evaluations, those of the same questions side by side."""
+    from ...train.evaluation.evaluate import compare_evaluations
+    from ..progress import print_json, print_result
+
+    if as_json:
+        print_json([evaluation.model_dump(mode="json") for evaluation in evaluations])
+        return
+    by_questions: dict[tuple[str, str | None], list[Evaluation]] = {}
+    for evaluation in evaluations:
+        by_questions.setdefault((evaluation.questions_sha256, evaluation.split), []).append(evaluation)
+    for group in by_questions.values():
+        for table in compare_evaluations(group):
+            print_result(table)
 
 
 def _trained_images(run: Path) -> Path | None:

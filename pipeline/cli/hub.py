@@ -51,7 +51,9 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Download a run from the Hugging Face Hub."""
+    from ...train.runs.hub import base_is_public
     from ...train.runs.hub import pull as run_pull
+    from ...train.runs.meta import read_meta
     from ..progress import print_json, print_lines
 
     del quiet  # its callback has told the downloading library
@@ -59,4 +61,5 @@ def pull(
     if as_json:
         print_json({"run": str(path)}, indent=None)
     else:
-        print_lines(str(path), f"next: {command('ask', path, 'IMAGE', 'QUESTION')}", paths=True)
+        moved = [] if base_is_public(read_meta(path)) else ["--lm", "PLACE"]
+        print_lines(str(path), f"next: {command('ask', path, 'IMAGE', 'QUESTION', *moved)}", paths=True)

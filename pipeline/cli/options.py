@@ -144,6 +144,12 @@ def images_of_store(panel: str | None = None) -> Any:
     return typer.Option(help=help, rich_help_panel=panel)
 
 
+def moved_lm(panel: str | None = None) -> Any:
+    """`--lm` of a command that finds the language model by what a run says."""
+    help = "Where the run's language model lies now: a folder, a .gguf file or a Hub id. (default: where the run says)"
+    return typer.Option("--lm", help=help, rich_help_panel=panel)
+
+
 def left_out_option(default: str, panel: str | None = None) -> Any:
     """`--max-bad` of a command that reads questions."""
     help = help_of(TrainConfig, "max_bad")
@@ -151,6 +157,7 @@ def left_out_option(default: str, panel: str | None = None) -> Any:
 
 
 MovedWorld = Annotated[str | None, moved_world()]
+MovedLm = Annotated[str | None, moved_lm()]
 ImagesOfStore = Annotated[Path | None, images_of_store()]
 ReadSteps = Annotated[int | None, typer.Option(min=0, help="Rollout steps to read. (default: as trained)")]
 Runs = Annotated[list[Path] | None, typer.Argument(help="Run folders. (default: the newest under runs)")]

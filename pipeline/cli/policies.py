@@ -24,6 +24,7 @@ def policies(
         str | None,
         typer.Option(help="Split the gates are calibrated on. (default: validation, or scenes not learned)"),
     ] = None,
+    lm: options.MovedLm = None,
     draws: Annotated[Path | None, typer.Option(help="Store of kind samples, for the gate on agreement.")] = None,
     batch_size: options.AnswerBatch = 64,
     max_bad: Annotated[int | None, options.left_out_option("as trained")] = None,
@@ -54,6 +55,7 @@ def policies(
             draws=draws,
             batch_size=batch_size,
             max_bad=max_bad,
+            lm=lm,
             device=device_name(device),
             progress=progress,
         )

@@ -20,12 +20,13 @@ from typing import Any, Literal, cast
 from ..errors import ConfigError
 from . import limits
 from .arrow_tables import load_pyarrow
-from .table_process import BYTES, LENGTHS, OTHER
+from .table_columns import OTHER
+from .table_process import BYTES, LENGTHS
 
 START_S = 300.0
 """Seconds for the process to import pyarrow on a busy machine."""
 
-ColumnKind = Literal["text", "bytes", "struct", ""]
+ColumnKind = Literal["text", "bytes", ""]
 
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -49,9 +50,9 @@ class Column:
     """One column of a table, as its type says."""
 
     kind: ColumnKind
-    """`struct` has bytes in its field `bytes`; an empty one holds neither text nor bytes."""
-    has_path: bool
-    """Whether a struct has a path beside its bytes."""
+    """What a value holds, itself or in a field: a name, or bytes; empty for neither."""
+    is_list: bool
+    """Whether a row holds several."""
     type: str
 
 
@@ -79,7 +80,7 @@ def read_schema(path: str | Path) -> Schema:
         TableError: it is none, or has too many. ConfigError: pyarrow is missing.
     """
     [(answer, _)] = _ask({"what": "schema", "path": os.path.abspath(path)})  # noqa: PTH100
-    columns = {name: Column(kind, has_path, shown) for name, kind, has_path, shown in answer["columns"]}
+    columns = {name: Column(kind, is_list, shown) for name, kind, is_list, shown in answer["columns"]}
     return Schema(columns, answer["labels"])
 
 
@@ -88,6 +89,7 @@ def read_rows(path: str | Path, column: str, prompt_field: str | None) -> Iterat
 
     Returns:
         The value is a text, None or `Other`; of a column of bytes, a pair: whether there are any, and the path beside.
+        Of a column of lists it is a list of these, None or `Other`.
     Raises:
         TableError, ConfigError: as of `read_schema`.
     """
@@ -95,8 +97,7 @@ def read_rows(path: str | Path, column: str, prompt_field: str | None) -> Iterat
     for answer, _ in _ask(request):
         values = [_value(value) for value in answer["values"]]
         prompts = [_value(value) for value in answer["prompts"]] if prompt_field is not None else [None] * len(values)
-        cells = zip(answer["present"], values, strict=True) if "present" in answer else values
-        yield from zip(cells, prompts, strict=True)
+        yield from zip(values, prompts, strict=True)
 
 
 def read_records(path: str | Path, columns: list[str]) -> Iterator[dict[str, Any] | str]:
@@ -106,18 +107,25 @@ def read_records(path: str | Path, columns: list[str]) -> Iterator[dict[str, Any
             yield record if isinstance(record, str) else {name: _deep(value, content) for name, value in record.items()}
 
 
-def read_cell(path: str, facts: tuple[int, ...], row: int, column: str, max_bytes: int) -> tuple[bytes | None, int]:
+def read_cell(
+    path: str, facts: tuple[int, ...], row: int, column: str, max_bytes: int, element: int = 0
+) -> tuple[bytes | None, int]:
     """The bytes in a cell and their number; None where there are none, or more than `max_bytes`.
 
     Args:
         facts: what tells the file from another of this name. Cells in order are fast.
+        element: of a column of lists, which one in the row's list.
     Raises:
         TableError, ConfigError: as of `read_schema`.
     """
     path = os.path.abspath(path)  # noqa: PTH100
     request = {
         "what": "cell",
-        "path": path, "facts": list(facts), "row": row, "column": column,
+        "path": path,
+        "facts": list(facts),
+        "row": row,
+        "column": column,
+        "element": element,
         "max_bytes": min(max_bytes, limits.MAX_CELL_BYTES),
     }
     with _cells_lock:  # one process has the row group at hand
@@ -127,6 +135,8 @@ def read_cell(path: str, facts: tuple[int, ...], row: int, column: str, max_byte
 
 
 def _value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_value(part) for part in cast(list[Any], value)]
     return Other(str(cast(dict[str, Any], value)[OTHER])) if isinstance(value, dict) else value
 
 

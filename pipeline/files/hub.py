@@ -132,5 +132,3 @@ def upload(folder: Path, hub_id: str, *, private: bool, error: type[TheWorldErro
             f"cannot upload to {hub_id}: {cause}. Log in with `hf auth login` (or set HF_TOKEN) as a user who may "
             "write there, and check the network. Nothing on this disk has changed"
         ) from problem
-
-

@@ -60,13 +60,17 @@ def require_inside(root: Path, path: Path, fd: int | None = None) -> None:
     if known is not None and real.startswith(known):
         return
     home = f"{os.path.realpath(root).rstrip(os.sep)}{os.sep}"
-    if not real.startswith((home, *_blobs(home))):
+    if not real.startswith((home, *blobs_of(home))):
         raise ValueError("it is a link out of its folder. Copy the file to its place")
     if len(_homes) >= _MAX_HOMES:
         _homes.clear()
     _homes[root] = home
 
 
-def _blobs(home: str) -> list[str]:
-    """Where the Hub's cache keeps the files that a snapshot's links lead to."""
+def blobs_of(home: str) -> list[str]:
+    """Where the Hub's cache keeps the files that a snapshot's links lead to; empty where this is no such snapshot.
+
+    Args:
+        home: a folder, links resolved, with a slash at its end.
+    """
     return [f"{folder.parent / 'blobs'}{os.sep}" for folder in Path(home).parents if folder.name == "snapshots"]

@@ -19,6 +19,8 @@ MAX_COLUMNS = 2**14
 """Names of columns in one list or table. The widest tables in use have a few thousand."""
 MAX_ROWS = 2**24
 """Inputs of one place, in all its lists, tables and tars: 16.8 million; the largest list we know has 12.8 million."""
+MAX_ROW_INPUTS = 2**16
+"""Inputs that one row of a list or table names or holds. Documents have hundreds, lists of frames thousands."""
 MAX_TEXTS_BYTES = 2**31
 """The names and prompts of those inputs together."""
 

@@ -26,13 +26,11 @@ from typing import Any, cast
 
 from . import limits
 from .arrow_tables import arrow_batches, arrow_schema, is_arrow, load_pyarrow
+from .table_columns import OTHER, Shape, bytes_in, content_of, expanded_bytes, names_in, pieces, shape_of, shown, texts
 
 LENGTHS = struct.Struct("<QQ")
-BYTES, OTHER = "\0bytes", "\0other"
-"""Keys of an object in an answer that stands for bytes of the content, or for a value that is nothing of JSON."""
-_TEXT_CHARACTERS = 2**16
-"""Longer texts are neither paths nor prompts; only their length is passed on."""
-
+BYTES = "\0bytes"
+"""Key of an object in an answer that stands for bytes of the content."""
 _ANSWER_BYTES = 2**22
 _Answer = tuple[dict[str, Any] | str, Any]
 """An object of JSON, or its text, and bytes."""
@@ -77,25 +75,24 @@ def schema(path: str) -> Iterator[_Answer]:
         raise Unpacked(f"the names of its columns are longer than {limits.MAX_TABLE_NAMES_BYTES:,} characters")
     if len(set(found.names)) < len(found.names):
         raise Unpacked("two of its columns have the same name")
-    columns = [[field.name, *_kind(pa, field.type), str(field.type)[:200]] for field in found]
+    shapes = [shape_of(pa, field.type) for field in found]
+    columns = [[field.name, at.kind, at.is_list, shown(field)] for field, at in zip(found, shapes, strict=True)]
     yield {"columns": columns, "labels": _label_names(found)}, b""
 
 
 def rows(path: str, column: str, prompt_field: str | None) -> Iterator[_Answer]:
     """Of each row the path and the prompt, or whether there are bytes and the path beside them."""
     pa = load_pyarrow()
-    kind, has_path = _kind(pa, _schema(pa, path).field(column).type)
+    shape = shape_of(pa, _schema(pa, path).field(column).type)
     columns = [column, *([prompt_field] if prompt_field not in (None, column) else [])]
-    for batch in _listed(pa, path, kind, has_path, column, columns):
-        cells = batch.column(column)
-        answer: dict[str, Any] = {}
-        if kind == "text":
-            answer["values"] = _texts(cells)
-        else:
-            answer["present"], answer["values"] = _paths(pa, cells)
-        if prompt_field is not None:
-            answer["prompts"] = _texts(batch.column(prompt_field))
-        yield answer, b""
+    for batch in _listed(pa, path, shape, column, columns):
+        for piece in pieces(pa, batch, column):
+            cells = piece.column(column)
+            look = bytes_in if shape.kind == "bytes" else names_in
+            answer: dict[str, Any] = {"values": look(pa, cells, shape)}
+            if prompt_field is not None:
+                answer["prompts"] = texts(piece.column(prompt_field))
+            yield answer, b""
 
 
 def records(path: str, columns: list[str]) -> Iterator[_Answer]:
@@ -126,8 +123,8 @@ def records(path: str, columns: list[str]) -> Iterator[_Answer]:
         yield f'{{"records": [{", ".join(encoded)}]}}', b"".join(parts)
 
 
-def cell(path: str, facts: list[int], row: int, column: str, max_bytes: int) -> Iterator[_Answer]:
-    """The bytes in one cell."""
+def cell(path: str, facts: list[int], row: int, column: str, element: int, max_bytes: int) -> Iterator[_Answer]:
+    """The bytes in one cell, or of one element of the list in it."""
     pa = load_pyarrow()
     name = (path, tuple(facts), column)
     reader = _readers.pop(name, None) or (_Mapped if is_arrow(path) else _Groups)(pa, path, column)
@@ -135,10 +132,8 @@ def cell(path: str, facts: list[int], row: int, column: str, max_bytes: int) -> 
         _readers.pop(next(iter(_readers)))
     value = reader.find(row)
     _readers[name] = reader
-    if isinstance(value, pa.StructScalar):
-        value = value["bytes"]
-    content = value.as_buffer() if isinstance(value, (pa.BinaryScalar, pa.LargeBinaryScalar)) else None
-    if content is None or pa.types.is_string(value.type) or pa.types.is_large_string(value.type):
+    content = content_of(pa, value, shape_of(pa, value.type), element)
+    if content is None:
         yield {"none": True}, b""
     elif content.size > max_bytes:
         yield {"size": content.size}, b""
@@ -170,19 +165,6 @@ def _parquet(pa: Any, path: str) -> Any:
     return pa.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
 
 
-def _kind(pa: Any, type_: Any) -> tuple[str, bool]:
-    """What a column can be: `text`, `bytes`, `struct` (bytes in a field of it), or nothing of use; has it a path."""
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
-        return "text", False
-    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
-        return "bytes", False
-    if pa.types.is_struct(type_):
-        parts = {type_.field(at).name: type_.field(at).type for at in range(type_.num_fields)}
-        if "bytes" in parts and _kind(pa, parts["bytes"])[0] == "bytes":
-            return "struct", "path" in parts
-    return "", False
-
-
 def _label_names(found: Any) -> dict[str, list[str]]:
     """Columns of `datasets`' ClassLabel -> the names its numbers stand for."""
     try:
@@ -196,24 +178,33 @@ def _label_names(found: Any) -> dict[str, list[str]]:
         return {}
 
 
-def _listed(pa: Any, path: str, kind: str, has_path: bool, column: str, columns: list[str]) -> Iterator[Any]:
-    if is_arrow(path) or kind != "struct" or not has_path:
+def _listed(pa: Any, path: str, shape: Shape, column: str, columns: list[str]) -> Iterator[Any]:
+    if is_arrow(path) or shape.kind != "bytes" or len(shape.way) != 1 or shape.beside is None:
         yield from _batches(pa, path, columns)
         return
     budget = Budget(path)
     with _parquet(pa, path) as table:
+        type_ = table.schema_arrow.field(column).type
+        struct_ = type_.value_type if shape.is_list else type_
+        content, beside = struct_.field(shape.way[0]).name, struct_.field(shape.beside[0]).name
         for group in range(table.num_row_groups):
             # the bytes themselves need not be read to know that they are all there
-            whole = _nulls(table.metadata.row_group(group), f"{column}.bytes") == 0
-            yield from _group(pa, table, group, [f"{column}.path", *columns[1:]] if whole else columns, budget)
+            path_in = _whole(table.metadata.row_group(group), column, content)
+            only = [f"{path_in}.{beside}", *columns[1:]] if path_in else columns
+            yield from _group(pa, table, group, only, budget)
 
 
-def _nulls(group: Any, path: str) -> int | None:
-    for number in range(group.num_columns):
-        part = group.column(number)
-        if part.path_in_schema == path:
-            return part.statistics.null_count if part.is_stats_set and part.statistics.has_null_count else None
-    return None
+def _whole(group: Any, column: str, field: str) -> str:
+    """Where in a column the structs are whose field is there in every row; empty where it lacks in one, or may lack."""
+    found = [group.column(number) for number in range(group.num_columns)]
+    # a list puts two names of the writer's choice between: images.list.element.bytes
+    ends = (f"{column}.", f".{field}")
+    parts = [
+        part for part in found if part.path_in_schema.startswith(ends[0]) and part.path_in_schema.endswith(ends[1])
+    ]
+    if len(parts) != 1 or not (parts[0].is_stats_set and parts[0].statistics.has_null_count):
+        return ""
+    return parts[0].path_in_schema.removesuffix(ends[1]) if parts[0].statistics.null_count == 0 else ""
 
 
 def _batches(pa: Any, path: str, columns: list[str]) -> Iterator[Any]:
@@ -266,36 +257,7 @@ def _fitting(size: int, rows: int) -> int:
 
 def _size(pa: Any, batch: Any) -> int:
     """The bytes of a batch, values of dictionaries counted as often as they are used."""
-    total = 0
-    for column in batch.columns:
-        total += column.nbytes
-        if pa.types.is_dictionary(column.type) and _kind(pa, column.type.value_type)[0]:
-            lengths = pa.compute.binary_length(column.dictionary).take(column.indices)
-            total += (pa.compute.sum(lengths.cast("int64")).as_py() or 0) - column.dictionary.nbytes
-    return max(total, 0)
-
-
-def _texts(cells: Any) -> list[Any]:
-    """Each value as it is where it is a text or missing; else an object that says what is wrong with it."""
-    return [
-        value if value is None or (isinstance(value, str) and len(value) <= _TEXT_CHARACTERS) else _wrong(value)
-        for value in cells.to_pylist()
-    ]
-
-
-def _wrong(value: Any) -> dict[str, str]:
-    if isinstance(value, str):
-        return {OTHER: f"has {len(value):,} characters; the limit is {_TEXT_CHARACTERS:,}"}
-    return {OTHER: f"must be a text, got {json.dumps(value, default=str)[:80]}"}
-
-
-def _paths(pa: Any, cells: Any) -> tuple[list[bool], list[Any]]:
-    is_valid = cells.is_valid()
-    parts = {cells.type.field(at).name for at in range(cells.type.num_fields)} if pa.types.is_struct(cells.type) else ()
-    if "bytes" in parts:
-        is_valid = pa.compute.and_(is_valid, cells.field("bytes").is_valid())
-    paths = _texts(cells.field("path")) if "path" in parts else [None] * len(cells)
-    return is_valid.to_pylist(), [path if isinstance(path, str) else "" for path in paths]
+    return sum(expanded_bytes(pa, column) for column in batch.columns)
 
 
 def _plain(value: Any, parts: list[bytes], at: list[int]) -> Any:

@@ -1,23 +1,43 @@
-"""Read JSON lines, CSV and JSON arrays (as LLaVA's) row by row, in constant memory.
+"""Read JSON lines, CSV, JSON arrays (as LLaVA's) and texts of one path a line, row by row, in constant memory.
 
-A malformed row is returned as a message; reading goes on with the next row.
+A malformed row is returned as a message; reading goes on with the next row. A file compressed with gzip or bzip2 is
+read as what it unpacks to; xz is not, since its files say how many gigabytes of memory unpacking takes.
 """
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
+import gzip
+import io
 import json
+import os
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from ..errors import ConfigError
-from .limits import MAX_COLUMNS, MAX_CSV_ROW_CHARACTERS, MAX_ROW_BYTES, MAX_SKIPPED_BYTES
+from .limits import (
+    MAX_COLUMNS,
+    MAX_CSV_ROW_CHARACTERS,
+    MAX_ROW_BYTES,
+    MAX_SKIPPED_BYTES,
+    TABLE_EXPANSION,
+    TABLE_FREE_BYTES,
+)
 
 SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".json"})
+PATHS = ".txt"
+"""The form of a text with one path a line, and its usual suffix."""
+PATH_COLUMN = "path"
+"""What such a line is called as a row."""
+PACKED = frozenset({".gz", ".bz2"})
+_PACKINGS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2"}
 _BLOCK = 2**20
+_HEAD_BYTES = 4096
 _BLANKS = re.compile(r"\s*")
 _ENDLESS = f"is longer than {MAX_SKIPPED_BYTES:,} bytes, so the file is no list of lines. The rest of it is not read"
 
@@ -26,18 +46,95 @@ Record = dict[str, Any] | str
 
 
 def read_records(file: Path) -> Iterator[tuple[str, Record]]:
-    """Yield the rows of a file in order, each with its place: `data.jsonl:17` is a line (in `.json`, an element).
+    """Yield the rows of a file in order, each with its place: `data.jsonl:17` is a line (in a JSON array, an element).
 
-    Blank lines are skipped.
+    Blank lines are skipped. Of a text with one path a line each row has one column, `PATH_COLUMN`.
 
     Raises:
         ConfigError: a .json file that is not a JSON array.
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or its compression is damaged or hides too much.
     """
-    suffix = file.suffix.lower()
-    if suffix == ".json":
+    form = form_of(file)
+    if form == ".json":
         return _array_records(file)
-    return _csv_records(file, "\t" if suffix == ".tsv" else ",") if suffix in (".csv", ".tsv") else _line_records(file)
+    if form == PATHS:
+        return _path_records(file)
+    return _csv_records(file, "\t" if form == ".tsv" else ",") if form in (".csv", ".tsv") else _line_records(file)
+
+
+def form_of(file: Path) -> str:
+    """The suffix that says how a list is read: its own, that of its name without `.gz`, or else one by its content.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if (form := form_of_name(file.name)) in SUFFIXES:
+        return form
+    with open_text(file) as text:
+        start = text.read(_HEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    return {b"[": ".json", b"{": ".jsonl"}.get(start, PATHS)
+
+
+def form_of_name(name: str) -> str:
+    """The last suffix of a name in small letters, that of compression left out: `.jsonl` of `LIST.JSONL.gz`."""
+    path = Path(name)
+    return Path(path.stem).suffix.lower() if path.suffix.lower() in PACKED else path.suffix.lower()
+
+
+def packing_of(head: bytes) -> str | None:
+    """How a file that begins like this is compressed: `gzip` or `bzip2`; None where it is not, or otherwise."""
+    return next((name for magic, name in _PACKINGS.items() if head.startswith(magic)), None)
+
+
+def open_text(file: Path) -> BinaryIO:
+    """Open a file to be read as bytes; a compressed one gives what it unpacks to.
+
+    Raises:
+        OSError: it cannot be read; reading raises it too where the compression is damaged or hides too much.
+    """
+    raw = file.open("rb")
+    try:
+        packing = packing_of(raw.read(6))
+        raw.seek(0)
+    except OSError:
+        raw.close()
+        raise
+    return raw if packing is None else io.BufferedReader(_Unpacking(raw, packing), _BLOCK)
+
+
+class _Unpacking(io.RawIOBase):
+    """What a compressed file unpacks to, up to a limit: a file of 10 MB can unpack to 70 GB of nothing."""
+
+    def __init__(self, raw: BinaryIO, packing: str) -> None:
+        super().__init__()
+        self._raw, self._packing = raw, packing
+        self._inner: Any = gzip.GzipFile(fileobj=raw) if packing == "gzip" else bz2.BZ2File(raw)
+        self._size = os.fstat(raw.fileno()).st_size
+        self._left = TABLE_FREE_BYTES + TABLE_EXPANSION * self._size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        try:
+            part: bytes = self._inner.read(min(len(view), _BLOCK))
+        except (EOFError, zlib.error, OSError) as error:  # gzip and bz2 have no error of their own
+            raise OSError(f"its {self._packing} data are damaged ({error})") from error
+        self._left -= len(part)
+        if self._left < 0:
+            raise OSError(
+                f"it unpacks to more than {TABLE_FREE_BYTES + TABLE_EXPANSION * self._size:,} bytes, the limit for a "
+                f"compressed list of {self._size:,} bytes. Unpack it, and name the file that comes out"
+            )
+        view[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._inner.close()
+            self._raw.close()
+        super().close()
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, str | None]]:
@@ -71,7 +168,29 @@ def _skip_line(lines: Any, end: Any) -> bool:
 
 
 def _line_records(file: Path) -> Iterator[tuple[str, Record]]:
-    with file.open("rb") as lines:
+    for name, line in _byte_lines(file):
+        if isinstance(line, str):
+            yield name, line
+            continue
+        try:
+            yield name, _object(name, json.loads(line))
+        except RecursionError:
+            yield name, f"{name} is not JSON: it is nested too deeply"
+        except ValueError as error:
+            yield name, f"{name} is not JSON: {error}"
+
+
+def _path_records(file: Path) -> Iterator[tuple[str, Record]]:
+    for name, line in _byte_lines(file):
+        if isinstance(line, str):
+            yield name, line
+        else:  # a file name that is not UTF-8 must still open its file
+            yield name, {PATH_COLUMN: line.removesuffix(b"\n").removesuffix(b"\r").decode(errors="surrogateescape")}
+
+
+def _byte_lines(file: Path) -> Iterator[tuple[str, bytes | str]]:
+    """The lines that are not blank, each with its name; a message instead of one that is too long."""
+    with open_text(file) as lines:
         number = 0
         while line := lines.readline(MAX_ROW_BYTES):
             number += 1
@@ -84,14 +203,8 @@ def _line_records(file: Path) -> Iterator[tuple[str, Record]]:
                 continue
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
-            if not line.strip():
-                continue
-            try:
-                yield name, _object(name, json.loads(line))
-            except RecursionError:
-                yield name, f"{name} is not JSON: it is nested too deeply"
-            except ValueError as error:
-                yield name, f"{name} is not JSON: {error}"
+            if line.strip():
+                yield name, line
 
 
 class _Endless(csv.Error):
@@ -130,7 +243,7 @@ class _RowLines:
 def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
     csv.field_size_limit(MAX_ROW_BYTES)  # the default, 131,072, is less than an image in base64
     # a file name that is not UTF-8 must still open its file
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+    with io.TextIOWrapper(open_text(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         rows = _RowLines(lines)
         reader = csv.reader(rows, delimiter=delimiter)
         header: list[str] | None = None
@@ -163,7 +276,7 @@ def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
 def _array_records(file: Path) -> Iterator[tuple[str, Record]]:
     """Yield the elements of a JSON array one at a time: LLaVA's files have a gigabyte."""
     decoder = json.JSONDecoder()
-    with file.open(encoding="utf-8-sig", errors="surrogateescape") as blocks:
+    with io.TextIOWrapper(open_text(file), encoding="utf-8-sig", errors="surrogateescape") as blocks:
         text, position, number, has_more = "", 0, 1, True
 
         def skip(expected: str) -> bool:

@@ -41,6 +41,8 @@ class FrameFields(Protocol):
     @property
     def observed_frames(self) -> int: ...
     @property
+    def clip_fps(self) -> float | None: ...
+    @property
     def views(self) -> Views: ...
 
 
@@ -135,7 +137,7 @@ class _Continuation(Kind):
     def label(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> str:
         frame = _video_frame(recipe, t, temporal_stride)
         if frame < recipe.observed_frames:
-            return f"frame {frame}"  # of a video, and no recipe knows its rate
+            return _video_time(recipe, frame)
         return seconds_ahead(frame - recipe.observed_frames + 1, fps)
 
 
@@ -143,8 +145,8 @@ class _Frames(Kind):
     __slots__ = ()
 
     def label(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> str:
-        del fps  # no recipe knows the rate of a video
-        return f"frame {_video_frame(recipe, t, temporal_stride)}"
+        del fps  # the world model's, which predicts nothing here
+        return _video_time(recipe, _video_frame(recipe, t, temporal_stride))
 
 
 class _Views(Kind):
@@ -189,8 +191,8 @@ class _Posterior(Kind):
 
 
 KINDS: dict[KindName, Kind] = {
-    "rollout": Kind(fields_without_meaning=frozenset({"draws", "observed_frames", "views"})),
-    "samples": _Samples(has_draws=True, fields_without_meaning=frozenset({"observed_frames", "views"})),
+    "rollout": Kind(fields_without_meaning=frozenset({"draws", "observed_frames", "clip_fps", "views"})),
+    "samples": _Samples(has_draws=True, fields_without_meaning=frozenset({"observed_frames", "clip_fps", "views"})),
     "continuation": _Continuation(takes="video", fields_without_meaning=frozenset({"draws", "views"})),
     "frames": _Frames(
         takes="video",
@@ -201,14 +203,14 @@ KINDS: dict[KindName, Kind] = {
         predicts=False,
         is_clip=False,
         default_steps=13,
-        fields_without_meaning=_PREDICTION | {"draws", "observed_frames", "stride"},
+        fields_without_meaning=_PREDICTION | {"draws", "observed_frames", "clip_fps", "stride"},
     ),
     "posterior": _Posterior(
         predicts=False,
         is_clip=False,
         is_distribution=True,
         default_steps=1,
-        fields_without_meaning=_PREDICTION | {"draws", "observed_frames", "views", "stride"},
+        fields_without_meaning=_PREDICTION | {"draws", "observed_frames", "clip_fps", "views", "stride"},
     ),
 }
 """What a latent of each kind is made of, and what its T axis counts.
@@ -223,6 +225,11 @@ encoding.
 def seconds_ahead(frames: int, fps: float | None) -> str:
     """`+0.25 s` for 4 video frames at 16 a second; `frame +4` where the rate is unknown."""
     return f"frame +{frames}" if fps is None else f"+{frames / fps:.2f} s"
+
+
+def _video_time(recipe: FrameFields, frame: int) -> str:
+    """`0.25 s` into the clip; `frame 4` where frames are taken as they are stored, whatever their times."""
+    return f"frame {frame}" if recipe.clip_fps is None else f"{frame / recipe.clip_fps:.2f} s"
 
 
 def _video_frame(recipe: FrameFields, t: int, temporal_stride: int) -> int:

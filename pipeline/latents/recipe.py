@@ -34,6 +34,7 @@ VIEW_RULES = 2
 
 _SINCE_SCHEMA: dict[str, int] = {
     "draws": 2, "observed_frames": 2, "views": 2, "chunk_frames": 2, "chunk_context": 2, "prompts": 2,
+    "clip_fps": 2,
 }
 """Fields that came after schema 1. They enter the id only when they differ from their default, so that a store
 written before they existed keeps its id."""
@@ -82,6 +83,9 @@ class Recipe(BaseModel):
     observed_frames: Annotated[int, Field(ge=1, le=1024)] = 5
     """Video frames that kind continuation is shown: 1 + a multiple of the temporal stride. Cosmos-Predict2 was
     trained with 1 and 5."""
+    clip_fps: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Frames a second that are taken of a video, each the nearest in time. None takes the frames as they are stored,
+    whatever their times."""
     views: Views = "pyramid"
     """pyramid: the whole, then 2 x 2, 3 x 3 … tiles, row by row. zoom: the whole, then the centre, each time 1/sqrt 2
     as wide."""

@@ -8,8 +8,8 @@ from ...pipeline.files import guarded_tables
 from .file_facts import facts_of
 
 
-def read_cell(path: str, row: int, column: str, max_bytes: int) -> bytes:
-    """The bytes in a cell.
+def read_cell(path: str, row: int, column: str, max_bytes: int, element: int = 0) -> bytes:
+    """The bytes in a cell, or in one element of the list in it.
 
     Raises:
         ImageError: the file, the row or the column is not there any more, holds no bytes, or more than `max_bytes`.
@@ -18,7 +18,7 @@ def read_cell(path: str, row: int, column: str, max_bytes: int) -> bytes:
     if facts is None:
         raise ImageError(FailureReason.MISSING, f"{path} cannot be read")
     try:
-        content, size = guarded_tables.read_cell(path, facts, row, column, max_bytes)
+        content, size = guarded_tables.read_cell(path, facts, row, column, max_bytes, element)
     except guarded_tables.TableError as error:
         raise ImageError(FailureReason.TABLE, f"row {row} of {path} cannot be read: {error}") from error
     if content is None and size:

@@ -6,11 +6,13 @@ A list may name 12.8 million inputs. As objects of Python each took a kilobyte; 
 from __future__ import annotations
 
 import os
+import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import xxhash
@@ -20,11 +22,17 @@ from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.files import limits
 from .file_facts import FileFacts
 from .locations import File, Location, TableCell, TarMember
+from .spellings import spellings
 
-_FILE, _LINK, _ELSEWHERE, _ROW, _CELL, _NUMBERED, _MEMBER, _BROKEN = range(8)
-"""What an entry is: a file below its container; one whose path may hold a link; one with a path of its own; a row that
-names a file; a cell that is called by its path, or by its number; a member of a tar; an input that cannot be read."""
+_FILE, _ELSEWHERE, _ROW, _CELL, _NUMBERED, _MEMBER, _BROKEN, _WRONG = range(8)
+"""What an entry is: a file below its container; one with a path of its own; a row that names a file; a cell that is
+called by its path, or by its number; a member of a tar; an input that cannot be read; a row that cannot be used."""
 _LAST_PROMPTS = 2**10
+_ELEMENTS = 2**20
+"""The number of an entry is that of its row times this, plus one more than its place in the row's list; of a row's only
+input, plus 0. So numbers of one list rise."""
+_ROW_NAME = re.compile(r"(.*):(\d{1,12})(?:\[(\d{1,6})\])?", re.DOTALL)
+"""`list.jsonl:17`, or of the third input in that row `list.jsonl:17[2]`."""
 
 
 class Texts:
@@ -63,13 +71,13 @@ class Container:
     """In the ledger; of a folder that was named, the folder as it was named."""
     path: str
     folder: str = ""
-    """Of a list or table, the folder that holds it: rows are relative to that."""
+    """Of a list or table, the folder that its rows are relative to: the one that holds it, or the image root."""
     facts: FileFacts | None = None
     """Of a tar or table."""
     column: str = ""
     """Of a table, the one that holds the bytes."""
     follows_links: bool = False
-    """Whether rows may lead out of the folder by links, as in the cache of the Hub."""
+    """Whether rows may lead out of the folder by links: in the cache of the Hub, and below an image root."""
 
 
 @dataclass(slots=True)
@@ -78,13 +86,13 @@ class Entry:
 
     source: str
     name: str
-    """Its name in the ledger; for a row of a list, `list.jsonl:17`."""
+    """Its name in the ledger; for a row of a list, `list.jsonl:17`, and for the first of several in it, with `[0]`."""
     location: Location | None
     container: Container
     prompt: str | None = None
     problem: ImageError | None = None
     root: str | None = None
-    """The folder that a link must not lead out of; None where links were checked."""
+    """The folder that a link must not lead out of; None where links are the user's own."""
     facts: FileFacts | None = None
     """Of the tar or table that holds it; None looks at its own file."""
 
@@ -93,20 +101,22 @@ class Entries:
     """The inputs of one place, in order. Those of one container follow one another."""
 
     def __init__(self, place: str) -> None:
-        self._place = place
+        self.place = place
         self.containers: list[Container] = []
         self._starts = array("Q")
         """Of each container, its first entry."""
         self._kinds = bytearray()
         self._sources = Texts()
         self._numbers = array("Q")
-        """Line of a list, row of a table, place in the lists of members and paths below."""
+        """Line of a list and row of a table, with the place in it; place in the lists of members and paths below."""
         self._offsets, self._sizes, self._paths = array("Q"), array("Q"), Texts()
         self._prompts = Texts()
         self._prompt_of = array("I")
         """By entry, one more than the place of its prompt; 0 for none. Empty until there is one."""
         self._last_prompts: dict[str, int] = {}
         self._problems: dict[int, ImageError] = {}
+        self._spelled = bytearray()
+        """By entry, one more than the place in `spellings` of what its path was found by; empty until there is one."""
         self._place_by_name: dict[str, int] | None = None
         """Container -> its place; made when it is first asked for."""
         self.unnamed: Counter[str] = Counter()
@@ -120,25 +130,25 @@ class Entries:
         self.containers.append(container)
         self._starts.append(len(self))
 
-    def add_file(self, source: str, path: str | None = None, *, is_link: bool) -> None:
+    def add_file(self, source: str, path: str | None = None) -> None:
         """Add a file of a folder.
 
         Args:
-            path: where it is not the container's path and the source. is_link: whether the path may hold a link.
+            path: where it is not the container's path and the source.
         """
         if path is None:
-            self._add(_LINK if is_link else _FILE, source, 0)
+            self._add(_FILE, source, 0)
         else:
             self._paths.append(path)
             self._add(_ELSEWHERE, source, len(self._paths) - 1)
 
-    def add_row(self, source: str, number: int, prompt: str | None) -> None:
-        """Add a row that names a file."""
-        self._add(_ROW, source, number, prompt)
+    def add_row(self, source: str, number: int, prompt: str | None, element: int | None = None) -> None:
+        """Add a row that names a file, or one of several that it names."""
+        self._add(_ROW, source, _numbered(number, element), prompt)
 
-    def add_cell(self, source: str, number: int, prompt: str | None) -> None:
-        """Add a row that holds bytes; an empty source calls it by its number."""
-        self._add(_CELL if source else _NUMBERED, source, number, prompt)
+    def add_cell(self, source: str, number: int, prompt: str | None, element: int | None = None) -> None:
+        """Add a row that holds bytes, or one of several in it; an empty source calls it by its number."""
+        self._add(_CELL if source else _NUMBERED, source, _numbered(number, element), prompt)
 
     def add_member(self, source: str, offset: int, size: int) -> None:
         """Add a member of a tar."""
@@ -146,27 +156,31 @@ class Entries:
         self._sizes.append(size)
         self._add(_MEMBER, source, len(self._sizes) - 1)
 
-    def add_broken(self, source: str, problem: ImageError, number: int = 0) -> None:
-        """Add an input that cannot be read; beyond the first so many, count it.
+    def add_broken_row(self, problem: ImageError, number: int, element: int | None = None) -> None:
+        """Add a row that cannot be used, or one of several in it."""
+        numbered = _numbered(number, element)
+        self._add_problem(_WRONG, f"{self.containers[-1].name}:{_place_in_list(numbered)}", problem, numbered)
 
-        Args:
-            number: of a row, its line.
-        """
+    def add_broken(self, source: str, problem: ImageError) -> None:
+        """Add an input that cannot be read; beyond the first so many, count it."""
+        self._add_problem(_BROKEN, source, problem, 0)
+
+    def _add_problem(self, kind: int, source: str, problem: ImageError, number: int) -> None:
         if len(self._problems) >= limits.MAX_BAD_ROWS:
             self.unnamed[self.containers[-1].name] += 1
             return
         self._problems[len(self)] = problem
-        self._add(_BROKEN, source, number)
+        self._add(kind, source, number)
 
     def _add(self, kind: int, source: str, number: int, prompt: str | None = None) -> None:
         if len(self._kinds) >= limits.MAX_ROWS:
             raise ConfigError(
-                f"{self._place} holds or names more than {limits.MAX_ROWS:,} inputs. Take a part of them at a time: "
+                f"{self.place} holds or names more than {limits.MAX_ROWS:,} inputs. Take a part of them at a time: "
                 "runs of one recipe into one --cache add up"
             )
         if self._sources.size + self._prompts.size + self._paths.size > limits.MAX_TEXTS_BYTES:
             raise ConfigError(
-                f"the names and prompts of {self._place} have more than {limits.MAX_TEXTS_BYTES:,} bytes. Take a part "
+                f"the names and prompts of {self.place} have more than {limits.MAX_TEXTS_BYTES:,} bytes. Take a part "
                 "of them at a time: runs of one recipe into one --cache add up"
             )
         if prompt is not None:
@@ -202,7 +216,7 @@ class Entries:
     def source(self, at: int) -> str:
         """The name of an entry for people."""
         if self._kinds[at] == _NUMBERED:
-            return f"{self._container(at).name}#{self._numbers[at]}"
+            return f"{self._container(at).name}#{_place_in_list(self._numbers[at])}"
         return self._sources[at]
 
     def prompt(self, at: int) -> str | None:
@@ -214,13 +228,14 @@ class Entries:
         """Where the bytes of an entry lie."""
         kind, number, container = self._kinds[at], self._numbers[at], self._container(at)
         if kind == _ROW:
-            return File(os.path.join(container.folder, self._sources[at]))  # noqa: PTH118 - millions of times
-        if kind in (_FILE, _LINK):
+            return File(os.path.join(container.folder, self._path_in_row(at)))  # noqa: PTH118 - millions of times
+        if kind == _FILE:
             return File(os.path.join(container.path, self._sources[at]))  # noqa: PTH118
         if kind == _MEMBER:
             return TarMember(container.path, self._offsets[number], self._sizes[number])
         if kind in (_CELL, _NUMBERED):
-            return TableCell(container.path, number, container.column)
+            row, place = divmod(number, _ELEMENTS)
+            return TableCell(container.path, row, container.column, max(0, place - 1))
         return File(self._paths[number]) if kind == _ELSEWHERE else None
 
     def entry(self, at: int) -> Entry:
@@ -228,29 +243,68 @@ class Entries:
         kind, container, source, location = self._kinds[at], self._container(at), self.source(at), self.location(at)
         entry = Entry(source, source, location, container, self.prompt(at), self._problems.get(at))
         if kind in (_ROW, _CELL, _NUMBERED):
-            entry.name = f"{container.name}:{self._numbers[at]}"
+            entry.name = f"{container.name}:{_place_in_list(self._numbers[at])}"
         if kind in (_CELL, _NUMBERED, _MEMBER):
             entry.facts = container.facts
-        elif kind in (_LINK, _ELSEWHERE):
-            entry.root = container.path
         elif kind == _ROW and location is not None and not container.follows_links:
-            entry.root = _root_of_row(container.folder, source, location.path)
+            entry.root = _root_of_row(container.folder, self._path_in_row(at), location.path)
         return entry
 
-    def find_row(self, name: str) -> int | None:
-        """The entry that the ledger calls `list.jsonl:17`."""
-        container_name, _, number = name.rpartition(":")
-        if not (number.isascii() and number.isdigit() and len(number) < 19):
+    def set_root(self, folder: str) -> None:
+        """Take the paths of rows as relative to this folder, which the user named: links in it are followed.
+
+        Raises:
+            ConfigError: there is no such folder, or no row names a file.
+        """
+        if not os.path.isdir(folder):  # noqa: PTH112 - a text
+            raise ConfigError(f"--image-root {folder} is no folder (looked from {os.getcwd()})")  # noqa: PTH109
+        if not any(one.folder for one in self.containers):
+            raise ConfigError(
+                f"{self.place} is no list, so no path in it is relative to --image-root {folder}. Leave it out, or "
+                "name a list: .jsonl, .csv, .json, .txt or .parquet"
+            )
+        root = str(Path(folder))
+        self.containers = [
+            replace(one, folder=root, follows_links=True) if one.folder else one for one in self.containers
+        ]
+
+    def names_file(self, at: int) -> bool:
+        """Whether an entry is a row that names a file."""
+        return self._kinds[at] == _ROW
+
+    def is_row(self, at: int) -> bool:
+        """Whether an entry is a row of a list or table, or one of several in a row, sound or not."""
+        return self._kinds[at] in (_ROW, _CELL, _NUMBERED, _WRONG)
+
+    def respell(self, at: int, spelling: int) -> Entry:
+        """Take another of the `spellings` of a row's path from here on; its name stays as it was written."""
+        if not self._spelled:
+            self._spelled = bytearray(len(self))
+        self._spelled[at] = spelling + 1
+        return self.entry(at)
+
+    def _path_in_row(self, at: int) -> str:
+        source = self._sources[at]
+        spelled = self._spelled[at] if self._spelled else 0
+        return spellings(source)[spelled - 1].path if spelled else source
+
+    def find_rows(self, name: str) -> range | None:
+        """The entries of the row that the ledger calls `list.jsonl:17`, or the one it calls `list.jsonl:17[2]`."""
+        match = _ROW_NAME.fullmatch(name)
+        if match is None:
             return None
+        container_name, number, element = match.groups()
         if self._place_by_name is None:
             self._place_by_name = {container.name: place for place, container in enumerate(self.containers)}
         place = self._place_by_name.get(container_name)
         if place is None:
             return None
         end = self._starts[place + 1] if place + 1 < len(self._starts) else len(self)
-        at = bisect_left(self._numbers, int(number), self._starts[place], end)
-        is_row = at < end and self._numbers[at] == int(number) and self._kinds[at] in (_ROW, _CELL, _NUMBERED)
-        return at if is_row else None
+        first = _numbered(int(number), None if element is None else int(element))
+        last = first if element is not None else first + _ELEMENTS - 1
+        start = bisect_left(self._numbers, first, self._starts[place], end)
+        found = range(start, bisect_right(self._numbers, last, start, end))
+        return found if found and all(self._kinds[at] in (_ROW, _CELL, _NUMBERED) for at in found) else None
 
     def number_repeated(self) -> None:
         """Call each cell by its number, whose name another entry has too.
@@ -279,6 +333,15 @@ class Entries:
 
     def _container(self, at: int) -> Container:
         return self.containers[bisect_right(self._starts, at) - 1]
+
+
+def _numbered(number: int, element: int | None) -> int:
+    return number * _ELEMENTS + (0 if element is None else element + 1)
+
+
+def _place_in_list(number: int) -> str:
+    row, place = divmod(number, _ELEMENTS)
+    return f"{row}[{place - 1}]" if place else str(row)
 
 
 def _root_of_row(base: str, source: str, path: str) -> str:

@@ -68,11 +68,13 @@ class TableCell:
     path: str
     row: int
     column: str
+    element: int = 0
+    """Where rows hold lists, which one of the row's."""
 
     @property
     def place(self) -> str:
         """The part of the file in words."""
-        return f"{self.column}#{self.row}"
+        return f"{self.column}#{self.row}" + (f"[{self.element}]" if self.element else "")
 
     def read(self, max_bytes: int) -> bytes:
         """The bytes in the cell.
@@ -82,7 +84,7 @@ class TableCell:
         """
         from .cells import read_cell
 
-        content = read_cell(self.path, self.row, self.column, max_bytes)
+        content = read_cell(self.path, self.row, self.column, max_bytes, self.element)
         _check_size(len(content), max_bytes, f"row {self.row} of {self.path}")
         return content
 

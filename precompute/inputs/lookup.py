@@ -16,26 +16,42 @@ from .listing import list_inputs
 from .locations import File, Location
 from .samples import Samples
 from .sandbox import shared_decoder
+from .spellings import spellings
+from .tar_samples import EACH
 
 
 class InputLookup:
     """The inputs of a store that can still be found."""
 
-    def __init__(self, store: LatentStore, place: Path | None) -> None:
+    def __init__(
+        self,
+        store: LatentStore,
+        place: Path | None,
+        *,
+        own: bool = True,
+        column: str | None = None,
+        image_root: Path | None = None,
+    ) -> None:
         """
         Args:
             place: where the inputs are, as precompute takes it: a folder, a pattern, a list, tars. None is the
-                embedded scenes in the store's cache folder, if there are any.
+                embedded scenes in the store's cache folder, if there are any. For a list whose paths are relative to
+                another folder that folder does, too.
+            own: whether the user named the place; then links in a folder are followed, as precompute does. Elsewhere
+                none may lead out: a store's names and a folder beside it may be a stranger's.
+            column, image_root: of a list or table, as precompute takes them.
         Raises:
             ConfigError: there is nothing at this place.
         """
         self._recipe, self._spec, self._prompts = store.recipe, store.spec, store.prompts()
         self._kind = KINDS[store.recipe.kind]
+        self._column, self._image_root = column, image_root
         self._sources: dict[str, list[str]] = {}
         for source, keys in sorted(store.sources().items()):
             for key in keys:
                 self._sources.setdefault(key, []).append(source)
         scenes = store.path.parent / "scenes" / "images"
+        self._is_own = own and place is not None
         if place is None and scenes.is_dir() and store.recipe.traits.is_image_rollout:
             place = scenes
         self.place = place
@@ -80,28 +96,39 @@ class InputLookup:
     def _places(self, key: str) -> list[tuple[str, Location]]:
         names = self.names(key)
         assert self.place is not None
+        root = self.place.resolve()
         if self._listed is None:
-            root = self.place.resolve()
             places: list[tuple[str, Location]] = []
             for source in names:
-                path = self.place / source
-                with suppress(OSError, RuntimeError, ValueError):  # a loop of links, or no path at all
-                    # a store may be a stranger's, and its names lead anywhere
-                    if path.resolve().is_relative_to(root) and path.exists():
-                        places.append((source, File(str(path))))
+                for written in (source, *(other.path for other in spellings(source))):
+                    path = self.place / written
+                    with suppress(OSError, RuntimeError, ValueError):  # a loop of links, or no path at all
+                        # a store may be a stranger's, and its names lead anywhere
+                        is_below = self._is_own and not Path(written).is_absolute() and ".." not in Path(written).parts
+                        if (is_below or path.resolve().is_relative_to(root)) and path.exists():
+                            places.append((source, File(str(path))))
+                            break
             if places or not names:
                 return places
             self._listed = self._list(self.place)  # a folder of tars or tables, perhaps
         samples = [(source, self._listed.find(source)) for source in names]
-        return [(source, sample.location) for source, sample in samples if sample is not None]
+        found = [(source, sample.location) for source, sample in samples if sample is not None]
+        if self._is_own or not self.place.is_dir():
+            return found
+        return [(source, location) for source, location in found if Path(location.path).resolve().is_relative_to(root)]
 
     def _list(self, place: Path) -> Samples:
         try:
-            return list_inputs(place, self._kind).samples
-        except ConfigError:
+            column = EACH if self._column is None else self._column
+            return list_inputs(place, self._kind, column=column, image_root=self._image_root).samples
+        except ConfigError as error:
             if place.is_dir():  # emptied since
                 return Samples(Entries(str(place)))
-            raise
+            if "--image-root" not in str(error):
+                raise
+            raise ConfigError(
+                f"{error}\nWhere a list is relative to another folder, name that folder instead"
+            ) from error
 
 
 def key_named(store: LatentStore, name: str) -> str:

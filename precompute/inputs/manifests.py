@@ -1,4 +1,8 @@
-"""Lists of inputs (JSON lines, CSV, LLaVA's JSON array): the path and prompt of each row; opens no named file.
+"""Lists of inputs (JSON lines, CSV, LLaVA's JSON array): the paths and prompt of each row; opens no named file.
+
+"a.png"                               one input
+["a.png", "b.png"]                    one input each; also as text, which CSV has
+{"path": "a.png"}, {"src": …}         one input; also in lists, and in one another
 
 An invalid row becomes a row with a problem and does not end the list.
 """
@@ -8,25 +12,43 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import limits
 from ...pipeline.files.guarded_tables import Other
+from ...pipeline.files.table_columns import PATH_FIELDS
 from ...pipeline.files.text_tables import read_records
 from ...pipeline.messages import name_some
+from .spellings import hint_of_text
 
 COLUMNS = ("image", "video", "path", "file", "file_name")
 """Columns that are tried for the input's path, in this order, after the one named as the kind's input."""
+_MORE_COLUMNS = (
+    *("images", "videos", "image_path", "video_path", "file_path", "image_file", "video_file"),
+    *("image_name", "video_name", "img", "img_path", "imgs"),
+)
+"""Columns that are tried after those: what LLaMA-Factory, ShareGPT, pandas users and others call them."""
+_ADDRESSES = frozenset({"url", "urls", "imageurl", "videourl", "contenturl", "link", "uri"})
+"""What columns of addresses are called: img2dataset, WebVid, LAION."""
 MAX_PATH = 4096
 """The longest path that Linux opens."""
 MAX_PROMPT = 8000
 """Characters; world models read 512 tokens."""
-_CONVERSATIONS = "conversations"
+_CONVERSATIONS = ("conversations", "messages")
+_MAX_NAME = 80
+"""Letters of a column's name that are compared or shown; a stranger's may have megabytes."""
+_DEPTH = 4
+"""Objects in objects that are looked into for a path."""
+_PYTHON_LIST = re.compile(r"\['[^'\\]*'(?:, '[^'\\]*')*\]")
+"""How pandas writes a list of texts into CSV."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +60,8 @@ class Row:
     path: str = ""
     prompt: str | None = None
     problem: ImageError | None = None
+    element: int | None = None
+    """Of a row with several inputs, which one this is, from 0."""
 
 
 AGAIN = Row(-1)
@@ -48,7 +72,25 @@ WITHOUT = Row(-2)
 
 def candidates(takes: str) -> tuple[str, ...]:
     """Names of columns to try, for a kind's noun of one input."""
-    return tuple(dict.fromkeys((takes, *COLUMNS)))
+    more = sorted(_MORE_COLUMNS, key=lambda name: not name.startswith(takes))
+    return tuple(dict.fromkeys((takes, *COLUMNS, *more)))
+
+
+def column_in(names: Iterable[str], wanted: str) -> str | None:
+    """The column of this name: exactly so, or else apart from capitals, blanks, `_` and `-`."""
+    if isinstance(names, Collection) and wanted in names:
+        return wanted
+    plain = _plain_name(wanted)
+    return next((name for name in names if _plain_name(name) == plain), None)
+
+
+def _plain_name(name: str) -> str:
+    return _plain_letters(name) if len(name) <= _MAX_NAME else name
+
+
+@lru_cache(maxsize=1024)
+def _plain_letters(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).casefold()
 
 
 def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: str | None) -> Iterator[Row]:
@@ -65,7 +107,8 @@ def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: s
     columns: dict[str, None] = {}
     best = len(wanted)
     """Place in `wanted` of the first one that any row has so far."""
-    is_llava = column is None and file.suffix.lower() == ".json"
+    names: tuple[str, ...] = ()
+    is_llava = file.suffix.lower() == ".json"
     is_first = True
     try:
         while True:
@@ -76,20 +119,25 @@ def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: s
                     continue
                 if len(columns) < limits.MAX_COLUMNS:
                     columns.update(dict.fromkeys(record))
-                if best and (here := next((at for at in range(best) if wanted[at] in record), best)) < best:
-                    best = here
-                    columns[wanted[best]] = None
-                    if not is_first:
-                        break  # at most as often as there are names to try
+                if best and (these := tuple(record)) != names:  # most rows have the names of the one before
+                    names = these
+                    if (here := _best(names, wanted, best)) < best:
+                        best = here
+                        columns[column_in(names, wanted[best]) or wanted[best]] = None
+                        if not is_first:
+                            break  # at most as often as there are names to try
                 is_first = False
-                if prompt_field is not None and prompt_field in record:
-                    columns[prompt_field] = None
+                if prompt_field is not None and (prompts := column_in(record, prompt_field)) is not None:
+                    columns[prompts] = None
                 if best == len(wanted):
                     continue
-                if is_llava and wanted[best] not in record and _CONVERSATIONS in record:
+                chosen = column_in(record, wanted[best]) or wanted[best]
+                if any(key in record for key in _CONVERSATIONS) and (
+                    record.get(chosen) == [] or (is_llava and chosen not in record)
+                ):
                     yield WITHOUT
                     continue
-                yield row_of(number, name, record, wanted[best], prompt_field)
+                yield from rows_of(number, name, record, chosen, prompt_field)
             else:
                 break
             yield AGAIN
@@ -100,6 +148,11 @@ def read_manifest(file: Path, takes: str, *, column: str | None, prompt_field: s
         check_prompt_field(file, columns, prompt_field)
 
 
+def _best(names: tuple[str, ...], wanted: tuple[str, ...], best: int) -> int:
+    plain = set(map(_plain_name, names))
+    return next((at for at in range(best) if wanted[at] in names or _plain_name(wanted[at]) in plain), best)
+
+
 def choose_column(file: Path, columns: Collection[str], takes: str, column: str | None) -> str:
     """The column that names the inputs.
 
@@ -108,25 +161,66 @@ def choose_column(file: Path, columns: Collection[str], takes: str, column: str 
     """
     wanted = (column,) if column is not None else candidates(takes)
     for name in wanted:
-        if name in columns:
-            return name
+        if (found := column_in(columns, name)) is not None:
+            return found
+    tried = " or ".join(wanted[: len(COLUMNS)]) + (", or of a name like these," if column is None else "")
     raise ConfigError(
-        f"{file} has no column {' or '.join(wanted)} in any row; it has {_listed(columns)}. "
-        f"Say with --column which one names the {takes}s"
+        f"{file} has no column {tried} in any row; it has {_listed(columns)}. "
+        f"Say with --column which one names the {takes}s{about_addresses(columns)}"
+    )
+
+
+def about_addresses(columns: Iterable[str]) -> str:
+    """What to do where only addresses of the files are there; empty where there are none."""
+    found = [name for name in columns if _plain_name(name) in _ADDRESSES]
+    if not found:
+        return ""
+    return (
+        f". The column {found[0]} holds addresses, and nothing is downloaded: fetch the files first (img2dataset does) "
+        "and name the folder, list or tars that this makes"
     )
 
 
 def check_prompt_field(file: Path, columns: Collection[str], prompt_field: str) -> None:
     """Raise ConfigError where no row has it."""
-    if prompt_field not in columns:
+    if column_in(columns, prompt_field) is None:
         raise ConfigError(
             f"{file} has no column {prompt_field} in any row; it has {_listed(columns)}. "
             "Say with --prompt-field which one holds the prompt"
         )
 
 
+def rows_of(number: int, name: str, record: dict[str, Any], column: str, prompt_field: str | None) -> Iterator[Row]:
+    """The rows of a record: one, or of a list of several inputs one each.
+
+    Args:
+        name: of the row for people, `list.jsonl:17`.
+    """
+    value = _inputs_in(record.get(column))
+    if not isinstance(value, list):
+        yield row_of(number, name, record, column, prompt_field)
+        return
+    parts = cast(list[Any], value)
+    if len(parts) > limits.MAX_ROW_INPUTS and isinstance(parts[0], str | dict):
+        why = f"{name}: {column} has {len(parts):,} inputs; the limit for one row is {limits.MAX_ROW_INPUTS:,}"
+        yield Row(number, problem=ImageError(FailureReason.ROW, why))
+    elif not any(isinstance(part, str | dict | Other) for part in parts):
+        why = f"{name}: {column} " + (
+            _not_text(parts) if any(part is not None for part in parts) else "is an empty list"
+        )
+        yield Row(number, problem=ImageError(FailureReason.ROW, why))
+    else:
+        alone = dict(record)
+        for at, part in enumerate(parts):
+            alone[column] = part
+            if len(parts) == 1:
+                yield row_of(number, name, alone, column, prompt_field)
+            else:
+                yield replace(row_of(number, f"{name}[{at}]", alone, column, prompt_field), element=at)
+
+
 def row_of(number: int, name: str, record: dict[str, Any], column: str, prompt_field: str | None) -> Row:
-    """The row of a record: its path, and its prompt where one is wanted.
+    """The row of a record with one input: its path, and its prompt where one is wanted.
 
     Args:
         name: of the row for people, `list.jsonl:17`.
@@ -138,15 +232,41 @@ def row_of(number: int, name: str, record: dict[str, Any], column: str, prompt_f
         return Row(number, problem=error.with_traceback(None))  # which holds the whole record
 
 
+def _inputs_in(value: object) -> object:
+    """A list that was written as text, as in CSV, as a list; another value as it is."""
+    if isinstance(value, str) and value[:1] == "[" and value[-1:] == "]":
+        if value[1:2] == '"':
+            with suppress(ValueError, RecursionError):
+                return json.loads(value)
+        if _PYTHON_LIST.fullmatch(value):
+            return value[2:-2].split("', '")
+    return value
+
+
+def _unwrapped(value: object) -> object:
+    """The path in an object such as {"path": "a.png", "bytes": null}; another value as it is."""
+    for _ in range(_DEPTH):
+        if not isinstance(value, dict):
+            break
+        fields = cast(dict[str, object], value)
+        found = (fields[field] for field in (*PATH_FIELDS, "image_url") if isinstance(fields.get(field), str | dict))
+        value = next(found, None)
+        if value is None:
+            return fields
+    return value
+
+
 def path_of(name: str, record: dict[str, Any], column: str) -> str:
     """The path of a record, which a file system can be asked for.
 
     Raises:
         ImageError: it has none, or none that could be a file's.
     """
-    path = _text(name, record, column)
+    path = _text(name, column, _unwrapped(record.get(column)))
     if len(path) > MAX_PATH:
-        raise ImageError(FailureReason.ROW, f"{name}: {column} is {len(path):,} characters long, which is no path")
+        hint = hint_of_text(path[:MAX_PATH])
+        why = f"{name}: {column} is {len(path):,} characters long, which is no path"
+        raise ImageError(FailureReason.ROW, f"{why}; {hint}" if hint else why)
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:  # half a character, which JSON can say
@@ -160,7 +280,7 @@ def prompt_of(name: str, record: dict[str, Any], prompt_field: str) -> str:
     Raises:
         ImageError: it has none, or none that is text.
     """
-    text = _text(name, record, prompt_field)
+    text = _text(name, prompt_field, record.get(column_in(record, prompt_field) or prompt_field))
     if len(text) > MAX_PROMPT:
         raise ImageError(
             FailureReason.ROW, f"{name}: {prompt_field} has {len(text):,} characters; the limit is {MAX_PROMPT:,}"
@@ -172,8 +292,7 @@ def prompt_of(name: str, record: dict[str, Any], prompt_field: str) -> str:
     return text
 
 
-def _text(name: str, record: dict[str, Any], column: str) -> str:
-    value = record.get(column)
+def _text(name: str, column: str, value: object) -> str:
     if value is None:
         raise ImageError(FailureReason.ROW, f"{name} has no {column}")
     if not isinstance(value, str):
@@ -190,5 +309,5 @@ def _not_text(value: object) -> str:
 
 
 def _listed(columns: Iterable[str]) -> str:
-    names = [name if len(name) <= 80 else f"{name[:80]}…" for name in columns]  # a stranger's may have megabytes
+    names = [name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…" for name in columns]
     return name_some(names, most=12) or "no columns at all"

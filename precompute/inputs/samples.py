@@ -90,12 +90,13 @@ class Samples(Sequence[Sample]):
         return None
 
     def has_row(self, name: str) -> bool:
-        """Whether the row of a list or table that the ledger calls `list.jsonl:17` is among them."""
-        place = self._entries.find_row(name)
-        if place is None:
+        """Whether what the ledger calls `list.jsonl:17` is among them: every input of that row; or only one of several,
+        `list.jsonl:17[2]`."""
+        places = self._entries.find_rows(name)
+        if places is None:
             return False
-        at = bisect_left(self._chosen, place)
-        return at < len(self) and self._chosen[at] == place
+        at = bisect_left(self._chosen, places[0])
+        return self._chosen[at : at + len(places)] == array("I", places)
 
     def _key(self, at: int) -> str:
         return self._keys[at * _KEY_BYTES : (at + 1) * _KEY_BYTES].hex()

@@ -183,7 +183,8 @@ class SandboxedDecoder:
             answer, memory = receive(decoding)
             if "reason" not in answer:
                 pixels = memory.view(np.float32).reshape(answer["shape"])
-                return Loaded(torch.from_numpy(pixels), tuple(map(str, answer["notes"])))
+                rate = None if answer["rate"] is None else float(answer["rate"])
+                return Loaded(torch.from_numpy(pixels), tuple(map(str, answer["notes"])), rate)
             refusal = ImageError(FailureReason(answer["reason"]), str(answer["message"]))
         except TimeoutError as error:
             self._end()
@@ -301,7 +302,7 @@ def _serve(worker: socket.socket) -> None:
         try:
             loaded = KINDS[recipe.kind].load(content, recipe, spec, source)
             pixels = np.ascontiguousarray(loaded.pixels.numpy(), np.float32)
-            answer: dict[str, Any] = {"shape": pixels.shape, "notes": loaded.notes}
+            answer: dict[str, Any] = {"shape": pixels.shape, "notes": loaded.notes, "rate": loaded.rate}
         except ImageError as error:
             answer = {"reason": error.reason, "message": str(error)[:2000]}
         except MemoryError:

@@ -31,6 +31,7 @@ class Member:
     size: int
     regular: bool
     """Not a link, a device, a folder or a sparse file."""
+    is_folder: bool = False
 
 
 def members(path: str) -> Iterator[Member]:
@@ -87,7 +88,9 @@ def _members(file: BinaryIO, path: str) -> Iterator[Member]:
         elif header.type in (tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
             continue
         else:
-            yield Member((name or header.name)[:_MAX_NAME], data, data_bytes, header.type in _REGULAR and not sparse)
+            is_regular = header.type in _REGULAR and not sparse
+            is_folder = header.type == tarfile.DIRTYPE
+            yield Member((name or header.name)[:_MAX_NAME], data, data_bytes, is_regular, is_folder)
             name, size, sparse, extended = None, None, False, 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ...pipeline.config import DECIDES_LATENTS, DEFAULT_CACHE, HOW_IT_RUNS, setting, settings_table
 from ...pipeline.errors import ConfigError
@@ -46,8 +46,20 @@ class PrecomputeConfig(BaseModel):
     cache: Annotated[LocalPath, setting("Folder of stores.", typed_only=_WRITTEN)] = DEFAULT_CACHE
     column: Annotated[
         str | None,
-        _running("Column of a list or table with the inputs.", default="image, video, path, …"),
+        _running(
+            "Column of a list or table with the inputs; of tars, their extension.", default="image, video, path, …"
+        ),
     ] = None
+    image_root: Annotated[
+        LocalPath | None,
+        _running(
+            "Folder that a list's paths are relative to.",
+            names=["--media-root"],
+            default="the list's own",
+            typed_only="with a list it decides which of your files are read",
+        ),
+    ] = None
+    """Of images and of videos."""
     limit: Annotated[int | None, Field(ge=1), _running("Use only this many inputs, the first ones.", default="all")] = (
         None
     )
@@ -90,6 +102,11 @@ class PrecomputeConfig(BaseModel):
         _of_recipe("Futures of kind samples, --steps each.", names=["--num-samples"], default="4"),
     ] = None
     observed_frames: Annotated[int, Field(ge=1), _of_recipe("Video frames that kind continuation is shown.")] = 5
+    clip_fps: Annotated[
+        str | None,
+        _of_recipe("Frames a second of a video, by time; stored: each frame.", default=_OF_WORLD),
+    ] = None
+    """A number, `card` (the world model's) or `stored`."""
     views: Annotated[Views, _of_recipe("Of kind views: pyramid or zoom.")] = "pyramid"
     chunk_context: Annotated[
         int,
@@ -146,6 +163,19 @@ class PrecomputeConfig(BaseModel):
             except ConfigError as error:
                 raise ValueError(str(error)) from error
         return self
+
+    @field_validator("clip_fps", mode="before")
+    @classmethod
+    def _rate_is_readable(cls, value: object) -> object:
+        text = f"{value:g}" if isinstance(value, float | int) and not isinstance(value, bool) else value
+        if isinstance(text, str) and text not in ("card", "stored"):
+            try:
+                readable = 0 < float(text) <= 1000
+            except ValueError:
+                readable = False
+            if not readable:
+                raise ValueError(f"clip_fps must be card, stored or frames a second up to 1000, got {text!r}")
+        return text
 
     @model_validator(mode="after")
     def _runs_in_one_place(self) -> PrecomputeConfig:

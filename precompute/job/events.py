@@ -4,7 +4,7 @@ They go to a file because `--json` prints the final result on stdout. A second r
 
     {"time": 1732338000.123, "event": "started", ...}     time is seconds since 1970
 
-plan      images, todo, done, failed_before, bytes, store
+plan      images, todo, done, failed_before, refused, left_out (by suffix), bytes, store
 started   workers, load_s, where (host, device and package of workers on a cluster)
 shard     written, failed, done, remaining, seconds by phase, batch_size, device
 failure   source, reason, message, attempts

@@ -5,6 +5,7 @@ The store says which are done, and its ledger which failed; all others are to do
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.formats.base import STORED_DTYPES
 from ...pipeline.store.ledger import Failure
 from ..inputs.listing import Listing, Sample
+from ..inputs.selection import advice, counted, name_left_out
 from ..rollout.kinds import KINDS
 from ..worlds.source import WorldSource
 
@@ -32,8 +34,8 @@ class Plan:
     """Inputs whose content another input has too; they share one latent."""
     others: dict[str, int]
     """What other kinds take -> files passed over because they are that."""
-    ignored: int
-    """Files passed over because no kind takes them."""
+    left_out: dict[str, int]
+    """Suffix, or what else says it (inputs/selection.py) -> entries of the place passed over as no kind takes them."""
     done: int
     failed_before: tuple[Failure, ...]
     """Inputs of this run that failed in an earlier one and are not tried again."""
@@ -42,24 +44,29 @@ class Plan:
     todo: tuple[Sample, ...]
     sample_bytes: int
 
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """`others` and `left_out` as one, for programs."""
+        return {**{f"{takes}s": count for takes, count in self.others.items()}, **self.left_out}
+
+    def named_left_out(self) -> str:
+        """What was passed over, in words; empty where nothing was."""
+        others = f"{counted(self.others)} ({advice(self.others)})" if self.others else ""
+        return ", ".join(filter(None, (others, name_left_out(self.left_out))))
+
     def lines(self, recipe: Recipe, world: WorldSource, store: str) -> list[str]:
         """The plan as a person reads it."""
         kind = KINDS[recipe.kind]
-        extra = "".join(
-            f", {count} {label}"
-            for count, label in (
-                (self.duplicates, "duplicates"),
-                (len(self.refused), "unreadable"),
-                *((count, f"{takes}s ignored") for takes, count in self.others.items()),
-                (self.ignored, "other files ignored"),
-            )
-            if count
-        )
+        extra = f", {self.duplicates} duplicates" if self.duplicates else ""
+        if self.refused:
+            reasons = Counter(failure.reason for failure in self.refused)
+            extra += f", {len(self.refused)} unreadable ({', '.join(f'{n} {reason}' for reason, n in reasons.items())})"
         failed = f", {len(self.failed_before)} failed before (--retry-failed tries them again)"
         return [
             f"world   {world.name} ({recipe.world[:20]}…), {recipe.height}x{recipe.width}, "
             f"{kind.describe(recipe, world)}",
             f"{kind.takes}s  {self.inputs}{extra}",
+            *([f"left out {self.named_left_out()}"] if self.others or self.left_out else []),
             f"store   {store}",
             f"to do   {len(self.todo)} {kind.makes}, {format_bytes(len(self.todo) * self.sample_bytes)}; "
             f"{self.done} done{failed if self.failed_before else ''}",
@@ -80,13 +87,24 @@ def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *,
         inputs=len(listing.samples) + len(listing.refused),
         duplicates=len(listing.samples) - len(unique),
         others=listing.others,
-        ignored=listing.ignored,
+        left_out=dict(listing.left_out),
         done=len(done_keys),
         failed_before=tuple(failed_before),
         refused=listing.refused,
         todo=tuple(sample for key, sample in unique.items() if key not in skip),
         sample_bytes=sample_bytes,
     )
+
+
+def first_failures(failures: Sequence[Failure], most: int = 5) -> list[Failure]:
+    """The first few, of each reason at least one; in their order."""
+    first = {failure.reason: at for at, failure in reversed(list(enumerate(failures)))}
+    chosen = set(first.values())
+    for at in range(len(failures)):
+        if len(chosen) >= most:
+            break
+        chosen.add(at)
+    return [failures[at] for at in sorted(chosen)]
 
 
 def bytes_per_sample(shape: Sequence[int], dtype: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,18 +14,19 @@ from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.machine import device_name, resolve_device, usable_cores
-from ...pipeline.messages import command, format_bytes
+from ...pipeline.messages import MAX_NAMES, command, format_bytes
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, find_store, refuse_store
 from ..inputs.hash_cache import HashCache
 from ..inputs.listing import Listing, list_inputs
+from ..inputs.places import check_named
 from ..rollout.kinds import KINDS
 from ..worlds.guardrail import check_prompts
 from ..worlds.source import COSMOS, WORLDLET, WorldSource, find_family, resolve_world
 from .config import PrecomputeConfig
 from .cost import Cost, estimate
 from .events import Events
-from .plan import Plan, bytes_per_sample, make_plan
+from .plan import Plan, bytes_per_sample, first_failures, make_plan
 from .recipe import make_recipe
 from .throughput import ThroughputLog
 
@@ -58,6 +60,8 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
         ConfigError, RecipeError, WorldModelError: this job cannot be done.
     """
     refuse_store(config.cache)  # before scenes are written there
+    if config.images is not None:
+        check_named(config.images, KINDS[config.kind])  # before gigabytes of weights are fetched
     prompts = [text for text in (config.prompt, config.negative_prompt) if text is not None]
     if prompts:  # before 10 GB of text encoder are fetched for nothing
         check_prompts(prompts, config.guardrail, find_family(config.world).text)
@@ -75,6 +79,7 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
             listing, index = _list(config, _own_scenes(config, world, Path(folder), progress))
     else:
         listing, index = _list(config, config.images or _own_scenes(config, world, config.cache / "scenes", progress))
+    require_usable(listing, config.images)
     spec = world.latent_spec()
     shape = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
     store = find_store(config.cache, recipe)
@@ -115,6 +120,8 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         todo=len(plan.todo),
         done=plan.done,
         failed_before=len(plan.failed_before),
+        refused=len(plan.refused),
+        left_out=plan.passed_over,
         bytes=needed_bytes,
         **prepared.cost.to_json(),
     )
@@ -127,6 +134,23 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         )
 
 
+def require_usable(listing: Listing, place: Path | None) -> None:
+    """Refuse a job none of whose inputs can be read, before anything is made for it.
+
+    Raises:
+        ConfigError: says how many there are, and the first reasons.
+    """
+    refused = listing.refused
+    if len(listing.samples) or not refused:
+        return
+    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(bad.reason for bad in refused).items())
+    first = "".join(f"\n  {failure.message}" for failure in first_failures(refused, MAX_NAMES))
+    raise ConfigError(
+        f"none of the {len(refused):,} inputs of {place} can be read ({reasons}), and nothing was made. "
+        f"The first:{first}"
+    )
+
+
 def is_small(world: WorldSource) -> bool:
     """Whether a world model is small enough (256 MiB) that every core can load one."""
     return world.weight_bytes() < 2**28
@@ -135,8 +159,16 @@ def is_small(world: WorldSource) -> bool:
 def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, HashCache]:
     kind = KINDS[config.kind]
     index = HashCache.load(config.cache, place, kind.takes, trust=not config.rehash)
-    columns = {"column": config.column, "prompt_field": config.prompt_field}
-    return list_inputs(place, kind, limit=config.limit, index=index, **columns), index
+    listing = list_inputs(
+        place,
+        kind,
+        limit=config.limit,
+        column=config.column,
+        prompt_field=config.prompt_field,
+        image_root=config.image_root,
+        index=index,
+    )
+    return listing, index
 
 
 def _default_workers(world: WorldSource, device: str) -> int:

@@ -27,6 +27,7 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
         "draws": draws,
         "prompts": "recipe" if config.prompt_field is None else "sample",
         "observed_frames": config.observed_frames,
+        "clip_fps": _clip_fps(config, world),
         "views": config.views,
         # within the window nothing is chunked, and equal latents have equal ids
         "chunk_context": config.chunk_context if beyond else 0,
@@ -61,3 +62,10 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
         )
     world.family.check(recipe)
     return recipe
+
+
+def _clip_fps(config: PrecomputeConfig, world: WorldSource) -> float | None:
+    """The number itself: two world models of one rate, and one whose card is corrected, then mean what they say."""
+    if config.clip_fps in (None, "card"):
+        return float(world.card.fps)
+    return None if config.clip_fps == "stored" else float(config.clip_fps)

@@ -12,7 +12,7 @@ from ...pipeline.messages import command, format_bytes, printable
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
 from .cost import Cost
-from .plan import Plan
+from .plan import Plan, first_failures
 from .scheduler import Work
 
 
@@ -35,13 +35,18 @@ class Report:
         return self.work.written
 
     @property
+    def failed(self) -> tuple[Failure, ...]:
+        """All inputs of this run without a latent, as far as is known; those of a dry run were only listed."""
+        return (*(self.plan.refused if self.dry_run else self.failures), *self.plan.failed_before)
+
+    @property
     def reasons(self) -> dict[str, int]:
         """Failures by type: reason -> how many inputs of this run have no latent for it."""
-        return dict(Counter(failure.reason for failure in (*self.failures, *self.plan.failed_before)))
+        return dict(Counter(failure.reason for failure in self.failed))
 
     @property
     def bad(self) -> int:
-        """How many inputs of this run have no latent because they failed."""
+        """How many inputs of this run have no latent because they failed; of a dry run, those that failed before."""
         return len(self.failures) + len(self.plan.failed_before)
 
     @property
@@ -58,7 +63,7 @@ class Report:
     def lines(self) -> list[str]:
         """`summary`, line by line."""
         if self.dry_run:
-            return ["dry run: nothing was written"]
+            return [*self._lines_of_failures(), "dry run: nothing was written"]
         kind = KINDS[self.recipe.kind]
         lines: list[str] = []
         work = self.work
@@ -80,15 +85,24 @@ class Report:
             f"note: {count} {kind.takes}{'s' * (count != 1)}: {note}" for note, count in sorted(work.notes.items())
         )
         if self.bad:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
-            lines.append(f"{self.bad} input{'s' * (self.bad != 1)} failed ({reasons}):")
-            listed = (*self.failures, *self.plan.failed_before)[:5]
-            lines.extend(f"  {failure.reason:>10}  {failure.message}" for failure in listed)
-            if self.bad > len(listed):
-                lines.append(f"  … and {self.bad - len(listed)} more: {command('cache', 'failed', self.store)}")
+            lines += self._lines_of_failures()
             lines.append("all others are done; --retry-failed tries these again, --max-bad N accepts N of them")
+        if left_out := self.plan.named_left_out():
+            lines.append(f"left out: {left_out}")
         lines.append(f"store: {self.store}")
         lines.append(f"next:  {self.next_command}")
+        return lines
+
+    def _lines_of_failures(self) -> list[str]:
+        if not self.failed:
+            return []
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
+        found = "cannot be read" if self.dry_run and not self.plan.failed_before else "failed"
+        shown = first_failures(self.failed)
+        lines = [f"{len(self.failed)} inputs {found} ({reasons}):"]
+        lines += (f"  {failure.reason:>10}  {failure.message}" for failure in shown)
+        if rest := len(self.failed) - len(shown):
+            lines.append(f"  … and {rest} more" + f": {command('cache', 'failed', self.store)}" * (not self.dry_run))
         return lines
 
     def to_json(self) -> dict[str, Any]:
@@ -101,11 +115,9 @@ class Report:
             "done_before": self.plan.done,
             "written": self.written,
             "failed": self.bad,
-            "failures": [
-                {"source": f.source, "reason": f.reason, "message": f.message}
-                for f in (*self.failures, *self.plan.failed_before)
-            ],
+            "failures": [{"source": f.source, "reason": f.reason, "message": f.message} for f in self.failed],
             "reasons": self.reasons,
+            "left_out": self.plan.passed_over,
             "notes": dict(self.work.notes),
             "bytes": self.work.bytes_written,
             "todo": len(self.plan.todo),

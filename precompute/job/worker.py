@@ -143,6 +143,7 @@ class Worker:
         failures: list[Failure] = []
         seconds = {"decode": 0.0, self._kind.phase: 0.0, "write": 0.0}
         notes: Counter[str] = Counter()
+        rates: Counter[str] = Counter()
         written = 0
         for device in (self._device_name, ANY_DEVICE):
             self._batch_size = min(self._batch_size, (fitted or {}).get(device, self._batch_size))
@@ -153,6 +154,7 @@ class Worker:
                 latents = self._latents([sample for sample, _ in batch], [loaded.pixels for _, loaded in batch])
                 computed_at = time.monotonic()
                 notes.update(note for _, loaded in batch for note in loaded.notes)
+                rates.update(f"{loaded.rate:g}" for _, loaded in batch if loaded.rate is not None)
                 for (sample, _), latent in zip(batch, latents, strict=True):
                     if latent is None:
                         message = f"{sample.source} does not fit in memory, not even alone; others of its size did"
@@ -166,7 +168,7 @@ class Worker:
                 seconds[self._kind.phase] += computed_at - started
                 seconds["write"] += time.monotonic() - computed_at
             started = time.monotonic()
-            record = shard.commit(self._facts(seconds)) if written else None
+            record = shard.commit(self._facts(seconds, notes, rates)) if written else None
             seconds["write"] += time.monotonic() - started
         return Receipt(
             written=written,
@@ -243,13 +245,15 @@ class Worker:
             return None
         return load_prompt_embeddings(self._store.path, [sample.prompt or "" for sample in samples], self._negative)
 
-    def _facts(self, seconds: dict[str, float]) -> dict[str, object]:
-        """Recorded beside the shard, never hashed: who made it, with what, at what cost."""
+    def _facts(self, seconds: dict[str, float], notes: Counter[str], rates: Counter[str]) -> dict[str, object]:
+        """Recorded beside the shard, never hashed: who made it, of what inputs, with what, at what cost."""
         return {
             **machine_facts(self._device),
             "batch_size": self._batch_size,
             "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
             "world": {"name": self._world_name, "fps": self._fps},
+            **({"notes": dict(sorted(notes.items()))} if notes else {}),
+            **({"video_rates": dict(sorted(rates.items()))} if rates else {}),
             **({} if self._guardrail is None else {"guardrail": self._guardrail}),
         }
 

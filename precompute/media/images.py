@@ -1,7 +1,7 @@
 """From the bytes of one image file to one float image of the recipe's size.
 
-The rules: decode to RGB (pipeline/files/images.py), then fit to height x width with Lanczos resampling. Their version
-is `IMAGE_RULES` in pipeline/latents/recipe.py.
+The rules: decode to upright sRGB (pipeline/files/images.py), then fit to height x width with Lanczos resampling. Their
+version is `IMAGE_RULES` in pipeline/latents/recipe.py.
 """
 
 from __future__ import annotations
@@ -39,13 +39,18 @@ def to_image(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
     return Image.fromarray(((pixels + 1.0) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
-def load_image(content: bytes, height: int, width: int, fit: Fit, *, source: str) -> Float[Tensor, "3 height width"]:
+def load_image(
+    content: bytes, height: int, width: int, fit: Fit, *, source: str
+) -> tuple[Float[Tensor, "3 height width"], tuple[str, ...]]:
     """The image in a file, decoded, fitted and scaled to [-1, 1] by the image rules.
 
     Args:
         content: bytes of the file. source: its name in error messages.
         height, width: pixels of the result.
+    Returns:
+        The image, and what a person should know of it.
     Raises:
         ImageError: the image cannot be used.
     """
-    return to_tensor(fit_image(decode_image(content, source=source), height, width, fit))
+    decoded = decode_image(content, source=source)
+    return to_tensor(fit_image(decoded.image, height, width, fit)), decoded.notes

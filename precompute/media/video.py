@@ -1,11 +1,9 @@
-"""Video files, read and written frame by frame with PyAV.
+"""A clip of a video as world models take it.
 
 The rules of reading, in order (their version is `VIDEO_RULES` in pipeline/latents/recipe.py):
-- MP4, MOV, MKV, WebM or AVI, told by content and never by name; at most 1 GiB and 8K frames
-- the first video stream, in a codec of a fixed list
-- consecutive frames from the start, in display order; their times are ignored
-- rotation and pixel aspect ratio are not applied
-- colours as the file states them, BT.601 where it states none; alpha over white
+- the stream, its frames and their times: video_files.py
+- the frames at the times of the clip, by their time stamps: video_times.py; or consecutive ones as they are stored
+- shown as the file says: video_showing.py
 - each frame is fitted as an image is (images.py)
 
 Axes:  F video frame   H, W pixel row, column
@@ -13,164 +11,148 @@ Axes:  F video frame   H, W pixel row, column
 
 from __future__ import annotations
 
-import io
-from collections.abc import Generator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
+from itertools import takewhile
+from typing import TypeVar
 
-import av
-import numpy as np
 import torch
-from av.video.reformatter import Interpolation
+from av.video.frame import VideoFrame
 from jaxtyping import Float
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.errors import ImageError
 from ...pipeline.failures import FailureReason
-from ...pipeline.files.atomic import replace
-from ...pipeline.files.images import to_rgb
 from ...pipeline.latents.recipe import Fit
 from .images import fit_image, to_tensor
+from .video_files import OpenVideo, open_video
+from .video_showing import Showing
+from .video_times import ROUNDING_S, from_moment, moments, nearest
 
-SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
-MAX_BYTES = 2**30
-MAX_PIXELS = 2**25
-"""Pixels of one frame; 8K has 33.2 million."""
 MAX_CLIP_PIXELS = 2**28
 """Pixels of all fitted frames of a clip: 3 GiB as float32."""
+_SKIPPED_S = 5.0
+"""A clip that begins earlier is decoded from the video's start."""
+REPEATED = "with fewer frames a second than the clip, so that some were repeated"
 
-# Codecs of cameras, phones, screen recorders and research data. FFmpeg opens no other decoder.
-_DECODERS = (
-    *("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "mpeg4", "msmpeg4v2", "msmpeg4v3", "mpeg1video", "mpeg2video"),
-    *("mjpeg", "prores", "dnxhd", "ffv1", "ffvhuff", "huffyuv", "utvideo", "qtrle", "png", "rawvideo"),
-)
-_STILL_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix")
-"""Brands of still images that use the MP4 container."""
-# Slower than swscale's defaults, but with the same bits on every CPU.
-_CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
-_LOSSLESS = {"crf": "0", "preset": "ultrafast"}
-_TO_WATCH = {"crf": "18", "preset": "medium"}
+Result = TypeVar("Result")
 
 
-def write_video(path: Path, frames: NDArray[Any], fps: int | float, *, lossless: bool = True) -> None:
-    """Write frames as an MP4 file of lossless H.264 RGB; reading it returns the same pixels, bit for bit.
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Frames of a video."""
 
-    The file appears whole or not at all and replaces an existing one. With one release of PyAV, equal frames and fps
-    give equal files.
+    pixels: Float[Tensor, "3 F height width"]
+    """Float32 in [-1, 1]."""
+    notes: tuple[str, ...]
+    """What the file says of its showing, and what was done about it."""
+    rate: float
+    """Frames a second of the file, on average."""
 
-    Args:
-        path: ends in `.mp4`; its folder exists.
-        frames: uint8 (F, H, W, 3) RGB, F at least 1.
-        fps: video frames per second.
-        lossless: False writes H.264 in yuv420p, which every player and browser shows; it needs even height and width.
-    Raises:
-        ConfigError: the frames have another shape or dtype, or fps is not positive.
-        OSError: the file cannot be written.
-    """
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape or fps <= 0:
-        raise ConfigError(
-            f"{path}: write_video takes uint8 frames of shape (F, H, W, 3) and a positive rate, "
-            f"got {frames.dtype} {frames.shape} at {fps} frames per second"
-        )
-    if not lossless and (frames.shape[1] % 2 or frames.shape[2] % 2):
-        raise ConfigError(f"{path}: a lossy video needs an even height and width, got {frames.shape[1:3]}")
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
-        codec, options = ("libx264rgb", _LOSSLESS) if lossless else ("libx264", _TO_WATCH)
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "rgb24" if lossless else "yuv420p"
-        stream.thread_count = 1  # the number of threads would change the bytes
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
-        container.mux(stream.encode(None))
-    replace(path.parent, path, buffer.getbuffer(), durable=False)
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of a video that a clip is taken from, in seconds from its first frame on."""
+
+    start_s: float = 0.0
+    end_s: float | None = None
+    """A clip that would go on after it is too short; None is the end of the video."""
+
+
+WHOLE = Window()
 
 
 def load_video(
-    content: bytes, frames: int, height: int, width: int, fit: Fit, *, source: str
-) -> tuple[Float[Tensor, "3 F height width"], int]:
-    """The first frames of a video, decoded, fitted and scaled to [-1, 1] by the video rules.
+    content: bytes,
+    frames: int,
+    height: int,
+    width: int,
+    fit: Fit,
+    *,
+    source: str,
+    clip_fps: float | None = None,
+    window: Window = WHOLE,
+) -> Clip:
+    """A clip of a video, decoded, fitted and scaled to [-1, 1] by the video rules.
 
     Args:
         content: bytes of the file. source: its name in error messages.
-        frames: how many are read; later ones are not decoded.
+        frames: how many are taken; later ones are not decoded.
         height, width: pixels of the result.
-    Returns:
-        Float32 in [-1, 1], and the degrees by which a player would rotate the video; the pixels are not rotated.
+        clip_fps: how many of a second are taken; None takes each one, whatever its time.
+        window: where the clip begins, and what it must not go beyond.
     Raises:
         ImageError: the video cannot be used; `reason` is format, too_large, short, memory or decode.
     """
-    clip = torch.empty(3, frames, height, width)
-    count = rotation = 0
-    for picture, degrees in _pictures(content, source):
-        clip[:, count] = to_tensor(fit_image(picture, height, width, fit))
-        count, rotation = count + 1, degrees
-        if count == frames:
-            return clip, rotation
-    raise ImageError(
-        FailureReason.SHORT,
-        f"{source} has {count} frames and the recipe takes the first {frames}. "
-        "Fewer --steps or a smaller --stride need fewer: 1 + 4 x steps x stride",
+    pixels = torch.empty(3, frames, height, width)
+
+    def taken(video: OpenVideo) -> Clip:
+        showing = Showing(source, video.notes)
+        count, last = 0, None
+        for frame in _chosen(video, frames, clip_fps, window):
+            if frame is last:
+                video.notes[REPEATED] = None
+                pixels[:, count] = pixels[:, count - 1]
+            else:
+                picture = showing.picture(frame, video.pixel_aspect)
+                pixels[:, count] = to_tensor(fit_image(picture, height, width, fit))
+            count, last = count + 1, frame
+            if count == frames:
+                return Clip(pixels, tuple(video.notes), video.rounded_rate)
+        raise ImageError(FailureReason.SHORT, _short(source, count, frames, clip_fps, window))
+
+    if clip_fps is not None and window.end_s is not None:
+        last = moments(frames, clip_fps, window.start_s)[-1]
+        if last > Fraction(window.end_s) + ROUNDING_S:
+            count = sum(moment <= window.end_s for moment in moments(frames, clip_fps, window.start_s))
+            raise ImageError(FailureReason.SHORT, _short(source, count, frames, clip_fps, window))
+    return _decoded(content, source, window.start_s, taken)
+
+
+def load_moment(content: bytes, start_s: float, *, source: str) -> tuple[Image.Image, tuple[str, ...], float]:
+    """The frame of a video at a moment, as a picture; notes; and frames a second of the file. Raises as `load_video`."""
+
+    def taken(video: OpenVideo) -> tuple[Image.Image, tuple[str, ...], float]:
+        for frame in nearest(video.timed(), [Fraction(start_s)]):
+            picture = Showing(source, video.notes).picture(frame, video.pixel_aspect)
+            return picture, tuple(video.notes), video.rounded_rate
+        raise ImageError(FailureReason.SHORT, f"{source} ends before {start_s:g} s, the moment that is wanted")
+
+    return _decoded(content, source, start_s, taken)
+
+
+def _decoded(content: bytes, source: str, start_s: float, taken: Callable[[OpenVideo], Result]) -> Result:
+    """What `taken` makes of the video, decoded from shortly before the start where that can be."""
+    if start_s >= _SKIPPED_S:
+        with suppress(ImageError), open_video(content, source) as video:
+            video.skip_to(start_s)
+            return taken(video)
+    with open_video(content, source) as video:
+        return taken(video)
+
+
+def _chosen(video: OpenVideo, frames: int, clip_fps: float | None, window: Window) -> Iterator[VideoFrame]:
+    if clip_fps is not None:
+        return nearest(video.timed(), moments(frames, clip_fps, window.start_s))
+    if window == WHOLE:
+        return video.frames()
+    timed = video.timed()
+    if window.end_s is not None:
+        end = Fraction(window.end_s) + ROUNDING_S
+        timed = takewhile(lambda frame: frame.time_s <= end, timed)
+    return from_moment(timed, Fraction(window.start_s))
+
+
+def _short(source: str, count: int, frames: int, clip_fps: float | None, window: Window) -> str:
+    advice = "Fewer --steps or a smaller --stride need fewer: 1 + 4 x steps x stride"
+    where = "" if not window.start_s else f" from {window.start_s:g} s on"
+    where += "" if window.end_s is None else f" up to {window.end_s:g} s"
+    if clip_fps is None:
+        return f"{source} has {count} frames{where} and the recipe takes the first {frames}. {advice}"
+    return (
+        f"{source} lasts for {count} frames at {clip_fps:g} frames/s{where}, {count / clip_fps:.2f} s, and the recipe "
+        f"takes {frames}, {frames / clip_fps:.2f} s. {advice}"
     )
-
-
-def container_of(content: bytes) -> str | None:
-    """FFmpeg's name of the container that the first bytes state; None where they state no video."""
-    if content[:4] == b"\x1aE\xdf\xa3":
-        return "matroska"
-    if content[:4] == b"RIFF" and content[8:12] == b"AVI ":
-        return "avi"
-    if content[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") and content[8:12] not in _STILL_BRANDS:
-        return "mov"
-    return None
-
-
-def _pictures(content: bytes, source: str) -> Generator[tuple[Image.Image, int]]:
-    """The frames of a video as RGB images in display order, each with the rotation it states, in degrees."""
-    if (format := container_of(content)) is None:
-        raise ImageError(FailureReason.FORMAT, f"{source} is not a video in MP4, MOV, MKV, WebM or AVI")
-    try:
-        # the format is named and never guessed: from a playlist FFmpeg would open the files it points to
-        options = {"codec_whitelist": ",".join(_DECODERS), "enable_drefs": "0"}
-        with av.open(io.BytesIO(content), "r", format=format, container_options=options) as container:
-            if not container.streams.video:
-                raise ImageError(FailureReason.FORMAT, f"{source} has no video stream")
-            stream = container.streams.video[0]
-            decoder = stream.codec_context
-            if decoder is None or decoder.name not in _DECODERS:
-                name = "an unknown codec" if decoder is None else f"the codec {decoder.name}"
-                raise ImageError(
-                    FailureReason.FORMAT, f"{source} is in {name}, which is not read; re-encode it as H.264"
-                )
-            _check_size(decoder.width, decoder.height, source)
-            decoder.thread_count = 1
-            decoder.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise ImageError(FailureReason.DECODE, f"{source} is damaged at one of its first frames")
-                _check_size(frame.width, frame.height, source)
-                mode = "rgba" if any(part.is_alpha for part in frame.format.components) else "rgb24"
-                pixels = frame.to_ndarray(format=mode, interpolation=_CONVERSION, threads=1)
-                yield to_rgb(Image.fromarray(pixels)), frame.rotation
-    except ImageError:
-        raise
-    except MemoryError as error:
-        raise ImageError(
-            FailureReason.MEMORY, f"{source} takes more memory to decode than one input may have"
-        ) from error
-    except Exception as error:  # FFmpeg has an exception for each of its codes, and some of Python's
-        problem = getattr(error, "strerror", None) or error
-        raise ImageError(
-            FailureReason.DECODE, f"{source} cannot be decoded: {type(error).__name__}: {problem}"
-        ) from error
-
-
-def _check_size(width: int, height: int, source: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            FailureReason.TOO_LARGE, f"{source} has frames of {width} x {height} pixels; the limit is {MAX_PIXELS:,}"
-        )

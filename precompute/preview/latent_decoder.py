@@ -141,9 +141,7 @@ class LatentDecoder:
         require_rules(recipe, source)
         where = str(resolve_device(device))
         autoencoder = source.load_autoencoder(device=where)
-        return cls(
-            autoencoder, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress
-        )
+        return cls(autoencoder, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress)
 
     @property
     def spec(self) -> LatentSpec:

@@ -166,7 +166,7 @@ def _write(
     replace(stem.parent, files[1], gif(pictures, rate))
     if not video:
         return tuple(files[:2])
-    from ..media.video import write_video
+    from ..media.video_writing import write_video
 
     write_video(files[2], hold_ends(pictures, rate), rate, lossless=False)
     return tuple(files)

@@ -12,12 +12,13 @@ from torch import Tensor
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import images as image_files
+from ...pipeline.files.image_formats import name_format
 from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.kinds import KindName
 from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
 from ...pipeline.latents.spec import LatentSpec, latent_frames, video_frames
 from ...pipeline.latents.world_model import WorldModel
-from ..media import images, video
+from ..media import images, video, video_files
 from ..media.views import load_views
 from ..worlds.source import WorldSource
 from .chunks import roll_out_in_chunks
@@ -32,6 +33,8 @@ class Loaded:
     notes: tuple[str, ...] = ()
     """What was done with the input, or could not be, that a person should know. Each is counted over the inputs of a
     job and printed behind their number: `3 videos: turned upright`."""
+    rate: float | None = None
+    """Of a video: frames a second of the file, on average."""
 
     @property
     def first(self) -> Tensor:
@@ -97,7 +100,7 @@ class _Rollout(Kind):
     def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
         del spec  # one image, whatever the world model
         _refuse_video(content, source)
-        return Loaded(images.load_image(content, *_size(recipe), recipe.fit, source=source))
+        return Loaded(*images.load_image(content, *_size(recipe), recipe.fit, source=source))
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         return _roll_out(world, batch, keys, recipe)
@@ -158,8 +161,8 @@ class _Views(_Posterior):
         del spec
         views = latent_frames(recipe.rollout_steps)
         _refuse_video(content, source)
-        picture = image_files.decode_image(content, source=source)
-        return Loaded(load_views(picture, recipe.views, views, *_size(recipe), recipe.fit))
+        decoded = image_files.decode_image(content, source=source)
+        return Loaded(load_views(decoded.image, recipe.views, views, *_size(recipe), recipe.fit), decoded.notes)
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         del keys, recipe
@@ -170,7 +173,7 @@ class _Frames(Kind):
     """The first frames of a video. T: their latent frames, `stride` apart."""
 
     takes, makes, doing, phase = TRAITS["frames"].takes, "encodings", "encoding", "encode"
-    suffixes, max_bytes, rules = video.SUFFIXES, video.MAX_BYTES, VIDEO_RULES
+    suffixes, max_bytes, rules = video_files.SUFFIXES, video_files.MAX_BYTES, VIDEO_RULES
     batch = (4, 4)
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
@@ -181,16 +184,16 @@ class _Frames(Kind):
         stride_note = f", every {recipe.stride}. of the encoding" if recipe.stride > 1 else ""
         frames = self.frames(recipe, world.latent_spec())
         latent_count = latent_frames(recipe.rollout_steps)
-        return f"the first {frames} frames of each video = {latent_count} latent frames{stride_note}"
+        return f"the first {frames} frames of each video{_rate(recipe)} = {latent_count} latent frames{stride_note}"
 
     def frames(self, recipe: Recipe, spec: LatentSpec) -> int:
         """Video frames that are read of each input."""
         return _clip_frames(recipe, spec)
 
     def load(self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str) -> Loaded:
-        clip, rotation = video.load_video(content, self.frames(recipe, spec), *_size(recipe), recipe.fit, source=source)
-        note = "to be rotated by players; their frames were used as they are stored"
-        return Loaded(clip, (note,) if rotation else ())
+        frames = self.frames(recipe, spec)
+        clip = video.load_video(content, frames, *_size(recipe), recipe.fit, source=source, clip_fps=recipe.clip_fps)
+        return Loaded(clip.pixels, clip.notes, clip.rate)
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         del keys  # nothing is drawn
@@ -228,7 +231,7 @@ class _Continuation(_Frames):
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
         return (
-            f"the first {recipe.observed_frames} frames of each video are seen, "
+            f"the first {recipe.observed_frames} frames of each video{_rate(recipe)} are seen, "
             f"{recipe.rollout_steps} steps = {_future(recipe, world, recipe.rollout_steps)}"
         )
 
@@ -283,8 +286,13 @@ def _future(recipe: Recipe, world: WorldSource, steps: int) -> str:
     return f"{horizon_s:.1f} s ahead, {recipe.denoise_steps} denoise steps{solver}, {text}{chunks}"
 
 
+def _rate(recipe: Recipe) -> str:
+    return " as stored" if recipe.clip_fps is None else f" at {recipe.clip_fps:g} frames/s"
+
+
 def _refuse_video(content: bytes, source: str) -> None:
-    if video.container_of(content) is not None:
+    # HEIC, camera raw and others use the container of MP4; decode_image calls them by their names
+    if name_format(content) is None and video_files.container_of(content) is not None:
         raise ImageError(
             FailureReason.FORMAT, f"{source} is a video, and images are wanted; --kind frames takes videos"
         )

@@ -70,9 +70,7 @@ class _Cosmos(_InWanLatents):
     def check(self, recipe: Recipe) -> None:
         del recipe  # the recipe's rules were written for it
 
-    def load(
-        self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None
-    ) -> WorldModel:
+    def load(self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None) -> WorldModel:
         from .cosmos import CosmosWorld
 
         return CosmosWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
@@ -146,9 +144,7 @@ class _Wan(_InWanLatents):
         if recipe.solver != Recipe.model_fields["solver"].default:
             raise ConfigError(f"solver {recipe.solver}: Wan 2.1 steps with its folder's own scheduler; leave it out")
 
-    def load(
-        self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None
-    ) -> WorldModel:
+    def load(self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None) -> WorldModel:
         from .wan import WanWorld
 
         return WanWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)

@@ -90,9 +90,7 @@ class WorldFamily(Protocol):
         """Raise ConfigError where this family cannot do what the recipe says."""
         ...
 
-    def load(
-        self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None
-    ) -> WorldModel:
+    def load(self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None) -> WorldModel:
         """The engine, its weights on the device. Raises WorldModelError where they cannot be loaded.
 
         Args:

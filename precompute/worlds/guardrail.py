@@ -30,9 +30,7 @@ def check_prompts(prompts: list[str], guardrail: Guardrail | None, encoder: Text
         raise ConfigError(f"NVIDIA's guardrail finds this prompt unsafe: {unsafe[0]!r}")
 
 
-def unsafe_prompts(
-    prompts: Sequence[str], guardrail: Guardrail | None, encoder: TextEncoder | None
-) -> list[str]:
+def unsafe_prompts(prompts: Sequence[str], guardrail: Guardrail | None, encoder: TextEncoder | None) -> list[str]:
     """The prompts that NVIDIA's filter finds unsafe; none where another guardrail is named.
 
     Raises:

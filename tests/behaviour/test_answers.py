@@ -1,28 +1,40 @@
 """Ranking and own words are the same however questions are packed, and a reader can be shown something else."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
-from theworld.pipeline.errors import ConfigError, RunError
+from theworld.pipeline.errors import ConfigError, QuestionError, RunError
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import open_store
-from theworld.train.config import TrainConfig
+from theworld.train.config import AnswerConfig, TrainConfig
 from theworld.train.data.arms import open_arm, parse_arm
 from theworld.train.data.batches import encode, pad_rows
 from theworld.train.evaluation import answer
 from theworld.train.evaluation.answer import Response, answer_all, ask
-from theworld.train.evaluation.evaluate import evaluate, evaluate_shown
-from theworld.train.questions.record import read_questions, select_split
+from theworld.train.evaluation.evaluate import (
+    Evaluation,
+    compare_evaluations,
+    evaluate,
+    evaluate_shown,
+    read_evaluation,
+    rescored,
+)
+from theworld.train.evaluation.session import _without_letters
+from theworld.train.language.lm import LanguageModel
+from theworld.train.questions.record import Question, read_questions, select_split
 from theworld.train.runs.folder import load_run
+from theworld.train.runs.meta import read_meta
 from theworld.train.training.train import train
 
-from ..miniatures.lm import save_mini_lm
+from ..miniatures.lm import WORDS, save_mini_lm
 from ..miniatures.study import save_mini_study
 
 
@@ -104,7 +116,7 @@ def test_own_words_have_room_for_the_longest_answer_that_is_right(place: Path, m
     file, store = place / "questions.jsonl", open_store(place / "rollouts")
     [first, *_] = select_split(read_questions(file), "test", file)
     loaded = load_run(place / "run", device="cpu")
-    monkeypatch.setattr(type(loaded.lm), "end_id", -1)  # it goes on and on
+    monkeypatch.setattr(type(loaded.lm), "end_ids", frozenset({-1}))  # it goes on and on
     for right, words in (("left", 16), ("left " * 30, 33)):
         asked = [first.model_copy(update={"choices": None, "answer": right.strip()})]
         keys, images = open_arm(parse_arm("rollout"), store, asked, asked, file, rollout_steps=3)
@@ -176,3 +188,127 @@ def test_the_command_writes_a_page_also_where_nothing_can_be_drawn(place: Path) 
     for words in ["ablations", "all, generated", "calibration error", f"report: {page}", "no pictures"]:
         assert words in result.output, words
     assert "frozen" in page.read_text()
+
+
+def test_several_questions_on_a_scene_widen_the_interval_by_scene(place: Path) -> None:
+    """Two questions on each of eight scenes, four minimal pairs: what was drawn by chance are the pairs."""
+    result = evaluate(place / "run", device="cpu")
+    overall = result.overall
+    assert (overall.total, overall.clusters) == (16, 4)
+    assert overall.cluster_low is not None
+    assert overall.cluster_high is not None
+    assert overall.cluster_low <= overall.low <= overall.high <= overall.cluster_high
+    done = CliRunner().invoke(app, ["evaluate", str(place / "run"), "--rescore"], env={"COLUMNS": "160"})
+    assert f"[{overall.cluster_low:.3f}, {overall.cluster_high:.3f}] by 4 scenes" in done.output
+
+
+def test_saved_answers_are_judged_again_without_a_model(place: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(place / "run", tmp_path / "run"))
+    fresh = evaluate(place / "run", device="cpu")
+    (run / "adapter_model.safetensors").unlink()  # nothing is loaded
+    old = json.loads((place / "run" / "evaluation.json").read_text())
+    for name in ("rules", "show_choices", "max_new_tokens"):
+        del old[name]
+    for prediction in old["predictions"]:
+        prediction["generated_correct"] = not prediction["generated_correct"]  # as wrong rules might have it
+    old["overall"] = {name: old["overall"][name] for name in ("correct", "total", "accuracy", "low", "high")}
+    (run / "evaluation.json").write_text(json.dumps(old))
+    assert read_evaluation(run).rules == 1
+    told = compare_evaluations([read_evaluation(run)])[0]
+    assert "1, today 2: --rescore" in [cell for column in told.columns for cell in column.cells]
+
+    done = CliRunner().invoke(app, ["evaluate", str(run), "--rescore", "--json"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    results = [Evaluation.model_validate(one) for one in json.loads(done.stdout)]
+    [result] = [one for one in results if (one.arm, one.steps) == ("rollout", 3)]
+    kept = {"answer_seconds": result.answer_seconds, "run": result.run}
+    assert result == fresh.model_copy(update=kept)
+    assert read_evaluation(run) == result
+    refused = CliRunner().invoke(app, ["evaluate", str(run), "--rescore", "--steps", "0"])
+    assert "--rescore judges the answers that are saved" in str(refused.exception)
+
+
+def test_an_answer_in_own_words_is_judged_by_what_it_says(place: Path, tmp_path: Path) -> None:
+    """Of a question without choices, the predicted answer is in own words, too."""
+    said = [("caf\u00e9", "cafe\u0301", True), ("1/2", "1.2", False), ("left", "left", True)]
+    evaluation = evaluate(place / "run", device="cpu")
+    [like] = evaluation.predictions[:1]
+    open_ended = tuple(
+        like.model_copy(update={
+            "id": str(n), "choices": None, "probabilities": (), "predicted": one, "answer": other, "correct": not same,
+            "generated": None, "generated_correct": None,
+        })
+        for n, (one, other, same) in enumerate(said)
+    )  # fmt: skip
+    judged = rescored(evaluation.model_copy(update={"predictions": open_ended, "rules": 1}))
+    assert [one.correct for one in judged.predictions] == [same for *_, same in said]
+    assert (judged.overall.correct, judged.overall.total, judged.rules) == (2, 3, 2)
+    first = rescored(evaluation.model_copy(update={"predictions": open_ended, "version": 1}))
+    assert (first.overall.correct, first.generated) == (2, evaluation.generated)
+
+
+@pytest.mark.parametrize("show", ["list", "letters"])
+def test_shown_choices_are_part_of_the_training_and_of_the_evaluation(place: Path, tmp_path: Path, show: str) -> None:
+    lm = tmp_path / "lm"
+    save_mini_lm(lm, words=(*"ABC", *WORDS))
+    plain = TrainConfig.model_validate(read_meta(place / "run").config)
+    train(plain.model_copy(update={"lm": str(lm), "out": tmp_path / "run", "show_choices": show}))
+    assert read_meta(tmp_path / "run").show_choices == show
+    result = evaluate(tmp_path / "run", device="cpu")
+    assert result.show_choices == show
+    assert all(one.predicted in (one.choices or ()) for one in result.predictions)  # never a letter
+    assert all(one.question.startswith("where") for one in result.predictions)  # as the file has it
+    assert (tmp_path / "run" / "evaluation.json").is_file()
+    other = evaluate(tmp_path / "run", device="cpu", show_choices="none")
+    assert (other.show_choices, read_evaluation(tmp_path / "run").show_choices) == ("none", show)
+    assert (tmp_path / "run" / "evaluation-choices-none.json").is_file()
+    assert other.predictions != result.predictions
+
+    # `ask` follows the training
+    file, store = place / "questions.jsonl", open_store(place / "rollouts")
+    asked = select_split(read_questions(file), "test", file)
+    keys, _ = open_arm(parse_arm("rollout"), store, asked, asked, file, rollout_steps=3)
+    loaded = load_run(tmp_path / "run", device="cpu")
+    for question, one in zip(asked[:4], result.predictions, strict=False):
+        latents = torch.from_numpy(store.read([keys[question.id]]))
+        alone = ask(loaded, latents, question.question, question.choices)
+        of = {choice.choice: choice.probability for choice in alone.ranked}
+        assert alone.text == one.predicted
+        assert [of[choice] for choice in question.choices or ()] == pytest.approx(one.probabilities, abs=1e-5)
+
+
+def test_letters_that_the_model_writes_are_their_choices() -> None:
+    question = Question(id="1", image="a.png", question="where?", answer="right", choices=("left", "right"))
+    for generated, meant in [("B", "right"), ("(b)", "right"), ("B. right", "right"), ("A.", "left"), ("up", "up")]:
+        response = _without_letters(Response("B", (0.4, 0.6), generated), question)
+        assert (response.text, response.generated) == ("right", meant)
+
+
+def test_the_length_of_an_answer_is_set_and_recorded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = place / "open.jsonl"
+    lines = [json.loads(line) for line in (place / "questions.jsonl").read_text().splitlines()]
+    file.write_text("".join(f"{json.dumps({**line, 'choices': None})}\n" for line in lines if line["split"] == "test"))
+    monkeypatch.setattr(LanguageModel, "end_ids", frozenset({-1}))  # it goes on and on
+    for words in (None, 3):
+        result = evaluate(place / "run", questions=file, device="cpu", max_new_tokens=words)
+        assert result.max_new_tokens == words
+        assert max(len(one.predicted.split()) for one in result.predictions) == (words or 16)
+
+
+def test_an_answer_in_own_words_can_be_drawn(place: Path) -> None:
+    file, store = place / "questions.jsonl", open_store(place / "rollouts")
+    asked = select_split(read_questions(file), "test", file)
+    keys, _ = open_arm(parse_arm("rollout"), store, asked, asked, file, rollout_steps=3)
+    latents, loaded = torch.from_numpy(store.read([keys[asked[0].id]])), load_run(place / "run", device="cpu")
+
+    def answers(**writing: Any) -> str:
+        return ask(loaded, latents, asked[0].question, writing=AnswerConfig(**writing)).text
+
+    assert answers(temperature=3.0, seed=1) == answers(temperature=3.0, seed=1)
+    assert len({answers(temperature=3.0, seed=seed) for seed in range(5)}) > 1
+    assert answers() == answers(temperature=1e-3)
+    assert len(answers(temperature=3.0, max_new_tokens=1).split()) <= 1
+    with pytest.raises(ConfigError, match="choices are ranked, so nothing is generated"):
+        ask(loaded, latents, "where?", ["left", "right"], writing=AnswerConfig(temperature=1.0))
+    with pytest.raises(QuestionError, match="'<eos>', which .* reads as a control token"):
+        ask(loaded, latents, "where is the ball? <eos>", ["left", "right"])

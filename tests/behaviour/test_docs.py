@@ -22,7 +22,7 @@ from theworld.pipeline.cli.main import app
 from theworld.pipeline.failures import FailureReason
 from theworld.precompute.inputs.manifests import COLUMNS
 from theworld.precompute.live import audit
-from theworld.precompute.media.video import write_video
+from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worlds.builtin import BUILT_IN
 from theworld.train.config import TrainConfig

@@ -17,7 +17,7 @@ WORLDLET = "precompute/worldlet/"
 """Making its scenes and weights is a workshop of its own."""
 
 DOORS = {
-    "av": ["precompute/media/video.py"],
+    "av": ["precompute/media/video"],
     "datasets": ["pipeline/files/arrow_tables.py"],
     "diffusers": ["precompute/worlds/"],
     "google_crc32c": ["pipeline/store/formats/"],

@@ -12,20 +12,24 @@ import torch
 from diffusers import AutoencoderKLWan
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
 from typer.testing import CliRunner, Result
 
 from tests.command_line import theworld, theworld_process
-from tests.precompute.media.test_video import turned
+from tests.videos import turned
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, ImageError
 from theworld.pipeline.latents.keys import key_of_file
+from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.tensors import standardise
 from theworld.pipeline.store.folder import open_store
+from theworld.pipeline.store.records import read_record
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.report import Report
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.live.world import LiveWorld
-from theworld.precompute.media.video import write_video
+from theworld.precompute.media.video_showing import TURNED
+from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.preview.answer_cards import save_answer
 from theworld.precompute.worlds.source import resolve_world
 
@@ -102,12 +106,47 @@ def test_a_stride_keeps_every_nth_latent_frame_of_a_longer_clip(tmp_path: Path) 
     np.testing.assert_array_equal(kept.read(kept.keys), long.read(long.keys)[:, :, ::2])
 
 
-def test_videos_to_be_shown_turned_are_taken_as_they_are_stored_and_counted(tmp_path: Path) -> None:
+def test_videos_are_turned_as_they_say_and_counted(tmp_path: Path) -> None:
     videos = make_videos(tmp_path / "in", 3)
+    upright = open_store(run_precompute(config(videos, tmp_path / "upright", steps=0)).store)
+    [stored] = upright.read([key_of_file(videos / "1.mp4")])
+    write_video(videos / "1.mp4", np.rot90(falling(1, 10), axes=(1, 2)), 12)  # to the left
     (videos / "1.mp4").write_bytes(turned((videos / "1.mp4").read_bytes()))
     report = run_precompute(config(videos, tmp_path / "cache", steps=0, shard_size=1))
-    assert report.written == 3
-    assert "note: 1 video: to be rotated by players" in report.summary()
+    assert "note: 1 video: turned or mirrored as their display matrix says" in report.summary()
+    store = open_store(report.store)
+    np.testing.assert_array_equal(store.read([key_of_file(videos / "1.mp4")])[0], stored)
+    facts = [read_record(store.path, number, store.recipe.id).facts for number in store.shards]
+    assert [each["video_rates"] for each in facts] == [{"12": 1}] * 3
+    assert [note for each in facts for note in each.get("notes", {})] == [TURNED]
+
+
+def test_the_frames_of_a_clip_are_as_far_apart_as_those_of_the_world_model(tmp_path: Path) -> None:
+    ball = np.full((33, 64, 64, 3), 60, np.uint8)
+    for at, picture in enumerate(ball):
+        picture[24:40, at : at + 16] = (240, 220, 40)
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in" / "slow.mp4", ball, 48)
+    write_video(tmp_path / "in" / "right.mp4", ball[::4], 12)  # the worldlet has 12 frames a second
+    write_video(tmp_path / "in" / "few.mp4", ball[::8], 6)
+
+    def latents(**changes: object) -> tuple[Recipe, dict[str, NDArray[np.float32]], Report]:
+        report = run_precompute(config(tmp_path / "in", tmp_path / "cache", **changes))
+        store = open_store(report.store)
+        return store.recipe, {name: store.read([key])[0] for name, (key,) in store.sources().items()}, report
+
+    recipe, at_card, report = latents()
+    assert (recipe.clip_fps, recipe.id) == (12.0, latents(clip_fps="12")[0].id)
+    np.testing.assert_array_equal(at_card["slow.mp4"], at_card["right.mp4"])
+    assert "note: 1 video: with fewer frames a second than the clip, so that some were repeated" in report.summary()
+    recipe, stored, _ = latents(clip_fps="stored", steps=1)
+    assert recipe.clip_fps is None
+    assert np.abs(stored["slow.mp4"] - at_card["right.mp4"][:, :2]).mean() > 0.05
+    recipe, fast, _ = latents(clip_fps="24", steps=1)
+    np.testing.assert_array_equal(stored["right.mp4"], latents(clip_fps="12", steps=1)[1]["right.mp4"])
+    assert np.abs(fast["slow.mp4"] - at_card["right.mp4"][:, :2]).mean() > 0.05
+    with pytest.raises(ValidationError, match="card, stored or frames a second"):
+        config(tmp_path, tmp_path, clip_fps="fast")
 
 
 @pytest.mark.slow
@@ -124,7 +163,7 @@ def test_ray_workers_encode_what_can_be_and_the_ledger_keeps_what_cannot(tmp_pat
 
     first = theworld_process(*command, "--limit", "5", cwd=tmp_path)  # 0 to 4
     assert first.code == 0, first.err
-    assert "the first 9 frames of each video = 3 latent frames" in first.err
+    assert "the first 9 frames of each video at 12 frames/s = 3 latent frames" in first.err
     rest = theworld_process(*command, cwd=tmp_path)
     assert rest.code == 3, rest.err
     report = rest.json
@@ -190,7 +229,7 @@ def test_a_video_is_made_into_latents_on_the_spot_and_an_image_is_refused(tmp_pa
     Image.fromarray(falling(0, 1)[0]).save(image)
     with pytest.raises(ImageError, match=r"x\.png is not a video.*ask it about videos"):
         live.roll_out(image)
-    rolls = LiveWorld.for_recipe(store.recipe.model_copy(update={"kind": "rollout"}), device="cpu")
+    rolls = LiveWorld.for_recipe(store.recipe.model_copy(update={"kind": "rollout", "clip_fps": None}), device="cpu")
     with pytest.raises(ImageError, match=r"0\.mp4 is a video.*ask it about images"):
         rolls.roll_out(videos / "0.mp4")
 

@@ -1,6 +1,4 @@
-"""Stores in the Zarr layout, opened by programs that know nothing of theworld: zarr-python, tensorstore, xarray.
-
-"""
+"""Stores in the Zarr layout, opened by programs that know nothing of theworld: zarr-python, tensorstore, xarray."""
 
 import subprocess
 import sys

@@ -18,7 +18,7 @@ from theworld.pipeline.store.summary import summarise
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.recipe import make_recipe
 from theworld.precompute.job.run import run_precompute
-from theworld.precompute.media.video import write_video
+from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.worldlet.scenes.files import write_scenes
 from theworld.precompute.worlds.source import resolve_world
 from theworld.train.config import TrainConfig
@@ -106,7 +106,7 @@ def test_a_continuation_begins_with_the_real_frames_and_its_motion_goes_on(scene
 def frames_of(path: Path) -> NDArray[np.uint8]:
     from theworld.precompute.media.video import load_video
 
-    clip, _ = load_video(path.read_bytes(), 33, 64, 64, "cover", source=path.name)
+    clip = load_video(path.read_bytes(), 33, 64, 64, "cover", source=path.name).pixels
     return ((clip + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
 
 

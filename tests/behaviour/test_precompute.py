@@ -35,6 +35,7 @@ from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import Report, run_precompute
 from theworld.precompute.media.images import load_image
 from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.source import resolve_world
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_every_image_gets_the_latents_the_engine_gives(tmp_path: Path, world: Pa
     engine = CosmosWorld.load(world)
     for path in sorted(images.iterdir()):
         key = key_of_file(path)
-        pixels = load_image(path.read_bytes(), 32, 32, "cover", source=path.name)
+        pixels = load_image(path.read_bytes(), 32, 32, "cover", source=path.name)[0]
         expected = engine.rollout(pixels[None], [key], store.recipe)[0]
         np.testing.assert_allclose(store.read([key])[0], expected.numpy(), atol=2e-3, rtol=1e-3)
     assert set(store.sources()) == {path.name for path in images.iterdir()}
@@ -238,12 +239,12 @@ def test_unreadable_and_hostile_inputs_become_ledger_rows_and_the_rest_is_done(t
         "text.jpg": "format",
         "cut.png": "decode",
         "zero.png": "not_a_file",
-        "out.png": "not_a_file",
+        "out.png": "format",  # a link in the user's own folder is followed
         "pipe.png": "not_a_file",
         "bomb.png": "too_large",
         os.fsdecode(b"b\xff.png"): "format",
     }
-    assert (report.written, report.plan.ignored) == (3, 1)
+    assert (report.written, report.plan.left_out) == (3, {".txt": 1, "in a loop of links": 1})
     assert {f.source for f in open_store(report.store).failures()} == set(reasons)
     assert all(word in report.summary() for word in ("8 inputs failed", "too_large", "--retry-failed"))
     again = run_precompute(settings)
@@ -361,6 +362,39 @@ def test_when_nothing_works_the_run_says_so_instead_of_filling_the_ledger(
 def test_a_dry_run_writes_nothing(tmp_path: Path, world: Path) -> None:
     report = run_precompute(config(make_images(tmp_path / "in", 3), tmp_path / "cache", world, dry_run=True))
     assert len(report.plan.todo) == 3
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_dry_run_names_what_cannot_be_read_and_what_is_left_out(tmp_path: Path, world: Path) -> None:
+    images = make_images(tmp_path / "in", 2)
+    for name in ("empty.png", "bare", "notes.txt", ".hidden.png"):
+        (images / name).touch()
+    report = run_precompute(config(images, tmp_path / "cache", world, dry_run=True))
+    summary = report.summary()
+    assert all(words in summary for words in ("1 inputs cannot be read (1 empty)", "empty.png is empty"))
+    assert "left out 1 .txt, 1 without suffix, 1 hidden" in report.plan.lines(
+        report.recipe, resolve_world(str(world)), ""
+    )
+    assert (report.bad, report.to_json()["reasons"]) == (0, {"empty": 1})
+    assert report.to_json()["left_out"] == {".txt": 1, "without suffix": 1, "hidden": 1}
+    done = run_precompute(config(images, tmp_path / "cache", world))
+    assert "left out: 1 .txt, 1 without suffix, 1 hidden" in done.summary()
+    assert (done.bad, done.written) == (1, 2)
+
+
+def test_where_no_input_can_be_read_the_reasons_are_said_and_nothing_is_made(tmp_path: Path, world: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(5):
+        (tmp_path / "in" / f"{number}.png").touch()
+    (tmp_path / "in" / "gone.png").symlink_to("nowhere")
+    (tmp_path / "pictures.zip").write_bytes(b"PK\5\6" + bytes(18))
+    for place, words in (
+        (tmp_path / "in", r"none of the 6 inputs of .* \(5 empty, 1 missing\)[^\0]*is empty[^\0]*a link to nowhere"),
+        (tmp_path / "pictures.zip", "is a ZIP archive"),
+    ):
+        for dry_run in (True, False):
+            with pytest.raises(ConfigError, match=words):
+                run_precompute(config(place, tmp_path / "cache", world, dry_run=dry_run))
     assert not (tmp_path / "cache").exists()
 
 

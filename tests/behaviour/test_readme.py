@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
-from theworld.precompute.media.video import write_video
+from theworld.precompute.media.video_writing import write_video
 from theworld.train.language.weights import find_weights
 
 from ..miniatures.image_store import make_images

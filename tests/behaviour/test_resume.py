@@ -345,9 +345,7 @@ def test_trainings_side_by_side_on_one_store_give_what_each_gives_alone(house: P
     assert all(same(house / f"alone{seed}", house / f"beside{seed}") for seed in (1, 2))
 
 
-def test_unnamed_trainings_side_by_side_take_different_numbers(
-    house: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unnamed_trainings_side_by_side_take_different_numbers(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(house)
     both = [start(lambda _: train(settings(house, out=None, train_steps=2))) for _ in range(2)]
     for child in both:

@@ -41,9 +41,7 @@ def rights(folder: Path) -> dict[str, str]:
 
 def usual(folder: Path, mask: int) -> dict[str, str]:
     """What they would be if this process had made each in the usual way."""
-    return {
-        str(path): oct((0o777 if path.is_dir() else 0o666) & ~mask) for path in (folder, *folder.rglob("*"))
-    }
+    return {str(path): oct((0o777 if path.is_dir() else 0o666) & ~mask) for path in (folder, *folder.rglob("*"))}
 
 
 @pytest.mark.parametrize("mask", [0o002, 0o027, 0o077])

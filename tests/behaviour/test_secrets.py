@@ -100,9 +100,7 @@ def test_no_token_is_written_by_a_job_or_shown_among_its_processes(over_ray: boo
         temp.rmdir()
 
 
-def test_no_token_is_written_by_a_training_or_into_an_upload(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_token_is_written_by_a_training_or_into_an_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in PLANTED.items():
         monkeypatch.setenv(name, value)
     from theworld.train.evaluation.evaluate import evaluate

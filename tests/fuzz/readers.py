@@ -194,6 +194,10 @@ def _use_listing(listing: Listing) -> None:
             sample.location.read(2**20)
 
 
+_LISTS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
+_PACKED_LISTS = ("packed.jsonl.gz", "packed.csv.bz2")
+
+
 def _list(folder: Path, *names: str, kind: Any = "rollout", prompts: bool = True) -> None:
     for name in names:
         if (folder / name).exists():
@@ -505,14 +509,14 @@ def readers(seeds: Seeds) -> list[Reader]:
         Reader(
             name="lists",
             covers=(
-                "pipeline.files.text_tables:_array_records",
                 "pipeline.files.text_tables:_csv_records",
-                "pipeline.files.text_tables:_line_records",
+                "pipeline.files.text_tables:open_text",
+                "precompute.inputs.first_bytes:look_at",
                 "precompute.inputs.locations:File.read",
                 "pipeline.files.images:read_input_file",
             ),
             cases=lambda s: s.lists,
-            use=lambda folder: _list(folder, "list.jsonl", "list.json", "list.csv", "list.tsv"),
+            use=lambda folder: _list(folder, *(f"list{suffix}" for suffix in _LISTS), *_PACKED_LISTS),
             follows_paths=True,
             share=1.5,
         ),
@@ -556,14 +560,14 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="images",
-            covers=("pipeline.files.images:decode_image", "precompute.media.images:load_image"),
+            covers=("pipeline.files.images:_decode", "precompute.media.images:load_image"),
             cases=lambda s: s.images,
             use=_decode,
             contained=True,
         ),
         Reader(
             name="videos",
-            covers=("precompute.media.video:_pictures",),
+            covers=("precompute.media.video_files:open_video",),
             cases=lambda s: s.videos,
             use=_decode_video,
             share=0.1,

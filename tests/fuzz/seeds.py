@@ -1,6 +1,8 @@
 """The files that mutations begin with: the golden stores, and what the project's own writers and others' make."""
 
 import base64
+import bz2
+import gzip
 import io
 import json
 import os
@@ -27,7 +29,7 @@ from theworld.pipeline.store import latent_store
 from theworld.precompute.inputs.hash_cache import HashCache
 from theworld.precompute.inputs.listing import list_inputs
 from theworld.precompute.job.throughput import ThroughputLog
-from theworld.precompute.media.video import write_video
+from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.worldlet.scenes.files import write_scenes
 from theworld.precompute.worlds.prompts import prompt_file
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
@@ -136,7 +138,11 @@ class Seeds:
             "list.csv": "".join(",".join(_quoted(value) for value in row) + "\r\n" for row in table),
             "list.tsv": "".join("\t".join(value.replace("\n", " ") for value in row) + "\n" for row in table),
         }
-        return [Case({**PICTURES, name: text.encode()}, (name,)) for name, text in files.items()]
+        files["list.txt"] = "a.png\r\n\nsub/c.png\nmissing.png\n"
+        contents = {name: text.encode() for name, text in files.items()}
+        contents["packed.jsonl.gz"] = gzip.compress(contents["list.jsonl"], mtime=0)
+        contents["packed.csv.bz2"] = bz2.compress(contents["list.csv"])
+        return [Case({**PICTURES, name: content}, (name,)) for name, content in contents.items()]
 
     @cached_property
     def tars(self) -> list[Case]:

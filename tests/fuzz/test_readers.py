@@ -29,10 +29,16 @@ OF_OTHERS = {
     "pipeline.machine:cpu_model": "the kernel's",
     "pipeline.store.commit:self_test": "files that it has just written",
     **dict.fromkeys(
-        (f"precompute.inputs.listing:{name}" for name in ("_add_list", "_add_table", "_contained", "_find", "_folder")),
+        (
+            f"precompute.inputs.{name}"
+            for name in (
+                *("containers:_add_list", "containers:_add_table", "containers:add_containers"),
+                *("places:_named", "places:_folder", "places:_saved"),
+            )
+        ),
         "hands places to the readers of `lists`, `tars` and `tables of inputs`",
     ),
-    "precompute.inputs.listing:_add_tar": "hands a tar to the reader of `tars`",
+    "precompute.inputs.containers:_add_tar": "hands a tar to the reader of `tars`",
     "precompute.inputs.sandbox:_limit": "the kernel's",
     "precompute.job.ray_local:_sweep": "folders that theworld's own processes left behind",
     "precompute.preview.answer_cards:AnswerPictures._input": "decode_image, as of `images`",

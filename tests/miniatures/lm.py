@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Punctuation, Sequence, WhitespaceSplit
+from tokenizers.pre_tokenizers import Punctuation, WhitespaceSplit
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from theworld.pipeline.latents.keys import key_of_bytes
@@ -30,20 +31,22 @@ RECIPE = Recipe(world="sha256:" + "0" * 64, height=32, width=48, rollout_steps=3
 SPEC = LatentSpec(channels=16, spatial_stride=8, temporal_stride=4, mean=(0.0,) * 16, std=(1.0,) * 16)
 
 
-def mini_tokenizer() -> PreTrainedTokenizerFast:
-    table = {word: number for number, word in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", *WORDS])}
+def mini_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
+    table = {word: number for number, word in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", *words])}
     inner = Tokenizer(WordLevel(table, unk_token="<unk>"))
-    inner.pre_tokenizer = Sequence([WhitespaceSplit(), Punctuation()])  # type: ignore[assignment]
+    inner.pre_tokenizer = pre_tokenizers.Sequence([WhitespaceSplit(), Punctuation()])  # type: ignore[assignment]
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
     )
 
 
-def mini_lm(seed: int = 0, *, hidden_size: int = 32, layers: int = 2) -> Gemma2ForCausalLM:
+def mini_lm(
+    seed: int = 0, *, hidden_size: int = 32, layers: int = 2, words: Sequence[str] = WORDS
+) -> Gemma2ForCausalLM:
     """Stock Gemma-2, soft-capping included, with random weights."""
     torch.manual_seed(seed)
     config = Gemma2Config(
-        vocab_size=4 + len(WORDS),
+        vocab_size=4 + len(words),
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
         num_hidden_layers=layers,
@@ -62,9 +65,9 @@ def mini_lm(seed: int = 0, *, hidden_size: int = 32, layers: int = 2) -> Gemma2F
     return Gemma2ForCausalLM(config).eval()
 
 
-def save_mini_lm(folder: Path, seed: int = 0) -> Path:
-    mini_lm(seed).save_pretrained(folder)
-    mini_tokenizer().save_pretrained(folder)
+def save_mini_lm(folder: Path, seed: int = 0, *, words: Sequence[str] = WORDS) -> Path:
+    mini_lm(seed, words=words).save_pretrained(folder)
+    mini_tokenizer(words).save_pretrained(folder)
     return folder
 
 

@@ -26,7 +26,7 @@ MODELS: dict[str, type[BaseModel]] = {"precompute": PrecomputeConfig, "train": T
 TYPED = {"store": Path("s"), "questions": Path("q")}
 DECIDED = {
     "precompute": {
-        "typed": {"cache", "guardrail", "address", "events"},
+        "typed": {"cache", "guardrail", "address", "events", "image_root"},
         "place": {"images"},
         "models": {"world"},
     },
@@ -70,6 +70,7 @@ def test_each_setting_that_is_a_path_or_a_text_is_decided_upon(table: str) -> No
         ("precompute", "events", "events.jsonl"),
         ("precompute", "cache", "latents"),
         ("precompute", "guardrail", "external"),
+        ("precompute", "image_root", "photos"),
         ("train", "out", "runs/7"),
         ("train", "report_to", "wandb"),
     ],

@@ -53,7 +53,7 @@ class VisionInputs:
 
     def prepare(self, file: Path) -> Float[Tensor, "1 3 height width"]:
         """One image file."""
-        image = decode_image(read_input_file(file), source=str(file))
+        image = decode_image(read_input_file(file), source=str(file)).image
         return self._prepare(image, do_pan_and_scan=False, return_tensors="pt")["pixel_values"]
 
 

@@ -35,6 +35,7 @@ from ...pipeline.files.local import file_name
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
+from ..config import ShowChoices
 from ..data.arms import parse_arm
 from ..pages.intervals import as_share
 from ..questions.readers import digest_of
@@ -43,6 +44,7 @@ from .answer import Response, check_steps
 from .evaluate import is_right
 from .gates import Flags, Floats, Gate, Rule, choose_threshold, disagreement, margin
 from .metrics import Score, score
+from .own_words import RULES
 from .session import AnswerSession
 from .statistics import paired_p_value
 
@@ -97,6 +99,10 @@ class Adaptive(_Result):
     """Their ids, in the order of the policies' `steps`."""
     policies: tuple[Policy, ...]
     notes: tuple[str, ...]
+    rules: int = 1
+    """Version of the rules for own words, as in evaluation.json."""
+    show_choices: ShowChoices = "none"
+    """As in evaluation.json."""
 
     def table(self) -> Table:
         """The policies as a table for a terminal."""
@@ -247,6 +253,8 @@ def compare_policies(
             for name, steps, gate in picks
         ),
         notes=tuple(notes),
+        rules=RULES,
+        show_choices=session.show_choices,
     )
     name = ADAPTIVE if split == "test" else file_name(f"adaptive-{split or 'all'}") + ".json"
     replace(run, run / name, f"{result.model_dump_json(indent=1)}\n".encode())
@@ -400,11 +408,14 @@ def _policy(
     kinds = np.array([question.type or UNTYPED for question in answered.questions])
     share = float((steps > 0).mean())
     lost, won = int((always & ~right).sum()), int((right & ~always).sum())
-    clusters = (question.cluster for question in answered.questions)
+    clusters = [question.cluster for question in answered.questions]
     return Policy(
         name=name,
-        overall=score(right.tolist()),
-        by_type={kind: score(right[kinds == kind].tolist()) for kind in sorted(set(kinds.tolist()))},
+        overall=score(right.tolist(), clusters),
+        by_type={
+            kind: score(right[kinds == kind].tolist(), np.array(clusters)[kinds == kind].tolist())
+            for kind in sorted(set(kinds.tolist()))
+        },
         world_tokens=sum(tokens[k] * n for k, n in Counter(steps.tolist()).items()) / len(steps),
         rollouts=rollouts,
         reading=share,

@@ -12,7 +12,7 @@ without choices, which may be long, are generated row by row, with a key-value c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -23,14 +23,16 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, QuestionError, RunError
 from ...pipeline.progress import Progress
+from ..config import AnswerConfig
 from ..data.batches import Example, pack_by, pad_rows, texts, to_device, with_latents
 from ..data.loader import LatentDataset
+from ..data.shown_choices import as_shown
 from ..data.vision import VisionInputs
 from ..language.prompt_format import PromptFormat
 from ..questions.record import Question
 from ..runs.folder import LoadedRun, load_run
 
-_MAX_NEW_TOKENS = 16
+_MAX_NEW_TOKENS = 16  # of an answer in own words, unless more are asked for or needed
 _BEYOND_CHOICES = 2  # tokens that a generated answer may have more than the longest choice: an article, a full stop
 _PACK = 8  # questions of an image in one row
 _PACK_CHOICES = 32  # choices of an image's questions in one row
@@ -64,6 +66,7 @@ def ask(
     *,
     steps: int | None = None,
     image: Path | None = None,
+    writing: AnswerConfig | None = None,
     progress: Progress | None = None,
 ) -> Answer:
     """Answer one question about one rollout, cached or fresh.
@@ -71,26 +74,34 @@ def ask(
     Args:
         run: a run folder, or one already loaded.
         latents: standardised, of the recipe the run was trained on.
-        choices: rank these; without them the model generates an answer.
+        choices: rank these, shown in the prompt as in the run's training; without them the model generates an answer.
         steps: K, rollout steps to read; by default those it was trained with.
         image: the file the latents are of, for a language model that looks at images itself.
+        writing: how an answer is generated: greedily, or drawn.
         progress: where warnings go; None is `Progress.to_logger()`.
     Raises:
         RunError: no run folder, or another base model.
-        ConfigError: more steps than the latents have, an empty question, or choices that are not two different ones.
-        QuestionError: a choice has words the language model has no token for.
+        ConfigError: more steps than the latents have, an empty question, choices that are not two different ones, or
+            `writing` with choices, which are ranked.
+        QuestionError: a choice has words the language model has no token for, or a text holds a control token.
         LatentShapeError: latents of another shape than it was trained on.
     """
     progress = progress or Progress.to_logger()
     loaded = load_run(run) if isinstance(run, Path) else run
     if not question.strip():
         raise ConfigError("the question is empty")
-    _check_choices(choices, loaded.lm)
+    if choices and writing is not None and writing != AnswerConfig():
+        raise ConfigError(
+            "choices are ranked, so nothing is generated: leave out max_new_tokens, temperature, top_p and seed, or "
+            "the choices"
+        )
+    asked, labels = _shown(question, choices, loaded)
+    _check_choices(labels, loaded.lm)
     if unknown := loaded.lm.unknown_words(question):
         progress.warn(f"warning: {loaded.lm.weights.source} has no token for {', '.join(unknown)} in the question")
     steps = check_steps(loaded, latents.shape[2] - 1, steps, progress)
-    prompt = tuple(loaded.lm.prompt_ids(question))
-    answers = [tuple(loaded.lm.answer_ids(choice)) for choice in choices or ()]
+    prompt = tuple(loaded.lm.prompt_ids(asked))
+    answers = [tuple(loaded.lm.answer_ids(label)) for label in labels or ()]
     first = _single_tokens(answers)
     rows = [first[:1]] if first else answers or [()]
     batch = pad_rows([(Example("", prompt, row),) for row in rows], loaded.lm.pad_id)
@@ -103,7 +114,7 @@ def ask(
         batch["pixel_values"] = pixels.expand(len(batch["input_ids"]), -1, -1, -1)
     batch = to_device(batch, loaded.device)
     if not choices:
-        return Answer(_generate(loaded, batch)[0], ())
+        return Answer(_generate(loaded, batch, writing=writing)[0], ())
     if first:
         scores = _next_token_scores(loaded, batch)[0].log_softmax(0)[list(first)].tolist()
     else:
@@ -111,6 +122,15 @@ def ask(
     shares = torch.tensor(scores).softmax(0).tolist()
     ranked = sorted(map(Ranked, choices, shares, scores), key=lambda choice: -choice.log_likelihood)
     return Answer(ranked[0].choice, tuple(ranked))
+
+
+def _shown(question: str, choices: Sequence[str] | None, loaded: LoadedRun) -> tuple[str, Sequence[str] | None]:
+    """The text of the prompt and the answers that are ranked, as the run was trained to see them."""
+    if not choices or loaded.meta.show_choices == "none":
+        return question, choices
+    asked = Question.model_construct(question=question, choices=tuple(choices), answer=choices[0])
+    shown = as_shown(asked, loaded.meta.show_choices)
+    return shown.question, shown.choices
 
 
 def _check_choices(choices: Sequence[str] | None, lm: PromptFormat) -> None:
@@ -148,6 +168,7 @@ def answer_all(
     progress: Progress,
     pictures: VisionInputs | None = None,
     generate: bool = False,
+    max_new_tokens: int | None = None,
 ) -> list[Response]:
     """One answer per question, in their order.
 
@@ -157,9 +178,10 @@ def answer_all(
         batch_size: rows at a time, a row being an image's questions; or choices at a time. Changes speed only.
         pictures: the images, where the language model looks at them itself.
         generate: also generate answers to the questions with choices.
+        max_new_tokens: of an answer to a question without choices; None is 16, or more where the correct one needs it.
     """
     prompt_ids, answer_ids = cache(loaded.lm.prompt_ids), cache(loaded.lm.answer_ids)  # the same few, again and again
-    end = (loaded.lm.end_id,)
+    end, ends = (loaded.lm.end_id,), loaded.lm.end_ids
     single_token: list[_Item] = []
     ranked: list[_Item] = []  # one a choice
     without_choices: list[_Item] = []
@@ -185,7 +207,7 @@ def answer_all(
             for item, logits in zip(items, _next_token_scores(loaded, batch), strict=True):
                 scores[item.question] = logits[list(item.first)].tolist()
                 if item.question in generations:
-                    generations[item.question].append(int(logits.argmax()), end[0])
+                    generations[item.question].append(int(logits.argmax()), ends)
             bar.advance(
                 len(items) + sum(item.question in generations and generations[item.question].done for item in items)
             )
@@ -194,15 +216,17 @@ def answer_all(
                 scores.setdefault(item.question, []).append(score)
             bar.advance(len(items))
         room = [len(answer_ids(questions[item.question].answer)) + _BEYOND_CHOICES for item in without_choices]
-        longest = max([_MAX_NEW_TOKENS, *room])  # the correct answer must have room
+        longest = max_new_tokens or max([_MAX_NEW_TOKENS, *room])  # the correct answer must have room
+        writing = AnswerConfig(max_new_tokens=longest)
         for items, batch in _batches(without_choices, loaded, images, batch_size, pictures, pack=1):
-            generated |= zip((item.question for item in items), _generate(loaded, batch, longest), strict=True)
+            texts_of_batch = _generate(loaded, batch, writing=writing)
+            generated |= zip((item.question for item in items), texts_of_batch, strict=True)
             bar.advance(len(items))
         while open_numbers := [number for number, generation in generations.items() if not generation.done]:
             next_words = [_Item(number, generations[number].example(end)) for number in open_numbers]
             for items, batch in _batches(next_words, loaded, images, batch_size, pictures, pack=_PACK):
                 for item, token in zip(items, _next_tokens(loaded, batch), strict=True):
-                    generations[item.question].append(token, end[0])
+                    generations[item.question].append(token, ends)
                 bar.advance(sum(generations[item.question].done for item in items))
     answers: list[Response] = []
     for number, question in enumerate(questions):
@@ -246,10 +270,10 @@ class _Generation:
     tokens: list[int] = field(default_factory=list[int])
     done: bool = False
 
-    def append(self, token: int, end: int) -> None:
+    def append(self, token: int, ends: Collection[int]) -> None:
         """Take the likeliest next token."""
         self.tokens.append(token)
-        self.done = token == end or len(self.tokens) == self.max_tokens
+        self.done = token in ends or len(self.tokens) == self.max_tokens
 
     def example(self, any_token: tuple[int, ...]) -> Example:
         """The prompt for the next token; `any_token` is a label that marks its place."""
@@ -334,12 +358,16 @@ def _score(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[float]:
     return loaded.model.log_likelihood(**batch, num_world_steps=_steps_of(batch)).tolist()
 
 
-def _generate(loaded: LoadedRun, batch: dict[str, Tensor], longest: int = _MAX_NEW_TOKENS) -> list[str]:
+def _generate(loaded: LoadedRun, batch: dict[str, Tensor], *, writing: AnswerConfig | None = None) -> list[str]:
+    writing = writing or AnswerConfig()
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     ids = loaded.model.generate(
         **inputs,
         num_world_steps=_steps_of(batch),
-        end_id=loaded.lm.end_id,
-        max_new_tokens=longest,
+        end_id=sorted(loaded.lm.end_ids),
+        max_new_tokens=writing.max_new_tokens or _MAX_NEW_TOKENS,
+        temperature=writing.temperature,
+        top_p=writing.top_p,
+        seed=writing.seed,
     )
     return [loaded.lm.decode(row) for row in ids.tolist()]

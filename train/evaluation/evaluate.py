@@ -21,9 +21,11 @@ from ...pipeline.messages import command, list_problems
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.records import origins_of
+from ..config import ShowChoices
 from ..data.arms import Arm, parse_arm
 from ..questions.readers import digest_of, place_of
 from ..questions.record import UNTYPED, Question, select_split
+from ..runs.hub import EVALUATIONS
 from ..runs.meta import RunMeta, read_meta, versions
 from .answer import Response, check_steps
 from .answer import ask as ask
@@ -32,16 +34,17 @@ from .metrics import (
     Calibration,
     Figure,
     Prediction,
+    accuracy,
     alarms,
     balance,
     calibrate,
     generation,
     group_by_type,
     pairs,
-    score,
 )
 from .metrics import Score as Score
-from .metrics import normalised as normalised
+from .own_words import RULES
+from .own_words import normalised as normalised
 from .session import AnswerSession
 
 EVALUATION = "evaluation.json"
@@ -95,6 +98,13 @@ class Evaluation(Figure):
     left_out: int | None = None
     """Questions of the split that were not asked, being too long or without latents; no figure here counts them. None
     in files written before it was noted."""
+    rules: int = 1
+    """Version of the rules (`own_words.RULES`) by which answers in own words were compared. Others than today's:
+    `rescore`."""
+    show_choices: ShowChoices = "none"
+    """Whether and how the prompts showed the choices."""
+    max_new_tokens: int | None = None
+    """Most tokens of an answer to a question without choices; None is 16, or more where the correct one needs it."""
 
     @property
     def is_swap(self) -> bool:
@@ -131,6 +141,8 @@ def evaluate_shown(
     device: DeviceName = "auto",
     outcomes: Mapping[str, bool] | None = None,
     generate: bool = True,
+    max_new_tokens: int | None = None,
+    show_choices: ShowChoices | None = None,
     max_bad: int | None = None,
     progress: Progress | None = None,
 ) -> list[Evaluation]:
@@ -142,13 +154,16 @@ def evaluate_shown(
         store, questions: by default those the run was trained on.
         split: None asks all questions.
         steps: K, rollout steps to read; by default those it was trained with. Another number is another experiment and
-            is saved beside the first, as `evaluation-steps<K>.json`; another split, arm or questions file likewise.
+            is saved beside the first, as `evaluation-steps<K>.json`; another split, arm, questions file or way to show
+            choices likewise.
         batch_size: rows (a question, or one of its choices) at a time; changes speed only.
         futures: a store of true futures, for the arm `true`; by default the one it was trained with.
         images: folder that the questions' image names are relative to; by default the one it was trained with.
         lm: where the base language model lies now, if it has moved.
         outcomes: scene -> whether its rollout ends as the true scene does.
         generate: also generate answers to the questions that have choices; doubles the time.
+        max_new_tokens: of an answer to a question without choices; None is 16, or more where the correct one needs it.
+        show_choices: whether and how prompts show the choices; by default as in training.
         max_bad: how many wrong rows, questions without latents and questions that are too long may be left out with a
             warning, of each; by default as many as in training.
     Raises:
@@ -166,6 +181,7 @@ def evaluate_shown(
         futures=futures,
         max_bad=max_bad,
         images=images,
+        show_choices=show_choices,
         lm=lm,
         device=device,
         progress=progress,
@@ -182,7 +198,7 @@ def evaluate_shown(
     evaluations: list[Evaluation] = []
     for opened in opened_arms:
         arm, started = opened.arm, time.perf_counter()
-        responses = session.answer(opened, batch_size=batch_size, generate=generate)
+        responses = session.answer(opened, batch_size=batch_size, generate=generate, max_new_tokens=max_new_tokens)
         seconds = time.perf_counter() - started
         predictions = tuple(map(_predicted, answerable, responses, (opened.keys[q.id] for q in answerable)))
         evaluation = Evaluation(
@@ -202,6 +218,9 @@ def evaluate_shown(
             version=2,
             created_with=versions(),
             left_out=len(split_questions) - len(answerable),
+            rules=RULES,
+            show_choices=session.show_choices,
+            max_new_tokens=max_new_tokens,
         )
         _save(run, evaluation, meta)
         evaluations.append(evaluation)
@@ -226,7 +245,7 @@ def _predicted(question: Question, response: Response, key: str) -> Prediction:
         answer=question.answer,
         correct=is_right(question, response.text),
         generated=generated,
-        generated_correct=None if generated is None else normalised(generated) == normalised(question.answer),
+        generated_correct=None if generated is None else is_same(generated, question.answer),
         choices=question.choices,
         probabilities=tuple(round(p, 6) for p in response.probabilities),
         question=question.question,
@@ -250,8 +269,8 @@ def _counted(predictions: tuple[Prediction, ...], outcomes: Mapping[str, bool] |
         },
     }
     return {
-        "overall": score(p.correct for p in predictions),
-        "by_type": {kind: score(p.correct for p in group) for kind, group in by_type.items()},
+        "overall": accuracy(predictions),
+        "by_type": {kind: accuracy(group) for kind, group in by_type.items()},
         "predicted": {kind: _counts(p.predicted for p in group) for kind, group in by_type.items()},
         "answers": {kind: _counts(p.answer for p in group) for kind, group in by_type.items()},
         "predictions": predictions,
@@ -351,21 +370,60 @@ def read_evaluation(run: Path) -> Evaluation:
     Raises:
         RunError: there is none, or it is not what we write.
     """
+    return _read(run, run / EVALUATION)
+
+
+def rescore(run: Path) -> list[Evaluation]:
+    """Judge the saved answers of a run by today's rules for own words, without a model, and save the figures.
+
+    All evaluations in the run folder are counted again. Calibration stays: it is of choices, which no rule changes.
+
+    Raises:
+        RunError: there is none, or one is not what we write.
+    """
+    paths = sorted(run.glob(EVALUATIONS)) or [run / EVALUATION]
+    evaluations = [rescored(_read(run, path)) for path in paths]
+    for path, evaluation in zip(paths, evaluations, strict=True):
+        replace(run, path, f"{evaluation.model_dump_json(indent=1)}\n".encode())
+    return evaluations
+
+
+def rescored(evaluation: Evaluation) -> Evaluation:
+    """An evaluation whose answers are judged by today's rules."""
+    predictions = tuple(map(_judged, evaluation.predictions))
+    figures = {**_counted(predictions, None), "calibration": evaluation.calibration, "rules": RULES}
+    if evaluation.version < 2:  # it does not hold what these are counted from
+        figures = {name: figures[name] for name in ("overall", "by_type", "predictions", "rules")}
+    return evaluation.model_copy(update=figures)
+
+
+def _judged(prediction: Prediction) -> Prediction:
+    said, answer, generated = prediction.predicted, prediction.answer, prediction.generated
+    correct = said == answer or (not prediction.choices and is_same(said, answer))
+    generated_correct = None if generated is None else is_same(generated, answer)
+    return prediction.model_copy(update={"correct": correct, "generated_correct": generated_correct})
+
+
+def _read(run: Path, path: Path) -> Evaluation:
     try:
-        return Evaluation.model_validate_json(read_json_text(run / EVALUATION, MAX_RESULT_BYTES, within=run))
+        return Evaluation.model_validate_json(read_json_text(path, MAX_RESULT_BYTES, within=run))
     except OSError as error:
         raise RunError(f"{run} has not been evaluated: run `{command('evaluate', run)}` first") from error
     except ValueError as error:
         why = list_problems(error) if isinstance(error, ValidationError) else error
         raise RunError(
-            f"{run / EVALUATION} is not an evaluation that theworld wrote: {why}. Make it again: "
-            f"{command('evaluate', run)}"
+            f"{path} is not an evaluation that theworld wrote: {why}. Make it again: {command('evaluate', run)}"
         ) from error
 
 
 def is_right(question: Question, answer: str) -> bool:
     """Whether an answer is correct; without choices, case, punctuation and articles do not count."""
-    return answer == question.answer if question.choices else normalised(answer) == normalised(question.answer)
+    return answer == question.answer if question.choices else is_same(answer, question.answer)
+
+
+def is_same(said: str, answer: str) -> bool:
+    """Whether an answer in own words is the correct one, by the rules of own_words.py."""
+    return normalised(said) == normalised(answer)
 
 
 def _counts(words: Iterable[str]) -> dict[str, int]:
@@ -383,16 +441,25 @@ def _save(run: Path, evaluation: Evaluation, meta: RunMeta) -> None:
         name += f"-{evaluation.arm}"
     if evaluation.steps != evaluation.trained_steps:
         name += f"-steps{evaluation.steps}"
+    if evaluation.show_choices != meta.show_choices:
+        name += f"-choices-{evaluation.show_choices}"
     replace(run, run / f"{file_name(name)}.json", f"{evaluation.model_dump_json(indent=1)}\n".encode())
 
 
 def _table(evaluations: Sequence[Evaluation]) -> Table:
-    heads = [f"{e.run}, steps {e.steps}" + (f", {e.arm}" if e.arm != "rollout" else "") for e in evaluations]
+    heads = [
+        f"{e.run}, steps {e.steps}"
+        + (f", {e.arm}" if e.arm != "rollout" else "")
+        + (f", choices shown ({e.show_choices})" if e.show_choices != "none" else "")
+        for e in evaluations
+    ]
     table = Table("type", *heads, title=f"split {evaluations[0].split or 'all'}")
     for kind in sorted({kind for evaluation in evaluations for kind in evaluation.by_type}):
-        table.add_row(kind, *(str(evaluation.by_type.get(kind, "-")) for evaluation in evaluations))
-    table.add_row("all", *(str(evaluation.overall) for evaluation in evaluations), end_section=True)
-    more: dict[str, list[object]] = {"all, generated": [e.generated for e in evaluations]}
+        table.add_row(kind, *(_both_intervals(evaluation.by_type.get(kind)) for evaluation in evaluations))
+    table.add_row("all", *(_both_intervals(evaluation.overall) for evaluation in evaluations), end_section=True)
+    more: dict[str, list[object]] = {
+        "all, generated": [e.generated and _both_intervals(e.generated) for e in evaluations]
+    }
     for kind in sorted({kind for evaluation in evaluations for kind in evaluation.balanced}):
         figures = [evaluation.balanced.get(kind) for evaluation in evaluations]
         more[f"{kind}, balanced"] = [f and f"{f.accuracy:.3f}, chance {f.chance:.3f}" for f in figures]
@@ -406,7 +473,14 @@ def _table(evaluations: Sequence[Evaluation]) -> Table:
     more["rollout seconds per image"] = [
         None if e.rollout_seconds is None else f"{e.rollout_seconds:,.4g}" for e in evaluations
     ]
+    if any(e.rules != RULES for e in evaluations):
+        more["rules for own words"] = [f"{e.rules}, today {RULES}: --rescore" for e in evaluations]
     for name, figures in more.items():
         if any(figure is not None for figure in figures):
             table.add_row(name, *("-" if figure is None else str(figure) for figure in figures))
     return table
+
+
+def _both_intervals(score: Score | None) -> str:
+    """The share with its plain interval, and below it the one by scene, where scenes have several questions."""
+    return "\n".join(filter(None, ("-" if score is None else str(score), score and score.by_cluster)))

@@ -20,6 +20,7 @@ from ...pipeline.files.limits import MAX_RESULT_BYTES
 from ...pipeline.files.plain import read_json_text
 from ...pipeline.messages import command, list_problems
 from ...pipeline.progress import Progress
+from ..config import AnswerConfig
 from ..questions.record import UNTYPED
 from ..runs.folder import LoadedRun
 from .adaptive import ADAPTIVE, Adaptive
@@ -56,13 +57,14 @@ def answer_live(
     adaptive: str | None = None,
     type: str | None = None,
     image: Path | None = None,
+    writing: AnswerConfig | None = None,
     progress: Progress | None = None,
 ) -> LiveAnswer:
     """Answer a question about an input that is rolled out only as far as it is read.
 
     Args:
         see: makes the latents; it is called with no more steps than are read.
-        choices, image: as of `ask`.
+        choices, image, writing: as of `ask`.
         steps: K, rollout steps to read; by default those it was trained with, or those that `adaptive` says.
         adaptive: a rule (`parse_rule`), or `gate`: answer first without steps, and again with all of them if the
             likeliest choice leads the next by no more than the threshold of the run's gate. A question without choices
@@ -79,7 +81,9 @@ def answer_live(
 
     def answer_with(count: int, reason: str | None = None) -> LiveAnswer:
         latents = see(count)
-        answer = ask(loaded, latents, question, choices, steps=count, image=image, progress=progress)
+        answer = ask(
+            loaded, latents, question, choices, steps=count, image=image, writing=writing, progress=progress
+        )
         return LiveAnswer(answer, count, reason, latents)
 
     if adaptive is None:

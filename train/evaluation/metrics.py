@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict
@@ -10,22 +9,13 @@ from pydantic import BaseModel, ConfigDict
 from ...pipeline.messages import name_some
 from ..pages.intervals import as_share
 from ..questions.record import Question
-from .statistics import paired_p_value, wilson
+from .own_words import normalised
+from .statistics import clustered, paired_p_value, wilson
 
 BINS = 10
 """Bins of a calibration, of equal width."""
 ALARM = 0.02
 """A larger difference between the accuracy of ranked and of generated answers is reported."""
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_MARKS = re.compile(r"(?!(?<!\w)-\d)[^\w\s]")  # but the minus of a number
-
-
-def normalised(text: str) -> str:
-    """An answer without case, punctuation, articles and extra spaces, unless nothing else is left: "A" is an answer."""
-    folded = text.casefold()
-    words = _MARKS.sub(" ", folded)
-    return " ".join((_ARTICLES.sub(" ", words).split() or words.split()) or folded.split())
 
 
 class Figure(BaseModel):
@@ -35,16 +25,31 @@ class Figure(BaseModel):
 
 
 class Score(Figure):
-    """How many answers are correct, with the Wilson 95 % interval of the share."""
+    """How many answers are correct, with two 95 % intervals of the share."""
 
     correct: int
     total: int
     accuracy: float
     low: float
     high: float
+    """Wilson's, which takes questions for independent."""
+    clusters: int | None = None
+    """Scenes, images or minimal pairs (`Prediction.cluster`) that the questions are about; None where it was not
+    noted."""
+    cluster_low: float | None = None
+    cluster_high: float | None = None
+    """Of `statistics.clustered`: other scenes might have been asked about."""
 
     def __str__(self) -> str:
         return f"{as_share(self.accuracy, self.low, self.high)} of {self.total}"
+
+    @property
+    def by_cluster(self) -> str | None:
+        """The interval by cluster as text; None where each question has a scene of its own."""
+        if self.clusters is None or self.clusters == self.total or self.cluster_low is None:
+            return None
+        _, _, interval = as_share(self.accuracy, self.cluster_low, self.cluster_high).partition(" ")
+        return f"{interval} by {self.clusters:,} scenes"
 
 
 class Prediction(Figure):
@@ -56,7 +61,8 @@ class Prediction(Figure):
     answer: str
     correct: bool
     generated: str | None = None
-    """The generated answer, where `predicted` is the choice ranked first."""
+    """The generated answer, where `predicted` is the choice ranked first. Of an answer that is the letter of a choice,
+    the choice."""
     generated_correct: bool | None = None
     choices: tuple[str, ...] | None = None
     probabilities: tuple[float, ...] = ()
@@ -116,17 +122,31 @@ class Calibration(Figure):
     """By rising confidence; empty ones are left out."""
 
 
-def score(correct: Iterable[bool]) -> Score:
-    """The share of correct answers, of at least one."""
+def score(correct: Iterable[bool], clusters: Iterable[str] | None = None) -> Score:
+    """The share of correct answers, of at least one.
+
+    Args:
+        clusters: of each answer, where several may be about one scene.
+    """
     flags = list(correct)
     low, high = wilson(sum(flags), len(flags))
-    return Score(correct=sum(flags), total=len(flags), accuracy=sum(flags) / len(flags), low=low, high=high)
+    plain = Score(correct=sum(flags), total=len(flags), accuracy=sum(flags) / len(flags), low=low, high=high)
+    if clusters is None:
+        return plain
+    names = list(clusters)
+    low, high = clustered(flags, names)
+    return plain.model_copy(update={"clusters": len(set(names)), "cluster_low": low, "cluster_high": high})
+
+
+def accuracy(predictions: Sequence[Prediction]) -> Score:
+    """The share of correct answers, of at least one."""
+    return score((p.correct for p in predictions), (p.cluster for p in predictions))
 
 
 def generation(predictions: Sequence[Prediction]) -> Score | None:
     """The score of generated answers to questions with choices; None without any."""
-    correct = [p.generated_correct for p in predictions if p.generated_correct is not None]
-    return score(correct) if correct else None
+    chosen = [p for p in predictions if p.generated_correct is not None]
+    return score((bool(p.generated_correct) for p in chosen), (p.cluster for p in chosen)) if chosen else None
 
 
 def balance(predictions: Sequence[Prediction]) -> Balanced | None:

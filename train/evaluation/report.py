@@ -14,6 +14,7 @@ from ..pages import intervals
 from ..pages.html import Html, bullets, document, image, paragraph, render, table, together
 from .evaluate import Evaluation, require_same_questions
 from .metrics import Prediction, Score
+from .own_words import RULES
 from .plots import Named, accuracy_of, answers_plot, calibration_plot, pareto, price_plot
 from .statistics import holm, paired_p_value
 
@@ -91,7 +92,8 @@ def run_page(
 def name_of(evaluation: Evaluation) -> str:
     """The run with its arm and steps, as tables and pictures name it."""
     arm = "" if evaluation.arm == "rollout" else f" {evaluation.arm}"
-    return f"{evaluation.run}{arm}, {evaluation.steps} steps"
+    shown = "" if evaluation.show_choices == "none" else f", choices shown ({evaluation.show_choices})"
+    return f"{evaluation.run}{arm}, {evaluation.steps} steps{shown}"
 
 
 def _summary(runs: Named) -> Html:
@@ -106,6 +108,12 @@ def _summary(runs: Named) -> Html:
         if e.version < 2
     ]
     lines += [
+        f"the answers of {name} in own words were judged by rules of an earlier version: judge them by today's with "
+        "theworld evaluate --rescore"
+        for name, e in runs
+        if e.rules != RULES
+    ]
+    lines += [
         f"{name} was not asked {e.left_out:,} more questions, which are too long or have no latents"
         for name, e in runs
         if e.left_out
@@ -115,7 +123,8 @@ def _summary(runs: Named) -> Html:
         f"{first.overall.total:,} questions of split {split}. Ranked: the answer is the choice of the "
         "highest log-likelihood, summed over its tokens. Generated: the answer is decoded greedily, without a "
         "list of choices, and compared without case, punctuation and articles. Brackets hold the 95 % interval "
-        "(Wilson), computed as if questions were independent."
+        "(Wilson), computed as if questions were independent; `by scene`, it allows for several questions on one "
+        "scene, image or minimal pair."
     )
 
 
@@ -135,12 +144,13 @@ def _accuracy(runs: Named) -> Html:
                 [
                     kind or "all",
                     name,
-                    _cell(accuracy_of(e, kind)),
+                    _cell(score := accuracy_of(e, kind)),
+                    (score and score.by_cluster) or "-",
                     _cell(e.generated_by_type.get(kind) if kind else e.generated),
                     "-" if balanced is None else f"{balanced.accuracy:.3f} (chance {balanced.chance:.3f})",
                 ]
             )
-    text = table(["questions", "run", "ranked", "generated", "balanced over answers"], rows)
+    text = table(["questions", "run", "ranked", "by scene", "generated", "balanced over answers"], rows)
     every = {kind for _, e in runs for kind in e.by_type}
     if len(every) > _TYPES_LISTED:
         text += paragraph(

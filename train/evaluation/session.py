@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
+from ..config import ShowChoices
 from ..data.arms import Arm, open_arm
 from ..data.batches import check_answers
 from ..data.limits import questions_that_fit, questions_with_latents
 from ..data.loader import LatentDataset
+from ..data.shown_choices import all_as_shown
 from ..data.vision import open_vision_inputs
+from ..language.choice_prompts import letters
 from ..language.lm import merge_adapters
 from ..questions.holdout import hold_out
 from ..questions.images import require_folder
 from ..questions.record import Question, read_questions
 from ..runs.folder import LoadedRun, load_run, require_same_recipe
 from .answer import Response, answer_all
+from .own_words import normalised
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class AnswerSession:
     questions_file: Path
     max_bad: int
     """Wrong rows, questions without latents, and questions that are too long: as many of each may be left out."""
+    show_choices: ShowChoices
+    """Whether and how the prompts show the choices."""
     futures: Path | None
     """A store of true futures, for the arms that show them."""
     images: Path | None = None
@@ -61,6 +67,7 @@ class AnswerSession:
         futures: Path | None = None,
         max_bad: int | None = None,
         images: Path | None = None,
+        show_choices: ShowChoices | None = None,
         lm: str | None = None,
         device: DeviceName = "auto",
         progress: Progress | None = None,
@@ -68,7 +75,7 @@ class AnswerSession:
         """Load a run and open its store.
 
         Args:
-            store, questions, futures, max_bad, images: by default those the run was trained with.
+            store, questions, futures, max_bad, images, show_choices: by default those the run was trained with.
             lm: where the base language model lies now, if it has moved.
             progress: where a person watches; None is `Progress.to_logger()`.
         Raises:
@@ -90,6 +97,7 @@ class AnswerSession:
             store=latents,
             questions_file=questions or Path(meta.questions.path),
             max_bad=config.get("max_bad", 0) if max_bad is None else max_bad,
+            show_choices=meta.show_choices if show_choices is None else show_choices,
             futures=futures,
             images=images,
             progress=progress or Progress.to_logger(),
@@ -133,12 +141,12 @@ class AnswerSession:
                 a word of an answer.
         """
         limits: dict[str, Any] = {"max_bad": self.max_bad, "progress": self.progress}
-        with_latents = questions_with_latents(
-            questions, self.questions_file, self.store, images=self.images, **limits
-        )
-        check_answers(with_latents, self.loaded.lm)
+        with_latents = questions_with_latents(questions, self.questions_file, self.store, images=self.images, **limits)
+        shown = all_as_shown(with_latents, self.show_choices)
+        check_answers(shown, self.loaded.lm)
         tokens = self.world_tokens(steps)
-        return questions_that_fit(with_latents, self.loaded.lm, world_tokens=tokens, **limits)
+        fitting = {question.id for question in questions_that_fit(shown, self.loaded.lm, world_tokens=tokens, **limits)}
+        return tuple(question for question in with_latents if question.id in fitting)
 
     def world_tokens(self, steps: int) -> int:
         """World tokens of one image where so many rollout steps are read."""
@@ -161,11 +169,13 @@ class AnswerSession:
         )
         return OpenedArm(arm, tuple(questions), keys, images)
 
-    def answer(self, opened: OpenedArm, *, batch_size: int, generate: bool = False) -> list[Response]:
-        """One response per question, in their order; `batch_size`, `generate` and errors as of `answer_all`."""
-        return answer_all(
+    def answer(
+        self, opened: OpenedArm, *, batch_size: int, generate: bool = False, max_new_tokens: int | None = None
+    ) -> list[Response]:
+        """One response per question, in their order, letters replaced by their choices; else as of `answer_all`."""
+        responses = answer_all(
             self.loaded,
-            opened.questions,
+            all_as_shown(opened.questions, self.show_choices),
             opened.keys,
             opened.images,
             batch_size=batch_size,
@@ -174,4 +184,24 @@ class AnswerSession:
                 self.loaded.lm, opened.questions, opened.keys, self.questions_file, images=self.images
             ),
             generate=generate,
+            max_new_tokens=max_new_tokens,
         )
+        if self.show_choices != "letters":
+            return responses
+        return list(map(_without_letters, responses, opened.questions))
+
+
+def _without_letters(response: Response, question: Question) -> Response:
+    """The response with a choice's text for its letter, also where the model says both: "B. right"."""
+    if not question.choices:
+        return response
+    choice_by_letter = dict(zip(letters(len(question.choices)), question.choices, strict=True))
+    generated = response.generated
+    if generated is not None:
+        words = {
+            normalised(said): choice
+            for letter, choice in choice_by_letter.items()
+            for said in (f"{letter}. {choice}", letter)
+        }
+        generated = words.get(normalised(generated), generated)
+    return replace(response, text=choice_by_letter[response.text], generated=generated)

@@ -55,6 +55,11 @@ class LanguageModel(PromptFormat):
         return self.model.config
 
     @property
+    def generation_ends(self) -> Any:
+        """`eos_token_id` of its generation config: an id, several, or None."""
+        return getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+
+    @property
     def hidden_size(self) -> int:
         """Width of its embedding vectors."""
         return int(self.model.get_input_embeddings().weight.shape[1])

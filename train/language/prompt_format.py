@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ...pipeline.errors import ConfigError, QuestionError
@@ -13,6 +14,29 @@ from .weights import Weights
 
 _PLAIN_PROMPT = "question: {question} answer:"
 """For tokenizers without a chat template; the format the worldlet LM was trained on."""
+
+
+_SHOWN = 80  # letters of a text in a message
+
+
+def control_tokens(tokenizer: Any) -> Mapping[int, str]:
+    """The words that a tokenizer reads as control tokens, by their ids; not <unk>, which any unknown word becomes."""
+    return _control_tokens(tokenizer, len(tokenizer), tokenizer.unk_token_id)
+
+
+@lru_cache(maxsize=4)  # thousands of added tokens, asked for with each question
+def _control_tokens(tokenizer: Any, size: int, unknown: int | None) -> Mapping[int, str]:
+    """As `control_tokens`, of a tokenizer with so many tokens: more may be added to it."""
+    assert size == len(tokenizer)
+    special = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    return {id_: word for id_, word in special.items() if id_ != unknown and word.strip()}
+
+
+def _ids_in(value: Any) -> set[int]:
+    """The ids in a setting of a config, which is one, several or none."""
+    values: list[Any] = value if isinstance(value, list) else [value]
+    return {id_ for id_ in values if isinstance(id_, int) and not isinstance(id_, bool)}
 
 
 class PromptFormat:
@@ -46,8 +70,22 @@ class PromptFormat:
 
     @property
     def end_id(self) -> int:
-        """The token that ends an answer: <end_of_turn> in a chat, <eos> otherwise."""
-        return self.answer_ids("yes")[-1]
+        """The token that ends an answer in training: <end_of_turn> in a chat, <eos> otherwise."""
+        if self.tokenizer.chat_template is None:
+            return int(self.tokenizer.eos_token_id)
+        return self._raw_ids(self._chat_answer("yes"))[-1]
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """All tokens that end an answer: a chat model may say <eos>, too, and what its generation config names."""
+        control = control_tokens(self.tokenizer)  # a stranger's config may name an ordinary word
+        named = _ids_in(self.generation_ends) & control.keys()
+        return frozenset({self.end_id, int(self.tokenizer.eos_token_id), *named})
+
+    @property
+    def generation_ends(self) -> Any:
+        """`eos_token_id` of its generation config: an id, several, or None."""
+        return None
 
     def prompt_ids(self, question: str, before: Sequence[tuple[str, str]] = ()) -> list[int]:
         """Token ids from <bos> to where the answer starts.
@@ -55,8 +93,10 @@ class PromptFormat:
         Args:
             before: earlier questions and answers of the same conversation.
         Raises:
-            QuestionError: the question contains the language model's marker of an image.
+            QuestionError: a text contains the language model's marker of an image, or another control token.
         """
+        for text in (question, *(text for turn in before for text in turn)):
+            self._require_plain(text)
         if self.tokenizer.chat_template is not None:
             ids = self._ids(self._with_image(self._chat(question, None, before)))
         else:
@@ -75,15 +115,20 @@ class PromptFormat:
         return 1 + list(prompt).index(self.settings.eoi_token_id) if self.image_tokens else 1
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Token ids of an answer and the token that ends it."""
+        """Token ids of an answer and the token that ends it.
+
+        Raises:
+            QuestionError: it contains a control token.
+        """
+        self._require_plain(answer)
         if self.tokenizer.chat_template is None:
             return [*self._ids(f" {answer}"), int(self.tokenizer.eos_token_id)]
-        prompt, whole = self._chat("?", None), self._chat("?", answer)
-        return self._ids(whole[len(prompt) :].rstrip())
+        return self._ids(self._chat_answer(answer))
 
     def decode(self, ids: list[int]) -> str:
         """The text of an answer's ids, up to the first end token and without special tokens."""
-        end = ids.index(self.end_id) if self.end_id in ids else len(ids)
+        ends = self.end_ids
+        end = next((place for place, id_ in enumerate(ids) if id_ in ends), len(ids))
         with refusals_of_tokenizer(ConfigError, self.weights.folder):
             return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
 
@@ -92,9 +137,23 @@ class PromptFormat:
         unknown = self.tokenizer.unk_token_id
         return [word for word in text.split() if unknown is not None and unknown in self._ids(word)]
 
+    def _require_plain(self, text: str) -> None:
+        """Refuse a text with a word that the tokenizer reads as a control token: it would end an answer, or a turn.
+
+        Raises:
+            QuestionError: names the words.
+        """
+        control = control_tokens(self.tokenizer)
+        if not any(word in text for word in control.values()):
+            return
+        if words := sorted({control[id_] for id_ in self._raw_ids(text) if id_ in control}):
+            raise QuestionError(
+                f"{text[:_SHOWN]!r} contains {', '.join(map(repr, words))}, which {self.weights.source} reads as a "
+                "control token, not as text. Remove it, or write it in other words"
+            )
+
     def _ids(self, text: str) -> list[int]:
-        with refusals_of_tokenizer(ConfigError, self.weights.folder):
-            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = self._raw_ids(text)
         embeddings = int(self.settings.get_text_config().vocab_size)
         image = getattr(self.settings, "image_token_id", None)  # never looked up
         if max((id_ for id_ in ids if id_ != image), default=0) >= embeddings:
@@ -103,6 +162,15 @@ class PromptFormat:
                 f"has {embeddings} embeddings. Put the tokenizer files beside the weights they came with"
             )
         return ids
+
+    def _raw_ids(self, text: str) -> list[int]:
+        with refusals_of_tokenizer(ConfigError, self.weights.folder):
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _chat_answer(self, answer: str) -> str:
+        """An answer as the chat template writes it, up to the token that ends the turn."""
+        prompt, whole = self._chat("?", None), self._chat("?", answer)
+        return whole[len(prompt) :].rstrip()
 
     def _turn(self, prompt: str, answer: str) -> list[int]:
         return [*self._ids(prompt), *self.answer_ids(answer)]

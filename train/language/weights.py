@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.files.hashing import digest_of_file, hash_files
 from ...pipeline.files.hub import fetch, is_hub_id
 from ...pipeline.files.limits import MAX_WEIGHT_BYTES
-from ...pipeline.files.pretrained import require_plain
+from ...pipeline.files.pretrained import list_model_files, require_plain
 from ..worldlet import WEIGHTS
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
@@ -17,15 +19,42 @@ _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A folder with a language model's files, and the identity of its weights."""
+    """A folder with a language model's files, and the identity of its weights.
+
+    What a model is called decides nothing: two names are the same model if its files are (`is_same`).
+    """
 
     folder: Path
     source: str
     """Where to find them again: a folder's absolute path, `ORG/NAME@<commit>`, or `worldlet`."""
     identity: str
-    """`hub:ORG/NAME@<40 hex commit>`, or `sha256:<64 hex>` of the files that decide its answers."""
+    """`hub:ORG/NAME@<40 hex commit>`, or its `content`."""
     gguf: str | None = None
     """The name of the .gguf file in the folder (llama.cpp's format); None for safetensors."""
+
+    @property
+    def content(self) -> str:
+        """`sha256:<64 hex>` of the files that decide its answers, wherever they lie. A download is hashed when this is
+        asked for, which takes about a second per GB.
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
+        return self.identity if self.identity.startswith("sha256:") else _content_of(self.folder)
+
+    def is_same(self, identity: str, content: str | None = None) -> bool:
+        """Whether this is the language model that a run recorded.
+
+        Args:
+            identity: as recorded; also of versions that counted every JSON file as a part of a model.
+            content: as recorded, where it was.
+        Raises:
+            ConfigError: a file cannot be read.
+        """
+        if self.identity == identity:
+            return True
+        recorded = {identity} if content is None else {identity, content}
+        return self.content in recorded or (self.gguf is None and _content_with_all_json(self.folder) in recorded)
 
 
 def find_weights(lm: str | None) -> Weights:
@@ -44,7 +73,7 @@ def find_weights(lm: str | None) -> Weights:
                 f"the embedded language model is missing from this installation ({WEIGHTS}). "
                 "Reinstall theworld, or name another model with --lm"
             )
-        return Weights(WEIGHTS, "worldlet", _identity_of(WEIGHTS))
+        return Weights(WEIGHTS, "worldlet", _content_of(WEIGHTS))
     try:
         folder = Path(lm).expanduser()
         is_folder, is_file = folder.is_dir(), folder.is_file()
@@ -53,12 +82,12 @@ def find_weights(lm: str | None) -> Weights:
     if is_folder:
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{folder} holds no language model: it has no config.json")
-        return Weights(folder, str(folder.resolve()), _identity_of(folder))
+        return Weights(folder, str(folder.resolve()), _content_of(folder))
     if folder.suffix == ".gguf" and is_file:
         return Weights(folder.parent, str(folder.resolve()), f"sha256:{digest_of_file(folder).hex()}", folder.name)
     if not is_hub_id(lm):
         raise ConfigError(
-            f"--lm {lm} is neither a folder here nor a Hub id. Name a folder with config.json and safetensors, "
+            f"{lm} is neither a folder here nor a Hub id. Name a folder with config.json and safetensors, "
             "or a Hub id such as google/gemma-2-2b-it"
         )
     snapshot = fetch(
@@ -67,9 +96,24 @@ def find_weights(lm: str | None) -> Weights:
     return Weights(snapshot.folder, snapshot.name, snapshot.identity)
 
 
-def _identity_of(folder: Path) -> str:
-    try:
+def _content_of(folder: Path) -> str:
+    """Of the files that are loaded, and no others: a note beside them makes no other model."""
+    with _refusals(folder):
+        return hash_files(folder, list_model_files(folder))
+
+
+def _content_with_all_json(folder: Path) -> str | None:
+    """The identity that earlier versions gave a folder; None where it would be the same as today's."""
+    with _refusals(folder):
         files = {path for pattern in _FILES for path in folder.glob(pattern)}
+        if files == set(list_model_files(folder)):
+            return None
         return hash_files(folder, [require_plain(folder, path, MAX_WEIGHT_BYTES) for path in files])
+
+
+@contextmanager
+def _refusals(folder: Path) -> Generator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise ConfigError(f"the language model in {folder} cannot be read: {error}") from error

@@ -6,11 +6,12 @@ Axes:  B sample   L text token   N world token   S = L + N   C, T, H, W latent a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
 from ...pipeline.errors import ConfigError, LatentShapeError
@@ -84,7 +85,7 @@ class TheWorld(nn.Module):
         segments: Int[Tensor, "B L"] | None = None,
         latents: Float[Tensor, "B C T H W"] | None = None,
         pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
-        images: Float[Tensor, "B 3 height width"] | None = None,
+        images: Num[Tensor, "B 3 height width"] | None = None,
         keys: Sequence[str] | None = None,
         num_world_steps: int | None = None,
     ) -> WorldOutput:
@@ -106,7 +107,8 @@ class TheWorld(nn.Module):
             num_world_steps: rollout steps to read in this call; None is the model's default.
         Raises:
             ConfigError: more steps than max_world_steps; images without a world model; both images and latents; pixels
-                for a language model without vision, or no pixels for text that marks their place.
+                for a language model without vision, or no pixels for text that marks their place; images that are not
+                in [-1, 1]; latents or images with text that does not start with <bos>; labels that are all ignored.
             LatentShapeError: the latents hold fewer steps than asked for, or rows do not start with text.
         """
         world = self._world_latents(latents, images, keys, num_world_steps)
@@ -148,33 +150,60 @@ class TheWorld(nn.Module):
         input_ids: Int[Tensor, "B L"],
         attention_mask: Int[Tensor, "B L"],
         *,
-        end_id: int,
+        end_id: int | Sequence[int],
         latents: Float[Tensor, "B C T H W"] | None = None,
         pixel_values: Float[Tensor, "B 3 _ _"] | None = None,
         num_world_steps: int | None = None,
         max_new_tokens: int = 16,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
     ) -> Int[Tensor, "B M"]:
-        """Greedy continuation up to `end_id`: the new ids alone, M <= max_new_tokens."""
+        """Continuation up to `end_id`: the new ids alone, M <= max_new_tokens.
+
+        Args:
+            end_id: one token that ends a text, or several; shorter rows are filled up with the first of them.
+            temperature: of the tokens' probabilities, from which each is drawn; 0 takes the likeliest.
+            top_p: draw only among the likeliest tokens that have this probability together.
+            seed: of the draws. The same batch and seed give the same text.
+        """
+        ends = [end_id] if isinstance(end_id, int) else list(end_id)
         world = self._world_latents(latents, None, None, num_world_steps)
         vectors, mask = self.embed(input_ids, attention_mask, world, pixel_values)
         # New tokens must follow the text without a gap: turn each row until its padding is on the left.
         turn = (torch.arange(mask.shape[1], device=mask.device) + mask.sum(1, keepdim=True)) % mask.shape[1]
         vectors, mask = vectors.take_along_dim(turn[..., None], 1), mask.take_along_dim(turn, 1)
-        if self._has_vision:
-            is_image = self._image_places(input_ids, mask.shape[1]).take_along_dim(turn, 1)
-            return self._continue(vectors, mask, is_image.long(), end_id, max_new_tokens)
+        if self._has_vision or temperature:
+            is_image = None
+            if self._has_vision:
+                is_image = self._image_places(input_ids, mask.shape[1]).take_along_dim(turn, 1).long()
+            choose = partial(
+                _draw, temperature=temperature, top_p=top_p, generator=torch.Generator().manual_seed(seed)
+            )
+            return self._continue(vectors, mask, is_image, ends, max_new_tokens, choose)
         return self.lm.generate(
             inputs_embeds=vectors,
             attention_mask=mask,
             do_sample=False,
             max_new_tokens=max_new_tokens,
-            eos_token_id=end_id,
-            pad_token_id=end_id,
+            eos_token_id=ends,
+            pad_token_id=ends[0],
         )
 
-    def _continue(self, vectors: Tensor, mask: Tensor, is_image: Tensor, end_id: int, max_new_tokens: int) -> Tensor:
-        """`generate` for a multimodal model, for which transformers' own takes no vectors."""
-        inputs, cache, id_columns = {"inputs_embeds": vectors, "token_type_ids": is_image}, None, []
+    def _continue(
+        self,
+        vectors: Tensor,
+        mask: Tensor,
+        is_image: Tensor | None,
+        ends: Sequence[int],
+        max_new_tokens: int,
+        choose: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """`generate` for what transformers' own does not do: vectors for a multimodal model, draws with a seed."""
+        inputs: dict[str, Tensor] = {"inputs_embeds": vectors}
+        if is_image is not None:
+            inputs["token_type_ids"] = is_image
+        cache, id_columns, ending = None, list[Tensor](), torch.tensor(ends, device=mask.device)
         is_done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
         while len(id_columns) < max_new_tokens and not bool(is_done.all()):
             length = vectors.shape[1] if cache is None else 1
@@ -187,9 +216,9 @@ class TheWorld(nn.Module):
                 logits_to_keep=1,
             )
             cache = out.past_key_values
-            new_ids = out.logits[:, -1].argmax(-1).masked_fill(is_done, end_id)
+            new_ids = choose(out.logits[:, -1]).masked_fill(is_done, ends[0])
             id_columns.append(new_ids)
-            is_done = is_done | (new_ids == end_id)
+            is_done = is_done | torch.isin(new_ids, ending)
             inputs, mask = {"input_ids": new_ids[:, None]}, nn.functional.pad(mask, (0, 1), value=1)
         return torch.stack(id_columns, 1)
 
@@ -206,6 +235,12 @@ class TheWorld(nn.Module):
             return text, attention_mask
         if not bool(attention_mask[:, 0].all()):
             raise LatentShapeError("world tokens stand behind <bos>: rows must start with text; pad on the right")
+        bos = self.lm.config.get_text_config().bos_token_id
+        if bos is not None and not bool((input_ids[:, 0] == bos).all()):
+            raise ConfigError(
+                f"world tokens stand behind <bos>, and not every row of input_ids starts with its id {bos}: the world "
+                "would stand behind the first word. Put <bos> in front, as LanguageModel.prompt_ids does"
+            )
         world = self.reader(latents).to(text.dtype)
         mask = attention_mask.new_ones(world.shape[:2])
         return (
@@ -293,6 +328,10 @@ class TheWorld(nn.Module):
             count = self.reader.count(*latents.shape[2:])
             labels = nn.functional.pad(labels, (count, 0), value=IGNORED)
         keep = labels != IGNORED
+        if not bool(keep.any()):
+            raise ConfigError(
+                f"all labels are {IGNORED}, so there is nothing to learn: label the tokens of the answer with their ids"
+            )
         logits = self._run(input_ids, attention_mask, latents, segments, pixel_values, logits_to_keep=keep).logits
         return logits, labels[keep], keep.nonzero()[:, 0]
 
@@ -336,6 +375,11 @@ class TheWorld(nn.Module):
                 f"images are rolled out live in one chunk each; latents of kind {self.recipe.kind}"
                 f"{' in chunks' if self.recipe.chunk_frames else ''} have to be precomputed"
             )
+        if not images.is_floating_point() or not float(images.abs().max()) <= 1.001:
+            raise ConfigError(
+                f"images are RGB in [-1, 1] of a float dtype, got {images.dtype} from {float(images.min()):g} to "
+                f"{float(images.max()):g}. Of 8-bit pixels: images.float() / 127.5 - 1"
+            )
         if steps == 0:
             latents = world.encode(images)
         elif keys is None:
@@ -345,6 +389,21 @@ class TheWorld(nn.Module):
             longer = {"rollout_steps": max(self.recipe.rollout_steps, steps)}
             latents = world.rollout(images, keys, self.recipe.model_copy(update=longer))
         return as_stored(latents, self.recipe.dtype, keys).to(next(self.reader.parameters()).device)
+
+
+def _draw(
+    logits: Float[Tensor, "B V"], *, temperature: float, top_p: float, generator: torch.Generator
+) -> Int[Tensor, " B"]:
+    """A token of each row: the likeliest, or one drawn from the smallest set of likeliest ones that has `top_p`.
+
+    Source: A. Holtzman et al., ICLR 2020, nucleus sampling. It is drawn on the CPU, so that a seed means the same on
+    every device.
+    """
+    if not temperature:
+        return logits.argmax(-1)
+    shares, ids = (logits.float().cpu() / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    shares = shares.masked_fill(shares.cumsum(-1) - shares >= top_p, 0.0)  # the likeliest always stays
+    return ids.gather(-1, torch.multinomial(shares, 1, generator=generator))[:, 0].to(logits.device)
 
 
 def segment_positions(segments: Int[Tensor, "B S"], mask: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:

@@ -28,7 +28,7 @@ from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.store.folder import LatentStore
 from ..config import DtypeName
 from ..language.lm import LanguageModel, embedding_rms, load_adapter, load_language_model
-from ..language.weights import find_weights
+from ..language.weights import Weights, find_weights
 from ..reader.model import TheWorld
 from ..reader.tokens import WorldReader
 from .meta import META, ReaderFacts, RunMeta, read_meta
@@ -99,13 +99,7 @@ def load_run(
         ConfigError: the base model cannot be found or loaded.
     """
     meta = read_meta(run)
-    weights = find_weights(lm or meta.lm.source)
-    if weights.identity != meta.lm.identity:
-        raise RunError(
-            f"{run} was trained on the language model {meta.lm.identity} ({meta.lm.source}), "
-            f"but {weights.source} is {weights.identity}. Adapters fit only the model they were trained on: "
-            "name that one with --lm, or train again"
-        )
+    weights = _find_base(run, meta, lm)
     torch_device = resolve_device(device)
     try:
         base = load_language_model(
@@ -126,6 +120,36 @@ def load_run(
         recipe=meta.recipe,
     )
     return LoadedRun(run, model.eval().to(torch_device), adapted, meta, torch_device)
+
+
+def _find_base(run: Path, meta: RunMeta, lm: str | None) -> Weights:
+    """The base language model of a run, wherever it lies.
+
+    Raises:
+        ConfigError: it is not there. RunError: what is there is another model.
+    """
+    known = f"{run} was trained on the language model {meta.lm.source} ({_both(meta.lm.identity, meta.lm.content)})"
+    try:
+        weights = find_weights(lm or meta.lm.source)
+    except ConfigError as error:
+        if lm is not None:
+            raise
+        raise ConfigError(f"{known}, which is not found there: {error}. Say where it lies now: --lm PLACE") from error
+    if not weights.is_same(meta.lm.identity, meta.lm.content):
+        advice = "name that one with --lm: a folder with the same files, or the Hub id; or train again"
+        if meta.lm.content is None and meta.lm.identity.startswith("hub:"):
+            name = meta.lm.identity.removeprefix("hub:")
+            advice = f"this run noted the Hub's name alone, not the content of the files: pass --lm {name}"
+        raise RunError(
+            f"{known}, but {weights.source} is {_both(weights.identity, weights.content)}. Adapters fit only the model "
+            f"they were trained on: {advice}"
+        )
+    return weights
+
+
+def _both(identity: str, content: str | None) -> str:
+    """A model's two identities, as far as there are two."""
+    return identity if content in (None, identity) else f"{identity}, {content}"
 
 
 def _dtype_of(meta: RunMeta) -> DtypeName:

@@ -140,14 +140,16 @@ of a world model's rollout into tokens.
 
 ```sh
 {command("pull", hub_id, "runs/pulled")}
-theworld ask runs/pulled IMAGE "QUESTION"
+theworld ask runs/pulled IMAGE "QUESTION"{"" if base_is_public(meta) else " --lm PLACE"}
 ```
+
+{_base_needed(meta)}
 
 peft loads the adapters alone: {markdown_code(f"PeftModel.from_pretrained(base, {json.dumps(hub_id)})")}.
 
 | | |
 |---|---|
-| language model | {markdown_code(base)} ({markdown(meta.lm.identity)}) |
+| language model | {markdown_code(base)} ({markdown(_identities(meta))}) |
 | world model | {markdown_code(_named(recipe.world))} |
 | recipe | {markdown(meta.recipe_id)}: {markdown(recipe.kind)}, {recipe.rollout_steps} rollout steps, \
 {recipe.height}x{recipe.width} |
@@ -171,6 +173,32 @@ def base_model(meta: RunMeta) -> str:
     """The language model's public name: `ORG/NAME`, `worldlet`, or the name of its folder."""
     source = meta.lm.source
     return Path(source).name if Path(source).is_absolute() else source.partition("@")[0]
+
+
+def base_is_public(meta: RunMeta) -> bool:
+    """Whether the language model is found by what the run says, on any machine."""
+    return meta.lm.source == "worldlet" or is_hub_id(meta.lm.source)
+
+
+def _identities(meta: RunMeta) -> str:
+    return ", ".join(dict.fromkeys(filter(None, (meta.lm.identity, meta.lm.content))))
+
+
+def _base_needed(meta: RunMeta) -> str:
+    """Which language model a reader of the card needs, and how theworld tells it."""
+    base = markdown_code(base_model(meta))
+    if meta.lm.source == "worldlet":
+        return "The adapters need the language model that comes with theworld."
+    if base_is_public(meta):
+        way = f"The adapters need the language model {base}, which theworld downloads from the Hub."
+        if meta.lm.content is None:
+            return way
+        return f"{way} A folder with the same files does as well: {markdown_code('--lm FOLDER')}."
+    return (
+        f"The adapters need the language model that lay in {base}, and no other; it is not part of this repository. "
+        f"{markdown_code('--lm PLACE')} says where it lies: a folder, a .gguf file or a Hub id. theworld knows it by "
+        f"its content, {markdown(meta.lm.content or meta.lm.identity)}."
+    )
 
 
 def without_paths(value: Any) -> Any:

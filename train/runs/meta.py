@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,6 +13,7 @@ from ...pipeline.files.limits import MAX_CONFIG_BYTES
 from ...pipeline.files.plain import read_file
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.messages import list_problems
+from ..config import ShowChoices
 from ..reader.layouts import LayoutName, PoolName, TokenLayout
 
 META, METRICS = "theworld.json", "metrics.json"
@@ -70,6 +71,9 @@ class LMFacts(_Facts):
 
     source: str
     identity: str
+    """`Weights.identity`."""
+    content: str | None = None
+    """`Weights.content`, by which the same model is found elsewhere; None in runs of earlier versions."""
 
 
 class QuestionFacts(_Facts):
@@ -96,6 +100,19 @@ class RunMeta(_Facts):
     versions: dict[str, str]
     created: str
     """UTC time, for information only."""
+
+    @property
+    def show_choices(self) -> ShowChoices:
+        """Whether and how prompts showed the choices in training.
+
+        Raises:
+            RunError: theworld.json names another way than there are.
+        """
+        name = self.config.get("show_choices", "none")  # runs of earlier versions showed none
+        if name not in get_args(ShowChoices):
+            known = ", ".join(get_args(ShowChoices))
+            raise RunError(f"{META} names show_choices = {name!r}; there are {known}. It was changed; train again")
+        return name
 
 
 def versions() -> dict[str, str]:

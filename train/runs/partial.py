@@ -53,6 +53,8 @@ class TrainingFacts(BaseModel):
     """SHA-256 of which latents each question reads, for the store may grow."""
     questions_sha256: str
     lm: str
+    lm_content: str | None = None
+    """As in `LMFacts`."""
     versions: dict[str, str]
     started: str
     """UTC time, for information only."""

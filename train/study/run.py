@@ -38,6 +38,7 @@ from ..config import TrainConfig
 from ..data.arms import open_arm, parse_arm
 from ..data.batches import check_answers
 from ..data.limits import questions_that_fit
+from ..data.shown_choices import all_as_shown
 from ..evaluation.session import AnswerSession
 from ..language.lm import load_tokenizer_only
 from ..language.weights import find_weights
@@ -198,7 +199,7 @@ def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]
     speech = load_tokenizer_only(weights)
     world_tokens = settings.token_layout().count(1 + steps, height, width, channels=channels)
     for split in splits:  # each training checks its own training questions
-        split_questions = select_split(everything, split, settings.questions)
+        split_questions = all_as_shown(select_split(everything, split, settings.questions), settings.show_choices)
         check_answers(split_questions, speech)
         questions_that_fit(split_questions, speech, world_tokens=world_tokens, max_bad=0, progress=progress)
     digest = digest_of_lines(f"{name} {key}\n" for name, key in sorted(keys.items()))
@@ -207,12 +208,13 @@ def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]
         # what the study varies, paths, and what its questions need not: their splits are stated
         exclude={"arm", "labels", "seed", "out", "store", "questions", "images", "futures", "lm", "device", "holdout"},
     )
+    begun = _claimed(study.out).get("lm")  # an earlier version may have named the same model otherwise
     facts = {
         "questions_sha256": digest_of(settings.questions),
         "images_sha256": digest,
         "recipe": store.recipe.id,
         "futures": None if settings.futures is None else open_store(settings.futures).recipe.id,
-        "lm": weights.identity,
+        "lm": begun if isinstance(begun, str) and weights.is_same(begun) else weights.identity,
         "steps": steps,
         "budget": budget,
         "versions": versions(),
@@ -221,16 +223,10 @@ def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]
 
 
 def _claim(out: Path, facts: dict[str, Any]) -> None:
-    file = out / "study.json"
+    file, claimed = out / "study.json", _claimed(out)
     if not file.exists():
         _write(file, json.dumps(facts, indent=2) + "\n")
         return
-    try:
-        claimed: Any = read_json(file, MAX_RESULT_BYTES)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({error}). Choose another --out") from error
-    if not isinstance(claimed, dict):
-        raise RunError(f"{file} cannot be read (it is no JSON object). Choose another --out")
     if isinstance(budget := claimed.get("budget"), dict):  # a setting that was added since had its default
         added = facts["budget"].keys() - budget.keys()
         claimed["budget"] = {**budget, **{name: TrainConfig.model_fields[name].default for name in added}}
@@ -241,6 +237,20 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         differences = "; ".join(f"{name} {claimed.get(name)!r} there, {facts[name]!r} here" for name in differ)
         raise RunError(f"{out} holds the answers of another study: {differences}. Choose another --out, or remove it")
     _write(file, json.dumps({**claimed, "futures": claimed.get("futures") or facts["futures"]}, indent=2) + "\n")
+
+
+def _claimed(out: Path) -> dict[str, Any]:
+    """The facts of the study in this folder; none of a new one."""
+    file = out / "study.json"
+    if not file.exists():
+        return {}
+    try:
+        claimed: Any = read_json(file, MAX_RESULT_BYTES)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({error}). Choose another --out") from error
+    if not isinstance(claimed, dict):
+        raise RunError(f"{file} cannot be read (it is no JSON object). Choose another --out")
+    return claimed
 
 
 @dataclass(frozen=True, slots=True)

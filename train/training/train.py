@@ -23,9 +23,10 @@ from ..data.batches import check_answers, encode, pack
 from ..data.limits import examples_that_fit, questions_with_latents
 from ..data.live import LiveLatents, RollOut, roll_out_live
 from ..data.loader import LatentDataset
+from ..data.shown_choices import all_as_shown
 from ..data.vision import open_vision_inputs
 from ..language.lm import LanguageModel, add_lora, checkpoint_activations, load_language_model
-from ..language.weights import find_weights
+from ..language.weights import Weights, find_weights
 from ..questions.holdout import hold_out
 from ..questions.images import require_folder
 from ..questions.readers import digest_of, place_of
@@ -36,7 +37,7 @@ from ..reader.layouts import TokenLayout
 from ..reader.model import TheWorld
 from ..runs.folder import build_reader, resolve_dtype, save_run
 from ..runs.meta import METRICS, LMFacts, QuestionFacts, ReaderFacts, RunMeta, StoreFacts, versions
-from ..runs.partial import TrainingFacts, open_partial, require_free, run_of
+from ..runs.partial import TrainingFacts, open_partial, partial_of, read_facts, require_free, run_of
 from .distributed import Ranks
 from .loop import fit
 from .signals import Stop
@@ -118,7 +119,8 @@ def train(
     train_split, train_data = _encode(train_split, config, lm, world_tokens, progress)
     validation = None if validation_split is None else _encode(validation_split, config, lm, world_tokens, progress)[1]
     _check_context(facts, [train_data] if validation is None else [train_data, validation], lm, progress)
-    for line in training_lines(train_split.questions, measure(train_split.questions, lm, world_tokens=world_tokens)):
+    shown = all_as_shown(train_split.questions, config.show_choices)
+    for line in training_lines(train_split.questions, measure(shown, lm, world_tokens=world_tokens)):
         progress.say(line)
 
     set_seed(config.seed)
@@ -136,7 +138,7 @@ def train(
         recipe=store.recipe,
         recipe_id=store.recipe.id,
         store=_store_facts(store),
-        lm=LMFacts(source=lm.weights.source, identity=lm.weights.identity),
+        lm=LMFacts(source=lm.weights.source, identity=lm.weights.identity, content=lm.weights.content),
         reader=facts,
         questions=QuestionFacts(
             path=place_of(config.questions),
@@ -154,7 +156,8 @@ def train(
         recipe_id=store.recipe.id,
         images_sha256=digest_of_lines(f"{name} {key}\n" for name, key in sorted(train_split.keys.items())),
         questions_sha256=meta.questions.sha256,
-        lm=lm.weights.identity,
+        lm=_identity_to_resume(resume, lm.weights),
+        lm_content=meta.lm.content,
         versions=meta.versions,
         started=meta.created,
     )
@@ -194,6 +197,12 @@ def train(
         questions=len(train_split.questions),
         evaluation_split=evaluation_split(everything),
     )
+
+
+def _identity_to_resume(resume: Path | None, weights: Weights) -> str:
+    """The identity of the language model, in the form that an interrupted training recorded if it is the same model."""
+    begun = None if resume is None else read_facts(partial_of(resume))
+    return begun.lm if begun is not None and weights.is_same(begun.lm, begun.lm_content) else weights.identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +247,9 @@ def _encode(
     split: _SplitData, config: TrainConfig, lm: LanguageModel, world_tokens: int, progress: Progress
 ) -> tuple[_SplitData, TrainData]:
     """The questions that fit into the language model's context, and the training rows made of them."""
-    check_answers(split.questions, lm)
-    examples = [encode(question, split.keys[question.id], lm, answer=question.answer) for question in split.questions]
+    shown = all_as_shown(split.questions, config.show_choices)
+    check_answers(shown, lm)
+    examples = [encode(question, split.keys[question.id], lm, answer=question.answer) for question in shown]
     questions, examples = examples_that_fit(
         split.questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad, progress=progress
     )
@@ -319,10 +329,7 @@ def _check_context(facts: ReaderFacts, splits: Sequence[TrainData], lm: Language
         cells=facts.latent_shape,
         frames=_frames(facts),
         text=max(
-            len(example.prompt) + len(example.answer)
-            for split in splits
-            for row in split.rows
-            for example in row
+            len(example.prompt) + len(example.answer) for split in splits for row in split.rows for example in row
         ),
     )
     budget.require_fit()

@@ -1,9 +1,9 @@
 """Scenes as plain files: pictures, questions with answers, and the true futures.
 
-    images/<scene>.png     frame 0, all that a reader may see
-    futures/<scene>.mp4    all 33 frames, lossless, with `videos=True` only
-    scenes.jsonl           the truth of every scene: layout, states over time, how it ends and when
-    questions.jsonl        one record a line; written last, so it marks a whole folder
+images/<scene>.png     frame 0, all that a reader may see
+futures/<scene>.mp4    all 33 frames, lossless, with `videos=True` only
+scenes.jsonl           the truth of every scene: layout, states over time, how it ends and when
+questions.jsonl        one record a line; written last, so it marks a whole folder
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _write_scene(folder: Path, scene: Scene, videos: bool) -> tuple[dict[str, An
         "states": scene.states.round(3).tolist(),
     }
     if videos:
-        from ...media.video import write_video
+        from ...media.video_writing import write_video
 
         frames = scene.frames()
         picture = frames[0]

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
-from theworld.precompute.media.video import write_video
+from theworld.precompute.media.video_writing import write_video
 from theworld.train.config import RunSummary
 
 from ...miniatures.image_store import make_images

@@ -41,6 +41,7 @@ OTHER = {
     "chunk_frames": 9,
     "chunk_context": 5,
     "prompts": "sample",
+    "clip_fps": 16.0,
 }
 # what else a recipe needs for a field to mean something
 WITH = {
@@ -49,6 +50,7 @@ WITH = {
     "negative_prompt": {"prompt": "p", "guidance": 2.0},
     "draws": {"kind": "samples"},
     "observed_frames": {"kind": "continuation"},
+    "clip_fps": {"kind": "frames"},
     "views": {"kind": "views", "rollout_steps": 4},
     "chunk_frames": {"chunk_frames": 5, "chunk_context": 1},
     "chunk_context": {"chunk_frames": 5, "chunk_context": 1},
@@ -184,6 +186,7 @@ INTO_RECIPE = {
     "solver": "solver",
     "draws": "draws",
     "observed_frames": "observed_frames",
+    "clip_fps": "clip_fps",
     "views": "views",
     "chunk_context": "chunk_context, chunk_frames",
     "compute_dtype": "compute_dtype",
@@ -191,7 +194,7 @@ INTO_RECIPE = {
 }
 NO_EFFECT_ON_LATENTS = {
     *("images", "scenes", "cache", "limit", "guardrail", "device", "workers", "batch_size", "format", "shard_size"),
-    *("in_process", "dry_run", "retry_failed", "max_bad", "column", "rehash", "address", "events"),
+    *("in_process", "dry_run", "retry_failed", "max_bad", "column", "image_root", "rehash", "address", "events"),
 }
 DECIDED_BY_THE_CODE = {"image_rules", "fps", "draw", "engine"}
 

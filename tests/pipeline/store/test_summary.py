@@ -39,9 +39,7 @@ def healthy(samples: int = 32, seed: int = 0) -> Latents:
     return np.random.default_rng(seed).standard_normal((samples, *SHAPE), np.float32)
 
 
-@pytest.mark.parametrize(
-    ("format", "dtype"), [("zarr", "float16"), ("webdataset", "bfloat16"), ("zarr", "float32")]
-)
+@pytest.mark.parametrize(("format", "dtype"), [("zarr", "float16"), ("webdataset", "bfloat16"), ("zarr", "float32")])
 def test_the_numbers_are_numpys(cache: Path, format: StoreFormat, dtype: str) -> None:
     store = create(cache, recipe=TINY.model_copy(update={"dtype": dtype}), format=format)
     fill(store, 10)

@@ -461,7 +461,6 @@ def test_a_name_that_is_no_label_still_becomes_a_folder(cache: Path) -> None:
         moved.rename(source.path)
 
 
-
 def test_a_part_of_a_copied_shard_has_its_share_of_each_origin(tmp_path: Path) -> None:
     first = create(tmp_path / "first", shard_size=2)
     fill(first, 4)

@@ -13,6 +13,8 @@ from theworld.precompute.rollout.kinds import KINDS
 
 FILES = ("a.png", "b.jpg", "moving.gif", "one.mp4", "sub/two.MKV", "notes.txt", "q.jsonl", ".hidden.mp4")
 
+MP4 = b"\0\0\0\x18ftypmp42" + bytes(100)
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -25,10 +27,10 @@ def folder(tmp_path: Path) -> Path:
 def test_each_kind_takes_its_own_files_and_counts_those_of_the_other(folder: Path) -> None:
     images = list_inputs(folder, KINDS["rollout"])
     assert [sample.source for sample in images.samples] == ["a.png", "b.jpg", "moving.gif"]
-    assert (images.others, images.ignored) == ({"video": 2}, 2)
+    assert (images.others, images.left_out) == ({"video": 2}, {".txt": 1, ".jsonl": 1, "hidden": 1})
     videos = list_inputs(folder, KINDS["frames"])
     assert [sample.source for sample in videos.samples] == ["one.mp4", "sub/two.MKV"]
-    assert (videos.others, videos.ignored) == ({"image": 3}, 2)
+    assert (videos.others, videos.left_out) == ({"image": 3}, {".txt": 1, ".jsonl": 1, "hidden": 1})
     assert len(list_inputs(folder, KINDS["frames"], limit=1).samples) == 1
 
 
@@ -44,6 +46,7 @@ def test_a_folder_of_the_other_kind_says_which_kind_takes_it(folder: Path) -> No
 
 
 def test_files_that_are_named_must_all_be_of_the_kind(folder: Path) -> None:
+    (folder / "one.mp4").write_bytes(MP4)
     with pytest.raises(ConfigError, match=r"one\.mp4 stands for 1 video, and only images are wanted. --kind frames"):
         list_inputs(folder / "one.mp4", KINDS["rollout"])
     with pytest.raises(ConfigError, match=r"stands for 3 images.*--kind rollout takes images, or narrow the pattern"):

@@ -22,7 +22,7 @@ from tests.patience import ends_within, eventually, patience
 from theworld.pipeline.errors import ImageError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.inputs.sandbox import DecodeLimits, SandboxedDecoder
-from theworld.precompute.media.video import write_video
+from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.rollout.kinds import KINDS
 
 IMAGES = Recipe(world="sha256:" + "0" * 64, height=32, width=48, rollout_steps=1)

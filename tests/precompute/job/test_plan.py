@@ -29,7 +29,7 @@ def test_every_worker_gets_about_four_shards(todo: int, workers: int, size: int)
 
 def test_a_plan_stays_what_was_announced() -> None:
     plan = Plan(
-        inputs=1, duplicates=0, others={}, ignored=0, done=1, failed_before=(), refused=(), todo=(), sample_bytes=8
+        inputs=1, duplicates=0, others={}, left_out={}, done=1, failed_before=(), refused=(), todo=(), sample_bytes=8
     )
     with pytest.raises(FrozenInstanceError):
         plan.done = 2  # type: ignore[misc]

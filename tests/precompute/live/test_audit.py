@@ -22,7 +22,7 @@ from theworld.pipeline.store.transfer import export
 from theworld.pipeline.store.verify import verify
 from theworld.precompute.live import audit as audit_module
 from theworld.precompute.live.audit import TOLERANCE, audit
-from theworld.precompute.media.video import write_video
+from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.worlds.builtin import BUILT_IN
 
 from ...miniatures.image_store import make_images, make_store, tamper

@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import os
 import random
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.videos import encoded
 from theworld.pipeline.errors import ConfigError, ImageError
-from theworld.precompute.media import video
+from theworld.pipeline.latents.recipe import Fit
+from theworld.precompute.media import video_files
 from theworld.precompute.media.images import load_image, to_tensor
-from theworld.precompute.media.video import container_of, load_video, write_video
+from theworld.precompute.media.video import load_video
+from theworld.precompute.media.video_files import container_of
+from theworld.precompute.media.video_showing import Showing
+from theworld.precompute.media.video_writing import write_video
 
 H, W = 32, 48
 NOISE = np.random.default_rng(0).integers(0, 256, (9, H, W, 3), dtype=np.uint8)
-
-
-def encoded(
-    format: str, codec: str, pix_fmt: str, frames: NDArray[np.uint8] = NOISE, mode: str = "rgb24", **options: str
-) -> bytes:
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format=format) as container:
-        stream = container.add_stream(codec, rate=10, options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = pix_fmt
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format=mode)))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()
 
 
 def written(tmp_path: Path, frames: NDArray[np.uint8] = NOISE) -> bytes:
@@ -47,7 +37,7 @@ def written(tmp_path: Path, frames: NDArray[np.uint8] = NOISE) -> bytes:
 
 
 def pixels_of(content: bytes, frames: int = len(NOISE), height: int = H, width: int = W) -> NDArray[np.uint8]:
-    clip, _ = load_video(content, frames, height, width, "cover", source="x.mp4")
+    clip = load_video(content, frames, height, width, "cover", source="x.mp4").pixels
     return ((clip + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
 
 
@@ -142,30 +132,15 @@ def test_transparency_shows_white_as_in_an_image() -> None:
     assert pixels_of(encoded("mov", "png", "rgba", clear, "rgba"), 2).min() == 255
 
 
-def turned(content: bytes) -> bytes:
-    """An MP4 that a player turns by a quarter."""
-    at = content.index(b"tkhd") - 4 + 48  # its matrix, ISO 14496-12 section 8.3.2
-    one = 0x10000
-    return content[:at] + struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, 0x40000000) + content[at + 36 :]
-
-
-def test_a_rotation_is_reported_and_not_applied(tmp_path: Path) -> None:
-    content = written(tmp_path)
-    assert load_video(content, 1, H, W, "cover", source="x")[1] == 0
-    clip, degrees = load_video(turned(content), 9, H, W, "cover", source="x")
-    assert abs(degrees) == 90
-    assert torch.equal(clip, load_video(content, 9, H, W, "cover", source="x")[0])
-
-
 @pytest.mark.parametrize("fit", ["cover", "pad", "stretch"])
-def test_frames_are_fitted_as_images_are(tmp_path: Path, fit: video.Fit) -> None:
-    clip, _ = load_video(written(tmp_path), 2, 64, 32, fit, source="x")
+def test_frames_are_fitted_as_images_are(tmp_path: Path, fit: Fit) -> None:
+    clip = load_video(written(tmp_path), 2, 64, 32, fit, source="x").pixels
     assert clip.shape == (3, 2, 64, 32)
     assert clip.dtype == torch.float32
     buffer = io.BytesIO()
     Image.fromarray(NOISE[1]).save(buffer, "PNG")
-    assert torch.equal(clip[:, 1], load_image(buffer.getvalue(), 64, 32, fit, source="x"))
-    whole, _ = load_video(written(tmp_path), 1, H, W, fit, source="x")
+    assert torch.equal(clip[:, 1], load_image(buffer.getvalue(), 64, 32, fit, source="x")[0])
+    whole = load_video(written(tmp_path), 1, H, W, fit, source="x").pixels
     assert torch.equal(whole[:, 0], to_tensor(Image.fromarray(NOISE[0])))
 
 
@@ -180,7 +155,7 @@ def test_what_cannot_be_used_says_why(tmp_path: Path) -> None:
     assert (reason, "9 frames" in message, "10" in message, "--steps" in message) == ("short", True, True, True)
     assert reason_of(content[: len(content) // 2])[0] == "decode"
     assert reason_of(content[:8])[0] == "decode"
-    reason, message = reason_of(encoded("avi", "flv", "yuv420p"))
+    reason, message = reason_of(encoded("avi", "flv", "yuv420p", NOISE))
     assert (reason, "codec" in message) == ("format", True)
     sound = io.BytesIO()
     with av.open(sound, "w", format="mov") as container:
@@ -195,8 +170,8 @@ def test_what_cannot_be_used_says_why(tmp_path: Path) -> None:
 def test_frames_beyond_the_cap_are_refused_before_they_are_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video, "MAX_PIXELS", H * W - 1)
-    monkeypatch.setattr(video, "to_rgb", lambda _: pytest.fail("decoded"))
+    monkeypatch.setattr(video_files, "MAX_PIXELS", H * W - 1)
+    monkeypatch.setattr(Showing, "picture", lambda *_: pytest.fail("decoded"))
     assert reason_of(written(tmp_path))[0] == "too_large"
 
 
@@ -220,7 +195,7 @@ def test_a_mutated_file_gives_frames_or_an_image_error(data: st.DataObject) -> N
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = content[: data.draw(st.integers(len(content) // 2, len(content)))]
     try:
-        outcome = str(load_video(bytes(content), 5, H, W, "cover", source="x")[0].shape)
+        outcome = str(load_video(bytes(content), 5, H, W, "cover", source="x").pixels.shape)
     except ImageError as error:
         outcome = error.reason
     assert outcome in {f"torch.Size([3, 5, {H}, {W}])", "format", "decode", "short", "too_large"}
@@ -253,7 +228,7 @@ def stock_frames(content: bytes, format: str, interpolation: Interpolation, **op
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p"])
 def test_colours_are_converted_with_the_bicubic_filter_of_pyav(pix_fmt: str) -> None:
-    content = encoded("matroska", "ffv1", pix_fmt)
+    content = encoded("matroska", "ffv1", pix_fmt, NOISE)
     wanted = np.stack([frame.to_ndarray() for frame in stock_frames(content, "matroska", BITEXACT_BICUBIC)])
     assert np.array_equal(pixels_of(content), wanted)
     other = BITEXACT_BICUBIC & ~Interpolation.BICUBIC | Interpolation.BILINEAR
@@ -313,8 +288,8 @@ def test_ffmpeg_may_open_no_other_decoder_than_those_listed_and_no_other_file(
         told.append(dict(container_options))
         return real(*arguments, container_options=container_options, **more)
 
-    content, unread = written(tmp_path), encoded("avi", "flv", "yuv420p")
-    monkeypatch.setattr(video.av, "open", listen)
+    content, unread = written(tmp_path), encoded("avi", "flv", "yuv420p", NOISE)
+    monkeypatch.setattr(video_files.av, "open", listen)
     assert np.array_equal(pixels_of(content), NOISE)
     assert reason_of(unread)[0] == "format"
     assert [options["enable_drefs"] for options in told] == ["0", "0"]  # no file that a MOV refers to

@@ -19,7 +19,7 @@ from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.latents.kinds import KINDS
 from theworld.pipeline.latents.tensors import as_tensor
 from theworld.pipeline.store.folder import LatentStore, open_store
-from theworld.precompute.media.video import write_video
+from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.preview.contact_sheet import Row, Words, draw_animation, draw_sheet, gif
 from theworld.precompute.preview.drawing import LARGEST_SIDE, SMALLEST_SIDE, drawable, tile_side, to_frames
 from theworld.precompute.preview.store_preview import Preview, preview

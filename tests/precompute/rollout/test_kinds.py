@@ -10,7 +10,7 @@ import pytest
 from theworld.pipeline.errors import ConfigError, ImageError
 from theworld.pipeline.latents.kinds import KindName
 from theworld.pipeline.latents.recipe import Recipe
-from theworld.precompute.media.video import write_video
+from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worlds.source import resolve_world
 

@@ -23,7 +23,7 @@ TEXT, NEGATIVE = torch.randn(2, 1, 12, TEXT_WIDTH, generator=torch.Generator().m
 PROMPT = {"prompt": "a ball", "guidance": 3.0, "negative_prompt": "blur"}
 NAMES_A_VERSION = {"world", "image_rules", "engine"}
 """Fields that name weights and rules; other weights or another release make other latents."""
-BEFORE_OR_AFTER = {"kind", "height", "width", "fit", "views", "dtype", "prompts"}
+BEFORE_OR_AFTER = {"kind", "height", "width", "fit", "views", "clip_fps", "dtype", "prompts"}
 """Fields of pixels, of stored numbers and of whose prompt it is; tests of media, kinds, store and prompts vary them."""
 FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # field -> the recipe, and what changes in it

@@ -107,9 +107,7 @@ def test_a_prompt_changes_the_latents_and_the_store(folder: Path, tmp_path: Path
         "in_process": True,
         "guardrail": "external",
     }
-    plain, prompted = (
-        run_precompute(PrecomputeConfig(**settings, **more)) for more in ({}, {"prompt": PROMPT})
-    )
+    plain, prompted = (run_precompute(PrecomputeConfig(**settings, **more)) for more in ({}, {"prompt": PROMPT}))
     assert plain.store != prompted.store
     a, b = (open_store(report.store) for report in (plain, prompted))
     assert np.array_equal(a.read(a.keys)[:, :, 0], b.read(b.keys)[:, :, 0])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from theworld.train.evaluation.statistics import (
     Bootstrap,
     Estimate,
+    clustered,
     holm,
     p_of_equivalence,
     p_of_sign,
@@ -34,6 +35,47 @@ EVERYTHING = np.ones(400, bool)
 )
 def test_intervals_of_shares_are_wilsons(correct: int, total: int, low: float, high: float) -> None:
     assert wilson(correct, total) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_an_interval_by_cluster_counts_copies_of_an_answer_once() -> None:
+    """Ten scenes with six equal answers each are as good as ten answers."""
+    right, scenes = [n % 2 == 0 for n in range(10) for _ in range(6)], [f"{n}" for n in range(10) for _ in range(6)]
+    low, high = clustered(right, scenes)
+    # Wilson's formula with Student's t of 9 degrees of freedom, 2.262157, and 9 questions: by hand
+    assert (low, high) == pytest.approx((0.19909, 0.80091), abs=2e-4)
+    assert wilson(30, 60) == pytest.approx((0.3774, 0.6226), abs=5e-5)
+
+
+def test_an_interval_by_cluster_is_wilsons_where_every_question_has_its_own() -> None:
+    right = [n % 3 == 0 for n in range(3000)]
+    assert clustered(right, [str(n) for n in range(3000)]) == pytest.approx(wilson(1000, 3000), abs=2e-5)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=1, max_size=60))
+def test_an_interval_by_cluster_is_never_narrower_and_holds_the_share(answers: list[tuple[bool, int]]) -> None:
+    right, scenes = [correct for correct, _ in answers], [str(scene) for _, scene in answers]
+    low, high = clustered(right, scenes)
+    plain_low, plain_high = wilson(sum(right), len(right))
+    share = sum(right) / len(right)
+    assert 0 <= low <= plain_low + 1e-9
+    assert plain_high - 1e-9 <= high <= 1
+    assert low - 1e-9 <= share <= high + 1e-9
+    if len(set(scenes)) == 1:
+        assert (low, high) == (0, 1)
+
+
+def test_an_interval_by_cluster_holds_the_truth_in_95_of_100_draws() -> None:
+    rng = np.random.default_rng(0)
+    held = {"clustered": 0, "wilson": 0}
+    for _ in range(1000):
+        chance = np.repeat(rng.beta(1.4, 0.6, size=30), 8)  # scenes differ; the share is .7
+        right = (rng.random(240) < chance).tolist()
+        scenes = [str(n // 8) for n in range(240)]
+        intervals = {"clustered": clustered(right, scenes), "wilson": wilson(sum(right), 240)}
+        for name, (low, high) in intervals.items():
+            held[name] += low <= 0.7 <= high
+    assert 930 <= held["clustered"] <= 975
+    assert held["wilson"] < 850
 
 
 @given(st.integers(1, 3000), st.floats(0, 1))

@@ -17,14 +17,14 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.errors import ConfigError, QuestionError
 from theworld.train.language import chat_template
 from theworld.train.language.chat_template import chat_format
-from theworld.train.language.lm import load_language_model, load_tokenizer_only
+from theworld.train.language.lm import LanguageModel, load_language_model, load_tokenizer_only
 from theworld.train.language.prompt_format import TokenizerOnly
 from theworld.train.language.weights import Weights, find_weights
 
-from ...miniatures.lm import mini_tokenizer, save_mini_lm
+from ...miniatures.lm import mini_lm, mini_tokenizer, save_mini_lm
 from ...miniatures.vision_lm import save_eyes_lm
 from ...patience import ends_within
 
@@ -100,14 +100,18 @@ ALL_EXTRAS = (
 )
 """What transformers adds to Jinja, and answers whose turn starts in the turn of the question."""
 
-MARKERS = ("<start_of_turn>", "<end_of_turn>\n", "\n", "<start_of_image>", "model", "<bos>", "{{ bos_token }}", "{%")
+CONTROLS = ("<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<image_soft_token>",
+            "<end_of_image>")
+MARKERS = ("<start_of_", "end_of_turn>\n", "\n", "start_of_image", "model", "<", "bos>", "{{ bos_token }}", "{%")
 TEXTS = st.lists(
     st.one_of(st.sampled_from([*MARKERS, " ", "\t", "\u00a0", "{", "}", "'"]), st.text(max_size=8)), max_size=6
 ).map("".join)
+"""Words that control tokens are made of, too."""
+PLAIN_TEXTS = TEXTS.filter(lambda text: not any(word in text for word in CONTROLS))
 
 
 @cache
-def gemma_tokenizer(template: str) -> Any:
+def gemma_tokenizer(template: str | None) -> Any:
     """Of bytes, so that no text is unknown, with Gemma's control tokens."""
     controls = ["<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
     controls += ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
@@ -151,7 +155,7 @@ def rendered(tokenizer: Any, turns: list[tuple[str, str | None]], *, image: bool
     [(GEMMA_2, False), (GEMMA_3, False), (GEMMA_3, True), (UNTRIMMED, False), (UNTRIMMED, True), (ALL_EXTRAS, False)],
     ids=["gemma 2", "gemma 3", "gemma 3 with an image", "untrimmed", "untrimmed with an image", "all extras"],
 )
-@given(before=st.lists(st.tuples(TEXTS, TEXTS), max_size=3), question=TEXTS, answer=TEXTS)
+@given(before=st.lists(st.tuples(PLAIN_TEXTS, PLAIN_TEXTS), max_size=3), question=PLAIN_TEXTS, answer=PLAIN_TEXTS)
 @settings(max_examples=100, deadline=None)
 def test_prompts_and_answers_are_the_tokens_of_transformers_own_rendering(
     template: str, image: bool, before: list[tuple[str, str]], question: str, answer: str
@@ -168,6 +172,47 @@ def test_prompts_and_answers_are_the_tokens_of_transformers_own_rendering(
     assert whole.startswith(asked)
     answered = tokenizer(whole[len(asked) :].rstrip(), add_special_tokens=False)["input_ids"]
     assert lm.answer_ids(answer) == answered
+
+
+@pytest.mark.parametrize("template", [GEMMA_3, None], ids=["chat", "plain"])
+@given(before=TEXTS, control=st.sampled_from(CONTROLS), after=TEXTS)
+@settings(max_examples=30, deadline=None)
+def test_a_text_never_acts_as_a_control_token(template: str | None, before: str, control: str, after: str) -> None:
+    lm = book(gemma_tokenizer.__wrapped__(template))
+    text = f"{before}{control}{after}"
+    for refused in (
+        lambda: lm.prompt_ids(text),
+        lambda: lm.prompt_ids("and now?", [(text, "left")]),
+        lambda: lm.prompt_ids("and now?", [("where?", text)]),
+        lambda: lm.answer_ids(text),
+    ):
+        with pytest.raises(QuestionError, match=r"control token, not as text. Remove it"):
+            refused()
+
+
+def test_an_unknown_word_is_no_control_token() -> None:
+    lm = book(mini_tokenizer())
+    assert lm.unknown_words("where is zebra?") == ["zebra?"]
+    assert len(lm.prompt_ids("where is zebra?")) > 4
+    with pytest.raises(QuestionError, match="'<eos>'"):
+        lm.answer_ids("left <eos>")
+
+
+def test_an_answer_ends_at_the_end_of_the_turn_or_of_the_text() -> None:
+    lm = book(gemma_tokenizer(GEMMA_3))
+    eos, turn = (lm.tokenizer.convert_tokens_to_ids(word) for word in ("<eos>", "<end_of_turn>"))
+    left, right = (lm.tokenizer(word, add_special_tokens=False)["input_ids"] for word in ("left", "right"))
+    assert (lm.end_id, lm.end_ids) == (turn, {eos, turn})
+    for end in (eos, turn):
+        assert lm.decode([*left, end, *right]) == "left"
+
+
+def test_a_generation_config_ends_answers_at_control_tokens_alone() -> None:
+    lm = LanguageModel(mini_lm(), mini_tokenizer(), Weights(Path("mini"), "mini", "sha256:mini"))
+    eos, pad, word = (lm.tokenizer.convert_tokens_to_ids(text) for text in ("<eos>", "<pad>", "left"))
+    for named, ends in ((None, {eos}), (pad, {eos, pad}), ([word, pad, 10**9], {eos, pad})):
+        lm.model.generation_config.eos_token_id = named
+        assert lm.end_ids == ends
 
 
 def test_of_templates_by_name_the_default_is_read() -> None:
@@ -279,7 +324,7 @@ def test_a_template_that_cannot_be_used_is_refused_in_words_and_within_bounds(
 def test_a_template_that_leaves_images_out_is_refused() -> None:
     tokenizer = gemma_tokenizer(GEMMA_3.replace("{{ '<start_of_image>' }}", ""))
     with pytest.raises(ConfigError, match=r"leaves images out: .*'<start_of_image>'"):
-        book(tokenizer, image=True).prompt_ids("where is the <start_of_image>?")
+        book(tokenizer, image=True).prompt_ids("where is it?")
     bare = mini_tokenizer()
     bare.chat_template = GEMMA_3
     with pytest.raises(ConfigError, match="names no boi_token"):

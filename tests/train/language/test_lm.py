@@ -35,6 +35,42 @@ def test_a_folders_identity_is_its_content_wherever_it_lies(tmp_path: Path) -> N
     assert find_weights(str(first)).identity != find_weights(str(save_mini_lm(tmp_path / "c", seed=1))).identity
 
 
+@pytest.mark.parametrize("name", ["notes.json", "trainer_state.json", "README.md", "model.py", "old.model", "x.jinja"])
+def test_a_file_that_is_never_loaded_is_no_part_of_a_model(tmp_path: Path, name: str) -> None:
+    folder = save_mini_lm(tmp_path / "lm")
+    before = find_weights(str(folder))
+    (folder / name).write_text("{}")
+    after = find_weights(str(folder))
+    assert after.identity == before.identity
+    assert after.is_same(before.identity)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "model.safetensors"])
+def test_a_file_that_is_loaded_makes_another_model(tmp_path: Path, name: str) -> None:
+    folder = save_mini_lm(tmp_path / "lm")
+    before = find_weights(str(folder))
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content + b" ")
+    assert find_weights(str(folder)).identity != before.identity
+    assert not find_weights(str(folder)).is_same(before.identity, before.content)
+    (folder / name).write_bytes(content)
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}")
+    assert find_weights(str(folder)).identity != before.identity
+
+
+def test_the_identity_of_earlier_versions_is_still_that_model(tmp_path: Path) -> None:
+    """They hashed every *.json, *.safetensors, *.model and *.jinja of the folder."""
+    folder = save_mini_lm(tmp_path / "lm")
+    (folder / "notes.json").write_text("{}")
+    lines = (f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in sorted(folder.iterdir()))
+    recorded = f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
+    found = find_weights(str(folder))
+    assert found.identity != recorded
+    assert found.is_same(recorded)
+    assert not found.is_same("sha256:" + "0" * 64)
+    assert not found.is_same("hub:org/lm@" + "0" * 40)
+
+
 def test_no_name_means_the_embedded_model_and_it_loads() -> None:
     weights = find_weights(None)
     assert weights.source == "worldlet"

@@ -42,7 +42,9 @@ HOSTILE = (
     "</title></style></table>{{ 7 * 7 }}{% raw %}<!--&lt;\x00\x1b[2J\u202e\u2028\ud800$x^$\\"
 )
 PLAIN = "name"
-PLAN = Plan(inputs=3, duplicates=0, others={}, ignored=0, done=3, failed_before=(), refused=(), todo=(), sample_bytes=1)
+PLAN = Plan(
+    inputs=3, duplicates=0, others={}, left_out={}, done=3, failed_before=(), refused=(), todo=(), sample_bytes=1
+)
 
 
 def png() -> bytes:

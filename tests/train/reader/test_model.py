@@ -14,7 +14,7 @@ from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
 from theworld.train.language.lm import LanguageModel, add_lora, embedding_rms
 from theworld.train.language.weights import Weights
-from theworld.train.reader.model import IGNORED, TheWorld
+from theworld.train.reader.model import IGNORED, TheWorld, _draw
 from theworld.train.reader.tokens import TokenLayout, WorldReader
 
 from ...miniatures.lm import RECIPE, SPEC, mini_lm, mini_tokenizer
@@ -250,6 +250,34 @@ def test_images_without_what_it_takes_to_roll_them_out_are_refused() -> None:
         live(IDS, MASK, images=images, latents=latents())
 
 
+def test_text_without_bos_is_refused_where_a_world_would_stand_behind_its_first_word() -> None:
+    model = with_lora()
+    with pytest.raises(ConfigError, match="starts with its id 1"):
+        model(IDS[:, 1:], MASK[:, 1:], latents=latents())
+    assert model(IDS[:, 1:], MASK[:, 1:]).logits.shape[1] == 6  # without a world it is the language model's own affair
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.full((2, 3, 32, 48), 200, dtype=torch.uint8),
+        torch.full((2, 3, 32, 48), 200.0),
+        torch.full((2, 3, 32, 48), math.nan),
+        torch.full((2, 3, 32, 48), 1),
+    ],
+    ids=["bytes", "0 to 255", "nan", "whole numbers"],
+)
+def test_images_that_are_not_in_minus_1_to_1_are_refused(images: Tensor) -> None:
+    live = TheWorld(mini_lm(), reader(), num_world_steps=0, world=FakeWorld(), recipe=RECIPE)
+    with pytest.raises(ConfigError, match=r"RGB in \[-1, 1\].*/ 127.5 - 1"):
+        live(IDS, MASK, images=images)
+
+
+def test_labels_that_are_all_ignored_are_refused_rather_than_a_loss_of_nan() -> None:
+    with pytest.raises(ConfigError, match="all labels are -100"):
+        with_lora()(IDS, MASK, torch.full_like(IDS, IGNORED), latents=latents())
+
+
 def test_only_temporal_embedding_projector_and_lora_are_trainable() -> None:
     names = {name for name, _ in with_lora().trainable_parameters()}
     assert {name for name in names if "lora_" not in name} == {
@@ -275,6 +303,35 @@ def test_log_likelihood_is_the_sum_over_each_rows_answer() -> None:
         places = [place for place in range(7) if LABELS[row, place] != IGNORED]
         expected = sum(logits[row, 24 + place - 1, IDS[row, place]].item() for place in places)
         assert scores[row].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_drawn_tokens_follow_seed_temperature_and_nucleus() -> None:
+    model = with_lora()
+    given = {"latents": latents(), "end_id": 2, "max_new_tokens": 5}
+    greedy = model.generate(IDS, MASK, **given)
+    first, again, other = (model.generate(IDS, MASK, **given, temperature=2.0, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    for cold in ({"temperature": 1e-3}, {"temperature": 5.0, "top_p": 1e-6}):  # only the likeliest is left
+        assert torch.equal(model.generate(IDS, MASK, **given, **cold), greedy)
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log().expand(4000, -1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = _draw(logits, temperature=1.0, top_p=1.0, generator=generator).bincount(minlength=4) / 4000
+    assert drawn.tolist() == pytest.approx([0.5, 0.25, 0.125, 0.125], abs=0.03)
+    nucleus = _draw(logits, temperature=1.0, top_p=0.7, generator=generator).bincount(minlength=4) / 4000
+    assert nucleus.tolist() == pytest.approx([2 / 3, 1 / 3, 0, 0], abs=0.03)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_generation_stops_at_any_of_several_ends(temperature: float) -> None:
+    model = with_lora()
+    given = {"max_new_tokens": 5, "temperature": temperature, "latents": latents()[:1]}
+    [whole] = model.generate(IDS[:1], MASK[:1], end_id=99, **given).tolist()
+    [stopped] = model.generate(IDS[:1], MASK[:1], end_id=[99, whole[2]], **given).tolist()
+    assert stopped == whole[: 1 + whole.index(whole[2])]
 
 
 @pytest.mark.parametrize("world_on", [True, False])

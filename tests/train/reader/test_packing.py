@@ -55,9 +55,7 @@ MODELS = {family: model(family) for family in ("gemma-2", "gemma-3")}
 
 
 def examples(rows: list[Texts]) -> list[list[Example]]:
-    return [
-        [Example(str(n), (1, *prompt), (*answer, 2)) for prompt, answer in row] for n, row in enumerate(rows)
-    ]
+    return [[Example(str(n), (1, *prompt), (*answer, 2)) for prompt, answer in row] for n, row in enumerate(rows)]
 
 
 def gradients(of: TheWorld, loss: Tensor) -> dict[str, Tensor]:

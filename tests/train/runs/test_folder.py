@@ -1,16 +1,19 @@
 """A run folder gives back the model that was trained, and only on the language model and the recipe it belongs to."""
 
+import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 
 from theworld.pipeline.errors import ConfigError, RunError, StoreMismatchError
+from theworld.pipeline.files.hashing import hash_files
 from theworld.pipeline.store.folder import create_store, open_store
 from theworld.train.reader.model import TheWorld
 from theworld.train.runs.folder import READER, load_run, require_same_recipe, resolve_dtype, save_run
-from theworld.train.runs.meta import read_meta
+from theworld.train.runs.meta import META, read_meta
 from theworld.train.training.train import train
 
 from ...miniatures.lm import RECIPE, SPEC, save_mini_lm
@@ -33,7 +36,7 @@ def logits_of(model: TheWorld) -> torch.Tensor:
 
 def test_a_run_is_refused_on_another_language_model_than_it_was_trained_on(house: Path, tmp_path: Path) -> None:
     other = save_mini_lm(tmp_path / "other", seed=1)
-    with pytest.raises(RunError, match=r"trained on the language model sha256:.*but .*other is sha256:.*--lm"):
+    with pytest.raises(RunError, match=r"trained on the language model .*lm \(sha256:.*but .*other is sha256:.*--lm"):
         load_run(house / "run", lm=str(other), device="cpu")
 
 
@@ -46,6 +49,70 @@ def test_a_language_model_that_moved_is_the_same_one(house: Path, tmp_path: Path
     assert (here.reader.max_world_steps, here.num_world_steps, here.max_world_steps) == (4, 3, 4)
     assert here.reader.temporal_embedding.weight.shape == (5, 16)
     assert (here.reader.layout, here.recipe) == (read_meta(house / "run").reader.token_layout(), RECIPE)
+
+
+def test_a_language_model_that_is_gone_is_asked_for_by_the_flag(house: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(house, tmp_path / "moved"))
+    (moved / "lm").rename(moved / "elsewhere")
+    about = json.loads((moved / "run" / META).read_text())
+    about["lm"]["source"] = str(moved / "lm")
+    (moved / "run" / META).write_text(json.dumps(about))
+    with pytest.raises(ConfigError, match=r"run was trained on .*lm \(sha256:\w+\), which is not found .*: --lm PLACE"):
+        load_run(moved / "run", device="cpu")
+    assert load_run(moved / "run", lm=str(moved / "elsewhere"), device="cpu").lm.weights.folder == moved / "elsewhere"
+
+
+@pytest.fixture
+def hub_id(house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same language model in the Hub's cache on this machine, and no network."""
+    place, commit = tmp_path / "cache" / "models--org--lm", "0" * 39 + "1"
+    shutil.copytree(house / "lm", place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return f"org/lm@{commit}"
+
+
+def test_a_run_of_a_folder_loads_beside_the_hub_s_copy_and_the_other_way_round(
+    house: Path, tmp_path: Path, hub_id: str
+) -> None:
+    meta = read_meta(house / "run")
+    assert meta.lm.content == meta.lm.identity
+    assert load_run(house / "run", lm="org/lm", device="cpu").lm.weights.identity == f"hub:{hub_id}"
+
+    train(settings(house, lm="org/lm", out=tmp_path / "of-hub", train_steps=1))
+    of_hub = read_meta(tmp_path / "of-hub").lm
+    assert (of_hub.source, of_hub.identity, of_hub.content) == (hub_id, f"hub:{hub_id}", meta.lm.content)
+    assert load_run(tmp_path / "of-hub", device="cpu").lm.weights.source == hub_id
+    (house / "lm" / "notes.json").write_text("{}")
+    assert load_run(tmp_path / "of-hub", lm=str(house / "lm"), device="cpu").lm.weights.folder == house / "lm"
+    other = save_mini_lm(tmp_path / "other", seed=1)
+    told = rf"org/lm@\w+ \(hub:{hub_id}, sha256:\w+\), but .*other is sha256:\w+.*a folder with the same files"
+    with pytest.raises(RunError, match=told):
+        load_run(tmp_path / "of-hub", lm=str(other), device="cpu")
+
+
+def test_a_name_is_no_identity(house: Path, tmp_path: Path, hub_id: str) -> None:
+    """A run that noted the Hub's name alone, as earlier versions did, does not take a folder for it."""
+    run = Path(shutil.copytree(house / "run", tmp_path / "run"))
+    about = json.loads((run / META).read_text())
+    about["lm"] = {"source": hub_id, "identity": f"hub:{hub_id}"}
+    (run / META).write_text(json.dumps(about))
+    assert load_run(run, device="cpu").meta.lm.content is None
+    with pytest.raises(RunError, match=f"noted the Hub's name alone, .*: pass --lm {hub_id}"):
+        load_run(run, lm=str(house / "lm"), device="cpu")
+
+
+def test_a_run_of_an_earlier_version_is_found_by_the_identity_it_noted(house: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(house / "lm", tmp_path / "lm"))
+    (moved / "notes.json").write_text("{}")
+    run = Path(shutil.copytree(house / "run", tmp_path / "run"))
+    about = json.loads((run / META).read_text())
+    about["lm"] = {"source": str(moved), "identity": hash_files(moved, moved.iterdir())}
+    assert about["lm"]["identity"] != read_meta(house / "run").lm.identity
+    (run / META).write_text(json.dumps(about))
+    assert load_run(run, device="cpu").lm.weights.folder == moved
 
 
 def test_a_run_that_is_saved_again_holds_the_same_weights_and_no_file_of_the_library(

@@ -1,0 +1,153 @@
+"""The inputs that lists, tables and tars hold or name."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...pipeline.errors import ConfigError, ImageError
+from ...pipeline.failures import FailureReason
+from ...pipeline.files import arrow_tables as arrow_files
+from ..rollout.kinds import Kind
+from . import manifests, tables, tars
+from .entries import Container, Entries
+from .file_facts import facts_of
+from .first_bytes import LIST, TABLE, TAR
+from .links import refuse_special
+from .selection import HIDDEN, TEXT_ALONE, Selection, advice, counted, refuse_columns, relative, suffix_of
+from .tar_samples import EACH, TarSamples
+
+logger = logging.getLogger(__name__)
+
+TARS = frozenset({".tar"})
+
+
+def add_containers(
+    files: list[Path],
+    place: str,
+    root: str,
+    kind: Kind,
+    column: str | None,
+    prompt_field: str | None,
+    *,
+    own: bool = True,
+    forms: Mapping[Path, str] | None = None,
+) -> Selection:
+    """The inputs that lists, tables and tars hold or name.
+
+    Args:
+        place, root: what the user named, and the folder that the files' names are relative to.
+        own: whether the files are the user's; then no link leads a row out of the folder of its list.
+        forms: what each file is (first_bytes.py); None judges by suffix.
+    """
+    selection = Selection(Entries(place))
+    entries = selection.entries
+    samples = TarSamples(column)
+    column = None if column == EACH else column
+    forms = forms or {file: _form_by_suffix(file) for file in files}
+    for file in files:
+        if forms[file] == TAR:
+            refuse_columns(str(file), None, prompt_field)
+    for file in files:
+        name = relative(str(file), root)
+        entries.open(Container(name, str(file)))
+        try:
+            refuse_special(file, name)
+            if forms[file] == TAR:
+                _add_tar(selection, file, name, kind, samples)
+            elif forms[file] == TABLE:
+                _add_table(entries, file, name, kind, column, prompt_field, own=own)
+            else:
+                _add_list(selection, file, name, kind, column, prompt_field)
+            selection.sound.add(name)
+        except ImageError as error:  # of the whole file, or of the rest of it
+            entries.add_broken(name, error)
+    if note := samples.check(place, kind.takes):
+        logger.warning("note: %s", note)
+    if not len(entries):
+        others = f", but {counted(selection.others)}. {advice(selection.others)}" if selection.others else ""
+        raise ConfigError(f"{', '.join(map(str, files[:3])) or root} holds no {kind.takes}{others}")
+    entries.number_repeated()
+    return selection
+
+
+def _form_by_suffix(file: Path) -> str:
+    suffix = file.suffix.lower()
+    return TAR if suffix in TARS else TABLE if suffix in arrow_files.SUFFIXES else LIST
+
+
+def _add_tar(selection: Selection, file: Path, name: str, kind: Kind, samples: TarSamples) -> None:
+    entries = selection.entries
+    entries.open(Container(name, str(file), facts=facts_of(str(file))))
+    passed_over: Counter[str] = Counter()  # by suffix
+    samples.open()
+    try:
+        for member in tars.members(str(file)):
+            if member.is_folder:
+                continue
+            if member.name.rpartition("/")[2].startswith("."):
+                selection.leave_out(HIDDEN)
+            elif samples.wanted:
+                if (left := samples.offer(member)) is not None:
+                    passed_over[suffix_of(left.name)] += 1
+            elif suffix_of(member.name) not in kind.suffixes:
+                passed_over[suffix_of(member.name)] += 1
+            else:
+                samples.note_input(member.name)
+                _add_member(entries, name, member)
+    finally:
+        for key, member, why in samples.taken():
+            if member is not None:
+                _add_member(entries, name, member)
+            else:
+                entries.add_broken(f"{name}:{key}", ImageError(FailureReason.ROW, f"{name}:{key}: {why}"))
+        selection.leave_out_files(passed_over, kind)
+
+
+def _add_member(entries: Entries, name: str, member: tars.Member) -> None:
+    source = f"{name}:{member.name}"
+    if member.regular:
+        entries.add_member(source, member.offset, member.size)
+    else:
+        entries.add_broken(source, ImageError(FailureReason.NOT_A_FILE, f"{source} is not a regular member"))
+
+
+def _add_list(
+    selection: Selection, file: Path, name: str, kind: Kind, column: str | None, prompt_field: str | None
+) -> None:
+    entries = selection.entries
+    entries.open(Container(name, str(file), str(file.parent)))
+    start, without = len(entries), 0
+    for row in manifests.read_manifest(file, kind.takes, column=column, prompt_field=prompt_field):
+        if row is manifests.AGAIN:
+            entries.cut(start)
+            without = 0
+        elif row is manifests.WITHOUT:
+            without += 1
+        elif row.problem is not None:
+            entries.add_broken_row(row.problem, row.number, row.element)
+        else:
+            entries.add_row(row.path, row.number, row.prompt, row.element)
+    selection.leave_out(TEXT_ALONE, without)
+
+
+def _add_table(
+    entries: Entries, file: Path, name: str, kind: Kind, column: str | None, prompt_field: str | None, *, own: bool
+) -> None:
+    facts = facts_of(str(file))
+    table = tables.read_table(file, kind.takes, column=column, prompt_field=prompt_field)
+    entries.open(Container(name, str(file), str(file.parent), facts, table.column or "", follows_links=not own))
+    start = len(entries)
+    try:
+        for row, has_bytes in table.rows:
+            if row.problem is not None:
+                entries.add_broken_row(row.problem, row.number, row.element)
+            elif has_bytes:
+                entries.add_cell(row.path, row.number, row.prompt, row.element)
+            else:
+                entries.add_row(row.path, row.number, row.prompt, row.element)
+    except ImageError:  # rows of a damaged table are not trusted
+        entries.cut(start)
+        raise
