@@ -94,6 +94,7 @@ def resolve_keys(
     """
     search = _Search(store, image_folders(folder_of(questions_file), images), has_folder=images is not None)
     searched: dict[_Wanted, _Match] = {}
+    shared: dict[_Wanted, _Wanted] = {}  # one for all questions about an image
     wanted_by_id: list[tuple[Pictured, _Wanted | None]] = []
     for question in questions:
         source = question.image if field == "image" else question.future
@@ -102,6 +103,7 @@ def resolve_keys(
             continue
         prompt = question.prompt if search.per_sample else None
         wanted = _Wanted(source, question.image_sha256 if field == "image" else None, prompt)
+        wanted = shared.setdefault(wanted, wanted)
         if wanted not in searched:
             searched[wanted] = search.match(wanted)
         wanted_by_id.append((question, wanted))

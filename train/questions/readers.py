@@ -21,7 +21,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files import arrow_tables as arrow_files
@@ -271,13 +270,9 @@ def _cells(path: Path, files: Sequence[Path], columns: Mapping[str, str] | None)
                 if isinstance(record, str):
                     yield where, f"{where} {record}"
                 else:
-                    yield where, record if is_absent(split) else record | {"split": _or(record.get("split"), split)}
+                    yield where, record | {"split": split} if split and is_absent(record.get("split")) else record
         except guarded_tables.TableError as error:
             yield file.name, f"{file.name} cannot be read to its end: {error}"
-
-
-def _or(value: Any, other: Any) -> Any:
-    return other if is_absent(value) else value
 
 
 def _split_of(file: Path, *, whole: Path) -> str | None:

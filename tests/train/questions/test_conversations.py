@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,13 @@ def test_markers_are_counted_as_images(text: str, images: int) -> None:
     left = markers.take(text)
     assert markers.images == images
     assert left == ("" if images else text)
+
+
+@pytest.mark.parametrize(
+    "part", ["<img>", "(<image>./", "Picture 1: ", "<image ", "<|vision_start|><|image_pad|>", "<im_"]
+)
+def test_a_text_full_of_halves_of_markers_takes_no_time(part: str) -> None:
+    started = time.process_time()
+    Markers().take(part * 50_000)
+    Markers().take(f"a{' ' * 500_000}<image>{' ' * 500_000}b")
+    assert time.process_time() - started < 3

@@ -38,7 +38,7 @@ def test_about_the_share_asked_for_is_held_out_and_said() -> None:
     count = held.counts["test"]
     assert held.line == (
         f"held out, for no split is stated: of 1,000 questions {count} for test, about {count} of 1,000 images or "
-        "scenes (--holdout 0.2)"
+        "scenes (--holdout 0.2); by their names, for no store is named: a training goes by their content"
     )
     assert hold_out([question(n) for n in range(9)], 0, FILE).counts == {}
 
