@@ -148,8 +148,8 @@ def test_the_commands_train_live_and_show_the_predicted_future_in_a_page(house: 
     flags += ["--lm", house.folder / "lm"]
     theworld("train", house.store.path, "--no-cache", "--world", house.world, *flags, "--out", run)
     assert json.loads((run / "metrics.json").read_text())["rolled_out_live"]["images"] > 0
-    refused = CliRunner().invoke(app, ["train", str(house.store.path), "--images", "x", *map(str, flags)])
-    assert "belong to --no-cache" in str(refused.exception)
+    refused = CliRunner().invoke(app, ["train", str(house.store.path), "--world", "x", *map(str, flags)])
+    assert "belongs to --no-cache" in str(refused.exception)
     theworld("evaluate", run, "--report", page, "--world", house.world, "--device", "cpu")
     drawn = r'alt="Image and predicted future[^"]*" src="data:image/png;base64,([^"]+)"'
     pictures = re.findall(drawn, page.read_text())

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from ...pipeline.errors import QuestionError
 from ...pipeline.files.hashing import digest_of_file
@@ -17,18 +17,30 @@ from ...pipeline.store.folder import LatentStore
 from .images import How, SourceNames, find_file, image_folders, parts_of
 from .readers import folder_of
 
-if TYPE_CHECKING:
-    from .record import Question
-
 SourceField = Literal["image", "future"]
 """Which of a question's files the latents were made from."""
+
+
+class Pictured(Protocol):
+    """What is needed of a `Question` here."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def image(self) -> str: ...
+    @property
+    def future(self) -> str | None: ...
+    @property
+    def prompt(self) -> str | None: ...
+    @property
+    def image_sha256(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Uncovered:
     """One question without latents, and why."""
 
-    question: Question
+    question: Pictured
     reason: str
 
 
@@ -64,7 +76,7 @@ class Coverage:
 
 
 def resolve_keys(
-    questions: Iterable[Question],
+    questions: Iterable[Pictured],
     questions_file: Path,
     store: LatentStore,
     *,
@@ -82,7 +94,8 @@ def resolve_keys(
     """
     search = _Search(store, image_folders(folder_of(questions_file), images), has_folder=images is not None)
     searched: dict[_Wanted, _Match] = {}
-    wanted_by_id: list[tuple[Question, _Wanted | None]] = []
+    shared: dict[_Wanted, _Wanted] = {}  # one for all questions about an image
+    wanted_by_id: list[tuple[Pictured, _Wanted | None]] = []
     for question in questions:
         source = question.image if field == "image" else question.future
         if source is None:
@@ -91,6 +104,7 @@ def resolve_keys(
         prompt = question.prompt if search.per_sample else None
         digest = question.image_sha256 if field == "image" else None
         wanted = _Wanted(source, digest, prompt, question.anchor)
+        wanted = shared.setdefault(wanted, wanted)
         if wanted not in searched:
             searched[wanted] = search.match(wanted)
         wanted_by_id.append((question, wanted))

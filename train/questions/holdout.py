@@ -24,6 +24,8 @@ TRAIN, TEST, VALIDATION = "train", "test", "validation"
 _Label = tuple[str, str]
 """What questions share: `image`, `name`, `scene` or `pair`, and which."""
 
+_Labels = tuple[_Label, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
@@ -58,13 +60,15 @@ def hold_out(
     if not share or None not in stated or stated - {None, TRAIN}:
         return HeldOut(tuple(questions), {})
     keys = {} if store is None else resolve_keys(questions, questions_file, store, images=images).keys
-    labels = [_labels(question, keys.get(question.id)) for question in questions]
-    groups = _groups(labels)
+    shared: dict[_Labels, int] = {}  # those of an image once, however many questions it has
+    numbers = [shared.setdefault(_labels(question, keys.get(question.id)), len(shared)) for question in questions]
+    group_of = _groups(shared)
+    groups = [group_of[number] for number in numbers]
     until = {TEST: share, VALIDATION: min(2 * share, (1 + share) / 2) if validation else share}
     fixed = {group for group, question in zip(groups, questions, strict=True) if question.split is not None}
     places: defaultdict[int, set[float]] = defaultdict(set)
-    for group, its in zip(groups, labels, strict=True):
-        places[group].add(_place(its[0]))
+    for group, labels in zip(group_of, shared, strict=True):
+        places[group].add(_place(labels[0]))
     splits = {group: TRAIN if group in fixed else _split(place, until) for group, place in places.items()}
     _fill(splits, {group: max(place) for group, place in places.items() if group not in fixed}, bool(fixed), validation)
     fields_set: dict[frozenset[str], set[str]] = {}
@@ -75,7 +79,10 @@ def hold_out(
     held = [(question, group) for question, group in zip(divided, groups, strict=True) if splits[group] != TRAIN]
     counts = {split: sum(question.split == split for question, _ in held) for split in (TEST, VALIDATION)}
     counts = {split: count for split, count in counts.items() if count}
-    return HeldOut(divided, counts, _line(counts, held, divided, len(set(groups)), share))
+    line = _line(counts, held, divided, len(set(groups)), share)
+    if counts and store is None:
+        line += "; by their names, for no store is named: a training goes by their content"
+    return HeldOut(divided, counts, line)
 
 
 def _line(
@@ -94,7 +101,7 @@ def _line(
     )
 
 
-def _labels(question: Question, key: str | None) -> list[_Label]:
+def _labels(question: Question, key: str | None) -> _Labels:
     """What ties a question to others; the first decides its place."""
     if key is None and question.image_sha256 is not None:
         key = key_of_digest(bytes.fromhex(question.image_sha256), None)
@@ -105,11 +112,11 @@ def _labels(question: Question, key: str | None) -> list[_Label]:
         labels.append(("scene", question.scene))
     if key is not None:
         labels.append(("image", key))
-    return [*labels, ("name", "/".join(parts_of(question.image)))]
+    return (*labels, ("name", "/".join(parts_of(question.image))))
 
 
-def _groups(labels: Sequence[Sequence[_Label]]) -> list[int]:
-    """The number of each question's group: those that share a label are in one, and so on."""
+def _groups(labels: Iterable[_Labels]) -> list[int]:
+    """The number of the group of each: those that share a label are in one, and so on."""
     parent: list[int] = []
     number_of: dict[_Label, int] = {}
 

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 _SHOWN = (
     r"\(<image>\./</image>\)",
     r"(?:Picture[ ]\d{1,4}:[ ]?)?<img>[^<>]{1,1024}</img>",
-    r"<\|?[ ]?(?:image|img|video)[ _-]?(?P<number>\d{1,4})?[ ]?\|?>",
+    r"<img><ImageHere></img>",
+    r"<\|?(?:image|img|video)(?:[ _-]?(?P<number>\d{1,4}))?\|?>",
     r"<image[-_]placeholder>",
     r"<ImageHere>",
     r"<start_of_image>",

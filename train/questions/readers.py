@@ -30,6 +30,7 @@ from ...pipeline.files.hashing import digest_of_file, digest_of_lines
 from ...pipeline.files.plain import read_file
 from .columns import FIELDS, Columns
 from .rows import Keep, Row, RowReader
+from .values import is_absent
 
 _SAT = frozenset({"question", "answers", "correct_answer"})
 _SAT_IMAGES = frozenset({"image_bytes", "images"})  # array/SAT, array/SAT-v2: a list each, by their cards on the Hub
@@ -269,7 +270,7 @@ def _cells(path: Path, files: Sequence[Path], columns: Mapping[str, str] | None)
                 if isinstance(record, str):
                     yield where, f"{where} {record}"
                 else:
-                    yield where, {**({"split": split} if split else {}), **record}
+                    yield where, record | {"split": split} if split and is_absent(record.get("split")) else record
         except guarded_tables.TableError as error:
             yield file.name, f"{file.name} cannot be read to its end: {error}"
 

@@ -155,7 +155,10 @@ class QuestionFile:
                 f"{self.path} holds no question{f' ({reasons})' if reasons else ''}: write one JSON object per line"
             )
         for reason, count in self.skipped.items():
-            progress.warn(f"warning: {self.path}: {count:,} {self.unit}s are passed over: each {reason}")
+            rows = (
+                f"1 {self.unit} is passed over: it" if count == 1 else f"{count:,} {self.unit}s are passed over: each"
+            )
+            progress.warn(f"warning: {self.path}: {rows} {reason}")
         for note, count in self.notes.items():
             progress.say(f"{self.path}: {count:,} {note}")
         return self.questions

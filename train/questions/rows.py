@@ -249,8 +249,8 @@ class RowReader:
                 record.setdefault(field, _text(value, field))
         if "image_sha256" in record:
             record["image_sha256"] = record["image_sha256"].lower()
-        if "split" not in record and isinstance(split := row.get("split"), str):  # from the name of the file
-            record["split"] = split
+        if "split" not in record and not is_absent(split := row.get("split")):  # from the name of the file
+            record["split"] = _text(split, "split")
         return record
 
 

@@ -188,7 +188,7 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: a setting differs that decides what is learned; names each with both values.
     """
-    saved = read_facts(path).config
+    saved = {"holdout": 0.0, **read_facts(path).config}  # earlier versions held out nothing
     try:
         wanted = TrainConfig.model_validate({**_given(saved), **{k: v for k, v in changes.items() if v is not None}})
     except ValidationError as error:
@@ -208,9 +208,8 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> TrainConfig:
 
 
 def _given(saved: dict[str, Any]) -> dict[str, Any]:
-    """Drop `train_steps` if `epochs` is set: only one of them may be given. Earlier versions held out nothing."""
-    given = {k: v for k, v in saved.items() if not (k == "train_steps" and saved.get("epochs") is not None)}
-    return {"holdout": 0.0, **given}
+    """Drop `train_steps` if `epochs` is set: only one of them may be given."""
+    return {k: v for k, v in saved.items() if not (k == "train_steps" and saved.get("epochs") is not None)}
 
 
 @contextmanager
