@@ -228,7 +228,7 @@ def test_saved_answers_are_judged_again_without_a_model(place: Path, tmp_path: P
     assert "--rescore judges the answers that are saved" in str(refused.exception)
 
 
-def test_an_answer_in_own_words_is_judged_by_what_it_says(place: Path, tmp_path: Path) -> None:
+def test_an_answer_in_own_words_is_judged_by_what_it_says(place: Path) -> None:
     """Of a question without choices, the predicted answer is in own words, too."""
     said = [("caf\u00e9", "cafe\u0301", True), ("1/2", "1.2", False), ("left", "left", True)]
     evaluation = evaluate(place / "run", device="cpu")
@@ -310,5 +310,5 @@ def test_an_answer_in_own_words_can_be_drawn(place: Path) -> None:
     assert len(answers(temperature=3.0, max_new_tokens=1).split()) <= 1
     with pytest.raises(ConfigError, match="choices are ranked, so nothing is generated"):
         ask(loaded, latents, "where?", ["left", "right"], writing=AnswerConfig(temperature=1.0))
-    with pytest.raises(QuestionError, match="'<eos>', which .* reads as a control token"):
+    with pytest.raises(QuestionError, match=r"'<eos>', which .* reads as a control token"):
         ask(loaded, latents, "where is the ball? <eos>", ["left", "right"])
