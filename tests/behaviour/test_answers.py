@@ -308,6 +308,8 @@ def test_an_answer_in_own_words_can_be_drawn(place: Path) -> None:
     assert len({answers(temperature=3.0, seed=seed) for seed in range(5)}) > 1
     assert answers() == answers(temperature=1e-3)
     assert len(answers(temperature=3.0, max_new_tokens=1).split()) <= 1
+    with pytest.raises(ConfigError, match=r"an answer of 4,096 tokens does not fit .*at most 4,0\d\d"):
+        answers(max_new_tokens=4096)
     with pytest.raises(ConfigError, match="choices are ranked, so nothing is generated"):
         ask(loaded, latents, "where?", ["left", "right"], writing=AnswerConfig(temperature=1.0))
     with pytest.raises(QuestionError, match=r"'<eos>', which .* reads as a control token"):
