@@ -31,7 +31,7 @@ from theworld.train.evaluation.session import _without_letters
 from theworld.train.language.lm import LanguageModel
 from theworld.train.questions.record import Question, read_questions, select_split
 from theworld.train.runs.folder import load_run
-from theworld.train.runs.meta import read_meta
+from theworld.train.runs.meta import META, read_meta
 from theworld.train.training.train import train
 
 from ..miniatures.lm import WORDS, save_mini_lm
@@ -314,3 +314,29 @@ def test_an_answer_in_own_words_can_be_drawn(place: Path) -> None:
         ask(loaded, latents, "where?", ["left", "right"], writing=AnswerConfig(temperature=1.0))
     with pytest.raises(QuestionError, match=r"'<eos>', which .* reads as a control token"):
         ask(loaded, latents, "where is the ball? <eos>", ["left", "right"])
+
+
+def test_a_run_whose_language_model_has_moved_is_evaluated_with_its_new_place(place: Path, tmp_path: Path) -> None:
+    run, lm = Path(shutil.copytree(place / "run", tmp_path / "run")), shutil.copytree(place / "lm", tmp_path / "moved")
+    about = json.loads((run / META).read_text())
+    about["lm"]["source"] = "lm"  # as a run says that was pushed
+    (run / META).write_text(json.dumps(about))
+    for command in ("evaluate", "policies"):
+        gone = CliRunner().invoke(app, [command, str(run), "--device", "cpu"])
+        assert "Say where it lies now: --lm PLACE" in str(gone.exception)
+        found = CliRunner().invoke(app, [command, str(run), "--device", "cpu", "--lm", str(lm), "--json"])
+        assert found.exit_code == 0, (found.output, found.exception)
+    assert read_evaluation(run).predictions == evaluate(place / "run", device="cpu").predictions
+
+
+def test_a_run_and_an_evaluation_of_an_earlier_version_are_read(place: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(place / "run", tmp_path / "run"))
+    about = json.loads((run / META).read_text())
+    del about["lm"]["content"], about["config"]["show_choices"]
+    (run / META).write_text(json.dumps(about))
+    assert (read_meta(run).show_choices, read_meta(run).lm.content) == ("none", None)
+    assert evaluate(run, device="cpu").predictions == evaluate(place / "run", device="cpu").predictions
+    about["config"]["show_choices"] = "roman"
+    (run / META).write_text(json.dumps(about))
+    with pytest.raises(RunError, match="show_choices = 'roman'; there are none, list, letters"):
+        evaluate(run, device="cpu")

@@ -65,9 +65,10 @@ def test_the_card_says_which_language_model_is_needed_and_how_to_name_it(run: Pa
     shutil.copytree(run, tmp_path / "run")
     about = json.loads((tmp_path / "run" / "theworld.json").read_text())
     commit = "org/lm@" + "0" * 40
+    of_hub = {"source": commit, "identity": f"hub:{commit}"}
     for lm, words in (
-        ({"source": commit, "identity": f"hub:{commit}", "content": content}, ["downloads from the Hub", "`--lm FOLDER`"]),
-        ({"source": commit, "identity": f"hub:{commit}"}, ["downloads from the Hub"]),
+        ({**of_hub, "content": content}, ["downloads from the Hub", "`--lm FOLDER`"]),
+        (of_hub, ["downloads from the Hub"]),
         ({"source": "worldlet", "identity": content}, ["that comes with theworld"]),
     ):
         about["lm"] = lm
