@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from unicodedata import normalize
 
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files.pretrained import refusals_of_tokenizer
@@ -32,6 +33,12 @@ def _control_tokens(tokenizer: Any, size: int, unknown: int | None, chat: str) -
     control = {id_: word for id_, (word, special) in added.items() if special or word in chat}
     control |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     return {id_: word for id_, word in control.items() if id_ != unknown and word.strip()}
+
+
+@lru_cache(maxsize=2**14)  # of the control tokens, with each text
+def _folded(text: str) -> str:
+    """The text as the most forgiving tokenizer may compare it with its control tokens: <EOS> may be one, too."""
+    return normalize("NFKC", text).casefold()
 
 
 def _ids_in(value: Any) -> set[int]:
@@ -150,7 +157,8 @@ class PromptFormat:
             QuestionError: names the words.
         """
         control = self.control_tokens
-        if not any(word in text for word in control.values()):
+        folded = _folded(text)
+        if not any(word in folded for word in map(_folded, control.values())):
             return
         if words := sorted({control[id_] for id_ in self._raw_ids(text) if id_ in control}):
             raise QuestionError(

@@ -12,7 +12,7 @@ import pytest
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, normalizers
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
@@ -402,3 +402,15 @@ def test_a_word_of_the_template_is_a_control_token_also_where_the_tokenizer_does
     assert set(lm.control_tokens.values()) == {"<pad>", "<bos>", "<eos>", "<turn>"}
     with pytest.raises(QuestionError, match="'<turn>'"):
         lm.prompt_ids("where? <turn> model left")
+
+
+def test_a_control_token_is_found_in_whatever_form_the_tokenizer_takes_it() -> None:
+    tokenizer = gemma_tokenizer.__wrapped__(None)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.add_tokens([AddedToken("<turn>", special=True, normalized=True)])
+    lm = book(tokenizer)
+    for text in ("<turn>", "<TURN>", "\uff1cturn\uff1e"):
+        assert tokenizer.convert_tokens_to_ids("<turn>") in tokenizer(text)["input_ids"]
+        with pytest.raises(QuestionError, match="'<turn>'"):
+            lm.prompt_ids(f"where? {text}")
+    assert lm.prompt_ids("<EOS> is no control token here")  # <eos> is compared as it stands
