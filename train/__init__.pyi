@@ -4,6 +4,7 @@ Its names are listed in `__init__.pyi` and load when they are first used. It kno
 `theworld.precompute`: the two stages meet in the store.
 """
 
+from .config import AnswerConfig as AnswerConfig
 from .config import RunSummary as RunSummary
 from .config import TrainConfig as TrainConfig
 from .data.loader import LatentDataset as LatentDataset
@@ -12,6 +13,7 @@ from .data.sampler import BatchSampler as BatchSampler
 from .evaluation.answer import ask as ask
 from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.evaluate import rescore as rescore
 from .language.lm import embedding_rms as embedding_rms
 from .language.lm import load_language_model as load_language_model
 from .language.weights import find_weights as find_weights

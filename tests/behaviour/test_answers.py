@@ -31,7 +31,7 @@ from theworld.train.evaluation.session import _without_letters
 from theworld.train.language.lm import LanguageModel
 from theworld.train.questions.record import Question, read_questions, select_split
 from theworld.train.runs.folder import load_run
-from theworld.train.runs.meta import read_meta
+from theworld.train.runs.meta import META, read_meta
 from theworld.train.training.train import train
 
 from ..miniatures.lm import WORDS, save_mini_lm
@@ -228,7 +228,7 @@ def test_saved_answers_are_judged_again_without_a_model(place: Path, tmp_path: P
     assert "--rescore judges the answers that are saved" in str(refused.exception)
 
 
-def test_an_answer_in_own_words_is_judged_by_what_it_says(place: Path, tmp_path: Path) -> None:
+def test_an_answer_in_own_words_is_judged_by_what_it_says(place: Path) -> None:
     """Of a question without choices, the predicted answer is in own words, too."""
     said = [("caf\u00e9", "cafe\u0301", True), ("1/2", "1.2", False), ("left", "left", True)]
     evaluation = evaluate(place / "run", device="cpu")
@@ -308,7 +308,35 @@ def test_an_answer_in_own_words_can_be_drawn(place: Path) -> None:
     assert len({answers(temperature=3.0, seed=seed) for seed in range(5)}) > 1
     assert answers() == answers(temperature=1e-3)
     assert len(answers(temperature=3.0, max_new_tokens=1).split()) <= 1
+    with pytest.raises(ConfigError, match=r"an answer of 4,096 tokens does not fit .*at most 4,0\d\d"):
+        answers(max_new_tokens=4096)
     with pytest.raises(ConfigError, match="choices are ranked, so nothing is generated"):
         ask(loaded, latents, "where?", ["left", "right"], writing=AnswerConfig(temperature=1.0))
-    with pytest.raises(QuestionError, match="'<eos>', which .* reads as a control token"):
+    with pytest.raises(QuestionError, match=r"'<eos>', which .* reads as a control token"):
         ask(loaded, latents, "where is the ball? <eos>", ["left", "right"])
+
+
+def test_a_run_whose_language_model_has_moved_is_evaluated_with_its_new_place(place: Path, tmp_path: Path) -> None:
+    run, lm = Path(shutil.copytree(place / "run", tmp_path / "run")), shutil.copytree(place / "lm", tmp_path / "moved")
+    about = json.loads((run / META).read_text())
+    about["lm"]["source"] = "lm"  # as a run says that was pushed
+    (run / META).write_text(json.dumps(about))
+    for command in ("evaluate", "policies"):
+        gone = CliRunner().invoke(app, [command, str(run), "--device", "cpu"])
+        assert "Say where it lies now: --lm PLACE" in str(gone.exception)
+        found = CliRunner().invoke(app, [command, str(run), "--device", "cpu", "--lm", str(lm), "--json"])
+        assert found.exit_code == 0, (found.output, found.exception)
+    assert read_evaluation(run).predictions == evaluate(place / "run", device="cpu").predictions
+
+
+def test_a_run_and_an_evaluation_of_an_earlier_version_are_read(place: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(place / "run", tmp_path / "run"))
+    about = json.loads((run / META).read_text())
+    del about["lm"]["content"], about["config"]["show_choices"]
+    (run / META).write_text(json.dumps(about))
+    assert (read_meta(run).show_choices, read_meta(run).lm.content) == ("none", None)
+    assert evaluate(run, device="cpu").predictions == evaluate(place / "run", device="cpu").predictions
+    about["config"]["show_choices"] = "roman"
+    (run / META).write_text(json.dumps(about))
+    with pytest.raises(RunError, match="show_choices = 'roman'; there are none, list, letters"):
+        evaluate(run, device="cpu")

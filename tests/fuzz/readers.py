@@ -612,7 +612,7 @@ def readers(seeds: Seeds) -> list[Reader]:
             name="runs: texts",
             covers=(
                 "train.runs.meta:read_meta",
-                "train.evaluation.evaluate:read_evaluation",
+                "train.evaluation.evaluate:_read",
                 "train.evaluation.live_answer:read_gate",
                 "train.runs.hub:_read",
             ),
@@ -698,7 +698,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="studies: study.json",
-            covers=("train.study.run:_claim",),
+            covers=("train.study.run:_claimed",),
             cases=lambda s: s.study_files("study.json"),
             use=claim,
             writes=True,

@@ -50,13 +50,19 @@ def encode(question: Question, key: str, lm: LanguageModel, *, answer: str | Non
 
 
 def check_answers(questions: Sequence[Question], lm: PromptFormat) -> None:
-    """Refuse answers with words that the language model has no token for: they would all look the same to it.
+    """Refuse answers with words that the language model has no token for: they would all look the same to it. Refuse
+    control tokens in any text.
 
     Raises:
         QuestionError: names the first such question and its words.
     """
     checked_answers: set[str] = set()
     for question in questions:
+        try:
+            for text in (question.question, *(text for turn in question.before for text in turn), question.answer):
+                lm.require_plain(text)
+        except QuestionError as error:
+            raise QuestionError(f"question {question.id}: {error}") from error
         for answer in question.choices or (question.answer,):
             if answer not in checked_answers and (unknown := lm.unknown_words(answer)):
                 raise QuestionError(

@@ -121,7 +121,7 @@ def ask(
         batch["pixel_values"] = pixels.expand(len(batch["input_ids"]), -1, -1, -1)
     batch = to_device(batch, loaded.device)
     if not choices:
-        return Answer(_generate(loaded, batch, writing=writing)[0], ())
+        return Answer(_generate(loaded, batch, writing or AnswerConfig())[0], ())
     if first:
         scores = _next_token_scores(loaded, batch)[0].log_softmax(0)[list(first)].tolist()
     else:
@@ -223,10 +223,10 @@ def answer_all(
                 scores.setdefault(item.question, []).append(score)
             bar.advance(len(items))
         room = [len(answer_ids(questions[item.question].answer)) + _BEYOND_CHOICES for item in without_choices]
-        longest = max_new_tokens or max([_MAX_NEW_TOKENS, *room])  # the correct answer must have room
-        writing = AnswerConfig(max_new_tokens=longest)
+        longest = max([_MAX_NEW_TOKENS, *room])  # the correct answer must have room
+        writing = AnswerConfig(max_new_tokens=max_new_tokens)
         for items, batch in _batches(without_choices, loaded, images, batch_size, pictures, pack=1):
-            texts_of_batch = _generate(loaded, batch, writing=writing)
+            texts_of_batch = _generate(loaded, batch, writing, longest)
             generated |= zip((item.question for item in items), texts_of_batch, strict=True)
             bar.advance(len(items))
         while open_numbers := [number for number, generation in generations.items() if not generation.done]:
@@ -365,14 +365,25 @@ def _score(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[float]:
     return loaded.model.log_likelihood(**batch, num_world_steps=_steps_of(batch)).tolist()
 
 
-def _generate(loaded: LoadedRun, batch: dict[str, Tensor], *, writing: AnswerConfig | None = None) -> list[str]:
-    writing = writing or AnswerConfig()
+def _generate(
+    loaded: LoadedRun, batch: dict[str, Tensor], writing: AnswerConfig, longest: int = _MAX_NEW_TOKENS
+) -> list[str]:
+    """The answers as text; of at most `longest` tokens where `writing` does not say."""
+    if (most := writing.max_new_tokens) is not None:
+        prompt = batch["input_ids"].shape[1]
+        prompt += loaded.model.reader.count(*batch["latents"].shape[2:]) if "latents" in batch else 0
+        if prompt + most > loaded.lm.context:
+            raise ConfigError(
+                f"an answer of {most:,} tokens does not fit behind {prompt:,} of world and prompt: "
+                f"{loaded.lm.weights.source} attends to {loaded.lm.context:,}. Pass fewer --max-new-tokens, at most "
+                f"{max(0, loaded.lm.context - prompt):,}"
+            )
     inputs: dict[str, Any] = {name: tensor for name, tensor in batch.items() if name != "labels"}
     ids = loaded.model.generate(
         **inputs,
         num_world_steps=_steps_of(batch),
         end_id=sorted(loaded.lm.end_ids),
-        max_new_tokens=writing.max_new_tokens or _MAX_NEW_TOKENS,
+        max_new_tokens=writing.max_new_tokens or longest,
         temperature=writing.temperature,
         top_p=writing.top_p,
         seed=writing.seed,

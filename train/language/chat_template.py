@@ -61,6 +61,11 @@ class ChatFormat:
     strips_later: bool
     strips_answers: bool
 
+    @property
+    def constant_text(self) -> str:
+        """All that the template writes itself."""
+        return "\n".join((self.head, self.reply, self.between, self.after, self.tail))
+
     def text(self, turns: Sequence[Turn]) -> str:
         """A conversation as the template writes it; a prompt if the last turn has no answer."""
         parts: list[str] = []

@@ -5,8 +5,8 @@
     letters   the question and lettered choices in the words of LLaVA's evaluation on MMBench; the answer is a letter
 
 Sources: `format_prompts` in custom_datasets/dataloaders.py of github.com/arijitray1993/SAT; llava/eval/
-model_vqa_mmbench.py with --single-pred-prompt of github.com/haotian-liu/LLaVA, where VLMEvalKit has it from for LLaVA,
-and uses it for BLINK, too.
+model_vqa_mmbench.py with --single-pred-prompt of github.com/haotian-liu/LLaVA. VLMEvalKit asks LLaVA in the same words
+on all sets of multiple choice, BLINK among them.
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from unicodedata import normalize
 
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files.pretrained import refusals_of_tokenizer
-from .chat_template import chat_format
+from .chat_template import ChatFormat, chat_format
 from .weights import Weights
 
 _PLAIN_PROMPT = "question: {question} answer:"
@@ -19,18 +20,25 @@ _PLAIN_PROMPT = "question: {question} answer:"
 _SHOWN = 80  # letters of a text in a message
 
 
-def control_tokens(tokenizer: Any) -> Mapping[int, str]:
-    """The words that a tokenizer reads as control tokens, by their ids; not <unk>, which any unknown word becomes."""
-    return _control_tokens(tokenizer, len(tokenizer), tokenizer.unk_token_id)
-
-
 @lru_cache(maxsize=4)  # thousands of added tokens, asked for with each question
-def _control_tokens(tokenizer: Any, size: int, unknown: int | None) -> Mapping[int, str]:
-    """As `control_tokens`, of a tokenizer with so many tokens: more may be added to it."""
+def _control_tokens(tokenizer: Any, size: int, unknown: int | None, chat: str) -> Mapping[int, str]:
+    """The words that a tokenizer reads as control tokens, by their ids; not <unk>, which any unknown word becomes.
+
+    Args:
+        size: how many tokens it has: more may be added to it.
+        chat: the constant text of its chat template. Its words steer, too, where a tokenizer does not mark them.
+    """
     assert size == len(tokenizer)
-    special = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-    return {id_: word for id_, word in special.items() if id_ != unknown and word.strip()}
+    added = {id_: (str(token), token.special) for id_, token in tokenizer.added_tokens_decoder.items()}
+    control = {id_: word for id_, (word, special) in added.items() if special or word in chat}
+    control |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    return {id_: word for id_, word in control.items() if id_ != unknown and word.strip()}
+
+
+@lru_cache(maxsize=2**14)  # of the control tokens, with each text
+def _folded(text: str) -> str:
+    """The text as the most forgiving tokenizer may compare it with its control tokens: <EOS> may be one, too."""
+    return normalize("NFKC", text).casefold()
 
 
 def _ids_in(value: Any) -> set[int]:
@@ -78,9 +86,14 @@ class PromptFormat:
     @property
     def end_ids(self) -> frozenset[int]:
         """All tokens that end an answer: a chat model may say <eos>, too, and what its generation config names."""
-        control = control_tokens(self.tokenizer)  # a stranger's config may name an ordinary word
-        named = _ids_in(self.generation_ends) & control.keys()
+        named = _ids_in(self.generation_ends) & self.control_tokens.keys()  # a stranger may name an ordinary word
         return frozenset({self.end_id, int(self.tokenizer.eos_token_id), *named})
+
+    @property
+    def control_tokens(self) -> Mapping[int, str]:
+        """The words that the tokenizer does not read as text, by their ids: <eos>, <start_of_turn>, …"""
+        chat = "" if self.tokenizer.chat_template is None else self._chat_format().constant_text
+        return _control_tokens(self.tokenizer, len(self.tokenizer), self.tokenizer.unk_token_id, chat)
 
     @property
     def generation_ends(self) -> Any:
@@ -96,7 +109,7 @@ class PromptFormat:
             QuestionError: a text contains the language model's marker of an image, or another control token.
         """
         for text in (question, *(text for turn in before for text in turn)):
-            self._require_plain(text)
+            self.require_plain(text)
         if self.tokenizer.chat_template is not None:
             ids = self._ids(self._with_image(self._chat(question, None, before)))
         else:
@@ -120,7 +133,7 @@ class PromptFormat:
         Raises:
             QuestionError: it contains a control token.
         """
-        self._require_plain(answer)
+        self.require_plain(answer)
         if self.tokenizer.chat_template is None:
             return [*self._ids(f" {answer}"), int(self.tokenizer.eos_token_id)]
         return self._ids(self._chat_answer(answer))
@@ -137,14 +150,15 @@ class PromptFormat:
         unknown = self.tokenizer.unk_token_id
         return [word for word in text.split() if unknown is not None and unknown in self._ids(word)]
 
-    def _require_plain(self, text: str) -> None:
+    def require_plain(self, text: str) -> None:
         """Refuse a text with a word that the tokenizer reads as a control token: it would end an answer, or a turn.
 
         Raises:
             QuestionError: names the words.
         """
-        control = control_tokens(self.tokenizer)
-        if not any(word in text for word in control.values()):
+        control = self.control_tokens
+        folded = _folded(text)
+        if not any(word in folded for word in map(_folded, control.values())):
             return
         if words := sorted({control[id_] for id_ in self._raw_ids(text) if id_ in control}):
             raise QuestionError(
@@ -176,9 +190,11 @@ class PromptFormat:
         return [*self._ids(prompt), *self.answer_ids(answer)]
 
     def _chat(self, question: str, answer: str | None, before: Sequence[tuple[str, str]] = ()) -> str:
+        return self._chat_format().text((*before, (question, answer)))
+
+    def _chat_format(self) -> ChatFormat:
         marker = self._image_markers()[0] if self.image_tokens else None
-        chat = chat_format(self.tokenizer, self.weights.source, marker)
-        return chat.text((*before, (question, answer)))
+        return chat_format(self.tokenizer, self.weights.source, marker)
 
     def _with_image(self, text: str) -> str:
         """The text with image tokens in place of its image marker, as Gemma3Processor puts them."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,22 +96,18 @@ def find_weights(lm: str | None) -> Weights:
 
 def _content_of(folder: Path) -> str:
     """Of the files that are loaded, and no others: a note beside them makes no other model."""
-    with _refusals(folder):
+    try:
         return hash_files(folder, list_model_files(folder))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the language model in {folder} cannot be read: {error}") from error
 
 
 def _content_with_all_json(folder: Path) -> str | None:
-    """The identity that earlier versions gave a folder; None where it would be the same as today's."""
-    with _refusals(folder):
+    """The identity that earlier versions gave a folder; None where it is today's, or they would have refused it."""
+    try:
         files = {path for pattern in _FILES for path in folder.glob(pattern)}
         if files == set(list_model_files(folder)):
             return None
         return hash_files(folder, [require_plain(folder, path, MAX_WEIGHT_BYTES) for path in files])
-
-
-@contextmanager
-def _refusals(folder: Path) -> Generator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the language model in {folder} cannot be read: {error}") from error
+    except (OSError, ValueError):
+        return None

@@ -229,6 +229,8 @@ def _accuracy(run: Path) -> str:
         shown = markdown(f"{evaluation.get('steps')} rollout steps, shown: {evaluation.get('arm', 'rollout')}")
         head = f"Split {markdown_code(str(split))}, {shown}"
         head += f", {evaluation['left_out']:,} questions left out" if evaluation.get("left_out") else ""
+        if evaluation.get("rules", 1) == 1:  # whatever today's are, these are told from them
+            head += ", own words judged by the first rules (`theworld evaluate --rescore` judges again)"
         columns = ["| questions | accuracy | 95 % interval | asked |", "|---|---|---|---|"]
         tables.append("\n".join([head, "", *columns, *lines]))
     return "\n\n".join(tables) or "Not evaluated: `theworld evaluate` writes what stands here."

@@ -197,9 +197,11 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> TrainConfig:
             "you leave out stay as they were"
         ) from error
     now = wanted.model_dump(mode="json")
-    differ = [name for name in now if name not in MAY_CHANGE and now[name] != saved.get(name, now[name])]
+    defaults = {name: field.default for name, field in TrainConfig.model_fields.items()}
+    before = {**defaults, **saved}  # a setting that was added since had its default
+    differ = [name for name in now if name not in MAY_CHANGE and now[name] != before[name]]
     if differ:
-        differences = "; ".join(f"{name} {saved[name]!r} there, {now[name]!r} here" for name in differ)
+        differences = "; ".join(f"{name} {before[name]!r} there, {now[name]!r} here" for name in differ)
         raise ConfigError(
             f"{path} was begun with other settings: {differences}. Leave them out to resume with the old ones, or "
             "start a new training without --resume"

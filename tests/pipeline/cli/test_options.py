@@ -20,7 +20,8 @@ from ...commands_page import walk
 
 _OWN_MEANING = """--batch-size --cache --deep --draws --dry-run --dtype --format --futures --images --jobs --labels
 --layout --lm
---max-bad --out --questions --samples --scenes --seed --shard-size --split --steps --train-steps --world"""
+--max-bad --out --questions --samples --scenes --seed --shard-size --show-choices --split --steps --train-steps
+--world"""
 OWN_MEANING = set(_OWN_MEANING.split())
 """Options whose meaning or default is each command's own; all others say the same wherever they are."""
 
@@ -38,7 +39,7 @@ def test_an_option_of_several_commands_says_the_same_in_all_of_them() -> None:
     assert all(text for texts in said.values() for text in texts), "an option without help"
     assert {name for name, texts in said.items() if len(texts) > 1} - OWN_MEANING == set()
     # these differ in the default alone, but for the inputs of precompute
-    for name in ("--max-bad", "--jobs", "--futures"):
+    for name in ("--max-bad", "--jobs", "--futures", "--show-choices"):
         words = {text.partition(" (default")[0] for text, where in said[name].items() if "precompute" not in where[0]}
         assert len(words) == 1, words
 

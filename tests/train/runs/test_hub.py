@@ -56,6 +56,34 @@ def test_the_card_says_what_it_is_and_how_well_it_answers(run: Path, tmp_path: P
     assert "shown: rollout, 1,200 questions left out" in card(tmp_path / "unasked", "somebody/reader")
 
 
+def test_the_card_says_which_language_model_is_needed_and_how_to_name_it(run: Path, tmp_path: Path) -> None:
+    content = hub.read_meta(run).lm.content
+    text = card(run, "somebody/reader")
+    assert 'theworld ask runs/pulled IMAGE "QUESTION" --lm PLACE' in text
+    assert "that lay in `lm`, and no other; it is not part of this repository. `--lm PLACE`" in text
+    assert f"by its content, {content}." in text
+    shutil.copytree(run, tmp_path / "run")
+    about = json.loads((tmp_path / "run" / "theworld.json").read_text())
+    commit = "org/lm@" + "0" * 40
+    of_hub = {"source": commit, "identity": f"hub:{commit}"}
+    for lm, words in (
+        ({**of_hub, "content": content}, ["downloads from the Hub", "`--lm FOLDER`"]),
+        (of_hub, ["downloads from the Hub"]),
+        ({"source": "worldlet", "identity": content}, ["that comes with theworld"]),
+    ):
+        about["lm"] = lm
+        (tmp_path / "run" / "theworld.json").write_text(json.dumps(about))
+        text = card(tmp_path / "run", "somebody/reader")
+        assert "--lm PLACE" not in text
+        assert all(word in text for word in words)
+        assert ("--lm FOLDER" in text) == (len(words) > 1)
+    said = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert "first rules" not in text
+    del said["rules"]
+    (tmp_path / "run" / "evaluation.json").write_text(json.dumps(said))
+    assert "own words judged by the first rules" in card(tmp_path / "run", "somebody/reader")
+
+
 def test_a_model_of_the_hub_is_the_card_s_base_model(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     about = json.loads((tmp_path / "run" / "theworld.json").read_text())
