@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ...pipeline.errors import ConfigError, ImageError
@@ -14,7 +15,7 @@ from . import manifests, tables, tars
 from .entries import Container, Entries
 from .fields import Fields
 from .file_facts import facts_of
-from .first_bytes import LIST, TABLE, TAR
+from .first_bytes import LIST, OTHER, TABLE, TAR, look_at
 from .links import refuse_special
 from .selection import HIDDEN, TEXT_ALONE, Selection, advice, counted, refuse_columns, relative, suffix_of
 from .tar_samples import EACH, TarSamples
@@ -53,6 +54,7 @@ def add_containers(
         entries.open(Container(name, str(file)))
         try:
             refuse_special(file, name)
+            _refuse_other(file, name, forms[file])
             if forms[file] == TAR:
                 _add_tar(selection, file, name, kind, samples)
             elif forms[file] == TABLE:
@@ -69,6 +71,15 @@ def add_containers(
         raise ConfigError(f"{', '.join(map(str, files[:3])) or root} holds no {kind.takes}{others}")
     entries.number_repeated()
     return selection
+
+
+def _refuse_other(file: Path, name: str, form: str) -> None:
+    """Refuse what is known to be something else than its suffix says: a pointer of git LFS, a compressed tar."""
+    with suppress(OSError):  # reading will say why
+        content = look_at(str(file))
+        if content.form == OTHER:
+            reason = {TAR: FailureReason.TAR, TABLE: FailureReason.TABLE}.get(form, FailureReason.ROW)
+            raise ImageError(reason, f"{name} is {content.what}. {content.advice}".rstrip(". "))
 
 
 def _form_by_suffix(file: Path) -> str:

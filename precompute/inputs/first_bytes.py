@@ -26,7 +26,7 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x93NUMPY", "a NumPy array", "Write its pictures to files, for example with Pillow"),
     (b"SQLite format 3\0", "an SQLite database", "Write its pictures to files, or its paths to a list"),
     (b"%PDF-", "a PDF", "Write its pages to pictures, for example with `pdftoppm -png`"),
-    (b"ID3", "a sound file", ""),
+    *((b"ID3" + bytes([version]), "a sound file", "") for version in (2, 3, 4)),
     (b"OggS", "an Ogg file", "Write the video anew as MP4, MOV, MKV, WebM or AVI"),
     (b"FLV\1", "a Flash video", "Write it anew as MP4: `ffmpeg -i FILE FILE.mp4`"),
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a Windows Media file", "Write it anew as MP4: `ffmpeg -i FILE FILE.mp4`"),
@@ -37,7 +37,7 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x04\x22\x4d\x18", "compressed with LZ4", "Unpack it with `unlz4`, and name the file that comes out"),
     (b"\x1f\x9d", "compressed with compress", "Unpack it with `uncompress`, and name the file that comes out"),
     (b"\x7fELF", "a program", ""),
-    (b"MATLAB ", "a MATLAB file", "Write its pictures to files"),
+    (b"MATLAB 5.0 MAT-file", "a MATLAB file", "Write its pictures to files"),
     (b"\x4c\0\0\0\x01\x14\x02\0", "a Windows shortcut", "Name the file or folder that it leads to"),
 )
 _ZIPS = (
@@ -111,7 +111,8 @@ def content_of(head: bytes, suffix: str = "") -> Content:
     for magic, what, advice in _OTHERS:
         if head.startswith(magic):
             return Content(OTHER, what, advice)
-    if (name := name_format(head)) is not None and not _MARKUP.match(head):
+    is_text_list = suffix in lists.SUFFIXES and b"\0" not in head  # the first column may have any name
+    if not is_text_list and (name := name_format(head)) is not None and not _MARKUP.match(head):
         return Content(OTHER, name, "Save it as PNG, JPEG or TIFF")
     if container_of(head) is not None:
         return Content(VIDEO, "a video")

@@ -179,6 +179,8 @@ def _seen_instead(walk: Walk) -> str:
     """What a pattern without files met: folders, loops of links, folders that cannot be read."""
     met = Counter({FOLDER: walk.folders, LOOP: walk.loops})
     named = f", but {name_left_out(+met)}" if +met else ""
+    if walk.folders:
+        named += ": to search folders, end it in /**/*"
     closed = [f"{name or walk.root} cannot be read: {why}" for name, why in sorted(walk.entered.items()) if why]
     return f"{named}. {name_some(closed, between='; ')}" if closed else named
 

@@ -167,6 +167,31 @@ def test_databases_pipes_and_broken_links_are_called_by_their_names(tmp_path: Pa
             list_inputs(tmp_path / name, "rollout")
 
 
+def test_tars_and_tables_of_a_folder_that_are_something_else_are_rows_that_say_what(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(tar())
+    (tmp_path / "1.tar").write_bytes(tar("gz"))
+    (tmp_path / "2.tar").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    listing = list_inputs(tmp_path, "rollout")
+    assert [sample.source for sample in listing.samples] == ["0.tar:a.png"]
+    said = {bad.source: (bad.reason, bad.message) for bad in listing.refused}
+    assert said["1.tar"][0] == said["2.tar"][0] == "tar"
+    assert "gunzip" in said["1.tar"][1]
+    assert "git lfs pull" in said["2.tar"][1]
+
+
+def test_a_list_whose_first_column_is_called_like_a_format_is_a_list(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(image())
+    for number, name in enumerate(("ID3", "DDS ", "qoif", "MATLAB ", "BM")):
+        (tmp_path / f"{number}.csv").write_text(f"{name},image\n1,a.png\n")
+        assert [sample.source for sample in list_inputs(tmp_path / f"{number}.csv", "rollout").samples] == ["a.png"]
+
+
+def test_a_pattern_of_folders_says_how_they_are_searched(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(ConfigError, match=r"matches no file here .*, but 1 folder: to search folders, end it in"):
+        list_inputs(tmp_path / "*", "rollout")
+
+
 def test_a_pattern_takes_by_content_what_its_suffix_does_not_say_and_counts_the_rest(tmp_path: Path) -> None:
     (tmp_path / "0001").write_bytes(image())
     (tmp_path / "a.png").write_bytes(image())
