@@ -104,7 +104,8 @@ class RowReader:
         except WrongValue as error:
             yield Row(where, problem=str(error))
         else:
-            self.notes += notes
+            if notes:
+                self.notes += notes
             for record in records:
                 yield Row(where, record)
 
@@ -184,7 +185,8 @@ class RowReader:
         record = self._images.take(values, where)
         if any(isinstance(value, list) and len(cast(list[Any], value)) > 1 for value in others.values()):
             raise Skipped("shows several images")
-        notes[_UNREAD_VIDEO] += any(plain_name(name).startswith("video") for name in others)
+        if any(plain_name(name).startswith("video") for name in others):
+            notes[_UNREAD_VIDEO] += 1
         return record
 
     def _choices(self, row: Mapping[str, Any], columns: Columns, markers: Markers, notes: Counter[str]) -> Choices:
@@ -195,8 +197,10 @@ class RowReader:
         texts = {name: None if text is None else markers.take(text) for name, text in choices.texts.items()}
         if "" in texts.values():
             raise Skipped("offers images as choices")
-        notes[_ABSENT_CHOICES] += len(offered) < len(texts)
-        notes[_LETTERED] += choices.lettered
+        if len(offered) < len(texts):
+            notes[_ABSENT_CHOICES] += 1
+        if choices.lettered:
+            notes[_LETTERED] += 1
         return Choices(texts, choices.numbers)
 
     def _answer(
@@ -240,9 +244,10 @@ class RowReader:
         """
         if markers.images > 1:
             raise Skipped("shows several images")
-        notes[_MARKERS] += markers.removed > 0
+        if markers.removed:
+            notes[_MARKERS] += 1
         for field in _PLAIN:
-            if not is_absent(value := columns.value(row, field)):
+            if field in columns.by_field and not is_absent(value := columns.value(row, field)):
                 record.setdefault(field, _text(value, field))
         if "image_sha256" in record:
             record["image_sha256"] = record["image_sha256"].lower()
