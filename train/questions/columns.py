@@ -125,12 +125,12 @@ class Columns:
 
     def value(self, record: Mapping[str, Any], field: str) -> Any:
         """The value of a field in a record; for several columns, their list."""
-        columns = self.by_field.get(field)
-        if columns is None:
+        if (columns := self.by_field.get(field)) is None:
             return None
-        if len(columns) > 1:
+        column, *more = columns
+        if more:
             return self.values(record, field)
-        return record[columns[0]] if columns[0] in record else _value(record, columns[0])
+        return record[column] if column in record else _value(record, column)
 
 
 def plain_name(name: str) -> str:
