@@ -109,9 +109,11 @@ class Columns:
     @property
     def is_conversations(self) -> bool:
         """Whether the questions stand in conversations."""
-        talk = next(iter(self.by_field.get("conversations", ())), "")
+        talk = self.by_field.get("conversations")
+        if talk is None:
+            return False
         has_both = "question" in self.by_field and "answer" in self.by_field
-        return bool(talk) and (plain_name(talk) == "conversations" or not has_both)
+        return not has_both or plain_name(talk[0]) == "conversations"
 
     def all(self) -> set[str]:
         """The names of all columns to read, with and without an index."""
@@ -124,8 +126,12 @@ class Columns:
 
     def value(self, record: Mapping[str, Any], field: str) -> Any:
         """The value of a field in a record; for several columns, their list."""
-        values = self.values(record, field)
-        return values if len(values) > 1 else next(iter(values), None)
+        if (columns := self.by_field.get(field)) is None:
+            return None
+        column, *more = columns
+        if more:
+            return self.values(record, field)
+        return record[column] if column in record else _value(record, column)
 
 
 def plain_name(name: str) -> str:

@@ -59,6 +59,8 @@ class Markers:
 
     def take(self, text: str) -> str:
         """The text without markers and without the blanks around them: one blank stands for all of them."""
+        if "<" not in text and "[" not in text:  # as most texts
+            return text.strip()
         parts: list[str] = []
         end = 0
         for match in _MARKER.finditer(text):

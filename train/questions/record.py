@@ -93,8 +93,8 @@ class Question(BaseModel):
     def _spelled_right(cls, record: dict[str, Any]) -> dict[str, Any]:
         if len(record) > limits.MAX_FIELDS:
             raise ValueError(f"it has {len(record):,} fields; the limit is {limits.MAX_FIELDS:,}")
-        unfilled = cls.model_fields.keys() - record.keys()
-        if found := misspelt(record.keys() - cls.model_fields.keys(), unfilled):
+        others = record.keys() - cls.model_fields.keys()
+        if others and (found := misspelt(others, cls.model_fields.keys() - record.keys())):
             raise ValueError(f"{found[0]}: unknown field; did you mean {found[1]!r}?")
         return record
 

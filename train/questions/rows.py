@@ -107,7 +107,8 @@ class RowReader:
         except WrongValue as error:
             yield Row(where, problem=str(error))
         else:
-            self.notes += notes
+            if notes:
+                self.notes += notes
             for record in records:
                 yield Row(where, record)
 
@@ -139,12 +140,12 @@ class RowReader:
         record = self._image(row, columns, (), where, notes)
         question = _text(columns.value(row, "question"), "question", markers)
         system = columns.value(row, "system")
-        if not is_absent(system):
+        if isinstance(system, str) and not is_absent(system):
             question = f"{_text(system, 'system', markers)}\n\n{question}"
         choices = self._choices(row, columns, markers, notes)
         record |= {"question": question, "answer": self._answer(row, columns, choices, markers, notes)}
         before = columns.value(row, "before")
-        if not is_absent(before):
+        if not is_absent(before) and ("before" in columns.by_field["before"] or _are_pairs(before)):
             record["before"] = _before(before, markers)
         record["id"] = self._id(row, columns, str(number) if self._own else where, number)
         if offered := choices.offered:
@@ -155,7 +156,9 @@ class RowReader:
         self, row: Mapping[str, Any], columns: Columns, where: str, number: int, notes: Counter[str]
     ) -> list[dict[str, Any]]:
         markers = Markers()
-        talk = read_conversation(columns.value(row, "conversations"), columns.value(row, "system"), markers)
+        system = columns.value(row, "system")
+        system = system if isinstance(system, str) else None
+        talk = read_conversation(columns.value(row, "conversations"), system, markers)
         record = self._image(row, columns, talk.images, where, notes)
         choices = self._choices(row, columns, markers, notes)
         offers = _offered_to(talk, choices, notes)
@@ -187,7 +190,8 @@ class RowReader:
         record = self._images.take(values, where)
         if any(isinstance(value, list) and len(cast(list[Any], value)) > 1 for value in others.values()):
             raise Skipped("shows several images")
-        notes[_UNREAD_VIDEO] += any(plain_name(name).startswith("video") for name in others)
+        if any(plain_name(name).startswith("video") for name in others):
+            notes[_UNREAD_VIDEO] += 1
         return record
 
     def _choices(self, row: Mapping[str, Any], columns: Columns, markers: Markers, notes: Counter[str]) -> Choices:
@@ -198,8 +202,10 @@ class RowReader:
         texts = {name: None if text is None else markers.take(text) for name, text in choices.texts.items()}
         if "" in texts.values():
             raise Skipped("offers images as choices")
-        notes[_ABSENT_CHOICES] += len(offered) < len(texts)
-        notes[_LETTERED] += choices.lettered
+        if len(offered) < len(texts):
+            notes[_ABSENT_CHOICES] += 1
+        if choices.lettered:
+            notes[_LETTERED] += 1
         return Choices(texts, choices.numbers)
 
     def _answer(
@@ -243,9 +249,13 @@ class RowReader:
         """
         if markers.images > 1:
             raise Skipped("shows several images")
-        notes[_MARKERS] += markers.removed > 0
+        if markers.removed:
+            notes[_MARKERS] += 1
         for field in _PLAIN:
-            if not is_absent(value := columns.value(row, field)):
+            if field not in columns.by_field or is_absent(value := columns.value(row, field)):
+                continue
+            is_other = isinstance(value, list | dict) and plain_name(columns.by_field[field][0]) != field
+            if not is_other:  # `category` may be another tool's list
                 record.setdefault(field, _text(value, field))
         if "image_sha256" in record:
             record["image_sha256"] = record["image_sha256"].lower()
@@ -291,6 +301,13 @@ def _before(value: Any, markers: Markers) -> Any:
     if len(turns) > limits.MAX_TURNS:
         raise WrongValue(f"before has {len(turns):,} turns; the limit is {limits.MAX_TURNS}")
     return [_turn(turn, markers) for turn in turns]
+
+
+def _are_pairs(value: Any) -> bool:
+    """Whether another tool's `history` is what ours is."""
+    return isinstance(value, list) and all(
+        isinstance(turn, list) and len(cast(list[Any], turn)) == 2 for turn in cast(list[Any], value)
+    )
 
 
 def _turn(turn: Any, markers: Markers) -> Turn:

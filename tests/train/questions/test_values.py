@@ -228,6 +228,14 @@ def test_fields_of_other_tools_are_left_alone_and_a_misspelt_one_of_ours_is_name
         "spans": [],
     }
     assert len(read_question_file(as_jsonl(tmp_path, ROW | others)).questions) == 1
+    [question] = read_question_file(
+        as_jsonl(tmp_path, ROW | {"category": ["a", "b"], "history": ["hello"], "system": {"os": "linux"}})
+    ).questions
+    assert (question.type, question.before, question.question) == (None, (), "where?")
+    [question] = read_question_file(
+        as_jsonl(tmp_path, ROW | {"category": "a", "history": [["what?", "a ball"]]})
+    ).questions
+    assert (question.type, question.before) == ("a", (("what?", "a ball"),))
     for wrong, right in (
         ("anwser", "answer"),
         ("qestion", "question"),
