@@ -199,7 +199,7 @@ def test_several_questions_on_a_scene_widen_the_interval_by_scene(place: Path) -
     assert overall.cluster_high is not None
     assert overall.cluster_low <= overall.low <= overall.high <= overall.cluster_high
     done = CliRunner().invoke(app, ["evaluate", str(place / "run"), "--rescore"], env={"COLUMNS": "160"})
-    assert f"[{overall.cluster_low:.3f}, {overall.cluster_high:.3f}] by 4 scenes" in done.output
+    assert f"[{overall.cluster_low:.3f}, {overall.cluster_high:.3f}] by 4 clusters" in done.output
 
 
 def test_saved_answers_are_judged_again_without_a_model(place: Path, tmp_path: Path) -> None:

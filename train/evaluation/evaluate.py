@@ -455,11 +455,12 @@ def _table(evaluations: Sequence[Evaluation]) -> Table:
     ]
     table = Table("type", *heads, title=f"split {evaluations[0].split or 'all'}")
     for kind in sorted({kind for evaluation in evaluations for kind in evaluation.by_type}):
-        table.add_row(kind, *(_both_intervals(evaluation.by_type.get(kind)) for evaluation in evaluations))
-    table.add_row("all", *(_both_intervals(evaluation.overall) for evaluation in evaluations), end_section=True)
-    more: dict[str, list[object]] = {
-        "all, generated": [e.generated and _both_intervals(e.generated) for e in evaluations]
-    }
+        _add_score(table, kind, [evaluation.by_type.get(kind) for evaluation in evaluations])
+    _add_score(table, "all", [evaluation.overall for evaluation in evaluations])
+    table.add_section()
+    if any(evaluation.generated for evaluation in evaluations):
+        _add_score(table, "all, generated", [evaluation.generated for evaluation in evaluations])
+    more: dict[str, list[object]] = {}
     for kind in sorted({kind for evaluation in evaluations for kind in evaluation.balanced}):
         figures = [evaluation.balanced.get(kind) for evaluation in evaluations]
         more[f"{kind}, balanced"] = [f and f"{f.accuracy:.3f}, chance {f.chance:.3f}" for f in figures]
@@ -481,6 +482,9 @@ def _table(evaluations: Sequence[Evaluation]) -> Table:
     return table
 
 
-def _both_intervals(score: Score | None) -> str:
-    """The share with its plain interval, and below it the one by scene, where scenes have several questions."""
-    return "\n".join(filter(None, ("-" if score is None else str(score), score and score.by_cluster)))
+def _add_score(table: Table, name: str, scores: Sequence[Score | None]) -> None:
+    """A row of shares with their plain intervals; below it those by cluster, where clusters have several questions."""
+    table.add_row(name, *("-" if score is None else str(score) for score in scores))
+    by_cluster = [score and score.by_cluster for score in scores]
+    if any(by_cluster):
+        table.add_row("", *(interval or "-" for interval in by_cluster))

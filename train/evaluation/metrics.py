@@ -38,18 +38,18 @@ class Score(Figure):
     noted."""
     cluster_low: float | None = None
     cluster_high: float | None = None
-    """Of `statistics.clustered`: other scenes might have been asked about."""
+    """Of `statistics.clustered`: other clusters might have been asked about."""
 
     def __str__(self) -> str:
         return f"{as_share(self.accuracy, self.low, self.high)} of {self.total}"
 
     @property
     def by_cluster(self) -> str | None:
-        """The interval by cluster as text; None where each question has a scene of its own."""
+        """The interval by cluster as text; None where each question is a cluster of its own."""
         if self.clusters is None or self.clusters == self.total or self.cluster_low is None:
             return None
         _, _, interval = as_share(self.accuracy, self.cluster_low, self.cluster_high).partition(" ")
-        return f"{interval} by {self.clusters:,} scenes"
+        return f"{interval} by {self.clusters:,} clusters"
 
 
 class Prediction(Figure):

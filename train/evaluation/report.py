@@ -123,7 +123,7 @@ def _summary(runs: Named) -> Html:
         f"{first.overall.total:,} questions of split {split}. Ranked: the answer is the choice of the "
         "highest log-likelihood, summed over its tokens. Generated: the answer is decoded greedily, without a "
         "list of choices, and compared without case, punctuation and articles. Brackets hold the 95 % interval "
-        "(Wilson), computed as if questions were independent; `by scene`, it allows for several questions on one "
+        "(Wilson), computed as if questions were independent; `by cluster`, it allows for several questions on one "
         "scene, image or minimal pair."
     )
 
@@ -150,7 +150,7 @@ def _accuracy(runs: Named) -> Html:
                     "-" if balanced is None else f"{balanced.accuracy:.3f} (chance {balanced.chance:.3f})",
                 ]
             )
-    text = table(["questions", "run", "ranked", "by scene", "generated", "balanced over answers"], rows)
+    text = table(["questions", "run", "ranked", "by cluster", "generated", "balanced over answers"], rows)
     every = {kind for _, e in runs for kind in e.by_type}
     if len(every) > _TYPES_LISTED:
         text += paragraph(
