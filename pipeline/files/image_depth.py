@@ -10,8 +10,8 @@ from PIL import Image
 
 from ..errors import ImageError
 from ..failures import FailureReason
-from .image_formats import tiff_depth
 from .png_chunks import PngChunks
+from .tiff_pages import tiff_depth
 
 _BAND = 2**20
 """Pixels that are scaled at a time: the numbers of 64 megapixels would take gigabytes."""
@@ -19,10 +19,10 @@ _BAND = 2**20
 
 def mend_transparency(image: Image.Image, png: PngChunks) -> None:
     """Bring the transparent colour of a PNG, stated in the file's own bits, to those that Pillow decodes to."""
-    colour = image.info.get("transparency")
+    colour: Any = image.info.get("transparency")
     if image.mode == "L" and isinstance(colour, int):
         image.info["transparency"] = colour * {2: 85, 4: 17}.get(png.depth, 1)
-    elif image.mode == "RGB" and png.depth == 16 and isinstance(colour, tuple):
+    elif image.mode == "RGB" and png.depth == 16 and colour is not None:
         image.info["transparency"] = tuple(part >> 8 for part in colour)
 
 

@@ -28,21 +28,13 @@ from PIL import Image
 
 from ..errors import ImageError
 from ..failures import FailureReason
+from ..messages import install_extra
 from . import jpeg_scan, png_chunks
 from .image_colour import SHALLOW, to_srgb
 from .image_depth import eight_bit, is_cut, mend_transparency
-from .image_formats import (
-    FORMATS,
-    HEIC,
-    SUFFIXES,
-    is_known,
-    name_format,
-    tiff_has_pages,
-    tiff_is_preview,
-    unread_layout,
-    unread_tiff,
-)
+from .image_formats import FORMATS, HEIC, SUFFIXES, is_known, name_format, unread_layout
 from .stated_colours import colours_of
+from .tiff_pages import tiff_has_pages, tiff_is_preview, unread_tiff
 
 __all__ = ["FORMATS", "MAX_BYTES", "MAX_PIXELS", "SUFFIXES", "Decoded", "decode_image", "read_input_file", "to_rgb"]
 
@@ -146,13 +138,15 @@ def decode_image(content: bytes, *, source: str) -> Decoded:
             FailureReason.MEMORY, f"{source} needs more memory to decode than one input may use"
         ) from error
     except Exception as error:  # Pillow's decoders raise almost anything on broken input
-        raise ImageError(
-            FailureReason.DECODE, f"{source} cannot be decoded: {type(error).__name__}: {error}"
-        ) from error
+        # and this of BMPs that they do not read
+        reason = FailureReason.FORMAT if str(error).startswith("Unsupported BMP") else FailureReason.DECODE
+        raise ImageError(reason, f"{source} cannot be decoded: {type(error).__name__}: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of mode L, LA, RGB or RGBA as RGB, over white where it is transparent."""
+    """An image of mode L, LA, RGB or RGBA as RGB, over white where it is transparent; itself where it is RGB."""
+    if image.mode == "RGB":
+        return image
     if image.mode not in ("LA", "RGBA") or image.getchannel("A").getextrema() == (255, 255):
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -169,7 +163,7 @@ def _decode_jpeg(content: bytes, source: str) -> Decoded:
     if scan.single:
         file = jpeg_scan.ScanFile(content, scan)
         decoded = _decode(file, content, source)
-        if not file.was_needed:
+        if not file.was_used_up:
             raise ImageError(FailureReason.DECODE, damaged)
     else:
         decoded = _decode(io.BytesIO(content), content, source)
@@ -204,6 +198,7 @@ def _decode(
         picture = to_rgb(converted)
     if turn is not None:
         picture = picture.transpose(turn)
+    picture.info = {}  # a profile that has been applied is not to be applied again where the image is saved
     return Decoded(picture, (*notes, *colour_notes))
 
 
@@ -247,8 +242,8 @@ def _turn_of(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     if stated is None and _XMP_TURN.search(xmp.encode() if isinstance(xmp, str) else bytes(xmp)):
         notes = (*notes, XMP_TURN)
-    turns = isinstance(stated, int) and image.format != "TIFF"
-    return (_TURNS.get(stated) if turns else None), notes
+    turn = _TURNS.get(stated) if isinstance(stated, int) else None
+    return (None if image.format == "TIFF" else turn), notes
 
 
 def _raw_exif(image: Image.Image) -> bytes:
@@ -263,7 +258,7 @@ def _raw_exif(image: Image.Image) -> bytes:
 def _unread(name: str) -> str:
     """The end of `x.jpg is …`, for what is not read."""
     if name == HEIC:
-        return "HEIC, which needs pip install -e '.[heic]' in the folder of theworld's source; or save it as JPEG"
+        return f"HEIC, which needs {install_extra('heic')}; or save it as JPEG"
     return f"{name}, which is not read; save it as JPEG or PNG"
 
 
@@ -271,7 +266,7 @@ def _unidentified(content: bytes, source: str) -> ImageError:
     """The error for what Pillow does not open."""
     if (variant := unread_tiff(content)) is not None:
         return ImageError(FailureReason.FORMAT, f"{source} is {_unread(variant)}")
-    if is_known(content):
+    if is_known(content) or name_format(content) == HEIC:
         return ImageError(FailureReason.DECODE, f"{source} is damaged: its header cannot be read")
     return ImageError(FailureReason.FORMAT, f"{source} cannot be read as any of {', '.join(FORMATS)}")
 

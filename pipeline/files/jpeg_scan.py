@@ -2,10 +2,10 @@
 
 libjpeg only warns of damage, and Pillow keeps its warnings to itself. Huffman codes find back into step after damage,
 but seldom at the right block, so that at the end of the data blocks are missing or data are left over. Of the usual
-JPEG both are seen while Pillow decodes, at no cost: the data are handed over in two pieces, the last bytes alone.
+JPEG both are seen while Pillow decodes, at no cost: the data are handed over in pieces, the last bytes alone.
 - Blocks are missing: the decoder asks for more than there is. Behind the data lies no end marker, at which libjpeg
   would fill up with grey, but a few bytes of codes that no JPEG has.
-- Data are left over: the decoder has finished before it took the last piece.
+- Data are left over: the decoder has finished before it asked for the last piece.
 JPEGs of several scans (progressive) or with restart markers are decoded once more, by FFmpeg, which refuses damage.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
+from typing import Any
 
 SIGNATURE = b"\xff\xd8\xff"
 _NEXT_MARKER = re.compile(rb"\xff+([\x01-\xfe])")
@@ -73,39 +74,52 @@ def find_scan(content: bytes) -> JpegScan | None:
         if kind == 0xDA:
             end = _END_OF_SCAN.search(content, at)
             single = process in (0, 1) and not restarts and segment[:1] == bytes([components])
-            return JpegScan(process, bits, components, adobe, single, at, end.start() if end else len(content))
+            data = content[at : end.start() if end else None].rstrip(b"\xff")  # which may fill up before a marker
+            return JpegScan(process, bits, components, adobe, single, at, at + len(data))
     return None
 
 
 class ScanFile(io.BytesIO):
-    """A JPEG of a single scan, for Pillow, which shows when the last bytes of its data were asked for."""
+    """A JPEG of a single scan, for Pillow: it hands over the data up to one place after another, and counts them."""
 
     def __init__(self, content: bytes, scan: JpegScan) -> None:
         super().__init__(content[: scan.end] + _PADDING)
-        self._last = max(scan.start, scan.end - _LEFT_OVER)
-        self.was_needed = False
-        """Whether the last bytes were."""
+        # where those begin that stand before the end marker
+        zeros = scan.start + len(content[scan.start : scan.end].rstrip(b"\0"))
+        padded = scan.end - zeros > 2 * _LEFT_OVER
+        places = (zeros - _LEFT_OVER, zeros + _LEFT_OVER, scan.end - _LEFT_OVER) if padded else (scan.end - _LEFT_OVER,)
+        self._places = [max(scan.start, place) for place in places]
+        self._passed = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         at = self.tell()
-        if at >= self._last:
-            self.was_needed = True
-        elif size is not None and size > 0:
-            size = min(size, self._last - at)
+        self._passed = max(self._passed, sum(place <= at for place in self._places))
+        ahead = [place for place in self._places if place > at]
+        if ahead and size is not None and size > 0:
+            size = min(size, ahead[0] - at)
         return super().read(size)
+
+    @property
+    def was_used_up(self) -> bool:
+        """Whether the picture needed all data, or all but the zeros that webcams fill up with.
+
+        Zeros in place of data decode too: then the picture ends somewhere among them.
+        """
+        return self._passed == len(self._places) or (len(self._places) > 1 and self._passed == 1)
 
 
 def ffmpeg_finds_damage(content: bytes) -> bool:
     """Whether FFmpeg's decoder, told to refuse damage, refuses the data of a JPEG."""
     import av  # costs the import of FFmpeg, and most JPEGs need none
+    from av.error import FFmpegError, InvalidDataError
 
-    decoder = av.CodecContext.create("mjpeg", "r")
-    decoder.options = {"err_detect": "explode"}
+    decoder: Any = av.CodecContext.create("mjpeg", "r")
+    decoder.options = {"err_detect": "explode", "lowres": "3"}  # all codes are read, and an eighth of the pixels made
     decoder.thread_count = 1
     try:
         frames = [*decoder.decode(av.Packet(content)), *decoder.decode(None)]
-    except av.InvalidDataError:
+    except InvalidDataError:
         return True
-    except (av.FFmpegError, MemoryError):  # a kind of JPEG that this decoder lacks
+    except FFmpegError:  # a kind of JPEG that this decoder lacks
         return False
     return any(frame.is_corrupt for frame in frames)

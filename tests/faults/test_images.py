@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from theworld.pipeline.errors import ImageError
+from theworld.pipeline.files.image_colour import adobe_rgb
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.inputs.sandbox import SandboxedDecoder
 
@@ -59,10 +60,18 @@ def originals() -> list[bytes]:
             ("GIF", {}),
         ):
             add(image, format, **options)
+    add(smooth, "JPEG", restart_marker_rows=1, xmp=b'<x tiff:Orientation="6"/>')
     add(smooth.convert("CMYK"), "JPEG")
+    # profiles that lcms reads, so that mutated ones get far into it
+    adobe = adobe_rgb().profile
+    for format in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF"):
+        add(smooth, format, icc_profile=adobe)
+    add(smooth.convert("RGBA"), "PNG", icc_profile=adobe)
+    add(smooth.convert("L"), "PNG", icc_profile=adobe)
     add(smooth.convert("L"), "JPEG")
     add(grey16, "PNG")
     add(grey16, "TIFF")
+    add(smooth, "TIFF", big_tiff=True)
     add(smooth.convert("F"), "TIFF")
     add(smooth.convert("1"), "PNG")
     add(smooth.convert("1"), "TIFF", compression="group4")
@@ -73,7 +82,11 @@ def originals() -> list[bytes]:
     add(smooth.convert("P"), "BMP")
     add(smooth, "GIF", save_all=True, append_images=[noise])
     add(smooth, "PNG", save_all=True, append_images=[noise])
+    plain = next(file for file in files if file.startswith(b"\x89PNG"))
+    for chunk in (b"\0\0\0\4gAMA\0\0\xd9\x03", b"\0\0\0\4cICP\x0c\x0d\0\1"):
+        files.append(mend(plain[:33] + chunk + bytes(4) + plain[33:]))
     files.append(b"%PDF-1.4 nothing of the kind")
+    files.append(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
     return files
 
 

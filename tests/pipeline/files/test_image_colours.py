@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
@@ -115,7 +116,7 @@ def with_chunks(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
 
 def decoded(content: bytes) -> tuple[Array, tuple[str, ...]]:
     result = decode_image(content, source="x")
-    assert result.image.mode == "RGB"
+    assert (result.image.mode, result.image.info) == ("RGB", {})
     return np.asarray(result.image).astype(int), result.notes
 
 
@@ -393,6 +394,10 @@ def test_orientation_stands_in_exif_whatever_else_is_there() -> None:
     for format in ("JPEG", "PNG", "WEBP"):
         pixels, notes = decoded(saved(CORNERS, format, exif=exif))
         assert (pixels.shape, notes) == ((3, 2, 3), ())
+    tiff = io.BytesIO()
+    tags = [(0x0112, 3, 1, 6, True), (700, 2, 0, "<x:xmpmeta>kept as text</x:xmpmeta>", True)]
+    tifffile.imwrite(tiff, CORNERS, photometric="rgb", extratags=tags, metadata=None)
+    assert decoded(tiff.getvalue())[0].shape == (3, 2, 3)
 
 
 def test_an_orientation_of_xmp_alone_is_left_and_noted_as_viewers_do() -> None:

@@ -83,5 +83,26 @@ def test_a_known_format_with_a_damaged_header_is_damaged_and_not_of_an_unknown_f
         assert caught.value.reason == "decode"
 
 
+def test_a_tiff_whose_numbers_lead_nowhere_is_damaged() -> None:
+    head = b"II+\0\x08\0\0\0"
+    for content in (
+        head + b"\xff" * 8,
+        head + (16).to_bytes(8, "little") + b"\xff" * 8 + bytes(100),
+        b"II*\0\x08\0\0\0" + b"\xff" * 6 + bytes(100),
+        b"MM\0*" + b"\xff" * 4,
+    ):
+        assert name_format(content) is None
+        with pytest.raises(ImageError) as caught:
+            decode_image(content, source="x.tif")
+        assert caught.value.reason in ("decode", "format")
+
+
+def test_a_bmp_of_another_kind_is_in_a_format_that_is_not_read() -> None:
+    header = b"\x28\0\0\0\x08\0\0\0\x08\0\0\0\1\0\x20\0\4" + bytes(23)
+    with pytest.raises(ImageError, match="Unsupported BMP compression") as caught:
+        decode_image(b"BM" + bytes(8) + b"\x36\0\0\0" + header + bytes(300), source="x.bmp")
+    assert caught.value.reason == "format"
+
+
 def test_jpegs_have_many_suffixes_and_heic_is_never_passed_over() -> None:
     assert {".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".pjpeg", ".heic", ".heif"} < SUFFIXES

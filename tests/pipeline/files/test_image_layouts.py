@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import av
@@ -101,15 +101,17 @@ def tiff(pixels: Pixels, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def packed_tiff(values: Pixels, bits: int, photometric: int, order: str) -> bytes:
-    """Grey samples of less than a byte, or of one and a half, in one strip."""
+def packed_tiff(values: Pixels, bits: int, photometric: int, order: str, palette: Sequence[int] = ()) -> bytes:
+    """Samples of less than a byte, or of one and a half, in one strip."""
     data = packed(values, bits).tobytes()
     size = {256: WIDTH, 257: HEIGHT, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: HEIGHT, 279: len(data)}
     content = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8 + len(data)) + data
-    content += struct.pack(order + "H", len(size))
+    content += struct.pack(order + "H", len(size) + bool(palette))
     for tag, value in size.items():
         content += struct.pack(order + "HHII", tag, 4, 1, value)
-    return content + bytes(4)
+    if palette:
+        content += struct.pack(order + "HHII", 320, 3, len(palette), len(content) + 16)
+    return content + bytes(4) + struct.pack(order + f"{len(palette)}H", *palette)
 
 
 def tiff_cases() -> Iterator[tuple[str, bytes, Pixels, int]]:
@@ -149,6 +151,18 @@ def tiff_cases() -> Iterator[tuple[str, bytes, Pixels, int]]:
             pair: dict[str, Any] = {"photometric": "minisblack", "planarconfig": "contig", **how}
             for kind, wanted in (("unassalpha", shown(grey, 8, veil)), ("unspecified", shown(grey, 8))):
                 yield f"{name} grey 8 {kind}", tiff(np.dstack([grey, veil]), extrasamples=[kind], **pair), wanted, 1
+            both = np.dstack([(grey.astype(int) * veil // 255).astype(np.uint8), veil])
+            wanted = shown(both[..., 0], 8) + 255 - shown(veil, 8)
+            yield f"{name} grey 8 assocalpha", tiff(both, extrasamples=["assocalpha"], **pair), wanted, 1
+            both = noise(8, 4)
+            alpha = tiff(both, photometric="rgb", extrasamples=["unassalpha"], **how)
+            tag = struct.pack(order + "HH", 338, 3)
+            unsaid = alpha.replace(tag, struct.pack(order + "HH", 65000, 3))  # a fourth sample that has no kind
+            assert unsaid != alpha
+            yield f"{name} RGB 8 and another", unsaid, shown(both[..., :3], 8, both[..., 3]), 1
+            inks = noise(8, 5)
+            spots = tiff(inks, photometric="separated", extrasamples=["unspecified"], **how)
+            yield f"{name} CMYK 8 and another", spots, np.rint((1 - inks[..., :3] / 255) * (255 - inks[..., 3:4])), 2
             colours = DRAW.integers(0, 65536, (3, 256), dtype=np.uint16)
             palette = tiff(grey, photometric="palette", colormap=colours, **how)
             yield f"{name} palette 8", palette, np.moveaxis(colours[:, grey] >> 8, 0, -1), 0
@@ -163,6 +177,15 @@ def tiff_cases() -> Iterator[tuple[str, bytes, Pixels, int]]:
             yield f"TIFF {order} grey {bits}", packed_tiff(grey, bits, 1, order), shown(grey, bits), 0
             negative = packed_tiff(grey, bits, 0, order)
             yield f"TIFF {order} grey {bits} white is zero", negative, shown(2**bits - 1 - grey, bits), 0
+        for bits in (1, 2, 4):
+            colours, index = DRAW.integers(0, 256, (3, 2**bits)), noise(bits)
+            written = packed_tiff(index, bits, 3, order, [*(colours * 257).ravel()])
+            yield f"TIFF {order} palette {bits}", written, np.moveaxis(colours[:, index], 0, -1), 0
+    # no other decoder of these is at hand, but their pixels are known
+    for compression, tolerance in {"lzma": 0, "zstd": 0, "tiff_deflate": 0, "jpeg": 8}.items():
+        buffer = io.BytesIO()
+        Image.fromarray(SMOOTH).save(buffer, "TIFF", compression=compression, **({"quality": 95} if tolerance else {}))
+        yield f"TIFF {compression}", buffer.getvalue(), SMOOTH.astype(float), tolerance
     grey = noise(12)
     yield "TIFF grey 12", packed_tiff(grey, 12, 1, "<"), shown(grey, 12), 0
 

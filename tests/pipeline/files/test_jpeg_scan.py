@@ -89,6 +89,15 @@ def test_a_picture_whose_rest_is_grey_is_always_found() -> None:
             assert is_refused(whole[:cut])
 
 
+def test_data_that_end_in_zeros_in_place_of_their_own_are_damaged() -> None:
+    whole = jpeg(quality=90)
+    scan = find_scan(whole)
+    assert scan is not None
+    for count in (500, 2000, 5000):
+        assert is_refused(whole[: scan.end - count] + bytes(count) + b"\xff\xd9")
+    assert is_refused(whole[: scan.end] + b"\x55" * 20 + b"\xff\xd9")
+
+
 def goods() -> list[tuple[str, bytes]]:
     plain = jpeg(quality=90)
     scan = find_scan(plain)
@@ -114,7 +123,8 @@ def goods() -> list[tuple[str, bytes]]:
         ("bytes behind the end", plain + b"junk" * 1000),
         ("another JPEG behind the end", plain + plain),
         ("a few bytes before the end", head + bytes(5) + pixels),
-        ("fill before the end", head + b"\xff\xff\xff" + pixels),
+        ("zeros before the end", head + bytes(500) + pixels),
+        ("fill before the end", head + b"\xff" * 500 + pixels),
         ("fill before a marker", plain[:start] + b"\xff\xff" + plain[start:]),
         ("progressive, bytes behind the end", jpeg(progressive=True) + b"junk" * 1000),
     ]

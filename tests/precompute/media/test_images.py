@@ -12,9 +12,14 @@ from PIL import Image
 
 from theworld.pipeline.errors import ImageError
 from theworld.pipeline.files import images as image_files
+from theworld.pipeline.files.image_colour import adobe_rgb
 from theworld.pipeline.files.images import decode_image, read_input_file
-from theworld.pipeline.latents.recipe import Fit
+from theworld.pipeline.latents.kinds import KindName
+from theworld.pipeline.latents.recipe import Fit, Recipe
 from theworld.precompute.media.images import fit_image, load_image
+from theworld.precompute.rollout.kinds import KINDS
+
+from ...miniatures.lm import SPEC
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -148,6 +153,22 @@ def test_a_tensor_is_float32_in_minus_one_to_one() -> None:
     assert tensor.dtype == torch.float32
     for color, value in (("black", -1), ("white", 1)):
         assert (load_image(encoded(Image.new("RGB", (4, 4), color)), 16, 16, "cover", source="x")[0] == value).all()
+
+
+@pytest.mark.parametrize("kind", ["rollout", "views"])
+def test_what_is_noted_of_a_file_comes_with_its_pixels(kind: KindName) -> None:
+    recipe = Recipe(kind=kind, world="sha256:" + "0" * 64, height=32, width=32, rollout_steps=4)
+    loaded = KINDS[kind].load(encoded(GRADIENT, icc_profile=adobe_rgb().profile), recipe, SPEC, "x")
+    assert loaded.notes == ("colours converted to sRGB from their own profile",)
+    assert KINDS[kind].load(encoded(GRADIENT), recipe, SPEC, "x").notes == ()
+
+
+def test_pictures_in_the_container_of_videos_are_not_called_videos() -> None:
+    recipe = Recipe(world="sha256:" + "0" * 64, height=32, width=32, rollout_steps=4)
+    names = {b"crx ": "camera raw", b"hevc": "HEIC sequence", b"jxl ": "JPEG XL", b"mp42": "a video"}
+    for brand, words in names.items():
+        with pytest.raises(ImageError, match=f"x is {words}"):
+            KINDS["rollout"].load(b"\0\0\0\x18ftyp" + brand + bytes(200), recipe, SPEC, "x")
 
 
 PHOTO = Image.fromarray(np.random.default_rng(3).integers(0, 256, (41, 67, 3), dtype=np.uint8))
