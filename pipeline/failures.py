@@ -28,7 +28,7 @@ class FailureReason(StrEnum):
     TABLE = "table", "The Parquet or Arrow file is damaged."
     FORMAT = "format", "It is in no format or video codec that is read, or a video where images are wanted."
     ANIMATED = "animated", "The image file has several frames or pages."
-    SHORT = "short", "The video has fewer frames than the recipe takes."
+    SHORT = "short", "The video, or the part of it that a row names, is shorter than the recipe takes."
     DECODE = "decode", "The image or video is damaged."
     CRASH = "crash", "Decoding ended its process."
     TIMEOUT = "timeout", "Decoding took more than a minute and two seconds a frame of CPU time."

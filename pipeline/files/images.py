@@ -144,7 +144,9 @@ def decode_image(content: bytes, *, source: str) -> Decoded:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of mode L, LA, RGB or RGBA as RGB, over white where it is transparent."""
+    """An image of mode L, LA, RGB or RGBA as RGB, over white where it is transparent; itself where it is RGB."""
+    if image.mode == "RGB":
+        return image
     if image.mode not in ("LA", "RGBA") or image.getchannel("A").getextrema() == (255, 255):
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -196,6 +198,7 @@ def _decode(
         picture = to_rgb(converted)
     if turn is not None:
         picture = picture.transpose(turn)
+    picture.info = {}  # a profile that has been applied is not to be applied again where the image is saved
     return Decoded(picture, (*notes, *colour_notes))
 
 

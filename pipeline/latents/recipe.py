@@ -28,7 +28,8 @@ IMAGE_RULES = 2
 """Version of the decoding in pipeline/files/images.py and the fitting in precompute/media/images.py; bump it when
 pixels change."""
 VIDEO_RULES = 2
-"""The same for precompute/media/video.py; recipes of kind frames hold it, in the field `image_rules`."""
+"""The same for precompute/media/video*.py; recipes of kind frames hold it, in the field `image_rules`. Pictures at
+moments of videos follow them too, under the number of the image rules: raise both."""
 VIEW_RULES = 2
 """The same for precompute/media/views.py; recipes of kind views hold it, in the field `image_rules`."""
 

@@ -156,7 +156,8 @@ def _write(
     rows: Sequence[Row], words: Words, labels: Sequence[str], decoder: LatentDecoder, stem: Path, video: bool
 ) -> tuple[Path, ...]:
     """The files `stem` + .png, .gif and perhaps .mp4."""
-    rate = decoder.fps / decoder.recipe.stride if decoder.recipe.traits.is_clip else _PICTURES_PER_S
+    recipe = decoder.recipe
+    rate = (recipe.clip_fps or decoder.fps) / recipe.stride if recipe.traits.is_clip else _PICTURES_PER_S
     pictures = draw_animation(rows, words, _labels_between(labels, decoder, len(rows[0].frames)))
     sheet = io.BytesIO()
     draw_sheet(rows, words).save(sheet, "PNG", optimize=True)

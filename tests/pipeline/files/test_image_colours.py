@@ -116,7 +116,7 @@ def with_chunks(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
 
 def decoded(content: bytes) -> tuple[Array, tuple[str, ...]]:
     result = decode_image(content, source="x")
-    assert result.image.mode == "RGB"
+    assert (result.image.mode, result.image.info) == ("RGB", {})
     return np.asarray(result.image).astype(int), result.notes
 
 

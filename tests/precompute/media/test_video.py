@@ -216,7 +216,7 @@ SEEDS = [
     encoded("mov", "qtrle", "rgb24", NOISE[:5] // 64),
     encoded("webm", "libvpx-vp9", "yuva420p", np.zeros((5, H, W, 4), np.uint8), "rgba", **{"auto-alt-ref": "0"}),
     encoded("mp4", "libx264", "yuv420p", NOISE[:5], **{"x264-params": "interlaced=1"}),
-    encoded("mp4", "libx265", "yuv420p10le", NOISE[:5], prepare=as_hlg, **{"x265-params": "log-level=0"}),
+    encoded("mov", "prores_ks", "yuv422p10le", NOISE[:5], prepare=as_hlg),
 ]
 
 
