@@ -15,7 +15,6 @@ The rules (their version is `IMAGE_RULES` in recipe.py):
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import io
 import re
@@ -277,5 +276,8 @@ def _has_heif() -> bool:
 
 def _heif_formats() -> tuple[str, ...]:
     """Pillow's name of HEIC, once it knows it."""
-    importlib.import_module("pillow_heif").register_heif_opener()
+    # an extra, which need not be there
+    from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+
+    register_heif_opener()
     return ("HEIF",)
