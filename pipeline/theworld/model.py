@@ -17,6 +17,8 @@ from torch import Tensor
 
 from theworld.pipeline.errors import ConfigError, RunError
 from theworld.pipeline.files.hub import fetch, is_hub_id
+from theworld.pipeline.files.limits import MAX_RESULT_BYTES
+from theworld.pipeline.files.plain import read_file
 from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.machine import DeviceName, resolve_device
 from theworld.pipeline.progress import print_lines
@@ -247,10 +249,10 @@ class TheWorld(Reader):
         parts, path = self._parts(), Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         save_run(path, self, parts.meta)
-        metrics = '{"train_steps": 0, "loss": []}\n'
+        metrics = b'{"train_steps": 0, "loss": []}\n'
         if (parts.path / METRICS).is_file():  # of the training it comes from
-            metrics = (parts.path / METRICS).read_text(encoding="utf-8")
-        (path / METRICS).write_text(metrics, encoding="utf-8")
+            metrics = read_file(parts.path / METRICS, MAX_RESULT_BYTES, within=parts.path)
+        (path / METRICS).write_bytes(metrics)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload what `save_pretrained` writes, with a card.

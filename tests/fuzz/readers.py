@@ -435,7 +435,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: commits",
-            covers=("pipeline.store.records:read_record",),
+            covers=("pipeline.store.records:read_record", "pipeline.files.plain:read_json_text"),
             cases=lambda s: s.stores_with("commits/*"),
             use=_use_store,
             mends=(_reseal,),

@@ -28,6 +28,9 @@ OF_OTHERS = {
     "pipeline.latents.keys:key_of_file": "hashes bytes, whatever they are",
     "pipeline.machine:cpu_model": "the kernel's",
     "pipeline.store.commit:self_test": "files that it has just written",
+    "pipeline.theworld.model:TheWorld.save_pretrained": "copies bytes, whatever they are",
+    "pipeline.theworld.processor:Processor._pictures": "decode_image, as of `images`",
+    "pipeline.theworld.processor:_content_of": "decode_image, as of `images`",
     **dict.fromkeys(
         (
             f"precompute.inputs.{name}"
@@ -43,7 +46,7 @@ OF_OTHERS = {
     "precompute.job.ray_local:_sweep": "folders that theworld's own processes left behind",
     "precompute.preview.answer_cards:AnswerPictures._input": "decode_image, as of `images`",
     "precompute.preview.latent_decoder:LatentDecoder.load": "Autoencoder loading, as of `worlds: weights`",
-    "precompute.rollout.kinds:_Views.load": "decode_image, as of `images`",
+    "precompute.rollout.kinds:_picture": "decode_image, as of `images`",
     "precompute.worldlet.scenes.files:_write": "compares with content that is known",
     "precompute.worldlet.training.clips:load_chunk": OWN_WORK,
     "precompute.worldlet.training.dynamics:train_dynamics": OWN_WORK,
