@@ -149,6 +149,7 @@ def test_a_text_of_paths_has_one_name_a_line_and_no_comments(tmp_path: Path) -> 
         ("a.flv", b"FLV\x01....", "a Flash video.*ffmpeg"),
         ("x.ts", (b"G" + bytes(187)) * 4, "an MPEG transport stream"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # the bytes hold the time
 )
 def test_what_is_no_input_is_called_by_its_name_before_anything_is_made(
     tmp_path: Path, name: str, content: bytes, words: str
