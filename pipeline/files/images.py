@@ -42,7 +42,6 @@ MAX_PIXELS = 64 * 10**6
 
 XMP_TURN = "to be turned by their XMP data alone, which viewers pass over; left as they are stored"
 BROKEN_EXIF = "EXIF data that cannot be read, so that an orientation in them is lost"
-PASSED_OVER = "damaged texts or metadata, which were passed over"
 NO_ADOBE = "CMYK JPEG that does not say whether its inks are inverted; read as inverted, as Adobe's are"
 
 _TURNS = {
@@ -123,8 +122,7 @@ def decode_image(content: bytes, *, source: str) -> Decoded:
             return _decode_jpeg(content, source)
         if content.startswith(png_chunks.SIGNATURE):
             png = png_chunks.read_chunks(content, source=source)
-            decoded = _decode(io.BytesIO(png.content), png.content, source, png=png)
-            return Decoded(decoded.image, (PASSED_OVER, *decoded.notes)) if png.passed_over else decoded
+            return _decode(io.BytesIO(png.content), png.content, source, png=png)
         return _decode(io.BytesIO(content), content, source, formats=FORMATS if name is None else _heif_formats())
     except ImageError:
         raise

@@ -16,7 +16,7 @@ _COLOURS = frozenset({b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"})
 
 @dataclass(frozen=True, slots=True)
 class PngChunks:
-    """What stands before the pixels of a PNG, and the file without what is damaged there."""
+    """What stands before the pixels of a PNG."""
 
     depth: int
     """Bits of a sample."""
@@ -24,21 +24,19 @@ class PngChunks:
     colours: Mapping[bytes, bytes]
     """Chunks that say what the colours mean, by their type; of iCCP the profile, which is empty where it is damaged."""
     content: bytes
-    """The file without its profile, and without damaged chunks that a decoder may pass over, such as texts."""
-    passed_over: bool
-    """Whether there were damaged ones."""
+    """The file without its profile."""
 
 
 def read_chunks(content: bytes, *, source: str) -> PngChunks:
     """
     Raises:
-        ImageError: reason decode: a chunk that a decoder needs has a wrong checksum. Pillow would not look at those of
-            the pixels.
+        ImageError: reason decode: a chunk has a wrong checksum. Pillow would not look at those of the pixels, and
+            would not know the format where it is that of a text.
     """
     view = memoryview(content)
     colours: dict[bytes, bytes] = {}
     header, kept, start, at = b"", list[memoryview](), 0, len(SIGNATURE)
-    pixels = passed_over = False
+    pixels = False
     while at + 12 <= len(content):
         end = at + 12 + int.from_bytes(view[at : at + 4], "big")
         kind = content[at + 4 : at + 8]
@@ -46,16 +44,13 @@ def read_chunks(content: bytes, *, source: str) -> PngChunks:
             break
         critical = not kind[0] & 0x20
         if critical or not pixels:
-            right = zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end], "big")
-            if critical and not right:
+            if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+                chunk = f"{kind.decode('latin-1')!r} chunk"
+                advice = "" if critical else ". Its pixels may be whole: open it and save it again"
                 raise ImageError(
-                    FailureReason.DECODE,
-                    f"{source} is damaged: the checksum of its {kind.decode('latin-1')!r} chunk is wrong",
+                    FailureReason.DECODE, f"{source} is damaged: the checksum of its {chunk} is wrong{advice}"
                 )
-            if not right:
-                kept.append(view[start:at])
-                start, passed_over = end, True
-            elif kind == b"IHDR":
+            if kind == b"IHDR":
                 header = header or content[at + 8 : end - 4]
             elif kind in _COLOURS:
                 value = content[at + 8 : end - 4]
@@ -71,7 +66,7 @@ def read_chunks(content: bytes, *, source: str) -> PngChunks:
     if kept:
         content = b"".join((*kept, view[start:]))
     depth, colour_type = (header[8], header[9]) if len(header) >= 10 else (8, 2)
-    return PngChunks(depth, colour_type, colours, content, passed_over)
+    return PngChunks(depth, colour_type, colours, content)
 
 
 def _inflate(chunk: bytes) -> bytes:
