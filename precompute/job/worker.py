@@ -207,7 +207,8 @@ class Worker:
     def _load(self, sample: Sample) -> Loaded:
         kind = self._kind if sample.window is None else at_moments(self._kind)
         content = sample.location.read(kind.max_bytes)
-        if key_of_sample(content, sample.prompt, sample.start_s) != sample.key:
+        clip = () if sample.start_s is None else (sample.start_s,)
+        if key_of_sample(content, sample.prompt, *clip) != sample.key:
             raise ImageError(
                 FailureReason.CHANGED, f"{sample.source} changed while the job ran; run again for what it is now"
             )

@@ -63,7 +63,7 @@ def conversations(house: Path) -> Path:
 
 
 def test_conversations_are_learned_turn_by_turn(house: Path) -> None:
-    summary = train(config(house, questions=conversations(house)))
+    summary = train(config(house, questions=conversations(house), holdout=0))
     assert summary.questions == 16
     run = load_run(house / "run", device="cpu")
     assert evaluate(house / "run", split="train", device="cpu").overall.total == 16

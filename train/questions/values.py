@@ -325,7 +325,7 @@ def read_answer(value: Any, choices: Choices) -> tuple[str, Given]:
     """
     value = _single(value, choices)
     if is_absent(value):
-        raise WrongValue("its answer is empty" if isinstance(value, str) else "its answer is missing")
+        raise WrongValue("answer is empty" if isinstance(value, str) else "answer is missing")
     answer = _word_of(value, choices) if isinstance(value, bool) else text_of(value)
     offered = choices.offered
     if not offered:

@@ -7,16 +7,14 @@ Axes:  B sample   L text token   N world token   S = L + N   C, T, H, W latent a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Num, Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers.utils.generic import ModelOutput
 
 from ...pipeline.errors import ConfigError, LatentShapeError
 from ...pipeline.latents.recipe import Recipe
@@ -29,14 +27,16 @@ IGNORED = -100
 Latents = Float[Tensor, "B C T H W"] | Shaped[np.ndarray, "B C T H W"]
 
 
-@dataclass
-class WorldOutput(ModelOutput):
-    """The result of `TheWorld.forward`: `out.logits`, `out["logits"]`, or a tuple of what is not None."""
+class WorldOutput(NamedTuple):
+    """The result of `TheWorld.forward`: `out.logits`, or `out["logits"]` as of transformers' outputs."""
 
-    loss: Tensor | None = None
+    loss: Tensor | None
     """Mean cross-entropy over the labelled tokens; None without labels."""
-    logits: Tensor = None  # type: ignore[assignment]  # always set; a ModelOutput wants a default
+    logits: Tensor
     """(B, S, V) without labels; with labels (A, V), at the positions that predict a labelled token, row by row."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return getattr(self, key) if isinstance(key, str) else tuple.__getitem__(self, key)
 
 
 class TheWorld(nn.Module):

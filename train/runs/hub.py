@@ -125,6 +125,9 @@ def _card(run: Path, hub_id: str, meta: RunMeta, metrics: dict[str, Any]) -> str
     base, recipe, reader = base_model(meta), meta.recipe, meta.reader
     base_line = f"base_model: {base}\n" if is_hub_id(base) else ""  # what is no id of the Hub could be any YAML
     last = metrics["loss"][-1]["loss"] if metrics.get("loss") else float("nan")
+    ask = 'theworld ask runs/pulled IMAGE "QUESTION"'
+    if not base_is_public(meta):
+        ask = 'theworld ask runs/pulled IMAGE "QUESTION" --lm PLACE'
     return f"""---
 library_name: peft
 {base_line}tags:
@@ -140,7 +143,7 @@ of a world model's rollout into tokens.
 
 ```sh
 {command("pull", hub_id, "runs/pulled")}
-theworld ask runs/pulled IMAGE "QUESTION"{"" if base_is_public(meta) else " --lm PLACE"}
+{ask}
 ```
 
 {_base_needed(meta)}

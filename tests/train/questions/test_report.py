@@ -70,7 +70,7 @@ def test_what_would_be_refused_is_named_before_anything_is_spent(house: Path) ->
     )
     assert report.refused
     assert list(report.without_latents) == ["gone"]
-    assert report.bad == ("line 26: its answer is empty",)
+    assert report.bad == ("line 26: answer is empty",)
     assert report.tokens is not None
     assert report.tokens.unknown == {"zebra": ("a", "zebra")}
     assert (report.tokens.too_long, report.tokens.longest) == (("long",), "long")
