@@ -21,7 +21,7 @@ MAX_START_S = 10.0**6
 _SECONDS = re.compile(r"\s*(\d{1,7}(?:\.\d{0,12})?|\.\d{1,12})\s*s?\s*")
 _CLOCK = re.compile(r"\s*(?:(\d{1,3}):)?(\d{1,3}):(\d{1,2}(?:[.,]\d{1,9})?)\s*")
 _PART = r"""(?:'([^'\[\]]{1,40})'|"([^"\[\]]{1,40})"|([\d.:]{1,40}))"""
-_PAIR = re.compile(rf"\s*\[?\s*[\[(]\s*{_PART}\s*,\s*{_PART}\s*[\])]\s*\]?\s*")
+_PAIR = re.compile(rf"\s*(?:\[\s*)?[\[(]\s*{_PART}\s*,\s*{_PART}\s*[\])](?:\s*\])?\s*")
 
 
 @dataclass(frozen=True, slots=True)
