@@ -35,7 +35,10 @@ from .image_formats import FORMATS, HEIC, SUFFIXES, is_known, name_format, unrea
 from .stated_colours import colours_of
 from .tiff_pages import tiff_has_pages, tiff_is_preview, unread_tiff
 
-__all__ = ["FORMATS", "MAX_BYTES", "MAX_PIXELS", "SUFFIXES", "Decoded", "decode_image", "read_input_file", "to_rgb"]
+__all__ = [
+    "FORMATS", "MAX_BYTES", "MAX_PIXELS", "SUFFIXES",
+    "Decoded", "decode_image", "read_image", "read_input_file", "to_rgb",
+]  # fmt: skip
 
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64 * 10**6
@@ -108,8 +111,13 @@ def refuse_unread(content: bytes, *, source: str) -> str | None:
     return name
 
 
-def decode_image(content: bytes, *, source: str) -> Decoded:
-    """The image in the bytes of a file.
+def decode_image(content: bytes, *, source: str) -> Image.Image:
+    """The image of `read_image`, without the notes. Raises as it."""
+    return read_image(content, source=source).image
+
+
+def read_image(content: bytes, *, source: str) -> Decoded:
+    """The image in the bytes of a file, and what a person should know of it.
 
     Args:
         source: the file's name in error messages.

@@ -100,7 +100,7 @@ class Processor:
         if self._lm.image_tokens:
             vision = VisionInputs(self._lm, {})
             pixels = [
-                vision.prepare_image(decode_image(content, source=source).image) for content, _, source in contents
+                vision.prepare_image(decode_image(content, source=source)) for content, _, source in contents
             ]
             batch["pixel_values"] = torch.cat(pixels * repeat).to(self._device)
         return batch
@@ -131,6 +131,6 @@ def _content_of(picture: Picture) -> tuple[bytes, str, str]:
         picture.save(file, "PNG", compress_level=1, **extra)
     else:
         picture.save(file, "TIFF", **extra)
-    shown = decode_image(file.getvalue(), source="the image").image
+    shown = decode_image(file.getvalue(), source="the image")
     size = f"{shown.width}x{shown.height}"
     return file.getvalue(), key_of_bytes(f"theworld pixels 1 {size}\n".encode() + shown.tobytes()), "the image"

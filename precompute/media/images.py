@@ -39,18 +39,13 @@ def to_image(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
     return Image.fromarray(((pixels + 1.0) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
-def load_image(
-    content: bytes, height: int, width: int, fit: Fit, *, source: str
-) -> tuple[Float[Tensor, "3 height width"], tuple[str, ...]]:
+def load_image(content: bytes, height: int, width: int, fit: Fit, *, source: str) -> Float[Tensor, "3 height width"]:
     """The image in a file, decoded, fitted and scaled to [-1, 1] by the image rules.
 
     Args:
         content: bytes of the file. source: its name in error messages.
         height, width: pixels of the result.
-    Returns:
-        The image, and what a person should know of it.
     Raises:
         ImageError: the image cannot be used.
     """
-    decoded = decode_image(content, source=source)
-    return to_tensor(fit_image(decoded.image, height, width, fit)), decoded.notes
+    return to_tensor(fit_image(decode_image(content, source=source), height, width, fit))

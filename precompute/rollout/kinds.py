@@ -311,7 +311,7 @@ def _rate(recipe: Recipe) -> str:
 
 def _picture(content: bytes, source: str, window: Window | None) -> tuple[Image.Image, tuple[str, ...], float | None]:
     """The picture in an image file, or the frame of a video at the window's start; notes, and the video's rate."""
-    # HEIC, camera raw and others use the container of MP4; decode_image calls them by their names
+    # HEIC, camera raw and others use the container of MP4; read_image calls them by their names
     is_video = name_format(content) is None and video_files.container_of(content) is not None
     if is_video and window is not None:
         return video.load_moment(content, window.start_s, source=source)
@@ -323,7 +323,7 @@ def _picture(content: bytes, source: str, window: Window | None) -> tuple[Image.
         )
     if window is not None:
         raise ImageError(FailureReason.FORMAT, f"{source} is no video: it has no picture at {window.start_s:g} s")
-    decoded = image_files.decode_image(content, source=source)
+    decoded = image_files.read_image(content, source=source)
     return decoded.image, decoded.notes, None
 
 

@@ -81,7 +81,7 @@ def test_every_image_gets_the_latents_the_engine_gives(tmp_path: Path, world: Pa
     engine = CosmosWorld.load(world)
     for path in sorted(images.iterdir()):
         key = key_of_file(path)
-        pixels = load_image(path.read_bytes(), 32, 32, "cover", source=path.name)[0]
+        pixels = load_image(path.read_bytes(), 32, 32, "cover", source=path.name)
         expected = engine.rollout(pixels[None], [key], store.recipe)[0]
         np.testing.assert_allclose(store.read([key])[0], expected.numpy(), atol=2e-3, rtol=1e-3)
     assert set(store.sources()) == {path.name for path in images.iterdir()}

@@ -84,7 +84,7 @@ def test_each_latent_is_the_one_its_prompt_gives_a_whole_recipe(world: Path, tmp
     for number, prompt, key, latent in rows:
         one = store.recipe.model_copy(update={"prompts": "recipe", "prompt": prompt})
         engine = load_world(world, text=embed_prompts(world, one, source.family.text))
-        image = load_image((tmp_path / "in" / f"{number}.png").read_bytes(), 32, 32, "cover", source="x")[0]
+        image = load_image((tmp_path / "in" / f"{number}.png").read_bytes(), 32, 32, "cover", source="x")
         np.testing.assert_allclose(latent, engine.rollout(image[None], [key], one)[0], atol=1e-5)
     again = run(three(tmp_path / "in"), tmp_path / "cache", world, prompt_field="text", guidance=guidance)
     assert (again.written, again.plan.done) == (0, 3)

@@ -75,7 +75,7 @@ def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.Mon
     lines = (json.dumps({"id": f"{n}", "image": f"in/{n:03d}.png", **asked}) for n in range(4))
     (tmp_path / "QUESTIONS.jsonl").write_text("\n".join(lines))
     (tmp_path / "videos").mkdir()
-    write_video(tmp_path / "videos" / "0.mp4", np.zeros((33, 64, 64, 3), np.uint8), 16)
+    write_video(tmp_path / "videos" / "0.mp4", np.zeros((33, 64, 64, 3), np.uint8), 12)
     places = {
         HUB: str(save_mini_world(tmp_path / "cosmos")),
         "WAN": str(save_mini_wan(tmp_path / "wan-weights")),

@@ -71,7 +71,7 @@ def test_a_package_s_world_with_its_own_latent_space_goes_through_the_whole_hous
     assert (store.spec.channels, store.spec.spatial_stride, store.spec.temporal_stride) == (4, 4, 2)
     engine = load_world(world)
     for path in images.iterdir():
-        pixels = load_image(path.read_bytes(), 32, 48, "cover", source=path.name)[0][None]
+        pixels = load_image(path.read_bytes(), 32, 48, "cover", source=path.name)[None]
         kept = torch.from_numpy(store.read([key_of_file(path)]))
         torch.testing.assert_close(kept, engine.rollout(pixels, [key_of_file(path)], store.recipe))
         torch.testing.assert_close(kept[:, :, :1], engine.encode(pixels))
@@ -120,7 +120,7 @@ def test_wan_rolls_out_into_a_store_that_a_reader_trains_on(tmp_path: Path, imag
     assert not text.prompt[:, 1:].any()
     engine = load_world(world, text=text)
     for path in images.iterdir():
-        pixels = load_image(path.read_bytes(), 32, 48, "cover", source=path.name)[0][None]
+        pixels = load_image(path.read_bytes(), 32, 48, "cover", source=path.name)[None]
         expected = engine.rollout(pixels, [key_of_file(path)], store.recipe)
         np.testing.assert_allclose(store.read([key_of_file(path)]), expected.numpy(), atol=4e-3, rtol=2e-3)
     assert train_one_update(report.store, images).is_dir()

@@ -8,8 +8,8 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("pipeline", "precompute", "train")
 CALLS = frozenset(
     {"read_file", "read_json", "read_json_text", "open_file", "read_text", "read_bytes", "safe_open", "load_file"}
-    | {"ParquetFile", "load_pretrained", "from_pretrained", "read_input_file", "decode_image", "tensor_shapes"}
-    | {"digest_of_file", "memory_map", "preadv", "copyfile"}
+    | {"ParquetFile", "load_pretrained", "from_pretrained", "read_input_file", "decode_image", "read_image"}
+    | {"tensor_shapes", "digest_of_file", "memory_map", "preadv", "copyfile"}
 )
 """Names of functions that open a file for reading, whoever they belong to."""
 OF = frozenset(

@@ -567,7 +567,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="images",
-            covers=("pipeline.files.images:_decode", "precompute.media.images:load_image"),
+            covers=("pipeline.files.images:_decode",),
             cases=lambda s: s.images,
             use=_decode,
             contained=True,

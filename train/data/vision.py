@@ -54,7 +54,7 @@ class VisionInputs:
 
     def prepare(self, file: Path) -> Float[Tensor, "1 3 height width"]:
         """One image file."""
-        return self.prepare_image(decode_image(read_input_file(file), source=str(file)).image)
+        return self.prepare_image(decode_image(read_input_file(file), source=str(file)))
 
     def prepare_image(self, image: Image.Image) -> Float[Tensor, "1 3 height width"]:
         """One RGB image."""

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from theworld.pipeline.errors import ImageError
 from theworld.pipeline.files.image_colour import FROM_PROFILE, adobe_rgb
-from theworld.pipeline.files.images import decode_image
+from theworld.pipeline.files.images import decode_image, read_image
 
 pillow_heif: Any = pytest.importorskip("pillow_heif")
 
@@ -27,7 +27,7 @@ def heic(image: Image.Image | None = None, **options: Any) -> bytes:
 
 
 def farthest(content: bytes, pixels: Any) -> float:
-    return float(np.abs(np.asarray(decode_image(content, source="x").image, float) - pixels).max())
+    return float(np.abs(np.asarray(decode_image(content, source="x"), float) - pixels).max())
 
 
 def test_pixels_are_read_at_8_and_10_bits() -> None:
@@ -49,8 +49,8 @@ def test_colours_are_converted_from_a_profile_or_from_code_points_and_hdr_is_a_r
         Image.fromarray(PIXELS), ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
     )
     assert farthest(heic(tagged), np.asarray(right, float)) <= 1
-    assert decode_image(heic(tagged), source="x").notes == (FROM_PROFILE,)
-    phone = decode_image(heic(color_primaries=12, transfer_characteristics=13), source="x")
+    assert read_image(heic(tagged), source="x").notes == (FROM_PROFILE,)
+    phone = read_image(heic(color_primaries=12, transfer_characteristics=13), source="x")
     assert phone.notes == ("colours converted to sRGB from Display P3, as their code points say",)
     assert np.asarray(phone.image).tobytes() != PIXELS.tobytes()
     with pytest.raises(ImageError, match=r"HDR image .PQ") as caught:

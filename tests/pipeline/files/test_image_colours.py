@@ -19,7 +19,7 @@ from PIL import Image, ImageCms
 
 from theworld.pipeline.errors import ImageError
 from theworld.pipeline.files import image_colour
-from theworld.pipeline.files.images import BROKEN_EXIF, NO_ADOBE, XMP_TURN, decode_image
+from theworld.pipeline.files.images import BROKEN_EXIF, NO_ADOBE, XMP_TURN, decode_image, read_image
 from theworld.pipeline.files.stated_colours import GIF_PROFILE
 
 Array = NDArray[Any]
@@ -115,7 +115,7 @@ def with_chunks(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
 
 
 def decoded(content: bytes) -> tuple[Array, tuple[str, ...]]:
-    result = decode_image(content, source="x")
+    result = read_image(content, source="x")
     assert (result.image.mode, result.image.info) == ("RGB", {})
     return np.asarray(result.image).astype(int), result.notes
 

@@ -275,7 +275,7 @@ CASES = [*png_cases(), *tiff_cases(), lab_case(), *bmp_cases(), *ffmpeg_cases()]
 
 @pytest.mark.parametrize(("content", "wanted", "tolerance"), [case[1:] for case in CASES], ids=[c[0] for c in CASES])
 def test_what_is_read_equals_an_independent_decoder(content: bytes, wanted: Pixels, tolerance: int) -> None:
-    decoded = np.asarray(decode_image(content, source="x").image, dtype=float)
+    decoded = np.asarray(decode_image(content, source="x"), dtype=float)
     assert decoded.shape == wanted.shape
     assert np.abs(decoded - wanted).max() <= tolerance
 
@@ -325,8 +325,8 @@ def test_thumbnails_of_a_tiff_are_passed_over_and_further_pages_are_not() -> Non
                 writer.write(pixels, photometric="rgb", subfiletype=kind, metadata=None)
         return buffer.getvalue()
 
-    assert not np.asarray(decode_image(pages(0, 1), source="x").image).any()
-    assert not np.asarray(decode_image(pages(0, 1, 1), source="x").image).any()
+    assert not np.asarray(decode_image(pages(0, 1), source="x")).any()
+    assert not np.asarray(decode_image(pages(0, 1, 1), source="x")).any()
     for kinds, reason in {(0, 0): "animated", (0, 1, 0): "animated", (2, 2): "animated", (1, 0): "format"}.items():
         with pytest.raises(ImageError) as caught:
             decode_image(pages(*kinds), source="x")
@@ -335,7 +335,7 @@ def test_thumbnails_of_a_tiff_are_passed_over_and_further_pages_are_not() -> Non
 
 def test_a_chunk_of_a_png_with_a_wrong_checksum_is_damage_that_of_a_text_included() -> None:
     pixels, text = noise(8, 3), (b"tEXt", b"Comment\0words")
-    assert np.array_equal(np.asarray(decode_image(png(packed(pixels, 8), 8, 2, text), source="x").image), pixels)
+    assert np.array_equal(np.asarray(decode_image(png(packed(pixels, 8), 8, 2, text), source="x")), pixels)
     for chunk in (b"IHDR", b"IDAT", b"tEXt"):
         with pytest.raises(ImageError, match=f"checksum of its '{chunk.decode()}'") as caught:
             decode_image(png(packed(pixels, 8), 8, 2, text, wrong=chunk), source="x")

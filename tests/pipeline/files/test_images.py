@@ -28,20 +28,20 @@ def reason_of(content: bytes) -> str:
 
 
 def test_of_a_jpeg_with_a_second_image_the_first_is_taken() -> None:
-    red, green, blue = decode_image(encoded("MPO", "red", "blue"), source="x").image.getpixel((0, 0))
+    red, green, blue = decode_image(encoded("MPO", "red", "blue"), source="x").getpixel((0, 0))
     assert (red > 240, green < 15, blue < 15) == (True, True, True)
 
 
 def test_a_format_without_frames_holds_one_and_two_are_an_animation() -> None:
-    assert decode_image(encoded("BMP", "red"), source="x").image.getpixel((0, 0)) == (255, 0, 0)
-    assert decode_image(encoded("GIF", "red"), source="x").image.size == (8, 6)
+    assert decode_image(encoded("BMP", "red"), source="x").getpixel((0, 0)) == (255, 0, 0)
+    assert decode_image(encoded("GIF", "red"), source="x").size == (8, 6)
     assert reason_of(encoded("GIF", "red", "blue")) == reason_of(encoded("TIFF", "red", "blue")) == "animated"
     assert reason_of(encoded("PPM", "red")) == "format"
 
 
 def test_an_image_of_exactly_the_limit_is_decoded_and_one_pixel_more_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 48)
-    assert decode_image(encoded("PNG", "red"), source="x").image.size == (8, 6)
+    assert decode_image(encoded("PNG", "red"), source="x").size == (8, 6)
     monkeypatch.setattr(images, "MAX_PIXELS", 47)
     assert reason_of(encoded("PNG", "red")) == "too_large"
 
@@ -64,7 +64,7 @@ def test_float_grey_is_a_share_of_white_from_0_to_exactly_1_and_a_row_beyond() -
         Image.fromarray(np.array([values], np.float32)).save(buffer, "TIFF")
         return buffer.getvalue()
 
-    assert np.asarray(decode_image(tiff(0.0, 0.5, 1.0), source="x").image)[0, :, 0].tolist() == [0, 128, 255]
+    assert np.asarray(decode_image(tiff(0.0, 0.5, 1.0), source="x"))[0, :, 0].tolist() == [0, 128, 255]
     assert {reason_of(tiff(0.0, value)) for value in (1.004, 255.0, 65535.0, -0.1)} == {"format"}
     assert reason_of(tiff(0.0, float("nan"))) == "decode"
 
