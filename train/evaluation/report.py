@@ -123,7 +123,7 @@ def _summary(runs: Named) -> Html:
         f"{first.overall.total:,} questions of split {split}. Ranked: the answer is the choice of the "
         "highest log-likelihood, summed over its tokens. Generated: the answer is decoded greedily, without a "
         "list of choices, and compared without case, punctuation and articles. Brackets hold the 95 % interval "
-        "(Wilson), computed as if questions were independent; `by cluster`, it allows for several questions on one "
+        "(Wilson), computed as if questions were independent. The one by cluster allows for several questions on one "
         "scene, image or minimal pair."
     )
 
