@@ -197,7 +197,7 @@ def test_a_text_that_theworld_did_not_write_is_refused_by_its_name(
         ("metrics.json", '{"train_steps": 1, "loss": [1]}'),
         ("metrics.json", '{"train_steps": "x", "loss": []}'),
         ("metrics.json", "[]"),
-        ("metrics.json", '{"train_steps": 1, "loss": [], "x": ' + "[" * 900 + "]" * 900 + "}"),
+        ("metrics.json", '{"train_steps": 1, "loss": [], "x": ' + "[" * 990 + "]" * 990 + "}"),
         ("evaluation.json", '{"by_type": {"<b>": {"accuracy": "x"}}}'),
         ("evaluation.json", "[[1]]"),
     ],
