@@ -26,7 +26,7 @@ from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.recipe import make_recipe
 from theworld.precompute.live.world import LiveWorld
 from theworld.precompute.preview.latent_decoder import place_of
-from theworld.precompute.worlds.source import resolve_world
+from theworld.precompute.worlds.source import find_autoencoder, resolve_world
 from theworld.train.config import DtypeName, TrainConfig
 from theworld.train.evaluation.answer import Ranked, ask
 from theworld.train.language.lm import LanguageModel, add_lora, load_language_model
@@ -141,11 +141,13 @@ class TheWorld(Reader):
         form = config.token_layout()
         form.grid(height, width)
         base = load_language_model(weights, device=where, dtype=resolve_dtype(dtype, where))
-        facts = ReaderFacts(
-            latent_shape=(channels, height, width), hidden_size=base.hidden_size, layout=form.name, patch=form.patch,
-            pool=form.pool, pool_steps=form.pool_steps, coarse=form.coarse, queries=form.queries,
-            max_world_steps=config.max_world_steps, num_world_steps=steps,
-        )  # fmt: skip
+        facts = ReaderFacts.of_layout(
+            form,
+            latent_shape=(channels, height, width),
+            hidden_size=base.hidden_size,
+            max_world_steps=config.max_world_steps,
+            num_world_steps=steps,
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             reader = build_reader(facts, base).to(where)
@@ -286,8 +288,8 @@ class TheWorld(Reader):
         return super()._roll_out(images, keys, steps)
 
     def _spec(self) -> LatentSpec:
-        parts = self._parts()
-        return resolve_world(place_of(parts.meta.recipe, parts.world), with_weights=False).latent_spec()
+        parts = self._parts()  # by its configs: to resolve a folder is to hash all its weights
+        return find_autoencoder(place_of(parts.meta.recipe, parts.world)).latent_spec()
 
     def _parts(self) -> _Parts:
         if "_known" not in self.__dict__:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
 from theworld.precompute.inputs.sandbox import shared_decoder
 from theworld.precompute.rollout.kinds import KINDS
+from theworld.train.data.batches import Example, pad_rows
 from theworld.train.data.vision import VisionInputs
 from theworld.train.language.lm import LanguageModel
 
@@ -60,12 +62,8 @@ class Processor:
         texts = [text] if isinstance(text, str) else list(text)
         if not texts or not all(isinstance(each, str) and each.strip() for each in texts):
             raise ConfigError(f"text is one question or several, got {text!r}")
-        rows = [torch.tensor(self._lm.prompt_ids(each)) for each in texts]
-        pad = torch.nn.utils.rnn.pad_sequence
-        batch: dict[str, Any] = {
-            "input_ids": pad(rows, batch_first=True, padding_value=self._lm.pad_id).to(self._device),
-            "attention_mask": pad([torch.ones_like(row) for row in rows], batch_first=True).to(self._device),
-        }
+        rows = pad_rows([(Example("", tuple(self._lm.prompt_ids(each)), ()),) for each in texts], self._lm.pad_id)
+        batch: dict[str, Any] = {name: rows[name].to(self._device) for name in ("input_ids", "attention_mask")}
         if images is not None:
             batch |= self._pictures(images, len(texts))
         return BatchFeature(batch)
@@ -78,6 +76,14 @@ class Processor:
         """The texts of a batch that `generate` returned."""
         return [self.decode(row) for row in ids]
 
+    @cached_property
+    def _latent_spec(self) -> LatentSpec:
+        return self._spec()
+
+    @cached_property
+    def _vision(self) -> VisionInputs:
+        return VisionInputs(self._lm, {})
+
     def _pictures(self, images: Picture | Sequence[Picture], count: int) -> dict[str, Any]:
         given = list(cast(Sequence[Picture], images)) if isinstance(images, list | tuple) else [cast(Picture, images)]
         if len(given) not in (1, count):
@@ -89,18 +95,16 @@ class Processor:
                 f"this model reads latents of kind {self._recipe.kind}, which are made of {kind.takes}s: precompute "
                 "them, and pass latents=store.read(keys)"
             )
-        loaded = [
-            shared_decoder().load(content, self._recipe, self._spec(), source).first for content, _, source in contents
-        ]
+        spec, decoder = self._latent_spec, shared_decoder()
+        loaded = [decoder.load(content, self._recipe, spec, source).first for content, _, source in contents]
         repeat = count // len(given)
         batch: dict[str, Any] = {
             "images": torch.stack(loaded * repeat).to(self._device),
             "keys": [key for _, key, _ in contents] * repeat,
         }
         if self._lm.image_tokens:
-            vision = VisionInputs(self._lm, {})
             pixels = [
-                vision.prepare_image(decode_image(content, source=source)) for content, _, source in contents
+                self._vision.prepare_image(decode_image(content, source=source)) for content, _, source in contents
             ]
             batch["pixel_values"] = torch.cat(pixels * repeat).to(self._device)
         return batch

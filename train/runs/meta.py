@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -53,6 +54,12 @@ class ReaderFacts(_Facts):
     pool_steps: _Size = 1
     coarse: _Size = 2
     queries: _Size = 32
+
+    @classmethod
+    def of_layout(cls, layout: TokenLayout, **others: Any) -> Self:
+        """Facts of a reader with this layout, which `token_layout` returns, and with other fields by name."""
+        fields = asdict(layout)
+        return cls(layout=fields.pop("name"), **fields, **others)
 
     def token_layout(self) -> TokenLayout:
         """The reader's layout."""
@@ -136,6 +143,5 @@ def read_meta(run: Path) -> RunMeta:
     except ValueError as error:
         why = list_problems(error) if isinstance(error, ValidationError) else str(error)
         raise RunError(
-            f"{run / META} does not describe a run: {why}. "
-            "It was changed, or written by another version; train again"
+            f"{run / META} does not describe a run: {why}. It was changed, or written by another version; train again"
         ) from error

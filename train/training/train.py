@@ -259,16 +259,10 @@ def _encode(
 
 def _reader_facts(config: TrainConfig, arm: Arm, store: LatentStore, lm: LanguageModel, steps: int) -> ReaderFacts:
     channels, _, height, width = store.sample_shape
-    layout = config.token_layout()
-    return ReaderFacts(
+    return ReaderFacts.of_layout(
+        config.token_layout(),
         latent_shape=(channels, height, width),
         hidden_size=lm.hidden_size,
-        layout=layout.name,
-        patch=layout.patch,
-        pool=layout.pool,
-        pool_steps=layout.pool_steps,
-        coarse=layout.coarse,
-        queries=layout.queries,
         max_world_steps=config.max_world_steps,
         num_world_steps=steps,
         frames=(0,) if store.recipe.traits.is_distribution else arm.frames(steps),  # what is drawn is one frame
