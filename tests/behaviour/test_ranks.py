@@ -24,7 +24,7 @@ from theworld.train.training.train import train
 
 from ..faults.harness import finish, start
 from ..miniatures.training import StopAt, lay_out, learned, settings
-from ..train.training.test_trainer import LATENTS, ROWS, build
+from ..train.training.test_train import LATENTS, ROWS, build
 from .test_trackers import of_stand_in, stand_in
 
 pytestmark = pytest.mark.slow
