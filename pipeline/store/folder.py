@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -33,8 +33,10 @@ from ..errors import (
     StoreNotFoundError,
 )
 from ..files.atomic import made_folder, make_folders, publish, sync_folder, writing
+from ..files.file_system import LOST
 from ..files.inside import held_folder
 from ..files.local import require_local
+from ..files.open_files import retried
 from ..files.plain import read_file
 from ..files.sealed import seal, unseal
 from ..latents.recipe import Recipe, difference, parse_recipe
@@ -150,7 +152,7 @@ def find_stores(cache: Path) -> list[Path]:
     """
     cache = require_local(cache)
     try:
-        return sorted(path for path in cache.iterdir() if is_store(path))
+        return sorted(path for path in retried(lambda: list(cache.iterdir())) if is_store(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -281,8 +283,8 @@ def _lay_out(path: Path, manifest: _Manifest) -> None:
     for name, content in layout.files(0).items():
         if not (path / name).exists():
             publish(tmp, path / name, content, within=path)
-    with held_folder(path, tmp) as held_tmp:
-        self_test(held_tmp)
+    with ExitStack() as stack:
+        self_test(*(stack.enter_context(held_folder(path, folder)) for folder in (tmp, path / "commits", payloads)))
 
 
 def _path_of(cache: Path, recipe: Recipe) -> Path | None:
@@ -309,6 +311,8 @@ def _load(path: Path, *, tolerate_damage: bool) -> LatentStore:
             f"{path} is incomplete: {error.filename} is missing. Was the folder copied as a whole?"
         ) from error
     except OSError as error:
+        if error.errno in LOST:
+            raise unreadable(path, None, error) from error
         cause = f"{error.filename}: {error.strerror}"
         raise StoreError(f"{path} cannot be read: {cause}. Are its folders yours, and folders?") from error
     try:
@@ -409,10 +413,12 @@ _REBUILD = "`theworld cache repair STORE --apply` moves it to lost+found and mak
 def is_store(path: Path) -> bool:
     """Whether a folder is a store, in whatever state; one that this user may not look into is so by its name."""
     try:
-        return stat.S_ISREG((path / "theworld.json").stat().st_mode)
+        return stat.S_ISREG(retried((path / "theworld.json").stat).st_mode)
     except PermissionError:
         return _STORE_NAME.search(path.name) is not None
-    except OSError:
+    except OSError as error:
+        if error.errno in LOST:  # else a second store of the recipe would begin beside it
+            raise unreadable(path / "theworld.json", None, error) from error
         return False
 
 

@@ -6,6 +6,7 @@ read. """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from ..files.open_files import retried
 from ..files.plain import read_file
 from ..files.sealed import seal_tensors
 from ..latents.keys import KEY_DIGITS, is_key
@@ -63,8 +65,12 @@ def shard_of(record: ShardRecord, stamp: Stamp) -> Shard:
 
 def record_inodes(store: Path) -> dict[int, int]:
     """The shards that have a record, and the inode of each, from one listing; no file is looked at."""
-    with os.scandir(store / "commits") as entries:
-        numbers = {record_number(entry.name): entry.inode() for entry in entries}
+
+    def listed() -> dict[int | None, int]:
+        with os.scandir(store / "commits") as entries:
+            return {record_number(entry.name): entry.inode() for entry in entries}
+
+    numbers = retried(listed)
     return {number: inode for number, inode in numbers.items() if number is not None}
 
 
@@ -72,8 +78,10 @@ def record_stamp(store: Path, number: int) -> Stamp | None:
     """The stamp of a record; None where it was moved away meanwhile."""
     path = record_path(store, number)
     try:
-        status = path.stat()
-    except OSError:
+        status = retried(path.stat)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):  # a server that does not answer took no record away
+            raise
         return Stamp(0, 0) if path.is_symlink() else None  # to nothing, or to itself: reading it will say so
     return Stamp(status.st_size, status.st_mtime_ns)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
 from ..files.atomic import replace, writing
+from ..files.open_files import is_lost
 from ..files.plain import has_content
 from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec, latent_frames
@@ -279,7 +280,9 @@ class LatentStore:
                     if os.preadv(payload.fd, memory[sample], place * row_bytes + offset) != size:
                         self._read_slowly(payload, place, memory[sample][0], offset)
                 except OSError as error:
-                    raise self._damaged(number, f"row {place} cannot be read: {error.strerror}") from error
+                    payload = self._read_anew(payload, place, buffer, sample, error)
+                    break
+            payload.used = started
             if not has_prefetched and perf_counter() - started > patience:  # from the disk: ask for all others at once
                 has_prefetched = True
                 self._prefetch(zip(numbers[sample + 1 :], places[sample + 1 :], strict=True), buffer)
@@ -437,6 +440,26 @@ class LatentStore:
             if read == 0:
                 raise self._damaged(payload.shard.number, f"it ends within row {place}")
             at += read
+
+    def _read_anew(
+        self, payload: ShardFile, place: int, buffer: BatchBuffer, sample: int, error: OSError
+    ) -> ShardFile:
+        """A read failed: once more where the file system had lost the open file; else say whether that is damage."""
+        number = payload.shard.number
+        try:
+            if not is_lost(error):
+                raise error
+            payload = self._payloads.open_anew(payload)
+            for offset, _, memory in buffer.pieces:
+                self._read_slowly(payload, place, memory[sample][0], offset)
+        except ValueError as changed:
+            raise self._damaged(number, str(changed)) from error
+        except OSError as again:
+            store_error = unreadable(self.payload_path(number), number, again)
+            problem = f"row {place} cannot be read: {again.strerror or again}"
+            is_damaged = isinstance(store_error, DamagedShardError)
+            raise (self._damaged(number, problem) if is_damaged else store_error) from again
+        return payload
 
     def _check(self, payload: ShardFile, place: int, memory: NDArray[np.uint8], frames: int) -> None:
         """The first touch of these frames: they must match their checksums, and the first one its record's."""

@@ -14,7 +14,7 @@ from ..files.atomic import TempFile, place, remove, sync_folder, writing
 from ..files.inside import held_folder
 from ..files.lock import exclusive_lock
 from ..progress import Progress
-from .commit import link_on_the_way
+from .commit import leftovers, link_on_the_way
 from .folder import load_store, make_own_folders
 from .index import SNAPSHOT, record_inodes
 from .verify import Finding, Level, Verification, verify
@@ -143,7 +143,7 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
     young = 0
     payloads_top = path / store.layout.payload_folder
     unnamed = [store.payload_path(number) for number in orphans]
-    for file in [*_entries(path / "tmp"), *unnamed]:
+    for file in [*leftovers(path), *unnamed]:
         if link_on_the_way(file, payloads_top):  # not a file of this store
             continue
         try:

@@ -24,6 +24,7 @@ from ..files.plain import has_content, open_file
 from ..messages import command, format_bytes
 from ..progress import Progress
 from . import ledger
+from .commit import leftovers
 from .folder import check_array_metadata, load_store
 from .index import SNAPSHOT, Shard, read_snapshot, record_inodes, record_stamps
 from .latent_store import LatentStore
@@ -248,9 +249,11 @@ def _strays(store: LatentStore) -> Iterator[Finding]:
     orphans = sorted(store.layout.payload_numbers(store.path) - record_inodes(store.path).keys())
     if orphans:
         yield Finding(False, "orphan", f"{_count(orphans, 'payload')} without a record, left by killed writers: see gc")
-    leftovers = sum(1 for _ in (store.path / "tmp").iterdir()) if (store.path / "tmp").is_dir() else 0
-    if leftovers:
-        yield Finding(False, "leftover", f"{leftovers} unfinished files in tmp/: of running or killed writers: see gc")
+    if unfinished := leftovers(store.path, quick=True):
+        hidden = any(file.parent.name != "tmp" for file in unfinished)
+        where = ", some hidden beside their targets" if hidden else " in tmp/"
+        message = f"{len(unfinished)} unfinished files{where}: of running or killed writers: see gc"
+        yield Finding(False, "leftover", message)
     if twice := sum(shard.rows for shard in store.shards.values()) - len(store):
         yield Finding(False, "twice", f"{twice} rows hold a key that another shard holds too; each is visible once")
 
