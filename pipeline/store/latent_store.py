@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -92,7 +92,7 @@ class LatentStore:
         self.format: StoreFormat = format
         self.layout = layout_of(recipe, spec, shard_size, format)
         self.damage: tuple[str, ...] = ()
-        self._tolerate_damage = tolerate_damage
+        self.tolerates_damage = tolerate_damage
         self._recipe_id = recipe.id
         self._index = Index({}, shard_size)
         self._bad: dict[int, str] = {}
@@ -104,7 +104,7 @@ class LatentStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the folder for itself, and checks for itself."""
-        arguments = (self.path, self.recipe, self.spec, self.shard_size, self.format, self._tolerate_damage)
+        arguments = (self.path, self.recipe, self.spec, self.shard_size, self.format, self.tolerates_damage)
         return _open_again, arguments
 
     @property
@@ -194,7 +194,7 @@ class LatentStore:
                 instead and goes on.
         """
         with self._lock:
-            self._dropped.refresh(tolerate_damage=self._tolerate_damage)
+            self._dropped.refresh(tolerate_damage=self.tolerates_damage)
             inodes = record_inodes(self.path)
             indexed = self._index.shards
             removed = {n for n in (*indexed, *self._bad) if inodes.get(n) != self._inodes.get(n)}  # or another by now
@@ -208,7 +208,14 @@ class LatentStore:
             if new := self._read_records(sorted(stamps.keys() - self._index.shards.keys()), stamps):
                 self._index = self._index.with_shards(new)
             self._inodes = inodes
-            self.damage = (*(self._bad[number] for number in sorted(self._bad)), *self._dropped.damage)
+            self.damage = self._all_damage()
+
+    def disregard(self, numbers: Collection[int], problem: str) -> None:
+        """Go on as if some shards were not here: their keys are missing from now on, and `damage` says why."""
+        with self._lock:
+            self._index = self._index.without(numbers)
+            self._bad |= dict.fromkeys(numbers, problem)
+            self.damage = self._all_damage()
 
     def read(
         self, keys: Sequence[str], *, rollout_steps: int | None = None, out: NDArray[Any] | None = None
@@ -389,6 +396,9 @@ class LatentStore:
     def _find(self, keys: Sequence[str]) -> NDArray[np.int64]:
         return self._dropped.hide(keys, self._index.find(keys))
 
+    def _all_damage(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*(self._bad[number] for number in sorted(self._bad)), *self._dropped.damage]))
+
     def _possible(self, shard: Shard) -> bool:
         return shard.rows <= self.shard_size and shard.bytes == self.layout.payload_bytes(shard.rows)
 
@@ -407,7 +417,7 @@ class LatentStore:
             except FileNotFoundError:  # moved away since it was listed
                 continue
             except DamagedShardError as error:
-                if not self._tolerate_damage:
+                if not self.tolerates_damage:
                     raise
                 self._bad[number] = str(error)
         return shards

@@ -119,13 +119,20 @@ def retiring(
     outcome.append(_finish(store, file, before=before))
 
 
-def pending_retirements(store: Path) -> dict[Path, Note]:
+def pending_retirements(store: Path, *, but: Collection[Path] = ()) -> dict[Path, Note]:
     """The notes that an interrupted command left, by file.
 
+    Args:
+        but: files that are left out, as they are damaged.
     Raises:
-        DamagedShardError: a note is not what was written.
+        DamagedShardError: another note is not what was written.
     """
-    return {file: _read_note(file) for file in _notes(store)}
+    pending: dict[Path, Note] = {}
+    for file in _notes(store):
+        with suppress(FileNotFoundError):  # finished meanwhile
+            if file not in but:
+                pending[file] = _read_note(file)
+    return pending
 
 
 def check_notes(store: Path) -> dict[Path, str]:
