@@ -71,9 +71,8 @@ def drop(
         f"{_named(dropped.present or dropped.keys, sources)}{others}",
         paths=True,
     )
-    print_lines(
-        f"{len(dropped.shards)} shards, {format_bytes(dropped.bytes)}, {'' if apply else 'to be '}written again"
-    )
+    size = format_bytes(dropped.bytes)
+    print_lines(f"{len(dropped.shards)} shards, {size}, {'were' if apply else 'are to be'} written again without them")
     for folder in dropped.folders:
         print_lines(f"their old payloads are kept in {folder} (report.json says which and why).", paths=True)
         print_lines(f"To erase them for good: rm -r {shlex.quote(str(folder))}", paths=True)

@@ -187,9 +187,8 @@ def _report(store: LatentStore, rows: dict[int, int]) -> str:
     """Say in a folder of lost+found/ what will lie there, and why, before anything does; the folder's name."""
     aside = new_folder_aside(store.path, "dropped")
     sources = sources_by_key(store)
-    keys = np.unique(
-        np.concatenate([keys[is_in(keys, store.dropped)] for keys in (store.shards[number].keys for number in rows)])
-    )
+    of_shards = [store.shards[number].keys for number in rows]
+    keys = np.unique(np.concatenate([keys[is_in(keys, store.dropped)] for keys in of_shards]))
     report: dict[str, Any] = {
         "what": "shards that held latents which `theworld cache drop` took out of this store",
         "how to erase them": "delete this folder; no program reads it. The other rows of these shards were copied",

@@ -96,7 +96,8 @@ def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *,
     failed_before = [] if retry_failed else [failed[key] for key in unique if key in failed and key not in done_keys]
     dropped: set[str] = set()
     if store is not None and len(store.dropped):
-        dropped = {key for key, is_dropped in zip(keys, is_in(pack_keys(keys), store.dropped), strict=True) if is_dropped}
+        hits = is_in(pack_keys(keys), store.dropped)
+        dropped = {key for key, is_dropped in zip(keys, hits, strict=True) if is_dropped}
         failed_before = [failure for failure in failed_before if failure.key not in dropped]
     skip = done_keys | dropped | {failure.key for failure in failed_before}
     return Plan(
