@@ -25,6 +25,7 @@ from ..latents.spec import LatentSpec, latent_frames
 from ..messages import command
 from . import ledger
 from .buffer import BatchBuffer
+from .dropped import DroppedKeys
 from .formats import StoreFormat
 from .formats.base import ShardLayout
 from .formats.webdataset import WebDatasetLayout
@@ -33,6 +34,7 @@ from .index import (
     SNAPSHOT,
     SNAPSHOT_FROM_SHARDS,
     Index,
+    Keys,
     Shard,
     Stamp,
     read_snapshot,
@@ -95,6 +97,7 @@ class LatentStore:
         self._index = Index({}, shard_size)
         self._bad: dict[int, str] = {}
         self._inodes: dict[int, int] = {}
+        self._dropped = DroppedKeys(path)
         self._payloads = OpenShardFiles(path, partial(self.layout.payload_path, path))
         self._lock = threading.Lock()
         self.refresh()
@@ -117,7 +120,12 @@ class LatentStore:
     @property
     def keys(self) -> tuple[str, ...]:
         """Every visible key once, by shard and row."""
-        return self._index.keys
+        return self._dropped.left_of(self._index.keys)
+
+    @property
+    def dropped(self) -> Keys:
+        """The keys that `cache drop` took out, in order: never visible, and not to be made again."""
+        return self._dropped.keys
 
     @property
     def shards(self) -> Mapping[int, Shard]:
@@ -140,14 +148,14 @@ class LatentStore:
         return 1 + max(*self._bad, *self._index.shards, -1, -1)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._index) - self._dropped.count_in(self._index)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and bool(self.holds([key])[0])
 
     def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
         """Which of some keys are here."""
-        return self._index.find(keys) >= 0
+        return self._find(keys) >= 0
 
     def rows_of(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Where latents are in the Zarr array: `zarr.open(path)["latents"][row]`.
@@ -155,7 +163,7 @@ class LatentStore:
         Raises:
             MissingLatentError: names the first key that is not here.
         """
-        rows = self._index.find(keys)
+        rows = self._find(keys)
         if (rows < 0).any():
             missing_key, more_count = keys[int(np.argmax(rows < 0))], int((rows < 0).sum()) - 1
             more_text = f" and {more_count} more of {len(keys)}" if more_count else ""
@@ -186,6 +194,7 @@ class LatentStore:
                 instead and goes on.
         """
         with self._lock:
+            self._dropped.refresh(tolerate_damage=self._tolerate_damage)
             inodes = record_inodes(self.path)
             indexed = self._index.shards
             removed = {n for n in (*indexed, *self._bad) if inodes.get(n) != self._inodes.get(n)}  # or another by now
@@ -199,7 +208,7 @@ class LatentStore:
             if new := self._read_records(sorted(stamps.keys() - self._index.shards.keys()), stamps):
                 self._index = self._index.with_shards(new)
             self._inodes = inodes
-            self.damage = tuple(self._bad[number] for number in sorted(self._bad))
+            self.damage = (*(self._bad[number] for number in sorted(self._bad)), *self._dropped.damage)
 
     def read(
         self, keys: Sequence[str], *, rollout_steps: int | None = None, out: NDArray[Any] | None = None
@@ -376,6 +385,9 @@ class LatentStore:
         if snapshot is None or snapshot.shards.keys() != stamps.keys():
             content = write_snapshot(self._index, self._recipe_id)
             replace(self.path / "tmp", self.path / SNAPSHOT, content, within=self.path)
+
+    def _find(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        return self._dropped.hide(keys, self._index.find(keys))
 
     def _possible(self, shard: Shard) -> bool:
         return shard.rows <= self.shard_size and shard.bytes == self.layout.payload_bytes(shard.rows)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DamagedShardError, StoreError
-from ..files.atomic import TempFile, place, remove, sync_folder, writing
+from ..files.atomic import TempFile, remove, writing
 from ..files.inside import held_folder
-from ..files.lock import exclusive_lock
 from ..progress import Progress
 from .commit import link_on_the_way
-from .folder import load_store, make_own_folders
+from .folder import load_store
 from .index import SNAPSHOT, record_inodes
+from .maintenance import alone, set_aside
+from .retire import finish_retirements
 from .verify import Finding, Level, Verification, verify
 
-_LOCKED = "theworld.json"
 GRACE_S = 14 * 24 * 3600
 """A file no record names may belong to a writer between two of its steps; none takes two weeks."""
 
@@ -61,14 +60,15 @@ def repair(path: Path, *, apply: bool, level: Level = "read", progress: Progress
     if not apply:
         verification = verify(path, level=level, progress=progress)
         return Repair(verification, *_moves(verification))
-    with _alone(path):
+    with alone(path):
+        finish_retirements(load_store(path))
         verification = verify(path, level=level, progress=progress)
         moves, unhealed = _moves(verification)
         with writing(path):
             if any(finding.damage or finding.what == "index" for finding in verification.findings):
                 remove(path / SNAPSHOT, within=path)  # first: it must not speak for a record that is gone
             for file in moves:
-                _set_aside(path, file)
+                set_aside(path, file)
         load_store(path).publish()
     return Repair(verification, moves, unhealed)
 
@@ -86,7 +86,9 @@ def gc(path: Path, *, apply: bool, grace_s: float = GRACE_S) -> Sweep:
     """
     if not apply:
         return _sweep(path, time.time() - grace_s, apply=False)
-    with _alone(path), writing(path):
+    with alone(path), writing(path):
+        if finish_retirements(store := load_store(path)).shards:
+            store.publish()
         # the file system's clock, which dates the files
         with held_folder(path, path / "tmp") as tmp:
             probe = TempFile(tmp)
@@ -103,27 +105,6 @@ def _moves(verification: Verification) -> tuple[tuple[Path, ...], tuple[Finding,
     # a link itself, never where it leads
     movable = (link_on_the_way(file, verification.store) or file for file in files)
     return tuple(file for file in dict.fromkeys(movable) if os.path.lexists(file)), unhealed
-
-
-def _set_aside(store: Path, file: Path) -> None:
-    """Give a file a name in lost+found/ that nothing there has, then take its own away."""
-    stem = "-".join(file.relative_to(store).parts)
-    number = 0
-    with held_folder(store, file.parent) as here, held_folder(store, store / "lost+found") as aside:
-        held = here / file.name
-        while True:
-            target = aside / (f"{stem}.{number}" if number else stem)
-            if held.is_dir() or held.is_symlink():  # these have no hard links
-                if not os.path.lexists(target):
-                    os.rename(held, target)  # noqa: PTH104
-                    break
-            elif place(held, target):
-                sync_folder(aside)
-                remove(held)
-                break
-            number += 1
-        sync_folder(aside)
-        sync_folder(here)
 
 
 def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
@@ -164,15 +145,3 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
 
 def _entries(folder: Path) -> Iterable[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.is_dir()) if folder.is_dir() else []
-
-
-@contextmanager
-def _alone(store: Path) -> Generator[None]:
-    """Keep a second repair or gc away. Writers need not be: they and gc get along by age, they and repair by names."""
-    load_store(store)
-    busy = f"another repair or gc is at work on {store}; try again when it has ended"
-    with ExitStack() as stack:
-        with writing(store):
-            make_own_folders(store)
-            stack.enter_context(exclusive_lock(store / _LOCKED, busy=busy))
-        yield

@@ -457,7 +457,7 @@ def test_one_repair_or_gc_at_a_time_and_a_killed_one_holds_nothing_up(store: Lat
             assert pipe.readline() == "at work\n"
             before = listing(store.path)
             for command in (repair, gc):
-                with pytest.raises(StoreLockedError, match="another repair or gc"):
+                with pytest.raises(StoreLockedError, match="another repair, gc, drop or compact"):
                     command(store.path, apply=True)
             assert len(repair(store.path, apply=False).moved) == 2
             gc(store.path, apply=False)
