@@ -325,7 +325,7 @@ def open_pool(
         # workers share a GPU only if there are more workers than GPUs
         gpus_per_worker = 1 / -(-workers // gpus) if gpus else 0
         sign = _stop_sign_name()
-        rays_setup = _ray_setup(setup, threads, sign)
+        rays_setup = _ray_setup({**setup, "stop_sign": sign}, threads)
         yield _RayPool(session, rays_setup, workers, progress, StopSign(sign), cpus=1, gpus=gpus_per_worker)
 
 
@@ -341,7 +341,7 @@ def join_pool(
     sign = _stop_sign_name()
     pool = _RayPool(
         session,
-        _ray_setup(setup, None if worker_plan.gpus else int(worker_plan.cpus), sign),
+        _ray_setup({**setup, "stop_sign": sign}, None if worker_plan.gpus else int(worker_plan.cpus)),
         worker_plan.workers,
         progress,
         StopSign(sign),
@@ -358,11 +358,11 @@ def join_pool(
     yield pool
 
 
-def _ray_setup(setup: dict[str, Any], threads: int | None, stop_sign: str) -> WorkerSetup:
+def _ray_setup(setup: dict[str, Any], threads: int | None) -> WorkerSetup:
     from .worker import WorkerSetup
 
     # Ray's session is private; what workers write to the store gets the rights this process would give it
-    return WorkerSetup(**setup, umask=current_umask(), threads=threads, stop_sign=stop_sign)
+    return WorkerSetup(**setup, umask=current_umask(), threads=threads)
 
 
 def _stop_sign_name() -> str:

@@ -29,13 +29,15 @@ import psutil
 
 from ...pipeline.credentials import secret_names
 from ...pipeline.errors import ConfigError, Interrupted
-from .signals import before_the_end
+from .signals import before_the_end, held
 
 _SETTINGS = {
     "RAY_AUTH_MODE": "token",
     # despite its name, on Linux this binds every service to loopback; checked after start below
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # of seconds; where the driver was killed, the last of Ray's helpers otherwise stays for a minute
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 _OBJECT_STORE_BYTES = 128 * 2**20
 """Receipts and names pass through it, never latents."""
@@ -48,9 +50,13 @@ _HOST = "host"
 """File with the name of a session's machine: on another, which may share TMPDIR, its process's number says nothing."""
 STOP_S = 20.0
 """For Ray to stop by itself; without its raylet it may wait for ever."""
+LEAVE_S = 1.0
+"""For this process to leave its own Ray, in which nothing of use is left."""
+PUT_S = 5.0
+"""For a stop sign to be put up."""
 _LOOK_S = 0.2
 """Between looks at a stop sign, each of which asks another process."""
-_OF_THE_GROUP = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+_OF_THE_GROUP = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 """What a closing terminal or a batch system may send to all processes of a job: the driver alone acts on it, else
 Ray's processes would take the workers' batches with them. Ray itself does the same with SIGINT."""
 
@@ -77,8 +83,14 @@ class StopSign:
         """For the driver. Where Ray does not answer, nobody is left to be told."""
         from ray.experimental import internal_kv
 
-        with suppress(Exception):
-            internal_kv._internal_kv_put(self._name, b"1")
+        def put() -> None:
+            with suppress(Exception):
+                internal_kv._internal_kv_put(self._name, b"1")
+
+        # in a thread: where Ray's table is gone, this tries for a minute
+        putting = threading.Thread(target=put, daemon=True)
+        putting.start()
+        putting.join(PUT_S)
 
     def is_up(self) -> bool:
         """For a worker."""
@@ -125,7 +137,8 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
 
             # workers need no token or password of yours: the world model's files are here by now
             no_secrets = environment(**dict.fromkeys(secret_names(os.environ), None))
-            with no_secrets, _blocked(_OF_THE_GROUP):
+            # held: an exception from within would leave a Ray behind that is half up
+            with no_secrets, held(), _blocked(_OF_THE_GROUP):
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -195,9 +208,16 @@ def _set(values: dict[str, str | None]) -> None:
 
 
 def stop(ray: Any, started: list[psutil.Process]) -> None:
-    """Shut Ray down, by force where it does not stop by itself: without a raylet or a GCS it may not."""
+    """Shut Ray down, by force where it does not stop by itself: without a raylet or a GCS it may not.
+
+    Args:
+        started: processes of a Ray of ours, which get no SIGTERM: killed once this process has taken its leave.
+    """
     stopping = threading.Thread(target=ray.shutdown, daemon=True)
     stopping.start()
+    if started:
+        stopping.join(LEAVE_S)
+        _kill(started)
     stopping.join(STOP_S)
     if stopping.is_alive() or any(map(_is_running, started)):
         _kill(started)

@@ -120,6 +120,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             count = min(workers, len(tasks))
             pool = stack.enter_context(open_pool(setup, count, progress, in_process=config.in_process))
             signals.install()
+            signals.check()
         scheduler = Scheduler(
             pool,
             store,
