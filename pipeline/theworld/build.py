@@ -30,7 +30,7 @@ _NOTHING = sha256().hexdigest()
 
 SETTINGS = frozenset(
     {"max_world_steps", "layout", "patch", "pool", "pool_steps", "coarse", "queries"}
-    | {"lora_rank", "lora_alpha", "lora_dropout"}
+    | {"lora_rank", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save"}
 )
 """Those of `TrainConfig` that a model has before it learns; a run's are fixed."""
 
@@ -108,7 +108,7 @@ def parts_untrained(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             reader = build_reader(facts, base).to(on)
-            adapted = add_lora(base, rank=config.lora_rank, alpha=config.lora_alpha, dropout=config.lora_dropout)
+            adapted = add_lora(base, **config.lora())
     meta = RunMeta(
         recipe=recipe, recipe_id=recipe.id,
         store=StoreFacts(path="", shards=0, samples=0, keys_sha256=_NOTHING),

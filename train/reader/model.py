@@ -61,7 +61,7 @@ class TheWorld(nn.Module):
     ) -> None:
         """
         Args:
-            lm: a causal language model of transformers, bare or with peft's LoRA; everything but LoRA is frozen here.
+            lm: a causal language model of transformers, bare or with peft's LoRA; its own weights are frozen here.
             num_world_steps: rollout steps to read by default; 0 is the observed frame alone.
             max_world_steps: the most any call may ask for; at most the reader's.
             world, recipe: the world model and recipe to roll images forward live. Cached latents need neither.
@@ -81,7 +81,7 @@ class TheWorld(nn.Module):
         object.__setattr__(self, "world", world)  # not a submodule: never trained, moved or saved with this one
         self.recipe = recipe
         for name, parameter in lm.named_parameters():
-            parameter.requires_grad_("lora_" in name)
+            parameter.requires_grad_("lora_" in name or ".modules_to_save." in name)
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Temporal embedding, projector and LoRA, by name."""

@@ -124,7 +124,7 @@ def train(
         progress.say(line)
 
     set_seed(config.seed)
-    lm = add_lora(lm, rank=config.lora_rank, alpha=config.lora_alpha, dropout=config.lora_dropout)
+    lm = add_lora(lm, **config.lora())
     if config.gradient_checkpointing:
         checkpoint_activations(lm)
     model = TheWorld(
