@@ -24,7 +24,7 @@ WEIGHTS = Path(theworld.precompute.worldlet.__file__).parent / "weights"
 
 @pytest.fixture(scope="module")
 def unseen() -> Clips:
-    return clips_of(draw_scenes("validation", 16))
+    return clips_of(draw_scenes("validation", 8))
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
