@@ -20,11 +20,11 @@ import xxhash
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from ..files.inside import require_inside
-from ..files.plain import has_content, open_file
+from ..files.plain import open_file
 from ..messages import command, format_bytes
 from ..progress import Progress
 from . import ledger
-from .folder import check_array_metadata, load_store
+from .folder import load_store
 from .index import SNAPSHOT, Shard, read_snapshot, record_inodes, record_stamps
 from .latent_store import LatentStore
 from .records import ShardRecord, read_record, record_path, unreadable
@@ -170,9 +170,8 @@ def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding]
 
 
 def _agree(record: ShardRecord, shard: Shard) -> bool:
-    crcs = "".join(f"{crc:08x}" for crc in shard.first_frames_crc32c.tolist())
-    keys = "".join(record.keys)
-    return (keys, record.bytes, record.first_frames_crc32c) == (shard.keys.tobytes().hex(), shard.bytes, crcs)
+    same_rows = ("".join(record.keys), record.bytes) == (shard.keys.tobytes().hex(), shard.bytes)
+    return same_rows and np.array_equal(record.checksums(), shard.frames_crc32c)
 
 
 def _size_problem(store: Path, payload: Path, record: ShardRecord) -> str | None:
@@ -204,6 +203,7 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
     layout = store.layout
     frames = layout.sample_shape[1]
     reads = layout.reads(frames)
+    recorded: list[list[int]] = record.checksums().tolist()
     memory = np.zeros((1, reads.memory_bytes), np.uint8)
     values, rewritten = layout.values(memory, frames)[0], layout.new_row()
     with open_file(store.payload_path(record.shard), record.bytes, within=store.path) as file:
@@ -212,12 +212,12 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
             for offset, at, size in reads.segments:
                 memory[0, at : at + size] = np.frombuffer(row[offset : offset + size], np.uint8)
             try:
-                first_frame_crc32c = layout.encode(key, values, rewritten)
+                checksums = layout.encode(key, values, rewritten)
             except LatentShapeError as error:
                 return f"row {place}: {error}"
             if rewritten.tobytes() != row:
                 return f"row {place} ({key}) is not what its numbers would be written as"
-            if first_frame_crc32c != int(record.first_frames_crc32c[8 * place : 8 * place + 8], 16):
+            if checksums != recorded[place]:
                 return f"row {place} ({key}) is not the one its record describes"
         if file.read() != layout.trailer(record.rows):
             return "what follows its last row is not what a shard ends with"
@@ -226,15 +226,15 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
 
 def _metadata(store: LatentStore) -> Iterator[Finding]:
     try:
-        check_array_metadata(store)
+        if store.zarr_group is not None:
+            store.zarr_group.check()
     except StoreMismatchError as error:
         yield Finding(True, "zarr", str(error), (store.path / "latents" / "zarr.json",))
-    stated = store.layout.files(store.array_rows)
-    for name in (*stated, SNAPSHOT):
-        path = store.path / name
+    stale = [] if store.zarr_group is None else store.zarr_group.stale(store.index)
+    for path in dict.fromkeys((*stale, store.path / SNAPSHOT)):
         if os.path.lexists(path) and not path.is_file():
             yield Finding(True, "index", f"{path} is not a file, so nothing can be written there", (path,))
-        elif name in stated and not has_content(path, stated[name], within=store.path):
+        elif path.name != SNAPSHOT:
             yield Finding(False, "index", f"{path} does not state what is here; repair makes it again")
     for path, message in ledger.check(store.path).items():
         yield Finding(True, "log", message, (path,))
