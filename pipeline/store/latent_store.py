@@ -470,7 +470,8 @@ class LatentStore:
             raise self._damaged(payload.shard.number, f"row {place} does not match its checksums")
         recorded: list[int] = payload.shard.frames_crc32c[place, :frames].tolist()
         if stated[: len(recorded)] != recorded:
-            raise self._damaged(payload.shard.number, f"row {place} is not the one its record describes")
+            problem = f"row {place} does not match its checksums, or is not the one its record describes"
+            raise self._damaged(payload.shard.number, problem)
         payload.checked[place] = frames
 
     def _damaged(self, number: int, problem: str) -> DamagedShardError:
