@@ -121,8 +121,13 @@ class Index:
     @cached_property
     def keys(self) -> tuple[str, ...]:
         """Every key once, by row."""
+        return unpack_keys(self.by_row()[0])
+
+    def by_row(self) -> tuple[Keys, NDArray[np.int64]]:
+        """Every key once, packed, and its row, in the order of rows."""
         sorted_keys, rows = self._sorted
-        return unpack_keys(sorted_keys[np.argsort(rows)])
+        order = np.argsort(rows)
+        return sorted_keys[order], rows[order]
 
     def with_shards(self, shards: Iterable[Shard]) -> Index:
         """This and more shards."""

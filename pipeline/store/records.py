@@ -4,6 +4,7 @@ import errno
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -227,3 +228,9 @@ def unreadable(path: Path, shard: int | None, error: OSError) -> StoreError:
     )
 
 
+def stated_fps(store: Path, numbers: Iterable[int], recipe_id: str) -> float | None:
+    """Video frames per second of the world model, as the first readable record of some says; None where it does not."""
+    for number in numbers:
+        with suppress(StoreError, FileNotFoundError):
+            return stated_world(origins_of(read_record(store, number, recipe_id)))[1]
+    return None

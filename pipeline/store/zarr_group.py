@@ -15,14 +15,13 @@ import json
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DamagedShardError, StoreError, StoreMismatchError
+from ..errors import DamagedShardError, StoreMismatchError
 from ..files.atomic import made_folder, publish, remove, replace
 from ..files.plain import has_content, read_json
 from ..latents.keys import KEY_DIGITS
@@ -31,7 +30,7 @@ from ..latents.spec import LatentSpec
 from ..latents.time_axis import seconds_of_frames
 from .formats.zarr import ZarrLayout
 from .index import Index, Shard
-from .records import origins_of, read_record, stated_world, unreadable
+from .records import stated_fps, unreadable
 from .zarr_metadata import KEY, KEY_CHUNK_ROWS, LATENTS, TIME, Document, ZarrMetadata, difference
 
 _LIMIT_BYTES = 2**22
@@ -57,7 +56,7 @@ class ZarrGroup:
         for name in self._metadata.files:
             if not os.path.lexists(self._store / name):
                 self._make_folder(name)
-                content = _content(self._metadata.made[name])
+                content = content_of(self._metadata.made[name])
                 publish(self._store / "tmp", self._store / name, content, within=self._store)
 
     def publish(self, index: Index) -> None:
@@ -71,7 +70,7 @@ class ZarrGroup:
         for name, document in self.documents(index.array_rows).items():
             if _read(self._store, name) != document:
                 self._make_folder(name)
-                replace(self._store / "tmp", self._store / name, _content(document), within=self._store)
+                replace(self._store / "tmp", self._store / name, content_of(document), within=self._store)
 
     def is_behind(self, rows: int) -> bool:
         """Whether the metadata states another number of rows, or is not there."""
@@ -83,7 +82,7 @@ class ZarrGroup:
         documents = self.documents(index.array_rows)
         names = [name for name, document in documents.items() if _read(self._store, name) != document]
         if self._metadata.has_coordinates:
-            for chunk, shards in self._chunks(index):
+            for chunk, shards in self.key_chunks(index):
                 file = self._key_file(chunk)
                 if not has_content(file, key_chunk(shards, chunk, self._layout.shard_size), within=self._store):
                     names.append(file.relative_to(self._store).as_posix())
@@ -165,7 +164,7 @@ class ZarrGroup:
         folder = self._store / KEY / "c"
         self._make_folder(f"{KEY}/c/0")
         strays = {name for name in os.listdir(folder) if name.isascii() and name.isdigit()}  # noqa: PTH208 - 3x faster
-        for chunk, shards in self._chunks(index):
+        for chunk, shards in self.key_chunks(index):
             here = str(chunk) in strays
             strays.discard(str(chunk))
             state = hash(tuple((shard.number, shard.rows, shard.stamp) for shard in shards))
@@ -189,20 +188,14 @@ class ZarrGroup:
         """The chunk of `time_s`; None where there is none, or the times are not known."""
         if TIME not in self._metadata.arrays:
             return None
-        seconds = seconds_of_frames(self._recipe, self._spec, self._recipe.fps or self._stated_fps(index))
+        fps = self._recipe.fps or stated_fps(self._store, index.shards, self._recipe.id)
+        seconds = seconds_of_frames(self._recipe, self._spec, fps)
         return None if seconds is None else np.array(seconds, "<f8").tobytes()
-
-    def _stated_fps(self, index: Index) -> float | None:
-        """Video frames per second of the world model, as the first record says; None where it does not."""
-        for number in index.shards:
-            with suppress(StoreError, FileNotFoundError):
-                return stated_world(origins_of(read_record(self._store, number, self._recipe.id)))[1]
-        return None
 
     def _key_file(self, chunk: int) -> Path:
         return self._store / KEY / "c" / str(chunk)
 
-    def _chunks(self, index: Index) -> Iterator[tuple[int, list[Shard]]]:
+    def key_chunks(self, index: Index) -> Iterator[tuple[int, list[Shard]]]:
         """Each chunk of `key` that is not empty, and the shards whose rows are in it."""
         size, numbers = self._layout.shard_size, list(index.shards)
         shards = list(index.shards.values())
@@ -254,7 +247,8 @@ def _read(store: Path, name: str) -> Document | None:
     return cast(Document, document) if isinstance(document, dict) else None
 
 
-def _content(document: Document) -> bytes:
+def content_of(document: Document) -> bytes:
+    """A zarr.json as it is written."""
     return json.dumps(document, indent=2).encode()
 
 

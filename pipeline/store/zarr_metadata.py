@@ -28,6 +28,30 @@ _FACTS = ("recipe_id", "recipe", "theworld_format", "mean", "std")
 """Attributes that are stated again whenever a shape is: with another value, latents would be misread."""
 
 
+def attributes_of_store(recipe: Recipe) -> Document:
+    """What a reader of latents has to know of all of them."""
+    return {
+        "title": "latents of a world model, by theworld",
+        "recipe_id": recipe.id,
+        # as text: netCDF, which people save means to, takes no nested attribute
+        "recipe": json.dumps(recipe.meaning(), separators=(",", ":")),
+    }
+
+
+def attributes_of(array: str, spec: LatentSpec) -> Document:
+    """What the numbers of an array mean."""
+    return {
+        LATENTS: {
+            "long_name": "latents, standardised per channel: (raw - mean) / std",
+            "units": "1",
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+        },
+        KEY: {"long_name": "key of the input; empty where the row holds no sample"},
+        TIME: {"long_name": "time of the latent frame, 0 for what is observed last", "units": "s"},
+    }[array]
+
+
 class ZarrMetadata:
     """The metadata of one store.
 
@@ -52,25 +76,10 @@ class ZarrMetadata:
         """Of a new array, or of the group itself ("")."""
         if not self.has_coordinates:
             return {}
-        coordinates = " ".join(name for name in self.arrays if name != LATENTS)
-        return {
-            "": {
-                "title": "latents of a world model, by theworld",
-                "recipe_id": self._recipe.id,
-                # as text: netCDF, which people save means to, takes no nested attribute
-                "recipe": json.dumps(self._recipe.meaning(), separators=(",", ":")),
-                "theworld_format": self._layout.version,
-            },
-            LATENTS: {
-                "long_name": "latents, standardised per channel: (raw - mean) / std",
-                "units": "1",
-                "mean": list(self._spec.mean),
-                "std": list(self._spec.std),
-                "coordinates": coordinates,
-            },
-            KEY: {"long_name": "key of the input; empty where the row holds no sample"},
-            TIME: {"long_name": "time of the latent frame, 0 for what is observed last", "units": "s"},
-        }[array]
+        if array:
+            coordinates = {"coordinates": " ".join(name for name in self.arrays if name != LATENTS)}
+            return {**attributes_of(array, self._spec), **(coordinates if array == LATENTS else {})}
+        return {**attributes_of_store(self._recipe), "theworld_format": self._layout.version}
 
     def expected(self, array: str) -> Document:
         """Of an array of ours, what decides which bytes are which number: our format, in the words of Zarr v3."""
