@@ -53,7 +53,8 @@ class Shard:
     bytes: int
     """Of the payload."""
     keys: Keys
-    first_frames_crc32c: NDArray[np.uint32]
+    frames_crc32c: NDArray[np.uint32]
+    """(rows, F): of the first frame in format 1, else of all."""
     stamp: Stamp
 
     @property
@@ -63,8 +64,7 @@ class Shard:
 
 def shard_of(record: ShardRecord, stamp: Stamp) -> Shard:
     """The arrays of a record."""
-    crcs = np.frombuffer(bytes.fromhex(record.first_frames_crc32c), ">u4").astype(np.uint32)
-    return Shard(record.shard, record.bytes, pack_keys(record.keys), crcs, stamp)
+    return Shard(record.shard, record.bytes, pack_keys(record.keys), record.checksums(), stamp)
 
 
 def record_inodes(store: Path) -> dict[int, int]:
@@ -133,8 +133,13 @@ class Index:
     @cached_property
     def keys(self) -> tuple[str, ...]:
         """Every key once, by row."""
+        return unpack_keys(self.by_row()[0])
+
+    def by_row(self) -> tuple[Keys, NDArray[np.int64]]:
+        """Every key once, packed, and its row, in the order of rows."""
         sorted_keys, rows = self._sorted
-        return unpack_keys(sorted_keys[np.argsort(rows)])
+        order = np.argsort(rows)
+        return sorted_keys[order], rows[order]
 
     def with_shards(self, shards: Iterable[Shard]) -> Index:
         """This and more shards."""
@@ -176,7 +181,7 @@ def write_snapshot(index: Index, recipe_id: str) -> bytes:
     tensors: dict[str, NDArray[Any]] = {
         "shards": np.array([[s.number, s.rows, s.bytes, *s.stamp] for s in shards], np.int64),
         "keys": np.concatenate([shard.keys for shard in shards]).view(np.uint8).reshape(-1, _KEY.itemsize),
-        "first_frames_crc32c": np.concatenate([shard.first_frames_crc32c for shard in shards]),
+        "frames_crc32c": np.concatenate([shard.frames_crc32c for shard in shards]),
     }
     return safetensors.numpy.save({**tensors, "seal": _seal(tensors, recipe_id)})
 
@@ -203,7 +208,7 @@ def read_whole_snapshot(
         content = read_file(store / SNAPSHOT, limit_bytes, within=store)
         tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(content)
         seal = tensors.pop("seal")
-        table, keys, crcs = (tensors[name] for name in ("shards", "keys", "first_frames_crc32c"))
+        table, keys, crcs = (tensors[name] for name in ("shards", "keys", "frames_crc32c"))
     except (OSError, ValueError, KeyError, SafetensorError):
         return None
     if not np.array_equal(seal, _seal(tensors, recipe_id)) or not _consistent(table, keys, crcs, shard_size):
@@ -239,7 +244,7 @@ def _consistent(table: NDArray[Any], keys: NDArray[Any], crcs: NDArray[Any], sha
     """Whether tensors anybody may have sealed can be indexed as ours are."""
     if (table.dtype, keys.dtype, crcs.dtype) != (np.int64, np.uint8, np.uint32):
         return False
-    if (table.ndim, keys.ndim, crcs.ndim) != (2, 2, 1):
+    if (table.ndim, keys.ndim, crcs.ndim) != (2, 2, 2):
         return False
     if (table.shape, keys.shape) != ((len(table), 5), (len(crcs), _KEY.itemsize)) or not len(table):
         return False
