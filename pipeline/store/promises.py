@@ -50,8 +50,9 @@ class Gone:
 
 def promised_and_gone(store: LatentStore) -> Gone:
     """Compare what the snapshot and the Zarr array state with the records that are here. Cheap where all is here."""
+    # promises first: a writer may commit and publish between two looks
+    stated, promised = stated_rows(store), snapshot_numbers(store.path)
     recorded = record_inodes(store.path).keys()
-    promised = snapshot_numbers(store.path)
     keys: dict[int, Keys] = {}
     missing = sorted(promised - recorded)
     if missing and (snapshot := read_whole_snapshot(store.path, store.recipe.id, store.shard_size)):
@@ -61,8 +62,8 @@ def promised_and_gone(store: LatentStore) -> Gone:
             if not elsewhere.all():
                 keys[number] = of_shard[~elsewhere]
     payloads = tuple(path for number in keys if os.path.lexists(path := store.payload_path(number)))
-    highest = max(*promised, *store.bad_records, -1, -1)
-    stated, accounted = stated_rows(store), max(store.array_rows, (highest + 1) * store.shard_size)
+    highest = max(*promised, *store.bad_records, *(recorded - store.shards.keys()), -1, -1)
+    accounted = max(store.array_rows, (highest + 1) * store.shard_size)
     return Gone(keys, payloads, stated if stated > accounted else 0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -163,7 +162,3 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
         unfinished=len(pending_retirements(path, but=check_notes(path))),
         set_aside=(len(kept_sizes), sum(kept_sizes)),
     )
-
-
-def _entries(folder: Path) -> Iterable[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.is_dir()) if folder.is_dir() else []
