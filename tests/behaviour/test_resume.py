@@ -260,10 +260,9 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, bad: set[int], value: float = math
     forward, count = TheWorld.forward, [0]
 
     def poison(self: TheWorld, *args: Any, **kwargs: Any) -> WorldOutput:
-        loss, logits = forward(self, *args, **kwargs)
+        output = forward(self, *args, **kwargs)
         count[0] += 1
-        assert loss is not None
-        return WorldOutput(loss * value if count[0] in bad else loss, logits)
+        return WorldOutput(output.loss * value if count[0] in bad else output.loss, output.logits)
 
     monkeypatch.setattr(TheWorld, "forward", poison)
 

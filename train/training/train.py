@@ -23,7 +23,6 @@ from ..data.batches import check_answers, encode, pack
 from ..data.limits import examples_that_fit, questions_with_latents
 from ..data.live import LiveLatents, RollOut, roll_out_live
 from ..data.loader import LatentDataset
-from ..data.shown_choices import all_as_shown
 from ..data.vision import open_vision_inputs
 from ..language.lm import LanguageModel, add_lora, checkpoint_activations, load_language_model
 from ..language.weights import Weights, find_weights
@@ -32,6 +31,7 @@ from ..questions.images import require_folder
 from ..questions.readers import digest_of, place_of
 from ..questions.record import Question, evaluation_split, first_scenes, read_questions, select_split
 from ..questions.report import measure, training_lines
+from ..questions.shown_choices import all_as_shown
 from ..reader.context_budget import Budget, context_limits_of
 from ..reader.layouts import TokenLayout
 from ..reader.model import TheWorld
@@ -83,7 +83,7 @@ def train(
     if config.attention == "flex_attention" and device.type == "cpu":
         raise ConfigError("flex_attention cannot be trained on a CPU: it has no backward pass there. Use eager")
     arm = parse_arm(config.arm)
-    store = open_store(config.store)
+    store = open_store(config.store, check_sizes=True)
     steps = arm.steps(_check_steps(config, store))
     _check_pooling(config.token_layout(), store)
     if live is None:
@@ -122,7 +122,7 @@ def train(
         progress.say(line)
 
     set_seed(config.seed)
-    lm = add_lora(lm, rank=config.lora_rank, alpha=config.lora_alpha, dropout=config.lora_dropout)
+    lm = add_lora(lm, **config.lora())
     if config.gradient_checkpointing:
         checkpoint_activations(lm)
     model = TheWorld(
