@@ -11,8 +11,8 @@ from ..files.atomic import made_folder, place, remove, sync_folder, writing
 from ..files.inside import held_folder
 from ..files.lock import exclusive_lock
 from .folder import load_store, make_own_folders
+from .promises import LOST
 
-LOST = "lost+found"
 _LOCKED = "theworld.json"
 
 

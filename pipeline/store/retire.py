@@ -37,7 +37,7 @@ from .dropped import is_in
 from .index import Keys, pack_keys
 from .latent_store import LatentStore
 from .maintenance import LOST, set_aside
-from .records import FORMAT, Sha256, damaged, read_record, record_path, unreadable
+from .records import Sha256, damaged, read_record, record_path, unreadable
 
 RETIRING = "retiring"
 _NOTE_NAME = re.compile(r"[0-9a-f]{32}\.json")
@@ -52,7 +52,7 @@ class Note(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     why: Why
     aside: Annotated[str, Field(pattern=r"^[a-z]{1,20}-[0-9]{1,9}$")] | None
     """The folder of lost+found/ that keeps what is taken away; None deletes it."""
@@ -119,13 +119,20 @@ def retiring(
     outcome.append(_finish(store, file, before=before))
 
 
-def pending_retirements(store: Path) -> dict[Path, Note]:
+def pending_retirements(store: Path, *, but: Collection[Path] = ()) -> dict[Path, Note]:
     """The notes that an interrupted command left, by file.
 
+    Args:
+        but: files that are left out, as they are damaged.
     Raises:
-        DamagedShardError: a note is not what was written.
+        DamagedShardError: another note is not what was written.
     """
-    return {file: _read_note(file) for file in _notes(store)}
+    pending: dict[Path, Note] = {}
+    for file in _notes(store):
+        with suppress(FileNotFoundError):  # finished meanwhile
+            if file not in but:
+                pending[file] = _read_note(file)
+    return pending
 
 
 def check_notes(store: Path) -> dict[Path, str]:

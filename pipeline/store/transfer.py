@@ -22,8 +22,10 @@ from ..files.plain import read_file
 from ..latents.keys import is_key
 from ..latents.recipe import difference
 from ..progress import Progress
+from .dropped import follow_drops, is_in
 from .folder import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
 from .formats import StoreFormat
+from .index import pack_keys
 from .latent_store import LatentStore
 from .records import origins_of, read_record
 
@@ -41,6 +43,8 @@ class Copied:
     """Keys the target had already."""
     damaged: tuple[str, ...]
     """One message per sample or file that could not be copied; all else was."""
+    dropped: int = 0
+    """Keys that were dropped from the target on purpose, so they were not copied."""
 
 
 def export(
@@ -116,7 +120,10 @@ def copy(
     requested = list(source.keys if keys is None else dict.fromkeys(keys))
     if requested:
         source.rows_of(requested)
-    missing = [key for key, is_present in zip(requested, target.holds(requested), strict=True) if not is_present]
+    follow_drops(source, target)
+    dropped = is_in(pack_keys(requested), target.dropped)
+    present = target.holds(requested)
+    missing = [key for key, is_done in zip(requested, present | dropped, strict=True) if not is_done]
     damaged: list[str] = []
     with (progress or Progress.silent()).bar("copy", total=len(missing), unit="samples") as bar:
         for start in range(0, len(missing), target.shard_size):
@@ -129,7 +136,7 @@ def copy(
         _copy_log(source, target, set(requested))
     except DamagedShardError as error:  # of use to people; no latent depends on it
         damaged.append(str(error))
-    return Copied(source.path, copied, len(requested) - len(missing), tuple(damaged))
+    return Copied(source.path, copied, int(present.sum()), tuple(damaged), int(dropped.sum()))
 
 
 def read_keys(file: Path) -> list[str]:

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.messages import format_bytes
+from ...pipeline.messages import format_bytes, name_some
+from ...pipeline.store.dropped import is_in
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.formats.base import STORED_DTYPES
+from ...pipeline.store.index import pack_keys
 from ...pipeline.store.ledger import Failure
 from ..inputs.listing import Listing, Sample
 from ..inputs.selection import advice, counted, name_left_out
@@ -50,6 +52,8 @@ class Plan:
     """Inputs of this run that failed in an earlier one and are not tried again."""
     refused: tuple[Failure, ...]
     """Inputs that cannot even be read."""
+    dropped: tuple[str, ...] = ()
+    """Inputs whose latents were taken out of the store on purpose: they are not made again."""
     todo: tuple[Sample, ...]
     sample_bytes: int
     of_other_parts: int = 0
@@ -85,7 +89,12 @@ class Plan:
             f"store   {store}",
             f"to do   {len(self.todo)} {kind.makes}, {format_bytes(len(self.todo) * self.sample_bytes)}; "
             f"{self.done} done{failed if self.failed_before else ''}",
+            *([f"dropped {self._named_dropped()}"] if self.dropped else []),
         ]
+
+    def _named_dropped(self) -> str:
+        undo = "`theworld cache drop STORE --undo` lets them be made"
+        return f"{len(self.dropped)} on purpose, so not made again: {name_some(self.dropped)}. {undo}"
 
 
 def make_plan(
@@ -109,7 +118,12 @@ def make_plan(
     if store is not None:
         done_keys = {key for key, is_held in zip(keys, store.holds(keys), strict=True) if is_held}
     failed_before = [] if retry_failed else [failed[key] for key in unique if key in failed and key not in done_keys]
-    skip = done_keys | {failure.key for failure in failed_before}
+    dropped: set[str] = set()
+    if store is not None and len(store.dropped):
+        hits = is_in(pack_keys(keys), store.dropped)
+        dropped = {key for key, is_dropped in zip(keys, hits, strict=True) if is_dropped}
+        failed_before = [failure for failure in failed_before if failure.key not in dropped]
+    skip = done_keys | dropped | {failure.key for failure in failed_before}
     return Plan(
         inputs=len(listing.samples) + len(listing.refused),
         duplicates=len(listing.samples) - len(all_unique),
@@ -118,6 +132,7 @@ def make_plan(
         done=len(done_keys),
         failed_before=tuple(failed_before),
         refused=tuple(bad for bad in listing.refused if is_in_part(_key_of_name(bad.source), part)),
+        dropped=tuple(unique[key].source for key in keys if key in dropped),
         of_other_parts=len(all_unique) - len(unique),
         todo=tuple(sample for key, sample in unique.items() if key not in skip),
         sample_bytes=sample_bytes,

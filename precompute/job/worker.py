@@ -99,7 +99,8 @@ class Worker:
         if setup.threads is not None:
             torch.set_num_threads(setup.threads)
         started = time.monotonic()
-        self._store = open_store(Path(setup.store), tolerate_damage=True)  # reported by the job; its keys are to do
+        # damage is reported by the job; what it took is to do
+        self._store = open_store(Path(setup.store), tolerate_damage=True, check_sizes=True)
         self._recipe = self._store.recipe
         self._kind = KINDS[self._recipe.kind]
         self._decoder = shared_decoder()
