@@ -239,6 +239,17 @@ class LatentStore:
             ConfigError: the rollouts are shorter than `rollout_steps`.
             LatentShapeError: `out` does not fit.
         """
+        while True:
+            index = self._index
+            try:
+                return self._read(keys, rollout_steps, out)
+            except DamagedShardError:
+                self.refresh()
+                if self._index is index:
+                    raise
+                # else `cache compact` has moved the rows since this store was opened
+
+    def _read(self, keys: Sequence[str], rollout_steps: int | None, out: NDArray[Any] | None) -> NDArray[Any]:
         rows = self.rows_of(keys)
         if out is None:
             return self.read_rows(rows, self.buffer(len(rows), rollout_steps=rollout_steps))
