@@ -143,6 +143,7 @@ class Scheduler:
                 self._done += ended_samples
                 failed = len(self.work.failures) + len(self._held_failures)
                 bar.advance(ended_samples, failed=failed, note=self._progress_note(began))
+            self._store.publish_at_times()
         for failure in self._held_failures:
             self._record_failure(failure)
         self._held_failures.clear()
