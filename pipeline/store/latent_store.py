@@ -345,13 +345,17 @@ class LatentStore:
         """The committed rows as a `zarr.Group` that is read alone: see docs/store.md for each of these."""
         return views.as_zarr(self)
 
-    def as_xarray(self) -> Any:
-        """The committed rows as an `xarray.Dataset`, in dask chunks of whole shards, with keys as a coordinate."""
-        return views.as_xarray(self)
+    def as_xarray(self, *, rollout_steps: int | None = None) -> Any:
+        """The committed rows as an `xarray.Dataset`, in dask chunks of whole shards, with keys as a coordinate.
 
-    def as_dask(self) -> Any:
-        """The latents of `as_xarray` alone, as a `dask.array.Array` (B, C, T, H, W)."""
-        return views.as_xarray(self)["latents"].data
+        Args:
+            rollout_steps: as for `read`.
+        """
+        return views.as_xarray(self, rollout_steps=rollout_steps)
+
+    def as_dask(self, *, rollout_steps: int | None = None) -> Any:
+        """The latents of `as_xarray` alone, as a `dask.array.Array` (B, C, 1 + K, H, W)."""
+        return views.as_xarray(self, rollout_steps=rollout_steps)["latents"].data
 
     def as_webdataset(self) -> Any:
         """The committed tars as a `webdataset.WebDataset` that unpickles nothing."""

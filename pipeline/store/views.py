@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, DamagedShardError
 from ..files.plain import read_file
 from ..latents.keys import KEY_DIGITS
+from ..latents.spec import latent_frames
 from ..latents.time_axis import seconds_of_frames
 from ..messages import command, install_extra
 from .index import Keys, unpack_keys
@@ -64,11 +65,14 @@ def as_zarr(store: LatentStore) -> Any:
     return zarr.open_group(MemoryStore(files, read_only=True), mode="r")
 
 
-def as_xarray(store: LatentStore) -> Any:
+def as_xarray(store: LatentStore, *, rollout_steps: int | None = None) -> Any:
     """The store as an `xarray.Dataset`: `latents` in chunks of whole shards, with the coordinates `key` and `time_s`.
 
+    Args:
+        rollout_steps: K, show the observed frame and the first K future ones, and read no more; None shows all. dask
+            reads whole chunks, however few of their frames are used.
     Raises:
-        ConfigError: xarray or dask is not installed.
+        ConfigError: xarray or dask is not installed, or the rollouts are shorter than `rollout_steps`.
     """
     try:
         import dask.array
@@ -80,16 +84,17 @@ def as_xarray(store: LatentStore) -> Any:
     keys, rows = store.index.by_row()
     chunks = _chunks(store, rows)
     array: Any = dask.array
-    latents = array.from_array(
-        _Rows(store, rows), chunks=(chunks, *((size,) for size in store.sample_shape)), fancy=False
-    )
+    shown = _Rows(store, rows, store.buffer(0, rollout_steps=rollout_steps).rollout_steps)
+    sizes = ((size,) for size in shown.shape[1:])
+    meta = np.empty((0,) * shown.ndim, shown.dtype)
+    latents = array.from_array(shown, chunks=(chunks, *sizes), fancy=False, meta=meta)
     names: Any = _Names(keys)
     names = array.from_array(names, chunks=(chunks,), fancy=False) if len(keys) > _KEYS_IN_MEMORY else names[:]
     coordinates: dict[str, Any] = {KEY: (AXES[:1], names, attributes_of(KEY, store.spec))}
     fps = store.recipe.fps or stated_fps(store.path, store.shards, store.recipe.id)
     seconds = seconds_of_frames(store.recipe, store.spec, fps)
     if seconds is not None:
-        coordinates[TIME] = (AXES[2:3], seconds, attributes_of(TIME, store.spec))
+        coordinates[TIME] = (AXES[2:3], seconds[: shown.shape[2]], attributes_of(TIME, store.spec))
     variables = {LATENTS: (AXES, latents, attributes_of(LATENTS, store.spec))}
     return xarray.Dataset(variables, coordinates, attributes_of_store(store.recipe))
 
@@ -204,13 +209,14 @@ class _CommittedFiles(MutableMapping[str, Any]):
 class _Rows:
     """Committed rows as an array (B, C, T, H, W) that dask takes slices of; only the frames asked for are read."""
 
-    def __init__(self, store: LatentStore, rows: NDArray[np.int64]) -> None:
+    def __init__(self, store: LatentStore, rows: NDArray[np.int64], rollout_steps: int) -> None:
         self._store, self._rows = store, rows
-        self.shape = (len(rows), *store.sample_shape)
+        channels, _, height, width = store.sample_shape
+        self.shape = (len(rows), channels, latent_frames(rollout_steps), height, width)
         self.ndim, self.dtype = len(self.shape), store.dtype
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
-        return (type(self).__qualname__, str(self._store.path), self._store.recipe.id, self._rows.tobytes())
+        return (type(self).__qualname__, str(self._store.path), self.shape, self._rows.tobytes())
 
     def __getitem__(self, index: tuple[Any, ...]) -> NDArray[Any]:
         samples, channels, times, *cells = index
