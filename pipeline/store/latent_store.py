@@ -341,25 +341,8 @@ class LatentStore:
             with suppress(StoreError):  # the shard is safe; the next publish tells of it, or says what is wrong
                 self.publish_at_times()
 
-    def as_zarr(self) -> Any:
-        """The committed rows as a `zarr.Group` that is read alone: see docs/store.md for each of these."""
-        return views.as_zarr(self)
-
-    def as_xarray(self, *, rollout_steps: int | None = None) -> Any:
-        """The committed rows as an `xarray.Dataset`, in dask chunks of whole shards, with keys as a coordinate.
-
-        Args:
-            rollout_steps: as for `read`.
-        """
-        return views.as_xarray(self, rollout_steps=rollout_steps)
-
-    def as_dask(self, *, rollout_steps: int | None = None) -> Any:
-        """The latents of `as_xarray` alone, as a `dask.array.Array` (B, C, 1 + K, H, W)."""
-        return views.as_xarray(self, rollout_steps=rollout_steps)["latents"].data
-
-    def as_webdataset(self) -> Any:
-        """The committed tars as a `webdataset.WebDataset` that unpickles nothing."""
-        return views.as_webdataset(self)
+    as_zarr, as_xarray = views.as_zarr, views.as_xarray
+    as_dask, as_webdataset = views.as_dask, views.as_webdataset
 
     def record_sources(
         self,

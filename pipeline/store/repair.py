@@ -94,7 +94,9 @@ def gc(path: Path, *, apply: bool, grace_s: float = GRACE_S) -> Sweep:
                 now = probe.path.stat().st_mtime
             finally:
                 probe.discard()
-        return _sweep(path, now - grace_s, apply=True)
+        sweep = _sweep(path, now - grace_s, apply=True)
+        load_store(path).begin_writing()
+        return sweep
 
 
 def _moves(verification: Verification) -> tuple[tuple[Path, ...], tuple[Finding, ...]]:

@@ -99,6 +99,11 @@ def as_xarray(store: LatentStore, *, rollout_steps: int | None = None) -> Any:
     return xarray.Dataset(variables, coordinates, attributes_of_store(store.recipe))
 
 
+def as_dask(store: LatentStore, *, rollout_steps: int | None = None) -> Any:
+    """The latents of `as_xarray` alone, as a `dask.array.Array` (B, C, 1 + K, H, W)."""
+    return as_xarray(store, rollout_steps=rollout_steps)["latents"].data
+
+
 def as_webdataset(store: LatentStore) -> Any:
     """The committed tars as a `webdataset.WebDataset` of {"__key__", "npy": latent, "json": what it is}.
 
