@@ -13,11 +13,11 @@ Axes:  B sample   C channel   T latent frame   H, W latent row, column
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -26,16 +26,17 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, DamagedShardError
 from ..files.plain import read_file
 from ..latents.keys import KEY_DIGITS
-from ..latents.spec import latent_frames
+from ..latents.recipe import Recipe
+from ..latents.spec import LatentSpec, latent_frames
 from ..latents.time_axis import seconds_of_frames
 from ..messages import command, install_extra
-from .index import Keys, unpack_keys
+from .buffer import BatchBuffer
+from .formats import StoreFormat
+from .formats.base import ShardLayout
+from .index import Index, Keys, Shard, unpack_keys
 from .records import stated_fps
 from .zarr_group import ZarrGroup, content_of, key_chunk
 from .zarr_metadata import AXES, KEY, LATENTS, TIME, attributes_of, attributes_of_store
-
-if TYPE_CHECKING:
-    from .latent_store import LatentStore
 
 _CHUNK_BYTES = 64 * 2**20
 """Small shards share a chunk of dask's up to here; a larger shard has its own."""
@@ -45,7 +46,33 @@ _USERS_FILE_LIMIT_BYTES = 2**31
 SECOND_OPINION_ROWS = 8
 
 
-def as_zarr(store: LatentStore) -> Any:
+class OpenStore(Protocol):
+    """What a view needs of a `LatentStore`, whose methods the functions here are."""
+
+    path: Path
+    recipe: Recipe
+    spec: LatentSpec
+    format: StoreFormat
+    shard_size: int
+    layout: ShardLayout
+    zarr_group: ZarrGroup | None
+
+    @property
+    def index(self) -> Index: ...
+    @property
+    def shards(self) -> Mapping[int, Shard]: ...
+    @property
+    def sample_shape(self) -> tuple[int, int, int, int]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __len__(self) -> int: ...
+    def row_of(self, key: str) -> int: ...
+    def payload_path(self, shard: int) -> Path: ...
+    def buffer(self, samples: int, *, rollout_steps: int | None = None) -> BatchBuffer: ...
+    def read_rows(self, rows: NDArray[np.int64], buffer: BatchBuffer) -> NDArray[Any]: ...
+
+
+def as_zarr(store: OpenStore) -> Any:
     """The store as a `zarr.Group` that cannot be written to, as it is now.
 
     Raises:
@@ -65,7 +92,7 @@ def as_zarr(store: LatentStore) -> Any:
     return zarr.open_group(MemoryStore(files, read_only=True), mode="r")
 
 
-def as_xarray(store: LatentStore, *, rollout_steps: int | None = None) -> Any:
+def as_xarray(store: OpenStore, *, rollout_steps: int | None = None) -> Any:
     """The store as an `xarray.Dataset`: `latents` in chunks of whole shards, with the coordinates `key` and `time_s`.
 
     Args:
@@ -99,12 +126,12 @@ def as_xarray(store: LatentStore, *, rollout_steps: int | None = None) -> Any:
     return xarray.Dataset(variables, coordinates, attributes_of_store(store.recipe))
 
 
-def as_dask(store: LatentStore, *, rollout_steps: int | None = None) -> Any:
+def as_dask(store: OpenStore, *, rollout_steps: int | None = None) -> Any:
     """The latents of `as_xarray` alone, as a `dask.array.Array` (B, C, 1 + K, H, W)."""
     return as_xarray(store, rollout_steps=rollout_steps)["latents"].data
 
 
-def as_webdataset(store: LatentStore) -> Any:
+def as_webdataset(store: OpenStore) -> Any:
     """The committed tars as a `webdataset.WebDataset` of {"__key__", "npy": latent, "json": what it is}.
 
     Nothing is unpickled. Ranks and DataLoader workers share the shards; where those are too few for each to have one,
@@ -133,7 +160,7 @@ def as_webdataset(store: LatentStore) -> Any:
     return dataset.compose(_ShareOfSamples(len(tars))).select(_IsShown(store)).map(_Decoder(store))
 
 
-def second_opinion(store: LatentStore, shards: Iterable[int], rows: int = SECOND_OPINION_ROWS) -> Iterator[str]:
+def second_opinion(store: OpenStore, shards: Iterable[int], rows: int = SECOND_OPINION_ROWS) -> Iterator[str]:
     """What zarr-python or webdataset reads differently than we do, of a few rows of sound shards."""
     numbers = list(shards)
     chosen = [numbers[int(at)] for at in np.linspace(0, len(numbers) - 1, min(rows, len(numbers)))]
@@ -157,9 +184,9 @@ def second_opinion(store: LatentStore, shards: Iterable[int], rows: int = SECOND
 class _CommittedFiles(MutableMapping[str, Any]):
     """The files of a store's Zarr group as they would be if it was published now; the payloads are mapped."""
 
-    def __init__(self, store: LatentStore, group: ZarrGroup) -> None:
+    def __init__(self, store: OpenStore, group: ZarrGroup) -> None:
         self._store = store
-        documents = group.documents(store.array_rows)
+        documents = group.documents(store.index.array_rows)
         self._documents = {name: content_of(document) for name, document in documents.items()}
         self._key_chunks = {f"{KEY}/c/{chunk}": (chunk, shards) for chunk, shards in group.key_chunks(store.index)}
         self._payloads = {store.layout.payload_name(number): number for number in store.shards}
@@ -214,7 +241,7 @@ class _CommittedFiles(MutableMapping[str, Any]):
 class _Rows:
     """Committed rows as an array (B, C, T, H, W) that dask takes slices of; only the frames asked for are read."""
 
-    def __init__(self, store: LatentStore, rows: NDArray[np.int64], rollout_steps: int) -> None:
+    def __init__(self, store: OpenStore, rows: NDArray[np.int64], rollout_steps: int) -> None:
         self._store, self._rows = store, rows
         channels, _, height, width = store.sample_shape
         self.shape = (len(rows), channels, latent_frames(rollout_steps), height, width)
@@ -250,7 +277,7 @@ class _Names:
         return digits.astype(self.dtype)
 
 
-def _chunks(store: LatentStore, rows: NDArray[np.int64]) -> tuple[int, ...]:
+def _chunks(store: OpenStore, rows: NDArray[np.int64]) -> tuple[int, ...]:
     """How many visible rows each chunk has: those of whole shards."""
     channels, frames, height, width = store.sample_shape
     most = max(1, _CHUNK_BYTES // (channels * frames * height * width * store.dtype.itemsize))
@@ -289,7 +316,7 @@ class _ShareOfSamples:
 class _IsShown:
     """Whether the store shows a sample of a tar: not where an earlier shard holds its key, too."""
 
-    def __init__(self, store: LatentStore) -> None:
+    def __init__(self, store: OpenStore) -> None:
         has_doubles = sum(shard.rows for shard in store.shards.values()) > len(store)
         self._hidden = {
             (store.payload_path(number).name, key)
@@ -305,7 +332,7 @@ class _IsShown:
 class _Decoder:
     """Makes a latent of the npy, and a mapping of the json, of one sample."""
 
-    def __init__(self, store: LatentStore) -> None:
+    def __init__(self, store: OpenStore) -> None:
         self._dtype = store.recipe.dtype
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -323,7 +350,7 @@ def _place() -> tuple[int, int]:
     return rank * workers + worker, ranks * workers
 
 
-def _last_of_tar(store: LatentStore, number: int) -> NDArray[Any]:
+def _last_of_tar(store: OpenStore, number: int) -> NDArray[Any]:
     from webdataset.tariterators import tarfile_samples
 
     *_, last = tarfile_samples([{"url": str(store.payload_path(number).absolute())}])
