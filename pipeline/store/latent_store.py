@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError, StoreError
 from ..files.atomic import replace, writing
+from ..files.open_files import is_lost
 from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec, latent_frames
 from ..messages import command
 from . import ledger, views
 from .buffer import BatchBuffer
+from .dropped import DroppedKeys
 from .formats import StoreFormat, StoreVersion
 from .formats.layouts import layout_of
 from .formats.zarr import ZarrLayout
@@ -31,6 +33,7 @@ from .index import (
     SNAPSHOT,
     SNAPSHOT_FROM_SHARDS,
     Index,
+    Keys,
     Shard,
     Stamp,
     read_snapshot,
@@ -85,11 +88,12 @@ class LatentStore:
         self.format: StoreFormat = format
         self.layout = layout_of(recipe, spec, shard_size, format, version)
         self.damage: tuple[str, ...] = ()
-        self._tolerate_damage = tolerate_damage
+        self.tolerates_damage = tolerate_damage
         self._recipe_id = recipe.id
         self._index = Index({}, shard_size)
         self._bad: dict[int, str] = {}
         self._inodes: dict[int, int] = {}
+        self._dropped = DroppedKeys(path)
         self.zarr_group = ZarrGroup(path, self.layout, recipe, spec) if isinstance(self.layout, ZarrLayout) else None
         self._publishes, self._publish_at = False, 0.0
         self._payloads = OpenShardFiles(path, partial(self.layout.payload_path, path))
@@ -99,7 +103,7 @@ class LatentStore:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the folder for itself, and checks for itself."""
         what = (self.recipe, self.spec, self.shard_size, self.format, self.layout.version)
-        return _open_again, (self.path, *what, self._tolerate_damage)
+        return _open_again, (self.path, *what, self.tolerates_damage)
 
     @property
     def sample_shape(self) -> tuple[int, int, int, int]:
@@ -114,7 +118,12 @@ class LatentStore:
     @property
     def keys(self) -> tuple[str, ...]:
         """Every visible key once, by shard and row."""
-        return self._index.keys
+        return self._dropped.left_of(self._index.keys)
+
+    @property
+    def dropped(self) -> Keys:
+        """The keys that `cache drop` took out, in order: never visible, and not to be made again."""
+        return self._dropped.keys
 
     @property
     def index(self) -> Index:
@@ -142,14 +151,14 @@ class LatentStore:
         return 1 + max(*self._bad, *self._index.shards, -1, -1)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._index) - self._dropped.count_in(self._index)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and bool(self.holds([key])[0])
 
     def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
         """Which of some keys are here."""
-        return self._index.find(keys) >= 0
+        return self._find(keys) >= 0
 
     def rows_of(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Where latents are in the Zarr array: `zarr.open(path)["latents"][row]`.
@@ -157,7 +166,7 @@ class LatentStore:
         Raises:
             MissingLatentError: names the first key that is not here.
         """
-        rows = self._index.find(keys)
+        rows = self._find(keys)
         if (rows < 0).any():
             missing_key, more_count = keys[int(np.argmax(rows < 0))], int((rows < 0).sum()) - 1
             more_text = f" and {more_count} more of {len(keys)}" if more_count else ""
@@ -188,6 +197,7 @@ class LatentStore:
                 instead and goes on.
         """
         with self._lock:
+            self._dropped.refresh(tolerate_damage=self.tolerates_damage)
             inodes = record_inodes(self.path)
             indexed = self._index.shards
             removed = {n for n in (*indexed, *self._bad) if inodes.get(n) != self._inodes.get(n)}  # or another by now
@@ -201,7 +211,14 @@ class LatentStore:
             if new := self._read_records(sorted(stamps.keys() - self._index.shards.keys()), stamps):
                 self._index = self._index.with_shards(new)
             self._inodes = inodes
-            self.damage = tuple(self._bad[number] for number in sorted(self._bad))
+            self.damage = self._all_damage()
+
+    def disregard(self, numbers: Collection[int], problem: str) -> None:
+        """Go on as if some shards were not here: their keys are missing from now on, and `damage` says why."""
+        with self._lock:
+            self._index = self._index.without(numbers)
+            self._bad |= dict.fromkeys(numbers, problem)
+            self.damage = self._all_damage()
 
     def read(
         self, keys: Sequence[str], *, rollout_steps: int | None = None, out: NDArray[Any] | None = None
@@ -281,7 +298,9 @@ class LatentStore:
                     if os.preadv(payload.fd, memory[sample], place * row_bytes + offset) != size:
                         self._read_slowly(payload, place, memory[sample][0], offset)
                 except OSError as error:
-                    raise self._damaged(number, f"row {place} cannot be read: {error.strerror}") from error
+                    payload = self._read_anew(payload, place, buffer, sample, error)
+                    break
+            payload.used = started
             if not has_prefetched and perf_counter() - started > patience:  # from the disk: ask for all others at once
                 has_prefetched = True
                 self._prefetch(zip(numbers[sample + 1 :], places[sample + 1 :], strict=True), buffer)
@@ -404,6 +423,12 @@ class LatentStore:
             content = write_snapshot(self._index, self._recipe_id)
             replace(self.path / "tmp", self.path / SNAPSHOT, content, within=self.path)
 
+    def _find(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        return self._dropped.hide(keys, self._index.find(keys))
+
+    def _all_damage(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*(self._bad[number] for number in sorted(self._bad)), *self._dropped.damage]))
+
     def _possible(self, shard: Shard) -> bool:
         is_of_size = shard.rows <= self.shard_size and shard.bytes == self.layout.payload_bytes(shard.rows)
         return is_of_size and shard.frames_crc32c.shape[1] == self.layout.recorded_frames
@@ -423,7 +448,7 @@ class LatentStore:
             except FileNotFoundError:  # moved away since it was listed
                 continue
             except DamagedShardError as error:
-                if not self._tolerate_damage:
+                if not self.tolerates_damage:
                     raise
                 self._bad[number] = str(error)
         return shards
@@ -465,6 +490,26 @@ class LatentStore:
             if read == 0:
                 raise self._damaged(payload.shard.number, f"it ends within row {place}")
             at += read
+
+    def _read_anew(
+        self, payload: ShardFile, place: int, buffer: BatchBuffer, sample: int, error: OSError
+    ) -> ShardFile:
+        """A read failed: once more where the file system had lost the open file; else say whether that is damage."""
+        number = payload.shard.number
+        try:
+            if not is_lost(error):
+                raise error
+            payload = self._payloads.open_anew(payload)
+            for offset, _, memory in buffer.pieces:
+                self._read_slowly(payload, place, memory[sample][0], offset)
+        except ValueError as changed:
+            raise self._damaged(number, str(changed)) from error
+        except OSError as again:
+            store_error = unreadable(self.payload_path(number), number, again)
+            problem = f"row {place} cannot be read: {again.strerror or again}"
+            is_damaged = isinstance(store_error, DamagedShardError)
+            raise (self._damaged(number, problem) if is_damaged else store_error) from again
+        return payload
 
     def _check(self, payload: ShardFile, place: int, memory: NDArray[np.uint8], frames: int) -> None:
         """The first touch of these frames: they must match their checksums, and those that the record states."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ..errors import DamagedShardError, StoreError
+from ..files.file_system import reading_advice
 from ..files.plain import read_json_text
 from ..files.sealed import unseal
 from ..latents.keys import KEY_DIGITS
@@ -225,8 +226,8 @@ def unreadable(path: Path, shard: int | None, error: OSError) -> StoreError:
         return damaged(path, error.strerror or str(error))
     shard_note = "" if shard is None else f" (shard {shard})"
     return StoreError(
-        f"{path}{shard_note} cannot be read: {error.strerror or error}. The file may well be sound: check your "
-        "rights, the mount and the limits of this process (ulimit), then run the same command again"
+        f"{path}{shard_note} cannot be read: {error.strerror or error}. The file may well be sound. "
+        f"{reading_advice(error, path)}, then run the same command again"
     )
 
 

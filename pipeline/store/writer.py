@@ -108,11 +108,12 @@ class ShardWriter:
         self._write(self._row.data)
         self._keys[key] = checksums
 
-    def commit(self, facts: Mapping[str, Any]) -> ShardRecord | None:
+    def commit(self, facts: Mapping[str, Any], *, again: bool = False) -> ShardRecord | None:
         """Make the shard durable and visible, all of it at once.
 
         Args:
             facts: kept in the record: anything JSON can say.
+            again: also where other shards hold every key: they are about to be retired (retire.py).
         Returns:
             The record; None where nothing was to publish, as other writers have meanwhile committed every key.
         Raises:
@@ -126,7 +127,7 @@ class ShardWriter:
             with writing(store.path):
                 temp.finish()
                 store.refresh()
-                if store.holds(list(self._keys)).all():
+                if not again and store.holds(list(self._keys)).all():
                     return None
                 record = self._record(facts)
                 number = place_payload(

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import LatentShapeError
+from ...files.open_files import retried
 from . import StoreVersion
 
 CRC_BYTES = 4
@@ -107,7 +108,10 @@ class ShardLayout(ABC):
     def payload_numbers(self, store: Path) -> set[int]:
         """The shards that have a payload file, with or without a record."""
         folder = store / self.payload_folder
-        names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - 3x faster
+        try:
+            names = retried(lambda: os.listdir(folder))  # noqa: PTH208 - 3x faster
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
         numbers = (self.number_of(name) for name in names)
         return {n for n in numbers if n is not None and os.path.lexists(self.payload_path(store, n))}
 
