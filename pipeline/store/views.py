@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DamagedShardError
-from ..files.plain import read_file
+from ..files.plain import open_file, read_file
 from ..latents.keys import KEY_DIGITS
 from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec, latent_frames
@@ -43,6 +43,8 @@ _CHUNK_BYTES = 64 * 2**20
 _KEYS_IN_MEMORY = 2**20
 """Above, the coordinate `key` is made when it is looked at: 128 bytes a key."""
 _USERS_FILE_LIMIT_BYTES = 2**31
+_TAR_LIMIT_BYTES = 2**50
+"""It is read member by member."""
 SECOND_OPINION_ROWS = 8
 
 
@@ -132,10 +134,10 @@ def as_dask(store: OpenStore, *, rollout_steps: int | None = None) -> Any:
 
 
 def as_webdataset(store: OpenStore) -> Any:
-    """The committed tars as a `webdataset.WebDataset` of {"__key__", "npy": latent, "json": what it is}.
+    """The committed tars as a pipeline of webdataset, of {"__key__", "npy": latent, "json": what it is}.
 
-    Nothing is unpickled. Ranks and DataLoader workers share the shards; where those are too few for each to have one,
-    they share the samples.
+    It has `shuffle`, `batched` and the rest of what a `webdataset.WebDataset` has. Nothing is unpickled. Ranks and
+    DataLoader workers share the shards; where those are too few for each to have one, they share the samples.
 
     Raises:
         ConfigError: the store is of format zarr, or holds no sample yet.
@@ -147,17 +149,12 @@ def as_webdataset(store: OpenStore) -> Any:
         )
     if not len(store):
         raise ConfigError(f"{store.path} holds no latents yet")
-    from webdataset.compat import WebDataset
+    from webdataset.compat import FluidWrapper
+    from webdataset.shardlists import SimpleShardList
 
     tars = [str(store.payload_path(number).absolute()) for number in store.shards]
-    dataset: Any = WebDataset(
-        tars,
-        shardshuffle=False,
-        nodesplitter=_ShareOfShards(len(tars)),
-        workersplitter=None,
-        empty_check=False,  # a worker without a sample is no error
-    )
-    return dataset.compose(_ShareOfSamples(len(tars))).select(_IsShown(store)).map(_Decoder(store))
+    samples: Any = FluidWrapper(SimpleShardList(tars)).compose(_ShareOfShards(len(tars)), _Samples(store.path))
+    return samples.compose(_ShareOfSamples(len(tars))).select(_IsShown(store)).map(_Decoder(store))
 
 
 def second_opinion(store: OpenStore, shards: Iterable[int], rows: int = SECOND_OPINION_ROWS) -> Iterator[str]:
@@ -313,6 +310,23 @@ class _ShareOfSamples:
         yield from source if places <= self._shards else islice(source, place, None, places)
 
 
+class _Samples:
+    """Reads tars with webdataset, and opens them without: its secure mode, WDS_SECURE=1, opens no file of this disk."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+
+    def __call__(self, tars: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        from webdataset.tariterators import group_by_keys, tar_file_expander
+
+        yield from group_by_keys(tar_file_expander(self._opened(tars)))
+
+    def _opened(self, tars: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for tar in tars:
+            with open_file(Path(tar["url"]), _TAR_LIMIT_BYTES, within=self._store) as stream:
+                yield {**tar, "stream": stream}
+
+
 class _IsShown:
     """Whether the store shows a sample of a tar: not where an earlier shard holds its key, too."""
 
@@ -351,7 +365,5 @@ def _place() -> tuple[int, int]:
 
 
 def _last_of_tar(store: OpenStore, number: int) -> NDArray[Any]:
-    from webdataset.tariterators import tarfile_samples
-
-    *_, last = tarfile_samples([{"url": str(store.payload_path(number).absolute())}])
+    *_, last = _Samples(store.path)([{"url": str(store.payload_path(number).absolute())}])
     return _Decoder(store)(last)["npy"]

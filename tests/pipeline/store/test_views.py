@@ -1,5 +1,6 @@
 """A store as objects of other libraries: the committed rows, each once, to the bit."""
 
+import os
 import subprocess
 import sys
 from multiprocessing.reduction import ForkingPickler
@@ -115,6 +116,19 @@ def test_webdataset_iterates_the_committed_tars(tmp_path: Path, dtype: str) -> N
     assert [sample["__key__"] for sample in samples] == [key(n) for n in range(9)]
     same_bits(np.stack([sample["npy"] for sample in samples]), expected(store, range(9)))
     assert samples[0]["json"]["recipe_id"] == store.recipe.id
+
+
+def test_webdataset_reads_in_its_secure_mode_too(tmp_path: Path) -> None:
+    store = create(tmp_path, format="webdataset")
+    fill(store, 6)
+    code = f"""
+from pathlib import Path
+from theworld.pipeline import open_store
+print(*[sample["__key__"] for sample in open_store(Path({str(tmp_path)!r})).as_webdataset().shuffle(1)])
+"""
+    env = {**os.environ, "WDS_SECURE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=patience(120))
+    assert done.stdout.split() == [key(n) for n in range(6)], done.stderr
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 2), (2, 1), (2, 3), (3, 8)])
