@@ -371,21 +371,8 @@ class LatentStore:
             with suppress(StoreError):  # the shard is safe; the next publish tells of it, or says what is wrong
                 self.publish_at_times()
 
-    def as_zarr(self) -> Any:
-        """The committed rows as a `zarr.Group` that is read alone: see docs/store.md for each of these."""
-        return views.as_zarr(self)
-
-    def as_xarray(self) -> Any:
-        """The committed rows as an `xarray.Dataset`, in dask chunks of whole shards, with keys as a coordinate."""
-        return views.as_xarray(self)
-
-    def as_dask(self) -> Any:
-        """The latents of `as_xarray` alone, as a `dask.array.Array` (B, C, T, H, W)."""
-        return views.as_xarray(self)["latents"].data
-
-    def as_webdataset(self) -> Any:
-        """The committed tars as a `webdataset.WebDataset` that unpickles nothing."""
-        return views.as_webdataset(self)
+    as_zarr, as_xarray = views.as_zarr, views.as_xarray
+    as_dask, as_webdataset = views.as_dask, views.as_webdataset
 
     def record_sources(
         self,

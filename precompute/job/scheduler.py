@@ -157,6 +157,7 @@ class Scheduler:
                 self._done += ended_samples
                 failed = len(self.work.failures) + len(self._held_failures)
                 bar.advance(ended_samples, failed=failed, note=self._progress_note(began))
+            self._store.publish_at_times()
         if self._done < self._total:
             self._signals.check()
         for failure in self._held_failures:
