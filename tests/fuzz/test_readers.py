@@ -62,7 +62,6 @@ OF_OTHERS = {
     "train.data.vision:VisionInputs.__init__": "load_pretrained, as of `language models: weights`",
     "train.data.vision:VisionInputs.prepare": "decode_image, as of `images`",
     "train.language.chat_renderer:main": "its parent's pipe, guarded: test_chat_template.py",
-    "train.questions.readers:_first_bad_byte": "bytes alone, of a file that `questions` has found not to be UTF-8",
     "train.questions.coverage:_read_digest": "hashes bytes, whatever they are",
     "train.runs.hub:_copy": "copies bytes, whatever they are",
     "train.study.findings:find": "study.json, once `studies: study.json` has read it",
