@@ -98,7 +98,7 @@ class OpenShardFiles:
         with self._lock:
             if self._open.get(lost.shard.number) is lost:
                 del self._open[lost.shard.number]
-            return self.open(lost.shard)
+            return self._open.get(lost.shard.number) or self._open_one(lost.shard)
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Close some; if they come back, they are checked anew."""
