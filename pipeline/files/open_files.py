@@ -33,8 +33,8 @@ class SparesFiles(Protocol):
         """Files it keeps open now."""
         ...
 
-    def close_half(self) -> int:
-        """Close the half that was not used for longest; return how many were closed. Never waits for another thread."""
+    def close_to(self, count: int) -> int:
+        """Keep this many open, those used last; return how many were closed. Never waits for another thread."""
         ...
 
 
@@ -95,11 +95,21 @@ def raise_limit() -> bool:
 
 
 def allowance(keeper: SparesFiles, wanted: int) -> int:
-    """How many files a keeper may hold open: its share of half the limit, which is raised where `wanted` are more."""
-    holders = 1 + sum(1 for other in _keepers() if other is not keeper and other.open_count)
-    if wanted > _half() // holders:
-        raise_limit()
-    return max(1, _half() // holders)
+    """How many files a keeper may hold open: what others leave of half the limit, and its share of it at the least.
+
+    The limit is raised where `wanted` are more.
+    """
+    others = [other for other in _keepers() if other is not keeper and other.open_count]
+    for is_second_look in (False, True):
+        half = _half()
+        share = half // (1 + len(others))
+        left = half - sum(other.open_count for other in others)
+        if wanted <= max(share, left) or is_second_look or not raise_limit():
+            break
+    if left < share:
+        for other in others:
+            other.close_to(share)
+    return max(1, share, left)
 
 
 def retried(call: Callable[[], _T]) -> _T:
@@ -133,7 +143,7 @@ def make_room() -> bool:
     if raise_limit():
         return True
     keepers = _keepers()
-    closed = sum(keeper.close_half() for keeper in keepers)
+    closed = sum(keeper.close_to(keeper.open_count // 2) for keeper in keepers)
     if closed:
         _process.ceiling = max(1, sum(keeper.open_count for keeper in keepers))
         _log.info("no more files may be open: closed %d of those kept open for reading", closed)

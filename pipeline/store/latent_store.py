@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -96,7 +95,7 @@ class LatentStore:
         self._index = Index({}, shard_size)
         self._bad: dict[int, str] = {}
         self._inodes: dict[int, int] = {}
-        self._payloads = OpenShardFiles(path, partial(self.layout.payload_path, path))
+        self._payloads = OpenShardFiles(path, lambda number: f"{path}/{self.layout.payload_name(number)}")
         self._lock = threading.Lock()
         self.refresh()
 
