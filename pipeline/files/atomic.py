@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -150,6 +150,16 @@ def remove(target: Path, *, within: Path | None = None) -> None:
             sync_folder(folder)
     except FileNotFoundError:
         return
+
+
+def remove_all(folder: Path, names: Iterable[str], *, within: Path, durable: bool = True) -> None:
+    """Remove files of one folder with a single sync, or none; those that are gone already do not matter."""
+    with suppress(FileNotFoundError), held_folder(within, folder) as held:
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.unlink(held / name)  # noqa: PTH108
+        if durable:
+            sync_folder(held)
 
 
 def make_folders(path: Path, *, durable: bool = True) -> None:

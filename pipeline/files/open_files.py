@@ -14,6 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 MOST_RAISED = 65_536
@@ -131,6 +132,11 @@ def retried(call: Callable[[], _T]) -> _T:
             if error.errno not in _LOST or is_second_look:
                 raise
             is_second_look = True
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """What is in a folder, in no order; raises as `Path.iterdir`, but for what `retried` heals."""
+    return retried(lambda: list(folder.iterdir()))
 
 
 def is_lost(error: OSError) -> bool:

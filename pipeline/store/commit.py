@@ -104,7 +104,7 @@ def publish_record(store: Path, record: ShardRecord) -> None:
         StoreError: the number has a record already, so somebody else wrote into this store by other rules.
     """
     path = record_path(store, record.shard)
-    if not atomic.publish(store / "tmp", path, seal(record.model_dump(mode="json")), within=store):
+    if not atomic.publish(store / "tmp", path, seal(record.to_json()), within=store):
         raise StoreError(f"{path} exists, though its number was ours alone. Was the folder copied into while in use?")
 
 

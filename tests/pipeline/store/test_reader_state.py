@@ -12,7 +12,7 @@ from theworld.pipeline.files import open_files
 from theworld.pipeline.store import latent_store
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, open_store
 
-from ...miniatures.store import FRAME_BYTES, FRAMES, TINY, create, expected, fill, flip, key, write
+from ...miniatures.store import FRAME_BYTES, ROW_BYTES, TINY, create, expected, fill, flip, key, write
 from ..files.test_atomic import PatchedOs
 
 FORMATS: tuple[StoreFormat, ...] = ("zarr", "webdataset")
@@ -59,7 +59,7 @@ def test_frames_beyond_those_that_were_checked_are_checked_when_they_are_read(tm
     store = create(tmp_path)
     fill(store, 4)
     store.read(store.keys, rollout_steps=steps)
-    flip(store.payload_path(0), 2 * FRAMES * FRAME_BYTES + (FRAMES - 1) * FRAME_BYTES)  # last frame of row 2
+    flip(store.payload_path(0), 2 * ROW_BYTES + 2 * FRAME_BYTES)  # last frame of row 2
     store.read(store.keys, rollout_steps=steps)
     with pytest.raises(DamagedShardError, match="row 2 does not match"):
         store.read(store.keys)
