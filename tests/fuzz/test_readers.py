@@ -26,6 +26,7 @@ OF_OTHERS = {
     "pipeline.files.lock:exclusive_lock": "opens to lock, and reads nothing",
     "pipeline.files.lock_file:_create": "writes",
     "pipeline.files.lock_file:_read": "the kernel's",
+    "pipeline.files.lock_file:_started": "the kernel's",
     "pipeline.files.images:decode_image": "read_image, as of `images`",
     "pipeline.files.plain:has_content": "compares with content that is known",
     "pipeline.files.table_process:_limit": "the kernel's",
