@@ -20,6 +20,7 @@ import xxhash
 
 from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, TheWorldError
+from theworld.pipeline.files import lock_file
 from theworld.pipeline.files.arrow_tables import saved_files
 from theworld.pipeline.files.gguf_header import check_gguf
 from theworld.pipeline.files.sealed import seal, seal_tensors, unseal
@@ -411,7 +412,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         )
 
     store_files = "pipeline.store.latent_store:LatentStore._open", "pipeline.store.shard_files:ShardFile.__init__"
-    plain = "pipeline.files.plain:open_file", "pipeline.files.plain:read_file"
+    plain = "pipeline.files.plain:open_file", "pipeline.files.plain:read_file.read"
     table_files = ("pipeline.files.table_process:_parquet", "pipeline.files.arrow_tables:_open_arrow")
     pretrained = tuple(
         f"pipeline.files.pretrained:{name}"
@@ -713,6 +714,12 @@ def readers(seeds: Seeds) -> list[Reader]:
             cases=lambda s: [Case(case.files, tuple(case.files)) for case in s.outcomes],
             use=lambda folder: read_outcomes(folder / "outcomes.json"),
             share=0.5,
+        ),
+        Reader(
+            name="lock files",
+            covers=("pipeline.files.lock_file:_holder_of",),
+            cases=lambda s: s.lock_files,
+            use=lambda folder: lock_file.holder(folder / "locked.json"),
         ),
         Reader(
             name="machines.json",

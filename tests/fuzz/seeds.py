@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from theworld.pipeline.errors import Interrupted
+from theworld.pipeline.files import lock_file
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
@@ -382,6 +383,13 @@ class Seeds:
         log.save(self.place)
         content = log.path.read_bytes()
         return [Case({"machines.json": content}, ("machines.json",))]
+
+    @cached_property
+    def lock_files(self) -> list[Case]:
+        locked = self.place / "locked.json"
+        with lock_file.held(locked, busy="busy", reason="no locks here"):
+            content = (self.place / "locked.json.lock").read_bytes()
+        return [Case({"locked.json.lock": content}, ("locked.json.lock",))]
 
     @cached_property
     def hash_caches(self) -> list[Case]:

@@ -20,8 +20,13 @@ OF_OTHERS = {
     "pipeline.cli.doctor:_cgroup_limit": "the kernel's",
     "pipeline.cli.hub:push": "the card that it has just written",
     "pipeline.files.atomic:_sync": "opens to sync, and reads nothing",
+    "pipeline.files.atomic:_copy_beside": "copies bytes, whatever they are",
+    "pipeline.files.inside:_open_within": "opens folders, and reads nothing",
     "pipeline.files.inside:held_folder": "opens folders, and reads nothing",
     "pipeline.files.lock:exclusive_lock": "opens to lock, and reads nothing",
+    "pipeline.files.lock_file:_create": "writes",
+    "pipeline.files.lock_file:_read": "the kernel's",
+    "pipeline.files.lock_file:_started": "the kernel's",
     "pipeline.files.images:decode_image": "read_image, as of `images`",
     "pipeline.files.plain:has_content": "compares with content that is known",
     "pipeline.files.table_process:_limit": "the kernel's",
@@ -30,8 +35,12 @@ OF_OTHERS = {
     "pipeline.machine:_cpu_groups": "the kernel's",
     "pipeline.machine:_quota_of": "the kernel's",
     "pipeline.machine:cpu_model": "the kernel's",
+<<<<<<< HEAD
     "pipeline.store.compact:_fill": "holds a record open that was read by then, and reads nothing",
     "pipeline.store.commit:self_test": "files that it has just written",
+=======
+    "pipeline.store.commit:_test_placing": "files that it has just written",
+>>>>>>> 8651b0e6e72a92e55545d9a3ee5d9ebd65dbc770
     "pipeline.theworld.model:TheWorld.save_pretrained": "copies bytes, whatever they are",
     "pipeline.theworld.processor:Processor._pictures": "decode_image, as of `images`",
     "pipeline.theworld.processor:_content_of": "decode_image, as of `images`",
