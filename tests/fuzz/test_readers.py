@@ -37,7 +37,6 @@ OF_OTHERS = {
     "pipeline.machine:cpu_model": "the kernel's",
 <<<<<<< HEAD
     "pipeline.store.compact:_fill": "holds a record open that was read by then, and reads nothing",
-    "pipeline.store.commit:self_test": "files that it has just written",
 =======
     "pipeline.store.commit:_test_placing": "files that it has just written",
 >>>>>>> 8651b0e6e72a92e55545d9a3ee5d9ebd65dbc770
