@@ -292,6 +292,10 @@ def _text(value: Any, field: str, markers: Markers | None = None) -> str:
         text = text_of(value)
     except WrongValue as error:
         raise WrongValue(f"{field}: {error}") from error
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # a byte that is no UTF-8, or JSON's half of a letter
+        raise WrongValue(f"{field} is not Unicode text: save the file as UTF-8") from error
     if markers is None:
         return text
     text = markers.take(text)
