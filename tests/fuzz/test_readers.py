@@ -30,7 +30,7 @@ OF_OTHERS = {
     "pipeline.machine:cpu_model": "the kernel's",
     "pipeline.store.commit:self_test": "files that it has just written",
     "pipeline.store.views:_CommittedFiles._content": "hands bytes to zarr-python, whatever they are",
-    "pipeline.store.views:_Decoder.__call__": "numpy's reader of npy without pickles, and json, for who asks for webdataset",
+    "pipeline.store.views:_Decoder.__call__": "numpy without pickles, and json, of a row of a tar",
     "pipeline.store.views:_Samples._opened": "hands tars to webdataset, which a caller has asked for",
     "pipeline.theworld.model:TheWorld.save_pretrained": "copies bytes, whatever they are",
     "pipeline.theworld.processor:Processor._pictures": "decode_image, as of `images`",
