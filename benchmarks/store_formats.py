@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import xarray
 
-from theworld.pipeline import LatentStore, open_store
+from theworld.pipeline import LatentStore, find_stores, open_store
 from theworld.pipeline.files.sealed import seal, unseal
-from theworld.pipeline.store.folder import find_stores, open_to_write
+from theworld.pipeline.store.folder import open_to_write
 
 from .store import table
 from .store_peers import SHARD, Samples, key
