@@ -6,6 +6,8 @@ read. """
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from ..files.plain import read_file
+from ..files.open_files import retried
+from ..files.plain import open_file, read_file
 from ..files.sealed import seal_tensors
 from ..latents.keys import KEY_DIGITS, is_key
 from .records import FORMAT, RECORD_LIMIT_BYTES, ShardRecord, record_number, record_path
@@ -26,6 +29,9 @@ from .records import FORMAT, RECORD_LIMIT_BYTES, ShardRecord, record_number, rec
 SNAPSHOT = "index.safetensors"
 SNAPSHOT_FROM_SHARDS = 64
 """Fewer records are read as fast one by one."""
+SNAPSHOT_LIMIT_BYTES = 2**32
+"""Of 100 million rows."""
+_HEADER_LIMIT_BYTES = 2**16
 _KEY = np.dtype(f"S{KEY_DIGITS // 2}")
 
 Keys = NDArray[np.bytes_]
@@ -47,7 +53,8 @@ class Shard:
     bytes: int
     """Of the payload."""
     keys: Keys
-    first_frames_crc32c: NDArray[np.uint32]
+    frames_crc32c: NDArray[np.uint32]
+    """(rows, F): of the first frame in format 1, else of all."""
     stamp: Stamp
 
     @property
@@ -57,14 +64,17 @@ class Shard:
 
 def shard_of(record: ShardRecord, stamp: Stamp) -> Shard:
     """The arrays of a record."""
-    crcs = np.frombuffer(bytes.fromhex(record.first_frames_crc32c), ">u4").astype(np.uint32)
-    return Shard(record.shard, record.bytes, pack_keys(record.keys), crcs, stamp)
+    return Shard(record.shard, record.bytes, pack_keys(record.keys), record.checksums(), stamp)
 
 
 def record_inodes(store: Path) -> dict[int, int]:
     """The shards that have a record, and the inode of each, from one listing; no file is looked at."""
-    with os.scandir(store / "commits") as entries:
-        numbers = {record_number(entry.name): entry.inode() for entry in entries}
+
+    def listed() -> dict[int | None, int]:
+        with os.scandir(store / "commits") as entries:
+            return {record_number(entry.name): entry.inode() for entry in entries}
+
+    numbers = retried(listed)
     return {number: inode for number, inode in numbers.items() if number is not None}
 
 
@@ -72,8 +82,10 @@ def record_stamp(store: Path, number: int) -> Stamp | None:
     """The stamp of a record; None where it was moved away meanwhile."""
     path = record_path(store, number)
     try:
-        status = path.stat()
-    except OSError:
+        status = retried(path.stat)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):  # a server that does not answer took no record away
+            raise
         return Stamp(0, 0) if path.is_symlink() else None  # to nothing, or to itself: reading it will say so
     return Stamp(status.st_size, status.st_mtime_ns)
 
@@ -121,8 +133,13 @@ class Index:
     @cached_property
     def keys(self) -> tuple[str, ...]:
         """Every key once, by row."""
+        return unpack_keys(self.by_row()[0])
+
+    def by_row(self) -> tuple[Keys, NDArray[np.int64]]:
+        """Every key once, packed, and its row, in the order of rows."""
         sorted_keys, rows = self._sorted
-        return unpack_keys(sorted_keys[np.argsort(rows)])
+        order = np.argsort(rows)
+        return sorted_keys[order], rows[order]
 
     def with_shards(self, shards: Iterable[Shard]) -> Index:
         """This and more shards."""
@@ -164,7 +181,7 @@ def write_snapshot(index: Index, recipe_id: str) -> bytes:
     tensors: dict[str, NDArray[Any]] = {
         "shards": np.array([[s.number, s.rows, s.bytes, *s.stamp] for s in shards], np.int64),
         "keys": np.concatenate([shard.keys for shard in shards]).view(np.uint8).reshape(-1, _KEY.itemsize),
-        "first_frames_crc32c": np.concatenate([shard.first_frames_crc32c for shard in shards]),
+        "frames_crc32c": np.concatenate([shard.frames_crc32c for shard in shards]),
     }
     return safetensors.numpy.save({**tensors, "seal": _seal(tensors, recipe_id)})
 
@@ -175,12 +192,23 @@ def read_snapshot(store: Path, recipe_id: str, shard_size: int, stamps: Mapping[
     Returns:
         None where there is no snapshot of use; whatever is wrong with one costs time, never rows.
     """
+    # a row here takes less than in the records, whose sizes are known
+    limit = 2**16 + sum(min(stamp.bytes, RECORD_LIMIT_BYTES) for stamp in stamps.values())
+    index = read_whole_snapshot(store, recipe_id, shard_size, limit)
+    if index is None:
+        return None
+    return index.without(n for n, shard in index.shards.items() if stamps.get(n) != shard.stamp)
+
+
+def read_whole_snapshot(
+    store: Path, recipe_id: str, shard_size: int, limit_bytes: int = SNAPSHOT_LIMIT_BYTES
+) -> Index | None:
+    """All that the snapshot knows, whether its records are still there or not; None where there is none of use."""
     try:
-        # a row here takes less than in the records, whose sizes are known
-        limit = 2**16 + sum(min(stamp.bytes, RECORD_LIMIT_BYTES) for stamp in stamps.values())
-        tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(read_file(store / SNAPSHOT, limit, within=store))
+        content = read_file(store / SNAPSHOT, limit_bytes, within=store)
+        tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(content)
         seal = tensors.pop("seal")
-        table, keys, crcs = (tensors[name] for name in ("shards", "keys", "first_frames_crc32c"))
+        table, keys, crcs = (tensors[name] for name in ("shards", "keys", "frames_crc32c"))
     except (OSError, ValueError, KeyError, SafetensorError):
         return None
     if not np.array_equal(seal, _seal(tensors, recipe_id)) or not _consistent(table, keys, crcs, shard_size):
@@ -191,14 +219,32 @@ def read_snapshot(store: Path, recipe_id: str, shard_size: int, stamps: Mapping[
         Shard(number, size, packed[start : start + rows], crcs[start : start + rows], Stamp(*stamp))
         for (number, rows, size, *stamp), start in zip(table.tolist(), starts.tolist(), strict=True)
     ]
-    return Index.from_shards((shard for shard in shards if stamps.get(shard.number) == shard.stamp), shard_size)
+    return Index.from_shards(shards, shard_size)
+
+
+def snapshot_numbers(store: Path) -> set[int]:
+    """The shards that the snapshot speaks of, from the first part of it alone; none where there is no snapshot."""
+    try:
+        with open_file(store / SNAPSHOT, SNAPSHOT_LIMIT_BYTES, within=store) as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            if header_bytes > _HEADER_LIMIT_BYTES:
+                return set()
+            entry = json.loads(file.read(header_bytes))["shards"]
+            (count, columns), (start, end) = entry["shape"], entry["data_offsets"]
+            if entry["dtype"] != "I64" or not 0 <= end - start == 8 * count * columns or not 1 <= columns < 100:
+                return set()
+            file.seek(8 + header_bytes + start)
+            table = np.frombuffer(file.read(end - start), "<i8").reshape(count, columns)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+    return set(table[:, 0].tolist())
 
 
 def _consistent(table: NDArray[Any], keys: NDArray[Any], crcs: NDArray[Any], shard_size: int) -> bool:
     """Whether tensors anybody may have sealed can be indexed as ours are."""
     if (table.dtype, keys.dtype, crcs.dtype) != (np.int64, np.uint8, np.uint32):
         return False
-    if (table.ndim, keys.ndim, crcs.ndim) != (2, 2, 1):
+    if (table.ndim, keys.ndim, crcs.ndim) != (2, 2, 2):
         return False
     if (table.shape, keys.shape) != ((len(table), 5), (len(crcs), _KEY.itemsize)) or not len(table):
         return False

@@ -7,32 +7,33 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
+from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError, StoreError
 from ..files.atomic import replace, writing
-from ..files.plain import has_content
+from ..files.open_files import is_lost
 from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec, latent_frames
 from ..messages import command
-from . import ledger
+from . import ledger, views
 from .buffer import BatchBuffer
-from .formats import StoreFormat
-from .formats.base import ShardLayout
-from .formats.webdataset import WebDatasetLayout
+from .dropped import DroppedKeys
+from .formats import StoreFormat, StoreVersion
+from .formats.layouts import layout_of
 from .formats.zarr import ZarrLayout
 from .index import (
     SNAPSHOT,
     SNAPSHOT_FROM_SHARDS,
     Index,
+    Keys,
     Shard,
     Stamp,
     read_snapshot,
@@ -45,18 +46,13 @@ from .ledger import Failure
 from .records import ShardRecord, read_record, record_path, unreadable
 from .shard_files import OpenShardFiles, ShardFile
 from .writer import ShardWriter
+from .zarr_group import ZarrGroup
 
 _PATIENCE_S, _MEMORY_BYTES_PER_S = 50e-6, 2e9
 """A read that takes longer than this had to wait for the disk."""
+PUBLISH_EVERY_S = 60.0
+"""What other programs see lags behind the commits by this much at most, while a job runs."""
 _GONE = "its record was moved away while it was read"
-
-
-def layout_of(recipe: Recipe, spec: LatentSpec, shard_size: int, format: StoreFormat) -> ShardLayout:
-    """How the shards of a recipe's store are laid out."""
-    shape = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
-    if format == "zarr":
-        return ZarrLayout(sample_shape=shape, dtype=recipe.dtype, shard_size=shard_size)
-    return WebDatasetLayout(sample_shape=shape, dtype=recipe.dtype, shard_size=shard_size, recipe_id=recipe.id)
 
 
 class LatentStore:
@@ -69,6 +65,7 @@ class LatentStore:
         path: the store's folder.
         recipe, spec: what the latents are.
         format: zarr or webdataset.
+        zarr_group: what other programs read beside the shards; None in format webdataset.
         shard_size: samples a full shard holds.
         damage: one message for each file that could not be used; empty in a store from `open_store`, which raises.
     """
@@ -80,6 +77,7 @@ class LatentStore:
         spec: LatentSpec,
         shard_size: int,
         format: StoreFormat,
+        version: StoreVersion,
         *,
         tolerate_damage: bool,
     ) -> None:
@@ -88,21 +86,24 @@ class LatentStore:
         self.spec = spec
         self.shard_size = shard_size
         self.format: StoreFormat = format
-        self.layout = layout_of(recipe, spec, shard_size, format)
+        self.layout = layout_of(recipe, spec, shard_size, format, version)
         self.damage: tuple[str, ...] = ()
-        self._tolerate_damage = tolerate_damage
+        self.tolerates_damage = tolerate_damage
         self._recipe_id = recipe.id
         self._index = Index({}, shard_size)
         self._bad: dict[int, str] = {}
         self._inodes: dict[int, int] = {}
+        self._dropped = DroppedKeys(path)
+        self.zarr_group = ZarrGroup(path, self.layout, recipe, spec) if isinstance(self.layout, ZarrLayout) else None
+        self._publishes, self._publish_at = False, 0.0
         self._payloads = OpenShardFiles(path, partial(self.layout.payload_path, path))
         self._lock = threading.Lock()
         self.refresh()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the folder for itself, and checks for itself."""
-        arguments = (self.path, self.recipe, self.spec, self.shard_size, self.format, self._tolerate_damage)
-        return _open_again, arguments
+        what = (self.recipe, self.spec, self.shard_size, self.format, self.layout.version)
+        return _open_again, (self.path, *what, self.tolerates_damage)
 
     @property
     def sample_shape(self) -> tuple[int, int, int, int]:
@@ -117,7 +118,17 @@ class LatentStore:
     @property
     def keys(self) -> tuple[str, ...]:
         """Every visible key once, by shard and row."""
-        return self._index.keys
+        return self._dropped.left_of(self._index.keys)
+
+    @property
+    def dropped(self) -> Keys:
+        """The keys that `cache drop` took out, in order: never visible, and not to be made again."""
+        return self._dropped.keys
+
+    @property
+    def index(self) -> Index:
+        """The visible rows as they are now; a refresh puts another in its place."""
+        return self._index
 
     @property
     def shards(self) -> Mapping[int, Shard]:
@@ -140,14 +151,14 @@ class LatentStore:
         return 1 + max(*self._bad, *self._index.shards, -1, -1)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._index) - self._dropped.count_in(self._index)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and bool(self.holds([key])[0])
 
     def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
         """Which of some keys are here."""
-        return self._index.find(keys) >= 0
+        return self._find(keys) >= 0
 
     def rows_of(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Where latents are in the Zarr array: `zarr.open(path)["latents"][row]`.
@@ -155,7 +166,7 @@ class LatentStore:
         Raises:
             MissingLatentError: names the first key that is not here.
         """
-        rows = self._index.find(keys)
+        rows = self._find(keys)
         if (rows < 0).any():
             missing_key, more_count = keys[int(np.argmax(rows < 0))], int((rows < 0).sum()) - 1
             more_text = f" and {more_count} more of {len(keys)}" if more_count else ""
@@ -186,6 +197,7 @@ class LatentStore:
                 instead and goes on.
         """
         with self._lock:
+            self._dropped.refresh(tolerate_damage=self.tolerates_damage)
             inodes = record_inodes(self.path)
             indexed = self._index.shards
             removed = {n for n in (*indexed, *self._bad) if inodes.get(n) != self._inodes.get(n)}  # or another by now
@@ -199,7 +211,14 @@ class LatentStore:
             if new := self._read_records(sorted(stamps.keys() - self._index.shards.keys()), stamps):
                 self._index = self._index.with_shards(new)
             self._inodes = inodes
-            self.damage = tuple(self._bad[number] for number in sorted(self._bad))
+            self.damage = self._all_damage()
+
+    def disregard(self, numbers: Collection[int], problem: str) -> None:
+        """Go on as if some shards were not here: their keys are missing from now on, and `damage` says why."""
+        with self._lock:
+            self._index = self._index.without(numbers)
+            self._bad |= dict.fromkeys(numbers, problem)
+            self.damage = self._all_damage()
 
     def read(
         self, keys: Sequence[str], *, rollout_steps: int | None = None, out: NDArray[Any] | None = None
@@ -279,7 +298,9 @@ class LatentStore:
                     if os.preadv(payload.fd, memory[sample], place * row_bytes + offset) != size:
                         self._read_slowly(payload, place, memory[sample][0], offset)
                 except OSError as error:
-                    raise self._damaged(number, f"row {place} cannot be read: {error.strerror}") from error
+                    payload = self._read_anew(payload, place, buffer, sample, error)
+                    break
+            payload.used = started
             if not has_prefetched and perf_counter() - started > patience:  # from the disk: ask for all others at once
                 has_prefetched = True
                 self._prefetch(zip(numbers[sample + 1 :], places[sample + 1 :], strict=True), buffer)
@@ -308,14 +329,52 @@ class LatentStore:
             self.refresh()
             samples = self._index.array_rows
             with writing(self.path):
-                for name, content in self.layout.files(samples).items():
-                    if not has_content(self.path / name, content, within=self.path):
-                        replace(self.path / "tmp", self.path / name, content, within=self.path)
+                if self.zarr_group is not None:
+                    self.zarr_group.publish(self._index)
                 if len(self.shards) >= SNAPSHOT_FROM_SHARDS:
                     self._publish_snapshot()
             self.refresh()
             if samples == self._index.array_rows:  # else a commit came between, and its N may already be overwritten
+                self._publish_at = monotonic() + PUBLISH_EVERY_S
                 return samples
+
+    def publish_at_times(self) -> None:
+        """Publish, if it was not done for a minute: other programs follow a job that runs for days."""
+        if monotonic() >= self._publish_at:
+            self.publish()
+
+    def begin_writing(self) -> None:
+        """Publish what a writer that was killed left unsaid; from here on, commits are published at times.
+
+        Raises:
+            StoreError: a file cannot be written.
+        """
+        self._publishes = True
+        if self.zarr_group is not None and self.zarr_group.is_behind(self._index.array_rows):
+            self.publish()
+
+    def committed(self) -> None:
+        """See a shard that was just committed, and tell others at times: its writer calls this."""
+        self.refresh()
+        if self._publishes:
+            with suppress(StoreError):  # the shard is safe; the next publish tells of it, or says what is wrong
+                self.publish_at_times()
+
+    def as_zarr(self) -> Any:
+        """The committed rows as a `zarr.Group` that is read alone: see docs/store.md for each of these."""
+        return views.as_zarr(self)
+
+    def as_xarray(self) -> Any:
+        """The committed rows as an `xarray.Dataset`, in dask chunks of whole shards, with keys as a coordinate."""
+        return views.as_xarray(self)
+
+    def as_dask(self) -> Any:
+        """The latents of `as_xarray` alone, as a `dask.array.Array` (B, C, T, H, W)."""
+        return views.as_xarray(self)["latents"].data
+
+    def as_webdataset(self) -> Any:
+        """The committed tars as a `webdataset.WebDataset` that unpickles nothing."""
+        return views.as_webdataset(self)
 
     def record_sources(
         self,
@@ -377,8 +436,15 @@ class LatentStore:
             content = write_snapshot(self._index, self._recipe_id)
             replace(self.path / "tmp", self.path / SNAPSHOT, content, within=self.path)
 
+    def _find(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        return self._dropped.hide(keys, self._index.find(keys))
+
+    def _all_damage(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*(self._bad[number] for number in sorted(self._bad)), *self._dropped.damage]))
+
     def _possible(self, shard: Shard) -> bool:
-        return shard.rows <= self.shard_size and shard.bytes == self.layout.payload_bytes(shard.rows)
+        is_of_size = shard.rows <= self.shard_size and shard.bytes == self.layout.payload_bytes(shard.rows)
+        return is_of_size and shard.frames_crc32c.shape[1] == self.layout.recorded_frames
 
     def _read_records(self, numbers: Iterable[int], stamps: Mapping[int, Stamp]) -> list[Shard]:
         shards: list[Shard] = []
@@ -395,7 +461,7 @@ class LatentStore:
             except FileNotFoundError:  # moved away since it was listed
                 continue
             except DamagedShardError as error:
-                if not self._tolerate_damage:
+                if not self.tolerates_damage:
                     raise
                 self._bad[number] = str(error)
         return shards
@@ -438,13 +504,35 @@ class LatentStore:
                 raise self._damaged(payload.shard.number, f"it ends within row {place}")
             at += read
 
+    def _read_anew(
+        self, payload: ShardFile, place: int, buffer: BatchBuffer, sample: int, error: OSError
+    ) -> ShardFile:
+        """A read failed: once more where the file system had lost the open file; else say whether that is damage."""
+        number = payload.shard.number
+        try:
+            if not is_lost(error):
+                raise error
+            payload = self._payloads.open_anew(payload)
+            for offset, _, memory in buffer.pieces:
+                self._read_slowly(payload, place, memory[sample][0], offset)
+        except ValueError as changed:
+            raise self._damaged(number, str(changed)) from error
+        except OSError as again:
+            store_error = unreadable(self.payload_path(number), number, again)
+            problem = f"row {place} cannot be read: {again.strerror or again}"
+            is_damaged = isinstance(store_error, DamagedShardError)
+            raise (self._damaged(number, problem) if is_damaged else store_error) from again
+        return payload
+
     def _check(self, payload: ShardFile, place: int, memory: NDArray[np.uint8], frames: int) -> None:
-        """The first touch of these frames: they must match their checksums, and the first one its record's."""
+        """The first touch of these frames: they must match their checksums, and those that the record states."""
         stated = self.layout.checksums(memory, frames)
         if stated is None:
             raise self._damaged(payload.shard.number, f"row {place} does not match its checksums")
-        if stated[0] != payload.shard.first_frames_crc32c[place]:
-            raise self._damaged(payload.shard.number, f"row {place} is not the one its record describes")
+        recorded: list[int] = payload.shard.frames_crc32c[place, :frames].tolist()
+        if stated[: len(recorded)] != recorded:
+            problem = f"row {place} does not match its checksums, or is not the one its record describes"
+            raise self._damaged(payload.shard.number, problem)
         payload.checked[place] = frames
 
     def _damaged(self, number: int, problem: str) -> DamagedShardError:
@@ -457,6 +545,12 @@ class LatentStore:
 
 
 def _open_again(
-    path: Path, recipe: Recipe, spec: LatentSpec, shard_size: int, format: StoreFormat, tolerate_damage: bool
+    path: Path,
+    recipe: Recipe,
+    spec: LatentSpec,
+    shard_size: int,
+    format: StoreFormat,
+    version: StoreVersion,
+    tolerate_damage: bool,
 ) -> LatentStore:
-    return LatentStore(path, recipe, spec, shard_size, format, tolerate_damage=tolerate_damage)
+    return LatentStore(path, recipe, spec, shard_size, format, version, tolerate_damage=tolerate_damage)

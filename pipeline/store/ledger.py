@@ -16,11 +16,14 @@ from typing import cast
 
 from ..errors import DamagedShardError
 from ..files.atomic import publish, remove, replace
+from ..files.open_files import retried
 from ..files.plain import open_file, read_file
 from ..files.sealed import seal, unseal
 from ..latents.keys import is_key
-from .records import FORMAT, damaged, unreadable
+from .records import damaged, unreadable
 
+_FORMAT = 1
+"""Of a failure's file, whatever the format of the store."""
 _FAILURE_LIMIT_BYTES = 2**20
 _SOURCES_LIMIT_BYTES = 2**32
 _SOURCE_LIMIT_BYTES = 2**20
@@ -51,7 +54,7 @@ class Failure:
 
 def write_failure(store: Path, failure: Failure) -> None:
     """Keep a failure; an earlier one of the same input gives way."""
-    content = seal({**asdict(failure), "format": FORMAT})
+    content = seal({**asdict(failure), "format": _FORMAT})
     replace(store / "tmp", store / "failed" / failure.file_name, content, within=store)
 
 
@@ -135,7 +138,7 @@ def check(store: Path) -> dict[Path, str]:
 def _files(folder: Path, name: re.Pattern[str]) -> list[Path]:
     """Ours, by name; a folder that a copy left out, as it was empty, is empty."""
     try:
-        return sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
+        return sorted(path for path in retried(lambda: list(folder.iterdir())) if name.fullmatch(path.name))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -181,8 +184,8 @@ def _unreadable(path: Path, error: OSError) -> Exception:
 
 def _parse_failure(text: bytes) -> Failure:
     fields = _object(text)
-    if fields.pop("format", None) != FORMAT:
-        raise ValueError(f"it is not of format {FORMAT}")
+    if fields.pop("format", None) != _FORMAT:
+        raise ValueError(f"it is not of format {_FORMAT}")
     source, key, attempts = fields.get("source"), fields.get("key"), fields.get("attempts")
     reason, message = fields.get("reason"), fields.get("message")
     if not (isinstance(source, str) and isinstance(reason, str) and isinstance(message, str)):

@@ -22,8 +22,10 @@ from ..files.plain import read_file
 from ..latents.keys import is_key
 from ..latents.recipe import difference
 from ..progress import Progress
+from .dropped import follow_drops, is_in
 from .folder import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
 from .formats import StoreFormat
+from .index import pack_keys
 from .latent_store import LatentStore
 from .records import origins_of, read_record
 
@@ -41,6 +43,8 @@ class Copied:
     """Keys the target had already."""
     damaged: tuple[str, ...]
     """One message per sample or file that could not be copied; all else was."""
+    dropped: int = 0
+    """Keys that were dropped from the target on purpose, so they were not copied."""
 
 
 def export(
@@ -116,12 +120,15 @@ def copy(
     requested = list(source.keys if keys is None else dict.fromkeys(keys))
     if requested:
         source.rows_of(requested)
-    missing = [key for key, is_present in zip(requested, target.holds(requested), strict=True) if not is_present]
+    follow_drops(source, target)
+    dropped = is_in(pack_keys(requested), target.dropped)
+    present = target.holds(requested)
+    missing = [key for key, is_done in zip(requested, present | dropped, strict=True) if not is_done]
     damaged: list[str] = []
     with (progress or Progress.silent()).bar("copy", total=len(missing), unit="samples") as bar:
         for start in range(0, len(missing), target.shard_size):
             part = missing[start : start + target.shard_size]
-            damaged += _copy_shard(source, target, part)
+            damaged += copy_shard(source, target, part)[1]
             bar.advance(len(part), failed=len(damaged))
     target.publish()
     copied = int(target.holds(missing).sum()) if missing else 0
@@ -129,7 +136,7 @@ def copy(
         _copy_log(source, target, set(requested))
     except DamagedShardError as error:  # of use to people; no latent depends on it
         damaged.append(str(error))
-    return Copied(source.path, copied, len(requested) - len(missing), tuple(damaged))
+    return Copied(source.path, copied, int(present.sum()), tuple(damaged), int(dropped.sum()))
 
 
 def read_keys(file: Path) -> list[str]:
@@ -170,11 +177,23 @@ def _label(store: LatentStore) -> str:
     return label_of(store.path.resolve().name.removesuffix(f"-{store.recipe.id[:12]}"))
 
 
-def _copy_shard(source: LatentStore, target: LatentStore, keys: Sequence[str]) -> list[str]:
+def copy_shard(
+    source: LatentStore, target: LatentStore, keys: Sequence[str], *, number: int | None = None, again: bool = False
+) -> tuple[int | None, list[str]]:
+    """Commit one shard of some latents of a store, with the facts of those who made them.
+
+    Args:
+        number: wanted for the shard, if it is free.
+        again: also where `target` holds every key (`ShardWriter.commit`).
+    Returns:
+        The number it got, None where nothing was committed; and one message for each latent that could not be copied,
+        as its bytes are not those that were committed.
+    """
     damaged: list[str] = []
+    committed: int | None = None
     origins: dict[int, int] = {}
     buffer = source.buffer(1)
-    with target.new_shard() as shard:
+    with target.new_shard(number) as shard:
         for key, row in zip(keys, source.rows_of(keys), strict=True):
             try:
                 shard.add(key, source.read_rows(np.array([row]), buffer)[0])
@@ -198,8 +217,9 @@ def _copy_shard(source: LatentStore, target: LatentStore, keys: Sequence[str]) -
                     share = origin.rows * rows / record.rows
                     origin_facts = facts.setdefault(origin.sha256, {**asdict(origin), "rows": 0})
                     origin_facts["rows"] += share
-            shard.commit({"copied_from": list(facts.values())})
-    return damaged
+            record = shard.commit({"copied_from": list(facts.values())}, again=again)
+            committed = None if record is None else record.shard
+    return committed, damaged
 
 
 def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:

@@ -1,16 +1,17 @@
 """Check every file of a store against its checksum or record. Changes nothing.
 
-    names   every record's seal, every payload's presence and size, the manifest, Zarr's metadata, both logs
+    names   every record's seal, every payload's presence and size, the manifest, Zarr's metadata, both logs; and
+            whether all is here that the index, the array and the sources promise
     read    and the xxh3 of every payload: all its bytes
     deep    and the sha256, and every row made again from its numbers, bit by bit: shape, finite, checksums, tar headers
+            and a few rows read by zarr-python or webdataset
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,18 +21,34 @@ import xxhash
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from ..files.inside import require_inside
-from ..files.plain import has_content, open_file
-from ..messages import command, format_bytes
+from ..files.plain import open_file, read_file
+from ..files.sealed import unseal
+from ..messages import MAX_NAMES, command, format_bytes, name_some
 from ..progress import Progress
 from . import ledger
-from .folder import check_array_metadata, load_store
-from .index import SNAPSHOT, Shard, read_snapshot, record_inodes, record_stamps
+from .commit import leftovers
+from .dropped import check_dropped, dropped_rows, salvage
+from .folder import load_store
+from .index import (
+    SNAPSHOT,
+    Shard,
+    read_snapshot,
+    record_inodes,
+    record_stamps,
+    snapshot_numbers,
+    unpack_keys,
+)
 from .latent_store import LatentStore
-from .records import ShardRecord, read_record, record_path, unreadable
+from .payloads import size_problem, unrecorded_payloads
+from .promises import lines_of, promised_and_gone, sources_by_key, unmade_keys
+from .records import RECORD_LIMIT_BYTES, ShardRecord, read_record, record_path, unreadable
+from .retire import check_notes, pending_retirements
+from .views import second_opinion
 
 Level = Literal["names", "read", "deep"]
 LEVELS: tuple[Level, ...] = ("names", "read", "deep")
 _BLOCK_BYTES = 2**22
+_ORPHANS = "left by killed writers (see gc), or their records were not copied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +58,8 @@ class Finding:
     damage: bool
     """False: harmless, only worth knowing."""
     what: str
-    """One word: manifest, record, payload, zarr, index, log, orphan, leftover, twice."""
+    """One word: manifest, record, payload, missing, zarr, index, log, dropped, retiring, unmade, orphan, leftover,
+    twice."""
     message: str
     paths: tuple[Path, ...] = ()
     """The files it is about; what a repair moves away."""
@@ -80,7 +98,7 @@ class Verification:
         read = f", {format_bytes(self.bytes_read)} read" if self.bytes_read else ""
         deep = ["--deep"] if self.level == "deep" else []
         repair = command("cache", "repair", self.store, *deep, "--apply")
-        heal = f"`{repair}` moves what is damaged aside; nothing is deleted"
+        heal = f"`{repair}` moves what is damaged aside, and keeps a list of what is missing; nothing is deleted"
         if any(finding.what == "manifest" for finding in self.damage):
             heal = "No repair can make this file again"
         return [
@@ -122,6 +140,10 @@ def verify(
             findings += shard_findings
             bytes_read += read
             bar.advance(1)
+    if level == "deep":
+        harmed = {finding.shard for finding in findings}
+        sound = (number for number in chosen if number not in harmed and number in store.shards)
+        findings += (Finding(True, "zarr", problem) for problem in second_opinion(store, sound))
     return Verification(
         store=store.path,
         level=level,
@@ -129,13 +151,15 @@ def verify(
         of_shards=len(numbers),
         samples=len(store),
         bytes_read=bytes_read,
-        findings=(*findings, *_metadata(store), *_strays(store)),
+        findings=(*findings, *_missing(store), *_metadata(store), *_strays(store), *_unfinished(store)),
     )
 
 
 def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding], int]:
     """What is wrong with a shard, and how many bytes were read to know."""
     record_file, payload = record_path(store.path, number), store.payload_path(number)
+    if level == "names" and _is_sound(store, number, record_file, payload):
+        return [], 0
     try:
         record = read_record(store.path, number, store.recipe.id)
     except FileNotFoundError:  # moved away meanwhile
@@ -150,7 +174,7 @@ def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding]
         return [Finding(True, "index", f"{path} does not say what {record_file} does", (path,), number)], 0
     read = 0
     try:
-        problem = _size_problem(store.path, payload, record)
+        problem = _size_problem(store.path, payload, record.bytes, number)
         if problem is None and level != "names":
             read = record.bytes
             problem = _bytes_problem(store.path, payload, record, level)
@@ -169,20 +193,44 @@ def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding]
     return [Finding(True, "payload", message, (record_file, payload), number)], read
 
 
+def _is_sound(store: LatentStore, number: int, record_file: Path, payload: Path) -> bool:
+    """Whether a shard is beyond doubt by names: many times as fast as parsing its record, which then finds out more.
+
+    The record has its seal, and says what the index does, in the one way in which a record is written.
+    """
+    shard = store.shards.get(number)
+    if shard is None:
+        return False
+    try:
+        text = unseal(read_file(record_file, RECORD_LIMIT_BYTES, within=store.path))
+        keys = '","'.join(unpack_keys(shard.keys))
+        crcs = shard.frames_crc32c.astype(">u4").tobytes().hex()
+        name = "frames_crc32c" if store.layout.version > 1 else "first_frames_crc32c"
+        stated = (
+            f'{{"bytes":{shard.bytes},"created":',
+            f'"{name}":"{crcs}"',
+            f'"format":{store.layout.version},',
+            f'"keys":["{keys}"],"recipe_id":"{store.recipe.id}",',
+            f'"rows":{shard.rows},"sha256":',
+            f'"shard":{number},',
+        )
+        if not text.startswith(stated[0].encode()) or not all(part.encode() in text for part in stated[1:]):
+            return False
+        return _size_problem(store.path, payload, shard.bytes, number) is None
+    except (OSError, ValueError):
+        return False
+
+
 def _agree(record: ShardRecord, shard: Shard) -> bool:
-    crcs = "".join(f"{crc:08x}" for crc in shard.first_frames_crc32c.tolist())
-    keys = "".join(record.keys)
-    return (keys, record.bytes, record.first_frames_crc32c) == (shard.keys.tobytes().hex(), shard.bytes, crcs)
+    same_rows = ("".join(record.keys), record.bytes) == (shard.keys.tobytes().hex(), shard.bytes)
+    return same_rows and np.array_equal(record.checksums(), shard.frames_crc32c)
 
 
-def _size_problem(store: Path, payload: Path, record: ShardRecord) -> str | None:
-    status = payload.stat()
-    if not stat.S_ISREG(status.st_mode):
-        return "it is not a regular file"
-    if status.st_size != record.bytes:
-        return f"it has {status.st_size} bytes, its record states {record.bytes}"
-    require_inside(store, payload)
-    return None
+def _size_problem(store: Path, payload: Path, stated_bytes: int, number: int) -> str | None:
+    problem = size_problem(payload, stated_bytes, number)
+    if problem is None:
+        require_inside(store, payload)
+    return problem
 
 
 def _bytes_problem(store: Path, payload: Path, record: ShardRecord, level: Level) -> str | None:
@@ -204,6 +252,7 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
     layout = store.layout
     frames = layout.sample_shape[1]
     reads = layout.reads(frames)
+    recorded: list[list[int]] = record.checksums().tolist()
     memory = np.zeros((1, reads.memory_bytes), np.uint8)
     values, rewritten = layout.values(memory, frames)[0], layout.new_row()
     with open_file(store.payload_path(record.shard), record.bytes, within=store.path) as file:
@@ -212,32 +261,53 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
             for offset, at, size in reads.segments:
                 memory[0, at : at + size] = np.frombuffer(row[offset : offset + size], np.uint8)
             try:
-                first_frame_crc32c = layout.encode(key, values, rewritten)
+                checksums = layout.encode(key, values, rewritten)
             except LatentShapeError as error:
                 return f"row {place}: {error}"
             if rewritten.tobytes() != row:
                 return f"row {place} ({key}) is not what its numbers would be written as"
-            if first_frame_crc32c != int(record.first_frames_crc32c[8 * place : 8 * place + 8], 16):
+            if checksums != recorded[place]:
                 return f"row {place} ({key}) is not the one its record describes"
         if file.read() != layout.trailer(record.rows):
             return "what follows its last row is not what a shard ends with"
     return None
 
 
+def _missing(store: LatentStore) -> Iterator[Finding]:
+    """What was promised and is not here."""
+    gone = promised_and_gone(store)
+    for line in lines_of(store, gone):
+        yield Finding(True, "missing", line, gone.payloads)
+    sources = sources_by_key(store)
+    if not gone and (unmade := unmade_keys(store, sources)):
+        names = name_some([name for key in unmade[: MAX_NAMES + 1] for name in sources[key]])
+        yield Finding(
+            False,
+            "unmade",
+            f"{len(unmade)} of {len(sources)} inputs of recorded jobs have no latent ({names}): never made, or missing "
+            "in this copy; `theworld precompute` with the same flags makes them",
+        )
+
+
 def _metadata(store: LatentStore) -> Iterator[Finding]:
     try:
-        check_array_metadata(store)
+        if store.zarr_group is not None:
+            store.zarr_group.check()
     except StoreMismatchError as error:
         yield Finding(True, "zarr", str(error), (store.path / "latents" / "zarr.json",))
-    stated = store.layout.files(store.array_rows)
-    for name in (*stated, SNAPSHOT):
-        path = store.path / name
+    stale = [] if store.zarr_group is None else store.zarr_group.stale(store.index)
+    for path in dict.fromkeys((*stale, store.path / SNAPSHOT)):
         if os.path.lexists(path) and not path.is_file():
             yield Finding(True, "index", f"{path} is not a file, so nothing can be written there", (path,))
-        elif name in stated and not has_content(path, stated[name], within=store.path):
+        elif path.name != SNAPSHOT:
             yield Finding(False, "index", f"{path} does not state what is here; repair makes it again")
     for path, message in ledger.check(store.path).items():
         yield Finding(True, "log", message, (path,))
+    for path, message in check_dropped(store.path).items():
+        left = f"{len(salvage(path))} of its keys can be read and stay dropped; others may come back"
+        yield Finding(True, "dropped", f"{message} ({left})", (path,))
+    for path, message in check_notes(store.path).items():
+        yield Finding(True, "retiring", message, (path,))
     if (store.path / SNAPSHOT).is_file():
         stamps = record_stamps(store.path)
         if read_snapshot(store.path, store.recipe.id, store.shard_size, stamps) is None:
@@ -245,15 +315,33 @@ def _metadata(store: LatentStore) -> Iterator[Finding]:
 
 
 def _strays(store: LatentStore) -> Iterator[Finding]:
-    orphans = sorted(store.layout.payload_numbers(store.path) - record_inodes(store.path).keys())
+    promised = snapshot_numbers(store.path)  # these are missing, and not nobody's
+    orphans = [n for n in unrecorded_payloads(store, record_inodes(store.path)) if n not in promised]
     if orphans:
-        yield Finding(False, "orphan", f"{_count(orphans, 'payload')} without a record, left by killed writers: see gc")
-    leftovers = sum(1 for _ in (store.path / "tmp").iterdir()) if (store.path / "tmp").is_dir() else 0
-    if leftovers:
-        yield Finding(False, "leftover", f"{leftovers} unfinished files in tmp/: of running or killed writers: see gc")
-    if twice := sum(shard.rows for shard in store.shards.values()) - len(store):
+        yield Finding(False, "orphan", f"{_count(orphans, 'payload')} without a record: {_ORPHANS}")
+    if unfinished := leftovers(store.path, quick=True):
+        hidden = any(file.parent.name != "tmp" for file in unfinished)
+        where = ", some hidden beside their targets" if hidden else " in tmp/"
+        message = f"{len(unfinished)} unfinished files{where}: of running or killed writers: see gc"
+        yield Finding(False, "leftover", message)
+    dropped = dropped_rows(store)
+    if twice := sum(shard.rows for shard in store.shards.values()) - sum(dropped.values()) - len(store):
         yield Finding(False, "twice", f"{twice} rows hold a key that another shard holds too; each is visible once")
 
 
-def _count(items: Sequence[object], noun: str) -> str:
+def _unfinished(store: LatentStore) -> Iterator[Finding]:
+    """What an interrupted drop or compact left for the next one."""
+    bad = check_notes(store.path)
+    for file, note in pending_retirements(store.path, but=bad).items():
+        finish = command("cache", "gc", store.path, "--apply")
+        shards = _count(note.shards, "shard")
+        message = f"{note.why} was interrupted before {shards} were taken away ({file.name}): `{finish}` finishes it"
+        yield Finding(False, "retiring", message)
+    if hidden := dropped_rows(store):
+        finish = command("cache", "drop", store.path, "--apply")
+        message = f"{sum(hidden.values())} rows of dropped keys are invisible, but still in {_count(hidden, 'payload')}"
+        yield Finding(False, "dropped", f"{message}: `{finish}` takes them out")
+
+
+def _count(items: Collection[object], noun: str) -> str:
     return f"{len(items)} {noun}{'s' * (len(items) != 1)}"

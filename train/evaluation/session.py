@@ -9,19 +9,20 @@ from typing import Any
 
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
+from ...pipeline.store.find import moved_store
 from ...pipeline.store.folder import LatentStore, open_store
 from ..config import ShowChoices
 from ..data.arms import Arm, open_arm
 from ..data.batches import check_answers
 from ..data.limits import questions_that_fit, questions_with_latents
 from ..data.loader import LatentDataset
-from ..data.shown_choices import all_as_shown
 from ..data.vision import open_vision_inputs
 from ..language.choice_prompts import letters
 from ..language.lm import merge_adapters
 from ..questions.holdout import hold_out
 from ..questions.images import require_folder
 from ..questions.record import Question, read_questions
+from ..questions.shown_choices import all_as_shown
 from ..runs.folder import LoadedRun, load_run, require_same_recipe
 from .answer import Response, answer_all
 from .own_words import normalised
@@ -84,7 +85,7 @@ class AnswerSession:
         """
         loaded = load_run(run, lm=lm, device=device)
         meta, config = loaded.meta, loaded.meta.config
-        latents = open_store(store or Path(meta.store.path))
+        latents = open_store(store or moved_store(Path(meta.store.path), meta.recipe_id), check_sizes=True)
         require_same_recipe(meta, run, latents)
         merge_adapters(loaded.lm)
         if futures is None and config.get("futures") is not None:

@@ -145,8 +145,8 @@ def test_snapshots_of_hostile_tensors_are_refused(tmp_path: Path) -> None:
     stamps = {0: Stamp(10_000, 0)}
     good = make_shard(0, [key(0), key(1)])
     for wrong in (
-        Shard(0, 100, good.keys, good.first_frames_crc32c[:1], Stamp(10_000, 0)),
-        Shard(0, 100, good.keys[:0], good.first_frames_crc32c[:0], Stamp(10_000, 0)),
+        Shard(0, 100, good.keys, good.frames_crc32c[:1], Stamp(10_000, 0)),
+        Shard(0, 100, good.keys[:0], good.frames_crc32c[:0], Stamp(10_000, 0)),
         Shard(0, 100, pack_keys([key(n) for n in range(9)]), np.zeros(9, np.uint32), Stamp(10_000, 0)),
     ):
         (tmp_path / SNAPSHOT).write_bytes(write_snapshot(Index({0: wrong}, SHARD_SIZE), "0" * 64))
@@ -167,7 +167,7 @@ def test_small_stores_have_no_snapshot(tmp_path: Path) -> None:
     assert not (store.path / SNAPSHOT).exists()
 
 
-@pytest.mark.parametrize("name", ["shards", "keys", "first_frames_crc32c"])
+@pytest.mark.parametrize("name", ["shards", "keys", "frames_crc32c"])
 def test_a_snapshot_with_a_single_number_for_a_table_is_of_no_use(large: LatentStore, name: str) -> None:
     """Its seal is right: whoever wrote it can make one."""
     file, stamps = large.path / SNAPSHOT, {number: shard.stamp for number, shard in large.shards.items()}
