@@ -48,16 +48,25 @@ export folder=/tmp/theworld-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
 secret=$(mktemp -d "$HOME/.theworld-XXXXXXXX")  # 0700
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
-steps() { squeue --noheader --steps --job="$SLURM_JOB_ID" --format='%i %j' | awk '$2 == "theworld-ray" {print $1}'; }
+end_ray() {  # on a node. Ray ends by itself, else srun would call it killed, and success would read as failure
+    [ -d "$folder" ] || return 0
+    touch "$folder/ending"
+    kill -TERM "$(cat "$folder/pid")"
+    for ((i = 0; i < 100; i++)); do kill -0 "$(cat "$folder/pid")" || break; sleep 0.2; done
+    rm -rf "$folder"
+}
+export -f end_ray
 cleanup() {
     trap '' TERM
     trap - EXIT
-    local step
-    for step in $(steps); do scancel --signal=TERM "$step" || true; done  # Ray ends; srun would call it killed
-    for ((i = 0; i < 15; i++)); do [ -n "$(steps)" ] || break; sleep 1; done
+    local node ends=()
+    for node in "${nodes[@]}"; do  # each by itself, as one of them may be dead
+        timeout 60 srun --overlap --quiet --nodes=1 --ntasks=1 --cpus-per-task=1 -w "$node" \
+            bash -c 'end_ray 2> /dev/null' || say "$node may still have $folder" &
+        ends+=($!)
+    done
+    wait "${ends[@]}" || true
     ((${#pids[@]})) && { kill "${pids[@]}" 2> /dev/null || true; wait "${pids[@]}" 2> /dev/null || true; }
-    srun --overlap --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --ntasks-per-node=1 --cpus-per-task=1 --quiet \
-        rm -rf "$folder" || say "some nodes may still have $folder"
     rm -rf "$secret"
 }
 pids=()
@@ -69,16 +78,17 @@ unset RAY_AUTH_TOKEN RAY_ADDRESS  # the first would win over the file
 
 # by the cluster's own names; where they lead to a network that is not the nodes' own, set THEWORLD_HEAD_IP
 head=${THEWORLD_HEAD_IP:-$(getent ahostsv4 "${nodes[0]}" | awk '{print $1; exit}')}
-port=$((20000 + SLURM_JOB_ID % 10000))
+port=$((20000 + 2 * (SLURM_JOB_ID % 5000)))
 common=(--disable-usage-stats --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
     --object-store-memory=$((256 << 20)) --block)  # for tasks' names and receipts; latents go to the disk
 start() {  # Ray gives its folder to everybody (0777), so it lies inside one of 0700; mkdir refuses one that is there
     srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" --job-name=theworld-ray -w "$1" \
-        bash -c 'set -e; umask 077; mkdir -m 700 "$folder"; exec ray start "$@" > "$folder/log" 2>&1' ray "${@:2}" &
+        bash -c 'set -e; umask 077; mkdir -m 700 "$folder"; ray start "$@" > "$folder/log" 2>&1 &
+            echo $! > "$folder/pid"; wait $! || [ -e "$folder/ending" ]' ray "${@:2}" &
     pids+=($!)
 }
 start "${nodes[0]}" --head --node-ip-address="$head" --port="$port" --include-dashboard=false \
-    --ray-client-server-port=0 --temp-dir="$folder/r" "${common[@]}"
+    --ray-client-server-port=$((port + 1)) --temp-dir="$folder/r" "${common[@]}"  # nobody needs it; Ray has no "off"
 for ((i = 0; i < 60; i++)); do
     ray health-check --address "$head:$port" > /dev/null 2>&1 && break
     if ! kill -0 "${pids[0]}" 2> /dev/null || ((i == 59)); then

@@ -141,6 +141,8 @@ class Scheduler:
                 self._pool.submit(task, self._fitted)
                 in_flight += 1
                 self._in_hand += len(task.samples)
+            if queue and not is_stopping:
+                self._pool.grow()
             ended_tasks = self._pool.wait()
             if self._signals.name and not is_stopping:
                 is_stopping = True
