@@ -35,6 +35,8 @@ from .ray_local import Session, environment, stop
 _PROBE_S, _CONNECT_S = 60.0, 5.0
 _CHECK_EVERY_S = 10.0
 _MISSED_CHECKS = 3
+LOOK_S = 1.0
+"""Between two looks for nodes that have joined, before the job begins."""
 NODES_S = 300.0
 """To wait for the nodes of a cluster; starting Ray on a cold shared disk takes a minute or two."""
 _ROOMS = ("pipeline", "precompute", "train")
@@ -70,12 +72,13 @@ def knock(address: str) -> None:
 
 @contextmanager
 def ray_cluster(address: str) -> Generator[Session, None, None]:
-    """Join the cluster at HOST:PORT, which `knock` let in; yield it, and leave it again.
+    """Join the cluster at HOST:PORT, yield it, and leave it again.
 
     Raises:
-        ConfigError: not an address, or Ray refuses.
+        ConfigError: as `knock`, which is asked again: hours may lie between; or Ray refuses.
     """
     host, port = _parse(address)
+    knock(address)
     folder = Path(tempfile.mkdtemp(prefix="theworld-"))
     try:
         package = _package(folder / "theworld")
@@ -134,7 +137,7 @@ def wait_for_nodes(
             progress.say(f"{told} of {wanted} nodes have joined; waiting up to {limit_s:.0f} s for the others …")
         check()
         session.check()
-        time.sleep(1)
+        time.sleep(LOOK_S)
 
 
 def plan_workers(nodes: Iterable[Mapping[str, Any]], *, device: str, workers: int | None, small: bool) -> WorkerPlan:
