@@ -48,24 +48,38 @@ export folder=/tmp/theworld-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
 secret=$(mktemp -d "$HOME/.theworld-XXXXXXXX")  # 0700
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
-end_ray() {  # on a node. Ray ends by itself, else srun would call it killed, and success would read as failure
-    [ -d "$folder" ] || return 0
-    touch "$folder/ending"
-    kill -TERM "$(cat "$folder/pid")"
-    for ((i = 0; i < 100; i++)); do kill -0 "$(cat "$folder/pid")" || break; sleep 0.2; done
+run_ray() {  # on a node, until it is told to end. Ray gives its folder to everybody (0777), so it lies in one of 0700
+    umask 077
+    mkdir -m 700 "$folder" || return 1  # refuses one that somebody else laid out
+    ray start "$@" > "$folder/log" 2>&1 &
+    local ray=$! code=0
+    trap 'touch "$folder/ending"; kill -TERM $ray 2> /dev/null' TERM
+    while kill -0 $ray 2> /dev/null; do
+        [ ! -e "$folder/end" ] || { touch "$folder/ending"; kill -TERM $ray 2> /dev/null; }
+        sleep 0.5
+    done
+    wait $ray || code=$?
+    [ -e "$folder/ending" ] || return $code  # it died; its log stays for now
     rm -rf "$folder"
 }
-export -f end_ray
+end_ray() {  # on a node: without this, srun would call Ray killed, and success would read as failure
+    touch "$folder/end" 2> /dev/null || return 0
+    for ((i = 0; i < 60; i++)); do [ -d "$folder" ] || return 0; sleep 0.5; done
+    rm -rf "$folder"
+}
+export -f run_ray end_ray
+is_running() { [ "$(squeue --noheader --job="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; }
 cleanup() {
     trap '' TERM
     trap - EXIT
     local node ends=()
+    is_running || { wait "${pids[@]}" 2> /dev/null || true; nodes=(); }  # cancelled: SLURM itself tells Ray to end
     for node in "${nodes[@]}"; do  # each by itself, as one of them may be dead
         timeout 60 srun --overlap --quiet --nodes=1 --ntasks=1 --cpus-per-task=1 -w "$node" \
-            bash -c 'end_ray 2> /dev/null' || say "$node may still have $folder" &
+            bash -c end_ray || say "$node may still have $folder" &
         ends+=($!)
     done
-    wait "${ends[@]}" || true
+    ((${#ends[@]})) && { wait "${ends[@]}" || true; }
     ((${#pids[@]})) && { kill "${pids[@]}" 2> /dev/null || true; wait "${pids[@]}" 2> /dev/null || true; }
     rm -rf "$secret"
 }
@@ -81,10 +95,9 @@ head=${THEWORLD_HEAD_IP:-$(getent ahostsv4 "${nodes[0]}" | awk '{print $1; exit}
 port=$((20000 + 2 * (SLURM_JOB_ID % 5000)))
 common=(--disable-usage-stats --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
     --object-store-memory=$((256 << 20)) --block)  # for tasks' names and receipts; latents go to the disk
-start() {  # Ray gives its folder to everybody (0777), so it lies inside one of 0700; mkdir refuses one that is there
-    srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" --job-name=theworld-ray -w "$1" \
-        bash -c 'set -e; umask 077; mkdir -m 700 "$folder"; ray start "$@" > "$folder/log" 2>&1 &
-            echo $! > "$folder/pid"; wait $! || [ -e "$folder/ending" ]' ray "${@:2}" &
+start() {
+    srun --overlap --quiet --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" -w "$1" \
+        bash -c 'run_ray "$@"' ray "${@:2}" &
     pids+=($!)
 }
 start "${nodes[0]}" --head --node-ip-address="$head" --port="$port" --include-dashboard=false \
@@ -119,7 +132,7 @@ for line in open(sys.argv[1], encoding="utf-8"):
 print(count)
 PY
 }
-if ((code == 75)); then
+if ((code == 75)) && is_running; then  # and not cancelled by its owner
     attempts=${SLURM_RESTART_COUNT:-0}
     if ((attempts >= ${THEWORLD_MAX_REQUEUE:-20})); then
         say "not requeued: it was requeued $attempts times. Submit it again if it should go on"
