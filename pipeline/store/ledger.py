@@ -16,7 +16,7 @@ from typing import cast
 
 from ..errors import DamagedShardError
 from ..files.atomic import publish, remove, replace
-from ..files.open_files import retried
+from ..files.open_files import list_folder
 from ..files.plain import open_file, read_file
 from ..files.sealed import seal, unseal
 from ..latents.keys import is_key
@@ -138,7 +138,7 @@ def check(store: Path) -> dict[Path, str]:
 def _files(folder: Path, name: re.Pattern[str]) -> list[Path]:
     """Ours, by name; a folder that a copy left out, as it was empty, is empty."""
     try:
-        return sorted(path for path in retried(lambda: list(folder.iterdir())) if name.fullmatch(path.name))
+        return sorted(path for path in list_folder(folder) if name.fullmatch(path.name))
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import DamagedShardError
+from ..files.open_files import retried
 from ..messages import command
 from .latent_store import LatentStore
 from .records import unreadable
@@ -63,7 +64,7 @@ def payload_problems(store: LatentStore, numbers: Iterable[int]) -> dict[int, st
 def size_problem(payload: Path, stated_bytes: int, number: int) -> str | None:
     """What is wrong with a payload by its size; None where nothing is."""
     try:
-        status = os.stat(payload)  # noqa: PTH116 - hot
+        status = retried(lambda: os.stat(payload))  # noqa: PTH116 - hot
     except OSError as error:
         if error.errno in _NOT_THERE:
             return "it is missing"
@@ -82,7 +83,7 @@ def unrecorded_payloads(store: LatentStore, recorded: Iterable[int]) -> list[int
     """The shards that have a payload and no record, from one listing."""
     folder = store.path / store.layout.payload_folder
     try:
-        names = os.listdir(folder)  # noqa: PTH208 - 3x faster
+        names = retried(lambda: os.listdir(folder))  # noqa: PTH208 - 3x faster
     except (FileNotFoundError, NotADirectoryError):
         return []
     numbers = {store.layout.number_of(name) for name in names} - set(recorded)

@@ -131,7 +131,8 @@ def test_no_signal_at_any_time_costs_a_finished_batch(folder: Path, figure: Call
         f"signals: {jobs} jobs ended at random times, exit codes {codes}, {lost} finished batches lost, at most "
         f"{after} batches begun after a signal, seed {SEED}, {time.monotonic() - began:.0f} s"
     )
-    assert (lost, after) == (0, 0)
+    assert lost == 0
+    assert after <= 1, "more than the batch in hand was made after a signal"
 
 
 def check_exact(folder: Path) -> None:
