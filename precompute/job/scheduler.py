@@ -143,13 +143,10 @@ class Scheduler:
                 self._pool.submit(task, self._fitted)
                 in_flight += 1
                 self._in_hand += len(task.samples)
-<<<<<<< HEAD
-            if queue and not is_stopping:
-                self._pool.grow()
-=======
             if not in_flight and self._signals.name:
                 break
->>>>>>> 5bc0cd6f1da85e2c9cbd536653c46da994706e5f
+            if queue and not is_stopping:
+                self._pool.grow()
             ended_tasks = self._pool.wait()
             if self._signals.name and not is_stopping:
                 is_stopping = True

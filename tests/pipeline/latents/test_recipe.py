@@ -193,13 +193,8 @@ INTO_RECIPE = {
     "dtype": "dtype",
 }
 NO_EFFECT_ON_LATENTS = {
-<<<<<<< HEAD
-    *("images", "scenes", "cache", "limit", "part", "guardrail", "device", "workers", "batch_size", "format"),
-    *("shard_size", "nodes"),
-=======
     *("images", "scenes", "cache", "limit", "part", "guardrail", "device", "workers", "batch_size"),
-    *("format", "shard_size"),
->>>>>>> 5bc0cd6f1da85e2c9cbd536653c46da994706e5f
+    *("format", "shard_size", "nodes"),
     *("in_process", "dry_run", "retry_failed", "max_bad", "column", "image_root", "rehash", "address", "events"),
     *("start_field", "end_field", "anchor"),  # which inputs: they enter the keys
 }
