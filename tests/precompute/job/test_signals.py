@@ -8,14 +8,14 @@ from theworld.precompute.job import signals as signals_module
 from theworld.precompute.job.signals import Signals
 
 
-class Ended(Exception):
+class EndedError(Exception):
     """In place of the end of the process."""
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Signals:
     def end(_code: int) -> None:
-        raise Ended
+        raise EndedError
 
     monkeypatch.setattr("os._exit", end)
     run = Signals()
@@ -35,12 +35,12 @@ def test_a_second_one_ends_the_run_on_the_spot(
 ) -> None:
     monkeypatch.setattr(signals_module, "_ECHO_S", 0.0)
     run._end_on_the_spot(bytes([first]))
-    with pytest.raises(Ended):
+    with pytest.raises(EndedError):
         run._end_on_the_spot(bytes([second]))
 
 
 def test_ctrl_c_twice_ends_it_however_fast(run: Signals) -> None:
-    with pytest.raises(Ended):
+    with pytest.raises(EndedError):
         run._end_on_the_spot(bytes([signal.SIGINT, signal.SIGINT]))
 
 
