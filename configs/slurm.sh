@@ -1,55 +1,146 @@
 #!/usr/bin/env bash
-# Precompute over the GPUs of several nodes: one Ray head, one Ray worker a further node, one driver on the head.
+# Precompute over the GPUs of several nodes: one Ray head, one Ray process on each further node, and the driver here.
 #   sbatch configs/slurm.sh PHOTOS --steps 8 --world nvidia/Cosmos-Predict2-2B-Video2World --cache /shared/latents
-# Cost and expectation: one world model a GPU (4.4 GB of weights from HF_HOME, which all nodes must see); images a second
-# grow with the GPUs. Inputs, --cache and this virtual environment lie on a file system that all nodes share.
+# An array of jobs, each with a part of the inputs and all of them with one store:
+#   sbatch --array=1-8 --nodes=1 --output=theworld-%A_%a.log configs/slurm.sh PHOTOS --steps 8 --cache /shared/latents
+# Edit the lines marked EDIT, or give the same options to sbatch. Inputs, --cache and this environment lie on a file
+# system that all nodes share. Each GPU holds one world model (4.4 GB of weights from HF_HOME).
 #
-# Safety: Ray listens on the nodes' network, where anyone with the token runs code as you, and traffic is not encrypted.
-# So: token auth always, the token in a 0600 file that only you can read, and a private network between the nodes.
-# theworld refuses a cluster that asks for no token. The same sbatch goes on where a cancelled or failed one stopped.
+# When SLURM's signal comes, the driver commits what it has, exits with 75, and this script requeues the job: it goes
+# on where it stopped. It is not requeued when three attempts in a row committed nothing, or after
+# THEWORLD_MAX_REQUEUE (20) attempts.
+#
+# Safety: Ray listens on every network of the nodes. Who has the token runs code as you, and traffic is not encrypted.
+# So each job makes a token of its own, in a 0600 file, and theworld refuses a cluster that asks for no token.
 #SBATCH --job-name=theworld
-#SBATCH --nodes=2
+#SBATCH --nodes=2                    # EDIT
+#SBATCH --gpus-per-node=8            # EDIT; without GPUs: 0
+#SBATCH --cpus-per-task=32           # EDIT
+#SBATCH --time=12:00:00              # EDIT
+##SBATCH --account=… --partition=…   # EDIT, and remove one #
 #SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=32
-#SBATCH --time=12:00:00
-#SBATCH --signal=B:TERM@120
-# (the driver gets two minutes to say what remains; exit code 75 means: submit again)
+#SBATCH --signal=B:TERM@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=theworld-%j.log
 set -euo pipefail
-umask 077
 : "${SLURM_JOB_ID:?run this with sbatch}"
+# source /shared/venv/bin/activate   # EDIT, or submit from a shell in which `theworld` runs
 
-export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_TOKEN_PATH="$HOME/.theworld-ray-$SLURM_JOB_ID"
-python -c "import secrets; print(secrets.token_hex(32), end='')" > "$RAY_AUTH_TOKEN_PATH"
-trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
+say() { printf '%s slurm.sh: %s\n' "$(date +%T)" "$*" >&2; }
+for tool in theworld ray python; do
+    command -v "$tool" > /dev/null || { say "no $tool on PATH: activate its environment above, where EDIT stands"; exit 2; }
+done
 
+name=$SLURM_JOB_ID part=()
+if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+    name=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+    parts=${THEWORLD_PARTS:-$SLURM_ARRAY_TASK_MAX}  # of one task alone, submitted again: THEWORLD_PARTS=8 sbatch --array=3
+    [ "$SLURM_ARRAY_TASK_MIN" -ge 1 ] || { say "number an array's tasks from 1: --array=1-$((SLURM_ARRAY_TASK_MAX + 1))"; exit 2; }
+    if [ -z "${THEWORLD_PARTS:-}" ] && [ "$SLURM_ARRAY_TASK_COUNT" -ne "$SLURM_ARRAY_TASK_MAX" ]; then
+        say "this array has $SLURM_ARRAY_TASK_COUNT tasks up to $SLURM_ARRAY_TASK_MAX: say THEWORLD_PARTS=N, as at first"
+        exit 2
+    fi
+    part=(--part "$SLURM_ARRAY_TASK_ID/$parts")
+fi
+events=theworld-$name.jsonl
+export folder=/tmp/theworld-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
+secret=$(mktemp -d "$HOME/.theworld-XXXXXXXX")  # 0700
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-head=$(srun --nodes=1 --ntasks=1 -w "${nodes[0]}" hostname -I | awk '{print $1}')  # the private network's address
-port=$((20000 + SLURM_JOB_ID % 10000))
-gpus=${SLURM_GPUS_ON_NODE:-0}
-common=(--disable-usage-stats --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" --block)
 
-# each Ray in a folder of its own that only you can read, as the default one is not; mkdir refuses one laid out by others
-export folder=/tmp/theworld-$SLURM_JOB_ID
-start() { srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" -w "$1" --export=ALL bash -c \
-    'mkdir -m 700 "$folder"; trap "rm -rf $folder" EXIT; ray start "$@"' ray "${@:2}" & }
+run_ray() {  # on a node, until it is told to end. Ray gives its folder to everybody (0777), so it lies in one of 0700
+    umask 077
+    mkdir -m 700 "$folder" || return 1  # refuses one that somebody else laid out
+    ray start "$@" > "$folder/log" 2>&1 &
+    local ray=$! code=0
+    trap 'touch "$folder/ending"; kill -TERM $ray 2> /dev/null' TERM
+    while kill -0 $ray 2> /dev/null; do
+        [ ! -e "$folder/end" ] || { touch "$folder/ending"; kill -TERM $ray 2> /dev/null; }
+        sleep 0.5
+    done
+    wait $ray || code=$?
+    [ -e "$folder/ending" ] || return $code  # it died; its log stays for now
+    rm -rf "$folder"
+}
+end_ray() {  # on a node: without this, srun would call Ray killed, and success would read as failure
+    touch "$folder/end" 2> /dev/null || return 0
+    for ((i = 0; i < 60; i++)); do [ -d "$folder" ] || return 0; sleep 0.5; done
+    rm -rf "$folder"
+}
+export -f run_ray end_ray
+is_running() { [ "$(squeue --noheader --job="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; }
+cleanup() {
+    trap '' TERM
+    trap - EXIT
+    local node ends=()
+    is_running || { wait "${pids[@]}" 2> /dev/null || true; nodes=(); }  # cancelled: SLURM itself tells Ray to end
+    for node in "${nodes[@]}"; do  # each by itself, as one of them may be dead
+        timeout 60 srun --overlap --quiet --nodes=1 --ntasks=1 --cpus-per-task=1 -w "$node" \
+            bash -c end_ray || say "$node may still have $folder" &
+        ends+=($!)
+    done
+    ((${#ends[@]})) && { wait "${ends[@]}" || true; }
+    ((${#pids[@]})) && { kill "${pids[@]}" 2> /dev/null || true; wait "${pids[@]}" 2> /dev/null || true; }
+    rm -rf "$secret"
+}
+pids=()
+trap cleanup EXIT
+
+export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_TOKEN_PATH=$secret/token
+(umask 077; python -c "import secrets; print(secrets.token_hex(32), end='')" > "$RAY_AUTH_TOKEN_PATH")
+unset RAY_AUTH_TOKEN RAY_ADDRESS  # the first would win over the file
+
+# by the cluster's own names; where they lead to a network that is not the nodes' own, set THEWORLD_HEAD_IP
+head=${THEWORLD_HEAD_IP:-$(getent ahostsv4 "${nodes[0]}" | awk '{print $1; exit}')}
+port=$((20000 + 2 * (SLURM_JOB_ID % 5000)))
+common=(--disable-usage-stats --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
+    --object-store-memory=$((256 << 20)) --block)  # for tasks' names and receipts; latents go to the disk
+start() {
+    srun --overlap --quiet --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" -w "$1" \
+        bash -c 'run_ray "$@"' ray "${@:2}" &
+    pids+=($!)
+}
 start "${nodes[0]}" --head --node-ip-address="$head" --port="$port" --include-dashboard=false \
-    --temp-dir="$folder" "${common[@]}"
-for ((attempt = 0; attempt < 60; attempt++)); do
-    srun --overlap --nodes=1 --ntasks=1 -w "${nodes[0]}" ray health-check --address "$head:$port" 2>/dev/null && break
+    --ray-client-server-port=$((port + 1)) --temp-dir="$folder/r" "${common[@]}"  # nobody needs it; Ray has no "off"
+for ((i = 0; i < 60; i++)); do
+    ray health-check --address "$head:$port" > /dev/null 2>&1 && break
+    if ! kill -0 "${pids[0]}" 2> /dev/null || ((i == 59)); then
+        say "the Ray head at $head:$port did not start:"
+        tail -n 20 "$folder/log" >&2 || true
+        exit 1
+    fi
     sleep 2
 done
-for node in "${nodes[@]:1}"; do
-    start "$node" --address="$head:$port" "${common[@]}"
-done
+for node in "${nodes[@]:1}"; do start "$node" --address="$head:$port" "${common[@]}"; done
 
-# on the head, since a driver has to be on a node of its cluster; SLURM's signal, below, is handed on to it
-srun --overlap --nodes=1 --ntasks=1 -w "${nodes[0]}" --export=ALL \
-    theworld precompute "$@" --address "$head:$port" --events "theworld-$SLURM_JOB_ID.jsonl" &
-driver=$!
-trap 'kill -TERM $driver 2>/dev/null || true' TERM
+# here, without srun: a driver has to be on a node of its cluster, and SLURM's signal has to reach Python itself
 code=0
+theworld precompute "$@" "${part[@]}" --address "$head:$port" --nodes "${#nodes[@]}" --events "$events" &
+driver=$!
+trap 'kill -TERM $driver 2> /dev/null || true' TERM
 wait $driver || code=$?
-while kill -0 $driver 2>/dev/null; do wait $driver || code=$?; done  # a signal ends the first wait early
-kill $(jobs -p) 2>/dev/null || true
+while kill -0 $driver 2> /dev/null; do wait $driver || code=$?; done  # a signal ends the first wait early
+say "theworld precompute ended with $code"
+
+fruitless() {  # how many attempts in a row, up to this one, committed nothing
+    python - "$events" << 'PY'
+import json, sys
+count = 0
+for line in open(sys.argv[1], encoding="utf-8"):
+    event = json.loads(line)
+    count = count + 1 if event["event"] == "plan" else 0 if event.get("written") else count
+print(count)
+PY
+}
+if ((code == 75)) && is_running; then  # and not cancelled by its owner
+    attempts=${SLURM_RESTART_COUNT:-0}
+    if ((attempts >= ${THEWORLD_MAX_REQUEUE:-20})); then
+        say "not requeued: it was requeued $attempts times. Submit it again if it should go on"
+    elif (($(fruitless || echo 0) >= 3)); then
+        say "not requeued: the last three attempts committed nothing (see $events)"
+    else
+        cleanup
+        scontrol requeue "$SLURM_JOB_ID" && say "requeued"
+    fi
+fi
 exit $code

@@ -163,6 +163,11 @@ class PrecomputeConfig(BaseModel):
             typed_only="your Ray token is sent there, and code that comes back is run",
         ),
     ] = None
+    nodes: Annotated[
+        int | None,
+        Field(ge=1),
+        _running("Of the cluster: wait up to 5 minutes until so many have joined.", default="those that are there"),
+    ] = None
     events: Annotated[
         LocalPath | None, _running("Append one JSON line per event to this file.", typed_only=_WRITTEN)
     ] = None
@@ -229,6 +234,8 @@ class PrecomputeConfig(BaseModel):
     def _runs_in_one_place(self) -> PrecomputeConfig:
         if self.in_process and self.address is not None:
             raise ValueError("in_process works here and address elsewhere; choose one")
+        if self.nodes is not None and self.address is None:
+            raise ValueError("nodes are those of a cluster; name it with address")
         if self.in_process and (self.workers or 1) > 1:
             raise ValueError(f"in_process is one worker, and workers says {self.workers}; choose one")
         return self

@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 import time
 import traceback
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...pipeline.errors import Interrupted, WorldModelError
+from ...pipeline.errors import ConfigError, Interrupted, WorldModelError
 from ...pipeline.files.rights import current_umask
 from ...pipeline.machine import usable_cores
 from ...pipeline.progress import Progress
@@ -29,6 +30,8 @@ ANSWER_S = 60.0
 """For an answer that is ready to be handed over."""
 POLL_S = 1.0
 """Between looks at whether Ray itself still lives."""
+LOOK_S = 15.0
+"""Between looks for nodes that have joined."""
 AHEAD = 2
 """Tasks an actor has at once: the next one is there when the last ends, and not a way to the driver and back later."""
 
@@ -79,6 +82,10 @@ class Pool(Protocol):
         """Wait up to a second for tasks to end; returns their receipts or exceptions, often none."""
         ...
 
+    def grow(self) -> None:
+        """Take in workers on nodes that have joined since, at times; the loop calls it while tasks wait."""
+        ...
+
     def stop(self) -> None:
         """Let the workers end after the batch in hand and commit what they have; `wait` for their receipts."""
         ...
@@ -120,6 +127,9 @@ class _InProcess:
                 self._progress.warn(f"a task failed:\n{traceback.format_exc().rstrip()}")
             return [(task, error)]
 
+    def grow(self) -> None:
+        return
+
     def stop(self) -> None:
         return  # this process heard the signal itself
 
@@ -135,6 +145,8 @@ class _Actor:
     """When it died, until it is back."""
     restart: Any = None
     """Reference of the call that answers when it is back."""
+    joins: bool = False
+    """Whether it is on a node that joined late, and has not yet proven that it sees the store and the inputs."""
     next_call_at: float = 0.0
     """When to call again: while Ray restarts an actor, every call to it fails, through no fault of the caller."""
 
@@ -165,7 +177,10 @@ class _RayPool:
         # one call at a time: in threads of their own, Ray's calls compute at half the speed (benchmarks/README.md)
         options = {"max_restarts": -1, "max_task_retries": 0}
         actor = self._ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(worker_class())
-        self._actors = [_Actor(actor.remote(setup)) for _ in range(workers)]
+        self._new_actor = partial(actor.remote, setup)
+        self._actors = [_Actor(self._new_actor()) for _ in range(workers)]
+        self._room: tuple[Callable[[list[Any]], WorkerPlan], Sample] | None = None
+        self._look_at, self._left_out = 0.0, 0
         self._on_gpu = gpus > 0
 
     @property
@@ -205,6 +220,24 @@ class _RayPool:
         actor = self._actor_for(task, ahead=True)
         assert actor is not None
         actor.tasks[actor.handle.process.remote(task.samples, task.shard, dict(fitted))] = task
+
+    def grows_by(self, plan_of: Callable[[list[Any]], WorkerPlan], first: Sample) -> None:
+        """From here on `grow` looks for nodes; `plan_of` says for how many workers they have room."""
+        self._room, self._look_at = (plan_of, first), time.monotonic() + LOOK_S
+
+    def grow(self) -> None:
+        now = time.monotonic()
+        if self._room is None or now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
+        plan_of, first = self._room
+        with suppress(ConfigError, self._ray.exceptions.RayError):  # no node left, or a head that `check` tells of
+            more = plan_of(self._ray.nodes()).workers - self._left_out - len(self._actors)
+            for _ in range(more):
+                handle = self._new_actor()
+                self._actors.append(_Actor(handle, died_at=now, restart=handle.check_in.remote(first), joins=True))
+            if more > 0:
+                self._progress.say(f"room for {more} more workers has joined the cluster; starting them …")
 
     def _actor_for(self, task: Task, *, ahead: bool) -> _Actor | None:
         free_actors = [
@@ -274,13 +307,32 @@ class _RayPool:
                         "latents are kept: run the same command again, with --in-process if Ray is the cause"
                     )
             elif now >= actor.next_call_at:
-                actor.restart = actor.handle.load_s.remote()
+                actor.restart = (
+                    actor.handle.check_in.remote(self._room[1])
+                    if actor.joins and self._room is not None
+                    else actor.handle.load_s.remote()
+                )
 
     def _end_restart(self, actor: _Actor) -> None:
         reference, actor.restart = actor.restart, None
         try:
-            self._ray.get(reference, timeout=ANSWER_S)
+            answer = self._ray.get(reference, timeout=ANSWER_S)
             actor.died_at = None
+            if actor.joins:
+                actor.joins = False
+                self.where.append(answer)
+                self._progress.say(f"a worker on {answer['host']} has joined: {self.workers} workers")
+        except self._ray.exceptions.RayTaskError as error:
+            if not actor.joins:
+                actor.next_call_at = time.monotonic() + POLL_S / 5
+                return
+            self._actors.remove(actor)
+            self._ray.kill(actor.handle)
+            self._left_out += 1
+            self._progress.warn(
+                f"warning: a worker on {node_of(error) or 'a node'} that joined late is left out, as it does not see "
+                f"the inputs, the cache or the world model's folder: {reason_of(error)}"
+            )
         except self._ray.exceptions.RayError:
             actor.next_call_at = time.monotonic() + POLL_S / 5
 
@@ -331,7 +383,12 @@ def open_pool(
 
 @contextmanager
 def join_pool(
-    session: Session, setup: dict[str, Any], worker_plan: WorkerPlan, first: Sample, progress: Progress
+    session: Session,
+    setup: dict[str, Any],
+    worker_plan: WorkerPlan,
+    plan_of: Callable[[list[Any]], WorkerPlan],
+    first: Sample,
+    progress: Progress,
 ) -> Generator[Pool, None, None]:
     """Workers on a cluster that was joined, each having proven that it sees the store and the inputs.
 
@@ -355,6 +412,7 @@ def join_pool(
             f"{error}. Every node has to see the inputs, the cache {setup['store']} and the world model's folder under "
             "the same paths: put them on a file system that all share"
         ) from error
+    pool.grows_by(plan_of, first)
     yield pool
 
 

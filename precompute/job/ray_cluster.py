@@ -17,19 +17,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from ... import pipeline
 from ...pipeline.credentials import hide_passwords
 from ...pipeline.errors import ConfigError, Interrupted
+from ...pipeline.messages import name_some
+from ...pipeline.progress import Progress
 from .ray_local import Session, environment, stop
 
 _PROBE_S, _CONNECT_S = 60.0, 5.0
 _CHECK_EVERY_S = 10.0
 _MISSED_CHECKS = 3
+LOOK_S = 1.0
+"""Between two looks for nodes that have joined, before the job begins."""
+NODES_S = 300.0
+"""To wait for the nodes of a cluster; starting Ray on a cold shared disk takes a minute or two."""
 _ROOMS = ("pipeline", "precompute", "train")
 
 
@@ -44,12 +53,12 @@ class WorkerPlan:
     gpus: float
 
 
-@contextmanager
-def ray_cluster(address: str) -> Generator[Session, None, None]:
-    """Join the cluster at HOST:PORT, yield it, and leave it again.
+def knock(address: str) -> None:
+    """Check that this process may join the cluster at HOST:PORT, in seconds, before anything is done for a job.
 
     Raises:
-        ConfigError: not an address, nothing there, no token auth there, no or an unsafe token here, or Ray refuses.
+        ConfigError: not an address, nothing there, no token auth there, no or an unsafe token here, or this machine is
+            none of the cluster's.
     """
     host, port = _parse(address)
     try:
@@ -58,7 +67,18 @@ def ray_cluster(address: str) -> Generator[Session, None, None]:
         cause = getattr(error, "strerror", None) or error
         raise ConfigError(f"--address {address}: nothing answers there ({cause})") from error
     _require_auth(address)
-    _require_token(address)
+    _require_membership(address, _require_token(address))
+
+
+@contextmanager
+def ray_cluster(address: str) -> Generator[Session, None, None]:
+    """Join the cluster at HOST:PORT, yield it, and leave it again.
+
+    Raises:
+        ConfigError: as `knock`, which is asked again: hours may lie between; or Ray refuses.
+    """
+    host, port = _parse(address)
+    knock(address)
     folder = Path(tempfile.mkdtemp(prefix="theworld-"))
     try:
         package = _package(folder / "theworld")
@@ -86,6 +106,38 @@ def ray_cluster(address: str) -> Generator[Session, None, None]:
                 stop(ray, [])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_nodes(
+    session: Session, wanted: int | None, progress: Progress, check: Callable[[], None], limit_s: float = NODES_S
+) -> list[dict[str, Any]]:
+    """The nodes of a cluster, once there are as many as wanted, or nobody joins any more.
+
+    Args:
+        wanted: None takes those that are there.
+        check: raises what should end the wait, such as a signal.
+    Returns:
+        As `ray.nodes()`, those that are alive.
+    """
+    started = time.monotonic()
+    told = -1
+    while True:
+        nodes = [node for node in session.ray.nodes() if node["Alive"]]
+        waited = time.monotonic() - started
+        if wanted is None or len(nodes) >= wanted:
+            return nodes
+        if waited > limit_s:
+            progress.warn(
+                f"warning: {len(nodes)} of {wanted} nodes joined within {limit_s:.0f} s. The job begins on these; a "
+                "node that joins later is given work while there is some"
+            )
+            return nodes
+        if told != len(nodes):
+            told = len(nodes)
+            progress.say(f"{told} of {wanted} nodes have joined; waiting up to {limit_s:.0f} s for the others …")
+        check()
+        session.check()
+        time.sleep(LOOK_S)
 
 
 def plan_workers(nodes: Iterable[Mapping[str, Any]], *, device: str, workers: int | None, small: bool) -> WorkerPlan:
@@ -132,16 +184,19 @@ import sys
 from ray._raylet import GcsClient
 from ray.exceptions import AuthenticationError
 try:
-    GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=10)
-    print("open")
+    nodes = GcsClient(address=sys.argv[1]).get_all_node_info(timeout=10).values()
+    print("open", *(node.node_manager_address for node in nodes if node.state == 0))
 except AuthenticationError:
     print("closed")
 """
 
 
 def _probe(address: str, **settings: str) -> str:
-    """Whether a cluster lets one in: open, closed, or why it cannot be told. In a process of its own: Ray fixes its
-    mode and token once a process, and a driver with a wrong token waits for minutes."""
+    """Whether a cluster lets one in: open and its nodes' addresses, closed, or why it cannot be told.
+
+    In a process of its own: Ray fixes its mode and token once a process, and a driver with a wrong token waits for
+    minutes.
+    """
     command = [sys.executable, "-c", _PROBE, address]
     try:
         answer = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=_PROBE_S)
@@ -153,7 +208,7 @@ def _probe(address: str, **settings: str) -> str:
 def _require_auth(address: str) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     answer = _probe(address, **{**clean, "RAY_AUTH_MODE": "disabled"})
-    if answer == "open":
+    if answer.split()[:1] == ["open"]:
         raise ConfigError(
             f"--address {address}: this cluster asks for no token, so whoever reaches its ports can run code in it "
             "and in this job (CVE-2023-48022). Start it with RAY_AUTH_MODE=token, as configs/slurm.sh does"
@@ -162,12 +217,26 @@ def _require_auth(address: str) -> None:
         raise ConfigError(f"--address {address}: cannot tell whether this cluster asks for a token: {answer}")
 
 
-def _require_token(address: str) -> None:
+def _require_token(address: str) -> list[str]:
+    """The addresses of the cluster's nodes."""
     if not os.environ.get("RAY_AUTH_TOKEN"):
         _require_private_token()
-    if (answer := _probe(address, **{**os.environ, "RAY_AUTH_MODE": "token"})) != "open":
+    answer = _probe(address, **{**os.environ, "RAY_AUTH_MODE": "token"})
+    if answer.split()[:1] != ["open"]:
         problem = "is not the cluster's token" if answer == "closed" else f"may not be the cluster's token ({answer})"
         raise ConfigError(f"--address {address}: the token here {problem}: copy it from the cluster's head")
+    return answer.split()[1:]
+
+
+def _require_membership(address: str, nodes: Iterable[str]) -> None:
+    own = {found.address.partition("%")[0] for found in chain.from_iterable(psutil.net_if_addrs().values())}
+    with suppress(OSError):
+        own |= set(socket.gethostbyname_ex(socket.gethostname())[2])
+    if not own & set(nodes):
+        raise ConfigError(
+            f"--address {address}: this machine is none of the cluster's, whose nodes are {name_some(sorted(nodes))}. "
+            "A driver has to run on one of them: log in there, or start Ray here as one more node (docs/cluster.md)"
+        )
 
 
 def _require_private_token() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ...pipeline.errors import Interrupted, TheWorldError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files.atomic import publish, writing
 from ...pipeline.machine import resolve_device
+from ...pipeline.messages import name_some
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import PROMPT, LatentStore, create_store, label_of
 from ...pipeline.store.ledger import Failure
@@ -26,7 +28,7 @@ from .events import Events
 from .plan import SHARD_BYTES, Plan, cut_tasks, samples_per_task, shard_capacity
 from .pool import Task, join_pool, open_pool
 from .prepare import Prepared, announce, is_small, prepare
-from .ray_cluster import plan_workers, ray_cluster
+from .ray_cluster import knock, plan_workers, ray_cluster, wait_for_nodes
 from .report import Report
 from .scheduler import Scheduler
 from .signals import Signals, signal_behind, signals_of_this_run
@@ -76,6 +78,8 @@ def _interruptions(signals: Signals) -> Generator[None, None, None]:
 
 
 def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: Signals) -> Report:
+    if config.address and not config.dry_run:
+        knock(config.address)  # before hours of listing and hashing
     prepared = prepare(config, progress)
     signals.check()
     announce(prepared, config, progress, events)
@@ -86,14 +90,17 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)  # all done, on read-only media
     device, workers = prepared.device, prepared.workers
     with ExitStack() as stack:
-        session = worker_plan = None
+        session = worker_plan = plan_of = None
         if config.address and plan.todo:
             progress.say(f"joining {config.address} …")
             session = stack.enter_context(ray_cluster(config.address))
             signals.install()  # over Ray's own
             small = is_small(prepared.world)
-            worker_plan = plan_workers(session.ray.nodes(), device=config.device, workers=config.workers, small=small)
+            plan_of = partial(plan_workers, device=config.device, workers=config.workers, small=small)
+            nodes = wait_for_nodes(session, config.nodes, progress, signals.check)
+            worker_plan = plan_of(nodes)
             device, workers = worker_plan.device, worker_plan.workers
+            progress.say(f"cluster {workers} workers on {len(nodes)} nodes: {name_some(_names_of(nodes))}")
         store = _open_store(prepared, config, progress)
         if recipe.prompts == "sample" and plan.todo:
             # here, where a cluster's GPUs may not be
@@ -114,8 +121,8 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
                 progress.say(f"batches of {batch} on {name}: larger ones did not fit ({config.cache / FILE})")
         tasks = _cut(prepared, config, store, plan, workers, batch_size)
         progress.say("starting the workers …")
-        if session is not None and worker_plan is not None:
-            pool = stack.enter_context(join_pool(session, setup, worker_plan, plan.todo[0], progress))
+        if session is not None and worker_plan is not None and plan_of is not None:
+            pool = stack.enter_context(join_pool(session, setup, worker_plan, plan_of, plan.todo[0], progress))
         else:
             count = min(workers, len(tasks))
             pool = stack.enter_context(open_pool(setup, count, progress, in_process=config.in_process))
@@ -141,6 +148,10 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         failures=tuple(work.failures),
         empty_rows=_empty_rows(store),
     )
+
+
+def _names_of(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted(str(node.get("NodeManagerHostname") or node["NodeManagerAddress"]) for node in nodes)
 
 
 def _cut(

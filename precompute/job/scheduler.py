@@ -145,6 +145,8 @@ class Scheduler:
                 self._in_hand += len(task.samples)
             if not in_flight and self._signals.name:
                 break
+            if queue and not is_stopping:
+                self._pool.grow()
             ended_tasks = self._pool.wait()
             if self._signals.name and not is_stopping:
                 is_stopping = True

@@ -2,7 +2,8 @@
 
     first signal     outside of a batch: Interrupted, at once
                      inside (`held`): noted; the batch in hand ends, the shard is committed as far as it is, exit 75
-    SIGTERM, SIGINT after it: the process ends on the spot, whatever it is doing, with exit 75 as well
+    SIGTERM, SIGINT after it: the process ends on the spot, whatever it is doing, with exit 75 as well; but not for a
+                     SIGTERM that comes twice at once: schedulers send it to a whole group, and scripts pass it on
 
 What is ignored stays ignored: SIGHUP under nohup, SIGINT of a job in the background of a script.
 """
@@ -13,6 +14,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -23,6 +25,8 @@ from ...pipeline.progress import print_at_once
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _URGENT = {signal.SIGTERM, signal.SIGINT}
 """What ends a run that is stopping already. A terminal that closes sends SIGHUP twice, and systemd SIGTERM with it."""
+_ECHO_S = 2.0
+"""So long after the first SIGTERM another one is its echo."""
 _UNUSUAL = {signal.SIGUSR1, signal.SIGUSR2}
 """Taken only where nobody else does."""
 
@@ -42,7 +46,8 @@ class Signals:
         """Blocks of `held` that are open: inside, the first signal is only noted."""
         self._before: dict[int, Any] = {}
         """The handlers of the signals taken, which are those of nobody who wants to keep them."""
-        self._has_heard = False
+        self._heard: tuple[int, float] | None = None
+        """The first signal taken, and when."""
 
     @contextmanager
     def caught(self) -> Generator[None, None, None]:
@@ -88,13 +93,18 @@ class Signals:
     def _end_on_the_spot(self, numbers: bytes) -> None:
         """Called in a thread of its own, as the main one may be in compiled code for minutes."""
         for number in numbers:
-            if self._has_heard and number in _URGENT:
+            if self._heard is not None and number in _URGENT and not self._is_echo(number):
                 print_at_once(f"stopped on the spot by a second signal ({signal.Signals(number).name})")
                 for act in before_the_end:
                     with suppress(Exception):
                         act()
                 os._exit(Interrupted.exit_code)
-            self._has_heard |= number in self._before
+            if self._heard is None and number in self._before:
+                self._heard = number, time.monotonic()
+
+    def _is_echo(self, number: int) -> bool:
+        first, at = self._heard or (0, 0.0)
+        return number == first == signal.SIGTERM and time.monotonic() - at < _ECHO_S
 
 
 def signals_of_this_run() -> Signals:

@@ -24,9 +24,11 @@ from tests.behaviour.test_precompute import make_images
 from tests.behaviour.two_nodes import NOT_PERMITTED
 from tests.faults.fault_store import latent_of
 from tests.patience import patience
-from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.errors import ConfigError, Interrupted
+from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import open_store
-from theworld.precompute.job.ray_cluster import plan_workers, ray_cluster
+from theworld.precompute.job import ray_cluster as ray_cluster_module
+from theworld.precompute.job.ray_cluster import _require_membership, plan_workers, ray_cluster, wait_for_nodes
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = patience(300)
@@ -227,6 +229,44 @@ def test_what_is_no_host_s_name_is_said_as_plainly(address: str) -> None:
         pass
 
 
+def test_a_machine_outside_of_the_cluster_is_told_so_before_anything_else() -> None:
+    with pytest.raises(ConfigError, match=r"none of the cluster's, whose nodes are 203\.0\.113\.1, 203\.0\.113\.2"):
+        _require_membership("203.0.113.1:6379", ["203.0.113.2", "203.0.113.1"])
+    _require_membership("127.0.0.1:6379", ["203.0.113.1", "127.0.0.1"])
+
+
+class Nodes:
+    """A session whose cluster grows by a node at each look."""
+
+    def __init__(self, most: int) -> None:
+        self.ray, self.most, self.looks = self, most, 0
+
+    def nodes(self) -> list[dict[str, object]]:
+        self.looks += 1
+        return [{"Alive": number < min(self.looks, self.most)} for number in range(self.most + 1)]
+
+    def check(self) -> None: ...
+
+
+@pytest.mark.parametrize(("wanted", "there"), [(None, 1), (1, 1), (3, 3), (5, 4)])
+def test_a_job_waits_for_its_nodes_up_to_a_limit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wanted: int | None, there: int
+) -> None:
+    monkeypatch.setattr(ray_cluster_module, "LOOK_S", 0.01)
+    caplog.set_level("INFO")
+    nodes = wait_for_nodes(Nodes(4), wanted, Progress.to_logger(), lambda: None, limit_s=0.5)  # type: ignore[arg-type]
+    assert len(nodes) == there
+    assert ("4 of 5 nodes joined within" in caplog.text) == (wanted == 5)
+
+
+def test_a_signal_ends_the_wait_for_nodes() -> None:
+    def stop() -> None:
+        raise Interrupted("SIGTERM")
+
+    with pytest.raises(Interrupted):
+        wait_for_nodes(Nodes(1), 2, Progress.to_logger(), stop)  # type: ignore[arg-type]
+
+
 def test_workers_follow_the_resources_of_the_nodes() -> None:
     def nodes(*resources: dict[str, float]) -> list[dict[str, object]]:
         return [{"Alive": True, "Resources": one} for one in resources] + [{"Alive": False, "Resources": {"GPU": 9}}]
@@ -246,7 +286,7 @@ def test_the_slurm_script_is_a_script_and_asks_for_a_token() -> None:
     script = ROOT / "configs" / "slurm.sh"
     subprocess.run(["bash", "-n", script], check=True, timeout=patience(30))
     text = script.read_text()
-    assert all(words in text for words in ("RAY_AUTH_MODE=token", "umask 077", "private network", "--address"))
+    assert all(words in text for words in ("RAY_AUTH_MODE=token", "umask 077", "mkdir -m 700", "--address"))
 
 
 @pytest.mark.slow
