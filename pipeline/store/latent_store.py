@@ -239,6 +239,17 @@ class LatentStore:
             ConfigError: the rollouts are shorter than `rollout_steps`.
             LatentShapeError: `out` does not fit.
         """
+        while True:
+            index = self._index
+            try:
+                return self._read(keys, rollout_steps, out)
+            except DamagedShardError:
+                self.refresh()
+                if self._index is index:
+                    raise
+                # else `cache compact` has moved the rows since this store was opened
+
+    def _read(self, keys: Sequence[str], rollout_steps: int | None, out: NDArray[Any] | None) -> NDArray[Any]:
         rows = self.rows_of(keys)
         if out is None:
             return self.read_rows(rows, self.buffer(len(rows), rollout_steps=rollout_steps))
@@ -360,21 +371,8 @@ class LatentStore:
             with suppress(StoreError):  # the shard is safe; the next publish tells of it, or says what is wrong
                 self.publish_at_times()
 
-    def as_zarr(self) -> Any:
-        """The committed rows as a `zarr.Group` that is read alone: see docs/store.md for each of these."""
-        return views.as_zarr(self)
-
-    def as_xarray(self) -> Any:
-        """The committed rows as an `xarray.Dataset`, in dask chunks of whole shards, with keys as a coordinate."""
-        return views.as_xarray(self)
-
-    def as_dask(self) -> Any:
-        """The latents of `as_xarray` alone, as a `dask.array.Array` (B, C, T, H, W)."""
-        return views.as_xarray(self)["latents"].data
-
-    def as_webdataset(self) -> Any:
-        """The committed tars as a `webdataset.WebDataset` that unpickles nothing."""
-        return views.as_webdataset(self)
+    as_zarr, as_xarray = views.as_zarr, views.as_xarray
+    as_dask, as_webdataset = views.as_dask, views.as_webdataset
 
     def record_sources(
         self,

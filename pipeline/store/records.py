@@ -27,6 +27,8 @@ FORMAT: StoreVersion = 2
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Checksums = Annotated[str, Field(pattern=r"^([0-9a-f]{8})+$")]
 
+RECORD_BYTES_OF_ROW = KEY_DIGITS + 3
+"""Of a row's key; each checksum of its frames takes 8 more."""
 _RECORD_NAME = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
 RECORD_LIMIT_BYTES = 64 * 2**20
 _MAX_VALUES = 2**22

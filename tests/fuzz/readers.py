@@ -584,8 +584,6 @@ def readers(seeds: Seeds) -> list[Reader]:
         Reader(
             name="questions",
             covers=(
-                "pipeline.files.text_tables:read_lines",
-                "train.questions.readers:_is_conversations",
                 "train.questions.readers:digest_of",
                 "pipeline.files.hashing:digest_of_file",
             ),
@@ -731,7 +729,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="scenes",
-            covers=("pipeline.files.text_tables:read_lines",),
+            covers=("pipeline.files.text_tables:open_text",),
             cases=lambda s: s.scenes,
             use=lambda folder: each(
                 lambda: read_truth(folder / "scenes"),

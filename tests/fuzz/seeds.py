@@ -279,6 +279,8 @@ class Seeds:
         }
         files = {name: "".join(json.dumps(row) + "\n" for row in rows) for name, rows in lines.items()}
         files["llava.json"], files["rows.json"] = json.dumps(llava, indent=2), json.dumps(rows)
+        files["object.json"] = json.dumps({"version": 1, "annotations": rows})
+        files["ids.json"] = json.dumps({"17": {**own, "answers": [{"answer": "left"}, "right"]}, "18": rows[0]})
         files["q.csv"] = 'image,question,answer,id\r\na.png,"where, now?",left,1\r\nb.png,"say ""x""",x,2\r\n'
         files["q.tsv"] = (
             f"index\timage\tquestion\tA\tB\tanswer\tcategory\n0\t{encoded}\twhich?\tred\tblue\tA\tcolour\n"

@@ -32,8 +32,14 @@ OF_OTHERS = {
     "pipeline.files.table_process:_limit": "the kernel's",
     "pipeline.files.rights:current_umask": "the kernel's",
     "pipeline.latents.keys:key_of_file": "hashes bytes, whatever they are",
+    "pipeline.machine:_cpu_groups": "the kernel's",
+    "pipeline.machine:_quota_of": "the kernel's",
     "pipeline.machine:cpu_model": "the kernel's",
+<<<<<<< HEAD
+    "pipeline.store.compact:_fill": "holds a record open that was read by then, and reads nothing",
+=======
     "pipeline.store.commit:_test_placing": "files that it has just written",
+>>>>>>> 8651b0e6e72a92e55545d9a3ee5d9ebd65dbc770
     "pipeline.theworld.model:TheWorld.save_pretrained": "copies bytes, whatever they are",
     "pipeline.theworld.processor:Processor._pictures": "decode_image, as of `images`",
     "pipeline.theworld.processor:_content_of": "decode_image, as of `images`",
@@ -64,7 +70,6 @@ OF_OTHERS = {
     "train.data.vision:VisionInputs.__init__": "load_pretrained, as of `language models: weights`",
     "train.data.vision:VisionInputs.prepare": "decode_image, as of `images`",
     "train.language.chat_renderer:main": "its parent's pipe, guarded: test_chat_template.py",
-    "train.questions.readers:_first_bad_byte": "bytes alone, of a file that `questions` has found not to be UTF-8",
     "train.questions.coverage:_read_digest": "hashes bytes, whatever they are",
     "train.runs.hub:_copy": "copies bytes, whatever they are",
     "train.study.findings:find": "study.json, once `studies: study.json` has read it",
