@@ -35,11 +35,8 @@ OF_OTHERS = {
     "pipeline.machine:_cpu_groups": "the kernel's",
     "pipeline.machine:_quota_of": "the kernel's",
     "pipeline.machine:cpu_model": "the kernel's",
-<<<<<<< HEAD
     "pipeline.store.compact:_fill": "holds a record open that was read by then, and reads nothing",
-=======
     "pipeline.store.commit:_test_placing": "files that it has just written",
->>>>>>> 8651b0e6e72a92e55545d9a3ee5d9ebd65dbc770
     "pipeline.theworld.model:TheWorld.save_pretrained": "copies bytes, whatever they are",
     "pipeline.theworld.processor:Processor._pictures": "decode_image, as of `images`",
     "pipeline.theworld.processor:_content_of": "decode_image, as of `images`",
