@@ -27,6 +27,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ..credentials import hide_passwords
+from ..files.open_files import MOST_RAISED
 from ..machine import usable_cores
 from ..messages import format_bytes, install_extra
 
@@ -177,9 +178,11 @@ def _memory() -> Iterator[Row]:
     if sys.platform != "win32":
         import resource
 
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        few = files < _FEW_FILES
-        yield Row("open files", "note" if few else "ok", f"at most {files}", "ulimit -n 4096" if few else "")
+        files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = MOST_RAISED if most == resource.RLIM_INFINITY else min(most, MOST_RAISED)
+        few = max(files, most) < _FEW_FILES
+        raised = f", raised to {most} when a store needs more" if files < most else ""
+        yield Row("open files", "note" if few else "ok", f"at most {files}{raised}", "ulimit -n 4096" if few else "")
 
 
 def _cgroup_limit() -> int | None:

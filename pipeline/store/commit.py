@@ -122,7 +122,7 @@ def _test_placing(temp_folder: Path, folder: Path) -> None:
         with _ability("reading what was written", folder):
             content = probe.read_bytes()
         if placed != (True, False) or content != b"first":
-            problem = f"this file system ({name_of(folder)}) replaces a file that it was told to keep"
+            problem = f"this file system replaces a file that it was told to keep ({name_of(folder)})"
             raise OSError(errno.ENOTSUP, problem, str(probe))
         with _ability("making names durable (fsync of a folder)", folder):
             atomic.sync_folder(folder)
