@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -25,22 +25,12 @@ from ..latents.spec import LatentSpec, latent_frames
 from ..messages import command
 from . import ledger
 from .buffer import BatchBuffer
+from .catalog import Catalog
 from .formats import StoreFormat
 from .formats.base import ShardLayout
 from .formats.webdataset import WebDatasetLayout
 from .formats.zarr import ZarrLayout
-from .index import (
-    SNAPSHOT,
-    SNAPSHOT_FROM_SHARDS,
-    Index,
-    Shard,
-    Stamp,
-    read_snapshot,
-    record_inodes,
-    record_stamps,
-    shard_of,
-    write_snapshot,
-)
+from .index import SNAPSHOT_FROM_SHARDS, AnyKeys, Index, Keys, Shards, is_packed, unpack_keys
 from .ledger import Failure
 from .records import ShardRecord, read_record, record_path, unreadable
 from .shard_files import OpenShardFiles, ShardFile
@@ -82,7 +72,12 @@ class LatentStore:
         format: StoreFormat,
         *,
         tolerate_damage: bool,
+        load: bool = True,
     ) -> None:
+        """
+        Args:
+            load: False looks at no record before somebody asks what is here: a worker that only adds shards never does.
+        """
         self.path = path
         self.recipe = recipe
         self.spec = spec
@@ -92,17 +87,16 @@ class LatentStore:
         self.damage: tuple[str, ...] = ()
         self._tolerate_damage = tolerate_damage
         self._recipe_id = recipe.id
-        self._index = Index({}, shard_size)
-        self._bad: dict[int, str] = {}
-        self._inodes: dict[int, int] = {}
+        self._catalog = Catalog(path, self._recipe_id, shard_size, self._is_possible)
         self._payloads = OpenShardFiles(path, partial(self.layout.payload_path, path))
         self._lock = threading.Lock()
-        self.refresh()
+        if load:
+            self.refresh()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the folder for itself, and checks for itself."""
-        arguments = (self.path, self.recipe, self.spec, self.shard_size, self.format, self._tolerate_damage)
-        return _open_again, arguments
+        what = (self.path, self.recipe, self.spec, self.shard_size, self.format)
+        return _open_again, (*what, self._tolerate_damage, self._catalog.is_loaded)
 
     @property
     def sample_shape(self) -> tuple[int, int, int, int]:
@@ -116,18 +110,29 @@ class LatentStore:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every visible key once, by shard and row."""
+        """Every visible key once, by shard and row. Of millions of samples, take `rows` or `packed_keys`."""
         return self._index.keys
 
     @property
-    def shards(self) -> Mapping[int, Shard]:
-        """The visible shards by number, ascending."""
+    def packed_keys(self) -> Keys:
+        """`keys` as an array of sixteen bytes each, made anew."""
+        return self._index.packed_keys()
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The rows of the Zarr array that hold `keys`, ascending."""
+        return self._index.rows
+
+    @property
+    def shards(self) -> Shards:
+        """The visible shards by number, ascending; another object after a change."""
         return self._index.shards
 
     @property
     def bad_records(self) -> Mapping[int, str]:
         """The shards whose record cannot be used, and why."""
-        return self._bad
+        self._loaded()
+        return self._catalog.bad
 
     @property
     def array_rows(self) -> int:
@@ -136,8 +141,9 @@ class LatentStore:
 
     @property
     def next_number(self) -> int:
-        """The first shard number above all that have a record."""
-        return 1 + max(*self._bad, *self._index.shards, -1, -1)
+        """The first shard number above all that have a record, or that a snapshot speaks for."""
+        self._loaded()
+        return self._catalog.next_number
 
     def __len__(self) -> int:
         return len(self._index)
@@ -145,11 +151,20 @@ class LatentStore:
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and bool(self.holds([key])[0])
 
-    def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+    @property
+    def _index(self) -> Index:
+        self._loaded()
+        return self._catalog.index
+
+    def _loaded(self) -> None:
+        if not self._catalog.is_loaded:
+            self.refresh()
+
+    def holds(self, keys: AnyKeys) -> NDArray[np.bool_]:
         """Which of some keys are here."""
         return self._index.find(keys) >= 0
 
-    def rows_of(self, keys: Sequence[str]) -> NDArray[np.int64]:
+    def rows_of(self, keys: AnyKeys) -> NDArray[np.int64]:
         """Where latents are in the Zarr array: `zarr.open(path)["latents"][row]`.
 
         Raises:
@@ -157,7 +172,9 @@ class LatentStore:
         """
         rows = self._index.find(keys)
         if (rows < 0).any():
-            missing_key, more_count = keys[int(np.argmax(rows < 0))], int((rows < 0).sum()) - 1
+            first = int(np.argmax(rows < 0))
+            missing_key = unpack_keys(keys[first : first + 1])[0] if is_packed(keys) else keys[first]
+            more_count = int((rows < 0).sum()) - 1
             more_text = f" and {more_count} more of {len(keys)}" if more_count else ""
             raise MissingLatentError(
                 f"{self.path} (recipe {self._recipe_id[:12]}, {len(self)} latents) holds no latent for key "
@@ -186,23 +203,19 @@ class LatentStore:
                 instead and goes on.
         """
         with self._lock:
-            inodes = record_inodes(self.path)
-            indexed = self._index.shards
-            removed = {n for n in (*indexed, *self._bad) if inodes.get(n) != self._inodes.get(n)}  # or another by now
-            if removed:
-                self._index = self._index.without(removed)
-                self._bad = {n: message for n, message in self._bad.items() if n not in removed}
-                self._payloads.forget(removed)
-            stamps = record_stamps(self.path, inodes.keys() - self._index.shards.keys() - self._bad.keys())
-            if not indexed and (snapshot := read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)):
-                self._index = snapshot.without(n for n, s in snapshot.shards.items() if not self._possible(s))
-            if new := self._read_records(sorted(stamps.keys() - self._index.shards.keys()), stamps):
-                self._index = self._index.with_shards(new)
-            self._inodes = inodes
-            self.damage = tuple(self._bad[number] for number in sorted(self._bad))
+            try:
+                gone = self._catalog.refresh(tolerate_damage=self._tolerate_damage)
+                self._payloads.forget(gone)
+            finally:
+                self.damage = tuple(message for _, message in sorted(self._catalog.bad.items()))
+
+    def committed(self, record: ShardRecord) -> None:
+        """Know a shard that this process has just committed, without looking for others."""
+        with self._lock:
+            self._catalog.add(record)
 
     def read(
-        self, keys: Sequence[str], *, rollout_steps: int | None = None, out: NDArray[Any] | None = None
+        self, keys: AnyKeys, *, rollout_steps: int | None = None, out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         """The latents of some keys. A frame's checksum is checked when this process first touches it.
 
@@ -312,7 +325,8 @@ class LatentStore:
                     if not has_content(self.path / name, content, within=self.path):
                         replace(self.path / "tmp", self.path / name, content, within=self.path)
                 if len(self.shards) >= SNAPSHOT_FROM_SHARDS:
-                    self._publish_snapshot()
+                    with self._lock:
+                        self._catalog.publish()
             self.refresh()
             if samples == self._index.array_rows:  # else a commit came between, and its N may already be overwritten
                 return samples
@@ -370,35 +384,9 @@ class LatentStore:
         """Where the payload of a shard belongs."""
         return self.layout.payload_path(self.path, shard)
 
-    def _publish_snapshot(self) -> None:
-        stamps = {number: shard.stamp for number, shard in self.shards.items()}
-        snapshot = read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)
-        if snapshot is None or snapshot.shards.keys() != stamps.keys():
-            content = write_snapshot(self._index, self._recipe_id)
-            replace(self.path / "tmp", self.path / SNAPSHOT, content, within=self.path)
-
-    def _possible(self, shard: Shard) -> bool:
-        return shard.rows <= self.shard_size and shard.bytes == self.layout.payload_bytes(shard.rows)
-
-    def _read_records(self, numbers: Iterable[int], stamps: Mapping[int, Stamp]) -> list[Shard]:
-        shards: list[Shard] = []
-        for number in numbers:
-            try:
-                shard = shard_of(read_record(self.path, number, self._recipe_id), stamps[number])
-                if not self._possible(shard):
-                    raise self._damaged(
-                        number,
-                        f"its record states {shard.rows} rows in {shard.bytes} bytes, "
-                        f"a {self.format} shard of {self.shard_size} rows cannot",
-                    )
-                shards.append(shard)
-            except FileNotFoundError:  # moved away since it was listed
-                continue
-            except DamagedShardError as error:
-                if not self._tolerate_damage:
-                    raise
-                self._bad[number] = str(error)
-        return shards
+    def _is_possible(self, rows: int, size: int, frames: int) -> bool:
+        """Whether a shard of this store can have so many rows, bytes, and frames with a checksum in the record."""
+        return rows <= self.shard_size and size == self.layout.payload_bytes(rows) and frames >= 1
 
     def _record(self, number: int) -> ShardRecord:
         try:
@@ -439,12 +427,16 @@ class LatentStore:
             at += read
 
     def _check(self, payload: ShardFile, place: int, memory: NDArray[np.uint8], frames: int) -> None:
-        """The first touch of these frames: they must match their checksums, and the first one its record's."""
+        """The first touch of these frames: they must match their checksums, and those that the record states."""
+        number = payload.shard.number
         stated = self.layout.checksums(memory, frames)
         if stated is None:
-            raise self._damaged(payload.shard.number, f"row {place} does not match its checksums")
-        if stated[0] != payload.shard.first_frames_crc32c[place]:
-            raise self._damaged(payload.shard.number, f"row {place} is not the one its record describes")
+            raise self._damaged(number, f"row {place} does not match its checksums")
+        recorded: list[int] = payload.shard.frames_crc32c[place, :frames].tolist()
+        if stated[: len(recorded)] != recorded:  # by the index, and a snapshot's checksums have no seal
+            recorded = self._record(number).checksums()[place, :frames].tolist()
+        if stated[: len(recorded)] != recorded:
+            raise self._damaged(number, f"row {place} is not the one its record describes")
         payload.checked[place] = frames
 
     def _damaged(self, number: int, problem: str) -> DamagedShardError:
@@ -457,6 +449,12 @@ class LatentStore:
 
 
 def _open_again(
-    path: Path, recipe: Recipe, spec: LatentSpec, shard_size: int, format: StoreFormat, tolerate_damage: bool
+    path: Path,
+    recipe: Recipe,
+    spec: LatentSpec,
+    shard_size: int,
+    format: StoreFormat,
+    tolerate_damage: bool,
+    load: bool,
 ) -> LatentStore:
-    return LatentStore(path, recipe, spec, shard_size, format, tolerate_damage=tolerate_damage)
+    return LatentStore(path, recipe, spec, shard_size, format, tolerate_damage=tolerate_damage, load=load)

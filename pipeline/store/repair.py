@@ -16,7 +16,8 @@ from ..files.lock import exclusive_lock
 from ..progress import Progress
 from .commit import link_on_the_way
 from .folder import load_store, make_own_folders
-from .index import SNAPSHOT, record_inodes
+from .index import record_inodes
+from .snapshot import remove_snapshot
 from .verify import Finding, Level, Verification, verify
 
 _LOCKED = "theworld.json"
@@ -66,7 +67,7 @@ def repair(path: Path, *, apply: bool, level: Level = "read", progress: Progress
         moves, unhealed = _moves(verification)
         with writing(path):
             if any(finding.damage or finding.what == "index" for finding in verification.findings):
-                remove(path / SNAPSHOT, within=path)  # first: it must not speak for a record that is gone
+                remove_snapshot(path)  # first: it must not speak for a record that is gone
             for file in moves:
                 _set_aside(path, file)
         load_store(path).publish()

@@ -25,9 +25,10 @@ from ..messages import command, format_bytes
 from ..progress import Progress
 from . import ledger
 from .folder import check_array_metadata, load_store
-from .index import SNAPSHOT, Shard, read_snapshot, record_inodes, record_stamps
+from .index import SNAPSHOT, Shard, record_inodes
 from .latent_store import LatentStore
 from .records import ShardRecord, read_record, record_path, unreadable
+from .snapshot import read_snapshot
 
 Level = Literal["names", "read", "deep"]
 LEVELS: tuple[Level, ...] = ("names", "read", "deep")
@@ -170,9 +171,9 @@ def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding]
 
 
 def _agree(record: ShardRecord, shard: Shard) -> bool:
-    crcs = "".join(f"{crc:08x}" for crc in shard.first_frames_crc32c.tolist())
     keys = "".join(record.keys)
-    return (keys, record.bytes, record.first_frames_crc32c) == (shard.keys.tobytes().hex(), shard.bytes, crcs)
+    is_same = (keys, record.bytes) == (shard.keys.tobytes().hex(), shard.bytes)
+    return is_same and np.array_equal(record.checksums(), shard.frames_crc32c)
 
 
 def _size_problem(store: Path, payload: Path, record: ShardRecord) -> str | None:
@@ -239,8 +240,8 @@ def _metadata(store: LatentStore) -> Iterator[Finding]:
     for path, message in ledger.check(store.path).items():
         yield Finding(True, "log", message, (path,))
     if (store.path / SNAPSHOT).is_file():
-        stamps = record_stamps(store.path)
-        if read_snapshot(store.path, store.recipe.id, store.shard_size, stamps) is None:
+        listed = len(record_inodes(store.path))
+        if read_snapshot(store.path, store.recipe.id, store.shard_size, listed=listed) is None:
             yield Finding(False, "index", f"{store.path / SNAPSHOT} is of no use; the records are read instead")
 
 
@@ -251,7 +252,7 @@ def _strays(store: LatentStore) -> Iterator[Finding]:
     leftovers = sum(1 for _ in (store.path / "tmp").iterdir()) if (store.path / "tmp").is_dir() else 0
     if leftovers:
         yield Finding(False, "leftover", f"{leftovers} unfinished files in tmp/: of running or killed writers: see gc")
-    if twice := sum(shard.rows for shard in store.shards.values()) - len(store):
+    if twice := int(store.shards.table()[:, 1].sum()) - len(store):
         yield Finding(False, "twice", f"{twice} rows hold a key that another shard holds too; each is visible once")
 
 

@@ -7,7 +7,7 @@ stranger's files, with the reason.
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from theworld.pipeline.files.gguf_header import check_gguf
 from theworld.pipeline.files.sealed import seal, seal_tensors, unseal
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
-from theworld.pipeline.store import index as catalog
+from theworld.pipeline.store import snapshot
 from theworld.pipeline.store.folder import _Spec, open_store
 from theworld.pipeline.store.summary import summarise
 from theworld.pipeline.store.transfer import export, read_keys
@@ -169,13 +169,15 @@ def _restate_recipe(name: str, content: bytes) -> tuple[str, bytes]:
     return name, content
 
 
-def _reseal_tensors(*purposes: str) -> Mend:
+def _reseal_tensors(*purposes: str, unsealed: Collection[str] = ()) -> Mend:
     def mend(name: str, content: bytes) -> tuple[str, bytes]:
         with suppress(Exception):
             tensors = dict(safetensors.numpy.load(content))
-            del tensors["seal"]
-            purpose = purposes[len(content) % len(purposes)]
-            return name, safetensors.numpy.save({**tensors, "seal": seal_tensors(tensors, purpose)})
+            old, purpose = tensors["seal"], purposes[len(content) % len(purposes)]
+            sealed = {name: tensor for name, tensor in tensors.items() if name not in ("seal", *unsealed)}
+            new = seal_tensors(sealed, purpose)
+            # in place: one reader takes nothing that is laid out otherwise
+            return name, content.replace(old.tobytes(), new.tobytes())
         return name, content
 
     return mend
@@ -459,10 +461,15 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: index.safetensors",
-            covers=("pipeline.store.index:read_snapshot",),
+            covers=("pipeline.store.snapshot:_map",),
             cases=lambda s: s.stores_with("index.safetensors"),
             use=_use_store,
-            mends=(_reseal_tensors(*(f"theworld index {catalog.FORMAT} {recipe_id}" for recipe_id in recipe_ids)),),
+            mends=(
+                _reseal_tensors(
+                    *(f"theworld index {snapshot._VERSION} {recipe_id} None" for recipe_id in recipe_ids),
+                    unsealed=("frames_crc32c",),
+                ),
+            ),
             share=0.5,
         ),
         Reader(
