@@ -8,7 +8,7 @@ import ctypes
 import errno
 import os
 import secrets
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -113,6 +113,17 @@ def remove(target: Path, *, within: Path | None = None) -> None:
             sync_folder(folder)
     except FileNotFoundError:
         return
+
+
+def remove_all(folder: Path, names: Sequence[str], *, within: Path) -> None:
+    """Remove some files of a folder, as far as they exist, durably and with one fsync; `within` as for `publish`."""
+    if not names:
+        return
+    with held_folder(within, folder) as held:
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.unlink(held / name)  # noqa: PTH108
+        sync_folder(held)
 
 
 def make_folders(path: Path, *, durable: bool = True) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,6 @@ from ..files.plain import has_content
 from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec, latent_frames
 from ..messages import command
-from . import ledger
 from .buffer import BatchBuffer
 from .catalog import Catalog
 from .formats import StoreFormat
@@ -31,13 +30,15 @@ from .formats.base import ShardLayout
 from .formats.webdataset import WebDatasetLayout
 from .formats.zarr import ZarrLayout
 from .index import SNAPSHOT_FROM_SHARDS, AnyKeys, Index, Keys, Shards, is_packed, unpack_keys
-from .ledger import Failure
+from .ledger import Failure, FailureLog
 from .records import ShardRecord, read_record, record_path, unreadable
 from .shard_files import OpenShardFiles, ShardFile
+from .sources import SourceRow, read_prompts, read_source_rows, read_sources, read_starts, write_sources
 from .writer import ShardWriter
 
 _PATIENCE_S, _MEMORY_BYTES_PER_S = 50e-6, 2e9
 """A read that takes longer than this had to wait for the disk."""
+_BLOCK_KEYS = 2**16
 _GONE = "its record was moved away while it was read"
 
 
@@ -89,6 +90,7 @@ class LatentStore:
         self._recipe_id = recipe.id
         self._catalog = Catalog(path, self._recipe_id, shard_size, self._is_possible)
         self._payloads = OpenShardFiles(path, partial(self.layout.payload_path, path))
+        self._failures = FailureLog(path)
         self._lock = threading.Lock()
         if load:
             self.refresh()
@@ -111,22 +113,28 @@ class LatentStore:
     @property
     def keys(self) -> tuple[str, ...]:
         """Every visible key once, by shard and row. Of millions of samples, take `rows` or `packed_keys`."""
-        return self._index.keys
+        return self.index.keys
 
     @property
     def packed_keys(self) -> Keys:
         """`keys` as an array of sixteen bytes each, made anew."""
-        return self._index.packed_keys()
+        return self.index.packed_keys()
+
+    def sorted_keys(self) -> Iterator[str]:
+        """`keys` in order of their digits, one by one."""
+        keys = np.sort(self.packed_keys)
+        for start in range(0, len(keys), _BLOCK_KEYS):
+            yield from unpack_keys(keys[start : start + _BLOCK_KEYS])
 
     @property
     def rows(self) -> NDArray[np.int64]:
         """The rows of the Zarr array that hold `keys`, ascending."""
-        return self._index.rows
+        return self.index.rows
 
     @property
     def shards(self) -> Shards:
         """The visible shards by number, ascending; another object after a change."""
-        return self._index.shards
+        return self.index.shards
 
     @property
     def bad_records(self) -> Mapping[int, str]:
@@ -137,7 +145,7 @@ class LatentStore:
     @property
     def array_rows(self) -> int:
         """N of the Zarr array: up to and with the last row of the highest committed shard."""
-        return self._index.array_rows
+        return self.index.array_rows
 
     @property
     def next_number(self) -> int:
@@ -146,13 +154,14 @@ class LatentStore:
         return self._catalog.next_number
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.index)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and bool(self.holds([key])[0])
 
     @property
-    def _index(self) -> Index:
+    def index(self) -> Index:
+        """Which keys are where, now; another object after a change."""
         self._loaded()
         return self._catalog.index
 
@@ -162,7 +171,7 @@ class LatentStore:
 
     def holds(self, keys: AnyKeys) -> NDArray[np.bool_]:
         """Which of some keys are here."""
-        return self._index.find(keys) >= 0
+        return self.index.find(keys) >= 0
 
     def rows_of(self, keys: AnyKeys) -> NDArray[np.int64]:
         """Where latents are in the Zarr array: `zarr.open(path)["latents"][row]`.
@@ -170,7 +179,7 @@ class LatentStore:
         Raises:
             MissingLatentError: names the first key that is not here.
         """
-        rows = self._index.find(keys)
+        rows = self.index.find(keys)
         if (rows < 0).any():
             first = int(np.argmax(rows < 0))
             missing_key = unpack_keys(keys[first : first + 1])[0] if is_packed(keys) else keys[first]
@@ -319,7 +328,7 @@ class LatentStore:
         """
         while True:
             self.refresh()
-            samples = self._index.array_rows
+            samples = self.index.array_rows
             with writing(self.path):
                 for name, content in self.layout.files(samples).items():
                     if not has_content(self.path / name, content, within=self.path):
@@ -328,7 +337,7 @@ class LatentStore:
                     with self._lock:
                         self._catalog.publish()
             self.refresh()
-            if samples == self._index.array_rows:  # else a commit came between, and its N may already be overwritten
+            if samples == self.index.array_rows:  # else a commit came between, and its N may already be overwritten
                 return samples
 
     def record_sources(
@@ -336,45 +345,59 @@ class LatentStore:
         rows: Iterable[tuple[str, str]],
         prompts: Mapping[str, str] | None = None,
         starts: Mapping[str, float] | None = None,
-    ) -> None:
-        """Keep which input is which key: rows of (source, key). The same set twice is kept once.
+    ) -> int:
+        """Keep which input is which key: rows of (source, key). Those kept already are not written again.
 
         Args:
             prompts: key -> the prompt that is part of it, where samples have their own.
             starts: key -> the second of a video at which its clip or picture is, where one was chosen.
+        Returns:
+            How many rows were new.
         """
         with writing(self.path):
-            ledger.write_sources(self.path, rows, prompts, starts)
+            return write_sources(self.path, rows, prompts, starts)
+
+    def source_rows(self) -> Iterator[SourceRow]:
+        """What is kept of every input, some perhaps twice, without holding it all in memory."""
+        return read_source_rows(self.path)
 
     def prompts(self) -> dict[str, str]:
         """Key -> the prompt that is part of it, where samples have their own."""
-        return ledger.read_prompts(self.path)
+        return read_prompts(self.path)
 
     def starts(self) -> dict[str, float]:
         """Key -> the second of a video at which its clip or picture is, where one was chosen."""
-        return ledger.read_starts(self.path)
+        return read_starts(self.path)
 
     def sources(self) -> dict[str, tuple[str, ...]]:
-        """Source -> its keys, over all runs.
+        """Source -> its keys, over all runs. Of millions of inputs, take `source_rows`.
 
         More than one key means that the input changed between runs. No run is "the last" (clocks decide nothing here):
         whoever needs one key hashes the input as it is now, or refuses.
         """
-        return ledger.read_sources(self.path)
+        return read_sources(self.path)
 
     def record_failure(self, failure: Failure) -> None:
-        """Keep that an input failed; an earlier row of the same input (key, else source) gives way."""
+        """`record_failures` of one."""
+        self.record_failures([failure])
+
+    def record_failures(self, failures: Iterable[Failure]) -> None:
+        """Keep that inputs failed, in one file; an earlier row of the same input (key, else source) gives way."""
         with writing(self.path):
-            ledger.write_failure(self.path, failure)
+            self._failures.record(failures)
 
     def failures(self) -> list[Failure]:
         """The inputs that failed, by source."""
-        return ledger.read_failures(self.path)
+        return self._failures.failures()
 
     def clear_failure(self, failure: Failure) -> None:
-        """Forget a failure: its input has a latent now, or is no longer wanted."""
+        """`clear_failures` of one."""
+        self.clear_failures([failure])
+
+    def clear_failures(self, failures: Iterable[Failure]) -> None:
+        """Forget failures: their inputs have a latent now, or are no longer wanted."""
         with writing(self.path):
-            ledger.remove_failure(self.path, failure)
+            self._failures.clear(failures)
 
     def close(self) -> None:
         """Close the payload files. Reading again opens them again."""
@@ -395,7 +418,7 @@ class LatentStore:
             raise self._damaged(number, _GONE) from error
 
     def _open(self, number: int) -> ShardFile:
-        shard = self._index.shards.get(number)
+        shard = self.index.shards.get(number)
         if shard is None:  # a refresh in another thread
             raise self._damaged(number, _GONE)
         try:

@@ -437,7 +437,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: commits",
-            covers=("pipeline.store.records:read_record", "pipeline.files.plain:read_json_text"),
+            covers=("pipeline.store.records:read_sealed", "pipeline.files.plain:read_json_text"),
             cases=lambda s: s.stores_with("commits/*"),
             use=_use_store,
             mends=(_reseal,),
@@ -445,7 +445,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: failed, sources",
-            covers=("pipeline.store.ledger:_read_failure", "pipeline.store.ledger:_read_sources"),
+            covers=("pipeline.store.ledger:read_failures_file", "pipeline.store.sources:_checked_lines"),
             cases=lambda s: s.stores_with("failed/*", "sources/*"),
             use=_use_store,
             mends=(_reseal,),
@@ -461,7 +461,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: index.safetensors",
-            covers=("pipeline.store.snapshot:_map",),
+            covers=("pipeline.store.snapshot:read_snapshot", "pipeline.store.records:record_seal",),
             cases=lambda s: s.stores_with("index.safetensors"),
             use=_use_store,
             mends=(

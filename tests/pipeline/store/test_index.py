@@ -1,18 +1,15 @@
 """Which key is where: the catalog against a dictionary, and a snapshot that can only cost time."""
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from theworld.pipeline.store.index import Index, Shard, Stamp, pack_keys
 
-from ...miniatures.store import create, expected, fill, flip, key, write
+from ...miniatures.store import key
 
 SHARD_SIZE = 4
 # keys that begin alike, that end in zero bytes, and that are shared by several shards

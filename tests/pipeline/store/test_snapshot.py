@@ -82,7 +82,7 @@ def test_a_large_store_opens_from_its_snapshot_and_reads_only_newer_records(larg
 
 
 def test_opening_from_a_snapshot_copies_no_array(large: LatentStore) -> None:
-    found = open_store(large.path)._index.head
+    found = open_store(large.path).index.head
     assert found is not None
     for array in (found.high, found.low, found.rows, found.places, found.frames_crc32c):
         assert not array.flags.owndata
@@ -156,7 +156,7 @@ def test_no_flipped_byte_of_a_snapshot_changes_what_is_read(large: LatentStore, 
 def test_a_wrong_checksum_of_a_frame_in_a_snapshot_is_looked_up_in_the_record(large: LatentStore) -> None:
     file = large.path / SNAPSHOT
     content = file.read_bytes()
-    crcs = open_store(large.path)._index.head.frames_crc32c  # type: ignore[union-attr]
+    crcs = open_store(large.path).index.head.frames_crc32c  # type: ignore[union-attr]
     at = content.index(crcs[:4].tobytes())
     flip(file, at)
     assert records_read(large.path) == []
@@ -172,7 +172,7 @@ def test_a_snapshot_of_another_recipe_or_shard_size_is_of_no_use(large: LatentSt
 
 def lie(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[LatentStore], None]:
     def write_lie(store: LatentStore) -> None:
-        run = store._index.merged
+        run = store.index.merged
         assert run is not None
         arrays = {name: getattr(run, name).copy() for name in ("numbers", "shard_rows", "rows", "places")}
         change(arrays)
