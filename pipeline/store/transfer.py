@@ -18,6 +18,7 @@ from safetensors.numpy import load
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from ..files.atomic import made_folder, publish, writing
+from ..files.local import require_local
 from ..files.plain import read_file
 from ..latents.keys import is_key
 from ..latents.recipe import difference
@@ -137,6 +138,12 @@ def copy(
     except DamagedShardError as error:  # of use to people; no latent depends on it
         damaged.append(str(error))
     return Copied(source.path, copied, int(present.sum()), tuple(damaged), int(dropped.sum()))
+
+
+def named_keys(values: Sequence[str]) -> list[str]:
+    """The keys that were typed, each once; a value is a key, or a file of keys, read and refused by `read_keys`."""
+    keys = [key for value in values for key in ([value] if is_key(value) else read_keys(require_local(Path(value))))]
+    return list(dict.fromkeys(keys))
 
 
 def read_keys(file: Path) -> list[str]:

@@ -275,7 +275,7 @@ def _missing(store: LatentStore) -> Iterator[Finding]:
             False,
             "unmade",
             f"{len(unmade)} of {len(sources)} inputs of recorded jobs have no latent ({names}): never made, or missing "
-            "in this copy; `theworld precompute` with the same flags makes them",
+            "in this copy. Running precompute with the same flags makes them",
         )
 
 
