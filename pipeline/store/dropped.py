@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,6 @@ from ..files.plain import read_file
 from ..latents.keys import KEY_DIGITS, is_key
 from .index import Index, Keys, pack_keys, unpack_keys
 from .records import damaged, unreadable
-
-if TYPE_CHECKING:  # which hides what is dropped here
-    from .latent_store import LatentStore
 
 DROPPED = "dropped"
 _LIST_NAME = re.compile(r"[0-9a-f]{64}\.txt")
@@ -92,23 +88,6 @@ def is_in(keys: Keys, ordered: Keys) -> NDArray[np.bool_]:
         return np.zeros(len(keys), bool)
     places = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
     return ordered[places] == keys
-
-
-def dropped_rows(store: LatentStore) -> dict[int, int]:
-    """How many rows of dropped keys are still in the payload of which shards."""
-    if not len(store.dropped):
-        return {}
-    rows = {number: int(is_in(shard.keys, store.dropped).sum()) for number, shard in store.shards.items()}
-    return {number: count for number, count in rows.items() if count}
-
-
-def follow_drops(source: LatentStore, target: LatentStore) -> None:
-    """What was dropped in a store stays dropped in a copy of it, but for what the copy holds by itself."""
-    dropped = unpack_keys(source.dropped[~is_in(source.dropped, target.dropped)])
-    new = [key for key, is_held in zip(dropped, target.holds(dropped).tolist(), strict=True) if not is_held]
-    if new:
-        add_dropped(target.path, new)
-        target.refresh()
 
 
 def add_dropped(store: Path, keys: Iterable[str]) -> None:

@@ -23,7 +23,8 @@ from ..files.plain import read_file
 from ..latents.keys import is_key
 from ..latents.recipe import difference
 from ..progress import Progress
-from .dropped import follow_drops, is_in
+from .drop import follow_drops
+from .dropped import is_in
 from .folder import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
 from .formats import StoreFormat
 from .index import pack_keys

@@ -25,7 +25,8 @@ from ..files.sealed import unseal
 from ..messages import MAX_NAMES, command, format_bytes, name_some
 from ..progress import Progress
 from . import ledger
-from .dropped import check_dropped, dropped_rows, salvage
+from .drop import dropped_rows
+from .dropped import check_dropped, salvage
 from .folder import check_array_metadata, load_store
 from .index import (
     SNAPSHOT,

@@ -11,8 +11,8 @@ import webdataset
 import zarr
 
 from theworld.pipeline.errors import DamagedShardError, MissingLatentError
-from theworld.pipeline.store.drop import drop, undo_drop
-from theworld.pipeline.store.dropped import add_dropped, check_dropped, dropped_rows
+from theworld.pipeline.store.drop import drop, dropped_rows, undo_drop
+from theworld.pipeline.store.dropped import add_dropped, check_dropped
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
 from theworld.pipeline.store.index import unpack_keys
 from theworld.pipeline.store.repair import gc, repair
