@@ -23,11 +23,11 @@ from ..errors import DamagedShardError, LatentShapeError
 from ..files.atomic import publish, writing
 from ..messages import command, name_some
 from ..progress import Progress
-from .dropped import add_dropped, is_in, remove_dropped
+from .dropped import add_dropped, remove_dropped
 from .folder import load_store
-from .index import pack_keys, unpack_keys
 from .latent_store import LatentStore
 from .maintenance import LOST, alone
+from .packed_keys import is_in, pack_keys, unpack_keys
 from .promises import sources_by_key
 from .records import origins_of, read_record
 from .retire import finish_retirements, held_elsewhere, new_folder_aside, retiring

@@ -122,6 +122,11 @@ def load_store(path: Path) -> LatentStore:
     return _load(path, tolerate_damage=True)
 
 
+def open_to_add(path: Path) -> LatentStore:
+    """`load_store` for a worker: until it asks which keys are here, no record is read and no folder listed."""
+    return _load(require_local(path), tolerate_damage=True, load=False)
+
+
 def find_store(cache: Path, recipe: Recipe) -> LatentStore | None:
     """The store of a recipe in a cache folder, to see which latents it holds; None where there is none. Writes nothing.
 
@@ -292,12 +297,12 @@ def _check_recipe(store: LatentStore, recipe: Recipe) -> None:
         raise StoreMismatchError(f"{store.path} is of another recipe ({differing}). Choose another --cache folder")
 
 
-def _load(path: Path, *, tolerate_damage: bool) -> LatentStore:
+def _load(path: Path, *, tolerate_damage: bool, load: bool = True) -> LatentStore:
     manifest = _read_manifest(path)
     recipe, spec = _meaning(manifest, path)
     try:
         store = LatentStore(
-            path, recipe, spec, manifest.shard_size, manifest.layout, tolerate_damage=tolerate_damage
+            path, recipe, spec, manifest.shard_size, manifest.layout, tolerate_damage=tolerate_damage, load=load
         )
     except FileNotFoundError as error:
         raise StoreError(

@@ -2,16 +2,19 @@
 
 import errno
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ..errors import DamagedShardError, StoreError
-from ..files.plain import read_json_text
+from ..files.plain import open_file, read_json_text
 from ..files.sealed import unseal
 from ..latents.keys import KEY_DIGITS
 from ..messages import command, list_problems
@@ -21,6 +24,9 @@ FORMAT = 1
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+_SEAL_BYTES = 67
+"""The end of a record: its seal, 64 digits, and `"}` and a line feed."""
+_SEAL_START = re.compile(rb"[0-9a-f]{16}")
 _RECORD_NAME = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
 RECORD_LIMIT_BYTES = 64 * 2**20
 _MAX_VALUES = 2**22
@@ -60,6 +66,11 @@ class ShardRecord(BaseModel):
         if not _has_usual_numbers(self.facts):
             raise ValueError("facts hold a number that is not finite, or has more than 64 bits")
         return self
+
+    def checksums(self) -> NDArray[np.uint32]:
+        """(rows, F): the CRC-32C of the first F frames of each row."""
+        digits = self.first_frames_crc32c
+        return np.frombuffer(bytes.fromhex(digits), ">u4").astype(np.uint32).reshape(self.rows, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +158,31 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
         FileNotFoundError: somebody moved it away.
         StoreError: it cannot be read by this user, or now.
     """
+    return read_sealed(store, number, recipe_id)[0]
+
+
+def record_seal(store: Path, number: int) -> int | None:
+    """The first 64 bits of the seal at the end of a record, whose content is not read.
+
+    Returns:
+        None where there is no such file inside the store, or no seal at its end.
+    """
+    try:
+        with open_file(record_path(store, number), RECORD_LIMIT_BYTES, within=store) as file:
+            fd = file.fileno()
+            return seal_of(os.pread(fd, _SEAL_BYTES, max(0, os.fstat(fd).st_size - _SEAL_BYTES)))
+    except (OSError, ValueError):
+        return None
+
+
+def seal_of(text: bytes) -> int | None:
+    """The first 64 bits of the seal at the end of a record; None where there is none."""
+    digits = text[-_SEAL_BYTES:][:16]
+    return int(digits, 16) if _SEAL_START.fullmatch(digits) else None
+
+
+def read_sealed(store: Path, number: int, recipe_id: str) -> tuple[ShardRecord, int]:
+    """`read_record`, and the first 64 bits of its seal."""
     path = record_path(store, number)
     try:
         text = read_json_text(path, RECORD_LIMIT_BYTES, most_values=_MAX_VALUES, within=store)
@@ -163,7 +199,7 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
         if error.errno == errno.ENOENT and not path.is_symlink():
             raise
         raise unreadable(path, number, error) from error
-    return record
+    return record, seal_of(text) or 0
 
 
 def damaged(path: Path, problem: str) -> DamagedShardError:

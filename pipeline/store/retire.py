@@ -33,10 +33,9 @@ from ..files.plain import open_file, read_json_text
 from ..files.sealed import seal, unseal
 from ..messages import list_problems
 from .commit import link_on_the_way
-from .dropped import is_in
-from .index import Keys, pack_keys
 from .latent_store import LatentStore
 from .maintenance import LOST, set_aside
+from .packed_keys import Keys, is_in, pack_keys
 from .records import FORMAT, Sha256, damaged, read_record, record_path, unreadable
 
 RETIRING = "retiring"

@@ -24,11 +24,10 @@ from ..latents.keys import is_key
 from ..latents.recipe import difference
 from ..progress import Progress
 from .drop import follow_drops
-from .dropped import is_in
 from .folder import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
 from .formats import StoreFormat
-from .index import pack_keys
 from .latent_store import LatentStore
+from .packed_keys import is_in, pack_keys
 from .records import origins_of, read_record
 
 _KEYS_LIMIT_BYTES = 2**31

@@ -28,20 +28,15 @@ from . import ledger
 from .drop import dropped_rows
 from .dropped import check_dropped, salvage
 from .folder import check_array_metadata, load_store
-from .index import (
-    SNAPSHOT,
-    Shard,
-    read_snapshot,
-    record_inodes,
-    record_stamps,
-    snapshot_numbers,
-    unpack_keys,
-)
+from .index import SNAPSHOT, Shard, record_inodes
 from .latent_store import LatentStore
-from .payloads import size_problem, unrecorded_payloads
-from .promises import lines_of, promised_and_gone, sources_by_key, unmade_keys
-from .records import FORMAT, RECORD_LIMIT_BYTES, ShardRecord, read_record, record_path, unreadable
+from .packed_keys import unpack_keys
+from .payload_sizes import size_problem
+from .payloads import unrecorded_payloads
+from .promises import lines_of, promised_and_gone, promised_numbers, sources_by_key, unmade_keys
+from .records import RECORD_LIMIT_BYTES, ShardRecord, read_record, record_path, seal_of, unreadable
 from .retire import check_notes, pending_retirements
+from .snapshot import read_snapshot
 
 Level = Literal["names", "read", "deep"]
 LEVELS: tuple[Level, ...] = ("names", "read", "deep")
@@ -190,32 +185,26 @@ def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding]
 def _is_sound(store: LatentStore, number: int, record_file: Path, payload: Path) -> bool:
     """Whether a shard is beyond doubt by names: many times as fast as parsing its record, which then finds out more.
 
-    The record has its seal, and says what the index does, in the one way in which a record is written.
+    The record has its seal, which is the one that the index was made from, and the index has its keys; the payload is
+    there with its size.
     """
     shard = store.shards.get(number)
     if shard is None:
         return False
     try:
-        text = unseal(read_file(record_file, RECORD_LIMIT_BYTES, within=store.path))
+        text = read_file(record_file, RECORD_LIMIT_BYTES, within=store.path)
+        unseal(text)
         keys = '","'.join(unpack_keys(shard.keys))
-        crcs = shard.first_frames_crc32c.astype(">u4").tobytes().hex()
-        stated = (
-            f'{{"bytes":{shard.bytes},"created":',
-            f'"first_frames_crc32c":"{crcs}","format":{FORMAT},"keys":["{keys}"],"recipe_id":"{store.recipe.id}",',
-            f'"rows":{shard.rows},"sha256":',
-            f'"shard":{number},',
-        )
-        if not text.startswith(stated[0].encode()) or not all(part.encode() in text for part in stated[1:]):
-            return False
-        return _size_problem(store.path, payload, shard.bytes, number) is None
+        is_indexed = seal_of(text) == shard.stamp.seal and f'"keys":["{keys}"]'.encode() in text
+        return is_indexed and _size_problem(store.path, payload, shard.bytes, number) is None
     except (OSError, ValueError):
         return False
 
 
 def _agree(record: ShardRecord, shard: Shard) -> bool:
-    crcs = "".join(f"{crc:08x}" for crc in shard.first_frames_crc32c.tolist())
     keys = "".join(record.keys)
-    return (keys, record.bytes, record.first_frames_crc32c) == (shard.keys.tobytes().hex(), shard.bytes, crcs)
+    is_same = (keys, record.bytes) == (shard.keys.tobytes().hex(), shard.bytes)
+    return is_same and np.array_equal(record.checksums(), shard.frames_crc32c)
 
 
 def _size_problem(store: Path, payload: Path, stated_bytes: int, number: int) -> str | None:
@@ -300,13 +289,13 @@ def _metadata(store: LatentStore) -> Iterator[Finding]:
     for path, message in check_notes(store.path).items():
         yield Finding(True, "retiring", message, (path,))
     if (store.path / SNAPSHOT).is_file():
-        stamps = record_stamps(store.path)
-        if read_snapshot(store.path, store.recipe.id, store.shard_size, stamps) is None:
+        listed = len(record_inodes(store.path))
+        if read_snapshot(store.path, store.recipe.id, store.shard_size, listed=listed) is None:
             yield Finding(False, "index", f"{store.path / SNAPSHOT} is of no use; the records are read instead")
 
 
 def _strays(store: LatentStore) -> Iterator[Finding]:
-    promised = snapshot_numbers(store.path)  # these are missing, and not nobody's
+    promised = promised_numbers(store)  # these are missing, and not nobody's
     orphans = [n for n in unrecorded_payloads(store, record_inodes(store.path)) if n not in promised]
     if orphans:
         yield Finding(False, "orphan", f"{_count(orphans, 'payload')} without a record: {_ORPHANS}")
@@ -314,7 +303,7 @@ def _strays(store: LatentStore) -> Iterator[Finding]:
     if leftovers:
         yield Finding(False, "leftover", f"{leftovers} unfinished files in tmp/: of running or killed writers: see gc")
     hidden = dropped_rows(store)
-    if twice := sum(shard.rows for shard in store.shards.values()) - sum(hidden.values()) - len(store):
+    if twice := int(store.shards.table()[:, 1].sum()) - sum(hidden.values()) - len(store):
         yield Finding(False, "twice", f"{twice} rows hold a key that another shard holds too; each is visible once")
 
 

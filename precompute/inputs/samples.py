@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ...pipeline.store.packed_keys import Keys
 from ..media.video_times import Window
 from .entries import Entries
 from .locations import Location
@@ -88,6 +89,10 @@ class Samples(Sequence[Sample]):
     def keys(self) -> Iterator[str]:
         """The key of each, in order."""
         return map(self._key, range(len(self)))
+
+    def packed_keys(self) -> Keys:
+        """`keys` as an array, which takes a fourth of their memory."""
+        return np.frombuffer(bytes(self._keys), f"S{_KEY_BYTES}")
 
     def find(self, source: str) -> Sample | None:
         """The last one of this name; None where there is none."""

@@ -81,8 +81,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             # here, where a cluster's GPUs may not be
             embed_device = "cpu" if device == "cpu" else str(resolve_device("auto"))
             plan = _embed_each(config, prepared.world, store, plan, embed_device, progress)
-        for failure in plan.refused:
-            store.record_failure(failure)
+        store.record_failures(plan.refused)
         if not plan.todo:
             store.publish()
             return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)
@@ -138,9 +137,7 @@ def _open_store(prepared: Prepared, config: PrecomputeConfig, workers: int, prog
         {sample.key: sample.prompt for sample in listing.samples if sample.prompt is not None},
         {sample.key: sample.start_s for sample in listing.samples if sample.start_s is not None},
     )
-    for failure in store.failures():
-        if failure.key is None and failure.source in listing.readable:
-            store.clear_failure(failure)
+    store.clear_failures(bad for bad in store.failures() if bad.key is None and bad.source in listing.readable)
     return store
 
 

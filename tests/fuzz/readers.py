@@ -7,7 +7,7 @@ stranger's files, with the reason.
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from theworld.pipeline.files.gguf_header import check_gguf
 from theworld.pipeline.files.sealed import seal, seal_tensors, unseal
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
-from theworld.pipeline.store import index as catalog
+from theworld.pipeline.store import snapshot
 from theworld.pipeline.store.dropped import salvage
 from theworld.pipeline.store.find import store_of
 from theworld.pipeline.store.folder import _Spec, load_store, open_store
@@ -188,13 +188,15 @@ def _restate_recipe(name: str, content: bytes) -> tuple[str, bytes]:
     return name, content
 
 
-def _reseal_tensors(*purposes: str) -> Mend:
+def _reseal_tensors(*purposes: str, unsealed: Collection[str] = ()) -> Mend:
     def mend(name: str, content: bytes) -> tuple[str, bytes]:
         with suppress(Exception):
             tensors = dict(safetensors.numpy.load(content))
-            del tensors["seal"]
-            purpose = purposes[len(content) % len(purposes)]
-            return name, safetensors.numpy.save({**tensors, "seal": seal_tensors(tensors, purpose)})
+            old, purpose = tensors["seal"], purposes[len(content) % len(purposes)]
+            sealed = {name: tensor for name, tensor in tensors.items() if name not in ("seal", *unsealed)}
+            new = seal_tensors(sealed, purpose)
+            # in place: one reader takes nothing that is laid out otherwise
+            return name, content.replace(old.tobytes(), new.tobytes())
         return name, content
 
     return mend
@@ -454,7 +456,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: commits",
-            covers=("pipeline.store.records:read_record", "pipeline.files.plain:read_json_text"),
+            covers=("pipeline.store.records:read_sealed", "pipeline.files.plain:read_json_text"),
             cases=lambda s: s.stores_with("commits/*"),
             use=_use_store,
             mends=(_reseal,),
@@ -462,7 +464,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: failed, sources",
-            covers=("pipeline.store.ledger:_read_failure", "pipeline.store.ledger:_read_sources"),
+            covers=("pipeline.store.ledger:read_failures_file", "pipeline.store.sources:_checked_lines"),
             cases=lambda s: s.stores_with("failed/*", "sources/*"),
             use=_use_store,
             mends=(_reseal,),
@@ -495,10 +497,15 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: index.safetensors",
-            covers=("pipeline.store.index:read_whole_snapshot", "pipeline.store.index:snapshot_numbers"),
+            covers=("pipeline.store.snapshot:read_snapshot", "pipeline.store.records:record_seal",),
             cases=lambda s: s.stores_with("index.safetensors"),
             use=_use_index,
-            mends=(_reseal_tensors(*(f"theworld index {catalog.FORMAT} {recipe_id}" for recipe_id in recipe_ids)),),
+            mends=(
+                _reseal_tensors(
+                    *(f"theworld index {snapshot._VERSION} {recipe_id} None" for recipe_id in recipe_ids),
+                    unsealed=("frames_crc32c",),
+                ),
+            ),
             share=0.5,
         ),
         Reader(
