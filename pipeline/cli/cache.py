@@ -1,7 +1,8 @@
 """`theworld cache …`: inspect, check, repair and copy stores. Nothing is deleted or moved without --apply.
 
 Exit codes, for scripts: 0 all well; 1 damage found (or, by an audit, latents that differ), or something could not be
-copied; 2 wrong use; 10 not a store; 11 another repair or gc is running. Results go to stdout, progress to stderr.
+copied; 2 wrong use; 10 not a store; 11 another repair, gc, drop or compact is running. Results go to stdout,
+progress to stderr.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..config import DECIDES_LATENTS, DEFAULT_CACHE
 from ..errors import ConfigError, StoreNotFoundError, TheWorldError
 from ..messages import command, format_bytes
 from . import options
+from .cache_drop import drop
 from .cache_world import audit_store, preview
 from .options import Json, Quiet, Store
 from .settings import settings_of
@@ -194,20 +196,25 @@ def repair(
     repaired = run_repair(path, apply=apply, level="deep" if deep else "read", progress=Progress.on_stderr(quiet=quiet))
     moved = [str(file) for file in repaired.moved]
     if as_json:
-        print_json({"store": str(path), "applied": apply, "moved": moved})
+        report = str(repaired.report) if repaired.report else None
+        print_json({"store": str(path), "applied": apply, "moved": moved, "report": report})
     else:
         for finding in repaired.verification.damage:
             print_lines(f"DAMAGE: {finding.message}")
         for file in moved:
             print_lines(f"{'moved' if apply else 'would move'} {file} to {path / 'lost+found'}", paths=True)
+        if repaired.report:
+            print_lines(f"{path}: what is missing is listed, with its inputs, in {repaired.report}", paths=True)
+        elif any(finding.what == "missing" for finding in repaired.verification.damage):
+            print_lines(f"would list what is missing, with its inputs, in {path / 'lost+found'}", paths=True)
         if not repaired.verification.damage:
             print_lines(f"{path}: no damage", paths=True)
-        elif apply and any(finding.shard is not None for finding in repaired.verification.damage):
+        elif apply and any(f.shard is not None or f.what == "missing" for f in repaired.verification.damage):
             print_lines(
                 f"{path}: run `theworld precompute` with the same flags to make again what is missing", paths=True
             )
-        elif moved and not apply:
-            print_lines("nothing was changed; --apply moves these files")
+        elif not apply and (moved or any(finding.what == "missing" for finding in repaired.verification.damage)):
+            print_lines("nothing was changed; --apply does this")
     if repaired.verification.damage and (not apply or repaired.unhealed):
         raise typer.Exit(1)
 
@@ -238,8 +245,17 @@ def gc(
         f"{sweep.young} younger than {grace} kept; lost+found keeps {files} files, {format_bytes(size)}",
         paths=True,
     )
+    if sweep.promised:
+        verify = command("cache", "verify", path)
+        print_lines(f"{sweep.promised} payloads without the record that the index states were kept: see `{verify}`")
+    if sweep.unfinished:
+        done = "finished" if apply else "to finish"
+        print_lines(f"{sweep.unfinished} interrupted drops or compacts {done}")
     if sweep.files and not apply:
         print_lines("nothing was changed; --apply deletes these files")
+
+
+cache_app.command(example="theworld cache drop latents --match '^licence-withdrawn/' --apply")(drop)
 
 
 @cache_app.command(example="theworld cache explain latents --steps 16")
@@ -295,8 +311,8 @@ def export(
     format: Annotated[
         str | None, typer.Option(help="zarr or webdataset, of a new store. (default: the copied store's)")
     ] = None,
-    keys: Annotated[Path | None, typer.Option(help="Text file of keys, one a line: only these.")] = None,
-    match: Annotated[str | None, typer.Option(help="Regular expression: only images whose name matches.")] = None,
+    keys: options.Keys = None,
+    match: options.Match = None,
     shard_size: Annotated[int | None, typer.Option(min=1, max=65536, help=_SHARD)] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -304,12 +320,12 @@ def export(
     """Copy a store, or a part of it, into another folder or format; the same bits, the same recipe id."""
     from ..progress import Progress
     from ..store.transfer import export as run_export
-    from ..store.transfer import keys_of_sources, read_keys
+    from ..store.transfer import keys_of_sources, named_keys
 
     if format not in (None, "zarr", "webdataset"):
         raise ConfigError(f"--format must be zarr or webdataset, got {format!r}")
-    source = _open(store, tolerate_damage=True)
-    selected = read_keys(keys) if keys else None
+    source = _open(store, tolerate_damage=True, check_sizes=True)
+    selected = named_keys(keys) if keys else None
     if match is not None:
         matching = set(keys_of_sources(source, match))
         selected = [key for key in (source.keys if selected is None else selected) if key in matching]
@@ -332,7 +348,7 @@ def merge(
     from ..progress import Progress
     from ..store.transfer import merge as run_merge
 
-    sources = [_open(path, tolerate_damage=True) for path in stores]
+    sources = [_open(path, tolerate_damage=True, check_sizes=True) for path in stores]
     copied = run_merge(target, sources, progress=Progress.on_stderr(quiet=quiet))
     _report_copies(target, copied, tuple(damage for source in sources for damage in source.damage), as_json)
 
@@ -342,11 +358,13 @@ def _report_copies(target: Path, copies: list[Any], damage: tuple[str, ...], as_
 
     bad = [*damage, *(message for copied in copies for message in copied.damaged)]
     if as_json:
-        rows = [{"source": str(c.source), "copied": c.copied, "present": c.present} for c in copies]
+        counts = ("copied", "present", "dropped")
+        rows = [{"source": str(c.source)} | {name: getattr(c, name) for name in counts} for c in copies]
         print_json({"target": str(target), "sources": rows, "damaged": bad})
     else:
         for copied in copies:
             text = f"{copied.source}: {copied.copied} samples copied to {target}, {copied.present} were already there"
+            text += f", {copied.dropped} were dropped from it before, so they were left out" if copied.dropped else ""
             print_lines(text, paths=True)
     for message in bad:
         print_error(f"DAMAGE, not copied: {message}")
@@ -354,10 +372,10 @@ def _report_copies(target: Path, copies: list[Any], damage: tuple[str, ...], as_
         raise typer.Exit(1)
 
 
-def _open(path: Path, *, tolerate_damage: bool = False) -> Any:
+def _open(path: Path, *, tolerate_damage: bool = False, check_sizes: bool = False) -> Any:
     from ..store.folder import open_store
 
-    return open_store(path, tolerate_damage=tolerate_damage)
+    return open_store(path, tolerate_damage=tolerate_damage, check_sizes=check_sizes)
 
 
 def _part(text: str | None) -> tuple[int, int] | None:

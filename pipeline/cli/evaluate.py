@@ -207,6 +207,7 @@ def write_page(
     from ...train.evaluation.report import write_run_report
     from ...train.questions.readers import folder_of
     from ...train.runs.meta import read_meta
+    from ..store.find import moved_store
     from ..store.folder import open_store
 
     place = images or folder_of(Path(evaluations[0].questions))
@@ -215,7 +216,8 @@ def write_page(
     def draw(example: ReportExample) -> bytes | None:
         answer, run = example.prediction, example.run.run
         if run not in drawn:
-            store_read = open_store(store or Path(read_meta(Path(run)).store.path))
+            meta = read_meta(Path(run))
+            store_read = open_store(store or moved_store(Path(meta.store.path), meta.recipe_id))
             drawn[run] = AnswerPictures(store_read, place, world=world, device=device)
         ranked = sorted(zip(answer.probabilities, answer.choices or (), strict=False), reverse=True)
         answers = [(choice, share) for share, choice in ranked] or [(answer.predicted, None)]

@@ -115,15 +115,16 @@ def remove(target: Path, *, within: Path | None = None) -> None:
         return
 
 
-def remove_all(folder: Path, names: Sequence[str], *, within: Path) -> None:
-    """Remove some files of a folder, as far as they exist, durably and with one fsync; `within` as for `publish`."""
+def remove_all(folder: Path, names: Sequence[str], *, within: Path, durable: bool = True) -> None:
+    """Remove files of one folder with a single sync, or none; those that are gone already do not matter."""
     if not names:
         return
-    with held_folder(within, folder) as held:
+    with suppress(FileNotFoundError), held_folder(within, folder) as held:
         for name in names:
             with suppress(FileNotFoundError):
                 os.unlink(held / name)  # noqa: PTH108
-        sync_folder(held)
+        if durable:
+            sync_folder(held)
 
 
 def make_folders(path: Path, *, durable: bool = True) -> None:

@@ -9,7 +9,7 @@ in place goes unnoticed here, and changes no row; `verify` reads the records the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +87,11 @@ class Catalog:
         if (seal := record_seal(self._store, record.shard)) is not None:
             self.index = self.index.with_shards([shard_of(record, Stamp(inode, seal))])
             self._inodes[record.shard] = inode
+
+    def disregard(self, numbers: Collection[int], problem: str) -> None:
+        """Count shards as unusable, whose record is sound."""
+        self.index = self.index.without(numbers)
+        self.bad |= dict.fromkeys(numbers, problem)
 
     @property
     def next_number(self) -> int:

@@ -1,6 +1,6 @@
 """Find, open and create the stores of a cache folder.
 
-    <cache>/<label>-<12 digits of the recipe id>/
+    <cache>/<label>-<12 digits of the recipe id>/     found by its theworld.json: the folder may have any name
         theworld.json              what the latents are; published once, the rest of the layout follows from it
         commits/<n>.json           the record of shard n; no record, no shard
         zarr.json, latents/        plain Zarr: zarr.open(store)["latents"]          (format zarr)
@@ -8,6 +8,7 @@
         index*.safetensors         snapshot of the records of a large store; can be rebuilt
         failed/  sources/          what became of the inputs
         prompt.safetensors         embeddings of the recipe's prompt, or of each sample's own in prompts/
+        dropped/  retiring/        keys taken out on purpose; shards on their way out       (made when needed)
         tmp/  lost+found/          unfinished files; what a person moved out of the way
 """
 
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import json
 import re
-import stat
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -41,8 +41,11 @@ from ..latents.recipe import Recipe, difference, parse_recipe
 from ..latents.spec import LatentSpec
 from ..messages import command, list_problems
 from .commit import self_test
+from .find import MANIFEST_LIMIT_BYTES, find_stores, is_of, is_store, refuse_store, resolve_store, store_of
 from .formats import StoreFormat
 from .latent_store import LatentStore, layout_of
+from .payloads import require_payloads
+from .promises import lines_of, promised_and_gone, report_gone
 from .records import FORMAT, Sha256, unreadable
 
 __all__ = ["LatentStore", "StoreFormat", "create_store", "find_store", "find_stores", "open_store"]
@@ -53,10 +56,8 @@ PROMPT = "prompt.safetensors"
 PROMPTS = "prompts"
 """Folder of the embeddings of the samples' own prompts, where they have them."""
 _MAX_SAMPLE_BYTES = 2**32
-_METADATA_LIMIT_BYTES = 2**22
 _LABEL_LENGTH = 80
 _LABEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LABEL_LENGTH - 1}}}")
-_STORE_NAME = re.compile(r"-[0-9a-f]{12}\Z")
 _FOLDERS = ("commits", "failed", "sources", "tmp", "lost+found")
 
 ShardSize = Annotated[int, Field(ge=1, le=MAX_SHARD_SIZE)]
@@ -86,20 +87,25 @@ class _Manifest(BaseModel):
     shard_size: ShardSize
 
 
-def open_store(path: Path, *, tolerate_damage: bool = False) -> LatentStore:
+def open_store(path: Path, *, tolerate_damage: bool = False, check_sizes: bool = False) -> LatentStore:
     """Open a store that exists. Writes nothing.
 
     Args:
         path: a store, or a cache folder with exactly one store in it.
         tolerate_damage: list damaged records in the store's `damage` instead of raising. Only for a
             caller that makes the lost latents again; a training must not continue without them.
+        check_sizes: look once at the size of every payload (a second for 100,000), before hours of work rely on them.
     Raises:
         StoreNotFoundError: there is none.
         StoreError: there are several, or it is of a newer format.
         StoreMismatchError: `latents/zarr.json` describes another array; noted in `damage` where that is tolerated.
-        DamagedShardError: `theworld.json` or a commit record is not what was written.
+        DamagedShardError: `theworld.json` or a commit record is not what was written; with `check_sizes`, payloads are
+            missing or cut short.
     """
-    return _load(resolve_store(path), tolerate_damage=tolerate_damage)
+    store = _load(resolve_store(path), tolerate_damage=tolerate_damage)
+    if check_sizes:
+        require_payloads(store)
+    return store
 
 
 def load_store(path: Path) -> LatentStore:
@@ -121,19 +127,10 @@ def open_to_add(path: Path) -> LatentStore:
     return _load(require_local(path), tolerate_damage=True, load=False)
 
 
-def resolve_store(path: Path) -> Path:
-    """The store at a path, or the only one in a cache folder.
-
-    Raises:
-        StoreNotFoundError: there is none.
-        StoreError: there are several.
-    """
-    path = require_local(path)
-    return path if is_store(path) else _only_store(path)
-
-
 def find_store(cache: Path, recipe: Recipe) -> LatentStore | None:
     """The store of a recipe in a cache folder, to see which latents it holds; None where there is none. Writes nothing.
+
+    Payloads are looked at: the keys of those that are missing or cut short count as missing.
 
     Raises:
         ConfigError: `cache` is a store itself.
@@ -144,31 +141,8 @@ def find_store(cache: Path, recipe: Recipe) -> LatentStore | None:
         return None
     store = _load(path, tolerate_damage=True)
     _check_recipe(store, recipe)
+    require_payloads(store)
     return store
-
-
-def find_stores(cache: Path) -> list[Path]:
-    """The stores directly inside a cache folder, by name; none where there is no such folder.
-
-    Raises:
-        StoreError: the folder cannot be looked into.
-    """
-    cache = require_local(cache)
-    try:
-        return sorted(path for path in cache.iterdir() if is_store(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise StoreError(f"{cache} cannot be looked into: {error.strerror}. Name a folder that you may read") from error
-
-
-def refuse_store(cache: Path) -> None:
-    """Raise ConfigError where a cache folder is a store: a second one would begin inside it, all to be made again."""
-    if is_store(cache):
-        raise ConfigError(
-            f"{cache} is a store, not a folder of stores. Name the folder it is in, {cache.resolve().parent}; only "
-            "`theworld cache merge` takes a store to add to"
-        )
 
 
 def create_store(
@@ -208,7 +182,7 @@ def create_store(
     _check_size(recipe, spec, where="this recipe")
     cache = require_local(cache)
     with writing(cache):
-        path = _path_of(cache, recipe) or cache / f"{label}-{recipe.id[:12]}"
+        path = _path_of(cache, recipe) or _free_path(cache, f"{label}-{recipe.id[:12]}", recipe)
         _lay_out(path, manifest)
     store = _load(path, tolerate_damage=True)
     _check_recipe(store, recipe)
@@ -221,6 +195,8 @@ def create_store(
             f"{path} holds this recipe as {store.format} already. Use --format {store.format}, choose another folder, "
             f"or convert it: {command('cache', 'export', path, 'FOLDER', '--format', format)}"
         )
+    require_payloads(store)
+    _keep_trace(store)
     return store
 
 
@@ -240,7 +216,10 @@ def open_to_write(path: Path) -> LatentStore:
     load_store(path)
     with writing(path):
         _lay_out(path, _read_manifest(path))
-    return load_store(path)
+    store = load_store(path)
+    require_payloads(store)
+    _keep_trace(store)
+    return store
 
 
 def make_own_folders(path: Path) -> None:
@@ -290,9 +269,25 @@ def _lay_out(path: Path, manifest: _Manifest) -> None:
         self_test(held_tmp)
 
 
+def _keep_trace(store: LatentStore) -> None:
+    """Before anybody publishes anew what is here: write down what was promised and is gone, and say so."""
+    gone = promised_and_gone(store)
+    if report := report_gone(store, gone):
+        store.damage += (*lines_of(store, gone), f"What is missing is listed in {report}")
+
+
 def _path_of(cache: Path, recipe: Recipe) -> Path | None:
     refuse_store(cache)
-    return next((path for path in find_stores(cache) if path.name.endswith(f"-{recipe.id[:12]}")), None)
+    return store_of(cache, recipe.id)
+
+
+def _free_path(cache: Path, name: str, recipe: Recipe) -> Path:
+    """Where a new store goes: `name`, unless somebody gave that name to a store of another recipe."""
+    path, number = cache / name, 1
+    while is_store(path) and not is_of(path, recipe.id):
+        number += 1
+        path = cache / f"{name}-{number}"
+    return path
 
 
 def _check_recipe(store: LatentStore, recipe: Recipe) -> None:
@@ -328,7 +323,7 @@ def _load(path: Path, *, tolerate_damage: bool, load: bool = True) -> LatentStor
 def _read_manifest(path: Path) -> _Manifest:
     file = path / "theworld.json"
     try:
-        text = unseal(read_file(file, _METADATA_LIMIT_BYTES, within=path))
+        text = unseal(read_file(file, MANIFEST_LIMIT_BYTES, within=path))
         version: object = cast(dict[str, object], json.loads(text)).get("format")
         if isinstance(version, int) and version > FORMAT:
             raise StoreError(
@@ -389,7 +384,7 @@ def check_array_metadata(store: LatentStore) -> None:
     file = store.path / "latents" / "zarr.json"
     expected = json.loads(store.layout.files(0)["latents/zarr.json"])
     try:
-        metadata: Any = json.loads(read_file(file, _METADATA_LIMIT_BYTES, within=store.path))
+        metadata: Any = json.loads(read_file(file, MANIFEST_LIMIT_BYTES, within=store.path))
         metadata = {**metadata, "shape": [0, *metadata["shape"][1:]]}
     except FileNotFoundError:  # only a plain Zarr reader needs it; precompute makes it again
         return
@@ -409,31 +404,3 @@ def check_array_metadata(store: LatentStore) -> None:
 
 
 _REBUILD = "`theworld cache repair STORE --apply` moves it to lost+found and makes it again from the records"
-
-
-def is_store(path: Path) -> bool:
-    """Whether a folder is a store, in whatever state; one that this user may not look into is so by its name."""
-    try:
-        return stat.S_ISREG((path / "theworld.json").stat().st_mode)
-    except PermissionError:
-        return _STORE_NAME.search(path.name) is not None
-    except OSError:
-        return False
-
-
-def _only_store(cache: Path) -> Path:
-    stores = find_stores(cache)
-    if len(stores) == 1:
-        return stores[0]
-    if stores:
-        choices = "".join(f"\n    {path}" for path in stores)
-        raise StoreError(f"{cache} holds {len(stores)} stores. Name the one you mean:{choices}")
-    if not cache.exists():
-        state = "does not exist"
-    elif not cache.is_dir():
-        state = "is a file"
-    else:
-        names = sorted(path.name for path in cache.iterdir())
-        state = f"holds no store, only {', '.join(names[:5])}{', ...' * (len(names) > 5)}" if names else "is empty"
-    make = command("precompute", "IMAGES", "--cache", cache)
-    raise StoreNotFoundError(f"{cache} {state}. Make a store with `{make}`")

@@ -14,7 +14,18 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .packed_keys import AnyKeys, Halves, Keys, are_keys, is_packed, join_halves, pack_keys, split_halves, unpack_keys
+from .packed_keys import (
+    AnyKeys,
+    Halves,
+    Keys,
+    are_keys,
+    is_in,
+    is_packed,
+    join_halves,
+    pack_keys,
+    split_halves,
+    unpack_keys,
+)
 from .runs import Run, Shard, Stamp, record_inodes, run_of, shard_of, sorted_run
 
 __all__ = [
@@ -120,6 +131,8 @@ class Index:
     def __init__(self, runs: Iterable[Run], shard_size: int) -> None:
         self.shard_size = shard_size
         self._parts = tuple(_Part(run, slice(None)) for run in runs)
+        self._hidden = pack_keys([])
+        """Keys that are never found, in order."""
 
     @classmethod
     def from_shards(cls, shards: Iterable[Shard], shard_size: int) -> Index:
@@ -144,6 +157,14 @@ class Index:
         gone = np.array([*numbers], np.int64)
         parts = [part.without(gone) for part in self._parts]
         return self._with_parts([part for part in parts if len(part.numbers)])
+
+    def hiding(self, keys: Keys) -> Index:
+        """This, without the rows of some keys, which are in order: they were dropped (dropped.py)."""
+        if len(keys) == len(self._hidden) and (keys == self._hidden).all():
+            return self
+        index = self._with_parts(self._parts)
+        index._hidden = keys
+        return index
 
     @cached_property
     def shards(self) -> Shards:
@@ -189,7 +210,7 @@ class Index:
         return count
 
     def __len__(self) -> int:
-        return self._len
+        return self._len - (int((self._find(*split_halves(self._hidden)) >= 0).sum()) if len(self._hidden) else 0)
 
     def find(self, keys: AnyKeys) -> NDArray[np.int64]:
         """The array row of each key; -1 where it is not here, or is no key."""
@@ -201,7 +222,10 @@ class Index:
         result = np.empty(len(keys), np.int64)
         for start in range(0, len(keys), _BLOCK):
             block = keys[start : start + _BLOCK]
-            result[start : start + _BLOCK] = self._find(*split_halves(block))
+            rows = self._find(*split_halves(block))
+            if len(self._hidden):
+                rows[is_in(block, self._hidden)] = -1
+            result[start : start + _BLOCK] = rows
         return result
 
     @cached_property
@@ -214,7 +238,7 @@ class Index:
         """Every key once, by row."""
         rows, keys = [np.empty(0, np.int64)], [pack_keys([])]
         for part in self._parts:
-            places = self._visible_places(part)
+            places = self._shown_places(part)
             rows.append(part.run.rows[places])
             keys.append(join_halves(part.run.high[places], part.run.low[places]))
         return np.concatenate(keys)[np.argsort(np.concatenate(rows))]
@@ -227,6 +251,7 @@ class Index:
     def _with_parts(self, parts: Sequence[_Part]) -> Index:
         index = Index([], self.shard_size)
         index._parts = tuple(parts)
+        index._hidden = self._hidden
         return index
 
     def _find_some(self, keys: Sequence[str]) -> NDArray[np.int64]:
@@ -268,7 +293,14 @@ class Index:
         return rows
 
     def _visible(self, part: _Part) -> NDArray[np.int64]:
-        return part.run.rows[self._visible_places(part)]
+        return part.run.rows[self._shown_places(part)]
+
+    def _shown_places(self, part: _Part) -> NDArray[np.int64]:
+        """`_visible_places`, but for hidden keys."""
+        places = self._visible_places(part)
+        if not len(self._hidden):
+            return places
+        return places[~is_in(join_halves(part.run.high[places], part.run.low[places]), self._hidden)]
 
     def _visible_places(self, part: _Part) -> NDArray[np.int64]:
         """The places of a run whose row is the one that counts for its key."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,14 @@ from ..latents.spec import LatentSpec, latent_frames
 from ..messages import command
 from .buffer import BatchBuffer
 from .catalog import Catalog
+from .dropped import DroppedKeys
 from .formats import StoreFormat
 from .formats.base import ShardLayout
 from .formats.webdataset import WebDatasetLayout
 from .formats.zarr import ZarrLayout
 from .index import SNAPSHOT_FROM_SHARDS, AnyKeys, Index, Keys, Shards, is_packed, unpack_keys
 from .ledger import Failure, FailureLog
+from .payload_sizes import size_problem
 from .records import ShardRecord, read_record, record_path, unreadable
 from .shard_files import OpenShardFiles, ShardFile
 from .sources import SourceRow, read_prompts, read_source_rows, read_sources, read_starts, write_sources
@@ -86,9 +88,10 @@ class LatentStore:
         self.format: StoreFormat = format
         self.layout = layout_of(recipe, spec, shard_size, format)
         self.damage: tuple[str, ...] = ()
-        self._tolerate_damage = tolerate_damage
+        self.tolerates_damage = tolerate_damage
         self._recipe_id = recipe.id
         self._catalog = Catalog(path, self._recipe_id, shard_size, self._is_possible)
+        self._dropped = DroppedKeys(path)
         self._payloads = OpenShardFiles(path, partial(self.layout.payload_path, path))
         self._failures = FailureLog(path)
         self._lock = threading.Lock()
@@ -98,7 +101,7 @@ class LatentStore:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the folder for itself, and checks for itself."""
         what = (self.path, self.recipe, self.spec, self.shard_size, self.format)
-        return _open_again, (*what, self._tolerate_damage, self._catalog.is_loaded)
+        return _open_again, (*what, self.tolerates_damage, self._catalog.is_loaded)
 
     @property
     def sample_shape(self) -> tuple[int, int, int, int]:
@@ -114,6 +117,12 @@ class LatentStore:
     def keys(self) -> tuple[str, ...]:
         """Every visible key once, by shard and row. Of millions of samples, take `rows` or `packed_keys`."""
         return self.index.keys
+
+    @property
+    def dropped(self) -> Keys:
+        """The keys that `cache drop` took out, in order: never visible, and not to be made again."""
+        self._loaded()
+        return self._dropped.keys
 
     @property
     def packed_keys(self) -> Keys:
@@ -173,6 +182,14 @@ class LatentStore:
         """Which of some keys are here."""
         return self.index.find(keys) >= 0
 
+    def holds_soundly(self, keys: AnyKeys) -> bool:
+        """Whether all of some keys are here, in payloads that are there with their sizes."""
+        rows = self.index.find(keys)
+        numbers = np.unique(rows // self.shard_size).tolist()
+        return bool((rows >= 0).all()) and not any(
+            size_problem(self.payload_path(number), self.shards[number].bytes, number) for number in numbers
+        )
+
     def rows_of(self, keys: AnyKeys) -> NDArray[np.int64]:
         """Where latents are in the Zarr array: `zarr.open(path)["latents"][row]`.
 
@@ -213,10 +230,18 @@ class LatentStore:
         """
         with self._lock:
             try:
-                gone = self._catalog.refresh(tolerate_damage=self._tolerate_damage)
+                self._dropped.refresh(tolerate_damage=self.tolerates_damage)
+                gone = self._catalog.refresh(tolerate_damage=self.tolerates_damage)
+                self._catalog.index = self._catalog.index.hiding(self._dropped.keys)
                 self._payloads.forget(gone)
             finally:
-                self.damage = tuple(message for _, message in sorted(self._catalog.bad.items()))
+                self.damage = self._all_damage()
+
+    def disregard(self, numbers: Collection[int], problem: str) -> None:
+        """Go on as if some shards were not here: their keys are missing from now on, and `damage` says why."""
+        with self._lock:
+            self._catalog.disregard(numbers, problem)
+            self.damage = self._all_damage()
 
     def committed(self, record: ShardRecord) -> None:
         """Know a shard that this process has just committed, without looking for others."""
@@ -406,6 +431,10 @@ class LatentStore:
     def payload_path(self, shard: int) -> Path:
         """Where the payload of a shard belongs."""
         return self.layout.payload_path(self.path, shard)
+
+    def _all_damage(self) -> tuple[str, ...]:
+        messages = [message for _, message in sorted(self._catalog.bad.items())]
+        return tuple(dict.fromkeys([*messages, *self._dropped.damage]))
 
     def _is_possible(self, rows: int, size: int, frames: int) -> bool:
         """Whether a shard of this store can have so many rows, bytes, and frames with a checksum in the record."""

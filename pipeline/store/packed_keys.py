@@ -58,6 +58,14 @@ def first_of_each(keys: Keys) -> NDArray[np.int64]:
     return np.sort(order[is_first])
 
 
+def is_in(keys: Keys, ordered: Keys) -> NDArray[np.bool_]:
+    """Which of some keys are among others, which are in order."""
+    if not len(ordered) or not len(keys):
+        return np.zeros(len(keys), bool)
+    places = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
+    return ordered[places] == keys
+
+
 def are_keys(keys: Sequence[str]) -> bool:
     """Whether all are keys; all digits at once, as there may be millions."""
     if any(len(key) != KEY_DIGITS for key in keys):

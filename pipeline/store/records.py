@@ -172,12 +172,13 @@ def record_seal(store: Path, number: int) -> int | None:
     try:
         with open_file(record_path(store, number), RECORD_LIMIT_BYTES, within=store) as file:
             fd = file.fileno()
-            return _seal_of(os.pread(fd, _SEAL_BYTES, max(0, os.fstat(fd).st_size - _SEAL_BYTES)))
+            return seal_of(os.pread(fd, _SEAL_BYTES, max(0, os.fstat(fd).st_size - _SEAL_BYTES)))
     except (OSError, ValueError):
         return None
 
 
-def _seal_of(text: bytes) -> int | None:
+def seal_of(text: bytes) -> int | None:
+    """The first 64 bits of the seal at the end of a record; None where there is none."""
     digits = text[-_SEAL_BYTES:][:16]
     return int(digits, 16) if _SEAL_START.fullmatch(digits) else None
 
@@ -200,7 +201,7 @@ def read_sealed(store: Path, number: int, recipe_id: str) -> tuple[ShardRecord, 
         if error.errno == errno.ENOENT and not path.is_symlink():
             raise
         raise unreadable(path, number, error) from error
-    return record, _seal_of(text) or 0
+    return record, seal_of(text) or 0
 
 
 def damaged(path: Path, problem: str) -> DamagedShardError:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterable
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import DamagedShardError, StoreError
-from ..files.atomic import TempFile, place, remove, sync_folder, writing
+from ..files.atomic import TempFile, remove, writing
 from ..files.inside import held_folder
-from ..files.lock import exclusive_lock
 from ..progress import Progress
 from .commit import link_on_the_way
-from .folder import load_store, make_own_folders
+from .dropped import add_dropped, salvage
+from .folder import load_store
 from .index import record_inodes
+from .maintenance import LOST, alone, set_aside
+from .promises import promised_and_gone, promised_numbers, report_gone
+from .retire import check_notes, finish_retirements, pending_retirements
 from .snapshot import remove_snapshot
 from .verify import Finding, Level, Verification, verify
 
-_LOCKED = "theworld.json"
 GRACE_S = 14 * 24 * 3600
 """A file no record names may belong to a writer between two of its steps; none takes two weeks."""
 
@@ -34,6 +35,8 @@ class Repair:
     """What was moved to lost+found/; without `apply`, what would be."""
     unhealed: tuple[Finding, ...]
     """Damage that moving files away cannot heal."""
+    report: Path | None = None
+    """The list in lost+found/ of what was promised and is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,10 @@ class Sweep:
     bytes: int
     young: int
     """Files no record names that may still be in use, kept."""
+    promised: int
+    """Payloads whose record is missing, though the index states it: kept, and a matter for repair."""
+    unfinished: int
+    """Interrupted drops and compacts; with `apply`, finished."""
     set_aside: tuple[int, int]
     """Files and bytes in lost+found/, which gc never touches."""
 
@@ -62,16 +69,22 @@ def repair(path: Path, *, apply: bool, level: Level = "read", progress: Progress
     if not apply:
         verification = verify(path, level=level, progress=progress)
         return Repair(verification, *_moves(verification))
-    with _alone(path):
+    with alone(path):
+        finish_retirements(load_store(path))
         verification = verify(path, level=level, progress=progress)
         moves, unhealed = _moves(verification)
+        store = load_store(path)
+        report = report_gone(store, promised_and_gone(store))  # first: publishing forgets what was promised
         with writing(path):
+            for finding in verification.damage:
+                if finding.what == "dropped":
+                    add_dropped(path, [key for file in finding.paths for key in salvage(file)])
             if any(finding.damage or finding.what == "index" for finding in verification.findings):
                 remove_snapshot(path)  # first: it must not speak for a record that is gone
             for file in moves:
-                _set_aside(path, file)
+                set_aside(path, file)
         load_store(path).publish()
-    return Repair(verification, moves, unhealed)
+    return Repair(verification, moves, unhealed, report)
 
 
 def gc(path: Path, *, apply: bool, grace_s: float = GRACE_S) -> Sweep:
@@ -87,7 +100,10 @@ def gc(path: Path, *, apply: bool, grace_s: float = GRACE_S) -> Sweep:
     """
     if not apply:
         return _sweep(path, time.time() - grace_s, apply=False)
-    with _alone(path), writing(path):
+    with alone(path), writing(path):
+        unfinished = len(pending_retirements(path, but=check_notes(path)))
+        if finish_retirements(store := load_store(path)).shards:
+            store.publish()
         # the file system's clock, which dates the files
         with held_folder(path, path / "tmp") as tmp:
             probe = TempFile(tmp)
@@ -95,7 +111,7 @@ def gc(path: Path, *, apply: bool, grace_s: float = GRACE_S) -> Sweep:
                 now = probe.path.stat().st_mtime
             finally:
                 probe.discard()
-        return _sweep(path, now - grace_s, apply=True)
+        return replace(_sweep(path, now - grace_s, apply=True), unfinished=unfinished)
 
 
 def _moves(verification: Verification) -> tuple[tuple[Path, ...], tuple[Finding, ...]]:
@@ -104,27 +120,6 @@ def _moves(verification: Verification) -> tuple[tuple[Path, ...], tuple[Finding,
     # a link itself, never where it leads
     movable = (link_on_the_way(file, verification.store) or file for file in files)
     return tuple(file for file in dict.fromkeys(movable) if os.path.lexists(file)), unhealed
-
-
-def _set_aside(store: Path, file: Path) -> None:
-    """Give a file a name in lost+found/ that nothing there has, then take its own away."""
-    stem = "-".join(file.relative_to(store).parts)
-    number = 0
-    with held_folder(store, file.parent) as here, held_folder(store, store / "lost+found") as aside:
-        held = here / file.name
-        while True:
-            target = aside / (f"{stem}.{number}" if number else stem)
-            if held.is_dir() or held.is_symlink():  # these have no hard links
-                if not os.path.lexists(target):
-                    os.rename(held, target)  # noqa: PTH104
-                    break
-            elif place(held, target):
-                sync_folder(aside)
-                remove(held)
-                break
-            number += 1
-        sync_folder(aside)
-        sync_folder(here)
 
 
 def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
@@ -139,7 +134,9 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
         payloads = store.layout.payload_numbers(path)
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be listed: {error.strerror}, so nothing is deleted") from error
-    orphans = sorted(payloads - record_inodes(path).keys())
+    unnamed_numbers = payloads - record_inodes(path).keys()
+    promised = unnamed_numbers & promised_numbers(store)
+    orphans = sorted(unnamed_numbers - promised)
     old: list[tuple[Path, int]] = []
     young = 0
     payloads_top = path / store.layout.payload_folder
@@ -158,22 +155,16 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
     if apply:
         for file, _ in old:
             remove(file, within=path)
-    kept_sizes = [file.lstat().st_size for file in _entries(path / "lost+found")]
-    set_aside = len(kept_sizes), sum(kept_sizes)
-    return Sweep(tuple(file for file, _ in old), sum(size for _, size in old), young, set_aside)
+    kept_sizes = [file.lstat().st_size for file in (path / LOST).rglob("*") if file.is_symlink() or not file.is_dir()]
+    return Sweep(
+        files=tuple(file for file, _ in old),
+        bytes=sum(size for _, size in old),
+        young=young,
+        promised=len(promised),
+        unfinished=len(pending_retirements(path, but=check_notes(path))),
+        set_aside=(len(kept_sizes), sum(kept_sizes)),
+    )
 
 
 def _entries(folder: Path) -> Iterable[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.is_dir()) if folder.is_dir() else []
-
-
-@contextmanager
-def _alone(store: Path) -> Generator[None]:
-    """Keep a second repair or gc away. Writers need not be: they and gc get along by age, they and repair by names."""
-    load_store(store)
-    busy = f"another repair or gc is at work on {store}; try again when it has ended"
-    with ExitStack() as stack:
-        with writing(store):
-            make_own_folders(store)
-            stack.enter_context(exclusive_lock(store / _LOCKED, busy=busy))
-        yield

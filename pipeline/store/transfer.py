@@ -18,13 +18,16 @@ from safetensors.numpy import load
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from ..files.atomic import made_folder, publish, writing
+from ..files.local import require_local
 from ..files.plain import read_file
 from ..latents.keys import is_key
 from ..latents.recipe import difference
 from ..progress import Progress
+from .drop import follow_drops
 from .folder import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
 from .formats import StoreFormat
 from .latent_store import LatentStore
+from .packed_keys import is_in, pack_keys
 from .records import origins_of, read_record
 
 _KEYS_LIMIT_BYTES = 2**31
@@ -41,6 +44,8 @@ class Copied:
     """Keys the target had already."""
     damaged: tuple[str, ...]
     """One message per sample or file that could not be copied; all else was."""
+    dropped: int = 0
+    """Keys that were dropped from the target on purpose, so they were not copied."""
 
 
 def export(
@@ -116,7 +121,10 @@ def copy(
     requested = list(source.keys if keys is None else dict.fromkeys(keys))
     if requested:
         source.rows_of(requested)
-    missing = [key for key, is_present in zip(requested, target.holds(requested), strict=True) if not is_present]
+    follow_drops(source, target)
+    dropped = is_in(pack_keys(requested), target.dropped)
+    present = target.holds(requested)
+    missing = [key for key, is_done in zip(requested, present | dropped, strict=True) if not is_done]
     damaged: list[str] = []
     with (progress or Progress.silent()).bar("copy", total=len(missing), unit="samples") as bar:
         for start in range(0, len(missing), target.shard_size):
@@ -129,7 +137,13 @@ def copy(
         _copy_log(source, target, set(requested))
     except DamagedShardError as error:  # of use to people; no latent depends on it
         damaged.append(str(error))
-    return Copied(source.path, copied, len(requested) - len(missing), tuple(damaged))
+    return Copied(source.path, copied, int(present.sum()), tuple(damaged), int(dropped.sum()))
+
+
+def named_keys(values: Sequence[str]) -> list[str]:
+    """The keys that were typed, each once; a value is a key, or a file of keys, read and refused by `read_keys`."""
+    keys = [key for value in values for key in ([value] if is_key(value) else read_keys(require_local(Path(value))))]
+    return list(dict.fromkeys(keys))
 
 
 def read_keys(file: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Check every file of a store against its checksum or record. Changes nothing.
 
-    names   every record's seal, every payload's presence and size, the manifest, Zarr's metadata, both logs
+    names   every record's seal, every payload's presence and size, the manifest, Zarr's metadata, both logs; and
+            whether all is here that the index, the array and the sources promise
     read    and the xxh3 of every payload: all its bytes
     deep    and the sha256, and every row made again from its numbers, bit by bit: shape, finite, checksums, tar headers
 """
@@ -9,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,19 +20,28 @@ import xxhash
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from ..files.inside import require_inside
-from ..files.plain import has_content, open_file
-from ..messages import command, format_bytes
+from ..files.plain import has_content, open_file, read_file
+from ..files.sealed import unseal
+from ..messages import MAX_NAMES, command, format_bytes, name_some
 from ..progress import Progress
 from . import ledger
+from .drop import dropped_rows
+from .dropped import check_dropped, salvage
 from .folder import check_array_metadata, load_store
 from .index import SNAPSHOT, Shard, record_inodes
 from .latent_store import LatentStore
-from .records import ShardRecord, read_record, record_path, unreadable
+from .packed_keys import unpack_keys
+from .payload_sizes import size_problem
+from .payloads import unrecorded_payloads
+from .promises import lines_of, promised_and_gone, promised_numbers, sources_by_key, unmade_keys
+from .records import RECORD_LIMIT_BYTES, ShardRecord, read_record, record_path, seal_of, unreadable
+from .retire import check_notes, pending_retirements
 from .snapshot import read_snapshot
 
 Level = Literal["names", "read", "deep"]
 LEVELS: tuple[Level, ...] = ("names", "read", "deep")
 _BLOCK_BYTES = 2**22
+_ORPHANS = "left by killed writers (see gc), or their records were not copied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,8 @@ class Finding:
     damage: bool
     """False: harmless, only worth knowing."""
     what: str
-    """One word: manifest, record, payload, zarr, index, log, orphan, leftover, twice."""
+    """One word: manifest, record, payload, missing, zarr, index, log, dropped, retiring, unmade, orphan, leftover,
+    twice."""
     message: str
     paths: tuple[Path, ...] = ()
     """The files it is about; what a repair moves away."""
@@ -81,7 +91,7 @@ class Verification:
         read = f", {format_bytes(self.bytes_read)} read" if self.bytes_read else ""
         deep = ["--deep"] if self.level == "deep" else []
         repair = command("cache", "repair", self.store, *deep, "--apply")
-        heal = f"`{repair}` moves what is damaged aside; nothing is deleted"
+        heal = f"`{repair}` moves what is damaged aside, and keeps a list of what is missing; nothing is deleted"
         if any(finding.what == "manifest" for finding in self.damage):
             heal = "No repair can make this file again"
         return [
@@ -130,13 +140,15 @@ def verify(
         of_shards=len(numbers),
         samples=len(store),
         bytes_read=bytes_read,
-        findings=(*findings, *_metadata(store), *_strays(store)),
+        findings=(*findings, *_missing(store), *_metadata(store), *_strays(store), *_unfinished(store)),
     )
 
 
 def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding], int]:
     """What is wrong with a shard, and how many bytes were read to know."""
     record_file, payload = record_path(store.path, number), store.payload_path(number)
+    if level == "names" and _is_sound(store, number, record_file, payload):
+        return [], 0
     try:
         record = read_record(store.path, number, store.recipe.id)
     except FileNotFoundError:  # moved away meanwhile
@@ -151,7 +163,7 @@ def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding]
         return [Finding(True, "index", f"{path} does not say what {record_file} does", (path,), number)], 0
     read = 0
     try:
-        problem = _size_problem(store.path, payload, record)
+        problem = _size_problem(store.path, payload, record.bytes, number)
         if problem is None and level != "names":
             read = record.bytes
             problem = _bytes_problem(store.path, payload, record, level)
@@ -170,20 +182,36 @@ def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding]
     return [Finding(True, "payload", message, (record_file, payload), number)], read
 
 
+def _is_sound(store: LatentStore, number: int, record_file: Path, payload: Path) -> bool:
+    """Whether a shard is beyond doubt by names: many times as fast as parsing its record, which then finds out more.
+
+    The record has its seal, which is the one that the index was made from, and the index has its keys; the payload is
+    there with its size.
+    """
+    shard = store.shards.get(number)
+    if shard is None:
+        return False
+    try:
+        text = read_file(record_file, RECORD_LIMIT_BYTES, within=store.path)
+        unseal(text)
+        keys = '","'.join(unpack_keys(shard.keys))
+        is_indexed = seal_of(text) == shard.stamp.seal and f'"keys":["{keys}"]'.encode() in text
+        return is_indexed and _size_problem(store.path, payload, shard.bytes, number) is None
+    except (OSError, ValueError):
+        return False
+
+
 def _agree(record: ShardRecord, shard: Shard) -> bool:
     keys = "".join(record.keys)
     is_same = (keys, record.bytes) == (shard.keys.tobytes().hex(), shard.bytes)
     return is_same and np.array_equal(record.checksums(), shard.frames_crc32c)
 
 
-def _size_problem(store: Path, payload: Path, record: ShardRecord) -> str | None:
-    status = payload.stat()
-    if not stat.S_ISREG(status.st_mode):
-        return "it is not a regular file"
-    if status.st_size != record.bytes:
-        return f"it has {status.st_size} bytes, its record states {record.bytes}"
-    require_inside(store, payload)
-    return None
+def _size_problem(store: Path, payload: Path, stated_bytes: int, number: int) -> str | None:
+    problem = size_problem(payload, stated_bytes, number)
+    if problem is None:
+        require_inside(store, payload)
+    return problem
 
 
 def _bytes_problem(store: Path, payload: Path, record: ShardRecord, level: Level) -> str | None:
@@ -225,6 +253,22 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
     return None
 
 
+def _missing(store: LatentStore) -> Iterator[Finding]:
+    """What was promised and is not here."""
+    gone = promised_and_gone(store)
+    for line in lines_of(store, gone):
+        yield Finding(True, "missing", line, gone.payloads)
+    sources = sources_by_key(store)
+    if not gone and (unmade := unmade_keys(store, sources)):
+        names = name_some([name for key in unmade[: MAX_NAMES + 1] for name in sources[key]])
+        yield Finding(
+            False,
+            "unmade",
+            f"{len(unmade)} of {len(sources)} inputs of recorded jobs have no latent ({names}): never made, or missing "
+            "in this copy. Running precompute with the same flags makes them",
+        )
+
+
 def _metadata(store: LatentStore) -> Iterator[Finding]:
     try:
         check_array_metadata(store)
@@ -239,6 +283,11 @@ def _metadata(store: LatentStore) -> Iterator[Finding]:
             yield Finding(False, "index", f"{path} does not state what is here; repair makes it again")
     for path, message in ledger.check(store.path).items():
         yield Finding(True, "log", message, (path,))
+    for path, message in check_dropped(store.path).items():
+        left = f"{len(salvage(path))} of its keys can be read and stay dropped; others may come back"
+        yield Finding(True, "dropped", f"{message} ({left})", (path,))
+    for path, message in check_notes(store.path).items():
+        yield Finding(True, "retiring", message, (path,))
     if (store.path / SNAPSHOT).is_file():
         listed = len(record_inodes(store.path))
         if read_snapshot(store.path, store.recipe.id, store.shard_size, listed=listed) is None:
@@ -246,15 +295,31 @@ def _metadata(store: LatentStore) -> Iterator[Finding]:
 
 
 def _strays(store: LatentStore) -> Iterator[Finding]:
-    orphans = sorted(store.layout.payload_numbers(store.path) - record_inodes(store.path).keys())
+    promised = promised_numbers(store)  # these are missing, and not nobody's
+    orphans = [n for n in unrecorded_payloads(store, record_inodes(store.path)) if n not in promised]
     if orphans:
-        yield Finding(False, "orphan", f"{_count(orphans, 'payload')} without a record, left by killed writers: see gc")
+        yield Finding(False, "orphan", f"{_count(orphans, 'payload')} without a record: {_ORPHANS}")
     leftovers = sum(1 for _ in (store.path / "tmp").iterdir()) if (store.path / "tmp").is_dir() else 0
     if leftovers:
         yield Finding(False, "leftover", f"{leftovers} unfinished files in tmp/: of running or killed writers: see gc")
-    if twice := int(store.shards.table()[:, 1].sum()) - len(store):
+    hidden = dropped_rows(store)
+    if twice := int(store.shards.table()[:, 1].sum()) - sum(hidden.values()) - len(store):
         yield Finding(False, "twice", f"{twice} rows hold a key that another shard holds too; each is visible once")
 
 
-def _count(items: Sequence[object], noun: str) -> str:
+def _unfinished(store: LatentStore) -> Iterator[Finding]:
+    """What an interrupted drop or compact left for the next one."""
+    bad = check_notes(store.path)
+    for file, note in pending_retirements(store.path, but=bad).items():
+        finish = command("cache", "gc", store.path, "--apply")
+        shards = _count(note.shards, "shard")
+        message = f"{note.why} was interrupted before {shards} were taken away ({file.name}): `{finish}` finishes it"
+        yield Finding(False, "retiring", message)
+    if hidden := dropped_rows(store):
+        finish = command("cache", "drop", store.path, "--apply")
+        message = f"{sum(hidden.values())} rows of dropped keys are invisible, but still in {_count(hidden, 'payload')}"
+        yield Finding(False, "dropped", f"{message}: `{finish}` takes them out")
+
+
+def _count(items: Collection[object], noun: str) -> str:
     return f"{len(items)} {noun}{'s' * (len(items) != 1)}"

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
@@ -38,8 +37,8 @@ class ShardTarget(Protocol):
         """The shard number to try first."""
         ...
 
-    def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
-        """For each key, whether a committed shard has it."""
+    def holds_soundly(self, keys: Sequence[str]) -> bool:
+        """Whether committed shards, whose payloads are there, have all of some keys."""
         ...
 
     def payload_path(self, shard: int) -> Path:
@@ -109,11 +108,12 @@ class ShardWriter:
         self._write(self._row.data)
         self._keys[key] = first_frame_crc32c
 
-    def commit(self, facts: Mapping[str, Any]) -> ShardRecord | None:
+    def commit(self, facts: Mapping[str, Any], *, again: bool = False) -> ShardRecord | None:
         """Make the shard durable and visible, all of it at once.
 
         Args:
             facts: kept in the record: anything JSON can say.
+            again: also where other shards hold every key: they are about to be retired (retire.py).
         Returns:
             The record; None where nothing was to publish, as other writers have meanwhile committed every key.
         Raises:
@@ -131,7 +131,7 @@ class ShardWriter:
                     # others write here too; a number that was planned and is free needs no look, which at 50,000
                     # shards costs more than all the rest
                     store.refresh()
-                    if store.holds(list(self._keys)).all():
+                    if not again and store.holds_soundly(list(self._keys)):
                         return None
                     first = store.next_number
                 record = self._record(facts)

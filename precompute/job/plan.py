@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.messages import format_bytes
+from ...pipeline.messages import format_bytes, name_some
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.formats.base import STORED_DTYPES
 from ...pipeline.store.ledger import Failure
-from ...pipeline.store.packed_keys import first_of_each
+from ...pipeline.store.packed_keys import first_of_each, is_in
 from ..inputs.listing import Listing, Sample
 from ..inputs.selection import advice, counted, name_left_out
 from ..rollout.kinds import KINDS
@@ -42,6 +42,8 @@ class Plan:
     """Inputs of this run that failed in an earlier one and are not tried again."""
     refused: tuple[Failure, ...]
     """Inputs that cannot even be read."""
+    dropped: tuple[str, ...] = ()
+    """Inputs whose latents were taken out of the store on purpose: they are not made again."""
     todo: tuple[Sample, ...]
     sample_bytes: int
     notes: tuple[str, ...] = ()
@@ -74,7 +76,12 @@ class Plan:
             f"store   {store}",
             f"to do   {len(self.todo)} {kind.makes}, {format_bytes(len(self.todo) * self.sample_bytes)}; "
             f"{self.done} done{failed if self.failed_before else ''}",
+            *([f"dropped {self._named_dropped()}"] if self.dropped else []),
         ]
+
+    def _named_dropped(self) -> str:
+        undo = "`theworld cache drop STORE --undo` lets them be made"
+        return f"{len(self.dropped)} on purpose, so not made again: {name_some(self.dropped)}. {undo}"
 
 
 def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *, retry_failed: bool) -> Plan:
@@ -85,8 +92,13 @@ def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *,
     is_done = np.zeros(len(unique), bool) if store is None else store.holds(packed[unique])
     failed = {failure.key or failure.source: failure for failure in (store.failures() if store else [])}
     missing = [samples[at] for at in unique[~is_done].tolist()]
+    dropped: dict[str, str] = {}
+    if store is not None and len(store.dropped):
+        is_dropped = is_in(packed[unique], store.dropped)
+        dropped = {samples[at].key: samples[at].source for at in unique[is_dropped].tolist()}
     failed_before = [] if retry_failed else [failed[sample.key] for sample in missing if sample.key in failed]
-    skip = {failure.key for failure in failed_before}
+    failed_before = [failure for failure in failed_before if failure.key not in dropped]
+    skip = {*dropped, *(failure.key for failure in failed_before)}
     return Plan(
         inputs=len(listing.samples) + len(listing.refused),
         duplicates=len(samples) - len(unique),
@@ -95,6 +107,7 @@ def make_plan(listing: Listing, store: LatentStore | None, sample_bytes: int, *,
         done=int(is_done.sum()),
         failed_before=tuple(failed_before),
         refused=listing.refused,
+        dropped=tuple(dropped.values()),
         todo=tuple(sample for sample in missing if sample.key not in skip),
         sample_bytes=sample_bytes,
         notes=listing.notes,

@@ -80,7 +80,10 @@ class Report:
         else:
             distinct = self.plan.inputs - self.plan.duplicates
             sharing = f"; {self.plan.duplicates} more share them" * bool(self.plan.duplicates)
-            lines.append(f"nothing to do: {self.plan.done} of {distinct} {kind.takes}s have their latents{sharing}")
+            dropped = f"; {len(self.plan.dropped)} were dropped on purpose" if self.plan.dropped else ""
+            lines.append(
+                f"nothing to do: {self.plan.done} of {distinct} {kind.takes}s have their latents{sharing}{dropped}"
+            )
         lines.extend(
             f"note: {count} {kind.takes}{'s' * (count != 1)}: {note}" for note, count in sorted(work.notes.items())
         )

@@ -28,6 +28,7 @@ OF_OTHERS = {
     "pipeline.files.rights:current_umask": "the kernel's",
     "pipeline.latents.keys:key_of_file": "hashes bytes, whatever they are",
     "pipeline.machine:cpu_model": "the kernel's",
+    "pipeline.store.retire:_is_payload": "hashes bytes, whatever they are",
     "pipeline.store.commit:self_test": "files that it has just written",
     "pipeline.theworld.model:TheWorld.save_pretrained": "copies bytes, whatever they are",
     "pipeline.theworld.processor:Processor._pictures": "decode_image, as of `images`",

@@ -126,7 +126,7 @@ def open_arm(
                 "`theworld precompute FUTURES --kind frames` encodes videos"
             )
         pool = pool if arm.wrong else questions
-        true_store = open_store(futures)
+        true_store = open_store(futures, check_sizes=True)
         _require_same_space(store, true_store, rollout_steps)
         videos = resolve_keys(pool, questions_file, true_store, field="future")
         videos.require_complete()

@@ -287,7 +287,7 @@ def _lengths(rule: Rule, all_steps: int, store: LatentStore) -> tuple[int, ...]:
 
 
 def _open_draws(draws: Path | None, latents: LatentStore) -> LatentStore | None:
-    store = latents if draws is None else open_store(draws)
+    store = latents if draws is None else open_store(draws, check_sizes=True)
     if store.recipe.traits.has_draws and store.recipe.draws > 1:
         return store
     if draws is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
+from ...pipeline.store.find import moved_store
 from ...pipeline.store.folder import LatentStore, open_store
 from ..config import ShowChoices
 from ..data.arms import Arm, open_arm
@@ -84,7 +85,7 @@ class AnswerSession:
         """
         loaded = load_run(run, lm=lm, device=device)
         meta, config = loaded.meta, loaded.meta.config
-        latents = open_store(store or Path(meta.store.path))
+        latents = open_store(store or moved_store(Path(meta.store.path), meta.recipe_id), check_sizes=True)
         require_same_recipe(meta, run, latents)
         merge_adapters(loaded.lm)
         if futures is None and config.get("futures") is not None:

@@ -173,7 +173,7 @@ def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]
     everything = read_questions(
         settings.questions, columns=settings.columns, max_bad=settings.max_bad, progress=progress
     )
-    store = open_store(settings.store)
+    store = open_store(settings.store, check_sizes=True)
     train_pool = select_split(everything, "train", settings.questions)
     select_split(everything, TEST, settings.questions)
     first_scenes(train_pool, max(study.labels))

@@ -85,7 +85,7 @@ def train(
     if config.attention == "flex_attention" and device.type == "cpu":
         raise ConfigError("flex_attention cannot be trained on a CPU: it has no backward pass there. Use eager")
     arm = parse_arm(config.arm)
-    store = open_store(config.store)
+    store = open_store(config.store, check_sizes=True)
     steps = arm.steps(_check_steps(config, store))
     _check_pooling(config.token_layout(), store)
     if live is None:

@@ -121,7 +121,7 @@ def test_a_repair_and_writing_what_is_missing_heal(
     before = contents(store.path)
     repair(store.path, apply=True)
     assert verify(store.path, level="deep").damage == ()
-    assert contents(store.path) == before
+    assert contents(store.path) >= before
     open_store(store.path)
     heal(store) if (what, harm) != ("record", Path.unlink) else write(create(store.path.parent), [8, 9])
 
@@ -457,7 +457,7 @@ def test_one_repair_or_gc_at_a_time_and_a_killed_one_holds_nothing_up(store: Lat
             assert pipe.readline() == "at work\n"
             before = listing(store.path)
             for command in (repair, gc):
-                with pytest.raises(StoreLockedError, match="another repair or gc"):
+                with pytest.raises(StoreLockedError, match="another repair, gc, drop or compact"):
                     command(store.path, apply=True)
             assert len(repair(store.path, apply=False).moved) == 2
             gc(store.path, apply=False)

@@ -1,0 +1,67 @@
+"""Whether every payload is there with the size that its record states: one look at each, no file is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from ..errors import DamagedShardError
+from ..messages import command
+from .latent_store import LatentStore
+from .payload_sizes import size_problem
+
+_NAMED = 3
+"""Payloads that a message names; of a store cut in half there are thousands."""
+
+
+def require_payloads(store: LatentStore) -> None:
+    """Find out before the first rollout or update, and not in the middle, which payloads are missing or cut short.
+
+    A store that tolerates damage goes on without their shards: their keys are missing, so that a job makes them again,
+    and `damage` says so.
+
+    Raises:
+        DamagedShardError: some are, and the store does not tolerate that.
+        StoreError: one cannot be looked at.
+    """
+    problems = payload_problems(store, store.shards)
+    if not problems:
+        return
+    rows = sum(store.shards[number].rows for number in problems)
+    named = [f"{store.payload_path(number)}: {problem}" for number, problem in list(problems.items())[:_NAMED]]
+    more = f"\n    … and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+    message = (
+        f"{store.path}: {len(problems)} of {len(store.shards)} payloads, with {rows} latents, are not what their "
+        "records state:\n    " + "\n    ".join(named) + f"{more}\nIf the store was copied, copy it again. Else "
+        f"`{command('cache', 'repair', store.path, '--apply')}` moves what is left of them to lost+found, and "
+        "`theworld precompute` with the same flags makes these rollouts again"
+    )
+    if not store.tolerates_damage:
+        raise DamagedShardError(message)
+    store.disregard(problems, message)
+
+
+def payload_problems(store: LatentStore, numbers: Iterable[int]) -> dict[int, str]:
+    """The shards whose payload is not there, no file, or of another size than its record states.
+
+    Raises:
+        StoreError: one cannot be looked at, by this user or now.
+    """
+    problems: dict[int, str] = {}
+    for number in numbers:
+        payload = store.payload_path(number)
+        problem = size_problem(payload, store.shards[number].bytes, number)
+        if problem is not None:
+            problems[number] = problem
+    return problems
+
+
+def unrecorded_payloads(store: LatentStore, recorded: Iterable[int]) -> list[int]:
+    """The shards that have a payload and no record, from one listing."""
+    folder = store.path / store.layout.payload_folder
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - 3x faster
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    numbers = {store.layout.number_of(name) for name in names} - set(recorded)
+    return sorted(n for n in numbers if n is not None and os.path.lexists(store.payload_path(n)))
