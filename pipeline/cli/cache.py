@@ -330,8 +330,8 @@ def export(
     format: Annotated[
         str | None, typer.Option(help="zarr or webdataset, of a new store. (default: the copied store's)")
     ] = None,
-    keys: Annotated[Path | None, typer.Option(help="Text file of keys, one a line: only these.")] = None,
-    match: Annotated[str | None, typer.Option(help="Regular expression: only images whose name matches.")] = None,
+    keys: options.Keys = None,
+    match: options.Match = None,
     shard_size: Annotated[int | None, typer.Option(min=1, max=65536, help=_SHARD)] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -339,12 +339,12 @@ def export(
     """Copy a store, or a part of it, into another folder or format; the same bits, the same recipe id."""
     from ..progress import Progress
     from ..store.transfer import export as run_export
-    from ..store.transfer import keys_of_sources, read_keys
+    from ..store.transfer import keys_of_sources, named_keys
 
     if format not in (None, "zarr", "webdataset"):
         raise ConfigError(f"--format must be zarr or webdataset, got {format!r}")
     source = _open(store, tolerate_damage=True, check_sizes=True)
-    selected = read_keys(keys) if keys else None
+    selected = named_keys(keys) if keys else None
     if match is not None:
         matching = set(keys_of_sources(source, match))
         selected = [key for key in (source.keys if selected is None else selected) if key in matching]

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import ConfigError
 from ..messages import format_bytes, name_some
-from .options import Json, Quiet, Store
+from .options import Json, Keys, Match, Quiet, Store
 
 
 def drop(
     store: Store,
-    keys: Annotated[
-        list[str] | None, typer.Option(help="A key, or a text file of keys, one a line. Can be repeated.")
-    ] = None,
-    match: Annotated[str | None, typer.Option(help="Regular expression: the inputs whose name matches.")] = None,
+    keys: Keys = None,
+    match: Match = None,
     undo: Annotated[bool, typer.Option("--undo", help="Let precompute make dropped latents again.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Apply the changes; without it, only print them.")] = False,
     quiet: Quiet = False,
@@ -82,14 +79,11 @@ def drop(
 
 def _selected(keys: list[str] | None, match: str | None, sources: dict[str, list[str]]) -> list[str] | None:
     """The keys that were named; None where none were."""
-    from ..latents.keys import is_key
-    from ..store.transfer import read_keys
+    from ..store.transfer import named_keys
 
     if keys is None and match is None:
         return None
-    selected: list[str] = []
-    for value in keys or []:
-        selected += [value] if is_key(value) else read_keys(Path(value))
+    selected = named_keys(keys or [])
     if match is not None:
         try:
             expression = re.compile(match)
@@ -97,7 +91,7 @@ def _selected(keys: list[str] | None, match: str | None, sources: dict[str, list
             raise ConfigError(f"--match {match!r} is not a regular expression: {error}") from error
         matching = {key for key, names in sources.items() if any(map(expression.search, names))}
         selected = sorted(matching if keys is None else matching & set(selected))
-    return list(dict.fromkeys(selected))
+    return selected
 
 
 def _named(keys: tuple[str, ...], sources: dict[str, list[str]]) -> str:

@@ -127,6 +127,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ConfigFile = Annotated[Path | None, config_option()]
 Device = Annotated[str | None, device_option()]
 Store = Annotated[Path, typer.Argument(help="A store, or a cache folder with one store in it.")]
+Keys = Annotated[
+    list[str] | None, typer.Option(help="A key, or a text file of keys, one a line; can be repeated. Only these.")
+]
+Match = Annotated[str | None, typer.Option(help="Regular expression: only images whose name matches.")]
 RunFolder = Annotated[Path, typer.Argument(help="Run folder.")]
 
 # --- what reads a run or a store

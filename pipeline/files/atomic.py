@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -152,8 +152,10 @@ def remove(target: Path, *, within: Path | None = None) -> None:
         return
 
 
-def remove_all(folder: Path, names: Iterable[str], *, within: Path, durable: bool = True) -> None:
+def remove_all(folder: Path, names: Sequence[str], *, within: Path, durable: bool = True) -> None:
     """Remove files of one folder with a single sync, or none; those that are gone already do not matter."""
+    if not names:
+        return
     with suppress(FileNotFoundError), held_folder(within, folder) as held:
         for name in names:
             with suppress(FileNotFoundError):

@@ -23,11 +23,11 @@ from ..errors import DamagedShardError, LatentShapeError
 from ..files.atomic import publish, writing
 from ..messages import command, name_some
 from ..progress import Progress
-from .dropped import add_dropped, dropped_rows, is_in, remove_dropped
+from .dropped import add_dropped, remove_dropped
 from .folder import load_store
-from .index import pack_keys, unpack_keys
 from .latent_store import LatentStore
 from .maintenance import LOST, alone
+from .packed_keys import is_in, pack_keys, unpack_keys
 from .promises import sources_by_key
 from .records import origins_of, read_record
 from .retire import finish_retirements, held_elsewhere, new_folder_aside, retiring
@@ -111,6 +111,23 @@ def undo_drop(path: Path, keys: Collection[str] | None, *, apply: bool) -> Undon
         remove_dropped(path, undone.keys)
         load_store(path).publish()
     return undone
+
+
+def dropped_rows(store: LatentStore) -> dict[int, int]:
+    """How many rows of dropped keys are still in the payload of which shards."""
+    if not len(store.dropped):
+        return {}
+    rows = {number: int(is_in(shard.keys, store.dropped).sum()) for number, shard in store.shards.items()}
+    return {number: count for number, count in rows.items() if count}
+
+
+def follow_drops(source: LatentStore, target: LatentStore) -> None:
+    """What was dropped in a store stays dropped in a copy of it, but for what the copy holds by itself."""
+    dropped = unpack_keys(source.dropped[~is_in(source.dropped, target.dropped)])
+    new = [key for key, is_held in zip(dropped, target.holds(dropped).tolist(), strict=True) if not is_held]
+    if new:
+        add_dropped(target.path, new)
+        target.refresh()
 
 
 def _undone(store: LatentStore, keys: Collection[str] | None) -> Undone:

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import DamagedShardError
 from ..files.atomic import made_folder, publish, remove, writing
 from ..files.open_files import list_folder
 from ..files.plain import read_file
 from ..latents.keys import KEY_DIGITS, is_key
-from .index import Index, Keys, pack_keys, unpack_keys
+from .packed_keys import Keys, is_in, pack_keys, unpack_keys
 from .records import damaged, unreadable
-
-if TYPE_CHECKING:  # which hides what is dropped here
-    from .latent_store import LatentStore
 
 DROPPED = "dropped"
 _LIST_NAME = re.compile(r"[0-9a-f]{64}\.txt")
@@ -36,7 +31,7 @@ _LIMIT_BYTES = 64 * 2**20
 
 
 class DroppedKeys:
-    """What a reader hides. Costs nothing where nothing was dropped."""
+    """What a reader hides."""
 
     def __init__(self, store: Path) -> None:
         self._store = store
@@ -66,50 +61,6 @@ class DroppedKeys:
         salvaged = [pack_keys(salvage(path)) for path in bad]
         self.keys = np.unique(np.concatenate([pack_keys([]), *salvaged, *(_read(p) for p in lists if p not in bad)]))
         self._lists, self.damage = lists, tuple(bad.values())
-
-    def left_of(self, keys: tuple[str, ...]) -> tuple[str, ...]:
-        """Some keys but for the dropped ones."""
-        if not len(self.keys):
-            return keys
-        dropped = set(unpack_keys(self.keys))
-        return tuple(key for key in keys if key not in dropped)
-
-    def hide(self, keys: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of some keys, with -1 where a key was dropped."""
-        if len(self.keys):
-            present = np.flatnonzero(rows >= 0)
-            hits = is_in(pack_keys([keys[place] for place in present.tolist()]), self.keys)
-            rows[present[hits]] = -1
-        return rows
-
-    def count_in(self, index: Index) -> int:
-        """How many of them still have a row."""
-        return int((index.find(unpack_keys(self.keys)) >= 0).sum()) if len(self.keys) else 0
-
-
-def is_in(keys: Keys, ordered: Keys) -> NDArray[np.bool_]:
-    """Which of some keys are among others, which are in order."""
-    if not len(ordered) or not len(keys):
-        return np.zeros(len(keys), bool)
-    places = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
-    return ordered[places] == keys
-
-
-def dropped_rows(store: LatentStore) -> dict[int, int]:
-    """How many rows of dropped keys are still in the payload of which shards."""
-    if not len(store.dropped):
-        return {}
-    rows = {number: int(is_in(shard.keys, store.dropped).sum()) for number, shard in store.shards.items()}
-    return {number: count for number, count in rows.items() if count}
-
-
-def follow_drops(source: LatentStore, target: LatentStore) -> None:
-    """What was dropped in a store stays dropped in a copy of it, but for what the copy holds by itself."""
-    dropped = unpack_keys(source.dropped[~is_in(source.dropped, target.dropped)])
-    new = [key for key, is_held in zip(dropped, target.holds(dropped).tolist(), strict=True) if not is_held]
-    if new:
-        add_dropped(target.path, new)
-        target.refresh()
 
 
 def add_dropped(store: Path, keys: Iterable[str]) -> None:

@@ -5,7 +5,7 @@
         commits/<n>.json           the record of shard n; no record, no shard
         zarr.json, latents/        plain Zarr: zarr.open(store)["latents"]          (format zarr)
         shards/<n>.tar             <key>.npy and <key>.json of each sample          (format webdataset)
-        index.safetensors          snapshot of the records of a large store; can be rebuilt
+        index*.safetensors         snapshot of the records of a large store; can be rebuilt
         failed/  sources/          what became of the inputs
         prompt.safetensors         embeddings of the recipe's prompt, or of each sample's own in prompts/
         dropped/  retiring/        keys taken out on purpose; shards on their way out       (made when needed)
@@ -124,6 +124,11 @@ def load_store(path: Path) -> LatentStore:
     if not is_store(path):
         raise StoreNotFoundError(f"{path} is not a store: it holds no theworld.json")
     return _load(path, tolerate_damage=True)
+
+
+def open_to_add(path: Path) -> LatentStore:
+    """`load_store` for a worker: until it asks which keys are here, no record is read and no folder listed."""
+    return _load(require_local(path), tolerate_damage=True, load=False)
 
 
 def find_store(cache: Path, recipe: Recipe) -> LatentStore | None:
@@ -304,7 +309,7 @@ def _check_recipe(store: LatentStore, recipe: Recipe) -> None:
         raise StoreMismatchError(f"{store.path} is of another recipe ({differing}). Choose another --cache folder")
 
 
-def _load(path: Path, *, tolerate_damage: bool) -> LatentStore:
+def _load(path: Path, *, tolerate_damage: bool, load: bool = True) -> LatentStore:
     manifest = _read_manifest(path)
     recipe, spec = _meaning(manifest, path)
     try:
@@ -316,6 +321,7 @@ def _load(path: Path, *, tolerate_damage: bool) -> LatentStore:
             manifest.layout,
             manifest.format,
             tolerate_damage=tolerate_damage,
+            load=load,
         )
     except FileNotFoundError as error:
         raise StoreError(

@@ -1,274 +1,351 @@
-"""Which keys a store holds and where: all commit records as arrays, and the snapshot of them on disk.
+"""Which keys a store holds and where: the shards' keys in sorted runs, searched like a dictionary.
 
-A million samples are 28 MB here, found by binary search, and open in a fraction of a second from the snapshot. The
-snapshot is a cache: each record it speaks for must still be the file it was made from, and without it the records are
-read. """
+A large store has one run that was mapped from disk (snapshot.py), and small ones of the shards committed since. Runs of
+about one size are merged, so that a store that grows shard by shard has few.
+"""
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import cast
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
-from ..files.open_files import retried
-from ..files.plain import open_file, read_file
-from ..files.sealed import seal_tensors
-from ..latents.keys import KEY_DIGITS, is_key
-from .records import FORMAT, RECORD_LIMIT_BYTES, ShardRecord, record_number, record_path
+from .packed_keys import (
+    AnyKeys,
+    Halves,
+    Keys,
+    are_keys,
+    is_in,
+    is_packed,
+    join_halves,
+    pack_keys,
+    split_halves,
+    unpack_keys,
+)
+from .runs import Run, Shard, Stamp, record_inodes, run_of, shard_of, sorted_run
+
+__all__ = [
+    "SNAPSHOT",
+    "SNAPSHOT_FROM_SHARDS",
+    "AnyKeys",
+    "Index",
+    "Keys",
+    "Run",
+    "Shard",
+    "Shards",
+    "Stamp",
+    "pack_keys",
+    "record_inodes",
+    "shard_of",
+    "unpack_keys",
+]
 
 SNAPSHOT = "index.safetensors"
+"""The first file of a snapshot (snapshot.py)."""
 SNAPSHOT_FROM_SHARDS = 64
 """Fewer records are read as fast one by one."""
-SNAPSHOT_LIMIT_BYTES = 2**32
-"""Of 100 million rows."""
-_HEADER_LIMIT_BYTES = 2**16
-_KEY = np.dtype(f"S{KEY_DIGITS // 2}")
-
-Keys = NDArray[np.bytes_]
-"""(N,) of sixteen bytes each. numpy orders and compares these like the keys' digits."""
+_BLOCK = 2**21
+"""Keys looked up at a time: what that takes of memory stays small."""
+_GROUP_FROM = 4096
+"""So many keys are looked up in groups that begin alike, whose neighbours in memory are then still in the cache."""
 
 
-class Stamp(NamedTuple):
-    """Size and modification time, to notice a replaced record file. Records are never rewritten in place."""
+class Shards(Mapping[int, Shard]):
+    """Shards by number, ascending; each is an object only while it is looked at."""
 
-    bytes: int
-    mtime_ns: int
+    def __init__(self, parts: Sequence[_Part]) -> None:
+        self._parts = parts
+        self._firsts = [part.run.firsts() for part in parts]
+
+    def __getitem__(self, number: int) -> Shard:
+        for part, firsts in zip(self._parts, self._firsts, strict=True):
+            run = part.run
+            at = int(np.searchsorted(run.numbers, number))
+            if at < len(run.numbers) and run.numbers[at] == number and part.has_shard(at):
+                first, rows = int(firsts[at]), int(run.shard_rows[at])
+                stamp = Stamp(*run.stamps[at].tolist())
+                crcs = run.frames_crc32c[first : first + rows]
+                return Shard(int(number), int(run.shard_bytes[at]), run, crcs, stamp, first)
+        raise KeyError(number)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers.tolist())
+
+    def __len__(self) -> int:
+        return sum(len(part.numbers) for part in self._parts)
+
+    @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """All numbers."""
+        return np.sort(np.concatenate([part.numbers for part in self._parts] or [np.empty(0, np.int64)]))
+
+    def table(self) -> NDArray[np.int64]:
+        """(S, 3) number, rows and bytes of the payload of each, without making an object of any."""
+        tables = [
+            np.stack([part.run.numbers, part.run.shard_rows, part.run.shard_bytes], 1)[part.shown]
+            for part in self._parts
+        ]
+        table = np.concatenate(tables or [np.empty((0, 3), np.int64)])
+        return table[np.argsort(table[:, 0])]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Shard:
-    """What reading needs to know of one committed shard."""
+class _Part:
+    """A run, and which of its shards still have the record that it was made from."""
 
-    number: int
-    bytes: int
-    """Of the payload."""
-    keys: Keys
-    frames_crc32c: NDArray[np.uint32]
-    """(rows, F): of the first frame in format 1, else of all."""
-    stamp: Stamp
+    run: Run
+    shown: slice | NDArray[np.bool_]
+    """(S,), or a slice of all: nearly always."""
 
     @property
-    def rows(self) -> int:
-        return len(self.keys)
+    def is_whole(self) -> bool:
+        return isinstance(self.shown, slice)
 
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        return self.run.numbers[self.shown]
 
-def shard_of(record: ShardRecord, stamp: Stamp) -> Shard:
-    """The arrays of a record."""
-    return Shard(record.shard, record.bytes, pack_keys(record.keys), record.checksums(), stamp)
+    def has_shard(self, at: int) -> bool:
+        return isinstance(self.shown, slice) or bool(self.shown[at])
 
+    def has_row(self, rows: NDArray[np.int64], shard_size: int) -> NDArray[np.bool_]:
+        """Whether rows of the Zarr array, of this run, are of a shard that is shown."""
+        if isinstance(self.shown, slice):
+            return np.ones(len(rows), bool)
+        return self.shown[np.searchsorted(self.run.numbers, rows // shard_size)]
 
-def record_inodes(store: Path) -> dict[int, int]:
-    """The shards that have a record, and the inode of each, from one listing; no file is looked at."""
-
-    def listed() -> dict[int | None, int]:
-        with os.scandir(store / "commits") as entries:
-            return {record_number(entry.name): entry.inode() for entry in entries}
-
-    numbers = retried(listed)
-    return {number: inode for number, inode in numbers.items() if number is not None}
-
-
-def record_stamp(store: Path, number: int) -> Stamp | None:
-    """The stamp of a record; None where it was moved away meanwhile."""
-    path = record_path(store, number)
-    try:
-        status = retried(path.stat)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ELOOP):  # a server that does not answer took no record away
-            raise
-        return Stamp(0, 0) if path.is_symlink() else None  # to nothing, or to itself: reading it will say so
-    return Stamp(status.st_size, status.st_mtime_ns)
-
-
-def record_stamps(store: Path, numbers: Iterable[int] | None = None) -> dict[int, Stamp]:
-    """The stamps of some records; None takes all there are."""
-    stamps = {number: record_stamp(store, number) for number in (record_inodes(store) if numbers is None else numbers)}
-    return {number: stamp for number, stamp in stamps.items() if stamp is not None}
+    def without(self, numbers: NDArray[np.int64]) -> _Part:
+        kept = ~np.isin(self.run.numbers, numbers)
+        if not isinstance(self.shown, slice):
+            kept &= self.shown
+        return self if kept.all() else _Part(self.run, kept)
 
 
 class Index:
     """The visible rows of a store; never changes. Of shards that hold the same key, the lowest counts."""
 
-    def __init__(self, shards: Mapping[int, Shard], shard_size: int) -> None:
-        self.shards = shards
-        """By number, ascending."""
-        self._shard_size = shard_size
+    def __init__(self, runs: Iterable[Run], shard_size: int) -> None:
+        self.shard_size = shard_size
+        self._parts = tuple(_Part(run, slice(None)) for run in runs)
+        self._hidden = pack_keys([])
+        """Keys that are never found, in order."""
 
     @classmethod
     def from_shards(cls, shards: Iterable[Shard], shard_size: int) -> Index:
         """The index of some shards."""
-        return cls({shard.number: shard for shard in sorted(shards, key=lambda shard: shard.number)}, shard_size)
+        return cls([], shard_size).with_shards(shards)
 
-    def __len__(self) -> int:
-        return len(self._sorted[0])
+    def with_shards(self, shards: Iterable[Shard]) -> Index:
+        """This and more shards."""
+        added = list(shards)
+        return self.with_run(run_of(added, self.shard_size)) if added else self
+
+    def with_run(self, run: Run) -> Index:
+        """This and the shards of a run."""
+        parts = [*self._parts, _Part(run, slice(None))]
+        # the first may be mapped, and is merged only when a snapshot is written
+        while len(parts) > 2 and len(parts[-2].run) <= 2 * len(parts[-1].run):
+            parts[-2:] = [_Part(merge_parts(parts[-2:], self.shard_size), slice(None))]
+        return self._with_parts(parts)
+
+    def held_by(self, run: Run) -> Index:
+        """The same rows, held by one run."""
+        return self._with_parts([_Part(run, slice(None))])
+
+    def without(self, numbers: Iterable[int]) -> Index:
+        """This but for some shards."""
+        gone = np.array([*numbers], np.int64)
+        parts = [part.without(gone) for part in self._parts]
+        return self._with_parts([part for part in parts if len(part.numbers)])
+
+    def hiding(self, keys: Keys) -> Index:
+        """This, without the rows of some keys, which are in order: they were dropped (dropped.py)."""
+        if len(keys) == len(self._hidden) and (keys == self._hidden).all():
+            return self
+        index = self._with_parts(self._parts)
+        index._hidden = keys
+        return index
+
+    @cached_property
+    def shards(self) -> Shards:
+        """By number, ascending."""
+        return Shards(self._parts)
 
     @property
     def array_rows(self) -> int:
         """N of the Zarr array: up to and with the last row of the highest shard."""
-        last = self.shards[max(self.shards)] if self.shards else None
-        return last.number * self._shard_size + last.rows if last else 0
+        if not len(self.shards):
+            return 0
+        last = int(self.shards.numbers[-1])
+        return last * self.shard_size + self.shards[last].rows
 
-    def find(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """The array row of each key; -1 where it is not here."""
-        sorted_keys, rows = self._sorted
-        result = np.full(len(keys), -1, np.int64)
-        sound = np.array([is_key(key) for key in keys], bool)
-        if not len(sorted_keys) or not sound.any():
-            return result
-        packed = pack_keys(keys if sound.all() else [key for key, good in zip(keys, sound, strict=True) if good])
-        places = np.minimum(np.searchsorted(sorted_keys, packed), len(sorted_keys) - 1)
-        result[sound] = np.where(sorted_keys[places] == packed, rows[places], -1)
+    @property
+    def merged(self) -> Run | None:
+        """All visible shards as one run; None where there are none."""
+        if len(self._parts) == 1 and self._parts[0].is_whole:
+            return self._parts[0].run
+        return merge_parts(self._parts, self.shard_size) if self._parts else None
+
+    @property
+    def tail(self) -> Run | None:
+        """The visible shards that the first run does not hold; None where there are none."""
+        return merge_parts(self._parts[1:], self.shard_size) if self._parts[1:] else None
+
+    @property
+    def head(self) -> Run | None:
+        """The first run, if all of it is visible."""
+        return self._parts[0].run if self._parts and self._parts[0].is_whole else None
+
+    @cached_property
+    def _len(self) -> int:
+        count = 0
+        for number, part in enumerate(self._parts):
+            if number == 0 and part.is_whole:  # nearly all there are: not gone through
+                count += part.run.distinct
+                continue
+            earlier = self._with_parts(self._parts[:number])
+            places = self._with_parts([part])._visible_places(part)
+            found = earlier._find_in_parts(part.run.high[places], part.run.low[places])
+            count += int(np.count_nonzero(found < 0))
+        return count
+
+    def __len__(self) -> int:
+        return self._len - (int((self._find(*split_halves(self._hidden)) >= 0).sum()) if len(self._hidden) else 0)
+
+    def find(self, keys: AnyKeys) -> NDArray[np.int64]:
+        """The array row of each key; -1 where it is not here, or is no key."""
+        if not is_packed(keys):
+            digits = cast(Sequence[str], keys)
+            if not are_keys(digits):
+                return self._find_some(digits)
+            keys = pack_keys(digits)
+        result = np.empty(len(keys), np.int64)
+        for start in range(0, len(keys), _BLOCK):
+            block = keys[start : start + _BLOCK]
+            rows = self._find(*split_halves(block))
+            if len(self._hidden):
+                rows[is_in(block, self._hidden)] = -1
+            result[start : start + _BLOCK] = rows
         return result
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """The array row of every key once, ascending."""
+        visible = [self._visible(part) for part in self._parts]
+        return np.sort(np.concatenate(visible)) if visible else np.empty(0, np.int64)
+
+    def packed_keys(self) -> Keys:
+        """Every key once, by row."""
+        rows, keys = [np.empty(0, np.int64)], [pack_keys([])]
+        for part in self._parts:
+            places = self._shown_places(part)
+            rows.append(part.run.rows[places])
+            keys.append(join_halves(part.run.high[places], part.run.low[places]))
+        return np.concatenate(keys)[np.argsort(np.concatenate(rows))]
+
+    def by_row(self) -> tuple[Keys, NDArray[np.int64]]:
+        """Every key once, by row, and these rows."""
+        return self.packed_keys(), self.rows
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
         """Every key once, by row."""
-        return unpack_keys(self.by_row()[0])
+        return unpack_keys(self.packed_keys())
 
-    def by_row(self) -> tuple[Keys, NDArray[np.int64]]:
-        """Every key once, packed, and its row, in the order of rows."""
-        sorted_keys, rows = self._sorted
-        order = np.argsort(rows)
-        return sorted_keys[order], rows[order]
-
-    def with_shards(self, shards: Iterable[Shard]) -> Index:
-        """This and more shards."""
-        added = Index.from_shards(shards, self._shard_size)
-        index = Index.from_shards([*self.shards.values(), *added.shards.values()], self._shard_size)
-        keys = np.concatenate([self._sorted[0], added._sorted[0]])
-        index._sorted = _distinct(keys, np.concatenate([self._sorted[1], added._sorted[1]]))  # two runs: cheap
+    def _with_parts(self, parts: Sequence[_Part]) -> Index:
+        index = Index([], self.shard_size)
+        index._parts = tuple(parts)
+        index._hidden = self._hidden
         return index
 
-    def without(self, numbers: Iterable[int]) -> Index:
-        """This but for some shards."""
-        removed = set(numbers)
-        return Index({n: shard for n, shard in self.shards.items() if n not in removed}, self._shard_size)
+    def _find_some(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """`find` where some are no keys."""
+        sound = np.array([are_keys([key]) for key in keys], bool)
+        result = np.full(len(keys), -1, np.int64)
+        result[sound] = self.find(pack_keys([key for key, good in zip(keys, sound, strict=True) if good]))
+        return result
 
-    @cached_property
-    def _sorted(self) -> tuple[Keys, NDArray[np.int64]]:
-        """Distinct keys in order, and their rows."""
-        if not self.shards:
-            return pack_keys([]), np.empty(0, np.int64)
-        keys = np.concatenate([shard.keys for shard in self.shards.values()])
-        places = [np.arange(s.rows, dtype=np.int64) + s.number * self._shard_size for s in self.shards.values()]
-        return _distinct(keys, np.concatenate(places))
+    def _find(self, high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.int64]:
+        if len(high) < _GROUP_FROM:
+            return self._find_in_parts(high, low)
+        order = np.argsort((high >> np.uint64(48)).astype(np.uint16), kind="stable")  # 16 bits: numpy's radix sort
+        result = np.empty(len(high), np.int64)
+        result[order] = self._find_in_parts(high[order], low[order])
+        return result
 
+    def _find_in_parts(self, high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.int64]:
+        result = np.full(len(high), -1, np.int64)
+        for part in self._parts:
+            rows = self._find_in_part(part, high, low)
+            result = np.where((rows >= 0) & ((result < 0) | (rows < result)), rows, result)
+        return result
 
-def pack_keys(keys: Sequence[str]) -> Keys:
-    """The bytes of some keys."""
-    return np.frombuffer(bytes.fromhex("".join(keys)), _KEY)
+    def _find_in_part(self, part: _Part, high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.int64]:
+        run = part.run
+        places = run.find(high, low)
+        hits = np.flatnonzero(places >= 0)
+        rows = np.full(len(high), -1, np.int64)
+        while hits.size:
+            at = places[hits]
+            shown = part.has_row(run.rows[at], self.shard_size)
+            rows[hits[shown]] = run.rows[at[shown]]
+            hits = hits[~shown]  # of a shard that is gone: the next shard with the same key counts
+            places[hits] += 1
+            hits = hits[places[hits] < len(run)]
+            at = places[hits]
+            hits = hits[(run.high[at] == high[hits]) & (run.low[at] == low[hits])]
+        return rows
 
+    def _visible(self, part: _Part) -> NDArray[np.int64]:
+        return part.run.rows[self._shown_places(part)]
 
-def unpack_keys(keys: Keys) -> tuple[str, ...]:
-    """The digits of packed keys."""
-    digits = keys.tobytes().hex()
-    return tuple(digits[at : at + KEY_DIGITS] for at in range(0, len(digits), KEY_DIGITS))
+    def _shown_places(self, part: _Part) -> NDArray[np.int64]:
+        """`_visible_places`, but for hidden keys."""
+        places = self._visible_places(part)
+        if not len(self._hidden):
+            return places
+        return places[~is_in(join_halves(part.run.high[places], part.run.low[places]), self._hidden)]
 
-
-def write_snapshot(index: Index, recipe_id: str) -> bytes:
-    """The snapshot of an index that is not empty, for `read_snapshot`."""
-    shards = list(index.shards.values())
-    tensors: dict[str, NDArray[Any]] = {
-        "shards": np.array([[s.number, s.rows, s.bytes, *s.stamp] for s in shards], np.int64),
-        "keys": np.concatenate([shard.keys for shard in shards]).view(np.uint8).reshape(-1, _KEY.itemsize),
-        "frames_crc32c": np.concatenate([shard.frames_crc32c for shard in shards]),
-    }
-    return safetensors.numpy.save({**tensors, "seal": _seal(tensors, recipe_id)})
-
-
-def read_snapshot(store: Path, recipe_id: str, shard_size: int, stamps: Mapping[int, Stamp]) -> Index | None:
-    """What the snapshot knows of the records that are still the files it was made from.
-
-    Returns:
-        None where there is no snapshot of use; whatever is wrong with one costs time, never rows.
-    """
-    # a row here takes less than in the records, whose sizes are known
-    limit = 2**16 + sum(min(stamp.bytes, RECORD_LIMIT_BYTES) for stamp in stamps.values())
-    index = read_whole_snapshot(store, recipe_id, shard_size, limit)
-    if index is None:
-        return None
-    return index.without(n for n, shard in index.shards.items() if stamps.get(n) != shard.stamp)
-
-
-def read_whole_snapshot(
-    store: Path, recipe_id: str, shard_size: int, limit_bytes: int = SNAPSHOT_LIMIT_BYTES
-) -> Index | None:
-    """All that the snapshot knows, whether its records are still there or not; None where there is none of use."""
-    try:
-        content = read_file(store / SNAPSHOT, limit_bytes, within=store)
-        tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(content)
-        seal = tensors.pop("seal")
-        table, keys, crcs = (tensors[name] for name in ("shards", "keys", "frames_crc32c"))
-    except (OSError, ValueError, KeyError, SafetensorError):
-        return None
-    if not np.array_equal(seal, _seal(tensors, recipe_id)) or not _consistent(table, keys, crcs, shard_size):
-        return None
-    packed = keys.view(_KEY)[:, 0]
-    starts = np.cumsum(table[:, 1]) - table[:, 1]
-    shards = [
-        Shard(number, size, packed[start : start + rows], crcs[start : start + rows], Stamp(*stamp))
-        for (number, rows, size, *stamp), start in zip(table.tolist(), starts.tolist(), strict=True)
-    ]
-    return Index.from_shards(shards, shard_size)
+    def _visible_places(self, part: _Part) -> NDArray[np.int64]:
+        """The places of a run whose row is the one that counts for its key."""
+        run = part.run
+        if len(self._parts) == 1 and part.is_whole and run.distinct == len(run):
+            return np.arange(len(run))
+        is_first = np.empty(len(run), bool)
+        for start in range(0, len(run), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            is_first[block] = self._find_in_parts(run.high[block], run.low[block]) == run.rows[block]
+        return np.flatnonzero(is_first)
 
 
-def snapshot_numbers(store: Path) -> set[int]:
-    """The shards that the snapshot speaks of, from the first part of it alone; none where there is no snapshot."""
-    try:
-        with open_file(store / SNAPSHOT, SNAPSHOT_LIMIT_BYTES, within=store) as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-            if header_bytes > _HEADER_LIMIT_BYTES:
-                return set()
-            entry = json.loads(file.read(header_bytes))["shards"]
-            (count, columns), (start, end) = entry["shape"], entry["data_offsets"]
-            if entry["dtype"] != "I64" or not 0 <= end - start == 8 * count * columns or not 1 <= columns < 100:
-                return set()
-            file.seek(8 + header_bytes + start)
-            table = np.frombuffer(file.read(end - start), "<i8").reshape(count, columns)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return set()
-    return set(table[:, 0].tolist())
-
-
-def _consistent(table: NDArray[Any], keys: NDArray[Any], crcs: NDArray[Any], shard_size: int) -> bool:
-    """Whether tensors anybody may have sealed can be indexed as ours are."""
-    if (table.dtype, keys.dtype, crcs.dtype) != (np.int64, np.uint8, np.uint32):
-        return False
-    if (table.ndim, keys.ndim, crcs.ndim) != (2, 2, 2):
-        return False
-    if (table.shape, keys.shape) != ((len(table), 5), (len(crcs), _KEY.itemsize)) or not len(table):
-        return False
-    if (np.diff(table[:, 0]) <= 0).any():
-        return False
-    return bool(1 <= table[:, 1].min() <= table[:, 1].max() <= shard_size and table[:, 1].sum() == len(keys))
-
-
-def _distinct(keys: Keys, rows: NDArray[np.int64]) -> tuple[Keys, NDArray[np.int64]]:
-    """Each key once, in order, with its lowest row."""
-    start = keys.view(">u8")[::2].astype(np.uint64)  # sorts five times faster than the whole key, and nearly as well
-    order = np.argsort(start, kind="stable")
-    start, keys, rows = start[order], keys[order], rows[order]
-    alike: NDArray[np.bool_] = np.concatenate([[False], start[1:] == start[:-1], [False]])
-    if alike.any():  # the same key in two shards, or, once in a universe, two keys that begin alike
-        positions = np.flatnonzero(alike[1:] | alike[:-1])
-        order = positions[np.lexsort((rows[positions], keys[positions], start[positions]))]
-        keys[positions], rows[positions] = keys[order], rows[order]
-        first = np.concatenate([[True], keys[1:] != keys[:-1]])
-        keys, rows = keys[first], rows[first]
-    return keys, rows
-
-
-def _seal(tensors: Mapping[str, NDArray[Any]], recipe_id: str) -> NDArray[np.uint8]:
-    return seal_tensors(tensors, f"theworld index {FORMAT} {recipe_id}")
-
-
+def merge_parts(parts: Sequence[_Part], shard_size: int) -> Run:
+    """One run of the shards shown in several."""
+    tables: list[NDArray[np.int64]] = []
+    stamps: list[NDArray[np.uint64]] = []
+    halves: list[Halves] = []
+    crcs: list[NDArray[np.uint32]] = []
+    for part in parts:
+        run = part.run
+        tables.append(np.stack([run.numbers, run.shard_rows, run.shard_bytes])[:, part.shown])
+        stamps.append(run.stamps[part.shown])
+        places, kept_crcs = run.places, run.frames_crc32c
+        if not isinstance(part.shown, slice):
+            kept = np.repeat(part.shown, run.shard_rows)
+            places, kept_crcs = places[kept], kept_crcs[kept]
+        halves.append((run.high[places], run.low[places]))
+        crcs.append(kept_crcs)
+    table, stamp = np.concatenate(tables, 1), np.concatenate(stamps)
+    high, low = (np.concatenate([half[number] for half in halves]) for number in (0, 1))
+    crc = np.concatenate(crcs)
+    order = np.argsort(table[0], kind="stable")
+    if (np.diff(order) < 0).any():
+        firsts = (np.cumsum(table[1]) - table[1])[order]
+        table, stamp = table[:, order], stamp[order]
+        moved = np.cumsum(table[1]) - table[1]
+        rows = np.arange(len(high)) + np.repeat(firsts - moved, table[1])
+        high, low, crc = high[rows], low[rows], crc[rows]
+    return sorted_run(table, stamp, (high, low), crc, shard_size)

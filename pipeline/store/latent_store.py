@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any
@@ -17,38 +18,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError, StoreError
-from ..files.atomic import replace, writing
+from ..files.atomic import writing
 from ..files.open_files import is_lost
 from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec, latent_frames
 from ..messages import command
-from . import ledger, views
+from . import views
 from .buffer import BatchBuffer
+from .catalog import Catalog
 from .dropped import DroppedKeys
 from .formats import StoreFormat, StoreVersion
+from .formats.base import ShardLayout
 from .formats.layouts import layout_of
 from .formats.zarr import ZarrLayout
-from .index import (
-    SNAPSHOT,
-    SNAPSHOT_FROM_SHARDS,
-    Index,
-    Keys,
-    Shard,
-    Stamp,
-    read_snapshot,
-    record_inodes,
-    record_stamps,
-    shard_of,
-    write_snapshot,
-)
-from .ledger import Failure
+from .index import SNAPSHOT_FROM_SHARDS, AnyKeys, Index, Keys, Shards, is_packed, unpack_keys
+from .ledger import Failure, FailureLog
+from .payload_sizes import size_problem
 from .records import ShardRecord, read_record, record_path, unreadable
 from .shard_files import OpenShardFiles, ShardFile
+from .sources import SourceRow, read_prompts, read_source_rows, read_sources, read_starts, write_sources
 from .writer import ShardWriter
 from .zarr_group import ZarrGroup
 
 _PATIENCE_S, _MEMORY_BYTES_PER_S = 50e-6, 2e9
 """A read that takes longer than this had to wait for the disk."""
+_BLOCK_KEYS = 2**16
 PUBLISH_EVERY_S = 60.0
 """What other programs see lags behind the commits by this much at most, while a job runs."""
 _GONE = "its record was moved away while it was read"
@@ -79,7 +73,12 @@ class LatentStore:
         version: StoreVersion,
         *,
         tolerate_damage: bool,
+        load: bool = True,
     ) -> None:
+        """
+        Args:
+            load: False looks at no record before somebody asks what is here: a worker that only adds shards never does.
+        """
         self.path = path
         self.recipe = recipe
         self.spec = spec
@@ -89,21 +88,21 @@ class LatentStore:
         self.damage: tuple[str, ...] = ()
         self.tolerates_damage = tolerate_damage
         self._recipe_id = recipe.id
-        self._index = Index({}, shard_size)
-        self._bad: dict[int, str] = {}
-        self._inodes: dict[int, int] = {}
+        self._catalog = Catalog(path, self._recipe_id, shard_size, partial(_is_possible, self.layout))
         self._dropped = DroppedKeys(path)
         self.zarr_group = ZarrGroup(path, self.layout, recipe, spec) if isinstance(self.layout, ZarrLayout) else None
         self._publishes, self._publish_at = False, 0.0
         name_of = self.layout.payload_name  # not of `self`: a circle would keep the files open until it is collected
         self._payloads = OpenShardFiles(path, lambda number: f"{path}/{name_of(number)}")
+        self._failures = FailureLog(path)
         self._lock = threading.Lock()
-        self.refresh()
+        if load:
+            self.refresh()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the folder for itself, and checks for itself."""
-        what = (self.recipe, self.spec, self.shard_size, self.format, self.layout.version)
-        return _open_again, (self.path, *what, self.tolerates_damage)
+        what = (self.path, self.recipe, self.spec, self.shard_size, self.format, self.layout.version)
+        return _open_again, (*what, self.tolerates_damage, self._catalog.is_loaded)
 
     @property
     def sample_shape(self) -> tuple[int, int, int, int]:
@@ -117,58 +116,92 @@ class LatentStore:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every visible key once, by shard and row."""
-        return self._dropped.left_of(self._index.keys)
+        """Every visible key once, by shard and row. Of millions of samples, take `rows` or `packed_keys`."""
+        return self.index.keys
 
     @property
     def dropped(self) -> Keys:
         """The keys that `cache drop` took out, in order: never visible, and not to be made again."""
+        self._loaded()
         return self._dropped.keys
 
     @property
-    def index(self) -> Index:
-        """The visible rows as they are now; a refresh puts another in its place."""
-        return self._index
+    def packed_keys(self) -> Keys:
+        """`keys` as an array of sixteen bytes each, made anew."""
+        return self.index.packed_keys()
+
+    def sorted_keys(self) -> Iterator[str]:
+        """`keys` in order of their digits, one by one."""
+        keys = np.sort(self.packed_keys)
+        for start in range(0, len(keys), _BLOCK_KEYS):
+            yield from unpack_keys(keys[start : start + _BLOCK_KEYS])
 
     @property
-    def shards(self) -> Mapping[int, Shard]:
-        """The visible shards by number, ascending."""
-        return self._index.shards
+    def rows(self) -> NDArray[np.int64]:
+        """The rows of the Zarr array that hold `keys`, ascending."""
+        return self.index.rows
+
+    @property
+    def shards(self) -> Shards:
+        """The visible shards by number, ascending; another object after a change."""
+        return self.index.shards
 
     @property
     def bad_records(self) -> Mapping[int, str]:
         """The shards whose record cannot be used, and why."""
-        return self._bad
+        self._loaded()
+        return self._catalog.bad
 
     @property
     def array_rows(self) -> int:
         """N of the Zarr array: up to and with the last row of the highest committed shard."""
-        return self._index.array_rows
+        return self.index.array_rows
 
     @property
     def next_number(self) -> int:
-        """The first shard number above all that have a record."""
-        return 1 + max(*self._bad, *self._index.shards, -1, -1)
+        """The first shard number above all that have a record, or that a snapshot speaks for."""
+        self._loaded()
+        return self._catalog.next_number
 
     def __len__(self) -> int:
-        return len(self._index) - self._dropped.count_in(self._index)
+        return len(self.index)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and bool(self.holds([key])[0])
 
-    def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
-        """Which of some keys are here."""
-        return self._find(keys) >= 0
+    @property
+    def index(self) -> Index:
+        """Which keys are where, now; another object after a change."""
+        self._loaded()
+        return self._catalog.index
 
-    def rows_of(self, keys: Sequence[str]) -> NDArray[np.int64]:
+    def _loaded(self) -> None:
+        if not self._catalog.is_loaded:
+            self.refresh()
+
+    def holds(self, keys: AnyKeys) -> NDArray[np.bool_]:
+        """Which of some keys are here."""
+        return self.index.find(keys) >= 0
+
+    def holds_soundly(self, keys: AnyKeys) -> bool:
+        """Whether all of some keys are here, in payloads that are there with their sizes."""
+        rows = self.index.find(keys)
+        numbers = np.unique(rows // self.shard_size).tolist()
+        return bool((rows >= 0).all()) and not any(
+            size_problem(self.payload_path(number), self.shards[number].bytes, number) for number in numbers
+        )
+
+    def rows_of(self, keys: AnyKeys) -> NDArray[np.int64]:
         """Where latents are in the Zarr array: `zarr.open(path)["latents"][row]`.
 
         Raises:
             MissingLatentError: names the first key that is not here.
         """
-        rows = self._find(keys)
+        rows = self.index.find(keys)
         if (rows < 0).any():
-            missing_key, more_count = keys[int(np.argmax(rows < 0))], int((rows < 0).sum()) - 1
+            first = int(np.argmax(rows < 0))
+            missing_key = unpack_keys(keys[first : first + 1])[0] if is_packed(keys) else keys[first]
+            more_count = int((rows < 0).sum()) - 1
             more_text = f" and {more_count} more of {len(keys)}" if more_count else ""
             raise MissingLatentError(
                 f"{self.path} (recipe {self._recipe_id[:12]}, {len(self)} latents) holds no latent for key "
@@ -197,31 +230,30 @@ class LatentStore:
                 instead and goes on.
         """
         with self._lock:
-            self._dropped.refresh(tolerate_damage=self.tolerates_damage)
-            inodes = record_inodes(self.path)
-            indexed = self._index.shards
-            removed = {n for n in (*indexed, *self._bad) if inodes.get(n) != self._inodes.get(n)}  # or another by now
-            if removed:
-                self._index = self._index.without(removed)
-                self._bad = {n: message for n, message in self._bad.items() if n not in removed}
-                self._payloads.forget(removed)
-            stamps = record_stamps(self.path, inodes.keys() - self._index.shards.keys() - self._bad.keys())
-            if not indexed and (snapshot := read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)):
-                self._index = snapshot.without(n for n, s in snapshot.shards.items() if not self._possible(s))
-            if new := self._read_records(sorted(stamps.keys() - self._index.shards.keys()), stamps):
-                self._index = self._index.with_shards(new)
-            self._inodes = inodes
-            self.damage = self._all_damage()
+            try:
+                self._dropped.refresh(tolerate_damage=self.tolerates_damage)
+                gone = self._catalog.refresh(tolerate_damage=self.tolerates_damage)
+                self._catalog.index = self._catalog.index.hiding(self._dropped.keys)
+                self._payloads.forget(gone)
+            finally:
+                self.damage = self._all_damage()
 
     def disregard(self, numbers: Collection[int], problem: str) -> None:
         """Go on as if some shards were not here: their keys are missing from now on, and `damage` says why."""
         with self._lock:
-            self._index = self._index.without(numbers)
-            self._bad |= dict.fromkeys(numbers, problem)
+            self._catalog.disregard(numbers, problem)
             self.damage = self._all_damage()
 
+    def committed(self, record: ShardRecord) -> None:
+        """Know a shard that was just committed, and tell others at times; for its writer, who looks for no others."""
+        with self._lock:
+            self._catalog.add(record)
+        if self._publishes:
+            with suppress(StoreError):  # the shard is safe; the next publish tells of it, or says what is wrong
+                self.publish_at_times()
+
     def read(
-        self, keys: Sequence[str], *, rollout_steps: int | None = None, out: NDArray[Any] | None = None
+        self, keys: AnyKeys, *, rollout_steps: int | None = None, out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         """The latents of some keys. A frame's checksum is checked when this process first touches it.
 
@@ -240,16 +272,16 @@ class LatentStore:
             LatentShapeError: `out` does not fit.
         """
         while True:
-            index = self._index
+            index = self.index
             try:
                 return self._read(keys, rollout_steps, out)
             except DamagedShardError:
                 self.refresh()
-                if self._index is index:
+                if self.index is index:
                     raise
                 # else `cache compact` has moved the rows since this store was opened
 
-    def _read(self, keys: Sequence[str], rollout_steps: int | None, out: NDArray[Any] | None) -> NDArray[Any]:
+    def _read(self, keys: AnyKeys, rollout_steps: int | None, out: NDArray[Any] | None) -> NDArray[Any]:
         rows = self.rows_of(keys)
         if out is None:
             return self.read_rows(rows, self.buffer(len(rows), rollout_steps=rollout_steps))
@@ -338,14 +370,15 @@ class LatentStore:
         """
         while True:
             self.refresh()
-            samples = self._index.array_rows
+            samples = self.index.array_rows
             with writing(self.path):
                 if self.zarr_group is not None:
-                    self.zarr_group.publish(self._index)
+                    self.zarr_group.publish(self.index)
                 if len(self.shards) >= SNAPSHOT_FROM_SHARDS:
-                    self._publish_snapshot()
+                    with self._lock:
+                        self._catalog.publish()
             self.refresh()
-            if samples == self._index.array_rows:  # else a commit came between, and its N may already be overwritten
+            if samples == self.index.array_rows:  # else a commit came between, and its N may already be overwritten
                 self._publish_at = monotonic() + PUBLISH_EVERY_S
                 return samples
 
@@ -361,15 +394,8 @@ class LatentStore:
             StoreError: a file cannot be written.
         """
         self._publishes = True
-        if self.zarr_group is not None and self.zarr_group.is_behind(self._index.array_rows):
+        if self.zarr_group is not None and self.zarr_group.is_behind(self.index.array_rows):
             self.publish()
-
-    def committed(self) -> None:
-        """See a shard that was just committed, and tell others at times: its writer calls this."""
-        self.refresh()
-        if self._publishes:
-            with suppress(StoreError):  # the shard is safe; the next publish tells of it, or says what is wrong
-                self.publish_at_times()
 
     as_zarr, as_xarray = views.as_zarr, views.as_xarray
     as_dask, as_webdataset = views.as_dask, views.as_webdataset
@@ -379,45 +405,59 @@ class LatentStore:
         rows: Iterable[tuple[str, str]],
         prompts: Mapping[str, str] | None = None,
         starts: Mapping[str, float] | None = None,
-    ) -> None:
-        """Keep which input is which key: rows of (source, key). The same set twice is kept once.
+    ) -> int:
+        """Keep which input is which key: rows of (source, key). Those kept already are not written again.
 
         Args:
             prompts: key -> the prompt that is part of it, where samples have their own.
             starts: key -> the second of a video at which its clip or picture is, where one was chosen.
+        Returns:
+            How many rows were new.
         """
         with writing(self.path):
-            ledger.write_sources(self.path, rows, prompts, starts)
+            return write_sources(self.path, rows, prompts, starts)
+
+    def source_rows(self) -> Iterator[SourceRow]:
+        """What is kept of every input, some perhaps twice, without holding it all in memory."""
+        return read_source_rows(self.path)
 
     def prompts(self) -> dict[str, str]:
         """Key -> the prompt that is part of it, where samples have their own."""
-        return ledger.read_prompts(self.path)
+        return read_prompts(self.path)
 
     def starts(self) -> dict[str, float]:
         """Key -> the second of a video at which its clip or picture is, where one was chosen."""
-        return ledger.read_starts(self.path)
+        return read_starts(self.path)
 
     def sources(self) -> dict[str, tuple[str, ...]]:
-        """Source -> its keys, over all runs.
+        """Source -> its keys, over all runs. Of millions of inputs, take `source_rows`.
 
         More than one key means that the input changed between runs. No run is "the last" (clocks decide nothing here):
         whoever needs one key hashes the input as it is now, or refuses.
         """
-        return ledger.read_sources(self.path)
+        return read_sources(self.path)
 
     def record_failure(self, failure: Failure) -> None:
-        """Keep that an input failed; an earlier row of the same input (key, else source) gives way."""
+        """`record_failures` of one."""
+        self.record_failures([failure])
+
+    def record_failures(self, failures: Iterable[Failure]) -> None:
+        """Keep that inputs failed, in one file; an earlier row of the same input (key, else source) gives way."""
         with writing(self.path):
-            ledger.write_failure(self.path, failure)
+            self._failures.record(failures)
 
     def failures(self) -> list[Failure]:
         """The inputs that failed, by source."""
-        return ledger.read_failures(self.path)
+        return self._failures.failures()
 
     def clear_failure(self, failure: Failure) -> None:
-        """Forget a failure: its input has a latent now, or is no longer wanted."""
+        """`clear_failures` of one."""
+        self.clear_failures([failure])
+
+    def clear_failures(self, failures: Iterable[Failure]) -> None:
+        """Forget failures: their inputs have a latent now, or are no longer wanted."""
         with writing(self.path):
-            ledger.remove_failure(self.path, failure)
+            self._failures.clear(failures)
 
     def close(self) -> None:
         """Close the payload files. Reading again opens them again."""
@@ -427,42 +467,9 @@ class LatentStore:
         """Where the payload of a shard belongs."""
         return self.layout.payload_path(self.path, shard)
 
-    def _publish_snapshot(self) -> None:
-        stamps = {number: shard.stamp for number, shard in self.shards.items()}
-        snapshot = read_snapshot(self.path, self._recipe_id, self.shard_size, stamps)
-        if snapshot is None or snapshot.shards.keys() != stamps.keys():
-            content = write_snapshot(self._index, self._recipe_id)
-            replace(self.path / "tmp", self.path / SNAPSHOT, content, within=self.path)
-
-    def _find(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        return self._dropped.hide(keys, self._index.find(keys))
-
     def _all_damage(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*(self._bad[number] for number in sorted(self._bad)), *self._dropped.damage]))
-
-    def _possible(self, shard: Shard) -> bool:
-        is_of_size = shard.rows <= self.shard_size and shard.bytes == self.layout.payload_bytes(shard.rows)
-        return is_of_size and shard.frames_crc32c.shape[1] == self.layout.recorded_frames
-
-    def _read_records(self, numbers: Iterable[int], stamps: Mapping[int, Stamp]) -> list[Shard]:
-        shards: list[Shard] = []
-        for number in numbers:
-            try:
-                shard = shard_of(read_record(self.path, number, self._recipe_id), stamps[number])
-                if not self._possible(shard):
-                    raise self._damaged(
-                        number,
-                        f"its record states {shard.rows} rows in {shard.bytes} bytes, "
-                        f"a {self.format} shard of {self.shard_size} rows cannot",
-                    )
-                shards.append(shard)
-            except FileNotFoundError:  # moved away since it was listed
-                continue
-            except DamagedShardError as error:
-                if not self.tolerates_damage:
-                    raise
-                self._bad[number] = str(error)
-        return shards
+        messages = [message for _, message in sorted(self._catalog.bad.items())]
+        return tuple(dict.fromkeys([*messages, *self._dropped.damage]))
 
     def _record(self, number: int) -> ShardRecord:
         try:
@@ -471,7 +478,7 @@ class LatentStore:
             raise self._damaged(number, _GONE) from error
 
     def _open(self, number: int) -> ShardFile:
-        shard = self._index.shards.get(number)
+        shard = self.index.shards.get(number)
         if shard is None:  # a refresh in another thread
             raise self._damaged(number, _GONE)
         try:
@@ -524,13 +531,16 @@ class LatentStore:
 
     def _check(self, payload: ShardFile, place: int, memory: NDArray[np.uint8], frames: int) -> None:
         """The first touch of these frames: they must match their checksums, and those that the record states."""
+        number = payload.shard.number
         stated = self.layout.checksums(memory, frames)
         if stated is None:
-            raise self._damaged(payload.shard.number, f"row {place} does not match its checksums")
+            raise self._damaged(number, f"row {place} does not match its checksums")
         recorded: list[int] = payload.shard.frames_crc32c[place, :frames].tolist()
+        if stated[: len(recorded)] != recorded:  # by the index, and a snapshot's checksums have no seal
+            recorded = self._record(number).checksums()[place, :frames].tolist()
         if stated[: len(recorded)] != recorded:
             problem = f"row {place} does not match its checksums, or is not the one its record describes"
-            raise self._damaged(payload.shard.number, problem)
+            raise self._damaged(number, problem)
         payload.checked[place] = frames
 
     def _damaged(self, number: int, problem: str) -> DamagedShardError:
@@ -542,6 +552,12 @@ class LatentStore:
         )
 
 
+def _is_possible(layout: ShardLayout, rows: int, size: int, frames: int) -> bool:
+    """Whether a shard of a store can have so many rows, bytes, and frames with a checksum in the record."""
+    is_of_size = rows <= layout.shard_size and size == layout.payload_bytes(rows)
+    return is_of_size and frames == layout.recorded_frames
+
+
 def _open_again(
     path: Path,
     recipe: Recipe,
@@ -550,5 +566,8 @@ def _open_again(
     format: StoreFormat,
     version: StoreVersion,
     tolerate_damage: bool,
+    load: bool,
 ) -> LatentStore:
-    return LatentStore(path, recipe, spec, shard_size, format, version, tolerate_damage=tolerate_damage)
+    return LatentStore(
+        path, recipe, spec, shard_size, format, version, tolerate_damage=tolerate_damage, load=load
+    )

@@ -1,35 +1,36 @@
-"""Two logs of a store's inputs: the key of each source, and the inputs that failed.
+"""The log of a store's failures: which inputs have no latent, and why. Nothing in it decides whether a latent exists.
 
-Nothing in them decides whether a latent exists.
+A file in failed/ holds what was noted at one time, a JSON object a line: that an input failed, or that its failure is
+to be forgotten. It is named by the SHA-256 of its content and never changes. Of rows about one input the highest
+version counts, so files may be merged, by several processes at once and in any order: small ones are, whenever a file
+is written. An older release wrote a file an input (`<32 digits>.json`), of version 0.
 """
 
-import errno
+from __future__ import annotations
+
 import hashlib
 import json
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from ..errors import DamagedShardError
-from ..files.atomic import publish, remove, replace
-from ..files.open_files import list_folder
-from ..files.plain import open_file, read_file
-from ..files.sealed import seal, unseal
+from ..files.atomic import publish, remove_all
+from ..files.plain import read_file
+from ..files.sealed import unseal
 from ..latents.keys import is_key
-from .records import damaged, unreadable
+from .log_files import log_files, missing_or_unreadable
+from .records import damaged
+from .sources import FILE_BYTES, SOURCES_NAME, read_sources_file
 
 _FORMAT = 1
-"""Of a failure's file, whatever the format of the store."""
-_FAILURE_LIMIT_BYTES = 2**20
-_SOURCES_LIMIT_BYTES = 2**32
-_SOURCE_LIMIT_BYTES = 2**20
-"""A line: longer than any path and prompt, of whose characters JSON makes up to twelve bytes each."""
-_SOURCES_NAME = re.compile(r"[0-9a-f]{64}\.jsonl")
-_FAILURE_NAME = re.compile(r"[0-9a-f]{32}\.json")
+_ROW_LIMIT_BYTES = 2**20
+_NAME = re.compile(r"[0-9a-f]{32}\.json|[0-9a-f]{64}\.jsonl")
+_TRIES = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,161 +53,217 @@ class Failure:
         return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:32] + ".json"
 
 
+class _Row(NamedTuple):
+    """What was noted of an input, in the order in which one row gives way to another."""
+
+    version: int
+    is_failure: bool
+    """False: its failure is to be forgotten."""
+    failure: Failure
+
+    @property
+    def rank(self) -> tuple[int, bool, str]:
+        return self.version, self.is_failure, repr(self.failure)
+
+
+_Rows = Mapping[str, _Row]
+"""By `Failure.file_name`."""
+
+
+class FailureLog:
+    """The failures of one store, as this process last saw them. Several processes may write at once."""
+
+    def __init__(self, store: Path) -> None:
+        self._store, self._folder = store, store / "failed"
+        self._files: dict[str, _Rows] = {}
+        self._rows: dict[str, _Row] = {}
+        self._lock = threading.Lock()
+
+    def failures(self) -> list[Failure]:
+        """All failures, by source.
+
+        Raises:
+            DamagedShardError: a file is not what was written.
+        """
+        with self._lock:
+            self._refresh(tolerate_damage=False)
+            failures = [row.failure for row in self._rows.values() if row.is_failure]
+        return sorted(failures, key=lambda failure: (failure.source, failure.key or ""))
+
+    def record(self, failures: Iterable[Failure]) -> int:
+        """Keep failures, durably, in one file. An earlier one of an input gives way; the same again is not written.
+
+        Returns:
+            How many were new.
+        """
+        with self._lock:
+            self._refresh(tolerate_damage=True)
+            new: dict[str, _Row] = {}
+            for failure in failures:
+                before = self._rows.get(failure.file_name)
+                if before is None or not before.is_failure or before.failure != failure:
+                    new[failure.file_name] = _Row(1 if before is None else before.version + 1, True, failure)
+            self._write(new)
+            return len(new)
+
+    def clear(self, failures: Iterable[Failure]) -> None:
+        """Forget failures, as far as they are known."""
+        with self._lock:
+            self._refresh(tolerate_damage=True)
+            known = {failure.file_name: self._rows.get(failure.file_name) for failure in failures}
+            self._write(
+                {
+                    name: _Row(row.version + 1, False, row.failure)
+                    for name, row in known.items()
+                    if row is not None and row.is_failure
+                }
+            )
+
+    def _refresh(self, *, tolerate_damage: bool) -> None:
+        for _ in range(_TRIES):
+            paths = {path.name: path for path in log_files(self._folder, _NAME)}
+            if self._files.keys() - paths.keys():  # merged or set aside by others: what they said may be forgotten
+                self._files = {name: rows for name, rows in self._files.items() if name in paths}
+                self._rows = {}
+                for rows in self._files.values():
+                    _add(self._rows, rows)
+            has_all = True
+            for name in sorted(paths.keys() - self._files.keys()):
+                try:
+                    self._files[name] = rows = read_failures_file(paths[name])
+                    _add(self._rows, rows)
+                except FileNotFoundError:  # merged meanwhile: another file has its rows
+                    has_all = False
+                except DamagedShardError:
+                    if not tolerate_damage:
+                        raise
+            if has_all:
+                return
+
+    def _write(self, new: dict[str, _Row]) -> None:
+        """Write rows, and those of files that are not much larger, which are then removed."""
+        if not new:
+            return
+        rows, merged = dict(new), [name for name in new if name in self._files]
+        many = {name: others for name, others in self._files.items() if name.endswith(".jsonl")}
+        for name, others in sorted(many.items(), key=lambda item: len(item[1])):
+            if len(others) > 2 * len(rows):
+                break
+            _add(rows, others)
+            merged.append(name)
+        paths = log_files(self._folder, _NAME)
+        if {path.name for path in paths} == set(merged):  # no other file can bring back what is forgotten
+            rows = {name: row for name, row in rows.items() if row.is_failure}
+        for content, part in _files_of(rows):
+            name = f"{hashlib.sha256(content).hexdigest()}.jsonl"
+            publish(self._store / "tmp", self._folder / name, content, within=self._store)
+            self._files[name] = part
+            merged = [other for other in merged if other != name]
+        remove_all(self._folder, merged, within=self._store)
+        for name in merged:
+            self._files.pop(name, None)
+        _add(self._rows, new)
+
+
 def write_failure(store: Path, failure: Failure) -> None:
     """Keep a failure; an earlier one of the same input gives way."""
-    content = seal({**asdict(failure), "format": _FORMAT})
-    replace(store / "tmp", store / "failed" / failure.file_name, content, within=store)
-
-
-def remove_failure(store: Path, failure: Failure) -> None:
-    """Forget a failure, if it is known."""
-    remove(store / "failed" / failure.file_name, within=store)
+    FailureLog(store).record([failure])
 
 
 def read_failures(store: Path) -> list[Failure]:
-    """All failures, by source.
-
-    Raises:
-        DamagedShardError: a row is not what was written.
-    """
-    failures: list[Failure] = []
-    for path in _files(store / "failed", _FAILURE_NAME):
-        with suppress(FileNotFoundError):  # cleared meanwhile
-            failures.append(_read_failure(path))
-    return sorted(failures, key=lambda failure: (failure.source, failure.key or ""))
-
-
-def write_sources(
-    store: Path,
-    rows: Iterable[tuple[str, str]],
-    prompts: Mapping[str, str] | None = None,
-    starts: Mapping[str, float] | None = None,
-) -> None:
-    """Keep which source is which key; the same set twice is one file, named by its content.
-
-    Args:
-        prompts: key -> the prompt that is part of it, where samples have their own.
-        starts: key -> the second of a video at which its clip or picture is, where one was chosen.
-    """
-    more = {"prompt": prompts or {}, "start_s": starts or {}}
-    lines: list[str] = []
-    for source, key in sorted(set(rows)):
-        stated = {name: values[key] for name, values in more.items() if key in values}
-        lines.append(json.dumps({"source": source, "key": key} | stated))
-    if lines:
-        content = ("\n".join(lines) + "\n").encode()
-        target = store / "sources" / f"{hashlib.sha256(content).hexdigest()}.jsonl"
-        publish(store / "tmp", target, content, within=store)
-
-
-def read_sources(store: Path) -> dict[str, tuple[str, ...]]:
-    """The keys of every source ever recorded, in order of their digits.
-
-    Raises:
-        DamagedShardError: a file is not what was written.
-    """
-    keys_by_source: dict[str, set[str]] = {}
-    for source, key, _, _ in _all_sources(store):
-        keys_by_source.setdefault(source, set()).add(key)
-    return {source: tuple(sorted(keys)) for source, keys in keys_by_source.items()}
-
-
-def read_prompts(store: Path) -> dict[str, str]:
-    """Key -> the prompt that is part of it, where samples have their own; raises as `read_sources`."""
-    return {key: prompt for _, key, prompt, _ in _all_sources(store) if prompt is not None}
-
-
-def read_starts(store: Path) -> dict[str, float]:
-    """Key -> the second of a video at which its clip or picture is, where one was chosen; raises as `read_sources`."""
-    return {key: start_s for _, key, _, start_s in _all_sources(store) if start_s is not None}
+    """All failures, by source; raises as `FailureLog.failures`."""
+    return FailureLog(store).failures()
 
 
 def check(store: Path) -> dict[Path, str]:
     """The damaged files of both logs, and what is wrong with each."""
     bad: dict[Path, str] = {}
-    for folder, name, read in (("failed", _FAILURE_NAME, _read_failure), ("sources", _SOURCES_NAME, _read_sources)):
-        for path in _files(store / folder, name):
+    for path in log_files(store / "failed", _NAME):
+        with suppress(FileNotFoundError):
             try:
-                read(path)
-            except FileNotFoundError:
-                continue
+                read_failures_file(path)
+            except DamagedShardError as error:
+                bad[path] = str(error)
+    for path in log_files(store / "sources", SOURCES_NAME):
+        with suppress(FileNotFoundError):
+            try:
+                for _ in read_sources_file(path):
+                    pass
             except DamagedShardError as error:
                 bad[path] = str(error)
     return bad
 
 
-def _files(folder: Path, name: re.Pattern[str]) -> list[Path]:
-    """Ours, by name; a folder that a copy left out, as it was empty, is empty."""
+def read_failures_file(path: Path) -> _Rows:
+    """The rows of one file.
+
+    Raises:
+        DamagedShardError: it is not what was written.
+        FileNotFoundError: somebody moved it away.
+    """
     try:
-        return sorted(path for path in list_folder(folder) if name.fullmatch(path.name))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise unreadable(folder, None, error) from error
-
-
-def _all_sources(store: Path) -> Iterator[tuple[str, str, str | None, float | None]]:
-    for path in _files(store / "sources", _SOURCES_NAME):
-        with suppress(FileNotFoundError):  # set aside meanwhile
-            yield from _read_sources(path)
-
-
-def _read_failure(path: Path) -> Failure:
-    try:
-        return _parse_failure(unseal(read_file(path, _FAILURE_LIMIT_BYTES, within=path.parent.parent)))
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, str(error)) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_sources(path: Path) -> list[tuple[str, str, str | None, float | None]]:
-    try:
-        rows: list[tuple[str, str, str | None, float | None]] = []
-        digest = hashlib.sha256()
-        with open_file(path, _SOURCES_LIMIT_BYTES, within=path.parent.parent) as file:
-            while line := file.readline(_SOURCE_LIMIT_BYTES):
-                digest.update(line)
-                rows.append(_parse_source(line))
-        if digest.hexdigest() != path.stem:
+        if path.suffix == ".json":
+            row = _parse(unseal(read_file(path, _ROW_LIMIT_BYTES, within=path.parent.parent)))
+            return {path.name: row._replace(version=0)}
+        content = read_file(path, FILE_BYTES + _ROW_LIMIT_BYTES, within=path.parent.parent)
+        if hashlib.sha256(content).hexdigest() != path.stem:
             raise ValueError("its content does not match its name")
+        rows: dict[str, _Row] = {}
+        for line in content.splitlines():
+            row = _parse(line)
+            _add(rows, {row.failure.file_name: row})
         return rows
     except (ValueError, RecursionError) as error:
         raise damaged(path, str(error)) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise missing_or_unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> Exception:
-    moved_away = error.errno == errno.ENOENT and not path.is_symlink()
-    return error if moved_away else unreadable(path, None, error)
+def _add(rows: dict[str, _Row], others: _Rows) -> None:
+    for name, row in others.items():
+        if name not in rows or rows[name].rank < row.rank:
+            rows[name] = row
 
 
-def _parse_failure(text: bytes) -> Failure:
-    fields = _object(text)
+def _files_of(rows: _Rows) -> Iterable[tuple[bytes, _Rows]]:
+    """The contents of files that hold these rows, and which each holds."""
+    part: dict[str, _Row] = {}
+    lines: list[bytes] = []
+    size = 0
+    for name, row in sorted(rows.items()):
+        line = _line(row)
+        if size + len(line) > FILE_BYTES and lines:
+            yield b"".join(lines), part
+            part, lines, size = {}, [], 0
+        part[name] = row
+        lines.append(line)
+        size += len(line)
+    if lines:
+        yield b"".join(lines), part
+
+
+def _line(row: _Row) -> bytes:
+    fields: dict[str, object] = {"format": _FORMAT, "version": row.version, **asdict(row.failure)}
+    if not row.is_failure:
+        fields["forgotten"] = True
+    return json.dumps(fields).encode() + b"\n"
+
+
+def _parse(text: bytes) -> _Row:
+    value: object = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    fields = cast(dict[str, object], value)
     if fields.pop("format", None) != _FORMAT:
         raise ValueError(f"it is not of format {_FORMAT}")
+    version, is_forgotten = fields.pop("version", 0), fields.pop("forgotten", False)
+    if type(version) is not int or not 0 <= version < 2**53 or not isinstance(is_forgotten, bool):
+        raise ValueError("its version is wrong")
     source, key, attempts = fields.get("source"), fields.get("key"), fields.get("attempts")
     reason, message = fields.get("reason"), fields.get("message")
     if not (isinstance(source, str) and isinstance(reason, str) and isinstance(message, str)):
         raise ValueError("source, reason or message is not a text")
     if not (key is None or is_key(key)) or type(attempts) is not int or len(fields) != 5:
         raise ValueError("key, attempts or the number of fields is wrong")
-    return Failure(source=source, key=cast(str | None, key), reason=reason, message=message, attempts=attempts)
-
-
-def _parse_source(line: bytes) -> tuple[str, str, str | None, float | None]:
-    row = _object(line)
-    source, key, prompt, start_s = row.get("source"), row.get("key"), row.get("prompt"), row.get("start_s")
-    if not isinstance(source, str) or not is_key(key) or not isinstance(prompt, str | None):
-        raise ValueError("a row is not a source and its key")
-    if start_s is not None and (not isinstance(start_s, int | float) or not 0 <= start_s < math.inf):
-        raise ValueError("the start of a row is no number of seconds")
-    return source, cast(str, key), prompt, start_s
-
-
-def _object(text: bytes) -> dict[str, object]:
-    value: object = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError("it is not a JSON object")
-    return cast(dict[str, object], value)
+    failure = Failure(source=source, key=cast(str | None, key), reason=reason, message=message, attempts=attempts)
+    return _Row(version, not is_forgotten, failure)

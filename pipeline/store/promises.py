@@ -20,12 +20,15 @@ from ..errors import DamagedShardError
 from ..files.atomic import made_folder, publish, writing
 from ..files.plain import read_json
 from ..messages import name_some
-from .dropped import is_in
-from .index import SNAPSHOT, Keys, read_whole_snapshot, record_inodes, snapshot_numbers, unpack_keys
+from .index import SNAPSHOT
 from .latent_store import LatentStore
+from .packed_keys import Keys, is_in, unpack_keys
+from .runs import Run, record_inodes
+from .snapshot import read_snapshot
 
 LOST = "lost+found"
 _ARRAY_LIMIT_BYTES = 2**22
+_MAX_SHARDS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +51,45 @@ class Gone:
         return sum(map(len, self.keys.values()))
 
 
+def promised_numbers(store: LatentStore) -> set[int]:
+    """The shards that the snapshot speaks of, whether their records are here or not."""
+    return {number for run in _promised_runs(store) for number in run.numbers.tolist()}
+
+
 def promised_and_gone(store: LatentStore) -> Gone:
     """Compare what the snapshot and the Zarr array state with the records that are here. Cheap where all is here."""
     # promises first: a writer may commit and publish between two looks
-    stated, promised = stated_rows(store), snapshot_numbers(store.path)
+    stated, runs = stated_rows(store), _promised_runs(store)
     recorded = record_inodes(store.path).keys()
     keys: dict[int, Keys] = {}
-    missing = sorted(promised - recorded)
-    if missing and (snapshot := read_whole_snapshot(store.path, store.recipe.id, store.shard_size)):
-        for number in missing:
-            of_shard = snapshot.shards[number].keys
-            elsewhere = store.holds(unpack_keys(of_shard)) | is_in(of_shard, store.dropped)
+    highest = max(*store.bad_records, -1, -1)
+    for run in runs:
+        firsts = run.firsts()
+        highest = max(highest, int(run.numbers[-1]))
+        for at, number in enumerate(run.numbers.tolist()):
+            if number in recorded:
+                continue
+            of_shard = run.keys_of(slice(int(firsts[at]), int(firsts[at] + run.shard_rows[at])))
+            elsewhere = store.holds(of_shard) | is_in(of_shard, store.dropped)
             if not elsewhere.all():
                 keys[number] = of_shard[~elsewhere]
     payloads = tuple(path for number in keys if os.path.lexists(path := store.payload_path(number)))
-    highest = max(*promised, *store.bad_records, *(recorded - store.shards.keys()), -1, -1)
+    highest = max(highest, *(recorded - set(store.shards)), -1)
     accounted = max(store.array_rows, (highest + 1) * store.shard_size)
-    return Gone(keys, payloads, stated if stated > accounted else 0)
+    return Gone(dict(sorted(keys.items())), payloads, stated if stated > accounted else 0)
+
+
+def _promised_runs(store: LatentStore) -> list[Run]:
+    """What both files of the snapshot say, however few of the records are here."""
+    runs: list[Run] = []
+    base: int | None = None
+    for _ in range(2):
+        snapshot = read_snapshot(store.path, store.recipe.id, store.shard_size, listed=_MAX_SHARDS, base=base)
+        if snapshot is None:
+            break
+        runs.append(snapshot.run)
+        base = snapshot.seal
+    return runs
 
 
 def stated_rows(store: LatentStore) -> int:

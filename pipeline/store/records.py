@@ -2,6 +2,7 @@
 
 import errno
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from ..errors import DamagedShardError, StoreError
 from ..files.file_system import reading_advice
-from ..files.plain import read_json_text
+from ..files.plain import open_file, read_json_text
 from ..files.sealed import unseal
 from ..latents.keys import KEY_DIGITS
 from ..messages import command, list_problems
@@ -27,9 +28,12 @@ FORMAT: StoreVersion = 2
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Checksums = Annotated[str, Field(pattern=r"^([0-9a-f]{8})+$")]
 
+_SEAL_BYTES = 67
+"""The end of a record: its seal, 64 digits, and `"}` and a line feed."""
+_SEAL_START = re.compile(rb"[0-9a-f]{16}")
+_LONGEST_NAME = len("999999999.json")
 RECORD_BYTES_OF_ROW = KEY_DIGITS + 3
 """Of a row's key; each checksum of its frames takes 8 more."""
-_RECORD_NAME = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
 RECORD_LIMIT_BYTES = 64 * 2**20
 _MAX_VALUES = 2**22
 """Its keys, of which 1.9 million have room in that size, and what its facts hold."""
@@ -169,8 +173,10 @@ def _has_usual_numbers(value: JsonValue) -> bool:
 
 def record_number(name: str) -> int | None:
     """The shard a file in commits/ is the record of; None where the name is not a record's."""
-    match = _RECORD_NAME.fullmatch(name)
-    return int(match[1]) if match else None
+    digits = name.removesuffix(".json")
+    if not digits.isdecimal() or not digits.isascii() or not len(digits) + 5 == len(name) <= _LONGEST_NAME:
+        return None  # not by an expression: at 50,000 shards each is looked at whenever the folder is listed
+    return int(digits) if digits[0] != "0" or digits == "0" else None
 
 
 def record_path(store: Path, shard: int) -> Path:
@@ -186,6 +192,31 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
         FileNotFoundError: somebody moved it away.
         StoreError: it cannot be read by this user, or now.
     """
+    return read_sealed(store, number, recipe_id)[0]
+
+
+def record_seal(store: Path, number: int) -> int | None:
+    """The first 64 bits of the seal at the end of a record, whose content is not read.
+
+    Returns:
+        None where there is no such file inside the store, or no seal at its end.
+    """
+    try:
+        with open_file(record_path(store, number), RECORD_LIMIT_BYTES, within=store) as file:
+            fd = file.fileno()
+            return seal_of(os.pread(fd, _SEAL_BYTES, max(0, os.fstat(fd).st_size - _SEAL_BYTES)))
+    except (OSError, ValueError):
+        return None
+
+
+def seal_of(text: bytes) -> int | None:
+    """The first 64 bits of the seal at the end of a record; None where there is none."""
+    digits = text[-_SEAL_BYTES:][:16]
+    return int(digits, 16) if _SEAL_START.fullmatch(digits) else None
+
+
+def read_sealed(store: Path, number: int, recipe_id: str) -> tuple[ShardRecord, int]:
+    """`read_record`, and the first 64 bits of its seal."""
     path = record_path(store, number)
     try:
         text = read_json_text(path, RECORD_LIMIT_BYTES, most_values=_MAX_VALUES, within=store)
@@ -202,7 +233,7 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
         if error.errno == errno.ENOENT and not path.is_symlink():
             raise
         raise unreadable(path, number, error) from error
-    return record
+    return record, seal_of(text) or 0
 
 
 def damaged(path: Path, problem: str) -> DamagedShardError:

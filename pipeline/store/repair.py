@@ -14,10 +14,11 @@ from ..progress import Progress
 from .commit import leftovers, link_on_the_way
 from .dropped import add_dropped, salvage
 from .folder import load_store
-from .index import SNAPSHOT, record_inodes, snapshot_numbers
+from .index import record_inodes
 from .maintenance import LOST, alone, set_aside
-from .promises import promised_and_gone, report_gone
+from .promises import promised_and_gone, promised_numbers, report_gone
 from .retire import check_notes, finish_retirements, pending_retirements
+from .snapshot import remove_snapshot
 from .verify import Finding, Level, Verification, verify
 
 GRACE_S = 14 * 24 * 3600
@@ -78,7 +79,7 @@ def repair(path: Path, *, apply: bool, level: Level = "read", progress: Progress
                 if finding.what == "dropped":
                     add_dropped(path, [key for file in finding.paths for key in salvage(file)])
             if any(finding.damage or finding.what == "index" for finding in verification.findings):
-                remove(path / SNAPSHOT, within=path)  # first: it must not speak for a record that is gone
+                remove_snapshot(path)  # first: it must not speak for a record that is gone
             for file in moves:
                 set_aside(path, file)
         load_store(path).publish()
@@ -135,7 +136,7 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be listed: {error.strerror}, so nothing is deleted") from error
     unnamed_numbers = payloads - record_inodes(path).keys()
-    promised = unnamed_numbers & snapshot_numbers(path)
+    promised = unnamed_numbers & promised_numbers(store)
     orphans = sorted(unnamed_numbers - promised)
     old: list[tuple[Path, int]] = []
     young = 0

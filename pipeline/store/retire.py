@@ -34,10 +34,9 @@ from ..files.plain import open_file, read_json_text
 from ..files.sealed import seal, unseal
 from ..messages import list_problems
 from .commit import link_on_the_way
-from .dropped import is_in
-from .index import Keys, pack_keys
 from .latent_store import LatentStore
 from .maintenance import LOST, set_aside
+from .packed_keys import Keys, is_in, pack_keys
 from .records import Sha256, damaged, read_record, record_path, unreadable
 
 RETIRING = "retiring"
@@ -115,7 +114,7 @@ def retiring(
         yield outcome
         return
     before = set(store.shards)
-    file = _write_note(store.path, Note(why=why, aside=aside, shards=shards))
+    file = write_note(store.path, Note(why=why, aside=aside, shards=shards))
     yield outcome
     outcome.append(_finish(store, file, before=before))
 
@@ -213,7 +212,7 @@ def _finish(store: LatentStore, file: Path, *, before: Collection[int] | None = 
     with writing(store.path):
         if not note.checked:  # from here on a payload without its record is known to be one of ours
             checked = note.model_copy(update={"checked": True, "shards": {str(n): note.payloads[n] for n in retired}})
-            remove_before, file = file, _write_note(store.path, checked)
+            remove_before, file = file, write_note(store.path, checked)
             remove(remove_before, within=store.path)
         commits = record_path(store.path, 0).parent
         records = [path for number in retired if os.path.lexists(path := record_path(store.path, number))]
@@ -299,7 +298,8 @@ def _take_payload(store: LatentStore, number: int, aside: str | None) -> None:
             return
 
 
-def _write_note(store: Path, note: Note) -> Path:
+def write_note(store: Path, note: Note) -> Path:
+    """Keep a note; the same twice is one file."""
     content = seal(note.model_dump(mode="json"))
     file = store / RETIRING / f"{hashlib.sha256(content).hexdigest()[:32]}.json"
     with writing(store), made_folder(store, file.parent):

@@ -18,15 +18,16 @@ from safetensors.numpy import load
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from ..files.atomic import made_folder, publish, writing
+from ..files.local import require_local
 from ..files.plain import read_file
 from ..latents.keys import is_key
 from ..latents.recipe import difference
 from ..progress import Progress
-from .dropped import follow_drops, is_in
+from .drop import follow_drops
 from .folder import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
 from .formats import StoreFormat
-from .index import pack_keys
 from .latent_store import LatentStore
+from .packed_keys import is_in, pack_keys
 from .records import origins_of, read_record
 
 _KEYS_LIMIT_BYTES = 2**31
@@ -137,6 +138,12 @@ def copy(
     except DamagedShardError as error:  # of use to people; no latent depends on it
         damaged.append(str(error))
     return Copied(source.path, copied, int(present.sum()), tuple(damaged), int(dropped.sum()))
+
+
+def named_keys(values: Sequence[str]) -> list[str]:
+    """The keys that were typed, each once; a value is a key, or a file of keys, read and refused by `read_keys`."""
+    keys = [key for value in values for key in ([value] if is_key(value) else read_keys(require_local(Path(value))))]
+    return list(dict.fromkeys(keys))
 
 
 def read_keys(file: Path) -> list[str]:

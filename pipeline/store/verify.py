@@ -27,22 +27,18 @@ from ..messages import MAX_NAMES, command, format_bytes, name_some
 from ..progress import Progress
 from . import ledger
 from .commit import leftovers
-from .dropped import check_dropped, dropped_rows, salvage
+from .drop import dropped_rows
+from .dropped import check_dropped, salvage
 from .folder import load_store
-from .index import (
-    SNAPSHOT,
-    Shard,
-    read_snapshot,
-    record_inodes,
-    record_stamps,
-    snapshot_numbers,
-    unpack_keys,
-)
+from .index import SNAPSHOT, Shard, record_inodes
 from .latent_store import LatentStore
-from .payloads import size_problem, unrecorded_payloads
-from .promises import lines_of, promised_and_gone, sources_by_key, unmade_keys
+from .packed_keys import unpack_keys
+from .payload_sizes import size_problem
+from .payloads import unrecorded_payloads
+from .promises import lines_of, promised_and_gone, promised_numbers, sources_by_key, unmade_keys
 from .records import RECORD_LIMIT_BYTES, ShardRecord, read_record, record_path, unreadable
 from .retire import check_notes, pending_retirements
+from .snapshot import read_snapshot
 from .views import second_opinion
 
 Level = Literal["names", "read", "deep"]
@@ -196,13 +192,15 @@ def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding]
 def _is_sound(store: LatentStore, number: int, record_file: Path, payload: Path) -> bool:
     """Whether a shard is beyond doubt by names: many times as fast as parsing its record, which then finds out more.
 
-    The record has its seal, and says what the index does, in the one way in which a record is written.
+    The record has its seal, which is the one that the index was made from, and the index has its keys; the payload is
+    there with its size.
     """
     shard = store.shards.get(number)
     if shard is None:
         return False
     try:
-        text = unseal(read_file(record_file, RECORD_LIMIT_BYTES, within=store.path))
+        text = read_file(record_file, RECORD_LIMIT_BYTES, within=store.path)
+        unseal(text)
         keys = '","'.join(unpack_keys(shard.keys))
         crcs = shard.frames_crc32c.astype(">u4").tobytes().hex()
         name = "frames_crc32c" if store.layout.version > 1 else "first_frames_crc32c"
@@ -285,7 +283,7 @@ def _missing(store: LatentStore) -> Iterator[Finding]:
             False,
             "unmade",
             f"{len(unmade)} of {len(sources)} inputs of recorded jobs have no latent ({names}): never made, or missing "
-            "in this copy; `theworld precompute` with the same flags makes them",
+            "in this copy. Running precompute with the same flags makes them",
         )
 
 
@@ -309,13 +307,13 @@ def _metadata(store: LatentStore) -> Iterator[Finding]:
     for path, message in check_notes(store.path).items():
         yield Finding(True, "retiring", message, (path,))
     if (store.path / SNAPSHOT).is_file():
-        stamps = record_stamps(store.path)
-        if read_snapshot(store.path, store.recipe.id, store.shard_size, stamps) is None:
+        listed = len(record_inodes(store.path))
+        if read_snapshot(store.path, store.recipe.id, store.shard_size, listed=listed) is None:
             yield Finding(False, "index", f"{store.path / SNAPSHOT} is of no use; the records are read instead")
 
 
 def _strays(store: LatentStore) -> Iterator[Finding]:
-    promised = snapshot_numbers(store.path)  # these are missing, and not nobody's
+    promised = promised_numbers(store)  # these are missing, and not nobody's
     orphans = [n for n in unrecorded_payloads(store, record_inodes(store.path)) if n not in promised]
     if orphans:
         yield Finding(False, "orphan", f"{_count(orphans, 'payload')} without a record: {_ORPHANS}")
@@ -325,7 +323,7 @@ def _strays(store: LatentStore) -> Iterator[Finding]:
         message = f"{len(unfinished)} unfinished files{where}: of running or killed writers: see gc"
         yield Finding(False, "leftover", message)
     dropped = dropped_rows(store)
-    if twice := sum(shard.rows for shard in store.shards.values()) - sum(dropped.values()) - len(store):
+    if twice := int(store.shards.table()[:, 1].sum()) - sum(dropped.values()) - len(store):
         yield Finding(False, "twice", f"{twice} rows hold a key that another shard holds too; each is visible once")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
@@ -37,8 +37,8 @@ class ShardTarget(Protocol):
         """The shard number to try first."""
         ...
 
-    def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
-        """For each key, whether a committed shard has it."""
+    def holds_soundly(self, keys: Sequence[str]) -> bool:
+        """Whether committed shards, whose payloads are there, have all of some keys."""
         ...
 
     def payload_path(self, shard: int) -> Path:
@@ -49,8 +49,8 @@ class ShardTarget(Protocol):
         """Read the records that were written since."""
         ...
 
-    def committed(self) -> None:
-        """See the shard that was just committed."""
+    def committed(self, record: ShardRecord) -> None:
+        """Know a record that was just published here."""
         ...
 
 
@@ -59,7 +59,7 @@ class ShardWriter:
 
     def __init__(self, store: ShardTarget, number: int | None = None) -> None:
         self._store = store
-        self._number = number
+        self._number = None if number is None else max(number, 0)
         self._keys: dict[str, list[int]] = {}
         """Key -> crc32c of its frames as the record has them, in row order."""
         self._row = store.layout.new_row()
@@ -126,14 +126,19 @@ class ShardWriter:
         try:
             with writing(store.path):
                 temp.finish()
-                store.refresh()
-                if not again and store.holds(list(self._keys)).all():
-                    return None
+                first = self._number
+                if first is None or os.path.lexists(store.payload_path(first)):
+                    # others write here too; a number that was planned and is free needs no look, which at 50,000
+                    # shards costs more than all the rest
+                    store.refresh()
+                    if not again and store.holds_soundly(list(self._keys)):
+                        return None
+                    first = store.next_number
                 record = self._record(facts)
                 number = place_payload(
                     temp.path,
                     store.payload_path,
-                    first=store.next_number if self._number is None else max(self._number, 0),
+                    first=first,
                     top=store.path / store.layout.payload_folder,
                     store=store.path,
                 )
@@ -142,7 +147,7 @@ class ShardWriter:
         finally:
             with suppress(OSError):
                 temp.discard()
-        store.committed()
+        store.committed(record)
         return record
 
     def _record(self, facts: Mapping[str, Any]) -> ShardRecord:

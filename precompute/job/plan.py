@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.messages import format_bytes, name_some
-from ...pipeline.store.dropped import is_in
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.formats.base import STORED_DTYPES
-from ...pipeline.store.index import pack_keys
 from ...pipeline.store.ledger import Failure
+from ...pipeline.store.packed_keys import Keys, first_of_each, is_in, split_halves
 from ..inputs.listing import Listing, Sample
 from ..inputs.selection import advice, counted, name_left_out
 from ..rollout.kinds import KINDS
@@ -110,34 +110,42 @@ def make_plan(
     Args:
         part: (i, n) plans only the i-th of n parts of the inputs, from 1.
     """
-    all_unique = listing.unique()
-    unique = {key: sample for key, sample in all_unique.items() if is_in_part(key, part)}
+    samples = listing.samples
+    packed = samples.packed_keys()
+    all_unique = first_of_each(packed)  # by number: a million inputs are not made objects to see that all are done
+    unique = all_unique[are_in_part(packed[all_unique], part)]
+    is_done = np.zeros(len(unique), bool) if store is None else store.holds(packed[unique])
     failed = {failure.key or failure.source: failure for failure in (store.failures() if store else [])}
-    keys = list(unique)
-    done_keys: set[str] = set()
-    if store is not None:
-        done_keys = {key for key, is_held in zip(keys, store.holds(keys), strict=True) if is_held}
-    failed_before = [] if retry_failed else [failed[key] for key in unique if key in failed and key not in done_keys]
-    dropped: set[str] = set()
+    missing = [samples[at] for at in unique[~is_done].tolist()]
+    dropped: dict[str, str] = {}
     if store is not None and len(store.dropped):
-        hits = is_in(pack_keys(keys), store.dropped)
-        dropped = {key for key, is_dropped in zip(keys, hits, strict=True) if is_dropped}
-        failed_before = [failure for failure in failed_before if failure.key not in dropped]
-    skip = done_keys | dropped | {failure.key for failure in failed_before}
+        is_dropped = is_in(packed[unique], store.dropped)
+        dropped = {samples[at].key: samples[at].source for at in unique[is_dropped].tolist()}
+    failed_before = [] if retry_failed else [failed[sample.key] for sample in missing if sample.key in failed]
+    failed_before = [failure for failure in failed_before if failure.key not in dropped]
+    skip = {*dropped, *(failure.key for failure in failed_before)}
     return Plan(
         inputs=len(listing.samples) + len(listing.refused),
-        duplicates=len(listing.samples) - len(all_unique),
+        duplicates=len(samples) - len(all_unique),
         others=listing.others,
         left_out=dict(listing.left_out),
-        done=len(done_keys),
+        done=int(is_done.sum()),
         failed_before=tuple(failed_before),
         refused=tuple(bad for bad in listing.refused if is_in_part(_key_of_name(bad.source), part)),
-        dropped=tuple(unique[key].source for key in keys if key in dropped),
+        dropped=tuple(dropped.values()),
         of_other_parts=len(all_unique) - len(unique),
-        todo=tuple(sample for key, sample in unique.items() if key not in skip),
+        todo=tuple(sample for sample in missing if sample.key not in skip),
         sample_bytes=sample_bytes,
         notes=listing.notes,
     )
+
+
+def are_in_part(keys: Keys, part: tuple[int, int]) -> NDArray[np.bool_]:
+    """`is_in_part` of packed keys."""
+    high, low = split_halves(keys)
+    number, count = np.uint64(part[0]), np.uint64(part[1])
+    above = (high % count) * np.uint64(2**64 % part[1]) % count  # no product here has more than 64 bits
+    return (above + low % count) % count == number - np.uint64(1)
 
 
 def is_in_part(key: str, part: tuple[int, int]) -> bool:

@@ -106,8 +106,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             # here, where a cluster's GPUs may not be
             embed_device = "cpu" if device == "cpu" else str(resolve_device("auto"))
             plan = _embed_each(config, prepared.world, store, plan, embed_device, progress)
-        for failure in plan.refused:
-            store.record_failure(failure)
+        store.record_failures(plan.refused)
         if not plan.todo:
             store.publish()
             return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)
@@ -182,14 +181,9 @@ def _open_store(prepared: Prepared, config: PrecomputeConfig, progress: Progress
     prepared.index.save(keep_others=config.limit is not None)
     for damage in store.damage:
         progress.warn(f"warning: {damage}")
-    store.record_sources(
-        ((sample.source, sample.key) for sample in listing.samples),
-        {sample.key: sample.prompt for sample in listing.samples if sample.prompt is not None},
-        {sample.key: sample.start_s for sample in listing.samples if sample.start_s is not None},
-    )
-    for failure in store.failures():
-        if failure.key is None and failure.source in listing.readable:
-            store.clear_failure(failure)
+    samples = listing.samples
+    store.record_sources(samples.rows(), samples.prompts(), samples.starts())
+    store.clear_failures(bad for bad in store.failures() if bad.key is None and bad.source in listing.readable)
     return store
 
 

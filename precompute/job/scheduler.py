@@ -241,15 +241,16 @@ class Scheduler:
         self._lower_batch(receipt.device, receipt.batch_size)
         failed_keys = {failure.key for failure in receipt.failures}
         tried = task.samples[: len(task.samples) - receipt.undone]
-        for sample in tried:
-            if sample.key in self._failed_before and sample.key not in failed_keys:
-                self._store.clear_failure(self._failed_before[sample.key])
+        failed_before = (self._failed_before.get(sample.key) for sample in tried if sample.key not in failed_keys)
+        self._store.clear_failures([failure for failure in failed_before if failure is not None])
         for failure in receipt.failures:
             self._record_failure(failure)
         if made:
             self._failures_in_a_row = 0
             while self._held_failures:
                 self._record_failure(self._held_failures.pop(0))
+        with suppress(StoreError):  # the shard is safe; the publish at the end says what is wrong
+            self._store.publish_at_times()
         self._events.write(
             "shard",
             written=receipt.written,

@@ -22,7 +22,7 @@ from ...pipeline.errors import ImageError, LatentShapeError
 from ...pipeline.failures import FailureReason
 from ...pipeline.latents.keys import key_of_sample
 from ...pipeline.machine import device_name, is_out_of_memory
-from ...pipeline.store.folder import open_store
+from ...pipeline.store.folder import open_to_add
 from ...pipeline.store.ledger import Failure
 from ..inputs.listing import Sample
 from ..inputs.sandbox import shared_decoder
@@ -99,8 +99,7 @@ class Worker:
         if setup.threads is not None:
             torch.set_num_threads(setup.threads)
         started = time.monotonic()
-        # damage is reported by the job; what it took is to do
-        self._store = open_store(Path(setup.store), tolerate_damage=True, check_sizes=True)
+        self._store = open_to_add(Path(setup.store))
         self._recipe = self._store.recipe
         self._kind = KINDS[self._recipe.kind]
         self._decoder = shared_decoder()

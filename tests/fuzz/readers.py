@@ -7,7 +7,7 @@ stranger's files, with the reason.
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,8 +26,12 @@ from theworld.pipeline.files.gguf_header import check_gguf
 from theworld.pipeline.files.sealed import seal, seal_tensors, unseal
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
-from theworld.pipeline.store import index as catalog
-from theworld.pipeline.store.folder import _Spec, open_store
+from theworld.pipeline.store import snapshot
+from theworld.pipeline.store.dropped import salvage
+from theworld.pipeline.store.find import store_of
+from theworld.pipeline.store.folder import _Spec, load_store, open_store
+from theworld.pipeline.store.promises import promised_and_gone
+from theworld.pipeline.store.retire import finish_retirements
 from theworld.pipeline.store.summary import summarise
 from theworld.pipeline.store.transfer import export, read_keys
 from theworld.pipeline.store.verify import LEVELS, verify
@@ -123,12 +127,27 @@ def _use_store(folder: Path) -> None:
                 store.read([key])
         each(store.sources, store.failures, store.prompts, lambda: summarise(store).lines())
 
-    each(lambda: open_store(place), tolerate)
+    each(lambda: open_store(place), tolerate, lambda: store_of(folder, "0" * 64))
 
 
 def _verify_store(folder: Path) -> None:
     each(*(lambda level=level: verify(folder / "store", level=level).damage for level in LEVELS))
     _use_store(folder)
+
+
+def _use_index(folder: Path) -> None:
+    each(lambda: _use_store(folder), lambda: promised_and_gone(load_store(folder / "store")))
+
+
+def _use_dropped(folder: Path) -> None:
+    for file in (folder / "store" / "dropped").iterdir():
+        salvage(file)
+    _verify_store(folder)
+
+
+def _finish_retirements(folder: Path) -> None:
+    _verify_store(folder)
+    finish_retirements(load_store(folder / "store"))
 
 
 def _copy_store(folder: Path) -> None:
@@ -147,7 +166,7 @@ def _read_prompts(folder: Path) -> None:
 
 def _reseal(name: str, content: bytes) -> tuple[str, bytes]:
     """A record, a failure, a manifest with a right seal; sources under the name that fits them."""
-    if "/sources/" in f"/{name}":
+    if "/sources/" in f"/{name}" or "/dropped/" in f"/{name}":
         path = Path(name)
         return str(path.with_name(hashlib.sha256(content).hexdigest() + path.suffix)), content
     if not name.endswith(".json"):
@@ -170,13 +189,15 @@ def _restate_recipe(name: str, content: bytes) -> tuple[str, bytes]:
     return name, content
 
 
-def _reseal_tensors(*purposes: str) -> Mend:
+def _reseal_tensors(*purposes: str, unsealed: Collection[str] = ()) -> Mend:
     def mend(name: str, content: bytes) -> tuple[str, bytes]:
         with suppress(Exception):
             tensors = dict(safetensors.numpy.load(content))
-            del tensors["seal"]
-            purpose = purposes[len(content) % len(purposes)]
-            return name, safetensors.numpy.save({**tensors, "seal": seal_tensors(tensors, purpose)})
+            old, purpose = tensors["seal"], purposes[len(content) % len(purposes)]
+            sealed = {name: tensor for name, tensor in tensors.items() if name not in ("seal", *unsealed)}
+            new = seal_tensors(sealed, purpose)
+            # in place: one reader takes nothing that is laid out otherwise
+            return name, content.replace(old.tobytes(), new.tobytes())
         return name, content
 
     return mend
@@ -422,21 +443,25 @@ def readers(seeds: Seeds) -> list[Reader]:
     return [
         Reader(
             name="store: theworld.json",
-            covers=("pipeline.store.folder:_read_manifest", *plain),
+            covers=("pipeline.store.folder:_read_manifest", "pipeline.store.find:is_of", *plain),
             cases=lambda s: s.stores_with("theworld.json"),
             use=_use_store,
             mends=(_reseal, _restate_recipe),
         ),
         Reader(
             name="store: zarr.json",
-            covers=("pipeline.store.zarr_group:ZarrGroup.check", "pipeline.store.zarr_group:_read"),
+            covers=(
+                "pipeline.store.zarr_group:ZarrGroup.check",
+                "pipeline.store.zarr_group:_read",
+                "pipeline.store.promises:stated_rows",
+            ),
             cases=lambda s: s.stores_with("zarr.json"),
             use=_verify_store,
             share=0.25,
         ),
         Reader(
             name="store: commits",
-            covers=("pipeline.store.records:read_record", "pipeline.files.plain:read_json_text"),
+            covers=("pipeline.store.records:read_sealed", "pipeline.files.plain:read_json_text"),
             cases=lambda s: s.stores_with("commits/*"),
             use=_use_store,
             mends=(_reseal,),
@@ -444,11 +469,28 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: failed, sources",
-            covers=("pipeline.store.ledger:_read_failure", "pipeline.store.ledger:_read_sources"),
+            covers=("pipeline.store.ledger:read_failures_file", "pipeline.store.sources:_checked_lines"),
             cases=lambda s: s.stores_with("failed/*", "sources/*"),
             use=_use_store,
             mends=(_reseal,),
             share=0.5,
+        ),
+        Reader(
+            name="store: dropped",
+            covers=("pipeline.store.dropped:_read", "pipeline.store.dropped:salvage"),
+            cases=lambda s: s.stores_with("dropped/*"),
+            use=_use_dropped,
+            mends=(_reseal,),
+            share=0.25,
+        ),
+        Reader(
+            name="store: retiring",
+            covers=("pipeline.store.retire:_read_note",),
+            cases=lambda s: s.stores_with("retiring/*"),
+            use=_finish_retirements,
+            mends=(_reseal,),
+            share=0.25,
+            writes=True,
         ),
         Reader(
             name="store: sources, looked up",
@@ -460,16 +502,22 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: index.safetensors",
-            covers=("pipeline.store.index:read_snapshot",),
+            covers=("pipeline.store.snapshot:read_snapshot", "pipeline.store.records:record_seal",),
             cases=lambda s: s.stores_with("index.safetensors"),
-            use=_use_store,
-            mends=(_reseal_tensors(*(f"theworld index {catalog.FORMAT} {recipe_id}" for recipe_id in recipe_ids)),),
+            use=_use_index,
+            mends=(
+                _reseal_tensors(
+                    *(f"theworld index {snapshot._VERSION} {recipe_id} None" for recipe_id in recipe_ids),
+                    unsealed=("frames_crc32c",),
+                ),
+            ),
             share=0.5,
         ),
         Reader(
             name="store: payloads",
             covers=(
                 *store_files,
+                "pipeline.store.verify:_is_sound",
                 "pipeline.store.verify:_bytes_problem",
                 "pipeline.store.verify:_row_problem",
             ),

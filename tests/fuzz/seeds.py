@@ -27,6 +27,8 @@ from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store import latent_store
+from theworld.pipeline.store.dropped import add_dropped
+from theworld.pipeline.store.retire import Note, write_note
 from theworld.precompute.inputs.hash_cache import HashCache
 from theworld.precompute.inputs.listing import list_inputs
 from theworld.precompute.job.throughput import ThroughputLog
@@ -101,6 +103,8 @@ class Seeds:
                 job(cache, range(6), format=format)
                 [made] = cache.iterdir()
                 latent_store.LatentStore.record_failure(_open(made), BAD)
+                add_dropped(made, [f"{number:032x}" for number in (77, 78)])
+                write_note(made, Note(why="compact", aside=None, shards={"0": "0" * 64}))
                 assert (made / "index.safetensors").is_file()
                 folders.append(made)
         finally:

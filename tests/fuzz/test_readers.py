@@ -37,6 +37,7 @@ OF_OTHERS = {
     "pipeline.machine:cpu_model": "the kernel's",
     "pipeline.store.compact:_fill": "holds a record open that was read by then, and reads nothing",
     "pipeline.store.commit:_test_placing": "files that it has just written",
+    "pipeline.store.retire:_is_payload": "hashes bytes, whatever they are",
     "pipeline.store.views:_CommittedFiles._content": "hands bytes to zarr-python, whatever they are",
     "pipeline.store.views:_Decoder.__call__": "numpy without pickles, and json, of a row of a tar",
     "pipeline.store.views:_Samples._opened": "hands tars to webdataset, which a caller has asked for",

@@ -34,6 +34,7 @@ from ...pipeline.errors import ConfigError, QuestionError, StoreMismatchError
 from ...pipeline.latents.tensors import as_tensor
 from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.store.folder import LatentStore, open_store
+from ...pipeline.store.packed_keys import AnyKeys
 from ..questions.record import Question, resolve_keys
 from .loader import Indices, LatentDataset
 
@@ -149,7 +150,7 @@ class ArmLatents(LatentDataset):
         store: LatentStore,
         *,
         future: Future | None,
-        keys: Sequence[str] | None = None,
+        keys: AnyKeys | None = None,
         rollout_steps: int | None = None,
     ) -> None:
         super().__init__(store, keys=keys, rollout_steps=rollout_steps)
@@ -251,7 +252,7 @@ def _futures_of_others(
 
 
 def _noise_like(store: LatentStore, rollout_steps: int) -> Future:
-    keys = sorted(store.keys)
+    keys = np.sort(store.packed_keys)
     sampled_keys = keys[:: -(-len(keys) // _MEASURED)]
     sampled_futures = as_tensor(store.read(sampled_keys, rollout_steps=rollout_steps))[:, :, 1:].float()
     return partial(_noise, sampled_futures.mean((0, 2, 3, 4)), sampled_futures.std((0, 2, 3, 4)))

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
@@ -32,6 +32,7 @@ from ...pipeline.errors import ConfigError, DamagedShardError
 from ...pipeline.latents.tensors import as_tensor
 from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.store.folder import LatentStore
+from ...pipeline.store.packed_keys import AnyKeys, is_packed, unpack_keys
 from .sampler import Batch, BatchSampler
 
 Indices = Sequence[int] | NDArray[np.int64]
@@ -55,7 +56,8 @@ class LatentDataset(Dataset[Tensor]):
     samples that the store had when it was made, not those added later.
 
     Args:
-        keys: which samples, in this order, also repeatedly; None takes all there are now, in the store's order.
+        keys: which samples, in this order, also repeatedly; None takes all there are now, in the store's order. Of
+            millions, give an array as `LatentStore.packed_keys` has them.
         rollout_steps: K; None takes all.
     Raises:
         MissingLatentError: a key is not in the store.
@@ -66,20 +68,32 @@ class LatentDataset(Dataset[Tensor]):
     """Whether a batch is worth reading before it is wanted."""
 
     def __init__(
-        self, store: LatentStore, *, keys: Sequence[str] | None = None, rollout_steps: int | None = None
+        self, store: LatentStore, *, keys: AnyKeys | None = None, rollout_steps: int | None = None
     ) -> None:
         self.store = store
-        self.keys = store.keys if keys is None else tuple(keys)
+        self._given = None if keys is None else keys if is_packed(keys) else tuple(keys)
         self.rollout_steps = store.buffer(0, rollout_steps=rollout_steps).rollout_steps
-        self._shards = store.shards
-        self._rows = store.rows_of(self.keys)
+        self._index = store.index
+        self._rows = store.rows if self._given is None else store.rows_of(self._given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process looks the keys up anew: shards may have moved since."""
-        return partial(type(self), keys=self.keys, rollout_steps=self.rollout_steps), (self.store,)
+        return partial(type(self), keys=self._any_keys, rollout_steps=self.rollout_steps), (self.store,)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self._rows)
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The key of each sample, made when it is first asked for."""
+        keys = self._any_keys
+        return unpack_keys(keys) if is_packed(keys) else tuple(map(str, keys))
+
+    @property
+    def _any_keys(self) -> AnyKeys:
+        if self._given is None:
+            self._given = self._index.packed_keys()  # of then, whatever was added since
+        return self._given
 
     def __getitem__(self, index: int) -> Tensor:
         return self.read([index])[0]
@@ -107,17 +121,17 @@ class LatentDataset(Dataset[Tensor]):
             try:
                 return self._read(indices, buffer)
             except DamagedShardError:
-                shards = self.store.shards
+                index = self.store.index
                 self.store.refresh()
-                if self.store.shards is shards:
+                if self.store.index is index:
                     raise
                 # else `cache compact` has moved the rows since this store was opened
 
     def _read(self, indices: Indices, buffer: BatchBuffer | None) -> Tensor:
-        if self._shards is not self.store.shards:  # refreshed since: a shard's number may stand for another one now
-            shards = self.store.shards
-            self._rows = self.store.rows_of(self.keys)
-            self._shards = shards
+        if self._index is not self.store.index:  # refreshed since: a shard's number may stand for another one now
+            keys, index = self._any_keys, self.store.index
+            self._rows = self.store.rows_of(keys)
+            self._index = index
         rows = self._rows[np.asarray(indices, np.int64)]
         return as_tensor(self.store.read_rows(rows, self.buffer(len(rows)) if buffer is None else buffer))
 

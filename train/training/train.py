@@ -339,7 +339,7 @@ def _portable_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def _store_facts(store: LatentStore) -> StoreFacts:
-    digest = digest_of_lines(f"{key}\n" for key in sorted(store.keys))
+    digest = digest_of_lines(f"{key}\n" for key in store.sorted_keys())
     return StoreFacts(
         path=str(store.path.resolve()),
         shards=len(store.shards),

@@ -65,7 +65,7 @@ def test_a_second_repair_or_gc_is_told_to_wait_until_the_first_is_killed(store: 
             assert pipe.readline() == "at work\n"
             locked = theworld("repair", "--apply", store.path)
             assert (locked.code, locked.out) == (11, "")
-            assert "another repair or gc" in locked.err
+            assert "another repair, gc, drop or compact" in locked.err
             assert theworld("gc", "--apply", store.path).code == 11
             assert theworld("gc", store.path).code == 0
             assert theworld("verify", store.path).code == 0

@@ -10,7 +10,7 @@ from theworld.pipeline.errors import DamagedShardError, StoreError
 from theworld.pipeline.files import atomic
 from theworld.pipeline.files.sealed import seal
 from theworld.pipeline.store import commit
-from theworld.pipeline.store.index import record_stamps
+from theworld.pipeline.store.index import record_inodes
 from theworld.pipeline.store.records import ShardRecord, read_record
 
 from ..files.test_atomic import PatchedOs, finished
@@ -71,7 +71,7 @@ def test_a_payload_takes_the_first_free_number(folder: Path) -> None:
 
 def test_a_record_comes_back_as_it_was_published(folder: Path) -> None:
     commit.publish_record(folder, record(shard=7))
-    assert set(record_stamps(folder)) == {7}
+    assert set(record_inodes(folder)) == {7}
     assert read_record(folder, 7, RECIPE_ID) == record(shard=7)
     with pytest.raises(StoreError, match="exists"):
         commit.publish_record(folder, record(shard=7))
@@ -80,7 +80,7 @@ def test_a_record_comes_back_as_it_was_published(folder: Path) -> None:
 def test_only_names_of_records_are_taken_for_records(folder: Path) -> None:
     for name in ("0.json", "12.json", "012.json", "3.json~", ".4.json", "x.json", "9999999999.json", "5"):
         (folder / "commits" / name).touch()
-    assert set(record_stamps(folder)) == {0, 12}
+    assert set(record_inodes(folder)) == {0, 12}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from theworld.pipeline.errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
-from theworld.pipeline.store import latent_store, zarr_group
+from theworld.pipeline.store import catalog, latent_store, zarr_group
 from theworld.pipeline.store.folder import open_store
 
 from ...miniatures.store import FRAME_BYTES, ROW_BYTES, TINY, create, expected, fill, flip, key, latent, write
@@ -185,12 +185,12 @@ def test_refresh_opens_only_records_it_has_not_read(tmp_path: Path, monkeypatch:
     reader = open_store(tmp_path)
     opened: list[int] = []
 
-    def read_record(path: Path, number: int, recipe_id: str) -> Any:
+    def read_sealed(path: Path, number: int, recipe_id: str) -> Any:
         opened.append(number)
         return real(path, number, recipe_id)
 
-    real = latent_store.read_record
-    monkeypatch.setattr(latent_store, "read_record", read_record)
+    real = catalog.read_sealed
+    monkeypatch.setattr(catalog, "read_sealed", read_sealed)
     reader.refresh()
     assert opened == []
     write(writer, [8])

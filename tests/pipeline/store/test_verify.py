@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from theworld.pipeline.errors import ConfigError, DamagedShardError, StoreError, StoreNotFoundError, TheWorldError
-from theworld.pipeline.files.atomic import replace
 from theworld.pipeline.store import latent_store
 from theworld.pipeline.store import verify as verify_module
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
-from theworld.pipeline.store.index import SNAPSHOT, Index, Shard, write_snapshot
+from theworld.pipeline.store.index import SNAPSHOT, Shard
 from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.repair import repair
+from theworld.pipeline.store.runs import run_of
+from theworld.pipeline.store.snapshot import write_snapshot
 from theworld.pipeline.store.verify import LEVELS, Finding, Level, verify
 
 from ...miniatures.store import TINY, create, fill, flip, key, write
@@ -346,8 +347,8 @@ def test_a_damaged_snapshot_is_a_note_and_the_records_are_read(store: LatentStor
 def test_a_snapshot_that_contradicts_a_record_is_damage_and_the_shard_is_not_blamed(store: LatentStore) -> None:
     shards = store.shards
     lie = Shard(1, shards[1].bytes, shards[1].keys[::-1], shards[1].frames_crc32c, shards[1].stamp)
-    catalog = Index.from_shards([shards[0], lie, shards[2]], store.shard_size)
-    replace(store.path / "tmp", store.path / SNAPSHOT, write_snapshot(catalog, store.recipe.id))
+    run = run_of([shards[0], lie, shards[2]], store.shard_size)
+    write_snapshot(store.path, run, store.recipe.id, folder=(store.path / "commits").stat().st_ino)
     finding = only(verify(store.path).damage)
     assert finding.shard == 1
     assert SNAPSHOT in finding.message
