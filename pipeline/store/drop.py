@@ -28,9 +28,9 @@ from .folder import load_store
 from .latent_store import LatentStore
 from .maintenance import LOST, alone
 from .packed_keys import is_in, pack_keys, unpack_keys
-from .promises import sources_by_key
 from .records import origins_of, read_record
 from .retire import finish_retirements, held_elsewhere, new_folder_aside, retiring
+from .source_scan import sources_of
 
 _AT_A_TIME = 64
 """Shards that are there twice for a while."""
@@ -203,9 +203,9 @@ def _write_again(store: LatentStore, number: int, written: set[str]) -> None:
 def _report(store: LatentStore, rows: dict[int, int]) -> str:
     """Say in a folder of lost+found/ what will lie there, and why, before anything does; the folder's name."""
     aside = new_folder_aside(store.path, "dropped")
-    sources = sources_by_key(store)
     of_shards = [store.shards[number].keys for number in rows]
     keys = np.unique(np.concatenate([keys[is_in(keys, store.dropped)] for keys in of_shards]))
+    sources = sources_of(store.path, keys)
     report: dict[str, Any] = {
         "what": "shards that held latents which `theworld cache drop` took out of this store",
         "how to erase them": "delete this folder; no program reads it. The other rows of these shards were copied",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMism
 from ..files.inside import require_inside
 from ..files.plain import has_content, open_file, read_file
 from ..files.sealed import unseal
-from ..messages import MAX_NAMES, command, format_bytes, name_some
+from ..latents.keys import KEY_DIGITS
+from ..messages import MAX_NAMES, command, format_bytes
 from ..progress import Progress
 from . import ledger
 from .drop import dropped_rows
@@ -30,10 +32,9 @@ from .dropped import check_dropped, salvage
 from .folder import check_array_metadata, load_store
 from .index import SNAPSHOT, Shard, record_inodes
 from .latent_store import LatentStore
-from .packed_keys import unpack_keys
 from .payload_sizes import size_problem
 from .payloads import unrecorded_payloads
-from .promises import lines_of, promised_and_gone, promised_numbers, sources_by_key, unmade_keys
+from .promises import Unmade, lines_of, promised_and_gone, promised_numbers, unmade_keys
 from .records import RECORD_LIMIT_BYTES, ShardRecord, read_record, record_path, seal_of, unreadable
 from .retire import check_notes, pending_retirements
 from .snapshot import read_snapshot
@@ -41,6 +42,8 @@ from .snapshot import read_snapshot
 Level = Literal["names", "read", "deep"]
 LEVELS: tuple[Level, ...] = ("names", "read", "deep")
 _BLOCK_BYTES = 2**22
+_LOOK = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)
+"""Where Linux has it, a file is found and looked at without being opened."""
 _ORPHANS = "left by killed writers (see gc), or their records were not copied"
 
 
@@ -133,6 +136,7 @@ def verify(
             findings += shard_findings
             bytes_read += read
             bar.advance(1)
+    unmade = unmade_keys(store)
     return Verification(
         store=store.path,
         level=level,
@@ -140,7 +144,13 @@ def verify(
         of_shards=len(numbers),
         samples=len(store),
         bytes_read=bytes_read,
-        findings=(*findings, *_missing(store), *_metadata(store), *_strays(store), *_unfinished(store)),
+        findings=(
+            *findings,
+            *_missing(store, unmade),
+            *_metadata(store, unmade if level == "names" else None),
+            *_strays(store),
+            *_unfinished(store),
+        ),
     )
 
 
@@ -194,9 +204,16 @@ def _is_sound(store: LatentStore, number: int, record_file: Path, payload: Path)
     try:
         text = read_file(record_file, RECORD_LIMIT_BYTES, within=store.path)
         unseal(text)
-        keys = '","'.join(unpack_keys(shard.keys))
-        is_indexed = seal_of(text) == shard.stamp.seal and f'"keys":["{keys}"]'.encode() in text
-        return is_indexed and _size_problem(store.path, payload, shard.bytes, number) is None
+        keys = shard.keys.tobytes().hex(",", KEY_DIGITS // 2).replace(",", '","')
+        if seal_of(text) != shard.stamp.seal or f'"keys":["{keys}"]'.encode() not in text:
+            return False
+        fd = os.open(payload, _LOOK)
+        try:
+            status = os.fstat(fd)
+            require_inside(store.path, payload, fd)
+            return stat.S_ISREG(status.st_mode) and status.st_size == shard.bytes
+        finally:
+            os.close(fd)
     except (OSError, ValueError):
         return False
 
@@ -253,23 +270,26 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
     return None
 
 
-def _missing(store: LatentStore) -> Iterator[Finding]:
+def _missing(store: LatentStore, unmade: Unmade) -> Iterator[Finding]:
     """What was promised and is not here."""
     gone = promised_and_gone(store)
     for line in lines_of(store, gone):
         yield Finding(True, "missing", line, gone.payloads)
-    sources = sources_by_key(store)
-    if not gone and (unmade := unmade_keys(store, sources)):
-        names = name_some([name for key in unmade[: MAX_NAMES + 1] for name in sources[key]])
+    if not gone and len(unmade.keys):
         yield Finding(
             False,
             "unmade",
-            f"{len(unmade)} of {len(sources)} inputs of recorded jobs have no latent ({names}): never made, or missing "
-            "in this copy. Running precompute with the same flags makes them",
+            f"{len(unmade.keys)} inputs of recorded jobs have no latent ({', '.join(unmade.names[:MAX_NAMES])}"
+            f"{' …' if len(unmade.keys) > MAX_NAMES else ''}): never made, or missing in this copy. Running precompute "
+            "with the same flags makes them",
         )
 
 
-def _metadata(store: LatentStore) -> Iterator[Finding]:
+def _metadata(store: LatentStore, scanned: Unmade | None) -> Iterator[Finding]:
+    """
+    Args:
+        scanned: of the sources, of which only the unsound files are read row by row; None reads all.
+    """
     try:
         check_array_metadata(store)
     except StoreMismatchError as error:
@@ -281,7 +301,7 @@ def _metadata(store: LatentStore) -> Iterator[Finding]:
             yield Finding(True, "index", f"{path} is not a file, so nothing can be written there", (path,))
         elif name in stated and not has_content(path, stated[name], within=store.path):
             yield Finding(False, "index", f"{path} does not state what is here; repair makes it again")
-    for path, message in ledger.check(store.path).items():
+    for path, message in ledger.check(store.path, sources=None if scanned is None else scanned.unsound).items():
         yield Finding(True, "log", message, (path,))
     for path, message in check_dropped(store.path).items():
         left = f"{len(salvage(path))} of its keys can be read and stay dropped; others may come back"
