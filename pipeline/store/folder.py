@@ -5,7 +5,7 @@
         commits/<n>.json           the record of shard n; no record, no shard
         zarr.json, latents/        plain Zarr: zarr.open(store)["latents"]          (format zarr)
         shards/<n>.tar             <key>.npy and <key>.json of each sample          (format webdataset)
-        index.safetensors          snapshot of the records of a large store; can be rebuilt
+        index*.safetensors         snapshot of the records of a large store; can be rebuilt
         failed/  sources/          what became of the inputs
         prompt.safetensors         embeddings of the recipe's prompt, or of each sample's own in prompts/
         dropped/  retiring/        keys taken out on purpose; shards on their way out       (made when needed)

@@ -48,7 +48,7 @@ SNAPSHOT = "index.safetensors"
 """The first file of a snapshot (snapshot.py)."""
 SNAPSHOT_FROM_SHARDS = 64
 """Fewer records are read as fast one by one."""
-_BLOCK = 2**20
+_BLOCK = 2**21
 """Keys looked up at a time: what that takes of memory stays small."""
 _GROUP_FROM = 4096
 """So many keys are looked up in groups that begin alike, whose neighbours in memory are then still in the cache."""

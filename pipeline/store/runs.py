@@ -64,8 +64,7 @@ class Shard:
 def record_inodes(store: Path) -> dict[int, int]:
     """The shards that have a record, and the inode of each, from one listing; no file is looked at."""
     with os.scandir(store / "commits") as entries:
-        numbers = {record_number(entry.name): entry.inode() for entry in entries}
-    return {number: inode for number, inode in numbers.items() if number is not None}
+        return {number: entry.inode() for entry in entries if (number := record_number(entry.name)) is not None}
 
 
 def shard_of(record: ShardRecord, stamp: Stamp) -> Shard:

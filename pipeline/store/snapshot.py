@@ -1,10 +1,11 @@
 """The snapshot of a large store's index: two files that can be rebuilt, mapped into memory instead of read.
 
-    index.safetensors        most shards, sorted by key
+    index.safetensors        most shards, sorted by key; mapped, so processes of one machine share its pages
     index-new.safetensors    those committed since, small; of use only beside the first file that it was made for
+    index-old.safetensors    the first file before this one: NFS takes a mapped file away when its last name goes
 
-Both are plain safetensors files with the arrays of a `Run`. Processes of one machine share their pages. A seal covers
-all but the frames' checksums; a reader that meets a wrong one of these looks into the record.
+They are plain safetensors files with the arrays of a `Run`. A seal covers all but the frames' checksums; a reader that
+meets a wrong one of these looks into the record.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files.atomic import remove, replace
+from ..files.atomic import place, remove, replace
+from ..files.inside import held_folder
 from ..files.plain import open_file
 from ..files.sealed import seal_tensors
 from .index import SNAPSHOT
 from .runs import Run
 
 SNAPSHOT_NEW = "index-new.safetensors"
+_SNAPSHOT_OLD = "index-old.safetensors"
 _VERSION = 2
 _HEADER_LIMIT_BYTES = 2**16
 _MAX_ROWS = 2**32 - 1
@@ -69,6 +72,8 @@ def write_snapshot(store: Path, run: Run, recipe_id: str, *, folder: int, base: 
     seal = _seal(arrays, recipe_id, base)
     parts = [np.ascontiguousarray(array).data for array in (*arrays.values(), run.frames_crc32c, seal)]
     content = b"".join([_header(len(run.numbers), *run.frames_crc32c.shape), *parts])
+    if base is None:
+        _keep_old(store)
     replace(store / "tmp", store / (SNAPSHOT if base is None else SNAPSHOT_NEW), memoryview(content), within=store)
     return _number(seal)
 
@@ -94,9 +99,16 @@ def read_snapshot(
 
 
 def remove_snapshot(store: Path) -> None:
-    """Remove both files; the second is of no use without the first."""
-    for name in (SNAPSHOT, SNAPSHOT_NEW):
+    """Remove all files: the others are of no use without the first."""
+    for name in (SNAPSHOT, SNAPSHOT_NEW, _SNAPSHOT_OLD):
         remove(store / name, within=store)
+
+
+def _keep_old(store: Path) -> None:
+    """Give the first file a second name, so that who has it mapped keeps it when it is replaced."""
+    remove(store / _SNAPSHOT_OLD, within=store)
+    with held_folder(store, store) as folder, suppress(OSError):  # not there, not a file, or no hard links
+        place(folder / SNAPSHOT, folder / _SNAPSHOT_OLD)
 
 
 def _arrays(run: Run, folder: int) -> dict[str, NDArray[Any]]:
@@ -161,7 +173,8 @@ def _map(fd: int, recipe_id: str, shard_size: int, listed: int, base: int | None
     status = os.fstat(fd)
     if header[8:] != text or not stat.S_ISREG(status.st_mode) or status.st_size != size:
         return None
-    memory = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+    # the second file is written every minute, so it is not worth to be mapped, and may be gone tomorrow
+    memory = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if base is None else _read(fd, size)
     arrays = dict(_views(memory, stated, len(header)))
     crcs, seal = arrays.pop("frames_crc32c"), arrays.pop("seal")
     if not np.array_equal(seal, _seal(arrays, recipe_id, base)):
@@ -171,8 +184,17 @@ def _map(fd: int, recipe_id: str, shard_size: int, listed: int, base: int | None
     return Snapshot(run, folder, _number(seal)) if _is_consistent(run, shard_size) else None
 
 
+def _read(fd: int, size: int) -> bytes:
+    with os.fdopen(os.dup(fd), "rb") as file:
+        file.seek(0)
+        content = file.read(size)
+    if len(content) != size:
+        raise ValueError("it ends early")
+    return content
+
+
 def _views(
-    memory: mmap.mmap, stated: dict[str, dict[str, list[int]]], begin: int
+    memory: mmap.mmap | bytes, stated: dict[str, dict[str, list[int]]], begin: int
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     for name, entry in stated.items():
         dtype, shape = _DTYPES[cast(str, entry["dtype"])], entry["shape"]

@@ -16,7 +16,7 @@ from contextlib import suppress
 from itertools import islice
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import xxhash
@@ -37,7 +37,8 @@ _READ_LIMIT_BYTES = 2**40
 """An older release wrote a whole listing into one file; it is read row by row."""
 _LINE_LIMIT_BYTES = 2**20
 """Longer than any path and prompt, of whose characters JSON makes up to twelve bytes each."""
-_BLOCK_BYTES = 2**22
+_BLOCK_BYTES = 2 * FILE_BYTES
+"""Read at a time: a file of today as a whole."""
 _BLOCK_ROWS = 2**18
 
 
@@ -143,18 +144,20 @@ def read_sources_file(path: Path) -> Iterator[SourceRow]:
 
 def _checked_lines(path: Path) -> Iterator[bytes]:
     with open_file(path, _READ_LIMIT_BYTES, within=path.parent.parent) as file:
-        digest = hashlib.sha256()
+        digest, size = hashlib.sha256(), 0
+        content = b""
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
+            size += len(block)
+            content = block if size == len(block) else b""
         if digest.hexdigest() != path.stem:
             raise ValueError("its content does not match its name")
+        if content:
+            yield from content.removesuffix(b"\n").split(b"\n")
+            return
         file.seek(0)
-        yield from _lines(file)
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    while line := file.readline(_LINE_LIMIT_BYTES):
-        yield line.removesuffix(b"\n")
+        while line := file.readline(_LINE_LIMIT_BYTES):
+            yield line.removesuffix(b"\n")
 
 
 def _known_rows(store: Path) -> NDArray[np.uint64]:

@@ -232,6 +232,16 @@ class Entries:
             del self._problems[number]
         self.unnamed.pop(self.containers[-1].name, None)
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether any entry has a prompt."""
+        return bool(self._prompt_of)
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether any entry has a window."""
+        return bool(self._windows) or self.common_window is not None
+
     def source(self, at: int) -> str:
         """The name of an entry for people."""
         if self._kinds[at] == _NUMBERED:

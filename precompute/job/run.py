@@ -132,11 +132,8 @@ def _open_store(prepared: Prepared, config: PrecomputeConfig, workers: int, prog
     prepared.index.save(keep_others=config.limit is not None)
     for damage in store.damage:
         progress.warn(f"warning: {damage}")
-    store.record_sources(
-        ((sample.source, sample.key) for sample in listing.samples),
-        {sample.key: sample.prompt for sample in listing.samples if sample.prompt is not None},
-        {sample.key: sample.start_s for sample in listing.samples if sample.start_s is not None},
-    )
+    samples = listing.samples
+    store.record_sources(samples.rows(), samples.prompts(), samples.starts())
     store.clear_failures(bad for bad in store.failures() if bad.key is None and bad.source in listing.readable)
     return store
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from theworld.pipeline.errors import DamagedShardError
 from theworld.pipeline.store.folder import StoreFormat, open_store
 from theworld.pipeline.store.latent_store import LatentStore
-from theworld.pipeline.store.records import record_path
+from theworld.pipeline.store.records import read_record, record_path
 from theworld.pipeline.store.repair import gc, repair
 
 from .harness import (
@@ -54,6 +54,7 @@ class StoreMachine(RuleBasedStateMachine):
     Attributes:
         shards: number of a visible shard -> its samples in row order.
         torn: shards whose payload is damaged, and by which flipped bits.
+        rotten: visible shards whose record is damaged, while a snapshot still says what it said.
         lost: shards whose record is damaged: nothing of them is visible.
     """
 
@@ -62,6 +63,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.cache = Path(tempfile.mkdtemp(dir=SCRATCH if SCRATCH.is_dir() else None))
         self.shards: dict[int, tuple[int, ...]] = {}
         self.torn: dict[int, frozenset[int]] = {}
+        self.rotten: set[int] = set()
         self.lost: set[int] = set()
 
     @initialize(format=st.sampled_from(FORMATS))
@@ -102,11 +104,8 @@ class StoreMachine(RuleBasedStateMachine):
         """Learn the numbers of the shards a job committed: of its missing samples, each once."""
         missing = [number for number in allowed if number not in self.visible()]
         store = open_store(self.cache, tolerate_damage=True)
-        new = {
-            record.shard: tuple(int(word, 16) for word in record.keys)
-            for record in store.records()
-            if record.shard not in self.shards
-        }
+        records = [read_record(store.path, n, store.recipe.id) for n in store.shards if n not in self.shards]
+        new = {record.shard: tuple(int(word, 16) for word in record.keys) for record in records}
         written = [number for shard in sorted(new) for number in new[shard]]
         assert written == missing[: len(written)]
         assert count in (None, len(new))
@@ -121,14 +120,21 @@ class StoreMachine(RuleBasedStateMachine):
         if bits:  # the same bit twice is no harm
             self.torn[shard] = bits
 
-    @precondition(lambda self: self.shards)
+    @precondition(lambda self: self.shards.keys() - self.rotten)
     @rule(data=st.data(), chance=st.integers(0, 2**16))
     def flip_a_record(self, data: st.DataObject, chance: int) -> None:
-        shard = data.draw(st.sampled_from(sorted(self.shards)))
+        """Where a snapshot speaks for it, its samples stay visible, and right; else they are lost."""
+        shard = data.draw(st.sampled_from(sorted(self.shards.keys() - self.rotten)))
         flip_bit(record_path(self.store.path, shard), random.Random(chance))
-        del self.shards[shard]
-        self.torn.pop(shard, None)
-        self.lost.add(shard)
+        self.rotten.add(shard)
+        self.note_lost_shards()
+
+    def note_lost_shards(self) -> None:
+        for shard in self.rotten & open_store(self.cache, tolerate_damage=True).bad_records.keys():
+            self.rotten.remove(shard)
+            del self.shards[shard]
+            self.torn.pop(shard, None)
+            self.lost.add(shard)
 
     @rule()
     def publish(self) -> None:
@@ -154,15 +160,16 @@ class StoreMachine(RuleBasedStateMachine):
             for path in (record_path(self.store.path, shard), self.store.payload_path(shard))
             if any(f"{path}" in finding for finding in found)
         }
-        assert named == {*self.torn, *self.lost}, found
+        assert named == {*self.torn, *self.rotten, *self.lost}, found
 
     @rule()
     def repair(self) -> None:
         """Damage is moved out of the way, not deleted; all that was whole stays."""
         repair(self.store.path, apply=True)
-        for shard in self.torn:
+        for shard in {*self.torn, *self.rotten}:
             del self.shards[shard]
         self.torn.clear()
+        self.rotten.clear()
         self.lost.clear()
         assert damage_in(self.store.path) == []
 
