@@ -97,10 +97,11 @@ class Verification:
         heal = f"`{repair}` moves what is damaged aside, and keeps a list of what is missing; nothing is deleted"
         if any(finding.what == "manifest" for finding in self.damage):
             heal = "No repair can make this file again"
+        unmade = " in what is here" if any(finding.what == "unmade" for finding in self.findings) else ""
         return [
             *messages,
             f"{self.store}: {self.samples} samples, {self.shards}{total} shards verified ({self.level}){read}: "
-            + (f"{len(self.damage)} damaged. {heal}" if self.damage else "no damage"),
+            + (f"{len(self.damage)} damaged. {heal}" if self.damage else f"no damage{unmade}"),
         ]
 
 
