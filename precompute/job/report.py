@@ -80,7 +80,7 @@ class Report:
         else:
             distinct = self.plan.inputs - self.plan.duplicates
             sharing = f"; {self.plan.duplicates} more share them" * bool(self.plan.duplicates)
-            dropped = f"; {len(self.plan.dropped)} were dropped on purpose" if self.plan.dropped else ""
+            dropped = f"; {len(self.plan.dropped)} dropped on purpose" if self.plan.dropped else ""
             lines.append(
                 f"nothing to do: {self.plan.done} of {distinct} {kind.takes}s have their latents{sharing}{dropped}"
             )
