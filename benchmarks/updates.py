@@ -1,5 +1,4 @@
-"""Updates of the training loop itself (train/training/trainer.py: transformers' Trainer with our order and batches),
-way by way.
+"""Updates of the training loop itself (train/training/loop.py), way by way.
 
     python -m benchmarks.train --only packing    # what packing and logits at labels alone gain, what the world costs
     python -m benchmarks.train --only loading    # the store against everything in RAM, and how long the loop waits
@@ -41,8 +40,8 @@ from theworld.train.data.loader import Indices
 from theworld.train.language.lm import LanguageModel
 from theworld.train.reader.model import IGNORED, WorldOutput
 from theworld.train.runs.partial import PartialRun, TrainingFacts
+from theworld.train.training.inputs import TrainData, Training
 from theworld.train.training.loop import fit
-from theworld.train.training.trainer import TrainData, Training
 
 from .subjects import SETTINGS, STEPS, Setting, examples, key_of, rollouts, world_model
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import re
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -21,12 +23,70 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 def usable_cores() -> int:
     """Return the number of cores that this process may use.
 
-    That is fewer than the machine has if the process is pinned (taskset, a SLURM job). macOS does not say; there it
-    is all cores.
+    That is fewer than the machine has if the process is pinned (taskset, a SLURM job), or if its cgroup or one above it
+    has a quota of CPU time (a container with `--cpus 2`, a Kubernetes limit); half a core counts as one. macOS does not
+    say; there it is all cores.
     """
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota_cores(Path("/proc/self"))
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def _quota_cores(process: Path) -> float | None:
+    """The smallest CPU quota of a process's cgroup and of those above it, in cores; None where there is none.
+
+    Args:
+        process: its folder in /proc.
+    """
+    quotas = [
+        quota
+        for mount, group in _cpu_groups(process)
+        for folder in (group, *group.parents)
+        if folder.is_relative_to(mount)
+        for quota in (_quota_of(folder),)
+        if quota is not None
+    ]
+    return min(quotas, default=None)
+
+
+def _cpu_groups(process: Path) -> list[tuple[Path, Path]]:
+    """Where cgroups that limit CPU time are mounted, and the folder of the process's own below it: v2, v1, or both."""
+    try:
+        # bytes that are no text stay what they are: a mount point may have any name
+        memberships = os.fsdecode((process / "cgroup").read_bytes()).splitlines()
+        mounts = os.fsdecode((process / "mountinfo").read_bytes()).splitlines()
+    except OSError:  # not Linux
+        return []
+    groups: dict[str, str] = {}
+    for line in memberships:
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if controllers == "" or "cpu" in controllers.split(","):
+            groups["cgroup" if controllers else "cgroup2"] = group
+    found: list[tuple[Path, Path]] = []
+    for line in mounts:
+        before, separator, after = line.partition(" - ")
+        fields, kind = before.split(" "), after.split(" ")
+        if not separator or len(fields) < 5 or len(kind) < 3 or kind[0] not in groups:
+            continue
+        if kind[0] == "cgroup" and "cpu" not in kind[2].split(","):
+            continue
+        root, mount = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field) for field in fields[3:5])
+        # a container sees its own group at the mount point, under a path that may be the host's
+        inside = os.path.relpath(groups[kind[0]], root)
+        is_below = not inside.startswith("..")
+        found.append((Path(mount), Path(mount, inside) if is_below else Path(mount)))
+    return found
+
+
+def _quota_of(group: Path) -> float | None:
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        if (group / "cpu.max").is_file():  # cgroup v2
+            quota, period = (group / "cpu.max").read_text().split()
+            return None if quota == "max" else int(quota) / int(period)
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        return None if quota <= 0 else quota / int((group / "cpu.cfs_period_us").read_text())
+    return None
 
 
 def resolve_device(name: DeviceName) -> torch.device:

@@ -48,18 +48,14 @@ def fit(store: LatentStore, shard: int, **changes: Any) -> None:
     reseal(record_file(store, shard), bytes=len(content), **digests, **changes)
 
 
-def put_row(store: LatentStore, shard: int, place: int, row: bytes, first_frame_crc32c: int) -> None:
+def put_row(store: LatentStore, shard: int, place: int, row: bytes, crcs: list[int]) -> None:
     """Put a row into a payload, and make the record vouch for it."""
     size = store.layout.row_bytes
     content = bytearray(store.payload_path(shard).read_bytes())
     content[place * size : (place + 1) * size] = row
     store.payload_path(shard).write_bytes(content)
-    stated = record(store, shard)["first_frames_crc32c"]
-    fit(
-        store,
-        shard,
-        first_frames_crc32c=f"{stated[: 8 * place]}{first_frame_crc32c:08x}{stated[8 * (place + 1) :]}",
-    )
+    stated, digits = record(store, shard)["frames_crc32c"], "".join(f"{crc:08x}" for crc in crcs)
+    fit(store, shard, frames_crc32c=stated[: len(digits) * place] + digits + stated[len(digits) * (place + 1) :])
 
 
 def poison(store: LatentStore, number: int, value: float = np.nan) -> None:
@@ -69,8 +65,8 @@ def poison(store: LatentStore, number: int, value: float = np.nan) -> None:
     values[0, -1, 0, 0] = value
     written = store.layout.new_row()
     with patch.object(shard_layout, "_finite", return_value=True):  # else it would refuse
-        crc = store.layout.encode(f"{number:032x}", values, written)
-    put_row(store, row // store.shard_size, row % store.shard_size, written.tobytes(), crc)
+        crcs = store.layout.encode(f"{number:032x}", values, written)
+    put_row(store, row // store.shard_size, row % store.shard_size, written.tobytes(), crcs)
 
 
 def become_a_pipe(path: Path) -> None:
@@ -96,7 +92,7 @@ def listing(folder: Path) -> dict[str, tuple[int, int, int, int]]:
 def contents(folder: Path) -> set[bytes]:
     """The content of every file that cannot be rebuilt, wherever it is."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name not in REBUILT)
-    return {path.read_bytes() for path in files}
+    return {path.read_bytes() for path in files if path.parts[-3] not in ("key", "time_s")}
 
 
 def as_another_user(action: Callable[[], object]) -> None:

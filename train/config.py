@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ..pipeline.config import DEFAULT_CACHE, HOW_IT_RUNS, WORLD_TOKENS, setting, settings_table
 from ..pipeline.files.local import LocalPath
@@ -20,6 +20,7 @@ DtypeName = Literal["auto", "float32", "bfloat16"]
 AttentionName = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"]
 TrackerName = Literal["none", "tensorboard", "wandb", "trackio"]
 ShowChoices = Literal["none", "list", "letters"]
+ModuleName = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=200)]
 
 
 _running = partial(setting, panel=HOW_IT_RUNS)
@@ -117,6 +118,18 @@ class TrainConfig(BaseModel):
     lora_rank: Annotated[int, Field(ge=1), _running("Rank of the LoRA adapters.")] = 16
     lora_alpha: Annotated[int, Field(ge=1), _running("LoRA scaling: alpha / rank.")] = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1), _running("Dropout of the LoRA layers.")] = 0.0
+    target_modules: Annotated[
+        tuple[ModuleName, ...] | None,
+        Field(min_length=1),
+        _running("Linear layers that get LoRA, such as q_proj,v_proj.", default="all", text=True),
+    ] = None
+    """As of peft. The output head gets none."""
+    modules_to_save: Annotated[
+        tuple[ModuleName, ...] | None,
+        Field(min_length=1),
+        _running("Norms of the language model to train a copy of, such as input_layernorm.", default="none", text=True),
+    ] = None
+    """As of peft; other modules are refused: a copy of the embeddings would be as large as the model."""
     learning_rate: Annotated[float, Field(gt=0), _running("Peak learning rate.", names=["--lr"])] = 2e-3
     batch_size: Annotated[int, Field(ge=1), _running("Images per update, each with its questions.")] = 8
     pack: Annotated[int, Field(ge=1), _running("Most questions of one image in a packed row.")] = 8
@@ -223,6 +236,21 @@ class TrainConfig(BaseModel):
             coarse=self.coarse,
             queries=self.queries,
         )
+
+    def lora(self) -> dict[str, Any]:
+        """The arguments of `language.lm.add_lora`."""
+        return {
+            "rank": self.lora_rank,
+            "alpha": self.lora_alpha,
+            "dropout": self.lora_dropout,
+            "target_modules": self.target_modules,
+            "modules_to_save": self.modules_to_save,
+        }
+
+    @field_validator("target_modules", "modules_to_save", mode="before")
+    @classmethod
+    def _parse_modules(cls, value: object, info: ValidationInfo) -> object:
+        return split_names(value, str(info.field_name), example="q_proj,v_proj") if isinstance(value, str) else value
 
     @field_validator("columns", mode="before")
     @classmethod

@@ -258,6 +258,25 @@ def gc(
 cache_app.command(example="theworld cache drop latents --match '^licence-withdrawn/' --apply")(drop)
 
 
+@cache_app.command(example="theworld cache compact latents --apply")
+def compact(
+    store: Store = DEFAULT_CACHE,
+    apply: Apply = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make full shards of small ones: few files, and no empty rows in the Zarr array; the same bits."""
+    from ..progress import Progress, print_json, print_lines
+    from ..store.compact import compact as run_compact
+    from ..store.folder import resolve_store
+
+    done = run_compact(resolve_store(store), apply=apply, progress=Progress.on_stderr(quiet=quiet))
+    if as_json:
+        print_json({**asdict(done), "store": str(done.store), "applied": apply})
+        return
+    print_lines(*done.lines(applied=apply), paths=True)
+
+
 @cache_app.command(example="theworld cache explain latents --steps 16")
 @settings_of(PrecomputeConfig, panel=DECIDES_LATENTS)
 def explain(

@@ -16,13 +16,18 @@ def precompute(
     config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False, *, typed: dict[str, Any]
 ) -> None:
     """Roll each image forward once, or encode real videos, and keep the latents."""
-    from ...precompute.job.run import run_precompute
+    from ...precompute.job.signals import Signals
     from ..config import load_config
     from ..progress import Progress, print_json, print_lines
 
     settings = load_config(PrecomputeConfig, "precompute", config, typed)
-    # the plan is what a dry run is for
-    report = run_precompute(settings, progress=Progress.on_stderr(quiet=quiet and not settings.dry_run))
+    signals = Signals()
+    with signals.caught():  # before torch is imported, which takes seconds
+        from ...precompute.job.run import run_precompute
+
+        signals.check()
+        # the plan is what a dry run is for
+        report = run_precompute(settings, progress=Progress.on_stderr(quiet=quiet and not settings.dry_run))
     if as_json:
         print_json(report.to_json())
     else:

@@ -14,7 +14,7 @@ from .options import ConfigFile, Json, Quiet
 from .settings import settings_of
 
 _READ = (
-    *("columns", "images", "holdout", "lm", "steps", "max_bad"),
+    *("columns", "images", "holdout", "show_choices", "lm", "steps", "max_bad"),
     *("layout", "patch", "pool", "pool_steps", "coarse", "queries"),
 )
 """Settings of a training that decide which questions it reads, and how long they are."""

@@ -1,21 +1,31 @@
 """Write files so that a reader sees all of a file or nothing, also after a crash.
 
-A file is written to a temporary name, synced, and then placed (never replacing) or renamed over the old one. Every
-system call that changes a disk goes through this module's `os`, where the tests inject faults.
+A file is written to a temporary name, synced, and then placed (never replacing) or renamed over the old one. Where a
+file system links or renames only within one folder, the file first moves, or is copied, to a hidden name beside its
+target. Every system call that changes a disk goes through this module's `os`, where the tests inject faults.
 """
 
 import ctypes
 import errno
 import os
+import re
 import secrets
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from ..errors import StoreError, TheWorldError
+from .file_system import advice
 from .inside import held_folder
+from .open_files import is_lost, retried
+from .plain import has_content
 
-_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""Some FUSE file systems cannot sync a folder at all."""
+_BESIDE = re.compile(r"\.\d+-[0-9a-f]{16}\.placing")
+"""Hidden, and like no name of a record, a shard or a chunk: listings and globs of other programs leave it out."""
+_COPY_BYTES = 2**22
 
 
 class TempFile:
@@ -24,9 +34,13 @@ class TempFile:
     Every method passes on the OSError of a failed call. After an error the file can only be discarded.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
-        self._fd: int | None = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    def __init__(self, folder: Path, *, beside: bool = False) -> None:
+        """
+        Args:
+            beside: for a folder in which files are also found by their names.
+        """
+        self.path = _name_beside(folder) if beside else folder / _unused_name()
+        self._fd: int | None = retried(lambda: os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`. The kernel may take it in several parts."""
@@ -61,17 +75,28 @@ def place(temp: Path, target: Path) -> bool:
     Returns:
         False if `target` exists already; nothing changes then.
     Raises:
-        OSError: any other failure, also a file system with neither hard links nor renameat2(RENAME_NOREPLACE).
+        OSError: any other failure, also a file system with neither hard links nor renameat2(RENAME_NOREPLACE). `temp`
+            is then where it was.
     """
     try:
-        os.link(temp, target)
-    except FileExistsError:
-        return _is_same(temp, target)  # NFS may lose the answer and repeat the call
+        return _link(temp, target)
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        return _rename_without_replacing(temp, target)
-    return True
+    if _exists(target):  # then nothing moves
+        return False
+    with _beside(temp, target) as beside:
+        try:
+            return _link(beside, target)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            return _rename_without_replacing(beside, target)
+
+
+def is_placing(name: str) -> bool:
+    """Whether a file has the name of one that was about to be placed: if its writer was killed, it is a leftover."""
+    return _BESIDE.fullmatch(name) is not None
 
 
 def publish(temp_folder: Path, target: Path, content: bytes, *, within: Path | None = None) -> bool:
@@ -99,7 +124,19 @@ def replace(
     """
 
     def rename(temp: Path, target: Path) -> bool:
-        os.replace(temp, target)  # noqa: PTH105
+        try:
+            os.replace(temp, target)  # noqa: PTH105
+        except FileNotFoundError:
+            if not has_content(target, bytes(content)):  # NFS may lose the answer and repeat the call
+                raise
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            copy = _copy_beside(temp, target, durable=durable)
+            try:
+                os.replace(copy.path, target)  # noqa: PTH105
+            finally:
+                copy.discard()
         return True
 
     _write(temp_folder, target, content, rename, durable=durable, within=within)
@@ -167,7 +204,7 @@ def sync_folder(path: Path) -> None:
     try:
         _sync(path, os.O_DIRECTORY)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some FUSE file systems cannot sync a folder at all
+        if error.errno not in _NO_FOLDER_SYNC:
             raise
 
 
@@ -188,20 +225,9 @@ def writing(store: Path) -> Generator[None]:
     except OSError as error:
         if isinstance(error, TheWorldError):
             raise
-        advice = {
-            errno.ENOSPC: "Free some space",
-            errno.EDQUOT: "Free some of your quota",
-            errno.EFBIG: "Raise the file size limit (ulimit -f), or make shards smaller (--shard-size)",
-            errno.EACCES: "Choose a --cache folder you may write to",
-            errno.EPERM: "Choose a --cache folder you may write to",
-            errno.EROFS: "Choose a --cache folder you may write to",
-            errno.EEXIST: "Remove the file that is where a folder belongs",
-            errno.ENOTDIR: "Remove the file that is where a folder belongs",
-            errno.ENOTSUP: "Choose a --cache folder on a file system with hard links",
-        }.get(error.errno or 0, "Check the disk")
         raise StoreError(
             f"cannot write to the store {store}: {error.strerror or error}. "
-            f"{advice}, then run the same command again; every shard committed so far stays"
+            f"{advice(error, store)}, then run the same command again; every shard committed so far stays"
         ) from error
 
 
@@ -214,18 +240,27 @@ def _write(
     durable: bool = True,
     within: Path | None,
 ) -> bool:
-    with _held(within, temp_folder) as temps, _held(within, target.parent) as folder:
-        temp = TempFile(temps)
+    began_to_place = False
+    for is_second_try in (False, True):
         try:
-            temp.write(content)
-            if durable:
-                temp.finish()
-            placed = put(temp.path, folder / target.name)
-            if durable:
-                sync_folder(folder)
-        finally:
-            temp.discard()
-        return placed
+            with _held(within, temp_folder) as temps, _held(within, target.parent) as folder:
+                temp = TempFile(temps)
+                try:
+                    temp.write(content)
+                    if durable:
+                        temp.finish()
+                    began_to_place = True
+                    placed = put(temp.path, folder / target.name)
+                    if durable:
+                        sync_folder(folder)
+                finally:
+                    temp.discard()
+                return placed
+        except OSError as error:
+            # the handle of a folder was lost: by their paths both are found anew
+            if began_to_place or is_second_try or not is_lost(error):
+                raise
+    raise AssertionError
 
 
 def _held(within: Path | None, folder: Path) -> AbstractContextManager[Path]:
@@ -233,11 +268,94 @@ def _held(within: Path | None, folder: Path) -> AbstractContextManager[Path]:
 
 
 def _sync(path: Path, flags: int = 0) -> None:
-    fd = os.open(path, os.O_RDONLY | flags)
+    fd = retried(lambda: os.open(path, os.O_RDONLY | flags))
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _unused_name() -> str:
+    return f"{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def _name_beside(folder: Path) -> Path:
+    return folder / f".{_unused_name()}.placing"
+
+
+def _link(temp: Path, target: Path) -> bool:
+    try:
+        os.link(temp, target)
+    except FileExistsError:
+        return _is_same(temp, target)  # NFS may lose the answer and repeat the call
+    return True
+
+
+@contextmanager
+def _beside(temp: Path, target: Path) -> Generator[Path]:
+    """A path of the file in the target's own folder, for as long as the block takes.
+
+    It is moved there; by a copy where even renaming stays within a folder, as between two bind mounts of one disk or
+    two project quotas. Unless the block gave it a name, the file is where it was afterwards.
+    """
+    path = _name_beside(target.parent)
+    try:
+        _move(temp, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy = _copy_beside(temp, target, durable=True)
+        try:
+            yield copy.path
+        finally:
+            copy.discard()
+        return
+    try:
+        yield path
+    finally:
+        if not _exists(path):  # renamed
+            pass
+        elif _is_same(path, target):
+            with suppress(OSError):  # a leftover, which must not hide that the file is in its place
+                os.unlink(path)  # noqa: PTH108
+        else:
+            _move(path, temp)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename to a name that nothing else has."""
+    try:
+        os.replace(source, target)  # noqa: PTH105
+    except FileNotFoundError:
+        if not _exists(target):  # NFS may lose the answer and repeat the call
+            raise
+
+
+def _copy_beside(temp: Path, target: Path, *, durable: bool) -> TempFile:
+    """A copy of a file in the folder of `target`."""
+    copy = TempFile(target.parent, beside=True)
+    try:
+        fd = retried(lambda: os.open(temp, os.O_RDONLY))
+        try:
+            while block := os.read(fd, _COPY_BYTES):
+                copy.write(block)
+        finally:
+            os.close(fd)
+        if durable:
+            copy.finish()
+    except BaseException:
+        with suppress(OSError):
+            copy.discard()
+        raise
+    return copy
+
+
+def _exists(path: Path) -> bool:
+    try:
+        os.stat(path, follow_symlinks=False)  # noqa: PTH116
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _is_same(temp: Path, target: Path) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .open_files import retried
+
 _DESCRIPTORS = Path("/proc/self/fd")
 _MAX_HOMES = 1000
 _homes: dict[Path, str] = {}
@@ -27,11 +29,11 @@ def held_folder(root: Path, folder: Path) -> Generator[Path]:
         FileNotFoundError: it is missing.
         NotADirectoryError: a link, or something that is no folder, is on the way below `root`.
     """
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    fd = retried(lambda: os.open(root, os.O_RDONLY | os.O_DIRECTORY))
     try:
         for part in folder.relative_to(root).parts:
             try:
-                inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+                inner = _open_within(fd, part)
             except OSError as error:
                 if error.errno == errno.ELOOP:  # macOS says so of a link, Linux as below
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), part) from error
@@ -42,6 +44,10 @@ def held_folder(root: Path, folder: Path) -> Generator[Path]:
         yield path if path.exists() else folder  # without /proc, on macOS, what was just seen has to do
     finally:
         os.close(fd)
+
+
+def _open_within(fd: int, part: str) -> int:
+    return retried(lambda: os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd))
 
 
 def require_inside(root: Path, path: Path, fd: int | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from .inside import require_inside
 from .limits import MAX_JSON_VALUES
+from .open_files import retried
 
 
 def read_file(path: Path, limit_bytes: int, *, within: Path | None = None) -> bytes:
@@ -21,8 +22,12 @@ def read_file(path: Path, limit_bytes: int, *, within: Path | None = None) -> by
         ValueError: not a regular file, larger than `limit_bytes`, or outside of `within`.
         OSError: it cannot be read.
     """
-    with open_file(path, limit_bytes, within=within) as file:
-        return file.read(os.fstat(file.fileno()).st_size)
+
+    def read() -> bytes:
+        with open_file(path, limit_bytes, within=within) as file:
+            return file.read(os.fstat(file.fileno()).st_size)
+
+    return retried(read)
 
 
 def read_json(path: Path, limit_bytes: int, *, within: Path | None = None) -> Any:
@@ -65,7 +70,7 @@ def has_content(path: Path, content: bytes, *, within: Path | None = None) -> bo
 
 def open_file(path: Path, limit_bytes: int, *, within: Path | None = None) -> BinaryIO:
     """Open a regular file of limited size for reading. Arguments and errors as for `read_file`."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fd = retried(lambda: os.open(path, os.O_RDONLY | os.O_NONBLOCK))
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

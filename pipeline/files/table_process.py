@@ -435,7 +435,9 @@ def main() -> None:
         print("theworld starts this process by itself; it starts, so it is not the problem")
         return
     to = int(sys.argv[1])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the job, which ends this
+    # what ends the job in order may be sent to all its processes; it ends this when it has ended its batch
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pa = load_pyarrow()
     pa.set_cpu_count(1)

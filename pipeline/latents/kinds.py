@@ -108,6 +108,18 @@ class Kind:
         """
         return "now" if t == 0 else seconds_ahead(_video_frame(recipe, t, temporal_stride), fps)
 
+    def seconds(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> float | None:
+        """When latent frame t is, in seconds after what is observed last; of a real clip, after its first frame.
+
+        Args:
+            fps, temporal_stride: as for `label`.
+        Returns:
+            None where the rate is unknown, or the frame is at no time: a view, a log-variance.
+        """
+        if not self.is_clip:
+            return None
+        return _per_second(_video_frame(recipe, t, temporal_stride), fps)
+
 
 class _Samples(Kind):
     __slots__ = ()
@@ -127,6 +139,10 @@ class _Samples(Kind):
         time_ahead = seconds_ahead(_video_frame(recipe, 1 + step, temporal_stride), fps)
         return f"draw {recipe.draw + draw} {time_ahead}"
 
+    def seconds(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> float | None:
+        step = t and 1 + (t - 1) % (recipe.rollout_steps // recipe.draws)
+        return super().seconds(recipe, step, fps, temporal_stride=temporal_stride)
+
 
 class _Continuation(Kind):
     __slots__ = ()
@@ -140,6 +156,10 @@ class _Continuation(Kind):
             return _video_time(recipe, frame)
         return seconds_ahead(frame - recipe.observed_frames + 1, fps)
 
+    def seconds(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> float | None:
+        ahead = _video_frame(recipe, t, temporal_stride) - recipe.observed_frames + 1
+        return _per_second(ahead, fps if ahead > 0 else recipe.clip_fps)
+
 
 class _Frames(Kind):
     __slots__ = ()
@@ -147,6 +167,10 @@ class _Frames(Kind):
     def label(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> str:
         del fps  # the world model's, which predicts nothing here
         return _video_time(recipe, _video_frame(recipe, t, temporal_stride))
+
+    def seconds(self, recipe: FrameFields, t: int, fps: float | None, *, temporal_stride: int = 4) -> float | None:
+        del fps
+        return _per_second(_video_frame(recipe, t, temporal_stride), recipe.clip_fps)
 
 
 class _Views(Kind):
@@ -225,6 +249,10 @@ encoding.
 def seconds_ahead(frames: int, fps: float | None) -> str:
     """`+0.25 s` for 4 video frames at 16 a second; `frame +4` where the rate is unknown."""
     return f"frame +{frames}" if fps is None else f"+{frames / fps:.2f} s"
+
+
+def _per_second(frames: int, fps: float | None) -> float | None:
+    return 0.0 if frames == 0 else None if fps is None else frames / fps
 
 
 def _video_time(recipe: FrameFields, frame: int) -> str:

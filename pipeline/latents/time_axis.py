@@ -21,6 +21,14 @@ def label_frames(recipe: Recipe, spec: LatentSpec, fps: float | None, frames: in
     return [recipe.traits.label(recipe, t, fps, temporal_stride=spec.temporal_stride) for t in range(frames)]
 
 
+def seconds_of_frames(recipe: Recipe, spec: LatentSpec, fps: float | None) -> list[float] | None:
+    """When each latent frame is, see `Kind.seconds`; None where one of them is at no time that is known."""
+    stride, frames = spec.temporal_stride, range(latent_frames(recipe.rollout_steps))
+    seconds = [recipe.traits.seconds(recipe, t, fps, temporal_stride=stride) for t in frames]
+    known = [second for second in seconds if second is not None]
+    return known if len(known) == len(seconds) else None
+
+
 def describe(recipe: Recipe, spec: LatentSpec, fps: float | None) -> str:
     """The T axis in a line."""
     frames, kind = latent_frames(recipe.rollout_steps), recipe.traits

@@ -125,7 +125,7 @@ class Catalog:
         """Use the file just written in place of the same arrays in this process's memory."""
         snapshot = read_snapshot(self._store, self._recipe_id, self._shard_size, listed=len(self._inodes))
         if snapshot is not None and np.array_equal(snapshot.run.numbers, written.numbers):
-            self.index = Index([snapshot.run], self._shard_size)
+            self.index = self.index.held_by(snapshot.run)
 
     def _knows_all(self, run: Run) -> bool:
         """Whether each record that a run speaks for is here, as the run knows it."""

@@ -6,41 +6,54 @@ The order keeps a crash, a full disk or a second writer harmless (tests/faults r
     ->  sealed record to tmp/, fsync  ->  placed in commits/: this is the commit  ->  folder fsynced
 
 A number belongs to the writer that placed the payload, so no lock or clock is needed. A writer that dies between the
-two leaves a payload without a record; readers ignore it, and its number stays unused.
+two leaves a payload without a record; readers ignore it, and its number stays unused. On a file system that links only
+within one folder, it may leave a hidden file beside the target, too (`leftovers`).
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from contextlib import suppress
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import StoreError
 from ..files import atomic
+from ..files.file_system import name_of
 from ..files.sealed import seal
 from .records import ShardRecord, record_path
 
 
-def self_test(temp_folder: Path) -> None:
-    """Prove that files can be written here, and that placing one never replaces another: all else rests on it.
+def self_test(temp_folder: Path, *targets: Path) -> None:
+    """Prove that this file system can do what all else rests on: to name a file, whole, and to replace none.
 
+    Args:
+        targets: folders in which files of `temp_folder` will be placed; by default itself.
     Raises:
-        OSError: the file system refuses, or does not do what it says.
+        OSError: the file system refuses, or does not do what it says; with the ability that is missing, and its type.
     """
-    first, second = atomic.TempFile(temp_folder), atomic.TempFile(temp_folder)
-    probe = first.path.with_suffix(".probe")
-    try:
-        first.write(b"first")
-        second.write(b"second")
-        first.finish()
-        second.finish()
-        if not atomic.place(first.path, probe) or atomic.place(second.path, probe) or probe.read_bytes() != b"first":
-            raise OSError(errno.ENOTSUP, "this file system replaces a file that it was told to keep", str(probe))
-    finally:
-        first.discard()
-        second.discard()
-        atomic.remove(probe)
+    for target in targets or (temp_folder,):
+        _test_placing(temp_folder, target)
+
+
+def leftovers(store: Path, *, quick: bool = False) -> list[Path]:
+    """The unfinished files of running or killed writers: those in tmp/, and those that were about to be placed.
+
+    The latter are hidden and beside their targets, and only on file systems that do not link between folders.
+
+    Args:
+        quick: leave out the folders of Zarr's shards, of which there are as many as shards.
+    """
+    found: list[Path] = []
+    for folder, folders, names in os.walk(store):  # follows no links
+        is_temporary = Path(folder) == store / "tmp"
+        if Path(folder) == store:
+            folders[:] = [name for name in folders if name != "lost+found"]
+        if quick and Path(folder) == store / "latents" / "c":
+            folders.clear()
+        found += [Path(folder, name) for name in names if is_temporary or atomic.is_placing(name)]
+    return sorted(found)
 
 
 def place_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top: Path, store: Path) -> int:
@@ -91,5 +104,39 @@ def publish_record(store: Path, record: ShardRecord) -> None:
         StoreError: the number has a record already, so somebody else wrote into this store by other rules.
     """
     path = record_path(store, record.shard)
-    if not atomic.publish(store / "tmp", path, seal(record.model_dump(mode="json")), within=store):
+    if not atomic.publish(store / "tmp", path, seal(record.to_json()), within=store):
         raise StoreError(f"{path} exists, though its number was ours alone. Was the folder copied into while in use?")
+
+
+def _test_placing(temp_folder: Path, folder: Path) -> None:
+    with _ability("making a new file", temp_folder):
+        first, second = atomic.TempFile(temp_folder), atomic.TempFile(temp_folder)
+    probe = folder / f".{first.path.name}.placing"  # in this folder files are found by their names
+    try:
+        with _ability("writing a file to the disk (fsync)", temp_folder):
+            for temp, content in ((first, b"first"), (second, b"second")):
+                temp.write(content)
+                temp.finish()
+        with _ability("giving a file its name (hard link, or rename without replacing)", folder):
+            placed = atomic.place(first.path, probe), atomic.place(second.path, probe)
+        with _ability("reading what was written", folder):
+            content = probe.read_bytes()
+        if placed != (True, False) or content != b"first":
+            problem = f"this file system ({name_of(folder)}) replaces a file that it was told to keep"
+            raise OSError(errno.ENOTSUP, problem, str(probe))
+        with _ability("making names durable (fsync of a folder)", folder):
+            atomic.sync_folder(folder)
+    finally:
+        first.discard()
+        second.discard()
+        atomic.remove(probe)
+
+
+@contextmanager
+def _ability(what: str, folder: Path) -> Generator[None]:
+    """Say of a refusal what the file system cannot do, and which one it is."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"{what} fails on this file system ({name_of(folder)}): {error.strerror or error}"
+        raise OSError(error.errno, problem, str(folder)) from error

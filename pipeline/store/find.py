@@ -13,10 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ConfigError, StoreError, StoreNotFoundError
+from ..files import file_system
 from ..files.local import require_local
+from ..files.open_files import retried
 from ..files.plain import read_file
 from ..files.sealed import unseal
 from ..messages import command
+from .records import unreadable
 
 MANIFEST_LIMIT_BYTES = 2**22
 """Of `theworld.json`."""
@@ -27,10 +30,12 @@ _RECIPE_ID = re.compile(rb'"recipe_id":"([0-9a-f]{64})"')
 def is_store(path: Path) -> bool:
     """Whether a folder is a store, in whatever state; one that this user may not look into is so by its name."""
     try:
-        return stat.S_ISREG((path / "theworld.json").stat().st_mode)
+        return stat.S_ISREG(retried((path / "theworld.json").stat).st_mode)
     except PermissionError:
         return _STORE_NAME.search(path.name) is not None
-    except OSError:
+    except OSError as error:
+        if error.errno in file_system.LOST:  # else a second store of the recipe would begin beside it
+            raise unreadable(path / "theworld.json", None, error) from error
         return False
 
 
@@ -42,7 +47,7 @@ def find_stores(cache: Path) -> list[Path]:
     """
     cache = require_local(cache)
     try:
-        return sorted(path for path in cache.iterdir() if is_store(path))
+        return sorted(path for path in retried(lambda: list(cache.iterdir())) if is_store(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -33,6 +33,7 @@ from ..errors import (
     StoreNotFoundError,
 )
 from ..files.atomic import made_folder, make_folders, publish, sync_folder, writing
+from ..files.file_system import LOST
 from ..files.inside import held_folder
 from ..files.local import require_local
 from ..files.plain import read_file
@@ -42,11 +43,14 @@ from ..latents.spec import LatentSpec
 from ..messages import command, list_problems
 from .commit import self_test
 from .find import MANIFEST_LIMIT_BYTES, find_stores, is_of, is_store, refuse_store, resolve_store, store_of
-from .formats import StoreFormat
-from .latent_store import LatentStore, layout_of
+from .formats import StoreFormat, StoreVersion
+from .formats.layouts import layout_of
+from .formats.zarr import ZarrLayout
+from .latent_store import LatentStore
 from .payloads import require_payloads
 from .promises import lines_of, promised_and_gone, report_gone
 from .records import FORMAT, Sha256, unreadable
+from .zarr_group import ZarrGroup
 
 __all__ = ["LatentStore", "StoreFormat", "create_store", "find_store", "find_stores", "open_store"]
 
@@ -79,7 +83,7 @@ class _Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: Literal[1] = FORMAT
+    format: StoreVersion = FORMAT
     layout: StoreFormat = "zarr"
     recipe_id: Sha256
     recipe: dict[str, JsonValue]
@@ -197,6 +201,7 @@ def create_store(
         )
     require_payloads(store)
     _keep_trace(store)
+    store.begin_writing()
     return store
 
 
@@ -219,6 +224,7 @@ def open_to_write(path: Path) -> LatentStore:
     store = load_store(path)
     require_payloads(store)
     _keep_trace(store)
+    store.begin_writing()
     return store
 
 
@@ -229,7 +235,7 @@ def make_own_folders(path: Path) -> None:
         StoreError: one is a link, which could lead what is written here anywhere.
         OSError: one cannot be made.
     """
-    for name in (*_FOLDERS, PROMPTS, "latents", "latents/c", "shards"):
+    for name in (*_FOLDERS, PROMPTS, "latents", "latents/c", "key", "key/c", "time_s", "time_s/c", "shards"):
         if (path / name).is_symlink():
             raise StoreError(
                 f"{path / name} is a symbolic link, so nothing is written into this store. If the link is yours, put "
@@ -254,7 +260,7 @@ def _lay_out(path: Path, manifest: _Manifest) -> None:
     publish(tmp, path / "theworld.json", seal(manifest.model_dump(mode="json")), within=path)
     winner = _read_manifest(path)
     recipe, spec = _meaning(winner, path)
-    layout = layout_of(recipe, spec, winner.shard_size, winner.layout)
+    layout = layout_of(recipe, spec, winner.shard_size, winner.layout, winner.format)
     payloads = path / layout.payload_folder
     with made_folder(path, payloads):
         pass
@@ -262,11 +268,10 @@ def _lay_out(path: Path, manifest: _Manifest) -> None:
         sync_folder(folder)
         if folder == path.parent:
             break
-    for name, content in layout.files(0).items():
-        if not (path / name).exists():
-            publish(tmp, path / name, content, within=path)
-    with held_folder(path, tmp) as held_tmp:
-        self_test(held_tmp)
+    if isinstance(layout, ZarrLayout):
+        ZarrGroup(path, layout, recipe, spec).lay_out()
+    with ExitStack() as stack:
+        self_test(*(stack.enter_context(held_folder(path, folder)) for folder in (tmp, path / "commits", payloads)))
 
 
 def _keep_trace(store: LatentStore) -> None:
@@ -302,17 +307,27 @@ def _load(path: Path, *, tolerate_damage: bool, load: bool = True) -> LatentStor
     recipe, spec = _meaning(manifest, path)
     try:
         store = LatentStore(
-            path, recipe, spec, manifest.shard_size, manifest.layout, tolerate_damage=tolerate_damage, load=load
+            path,
+            recipe,
+            spec,
+            manifest.shard_size,
+            manifest.layout,
+            manifest.format,
+            tolerate_damage=tolerate_damage,
+            load=load,
         )
     except FileNotFoundError as error:
         raise StoreError(
             f"{path} is incomplete: {error.filename} is missing. Was the folder copied as a whole?"
         ) from error
     except OSError as error:
+        if error.errno in LOST:
+            raise unreadable(path, None, error) from error
         cause = f"{error.filename}: {error.strerror}"
         raise StoreError(f"{path} cannot be read: {cause}. Are its folders yours, and folders?") from error
     try:
-        check_array_metadata(store)
+        if store.zarr_group is not None:
+            store.zarr_group.check()
     except StoreMismatchError as error:
         if not tolerate_damage:
             raise
@@ -373,34 +388,3 @@ def _check_size(recipe: Recipe, spec: LatentSpec, *, where: str) -> None:
         raise StoreError(f"{where} asks for latents of shape {(channels, frames, height, width)}: none can be stored")
 
 
-def check_array_metadata(store: LatentStore) -> None:
-    """`latents/zarr.json` must agree with what the recipe implies; how many samples it states does not matter.
-
-    Raises:
-        StoreMismatchError: it describes another array, so that other programs read nonsense.
-    """
-    if store.format != "zarr":
-        return
-    file = store.path / "latents" / "zarr.json"
-    expected = json.loads(store.layout.files(0)["latents/zarr.json"])
-    try:
-        metadata: Any = json.loads(read_file(file, MANIFEST_LIMIT_BYTES, within=store.path))
-        metadata = {**metadata, "shape": [0, *metadata["shape"][1:]]}
-    except FileNotFoundError:  # only a plain Zarr reader needs it; precompute makes it again
-        return
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreMismatchError(f"{file} is not Zarr metadata ({error}). {_REBUILD}") from error
-    except OSError as error:  # a socket, say
-        store_error = unreadable(file, None, error)
-        if not isinstance(store_error, DamagedShardError):
-            raise store_error from error
-        raise StoreMismatchError(f"{file} is not Zarr metadata ({error.strerror}). {_REBUILD}") from error
-    for name in ("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"):
-        if metadata.get(name) != expected[name]:
-            raise StoreMismatchError(
-                f"{file} and theworld.json disagree: {name} is {str(metadata.get(name))[:500]}, not {expected[name]}. "
-                f"{_REBUILD}"
-            )
-
-
-_REBUILD = "`theworld cache repair STORE --apply` moves it to lost+found and makes it again from the records"

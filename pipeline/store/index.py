@@ -152,6 +152,10 @@ class Index:
             parts[-2:] = [_Part(merge_parts(parts[-2:], self.shard_size), slice(None))]
         return self._with_parts(parts)
 
+    def held_by(self, run: Run) -> Index:
+        """The same rows, held by one run."""
+        return self._with_parts([_Part(run, slice(None))])
+
     def without(self, numbers: Iterable[int]) -> Index:
         """This but for some shards."""
         gone = np.array([*numbers], np.int64)
@@ -242,6 +246,10 @@ class Index:
             rows.append(part.run.rows[places])
             keys.append(join_halves(part.run.high[places], part.run.low[places]))
         return np.concatenate(keys)[np.argsort(np.concatenate(rows))]
+
+    def by_row(self) -> tuple[Keys, NDArray[np.int64]]:
+        """Every key once, by row, and these rows."""
+        return self.packed_keys(), self.rows
 
     @cached_property
     def keys(self) -> tuple[str, ...]:

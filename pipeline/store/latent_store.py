@@ -11,24 +11,24 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
-from ..files.atomic import replace, writing
-from ..files.plain import has_content
+from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError, StoreError
+from ..files.atomic import writing
+from ..files.open_files import is_lost
 from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec, latent_frames
 from ..messages import command
+from . import views
 from .buffer import BatchBuffer
 from .catalog import Catalog
 from .dropped import DroppedKeys
-from .formats import StoreFormat
-from .formats.base import ShardLayout
-from .formats.webdataset import WebDatasetLayout
+from .formats import StoreFormat, StoreVersion
+from .formats.layouts import layout_of
 from .formats.zarr import ZarrLayout
 from .index import SNAPSHOT_FROM_SHARDS, AnyKeys, Index, Keys, Shards, is_packed, unpack_keys
 from .ledger import Failure, FailureLog
@@ -37,19 +37,14 @@ from .records import ShardRecord, read_record, record_path, unreadable
 from .shard_files import OpenShardFiles, ShardFile
 from .sources import SourceRow, read_prompts, read_source_rows, read_sources, read_starts, write_sources
 from .writer import ShardWriter
+from .zarr_group import ZarrGroup
 
 _PATIENCE_S, _MEMORY_BYTES_PER_S = 50e-6, 2e9
 """A read that takes longer than this had to wait for the disk."""
 _BLOCK_KEYS = 2**16
+PUBLISH_EVERY_S = 60.0
+"""What other programs see lags behind the commits by this much at most, while a job runs."""
 _GONE = "its record was moved away while it was read"
-
-
-def layout_of(recipe: Recipe, spec: LatentSpec, shard_size: int, format: StoreFormat) -> ShardLayout:
-    """How the shards of a recipe's store are laid out."""
-    shape = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
-    if format == "zarr":
-        return ZarrLayout(sample_shape=shape, dtype=recipe.dtype, shard_size=shard_size)
-    return WebDatasetLayout(sample_shape=shape, dtype=recipe.dtype, shard_size=shard_size, recipe_id=recipe.id)
 
 
 class LatentStore:
@@ -62,6 +57,7 @@ class LatentStore:
         path: the store's folder.
         recipe, spec: what the latents are.
         format: zarr or webdataset.
+        zarr_group: what other programs read beside the shards; None in format webdataset.
         shard_size: samples a full shard holds.
         damage: one message for each file that could not be used; empty in a store from `open_store`, which raises.
     """
@@ -73,6 +69,7 @@ class LatentStore:
         spec: LatentSpec,
         shard_size: int,
         format: StoreFormat,
+        version: StoreVersion,
         *,
         tolerate_damage: bool,
         load: bool = True,
@@ -86,12 +83,14 @@ class LatentStore:
         self.spec = spec
         self.shard_size = shard_size
         self.format: StoreFormat = format
-        self.layout = layout_of(recipe, spec, shard_size, format)
+        self.layout = layout_of(recipe, spec, shard_size, format, version)
         self.damage: tuple[str, ...] = ()
         self.tolerates_damage = tolerate_damage
         self._recipe_id = recipe.id
         self._catalog = Catalog(path, self._recipe_id, shard_size, self._is_possible)
         self._dropped = DroppedKeys(path)
+        self.zarr_group = ZarrGroup(path, self.layout, recipe, spec) if isinstance(self.layout, ZarrLayout) else None
+        self._publishes, self._publish_at = False, 0.0
         self._payloads = OpenShardFiles(path, partial(self.layout.payload_path, path))
         self._failures = FailureLog(path)
         self._lock = threading.Lock()
@@ -100,7 +99,7 @@ class LatentStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the folder for itself, and checks for itself."""
-        what = (self.path, self.recipe, self.spec, self.shard_size, self.format)
+        what = (self.path, self.recipe, self.spec, self.shard_size, self.format, self.layout.version)
         return _open_again, (*what, self.tolerates_damage, self._catalog.is_loaded)
 
     @property
@@ -244,9 +243,12 @@ class LatentStore:
             self.damage = self._all_damage()
 
     def committed(self, record: ShardRecord) -> None:
-        """Know a shard that this process has just committed, without looking for others."""
+        """Know a shard that was just committed, and tell others at times; for its writer, who looks for no others."""
         with self._lock:
             self._catalog.add(record)
+        if self._publishes:
+            with suppress(StoreError):  # the shard is safe; the next publish tells of it, or says what is wrong
+                self.publish_at_times()
 
     def read(
         self, keys: AnyKeys, *, rollout_steps: int | None = None, out: NDArray[Any] | None = None
@@ -326,7 +328,9 @@ class LatentStore:
                     if os.preadv(payload.fd, memory[sample], place * row_bytes + offset) != size:
                         self._read_slowly(payload, place, memory[sample][0], offset)
                 except OSError as error:
-                    raise self._damaged(number, f"row {place} cannot be read: {error.strerror}") from error
+                    payload = self._read_anew(payload, place, buffer, sample, error)
+                    break
+            payload.used = started
             if not has_prefetched and perf_counter() - started > patience:  # from the disk: ask for all others at once
                 has_prefetched = True
                 self._prefetch(zip(numbers[sample + 1 :], places[sample + 1 :], strict=True), buffer)
@@ -355,15 +359,46 @@ class LatentStore:
             self.refresh()
             samples = self.index.array_rows
             with writing(self.path):
-                for name, content in self.layout.files(samples).items():
-                    if not has_content(self.path / name, content, within=self.path):
-                        replace(self.path / "tmp", self.path / name, content, within=self.path)
+                if self.zarr_group is not None:
+                    self.zarr_group.publish(self.index)
                 if len(self.shards) >= SNAPSHOT_FROM_SHARDS:
                     with self._lock:
                         self._catalog.publish()
             self.refresh()
             if samples == self.index.array_rows:  # else a commit came between, and its N may already be overwritten
+                self._publish_at = monotonic() + PUBLISH_EVERY_S
                 return samples
+
+    def publish_at_times(self) -> None:
+        """Publish, if it was not done for a minute: other programs follow a job that runs for days."""
+        if monotonic() >= self._publish_at:
+            self.publish()
+
+    def begin_writing(self) -> None:
+        """Publish what a writer that was killed left unsaid; from here on, commits are published at times.
+
+        Raises:
+            StoreError: a file cannot be written.
+        """
+        self._publishes = True
+        if self.zarr_group is not None and self.zarr_group.is_behind(self.index.array_rows):
+            self.publish()
+
+    def as_zarr(self) -> Any:
+        """The committed rows as a `zarr.Group` that is read alone: see docs/store.md for each of these."""
+        return views.as_zarr(self)
+
+    def as_xarray(self) -> Any:
+        """The committed rows as an `xarray.Dataset`, in dask chunks of whole shards, with keys as a coordinate."""
+        return views.as_xarray(self)
+
+    def as_dask(self) -> Any:
+        """The latents of `as_xarray` alone, as a `dask.array.Array` (B, C, T, H, W)."""
+        return views.as_xarray(self)["latents"].data
+
+    def as_webdataset(self) -> Any:
+        """The committed tars as a `webdataset.WebDataset` that unpickles nothing."""
+        return views.as_webdataset(self)
 
     def record_sources(
         self,
@@ -438,7 +473,8 @@ class LatentStore:
 
     def _is_possible(self, rows: int, size: int, frames: int) -> bool:
         """Whether a shard of this store can have so many rows, bytes, and frames with a checksum in the record."""
-        return rows <= self.shard_size and size == self.layout.payload_bytes(rows) and frames >= 1
+        is_of_size = rows <= self.shard_size and size == self.layout.payload_bytes(rows)
+        return is_of_size and frames == self.layout.recorded_frames
 
     def _record(self, number: int) -> ShardRecord:
         try:
@@ -478,6 +514,26 @@ class LatentStore:
                 raise self._damaged(payload.shard.number, f"it ends within row {place}")
             at += read
 
+    def _read_anew(
+        self, payload: ShardFile, place: int, buffer: BatchBuffer, sample: int, error: OSError
+    ) -> ShardFile:
+        """A read failed: once more where the file system had lost the open file; else say whether that is damage."""
+        number = payload.shard.number
+        try:
+            if not is_lost(error):
+                raise error
+            payload = self._payloads.open_anew(payload)
+            for offset, _, memory in buffer.pieces:
+                self._read_slowly(payload, place, memory[sample][0], offset)
+        except ValueError as changed:
+            raise self._damaged(number, str(changed)) from error
+        except OSError as again:
+            store_error = unreadable(self.payload_path(number), number, again)
+            problem = f"row {place} cannot be read: {again.strerror or again}"
+            is_damaged = isinstance(store_error, DamagedShardError)
+            raise (self._damaged(number, problem) if is_damaged else store_error) from again
+        return payload
+
     def _check(self, payload: ShardFile, place: int, memory: NDArray[np.uint8], frames: int) -> None:
         """The first touch of these frames: they must match their checksums, and those that the record states."""
         number = payload.shard.number
@@ -488,7 +544,8 @@ class LatentStore:
         if stated[: len(recorded)] != recorded:  # by the index, and a snapshot's checksums have no seal
             recorded = self._record(number).checksums()[place, :frames].tolist()
         if stated[: len(recorded)] != recorded:
-            raise self._damaged(number, f"row {place} is not the one its record describes")
+            problem = f"row {place} does not match its checksums, or is not the one its record describes"
+            raise self._damaged(number, problem)
         payload.checked[place] = frames
 
     def _damaged(self, number: int, problem: str) -> DamagedShardError:
@@ -506,7 +563,10 @@ def _open_again(
     spec: LatentSpec,
     shard_size: int,
     format: StoreFormat,
+    version: StoreVersion,
     tolerate_damage: bool,
     load: bool,
 ) -> LatentStore:
-    return LatentStore(path, recipe, spec, shard_size, format, tolerate_damage=tolerate_damage, load=load)
+    return LatentStore(
+        path, recipe, spec, shard_size, format, version, tolerate_damage=tolerate_damage, load=load
+    )

@@ -60,10 +60,12 @@ def promised_numbers(store: LatentStore) -> set[int]:
 
 def promised_and_gone(store: LatentStore) -> Gone:
     """Compare what the snapshot and the Zarr array state with the records that are here. Cheap where all is here."""
+    # promises first: a writer may commit and publish between two looks
+    stated, runs = stated_rows(store), _promised_runs(store)
     recorded = record_inodes(store.path).keys()
     keys: dict[int, Keys] = {}
     highest = max(*store.bad_records, -1, -1)
-    for run in _promised_runs(store):
+    for run in runs:
         firsts = run.firsts()
         highest = max(highest, int(run.numbers[-1]))
         for at, number in enumerate(run.numbers.tolist()):
@@ -74,7 +76,8 @@ def promised_and_gone(store: LatentStore) -> Gone:
             if not elsewhere.all():
                 keys[number] = of_shard[~elsewhere]
     payloads = tuple(path for number in keys if os.path.lexists(path := store.payload_path(number)))
-    stated, accounted = stated_rows(store), max(store.array_rows, (highest + 1) * store.shard_size)
+    highest = max(highest, *(recorded - set(store.shards)), -1)
+    accounted = max(store.array_rows, (highest + 1) * store.shard_size)
     return Gone(dict(sorted(keys.items())), payloads, stated if stated > accounted else 0)
 
 

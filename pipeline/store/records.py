@@ -4,25 +4,29 @@ import errno
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ..errors import DamagedShardError, StoreError
+from ..files.file_system import reading_advice
 from ..files.plain import open_file, read_json_text
 from ..files.sealed import unseal
 from ..latents.keys import KEY_DIGITS
 from ..messages import command, list_problems
+from .formats import StoreVersion
 
-FORMAT = 1
-"""Version of everything a store holds; a reader refuses a higher one."""
+FORMAT: StoreVersion = 2
+"""Of new stores, and the highest that this version reads."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Checksums = Annotated[str, Field(pattern=r"^([0-9a-f]{8})+$")]
 
 _SEAL_BYTES = 67
 """The end of a record: its seal, 64 digits, and `"}` and a line feed."""
@@ -38,7 +42,7 @@ class ShardRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, cache_strings="keys")  # the keys of all differ
 
-    format: Literal[1] = FORMAT
+    format: StoreVersion
     shard: Annotated[int, Field(ge=0, lt=10**9)]
     recipe_id: Sha256
     keys: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -48,9 +52,12 @@ class ShardRecord(BaseModel):
     """Size of the payload file."""
     xxh3_128: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     sha256: Sha256
-    first_frames_crc32c: Annotated[str, Field(pattern=r"^([0-9a-f]{8})+$")]
-    """Eight digits a row. They tie each key to its bytes: a payload of another store, copied over this one, has valid
-    checksums of its own and the same size, and only this tells them apart on every read."""
+    frames_crc32c: _Checksums | None = None
+    """Eight digits a frame, of all frames of all rows: what a read of any prefix is checked against. They tie each key
+    to its bytes, too: a payload of another store, copied over this one, may have valid checksums of its own and the
+    same size, and only these tell them apart on every read."""
+    first_frames_crc32c: _Checksums | None = None
+    """In their place in format 1: eight digits a row."""
     created: str
     """UTC, for people; nothing is decided by it."""
     facts: dict[str, JsonValue]
@@ -58,8 +65,16 @@ class ShardRecord(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.rows == len(self.keys) == len(set(self.keys)) == len(self.first_frames_crc32c) // 8:
-            raise ValueError("rows, distinct keys and first_frames_crc32c differ in number")
+        stated, other = "frames_crc32c", "first_frames_crc32c"
+        if self.format == 1:
+            stated, other = other, stated
+        checksums: str | None = getattr(self, stated)
+        if checksums is None or getattr(self, other) is not None:
+            raise ValueError(f"a record of format {self.format} has {stated}, and no {other}")
+        if not self.rows == len(self.keys) == len(set(self.keys)):
+            raise ValueError("rows and distinct keys differ in number")
+        if len(checksums) % (8 * self.rows) or (self.format == 1 and len(checksums) != 8 * self.rows):
+            raise ValueError(f"rows and {stated} differ in number")
         # all digits of all keys at once: a million keys are checked each time a store opens
         if {*map(len, self.keys)} != {KEY_DIGITS} or "".join(self.keys).encode().translate(None, b"0123456789abcdef"):
             raise ValueError(f"a key is not {KEY_DIGITS} hexadecimal digits")
@@ -68,9 +83,13 @@ class ShardRecord(BaseModel):
         return self
 
     def checksums(self) -> NDArray[np.uint32]:
-        """(rows, F): the CRC-32C of the first F frames of each row."""
-        digits = self.first_frames_crc32c
+        """(rows, F): the CRC-32C of the first F frames of each row, 1 in format 1, else all."""
+        digits = self.frames_crc32c or self.first_frames_crc32c or ""
         return np.frombuffer(bytes.fromhex(digits), ">u4").astype(np.uint32).reshape(self.rows, -1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, of its own format."""
+        return self.model_dump(mode="json", exclude={"first_frames_crc32c" if self.format > 1 else "frames_crc32c"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,17 @@ def origins_of(record: ShardRecord) -> list[Origin]:
             case _:  # of another version; who made these rows is not known then
                 continue
     return origins
+
+
+def stated_world(origins: Iterable[Origin]) -> tuple[str | None, float | None]:
+    """Name and frames per second of the world model, where a record says so."""
+    for origin in origins:
+        match origin.facts.get("world"):
+            case {"name": str(name), "fps": int(fps) | float(fps)} if fps > 0:
+                return name, float(fps)
+            case _:
+                continue
+    return None, None
 
 
 def _has_usual_numbers(value: JsonValue) -> bool:
@@ -225,8 +255,14 @@ def unreadable(path: Path, shard: int | None, error: OSError) -> StoreError:
         return damaged(path, error.strerror or str(error))
     shard_note = "" if shard is None else f" (shard {shard})"
     return StoreError(
-        f"{path}{shard_note} cannot be read: {error.strerror or error}. The file may well be sound: check your "
-        "rights, the mount and the limits of this process (ulimit), then run the same command again"
+        f"{path}{shard_note} cannot be read: {error.strerror or error}. The file may well be sound. "
+        f"{reading_advice(error, path)}, then run the same command again"
     )
 
 
+def stated_fps(store: Path, numbers: Iterable[int], recipe_id: str) -> float | None:
+    """Video frames per second of the world model, as the first readable record of some says; None where it does not."""
+    for number in numbers:
+        with suppress(StoreError, FileNotFoundError):
+            return stated_world(origins_of(read_record(store, number, recipe_id)))[1]
+    return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from ..errors import DamagedShardError, StoreError
 from ..files.atomic import TempFile, remove, writing
 from ..files.inside import held_folder
 from ..progress import Progress
-from .commit import link_on_the_way
+from .commit import leftovers, link_on_the_way
 from .dropped import add_dropped, salvage
 from .folder import load_store
 from .index import record_inodes
@@ -141,7 +140,7 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
     young = 0
     payloads_top = path / store.layout.payload_folder
     unnamed = [store.payload_path(number) for number in orphans]
-    for file in [*_entries(path / "tmp"), *unnamed]:
+    for file in [*leftovers(path), *unnamed]:
         if link_on_the_way(file, payloads_top):  # not a file of this store
             continue
         try:
@@ -164,7 +163,3 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
         unfinished=len(pending_retirements(path, but=check_notes(path))),
         set_aside=(len(kept_sizes), sum(kept_sizes)),
     )
-
-
-def _entries(folder: Path) -> Iterable[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.is_dir()) if folder.is_dir() else []

@@ -36,7 +36,7 @@ from .commit import link_on_the_way
 from .latent_store import LatentStore
 from .maintenance import LOST, set_aside
 from .packed_keys import Keys, is_in, pack_keys
-from .records import FORMAT, Sha256, damaged, read_record, record_path, unreadable
+from .records import Sha256, damaged, read_record, record_path, unreadable
 
 RETIRING = "retiring"
 _NOTE_NAME = re.compile(r"[0-9a-f]{32}\.json")
@@ -51,7 +51,7 @@ class Note(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     why: Why
     aside: Annotated[str, Field(pattern=r"^[a-z]{1,20}-[0-9]{1,9}$")] | None
     """The folder of lost+found/ that keeps what is taken away; None deletes it."""

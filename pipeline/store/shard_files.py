@@ -1,6 +1,7 @@
 """Payload files held open for reading: safe among threads and after a fork.
 
-Reads are positional, so a descriptor has no state to share; only closing one in use would be wrong.
+Reads are positional, so a descriptor has no state to share; only closing one in use would be wrong. How many stay open
+follows from the limit of this process; those not used for longest go first.
 """
 
 import os
@@ -8,13 +9,16 @@ import stat
 import threading
 from array import array
 from collections.abc import Callable, Iterable, Mapping
+from heapq import nsmallest
 from pathlib import Path
+from time import perf_counter
 
+from ..files import open_files
 from ..files.inside import require_inside
 from .index import Shard
 
-MAX_OPEN_FILES = 256
-"""Payload files kept open at most."""
+_AT_ONCE = 16
+"""A sixteenth of the open files closes when there is room for no more: looking for the oldest takes a look at all."""
 
 
 class ShardFile:
@@ -31,6 +35,8 @@ class ShardFile:
         self.shard = shard
         self.checked: array[int] = array("H", bytes(2 * shard.rows))
         """By row: how many of its first frames have matched their checksums in this process."""
+        self.used = perf_counter()
+        """When it was last read, by `perf_counter`; the reader keeps it up to date."""
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -38,19 +44,38 @@ class ShardFile:
 
 
 class OpenShardFiles:
-    """The payload files opened most recently, and which of their rows were checked."""
+    """The payload files used most recently, and which of their rows were checked."""
 
     def __init__(self, store: Path, path_of: Callable[[int], Path]) -> None:
         self._store = store
         self._path_of = path_of
         self._checked: dict[int, tuple[tuple[int, int, int], array[int]]] = {}
         self.close()
+        open_files.join(self)
+
+    @property
+    def open_count(self) -> int:
+        """Files kept open by this process."""
+        return len(self._open) if os.getpid() == self._pid else 0
 
     def close(self) -> None:
         """Close all; what was checked need not be checked again."""
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open: dict[int, ShardFile] = {}
+
+    def close_half(self) -> int:
+        """Close the half that was not used for longest, if no other thread is opening one; return how many."""
+        if os.getpid() != self._pid:  # forked: these are copies of the parent's
+            count = len(self._open)
+            self.close()
+            return count
+        if not self._lock.acquire(blocking=False):  # two threads that wait for each other's files would wait for ever
+            return 0
+        try:
+            return self._let_go((len(self._open) + 1) // 2)
+        finally:
+            self._lock.release()
 
     def current(self) -> Mapping[int, ShardFile]:
         """The open payloads by shard number, to look into without a lock; it follows what is opened and closed."""
@@ -59,25 +84,21 @@ class OpenShardFiles:
         return self._open
 
     def open(self, shard: Shard) -> ShardFile:
-        """The payload of a shard, opened where it is not; the one opened first gives way.
+        """The payload of a shard, opened where it is not; those not used for longest give way.
 
         Raises:
             OSError: it cannot be opened.
             ValueError: its size is not what the record states, or it lies outside of the store.
         """
         with self._lock:
-            payload = self._open.get(shard.number)
-            if payload is None:
-                while len(self._open) >= MAX_OPEN_FILES:
-                    del self._open[next(iter(self._open))]
-                payload = ShardFile(self._path_of(shard.number), shard, self._store)
-                stamp, checked = self._checked.get(shard.number, (None, payload.checked))
-                if stamp == payload.stamp:
-                    payload.checked = checked
-                else:  # another file than the one that was checked
-                    self._checked[shard.number] = (payload.stamp, payload.checked)
-                self._open[shard.number] = payload
-            return payload
+            return self._open.get(shard.number) or self._open_one(shard)
+
+    def open_anew(self, lost: ShardFile) -> ShardFile:
+        """Open a payload by its path again, where the file system has lost the open one; raises as `open`."""
+        with self._lock:
+            if self._open.get(lost.shard.number) is lost:
+                del self._open[lost.shard.number]
+            return self.open(lost.shard)
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Close some; if they come back, they are checked anew."""
@@ -85,3 +106,24 @@ class OpenShardFiles:
             for number in numbers:
                 self._open.pop(number, None)
                 self._checked.pop(number, None)
+
+    def _open_one(self, shard: Shard) -> ShardFile:
+        wanted = len(self._open) + 1
+        allowed = open_files.allowance(self, wanted)
+        if wanted > allowed:
+            self._let_go(max(wanted - allowed, allowed // _AT_ONCE))
+        payload = open_files.retried(lambda: ShardFile(self._path_of(shard.number), shard, self._store))
+        stamp, checked = self._checked.get(shard.number, (None, payload.checked))
+        if stamp == payload.stamp:
+            payload.checked = checked
+        else:  # another file than the one that was checked
+            self._checked[shard.number] = (payload.stamp, payload.checked)
+        self._open[shard.number] = payload
+        return payload
+
+    def _let_go(self, count: int) -> int:
+        """Close those not used for longest; a thread that reads one keeps it until it has done so."""
+        oldest = nsmallest(count, self._open.items(), key=lambda item: item[1].used)
+        for number, _ in oldest:
+            del self._open[number]
+        return len(oldest)

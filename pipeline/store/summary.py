@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from ..latents.time_axis import describe, horizon_s
 from ..messages import command, format_bytes
 from .latent_store import LatentStore
-from .records import Origin, origins_of
+from .records import Origin, origins_of, stated_world
 
 SAMPLES = 256
 """Looked into at most, evenly spread."""
@@ -129,7 +129,7 @@ def summarise(store: LatentStore, *, samples: int = SAMPLES) -> Summary:
         maker = _maker(origin.facts)
         made_by[maker] = made_by.get(maker, 0.0) + origin.rows
     recipe = store.recipe
-    name, fps = _world(origins)
+    name, fps = stated_world(origins)
     fps = recipe.fps or fps
     channels, frames, height, width = store.sample_shape
     failures = store.failures()
@@ -238,17 +238,6 @@ def _look_raw(std: NDArray[np.float64], raw: NDArray[np.float64]) -> bool:
     """Whether the channels' deviations are nearer to those of raw latents than to 1."""
     log_std = np.log(np.maximum(std, 1e-12))
     return bool(np.abs(np.log(raw)).mean() > 0.1 and np.abs(log_std - np.log(raw)).sum() < np.abs(log_std).sum())
-
-
-def _world(origins: Sequence[Origin]) -> tuple[str | None, float | None]:
-    """Name and frames per second of the world model, where a record says so."""
-    for origin in origins:
-        match origin.facts.get("world"):
-            case {"name": str(name), "fps": int(fps) | float(fps)} if fps > 0:
-                return name, float(fps)
-            case _:
-                continue
-    return None, None
 
 
 def _phases(origins: Sequence[Origin]) -> dict[str, float]:

@@ -129,7 +129,7 @@ def copy(
     with (progress or Progress.silent()).bar("copy", total=len(missing), unit="samples") as bar:
         for start in range(0, len(missing), target.shard_size):
             part = missing[start : start + target.shard_size]
-            damaged += _copy_shard(source, target, part)
+            damaged += copy_shard(source, target, part)[1]
             bar.advance(len(part), failed=len(damaged))
     target.publish()
     copied = int(target.holds(missing).sum()) if missing else 0
@@ -184,11 +184,23 @@ def _label(store: LatentStore) -> str:
     return label_of(store.path.resolve().name.removesuffix(f"-{store.recipe.id[:12]}"))
 
 
-def _copy_shard(source: LatentStore, target: LatentStore, keys: Sequence[str]) -> list[str]:
+def copy_shard(
+    source: LatentStore, target: LatentStore, keys: Sequence[str], *, number: int | None = None, again: bool = False
+) -> tuple[int | None, list[str]]:
+    """Commit one shard of some latents of a store, with the facts of those who made them.
+
+    Args:
+        number: wanted for the shard, if it is free.
+        again: also where `target` holds every key (`ShardWriter.commit`).
+    Returns:
+        The number it got, None where nothing was committed; and one message for each latent that could not be copied,
+        as its bytes are not those that were committed.
+    """
     damaged: list[str] = []
+    committed: int | None = None
     origins: dict[int, int] = {}
     buffer = source.buffer(1)
-    with target.new_shard() as shard:
+    with target.new_shard(number) as shard:
         for key, row in zip(keys, source.rows_of(keys), strict=True):
             try:
                 shard.add(key, source.read_rows(np.array([row]), buffer)[0])
@@ -212,8 +224,9 @@ def _copy_shard(source: LatentStore, target: LatentStore, keys: Sequence[str]) -
                     share = origin.rows * rows / record.rows
                     origin_facts = facts.setdefault(origin.sha256, {**asdict(origin), "rows": 0})
                     origin_facts["rows"] += share
-            shard.commit({"copied_from": list(facts.values())})
-    return damaged
+            record = shard.commit({"copied_from": list(facts.values())}, again=again)
+            committed = None if record is None else record.shard
+    return committed, damaged
 
 
 def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:

@@ -4,6 +4,7 @@
             whether all is here that the index, the array and the sources promise
     read    and the xxh3 of every payload: all its bytes
     deep    and the sha256, and every row made again from its numbers, bit by bit: shape, finite, checksums, tar headers
+            and a few rows read by zarr-python or webdataset
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ import xxhash
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from ..files.inside import require_inside
-from ..files.plain import has_content, open_file, read_file
+from ..files.plain import open_file, read_file
 from ..files.sealed import unseal
 from ..latents.keys import KEY_DIGITS
 from ..messages import MAX_NAMES, command, format_bytes
 from ..progress import Progress
 from . import ledger
+from .commit import leftovers
 from .drop import dropped_rows
 from .dropped import check_dropped, salvage
-from .folder import check_array_metadata, load_store
+from .folder import load_store
 from .index import SNAPSHOT, Shard, record_inodes
 from .latent_store import LatentStore
 from .payload_sizes import size_problem
@@ -39,6 +41,7 @@ from .records import RECORD_LIMIT_BYTES, ShardRecord, read_record, record_path, 
 from .retire import check_notes, pending_retirements
 from .snapshot import read_snapshot
 from .source_scan import sources_bytes
+from .views import second_opinion
 
 Level = Literal["names", "read", "deep"]
 LEVELS: tuple[Level, ...] = ("names", "read", "deep")
@@ -145,6 +148,10 @@ def verify(
             findings += shard_findings
             bytes_read += read
             bar.advance(1)
+    if level == "deep":
+        harmed = {finding.shard for finding in findings}
+        sound = (number for number in chosen if number not in harmed and number in store.shards)
+        findings += (Finding(True, "zarr", problem) for problem in second_opinion(store, sound))
     with_keys = level != "names" or sources_bytes(store.path) <= _QUICK_SOURCES_BYTES
     unmade = unmade_keys(store) if with_keys else only_digests(store)
     return Verification(
@@ -230,9 +237,8 @@ def _is_sound(store: LatentStore, number: int, record_file: Path, payload: Path)
 
 
 def _agree(record: ShardRecord, shard: Shard) -> bool:
-    keys = "".join(record.keys)
-    is_same = (keys, record.bytes) == (shard.keys.tobytes().hex(), shard.bytes)
-    return is_same and np.array_equal(record.checksums(), shard.frames_crc32c)
+    same_rows = ("".join(record.keys), record.bytes) == (shard.keys.tobytes().hex(), shard.bytes)
+    return same_rows and np.array_equal(record.checksums(), shard.frames_crc32c)
 
 
 def _size_problem(store: Path, payload: Path, stated_bytes: int, number: int) -> str | None:
@@ -261,6 +267,7 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
     layout = store.layout
     frames = layout.sample_shape[1]
     reads = layout.reads(frames)
+    recorded: list[list[int]] = record.checksums().tolist()
     memory = np.zeros((1, reads.memory_bytes), np.uint8)
     values, rewritten = layout.values(memory, frames)[0], layout.new_row()
     with open_file(store.payload_path(record.shard), record.bytes, within=store.path) as file:
@@ -269,12 +276,12 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
             for offset, at, size in reads.segments:
                 memory[0, at : at + size] = np.frombuffer(row[offset : offset + size], np.uint8)
             try:
-                first_frame_crc32c = layout.encode(key, values, rewritten)
+                checksums = layout.encode(key, values, rewritten)
             except LatentShapeError as error:
                 return f"row {place}: {error}"
             if rewritten.tobytes() != row:
                 return f"row {place} ({key}) is not what its numbers would be written as"
-            if first_frame_crc32c != int(record.first_frames_crc32c[8 * place : 8 * place + 8], 16):
+            if checksums != recorded[place]:
                 return f"row {place} ({key}) is not the one its record describes"
         if file.read() != layout.trailer(record.rows):
             return "what follows its last row is not what a shard ends with"
@@ -302,15 +309,15 @@ def _metadata(store: LatentStore, scanned: Unmade | None) -> Iterator[Finding]:
         scanned: of the sources, of which only the unsound files are read row by row; None reads all.
     """
     try:
-        check_array_metadata(store)
+        if store.zarr_group is not None:
+            store.zarr_group.check()
     except StoreMismatchError as error:
         yield Finding(True, "zarr", str(error), (store.path / "latents" / "zarr.json",))
-    stated = store.layout.files(store.array_rows)
-    for name in (*stated, SNAPSHOT):
-        path = store.path / name
+    stale = [] if store.zarr_group is None else store.zarr_group.stale(store.index)
+    for path in dict.fromkeys((*stale, store.path / SNAPSHOT)):
         if os.path.lexists(path) and not path.is_file():
             yield Finding(True, "index", f"{path} is not a file, so nothing can be written there", (path,))
-        elif name in stated and not has_content(path, stated[name], within=store.path):
+        elif path.name != SNAPSHOT:
             yield Finding(False, "index", f"{path} does not state what is here; repair makes it again")
     for path, message in ledger.check(store.path, sources=None if scanned is None else scanned.unsound).items():
         yield Finding(True, "log", message, (path,))
@@ -330,11 +337,13 @@ def _strays(store: LatentStore) -> Iterator[Finding]:
     orphans = [n for n in unrecorded_payloads(store, record_inodes(store.path)) if n not in promised]
     if orphans:
         yield Finding(False, "orphan", f"{_count(orphans, 'payload')} without a record: {_ORPHANS}")
-    leftovers = sum(1 for _ in (store.path / "tmp").iterdir()) if (store.path / "tmp").is_dir() else 0
-    if leftovers:
-        yield Finding(False, "leftover", f"{leftovers} unfinished files in tmp/: of running or killed writers: see gc")
-    hidden = dropped_rows(store)
-    if twice := int(store.shards.table()[:, 1].sum()) - sum(hidden.values()) - len(store):
+    if unfinished := leftovers(store.path, quick=True):
+        hidden = any(file.parent.name != "tmp" for file in unfinished)
+        where = ", some hidden beside their targets" if hidden else " in tmp/"
+        message = f"{len(unfinished)} unfinished files{where}: of running or killed writers: see gc"
+        yield Finding(False, "leftover", message)
+    dropped = dropped_rows(store)
+    if twice := int(store.shards.table()[:, 1].sum()) - sum(dropped.values()) - len(store):
         yield Finding(False, "twice", f"{twice} rows hold a key that another shard holds too; each is visible once")
 
 

@@ -60,8 +60,8 @@ class ShardWriter:
     def __init__(self, store: ShardTarget, number: int | None = None) -> None:
         self._store = store
         self._number = None if number is None else max(number, 0)
-        self._keys: dict[str, int] = {}
-        """Key -> crc32c of its first frame, in row order."""
+        self._keys: dict[str, list[int]] = {}
+        """Key -> crc32c of its frames as the record has them, in row order."""
         self._row = store.layout.new_row()
         self._hashes = (xxhash.xxh3_128(), hashlib.sha256())
         self._bytes = 0
@@ -104,9 +104,9 @@ class ShardWriter:
                 f"cannot add {key!r} to a shard of {len(self)}/{self._store.shard_size} samples: "
                 "it is not a key, it is there already, or the shard is full"
             )
-        first_frame_crc32c = self._store.layout.encode(key, latent, self._row)
+        checksums = self._store.layout.encode(key, latent, self._row)
         self._write(self._row.data)
-        self._keys[key] = first_frame_crc32c
+        self._keys[key] = checksums
 
     def commit(self, facts: Mapping[str, Any], *, again: bool = False) -> ShardRecord | None:
         """Make the shard durable and visible, all of it at once.
@@ -153,7 +153,9 @@ class ShardWriter:
     def _record(self, facts: Mapping[str, Any]) -> ShardRecord:
         """The record but for its number, proven readable before anything is placed."""
         xxh3, sha256 = (digest.hexdigest() for digest in self._hashes)
+        version = self._store.layout.version
         body = {
+            "format": version,
             "shard": 0,
             "recipe_id": self._store.recipe.id,
             "keys": list(self._keys),
@@ -161,7 +163,9 @@ class ShardWriter:
             "bytes": self._bytes,
             "xxh3_128": xxh3,
             "sha256": sha256,
-            "first_frames_crc32c": "".join(f"{crc:08x}" for crc in self._keys.values()),
+            "frames_crc32c" if version > 1 else "first_frames_crc32c": "".join(
+                f"{crc:08x}" for checksums in self._keys.values() for crc in checksums
+            ),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "facts": dict(facts),
         }

@@ -2,66 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
+from contextlib import nullcontext
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from theworld.pipeline.errors import ConfigError, RunError
-from theworld.pipeline.files.hub import fetch, is_hub_id
+from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.files.limits import MAX_RESULT_BYTES
 from theworld.pipeline.files.plain import read_file
+from theworld.pipeline.latents.keys import key_of_bytes
+from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
-from theworld.pipeline.machine import DeviceName, resolve_device
 from theworld.pipeline.progress import print_lines
-from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.recipe import make_recipe
 from theworld.precompute.live.world import LiveWorld
 from theworld.precompute.preview.latent_decoder import place_of
-from theworld.precompute.worlds.source import find_autoencoder, resolve_world
-from theworld.train.config import DtypeName, TrainConfig
+from theworld.precompute.worlds.source import find_autoencoder
 from theworld.train.evaluation.answer import Ranked, ask
-from theworld.train.language.lm import LanguageModel, add_lora, load_language_model
-from theworld.train.language.weights import find_weights
+from theworld.train.language.prompt_format import TokenizerOnly
 from theworld.train.reader.layouts import LayoutName
 from theworld.train.reader.model import TheWorld as Reader
+from theworld.train.reader.tokens import WorldReader
 from theworld.train.runs import hub
-from theworld.train.runs.folder import LoadedRun, build_reader, load_run, resolve_dtype, save_run
-from theworld.train.runs.meta import (
-    META,
-    METRICS,
-    LMFacts,
-    QuestionFacts,
-    ReaderFacts,
-    RunMeta,
-    StoreFacts,
-    versions,
-)
+from theworld.train.runs.folder import LoadedRun, save_run
+from theworld.train.runs.meta import METRICS, RunMeta
 
+from .build import Device, Parts, find_run, one_device, parts_of_run, parts_untrained, with_revision
 from .processor import Picture, Processor
 
-_NOTHING = sha256().hexdigest()
+_log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What stands behind a model."""
-
-    lm: LanguageModel
-    meta: RunMeta
-    path: Path
-    """The run folder; a name for messages where there is none yet."""
-    world: str | None
-    """Where the world model lies; None is what the recipe names."""
-    device: DeviceName
+_MAX_NEW_TOKENS = 16
+_NO_EFFECT: dict[str, Any] = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}
+"""Arguments of transformers' `generate` that ask for nothing with these values."""
 
 
 class TheWorld(Reader):
@@ -70,22 +49,53 @@ class TheWorld(Reader):
     `from_pretrained` makes one; `theworld.train.TheWorld` is the module inside, for loops of your own.
     """
 
-    _known: _Parts
+    _known: Parts
+
+    def __init__(
+        self,
+        lm: nn.Module | None = None,
+        reader: WorldReader | None = None,
+        *,
+        gemma_model_name: str | None = None,
+        num_world_steps: int = 4,
+        max_world_steps: int = 16,
+        **settings: Any,
+    ) -> None:
+        """`TheWorld(gemma_model_name="google/gemma-2-2b-it")` is what `from_pretrained` makes of a language model.
+
+        Args:
+            lm, reader: instead, the parts of a module made by hand, with the settings of `theworld.train.TheWorld`.
+            num_world_steps, max_world_steps, settings: as of `from_pretrained`.
+        """
+        steps = {"num_world_steps": num_world_steps, "max_world_steps": max_world_steps}
+        if gemma_model_name is not None and lm is None and reader is None:
+            self._adopt(_untrained(gemma_model_name, **steps, **settings), num_world_steps)
+        elif isinstance(lm, nn.Module) and reader is not None and gemma_model_name is None:
+            super().__init__(lm, reader, **steps, **settings)
+        else:
+            raise ConfigError(
+                "TheWorld takes gemma_model_name=NAME, or a language model and a reader as modules. "
+                'TheWorld.from_pretrained("runs/1") loads a trained run'
+            )
 
     @classmethod
     def from_pretrained(
         cls,
         source: str | os.PathLike[str],
         *,
-        world: str | None = None,
-        lm: str | None = None,
+        world: str | os.PathLike[str] | None = None,
+        lm: str | os.PathLike[str] | None = None,
         num_world_steps: int | None = None,
         max_world_steps: int | None = None,
         layout: LayoutName | None = None,
         size: str | None = None,
-        device: DeviceName = "auto",
-        dtype: DtypeName | None = None,
+        device: Device | None = None,
+        device_map: Any = None,
+        dtype: Any = None,
+        torch_dtype: Any = None,
+        revision: str | None = None,
         seed: int = 0,
+        **settings: Any,
     ) -> Self:
         """A trained run, or a language model with a reader that is yet to be trained.
 
@@ -98,122 +108,200 @@ class TheWorld(Reader):
             max_world_steps: the most that a call may ask for; 16 by default. A run's is fixed.
             layout: how latents become tokens; `patch` by default. A run's is fixed.
             size: HEIGHTxWIDTH of the images; None is the world model's. A run's is fixed.
-            device, dtype: of the language model; None is the run's dtype, else `auto`.
+            device: auto (by default), cpu, cuda or cuda:1. device_map: the same, by transformers' name.
+            dtype: of the language model: auto, float32, bfloat16 or torch's own; None is the run's, else auto.
+                torch_dtype: the same, by an older name.
+            revision: branch, tag or commit of `source` on the Hub.
             seed: of the first weights of what is yet to be trained.
+            settings: more of what is decided before a training, such as patch, queries and lora_rank. A run's are
+                fixed.
         Returns:
             The model in eval mode.
         Raises:
             ConfigError, RunError, WorldModelError: one of them cannot be found or loaded, or does not fit.
         """
         name = os.fspath(source)
-        fixed = {"max_world_steps": max_world_steps, "layout": layout, "size": size}
-        run = _find_run(name)
+        device = one_device(device, device_map)
+        if dtype is not None and torch_dtype is not None:
+            raise ConfigError("dtype and torch_dtype say the same: pass one of them")
+        loading: dict[str, Any] = {"device": device, "dtype": torch_dtype if dtype is None else dtype}
+        loading["world"] = None if world is None else os.fspath(world)
+        fixed = {"max_world_steps": max_world_steps, "layout": layout, "size": size, **settings}
+        model, run = cls.__new__(cls), find_run(name, revision)
         if run is None:
             if lm is not None:
                 raise ConfigError(f"{name} is no run but a language model, so lm={lm!r} has no meaning: leave it out")
-            return cls._untrained(name, world, num_world_steps, fixed, device, dtype or "auto", seed)
-        if stated := [key for key, value in fixed.items() if value is not None]:
-            raise ConfigError(f"{', '.join(stated)}: decided when {name} was trained; leave out")
-        loaded = load_run(run, lm=lm, device=device, dtype=dtype)
-        return cls._of(_Parts(loaded.lm, loaded.meta, run, world, device), loaded.model.reader, num_world_steps)
+            name = with_revision(name, revision)
+            model._adopt(_untrained(name, num_world_steps=num_world_steps, seed=seed, **fixed, **loading), None)
+        else:
+            if stated := [key for key, value in fixed.items() if value is not None]:
+                raise ConfigError(f"{', '.join(stated)}: decided when {name} was trained; leave out")
+            parts = parts_of_run(run, lm=None if lm is None else os.fspath(lm), **loading)
+            model._adopt(parts, num_world_steps)
+        return model
 
-    @classmethod
-    def _untrained(
-        cls,
-        name: str,
-        world: str | None,
-        steps: int | None,
-        fixed: dict[str, Any],
-        device: DeviceName,
-        dtype: DtypeName,
-        seed: int,
-    ) -> Self:
-        weights = find_weights(None if name == "worldlet" else name)
-        where = resolve_device(device)
-        steps = 4 if steps is None else steps
-        source = resolve_world(world)
-        recipe = make_recipe(
-            PrecomputeConfig(world=source.name if world is None else world, steps=steps, size=fixed["size"]), source
-        )
-        channels, _, height, width = source.latent_spec().sample_shape(recipe.height, recipe.width, steps)
-        chosen = {name: value for name, value in fixed.items() if value is not None and name != "size"}
-        config = TrainConfig(store=Path(), questions=Path(), seed=seed, **chosen)
-        form = config.token_layout()
-        form.grid(height, width)
-        base = load_language_model(weights, device=where, dtype=resolve_dtype(dtype, where))
-        facts = ReaderFacts.of_layout(
-            form,
-            latent_shape=(channels, height, width),
-            hidden_size=base.hidden_size,
-            max_world_steps=config.max_world_steps,
-            num_world_steps=steps,
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            reader = build_reader(facts, base).to(where)
-            adapted = add_lora(base, rank=config.lora_rank, alpha=config.lora_alpha, dropout=config.lora_dropout)
-        meta = RunMeta(
-            recipe=recipe, recipe_id=recipe.id,
-            store=StoreFacts(path="", shards=0, samples=0, keys_sha256=_NOTHING),
-            lm=LMFacts(source=weights.source, identity=weights.identity),
-            reader=facts,
-            questions=QuestionFacts(path="", sha256=_NOTHING, train=0),
-            config={"dtype": dtype, "batch_size": 0, "seed": seed}, versions=versions(), created="",
-        )  # fmt: skip
-        return cls._of(_Parts(adapted, meta, Path(name), world, device), reader, steps)
-
-    @classmethod
-    def _of(cls, parts: _Parts, reader: Any, steps: int | None) -> Self:
+    def _adopt(self, parts: Parts, steps: int | None) -> None:
         facts = parts.meta.reader
-        model = cls(
+        super().__init__(
             parts.lm.model,
-            reader,
+            parts.reader,
             num_world_steps=facts.num_world_steps if steps is None else steps,
             max_world_steps=facts.max_world_steps,
             recipe=parts.meta.recipe,
         )
-        model._known = parts
-        return model.eval()
+        self._known = parts
+        self.eval()
 
     @cached_property
     def processor(self) -> Processor:
         """Texts and pictures to a batch."""
         parts = self._parts()
-        return Processor(parts.lm, parts.meta.recipe, self._spec, self.device)
+        # without the weights, so that a worker of a DataLoader may have it
+        prompts = TokenizerOnly(parts.lm.tokenizer, parts.lm.weights, parts.lm.settings, parts.lm.generation_ends)
+        return Processor(prompts, parts.meta.recipe, partial(_latent_spec, parts.meta.recipe, parts.world))
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
         return next(self.reader.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the language model; what is trained stays float32."""
+        return self.lm.get_input_embeddings().weight.dtype
+
+    @property
+    def config(self) -> Any:
+        """The language model's `PreTrainedConfig`."""
+        return self.lm.config
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        more: Tensor | None = None,
+        *,
+        images: Tensor | None = None,
+        input_pixels: Tensor | None = None,
+        keys: Sequence[str] | None = None,
+        **inputs: Any,
+    ) -> Any:
+        """Logits and loss of a batch: `model(**model.processor(text, images))`, or `model(input_pixels, input_ids,
+        attention_mask)`.
+
+        Args:
+            input_ids, attention_mask, labels: as of `theworld.train.TheWorld`; where the first is an image, the others
+                follow it in this order. Without a mask, what is not padding is text.
+            images: RGB in [-1, 1], (B, 3, height, width). input_pixels: the same.
+            keys: of the images, which decide the noise of a rollout. None are keys of these pixels: then the rollout is
+                another than that of a store, which has keys of files.
+            inputs: latents, num_world_steps, pixel_values, segments and return_dict, as of `theworld.train.TheWorld`.
+        Returns:
+            `WorldOutput`, of transformers' kind: loss and logits.
+        Raises:
+            ConfigError, LatentShapeError: as of `theworld.train.TheWorld`.
+        """
+        if input_ids.ndim == 4:
+            if images is not None or input_pixels is not None or attention_mask is None:
+                raise ConfigError("the first argument is an image: model(input_pixels, input_ids, attention_mask)")
+            images, input_ids, attention_mask, labels = input_ids, attention_mask, labels, more
+        elif more is not None:
+            raise ConfigError(
+                "a fourth argument is the labels of model(input_pixels, input_ids, attention_mask, labels)"
+            )
+        seen = self._inputs(input_ids, attention_mask, images, input_pixels, keys, inputs)
+        return super().forward(labels=None if labels is None else labels.to(self.device), **seen)
+
     @torch.no_grad()
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
-        input_ids: Int[Tensor, "B L"],
-        attention_mask: Int[Tensor, "B L"],
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
         *,
-        max_new_tokens: int = 16,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        **inputs: Any,
-    ) -> Int[Tensor, "B M"]:
-        """New ids of an answer to each row, M <= max_new_tokens; `processor.batch_decode` makes texts of them.
+        images: Tensor | None = None,
+        input_pixels: Tensor | None = None,
+        keys: Sequence[str] | None = None,
+        latents: Any = None,
+        pixel_values: Tensor | None = None,
+        num_world_steps: int | None = None,
+        max_new_tokens: int | None = None,
+        do_sample: bool | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        generation_config: Any = None,
+        **options: Any,
+    ) -> Any:
+        """New ids of an answer to each row; `processor.batch_decode` makes texts of them.
 
         Args:
-            do_sample: draw each token from the model's probabilities at this temperature; without, the likeliest.
-            inputs: latents, or images and keys, and num_world_steps, as of `forward`; top_p and seed; and
-                other generation arguments of transformers, such as num_beams.
+            input_ids, attention_mask, images, input_pixels, keys, latents, pixel_values, num_world_steps: as of
+                `forward`.
+            max_new_tokens: 16 by default.
+            do_sample: draw each token at this temperature (1 by default) among those of top_p; without, the likeliest.
+            seed: of the draws; None takes one from torch's generator, which `torch.manual_seed` sets.
+            generation_config: its values, where they are not given here.
+            options: other arguments of transformers' `generate`: num_beams, streamer, stopping_criteria, …
+        Returns:
+            Ids (B, M), M <= max_new_tokens, without those of the prompt.
         Raises:
-            ConfigError, LatentShapeError: as of `forward`.
+            ConfigError, LatentShapeError: as of `forward`; or what cannot be done.
         """
+        if not isinstance(input_ids, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(
+                f"generate takes what processor(text=…, images=…) returns, by name: generate(**inputs), got "
+                f"{type(input_ids).__name__}"
+            )
+        if "max_length" in options:
+            raise ConfigError("max_length would count the world tokens, too: pass max_new_tokens")
+        options = {
+            name: value for name, value in options.items() if value is not None and _NO_EFFECT.get(name) != value
+        }
+        named = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, "temperature": temperature, "top_p": top_p}
+        if generation_config is not None:
+            named = {
+                name: getattr(generation_config, name) if value is None else value for name, value in named.items()
+            }
+            options["generation_config"] = generation_config
+        drawn = bool(named["do_sample"])
+        if drawn and named["temperature"] == 0:
+            raise ConfigError("temperature=0 with do_sample=True: leave out do_sample to take the likeliest token")
+        if not drawn and any(named[name] not in (None, 0, 1) for name in ("temperature", "top_p")):
+            _log.warning("temperature and top_p have no effect without do_sample=True")
+        text = self._inputs(input_ids, attention_mask, images, input_pixels, keys, {"latents": latents})
         return super().generate(
-            input_ids,
-            attention_mask,
+            **text,
+            pixel_values=None if pixel_values is None else pixel_values.to(self.device),
+            num_world_steps=num_world_steps,
             end_id=sorted(self._parts().lm.end_ids),
-            max_new_tokens=max_new_tokens,
-            temperature=temperature if do_sample else 0.0,
-            **inputs,
+            max_new_tokens=named["max_new_tokens"] or _MAX_NEW_TOKENS,
+            temperature=(named["temperature"] or 1.0) if drawn else 0.0,
+            top_p=1.0 if named["top_p"] is None else named["top_p"],
+            seed=int(torch.randint(2**31, (1,))) if seed is None else seed,
+            **options,
         )
+
+    def _inputs(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        images: Tensor | None,
+        input_pixels: Tensor | None,
+        keys: Sequence[str] | None,
+        others: dict[str, Any],
+    ) -> dict[str, Any]:
+        """What the reader's own calls take, where it is."""
+        if images is not None and input_pixels is not None:
+            raise ConfigError("images and input_pixels are the same: pass one of them")
+        images = input_pixels if images is None else images
+        if images is not None:
+            keys = _keys_of_pixels(images) if keys is None else keys
+            others = {**others, "images": images, "keys": keys}
+        if attention_mask is None:
+            attention_mask = (input_ids != self._parts().lm.pad_id).long()
+        seen = {"input_ids": input_ids, "attention_mask": attention_mask, **others}
+        return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in seen.items()}
 
     def rank(
         self,
@@ -250,7 +338,7 @@ class TheWorld(Reader):
         """
         parts, path = self._parts(), Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        save_run(path, self, parts.meta)
+        save_run(path, self, _with_content(parts))
         metrics = b'{"train_steps": 0, "loss": []}\n'
         if (parts.path / METRICS).is_file():  # of the training it comes from
             metrics = read_file(parts.path / METRICS, MAX_RESULT_BYTES, within=parts.path)
@@ -281,31 +369,59 @@ class TheWorld(Reader):
         )
 
     def _roll_out(self, images: Tensor, keys: Sequence[str] | None, steps: int) -> Tensor:
-        if self.world is None:  # loaded when it is first wanted
-            parts = self._parts()
-            live = LiveWorld.for_recipe(parts.meta.recipe, world=parts.world, device=parts.device)
-            object.__setattr__(self, "world", live.world)
-        return super()._roll_out(images, keys, steps)
+        device = self.device
+        with nullcontext() if device.index is None or device.type == "cpu" else torch.cuda.device(device):
+            if self.world is None:  # loaded when it is first wanted
+                parts = self._parts()
+                name = "cpu" if device.type == "cpu" else "cuda"
+                live = LiveWorld.for_recipe(parts.meta.recipe, world=parts.world, device=name)
+                object.__setattr__(self, "world", live.world)
+                object.__setattr__(self, "_world_device", device)
+            return super()._roll_out(images.to(getattr(self, "_world_device", device)), keys, steps)
 
-    def _spec(self) -> LatentSpec:
-        parts = self._parts()  # by its configs: to resolve a folder is to hash all its weights
-        return find_autoencoder(place_of(parts.meta.recipe, parts.world)).latent_spec()
-
-    def _parts(self) -> _Parts:
+    def _parts(self) -> Parts:
         if "_known" not in self.__dict__:
             raise ConfigError("this model was made by hand; TheWorld.from_pretrained makes one that knows its files")
         return self._known
 
 
-def _find_run(name: str) -> Path | None:
-    """The folder of a run; None where the name is that of a language model."""
-    path = Path(name)
-    if path.is_dir() or not is_hub_id(name):
-        return path if (path / META).is_file() else None
-    snapshot = fetch(
+def _untrained(
+    name: str,
+    *,
+    num_world_steps: int | None = None,
+    world: str | None = None,
+    size: str | None = None,
+    device: Device = "auto",
+    dtype: Any = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Parts:
+    return parts_untrained(
         name,
-        [*hub.WEIGHTS, *hub.TEXTS],
-        error=RunError,
-        instead="name a folder",
+        world=world,
+        num_world_steps=num_world_steps,
+        size=size,
+        settings=settings,
+        device=device,
+        dtype=dtype,
+        seed=seed,
     )
-    return snapshot.folder if (snapshot.folder / META).is_file() else None
+
+
+def _with_content(parts: Parts) -> RunMeta:
+    """What is known of a run, the content of its language model's files included: it finds them in another place."""
+    lm = parts.meta.lm
+    if lm.content is not None:
+        return parts.meta
+    return parts.meta.model_copy(update={"lm": lm.model_copy(update={"content": parts.lm.weights.content})})
+
+
+def _latent_spec(recipe: Recipe, world: str | None) -> LatentSpec:
+    """By the configs of the world model: to resolve a folder is to hash all its weights."""
+    return find_autoencoder(place_of(recipe, world)).latent_spec()
+
+
+def _keys_of_pixels(images: Tensor) -> list[str]:
+    """A key of each image's pixels, for images of no file."""
+    head = f"theworld tensor 1 {tuple(images.shape[1:])}\n".encode()
+    return [key_of_bytes(head + image.detach().float().cpu().numpy().tobytes()) for image in images]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +17,7 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.files.images import decode_image, read_input_file
+from theworld.pipeline.files.local import require_local
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
@@ -25,56 +25,85 @@ from theworld.precompute.inputs.sandbox import shared_decoder
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.train.data.batches import Example, pad_rows
 from theworld.train.data.vision import VisionInputs
-from theworld.train.language.lm import LanguageModel
+from theworld.train.language.prompt_format import PromptFormat
 
-Picture = Image.Image | str | os.PathLike[str] | bytes | NDArray[Any]
-"""A picture of Pillow, a file, the bytes of a file, or uint8 pixels (H, W, 3) or (H, W)."""
+Picture = Image.Image | str | os.PathLike[str] | bytes | NDArray[Any] | Tensor | Mapping[str, Any] | io.IOBase
+"""A picture of Pillow; a file, its name or its bytes; uint8 pixels (H, W, 3), (H, W) or, of a tensor, (3, H, W); or
+what `datasets` gives for an image that it does not decode: `bytes` and `path`."""
 
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+_TIFF_MODES = frozenset({"CMYK", "LAB", "F"})
+_CHANNELS = (1, 3, 4)
 
 
 class Processor:
-    """The prompt format of a language model and the image rules of a recipe."""
+    """The prompt format of a language model and the image rules of a recipe.
 
-    def __init__(self, lm: LanguageModel, recipe: Recipe, spec: Callable[[], LatentSpec], device: torch.device) -> None:
+    It holds no weights, so a worker of a DataLoader may have one: it is pickled in milliseconds.
+    """
+
+    def __init__(self, prompts: PromptFormat, recipe: Recipe, spec: Callable[[], LatentSpec]) -> None:
         """
         Args:
             spec: the latent space of the world model; asked for with the first picture.
-            device: where the tensors go.
         """
-        self._lm, self._recipe, self._spec, self._device = lm, recipe, spec, device
+        self._prompts, self._recipe, self._spec = prompts, recipe, spec
 
-    def __call__(self, text: str | Sequence[str], images: Picture | Sequence[Picture] | None = None) -> BatchFeature:
+    @property
+    def tokenizer(self) -> Any:
+        """The language model's tokenizer, of transformers."""
+        return self._prompts.tokenizer
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        images: Picture | Sequence[Any] | None = None,
+        *,
+        return_tensors: str | None = "pt",
+        padding: bool | str = True,
+    ) -> BatchFeature:
         """One batch: `model(**processor("where will it land?", "a.png"))`.
 
         Args:
             text: one question or several.
             images: one picture for all of them, or one for each. A file of an image has the key that a store has for
                 it; a picture that is no file has a key of its pixels.
+            return_tensors, padding: as of transformers' processors; there are tensors alone, and rows of one length.
         Returns:
-            input_ids and attention_mask, int64 (B, L), padded on the right; with images also images, float32
-            (B, 3, height, width) in [-1, 1], fitted to the recipe's size, and keys, one a row; with a language model
-            that sees images itself also pixel_values.
+            On the CPU; the model moves them to where it is. input_ids and attention_mask, int64 (B, L), padded on the
+            right; with images also images, float32 (B, 3, height, width) in [-1, 1], fitted to the recipe's size, and
+            keys, one a row; with a language model that sees images itself also pixel_values.
         Raises:
-            ConfigError: no text, another number of images, or what is no picture.
+            ConfigError: no text, another number of images, what is no picture, or another form of the result.
             ImageError: a picture cannot be used.
         """
+        if return_tensors not in ("pt", None) or padding not in (True, "longest"):
+            raise ConfigError(
+                f"return_tensors={return_tensors!r}, padding={padding!r}: a batch has tensors of torch ('pt'), and its "
+                "rows are padded to the longest (True)"
+            )
         texts = [text] if isinstance(text, str) else list(text)
         if not texts or not all(isinstance(each, str) and each.strip() for each in texts):
             raise ConfigError(f"text is one question or several, got {text!r}")
-        rows = pad_rows([(Example("", tuple(self._lm.prompt_ids(each)), ()),) for each in texts], self._lm.pad_id)
-        batch: dict[str, Any] = {name: rows[name].to(self._device) for name in ("input_ids", "attention_mask")}
+        ids = [tuple(self._prompts.prompt_ids(each)) for each in texts]
+        rows = pad_rows([(Example("", row, ()),) for row in ids], self._prompts.pad_id)
+        batch: dict[str, Any] = {name: rows[name] for name in ("input_ids", "attention_mask")}
         if images is not None:
             batch |= self._pictures(images, len(texts))
         return BatchFeature(batch)
 
-    def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """The text of one answer that `generate` returned."""
-        return self._lm.decode(ids.tolist() if isinstance(ids, Tensor) else list(ids))
+    def decode(self, ids: Sequence[int] | Tensor, *, skip_special_tokens: bool = True) -> str:
+        """The text of one answer that `generate` returned, up to the token that ends it.
 
-    def batch_decode(self, ids: Sequence[Sequence[int]] | Tensor) -> list[str]:
-        """The texts of a batch that `generate` returned."""
-        return [self.decode(row) for row in ids]
+        Args:
+            skip_special_tokens: without, all of the ids as the tokenizer writes them.
+        """
+        numbers = [int(id_) for id_ in ids]
+        return self._prompts.decode(numbers) if skip_special_tokens else str(self.tokenizer.decode(numbers))
+
+    def batch_decode(self, ids: Sequence[Sequence[int]] | Tensor, *, skip_special_tokens: bool = True) -> list[str]:
+        """The texts of a batch that `generate` returned, as of `decode`."""
+        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in ids]
 
     @cached_property
     def _latent_spec(self) -> LatentSpec:
@@ -82,10 +111,10 @@ class Processor:
 
     @cached_property
     def _vision(self) -> VisionInputs:
-        return VisionInputs(self._lm, {})
+        return VisionInputs(self._prompts, {})
 
-    def _pictures(self, images: Picture | Sequence[Picture], count: int) -> dict[str, Any]:
-        given = list(cast(Sequence[Picture], images)) if isinstance(images, list | tuple) else [cast(Picture, images)]
+    def _pictures(self, images: Any, count: int) -> dict[str, Any]:
+        given = _listed(images)
         if len(given) not in (1, count):
             raise ConfigError(f"{count} texts take one image for all or {count} images, got {len(given)}")
         contents = [_content_of(picture) for picture in given]
@@ -99,42 +128,92 @@ class Processor:
         loaded = [decoder.load(content, self._recipe, spec, source).first for content, _, source in contents]
         repeat = count // len(given)
         batch: dict[str, Any] = {
-            "images": torch.stack(loaded * repeat).to(self._device),
+            "images": torch.stack(loaded * repeat),
             "keys": [key for _, key, _ in contents] * repeat,
         }
-        if self._lm.image_tokens:
+        if self._prompts.image_tokens:
             pixels = [
                 self._vision.prepare_image(decode_image(content, source=source)) for content, _, source in contents
             ]
-            batch["pixel_values"] = torch.cat(pixels * repeat).to(self._device)
+            batch["pixel_values"] = torch.cat(pixels * repeat)
         return batch
 
 
-def _content_of(picture: Picture) -> tuple[bytes, str, str]:
+def _listed(images: Any) -> list[Any]:
+    """The pictures, one a row: an array or tensor of four axes is a batch; of a list for each text, its one picture."""
+    if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
+        return list(images)
+    if not isinstance(images, list | tuple):
+        return [images]
+    given = list(cast(Sequence[Any], images))
+    for place, each in enumerate(given):
+        if isinstance(each, list | tuple):  # as transformers' processors take them
+            inner = cast(Sequence[Any], each)
+            if len(inner) != 1:
+                raise ConfigError(f"text {place} has {len(inner)} images; world tokens are made of one image each")
+            given[place] = inner[0]
+    return given
+
+
+def _content_of(picture: Any) -> tuple[bytes, str, str]:
     """The bytes of an image file, the key, and the name in messages."""
-    if isinstance(picture, bytes):
-        return picture, key_of_bytes(picture), "the image"
+    if isinstance(picture, Mapping) and {"bytes", "path"} & picture.keys():
+        fields = cast(Mapping[str, Any], picture)
+        picture = fields.get("bytes") or fields.get("path")
+    if isinstance(picture, io.IOBase):
+        picture = picture.read()
+    if isinstance(picture, bytes | bytearray):
+        return bytes(picture), key_of_bytes(bytes(picture)), "the image"
     if isinstance(picture, str | os.PathLike):
-        content = read_input_file(Path(picture))
+        content = read_input_file(require_local(os.fspath(picture)))
         return content, key_of_bytes(content), str(picture)
+    if isinstance(picture, Tensor):
+        picture = _channels_last(picture.detach().cpu().numpy())
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))):
-            raise ConfigError(
-                f"pixels are uint8 of shape (H, W, 3), (H, W, 4) or (H, W), got {picture.dtype} {picture.shape}"
-            )
-        picture = Image.fromarray(picture)
+        picture = _picture_of(picture)
     if not isinstance(picture, Image.Image):
         raise ConfigError(
             "an image is a path, the bytes of a file, a picture of Pillow or uint8 pixels, got "
             f"{type(picture).__name__}"
         )
+    if picture.mode in ("I", "I;16B"):
+        raise ConfigError(
+            f"a picture of mode {picture.mode} does not say which value is white: scale it, and convert it to L"
+        )
+    if picture.mode == "La":
+        picture = picture.convert("LA")
     # as a file it goes the way of all files: its profile and orientation are applied
     file = io.BytesIO()
     extra = {name: picture.info[name] for name in ("icc_profile", "exif") if picture.info.get(name)}
     if picture.mode in _PNG_MODES:
         picture.save(file, "PNG", compress_level=1, **extra)
-    else:
+    elif picture.mode in _TIFF_MODES:
         picture.save(file, "TIFF", **extra)
+    else:  # modes that no file has, such as HSV
+        picture.convert("RGBA" if picture.mode in ("PA", "RGBa") else "RGB").save(file, "PNG", compress_level=1)
     shown = decode_image(file.getvalue(), source="the image")
     size = f"{shown.width}x{shown.height}"
     return file.getvalue(), key_of_bytes(f"theworld pixels 1 {size}\n".encode() + shown.tobytes()), "the image"
+
+
+def _channels_last(pixels: NDArray[Any]) -> NDArray[Any]:
+    """A tensor's axes are (C, H, W), as of torchvision; (H, W, C) is understood where it cannot be both."""
+    is_channels_first = pixels.ndim == 3 and pixels.shape[0] in _CHANNELS
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0)) if is_channels_first else pixels
+
+
+def _picture_of(pixels: NDArray[Any]) -> Image.Image:
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    is_shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in _CHANNELS)
+    if pixels.dtype != np.uint8 or not is_shaped or not pixels.size:
+        advice = ""
+        if pixels.dtype.kind == "f":
+            advice = ". Of pixels in [0, 1]: (255 * pixels).round().astype('uint8'); what is in [-1, 1] and of the "
+            advice += "recipe's size goes to the model itself, as images="
+        elif pixels.ndim == 3 and pixels.shape[0] in _CHANNELS:
+            advice = ". An array has its channels last: pixels.transpose(1, 2, 0)"
+        raise ConfigError(
+            f"pixels are uint8 of shape (H, W, 3), (H, W, 4) or (H, W), got {pixels.dtype} {pixels.shape}{advice}"
+        )
+    return Image.fromarray(pixels)

@@ -91,6 +91,7 @@ class HashCache:
         """
         if self._file is None:
             return
+        self._table.trim()
         states = np.frombuffer(self._table.states, np.uint8)
         is_earlier = states & _EARLIER != 0
         is_kept = (states & (_IN_USE | _EARLIER if keep_others else _IN_USE) != 0) & (states & _RACY == 0)
@@ -122,7 +123,9 @@ class _Table:
 
     def put(self, stamp: bytes, digest: bytes, state: int) -> None:
         slot = self._slot(stamp)
+        # a signal may end this between any two lines: then the entry is not saved (`trim`, or as racy)
         if place := self._slots[slot]:
+            self.states[place - 1] = _RACY
             self.digests[(place - 1) * _DIGEST_BYTES : place * _DIGEST_BYTES] = digest
             self.states[place - 1] = state
             return
@@ -132,6 +135,11 @@ class _Table:
         self._slots[slot] = len(self.states)
         if 3 * len(self.states) > 2 * len(self._slots):
             self._grow()
+
+    def trim(self) -> None:
+        """Forget an entry whose `put` was interrupted; a table that was trimmed can be saved."""
+        count = min(len(self.stamps) // _STAMP_BYTES, len(self.digests) // _DIGEST_BYTES, len(self.states))
+        del self.stamps[count * _STAMP_BYTES :], self.digests[count * _DIGEST_BYTES :], self.states[count:]
 
     def _slot(self, stamp: bytes) -> int:
         """The slot that holds one more than the place of a stamp, or the free one (0) in which it belongs."""

@@ -368,7 +368,9 @@ def main() -> None:
     if len(sys.argv) != 2 or not sys.argv[1].isdigit():
         print("theworld starts this process by itself; it starts, so it is not the problem")
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the job, which ends this
+    # what ends the job in order may be sent to all its processes; it ends this when it has ended its batch
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")  # Pillow's, of inputs that are used or refused in our own words
     torch.set_num_threads(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Annotated, Literal
 
@@ -72,6 +73,11 @@ class PrecomputeConfig(BaseModel):
     limit: Annotated[int | None, Field(ge=1), _running("Use only this many inputs, the first ones.", default="all")] = (
         None
     )
+    part: Annotated[
+        str | None,
+        _running("i/n: only the i-th of n parts of the inputs, for n jobs into one store.", default="all"),
+    ] = None
+    """Which part an input is in follows from its content, so it stays there as inputs are added."""
     scenes: Annotated[int, Field(ge=3), _running("Scenes to make if no images are given.")] = 900
     """Every third is a test scene."""
 
@@ -146,7 +152,7 @@ class PrecomputeConfig(BaseModel):
     shard_size: Annotated[
         int | None,
         Field(ge=1, le=65536),
-        _running("Samples per shard of a new store.", default="16 to 256, by the work"),
+        _running("Samples per shard at most; of a new store, also its room.", default="up to 256, 64 MB, 3 minutes"),
     ] = None
     in_process: Annotated[bool, _running("One worker here, without Ray.")] = False
     address: Annotated[
@@ -191,6 +197,18 @@ class PrecomputeConfig(BaseModel):
     def _anchor_is_text(cls, value: object) -> object:
         return f"{value}" if isinstance(value, float | int) and not isinstance(value, bool) else value
 
+    @field_validator("part")
+    @classmethod
+    def _part_is_readable(cls, text: str | None) -> str | None:
+        if text is not None and _part_of(text) is None:
+            raise ValueError(f"part must be i/n with i from 1 to n, such as 3/8, got {text!r}")
+        return text
+
+    @property
+    def own_part(self) -> tuple[int, int]:
+        """(i, n): this job takes the i-th of n parts, from 1."""
+        return (_part_of(self.part) if self.part else None) or (1, 1)
+
     @property
     def start(self) -> tuple[float | None, str | None]:
         """The moment of every video, or the column that holds that of each."""
@@ -226,3 +244,9 @@ class PrecomputeConfig(BaseModel):
         prompts = {"prompts": None if self.prompt_field is None else "sample"}
         check_meaning(self.kind, self.model_dump() | prompts)
         return self
+
+
+def _part_of(text: str) -> tuple[int, int] | None:
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    part = (int(match[1]), int(match[2])) if match else (0, 0)
+    return part if 1 <= part[0] <= part[1] else None

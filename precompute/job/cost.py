@@ -43,6 +43,11 @@ class Cost:
         """Of the whole run: from the measured rate, else the lower bound."""
         return self.todo / self.rate if self.rate else self.floor_s
 
+    @property
+    def seconds_of_one(self) -> float | None:
+        """That one input takes one worker: as measured, else the lower bound."""
+        return self.seconds * self.workers / self.todo if self.seconds and self.todo else None
+
     def lines(self, takes: str) -> list[str]:
         """The lines of the plan."""
         patches = f"{-(-self.tokens // 4):,} in patches of 2x2 (other layouts: theworld tokens)"

@@ -4,9 +4,10 @@ They go to a file because `--json` prints the final result on stdout. A second r
 
     {"time": 1732338000.123, "event": "started", ...}     time is seconds since 1970
 
-plan      images, todo, done, failed_before, refused, left_out (by suffix), bytes, store
+plan      images, todo, done, failed_before, refused, left_out (by suffix), of_other_parts, bytes, store
 started   workers, load_s, where (host, device and package of workers on a cluster)
 shard     written, failed, done, remaining, seconds by phase, batch_size, device
+alive     in_hand, done, waited_s                          a minute has passed without the end of a task
 failure   source, reason, message, attempts
 retry     samples, attempts, reason                        a task is tried again, whole or in halves
 backoff   device, batch_size                               a batch did not fit in memory; this one is tried next
@@ -24,7 +25,7 @@ from typing import Any, Literal
 from ...pipeline.credentials import hide_passwords
 from ...pipeline.errors import ConfigError
 
-Event = Literal["plan", "started", "shard", "failure", "retry", "backoff", "finished", "interrupted", "failed"]
+Event = Literal["plan", "started", "shard", "alive", "failure", "retry", "backoff", "finished", "interrupted", "failed"]
 
 
 class Events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 import traceback
 from collections.abc import Generator, Mapping
@@ -15,7 +16,7 @@ from ...pipeline.machine import usable_cores
 from ...pipeline.progress import Progress
 from ..inputs.listing import Sample
 from .ray_cluster import WorkerPlan, node_of
-from .ray_local import Session, ray_session
+from .ray_local import Session, StopSign, ray_session
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and a run with nothing to do needs none of it
     from .worker import Receipt, Worker, WorkerSetup
@@ -78,6 +79,10 @@ class Pool(Protocol):
         """Wait up to a second for tasks to end; returns their receipts or exceptions, often none."""
         ...
 
+    def stop(self) -> None:
+        """Let the workers end after the batch in hand and commit what they have; `wait` for their receipts."""
+        ...
+
 
 class _InProcess:
     """One worker in this process, for tests, debugging and machines without Ray."""
@@ -115,6 +120,9 @@ class _InProcess:
                 self._progress.warn(f"a task failed:\n{traceback.format_exc().rstrip()}")
             return [(task, error)]
 
+    def stop(self) -> None:
+        return  # this process heard the signal itself
+
 
 @dataclass(eq=False)
 class _Actor:
@@ -139,8 +147,17 @@ class _RayPool:
     """
 
     def __init__(
-        self, session: Session, setup: WorkerSetup, workers: int, progress: Progress, *, cpus: float, gpus: float
+        self,
+        session: Session,
+        setup: WorkerSetup,
+        workers: int,
+        progress: Progress,
+        stop_sign: StopSign,
+        *,
+        cpus: float,
+        gpus: float,
     ) -> None:
+        self._stop_sign = stop_sign
         self.where: list[dict[str, str]] = []
         self._progress = progress
         self._session = session
@@ -224,6 +241,9 @@ class _RayPool:
                 ended.append(self._end(actor_by_task[reference], reference))
         return ended
 
+    def stop(self) -> None:
+        self._stop_sign.put_up()
+
     def _end(self, actor: _Actor, reference: Any) -> tuple[Task, Receipt | Exception]:
         task = actor.tasks.pop(reference)
         exceptions = self._ray.exceptions
@@ -265,6 +285,13 @@ class _RayPool:
             actor.next_call_at = time.monotonic() + POLL_S / 5
 
 
+def _own_threads(cores: int) -> int | None:
+    """Threads of torch in this process, where it would start more than it may use: it knows no quota of a container."""
+    import torch
+
+    return cores if torch.get_num_threads() > cores else None
+
+
 def worker_class() -> type[Worker]:
     """The `Worker` class, imported late because diffusers takes seconds to import."""
     from .worker import Worker
@@ -288,16 +315,18 @@ def open_pool(
     """
     from .worker import WorkerSetup
 
-    if in_process:
-        yield _InProcess(WorkerSetup(**setup), progress)
-        return
     cores = usable_cores()
+    if in_process:
+        yield _InProcess(WorkerSetup(**setup, threads=_own_threads(cores)), progress)
+        return
     gpus = _gpus() if setup["device"].startswith("cuda") else 0
     threads = None if gpus else max(1, cores // workers)
     with ray_session(cpus=max(workers, cores), gpus=gpus) as session:
         # workers share a GPU only if there are more workers than GPUs
         gpus_per_worker = 1 / -(-workers // gpus) if gpus else 0
-        yield _RayPool(session, _ray_setup(setup, threads), workers, progress, cpus=1, gpus=gpus_per_worker)
+        sign = _stop_sign_name()
+        rays_setup = _ray_setup({**setup, "stop_sign": sign}, threads)
+        yield _RayPool(session, rays_setup, workers, progress, StopSign(sign), cpus=1, gpus=gpus_per_worker)
 
 
 @contextmanager
@@ -309,11 +338,13 @@ def join_pool(
     Args:
         first: an input that each of them has to read.
     """
+    sign = _stop_sign_name()
     pool = _RayPool(
         session,
-        _ray_setup(setup, None if worker_plan.gpus else int(worker_plan.cpus)),
+        _ray_setup({**setup, "stop_sign": sign}, None if worker_plan.gpus else int(worker_plan.cpus)),
         worker_plan.workers,
         progress,
+        StopSign(sign),
         cpus=worker_plan.cpus,
         gpus=worker_plan.gpus,
     )
@@ -332,6 +363,11 @@ def _ray_setup(setup: dict[str, Any], threads: int | None) -> WorkerSetup:
 
     # Ray's session is private; what workers write to the store gets the rights this process would give it
     return WorkerSetup(**setup, umask=current_umask(), threads=threads)
+
+
+def _stop_sign_name() -> str:
+    """Of one pool: a cluster may have several jobs."""
+    return f"theworld-stop-{secrets.token_hex(8)}"
 
 
 def _gpus() -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ...pipeline.errors import ConfigError
+from ...pipeline.errors import ConfigError, Interrupted
 from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
@@ -83,7 +83,8 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
     spec = world.latent_spec()
     shape = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
     store = find_store(config.cache, recipe)
-    plan = make_plan(listing, store, bytes_per_sample(shape, recipe.dtype), retry_failed=config.retry_failed)
+    sample_bytes = bytes_per_sample(shape, recipe.dtype)
+    plan = make_plan(listing, store, sample_bytes, retry_failed=config.retry_failed, part=config.own_part)
     throughput = ThroughputLog.load(config.cache)
     local_device = (
         None if config.address else device_name(device, _threads(device, workers, in_process=config.in_process))
@@ -122,11 +123,18 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         failed_before=len(plan.failed_before),
         refused=len(plan.refused),
         left_out=plan.passed_over,
+        of_other_parts=plan.of_other_parts,
         bytes=needed_bytes,
         **prepared.cost.to_json(),
     )
     if os.environ.get("RAY_ADDRESS") and not config.address and not config.in_process:
         progress.warn("note: RAY_ADDRESS is not followed, this job starts a Ray of its own; --address joins a cluster")
+    array = os.environ.get("SLURM_ARRAY_TASK_COUNT", "")
+    if array not in ("", "1") and config.part is None:
+        progress.warn(
+            f"note: this is one of the {array} tasks of a SLURM array, and each of them makes all of it. To give each "
+            f"a part, number them from 1: --array=1-{array}, and --part $SLURM_ARRAY_TASK_ID/{array}"
+        )
     if needed_bytes > (free := _free_bytes(config.cache)):
         progress.warn(
             f"warning: {format_bytes(needed_bytes)} to write and {format_bytes(free)} free in {config.cache}. "
@@ -162,18 +170,23 @@ def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, HashCache]:
     if start_s is not None or start_field is not None or config.end_field is not None:
         kind = at_moments(kind)
     index = HashCache.load(config.cache, place, kind.takes, trust=not config.rehash)
-    listing = list_inputs(
-        place,
-        kind,
-        limit=config.limit,
-        column=config.column,
-        prompt_field=config.prompt_field,
-        start_field=start_field,
-        end_field=config.end_field,
-        start_s=start_s,
-        image_root=config.image_root,
-        index=index,
-    )
+    try:
+        listing = list_inputs(
+            place,
+            kind,
+            limit=config.limit,
+            column=config.column,
+            prompt_field=config.prompt_field,
+            start_field=start_field,
+            end_field=config.end_field,
+            start_s=start_s,
+            image_root=config.image_root,
+            index=index,
+        )
+    except Interrupted:
+        if not config.dry_run:
+            index.save(keep_others=True)  # hours of reading, for millions of inputs
+        raise
     return listing, index
 
 

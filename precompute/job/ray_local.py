@@ -11,10 +11,12 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -27,12 +29,15 @@ import psutil
 
 from ...pipeline.credentials import secret_names
 from ...pipeline.errors import ConfigError, Interrupted
+from .signals import before_the_end, held
 
 _SETTINGS = {
     "RAY_AUTH_MODE": "token",
     # despite its name, on Linux this binds every service to loopback; checked after start below
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # of seconds; where the driver was killed, the last of Ray's helpers otherwise stays for a minute
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 _OBJECT_STORE_BYTES = 128 * 2**20
 """Receipts and names pass through it, never latents."""
@@ -45,6 +50,15 @@ _HOST = "host"
 """File with the name of a session's machine: on another, which may share TMPDIR, its process's number says nothing."""
 STOP_S = 20.0
 """For Ray to stop by itself; without its raylet it may wait for ever."""
+LEAVE_S = 1.0
+"""For this process to leave its own Ray, in which nothing of use is left."""
+PUT_S = 5.0
+"""For a stop sign to be put up."""
+_LOOK_S = 0.2
+"""Between looks at a stop sign, each of which asks another process."""
+_OF_THE_GROUP = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+"""What a closing terminal or a batch system may send to all processes of a job: the driver alone acts on it, else
+Ray's processes would take the workers' batches with them. Ray itself does the same with SIGINT."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,38 @@ class Session:
     """The module."""
     check: Callable[[], None]
     """Raises Interrupted where Ray's own processes are gone: no answer will come any more. Takes microseconds."""
+
+
+class StopSign:
+    """Tells the workers of one pool, wherever they run, to end after the batch in hand: a key in Ray's own table."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name.encode()
+        self._looked_at = 0.0
+        self._is_up = False
+
+    def put_up(self) -> None:
+        """For the driver. Where Ray does not answer, nobody is left to be told."""
+        from ray.experimental import internal_kv
+
+        def put() -> None:
+            with suppress(Exception):
+                internal_kv._internal_kv_put(self._name, b"1")
+
+        # in a thread: where Ray's table is gone, this tries for a minute
+        putting = threading.Thread(target=put, daemon=True)
+        putting.start()
+        putting.join(PUT_S)
+
+    def is_up(self) -> bool:
+        """For a worker."""
+        if not self._is_up and time.monotonic() - self._looked_at > _LOOK_S:
+            from ray.experimental import internal_kv
+
+            with suppress(Exception):  # Ray's table may be starting anew; Ray ends the worker where it is gone
+                self._is_up = bool(internal_kv._internal_kv_exists(self._name))
+            self._looked_at = time.monotonic()
+        return self._is_up
 
 
 @contextmanager
@@ -69,6 +115,16 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
     _sweep(parent)
     base = _new_folder(parent)
     token = base / "token"
+    children_before = {child.pid for child in psutil.Process().children()}
+
+    def rays_own() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if child.pid not in children_before]
+
+    def leave_nothing() -> None:
+        _kill(rays_own())
+        shutil.rmtree(base, ignore_errors=True)
+
+    before_the_end.append(leave_nothing)
     old_umask = os.umask(0o077)
     try:
         (base / _HOST).write_text(socket.gethostname())
@@ -81,8 +137,8 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
 
             # workers need no token or password of yours: the world model's files are here by now
             no_secrets = environment(**dict.fromkeys(secret_names(os.environ), None))
-            children_before = {child.pid for child in psutil.Process().children()}
-            with no_secrets:
+            # held: an exception from within would leave a Ray behind that is half up
+            with no_secrets, held(), _blocked(_OF_THE_GROUP):
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -93,7 +149,7 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
                     configure_logging=False,
                     _temp_dir=str(base / _RAYS),
                 )
-            started = [child for child in psutil.Process().children() if child.pid not in children_before]
+            started = rays_own()
             try:
                 os.umask(old_umask)
                 _refuse_open_ports()
@@ -104,6 +160,17 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
     finally:
         os.umask(old_umask)
         shutil.rmtree(base, ignore_errors=True)
+        before_the_end.remove(leave_nothing)
+
+
+@contextmanager
+def _blocked(signals: set[signal.Signals]) -> Generator[None, None, None]:
+    """Signals of this thread wait until the end of the block; what it starts inside never gets them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _new_folder(parent: Path) -> Path:
@@ -141,16 +208,28 @@ def _set(values: dict[str, str | None]) -> None:
 
 
 def stop(ray: Any, started: list[psutil.Process]) -> None:
-    """Shut Ray down, by force where it does not stop by itself: without a raylet or a GCS it may not."""
+    """Shut Ray down, by force where it does not stop by itself: without a raylet or a GCS it may not.
+
+    Args:
+        started: processes of a Ray of ours, which get no SIGTERM: killed once this process has taken its leave.
+    """
     stopping = threading.Thread(target=ray.shutdown, daemon=True)
     stopping.start()
+    if started:
+        stopping.join(LEAVE_S)
+        _kill(started)
     stopping.join(STOP_S)
     if stopping.is_alive() or any(map(_is_running, started)):
-        for process in started:
-            with suppress(psutil.Error):
-                for child in process.children(recursive=True):
-                    child.kill()
-                process.kill()
+        _kill(started)
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    """Kill processes of ours and all below them."""
+    for process in processes:
+        with suppress(psutil.Error):
+            for child in process.children(recursive=True):
+                child.kill()
+            process.kill()
 
 
 def _ray_check(started: list[psutil.Process]) -> Callable[[], None]:

@@ -27,6 +27,8 @@ class Report:
     work: Work = field(default_factory=Work)
     failures: tuple[Failure, ...] = ()
     """New ones of this run."""
+    empty_rows: int = 0
+    """Of the Zarr array, where they are more than its samples and its shards are many."""
     dry_run: bool = False
 
     @property
@@ -75,21 +77,33 @@ class Report:
                 f"{format_bytes(work.bytes_written)}; {work.worker_hours:.2f} worker-hours on {work.device}, of them "
                 f"loading {work.load_s:.1f} s a worker, {phases}" + (f"; {work.retries} retries" * bool(work.retries))
             )
-        elif self.plan.todo:
+        elif self.plan.todo and not work.elsewhere:
             lines.append(f"none of {len(self.plan.todo)} {kind.makes} could be made")
-        else:
+        elif not work.elsewhere:
             distinct = self.plan.inputs - self.plan.duplicates
             sharing = f"; {self.plan.duplicates} more share them" * bool(self.plan.duplicates)
+            distinct -= self.plan.of_other_parts
             dropped = f"; {len(self.plan.dropped)} dropped on purpose" if self.plan.dropped else ""
             lines.append(
                 f"nothing to do: {self.plan.done} of {distinct} {kind.takes}s have their latents{sharing}{dropped}"
+            )
+        if work.elsewhere:
+            lines.append(
+                f"{work.elsewhere} {kind.makes} were made here too, but another job had committed them before: give "
+                "each job a part, --part I/N"
+            )
+        if self.empty_rows:
+            lines.append(
+                f"note: {self.empty_rows:,} rows of the Zarr array are empty, as shards are not full: "
+                f"{command('cache', 'compact', self.store)} says what it would take to fill them"
             )
         lines.extend(
             f"note: {count} {kind.takes}{'s' * (count != 1)}: {note}" for note, count in sorted(work.notes.items())
         )
         if self.bad:
             lines += self._lines_of_failures()
-            lines.append("all others are done; --retry-failed tries these again, --max-bad N accepts N of them")
+            others = "all others of this part" if self.plan.of_other_parts else "all others"
+            lines.append(f"{others} are done; --retry-failed tries these again, --max-bad N accepts N of them")
         if left_out := self.plan.named_left_out():
             lines.append(f"left out: {left_out}")
         lines.append(f"store: {self.store}")
@@ -117,6 +131,8 @@ class Report:
             "images": self.plan.inputs,
             "done_before": self.plan.done,
             "written": self.written,
+            "made_elsewhere": self.work.elsewhere,
+            "of_other_parts": self.plan.of_other_parts,
             "failed": self.bad,
             "failures": [{"source": f.source, "reason": f.reason, "message": f.message} for f in self._failed],
             "reasons": self.reasons,

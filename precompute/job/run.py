@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,17 @@ from ..worlds.prompts import embed_prompts, embed_sample_prompts
 from ..worlds.source import WorldSource
 from .config import PrecomputeConfig
 from .events import Events
-from .plan import Plan, choose_shard_size
+from .plan import SHARD_BYTES, Plan, cut_tasks, samples_per_task, shard_capacity
 from .pool import Task, join_pool, open_pool
 from .prepare import Prepared, announce, is_small, prepare
 from .ray_cluster import plan_workers, ray_cluster
 from .report import Report
 from .scheduler import Scheduler
-from .signals import Signals
+from .signals import Signals, signal_behind, signals_of_this_run
 from .throughput import FILE
+
+MANY_SHARDS = 16
+"""Of so many, half empty, a summary says how to make fewer."""
 
 
 def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None) -> Report:
@@ -44,9 +48,9 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
         StoreError: the store cannot be written.
         Interrupted: a signal, or Ray died; what is committed stays.
     """
-    events, signals = Events(config.events), Signals()
+    events, signals = Events(config.events), signals_of_this_run()
     try:
-        with signals.caught():
+        with signals.caught(), _interruptions(signals):
             report = _run(config, progress or Progress.to_logger(), events, signals)
         events.write("finished", **report.to_json())
         return report
@@ -58,8 +62,22 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
         events.close()
 
 
+@contextmanager
+def _interruptions(signals: Signals) -> Generator[None, None, None]:
+    """Errors after a signal are of the interruption: libraries wrap it, or say that they were interrupted."""
+    try:
+        yield
+    except Exception as error:
+        if not signals.name:
+            raise
+        if (stop := signal_behind(error)) is not None:
+            raise stop from None
+        signals.check()
+
+
 def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: Signals) -> Report:
     prepared = prepare(config, progress)
+    signals.check()
     announce(prepared, config, progress, events)
     store, recipe, plan, cost = prepared.store, prepared.recipe, prepared.plan, prepared.cost
     if config.dry_run:
@@ -78,7 +96,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             small = is_small(prepared.world)
             worker_plan = plan_workers(session.ray.nodes(), device=config.device, workers=config.workers, small=small)
             device, workers = worker_plan.device, worker_plan.workers
-        store = _open_store(prepared, config, workers, progress)
+        store = _open_store(prepared, config, progress)
         if recipe.prompts == "sample" and plan.todo:
             # here, where a cluster's GPUs may not be
             embed_device = "cpu" if device == "cpu" else str(resolve_device("auto"))
@@ -88,17 +106,14 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             store.publish()
             return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)
 
+        signals.check()
         batch_size = config.batch_size or KINDS[recipe.kind].batch[0 if device == "cpu" else 1]
         prompted = recipe.prompts == "sample" or recipe.prompt is not None or recipe.negative_prompt is not None
         setup = _worker_setup(prepared, store, device, batch_size, guardrail=config.guardrail if prompted else None)
         for name, batch in setup["fitted"].items():
             if batch < batch_size:
                 progress.say(f"batches of {batch} on {name}: larger ones did not fit ({config.cache / FILE})")
-        first, size = store.next_number, store.shard_size
-        tasks = [
-            Task(plan.todo[start : start + size], first + number)
-            for number, start in enumerate(range(0, len(plan.todo), size))
-        ]
+        tasks = _cut(prepared, config, store, plan, workers, batch_size)
         progress.say("starting the workers …")
         if session is not None and worker_plan is not None:
             pool = stack.enter_context(join_pool(session, setup, worker_plan, plan.todo[0], progress))
@@ -106,6 +121,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             count = min(workers, len(tasks))
             pool = stack.enter_context(open_pool(setup, count, progress, in_process=config.in_process))
             signals.install()
+            signals.check()
         scheduler = Scheduler(
             pool,
             store,
@@ -117,10 +133,32 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             signals=signals,
         )
         work = scheduler.run(tasks)
-    return Report(store=store.path, recipe=recipe, plan=plan, cost=cost, work=work, failures=tuple(work.failures))
+    return Report(
+        store=store.path,
+        recipe=recipe,
+        plan=plan,
+        cost=cost,
+        work=work,
+        failures=tuple(work.failures),
+        empty_rows=_empty_rows(store),
+    )
 
 
-def _open_store(prepared: Prepared, config: PrecomputeConfig, workers: int, progress: Progress) -> LatentStore:
+def _cut(
+    prepared: Prepared, config: PrecomputeConfig, store: LatentStore, plan: Plan, workers: int, batch_size: int
+) -> list[Task]:
+    """The tasks of the job, each of one shard: by time, as far as it is known, and by bytes."""
+    if config.shard_size is not None:
+        parts = cut_tasks(plan.todo, min(config.shard_size, store.shard_size), 1, batch_size)
+    else:
+        in_bytes = max(1, SHARD_BYTES // plan.sample_bytes)
+        most = min(store.shard_size, in_bytes, samples_per_task(prepared.cost.seconds_of_one, batch_size))
+        parts = cut_tasks(plan.todo, most, workers, batch_size)
+    first = store.next_number
+    return [Task(samples, first + number) for number, samples in enumerate(parts)]
+
+
+def _open_store(prepared: Prepared, config: PrecomputeConfig, progress: Progress) -> LatentStore:
     """Open or create the store, and record the inputs of this job in it."""
     world, recipe, listing = prepared.world, prepared.recipe, prepared.listing
     store = create_store(
@@ -128,7 +166,7 @@ def _open_store(prepared: Prepared, config: PrecomputeConfig, workers: int, prog
         recipe,
         prepared.spec,
         label=label_of(world.name, f"-{recipe.kind}{recipe.rollout_steps}-{recipe.height}x{recipe.width}"),
-        shard_size=config.shard_size or choose_shard_size(len(prepared.plan.todo), workers),
+        shard_size=config.shard_size or shard_capacity(prepared.plan.sample_bytes),
         format=config.format,
     )
     prepared.index.save(keep_others=config.limit is not None)
@@ -138,6 +176,12 @@ def _open_store(prepared: Prepared, config: PrecomputeConfig, workers: int, prog
     store.record_sources(samples.rows(), samples.prompts(), samples.starts())
     store.clear_failures(bad for bad in store.failures() if bad.key is None and bad.source in listing.readable)
     return store
+
+
+def _empty_rows(store: LatentStore) -> int:
+    """Empty rows of the Zarr array; 0 where they do no harm yet."""
+    is_sparse = store.format == "zarr" and len(store.shards) >= MANY_SHARDS and store.array_rows > 2 * len(store)
+    return store.array_rows - len(store) if is_sparse else 0
 
 
 def _worker_setup(

@@ -3,14 +3,19 @@
 If a task fails, it is tried once more by itself, and then in halves, until the sample that breaks it is found. That
 sample goes into the ledger with its reason; all others are done. If a worker dies, Ray starts it again and its tasks
 come back to this loop. If a batch does not fit in memory, it is halved for all workers on such a device.
+
+Tasks are cut to `TASK_S` by what the plan knows, and again once the first of them has been measured. At a signal no new
+task begins; those in hand end after their batch, commit what they have, and hand the rest back.
 """
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -21,9 +26,11 @@ from ...pipeline.progress import Bar, Progress
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
+from .cost import duration
 from .events import Events
+from .plan import samples_per_task
 from .pool import Pool, Task, reason_of
-from .signals import Signals, signal_behind
+from .signals import Signals, held, signal_behind
 from .throughput import ANY_DEVICE, ThroughputLog
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and a run with nothing to do needs none of it
@@ -35,6 +42,8 @@ SINGLE_ATTEMPTS = 3
 """Tries of a single sample: one of them may fail because the worker died for another reason."""
 FRUITLESS = 16
 """Failed tasks in a row, per worker, after which the samples are not to blame; finding one takes 2 + log2(shard)."""
+HEARTBEAT_S = 60.0
+"""After so long without the end of a task, a line says that the job lives."""
 
 
 @dataclass
@@ -42,6 +51,8 @@ class Work:
     """Counts and times of a run so far."""
 
     written: int = 0
+    elsewhere: int = 0
+    """Made here as well, but another job had committed them before."""
     failures: list[Failure] = field(default_factory=list[Failure])
     """Failures of this run, unreadable inputs included."""
     bytes_written: int = 0
@@ -83,7 +94,8 @@ class Scheduler:
         self._held_failures: list[Failure] = []
         """Not yet in the ledger: as long as nothing succeeds, the samples may not be to blame."""
         self._failures_in_a_row = 0
-        self._total = self._done = 0
+        self._total = self._done = self._in_hand = 0
+        self._ended_at = time.monotonic()
         self.work = Work(failures=list(refused))
 
     def run(self, tasks: Sequence[Task]) -> Work:
@@ -100,7 +112,8 @@ class Scheduler:
             load_s = round(self.work.load_s, 3)
             self._events.write("started", workers=self._pool.workers, load_s=load_s, where=self._pool.where)
             started = time.monotonic()
-            with self._progress.bar(self._kind.doing, total=self._total, unit=f"{self._kind.takes}s") as bar:
+            unit = f"{self._kind.takes}s"
+            with held(), self._progress.bar(self._kind.doing, total=self._total, unit=unit) as bar, self._heartbeat():
                 try:
                     self._loop(deque(tasks), bar, began)
                 finally:
@@ -120,32 +133,89 @@ class Scheduler:
         return self.work
 
     def _loop(self, queue: deque[Task], bar: Bar, began: float) -> None:
-        in_flight = 0
-        while queue or in_flight:
+        in_flight, is_stopping = 0, False
+        while in_flight or (queue and not is_stopping):
             # near the end of the queue no worker gets a second task while another has none
-            while queue and self._pool.takes(queue[0], ahead=len(queue) > self._pool.workers):
-                self._pool.submit(queue.popleft(), self._fitted)
+            while queue and not is_stopping and self._pool.takes(queue[0], ahead=len(queue) > self._pool.workers):
+                task = self._next_task(queue)
+                self._pool.submit(task, self._fitted)
                 in_flight += 1
+                self._in_hand += len(task.samples)
             ended_tasks = self._pool.wait()
-            self._signals.check()
+            if self._signals.name and not is_stopping:
+                is_stopping = True
+                self._pool.stop()
             for task, outcome in ended_tasks:
                 in_flight -= 1
-                if isinstance(outcome, Exception):
-                    retry = self._failed(task, outcome)
-                    if self._has_written_nothing:
-                        queue.extend(retry)
-                    else:
-                        queue.extendleft(reversed(retry))
-                    ended_samples = 0 if retry else 1
-                else:
-                    self._succeeded(task, outcome)
-                    ended_samples = len(task.samples)
+                self._in_hand -= len(task.samples)
+                self._ended_at = time.monotonic()
+                ended_samples = self._ended(task, outcome, queue, is_stopping=is_stopping)
                 self._done += ended_samples
                 failed = len(self.work.failures) + len(self._held_failures)
                 bar.advance(ended_samples, failed=failed, note=self._progress_note(began))
+        if self._done < self._total:
+            self._signals.check()
         for failure in self._held_failures:
             self._record_failure(failure)
         self._held_failures.clear()
+
+    def _next_task(self, queue: deque[Task]) -> Task:
+        """The first of the queue, cut to what the tasks before it say that a worker makes in time."""
+        task = queue.popleft()
+        made = sum((rates["inputs"] for rates in self._rates.values()), 0)
+        seconds = sum(rates["seconds"] for rates in self._rates.values()) / made if made else None
+        parts = math.ceil(len(task.samples) / samples_per_task(seconds, self._batch_size))
+        if task.attempts or parts <= 1:
+            return task
+        batches = math.ceil(len(task.samples) / parts / self._batch_size)
+        size = batches * self._batch_size
+        queue.appendleft(Task(task.samples[size:]))
+        return Task(task.samples[:size], task.shard)
+
+    def _ended(self, task: Task, outcome: Receipt | Exception, queue: deque[Task], *, is_stopping: bool) -> int:
+        """Note the end of a task; returns how many of its samples are done with."""
+        if not isinstance(outcome, Exception):
+            self._succeeded(task, outcome)
+            if outcome.undone:
+                queue.appendleft(Task(task.samples[len(task.samples) - outcome.undone :]))
+            return len(task.samples) - outcome.undone
+        if is_stopping and not isinstance(outcome, (StoreError, OSError)):
+            return 0  # whatever it was, the next run will meet it again
+        retry = self._failed(task, outcome)
+        if self._has_written_nothing:
+            queue.extend(retry)
+        else:
+            queue.extendleft(reversed(retry))
+        return 0 if retry else 1
+
+    @contextmanager
+    def _heartbeat(self) -> Generator[None, None, None]:
+        """While tasks take long, a line a minute says that they are at work: in a thread, as one may be in this one."""
+        ended = threading.Event()
+        self._ended_at = time.monotonic()
+
+        def beat() -> None:
+            told = 0.0
+            while not ended.wait(HEARTBEAT_S / 4):
+                now = time.monotonic()
+                if min(now - self._ended_at, now - told) >= HEARTBEAT_S:
+                    told = now
+                    waited = duration(now - self._ended_at)
+                    self._progress.say(
+                        f"still at work: {self._in_hand} {self._kind.takes}s in hand, {self._done} of {self._total} "
+                        f"done; no task has ended for {waited}"
+                    )
+                    self._events.write(
+                        "alive", in_hand=self._in_hand, done=self._done, waited_s=round(now - self._ended_at)
+                    )
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     @property
     def _has_written_nothing(self) -> bool:
@@ -154,28 +224,32 @@ class Scheduler:
     def _succeeded(self, task: Task, receipt: Receipt) -> None:
         work = self.work
         work.written += receipt.written
+        work.elsewhere += receipt.elsewhere
         work.bytes_written += receipt.bytes_written
         work.device = receipt.device
         work.phases.update(receipt.seconds)
         work.notes.update(receipt.notes)
-        self._rates[receipt.device].update({"inputs": receipt.written, "seconds": sum(receipt.seconds.values())})
+        made = receipt.written + receipt.elsewhere
+        self._rates[receipt.device].update({"inputs": made, "seconds": sum(receipt.seconds.values())})
         self._lower_batch(receipt.device, receipt.batch_size)
         failed_keys = {failure.key for failure in receipt.failures}
-        for sample in task.samples:
-            if sample.key in self._failed_before and sample.key not in failed_keys:
-                self._store.clear_failure(self._failed_before[sample.key])
+        tried = task.samples[: len(task.samples) - receipt.undone]
+        failed_before = (self._failed_before.get(sample.key) for sample in tried if sample.key not in failed_keys)
+        self._store.clear_failures([failure for failure in failed_before if failure is not None])
         for failure in receipt.failures:
             self._record_failure(failure)
-        if receipt.written:
+        if made:
             self._failures_in_a_row = 0
             while self._held_failures:
                 self._record_failure(self._held_failures.pop(0))
+        with suppress(StoreError):  # the shard is safe; the publish at the end says what is wrong
+            self._store.publish_at_times()
         self._events.write(
             "shard",
             written=receipt.written,
             failed=len(receipt.failures),
-            done=self._done + len(task.samples),
-            remaining=self._total - self._done - len(task.samples),
+            done=self._done + len(tried),
+            remaining=self._total - self._done - len(tried),
             seconds={phase: round(seconds, 3) for phase, seconds in receipt.seconds.items()},
             batch_size=receipt.batch_size,
             device=receipt.device,

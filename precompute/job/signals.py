@@ -1,60 +1,122 @@
-"""SIGTERM and Ctrl-C: the first stops a run cleanly, a second one ends the process at once.
+"""What ends a run in order: SIGTERM, Ctrl-C, a terminal that goes away, the signals that SLURM sends before a limit.
 
-A clean stop starts no new work, drops the open shards, says how many inputs remain, and exits with code 75.
+    first signal     outside of a batch: Interrupted, at once
+                     inside (`held`): noted; the batch in hand ends, the shard is committed as far as it is, exit 75
+    SIGTERM, SIGINT after it: the process ends on the spot, whatever it is doing, with exit 75 as well
+
+What is ignored stays ignored: SIGHUP under nohup, SIGINT of a job in the background of a script.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from ...pipeline.errors import Interrupted
 from ...pipeline.progress import print_at_once
 
-_ENDING = (signal.SIGTERM, signal.SIGINT)
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_URGENT = {signal.SIGTERM, signal.SIGINT}
+"""What ends a run that is stopping already. A terminal that closes sends SIGHUP twice, and systemd SIGTERM with it."""
+_UNUSUAL = {signal.SIGUSR1, signal.SIGUSR2}
+"""Taken only where nobody else does."""
+
+before_the_end: list[Callable[[], None]] = []
+"""What has to be done before a process ends on the spot; each must be quick, and may fail."""
+
+_active: Signals | None = None
 
 
 class Signals:
-    """Counts the signals of one run."""
+    """The signals of one run."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.name = ""
+        """Of the first one; empty before."""
+        self.holds = 0
+        """Blocks of `held` that are open: inside, the first signal is only noted."""
+        self._before: dict[int, Any] = {}
+        """The handlers of the signals taken, which are those of nobody who wants to keep them."""
+        self._has_heard = False
 
     @contextmanager
     def caught(self) -> Generator[None, None, None]:
-        """Raise Interrupted in the main thread at the first signal. In another thread Python allows no handler."""
-        before = {number: signal.getsignal(number) for number in _ENDING}
-        self.install()
-        try:
+        """Take the signals inside the block. In a thread other than the main one Python allows that to nobody."""
+        global _active
+        if _active is not None or threading.current_thread() is not threading.main_thread():
             yield
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                for number, handler in before.items():
+            return
+        for number in _ENDING:
+            handler = signal.getsignal(number)
+            if handler in (signal.SIG_IGN, None) or (number in _UNUSUAL and handler != signal.SIG_DFL):
+                continue
+            self._before[number] = handler
+        _active = self
+        with _watched(self._end_on_the_spot):
+            try:
+                self.install()
+                yield
+            finally:
+                for number, handler in self._before.items():
                     signal.signal(number, handler)
+                _active = None
 
     def install(self) -> None:
-        """Take the signals; again after Ray has started, which takes them for itself."""
-        if threading.current_thread() is threading.main_thread():
-            for number in _ENDING:
-                signal.signal(number, self._stop)
+        """Take the signals; again after Ray has started, which takes SIGTERM for itself."""
+        if _active is self and threading.current_thread() is threading.main_thread():
+            for number in self._before:
+                signal.signal(number, self._note)
 
     def check(self) -> None:
         """Raise Interrupted if a signal arrived: compiled code may have swallowed the exception of the handler."""
-        if self.count:
-            raise Interrupted(_message("a signal"))
+        if self.name:
+            raise Interrupted(_message(self.name))
 
-    def _stop(self, number: int, _frame: object) -> None:
-        self.count += 1
-        name = signal.Signals(number).name
-        if self.count > 1:
-            # Ray's processes notice that their driver is gone within seconds
-            print_at_once(f"stopped on the spot by a second signal ({name})")
-            os._exit(Interrupted.exit_code)
-        print_at_once(f"{name}: stopping; a second one stops it on the spot")
-        raise Interrupted(_message(name))
+    def _note(self, number: int, _frame: object) -> None:
+        if self.name:
+            return
+        self.name = signal.Signals(number).name
+        print_at_once(f"{self.name}: stopping after the batch in hand; a second one stops it on the spot")
+        if not self.holds:
+            raise Interrupted(_message(self.name))
+
+    def _end_on_the_spot(self, numbers: bytes) -> None:
+        """Called in a thread of its own, as the main one may be in compiled code for minutes."""
+        for number in numbers:
+            if self._has_heard and number in _URGENT:
+                print_at_once(f"stopped on the spot by a second signal ({signal.Signals(number).name})")
+                for act in before_the_end:
+                    with suppress(Exception):
+                        act()
+                os._exit(Interrupted.exit_code)
+            self._has_heard |= number in self._before
+
+
+def signals_of_this_run() -> Signals:
+    """The signals that this process takes already, or new ones."""
+    return _active or Signals()
+
+
+@contextmanager
+def held() -> Generator[Callable[[], bool], None, None]:
+    """Inside the block a first signal interrupts nothing; yields whether one has arrived.
+
+    Whoever works there ends at the next good place, and whoever called it then raises by `Signals.check`.
+    """
+    signals = _active
+    if signals is None:
+        yield lambda: False
+        return
+    signals.holds += 1
+    try:
+        yield lambda: signals.name != ""
+    finally:
+        signals.holds -= 1
 
 
 def signal_behind(error: BaseException) -> Interrupted | None:
@@ -64,6 +126,28 @@ def signal_behind(error: BaseException) -> Interrupted | None:
             return None
         error = error.__cause__
     return error
+
+
+@contextmanager
+def _watched(heard: Callable[[bytes], None]) -> Generator[None, None, None]:
+    """Hand the numbers of all signals that arrive to a function in a thread."""
+    ours, pythons = socket.socketpair()
+    pythons.setblocking(False)
+    before = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while numbers := ours.recv(64):
+            heard(numbers)
+
+    thread = threading.Thread(target=watch, name="signals", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        pythons.close()
+        thread.join()
+        ours.close()
 
 
 def _message(name: str) -> str:

@@ -9,8 +9,9 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,9 @@ from ..worlds.builtin import WEIGHTS
 from ..worlds.prompts import load_prompt_embeddings
 from ..worlds.registry import load_world
 from ..worlds.text_embeddings import TextEmbeddings
+from .plan import MOST_TASK_S
+from .ray_local import StopSign
+from .signals import held
 from .throughput import ANY_DEVICE
 
 
@@ -57,6 +61,8 @@ class WorkerSetup:
     """Of the files it writes; None leaves it as it is."""
     fitted: Mapping[str, int] = field(default_factory=dict[str, int])
     """Device, by its model -> the batch that fitted there where a larger one did not."""
+    stop_sign: str | None = None
+    """Name of the sign by which the driver of a Ray job ends its workers' batches."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +70,10 @@ class Receipt:
     """The result of one shard of samples."""
 
     written: int
+    undone: int = 0
+    """The last so many samples of the task, not begun: the shard had taken its time, or the job is to end."""
+    elsewhere: int = 0
+    """Made here as well, but another job had committed all of them before."""
     failures: tuple[Failure, ...] = ()
     bytes_written: int = 0
     seconds: dict[str, float] = field(default_factory=dict[str, float])
@@ -80,6 +90,8 @@ _ABSENT = {FailureReason.MISSING, FailureReason.NOT_A_FILE, FailureReason.CHANGE
 
 class Worker:
     """Makes the latents of shards of samples and commits them itself; returns receipts, never latents."""
+
+    _stop_sign: StopSign | None = None
 
     def __init__(self, setup: WorkerSetup) -> None:
         if setup.umask is not None:
@@ -106,6 +118,8 @@ class Worker:
         self._device_name = device_name(setup.device, torch.get_num_threads())
         self._batch_size = min(setup.batch_size, setup.fitted.get(self._device_name, setup.batch_size))
         self._made_any = False
+        if setup.stop_sign is not None:
+            self._stop_sign = StopSign(setup.stop_sign)
         self._load_s = time.monotonic() - started
 
     def load_s(self) -> float:
@@ -133,7 +147,9 @@ class Worker:
     ) -> Receipt:
         """Decode, roll out or encode, and commit up to a shard of samples.
 
-        The shard gets `shard_number` where that is free. `fitted` is what all workers have learned of their devices.
+        After a batch that ends when the shard has taken its time, or when the job is to end, what is made is committed,
+        and the rest is left undone. The shard gets `shard_number` where that is free. `fitted` is what all workers have
+        learned of their devices.
         A sample that cannot be decoded, or whose latents are not finite, is left out and reported; the rest commits.
 
         Raises:
@@ -144,11 +160,18 @@ class Worker:
         seconds = {"decode": 0.0, self._kind.phase: 0.0, "write": 0.0}
         notes: Counter[str] = Counter()
         rates: Counter[str] = Counter()
-        written = 0
+        written = undone = 0
         for device in (self._device_name, ANY_DEVICE):
             self._batch_size = min(self._batch_size, (fitted or {}).get(device, self._batch_size))
-        with self._store.new_shard(shard_number) as shard:
-            for batch, waited in self._decoded(samples, failures):
+        began = time.monotonic()
+        if self._is_stopped():  # it lay ready behind the task in hand
+            samples, undone = (), len(samples)
+        with (
+            held() as is_interrupted,
+            self._store.new_shard(shard_number) as shard,
+            closing(self._decoded(samples, failures)) as decoded,
+        ):
+            for batch, waited in decoded:
                 seconds["decode"] += waited
                 started = time.monotonic()
                 latents = self._latents([sample for sample, _ in batch], [loaded.pixels for _, loaded in batch])
@@ -167,11 +190,16 @@ class Worker:
                         failures.append(_failure(sample, FailureReason.LATENT, f"{sample.source}: {error}"))
                 seconds[self._kind.phase] += computed_at - started
                 seconds["write"] += time.monotonic() - computed_at
+                if is_interrupted() or self._is_stopped() or time.monotonic() - began > MOST_TASK_S:
+                    break
+            undone += len(samples) - written - len(failures)
             started = time.monotonic()
             record = shard.commit(self._facts(seconds, notes, rates)) if written else None
             seconds["write"] += time.monotonic() - started
         return Receipt(
-            written=written,
+            written=0 if record is None else written,
+            undone=undone,
+            elsewhere=written if record is None else 0,
             failures=tuple(failures),
             bytes_written=record.bytes if record is not None else 0,
             seconds=seconds,
@@ -180,17 +208,21 @@ class Worker:
             device=self._device_name,
         )
 
+    def _is_stopped(self) -> bool:
+        return self._stop_sign is not None and self._stop_sign.is_up()
+
     def _decoded(
         self, samples: Sequence[Sample], failures: list[Failure]
-    ) -> Iterator[tuple[list[tuple[Sample, Loaded]], float]]:
+    ) -> Generator[tuple[list[tuple[Sample, Loaded]], float]]:
         """Batches of decoded samples, one batch ahead of the world model, and the seconds spent waiting for each."""
         pending = list(samples)
-        with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
-            def next_batch() -> list[tuple[Sample, Future[Loaded]]]:
-                next_samples, pending[: self._batch_size] = pending[: self._batch_size], []
-                return [(sample, pool.submit(self._load, sample)) for sample in next_samples]
+        def next_batch() -> list[tuple[Sample, Future[Loaded]]]:
+            next_samples, pending[: self._batch_size] = pending[: self._batch_size], []
+            return [(sample, pool.submit(self._load, sample)) for sample in next_samples]
 
+        try:
             next_items = next_batch()
             while next_items:
                 current, next_items = next_items, next_batch()
@@ -203,6 +235,8 @@ class Worker:
                         failures.append(_failure(sample, error.reason, str(error)))
                 if batch:
                     yield batch, time.monotonic() - started
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _load(self, sample: Sample) -> Loaded:
         kind = self._kind if sample.window is None else at_moments(self._kind)

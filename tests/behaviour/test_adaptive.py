@@ -22,8 +22,8 @@ from theworld.train.evaluation.live_answer import answer_live
 from theworld.train.reader.layouts import LAYOUTS
 from theworld.train.runs.folder import load_run
 from theworld.train.runs.meta import read_meta
+from theworld.train.training.schedule import draw_steps
 from theworld.train.training.train import train
-from theworld.train.training.trainer import draw_steps
 
 from ..miniatures.lm import RECIPE, SMALL_TRAINING, SPEC, blob_latents, save_mini_lm, save_mini_store
 from ..miniatures.study import place_of, save_mini_study

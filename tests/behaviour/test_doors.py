@@ -17,6 +17,7 @@ WORLDLET = "precompute/worldlet/"
 """Making its scenes and weights is a workshop of its own."""
 
 DOORS = {
+    "accelerate": ["train/training/loop.py"],
     "av": ["pipeline/files/jpeg_scan.py", "precompute/media/video"],
     "datasets": ["pipeline/files/arrow_tables.py"],
     "diffusers": ["precompute/worlds/"],

@@ -337,23 +337,83 @@ def test_two_shards_in_one_worker_are_what_each_is_alone_and_share_the_world_mod
     assert [(record.shard, record.facts["batch_size"]) for record in store.records()] == [(0, 4), (1, 4)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_a_run_in_one_process_between_two_commits(
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2], ids=lambda n: n.name
+)
+def test_at_a_signal_the_batch_in_hand_ends_and_the_short_shard_is_committed(
     tmp_path: Path, world: Path, meets: Callable[[Engine], list[int]], number: signal.Signals
 ) -> None:
-    def third(_: list[str]) -> None:
-        if len(sizes) == 3:
+    def second(_: list[str]) -> None:
+        if len(sizes) == 2:
             os.kill(os.getpid(), number)
 
-    sizes = meets(third)
+    sizes = meets(second)
     before = signal.getsignal(number)
     images = make_images(tmp_path / "in", 6)
-    settings = config(images, tmp_path / "cache", world, shard_size=2, batch_size=2, events=tmp_path / "events")
+    settings = config(images, tmp_path / "cache", world, shard_size=6, batch_size=2, events=tmp_path / "events")
     with pytest.raises(Interrupted, match=rf"interrupted by {number.name}: 4 rollouts were committed .* 2 remain"):
         run_precompute(settings)
     assert signal.getsignal(number) is before
     assert events_of(tmp_path / "events")[-1]["exit_code"] == 75
-    assert run_precompute(settings).written == 2
+    again = run_precompute(settings)
+    assert again.written == 2
+    assert [record.rows for record in open_store(again.store).records()] == [4, 2]
+
+
+def test_a_signal_during_the_last_batch_ends_a_run_that_is_done(
+    tmp_path: Path, world: Path, meets: Callable[[Engine], list[int]]
+) -> None:
+    meets(lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    assert run_precompute(config(make_images(tmp_path / "in", 2), tmp_path / "cache", world)).written == 2
+
+
+def test_inputs_that_were_hashed_before_a_signal_are_not_hashed_again(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, read = make_images(tmp_path / "in", 6), File.read
+    for path in images.iterdir():
+        os.utime(path, (0, 0))
+    names: list[str] = []
+
+    def third(self: File, limit: int) -> bytes:
+        names.append(self.path)
+        if len(names) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(self, limit)
+
+    monkeypatch.setattr(File, "read", third)
+    monkeypatch.setattr("theworld.precompute.inputs.hash_cache._RACY_NS", 0)
+    settings = config(images, tmp_path / "cache", world)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        run_precompute(settings)
+    assert len(names) == 3
+    before = set(names[:2])
+    del names[:]
+    with pytest.raises(Interrupted):
+        run_precompute(settings)
+    assert not before & set(names)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_is_ignored_stays_ignored(
+    tmp_path: Path, world: Path, meets: Callable[[Engine], list[int]], number: signal.Signals
+) -> None:
+    meets(lambda _: os.kill(os.getpid(), number))
+    before = signal.signal(number, signal.SIG_IGN)  # as nohup does, or a script for what it starts with &
+    try:
+        assert run_precompute(config(make_images(tmp_path / "in", 4), tmp_path / "c", world, batch_size=1)).written == 4
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_shard_that_takes_its_time_is_committed_and_the_rest_of_its_task_goes_on(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("theworld.precompute.job.worker.MOST_TASK_S", 0.0)
+    report = run_precompute(config(make_images(tmp_path / "in", 5), tmp_path / "cache", world, batch_size=2))
+    assert report.written == 5
+    assert [record.rows for record in open_store(report.store).records()] == [2, 2, 1]
 
 
 def test_a_signal_is_found_behind_the_error_that_compiled_code_makes_of_it() -> None:
@@ -366,7 +426,7 @@ def test_a_signal_is_found_behind_the_error_that_compiled_code_makes_of_it() -> 
 
 
 STUBBORN = """
-import sys, time
+import hashlib, sys, time
 from theworld.precompute.job.signals import Signals
 signals = Signals()
 with signals.caught():
@@ -375,7 +435,7 @@ with signals.caught():
         time.sleep(60)
     finally:
         print("leaving", flush=True)
-        time.sleep(60)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes of compiled code, where Python handles no signal
 """
 
 

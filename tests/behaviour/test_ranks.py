@@ -1,4 +1,4 @@
-"""Two processes take the steps that one takes, and a training may change their number on its way.
+"""Two processes take the steps of one, with DDP and with FSDP, and a training may change their number on its way.
 
 They find each other through a file and talk over the loopback device; on GPUs, accelerate does the same with NCCL.
 """
@@ -10,33 +10,35 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
 from torch import distributed
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from theworld.pipeline.errors import Interrupted
 from theworld.train.config import TrainConfig
-from theworld.train.data.batches import pad_rows
-from theworld.train.reader.model import TheWorld
 from theworld.train.runs.partial import resumed_config
-from theworld.train.training.checkpoint import optimizer_state, put_optimizer_state, put_weights, weights_of
+from theworld.train.training.loop import Loop
 from theworld.train.training.train import train
 
 from ..faults.harness import finish, start
 from ..miniatures.training import StopAt, lay_out, learned, settings
-from ..train.training.test_trainer import LATENTS, ROWS, build
 from .test_trackers import of_stand_in, stand_in
 
 pytestmark = pytest.mark.slow
 
-BATCH = pad_rows(ROWS[:3], 0)
+FSDP = Path(__file__).parents[2] / "configs" / "fsdp.yaml"
 
 
-def together(folder: Path, size: int, work: Any) -> None:
+def together(folder: Path, size: int, work: Any, *, fsdp: bool = False) -> None:
     """Run `work` in `size` processes of one training."""
     meeting = folder / f"meeting-{len(list(folder.glob('meeting*')))}"
 
     def one(rank: int) -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)  # a forked process is not yet one of several
+        if fsdp:
+            use_fsdp_on_cpu()
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size))
         os.environ.update(GLOO_SOCKET_IFNAME="lo", ACCELERATE_USE_CPU="true")
         distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
@@ -48,6 +50,23 @@ def together(folder: Path, size: int, work: Any) -> None:
     children = [start(lambda _, rank=rank: one(rank)) for rank in range(size)]
     for child in children:
         finish(*child)
+
+
+def use_fsdp_on_cpu() -> None:
+    """The settings of configs/fsdp.yaml as `accelerate launch` hands them on, without accelerate's demand for GPUs."""
+    plan = load_config_from_file(str(FSDP)).fsdp_config
+    names = {"fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP"}
+    os.environ.update({names.get(name, name.upper()): str(value) for name, value in plan.items()})
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    set_up = AcceleratorState.__init__
+
+    def and_split(self: AcceleratorState, *arguments: Any, **plugins: Any) -> None:
+        set_up(self, *arguments, **plugins)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugins["fsdp_plugin"]
+            PartialState._shared_state["distributed_type"] = self.distributed_type
+
+    AcceleratorState.__init__ = and_split  # type: ignore[method-assign]
 
 
 def equal(one: Path, other: Path) -> None:
@@ -78,19 +97,30 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert looks[0] == pytest.approx(looks[1], rel=1e-5)
 
 
-def test_a_training_begun_by_one_goes_on_with_two_and_ends_with_one(tmp_path: Path) -> None:
-    house = lay_out(tmp_path)
-    train(config(house, out=house / "one"))
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp"])
+def test_a_training_begun_by_one_goes_on_with_two_and_ends_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsdp: bool
+) -> None:
+    """It validates just before it ends, after which FSDP must split again what it left whole."""
+    house = lay_out(tmp_path, validation=2)
+    train(config(house, out=house / "one", validate_every=2))
     path = house / "run.partial"
     with pytest.raises(Interrupted):
-        train(config(house), stop=StopAt(2))
+        train(config(house, validate_every=2), stop=StopAt(2))
+    run, split = Loop.run, set[bool]()
+
+    def run_and_look(loop: Loop, *arguments: Any) -> None:
+        split.update(isinstance(parameter, DTensor) for parameter in loop.bare.parameters())
+        run(loop, *arguments)
 
     def two_updates() -> None:
         stop = StopAt(2) if os.environ["RANK"] == "1" else None  # one of them is told to, both stop
         with pytest.raises(Interrupted, match="after update 4"):
-            train(resumed_config(path, {}), resume=path, stop=stop)
+            train(resumed_config(path, {"micro_batch": 2}), resume=path, stop=stop)
+        assert split == {fsdp}
 
-    together(house, 2, two_updates)
+    monkeypatch.setattr(Loop, "run", run_and_look)
+    together(house, 2, two_updates, fsdp=fsdp)
     train(resumed_config(path, {}), resume=path)
     equal(house / "one", house / "run")
 
@@ -107,45 +137,3 @@ def test_two_processes_tell_a_tracker_once(
     assert list(told) == list(range(1, 7))
     metrics = json.loads((house / "run" / "metrics.json").read_text())
     assert [told[point["step"]]["train/loss"] for point in metrics["loss"]] == [p["loss"] for p in metrics["loss"]]
-
-
-def test_what_fsdp_has_split_is_kept_whole_and_split_again(tmp_path: Path) -> None:
-    """FSDP by hand, as accelerate offers it on GPUs alone: two steps, with everything put down and taken up between."""
-
-    def steps(model: TheWorld, optimizers: list[torch.optim.Optimizer], say: Any = lambda: None) -> None:
-        for number, optimizer in enumerate(optimizers):
-            model(**BATCH, latents=LATENTS[:3]).loss.backward()
-            torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
-            optimizer.step()
-            model.zero_grad()
-            if number == 0:
-                say()
-
-    def trained(model: TheWorld) -> list[torch.nn.Parameter]:
-        return [p for p in model.parameters() if p.requires_grad]
-
-    plain, _ = build()
-    steps(plain, [torch.optim.AdamW(trained(plain), lr=1e-2)] * 2)
-    expected = weights_of(plain)
-
-    def split() -> None:
-        model, lm = build()
-        for layer in lm.model.get_base_model().model.layers:
-            fully_shard(layer)
-        fully_shard(model)
-        assert all(isinstance(p, DTensor) for p in model.parameters())
-        first, second = (torch.optim.AdamW(trained(model), lr=1e-2) for _ in range(2))
-
-        def put_down_and_take_up() -> None:
-            weights, (moments, groups) = weights_of(model), optimizer_state(model, first)
-            with torch.no_grad():
-                for parameter in trained(model):
-                    parameter.zero_()
-            put_weights(model, weights)
-            put_optimizer_state(model, second, moments, groups)
-
-        steps(model, [first, second], put_down_and_take_up)
-        for name, tensor in weights_of(model).items():
-            torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5)
-
-    together(tmp_path, 2, split)

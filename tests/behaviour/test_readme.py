@@ -11,6 +11,8 @@ import json
 import re
 import shlex
 import tomllib
+from contextlib import chdir
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -65,36 +67,76 @@ def as_run_here(words: list[str]) -> list[str]:
     return [*words, *next((more for begin, more in MORE if " ".join(words).startswith(begin)), [])]
 
 
-@pytest.mark.slow
-def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    photos = make_images(tmp_path / "in", 4)
-    Image.open(photos / "000.png").save(tmp_path / "photo.jpg")
+@dataclass
+class Typed:
+    """What the commands of the page left behind."""
+
+    folder: Path
+    ran: list[str]
+    output: dict[str, str]
+    """Of the last command of each name."""
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Typed:
+    """The page's commands, run one after another."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    photos = make_images(folder / "in", 4)
+    Image.open(photos / "000.png").save(folder / "photo.jpg")
     asked = {"question": "where will the ball land?", "answer": "left", "choices": ["left", "right"]}
     lines = (json.dumps({"id": f"{n}", "image": f"in/{n:03d}.png", **asked}) for n in range(4))
-    (tmp_path / "QUESTIONS.jsonl").write_text("\n".join(lines))
-    (tmp_path / "videos").mkdir()
-    write_video(tmp_path / "videos" / "0.mp4", np.zeros((33, 64, 64, 3), np.uint8), 12)
+    (folder / "QUESTIONS.jsonl").write_text("\n".join(lines))
+    (folder / "videos").mkdir()
+    write_video(folder / "videos" / "0.mp4", np.zeros((33, 64, 64, 3), np.uint8), 12)
     places = {
-        HUB: str(save_mini_world(tmp_path / "cosmos")),
-        "WAN": str(save_mini_wan(tmp_path / "wan-weights")),
+        HUB: str(save_mini_world(folder / "cosmos")),
+        "WAN": str(save_mini_wan(folder / "wan-weights")),
         "EMBEDDED": str(find_weights(None).folder),
         "PHOTOS": str(photos),
-        "VIDEOS": str(tmp_path / "videos"),
+        "VIDEOS": str(folder / "videos"),
         "demo/latents/scenes/images/test-buckets-000018.png": "demo/latents/scenes/images/test-buckets-000003.png",
     }
-    ran: list[str] = []
-    for command in COMMANDS:
-        if command[0] in ("theworld", "sbatch") or command == ["make", "demo"]:
-            words = [places.get(word, word) for word in as_run_here(command)]
-            done = CliRunner().invoke(app, words)
-            assert done.exit_code == 0, (words, done.output, done.exception)
-            ran.append(words[0])
-    assert set(ran) >= {"demo", "precompute", "train", "evaluate", "ask", "tokens", "cache"}
-    assert {"1", "2", "photos"} == {path.name for path in (tmp_path / "runs").iterdir()}
+    typed = Typed(folder, [], {})
+    with chdir(folder):
+        for command in COMMANDS:
+            if command[0] in ("theworld", "sbatch") or command == ["make", "demo"]:
+                words = [places.get(word, word) for word in as_run_here(command)]
+                done = CliRunner().invoke(app, words)
+                assert done.exit_code == 0, (words, done.output, done.exception)
+                typed.ran.append(words[0])
+                typed.output[words[0]] = done.output
+    return typed
+
+
+@pytest.mark.slow
+def test_the_commands_run_in_their_order(typed: Typed) -> None:
+    assert set(typed.ran) >= {"demo", "precompute", "train", "evaluate", "ask", "tokens", "cache"}
+    assert {"1", "2", "photos"} == {path.name for path in (typed.folder / "runs").iterdir()}
     for file in ("answer.png", "rollout.png", "report.html"):
-        assert (tmp_path / file).stat().st_size > 1000
+        assert (typed.folder / file).stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_page_and_goes_on_where_it_was_cut(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(typed.folder)
+    demo = typed.folder / "demo"
+    page = (demo / "index.html").read_text()
+    assert str(demo / "index.html") in typed.output["demo"].replace("\n", "")
+    heads = re.findall(r"<h2>(.*?)</h2>", page)
+    assert heads[0] == "The predicted future"
+    assert heads[-2:] == ["What to try next", "Setup"]
+    assert {"Accuracy by question type", "Ablations", "What making it took"} <= set(heads)
+    for words in ("rollouts in the store", "steps8", "steps0", "shuffled", "frozen", "noise", "theworld ask demo/"):
+        assert words in page
+    trained = {path: path.stat().st_mtime_ns for path in (demo / "runs").glob("*/*.safetensors")}
+    assert len(trained) == 4
+    again = CliRunner().invoke(app, [*as_run_here(["make", "demo"]), "--json", "--quiet"])
+    assert again.exit_code == 0, (again.output, again.exception)
+    said = json.loads(again.stdout)
+    assert said["page"] == str(demo / "index.html")
+    assert [one["arm"] for one in said["evaluations"]] == ["rollout", "frozen", "shuffled", "noise", "rollout"]
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
 
 
 def test_what_make_is_asked_for_is_what_it_does() -> None:
@@ -105,7 +147,7 @@ def test_what_make_is_asked_for_is_what_it_does() -> None:
     assert {(name, build.split()[0]) for name, build in torch} == {("TORCH", tested.group() if tested else "")}
     makefile = (ROOT / "Makefile").read_text()
     rules = {target: makefile.partition(f"\n{target}: ")[2].partition("\n\n")[0] for target in asked}
-    assert rules["demo"].endswith("$(BIN)/theworld demo")  # which tests/behaviour/test_demo.py runs, smaller
+    assert rules["demo"].endswith("$(BIN)/theworld demo")  # run above, smaller
     assert "pytest" in rules["test"]
     assert "$(VENV)/.installed" in makefile.partition("\ninstall: ")[2].partition("\n")[0]
 

@@ -88,7 +88,7 @@ def test_the_comparison_notices_another_dropout(house: Path, monkeypatch: pytest
     train(settings(house, out=house / "straight"))
     with pytest.raises(Interrupted):
         train(settings(house), stop=StopAt(3))
-    monkeypatch.setattr("theworld.train.training.trainer._seed", lambda *_: 1)
+    monkeypatch.setattr("theworld.train.training.loop.seed_of", lambda *_: 1)
     go_on(house / "run.partial")
     assert not same(house / "straight", house / "run")
 
@@ -260,10 +260,9 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, bad: set[int], value: float = math
     forward, count = TheWorld.forward, [0]
 
     def poison(self: TheWorld, *args: Any, **kwargs: Any) -> WorldOutput:
-        loss, logits = forward(self, *args, **kwargs)
+        output = forward(self, *args, **kwargs)
         count[0] += 1
-        assert loss is not None
-        return WorldOutput(loss * value if count[0] in bad else loss, logits)
+        return WorldOutput(output.loss * value if count[0] in bad else output.loss, output.logits)
 
     monkeypatch.setattr(TheWorld, "forward", poison)
 
@@ -279,7 +278,7 @@ def test_an_update_that_is_not_finite_is_refused_counted_and_named(
         kept.append(checkpoint)
         write(path, checkpoint)
 
-    monkeypatch.setattr("theworld.train.training.trainer.write_checkpoint", keep)
+    monkeypatch.setattr("theworld.train.training.loop.write_checkpoint", keep)
     poisoned(monkeypatch, {4, 5}, value)
     train(settings(house, checkpoint_every=1), progress=heard)
     before, at_5, after = (kept[n].part("weights") for n in (2, 4, 5))

@@ -17,6 +17,7 @@ import pytest
 from theworld.pipeline.messages import command
 from theworld.precompute.job.events import Events
 
+from ..command_line import Done, theworld, theworld_process
 from ..commands_page import walk
 from ..miniatures.store import TINY, create
 from ..patience import patience
@@ -25,7 +26,6 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("pipeline", "precompute", "train")
 BASH = shutil.which("bash") or ""
 needs_bash = pytest.mark.skipif(not BASH, reason="a command is pasted into bash, which is not here")
-THEWORLD = [sys.executable, "-m", "theworld.pipeline.cli"]
 
 
 def trees() -> Iterator[tuple[str, ast.Module]]:
@@ -59,13 +59,9 @@ def test_text_leaves_by_one_door() -> None:
 EVIL = "\x1b]0;OWNED\x07\x1b[2J\u202e"
 
 
-def run(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*THEWORLD, *words], cwd=folder, capture_output=True, timeout=patience(120), check=False)
-
-
-def require_safe(done: subprocess.CompletedProcess[bytes], code: int) -> str:
+def require_safe(done: Done, code: int) -> str:
     text = (done.stdout + done.stderr).decode()
-    assert done.returncode == code, text
+    assert done.code == code, text
     assert not {"\x1b", "\x07", "\u202e", "\r"} & set(text), text
     return text
 
@@ -74,19 +70,20 @@ def test_a_strangers_questions_do_not_command_the_terminal(tmp_path: Path) -> No
     question = {"image": "a.png", "question": f"where{EVIL}?", "answer": "left", "choices": ["left", f"r{EVIL}"]}
     lines = [{**question, "id": f"q{n}{EVIL}", "type": f"t{EVIL}", "split": f"s{EVIL}"} for n in range(2)]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert r"t\x1b]0;OWNED\x07\x1b[2J\u202e" in require_safe(run(tmp_path, "questions", "q.jsonl"), 3)
-    require_safe(run(tmp_path, "questions", "q.jsonl", "--json"), 3)
+    assert r"t\x1b]0;OWNED\x07\x1b[2J\u202e" in require_safe(theworld("questions", "q.jsonl", cwd=tmp_path), 3)
+    require_safe(theworld("questions", "q.jsonl", "--json", cwd=tmp_path), 3)
 
 
 def test_the_prompt_of_a_strangers_store_does_not_either(tmp_path: Path) -> None:
     stores = [create(tmp_path / name, recipe=TINY.model_copy(update={"prompt": f"{name}{EVIL}"})) for name in "ab"]
-    said = require_safe(run(tmp_path, "cache", "explain", *(store.path for store in stores)), 0)
+    said = require_safe(theworld("cache", "explain", *(store.path for store in stores), cwd=tmp_path), 0)
     assert r"a\x1b]0;OWNED" in said
 
 
 def test_a_file_name_that_a_pattern_typed_as_a_flag_is_shown_escaped(tmp_path: Path) -> None:
-    for words in ((f"--x{EVIL}",), ("cache", "info", f"--x{EVIL}"), ("worlds", f"a{EVIL}"), (f"a{EVIL}",)):
-        assert "OWNED" in require_safe(run(tmp_path, *words), 2)
+    assert "OWNED" in require_safe(theworld_process(f"--x{EVIL}", cwd=tmp_path), 2)
+    for words in (("cache", "info", f"--x{EVIL}"), ("worlds", f"a{EVIL}"), (f"a{EVIL}",)):
+        assert "OWNED" in require_safe(theworld(*words, cwd=tmp_path), 2)
 
 
 def test_a_mistake_of_ours_that_quotes_a_stranger_is_shown_escaped(tmp_path: Path) -> None:
@@ -98,7 +95,7 @@ it.app = fail
 it.main()
 """
     done = subprocess.run([sys.executable, "-c", broken], cwd=tmp_path, capture_output=True, check=False)
-    text = require_safe(done, 1)
+    text = require_safe(Done(done.returncode, done.stdout, done.stderr), 1)
     assert text.startswith("Traceback (most recent call last):\n")
     assert text.endswith("RuntimeError: \\x1b]0;OWNED\\x07\\x1b[2J\\u202e\n")
 
@@ -187,7 +184,7 @@ def test_the_commands_that_messages_offer_survive_the_terminal_and_a_paste(name:
     (tmp_path / "empty" / name).mkdir()
     offered = []
     for words in (["cache", "verify", f"./{path}"], ["cache", "info", f"./{path}"], ["cache", "info", f"empty/{name}"]):
-        done = run(tmp_path, *words)
+        done = theworld(*words, cwd=tmp_path)
         text = (done.stdout + done.stderr).decode()
         offered += re.findall(r"`(theworld (?:cache repair|precompute IMAGES)[^`]*)`", text)
     assert len(offered) == 4  # verify offers its own, too

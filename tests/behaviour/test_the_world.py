@@ -1,7 +1,9 @@
 """The Python interface of the page that the project grew from, with its names: one object, from images to answers."""
 
+import contextlib
 import io
 import json
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import GenerationConfig, StoppingCriteriaList, TextStreamer
+from transformers.utils import ModelOutput
 
 import theworld
 from theworld import TheWorld
-from theworld.pipeline.errors import ConfigError, LatentShapeError
+from theworld.pipeline.errors import ConfigError, LatentShapeError, RunError
 from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.store.folder import open_store
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute
 from theworld.train.evaluation.answer import ask
+from theworld.train.language.weights import find_weights
 from theworld.train.questions.record import read_questions
 from theworld.train.runs.folder import load_run
 
@@ -87,6 +92,13 @@ def test_a_picture_is_the_same_however_it_comes(model: TheWorld, place: Path) ->
     assert all(torch.equal(batch["images"], batches[0]["images"]) for batch in batches)
     assert [batch["keys"][0] for batch in batches[:3]] == [key_of_file(file)] * 3
     assert len({batch["keys"][0] for batch in batches[3:]}) == 1, "what is no file is known by its pixels"
+    pixels = torch.from_numpy(np.array(picture))
+    forms = [pixels.permute(2, 0, 1), pixels, pixels[None], file.open("rb"), {"bytes": file.read_bytes(), "path": None}]
+    forms += [[[picture]], {"bytes": None, "path": str(file)}]
+    assert all(torch.equal(model.processor(QUESTION, form)["images"], batches[0]["images"]) for form in forms)
+    for mode in ("L", "P", "CMYK", "YCbCr", "HSV", "I;16", "PA", "La", "RGBa", "RGBX"):
+        through = {"I;16": "I", "PA": "P", "La": "LA", "RGBa": "RGBA"}.get(mode, mode)
+        assert model.processor(QUESTION, picture.convert(through).convert(mode))["images"].shape == (1, 3, 32, 48)
     lossless = io.BytesIO()
     picture.save(lossless, "TIFF")
     assert model.processor(QUESTION, Image.open(lossless))["keys"] == batches[3]["keys"]
@@ -128,16 +140,120 @@ def test_what_does_not_fit_is_refused_in_words(model: TheWorld, place: Path) -> 
         TheWorld.from_pretrained(str(place / "lm"), lm=str(place / "lm"))
     with pytest.raises(ConfigError, match="2 texts take one image for all or 2 images, got 3"):
         model.processor([QUESTION] * 2, [place / "0.png"] * 3)
-    with pytest.raises(ConfigError, match=r"uint8 of shape .* got float64"):
+    with pytest.raises(ConfigError, match=r"uint8 of shape .* got float64.*255 \* pixels"):
         model.processor(QUESTION, np.zeros((8, 8, 3)))
+    with pytest.raises(ConfigError, match=r"pixels.transpose\(1, 2, 0\)"):
+        model.processor(QUESTION, np.zeros((3, 8, 8), np.uint8))
+    with pytest.raises(ConfigError, match="mode I does not say which value is white"):
+        model.processor(QUESTION, Image.new("I", (8, 8)))
+    with pytest.raises(ConfigError, match="is a URL"):
+        model.processor(QUESTION, "https://example.org/a.png")
+    with pytest.raises(ConfigError, match="text 0 has 2 images"):
+        model.processor(QUESTION, [[place / "0.png", place / "1.png"]])
+    with pytest.raises(ConfigError, match="return_tensors='np'"):
+        model.processor(QUESTION, return_tensors="np")
     with pytest.raises(ConfigError, match="got int"):
         model.processor(QUESTION, 3)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="one question or several"):
         model.processor("  ")
     with pytest.raises(ConfigError, match="images= or latents="):
         model.rank(QUESTION, ["a", "b"])
+    with pytest.raises(ConfigError, match="a list of texts, got the text 'left'"):
+        model.rank(QUESTION, "left", images=place / "0.png")
+    with pytest.raises(ConfigError, match="gemma_model_name=NAME"):
+        TheWorld()
     with pytest.raises(ConfigError, match="from_pretrained makes one"):
         TheWorld(model.lm, model.reader, max_world_steps=8).processor  # noqa: B018
+
+
+def test_a_model_is_loaded_with_the_arguments_of_transformers(place: Path) -> None:
+    settings: dict[str, Any] = {"world": place / "world", "size": "32x48", "layout": "spatial", "lora_rank": 2}
+    model = TheWorld.from_pretrained(place / "lm", device_map={"": "cpu"}, torch_dtype=torch.bfloat16, **settings)
+    assert (model.dtype, model.device, model.config.model_type) == (torch.bfloat16, torch.device("cpu"), "gemma2")
+    assert {p.shape[0] for name, p in model.lm.named_parameters() if "lora_A" in name} == {2}
+    assert model.float()(**model.processor(QUESTION)).logits.dtype == torch.float32
+    assert model.to(torch.bfloat16)(**model.processor(QUESTION, place / "0.png")).logits.dtype == torch.bfloat16
+    for wrong, words in {
+        "load_in_8bit": "no argument 'load_in_8bit'; settings are coarse, ",
+        "torch_dtype": "dtype='float16': the language model computes in float32, bfloat16",
+        "device_map": "device='tpu'",
+        "patch": "patch should be greater than or equal to 1, got 0",
+        "revision": "is of a repository on the Hub",
+    }.items():
+        value = {"load_in_8bit": True, "torch_dtype": "float16", "device_map": "tpu", "patch": 0, "revision": "main"}
+        with pytest.raises(ConfigError, match=words):
+            TheWorld.from_pretrained(place / "lm", **settings, **{wrong: value[wrong]})
+
+
+def test_the_output_is_one_of_transformers(model: TheWorld, place: Path) -> None:
+    inputs = model.processor([QUESTION, "what color is it now?"], place / "0.png")
+    learned = model(**inputs, labels=inputs["input_ids"])
+    assert isinstance(learned, ModelOutput)
+    assert list(learned) == ["loss", "logits"]
+    assert learned.to_tuple()[0] is learned.loss is learned[0]
+    plain = model(**inputs)
+    assert list(plain) == ["logits"]
+    assert plain[0] is plain.logits
+    [logits] = model(**inputs, return_dict=False)
+    assert torch.equal(logits, plain.logits)
+    without = {name: value for name, value in inputs.items() if name != "attention_mask"}
+    assert torch.equal(model(**without).logits, plain.logits), "without a mask, what is not padding is text"
+    with pytest.raises(ConfigError, match="2 images have 1 keys"):
+        model(**{**inputs, "keys": inputs["keys"][:1]})
+
+
+def test_generation_is_steered_as_that_of_transformers(
+    model: TheWorld, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = model.processor(QUESTION, place / "0.png", return_tensors="pt", padding=True)
+    heard = io.StringIO()
+    greedy = model.generate(**inputs, max_new_tokens=4)
+    with contextlib.redirect_stdout(heard):
+        streamer = TextStreamer(model.processor.tokenizer, skip_prompt=True)
+        streamed = model.generate(**inputs, max_new_tokens=4, streamer=streamer, top_p=None, use_cache=True)
+    assert streamed.tolist() == greedy.tolist()
+    assert heard.getvalue().strip() == model.processor.batch_decode(greedy, skip_special_tokens=True)[0]
+    first = StoppingCriteriaList([lambda ids, _: torch.ones(len(ids), dtype=torch.bool)])
+    assert model.generate(**inputs, max_new_tokens=4, stopping_criteria=first).shape == (1, 1)
+    several = GenerationConfig(max_new_tokens=2, do_sample=True, num_return_sequences=3)
+    assert model.generate(**inputs, generation_config=several).shape == (3, 2)
+    drawing: dict[str, Any] = {"max_new_tokens": 6, "do_sample": True, "temperature": 5.0}
+    torch.manual_seed(0)
+    texts = {str(model.generate(**inputs, **drawing).tolist()) for _ in range(4)}
+    assert len(texts) > 1, "without a seed, torch's own generator decides"
+    torch.manual_seed(0)
+    assert str(model.generate(**inputs, **drawing).tolist()) in texts
+    ranked = [model.generate(**inputs, **drawing, top_k=9, seed=3).tolist() for _ in range(2)]
+    assert ranked[0] == ranked[1]
+    model.generate(**inputs, max_new_tokens=1, temperature=0.7)
+    assert "no effect without do_sample=True" in caplog.text
+    with pytest.raises(ConfigError, match="leave out do_sample"):
+        model.generate(**inputs, do_sample=True, temperature=0)
+    with pytest.raises(ConfigError, match="pass max_new_tokens"):
+        model.generate(**inputs, max_length=30)
+    with pytest.raises(ConfigError, match="by name"):
+        model.generate(Image.new("RGB", (8, 8)), "where?")  # type: ignore[arg-type]
+
+
+def test_a_processor_is_light_enough_for_the_workers_of_a_loader(model: TheWorld, place: Path) -> None:
+    content = bytes(ForkingPickler.dumps(model.processor))
+    assert len(content) < 100_000, "it holds no weights"
+    batch = ForkingPickler.loads(content)(QUESTION, place / "0.png")
+    assert torch.equal(batch["images"], model.processor(QUESTION, place / "0.png")["images"])
+
+
+def test_what_was_never_trained_is_found_beside_a_language_model_that_has_moved(place: Path, tmp_path: Path) -> None:
+    lm = save_mini_lm(tmp_path / "lm")
+    settings: dict[str, Any] = {"world": place / "world", "device": "cpu"}
+    TheWorld.from_pretrained(lm, size="32x48", layout="spatial", **settings).save_pretrained(tmp_path / "run")
+    recorded = json.loads((tmp_path / "run" / "theworld.json").read_text())["lm"]
+    assert recorded["content"] == recorded["identity"] == find_weights(str(lm)).content
+    lm.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="Say where it lies now"):
+        TheWorld.from_pretrained(tmp_path / "run", **settings)
+    assert TheWorld.from_pretrained(tmp_path / "run", lm=tmp_path / "elsewhere", **settings).num_world_steps == 4
+    with pytest.raises(RunError, match="Adapters fit only the model"):
+        TheWorld.from_pretrained(tmp_path / "run", lm=save_mini_lm(tmp_path / "other", seed=1), **settings)
 
 
 def test_a_path_may_be_a_text(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from theworld.train.evaluation.evaluate import EVALUATION, evaluate
 from theworld.train.reader.model import TheWorld
 from theworld.train.runs.folder import load_run
 from theworld.train.runs.meta import read_meta
+from theworld.train.training import inputs
 from theworld.train.training import train as trainer
-from theworld.train.training import trainer as updates
 from theworld.train.training.train import train
 
 from ..miniatures.lm import PLACES, RECIPE, SMALL_TRAINING, save_mini_lm, save_mini_store
@@ -150,6 +150,14 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return {**load_file(run / "adapter_model.safetensors"), **load_file(run / "world_reader.safetensors")}
 
 
+def test_a_training_of_one_update_learns(house: Path) -> None:
+    summary = train(config(house, train_steps=1))
+    metrics = json.loads((house / "run" / "metrics.json").read_text())
+    assert [point["learning_rate"] for point in metrics["loss"]] == [1e-3]  # half the peak
+    assert any(tensor.any() for name, tensor in weights(house / "run").items() if "lora_B" in name)
+    assert summary.train_steps == 1
+
+
 def test_the_same_seed_gives_the_same_weights_bit_by_bit_and_another_seed_does_not(house: Path) -> None:
     for name, seed in (("one", 5), ("two", 5), ("three", 6)):
         train(config(house, out=house / name, seed=seed))
@@ -226,7 +234,7 @@ def test_each_epoch_feeds_every_question_once_in_an_order_of_its_own(
         fed.extend((example.key, example.prompt) for row in rows for example in row)
         return texts(rows, **how)
 
-    monkeypatch.setattr(updates, "texts", noting)
+    monkeypatch.setattr(inputs, "texts", noting)
     train(config(house, train_steps=None, epochs=2))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("latents")]
     first, second = fed[:16], fed[16:32]

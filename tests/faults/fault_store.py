@@ -23,6 +23,7 @@ from theworld import pipeline
 from theworld.pipeline.errors import ImageError, TheWorldError
 from theworld.pipeline.failures import FailureReason
 from theworld.pipeline.store.folder import open_store
+from theworld.precompute.job.ray_local import StopSign
 
 PAUSE_S = 0.05
 """A shard's work: the time in which to be killed."""
@@ -40,6 +41,8 @@ class FaultSample(NamedTuple):
 @dataclass(frozen=True)
 class FaultReceipt:
     written: int
+    undone: int = 0
+    elsewhere: int = 0
     failures: tuple[Any, ...] = ()
     bytes_written: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -53,6 +56,7 @@ class FaultWorker:
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self._store = open_store(Path(setup["store"]), tolerate_damage=True)
+        self._stop_sign = StopSign(setup["stop_sign"])
 
     def load_s(self) -> float:
         return 0.0
@@ -66,14 +70,19 @@ class FaultWorker:
         self, samples: Sequence[FaultSample], shard_number: int | None, fitted: Mapping[str, int] | None = None
     ) -> FaultReceipt:
         del fitted
+        """In batches of one, as far as a real worker goes."""
         with self._store.new_shard(shard_number) as shard:
             for sample in samples:
+                if self._stop_sign.is_up():
+                    break
                 if sample.source.startswith(ABORTING):
                     os.abort()
                 time.sleep(PAUSE_S / len(samples))
                 shard.add(sample.key, latent_of(sample.key))
-            shard.commit({"host": "fault"})
-        return FaultReceipt(written=len(samples), seconds={"rollout": PAUSE_S})
+            written = len(shard)
+            if written:
+                shard.commit({"host": "fault"})
+        return FaultReceipt(written=written, undone=len(samples) - written, seconds={"rollout": PAUSE_S})
 
 
 def latent_of(key: str) -> NDArray[np.float32]:

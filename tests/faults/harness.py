@@ -217,7 +217,7 @@ class FileLayer:
     """
 
     OPERATIONS = frozenset({"open", "write", "fsync", "close", "link", "unlink", "mkdir", "replace"})
-    HARMLESS = frozenset({"getpid", "fsencode", "fspath", "strerror", "fstat", "stat"})
+    HARMLESS = frozenset({"getpid", "fsencode", "fspath", "strerror", "fstat", "stat", "read"})
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)

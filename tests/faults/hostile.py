@@ -253,7 +253,7 @@ CACHES: dict[str, Harm] = {
             {
                 "shards": np.empty((0, 5), np.int64),
                 "keys": np.empty((0, 2), np.uint64),
-                "first_frames_crc32c": np.empty(0, np.uint32),
+                "frames_crc32c": np.empty((0, 3), np.uint32),
                 "seal": np.zeros(16, np.uint8),
             }
         ),

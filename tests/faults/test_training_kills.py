@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from theworld.train.runs.partial import is_partial, resumed_config
-from theworld.train.training.checkpoint import read_checkpoint
+from theworld.train.training import loop
+from theworld.train.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from theworld.train.training.train import train
-from theworld.train.training.trainer import UpdateTrainer
 
 from ..miniatures.training import lay_out, same, settings
 from .harness import SEED, amount, finish, start
@@ -85,20 +85,18 @@ def test_a_training_killed_at_random_is_the_one_that_was_not(
 
 @pytest.mark.slow
 def test_the_kills_notice_a_resume_that_forgets_the_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(UpdateTrainer, "_load_optimizer_and_scheduler", lambda *_: None)
+    monkeypatch.setattr(loop, "put_optimizer_state", lambda *_: None)
     house = lay_out(tmp_path)
     changes = {"train_steps": 24, "checkpoint_every": 1}
     train(settings(house, out=house / "straight", **changes))
 
     def die_late(house: Path) -> None:
-        save = UpdateTrainer._save_checkpoint
-
-        def and_die(self: UpdateTrainer, *arguments: Any) -> None:
-            save(self, *arguments)
-            if self.state.global_step == 12:
+        def and_die(path: Path, checkpoint: Checkpoint) -> None:
+            write_checkpoint(path, checkpoint)
+            if checkpoint.state["update"] == 12:
                 os.kill(os.getpid(), 9)
 
-        UpdateTrainer._save_checkpoint = and_die  # type: ignore[method-assign]
+        loop.write_checkpoint = and_die
         train(settings(house, out=house / "killed", **changes))
 
     child, pipe = start(lambda _: die_late(house))

@@ -453,7 +453,11 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: zarr.json",
-            covers=("pipeline.store.folder:check_array_metadata", "pipeline.store.promises:stated_rows"),
+            covers=(
+                "pipeline.store.zarr_group:ZarrGroup.check",
+                "pipeline.store.zarr_group:_read",
+                "pipeline.store.promises:stated_rows",
+            ),
             cases=lambda s: s.stores_with("zarr.json"),
             use=_verify_store,
             share=0.25,

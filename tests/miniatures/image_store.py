@@ -47,5 +47,5 @@ def tamper(store: LatentStore, key: str, change: float) -> None:
     values = store.read([key])[0].copy()
     values[3, -1, 1, 2] += np.asarray(change, values.dtype)
     written = store.layout.new_row()
-    crc = store.layout.encode(key, values, written)
-    put_row(store, row // store.shard_size, row % store.shard_size, written.tobytes(), crc)
+    crcs = store.layout.encode(key, values, written)
+    put_row(store, row // store.shard_size, row % store.shard_size, written.tobytes(), crcs)

@@ -12,8 +12,8 @@ from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_stor
 
 SPEC = LatentSpec(channels=3, spatial_stride=8, temporal_stride=4, mean=(0.0,) * 3, std=(1.0,) * 3)
 TINY = Recipe(world="sha256:" + "0" * 64, height=16, width=32, rollout_steps=2)
-"""Latents of shape (3, 3, 2, 4): frames of 48 bytes and 4 of checksum."""
-FRAME_BYTES, FRAMES = 52, 3
+"""Latents of shape (3, 3, 2, 4): rows of three frames of 48 bytes, and 4 of checksum."""
+FRAME_BYTES, ROW_BYTES = 48, 3 * 48 + 4
 
 
 def key(number: int) -> str:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...pipeline.errors import ConfigError
+from ...pipeline.errors import ConfigError, DamagedShardError
 from ...pipeline.latents.tensors import as_tensor
 from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.store.folder import LatentStore
@@ -117,6 +117,17 @@ class LatentDataset(Dataset[Tensor]):
         Raises:
             DamagedShardError: bytes on disk are not the bytes committed.
         """
+        while True:
+            try:
+                return self._read(indices, buffer)
+            except DamagedShardError:
+                index = self.store.index
+                self.store.refresh()
+                if self.store.index is index:
+                    raise
+                # else `cache compact` has moved the rows since this store was opened
+
+    def _read(self, indices: Indices, buffer: BatchBuffer | None) -> Tensor:
         if self._index is not self.store.index:  # refreshed since: a shard's number may stand for another one now
             keys, index = self._any_keys, self.store.index
             self._rows = self.store.rows_of(keys)

@@ -29,10 +29,10 @@ from ...pipeline.progress import Progress
 from ..config import AnswerConfig
 from ..data.batches import Example, pack_by, pad_rows, texts, to_device, with_latents
 from ..data.loader import LatentDataset
-from ..data.shown_choices import as_shown
 from ..data.vision import VisionInputs
 from ..language.prompt_format import PromptFormat
 from ..questions.record import Question
+from ..questions.shown_choices import as_shown
 from ..runs.folder import LoadedRun, load_run
 
 _MAX_NEW_TOKENS = 16  # of an answer in own words, unless more are asked for or needed
@@ -97,6 +97,8 @@ def ask(
         raise LatentShapeError(f"ask takes the latents of one image, (1, C, T, H, W), got {tuple(latents.shape)}")
     if not question.strip():
         raise ConfigError("the question is empty")
+    if isinstance(choices, str):
+        raise ConfigError(f"choices are a list of texts, got the text {choices!r}")
     if choices and writing is not None and writing != AnswerConfig():
         raise ConfigError(
             "choices are ranked, so nothing is generated: leave out max_new_tokens, temperature, top_p and seed, or "

@@ -16,13 +16,13 @@ from ..data.arms import Arm, open_arm
 from ..data.batches import check_answers
 from ..data.limits import questions_that_fit, questions_with_latents
 from ..data.loader import LatentDataset
-from ..data.shown_choices import all_as_shown
 from ..data.vision import open_vision_inputs
 from ..language.choice_prompts import letters
 from ..language.lm import merge_adapters
 from ..questions.holdout import hold_out
 from ..questions.images import require_folder
 from ..questions.record import Question, read_questions
+from ..questions.shown_choices import all_as_shown
 from ..runs.folder import LoadedRun, load_run, require_same_recipe
 from .answer import Response, answer_all
 from .own_words import normalised

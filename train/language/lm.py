@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,6 +15,7 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import BaseModel, Field, ValidationError
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -35,6 +36,9 @@ ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 _VISION_PARTS = ("vision_tower", "multi_modal_projector")
 """The parts of a multimodal model that process images; never trained."""
+
+SAVED = ".modules_to_save."
+"""In the name of a parameter that is trained as a copy of one of the model's own."""
 
 _PROBE = "Where will the 2 red balls land? Zwölf, 左."
 _SAMPLE = 4096  # embedding vectors whose scale is measured
@@ -198,8 +202,26 @@ def embedding_rms(model: Any) -> float:
     return float(embed(ids).float().square().mean().sqrt())
 
 
-def add_lora(lm: LanguageModel, *, rank: int, alpha: float, dropout: float) -> LanguageModel:
-    """The same model with LoRA on all linear layers except the output head. Its own weights stay frozen."""
+def add_lora(
+    lm: LanguageModel,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    target_modules: Sequence[str] | None = None,
+    modules_to_save: Sequence[str] | None = None,
+) -> LanguageModel:
+    """The same model with LoRA on its linear layers. Its own weights stay frozen.
+
+    Args:
+        target_modules: names of the layers, as of peft: `q_proj`, or `layers.0.self_attn.q_proj` for a single one; None
+            is all except the output head.
+        modules_to_save: ends of the names of norms of which a copy is trained, in float32.
+    Raises:
+        ConfigError: the model has no such layer, or it is of another kind.
+    """
+    _require_layers(lm, "target_modules", target_modules, "a linear layer", _is_linear, before=".")
+    _require_layers(lm, "modules_to_save", modules_to_save, "a norm", _is_norm, before="")
     commit = None
     if lm.weights.identity.startswith("hub:"):  # else peft would record this machine's cache folder as the base model
         lm.model.name_or_path, _, commit = lm.weights.source.partition("@")
@@ -207,13 +229,55 @@ def add_lora(lm: LanguageModel, *, rank: int, alpha: float, dropout: float) -> L
         r=rank,
         lora_alpha=alpha,  # pyright: ignore[reportArgumentType] - peft divides it by the rank, whole or not
         lora_dropout=dropout,
-        target_modules="all-linear",
+        target_modules="all-linear" if target_modules is None else list(target_modules),
+        modules_to_save=list(modules_to_save) if modules_to_save else None,
         exclude_modules=rf".*\b({'|'.join(_VISION_PARTS)})\b.*" if lm.image_tokens else None,
         task_type="CAUSAL_LM",
         revision=commit,
     )
     with _quiet_peft():
-        return LanguageModel(get_peft_model(lm.model, config), lm.tokenizer, lm.weights)
+        adapted = get_peft_model(lm.model, config)
+    for name, parameter in adapted.named_parameters():
+        if SAVED in name:
+            parameter.data = parameter.data.float()  # as what else is trained: bfloat16 would lose small updates
+    return LanguageModel(adapted, lm.tokenizer, lm.weights)
+
+
+def _require_layers(
+    lm: LanguageModel,
+    setting: str,
+    names: Sequence[str] | None,
+    kind: str,
+    is_kind: Callable[[Any], bool],
+    *,
+    before: str,
+) -> None:
+    """Refuse names of no layer: peft is silent where one of several fits none.
+
+    Args:
+        before: what stands before such an end of a module's name, as peft compares it.
+    """
+    modules = [
+        (name, module) for name, module in lm.model.named_modules() if not any(part in name for part in _VISION_PARTS)
+    ]
+    head = lm.model.get_output_embeddings()
+    for wanted in names or ():
+        found = [module for name, module in modules if f".{name}".endswith(before + wanted)]
+        if not found or not all(is_kind(module) and module is not head for module in found):
+            fitting = sorted({n.rpartition(".")[2] for n, m in modules if is_kind(m) and m is not head})
+            raise ConfigError(
+                f"{setting}: {wanted!r} is not the name of {kind} in {lm.weights.source}, which may be adapted; these "
+                f"are {name_some(fitting, most=16)}"
+            )
+
+
+def _is_linear(module: Any) -> bool:
+    return isinstance(module, nn.Linear)
+
+
+def _is_norm(module: Any) -> bool:
+    """A copy of one is small. One of the embeddings or the head would be as large as the model, and untie the two."""
+    return type(module).__name__.endswith("Norm")
 
 
 def checkpoint_activations(lm: LanguageModel) -> None:
@@ -237,8 +301,9 @@ def merge_adapters(lm: LanguageModel) -> None:
 def load_adapter(lm: LanguageModel, folder: Path) -> LanguageModel:
     """The same model with the LoRA adapters of a run folder; all of it is frozen.
 
-    Of `adapter_config.json` only rank, alpha and dropout are used, and whatever else would change the adapter is
-    refused. peft's own loader would import modules that the file names, and take a file that is missing from the Hub.
+    Of `adapter_config.json` only rank, alpha, dropout and modules_to_save are used, and whatever else would change the
+    adapter is refused. peft's own loader would import modules that the file names, and take a file that is missing
+    from the Hub.
 
     Raises:
         OSError: a file is missing.
@@ -250,9 +315,28 @@ def load_adapter(lm: LanguageModel, folder: Path) -> LanguageModel:
     ranks = {shape[0] for name, shape in shapes.items() if name.endswith(".lora_A.weight") and len(shape) == 2}
     if ranks != {config.r}:
         raise ValueError(f"{ADAPTER} holds ranks {sorted(ranks) or 'none'}, and {ADAPTER_CONFIG} says {config.r}")
-    adapted = add_lora(lm, rank=config.r, alpha=config.lora_alpha, dropout=config.lora_dropout)
-    parameters = {name: parameter for name, parameter in adapted.model.named_parameters() if ".lora_" in name}
-    tensors = {name.removesuffix(".weight") + ".default.weight": tensor for name, tensor in load_file(weights).items()}
+    saved = [name for name in shapes if ".lora_" not in name]
+    ends = tuple(config.modules_to_save or ())
+    if not all(name.removesuffix(".weight").endswith(ends) for name in saved):
+        raise ValueError(f"{ADAPTER} does not hold the modules_to_save of {ADAPTER_CONFIG}")
+    try:
+        adapted = add_lora(
+            lm,
+            rank=config.r,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            target_modules=_targets_in(lm, shapes),
+            modules_to_save=config.modules_to_save,
+        )
+    except ConfigError as error:
+        raise ValueError(f"{ADAPTER} and {ADAPTER_CONFIG} are of another model: {error}") from error
+    parameters = {
+        name: parameter for name, parameter in adapted.model.named_parameters() if ".lora_" in name or SAVED in name
+    }
+    tensors = {
+        name.removesuffix(".weight") + (f"{SAVED}default.weight" if name in saved else ".default.weight"): tensor
+        for name, tensor in load_file(weights).items()
+    }
     if tensors.keys() != parameters.keys():
         differ = name_some(sorted(tensors.keys() ^ parameters.keys()))
         raise ValueError(f"{ADAPTER} is of another model, or of adapters that theworld does not train: {differ}")
@@ -265,12 +349,38 @@ def load_adapter(lm: LanguageModel, folder: Path) -> LanguageModel:
     return adapted
 
 
+def _targets_in(lm: LanguageModel, shapes: Mapping[str, Any]) -> list[str] | None:
+    """The layers that a file has adapters of, as `add_lora` takes them; None is all.
+
+    Their names are taken from the tensors: a stranger's `adapter_config.json` may set a regular expression.
+    """
+    head = "base_model.model."
+    layers = {name[len(head) :].partition(".lora_")[0] for name in shapes if name.startswith(head) and ".lora_" in name}
+    linear = {
+        name
+        for name, module in lm.model.named_modules()
+        if _is_linear(module)
+        and module is not lm.model.get_output_embeddings()
+        and not any(part in name for part in _VISION_PARTS)
+    }
+    if layers == linear:
+        return None
+    kinds = sorted(set(map(_last_name, layers)))
+    is_all_of_them = layers == {name for name in linear if _last_name(name) in kinds}
+    return kinds if is_all_of_them else sorted(layers)
+
+
+def _last_name(name: str) -> str:
+    return name.removesuffix(".weight").rpartition(".")[2]
+
+
 class _LoraFile(BaseModel):
     """The part of `adapter_config.json` that `add_lora` needs."""
 
     r: Annotated[int, Field(ge=1, le=4096, strict=True)]
     lora_alpha: Annotated[float, Field(gt=0, le=2**20)]
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    modules_to_save: Annotated[list[str], Field(max_length=64)] | None = None
 
 
 _NOT_USED = frozenset(

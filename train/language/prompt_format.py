@@ -220,8 +220,15 @@ class TokenizerOnly(PromptFormat):
     tokenizer: Any
     weights: Weights
     config: Any
+    ends: Any = None
+    """`generation_ends`, where the model was there to say."""
 
     @property
     def settings(self) -> Any:
         """Its `PreTrainedConfig`."""
         return self.config
+
+    @property
+    def generation_ends(self) -> Any:
+        """`eos_token_id` of its generation config, where it is known."""
+        return self.ends

@@ -25,6 +25,7 @@ from .images import find_file, image_folders, require_folder
 from .readers import folder_of, read_rows
 from .record import read_question_file, resolve_keys, select_split
 from .report import QuestionReport, describe, measure
+from .shown_choices import all_as_shown
 
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
 
@@ -56,7 +57,8 @@ def inspect_questions(
         if steps > latent_frames - 1:
             raise ConfigError(f"--steps {steps} asks for more than {store} holds: {latent_frames - 1}")
         world_tokens = config.token_layout().count(1 + steps, height, width, channels=channels)
-    tokens = measure(questions, load_tokenizer_only(find_weights(config.lm)), world_tokens=world_tokens)
+    shown = all_as_shown(questions, config.show_choices)
+    tokens = measure(shown, load_tokenizer_only(find_weights(config.lm)), world_tokens=world_tokens)
     return describe(loaded, questions, coverage=coverage, tokens=tokens, max_bad=config.max_bad, held_out=held_out.line)
 
 

@@ -6,37 +6,42 @@ Axes:  B sample   L text token   N world token   S = L + N   C, T, H, W latent a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Num, Shaped
+from jaxtyping import Float, Int, Num, Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from ...pipeline.errors import ConfigError, LatentShapeError
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import as_stored, as_tensor, draw_posterior
 from ...pipeline.latents.world_model import WorldModel
+from .segments import segment_masks, segment_positions
 from .tokens import WorldReader
+
+_log = logging.getLogger(__name__)
 
 IGNORED = -100
 """The label of positions without a loss."""
 Latents = Float[Tensor, "B C T H W"] | Shaped[np.ndarray, "B C T H W"]
 
 
-class WorldOutput(NamedTuple):
-    """The result of `TheWorld.forward`: `out.logits`, or `out["logits"]` as of transformers' outputs."""
+@dataclass
+class WorldOutput(ModelOutput):
+    """The result of `TheWorld.forward`, used as any output of transformers: `out.logits`, `out["logits"]`, `out[0]`."""
 
-    loss: Tensor | None
-    """Mean cross-entropy over the labelled tokens; None without labels."""
-    logits: Tensor
+    loss: Tensor | None = None
+    """Mean cross-entropy over the labelled tokens; None without labels, and then no part of the tuple."""
+    logits: Tensor | None = None
     """(B, S, V) without labels; with labels (A, V), at the positions that predict a labelled token, row by row."""
-
-    def __getitem__(self, key: Any) -> Any:
-        return getattr(self, key) if isinstance(key, str) else tuple.__getitem__(self, key)
 
 
 class TheWorld(nn.Module):
@@ -56,7 +61,7 @@ class TheWorld(nn.Module):
     ) -> None:
         """
         Args:
-            lm: a causal language model of transformers, bare or with peft's LoRA; everything but LoRA is frozen here.
+            lm: a causal language model of transformers, bare or with peft's LoRA; its own weights are frozen here.
             num_world_steps: rollout steps to read by default; 0 is the observed frame alone.
             max_world_steps: the most any call may ask for; at most the reader's.
             world, recipe: the world model and recipe to roll images forward live. Cached latents need neither.
@@ -76,7 +81,7 @@ class TheWorld(nn.Module):
         object.__setattr__(self, "world", world)  # not a submodule: never trained, moved or saved with this one
         self.recipe = recipe
         for name, parameter in lm.named_parameters():
-            parameter.requires_grad_("lora_" in name)
+            parameter.requires_grad_("lora_" in name or ".modules_to_save." in name)
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Temporal embedding, projector and LoRA, by name."""
@@ -94,7 +99,8 @@ class TheWorld(nn.Module):
         images: Num[Tensor, "B 3 height width"] | None = None,
         keys: Sequence[str] | None = None,
         num_world_steps: int | None = None,
-    ) -> WorldOutput:
+        return_dict: bool = True,
+    ) -> WorldOutput | tuple[Any, ...]:
         """Logits and loss of a batch, with or without world tokens in front of the text.
 
         Without latents and images the language model gets the ids alone, and its logits are its own, bit by bit.
@@ -112,6 +118,7 @@ class TheWorld(nn.Module):
             images: RGB in [-1, 1], to be rolled forward live, in place of latents.
             keys: the content keys of `images`; they seed the noise.
             num_world_steps: rollout steps to read in this call; None is the model's default.
+            return_dict: without, the result is a tuple: the loss where there are labels, and the logits.
         Raises:
             ConfigError: more steps than max_world_steps; images without a world model; both images and latents; pixels
                 for a language model without vision, or no pixels for text that marks their place; images that are not
@@ -120,9 +127,11 @@ class TheWorld(nn.Module):
         """
         world = self._world_latents(latents, images, keys, num_world_steps)
         if labels is None:
-            return WorldOutput(None, self._run(input_ids, attention_mask, world, segments, pixel_values).logits)
-        logits, targets, _ = self._labelled(input_ids, attention_mask, labels, world, segments, pixel_values)
-        return WorldOutput(nn.functional.cross_entropy(logits.float(), targets), logits)
+            output = WorldOutput(logits=self._run(input_ids, attention_mask, world, segments, pixel_values).logits)
+        else:
+            logits, targets, _ = self._labelled(input_ids, attention_mask, labels, world, segments, pixel_values)
+            output = WorldOutput(nn.functional.cross_entropy(logits.float(), targets), logits)
+        return output if return_dict else output.to_tuple()
 
     @torch.no_grad()
     def log_likelihood(
@@ -168,8 +177,9 @@ class TheWorld(nn.Module):
         top_p: float = 1.0,
         seed: int = 0,
         **options: Any,
-    ) -> Int[Tensor, "B M"]:
-        """Continuation up to `end_id`: the new ids alone, M <= max_new_tokens.
+    ) -> Int[Tensor, "R M"]:
+        """Continuation up to `end_id`: the new ids alone, M <= max_new_tokens. R is B, or as many times more as the
+        option `num_return_sequences` says.
 
         Args:
             latents, images, keys, pixel_values, num_world_steps: as of `forward`.
@@ -177,8 +187,8 @@ class TheWorld(nn.Module):
             temperature: of the tokens' probabilities, from which each is drawn; 0 takes the likeliest.
             top_p: draw only among the likeliest tokens that have this probability together.
             seed: of the draws. The same batch and seed give the same text.
-            options: further arguments of transformers' `generate`, such as `num_beams`. With any, its sampling is used,
-                and `seed` has no effect.
+            options: further arguments of transformers' `generate`, such as `num_beams`. With any, its sampling is used:
+                the same seed gives the same text, but another one than without.
         Raises:
             ConfigError: as of `forward`; or options for a multimodal model, for which transformers takes no vectors.
         """
@@ -199,16 +209,18 @@ class TheWorld(nn.Module):
                 is_image = self._image_places(input_ids, mask.shape[1]).take_along_dim(turn, 1).long()
             choose = partial(_draw, temperature=temperature, top_p=top_p, generator=torch.Generator().manual_seed(seed))
             return self._continue(vectors, mask, is_image, ends, max_new_tokens, choose)
-        return self.lm.generate(
-            inputs_embeds=vectors,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=ends,
-            pad_token_id=ends[0],
-            do_sample=bool(temperature),
-            **({"temperature": temperature, "top_p": top_p} if temperature else {}),
-            **options,
-        )
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "eos_token_id": ends, "pad_token_id": ends[0]}
+        settings |= {"do_sample": bool(temperature)}
+        if temperature:
+            settings |= {"temperature": temperature, "top_p": top_p}
+        if (config := options.get("generation_config")) is not None:  # transformers takes one of both alone
+            options["generation_config"] = config = deepcopy(config)
+            config.update(**settings)
+            settings = {}
+        with torch.random.fork_rng(enabled=bool(temperature)):
+            if temperature:
+                torch.manual_seed(seed)
+            return self.lm.generate(inputs_embeds=vectors, attention_mask=mask, **settings, **options)
 
     def _continue(
         self,
@@ -261,6 +273,8 @@ class TheWorld(nn.Module):
                 f"world tokens stand behind <bos>, and not every row of input_ids starts with its id {bos}: the world "
                 "would stand behind the first word. Put <bos> in front, as LanguageModel.prompt_ids does"
             )
+        if len(latents) != len(input_ids):
+            raise LatentShapeError(f"{len(input_ids)} rows of text have {len(latents)} rollouts: pass one for each row")
         world = self.reader(latents).to(text.dtype)
         mask = attention_mask.new_ones(world.shape[:2])
         return (
@@ -380,6 +394,11 @@ class TheWorld(nn.Module):
         if latents is None:
             assert images is not None
             latents = self._roll_out(images, keys, steps)
+        elif latents.ndim != 5:
+            raise LatentShapeError(
+                f"latents are (B, C, T, H, W), one rollout for each row, got {tuple(latents.shape)}. Of one rollout: "
+                "latents[None]"
+            )
         elif latents.shape[2] < 1 + steps:
             raise LatentShapeError(
                 f"these latents hold {latents.shape[2] - 1} rollout steps, {steps} are asked for. "
@@ -401,11 +420,17 @@ class TheWorld(nn.Module):
                 f"images are rolled out live in one chunk each; latents of kind {self.recipe.kind}"
                 f"{' in chunks' if self.recipe.chunk_frames else ''} have to be precomputed"
             )
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ConfigError(f"images are RGB, (B, 3, height, width), got {tuple(images.shape)}")
+        if keys is not None and len(keys) != len(images):
+            raise ConfigError(f"{len(images)} images have {len(keys)} keys: pass one for each")
         if not images.is_floating_point() or not float(images.abs().max()) <= 1.001:
             raise ConfigError(
                 f"images are RGB in [-1, 1] of a float dtype, got {images.dtype} from {float(images.min()):g} to "
                 f"{float(images.max()):g}. Of 8-bit pixels: images.float() / 127.5 - 1"
             )
+        if float(images.min()) >= 0:
+            _log.warning("no pixel of these images is darker than mid-grey: if they are in [0, 1], pass 2 * images - 1")
         if steps == 0:
             latents = world.encode(images)
         elif keys is None:
@@ -430,40 +455,3 @@ def _draw(
     shares, ids = (logits.float().cpu() / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
     shares = shares.masked_fill(shares.cumsum(-1) - shares >= top_p, 0.0)  # the likeliest always stays
     return ids.gather(-1, torch.multinomial(shares, 1, generator=generator))[:, 0].to(logits.device)
-
-
-def segment_positions(segments: Int[Tensor, "B S"], mask: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
-    """Where each token would stand if its segment followed the shared tokens (segment 0) alone."""
-    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    starts_segment = nn.functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
-    start = torch.where(starts_segment, index, 0).cummax(-1).values
-    shared = ((segments == 0) & (mask == 1)).sum(-1, keepdim=True)
-    return torch.where(segments > 0, shared + index - start, index)
-
-
-def segment_masks(
-    segments: Int[Tensor, "B S"],
-    mask: Int[Tensor, "B S"],
-    positions: Int[Tensor, "B S"],
-    *,
-    window: int | None,
-    dtype: torch.dtype,
-    is_image: Bool[Tensor, "B S"] | None = None,
-) -> dict[str, Float[Tensor, "B 1 S S"]]:
-    """What is added to attention scores, by kind of layer as in transformers' Gemma: 0 to see, else the dtype's least.
-
-    A token sees the shared tokens and its own segment, up to itself; in layers with a sliding window, only those fewer
-    than `window` positions back. Tokens of an image (`is_image`), one image a row, see each other both ways.
-    """
-    same_text = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
-    visible = (same_text & (mask[:, None, :] == 1)).tril()
-    if is_image is not None:
-        visible = visible | (is_image[:, None, :] & is_image[:, :, None])
-    kinds = {"full_attention": visible}
-    if window is not None:
-        kinds["sliding_attention"] = visible & (positions[:, None, :] > positions[:, :, None] - window)
-    lowest = torch.finfo(dtype).min
-    return {
-        name: torch.zeros(allowed.shape, dtype=dtype, device=mask.device).masked_fill(~allowed, lowest)[:, None]
-        for name, allowed in kinds.items()
-    }

@@ -38,12 +38,12 @@ from ..config import TrainConfig
 from ..data.arms import open_arm, parse_arm
 from ..data.batches import check_answers
 from ..data.limits import questions_that_fit
-from ..data.shown_choices import all_as_shown
 from ..evaluation.session import AnswerSession
 from ..language.lm import load_tokenizer_only
 from ..language.weights import find_weights
 from ..questions.readers import digest_of
 from ..questions.record import Question, first_scenes, read_questions, select_split
+from ..questions.shown_choices import all_as_shown
 from ..runs.meta import METRICS, versions
 from ..training.train import train
 

@@ -3,9 +3,10 @@
     weights/NAME           the trained weights: reader and LoRA, without the frozen model
     optimizer/NAME/KEY     the optimizer's moments of each weight
     best/NAME              with validation, the weights of the lowest validation loss so far
-    metadata "training"    the rest, as JSON: position, schedule, curves, counts
+    metadata "training"    the rest, as JSON: `State`, that is position, curve and counts
 
-It holds no state of random generators: the draws of an update follow from (seed, update, piece, process).
+It holds neither a schedule nor the state of random generators: they follow from the number of an update (schedule.py).
+Format 1 was that of a loop with another schedule, which this one cannot continue.
 """
 
 from __future__ import annotations
@@ -21,14 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from ...pipeline.errors import RunError
 from ...pipeline.files.atomic import replace
 from ...pipeline.files.plain import open_file
 from .distributed import split_like, whole
 
-_FORMAT = 1
+_FORMAT = 2
 _MAX_BYTES = 2**42
 
 
@@ -72,8 +72,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:  # nested too deeply, too
         raise RunError(f"the checkpoint {path} cannot be read: {error}. Remove its folder and train again") from error
     if not is_whole:
-        reason = "its bytes have changed" if is_our_format else f"it has the format {metadata['format']}"
-        raise RunError(f"the checkpoint {path} cannot be used: {reason}. Remove its folder and train again")
+        reason, instead = "its bytes have changed", "Remove its folder and train again"
+        if not is_our_format:
+            reason = f"it has the format {metadata['format']}, and this release reads {_FORMAT}"
+            instead += ", or resume it with the release that began it"
+        raise RunError(f"the checkpoint {path} cannot be used: {reason}. {instead}")
     return Checkpoint(tensors, state)
 
 
@@ -107,22 +110,18 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
         parameter.copy_(split_like(weights[name], parameter))
 
 
-def optimizer_state(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """The optimizer's moments by `NAME/KEY`, and the settings of each parameter group."""
-    moments = {
+def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's moments, by `NAME/KEY`. All processes of a training must call it together."""
+    return {
         f"{name}/{key}": whole(value).clone()
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
         for key, value in optimizer.state.get(parameter, {}).items()
     }
-    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    return moments, groups
 
 
-def put_optimizer_state(
-    model: nn.Module, optimizer: Optimizer, moments: dict[str, Tensor], groups: list[dict[str, Any]]
-) -> None:
-    """The reverse of `optimizer_state`, on any number of processes."""
+def put_optimizer_state(model: nn.Module, optimizer: Optimizer, moments: dict[str, Tensor]) -> None:
+    """The reverse of `optimizer_state`, on any number of processes. Rates and other settings stay the optimizer's."""
     numbers = {id(p): n for n, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     state: dict[int, dict[str, Tensor]] = {}
     parameters = dict(model.named_parameters())
@@ -130,27 +129,4 @@ def put_optimizer_state(
         name, _, key = path.rpartition("/")
         parameter = parameters[name]
         state.setdefault(numbers[id(parameter)], {})[key] = value if value.ndim == 0 else split_like(value, parameter)
-    layout = optimizer.state_dict()["param_groups"]
-    restored = [
-        {**current, **{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}}
-        for current, saved in zip(layout, groups, strict=True)
-    ]
-    optimizer.load_state_dict({"state": state, "param_groups": restored})
-
-
-def schedule_state(scheduler: LRScheduler) -> dict[str, Any]:
-    """The state of a learning rate's schedule, without its functions, which follow from the settings."""
-    return {k: v for k, v in scheduler.state_dict().items() if k != "lr_lambdas" and _is_plain(v)}
-
-
-def put_schedule_state(scheduler: LRScheduler, state: dict[str, Any]) -> None:
-    """The reverse of `schedule_state`."""
-    scheduler.load_state_dict({**scheduler.state_dict(), **state})
-
-
-def _is_plain(value: object) -> bool:
-    try:
-        json.dumps(value)
-    except TypeError:
-        return False
-    return True
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -63,3 +64,13 @@ def split_like(tensor: Tensor, model: Tensor) -> Tensor:
     return (
         distribute_tensor(on_device, model.device_mesh, model.placements) if isinstance(model, DTensor) else on_device
     )
+
+
+def split_again(model: nn.Module) -> None:
+    """Split what FSDP left whole after a pass without gradients: the outermost weights.
+
+    While they are whole, they are other parameters than those that the optimizer has moments of.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -1,35 +1,52 @@
-"""Run transformers' Trainer from its first update, or from a checkpoint, and collect its weights and metrics.
+"""The training loop: the passes of an update, the update itself, and what is due after it.
 
-Trainer itself brings optimizer, schedule, clipping, and DDP and FSDP through accelerate.
+accelerate spreads it over processes, with DDP or FSDP. All processes make the same calls in the same order; the first
+one writes and speaks for all.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from contextlib import closing, nullcontext
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from accelerate import Accelerator
+from accelerate.state import is_initialized
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
+from torch import Tensor
+from torch.optim import AdamW
 
-from ...pipeline.errors import Interrupted, RunError
+from ...pipeline.errors import ConfigError, Interrupted, RunError
+from ...pipeline.machine import resolve_device
+from ...pipeline.messages import name_some
 from ...pipeline.progress import Bar
 from ..config import TrainConfig
+from ..data.batches import supervised_tokens, to_device
 from ..reader.model import TheWorld
-from .checkpoint import Checkpoint, read_checkpoint, weights_of
-from .distributed import Ranks
+from .checkpoint import (
+    Checkpoint,
+    optimizer_state,
+    put_optimizer_state,
+    put_weights,
+    read_checkpoint,
+    weights_of,
+    write_checkpoint,
+)
+from .distributed import whole
+from .inputs import Training
+from .schedule import draw_steps, learning_rate, seed_of
+from .state import State
 from .trackers import Following
-from .trainer import TrainData, Training, UpdateTrainer, diverged
 from .update_order import UpdateOrder
+from .validation import validate
 
 _LOG_EVERY = 10  # updates averaged into one point of the loss curve; fewer in a short training
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Result:
     """The metrics and weights of a finished training."""
 
@@ -43,12 +60,282 @@ def fit(model: TheWorld, training: Training) -> Result:
 
     Raises:
         RunError: loss or gradients were not finite too often, or the checkpoint does not fit.
+        ConfigError: accelerate cannot do what this training needs.
         Interrupted: the training was asked to stop; a checkpoint is written.
     """
-    config, train_data, ranks, partial_run = training.config, training.train_data, training.ranks, training.partial_run
+    config, partial_run = training.config, training.partial_run
     start = read_checkpoint(partial_run.checkpoint) if partial_run.checkpoint.exists() else None
-    order = UpdateOrder(
-        train_data.rows,
+    state = State() if start is None else State(**start.state)
+    loop = Loop(model, training, state)
+    if start is not None:
+        loop.resume(start)
+        del start  # frees its tensors
+    tracker, finished = None, False
+    if training.ranks.is_first and config.report_to != "none":  # before the bar, because it may ask for a login
+        tracker = Following(config, partial_run, training.progress, history=state.history, start=state.update)
+    try:
+        with training.progress.bar("train", total=loop.total, unit="updates") as bar:
+            loop.run(bar, tracker)
+        finished = not loop.interrupted
+    finally:
+        if tracker is not None:
+            tracker.end(state.history, finished=finished)
+    if loop.interrupted:
+        raise Interrupted(loop.interruption())
+    if state.refused_in_a_row >= min(config.max_bad_steps, math.ceil(state.update / 10)):
+        raise RunError(_diverged(config, state, "at its end"))
+    return Result(loop.metrics(), loop.best or weights_of(loop.bare))
+
+
+class Loop:
+    """A training in progress on this process.
+
+    Attributes:
+        state: moved on by each update.
+        total: updates of the whole training.
+        bare: the model without what DDP wraps around it.
+        best: with validation, the weights of the lowest loss so far.
+        interrupted: whether it ended because it was asked to stop.
+    """
+
+    def __init__(self, model: TheWorld, training: Training, state: State) -> None:
+        self.training, self.state = training, state
+        self.config, self.ranks = training.config, training.ranks
+        self.order = _order(training)
+        config, updates = self.config, self.order.updates
+        self.total = config.train_steps if config.epochs is None else math.ceil(config.epochs * updates)
+        self._log_every = max(1, min(_LOG_EVERY, self.total // 20))
+        self.device = resolve_device(config.device)
+        self._accelerator = _accelerator(training, self.device)
+        trained = [parameter for parameter in model.to(self.device).parameters() if parameter.requires_grad]
+        optimizer = AdamW(trained, lr=config.learning_rate, weight_decay=0.0, fused=True)
+        self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
+        self.bare = cast(TheWorld, self._accelerator.unwrap_model(self._model))
+        self.best: dict[str, Tensor] = {}
+        self.interrupted = self._is_due = False
+        self._note = ""
+        self._began_at = self._saved_at = time.monotonic()
+        self._rated = (state.tokens, self._began_at)
+        self._saved = -1
+
+    def resume(self, start: Checkpoint) -> None:
+        """Take up the tensors of a checkpoint, whose state this training has already."""
+        put_weights(self.bare, start.part("weights"))
+        put_optimizer_state(self.bare, self._optimizer, start.part("optimizer"))
+        self.best = start.part("best")
+        self.state.resumed += 1
+        if not self.ranks.is_first:  # only the first one goes on with the earlier counts
+            self.state.tokens = self.state.supervised = 0
+        self._rated = (self.state.tokens, self._began_at)
+
+    def run(self, bar: Bar, tracker: Following | None = None) -> None:
+        """Train until the last update, until validation ends it early, or until it is asked to stop."""
+        if self.state.update:
+            bar.advance(self.state.update)
+        updates = range(self.state.update, self.total)
+        data, pad_id = self.training.train_data, self.training.pad_id
+        with closing(data.batches(self.order, updates, pad_id=pad_id, device=self.device)) as batches:
+            for update in updates:
+                self._update(update, batches)
+                self.state.update += 1
+                self._follow_up(self.state.update)
+                if tracker is not None:
+                    tracker.tell(self.state.history)
+                bar.advance(1, note=self._note)
+                if self.interrupted or self.state.stopped_early:
+                    break
+
+    # --- one update
+
+    def _update(self, update: int, batches: Any) -> None:
+        """Learn from the rows of an update, or refuse it. All processes decide alike."""
+        config, state = self.config, self.state
+        self._model.train()
+        losses, pieces = [], self.order.pieces_of(update)
+        for number in range(pieces):
+            began = time.monotonic()
+            batch = next(batches)
+            state.waited += time.monotonic() - began
+            losses.append(self._backward(update, number, batch, is_last=number + 1 == pieces))
+        parameters = self._model.parameters()
+        norm = float(whole(cast(Tensor, self._accelerator.clip_grad_norm_(parameters, config.max_grad_norm))))
+        loss = sum(torch.stack(losses).tolist())
+        minutes = config.checkpoint_minutes
+        is_due = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        flags = (not math.isfinite(loss + norm), is_due, bool(self.training.stop.signal_name))
+        is_bad, self._is_due, self.interrupted = map(bool, self.ranks.maximum([*map(float, flags)], self.device))
+        if is_bad:
+            self._refuse(update)
+        else:
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate(update, self.total, config)
+            self._optimizer.step()
+            state.loss_sum, state.summed, state.grad_norm = state.loss_sum + loss, state.summed + 1, norm
+            state.refused_in_a_row = 0
+        self._optimizer.zero_grad()
+
+    def _backward(self, update: int, number: int, batch: dict[str, Tensor], *, is_last: bool) -> Tensor:
+        """The passes over one piece of an update: its weighted loss. Gradients are summed up to the last one."""
+        piece, config = self.order.piece(update, number), self.config
+        assert len(piece.rows) == len(batch["input_ids"]), "these are not the rows of this piece"
+        steps: dict[str, Any] = {}
+        frames = batch["latents"].shape[2] if "latents" in batch else None
+        if frames is not None and config.steps_drawn is not None:
+            drawn = min(draw_steps(config.steps_drawn, config.seed, update), frames - 1)  # an arm may have fewer
+            steps, frames = {"num_world_steps": drawn}, 1 + drawn
+        if piece.weight:
+            world = 0 if frames is None else self.bare.reader.count(frames, *batch["latents"].shape[3:])
+            self.state.tokens += int(batch["attention_mask"].sum()) + world * len(batch["input_ids"])
+            self.state.supervised += supervised_tokens(batch["labels"])
+        torch.manual_seed(seed_of(config.seed, update, number, self.ranks.rank))
+        with nullcontext() if is_last else self._accelerator.no_sync(self._model):
+            loss = self._model(**to_device(batch, self.device), **steps).loss
+            loss = loss if piece.weight == 1 else loss * piece.weight
+            self._accelerator.backward(loss)
+        return loss.detach()
+
+    def _refuse(self, update: int) -> None:
+        """Leave weights and moments as they are; the schedule goes on."""
+        rows = self.training.train_data.rows
+        keys = [rows[row][0].key for row in self.order.rows_of(update)]
+        if self.state.refuse(keys):
+            message = f"update {update + 1} refused: loss or gradient is not finite"
+            self.training.progress.warn(f"{message}; its images: {name_some(keys)}")
+        if self.state.refused_in_a_row >= self.config.max_bad_steps:
+            raise RunError(_diverged(self.config, self.state, f"up to update {update + 1}"))
+
+    # --- after an update
+
+    def _follow_up(self, update: int) -> None:
+        """Log, validate and save after the n-th update, each if it is due."""
+        every, at_end = self.config.validate_every, update >= self.total
+        if at_end:
+            self.interrupted = False  # the rest is quick
+        if at_end or update == 1 or update % self._log_every == 0:
+            self._log()
+        if self.training.validation is not None and every is not None and (at_end or update % every == 0):
+            self._validate()
+        if self._checkpoint_is_due(update) and not at_end and not self.state.stopped_early:
+            self._save()
+
+    def _log(self) -> None:
+        """Add a point to the loss curve: the mean since the last one. There is none if all updates were refused."""
+        state = self.state
+        if not state.summed:
+            return
+        [loss] = self.ranks.total([state.loss_sum], self.device)
+        loss = loss / self.ranks.size / state.summed
+        rate = learning_rate(state.update - 1, self.total, self.config)
+        point = {"loss": loss, "grad_norm": state.grad_norm, "learning_rate": rate}
+        if self.config.report_to != "none":
+            earlier, self._rated = self._rated, (state.tokens, time.monotonic())
+            [tokens] = self.ranks.total([state.tokens - earlier[0]], self.device)
+            point["tokens_per_second"] = tokens / max(self._rated[1] - earlier[1], 1e-9)
+        self._add(point)
+        self._note = f"loss {loss:.3f}"
+        state.loss_sum, state.summed = 0.0, 0
+
+    def _add(self, point: dict[str, float]) -> None:
+        update = self.state.update
+        self.state.history.append({**point, "epoch": self.order.epochs_until(update), "step": update})
+
+    def _validate(self) -> None:
+        """Evaluate on the validation split; keep the weights of the lowest loss, and stop when patience has ended."""
+        state, patience = self.state, self.config.patience
+        loss, accuracy = validate(self.bare, self.training, self.device)
+        if state.compare(loss, accuracy):
+            self.best = weights_of(self.bare)
+        self._add({"eval_loss": loss, "eval_accuracy": accuracy})
+        if patience is not None and state.worse_in_a_row >= patience:
+            state.stopped_early, self.interrupted = True, False  # the rest is quick
+            self._log()
+
+    # --- checkpoints
+
+    def _checkpoint_is_due(self, update: int) -> bool:
+        """By count, by the clock, or because the training stops."""
+        every = self.config.checkpoint_every
+        return self._is_due or self.interrupted or (every is not None and update % every == 0)
+
+    def _save(self) -> None:
+        tensors = {
+            f"{part}/{name}": tensor
+            for part, named in (
+                ("weights", weights_of(self.bare)),
+                ("optimizer", optimizer_state(self.bare, self._optimizer)),
+                ("best", self.best),
+            )
+            for name, tensor in named.items()
+        }
+        state, partial_run = self._sum_up(), self.training.partial_run
+        state.checkpoints += 1
+        self._saved_at = time.monotonic()
+        if not self.ranks.is_first:
+            return
+        try:
+            write_checkpoint(partial_run.checkpoint, Checkpoint(tensors, dataclasses.asdict(state)))
+        except OSError as error:
+            fallback = "the last one is kept" if partial_run.checkpoint.exists() else "there is none yet"
+            self.training.progress.warn(
+                f"no checkpoint at update {state.update}: {error.strerror or error}; {fallback}, training "
+                f"goes on. Free some space in {partial_run.path.parent}"
+            )
+            return
+        self.state.checkpoints += 1
+        self._saved = state.update
+
+    def _sum_up(self) -> State:
+        """The state with the counts of all processes, and their mean loss."""
+        state, ranks, now = self.state, self.ranks, time.monotonic()
+        tokens, supervised, loss = ranks.total([state.tokens, state.supervised, state.loss_sum], self.device)
+        return dataclasses.replace(
+            state,
+            tokens=int(tokens),
+            supervised=int(supervised),
+            loss_sum=loss / ranks.size,
+            seconds=state.seconds + now - self._began_at,
+        )
+
+    def interruption(self) -> str:
+        """The message after a signal ended the training."""
+        partial_run = self.training.partial_run
+        cause = self.training.stop.signal_name or "by another process"
+        stopped = f"stopped after update {self.state.update} ({cause})"
+        if self._saved == self.state.update or not self.ranks.is_first:
+            return f"{stopped}; run `{partial_run.command}` to resume it from there"
+        older = "an older checkpoint" if partial_run.checkpoint.exists() else "the start"
+        return f"{stopped}, but its checkpoint could not be written; `{partial_run.command}` resumes from {older}"
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of metrics.json. All processes must call it together."""
+        state = self._sum_up()
+        metrics = {
+            "seconds": round(state.seconds, 3),
+            "waited_seconds": round(state.waited, 4),
+            "train_steps": state.update,
+            "epochs": self.order.epochs_until(state.update),
+            "tokens": state.tokens,
+            "supervised_tokens": state.supervised,
+            "refused_updates": state.refused,
+            "refused": state.refused_updates,
+            "checkpoints": state.checkpoints,
+            "resumed": state.resumed,
+            "processes": self.ranks.size,
+            "loss": state.curve,
+        }
+        if self.training.validation is not None:
+            metrics |= {
+                "validation": state.validation,
+                "best_step": state.best_step,
+                "stopped_early": state.stopped_early,
+            }
+        return metrics
+
+
+def _order(training: Training) -> UpdateOrder:
+    config, ranks = training.config, training.ranks
+    return UpdateOrder(
+        training.train_data.rows,
         batch_size=config.batch_size,
         seed=config.seed,
         rank=ranks.rank,
@@ -56,137 +343,43 @@ def fit(model: TheWorld, training: Training) -> Result:
         micro_batch=config.micro_batch,
         group_by_length=config.group_by_length,
     )
-    total = math.ceil(config.epochs * order.updates) if config.epochs is not None else config.train_steps
-    tracker_callback = _follow(training, start) if ranks.is_first else None
-    with training.progress.bar("train", total=total, unit="updates") as bar, tempfile.TemporaryDirectory() as scratch:
-        folder = partial_run.path if ranks.is_first else Path(scratch)
-        trainer = UpdateTrainer(
-            model=model,
-            args=_arguments(config, order, total, folder, ranks, train_data),
-            train_dataset=cast(Any, train_data.rows),  # Trainer takes a list as a dataset
-            data_collator=train_data.collator(training.pad_id),
-            callbacks=[],
+
+
+def _accelerator(training: Training, device: torch.device) -> Accelerator:
+    """accelerate as the launcher set it up, but for what is ours: devices, precision, and the weights of pieces.
+
+    Raises:
+        ConfigError: it is set up for another training in this process, or for FSDP 1.
+    """
+    is_alone, on_cpu = training.ranks.size == 1, device.type == "cpu"
+    # the reader is unused without latents
+    handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=training.train_data.images is None)]
+    if on_cpu and not is_alone:
+        handlers.append(InitProcessGroupKwargs(backend="gloo"))
+    try:
+        accelerator = Accelerator(
+            cpu=on_cpu and not is_initialized(),  # one process may train on a GPU, and then on the CPU
+            device_placement=False,
+            mixed_precision="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # a piece has its own weight
+            kwargs_handlers=handlers,
         )
-        trainer.setup(training, order, start)
-        trainer.add_callback(_Follow(trainer, bar))
-        trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
-        if tracker_callback is not None:
-            trainer.add_callback(tracker_callback)
-        resume, finished = None, False
-        if start is not None:
-            resume = scratch
-            (Path(scratch) / "trainer_state.json").write_text(json.dumps(start.state["trainer"]), encoding="utf-8")
-        try:
-            trainer.train(resume_from_checkpoint=resume)
-            finished = not trainer.interrupted
-        finally:
-            trainer.end_reading()
-            if tracker_callback is not None:
-                tracker_callback.end(trainer.state.log_history, finished=finished)
-    if trainer.interrupted:
-        raise Interrupted(trainer.interruption())
-    counters = trainer.sum_up()
-    if counters.refused_in_a_row >= min(config.max_bad_steps, math.ceil(trainer.state.global_step / 10)):
-        raise RunError(diverged(config, counters, "at its end"))
-    loss = [
-        {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry["learning_rate"]}
-        for entry in trainer.state.log_history
-        if "loss" in entry
-    ]
-    metrics = {
-        "seconds": round(counters.seconds, 3),
-        "waited_seconds": round(counters.waited, 4),
-        "train_steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        "tokens": counters.tokens,
-        "supervised_tokens": counters.supervised,
-        "refused_updates": counters.refused,
-        "refused": counters.refused_updates,
-        "checkpoints": counters.checkpoints,
-        "resumed": counters.resumed,
-        "processes": ranks.size,
-        "loss": loss,
-    }
-    if training.validation is not None:
-        metrics |= {
-            "validation": counters.validation,
-            "best_step": counters.best_step,
-            "stopped_early": counters.stopped_early,
-        }
-    return Result(metrics, trainer.best or weights_of(cast(nn.Module, trainer.model)))
+    except ValueError as error:
+        raise ConfigError(f"accelerate cannot be set up for this training: {error}") from error
+    if accelerator.num_processes != training.ranks.size:
+        raise ConfigError(
+            f"this process is one of {training.ranks.size} of a training, but accelerate was set up for "
+            f"{accelerator.num_processes} in it before. Train in a process of its own"
+        )
+    if accelerator.distributed_type == "FSDP" and not accelerator.is_fsdp2:
+        raise ConfigError("FSDP needs `fsdp_version: 2` in the file for accelerate launch, as in configs/fsdp.yaml")
+    return accelerator
 
 
-def _follow(training: Training, start: Checkpoint | None) -> Following | None:
-    """The tracker, or None. It starts before the progress bar, because it may ask for a login."""
-    config, state = training.config, {"log_history": [], "global_step": 0} if start is None else start.state["trainer"]
-    if config.report_to == "none":
-        return None
-    history, update = state["log_history"], state["global_step"]
-    return Following(config, training.partial_run, training.progress, history=history, start=update)
-
-
-def _arguments(
-    config: TrainConfig, order: UpdateOrder, total: int, folder: Path, ranks: Ranks, train_data: TrainData
-) -> TrainingArguments:
-    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=-1 if config.epochs is not None else config.train_steps,
-        num_train_epochs=config.epochs or 1,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=order.accumulation,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=config.warmup,  # below 1 it is a share of all updates
-        weight_decay=0.0,
-        max_grad_norm=config.max_grad_norm,
-        logging_steps=max(1, min(_LOG_EVERY, total // 20)),
-        logging_first_step=True,
-        save_strategy="no",
-        report_to=[],  # see trackers.py
-        disable_tqdm=True,
-        log_level="error",
-        seed=config.seed,
-        use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu and ranks.size > 1 else None,
-        ddp_find_unused_parameters=train_data.images is None,  # the reader is unused without latents
-        logging_nan_inf_filter=True,
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
+def _diverged(config: TrainConfig, state: State, where: str) -> str:
+    """The message of a training whose updates are refused one after another."""
+    return (
+        f"the training diverged: {where}, {state.refused_in_a_row} updates in a row had a loss or gradient that is "
+        f"not finite and were refused, {state.refused} in all, so no run was written. Lower learning_rate (it is "
+        f"{config.learning_rate:g}) or max_grad_norm ({config.max_grad_norm:g})"
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process would mean DataParallel
-    return arguments
-
-
-class _Follow(TrainerCallback):
-    """Asks for validation, checkpoints and the end of a training when they are due, and moves the progress bar."""
-
-    def __init__(self, trainer: UpdateTrainer, bar: Bar) -> None:
-        self._trainer, self._bar = trainer, bar
-        self._note = ""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        self._trainer.resume_counts()
-        if state.global_step:
-            self._bar.advance(state.global_step)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        self._trainer.order.set_epoch(state.global_step // self._trainer.order.updates)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        self._bar.advance(1, note=self._note)
-        trainer, validate_every = self._trainer, self._trainer.config.validate_every
-        at_end = state.global_step >= state.max_steps
-        if at_end:
-            trainer.interrupted = False  # the rest is quick
-        validates = trainer.training.validation is not None and validate_every is not None
-        if validates and (at_end or state.global_step % validate_every == 0):
-            control.should_evaluate = True
-        if trainer.checkpoint_is_due() and not at_end:
-            control.should_save = True
-        if trainer.interrupted:
-            control.should_training_stop = True
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
-        if logs and "loss" in logs:
-            self._note = f"loss {logs['loss']:.3f}"

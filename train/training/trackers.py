@@ -5,8 +5,8 @@ last update that the tracker holds is asked of the tracker if it knows, else rea
 folder; later points are logged again from the loss curve in the checkpoint. If a tracker fails, one warning is printed
 and the training goes on.
 
-transformers' own callbacks are not used: they record its arguments in place of ours, count calls instead of updates,
-begin a second run at every resume (W&B), join runs of one name (trackio), and print to stdout.
+transformers' callbacks are not used: they begin a second run at every resume (W&B), join runs of one name (trackio),
+and print to stdout. Nor are accelerate's trackers, which know nothing of a resume.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
-
-from transformers import TrainerCallback
 
 from ...pipeline.credentials import hide_passwords
 from ...pipeline.errors import ConfigError
@@ -222,7 +220,7 @@ def _import(name: str) -> Any:
         ) from error
 
 
-class Following(TrainerCallback):
+class Following:
     """Sends the log of a training to a tracker, update by update.
 
     Args:
@@ -271,18 +269,16 @@ class Following(TrainerCallback):
                 "Put that right, or leave --report-to out: metrics.json has the loss curve in any case"
             ) from error
         self._write_record()
-        self._tell(history)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        self._tell(state.log_history)  # all that is logged of the update before is together by now
+        self.tell(history)
 
     def end(self, history: Sequence[Mapping[str, Any]], *, finished: bool) -> None:
         """Log the rest, and close the run."""
-        self._tell(history)
+        self.tell(history)
         self._try(lambda tracker: tracker.end(finished=finished))
         self._note()
 
-    def _tell(self, history: Sequence[Mapping[str, Any]]) -> None:
+    def tell(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Log what the history holds beyond the last call. It must hold all there is of its last update."""
         for update, values in _points(history[self._entries_sent :]):
             if update > self._last_logged:
                 self._try(lambda tracker, update=update, values=values: tracker.tell(update, values))
@@ -317,9 +313,8 @@ def _points(log: Iterable[Mapping[str, Any]]) -> list[tuple[int, dict[str, float
     """The logged values of each update, in order."""
     points: dict[int, dict[str, float]] = {}
     for entry in log:
-        if "loss" in entry or "eval_loss" in entry:  # not the summary at the end of a process
-            values = {NAMES[name]: value for name, value in entry.items() if name in NAMES}
-            points.setdefault(entry["step"], {}).update(values)
+        values = {NAMES[name]: value for name, value in entry.items() if name in NAMES}
+        points.setdefault(entry["step"], {}).update(values)
     return sorted(points.items())
 
 

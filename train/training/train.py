@@ -23,7 +23,6 @@ from ..data.batches import check_answers, encode, pack
 from ..data.limits import examples_that_fit, questions_with_latents
 from ..data.live import LiveLatents, RollOut, roll_out_live
 from ..data.loader import LatentDataset
-from ..data.shown_choices import all_as_shown
 from ..data.vision import open_vision_inputs
 from ..language.lm import LanguageModel, add_lora, checkpoint_activations, load_language_model
 from ..language.weights import Weights, find_weights
@@ -32,6 +31,7 @@ from ..questions.images import require_folder
 from ..questions.readers import digest_of, place_of
 from ..questions.record import Question, evaluation_split, first_scenes, read_questions, select_split
 from ..questions.report import measure, training_lines
+from ..questions.shown_choices import all_as_shown
 from ..reader.context_budget import Budget, context_limits_of
 from ..reader.layouts import TokenLayout
 from ..reader.model import TheWorld
@@ -39,11 +39,10 @@ from ..runs.folder import build_reader, resolve_dtype, save_run
 from ..runs.meta import METRICS, LMFacts, QuestionFacts, ReaderFacts, RunMeta, StoreFacts, versions
 from ..runs.partial import TrainingFacts, open_partial, partial_of, read_facts, require_free, run_of
 from .distributed import Ranks
+from .inputs import TrainData, Training
 from .loop import fit
 from .signals import Stop
 from .trackers import require_tracker
-from .trainer import TrainData, Training, UpdateTrainer
-from .trainer_hooks import require_hooks
 
 VALIDATION = "validation"
 """The split that early stopping uses."""
@@ -68,7 +67,7 @@ def train(
         live: rolls images forward in the loop instead of reading the store's latents (live.py).
     Raises:
         ConfigError: more steps than the store has, a layout that does not fit, a language model that does not load,
-            more tokens than it can attend to, a release of transformers whose Trainer works differently.
+            more tokens than it can attend to, processes that accelerate was not set up for.
         QuestionError: a wrong record, a question without latents, an answer outside the vocabulary.
         StoreError: the store is missing or damaged.
         RunError: the run folder exists already, or the training diverged.
@@ -77,7 +76,6 @@ def train(
     """
     ranks = Ranks.here()
     progress = (progress or Progress.to_logger()) if ranks.is_first else Progress.silent()
-    require_hooks(UpdateTrainer, progress)
     require_tracker(config.report_to)
     if resume is None and config.out is not None:
         require_free(config.out, begins=ranks.is_first)
@@ -124,7 +122,7 @@ def train(
         progress.say(line)
 
     set_seed(config.seed)
-    lm = add_lora(lm, rank=config.lora_rank, alpha=config.lora_alpha, dropout=config.lora_dropout)
+    lm = add_lora(lm, **config.lora())
     if config.gradient_checkpointing:
         checkpoint_activations(lm)
     model = TheWorld(

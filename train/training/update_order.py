@@ -8,11 +8,11 @@ one row, and a training may be resumed on another number of processes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from ...pipeline.errors import ConfigError
 from ..data.batches import Example
@@ -32,8 +32,8 @@ class MicroBatch:
     with one process and one piece."""
 
 
-class UpdateOrder(Sampler[list[int]]):
-    """The pieces of one process, update by update: a batch sampler for a `DataLoader`.
+class UpdateOrder:
+    """The pieces of one process, update by update.
 
     Args:
         rows: the rows of an epoch.
@@ -45,9 +45,7 @@ class UpdateOrder(Sampler[list[int]]):
         ConfigError: there are no rows.
 
     Attributes:
-        epoch: the one that `__iter__` goes through.
         updates: updates in an epoch.
-        accumulation: pieces of an update on every process; the last update may have fewer.
     """
 
     def __init__(
@@ -64,7 +62,6 @@ class UpdateOrder(Sampler[list[int]]):
     ) -> None:
         if not rows:
             raise ConfigError("there is nothing to learn from: no row of questions")
-        self.epoch = 0
         self.updates = math.ceil(len(rows) / batch_size)
         self._size, self._seed, self._rank, self._world_size = batch_size, seed, rank, world_size
         self._micro = micro_batch or math.ceil(batch_size / world_size)
@@ -72,22 +69,7 @@ class UpdateOrder(Sampler[list[int]]):
         self._answer_tokens = [sum(len(example.answer) for example in row) for row in rows]
         self._lengths = np.array([1 + sum(len(e.prompt) - 1 + len(e.answer) for e in row) for row in rows])
         self._count = len(rows)
-        self._planned: tuple[int, list[list[int]]] | None = None
-        self.accumulation = self._pieces_of(min(batch_size, len(rows)))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the training loop at the start of each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """Pieces of one process in an epoch."""
-        last_rows = self._count - (self.updates - 1) * self._size
-        return (self.updates - 1) * self.accumulation + self._pieces_of(last_rows)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for update, rows in enumerate(self.plan(self.epoch), self.epoch * self.updates):
-            for number in range(self._pieces_of(len(rows))):
-                yield list(self.piece(update, number).rows)
+        self.plan = lru_cache(maxsize=2)(self._plan)  # what is read ahead may be of the next epoch
 
     def rows_of(self, update: int) -> list[int]:
         """All rows of an update, counted from the start of the training, over all processes."""
@@ -105,21 +87,21 @@ class UpdateOrder(Sampler[list[int]]):
         return MicroBatch(tuple(own_rows), self._world_size * token_counts[0] / token_counts[1])
 
     def pieces_of(self, update: int) -> int:
-        """How many, on every process alike."""
-        return self._pieces_of(len(self.rows_of(update)))
+        """How many, on every process alike; the last update of an epoch may have fewer."""
+        return math.ceil(math.ceil(len(self.rows_of(update)) / self._world_size) / self._micro)
+
+    def epochs_until(self, update: int) -> float:
+        """Passes over the rows in so many updates."""
+        epoch, rest = divmod(update, self.updates)
+        return epoch + rest / self.updates
 
     def answer_tokens(self, update: int, number: int) -> int:
         """Answer tokens of a piece; none of a row that has no weight."""
         piece = self.piece(update, number)
         return sum(self._answer_tokens[row] for row in piece.rows) if piece.weight else 0
 
-    def plan(self, epoch: int) -> list[list[int]]:
-        """The rows of an epoch's updates."""
-        if self._planned is None or self._planned[0] != epoch:
-            self._planned = epoch, self._plan(epoch)
-        return self._planned[1]
-
     def _plan(self, epoch: int) -> list[list[int]]:
+        """The rows of an epoch's updates."""
         order = np.arange(self._count)
         if self._shuffle:
             order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
@@ -135,7 +117,3 @@ class UpdateOrder(Sampler[list[int]]):
 
     def _cut(self, order: np.ndarray) -> list[list[int]]:
         return [order[start : start + self._size].tolist() for start in range(0, len(order), self._size)]
-
-    def _pieces_of(self, rows: int) -> int:
-        """Of an update of so many rows, on every process alike."""
-        return math.ceil(math.ceil(rows / self._world_size) / self._micro)

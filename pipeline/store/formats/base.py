@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import LatentShapeError
+from ...files.open_files import retried
+from . import StoreVersion
 
 CRC_BYTES = 4
 
@@ -43,13 +45,18 @@ class RowReads:
 class ShardLayout(ABC):
     """Sizes and places within the shards of one store; the same for all of them."""
 
-    def __init__(self, *, sample_shape: tuple[int, int, int, int], dtype: str, shard_size: int) -> None:
+    def __init__(
+        self, *, sample_shape: tuple[int, int, int, int], dtype: str, shard_size: int, version: StoreVersion
+    ) -> None:
         self.sample_shape = sample_shape
         """(C, T, H, W)"""
         self.dtype_name = dtype
         self.dtype = STORED_DTYPES[dtype]
         self.shard_size = shard_size
         """Samples a full shard holds."""
+        self.version: StoreVersion = version
+        self.recorded_frames = 1 if version == 1 else sample_shape[1]
+        """How many first frames of a row have their CRC-32C in the commit record."""
 
     @property
     @abstractmethod
@@ -74,10 +81,6 @@ class ShardLayout(ABC):
         """What follows the rows in a payload."""
 
     @abstractmethod
-    def files(self, samples: int) -> dict[str, bytes]:
-        """Files, by name from the store's folder, that tell other programs what is here, up to row `samples`."""
-
-    @abstractmethod
     def reads(self, frames: int) -> RowReads:
         """How the first `frames` frames of a row are read."""
 
@@ -87,14 +90,14 @@ class ShardLayout(ABC):
 
     @abstractmethod
     def checksums(self, memory: NDArray[np.uint8], frames: int) -> list[int] | None:
-        """CRC-32C of each frame in one row of memory as its bytes state it; None where a frame does not match."""
+        """CRC-32C of each frame in one row of memory; None where a frame does not match what its own bytes state."""
 
     @abstractmethod
     def new_row(self) -> NDArray[np.uint8]:
         """Memory for a row, for `encode`, which may use it again and again."""
 
     @abstractmethod
-    def _fill(self, row: NDArray[np.uint8], key: str, latent: NDArray[Any]) -> int: ...
+    def _fill(self, row: NDArray[np.uint8], key: str, latent: NDArray[Any]) -> list[int]: ...
 
     @cached_property
     def frame_bytes(self) -> int:
@@ -105,7 +108,10 @@ class ShardLayout(ABC):
     def payload_numbers(self, store: Path) -> set[int]:
         """The shards that have a payload file, with or without a record."""
         folder = store / self.payload_folder
-        names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - 3x faster
+        try:
+            names = retried(lambda: os.listdir(folder))  # noqa: PTH208 - 3x faster
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
         numbers = (self.number_of(name) for name in names)
         return {n for n in numbers if n is not None and os.path.lexists(self.payload_path(store, n))}
 
@@ -117,7 +123,7 @@ class ShardLayout(ABC):
         """Size of the payload of a shard with this many rows."""
         return rows * self.row_bytes + len(self.trailer(rows))
 
-    def encode(self, key: str, latent: NDArray[Any], row: NDArray[np.uint8]) -> int:
+    def encode(self, key: str, latent: NDArray[Any], row: NDArray[np.uint8]) -> list[int]:
         """Make the bytes of one row.
 
         Args:
@@ -125,7 +131,7 @@ class ShardLayout(ABC):
             latent: (C, T, H, W), float16, bfloat16 or float32, finite.
             row: from `new_row`; filled.
         Returns:
-            The CRC-32C of the first frame.
+            The CRC-32C of those first frames whose checksums stand in the record.
         Raises:
             LatentShapeError: shape or dtype is wrong, or a value is not finite or too large for the stored dtype.
         """
@@ -143,7 +149,7 @@ class ShardLayout(ABC):
                 f"the latent of {key} reaches {float(np.abs(latent).max()):.6g}, beyond {self.dtype_name}. "
                 "Standardised latents stay near 5: is it raw, or was the rollout unstable? float32 would hold it"
             )
-        return self._fill(row, key, stored)
+        return self._fill(row, key, stored)[: self.recorded_frames]
 
 
 def _finite(values: NDArray[Any], dtype: str) -> bool:

@@ -2,9 +2,10 @@
 
     row = tar header, npy (C, T, H, W), padding,  tar header, json, padding       payload = rows, two empty blocks
 
-The json states the CRC-32C of each frame, the same numbers as in a Zarr shard. As its size is fixed, a sample is found
-by arithmetic, and random access costs what it costs in Zarr. `webdataset`, `datasets` and `tar` read the rows in order.
-A prefix of k steps is one piece per channel here, or the whole row where those pieces would be smaller than a page.
+The json states the CRC-32C of each frame, and so does the commit record from format 2 on. As the size of the json is
+fixed, a sample is found by arithmetic, and random access costs what it costs in Zarr. `webdataset`, `datasets` and
+`tar` read the rows in order. A prefix of k steps is one piece per channel here, or the whole row where those pieces
+would be smaller than a page.
 
 Sources: POSIX.1-1988 ustar; NEP 1 (the npy format).
 """
@@ -21,6 +22,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ...latents.keys import KEY_DIGITS
+from . import StoreVersion
 from .base import RowReads, ShardLayout, crc32c, round_up
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -37,8 +39,16 @@ _NPY_TYPES = {"float16": "<f2", "float32": "<f4", "bfloat16": "<V2"}
 class WebDatasetLayout(ShardLayout):
     """Tars under shards/; decode them without pickle."""
 
-    def __init__(self, *, sample_shape: tuple[int, int, int, int], dtype: str, shard_size: int, recipe_id: str) -> None:
-        super().__init__(sample_shape=sample_shape, dtype=dtype, shard_size=shard_size)
+    def __init__(
+        self,
+        *,
+        sample_shape: tuple[int, int, int, int],
+        dtype: str,
+        shard_size: int,
+        version: StoreVersion,
+        recipe_id: str,
+    ) -> None:
+        super().__init__(sample_shape=sample_shape, dtype=dtype, shard_size=shard_size, version=version)
         self.recipe_id = recipe_id
 
     @property
@@ -58,9 +68,6 @@ class WebDatasetLayout(ShardLayout):
 
     def trailer(self, rows: int) -> bytes:  # noqa: ARG002 - every tar ends alike
         return bytes(2 * _BLOCK)
-
-    def files(self, samples: int) -> dict[str, bytes]:  # noqa: ARG002 - a tar says it all
-        return {}
 
     def reads(self, frames: int) -> RowReads:
         channels, all_frames, _, _ = self.sample_shape
@@ -95,7 +102,7 @@ class WebDatasetLayout(ShardLayout):
     def new_row(self) -> NDArray[np.uint8]:
         return self._template.copy()
 
-    def _fill(self, row: NDArray[np.uint8], key: str, latent: NDArray[Any]) -> int:
+    def _fill(self, row: NDArray[np.uint8], key: str, latent: NDArray[Any]) -> list[int]:
         crcs = _frame_checksums(latent)
         for at in (0, self._json_at - _BLOCK):
             _name(row[at : at + _BLOCK], key, self._template[at : at + _BLOCK])
@@ -106,7 +113,7 @@ class WebDatasetLayout(ShardLayout):
             row[at : at + len(text)] = np.frombuffer(text.encode(), np.uint8)
         numbers = row[self._numbers_at : self._numbers_at + latent.nbytes].view(self.dtype)
         numbers.reshape(latent.shape)[...] = latent
-        return crcs[0]
+        return crcs
 
     def _in_one_piece(self, frames: int) -> bool:
         """Whether the whole row is read for its first frames: pieces smaller than a page would cost more."""

@@ -27,11 +27,11 @@ def record(**changes: Any) -> ShardRecord:
         "bytes": 100,
         "xxh3_128": "0" * 32,
         "sha256": "0" * 64,
-        "first_frames_crc32c": "0000000100000002",
+        "frames_crc32c": "0000000100000002",
         "created": "2026-01-01T00:00:00+00:00",
         "facts": {"host": "here"},
     }
-    return ShardRecord.model_construct(**(fields | changes), format=changes.get("format", 1))
+    return ShardRecord.model_construct(**(fields | changes), format=changes.get("format", 2))
 
 
 @pytest.fixture
@@ -93,10 +93,13 @@ def test_only_names_of_records_are_taken_for_records(folder: Path) -> None:
         ({"keys": ("0" * 32, "../../../../etc/passwd")}, "32 hexadecimal digits"),
         ({"keys": ("0" * 32, "A" * 32)}, "32 hexadecimal digits"),
         ({"keys": ("0" * 31, "1" * 33)}, "32 hexadecimal digits"),
-        ({"first_frames_crc32c": "00000001"}, "first_frames_crc32c"),
+        ({"frames_crc32c": "00000001"}, "frames_crc32c"),
+        ({"first_frames_crc32c": "0000000100000002"}, "no first_frames_crc32c"),
+        ({"format": 1}, "a record of format 1 has first_frames_crc32c"),
+        ({"format": 1, "frames_crc32c": None, "first_frames_crc32c": "0" * 32}, "first_frames_crc32c differ"),
         ({"bytes": -1}, "bytes"),
         ({"rows": "2"}, "rows"),
-        ({"format": 2}, "format"),
+        ({"format": 3}, "format"),
         ({"extra": 1}, "extra"),
     ],
 )

@@ -14,7 +14,7 @@ from theworld.pipeline.errors import DamagedShardError
 from theworld.pipeline.files.sealed import seal, unseal
 from theworld.pipeline.store.folder import find_store, open_store
 
-from ...miniatures.store import FRAME_BYTES, FRAMES, TINY, create, expected, fill, flip, key, write
+from ...miniatures.store import FRAME_BYTES, ROW_BYTES, TINY, create, expected, fill, flip, key, write
 from ...permissions import become_a_pipe
 
 
@@ -23,9 +23,10 @@ def test_every_flipped_bit_of_a_latent_is_found_by_reading_it(tmp_path: Path) ->
     fill(store, 4)
     payload = store.payload_path(0)
     intact = payload.read_bytes()
-    row_bytes = FRAMES * FRAME_BYTES
+    row_bytes = ROW_BYTES
     draw = np.random.default_rng(0)
-    for position in draw.integers(0, 4 * row_bytes, 300).tolist():
+    for place, position in draw.integers(0, (4, 3 * FRAME_BYTES), (300, 2)).tolist():
+        position += place * row_bytes
         flip(payload, position, int(draw.integers(8)))
         store = open_store(tmp_path)
         with pytest.raises(DamagedShardError, match=f"row {position // row_bytes}"):
@@ -64,7 +65,7 @@ def test_a_payload_cut_while_open_is_damage(tmp_path: Path) -> None:
     store = create(tmp_path)
     fill(store, 4)
     store.read([key(0)])
-    os.truncate(store.payload_path(0), 3 * FRAMES * FRAME_BYTES + 10)
+    os.truncate(store.payload_path(0), 3 * ROW_BYTES + 10)
     with pytest.raises(DamagedShardError, match="ends within row 3"):
         store.read([key(3)])
 
@@ -112,7 +113,7 @@ def test_a_record_that_states_impossible_sizes_is_damage(tmp_path: Path, changes
     file = store.path / "commits" / "0.json"
     body = json.loads(unseal(file.read_bytes())) | changes
     body["keys"] = [key(n) for n in range(body["rows"])]
-    body["first_frames_crc32c"] = "0" * 8 * body["rows"]
+    body["frames_crc32c"] = "0" * 24 * body["rows"]
     file.write_bytes(seal(body))
     with pytest.raises(DamagedShardError, match=r"it states [49] rows"):
         open_store(tmp_path)

@@ -67,7 +67,8 @@ def test_a_commit_syncs_payload_folders_record_and_its_folder_in_this_order(
     store = create(tmp_path, format=format)
     recorder = Recorder(store.path, monkeypatch)
     write(store, [0, 1])
-    assert recorder.take("sync", "link") == [
+    calls = [call for call in recorder.take("sync", "link") if not call[1].startswith(("key", "latents/zarr", "."))]
+    assert calls[: 6 + len(folders)] == [
         ("sync", "tmp/*"),
         ("link", payload),
         *(("sync", folder) for folder in [*folders, store.layout.payload_folder]),

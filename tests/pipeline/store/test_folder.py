@@ -121,7 +121,7 @@ def manifest_with(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        (manifest_with(format=2), StoreError, "newer theworld"),
+        (manifest_with(format=3), StoreError, "newer theworld"),
         (manifest_with(shard_size=10**9), DamagedShardError, "shard_size"),
         (manifest_with(recipe_id="0" * 64), DamagedShardError, "its fields are"),
         (manifest_with(spec={"channels": "3"}), DamagedShardError, "spec"),

@@ -1,7 +1,6 @@
 """A store keeps latents bit for bit, and stays plain Zarr for everyone else."""
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -18,10 +17,10 @@ from hypothesis import strategies as st
 from theworld.pipeline.errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
-from theworld.pipeline.store import catalog, latent_store
+from theworld.pipeline.store import catalog, latent_store, zarr_group
 from theworld.pipeline.store.folder import open_store
 
-from ...miniatures.store import FRAME_BYTES, FRAMES, TINY, create, expected, fill, flip, key, latent, write
+from ...miniatures.store import FRAME_BYTES, ROW_BYTES, TINY, create, expected, fill, flip, key, latent, write
 
 
 def test_plain_zarr_opens_a_store_and_sees_the_same_bits(tmp_path: Path) -> None:
@@ -51,24 +50,6 @@ def test_rows_without_a_latent_are_nan_in_plain_zarr(tmp_path: Path) -> None:
     assert rows == [0, 4, 5, 6, 7, 12, 13]
     np.testing.assert_array_equal(values[rows], expected(store, range(7)))
     assert np.isnan(np.delete(values, rows, axis=0)).all()
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_the_metadata_is_what_zarr_python_writes(tmp_path: Path, dtype: Any) -> None:
-    store = create(tmp_path / "ours", recipe=TINY.model_copy(update={"dtype": dtype}))
-    theirs = tmp_path / "theirs"
-    zarr.open_group(theirs, mode="w").create_array(
-        "latents",
-        shape=(0, 3, 3, 2, 4),
-        dtype=dtype,
-        chunks=(1, 3, 1, 2, 4),
-        shards=(4, 3, 3, 2, 4),
-        fill_value=float("nan"),
-        compressors=zarr.codecs.Crc32cCodec(),
-        dimension_names=["sample", "channel", "time", "y", "x"],
-    )
-    for name in ("zarr.json", "latents/zarr.json"):
-        assert json.loads((store.path / name).read_text()) == json.loads((theirs / name).read_text())
 
 
 @given(
@@ -127,7 +108,7 @@ def test_a_prefix_costs_one_read_a_sample_of_its_own_bytes(tmp_path: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(latent_store, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
         store.read([key(2), key(0)], rollout_steps=1)
-    assert reads == [(2 * FRAMES * FRAME_BYTES, 2 * FRAME_BYTES), (0, 2 * FRAME_BYTES)]
+    assert reads == [(2 * ROW_BYTES, 2 * FRAME_BYTES), (0, 2 * FRAME_BYTES)]
 
 
 def test_the_callers_buffer_is_filled_and_checked(tmp_path: Path) -> None:
@@ -226,8 +207,8 @@ def test_publishing_the_shape_ends_at_the_last_row_however_writers_race(tmp_path
     fill(store, 27)
     assert zarr.open_array(store.path / "latents", mode="r").shape[0] == 27
     write(store, [27])
-    stale = create(tmp_path)
-    replace, late = latent_store.replace, [True]
+    stale = open_store(tmp_path)
+    replace, late = zarr_group.replace, [True]
 
     def replace_after_a_commit(*arguments: Any, **options: Any) -> None:
         if late:  # between the listing and the write, another writer commits and publishes a higher N
@@ -237,7 +218,7 @@ def test_publishing_the_shape_ends_at_the_last_row_however_writers_race(tmp_path
         replace(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latent_store, "replace", replace_after_a_commit)
+        patch.setattr(zarr_group, "replace", replace_after_a_commit)
         assert stale.publish() == 3 * 16 + 1
     assert zarr.open_array(store.path / "latents", mode="r").shape[0] == 49
 
@@ -262,7 +243,7 @@ def test_a_batch_whose_first_read_waits_for_the_disk_is_asked_for_at_once(
         patch.setattr(latent_store, "os", SimpleNamespace(**vars(os) | patched))
         read = store.read([key(n) for n in (6, 0, 3, 1)], rollout_steps=1)
     np.testing.assert_array_equal(read, expected(store, [6, 0, 3, 1])[:, :, :2])
-    row = FRAMES * FRAME_BYTES
+    row = ROW_BYTES
     assert hints == [(0, 2 * FRAME_BYTES), (3 * row, 2 * FRAME_BYTES), (row, 2 * FRAME_BYTES)][:asked]
 
 

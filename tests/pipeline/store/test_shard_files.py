@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from theworld.pipeline.store import shard_files as payloads
+from theworld.pipeline.files import open_files as limits
 
 from ...miniatures.store import create, expected, fill, key
 
@@ -21,7 +21,7 @@ def open_files() -> int:
 def test_threads_read_right_while_files_are_opened_and_closed_under_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(payloads, "MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(limits, "allowance", lambda _keeper, _wanted: 2)
     store = create(tmp_path, shard_size=1)
     fill(store, 12)
     gc.collect()  # stores of earlier tests

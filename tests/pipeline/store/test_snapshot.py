@@ -223,7 +223,7 @@ def test_small_stores_have_no_snapshot(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_store_opened_to_add_shards_reads_no_record(large: LatentStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = (large.path, large.recipe, large.spec, 4, large.format)
+    arguments = (large.path, large.recipe, large.spec, 4, large.format, large.layout.version)
     looked: list[Path] = []
     real = catalog.record_inodes
     monkeypatch.setattr(catalog, "record_inodes", lambda path: (looked.append(path), real(path))[1])

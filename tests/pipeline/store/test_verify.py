@@ -129,12 +129,12 @@ def swap_rows(store: LatentStore) -> None:
 
 
 def swap_keys(store: LatentStore) -> None:
-    """In the record: the names in a tar tell; in a Zarr shard, which has none, the first frames' checksums do."""
+    """In the record: the names in a tar tell; in a Zarr shard, which has none, the frames' checksums do."""
     body = record(store, 1)
-    keys, crcs = body["keys"], body["first_frames_crc32c"]
+    keys, crcs = body["keys"], body["frames_crc32c"]
     changed = {"keys": [keys[1], keys[0], *keys[2:]]}
     if store.format == "zarr":
-        changed["first_frames_crc32c"] = crcs[8:16] + crcs[:8] + crcs[16:]
+        changed["frames_crc32c"] = crcs[24:48] + crcs[:24] + crcs[48:]
     reseal(record_file(store, 1), **changed)
 
 
@@ -252,7 +252,7 @@ def test_names_find_every_flipped_bit_of_a_record(store: LatentStore) -> None:
         file.write_bytes(intact)
 
 
-@pytest.mark.parametrize("changes", [{"shard": 2}, {"recipe_id": "f" * 64}, {"bytes": 2**40}, {"format": 2}])
+@pytest.mark.parametrize("changes", [{"shard": 2}, {"recipe_id": "f" * 64}, {"bytes": 2**40}, {"format": 3}])
 def test_a_sealed_record_that_is_not_of_this_shard_is_damage(store: LatentStore, changes: dict[str, object]) -> None:
     reseal(record_file(store, 1), **changes)
     finding = only(verify(store.path).damage)
@@ -313,7 +313,8 @@ def test_an_array_shape_behind_the_records_is_a_note(cache: Path) -> None:
     write(store, [8, 9])
     done = verify(store.path)
     assert done.damage == ()
-    assert "latents/zarr.json" in only(done.findings).message
+    behind = [str(finding.message).split(" does not state")[0] for finding in done.findings]
+    assert behind == [str(store.path / name) for name in ("latents/zarr.json", "key/zarr.json", "zarr.json", "key/c/0")]
 
 
 def test_damaged_rows_of_both_logs_are_damage(store: LatentStore) -> None:
@@ -475,7 +476,7 @@ def test_a_shard_set_aside_meanwhile_is_no_damage(store: LatentStore, monkeypatc
 
 
 def test_a_store_of_a_newer_format_is_refused(store: LatentStore) -> None:
-    reseal(store.path / "theworld.json", format=2)
+    reseal(store.path / "theworld.json", format=3)
     with pytest.raises(StoreError, match="newer theworld"):
         verify(store.path)
 
@@ -494,8 +495,8 @@ def test_rows_written_by_hand_with_the_right_bytes_are_right(store: LatentStore)
     """The harm done above lies in what it changes, not in how: the same way with the right values is no damage."""
     poison(store, 5, 0.5)
     row = store.layout.new_row()
-    crc = store.layout.encode(key(5), np.zeros(store.sample_shape, np.float32), row)
+    crcs = store.layout.encode(key(5), np.zeros(store.sample_shape, np.float32), row)
     assert damaged_shards(store, "deep") == []
-    put_row(store, 1, 1, row.tobytes(), crc)
+    put_row(store, 1, 1, row.tobytes(), crcs)
     assert damaged_shards(store, "deep") == []
     assert not open_store(store.path).read([key(5)]).any()

@@ -37,9 +37,7 @@ def test_folders_of_jobs_that_are_gone_are_removed_and_foreign_names_harm_nobody
 
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [23, 40, 60])
-def test_ray_starts_whatever_the_length_of_the_temporary_folder(
-    length: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ray_starts_whatever_the_length_of_the_temporary_folder(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_folder() as short:
         folder = short / ("t" * (length - len(str(short)) - 1))
         folder.mkdir()

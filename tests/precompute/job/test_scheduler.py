@@ -55,6 +55,9 @@ class Pool:
         except Exception as error:
             return [(task, error)]
 
+    def stop(self) -> None:
+        return
+
 
 def sample(number: int) -> Sample:
     return Sample(f"{number}.png", File(f"{number}.png"), key(number))

@@ -102,10 +102,10 @@ def test_two_latents_exchanged_are_both_found(made: Made) -> None:
     values = {key: made.store.read([key])[0].copy() for key in (a, b)}
     for key, other in ((a, b), (b, a)):
         written = made.store.layout.new_row()
-        crc = made.store.layout.encode(key, values[other], written)
+        crcs = made.store.layout.encode(key, values[other], written)
         from ...permissions import put_row
 
-        put_row(made.store, 0, made.store.row_of(key), written.tobytes(), crc)
+        put_row(made.store, 0, made.store.row_of(key), written.tobytes(), crcs)
     assert {one.key for one in made.audit().different} == {a, b}
 
 

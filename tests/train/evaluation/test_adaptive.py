@@ -13,7 +13,7 @@ from theworld.train.config import TrainConfig
 from theworld.train.evaluation.adaptive import _calibration_split, _lengths, _never_read, _open_draws
 from theworld.train.evaluation.gates import choose_threshold, disagreement, parse_rule
 from theworld.train.questions.record import Question
-from theworld.train.training.trainer import draw_steps
+from theworld.train.training.schedule import draw_steps
 
 from ...miniatures.lm import RECIPE, SPEC, blob_latents
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from theworld.train.data.batches import encode
-from theworld.train.data.shown_choices import as_shown
 from theworld.train.language.choice_prompts import letters
 from theworld.train.language.prompt_format import TokenizerOnly
 from theworld.train.questions.record import Question, read_questions
+from theworld.train.questions.shown_choices import as_shown
 
 from .test_chat_template import GEMMA_3, book, gemma_tokenizer
 

@@ -50,6 +50,14 @@ def test_what_a_sound_file_holds(house: Path) -> None:
     assert seen(house, steps=0).tokens.world == 6  # type: ignore[union-attr]
 
 
+def test_choices_that_the_prompt_shows_count_as_tokens_of_the_prompt(house: Path) -> None:
+    choices = {"id": "c", "answer": "left", "choices": ["left", "right"]}
+    hidden, shown = seen(house, choices).tokens, seen(house, show_choices="list").tokens
+    assert hidden is not None
+    assert shown is not None
+    assert shown.prompt[2] > hidden.prompt[2] + 2, "each choice and the words around"
+
+
 def test_blind_is_what_the_wording_alone_gives_away() -> None:
     told = [question(n, question="left?", answer="left") for n in range(20)]
     told += [question(100 + n, question="right?", answer="right") for n in range(20)]

@@ -54,25 +54,20 @@ def test_all_processes_and_pieces_together_are_the_update_of_one(arguments: dict
         group_by_length=bool(arguments["group_by_length"]),
     )
     orders = [UpdateOrder(all_rows, seed=3, rank=rank, **arguments) for rank in range(world_size)]  # type: ignore[arg-type]
-    for order in [one, *orders]:
-        order.set_epoch(epoch)
     assert sorted(row for update in one.plan(epoch) for row in update) == list(range(count))
-    handed_out = [list(order) for order in orders]
-    assert {len(batches) for batches in handed_out} == {len(orders[0])}, "a process would wait for ever"
-    assert len(orders[0]) == (one.updates - 1) * orders[0].accumulation + orders[0].pieces_of(one.updates - 1)
-    place = 0
     for number, expected in enumerate(one.plan(epoch)):
         update = epoch * one.updates + number
+        assert one.rows_of(update) == expected
         weights = dict.fromkeys(expected, 0.0)
+        assert len({order.pieces_of(update) for order in orders}) == 1, "a process would wait for ever"
         for n in range(orders[0].pieces_of(update)):
-            for order, batches in zip(orders, handed_out, strict=True):
+            for order in orders:
                 piece = order.piece(update, n)
-                assert list(piece.rows) == batches[place]
+                assert len(piece.rows) <= (arguments["micro_batch"] or count)
                 of = sum(learned(all_rows[row]) for row in piece.rows)
                 assert order.answer_tokens(update, n) == (of if piece.weight else 0)
                 for row in piece.rows:
                     weights[row] += piece.weight / of / world_size  # DDP takes the mean over processes
-            place += 1
         total = sum(learned(all_rows[row]) for row in expected)
         assert all(math.isclose(weight, 1 / total) for weight in weights.values())
 
@@ -80,6 +75,11 @@ def test_all_processes_and_pieces_together_are_the_update_of_one(arguments: dict
 def test_one_process_and_one_piece_weigh_exactly_one() -> None:
     order = UpdateOrder(rows(30), batch_size=7)
     assert {order.piece(update, 0).weight for update in range(12)} == {1.0}
+
+
+def test_epochs_are_counted_by_updates() -> None:
+    order = UpdateOrder(rows(10), batch_size=4)
+    assert [order.epochs_until(update) for update in (0, 1, 3, 5)] == [0, pytest.approx(1 / 3), 1, pytest.approx(5 / 3)]
 
 
 def test_epochs_differ_seeds_differ_and_each_is_there_again() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from theworld.pipeline.store.folder import StoreFormat
 from theworld.pipeline.store.formats.base import STORED_DTYPES, _finite
-from theworld.pipeline.store.latent_store import layout_of
+from theworld.pipeline.store.formats.layouts import layout_of
 
 from ....miniatures.store import SPEC, TINY
 

@@ -24,7 +24,7 @@ WEIGHTS = Path(theworld.precompute.worldlet.__file__).parent / "weights"
 
 @pytest.fixture(scope="module")
 def unseen() -> Clips:
-    return clips_of(draw_scenes("validation", 16))
+    return clips_of(draw_scenes("validation", 8))
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
@@ -151,9 +151,9 @@ def test_a_tiny_world_is_built_saved_and_better_than_a_copy_of_frame_0(
     def build() -> dict[str, Any]:
         return build_world(
             tmp_path / "tiny",
-            minutes=0.8,
+            minutes=0.4,
             train_clips=48,
-            test_scenes=8,
+            test_scenes=4,
             vae_share=0.5,  # in the latents of one trained for 8 s or less, a copy of frame 0 is no measure
             base_dim=4,
             layers=2,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..config import ShowChoices
 from ..language.choice_prompts import letters, prompt_with_choices
-from ..questions.record import Question
+from .record import Question
 
 
 def as_shown(question: Question, show: ShowChoices) -> Question:

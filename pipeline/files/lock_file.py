@@ -1,0 +1,188 @@
+"""A lock on file systems without locks: a file that only one process can create, and that says who it was.
+
+    <file>.lock    {"id", "host", "boot", "pids", "pid", "started", "since"}
+
+It outlives a killed process. On the same machine the holder is known to be gone where the machine was started again
+since, or has no such process any more; then the next one takes the lock over. Of another machine, or another
+container, nothing is guessed, as nothing can be known: the error says who held it, and which file to delete.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..errors import StoreError, StoreLockedError
+from ..messages import printable
+from .open_files import retried
+from .plain import read_file
+
+_LIMIT_BYTES = 4096
+
+
+class _Holder(BaseModel):
+    """The process that a lock file speaks of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    """Of this holding of the lock, by chance."""
+    host: str
+    boot: str
+    """The kernel's name for the time since the machine was started; empty where it gives none."""
+    pids: str
+    """The space that `pid` is a number of: containers have their own."""
+    pid: int
+    started: float
+    """When the process began, by the machine's clock: its number may have been given out again."""
+    since: str
+    """For people."""
+
+    @classmethod
+    def this(cls) -> _Holder:
+        pid = os.getpid()
+        return cls(
+            id=secrets.token_hex(8),
+            host=platform.node(),
+            boot=_read("/proc/sys/kernel/random/boot_id"),
+            pids=_link("/proc/self/ns/pid"),
+            pid=pid,
+            started=psutil.Process(pid).create_time(),
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def is_gone(self) -> bool:
+        """Whether the process has certainly ended."""
+        this = _Holder.this()
+        if self.host != this.host or not self.boot or not this.boot:
+            return False
+        if self.boot != this.boot:
+            return True
+        if self.pids != this.pids:
+            return False
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.started) > 2.0
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.Error:
+            return False
+
+
+@contextmanager
+def held(file: Path, *, busy: str, reason: str) -> Generator[None]:
+    """Hold the lock file of a file inside the block.
+
+    Args:
+        busy: the error message if another process holds it.
+        reason: why there is no better lock.
+    Raises:
+        StoreLockedError: another process holds it, or may hold it.
+        StoreError: it cannot be written.
+    """
+    path, this = _path(file), _Holder.this()
+    content = this.model_dump_json().encode()
+    try:
+        if not _create(path, content):
+            _take_over(file, content, busy)
+    except OSError as error:
+        problem = f"{reason}, and {path} cannot be written: {error.strerror or error}"
+        raise StoreError(f"{file} cannot be locked: {problem}. Work on a local copy") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError, ValueError):  # somebody took it away by hand
+            if _holder_of(path).id == this.id:
+                path.unlink()
+
+
+def holder(file: Path) -> str | None:
+    """Who holds, or may hold, the lock file of a file, in a sentence; None where nobody does."""
+    path = _path(file)
+    try:
+        found = _holder_of(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return f"{path} exists and does not say who holds the lock. If nobody works on this folder, delete it"
+    if found.is_gone():
+        return None
+    return (
+        f"{path} says that process {found.pid} on {printable(found.host)} has held the lock since "
+        f"{printable(found.since)}. If you know that this process has ended, delete that file"
+    )
+
+
+def _take_over(file: Path, content: bytes, busy: str) -> None:
+    """Replace the lock file of a process that has ended. Of several that try, one gets it.
+
+    Who creates the marker of this one holding may replace it, and nobody else ever.
+    """
+    path = _path(file)
+    if problem := holder(file):
+        raise StoreLockedError(f"{busy}. {problem}")
+    try:
+        gone = _holder_of(path)
+    except FileNotFoundError:  # freed meanwhile
+        if _create(path, content):
+            return
+        raise StoreLockedError(busy) from None
+    marker = path.with_name(f"{path.name}-{gone.id}")
+    if not _create(marker, content):
+        raise StoreLockedError(f"{busy}. {marker} says that its lock is just being taken over; if it stays, delete it")
+    try:
+        if _holder_of(path) != gone:  # somebody else was here before the marker was
+            raise StoreLockedError(busy)
+        mine = path.with_name(f"{marker.name}-new")
+        if not _create(mine, content):
+            raise StoreLockedError(f"{busy}. {mine} is in the way: delete it")
+        mine.replace(path)
+    finally:
+        marker.unlink()
+
+
+def _path(file: Path) -> Path:
+    return file.with_name(f"{file.name}.lock")
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Write a file that must not exist; False where it does."""
+    try:
+        fd = retried(lambda: os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    except FileExistsError:
+        return False
+    try:
+        os.write(fd, content)  # a few hundred bytes: one write
+        os.fsync(fd)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(fd)
+    return True
+
+
+def _holder_of(path: Path) -> _Holder:
+    return _Holder.model_validate_json(read_file(path, _LIMIT_BYTES))
+
+
+def _read(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _link(name: str) -> str:
+    try:
+        return str(Path(name).readlink())
+    except OSError:
+        return ""

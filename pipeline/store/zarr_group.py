@@ -1,0 +1,273 @@
+"""The Zarr group around the shards of a store, for every other program: which row is what, when, and of which recipe.
+
+    zarr.json              attributes: recipe, recipe id; and the metadata of all arrays again ("consolidated")
+    latents/zarr.json      shape and codecs; attributes: mean and std of the raw latents, units
+    key/  c/<n>            the key of each row, "" where no sample is; a chunk holds many rows      (format 2)
+    time_s/  c/0           when each latent frame is, NaN where that is not known                   (format 2)
+
+zarr-python makes the metadata, once a store. From then on the shape follows the commit records, and only what has
+changed is written. What a user added, attributes and arrays, stays, and is consolidated with the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DamagedShardError, StoreMismatchError
+from ..files.atomic import made_folder, publish, remove, replace
+from ..files.plain import has_content, read_json
+from ..latents.keys import KEY_DIGITS
+from ..latents.recipe import Recipe
+from ..latents.spec import LatentSpec
+from ..latents.time_axis import seconds_of_frames
+from .formats.zarr import ZarrLayout
+from .index import Index, Shard
+from .records import stated_fps, unreadable
+from .zarr_metadata import KEY, KEY_CHUNK_ROWS, LATENTS, TIME, Document, ZarrMetadata, difference
+
+_LIMIT_BYTES = 2**22
+_LENGTH = np.dtype("<u4")
+_REBUILD = "`theworld cache repair STORE --apply` moves it to lost+found and makes it again from the records"
+
+
+class ZarrGroup:
+    """The group of one store."""
+
+    def __init__(self, store: Path, layout: ZarrLayout, recipe: Recipe, spec: LatentSpec) -> None:
+        self._store, self._layout, self._recipe, self._spec = store, layout, recipe, spec
+        self._metadata = ZarrMetadata(layout, recipe, spec)
+        self._published: dict[int, int] = {}
+        """Chunk of `key` -> the hash of the shards that it was written for, by this process."""
+
+    def lay_out(self) -> None:
+        """Make what is missing of the metadata, for a store without a sample.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        for name in self._metadata.files:
+            if not os.path.lexists(self._store / name):
+                self._make_folder(name)
+                content = content_of(self._metadata.made[name])
+                publish(self._store / "tmp", self._store / name, content, within=self._store)
+
+    def publish(self, index: Index) -> None:
+        """Say what is here: the keys first, then the shape, which makes them visible.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        self._publish_keys(index)
+        self._publish_times(index)
+        for name, document in self.documents(index.array_rows).items():
+            if _read(self._store, name) != document:
+                self._make_folder(name)
+                replace(self._store / "tmp", self._store / name, content_of(document), within=self._store)
+
+    def is_behind(self, rows: int) -> bool:
+        """Whether the metadata states another number of rows, or is not there."""
+        document = _read(self._store, f"{LATENTS}/zarr.json")
+        return document is None or _rows_of(document) != rows
+
+    def stale(self, index: Index) -> list[Path]:
+        """The files that do not say what is here; nothing is written."""
+        documents = self.documents(index.array_rows)
+        names = [name for name, document in documents.items() if _read(self._store, name) != document]
+        if self._metadata.has_coordinates:
+            for chunk, shards in self.key_chunks(index):
+                file = self._key_file(chunk)
+                if not has_content(file, key_chunk(shards, chunk, self._layout.shard_size), within=self._store):
+                    names.append(file.relative_to(self._store).as_posix())
+        times = self._times(index)
+        if times is not None and not has_content(self._store / f"{TIME}/c/0", times, within=self._store):
+            names.append(f"{TIME}/c/0")
+        return [self._store / name for name in names]
+
+    def documents(self, rows: int) -> dict[str, Document]:
+        """Every zarr.json of ours, in the order of writing, as it should be for so many rows."""
+        documents: dict[str, Document] = {}
+        for array in self._metadata.arrays:
+            name = f"{array}/zarr.json"
+            document = _read(self._store, name)
+            if document is None or difference(document, self._metadata.expected(array)) is not None:
+                document = self._metadata.made[name]
+            document = self._with_facts(document, array)
+            if array != TIME:
+                document["shape"] = [rows, *document["shape"][1:]]
+            documents[name] = document
+        documents["zarr.json"] = self._group_document(documents)
+        return documents
+
+    def check(self) -> None:
+        """`latents/zarr.json` must agree with what the recipe implies; how many samples it states does not matter.
+
+        Raises:
+            StoreMismatchError: it describes another array, so that other programs read nonsense.
+        """
+        file, expected = self._store / LATENTS / "zarr.json", self._metadata.expected(LATENTS)
+        try:
+            document: Any = read_json(file, _LIMIT_BYTES, within=self._store)
+            if not isinstance(document, dict):
+                raise ValueError("it is no mapping")
+            differing = difference(cast(Document, document), expected)
+        except FileNotFoundError:  # only a plain Zarr reader needs it; precompute makes it again
+            return
+        except ValueError as error:
+            raise StoreMismatchError(f"{file} is not Zarr metadata ({error}). {_REBUILD}") from error
+        except OSError as error:  # a socket, say
+            store_error = unreadable(file, None, error)
+            if not isinstance(store_error, DamagedShardError):
+                raise store_error from error
+            raise StoreMismatchError(f"{file} is not Zarr metadata ({error.strerror}). {_REBUILD}") from error
+        if differing is not None:
+            found = str(cast(Document, document).get(differing))[:500]
+            raise StoreMismatchError(
+                f"{file} and theworld.json disagree: {differing} is {found}, not {expected[differing]}. {_REBUILD}"
+            )
+
+    def _make_folder(self, name: str) -> None:
+        with made_folder(self._store, (self._store / name).parent):
+            pass
+
+    def _group_document(self, arrays: Mapping[str, Document]) -> Document:
+        group = _read(self._store, "zarr.json")
+        if group is None or group.get("zarr_format") != 3 or group.get("node_type") != "group":
+            group = self._metadata.made["zarr.json"]
+        if not self._metadata.has_coordinates:  # a group of format 1 stays what it is
+            return group
+        group = self._with_facts(group, "")
+        consolidated = group.get("consolidated_metadata")
+        if not isinstance(consolidated, dict):
+            consolidated = self._metadata.made["zarr.json"]["consolidated_metadata"]
+        members = {name.removesuffix("/zarr.json"): document for name, document in arrays.items()}
+        members |= dict(_foreign_members(self._store, "", frozenset(self._metadata.arrays)))
+        metadata = {name: members[name] for name in sorted(members)}
+        return {**group, "consolidated_metadata": {**cast(Document, consolidated), "metadata": metadata}}
+
+    def _with_facts(self, document: Document, array: str) -> Document:
+        """A zarr.json with what is true of the latents among the attributes, whatever else stands there."""
+        users = document.get("attributes")
+        kept = cast(Document, users) if isinstance(users, dict) else {}
+        return {**document, "attributes": {**kept, **self._metadata.facts(array)}}
+
+    def _publish_keys(self, index: Index) -> None:
+        if not self._metadata.has_coordinates:
+            return
+        folder = self._store / KEY / "c"
+        self._make_folder(f"{KEY}/c/0")
+        strays = {name for name in os.listdir(folder) if name.isascii() and name.isdigit()}  # noqa: PTH208 - 3x faster
+        for chunk, shards in self.key_chunks(index):
+            here = str(chunk) in strays
+            strays.discard(str(chunk))
+            state = hash(tuple((shard.number, shard.rows, shard.stamp) for shard in shards))
+            if here and self._published.get(chunk) == state:
+                continue
+            content = key_chunk(shards, chunk, self._layout.shard_size)
+            if not has_content(self._key_file(chunk), content, within=self._store):
+                replace(self._store / "tmp", self._key_file(chunk), content, within=self._store)
+            self._published[chunk] = state
+        for name in strays:  # of shards that were moved away
+            remove(folder / name, within=self._store)
+
+    def _publish_times(self, index: Index) -> None:
+        file = self._store / TIME / "c" / "0"
+        content = self._times(index)
+        if content is not None and not has_content(file, content, within=self._store):
+            self._make_folder(f"{TIME}/c/0")
+            replace(self._store / "tmp", file, content, within=self._store)
+
+    def _times(self, index: Index) -> bytes | None:
+        """The chunk of `time_s`; None where there is none, or the times are not known."""
+        if TIME not in self._metadata.arrays:
+            return None
+        fps = self._recipe.fps or stated_fps(self._store, index.shards, self._recipe.id)
+        seconds = seconds_of_frames(self._recipe, self._spec, fps)
+        return None if seconds is None else np.array(seconds, "<f8").tobytes()
+
+    def _key_file(self, chunk: int) -> Path:
+        return self._store / KEY / "c" / str(chunk)
+
+    def key_chunks(self, index: Index) -> Iterator[tuple[int, list[Shard]]]:
+        """Each chunk of `key` that is not empty, and the shards whose rows are in it."""
+        size, numbers = self._layout.shard_size, list(index.shards)
+        shards = list(index.shards.values())
+        chunks = {
+            chunk
+            for shard in shards
+            for chunk in range(
+                shard.number * size // KEY_CHUNK_ROWS, (shard.number * size + shard.rows - 1) // KEY_CHUNK_ROWS + 1
+            )
+        }
+        for chunk in sorted(chunks):
+            start = chunk * KEY_CHUNK_ROWS
+            first = bisect_left(numbers, start // size)
+            last = bisect_left(numbers, -(-(start + KEY_CHUNK_ROWS) // size))
+            yield chunk, shards[first:last]
+
+
+def key_chunk(shards: list[Shard], chunk: int, shard_size: int) -> bytes:
+    """A chunk of `key`: how many strings, then each one's length and bytes; "" where no sample is.
+
+    Args:
+        shards: those with rows in it.
+    """
+    start = chunk * KEY_CHUNK_ROWS
+    items = np.zeros((KEY_CHUNK_ROWS, _LENGTH.itemsize + KEY_DIGITS), np.uint8)
+    is_here = np.zeros(KEY_CHUNK_ROWS, bool)
+    for shard in shards:
+        at = shard.number * shard_size - start
+        keys = shard.keys[max(0, -at) : max(0, KEY_CHUNK_ROWS - at)]
+        rows = slice(max(0, at), max(0, at) + len(keys))
+        items[rows, _LENGTH.itemsize :] = _digits(keys)
+        is_here[rows] = True
+    items[is_here, : _LENGTH.itemsize] = np.array([KEY_DIGITS], _LENGTH).view(np.uint8)
+    kept = np.ones(items.shape, bool)
+    kept[~is_here, _LENGTH.itemsize :] = False
+    return np.array(KEY_CHUNK_ROWS, _LENGTH).tobytes() + items[kept].tobytes()
+
+
+def _digits(keys: NDArray[np.bytes_]) -> NDArray[np.uint8]:
+    return np.frombuffer(keys.tobytes().hex().encode(), np.uint8).reshape(-1, KEY_DIGITS)
+
+
+def _read(store: Path, name: str) -> Document | None:
+    """A zarr.json; None where it is none."""
+    try:
+        document: Any = read_json(store / name, _LIMIT_BYTES, within=store)
+    except (OSError, ValueError):
+        return None
+    return cast(Document, document) if isinstance(document, dict) else None
+
+
+def content_of(document: Document) -> bytes:
+    """A zarr.json as it is written."""
+    return json.dumps(document, indent=2).encode()
+
+
+def _rows_of(document: Document) -> object:
+    match document.get("shape"):
+        case [rows, *_]:
+            return rows
+        case _:
+            return None
+
+
+def _foreign_members(store: Path, group: str, ours: frozenset[str]) -> Iterator[tuple[str, Document]]:
+    """The arrays and groups that a user put into a group of the store, and theirs: path in the store -> zarr.json."""
+    with os.scandir(store / group) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    for name in names:
+        path = f"{group}/{name}" if group else name
+        if path in ours or (document := _read(store, f"{path}/zarr.json")) is None:
+            continue
+        yield path, document
+        if document.get("node_type") == "group":
+            yield from _foreign_members(store, path, ours)

@@ -1,0 +1,193 @@
+"""Make what stands behind `theworld.TheWorld`: of a trained run, or of a language model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from pydantic import ValidationError
+
+from theworld.pipeline.errors import ConfigError, RunError
+from theworld.pipeline.files.hub import fetch, is_hub_id
+from theworld.pipeline.machine import DeviceName, resolve_device
+from theworld.pipeline.messages import list_problems
+from theworld.precompute.job.config import PrecomputeConfig
+from theworld.precompute.job.recipe import make_recipe
+from theworld.precompute.worlds.source import resolve_world
+from theworld.train.config import DtypeName, TrainConfig
+from theworld.train.language.lm import LanguageModel, add_lora, load_language_model
+from theworld.train.language.weights import find_weights
+from theworld.train.runs import hub
+from theworld.train.runs.folder import build_reader, load_run, resolve_dtype
+from theworld.train.runs.meta import META, LMFacts, QuestionFacts, ReaderFacts, RunMeta, StoreFacts, versions
+
+_NOTHING = sha256().hexdigest()
+
+SETTINGS = frozenset(
+    {"max_world_steps", "layout", "patch", "pool", "pool_steps", "coarse", "queries"}
+    | {"lora_rank", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save"}
+)
+"""Those of `TrainConfig` that a model has before it learns; a run's are fixed."""
+
+Device = str | int | torch.device
+"""`auto`, `cpu`, `cuda`, `cuda:1`, the number of a GPU, or torch's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What stands behind a model."""
+
+    lm: LanguageModel
+    reader: Any
+    meta: RunMeta
+    path: Path
+    """The run folder; a name for messages where there is none yet."""
+    world: str | None
+    """Where the world model lies; None is what the recipe names."""
+
+
+def parts_of_run(run: Path, *, lm: str | None, world: str | None, device: Device, dtype: Any) -> Parts:
+    """A trained run. Raises as `load_run`."""
+    name, where = _device_of(device)
+    with where:
+        loaded = load_run(run, lm=lm, device=name, dtype=_dtype_of(dtype))
+    return Parts(loaded.lm, loaded.model.reader, loaded.meta, run, world)
+
+
+def parts_untrained(
+    name: str,
+    *,
+    world: str | None,
+    num_world_steps: int | None,
+    size: str | None,
+    settings: Mapping[str, Any],
+    device: Device,
+    dtype: Any,
+    seed: int,
+) -> Parts:
+    """A language model with fresh adapters and a fresh reader.
+
+    Args:
+        settings: of `TrainConfig`; None is its default.
+    Raises:
+        ConfigError, WorldModelError: one of them cannot be found or loaded, or does not fit.
+    """
+    device_name, where = _device_of(device)
+    dtype = _dtype_of(dtype) or "auto"
+    weights = find_weights(None if name == "worldlet" else name)
+    steps = 4 if num_world_steps is None else num_world_steps
+    source = resolve_world(world)
+    recipe = make_recipe(
+        PrecomputeConfig(world=source.name if world is None else world, steps=steps, size=size), source
+    )
+    channels, _, height, width = source.latent_spec().sample_shape(recipe.height, recipe.width, steps)
+    if strange := sorted(settings.keys() - SETTINGS):
+        raise ConfigError(f"from_pretrained has no argument {strange[0]!r}; settings are {', '.join(sorted(SETTINGS))}")
+    chosen = {setting: value for setting, value in settings.items() if value is not None}
+    try:
+        config = TrainConfig(store=Path(), questions=Path(), seed=seed, **chosen)
+    except ValidationError as error:
+        raise ConfigError(list_problems(error)) from error
+    form = config.token_layout()
+    form.grid(height, width)
+    with where:
+        on = resolve_device(device_name)
+        base = load_language_model(weights, device=on, dtype=resolve_dtype(dtype, on))
+        facts = ReaderFacts.of_layout(
+            form,
+            latent_shape=(channels, height, width),
+            hidden_size=base.hidden_size,
+            max_world_steps=config.max_world_steps,
+            num_world_steps=steps,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            reader = build_reader(facts, base).to(on)
+            adapted = add_lora(base, **config.lora())
+    meta = RunMeta(
+        recipe=recipe, recipe_id=recipe.id,
+        store=StoreFacts(path="", shards=0, samples=0, keys_sha256=_NOTHING),
+        lm=LMFacts(source=weights.source, identity=weights.identity),
+        reader=facts,
+        questions=QuestionFacts(path="", sha256=_NOTHING, train=0),
+        config={"dtype": dtype, "batch_size": 0, "seed": seed}, versions=versions(), created="",
+    )  # fmt: skip
+    return Parts(adapted, reader, meta, Path(name), world)
+
+
+def find_run(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a run; None where the name is that of a language model.
+
+    Args:
+        revision: of a repository on the Hub.
+    Raises:
+        RunError: there is no such repository, or it cannot be reached.
+    """
+    path = Path(name)
+    if path.is_dir() or not is_hub_id(name):
+        if revision is not None:
+            raise ConfigError(f"revision={revision!r} is of a repository on the Hub, and {name} is none")
+        return path if (path / META).is_file() else None
+    snapshot = fetch(
+        with_revision(name, revision),
+        [*hub.WEIGHTS, *hub.TEXTS],
+        error=RunError,
+        instead=f"name a folder: there is none at {name} (looked from {Path.cwd()})",
+    )
+    return snapshot.folder if (snapshot.folder / META).is_file() else None
+
+
+def with_revision(name: str, revision: str | None) -> str:
+    """ORG/NAME@REVISION."""
+    return name if revision is None else f"{name}@{revision}"
+
+
+def one_device(device: Device | None, device_map: Any) -> Device:
+    """`device_map` of transformers as the one device that it must name.
+
+    Raises:
+        ConfigError: it spreads a model over several, or both are given.
+    """
+    if device_map is None:
+        return "auto" if device is None else device
+    if device is not None:
+        raise ConfigError(f"device={device!r} and device_map={device_map!r} say the same: pass one of them")
+    if isinstance(device_map, Mapping):
+        named = list(dict.fromkeys(device_map.values()))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        if len(named) != 1:
+            raise ConfigError(f"device_map names {len(named)} devices; this model is on one: pass device='cuda'")
+        return named[0]
+    return "auto" if device_map in ("balanced", "balanced_low_0", "sequential") else device_map
+
+
+def _device_of(device: Device) -> tuple[DeviceName, Any]:
+    """The kind of device, and a context in which it means the GPU of that number."""
+    known = get_args(DeviceName)
+    if device in known:
+        return device, nullcontext()  # pyright: ignore[reportReturnType]
+    try:
+        torch_device = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device={device!r} is none of {', '.join(known)}, cuda:1: {error}") from error
+    if torch_device.type not in known:
+        raise ConfigError(f"device={device!r}: this runs on cpu or cuda")
+    name: DeviceName = "cpu" if torch_device.type == "cpu" else "cuda"
+    resolve_device(name)
+    return name, nullcontext() if torch_device.index is None or name == "cpu" else torch.cuda.device(torch_device)
+
+
+def _dtype_of(dtype: Any) -> DtypeName | None:
+    """The name of a dtype, also of torch's own."""
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    if name not in get_args(DtypeName):
+        raise ConfigError(
+            f"dtype={dtype!r}: the language model computes in {', '.join(get_args(DtypeName)[1:])}, or auto"
+        )
+    return name  # pyright: ignore[reportReturnType]

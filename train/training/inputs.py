@@ -1,0 +1,61 @@
+"""What a training is given: its settings, its rows and their latents, and its surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...pipeline.progress import Progress
+from ..config import TrainConfig
+from ..data.batches import Example, texts, with_latents
+from ..data.loader import LatentDataset
+from ..data.vision import VisionInputs
+from ..runs.partial import PartialRun
+from .distributed import Ranks
+from .signals import Stop
+from .update_order import UpdateOrder
+
+Rows = list[tuple[Example, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainData:
+    """Rows of a split, and their latents."""
+
+    rows: Rows
+    images: LatentDataset | None
+    """None for an arm without latents."""
+    pictures: VisionInputs | None = None
+    """The images, for a language model that reads them itself."""
+
+    def batches(
+        self, order: UpdateOrder, updates: Iterable[int], *, pad_id: int, device: torch.device
+    ) -> Generator[dict[str, Tensor]]:
+        """The pieces of some updates on this process, in order, with their latents, which are read ahead.
+
+        A batch is valid until the next one is asked for. Closing the generator ends the threads that read.
+        """
+        batches = (
+            texts([self.rows[row] for row in order.piece(update, number).rows], pad_id=pad_id, pictures=self.pictures)
+            for update in updates
+            for number in range(order.pieces_of(update))
+        )
+        yield from with_latents(batches, self.images, keep=1, device=device if device.type == "cuda" else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The settings, data and surroundings of a training."""
+
+    config: TrainConfig
+    train_data: TrainData
+    partial_run: PartialRun
+    """The folder of its checkpoints."""
+    pad_id: int
+    validation: TrainData | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    progress: Progress = field(default_factory=Progress.silent)
+    stop: Stop = field(default_factory=Stop)
