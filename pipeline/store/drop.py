@@ -82,8 +82,8 @@ def drop(path: Path, keys: Collection[str], *, apply: bool, progress: Progress |
         add_dropped(path, wanted)
         store.refresh()
         folders = list(finish_retirements(store).folders)
-        if _rewrite_all(store, folders, progress or Progress.silent()):
-            store.publish()
+        _rewrite_all(store, folders, progress or Progress.silent())
+        store.publish()  # always: an interrupted drop may have come to its end but for this
     return Dropped(
         keys=plan.keys,
         present=plan.present,
@@ -148,11 +148,10 @@ def _require_sound_records(store: LatentStore) -> None:
         raise DamagedShardError(f"{message} Until then it is not known which keys its shard holds, so none is dropped")
 
 
-def _rewrite_all(store: LatentStore, folders: list[Path], progress: Progress) -> bool:
+def _rewrite_all(store: LatentStore, folders: list[Path], progress: Progress) -> None:
     """Write every shard with dropped rows again without them; the folders of the old ones are added to `folders`."""
-    has_rewritten = False
     while rows := dropped_rows(store):  # a job that began before the drop may have committed more meanwhile
-        numbers, has_rewritten = list(rows), True
+        numbers = list(rows)
         aside = _report(store, rows)
         folders.append(store.path / LOST / aside)
         written = _held_by_others(store, numbers)
@@ -170,7 +169,6 @@ def _rewrite_all(store: LatentStore, folders: list[Path], progress: Progress) ->
                     )
                 bar.advance(len(part))
         store.refresh()
-    return has_rewritten
 
 
 def _held_by_others(store: LatentStore, numbers: Sequence[int]) -> set[str]:
