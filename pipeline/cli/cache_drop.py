@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import ConfigError
-from ..messages import format_bytes, name_some
+from ..messages import MAX_NAMES, format_bytes
 from .options import Json, Keys, Match, Quiet, Store
+
+if TYPE_CHECKING:
+    from ..store.latent_store import LatentStore
 
 
 def drop(
@@ -31,18 +35,16 @@ def drop(
     from ..store.drop import undo_drop
     from ..store.find import resolve_store
     from ..store.folder import load_store
-    from ..store.promises import sources_by_key
 
     path = resolve_store(store)
-    sources = sources_by_key(load_store(path))
-    selected = _selected(keys, match, sources)
+    selected = _selected(load_store(path), keys, match)
     if undo:
         undone = undo_drop(path, selected, apply=apply)
         if as_json:
             print_json({"store": str(path), "applied": apply, "undone": len(undone.keys)})
             return
         done = "are no longer" if apply else "would no longer be"
-        print_lines(f"{path}: {len(undone.keys)} keys {done} dropped{_named(undone.keys, sources)}", paths=True)
+        print_lines(f"{path}: {len(undone.keys)} keys {done} dropped{_named(path, undone.keys)}", paths=True)
         print_lines("nothing was changed; --apply does this" if not apply else "precompute makes them again")
         return
     if selected == []:
@@ -65,7 +67,7 @@ def drop(
     others = f"; {without} more have no latent here and are not made either" if without and selected else ""
     print_lines(
         f"{path}: {len(dropped.present)} latents {'dropped' if apply else 'to drop'}"
-        f"{_named(dropped.present or dropped.keys, sources)}{others}",
+        f"{_named(path, dropped.present or dropped.keys)}{others}",
         paths=True,
     )
     size = format_bytes(dropped.bytes)
@@ -77,8 +79,9 @@ def drop(
         print_lines("nothing was changed; --apply drops them")
 
 
-def _selected(keys: list[str] | None, match: str | None, sources: dict[str, list[str]]) -> list[str] | None:
-    """The keys that were named; None where none were."""
+def _selected(store: LatentStore, keys: list[str] | None, match: str | None) -> list[str] | None:
+    """The keys that were named, with or without a latent; None where none were."""
+    from ..store.sources import read_source_rows
     from ..store.transfer import named_keys
 
     if keys is None and match is None:
@@ -89,11 +92,16 @@ def _selected(keys: list[str] | None, match: str | None, sources: dict[str, list
             expression = re.compile(match)
         except re.error as error:
             raise ConfigError(f"--match {match!r} is not a regular expression: {error}") from error
-        matching = {key for key, names in sources.items() if any(map(expression.search, names))}
+        matching = {row.key for row in read_source_rows(store.path) if expression.search(row.source)}
         selected = sorted(matching if keys is None else matching & set(selected))
     return selected
 
 
-def _named(keys: tuple[str, ...], sources: dict[str, list[str]]) -> str:
-    names = [name for key in keys[:4] for name in sources.get(key, [key])[:4]]
-    return f" ({name_some(names)})" if len(keys) <= 3 else f" ({', '.join(names[:3])} …)"
+def _named(store: Path, keys: tuple[str, ...]) -> str:
+    from ..store.packed_keys import pack_keys
+    from ..store.source_scan import sources_of
+
+    first = keys[:MAX_NAMES]
+    sources = sources_of(store, pack_keys(first))
+    names = [name for key in first for name in sources.get(key, [key])]
+    return f" ({', '.join(names)}{' …' if len(keys) > len(first) else ''})" if names else ""

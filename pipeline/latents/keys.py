@@ -59,7 +59,7 @@ def is_key(value: object) -> bool:
 def noise_seed(seed: int, key: str, draw: int = 0) -> int:
     """Seed of one sample's noise: a function of recipe seed, key and draw alone.
 
-    Batch, order, worker and retry do not enter, so neither can they change a latent.
+    Batch, order, worker and retry do not enter, so they cannot change the noise.
 
     Returns:
         An integer in [0, 2**63), what `torch.Generator.manual_seed` takes.

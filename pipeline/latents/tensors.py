@@ -97,7 +97,7 @@ def draw_posterior(
 def draw_noise(recipe: Recipe, keys: Sequence[str], shape: Sequence[int]) -> Float[Tensor, "B ..."]:
     """Unit normal noise of each sample: a function of the recipe's seed and draw and of its key alone.
 
-    So batch, order, worker and retry cannot change a latent; nor can the device, as it is drawn on the CPU.
+    So batch, order, worker and retry cannot change the noise; nor can the device, as it is drawn on the CPU.
 
     Args:
         keys: B of them. shape: of one sample's noise.

@@ -28,9 +28,9 @@ from .folder import load_store
 from .latent_store import LatentStore
 from .maintenance import LOST, alone
 from .packed_keys import is_in, pack_keys, unpack_keys
-from .promises import sources_by_key
 from .records import origins_of, read_record
 from .retire import finish_retirements, held_elsewhere, new_folder_aside, retiring
+from .source_scan import sources_of
 
 _AT_A_TIME = 64
 """Shards that are there twice for a while."""
@@ -82,8 +82,8 @@ def drop(path: Path, keys: Collection[str], *, apply: bool, progress: Progress |
         add_dropped(path, wanted)
         store.refresh()
         folders = list(finish_retirements(store).folders)
-        if _rewrite_all(store, folders, progress or Progress.silent()):
-            store.publish()
+        _rewrite_all(store, folders, progress or Progress.silent())
+        store.publish()  # always: an interrupted drop may have come to its end but for this
     return Dropped(
         keys=plan.keys,
         present=plan.present,
@@ -148,11 +148,10 @@ def _require_sound_records(store: LatentStore) -> None:
         raise DamagedShardError(f"{message} Until then it is not known which keys its shard holds, so none is dropped")
 
 
-def _rewrite_all(store: LatentStore, folders: list[Path], progress: Progress) -> bool:
+def _rewrite_all(store: LatentStore, folders: list[Path], progress: Progress) -> None:
     """Write every shard with dropped rows again without them; the folders of the old ones are added to `folders`."""
-    has_rewritten = False
     while rows := dropped_rows(store):  # a job that began before the drop may have committed more meanwhile
-        numbers, has_rewritten = list(rows), True
+        numbers = list(rows)
         aside = _report(store, rows)
         folders.append(store.path / LOST / aside)
         written = _held_by_others(store, numbers)
@@ -170,7 +169,6 @@ def _rewrite_all(store: LatentStore, folders: list[Path], progress: Progress) ->
                     )
                 bar.advance(len(part))
         store.refresh()
-    return has_rewritten
 
 
 def _held_by_others(store: LatentStore, numbers: Sequence[int]) -> set[str]:
@@ -203,9 +201,9 @@ def _write_again(store: LatentStore, number: int, written: set[str]) -> None:
 def _report(store: LatentStore, rows: dict[int, int]) -> str:
     """Say in a folder of lost+found/ what will lie there, and why, before anything does; the folder's name."""
     aside = new_folder_aside(store.path, "dropped")
-    sources = sources_by_key(store)
     of_shards = [store.shards[number].keys for number in rows]
     keys = np.unique(np.concatenate([keys[is_in(keys, store.dropped)] for keys in of_shards]))
+    sources = sources_of(store.path, keys)
     report: dict[str, Any] = {
         "what": "shards that held latents which `theworld cache drop` took out of this store",
         "how to erase them": "delete this folder; no program reads it. The other rows of these shards were copied",

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -175,8 +175,12 @@ def read_failures(store: Path) -> list[Failure]:
     return FailureLog(store).failures()
 
 
-def check(store: Path) -> dict[Path, str]:
-    """The damaged files of both logs, and what is wrong with each."""
+def check(store: Path, *, sources: Sequence[Path] | None = None) -> dict[Path, str]:
+    """The damaged files of both logs, and what is wrong with each.
+
+    Args:
+        sources: read only these of the sources; None reads all.
+    """
     bad: dict[Path, str] = {}
     for path in log_files(store / "failed", _NAME):
         with suppress(FileNotFoundError):
@@ -184,7 +188,7 @@ def check(store: Path) -> dict[Path, str]:
                 read_failures_file(path)
             except DamagedShardError as error:
                 bad[path] = str(error)
-    for path in log_files(store / "sources", SOURCES_NAME):
+    for path in log_files(store / "sources", SOURCES_NAME) if sources is None else sources:
         with suppress(FileNotFoundError):
             try:
                 for _ in read_sources_file(path):

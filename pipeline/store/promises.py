@@ -10,21 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import DamagedShardError
 from ..files.atomic import made_folder, publish, writing
 from ..files.plain import read_json
-from ..messages import name_some
+from ..messages import MAX_NAMES, name_some
 from .index import SNAPSHOT
 from .latent_store import LatentStore
-from .packed_keys import Keys, is_in, unpack_keys
+from .packed_keys import Keys, is_in, pack_keys, unpack_keys
 from .runs import Run, record_inodes
 from .snapshot import read_snapshot
+from .source_scan import source_blocks, sources_of, unsound_sources
 
 LOST = "lost+found"
 _ARRAY_LIMIT_BYTES = 2**22
@@ -112,13 +114,14 @@ def lines_of(store: LatentStore, gone: Gone) -> list[str]:
     )
     lines: list[str] = []
     if gone.keys:
-        sources = sources_by_key(store)
-        inputs = [name for keys in gone.keys.values() for key in unpack_keys(keys) for name in sources.get(key, [key])]
+        first = np.concatenate([*gone.keys.values()])[: MAX_NAMES + 1]
+        sources = sources_of(store.path, first)
+        inputs = [sources.get(key, [key])[0] for key in unpack_keys(first)[:MAX_NAMES]]
         if gone.payloads:
             advice = f"Payloads of {len(gone.payloads)} of these shards are here, but not their records. {advice}"
         lines.append(
             f"{store.path / SNAPSHOT} states {gone.rows} latents that are missing: no record holds them (shards "
-            f"{name_some([*gone.keys])}; inputs {name_some(inputs)}). {advice}"
+            f"{name_some([*gone.keys])}; the first inputs are {', '.join(inputs)}). {advice}"
         )
     if gone.array_rows:
         lines.append(
@@ -136,19 +139,20 @@ def report_gone(store: LatentStore, gone: Gone) -> Path | None:
     """
     if not gone:
         return None
-    sources = sources_by_key(store)
+    lost = [(key, shard) for shard, keys in gone.keys.items() for key in unpack_keys(keys)]
+    if gone.array_rows:  # which keys the lost rows had is not known; these inputs have no latent now
+        known = {key for key, _ in lost}
+        lost += [(key, None) for key in unpack_keys(unmade_keys(store).keys) if key not in known]
+    sources = sources_of(store.path, pack_keys([key for key, _ in lost]))
     rows: list[dict[str, Any]] = [
         {
             "what": "latents that the index or the Zarr array of this store stated and that were not here",
             "recipe_id": store.recipe.id,
             "array_rows_stated": gone.array_rows or None,
             "array_rows": store.array_rows,
-        }
+        },
+        *({"key": key, "shard": shard, "sources": sources.get(key, [])} for key, shard in lost),
     ]
-    for shard, keys in gone.keys.items():
-        rows += ({"key": key, "shard": shard, "sources": sources.get(key, [])} for key in unpack_keys(keys))
-    if gone.array_rows:  # which keys the lost rows had is not known; these inputs have no latent now
-        rows += ({"key": key, "shard": None, "sources": sources[key]} for key in unmade_keys(store, sources))
     content = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
     file = store.path / LOST / f"missing-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
     with writing(store.path), made_folder(store.path, file.parent):
@@ -156,25 +160,36 @@ def report_gone(store: LatentStore, gone: Gone) -> Path | None:
     return file
 
 
-def unmade_keys(store: LatentStore, sources: Mapping[str, Sequence[str]]) -> list[str]:
-    """The keys of inputs of earlier jobs that have neither a latent nor a failure and were not dropped."""
-    keys = list(sources)
-    failed: set[str | None] = set()
-    with suppress(DamagedShardError):
-        failed = {name for failure in store.failures() for name in (failure.key, failure.source)}
-    dropped = set(unpack_keys(store.dropped))
-    return [
-        key
-        for key, is_held in zip(keys, store.holds(keys).tolist(), strict=True)
-        if not is_held and key not in dropped and key not in failed and failed.isdisjoint(sources[key])
-    ]
+@dataclass(frozen=True, slots=True)
+class Unmade:
+    """Inputs of earlier jobs that have neither a latent nor a failure and were not dropped."""
+
+    keys: Keys
+    """In order, each once."""
+    names: tuple[str, ...]
+    """Of the first few."""
+    unsound: tuple[Path, ...]
+    """Lists of inputs that could not be taken into account."""
 
 
-def sources_by_key(store: LatentStore) -> dict[str, list[str]]:
-    """Key -> the names of its inputs; empty where the lists are damaged, which verify says by itself."""
-    by_key: dict[str, list[str]] = {}
+def only_digests(store: LatentStore) -> Unmade:
+    """Instead of `unmade_keys`: look at no key, and only find out which lists are not what was written."""
+    return Unmade(pack_keys([]), (), tuple(unsound_sources(store.path)))
+
+
+def unmade_keys(store: LatentStore) -> Unmade:
+    """Look for inputs that were recorded and have no latent."""
+    failed = pack_keys([])
     with suppress(DamagedShardError):
-        for source, keys in store.sources().items():
-            for key in keys:
-                by_key.setdefault(key, []).append(source)
-    return by_key
+        failed = pack_keys(sorted({failure.key for failure in store.failures() if failure.key is not None}))
+    found: list[Keys] = [pack_keys([])]
+    names: list[str] = []
+    unsound: list[Path] = []
+    for block in source_blocks(store.path, unsound=unsound):
+        missing = np.flatnonzero(~store.holds(block.keys))
+        if len(missing):
+            keys = block.keys[missing]
+            missing = missing[~(is_in(keys, store.dropped) | is_in(keys, failed))]
+            names += [block.source(row) for row in missing[: MAX_NAMES + 1 - len(names)].tolist()]
+            found.append(block.keys[missing])
+    return Unmade(np.unique(np.concatenate(found)), tuple(names), tuple(unsound))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMism
 from ..files.inside import require_inside
 from ..files.plain import open_file, read_file
 from ..files.sealed import unseal
-from ..messages import MAX_NAMES, command, format_bytes, name_some
+from ..latents.keys import KEY_DIGITS
+from ..messages import MAX_NAMES, command, format_bytes
 from ..progress import Progress
 from . import ledger
 from .commit import leftovers
@@ -32,18 +34,20 @@ from .dropped import check_dropped, salvage
 from .folder import load_store
 from .index import SNAPSHOT, Shard, record_inodes
 from .latent_store import LatentStore
-from .packed_keys import unpack_keys
 from .payload_sizes import size_problem
 from .payloads import unrecorded_payloads
-from .promises import lines_of, promised_and_gone, promised_numbers, sources_by_key, unmade_keys
-from .records import RECORD_LIMIT_BYTES, ShardRecord, read_record, record_path, unreadable
+from .promises import Unmade, lines_of, only_digests, promised_and_gone, promised_numbers, unmade_keys
+from .records import RECORD_LIMIT_BYTES, ShardRecord, read_record, record_path, seal_of, unreadable
 from .retire import check_notes, pending_retirements
 from .snapshot import read_snapshot
+from .source_scan import sources_bytes
 from .views import second_opinion
 
 Level = Literal["names", "read", "deep"]
 LEVELS: tuple[Level, ...] = ("names", "read", "deep")
 _BLOCK_BYTES = 2**22
+_LOOK = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)
+"""Where Linux has it, a file is found and looked at without being opened."""
 _ORPHANS = "left by killed writers (see gc), or their records were not copied"
 
 
@@ -60,6 +64,13 @@ class Finding:
     paths: tuple[Path, ...] = ()
     """The files it is about; what a repair moves away."""
     shard: int | None = None
+
+
+_QUICK_SOURCES_BYTES = 2**28
+"""About three million inputs, whose keys are compared in two seconds."""
+_NOT_COMPARED = Finding(
+    False, "log", "the inputs in sources/ are too many to be compared with the latents by names: add --read for that"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,10 +108,11 @@ class Verification:
         heal = f"`{repair}` moves what is damaged aside, and keeps a list of what is missing; nothing is deleted"
         if any(finding.what == "manifest" for finding in self.damage):
             heal = "No repair can make this file again"
+        unmade = " in what is here" if any(finding.what == "unmade" for finding in self.findings) else ""
         return [
             *messages,
             f"{self.store}: {self.samples} samples, {self.shards}{total} shards verified ({self.level}){read}: "
-            + (f"{len(self.damage)} damaged. {heal}" if self.damage else "no damage"),
+            + (f"{len(self.damage)} damaged. {heal}" if self.damage else f"no damage{unmade}"),
         ]
 
 
@@ -140,6 +152,8 @@ def verify(
         harmed = {finding.shard for finding in findings}
         sound = (number for number in chosen if number not in harmed and number in store.shards)
         findings += (Finding(True, "zarr", problem) for problem in second_opinion(store, sound))
+    with_keys = level != "names" or sources_bytes(store.path) <= _QUICK_SOURCES_BYTES
+    unmade = unmade_keys(store) if with_keys else only_digests(store)
     return Verification(
         store=store.path,
         level=level,
@@ -147,7 +161,14 @@ def verify(
         of_shards=len(numbers),
         samples=len(store),
         bytes_read=bytes_read,
-        findings=(*findings, *_missing(store), *_metadata(store), *_strays(store), *_unfinished(store)),
+        findings=(
+            *findings,
+            *_missing(store, unmade),
+            *(() if with_keys else (_NOT_COMPARED,)),
+            *_metadata(store, unmade if level == "names" else None),
+            *_strays(store),
+            *_unfinished(store),
+        ),
     )
 
 
@@ -201,20 +222,16 @@ def _is_sound(store: LatentStore, number: int, record_file: Path, payload: Path)
     try:
         text = read_file(record_file, RECORD_LIMIT_BYTES, within=store.path)
         unseal(text)
-        keys = '","'.join(unpack_keys(shard.keys))
-        crcs = shard.frames_crc32c.astype(">u4").tobytes().hex()
-        name = "frames_crc32c" if store.layout.version > 1 else "first_frames_crc32c"
-        stated = (
-            f'{{"bytes":{shard.bytes},"created":',
-            f'"{name}":"{crcs}"',
-            f'"format":{store.layout.version},',
-            f'"keys":["{keys}"],"recipe_id":"{store.recipe.id}",',
-            f'"rows":{shard.rows},"sha256":',
-            f'"shard":{number},',
-        )
-        if not text.startswith(stated[0].encode()) or not all(part.encode() in text for part in stated[1:]):
+        keys = shard.keys.tobytes().hex(",", KEY_DIGITS // 2).replace(",", '","')
+        if seal_of(text) != shard.stamp.seal or f'"keys":["{keys}"]'.encode() not in text:
             return False
-        return _size_problem(store.path, payload, shard.bytes, number) is None
+        fd = os.open(payload, _LOOK)
+        try:
+            status = os.fstat(fd)
+            require_inside(store.path, payload, fd)
+            return stat.S_ISREG(status.st_mode) and status.st_size == shard.bytes
+        finally:
+            os.close(fd)
     except (OSError, ValueError):
         return False
 
@@ -271,23 +288,26 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
     return None
 
 
-def _missing(store: LatentStore) -> Iterator[Finding]:
+def _missing(store: LatentStore, unmade: Unmade) -> Iterator[Finding]:
     """What was promised and is not here."""
     gone = promised_and_gone(store)
     for line in lines_of(store, gone):
         yield Finding(True, "missing", line, gone.payloads)
-    sources = sources_by_key(store)
-    if not gone and (unmade := unmade_keys(store, sources)):
-        names = name_some([name for key in unmade[: MAX_NAMES + 1] for name in sources[key]])
+    if not gone and len(unmade.keys):
         yield Finding(
             False,
             "unmade",
-            f"{len(unmade)} of {len(sources)} inputs of recorded jobs have no latent ({names}): never made, or missing "
-            "in this copy. Running precompute with the same flags makes them",
+            f"{len(unmade.keys)} inputs of recorded jobs have no latent ({', '.join(unmade.names[:MAX_NAMES])}"
+            f"{' …' if len(unmade.keys) > MAX_NAMES else ''}): never made, or missing in this copy. Running precompute "
+            "with the same flags makes them",
         )
 
 
-def _metadata(store: LatentStore) -> Iterator[Finding]:
+def _metadata(store: LatentStore, scanned: Unmade | None) -> Iterator[Finding]:
+    """
+    Args:
+        scanned: of the sources, of which only the unsound files are read row by row; None reads all.
+    """
     try:
         if store.zarr_group is not None:
             store.zarr_group.check()
@@ -299,7 +319,7 @@ def _metadata(store: LatentStore) -> Iterator[Finding]:
             yield Finding(True, "index", f"{path} is not a file, so nothing can be written there", (path,))
         elif path.name != SNAPSHOT:
             yield Finding(False, "index", f"{path} does not state what is here; repair makes it again")
-    for path, message in ledger.check(store.path).items():
+    for path, message in ledger.check(store.path, sources=None if scanned is None else scanned.unsound).items():
         yield Finding(True, "log", message, (path,))
     for path, message in check_dropped(store.path).items():
         left = f"{len(salvage(path))} of its keys can be read and stay dropped; others may come back"

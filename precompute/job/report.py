@@ -83,7 +83,7 @@ class Report:
             distinct = self.plan.inputs - self.plan.duplicates
             sharing = f"; {self.plan.duplicates} more share them" * bool(self.plan.duplicates)
             distinct -= self.plan.of_other_parts
-            dropped = f"; {len(self.plan.dropped)} were dropped on purpose" if self.plan.dropped else ""
+            dropped = f"; {len(self.plan.dropped)} dropped on purpose" if self.plan.dropped else ""
             lines.append(
                 f"nothing to do: {self.plan.done} of {distinct} {kind.takes}s have their latents{sharing}{dropped}"
             )

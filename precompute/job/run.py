@@ -85,6 +85,8 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
     announce(prepared, config, progress, events)
     store, recipe, plan, cost = prepared.store, prepared.recipe, prepared.plan, prepared.cost
     if config.dry_run:
+        for damage in store.damage if store else ():  # a run says so when it opens the store to write
+            progress.warn(f"warning: {damage}")
         return Report(store=store.path if store else config.cache, recipe=recipe, plan=plan, cost=cost, dry_run=True)
     if store is not None and not plan.todo and not os.access(store.path, os.W_OK):
         return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)  # all done, on read-only media

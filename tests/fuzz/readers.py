@@ -30,7 +30,7 @@ from theworld.pipeline.store import snapshot
 from theworld.pipeline.store.dropped import salvage
 from theworld.pipeline.store.find import store_of
 from theworld.pipeline.store.folder import _Spec, load_store, open_store
-from theworld.pipeline.store.promises import promised_and_gone
+from theworld.pipeline.store.promises import promised_and_gone, unmade_keys
 from theworld.pipeline.store.retire import finish_retirements
 from theworld.pipeline.store.summary import summarise
 from theworld.pipeline.store.transfer import export, read_keys
@@ -137,6 +137,10 @@ def _verify_store(folder: Path) -> None:
 
 def _use_index(folder: Path) -> None:
     each(lambda: _use_store(folder), lambda: promised_and_gone(load_store(folder / "store")))
+
+
+def _use_logs(folder: Path) -> None:
+    each(lambda: _use_store(folder), lambda: unmade_keys(load_store(folder / "store")))
 
 
 def _use_dropped(folder: Path) -> None:
@@ -469,9 +473,12 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: failed, sources",
-            covers=("pipeline.store.ledger:read_failures_file", "pipeline.store.sources:_checked_lines"),
+            covers=(
+                *("pipeline.store.ledger:read_failures_file", "pipeline.store.sources:_checked_lines"),
+                *("pipeline.store.source_scan:_blocks", "pipeline.store.source_scan:_digest"),
+            ),
             cases=lambda s: s.stores_with("failed/*", "sources/*"),
-            use=_use_store,
+            use=_use_logs,
             mends=(_reseal,),
             share=0.5,
         ),
@@ -502,7 +509,10 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: index.safetensors",
-            covers=("pipeline.store.snapshot:read_snapshot", "pipeline.store.records:record_seal",),
+            covers=(
+                "pipeline.store.snapshot:read_snapshot",
+                "pipeline.store.records:record_seal",
+            ),
             cases=lambda s: s.stores_with("index.safetensors"),
             use=_use_index,
             mends=(

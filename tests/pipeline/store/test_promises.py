@@ -127,7 +127,7 @@ def test_inputs_that_no_job_has_come_to_are_a_note_and_failed_ones_are_not(store
     store.record_sources([("later.png", key(50))])
     (finding,) = verify(store.path).findings
     assert (finding.what, finding.damage) == ("unmade", False)
-    assert "1 of 22 inputs" in finding.message
+    assert "1 inputs" in finding.message
     assert "later.png" in finding.message
 
 
