@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from theworld.pipeline.files import open_files
 from theworld.pipeline.store.folder import LatentStore, open_store
@@ -34,7 +35,7 @@ def test_threads_read_right_while_files_are_opened_and_closed_under_them(
 
     def reads(seed: int) -> None:
         for numbers in np.random.default_rng(seed).integers(0, 12, (40, 5)).tolist():
-            np.testing.assert_array_equal(store.read([key(n) for n in numbers]), expected(store, numbers))
+            assert_array_equal(store.read([key(n) for n in numbers]), expected(store, numbers))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(reads, range(8)))
@@ -59,7 +60,7 @@ def test_a_forked_process_goes_on_reading(tmp_path: Path) -> None:
         os._exit(0 if same else 1)
     payload_lock.release()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    np.testing.assert_array_equal(store.read(store.keys), expected(store, range(6)))
+    assert_array_equal(store.read(store.keys), expected(store, range(6)))
 
 
 def limit_to(files: int, hard: int | None = None) -> None:
@@ -68,7 +69,7 @@ def limit_to(files: int, hard: int | None = None) -> None:
 
 def read_all(store: LatentStore, count: int, seed: int = 0) -> None:
     numbers = np.random.default_rng(seed).permutation(count).tolist()
-    np.testing.assert_array_equal(store.read([key(n) for n in numbers]), expected(store, numbers))
+    assert_array_equal(store.read([key(n) for n in numbers]), expected(store, numbers))
 
 
 @pytest.fixture(scope="module")
