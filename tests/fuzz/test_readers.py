@@ -36,6 +36,7 @@ OF_OTHERS = {
     "pipeline.machine:_quota_of": "the kernel's",
     "pipeline.machine:cpu_model": "the kernel's",
     "pipeline.store.compact:_fill": "holds a record open that was read by then, and reads nothing",
+    "pipeline.store.retire:_is_payload": "hashes bytes, whatever they are",
     "pipeline.store.commit:_test_placing": "files that it has just written",
     "pipeline.store.retire:_is_payload": "hashes bytes, whatever they are",
     "pipeline.store.views:_CommittedFiles._content": "hands bytes to zarr-python, whatever they are",
