@@ -28,11 +28,11 @@ def usable_cores() -> int:
     say; there it is all cores.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota_cores(Path("/proc/self"))
+    quota = quota_cores(Path("/proc/self"))
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
-def _quota_cores(process: Path) -> float | None:
+def quota_cores(process: Path) -> float | None:
     """The smallest CPU quota of a process's cgroup and of those above it, in cores; None where there is none.
 
     Args:

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import StoreError, StoreLockedError
@@ -42,8 +41,8 @@ class _Holder(BaseModel):
     pids: str
     """The space that `pid` is a number of: containers have their own."""
     pid: int
-    started: float
-    """When the process began, by the machine's clock: its number may have been given out again."""
+    started: int
+    """When the process began, in ticks since `boot`: its number may have been given out again."""
     since: str
     """For people."""
 
@@ -56,7 +55,7 @@ class _Holder(BaseModel):
             boot=_read("/proc/sys/kernel/random/boot_id"),
             pids=_link("/proc/self/ns/pid"),
             pid=pid,
-            started=psutil.Process(pid).create_time(),
+            started=_started(pid) or 0,
             since=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -70,11 +69,13 @@ class _Holder(BaseModel):
         if self.pids != this.pids:
             return False
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.started) > 2.0
-        except psutil.NoSuchProcess:
+            os.kill(self.pid, 0)  # only asks
+        except ProcessLookupError:
             return True
-        except psutil.Error:
-            return False
+        except OSError:  # another user's
+            pass
+        started = _started(self.pid)
+        return started is not None and started != self.started
 
 
 @contextmanager
@@ -108,11 +109,14 @@ def holder(file: Path) -> str | None:
     """Who holds, or may hold, the lock file of a file, in a sentence; None where nobody does."""
     path = _path(file)
     try:
-        found = _holder_of(path)
+        return _sentence(path, _holder_of(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
-        return f"{path} exists and does not say who holds the lock. If nobody works on this folder, delete it"
+        return _silent(path)
+
+
+def _sentence(path: Path, found: _Holder) -> str | None:
     if found.is_gone():
         return None
     return (
@@ -121,20 +125,26 @@ def holder(file: Path) -> str | None:
     )
 
 
+def _silent(path: Path) -> str:
+    return f"{path} exists and does not say who holds the lock. If nobody works on this folder, delete it"
+
+
 def _take_over(file: Path, content: bytes, busy: str) -> None:
     """Replace the lock file of a process that has ended. Of several that try, one gets it.
 
     Who creates the marker of this one holding may replace it, and nobody else ever.
     """
     path = _path(file)
-    if problem := holder(file):
-        raise StoreLockedError(f"{busy}. {problem}")
     try:
-        gone = _holder_of(path)
+        gone = _holder_of(path)  # read once: what is judged here is what the marker is for
     except FileNotFoundError:  # freed meanwhile
         if _create(path, content):
             return
         raise StoreLockedError(busy) from None
+    except ValueError as error:
+        raise StoreLockedError(f"{busy}. {_silent(path)}") from error
+    if problem := _sentence(path, gone):
+        raise StoreLockedError(f"{busy}. {problem}")
     marker = path.with_name(f"{path.name}-{gone.id}")
     if not _create(marker, content):
         raise StoreLockedError(f"{busy}. {marker} says that its lock is just being taken over; if it stays, delete it")
@@ -186,3 +196,11 @@ def _link(name: str) -> str:
         return str(Path(name).readlink())
     except OSError:
         return ""
+
+
+def _started(pid: int) -> int | None:
+    """Field 22 of proc_pid_stat(5), which a step of the clock leaves alone; None where it is not shown."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None

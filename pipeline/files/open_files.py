@@ -14,6 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 MOST_RAISED = 65_536
@@ -33,8 +34,8 @@ class SparesFiles(Protocol):
         """Files it keeps open now."""
         ...
 
-    def close_half(self) -> int:
-        """Close the half that was not used for longest; return how many were closed. Never waits for another thread."""
+    def close_to(self, count: int) -> int:
+        """Keep this many open, those used last; return how many were closed. Never waits for another thread."""
         ...
 
 
@@ -95,11 +96,21 @@ def raise_limit() -> bool:
 
 
 def allowance(keeper: SparesFiles, wanted: int) -> int:
-    """How many files a keeper may hold open: its share of half the limit, which is raised where `wanted` are more."""
-    holders = 1 + sum(1 for other in _keepers() if other is not keeper and other.open_count)
-    if wanted > _half() // holders:
-        raise_limit()
-    return max(1, _half() // holders)
+    """How many files a keeper may hold open: what others leave of half the limit, and its share of it at the least.
+
+    The limit is raised where `wanted` are more.
+    """
+    others = [other for other in _keepers() if other is not keeper and other.open_count]
+    for is_second_look in (False, True):
+        half = _half()
+        share = half // (1 + len(others))
+        left = half - sum(other.open_count for other in others)
+        if wanted <= max(share, left) or is_second_look or not raise_limit():
+            break
+    if left < share:
+        for other in others:
+            other.close_to(share)
+    return max(1, share, left)
 
 
 def retried(call: Callable[[], _T]) -> _T:
@@ -123,6 +134,11 @@ def retried(call: Callable[[], _T]) -> _T:
             is_second_look = True
 
 
+def list_folder(folder: Path) -> list[Path]:
+    """What is in a folder, in no order; raises as `Path.iterdir`, but for what `retried` heals."""
+    return retried(lambda: list(folder.iterdir()))
+
+
 def is_lost(error: OSError) -> bool:
     """Whether a file system has lost the handle of an open file, which opening it anew may heal."""
     return error.errno in _LOST
@@ -133,7 +149,7 @@ def make_room() -> bool:
     if raise_limit():
         return True
     keepers = _keepers()
-    closed = sum(keeper.close_half() for keeper in keepers)
+    closed = sum(keeper.close_to(keeper.open_count // 2) for keeper in keepers)
     if closed:
         _process.ceiling = max(1, sum(keeper.open_count for keeper in keepers))
         _log.info("no more files may be open: closed %d of those kept open for reading", closed)

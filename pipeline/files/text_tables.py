@@ -1,7 +1,8 @@
 """Read JSON lines, CSV, JSON arrays (as LLaVA's) and texts of one path a line, row by row, in constant memory.
 
 A malformed row is returned as a message; reading goes on with the next row. A file compressed with gzip or bzip2 is
-read as what it unpacks to; xz is not, since its files say how many gigabytes of memory unpacking takes.
+read as what it unpacks to; xz is not, since its files say how many gigabytes of memory unpacking takes. UTF-16 is read
+where a mark begins the file, and of a .csv what some countries' Excel puts between values: `;` or a tab.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ PATH_COLUMN = "path"
 """What such a line is called as a row."""
 PACKED = frozenset({".gz", ".bz2"})
 _PACKINGS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2"}
+_UTF16 = frozenset({codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE})
+_SEPARATOR = re.compile(r"sep=(.)\s*")  # the first line of a CSV of Excel
 _BLOCK = 2**20
 _HEAD_BYTES = 4096
 _BLANKS = re.compile(r"\s*")
@@ -45,8 +48,11 @@ Record = dict[str, Any] | str
 """A row as column -> value; or, if the row is malformed, a message that names it."""
 
 
-def read_records(file: Path) -> Iterator[tuple[str, Record]]:
+def read_records(file: Path, form: str | None = None) -> Iterator[tuple[str, Record]]:
     """Yield the rows of a file in order, each with its place: `data.jsonl:17` is a line (in a JSON array, an element).
+
+    Args:
+        form: as of `form_of`, if it is known.
 
     Blank lines are skipped. Of a text with one path a line each row has one column, `PATH_COLUMN`.
 
@@ -54,7 +60,7 @@ def read_records(file: Path) -> Iterator[tuple[str, Record]]:
         ConfigError: a .json file that is not a JSON array.
         OSError: the file cannot be read, or its compression is damaged or hides too much.
     """
-    form = form_of(file)
+    form = form or form_of(file)
     if form == ".json":
         return _array_records(file)
     if form == PATHS:
@@ -87,19 +93,25 @@ def packing_of(head: bytes) -> str | None:
 
 
 def open_text(file: Path) -> BinaryIO:
-    """Open a file to be read as bytes; a compressed one gives what it unpacks to.
+    """Open a file to be read as bytes; a compressed one gives what it unpacks to, and UTF-16 becomes UTF-8.
 
     Raises:
         OSError: it cannot be read; reading raises it too where the compression is damaged or hides too much.
     """
-    raw = file.open("rb")
+    raw: io.BufferedReader = file.open("rb")
     try:
         packing = packing_of(raw.read(6))
         raw.seek(0)
     except OSError:
         raw.close()
         raise
-    return raw if packing is None else io.BufferedReader(_Unpacking(raw, packing), _BLOCK)
+    plain = raw if packing is None else io.BufferedReader(_Unpacking(raw, packing), _BLOCK)
+    try:
+        is_utf16 = plain.peek(2)[:2] in _UTF16
+    except OSError:
+        plain.close()
+        raise
+    return io.BufferedReader(_FromUtf16(plain), _BLOCK) if is_utf16 else plain
 
 
 class _Unpacking(io.RawIOBase):
@@ -137,6 +149,37 @@ class _Unpacking(io.RawIOBase):
         super().close()
 
 
+class _FromUtf16(io.RawIOBase):
+    """A file in UTF-16, as Excel's "Unicode text" and PowerShell write it, as UTF-8."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        super().__init__()
+        self._raw, self._decoder = raw, codecs.getincrementaldecoder("utf-16")()
+        self._waiting = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        while not self._waiting:
+            part = self._raw.read(_BLOCK)
+            try:
+                self._waiting = self._decoder.decode(part, final=not part).encode()
+            except UnicodeDecodeError as error:
+                raise OSError(f"it begins as UTF-16 text, and is none ({error.reason}). Save it as UTF-8") from error
+            if not part:
+                break
+        size = min(len(view), len(self._waiting))
+        view[:size], self._waiting = self._waiting[:size], self._waiting[size:]
+        return size
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
 def read_lines(file: Path) -> Iterator[tuple[int, str | None]]:
     """Yield the lines of a UTF-8 text file with their numbers; None for one of more than `MAX_ROW_BYTES` characters.
 
@@ -145,7 +188,7 @@ def read_lines(file: Path) -> Iterator[tuple[int, str | None]]:
         UnicodeDecodeError: it is not UTF-8; `start` counts from some block of the file.
         OSError: the file cannot be read.
     """
-    with file.open(encoding="utf-8-sig") as lines:  # Windows' editors put a mark in front
+    with io.TextIOWrapper(open_text(file), encoding="utf-8-sig") as lines:  # Windows' editors put a mark in front
         number = 0
         while line := lines.readline(MAX_ROW_BYTES):
             number += 1
@@ -222,11 +265,18 @@ class _RowLines:
         self.left = MAX_CSV_ROW_CHARACTERS
         """Characters that this row may still have; set anew by the reader of rows."""
         self.number = 0
+        self.again: str | csv.Error | None = None
+        """A line to be given once more, or why there is none."""
 
     def __iter__(self) -> _RowLines:
         return self
 
     def __next__(self) -> str:
+        again, self.again = self.again, None
+        if isinstance(again, csv.Error):
+            raise again
+        if again is not None:
+            return again
         line = self._lines.readline(self.left)
         if not line:
             raise StopIteration
@@ -245,7 +295,7 @@ def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
     # a file name that is not UTF-8 must still open its file
     with io.TextIOWrapper(open_text(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         rows = _RowLines(lines)
-        reader = csv.reader(rows, delimiter=delimiter)
+        reader = csv.reader(rows, delimiter=_delimiter_of(rows) if delimiter == "," else delimiter)
         header: list[str] | None = None
         while True:
             name = f"{file.name}:{rows.number + 1}"
@@ -271,6 +321,22 @@ def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
                 yield name, f"{name} has {counts}. Put quotes around a value that holds {delimiter!r}"
             else:
                 yield name, dict(zip(header, values, strict=False))
+
+
+def _delimiter_of(rows: _RowLines) -> str:
+    """What stands between the values: what the first line says, or what there is in it instead of a comma."""
+    try:
+        line = next(rows)
+    except StopIteration:
+        return ","
+    except csv.Error as error:
+        rows.again = error
+        return ","
+    if match := _SEPARATOR.fullmatch(line):
+        return match[1]
+    rows.again = line
+    names = re.sub(r'"[^"]*"', "", line)
+    return "," if "," in names else next((mark for mark in (";", "\t") if mark in names), ",")
 
 
 def _array_records(file: Path) -> Iterator[tuple[str, Record]]:

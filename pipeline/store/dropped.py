@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import DamagedShardError
 from ..files.atomic import made_folder, publish, remove, writing
+from ..files.open_files import list_folder
 from ..files.plain import read_file
 from ..latents.keys import KEY_DIGITS, is_key
 from .packed_keys import Keys, is_in, pack_keys, unpack_keys
@@ -105,7 +106,7 @@ def salvage(path: Path) -> list[str]:
 
 def _lists(store: Path) -> list[Path]:
     try:
-        return sorted(path for path in (store / DROPPED).iterdir() if _LIST_NAME.fullmatch(path.name))
+        return sorted(path for path in list_folder(store / DROPPED) if _LIST_NAME.fullmatch(path.name))
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import ConfigError, StoreError, StoreNotFoundError
 from ..files import file_system
 from ..files.local import require_local
-from ..files.open_files import retried
+from ..files.open_files import list_folder, retried
 from ..files.plain import read_file
 from ..files.sealed import unseal
 from ..messages import command
@@ -47,7 +47,7 @@ def find_stores(cache: Path) -> list[Path]:
     """
     cache = require_local(cache)
     try:
-        return sorted(path for path in retried(lambda: list(cache.iterdir())) if is_store(path))
+        return sorted(path for path in list_folder(cache) if is_store(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -85,7 +85,7 @@ def store_of(cache: Path, recipe_id: str) -> Path | None:
     stores: dict[tuple[int, int], Path] = {}
     for path in find_stores(cache):
         if is_of(path, recipe_id):
-            status = path.stat()
+            status = retried(path.stat)
             place = status.st_dev, status.st_ino
             if place not in stores or stores[place].is_symlink():  # a link beside a store is no second one
                 stores[place] = path

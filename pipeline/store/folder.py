@@ -39,7 +39,7 @@ from ..files.local import require_local
 from ..files.plain import read_file
 from ..files.sealed import seal, unseal
 from ..latents.recipe import Recipe, difference, parse_recipe
-from ..latents.spec import LatentSpec
+from ..latents.spec import LatentSpec, latent_frames
 from ..messages import command, list_problems
 from .commit import self_test
 from .find import MANIFEST_LIMIT_BYTES, find_stores, is_of, is_store, refuse_store, resolve_store, store_of
@@ -49,7 +49,7 @@ from .formats.zarr import ZarrLayout
 from .latent_store import LatentStore
 from .payloads import require_payloads
 from .promises import lines_of, promised_and_gone, report_gone
-from .records import FORMAT, Sha256, unreadable
+from .records import FORMAT, RECORD_BYTES_OF_ROW, RECORD_LIMIT_BYTES, Sha256, unreadable
 from .zarr_group import ZarrGroup
 
 __all__ = ["LatentStore", "StoreFormat", "create_store", "find_store", "find_stores", "open_store"]
@@ -184,6 +184,13 @@ def create_store(
         shard_size=shard_size,
     )
     _check_size(recipe, spec, where="this recipe")
+    record_bytes = shard_size * (RECORD_BYTES_OF_ROW + 8 * latent_frames(recipe.rollout_steps))
+    if record_bytes > RECORD_LIMIT_BYTES // 2:  # the other half is for its facts
+        most = shard_size * RECORD_LIMIT_BYTES // 2 // record_bytes
+        raise ConfigError(
+            f"the record of a shard of {shard_size} samples would have {record_bytes} bytes, as it holds a checksum of "
+            f"every frame. Make shards of at most {most} (--shard-size)"
+        )
     cache = require_local(cache)
     with writing(cache):
         path = _path_of(cache, recipe) or _free_path(cache, f"{label}-{recipe.id[:12]}", recipe)

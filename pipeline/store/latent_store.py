@@ -28,6 +28,7 @@ from .buffer import BatchBuffer
 from .catalog import Catalog
 from .dropped import DroppedKeys
 from .formats import StoreFormat, StoreVersion
+from .formats.base import ShardLayout
 from .formats.layouts import layout_of
 from .formats.zarr import ZarrLayout
 from .index import SNAPSHOT_FROM_SHARDS, AnyKeys, Index, Keys, Shards, is_packed, unpack_keys
@@ -87,11 +88,12 @@ class LatentStore:
         self.damage: tuple[str, ...] = ()
         self.tolerates_damage = tolerate_damage
         self._recipe_id = recipe.id
-        self._catalog = Catalog(path, self._recipe_id, shard_size, self._is_possible)
+        self._catalog = Catalog(path, self._recipe_id, shard_size, partial(_is_possible, self.layout))
         self._dropped = DroppedKeys(path)
         self.zarr_group = ZarrGroup(path, self.layout, recipe, spec) if isinstance(self.layout, ZarrLayout) else None
         self._publishes, self._publish_at = False, 0.0
-        self._payloads = OpenShardFiles(path, partial(self.layout.payload_path, path))
+        name_of = self.layout.payload_name  # not of `self`: a circle would keep the files open until it is collected
+        self._payloads = OpenShardFiles(path, lambda number: f"{path}/{name_of(number)}")
         self._failures = FailureLog(path)
         self._lock = threading.Lock()
         if load:
@@ -269,6 +271,17 @@ class LatentStore:
             ConfigError: the rollouts are shorter than `rollout_steps`.
             LatentShapeError: `out` does not fit.
         """
+        while True:
+            index = self.index
+            try:
+                return self._read(keys, rollout_steps, out)
+            except DamagedShardError:
+                self.refresh()
+                if self.index is index:
+                    raise
+                # else `cache compact` has moved the rows since this store was opened
+
+    def _read(self, keys: AnyKeys, rollout_steps: int | None, out: NDArray[Any] | None) -> NDArray[Any]:
         rows = self.rows_of(keys)
         if out is None:
             return self.read_rows(rows, self.buffer(len(rows), rollout_steps=rollout_steps))
@@ -384,21 +397,8 @@ class LatentStore:
         if self.zarr_group is not None and self.zarr_group.is_behind(self.index.array_rows):
             self.publish()
 
-    def as_zarr(self) -> Any:
-        """The committed rows as a `zarr.Group` that is read alone: see docs/store.md for each of these."""
-        return views.as_zarr(self)
-
-    def as_xarray(self) -> Any:
-        """The committed rows as an `xarray.Dataset`, in dask chunks of whole shards, with keys as a coordinate."""
-        return views.as_xarray(self)
-
-    def as_dask(self) -> Any:
-        """The latents of `as_xarray` alone, as a `dask.array.Array` (B, C, T, H, W)."""
-        return views.as_xarray(self)["latents"].data
-
-    def as_webdataset(self) -> Any:
-        """The committed tars as a `webdataset.WebDataset` that unpickles nothing."""
-        return views.as_webdataset(self)
+    as_zarr, as_xarray = views.as_zarr, views.as_xarray
+    as_dask, as_webdataset = views.as_dask, views.as_webdataset
 
     def record_sources(
         self,
@@ -470,11 +470,6 @@ class LatentStore:
     def _all_damage(self) -> tuple[str, ...]:
         messages = [message for _, message in sorted(self._catalog.bad.items())]
         return tuple(dict.fromkeys([*messages, *self._dropped.damage]))
-
-    def _is_possible(self, rows: int, size: int, frames: int) -> bool:
-        """Whether a shard of this store can have so many rows, bytes, and frames with a checksum in the record."""
-        is_of_size = rows <= self.shard_size and size == self.layout.payload_bytes(rows)
-        return is_of_size and frames == self.layout.recorded_frames
 
     def _record(self, number: int) -> ShardRecord:
         try:
@@ -555,6 +550,12 @@ class LatentStore:
             f"{record_path(self.path, number)} to lost+found; `theworld precompute` with the same flags then makes "
             "these rollouts again"
         )
+
+
+def _is_possible(layout: ShardLayout, rows: int, size: int, frames: int) -> bool:
+    """Whether a shard of a store can have so many rows, bytes, and frames with a checksum in the record."""
+    is_of_size = rows <= layout.shard_size and size == layout.payload_bytes(rows)
+    return is_of_size and frames == layout.recorded_frames
 
 
 def _open_again(

@@ -6,13 +6,14 @@ import errno
 import re
 from pathlib import Path
 
+from ..files.open_files import list_folder
 from .records import unreadable
 
 
 def log_files(folder: Path, name: re.Pattern[str]) -> list[Path]:
     """Ours, by name; a folder that a copy left out, as it was empty, is empty."""
     try:
-        return sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
+        return sorted(path for path in list_folder(folder) if name.fullmatch(path.name))
     except FileNotFoundError:
         return []
     except OSError as error:

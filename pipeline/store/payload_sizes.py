@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from ..errors import DamagedShardError
+from ..files.open_files import retried
 from .records import unreadable
 
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -16,7 +17,7 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 def size_problem(payload: Path, stated_bytes: int, number: int) -> str | None:
     """What is wrong with a payload by its size; None where nothing is."""
     try:
-        status = os.stat(payload)  # noqa: PTH116 - hot
+        status = retried(lambda: os.stat(payload))  # noqa: PTH116 - hot
     except OSError as error:
         if error.errno in _NOT_THERE:
             return "it is missing"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 
 from ..errors import DamagedShardError
+from ..files.open_files import retried
 from ..messages import command
 from .latent_store import LatentStore
 from .payload_sizes import size_problem
@@ -60,7 +61,7 @@ def unrecorded_payloads(store: LatentStore, recorded: Iterable[int]) -> list[int
     """The shards that have a payload and no record, from one listing."""
     folder = store.path / store.layout.payload_folder
     try:
-        names = os.listdir(folder)  # noqa: PTH208 - 3x faster
+        names = retried(lambda: os.listdir(folder))  # noqa: PTH208 - 3x faster
     except (FileNotFoundError, NotADirectoryError):
         return []
     numbers = {store.layout.number_of(name) for name in names} - set(recorded)

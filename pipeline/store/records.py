@@ -32,6 +32,8 @@ _SEAL_BYTES = 67
 """The end of a record: its seal, 64 digits, and `"}` and a line feed."""
 _SEAL_START = re.compile(rb"[0-9a-f]{16}")
 _LONGEST_NAME = len("999999999.json")
+RECORD_BYTES_OF_ROW = KEY_DIGITS + 3
+"""Of a row's key; each checksum of its frames takes 8 more."""
 RECORD_LIMIT_BYTES = 64 * 2**20
 _MAX_VALUES = 2**22
 """Its keys, of which 1.9 million have room in that size, and what its facts hold."""

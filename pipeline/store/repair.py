@@ -110,7 +110,9 @@ def gc(path: Path, *, apply: bool, grace_s: float = GRACE_S) -> Sweep:
                 now = probe.path.stat().st_mtime
             finally:
                 probe.discard()
-        return replace(_sweep(path, now - grace_s, apply=True), unfinished=unfinished)
+        sweep = _sweep(path, now - grace_s, apply=True)
+        load_store(path).begin_writing()
+        return replace(sweep, unfinished=unfinished)
 
 
 def _moves(verification: Verification) -> tuple[tuple[Path, ...], tuple[Finding, ...]]:

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..errors import DamagedShardError
 from ..files.atomic import made_folder, publish, remove, remove_all, sync_folder, writing
 from ..files.inside import held_folder
+from ..files.open_files import list_folder
 from ..files.plain import open_file, read_json_text
 from ..files.sealed import seal, unseal
 from ..messages import list_problems
@@ -315,7 +316,7 @@ def _size(file: Path) -> int | None:
 
 def _notes(store: Path) -> list[Path]:
     try:
-        return sorted(file for file in (store / RETIRING).iterdir() if _NOTE_NAME.fullmatch(file.name))
+        return sorted(file for file in list_folder(store / RETIRING) if _NOTE_NAME.fullmatch(file.name))
     except FileNotFoundError:
         return []
     except OSError as error:

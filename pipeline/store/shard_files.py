@@ -21,20 +21,34 @@ _AT_ONCE = 16
 """A sixteenth of the open files closes when there is room for no more: looking for the oldest takes a look at all."""
 
 
+Checked = tuple[tuple[int, int, int], "array[int]"]
+"""Device, inode and modification time of a payload, and how many first frames of each row were checked."""
+
+
 class ShardFile:
     """An open payload file; it closes when the last thread that reads it lets go."""
 
-    def __init__(self, path: Path, shard: Shard, store: Path) -> None:
+    __slots__ = ("checked", "fd", "shard", "stamp", "used")
+
+    def __init__(self, path: str, shard: Shard, store: Path, earlier: Checked | None = None) -> None:
+        """
+        Args:
+            earlier: what was found out when it was open before.
+        """
         self.fd = -1
         self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         status = os.fstat(self.fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size != shard.bytes:
             raise ValueError(f"it has {status.st_size} bytes, its record states {shard.bytes}")
-        require_inside(store, path, self.fd)
         self.stamp = (status.st_dev, status.st_ino, status.st_mtime_ns)
         self.shard = shard
-        self.checked: array[int] = array("H", bytes(2 * shard.rows))
+        self.checked: array[int]
         """By row: how many of its first frames have matched their checksums in this process."""
+        if earlier is not None and earlier[0] == self.stamp:
+            self.checked = earlier[1]
+        else:  # another file than the one that was checked
+            require_inside(store, Path(path), self.fd)
+            self.checked = array("H", bytes(2 * shard.rows))
         self.used = perf_counter()
         """When it was last read, by `perf_counter`; the reader keeps it up to date."""
 
@@ -46,10 +60,14 @@ class ShardFile:
 class OpenShardFiles:
     """The payload files used most recently, and which of their rows were checked."""
 
-    def __init__(self, store: Path, path_of: Callable[[int], Path]) -> None:
+    def __init__(self, store: Path, path_of: Callable[[int], str]) -> None:
+        """
+        Args:
+            path_of: the payload of a shard number; text, as making a `Path` takes as long as opening it.
+        """
         self._store = store
         self._path_of = path_of
-        self._checked: dict[int, tuple[tuple[int, int, int], array[int]]] = {}
+        self._checked: dict[int, Checked] = {}
         self.close()
         open_files.join(self)
 
@@ -63,17 +81,20 @@ class OpenShardFiles:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._open: dict[int, ShardFile] = {}
+        self._allowed = 0
+        """Open at most, as of the last time this was asked."""
 
-    def close_half(self) -> int:
-        """Close the half that was not used for longest, if no other thread is opening one; return how many."""
+    def close_to(self, count: int) -> int:
+        """Keep this many open, those used last, if no other thread is opening one; return how many were closed."""
         if os.getpid() != self._pid:  # forked: these are copies of the parent's
-            count = len(self._open)
+            copies = len(self._open)
             self.close()
-            return count
+            return copies
         if not self._lock.acquire(blocking=False):  # two threads that wait for each other's files would wait for ever
             return 0
         try:
-            return self._let_go((len(self._open) + 1) // 2)
+            self._allowed = min(self._allowed, count)
+            return self._let_go(len(self._open) - count)
         finally:
             self._lock.release()
 
@@ -98,7 +119,7 @@ class OpenShardFiles:
         with self._lock:
             if self._open.get(lost.shard.number) is lost:
                 del self._open[lost.shard.number]
-            return self.open(lost.shard)
+            return self._open.get(lost.shard.number) or self._open_one(lost.shard)
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Close some; if they come back, they are checked anew."""
@@ -108,22 +129,21 @@ class OpenShardFiles:
                 self._checked.pop(number, None)
 
     def _open_one(self, shard: Shard) -> ShardFile:
-        wanted = len(self._open) + 1
-        allowed = open_files.allowance(self, wanted)
-        if wanted > allowed:
-            self._let_go(max(wanted - allowed, allowed // _AT_ONCE))
-        payload = open_files.retried(lambda: ShardFile(self._path_of(shard.number), shard, self._store))
-        stamp, checked = self._checked.get(shard.number, (None, payload.checked))
-        if stamp == payload.stamp:
-            payload.checked = checked
-        else:  # another file than the one that was checked
-            self._checked[shard.number] = (payload.stamp, payload.checked)
-        self._open[shard.number] = payload
+        if len(self._open) >= self._allowed:
+            self._allowed = open_files.allowance(self, len(self._open) + 1)
+            if len(self._open) >= self._allowed:
+                self._let_go(max(len(self._open) + 1 - self._allowed, self._allowed // _AT_ONCE))
+        number = shard.number
+        earlier = self._checked.get(number)
+        payload = open_files.retried(lambda: ShardFile(self._path_of(number), shard, self._store, earlier))
+        if earlier is None or earlier[0] != payload.stamp:
+            self._checked[number] = (payload.stamp, payload.checked)
+        self._open[number] = payload
         return payload
 
     def _let_go(self, count: int) -> int:
         """Close those not used for longest; a thread that reads one keeps it until it has done so."""
-        oldest = nsmallest(count, self._open.items(), key=lambda item: item[1].used)
+        oldest = nsmallest(count, self._open.items(), key=lambda item: item[1].used)  # none for a count below 1
         for number, _ in oldest:
             del self._open[number]
         return len(oldest)

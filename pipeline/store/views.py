@@ -13,38 +13,68 @@ Axes:  B sample   C channel   T latent frame   H, W latent row, column
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DamagedShardError
-from ..files.plain import read_file
+from ..files.plain import open_file, read_file
 from ..latents.keys import KEY_DIGITS
+from ..latents.recipe import Recipe
+from ..latents.spec import LatentSpec, latent_frames
 from ..latents.time_axis import seconds_of_frames
 from ..messages import command, install_extra
-from .index import Keys, unpack_keys
+from .buffer import BatchBuffer
+from .formats import StoreFormat
+from .formats.base import ShardLayout
+from .index import Index, Keys, Shard, unpack_keys
 from .records import stated_fps
 from .zarr_group import ZarrGroup, content_of, key_chunk
 from .zarr_metadata import AXES, KEY, LATENTS, TIME, attributes_of, attributes_of_store
-
-if TYPE_CHECKING:
-    from .latent_store import LatentStore
 
 _CHUNK_BYTES = 64 * 2**20
 """Small shards share a chunk of dask's up to here; a larger shard has its own."""
 _KEYS_IN_MEMORY = 2**20
 """Above, the coordinate `key` is made when it is looked at: 128 bytes a key."""
 _USERS_FILE_LIMIT_BYTES = 2**31
+_TAR_LIMIT_BYTES = 2**50
+"""It is read member by member."""
 SECOND_OPINION_ROWS = 8
 
 
-def as_zarr(store: LatentStore) -> Any:
+class OpenStore(Protocol):
+    """What a view needs of a `LatentStore`, whose methods the functions here are."""
+
+    path: Path
+    recipe: Recipe
+    spec: LatentSpec
+    format: StoreFormat
+    shard_size: int
+    layout: ShardLayout
+    zarr_group: ZarrGroup | None
+
+    @property
+    def index(self) -> Index: ...
+    @property
+    def shards(self) -> Mapping[int, Shard]: ...
+    @property
+    def sample_shape(self) -> tuple[int, int, int, int]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __len__(self) -> int: ...
+    def row_of(self, key: str) -> int: ...
+    def payload_path(self, shard: int) -> Path: ...
+    def buffer(self, samples: int, *, rollout_steps: int | None = None) -> BatchBuffer: ...
+    def read_rows(self, rows: NDArray[np.int64], buffer: BatchBuffer) -> NDArray[Any]: ...
+
+
+def as_zarr(store: OpenStore) -> Any:
     """The store as a `zarr.Group` that cannot be written to, as it is now.
 
     Raises:
@@ -64,11 +94,14 @@ def as_zarr(store: LatentStore) -> Any:
     return zarr.open_group(MemoryStore(files, read_only=True), mode="r")
 
 
-def as_xarray(store: LatentStore) -> Any:
+def as_xarray(store: OpenStore, *, rollout_steps: int | None = None) -> Any:
     """The store as an `xarray.Dataset`: `latents` in chunks of whole shards, with the coordinates `key` and `time_s`.
 
+    Args:
+        rollout_steps: K, show the observed frame and the first K future ones, and read no more; None shows all. dask
+            reads whole chunks, however few of their frames are used.
     Raises:
-        ConfigError: xarray or dask is not installed.
+        ConfigError: xarray or dask is not installed, or the rollouts are shorter than `rollout_steps`.
     """
     try:
         import dask.array
@@ -80,25 +113,31 @@ def as_xarray(store: LatentStore) -> Any:
     keys, rows = store.index.by_row()
     chunks = _chunks(store, rows)
     array: Any = dask.array
-    latents = array.from_array(
-        _Rows(store, rows), chunks=(chunks, *((size,) for size in store.sample_shape)), fancy=False
-    )
+    shown = _Rows(store, rows, store.buffer(0, rollout_steps=rollout_steps).rollout_steps)
+    sizes = ((size,) for size in shown.shape[1:])
+    meta = np.empty((0,) * shown.ndim, shown.dtype)
+    latents = array.from_array(shown, chunks=(chunks, *sizes), fancy=False, meta=meta)
     names: Any = _Names(keys)
     names = array.from_array(names, chunks=(chunks,), fancy=False) if len(keys) > _KEYS_IN_MEMORY else names[:]
     coordinates: dict[str, Any] = {KEY: (AXES[:1], names, attributes_of(KEY, store.spec))}
     fps = store.recipe.fps or stated_fps(store.path, store.shards, store.recipe.id)
     seconds = seconds_of_frames(store.recipe, store.spec, fps)
     if seconds is not None:
-        coordinates[TIME] = (AXES[2:3], seconds, attributes_of(TIME, store.spec))
+        coordinates[TIME] = (AXES[2:3], seconds[: shown.shape[2]], attributes_of(TIME, store.spec))
     variables = {LATENTS: (AXES, latents, attributes_of(LATENTS, store.spec))}
     return xarray.Dataset(variables, coordinates, attributes_of_store(store.recipe))
 
 
-def as_webdataset(store: LatentStore) -> Any:
-    """The committed tars as a `webdataset.WebDataset` of {"__key__", "npy": latent, "json": what it is}.
+def as_dask(store: OpenStore, *, rollout_steps: int | None = None) -> Any:
+    """The latents of `as_xarray` alone, as a `dask.array.Array` (B, C, 1 + K, H, W)."""
+    return as_xarray(store, rollout_steps=rollout_steps)["latents"].data
 
-    Nothing is unpickled. Ranks and DataLoader workers share the shards; where those are too few for each to have one,
-    they share the samples.
+
+def as_webdataset(store: OpenStore) -> Any:
+    """The committed tars as a pipeline of webdataset, of {"__key__", "npy": latent, "json": what it is}.
+
+    It has `shuffle`, `batched` and the rest of what a `webdataset.WebDataset` has. Nothing is unpickled. Ranks and
+    DataLoader workers share the shards; where those are too few for each to have one, they share the samples.
 
     Raises:
         ConfigError: the store is of format zarr, or holds no sample yet.
@@ -110,20 +149,15 @@ def as_webdataset(store: LatentStore) -> Any:
         )
     if not len(store):
         raise ConfigError(f"{store.path} holds no latents yet")
-    from webdataset.compat import WebDataset
+    from webdataset.compat import FluidWrapper
+    from webdataset.shardlists import SimpleShardList
 
     tars = [str(store.payload_path(number).absolute()) for number in store.shards]
-    dataset: Any = WebDataset(
-        tars,
-        shardshuffle=False,
-        nodesplitter=_ShareOfShards(len(tars)),
-        workersplitter=None,
-        empty_check=False,  # a worker without a sample is no error
-    )
-    return dataset.compose(_ShareOfSamples(len(tars))).select(_IsShown(store)).map(_Decoder(store))
+    samples: Any = FluidWrapper(SimpleShardList(tars)).compose(_ShareOfShards(len(tars)), _Samples(store.path))
+    return samples.compose(_ShareOfSamples(len(tars))).select(_IsShown(store)).map(_Decoder(store))
 
 
-def second_opinion(store: LatentStore, shards: Iterable[int], rows: int = SECOND_OPINION_ROWS) -> Iterator[str]:
+def second_opinion(store: OpenStore, shards: Iterable[int], rows: int = SECOND_OPINION_ROWS) -> Iterator[str]:
     """What zarr-python or webdataset reads differently than we do, of a few rows of sound shards."""
     numbers = list(shards)
     chosen = [numbers[int(at)] for at in np.linspace(0, len(numbers) - 1, min(rows, len(numbers)))]
@@ -147,9 +181,9 @@ def second_opinion(store: LatentStore, shards: Iterable[int], rows: int = SECOND
 class _CommittedFiles(MutableMapping[str, Any]):
     """The files of a store's Zarr group as they would be if it was published now; the payloads are mapped."""
 
-    def __init__(self, store: LatentStore, group: ZarrGroup) -> None:
+    def __init__(self, store: OpenStore, group: ZarrGroup) -> None:
         self._store = store
-        documents = group.documents(store.array_rows)
+        documents = group.documents(store.index.array_rows)
         self._documents = {name: content_of(document) for name, document in documents.items()}
         self._key_chunks = {f"{KEY}/c/{chunk}": (chunk, shards) for chunk, shards in group.key_chunks(store.index)}
         self._payloads = {store.layout.payload_name(number): number for number in store.shards}
@@ -204,13 +238,14 @@ class _CommittedFiles(MutableMapping[str, Any]):
 class _Rows:
     """Committed rows as an array (B, C, T, H, W) that dask takes slices of; only the frames asked for are read."""
 
-    def __init__(self, store: LatentStore, rows: NDArray[np.int64]) -> None:
+    def __init__(self, store: OpenStore, rows: NDArray[np.int64], rollout_steps: int) -> None:
         self._store, self._rows = store, rows
-        self.shape = (len(rows), *store.sample_shape)
+        channels, _, height, width = store.sample_shape
+        self.shape = (len(rows), channels, latent_frames(rollout_steps), height, width)
         self.ndim, self.dtype = len(self.shape), store.dtype
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
-        return (type(self).__qualname__, str(self._store.path), self._store.recipe.id, self._rows.tobytes())
+        return (type(self).__qualname__, str(self._store.path), self.shape, self._rows.tobytes())
 
     def __getitem__(self, index: tuple[Any, ...]) -> NDArray[Any]:
         samples, channels, times, *cells = index
@@ -239,7 +274,7 @@ class _Names:
         return digits.astype(self.dtype)
 
 
-def _chunks(store: LatentStore, rows: NDArray[np.int64]) -> tuple[int, ...]:
+def _chunks(store: OpenStore, rows: NDArray[np.int64]) -> tuple[int, ...]:
     """How many visible rows each chunk has: those of whole shards."""
     channels, frames, height, width = store.sample_shape
     most = max(1, _CHUNK_BYTES // (channels * frames * height * width * store.dtype.itemsize))
@@ -275,10 +310,27 @@ class _ShareOfSamples:
         yield from source if places <= self._shards else islice(source, place, None, places)
 
 
+class _Samples:
+    """Reads tars with webdataset, and opens them without: its secure mode, WDS_SECURE=1, opens no file of this disk."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+
+    def __call__(self, tars: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        from webdataset.tariterators import group_by_keys, tar_file_expander
+
+        yield from group_by_keys(tar_file_expander(self._opened(tars)))
+
+    def _opened(self, tars: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for tar in tars:
+            with open_file(Path(tar["url"]), _TAR_LIMIT_BYTES, within=self._store) as stream:
+                yield {**tar, "stream": stream}
+
+
 class _IsShown:
     """Whether the store shows a sample of a tar: not where an earlier shard holds its key, too."""
 
-    def __init__(self, store: LatentStore) -> None:
+    def __init__(self, store: OpenStore) -> None:
         has_doubles = sum(shard.rows for shard in store.shards.values()) > len(store)
         self._hidden = {
             (store.payload_path(number).name, key)
@@ -294,7 +346,7 @@ class _IsShown:
 class _Decoder:
     """Makes a latent of the npy, and a mapping of the json, of one sample."""
 
-    def __init__(self, store: LatentStore) -> None:
+    def __init__(self, store: OpenStore) -> None:
         self._dtype = store.recipe.dtype
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -312,8 +364,6 @@ def _place() -> tuple[int, int]:
     return rank * workers + worker, ranks * workers
 
 
-def _last_of_tar(store: LatentStore, number: int) -> NDArray[Any]:
-    from webdataset.tariterators import tarfile_samples
-
-    *_, last = tarfile_samples([{"url": str(store.payload_path(number).absolute())}])
+def _last_of_tar(store: OpenStore, number: int) -> NDArray[Any]:
+    *_, last = _Samples(store.path)([{"url": str(store.payload_path(number).absolute())}])
     return _Decoder(store)(last)["npy"]

@@ -134,13 +134,17 @@ class Scheduler:
 
     def _loop(self, queue: deque[Task], bar: Bar, began: float) -> None:
         in_flight, is_stopping = 0, False
-        while in_flight or (queue and not is_stopping):
+        while in_flight or (queue and not self._signals.name):
             # near the end of the queue no worker gets a second task while another has none
-            while queue and not is_stopping and self._pool.takes(queue[0], ahead=len(queue) > self._pool.workers):
+            while (
+                queue and not self._signals.name and self._pool.takes(queue[0], ahead=len(queue) > self._pool.workers)
+            ):
                 task = self._next_task(queue)
                 self._pool.submit(task, self._fitted)
                 in_flight += 1
                 self._in_hand += len(task.samples)
+            if not in_flight and self._signals.name:
+                break
             ended_tasks = self._pool.wait()
             if self._signals.name and not is_stopping:
                 is_stopping = True
@@ -153,6 +157,7 @@ class Scheduler:
                 self._done += ended_samples
                 failed = len(self.work.failures) + len(self._held_failures)
                 bar.advance(ended_samples, failed=failed, note=self._progress_note(began))
+            self._store.publish_at_times()
         if self._done < self._total:
             self._signals.check()
         for failure in self._held_failures:

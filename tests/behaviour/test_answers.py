@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,17 @@ def test_likelihoods_that_are_no_numbers_choose_nothing(place: Path) -> None:
         answer_all(loaded, asked, keys, images, batch_size=4, progress=Progress.silent())
 
 
+def a_word_a_token(_: LanguageModel, ids: Sequence[int]) -> str:
+    """Control tokens included, which decoding leaves out."""
+    return " ".join(map(str, ids))
+
+
 def test_own_words_have_room_for_the_longest_answer_that_is_right(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, store = place / "questions.jsonl", open_store(place / "rollouts")
     [first, *_] = select_split(read_questions(file), "test", file)
     loaded = load_run(place / "run", device="cpu")
-    monkeypatch.setattr(type(loaded.lm), "end_ids", frozenset({-1}))  # it goes on and on
+    monkeypatch.setattr(LanguageModel, "end_ids", frozenset({-1}))  # it goes on and on
+    monkeypatch.setattr(LanguageModel, "decode", a_word_a_token)
     for right, words in (("left", 16), ("left " * 30, 33)):
         asked = [first.model_copy(update={"choices": None, "answer": right.strip()})]
         keys, images = open_arm(parse_arm("rollout"), store, asked, asked, file, rollout_steps=3)
@@ -289,6 +296,7 @@ def test_the_length_of_an_answer_is_set_and_recorded(place: Path, monkeypatch: p
     lines = [json.loads(line) for line in (place / "questions.jsonl").read_text().splitlines()]
     file.write_text("".join(f"{json.dumps({**line, 'choices': None})}\n" for line in lines if line["split"] == "test"))
     monkeypatch.setattr(LanguageModel, "end_ids", frozenset({-1}))  # it goes on and on
+    monkeypatch.setattr(LanguageModel, "decode", a_word_a_token)
     for words in (None, 3):
         result = evaluate(place / "run", questions=file, device="cpu", max_new_tokens=words)
         assert result.max_new_tokens == words

@@ -1,4 +1,4 @@
-"""What docs/conventions.md says of all commands is so, and docs/commands.md is what --help says."""
+"""What docs/conventions.md says of all commands is so; the pages of commands and of settings are what there is."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from ..miniatures.image_store import make_images
 from ..miniatures.lm import save_mini_lm, save_mini_store
 from ..miniatures.world_model import save_mini_world
 from ..patience import patience
+from ..settings_page import settings_page
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "conventions.md").read_text()
@@ -40,6 +41,14 @@ def run(*words: object) -> Any:
 def test_the_page_of_commands_is_what_the_command_line_says() -> None:
     stale = "the commands have changed: python -m tests.commands_page > docs/commands.md"
     assert (ROOT / "docs" / "commands.md").read_text() == commands_page(), stale
+
+
+def test_the_page_of_settings_is_what_the_settings_are() -> None:
+    stale = "a setting, or a file that reads one, has changed: python -m tests.settings_page > docs/settings.md"
+    page = settings_page()
+    assert (ROOT / "docs" / "settings.md").read_text() == page, stale
+    unread = [line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")]
+    assert unread == [], "a setting that no file reads has no effect"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -42,14 +42,18 @@ def test_the_python_of_the_store_s_page_runs(tmp_path: Path, monkeypatch: pytest
     for each in (store, tars):
         fill(each, 4)
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "store.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
-    names = {"STORE": str(store.path), "TARS": tars.payload_path(0)}
-    for block in blocks:
+    assert len(blocks) == 5
+    names = {"STORE": str(store.path), "TARS": tars.payload_path(0), "KEY": store.keys[2]}
+    for block in blocks[:-1]:
         exec(block, names)
     assert names["first"].shape == interop.SHAPE  # type: ignore[attr-defined]
     assert names["about"]["recipe_id"] == tars.recipe.id  # type: ignore[index]
     assert names["batch"].shape == (4, *interop.SHAPE)  # type: ignore[attr-defined]
     assert (names["latents"] == store.read(store.keys, rollout_steps=2)).all()
+    assert (names["of_one_input"].values == store.read([store.keys[2]])).all()  # type: ignore[attr-defined]
+    pytest.importorskip("dask")
+    exec(blocks[-1], names)
+    assert names["means"].dims == ("channel", "time")  # type: ignore[attr-defined]
 
 
 def test_the_page_of_worlds_names_every_family_that_is_built_in() -> None:

@@ -29,8 +29,10 @@ DOORS = {
     "pymunk": [],
     "ray": ["precompute/job/ray_"],
     "typer": ["pipeline/cli/"],
-    "webdataset": [],  # it reads our tars, and runs what it finds in others
-    "zarr": ["pipeline/store/formats/zarr_"],  # files that only zarr imports
+    "dask": ["pipeline/store/views.py"],
+    "webdataset": ["pipeline/store/views.py"],  # it reads our tars, and runs what it finds in others
+    "xarray": ["pipeline/store/views.py"],
+    "zarr": ["pipeline/store/formats/zarr_bfloat16.py", "pipeline/store/views.py", "pipeline/store/zarr_metadata.py"],
 }
 """Library -> how the paths of the files begin that may import it."""
 

@@ -20,6 +20,7 @@ import xxhash
 
 from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, TheWorldError
+from theworld.pipeline.files import lock_file
 from theworld.pipeline.files.arrow_tables import saved_files
 from theworld.pipeline.files.gguf_header import check_gguf
 from theworld.pipeline.files.sealed import seal, seal_tensors, unseal
@@ -436,7 +437,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         )
 
     store_files = "pipeline.store.latent_store:LatentStore._open", "pipeline.store.shard_files:ShardFile.__init__"
-    plain = "pipeline.files.plain:open_file", "pipeline.files.plain:read_file"
+    plain = "pipeline.files.plain:open_file", "pipeline.files.plain:read_file.read"
     table_files = ("pipeline.files.table_process:_parquet", "pipeline.files.arrow_tables:_open_arrow")
     pretrained = tuple(
         f"pipeline.files.pretrained:{name}"
@@ -641,8 +642,6 @@ def readers(seeds: Seeds) -> list[Reader]:
         Reader(
             name="questions",
             covers=(
-                "pipeline.files.text_tables:read_lines",
-                "train.questions.readers:_is_conversations",
                 "train.questions.readers:digest_of",
                 "pipeline.files.hashing:digest_of_file",
             ),
@@ -775,6 +774,12 @@ def readers(seeds: Seeds) -> list[Reader]:
             share=0.5,
         ),
         Reader(
+            name="lock files",
+            covers=("pipeline.files.lock_file:_holder_of",),
+            cases=lambda s: s.lock_files,
+            use=lambda folder: lock_file.holder(folder / "locked.json"),
+        ),
+        Reader(
             name="machines.json",
             covers=("precompute.job.throughput:ThroughputLog.load",),
             cases=lambda s: s.machines,
@@ -782,7 +787,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="scenes",
-            covers=("pipeline.files.text_tables:read_lines",),
+            covers=("pipeline.files.text_tables:open_text",),
             cases=lambda s: s.scenes,
             use=lambda folder: each(
                 lambda: read_truth(folder / "scenes"),

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from theworld.pipeline.errors import Interrupted
+from theworld.pipeline.files import lock_file
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
@@ -282,6 +283,8 @@ class Seeds:
         }
         files = {name: "".join(json.dumps(row) + "\n" for row in rows) for name, rows in lines.items()}
         files["llava.json"], files["rows.json"] = json.dumps(llava, indent=2), json.dumps(rows)
+        files["object.json"] = json.dumps({"version": 1, "annotations": rows})
+        files["ids.json"] = json.dumps({"17": {**own, "answers": [{"answer": "left"}, "right"]}, "18": rows[0]})
         files["q.csv"] = 'image,question,answer,id\r\na.png,"where, now?",left,1\r\nb.png,"say ""x""",x,2\r\n'
         files["q.tsv"] = (
             f"index\timage\tquestion\tA\tB\tanswer\tcategory\n0\t{encoded}\twhich?\tred\tblue\tA\tcolour\n"
@@ -384,6 +387,13 @@ class Seeds:
         log.save(self.place)
         content = log.path.read_bytes()
         return [Case({"machines.json": content}, ("machines.json",))]
+
+    @cached_property
+    def lock_files(self) -> list[Case]:
+        locked = self.place / "locked.json"
+        with lock_file.held(locked, busy="busy", reason="no locks here"):
+            content = (self.place / "locked.json.lock").read_bytes()
+        return [Case({"locked.json.lock": content}, ("locked.json.lock",))]
 
     @cached_property
     def hash_caches(self) -> list[Case]:

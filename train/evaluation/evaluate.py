@@ -212,7 +212,7 @@ def evaluate_shown(
             recipe_id=meta.recipe_id,
             questions=place_of(file),
             questions_sha256=digest_of(file),
-            **_counted(predictions, outcomes),
+            **_counted(predictions, outcomes, shown=arm.name),
             **_price(session, arm, steps if opened.images is not None else None),
             answer_seconds=round(seconds, 3),
             version=2,
@@ -257,8 +257,10 @@ def _predicted(question: Question, response: Response, key: str) -> Prediction:
     )
 
 
-def _counted(predictions: tuple[Prediction, ...], outcomes: Mapping[str, bool] | None) -> dict[str, Any]:
-    """All figures that follow from the predictions."""
+def _counted(
+    predictions: tuple[Prediction, ...], outcomes: Mapping[str, bool] | None, *, shown: str = "rollout"
+) -> dict[str, Any]:
+    """All figures that follow from the predictions of an arm."""
     by_type = group_by_type(predictions)
     temporal = by_type.get("temporal", []) if outcomes is not None else []
     predictions_by_group = {
@@ -279,7 +281,7 @@ def _counted(predictions: tuple[Prediction, ...], outcomes: Mapping[str, bool] |
         "balanced": _without_none({kind: balance(group) for kind, group in by_type.items()}),
         "pairs": pairs(predictions),
         "calibration": _without_none({name: calibrate(group) for name, group in predictions_by_group.items()}),
-        "alarms": alarms(predictions),
+        "alarms": alarms(predictions, shown=shown),
     }
 
 
@@ -391,7 +393,8 @@ def rescore(run: Path) -> list[Evaluation]:
 def rescored(evaluation: Evaluation) -> Evaluation:
     """An evaluation whose answers are judged by today's rules."""
     predictions = tuple(map(_judged, evaluation.predictions))
-    figures = {**_counted(predictions, None), "calibration": evaluation.calibration, "rules": RULES}
+    figures = _counted(predictions, None, shown=evaluation.arm)
+    figures |= {"calibration": evaluation.calibration, "rules": RULES}
     if evaluation.version < 2:  # it does not hold what these are counted from
         figures = {name: figures[name] for name in ("overall", "by_type", "predictions", "rules")}
     return evaluation.model_copy(update=figures)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from ...pipeline.messages import name_some
 from ..pages.intervals import as_share
 from ..questions.record import Question
+from ..questions.report import BLIND, blind_warning
 from .own_words import normalised
 from .statistics import clustered, paired_p_value, wilson
 
@@ -231,8 +232,25 @@ def group_by_type(predictions: Iterable[Prediction]) -> dict[str, list[Predictio
     return dict(sorted(groups.items()))
 
 
-def alarms(predictions: Sequence[Prediction]) -> tuple[str, ...]:
-    """Warnings about the figures: where the accuracy of ranked and of generated answers differs."""
+def alarms(predictions: Sequence[Prediction], *, shown: str = "rollout") -> tuple[str, ...]:
+    """Warnings about the figures: answers that need no image; ranked and generated answers that differ.
+
+    Args:
+        shown: the arm; `text` shows no world.
+    """
+    by_type = group_by_type(predictions)
+    blind = blind_warning({name: [(p.question, p.answer) for p in group] for name, group in by_type.items()})
+    right = sum(p.correct for p in predictions)
+    if shown == "text" and not blind and len(predictions) >= BINS and right >= BLIND * len(predictions):
+        blind = (
+            f"shown no image and no future, this run answers {right / len(predictions):.0%} right: the questions give "
+            "their answers away, so accuracy on them shows nothing of what a reader sees"
+        )
+    return tuple(filter(None, (blind, _ranking_alarm(predictions))))
+
+
+def _ranking_alarm(predictions: Sequence[Prediction]) -> str:
+    """Where the accuracy of ranked and of generated answers differs."""
     generated_answers = [p for p in predictions if p.generated_correct is not None]
     differences: list[str] = []
     for kind, group in {"": generated_answers, **group_by_type(generated_answers)}.items():
@@ -242,13 +260,13 @@ def alarms(predictions: Sequence[Prediction]) -> tuple[str, ...]:
             shares = f"{100 * ranked / len(group):.1f} % against {100 * generated / len(group):.1f} % in own words"
             differences.append(f"{kind or 'all'} {shares} (exact p {p_value:.2g})")
     if not differences:
-        return ()
+        return ""
     stray = sum(not _is_choice(p) for p in generated_answers)
     named = name_some(differences, most=ALARMS_NAMED)
     return (
         f"ranking choices and own words differ by more than {100 * ALARM:g} points: {named}. "
         f"{stray} of {len(generated_answers)} answers in own words are none of the choices: ranking shows what the "
-        "reader knows of the choices, own words what it says without them",
+        "reader knows of the choices, own words what it says without them"
     )
 
 

@@ -309,24 +309,24 @@ def load_adapter(lm: LanguageModel, folder: Path) -> LanguageModel:
         OSError: a file is missing.
         ValueError: a file is damaged, or is not what `add_lora` makes for this model.
     """
-    config = _read_lora_config(require_plain(folder, folder / ADAPTER_CONFIG, MAX_CONFIG_BYTES))
+    lora = _read_lora_config(require_plain(folder, folder / ADAPTER_CONFIG, MAX_CONFIG_BYTES))
     weights = require_plain(folder, folder / ADAPTER, MAX_WEIGHT_BYTES)
     shapes = tensor_shapes(weights)
     ranks = {shape[0] for name, shape in shapes.items() if name.endswith(".lora_A.weight") and len(shape) == 2}
-    if ranks != {config.r}:
-        raise ValueError(f"{ADAPTER} holds ranks {sorted(ranks) or 'none'}, and {ADAPTER_CONFIG} says {config.r}")
+    if ranks != {lora.r}:
+        raise ValueError(f"{ADAPTER} holds ranks {sorted(ranks) or 'none'}, and {ADAPTER_CONFIG} says {lora.r}")
     saved = [name for name in shapes if ".lora_" not in name]
-    ends = tuple(config.modules_to_save or ())
+    ends = tuple(lora.modules_to_save or ())
     if not all(name.removesuffix(".weight").endswith(ends) for name in saved):
         raise ValueError(f"{ADAPTER} does not hold the modules_to_save of {ADAPTER_CONFIG}")
     try:
         adapted = add_lora(
             lm,
-            rank=config.r,
-            alpha=config.lora_alpha,
-            dropout=config.lora_dropout,
+            rank=lora.r,
+            alpha=lora.lora_alpha,
+            dropout=lora.lora_dropout,
             target_modules=_targets_in(lm, shapes),
-            modules_to_save=config.modules_to_save,
+            modules_to_save=lora.modules_to_save,
         )
     except ConfigError as error:
         raise ValueError(f"{ADAPTER} and {ADAPTER_CONFIG} are of another model: {error}") from error

@@ -19,11 +19,17 @@ _IMAGES = (
     *("image", "images", "image_bytes", "image_path", "img", "image_name", "image_file"),
     *("video", "videos", "video_path"),
 )
+ANSWERS = ("answers", "direct_answers")
+"""What several people said, as in VQAv2 and VizWiz: the most frequent is the answer."""
 FIELDS = {
     "id": ("id", "question_id", "qid", "sample_id", "index", "uid"),
     "image": (*_IMAGES, "path", "file", "file_name"),
-    "question": ("question", "query", "problem"),
-    "answer": ("answer", "correct_answer", "label", "target", "ground_truth", "response"),
+    "question": ("question", "query", "problem", "text"),
+    "answer": (
+        *("answer", "correct_answer", "multiple_choice_answer", "label", "target", "ground_truth", "response"),
+        *("answerkey", "answer_key", "answer_idx", "answer_index", "correct_choice_idx", "correct_choice"),
+        *ANSWERS,
+    ),
     "choices": ("choices", "options", "candidates", "answers"),
     "type": ("type", "question_type", "category", "task", "kind"),
     "split": ("split",),

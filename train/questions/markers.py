@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 _SHOWN = (
     r"\(<image>\./</image>\)",
-    r"(?:Picture[ ]\d{1,4}:[ ]?)?<img>[^<>]{1,1024}</img>",
+    r"(?:Picture[ ]\d{1,4}:[ ]?)?<img>(?P<name>[^<>]{1,1024})</img>",
     r"<img><ImageHere></img>",
     r"<\|?(?:image|img|video)(?:[ _-]?(?P<number>\d{1,4}))?\|?>",
     r"<image[-_]placeholder>",
@@ -45,6 +45,8 @@ class Markers:
 
     def __init__(self) -> None:
         self.removed = 0
+        self.names: list[str] = []
+        """Of the images that stand in the texts themselves, as Qwen-VL's do."""
         self._plain = 0
         self._numbers: set[int] = set()
 
@@ -71,6 +73,8 @@ class Markers:
                 self._numbers.add(int(match["number"]))
             elif match["shown"] is not None:
                 self._plain += 1
+                if match["name"] is not None:
+                    self.names.append(match["name"].strip())
         parts.append(text[end:])
         return _joined(part.strip() for part in parts)
 

@@ -1,11 +1,15 @@
 """Read questions files of every supported layout, as rows with the fields of `Question`.
 
 x.jsonl, x.ndjson                 our own, the fields of `Question`; conversations, a line each; a table, with a map
-x.json                            an array of conversations, each answer one question; or an array of objects
+x.json                            an array of conversations, each answer one question; or an array of objects; or what
+                                  json_objects.py finds in an object
 x.csv  x.tsv                      a table; VLMEvalKit's, with images in base64, too
 x.parquet  x.arrow, a folder of them, a folder made by save_to_disk, hf:ORG/NAME
                                   a table, which may hold conversations; SAT's is known
+a folder with metadata.jsonl      a table beside its images, as of datasets' imagefolder
 a folder with sim_N_results.json  VPCT
+
+Each text may be compressed with gzip or bzip2: x.jsonl.gz.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from ...pipeline.files import text_tables as lists
 from ...pipeline.files.hashing import digest_of_file, digest_of_lines
 from ...pipeline.files.plain import read_file
 from .columns import FIELDS, Columns
+from .json_objects import is_object, read_object
 from .rows import Keep, Row, RowReader
 from .values import is_absent
 
@@ -40,6 +45,14 @@ _SPLITS = {"train": "train", "training": "train", "test": "test"} | dict.fromkey
 )
 _TALKS = frozenset({"conversations", "messages"})
 _VPCT = re.compile(r"sim_(\d+)_results\.json")
+_PACKED = "unpack it, or compress it with gzip or bzip2"
+_OTHERS = {
+    **dict.fromkeys((".zst", ".xz", ".zip", ".7z", ".lz4"), _PACKED),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV"),
+}
+"""What else questions come in, and what to do with it."""
+_METADATA = ("metadata.jsonl", "metadata.csv")
+"""The table of a folder of images that datasets reads as `imagefolder`."""
 _BUCKETS = {1: "left", 2: "middle", 3: "right"}
 _PICTURE = re.compile(r"(sim_\d+).*\.(?i:png|jpe?g|webp)", re.DOTALL)
 
@@ -74,10 +87,14 @@ def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: Kee
         raise QuestionError(f"there is no field {stray[0]!r} to fill from a column; the fields are {', '.join(FIELDS)}")
     if path.is_dir() and columns is None and (results := _vpct_results(path)):
         return Rows("VPCT", _vpct_rows(path, results), "simulation")
-    suffix = path.suffix.lower()
+    suffix = lists.form_of_name(path.name)
+    if path.is_dir() and (metadata := _metadata_of(path)) is not None:
+        return read_rows(metadata, columns, keep=keep)
     if path.is_dir() or str(path).startswith(arrow_files.HUB) or suffix in arrow_files.SUFFIXES:
         return _arrow_rows(path, columns, keep)
     if suffix not in lists.SUFFIXES:
+        if path.suffix.lower() in _OTHERS:
+            raise QuestionError(f"{path} is not read: {_OTHERS[path.suffix.lower()]}")
         raise QuestionError(
             f"{path} is in no layout we read: questions come as .jsonl, .json (LLaVA), .csv, .tsv, .parquet, .arrow, a "
             "folder of those two, a save_to_disk folder, hf:ORG/NAME, or a VPCT folder"
@@ -114,6 +131,8 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     if results := _vpct_results(path):
         return results
+    if (metadata := _metadata_of(path)) is not None:
+        return [metadata]
     saved = arrow_files.saved_files(path)
     found = _first(p for s in arrow_files.SUFFIXES for p in path.rglob(f"*{s}")) if saved is None else saved
     for file in found:  # a link may lead anywhere, as in the Hub's cache, but to a regular file
@@ -123,6 +142,10 @@ def files_of(path: Path) -> list[Path]:
             f"{path} is a folder without questions: no .parquet, no .arrow, no sim_N_results.json. Name a file in it"
         )
     return found
+
+
+def _metadata_of(folder: Path) -> Path | None:
+    return next((folder / name for name in _METADATA if (folder / name).is_file()), None)
 
 
 def _refuse_special(file: Path) -> None:
@@ -209,7 +232,7 @@ def _jsonl_rows(path: Path, reader: RowReader) -> Iterator[Row]:
 def _first_bad_byte(path: Path) -> int:
     decoder = codecs.getincrementaldecoder("utf-8")()
     read = 0
-    with path.open("rb") as file:
+    with lists.open_text(path) as file:
         while block := file.read(2**20):
             pending = len(decoder.getstate()[0])
             try:
@@ -222,9 +245,9 @@ def _first_bad_byte(path: Path) -> int:
 
 def _is_conversations(path: Path) -> bool:
     try:
-        with path.open("rb") as lines:
+        with lists.open_text(path) as lines_read:
             first = next(
-                (line for line in iter(lambda: lines.readline(limits.MAX_ROW_BYTES), b"") if line.strip()), b""
+                (line for line in iter(lambda: lines_read.readline(limits.MAX_ROW_BYTES), b"") if line.strip()), b""
             )
         record = json.loads(first)
     except (OSError, ValueError, RecursionError):
@@ -234,11 +257,15 @@ def _is_conversations(path: Path) -> bool:
 
 def _list_rows(path: Path) -> Iterator[tuple[str, lists.Record]]:
     try:
-        yield from lists.read_records(path)
+        yield from read_object(path) if _holds_object(path) else lists.read_records(path)
     except OSError as error:
         raise _unreadable(path, error) from error
     except ConfigError as error:
         raise QuestionError(str(error)) from error
+
+
+def _holds_object(path: Path) -> bool:
+    return lists.form_of_name(path.name) == ".json" and is_object(path)
 
 
 def _rows(rows: Iterable[tuple[str, lists.Record]], reader: RowReader, *, first_number: int) -> Iterator[Row]:

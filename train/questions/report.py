@@ -18,6 +18,8 @@ from .record import UNTYPED, Coverage, Question, QuestionFile
 
 _WORDING = 10  # questions in the same words, from which on what is answered to them is a habit and no accident
 _TOP = 5
+BLIND = 0.95
+"""Share of correct answers without the image from which on they show nothing of what a reader sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ class QuestionReport:
     passed_over: dict[str, int] = field(default_factory=dict[str, int])
     notes: dict[str, int] = field(default_factory=dict[str, int])
     """What was changed in rows, or taken in one of two ways -> how many times."""
+    blind: str = ""
+    """A warning where answers do not need the image; else empty."""
     held_out: str = ""
     """What a training would hold out for tests, in words; empty where the file states its splits."""
     with_latents: int | None = None
@@ -134,6 +138,7 @@ class QuestionReport:
         lines = [f"{self.source} ({self.layout}): {self.questions:,} questions about {self.images:,} images; {splits}"]
         lines += [self.held_out] if self.held_out else []
         lines += [f"  {name} {kind}" for name, kind in self.kinds.items()]
+        lines += [f"warning: {self.blind}"] if self.blind else []
         if self.later_turns:
             lines.append(f"{self.later_turns:,} questions follow others of their conversation")
         if self.with_latents is not None:
@@ -181,6 +186,7 @@ def describe(
         images=len({_image(question) for question in described}),
         splits=dict(sorted(Counter(question.split or "no split" for question in described).items())),
         kinds=kinds_of(described),
+        blind=blind_warning(asked_by_type(described)),
         later_turns=sum(bool(question.before) for question in described),
         repeated=repeated,
         contradictions=contradictions,
@@ -205,22 +211,61 @@ def kinds_of(questions: Iterable[Question]) -> dict[str, Kind]:
     kinds: dict[str, Kind] = {}
     for name, group in sorted(by_type.items()):
         answers = Counter(question.answer for question in group)
-        by_wording: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for question in group:
-            by_wording[question.question][question.answer] += 1
-        [(commonest, commonest_count)] = answers.most_common(1)
-        blind = sum(
-            counts.most_common(1)[0][1] if counts.total() >= _WORDING else counts[commonest]
-            for counts in by_wording.values()
-        )
         kinds[name] = Kind(
             questions=len(group),
             with_choices=sum(question.choices is not None for question in group),
             answers=dict(answers.most_common()),
-            majority=commonest_count / len(group),
-            blind=blind / len(group),
+            majority=max(answers.values()) / len(group),
+            blind=blind_share([(question.question, question.answer) for question in group]),
         )
     return kinds
+
+
+def blind_share(asked: Sequence[tuple[str, str]]) -> float:
+    """Share of the answers that the commonest answer to each wording gets right, where a wording comes often enough,
+    and else the commonest of all.
+
+    Args:
+        asked: question and correct answer; at least one.
+    """
+    answers = Counter(answer for _, answer in asked)
+    by_wording: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for wording, answer in asked:
+        by_wording[wording][answer] += 1
+    [(commonest, _)] = answers.most_common(1)
+    right = sum(
+        counts.most_common(1)[0][1] if counts.total() >= _WORDING else counts[commonest]
+        for counts in by_wording.values()
+    )
+    return right / len(asked)
+
+
+def blind_warning(asked_by_type: Mapping[str, Sequence[tuple[str, str]]]) -> str:
+    """What to say of questions whose answers do not need the image; empty where there are none.
+
+    Args:
+        asked_by_type: type -> question and correct answer of each.
+    """
+    everything = [each for asked in asked_by_type.values() for each in asked]
+    groups = {"all questions together": everything} if len(everything) >= _WORDING else {}
+    if not groups or blind_share(everything) < BLIND:
+        groups = {f"questions of type {name}": asked for name, asked in asked_by_type.items() if len(asked) >= _WORDING}
+    blind = [f"{share:.0%} of {name}" for name, asked in groups.items() if (share := blind_share(asked)) >= BLIND]
+    if not blind:
+        return ""
+    return (
+        f"the commonest answer to each wording is right for {name_some(blind, most=_TOP)}, so a reader that sees no "
+        "image and no future can answer them: their accuracy shows nothing of what it sees. Balance the answers to "
+        "each wording, or compare with a run of --arm text"
+    )
+
+
+def asked_by_type(questions: Iterable[Question]) -> dict[str, list[tuple[str, str]]]:
+    """What `blind_warning` takes."""
+    by_type: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    for question in questions:
+        by_type[question.type or UNTYPED].append((question.question, question.answer))
+    return dict(sorted(by_type.items()))
 
 
 def measure(questions: Sequence[Question], speech: PromptFormat, *, world_tokens: int | None) -> Tokens:

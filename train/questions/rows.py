@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...pipeline.files import limits
-from .columns import NEEDED, Columns, misspelt, plain_name
+from .columns import ANSWERS, NEEDED, Columns, misspelt, plain_name
 from .conversations import Conversation, read_conversation
 from .markers import Markers
 from .turns import Turn, Turns
@@ -21,6 +21,7 @@ from .values import (
     Skipped,
     WrongValue,
     is_absent,
+    most_frequent,
     read_answer,
     read_choices,
     shuffle_choices,
@@ -42,6 +43,10 @@ _HOW_GIVEN: dict[Given, str] = {
 _MARKERS = "questions with a marker of the image in their text, which is taken out"
 _ABSENT_CHOICES = "questions with an empty choice, which is left out"
 _LETTERED = "questions whose choices begin with their letters, which are taken off"
+_OF_SEVERAL = "answers that are the most frequent of several"
+_WORDS = frozenset({"NA", "N/A", "n/a", "NULL", "null", "None"})
+_WORD_CHOICES = "questions with a choice that is written NA, N/A, null or None, taken as a word"
+_UNREAD_HINT = "rows with a hint beside the question, which is not read"
 _UNREAD_VIDEO = "rows with a video beside the image, which is not read"
 _MOST_LAYOUTS = 1000
 _ONE_ROW = Path("a row")
@@ -137,8 +142,12 @@ class RowReader:
         self, row: Mapping[str, Any], columns: Columns, where: str, number: int, notes: Counter[str]
     ) -> dict[str, Any]:
         markers = Markers()
-        record = self._image(row, columns, (), where, notes)
+        if is_absent(columns.value(row, "question")):
+            self._image(row, columns, (), markers, where, notes)  # a row without both is skipped, and not wrong
         question = _text(columns.value(row, "question"), "question", markers)
+        if any(plain_name(name) == "hint" and not is_absent(value) for name, value in row.items()):
+            notes[_UNREAD_HINT] += 1
+        record = self._image(row, columns, (), markers, where, notes)
         system = columns.value(row, "system")
         if isinstance(system, str) and not is_absent(system):
             question = f"{_text(system, 'system', markers)}\n\n{question}"
@@ -159,7 +168,7 @@ class RowReader:
         system = columns.value(row, "system")
         system = system if isinstance(system, str) else None
         talk = read_conversation(columns.value(row, "conversations"), system, markers)
-        record = self._image(row, columns, talk.images, where, notes)
+        record = self._image(row, columns, talk.images, markers, where, notes)
         choices = self._choices(row, columns, markers, notes)
         offers = _offered_to(talk, choices, notes)
         turns = tuple(
@@ -181,12 +190,18 @@ class RowReader:
         ]
 
     def _image(
-        self, row: Mapping[str, Any], columns: Columns, named: tuple[Any, ...], where: str, notes: Counter[str]
+        self,
+        row: Mapping[str, Any],
+        columns: Columns,
+        named: tuple[Any, ...],
+        markers: Markers,
+        where: str,
+        notes: Counter[str],
     ) -> dict[str, Any]:
         values = [value for value in (*columns.values(row, "image"), *named) if not _is_empty(value)]
         others = {name: row[name] for name in columns.other_images if not _is_empty(row.get(name))}
         if not values:
-            return self._images.take([*others.values()][:1], where)
+            return self._images.take([*others.values()][:1] or markers.names, where)
         record = self._images.take(values, where)
         if any(isinstance(value, list) and len(cast(list[Any], value)) > 1 for value in others.values()):
             raise Skipped("shows several images")
@@ -206,12 +221,18 @@ class RowReader:
             notes[_ABSENT_CHOICES] += 1
         if choices.lettered:
             notes[_LETTERED] += 1
+        if not _WORDS.isdisjoint(offered):
+            notes[_WORD_CHOICES] += 1
         return Choices(texts, choices.numbers)
 
     def _answer(
         self, row: Mapping[str, Any], columns: Columns, choices: Choices, markers: Markers, notes: Counter[str]
     ) -> str:
         given = columns.value(row, "answer")
+        if plain_name(columns.by_field.get("answer", ("",))[0]) in ANSWERS:
+            given, people = most_frequent(given)
+            if people > 1:
+                notes[_OF_SEVERAL] += 1
         names = self._labels.get(columns.by_field.get("answer", ("",))[0])
         if names is not None and isinstance(given, int) and 0 <= given < len(names):
             given = names[given]

@@ -1,7 +1,7 @@
 """Parse the values of a row, the same in every layout: an image, choices, an answer. Nothing here opens a file.
 
-Absent is absent: null, NaN, an empty list and a text that is blank, `nan`, `NaN` or `<NA>`, as pandas writes a cell
-without a value. `None`, `null` and `NA` are words. A number is its text, 2.0 that of 2.
+Absent is absent: null, NaN, an empty list and a text that is blank, `nan`, `NaN`, `<NA>` or `NaT`, as pandas writes a
+cell without a value, or `#N/A`, as Excel does. `None`, `null` and `NA` are words. A number is its text, 2.0 that of 2.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import binascii
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 from urllib.parse import unquote_to_bytes
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_MISSING = frozenset({"", "nan", "NaN", "<NA>"})
+_MISSING = frozenset({"", "nan", "NaN", "-nan", "-NaN", "<NA>", "NaT", "#N/A", "#NA", "#N/A N/A"})
 _ENCODED = 512  # characters: no path is as long, no image in base64 as short
 _LETTER = re.compile(r"(?:option\s|choice\s|answer:\s)?\s*[(\[]?([A-Z])[)\].:]*", re.IGNORECASE)
 _LETTERED = re.compile(r"[(\[]?([A-Z])[)\].:]\s*(\S.*)", re.IGNORECASE | re.DOTALL)
 _WHOLE = re.compile(r"(-?\d{1,18})(?:\.0+)?")
+_TEXT_NAMES = dict.fromkeys(("text", "value", "content", "choice", "option", "answer")).keys()
+_LABEL_NAMES = ("label", "letter", "key", "id")
 _ARRAY = re.compile(r"array\(([\[(].*[\])])(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 _ITEM = re.compile(
     r"""\s*(?:(?P<quoted>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<bare>[^\s,'"\[\](){}]+))(?P<between>\s*,?\s*)""",
@@ -212,6 +215,8 @@ def read_choices(value: Any, *, most: int) -> Choices:
         names, items = [str(name).strip() for name in named], list(named.values())
     elif isinstance(value, Sequence) and not isinstance(value, bytes) and len(value) <= most:
         items = list(cast(Sequence[Any], value))
+        if (pairs := _named_texts(items)) is not None:
+            return read_choices(pairs, most=most)
         names = [_LETTERS[place] if place < len(_LETTERS) else str(place) for place in range(len(items))]
     else:
         raise WrongValue(f"its choices are a {type(value).__name__}, and no list of up to {most}")
@@ -219,6 +224,21 @@ def read_choices(value: Any, *, most: int) -> Choices:
     texts_read = [None if is_absent(item) else text_of(item) for item in items]
     bare = _without_letters(texts_read)
     return Choices(dict(zip(names, bare or texts_read, strict=True)), numbers, bare is not None)
+
+
+def _named_texts(items: Sequence[Any]) -> dict[str, Any] | None:
+    """Choices of objects, such as {"label": "A", "text": "left"}, by their labels, else by letters."""
+    if not items or not all(isinstance(item, Mapping) for item in items):
+        return None
+    texts: dict[str, Any] = {}
+    for letter, item in zip(_LETTERS, cast(Sequence[Mapping[Any, Any]], items), strict=False):
+        fields = {str(name).casefold(): part for name, part in item.items()}
+        text = next((fields[name] for name in _TEXT_NAMES if name in fields), None)
+        label = next((fields[name] for name in _LABEL_NAMES if name in fields and not is_absent(fields[name])), letter)
+        if text is None and not _TEXT_NAMES & fields.keys():
+            return None
+        texts[text_of(label)] = text
+    return texts if len(texts) == len(items) else None
 
 
 def _is_number(value: float) -> bool:
@@ -383,6 +403,25 @@ def _single(value: Any, choices: Choices) -> Any:
             raise WrongValue(f"it has {len(items)} answers, and a question has one")
         value = items[0] if items else None
     return value
+
+
+def most_frequent(value: Any) -> tuple[Any, int]:
+    """What most of several people answered, the first of what is said equally often, and how many answered.
+
+    Args:
+        value: their answers: a list of texts, or of objects with an `answer`, or the text of such a list; anything else
+            is one answer.
+    """
+    if isinstance(value, str) and value[:1] == "[" and len(value) <= _LIST_TEXT:
+        value = _list_in(value) or value
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        return value, 1
+    items = [
+        cast(Mapping[Any, Any], item).get("answer") if isinstance(item, Mapping) else item
+        for item in cast(Sequence[Any], value)
+    ]
+    texts = Counter(text_of(item) for item in items if not is_absent(item))
+    return (texts.most_common(1)[0][0] if texts else None), texts.total()
 
 
 def _word_of(value: bool, choices: Choices) -> str:

@@ -30,7 +30,7 @@ from ..questions.holdout import hold_out
 from ..questions.images import require_folder
 from ..questions.readers import digest_of, place_of
 from ..questions.record import Question, evaluation_split, first_scenes, read_questions, select_split
-from ..questions.report import measure, training_lines
+from ..questions.report import asked_by_type, blind_warning, measure, training_lines
 from ..questions.shown_choices import all_as_shown
 from ..reader.context_budget import Budget, context_limits_of
 from ..reader.layouts import TokenLayout
@@ -120,6 +120,8 @@ def train(
     shown = all_as_shown(train_split.questions, config.show_choices)
     for line in training_lines(train_split.questions, measure(shown, lm, world_tokens=world_tokens)):
         progress.say(line)
+    if blind := blind_warning(asked_by_type(train_split.questions)):
+        progress.warn(f"warning: {blind}")
 
     set_seed(config.seed)
     lm = add_lora(lm, **config.lora())

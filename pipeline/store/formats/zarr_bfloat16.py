@@ -1,7 +1,9 @@
 """The Zarr data type `bfloat16`, so that anyone's `zarr.open` reads our stores of it.
 
 The type is that of the zarr-extensions registry (Zarr v3; 2 bytes; fill values as for other floats), over
-`ml_dtypes.bfloat16`. Only zarr imports this module, by the entry point in the group `zarr.data_type`.
+`ml_dtypes.bfloat16`. Importing this module registers it: `LatentStore.as_zarr()` does, and so may anybody. There is no
+entry point for it: zarr-python loads all entry points with the first array that anybody opens (`zarr.buffer` in every
+release, `zarr.data_type` from 3.4 on), so that one left behind by a broken install would break every store there is.
 """
 
 from __future__ import annotations

@@ -193,7 +193,8 @@ INTO_RECIPE = {
     "dtype": "dtype",
 }
 NO_EFFECT_ON_LATENTS = {
-    *("images", "scenes", "cache", "limit", "guardrail", "device", "workers", "batch_size", "format", "shard_size"),
+    *("images", "scenes", "cache", "limit", "part", "guardrail", "device", "workers", "batch_size"),
+    *("format", "shard_size"),
     *("in_process", "dry_run", "retry_failed", "max_bad", "column", "image_root", "rehash", "address", "events"),
     *("start_field", "end_field", "anchor"),  # which inputs: they enter the keys
 }

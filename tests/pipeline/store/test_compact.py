@@ -128,12 +128,13 @@ def test_other_maintenance_keeps_it_away(cache: Path) -> None:
 
 def test_a_training_beside_it_reads_on_and_a_job_beside_it_writes_on(cache: Path) -> None:
     store = daily(cache, 10)
-    reader, writer = LatentDataset(open_store(store.path)), load_store(store.path)
+    reader, writer, opened = LatentDataset(open_store(store.path)), load_store(store.path), open_store(store.path)
     with writer.new_shard(10) as shard:
         shard.add(key(30), latent(30))
         compact(store.path, apply=True)
         shard.commit({})
     np.testing.assert_array_equal(reader.read(range(30)).numpy(), expected(store, range(30)))
+    np.testing.assert_array_equal(opened.read([key(n) for n in range(30)]), expected(store, range(30)))
     assert_whole(store.path, 31)
 
 

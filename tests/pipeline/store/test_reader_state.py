@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from theworld.pipeline.errors import DamagedShardError
+from theworld.pipeline.files import open_files
 from theworld.pipeline.store import latent_store
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, open_store
 
@@ -80,6 +81,20 @@ def test_a_replaced_file_is_checked_again_after_a_close_and_the_same_file_is_not
     payload.write_bytes(content)
     with pytest.raises(DamagedShardError, match="row 0 does not match"):
         store.read(store.keys)
+
+
+def test_no_more_files_stay_open_than_allowed_and_the_one_not_used_for_longest_gives_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_files, "soft_limit", lambda: 4)
+    monkeypatch.setattr(open_files, "raise_limit", lambda: False)
+    store = create(tmp_path, shard_size=1)
+    fill(store, 4)
+    opened: list[list[int]] = []
+    for number in (0, 1, 2, 1, 3):
+        store.read([key(number)])
+        opened.append(sorted(store._payloads.current()))
+    assert opened == [[0], [0, 1], [1, 2], [1, 2], [1, 3]]
 
 
 def test_a_record_that_was_healed_is_no_longer_damage(tmp_path: Path) -> None:

@@ -3,29 +3,34 @@
 import gc
 import os
 import resource
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from theworld.pipeline.files import open_files as limits
+from theworld.pipeline.files import open_files
+from theworld.pipeline.store.folder import LatentStore, open_store
 
+from ...faults.harness import SCRATCH, in_child
 from ...miniatures.store import create, expected, fill, key
 
 
-def open_files() -> int:
+def files_open() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_threads_read_right_while_files_are_opened_and_closed_under_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "allowance", lambda _keeper, _wanted: 2)
+    monkeypatch.setattr(open_files, "soft_limit", lambda: 4)
+    monkeypatch.setattr(open_files, "raise_limit", lambda: False)
     store = create(tmp_path, shard_size=1)
     fill(store, 12)
     gc.collect()  # stores of earlier tests
-    before = open_files()
+    before = files_open()
 
     def reads(seed: int) -> None:
         for numbers in np.random.default_rng(seed).integers(0, 12, (40, 5)).tolist():
@@ -33,12 +38,12 @@ def test_threads_read_right_while_files_are_opened_and_closed_under_them(
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(reads, range(8)))
-    assert open_files() - before <= 2
+    assert files_open() - before <= 2
     store.close()
-    assert open_files() == before
+    assert files_open() == before
     reads(0)
     del store, reads
-    assert open_files() == before
+    assert files_open() == before
 
 
 def test_a_forked_process_goes_on_reading(tmp_path: Path) -> None:
@@ -55,3 +60,115 @@ def test_a_forked_process_goes_on_reading(tmp_path: Path) -> None:
     payload_lock.release()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     np.testing.assert_array_equal(store.read(store.keys), expected(store, range(6)))
+
+
+def limit_to(files: int, hard: int | None = None) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard or files))
+
+
+def read_all(store: LatentStore, count: int, seed: int = 0) -> None:
+    numbers = np.random.default_rng(seed).permutation(count).tolist()
+    np.testing.assert_array_equal(store.read([key(n) for n in numbers]), expected(store, numbers))
+
+
+@pytest.fixture(scope="module")
+def many() -> Iterator[LatentStore]:
+    """A store of more shards than a process may have open below; in memory, where fsync costs nothing."""
+    with tempfile.TemporaryDirectory(dir=SCRATCH if os.access(SCRATCH, os.W_OK) else None) as folder:
+        store = create(Path(folder), shard_size=1)
+        fill(store, 90)
+        yield store
+
+
+def open_payloads(store: LatentStore) -> set[int]:
+    return set(store._payloads.current())
+
+
+def test_half_of_the_limit_is_used_and_the_files_not_used_for_longest_go_first(many: LatentStore) -> None:
+    def read() -> None:
+        limit_to(64)
+        store = open_store(many.path)
+        for number in range(32):
+            store.read([key(number)])
+        assert open_payloads(store) == set(range(32))
+        store.read([key(0)])
+        for number in (40, 41, 42):
+            store.read([key(number)])
+        assert len(open_payloads(store)) <= 32
+        assert open_payloads(store) >= {0, 40, 41, 42, 31}
+        assert 1 not in open_payloads(store)
+        read_all(store, 90)
+        assert files_open() <= 64
+
+    in_child(read)
+
+
+def test_the_soft_limit_is_raised_to_the_hard_one_when_half_of_it_is_not_enough(
+    many: LatentStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read() -> None:
+        limit_to(64, hard=200)
+        store = open_store(many.path)
+        store.read([key(0)])
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (64, 200)
+        with caplog.at_level("INFO"):
+            read_all(store, 90)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (200, 200)
+        assert "from 64 to 200 (ulimit -n)" in caplog.text
+        assert len(open_payloads(store)) == 90
+
+    in_child(read)
+
+
+def test_where_others_have_taken_all_files_half_of_those_kept_open_close_and_reading_goes_on(many: LatentStore) -> None:
+    def read() -> None:
+        limit_to(64)
+        store = open_store(many.path)
+        for number in range(10):
+            store.read([key(number)])
+        taken = []
+        while True:
+            try:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError:
+                break
+        read_all(store, 90, seed=1)
+        assert 0 < len(open_payloads(store)) <= 5
+        fresh = open_store(many.path)  # its records need files, too
+        read_all(fresh, 90)
+        for fd in taken:
+            os.close(fd)
+
+    in_child(read)
+
+
+def test_several_stores_share_the_half(many: LatentStore) -> None:
+    def read() -> None:
+        limit_to(64)
+        stores = [open_store(many.path) for _ in range(3)]
+        for _ in range(2):
+            for store in stores:
+                read_all(store, 90)
+        assert sum(len(open_payloads(store)) for store in stores) <= 32 + 16
+
+    in_child(read)
+
+
+def test_threads_and_forked_readers_keep_to_the_limit(many: LatentStore) -> None:
+    def read() -> None:
+        limit_to(64)
+        store = open_store(many.path)
+
+        def reads(seed: int) -> None:
+            for _ in range(3):
+                read_all(store, 90, seed)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(reads, range(8)))
+            for _ in range(3):  # as a DataLoader forks its workers, while threads read
+                running = [pool.submit(reads, seed) for seed in range(4)]
+                in_child(lambda: read_all(store, 90))
+                for each in running:
+                    each.result()
+
+    in_child(read)

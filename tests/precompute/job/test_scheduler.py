@@ -194,13 +194,13 @@ def test_a_failure_of_an_earlier_run_goes_when_its_input_is_made_and_stays_when_
     store.record_failure(failure(0, attempts=2))
     store.record_failure(failure(1, attempts=2))
     cleared: list[str] = []
-    clear = store.clear_failure
+    clear = store.clear_failures
 
-    def noted(gone: Failure) -> Any:
-        cleared.append(gone.source)
+    def noted(gone: list[Failure]) -> Any:
+        cleared.extend(failure.source for failure in gone)
         return clear(gone)
 
-    monkeypatch.setattr(store, "clear_failure", noted)
+    monkeypatch.setattr(store, "clear_failures", noted)
     loop, _ = scheduler(store, lambda task: receipt(task, failure(1)))
     work = loop.run([Task((sample(0), sample(1)))])
     assert cleared == ["0.png"], "a kill after clearing would lose the other's row"

@@ -238,7 +238,7 @@ def test_what_is_in_no_layout_or_damaged_is_refused_by_name(tmp_path: Path) -> N
     for name, content, words in (
         ("x.txt", "where?", "in no layout we read"),
         ("x.parquet", "PAR1 not really", "cannot be read as a table"),
-        ("x.json", '{"image": "a.png"}', "not a JSON array"),
+        ("x.json", '{"image": "a.png"}', "a JSON object of no rows, but image"),
         ("x.csv", "", "holds no row"),
         ("empty", None, "a folder without questions"),
         ("absent.csv", None, "No such file"),

@@ -77,7 +77,7 @@ def test_any_text_survives_the_file(tmp_path_factory: pytest.TempPathFactory, te
         ({**GOOD, "choices": ["left", "left"]}, ["choices", "twice"]),
         ({**GOOD, "choices": ["up", "down"]}, ["answer", "'left'", "up"]),
         ({"image": "a.png", "question": "?", "answer": "up", "choises": ["up", "down"]}, ["choises", "'choices'"]),
-        ({"id": "x", "image": "a.png", "question": "?", "answers": ["a"]}, ["answers", "did you mean 'answer'"]),
+        ({"id": "x", "image": "a.png", "question": "?", "anwser": "a"}, ["anwser", "did you mean 'answer'"]),
         ([1, 2], ["JSON object", "list"]),
         ('{"id": ', ["not JSON"]),
         ("[" * 100_000, ["not JSON"]),

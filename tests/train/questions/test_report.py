@@ -10,7 +10,14 @@ from theworld.train.language.lm import load_tokenizer_only
 from theworld.train.language.weights import find_weights
 from theworld.train.questions.inspect import inspect_questions
 from theworld.train.questions.record import Question
-from theworld.train.questions.report import QuestionReport, kinds_of, measure, training_lines
+from theworld.train.questions.report import (
+    QuestionReport,
+    asked_by_type,
+    blind_warning,
+    kinds_of,
+    measure,
+    training_lines,
+)
 
 from ...miniatures.lm import save_mini_lm, save_mini_store
 
@@ -66,6 +73,12 @@ def test_blind_is_what_the_wording_alone_gives_away() -> None:
     own_words = [question(n, question=f"where is ball {n}?", answer=("left", "right")[n % 2]) for n in range(40)]
     assert kinds_of(own_words)["untyped"].blind == 0.5  # a wording that comes once gives nothing away
     assert str(kind) == "40: left 50%, right 50%; blind 100%"
+    assert "100% of all questions together" in blind_warning(asked_by_type(told))
+    assert blind_warning(asked_by_type(own_words)) == ""
+    one = [question(n, type="static", question="red?", answer="yes") for n in range(10)]
+    both = blind_warning(asked_by_type([*own_words, *one]))
+    assert both.startswith("the commonest answer to each wording is right for 100% of questions of type static, so")
+    assert blind_warning(asked_by_type([*own_words, *one[:9]])) == "", "too few to say"
 
 
 def test_what_would_be_refused_is_named_before_anything_is_spent(house: Path) -> None:

@@ -72,6 +72,8 @@ def test_a_layer_that_is_not_there_or_of_another_kind_is_refused(
 
 def test_a_run_that_lost_a_norm_is_refused(house: Path, tmp_path: Path) -> None:
     run = train(settings(house, train_steps=1, out=tmp_path / "run", target_modules="q_proj")).run
+    learned = [tensor for name, tensor in load_file(run / "adapter_model.safetensors").items() if ".lora_B." in name]
+    assert all(bool(tensor.any()) for tensor in learned), "a single update has learned: B begins at zero"
     file = run / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "modules_to_save": ["input_layernorm"]}))
     with pytest.raises(RunError, match="of adapters that theworld does not train"):

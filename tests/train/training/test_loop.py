@@ -114,9 +114,9 @@ def poisoned(loop: Loop, monkeypatch: pytest.MonkeyPatch, updates: dict[int, flo
     forward = TheWorld.forward
 
     def poison(model: TheWorld, *args: Any, **kwargs: Any) -> WorldOutput:
-        loss, logits = forward(model, *args, **kwargs)
-        assert loss is not None
-        return WorldOutput(loss * updates.get(loop.state.update, 1.0), logits)
+        output = forward(model, *args, **kwargs)
+        assert output.loss is not None
+        return WorldOutput(output.loss * updates.get(loop.state.update, 1.0), output.logits)
 
     monkeypatch.setattr(TheWorld, "forward", poison)
 

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from theworld.pipeline.store.formats.zarr_bfloat16 import BFloat16
 
 from ....patience import patience
 
+ROOT = Path(__file__).parents[4]
 FILL_VALUES = [
     (0.0, 0x0000),
     (-0.0, 0x8000),
@@ -127,15 +129,9 @@ def test_an_array_zarr_writes_is_read_by_tensorstore_bit_for_bit(
 
 
 @pytest.mark.parametrize(
-    "code",
-    [
-        "zarr.open(path, mode='r')['values']",
-        "zarr.open_group(path)['values']",
-        "dict(zarr.open_group(path, mode='r').arrays())['values']",
-        "(__import__('theworld.pipeline.store.formats.zarr_bfloat16'), zarr.open_array(path + '/values'))[1]",
-    ],
-)
-def test_zarr_knows_it_where_theworld_is_merely_installed(tmp_path: Path, code: str) -> None:
+    "code", ["zarr.open(path, mode='r')['values']", "zarr.open_array(path + '/values')"]
+)  # fmt: skip
+def test_zarr_knows_it_once_the_module_is_imported(tmp_path: Path, code: str) -> None:
     spec = {
         "driver": "zarr3",
         "kvstore": {"driver": "file", "path": str(tmp_path / "values")},
@@ -144,25 +140,16 @@ def test_zarr_knows_it_where_theworld_is_merely_installed(tmp_path: Path, code: 
     tensorstore.open(spec, create=True).result().write(np.array([1, 2.5, -3], bfloat16)).result()
     (tmp_path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
     script = f"""
-import sys, zarr
+import zarr, theworld.pipeline.store.formats.zarr_bfloat16
 path = {str(tmp_path)!r}
 array = {code}
-ours = sorted(name for name in sys.modules if name.startswith("theworld"))
-print(array.dtype, array[:].astype(float).tolist(), *ours)
+print(array.dtype, array[:].astype(float).tolist())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=patience(120))
-    assert done.returncode == 0, done.stderr
-    formats = [".store", ".store.formats", ".store.formats.zarr_bfloat16", ".store.formats.zarr_hook"]
-    ours = ["", *(f".pipeline{name}" for name in ["", *formats])]
-    assert done.stdout == f"bfloat16 [1.0, 2.5, -3.0] {' '.join(f'theworld{name}' for name in ours)}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, "bfloat16 [1.0, 2.5, -3.0]\n", "")
 
 
-def test_a_zarr_that_takes_no_data_types_goes_on_working(tmp_path: Path) -> None:
-    script = f"""
-import sys, zarr
-sys.modules["zarr.dtype"] = None  # as in zarr 3.0
-zarr.open_group({str(tmp_path)!r}).create_array("values", shape=3, dtype="float32")[:] = 2
-print(zarr.open({str(tmp_path)!r})["values"][:], "theworld.pipeline.store.formats.zarr_hook" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=patience(120))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "[2. 2. 2.] True\n", "")
+def test_theworld_registers_nothing_that_zarr_would_load_for_everybody() -> None:
+    """A broken install of ours must not break the stores of others: zarr loads all entry points of its groups."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [group for group in project.get("entry-points", {}) if group.partition(".")[0] == "zarr"] == []
