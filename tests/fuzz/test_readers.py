@@ -38,7 +38,6 @@ OF_OTHERS = {
     "pipeline.store.compact:_fill": "holds a record open that was read by then, and reads nothing",
     "pipeline.store.retire:_is_payload": "hashes bytes, whatever they are",
     "pipeline.store.commit:_test_placing": "files that it has just written",
-    "pipeline.store.retire:_is_payload": "hashes bytes, whatever they are",
     "pipeline.store.views:_CommittedFiles._content": "hands bytes to zarr-python, whatever they are",
     "pipeline.store.views:_Decoder.__call__": "numpy without pickles, and json, of a row of a tar",
     "pipeline.store.views:_Samples._opened": "hands tars to webdataset, which a caller has asked for",

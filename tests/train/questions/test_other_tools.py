@@ -40,7 +40,7 @@ def only(file: QuestionFile) -> tuple[str, str, str]:
         ("excel.csv", "sep=;\r\n" + CSV.replace(",", ";")),
         ("unicode_text.csv", CSV.replace(",", "\t").encode("utf-16")),
         ("unicode_text.tsv", CSV.replace(",", "\t").encode("utf-16")),
-        ("packed.csv.gz", gzip.compress(CSV.encode())),
+        ("packed.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
     ],
 )
 def test_a_csv_is_read_however_excel_wrote_it(tmp_path: Path, name: str, content: str | bytes) -> None:
@@ -50,7 +50,7 @@ def test_a_csv_is_read_however_excel_wrote_it(tmp_path: Path, name: str, content
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("x.jsonl.gz", gzip.compress(json.dumps(ROW).encode())),
+        ("x.jsonl.gz", gzip.compress(json.dumps(ROW).encode(), mtime=0)),
         ("x.jsonl.bz2", bz2.compress(json.dumps(ROW).encode())),
         ("x.jsonl", (json.dumps(ROW) + "\n").encode("utf-16")),
         ("x.json", json.dumps([ROW]).encode("utf-16")),
