@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from functools import cache as cache_calls
 from pathlib import Path
@@ -54,6 +55,17 @@ def pytest_collection_finish() -> None:
     """What is loaded by now stays: each full collection, and a training asks for several, would walk through it all."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def hears_signals() -> Iterator[None]:
+    """Signals as in a terminal: a suite that runs under nohup, or behind a script, ignores some, and so do its jobs."""
+    ignored = [number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture

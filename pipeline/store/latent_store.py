@@ -5,13 +5,12 @@ Axes, everywhere:  B sample   C channel   T latent frame   K rollout steps   H, 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,8 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError, StoreError
 from ..files.atomic import writing
-from ..files.open_files import is_lost
 from ..latents.recipe import Recipe
-from ..latents.spec import LatentSpec, latent_frames
+from ..latents.spec import LatentSpec
 from ..messages import command
 from . import views
 from .buffer import BatchBuffer
@@ -34,18 +32,15 @@ from .formats.zarr import ZarrLayout
 from .index import SNAPSHOT_FROM_SHARDS, AnyKeys, Index, Keys, Shards, is_packed, unpack_keys
 from .ledger import Failure, FailureLog
 from .payload_sizes import size_problem
-from .records import ShardRecord, read_record, record_path, unreadable
-from .shard_files import OpenShardFiles, ShardFile
+from .records import ShardRecord, read_record
+from .row_reader import GONE, RowReader
 from .sources import SourceRow, read_prompts, read_source_rows, read_sources, read_starts, write_sources
 from .writer import ShardWriter
 from .zarr_group import ZarrGroup
 
-_PATIENCE_S, _MEMORY_BYTES_PER_S = 50e-6, 2e9
-"""A read that takes longer than this had to wait for the disk."""
 _BLOCK_KEYS = 2**16
 PUBLISH_EVERY_S = 60.0
 """What other programs see lags behind the commits by this much at most, while a job runs."""
-_GONE = "its record was moved away while it was read"
 
 
 class LatentStore:
@@ -92,8 +87,7 @@ class LatentStore:
         self._dropped = DroppedKeys(path)
         self.zarr_group = ZarrGroup(path, self.layout, recipe, spec) if isinstance(self.layout, ZarrLayout) else None
         self._publishes, self._publish_at = False, 0.0
-        name_of = self.layout.payload_name  # not of `self`: a circle would keep the files open until it is collected
-        self._payloads = OpenShardFiles(path, lambda number: f"{path}/{name_of(number)}")
+        self._reader = RowReader(path, self.layout, self._recipe_id, self._catalog)
         self._failures = FailureLog(path)
         self._lock = threading.Lock()
         if load:
@@ -234,7 +228,7 @@ class LatentStore:
                 self._dropped.refresh(tolerate_damage=self.tolerates_damage)
                 gone = self._catalog.refresh(tolerate_damage=self.tolerates_damage)
                 self._catalog.index = self._catalog.index.hiding(self._dropped.keys)
-                self._payloads.forget(gone)
+                self._reader.forget(gone)
             finally:
                 self.damage = self._all_damage()
 
@@ -325,31 +319,8 @@ class LatentStore:
             StoreError: a payload cannot be opened by this user, or now.
             LatentShapeError: the buffer is too small.
         """
-        if len(rows) > len(buffer):
-            raise LatentShapeError(f"{len(rows)} samples do not fit a buffer of {len(buffer)}")
-        frames, row_bytes = latent_frames(buffer.rollout_steps), self.layout.row_bytes
-        shard_numbers, shard_places = np.divmod(rows, self.shard_size)
-        numbers: list[int] = shard_numbers.tolist()
-        places: list[int] = shard_places.tolist()
-        opened, has_prefetched = self._payloads.current(), False
-        patience = _PATIENCE_S + buffer.rows.shape[1] / _MEMORY_BYTES_PER_S
-        for sample, (number, place) in enumerate(zip(numbers, places, strict=True)):  # hot: a microsecond counts
-            payload = opened.get(number) or self._open(number)
-            started = perf_counter()
-            for offset, size, memory in buffer.pieces:
-                try:
-                    if os.preadv(payload.fd, memory[sample], place * row_bytes + offset) != size:
-                        self._read_slowly(payload, place, memory[sample][0], offset)
-                except OSError as error:
-                    payload = self._read_anew(payload, place, buffer, sample, error)
-                    break
-            payload.used = started
-            if not has_prefetched and perf_counter() - started > patience:  # from the disk: ask for all others at once
-                has_prefetched = True
-                self._prefetch(zip(numbers[sample + 1 :], places[sample + 1 :], strict=True), buffer)
-            if payload.checked[place] < frames:
-                self._check(payload, place, buffer.rows[sample], frames)
-        return buffer.latents[: len(rows)]
+        self._loaded()
+        return self._reader.read(rows, buffer)
 
     def new_shard(self, number: int | None = None) -> ShardWriter:
         """A writer for up to `shard_size` samples: `with store.new_shard() as shard: ...`
@@ -461,7 +432,7 @@ class LatentStore:
 
     def close(self) -> None:
         """Close the payload files. Reading again opens them again."""
-        self._payloads.close()
+        self._reader.close()
 
     def payload_path(self, shard: int) -> Path:
         """Where the payload of a shard belongs."""
@@ -475,81 +446,7 @@ class LatentStore:
         try:
             return read_record(self.path, number, self._recipe_id)
         except FileNotFoundError as error:
-            raise self._damaged(number, _GONE) from error
-
-    def _open(self, number: int) -> ShardFile:
-        shard = self.index.shards.get(number)
-        if shard is None:  # a refresh in another thread
-            raise self._damaged(number, _GONE)
-        try:
-            return self._payloads.open(shard)
-        except ValueError as error:
-            raise self._damaged(number, str(error)) from error
-        except OSError as error:
-            store_error = unreadable(self.payload_path(number), number, error)
-            is_damaged = isinstance(store_error, DamagedShardError)
-            raise (self._damaged(number, str(error)) if is_damaged else store_error) from error
-
-    def _prefetch(self, rows: Iterable[tuple[int, int]], buffer: BatchBuffer) -> None:
-        if not hasattr(os, "posix_fadvise"):  # macOS
-            return
-        for number, place in rows:
-            payload = self._open(number)  # held: whoever opens another one may close it
-            start = place * self.layout.row_bytes
-            for offset, size, _ in buffer.pieces:
-                with suppress(OSError):  # only a hint
-                    os.posix_fadvise(payload.fd, start + offset, size, os.POSIX_FADV_WILLNEED)
-
-    def _read_slowly(self, payload: ShardFile, place: int, memory: memoryview, offset: int) -> None:
-        """A read came back short: go on until the bytes are there or the file has ended."""
-        at, start = 0, place * self.layout.row_bytes + offset
-        while at < len(memory):
-            read = os.preadv(payload.fd, (memory[at:],), start + at)
-            if read == 0:
-                raise self._damaged(payload.shard.number, f"it ends within row {place}")
-            at += read
-
-    def _read_anew(
-        self, payload: ShardFile, place: int, buffer: BatchBuffer, sample: int, error: OSError
-    ) -> ShardFile:
-        """A read failed: once more where the file system had lost the open file; else say whether that is damage."""
-        number = payload.shard.number
-        try:
-            if not is_lost(error):
-                raise error
-            payload = self._payloads.open_anew(payload)
-            for offset, _, memory in buffer.pieces:
-                self._read_slowly(payload, place, memory[sample][0], offset)
-        except ValueError as changed:
-            raise self._damaged(number, str(changed)) from error
-        except OSError as again:
-            store_error = unreadable(self.payload_path(number), number, again)
-            problem = f"row {place} cannot be read: {again.strerror or again}"
-            is_damaged = isinstance(store_error, DamagedShardError)
-            raise (self._damaged(number, problem) if is_damaged else store_error) from again
-        return payload
-
-    def _check(self, payload: ShardFile, place: int, memory: NDArray[np.uint8], frames: int) -> None:
-        """The first touch of these frames: they must match their checksums, and those that the record states."""
-        number = payload.shard.number
-        stated = self.layout.checksums(memory, frames)
-        if stated is None:
-            raise self._damaged(number, f"row {place} does not match its checksums")
-        recorded: list[int] = payload.shard.frames_crc32c[place, :frames].tolist()
-        if stated[: len(recorded)] != recorded:  # by the index, and a snapshot's checksums have no seal
-            recorded = self._record(number).checksums()[place, :frames].tolist()
-        if stated[: len(recorded)] != recorded:
-            problem = f"row {place} does not match its checksums, or is not the one its record describes"
-            raise self._damaged(number, problem)
-        payload.checked[place] = frames
-
-    def _damaged(self, number: int, problem: str) -> DamagedShardError:
-        return DamagedShardError(
-            f"{self.payload_path(number)} (shard {number}, recipe {self._recipe_id[:12]}): {problem}. None of its "
-            f"latents can be trusted. `{command('cache', 'repair', self.path, '--apply')}` moves it and its record "
-            f"{record_path(self.path, number)} to lost+found; `theworld precompute` with the same flags then makes "
-            "these rollouts again"
-        )
+            raise self._reader.damaged(number, GONE) from error
 
 
 def _is_possible(layout: ShardLayout, rows: int, size: int, frames: int) -> bool:

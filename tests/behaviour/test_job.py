@@ -337,6 +337,7 @@ def test_two_shards_in_one_worker_are_what_each_is_alone_and_share_the_world_mod
     assert [(record.shard, record.facts["batch_size"]) for record in store.records()] == [(0, 4), (1, 4)]
 
 
+@pytest.mark.usefixtures("hears_signals")
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2], ids=lambda n: n.name
 )
@@ -427,9 +428,9 @@ def test_a_signal_is_found_behind_the_error_that_compiled_code_makes_of_it() -> 
 
 STUBBORN = """
 import hashlib, sys, time
-from theworld.precompute.job.signals import Signals
-signals = Signals()
-with signals.caught():
+from theworld.precompute.job import signals
+signals._ECHO_S = 0.0
+with signals.Signals().caught():
     try:
         print("ready", flush=True)
         time.sleep(60)
@@ -439,6 +440,7 @@ with signals.caught():
 """
 
 
+@pytest.mark.usefixtures("hears_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_a_run_that_takes_its_time_to_stop(number: signal.Signals) -> None:
     process = subprocess.Popen(

@@ -100,6 +100,7 @@ def ended(pid: int) -> int:
         time.sleep(0.001)
 
 
+@pytest.mark.usefixtures("hears_signals")
 def test_no_signal_at_any_time_costs_a_finished_batch(folder: Path, figure: Callable[[str], None]) -> None:
     draw = random.Random(SEED)
     began, jobs, lost, after, codes = time.monotonic(), 0, 0, 0, dict[int, int]()

@@ -69,10 +69,10 @@ def test_a_replaced_file_is_checked_again_after_a_close_and_the_same_file_is_not
     store = create(tmp_path)
     fill(store, 4)
     store.read(store.keys)
-    checked = store._payloads.current()[0].checked
+    checked = store._reader._files.current()[0].checked
     store.close()
     store.read(store.keys)
-    assert store._payloads.current()[0].checked is checked
+    assert store._reader._files.current()[0].checked is checked
     store.close()
     payload = store.payload_path(0)
     content = bytearray(payload.read_bytes())
@@ -93,7 +93,7 @@ def test_no_more_files_stay_open_than_allowed_and_the_one_not_used_for_longest_g
     opened: list[list[int]] = []
     for number in (0, 1, 2, 1, 3):
         store.read([key(number)])
-        opened.append(sorted(store._payloads.current()))
+        opened.append(sorted(store._reader._files.current()))
     assert opened == [[0], [0, 1], [1, 2], [1, 2], [1, 3]]
 
 
