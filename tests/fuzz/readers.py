@@ -436,7 +436,7 @@ def readers(seeds: Seeds) -> list[Reader]:
             lambda: key_named(store, str(folder / "no such file")),
         )
 
-    store_files = "pipeline.store.latent_store:LatentStore._open", "pipeline.store.shard_files:ShardFile.__init__"
+    store_files = "pipeline.store.row_reader:RowReader._open", "pipeline.store.shard_files:ShardFile.__init__"
     plain = "pipeline.files.plain:open_file", "pipeline.files.plain:read_file.read"
     table_files = ("pipeline.files.table_process:_parquet", "pipeline.files.arrow_tables:_open_arrow")
     pretrained = tuple(

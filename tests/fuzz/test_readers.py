@@ -24,7 +24,6 @@ OF_OTHERS = {
     "pipeline.files.inside:_open_within": "opens folders, and reads nothing",
     "pipeline.files.inside:held_folder": "opens folders, and reads nothing",
     "pipeline.files.lock:exclusive_lock": "opens to lock, and reads nothing",
-    "pipeline.files.lock_file:_create": "writes",
     "pipeline.files.lock_file:_read": "the kernel's",
     "pipeline.files.lock_file:_started": "the kernel's",
     "pipeline.files.images:decode_image": "read_image, as of `images`",

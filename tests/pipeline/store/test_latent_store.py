@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from theworld.pipeline.errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
-from theworld.pipeline.store import catalog, latent_store, zarr_group
+from theworld.pipeline.store import catalog, row_reader, zarr_group
 from theworld.pipeline.store.folder import open_store
 
 from ...miniatures.store import FRAME_BYTES, ROW_BYTES, TINY, create, expected, fill, flip, key, latent, write
@@ -106,7 +106,7 @@ def test_a_prefix_costs_one_read_a_sample_of_its_own_bytes(tmp_path: Path, monke
         return os.preadv(fd, buffers, offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(latent_store, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
+        patch.setattr(row_reader, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
         store.read([key(2), key(0)], rollout_steps=1)
     assert reads == [(2 * ROW_BYTES, 2 * FRAME_BYTES), (0, 2 * FRAME_BYTES)]
 
@@ -231,7 +231,7 @@ def test_a_batch_whose_first_read_waits_for_the_disk_is_asked_for_at_once(
     fill(store, 8)
     hints: list[tuple[int, int]] = []
     now = 0.0  # on a clock that only reads move
-    monkeypatch.setattr(latent_store, "perf_counter", lambda: now)
+    monkeypatch.setattr(row_reader, "perf_counter", lambda: now)
 
     def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
         nonlocal now
@@ -240,7 +240,7 @@ def test_a_batch_whose_first_read_waits_for_the_disk_is_asked_for_at_once(
 
     patched = {"preadv": preadv, "posix_fadvise": lambda _, offset, size, __: hints.append((offset, size))}
     with monkeypatch.context() as patch:
-        patch.setattr(latent_store, "os", SimpleNamespace(**vars(os) | patched))
+        patch.setattr(row_reader, "os", SimpleNamespace(**vars(os) | patched))
         read = store.read([key(n) for n in (6, 0, 3, 1)], rollout_steps=1)
     np.testing.assert_array_equal(read, expected(store, [6, 0, 3, 1])[:, :, :2])
     row = ROW_BYTES
@@ -259,7 +259,7 @@ def test_a_disk_that_fails_in_the_middle_of_a_read_is_damage_of_that_shard(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return os.preadv(fd, [buffers[0][: 100 - offset % 4096]], offset)
 
-    monkeypatch.setattr(latent_store, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
+    monkeypatch.setattr(row_reader, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
     with pytest.raises(DamagedShardError, match=r"shard 0.*row 0 cannot be read: Input/output error.*cache repair"):
         store.read([key(0)])
 
@@ -305,9 +305,9 @@ for module, name in [
     delattr(module, name)
 from pathlib import Path
 from tests.miniatures.store import create, fill
-from theworld.pipeline.store import latent_store, repair, transfer, verify
+from theworld.pipeline.store import repair, row_reader, transfer, verify
 from theworld.pipeline.store.folder import open_store
-latent_store._PATIENCE_S = -1.0
+row_reader._PATIENCE_S = -1.0
 fill(create(Path(sys.argv[1])), 8)
 store = open_store(Path(sys.argv[1]))
 print(len(store.read(store.keys)))

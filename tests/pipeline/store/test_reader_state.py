@@ -9,7 +9,7 @@ import pytest
 
 from theworld.pipeline.errors import DamagedShardError
 from theworld.pipeline.files import open_files
-from theworld.pipeline.store import latent_store
+from theworld.pipeline.store import row_reader
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, open_store
 
 from ...miniatures.store import FRAME_BYTES, ROW_BYTES, TINY, create, expected, fill, flip, key, write
@@ -128,6 +128,6 @@ def test_a_file_system_that_gives_a_few_bytes_at_a_time_is_read_to_the_end(
         limit = next(limits, 1000)
         return os.preadv(fd, [buffers[0][:limit]], offset) if limit else 0
 
-    monkeypatch.setattr(latent_store, "os", PatchedOs(preadv=preadv))
+    monkeypatch.setattr(row_reader, "os", PatchedOs(preadv=preadv))
     fresh = open_store(tmp_path)
     np.testing.assert_array_equal(fresh.read([key(2), key(0)], rollout_steps=steps), wanted)
