@@ -443,13 +443,16 @@ with signals.Signals().caught():
 @pytest.mark.usefixtures("hears_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_a_run_that_takes_its_time_to_stop(number: signal.Signals) -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for word in ("ready", "leaving"):
-        assert process.stdout.readline().strip() == word
-        os.kill(process.pid, number)
-    _, said = process.communicate(timeout=patience(30))
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for word in ("ready", "leaving"):
+                assert process.stdout.readline().strip() == word
+                os.kill(process.pid, number)
+            _, said = process.communicate(timeout=patience(30))
+        finally:
+            process.kill()
     assert process.returncode == 75
     assert "second signal" in said
