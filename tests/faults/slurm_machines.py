@@ -48,7 +48,7 @@ SlurmctldLogFile={base}/log/slurmctld
 SlurmdLogFile={base}/log/slurmd.%n
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=2,bf_interval=2
-KillWait=8
+KillWait=30
 SlurmdTimeout=15
 ReturnToService=2
 JobRequeue=1
@@ -81,7 +81,8 @@ until ip -4 addr show dev eth0 2>/dev/null | grep -q inet; do sleep 0.1; done
 munged --force --key-file="$base/etc/munge.key" --socket=/run/munge.socket --pid-file=/run/munged.pid \
     --log-file="$base/log/munged.$name" --seed-file=/run/munged.seed
 [ "$first" = 0 ] || slurmctld -i
-exec slurmd -D -N "$name" > "$base/log/slurmd.$name.out" 2>&1
+slurmd -D -N "$name" > "$base/log/slurmd.$name.out" 2>&1 &  # below bash, which reaps what loses its parent
+while kill -0 $!; do wait $! || true; done
 """
 
 
@@ -164,7 +165,8 @@ class Slurm:
         found: list[str] = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
-                if process.uids().real == user and _namespace(process.pid, "pid") == pids:
+                is_users = process.uids().real == user and process.status() != psutil.STATUS_ZOMBIE
+                if is_users and _namespace(process.pid, "pid") == pids:
                     found.append(" ".join(process.cmdline()))
         return found
 
