@@ -12,7 +12,7 @@ TORCH := torch==2.13.0 $(if $(shell command -v nvidia-smi),,--extra-index-url ht
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo install evidence test test-fast pythons faults check audit bench clean
+.PHONY: demo install evidence test test-fast pythons faults slurm check audit bench clean
 .DELETE_ON_ERROR:  # a Python without its venv module leaves half an environment
 
 # the first line of a recipe that is about to call $(PYTHON)
@@ -64,6 +64,9 @@ faults: $(VENV)/.installed-dev  ## the fault suite's long part: kills, power cut
 	FAULT_GC=400 FAULT_RUNS=1000 FAULT_IMAGES=$(IMAGES) FAULT_WORKER_KILLS=60 FAULT_DRIVER_KILLS=20 FAULT_RAYLET_KILLS=5 \
 	FAULT_TRAININGS=20 FUZZ_INPUTS=$(FUZZ) \
 	$(BIN)/python -m pytest tests/faults tests/fuzz
+
+slurm: $(VENV)/.installed-dev  ## configs/slurm.sh on a real SLURM of two nodes, made of namespaces: Linux, root, slurm-wlm, munge
+	THEWORLD_TEST_SLURM=1 $(BIN)/python -m pytest tests/faults/test_slurm.py
 
 check: $(VENV)/.installed-dev  ## style, types, import rules, dependencies
 	$(BIN)/ruff check .

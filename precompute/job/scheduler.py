@@ -229,6 +229,8 @@ class Scheduler:
         return not self.work.written
 
     def _succeeded(self, task: Task, receipt: Receipt) -> None:
+        if task.attempts:  # the try before may have committed, and its worker died before it could say so
+            receipt = replace(receipt, written=receipt.written + receipt.elsewhere, elsewhere=0)
         work = self.work
         work.written += receipt.written
         work.elsewhere += receipt.elsewhere

@@ -485,7 +485,7 @@ def test_a_run_cut_in_the_middle_resumes_with_each_key_exactly_once(tmp_path: Pa
     _, said = process.communicate(timeout=patience(120))
     if how == "SIGTERM":
         assert process.returncode == 75
-        assert "SIGTERM: stopping; a second one stops it on the spot" in said
+        assert "SIGTERM: stopping after the batch in hand; a second one stops it on the spot" in said
         assert "Run the same command again to resume" in said
     [path] = find_stores(tmp_path / "cache")
     committed = len(open_store(path))

@@ -139,6 +139,7 @@ def test_prompts_are_embedded_where_the_driver_has_no_gpu_though_its_workers_hav
         nodes = [{"Alive": True, "Resources": {"GPU": 2, "CPU": 4}}]
         yield SimpleNamespace(ray=SimpleNamespace(nodes=lambda: nodes))
 
+    monkeypatch.setattr(job, "knock", lambda _address: None)
     monkeypatch.setattr(job, "ray_cluster", joined)
     monkeypatch.setattr(job, "embed_sample_prompts", stop)
     here = {"prompt_field": "text", "in_process": False, "device": "auto", "address": "10.0.0.1:6379"}
