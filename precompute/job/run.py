@@ -152,7 +152,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
 
 
 def _names_of(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    return sorted(str(node.get("NodeManagerHostname") or node["NodeManagerAddress"]) for node in nodes)
+    return sorted(str(node.get("NodeManagerHostname") or node.get("NodeManagerAddress")) for node in nodes)
 
 
 def _cut(

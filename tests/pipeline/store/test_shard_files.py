@@ -41,17 +41,17 @@ def test_threads_read_right_while_files_are_opened_and_closed_under_them(
         list(pool.map(reads, range(8)))
     assert files_open() - before <= 2
     store.close()
-    assert files_open() == before
+    assert files_open() <= before  # others may have closed theirs
     reads(0)
     del store, reads
-    assert files_open() == before
+    assert files_open() <= before  # others may have closed theirs
 
 
 def test_a_forked_process_goes_on_reading(tmp_path: Path) -> None:
     store = create(tmp_path, shard_size=2)
     fill(store, 6)
     store.read([key(0)])
-    payload_lock = store._payloads._lock
+    payload_lock = store._reader._files._lock
     payload_lock.acquire()  # as if another thread were inside at the moment of the fork
     child = os.fork()
     if child == 0:
@@ -82,7 +82,7 @@ def many() -> Iterator[LatentStore]:
 
 
 def open_payloads(store: LatentStore) -> set[int]:
-    return set(store._payloads.current())
+    return set(store._reader._files.current())
 
 
 def test_half_of_the_limit_is_used_and_the_files_not_used_for_longest_go_first(many: LatentStore) -> None:
