@@ -40,8 +40,11 @@ class Block:
         return self.content.split(b"\n")
 
     def source(self, row: int) -> str:
-        """The name of the input of a row."""
-        return str(json.loads(self._lines[row])["source"])
+        """The name of the input of a row; its key where a stranger's line holds none that can be read."""
+        try:
+            return str(json.loads(self._lines[row])["source"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return self.keys[row : row + 1].tobytes().hex()
 
 
 def source_blocks(store: Path, *, unsound: list[Path] | None = None) -> Iterator[Block]:

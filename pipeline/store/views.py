@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, DamagedShardError
+from ..errors import ConfigError, DamagedShardError, StoreMismatchError
 from ..files.plain import open_file, read_file
 from ..latents.keys import KEY_DIGITS
 from ..latents.recipe import Recipe
@@ -79,6 +79,7 @@ def as_zarr(store: OpenStore) -> Any:
 
     Raises:
         ConfigError: the store is of format webdataset.
+        StoreMismatchError: zarr-python does not open it: somebody has put something else into a zarr.json.
     """
     if store.zarr_group is None:
         raise ConfigError(
@@ -91,7 +92,13 @@ def as_zarr(store: OpenStore) -> Any:
     if store.recipe.dtype == "bfloat16":
         from .formats import zarr_bfloat16 as _  # noqa: F401 - registers the type
     files: Any = _CommittedFiles(store, store.zarr_group)
-    return zarr.open_group(MemoryStore(files, read_only=True), mode="r")
+    try:
+        return zarr.open_group(MemoryStore(files, read_only=True), mode="r")
+    except Exception as error:  # of half a dozen classes, builtin ones among them
+        raise StoreMismatchError(
+            f"{store.path / 'zarr.json'}: zarr-python does not open this store: {str(error)[:500]}. Move the zarr.json "
+            f"that it means away; `{command('cache', 'repair', store.path, '--apply')}` makes ours again"
+        ) from error
 
 
 def as_xarray(store: OpenStore, *, rollout_steps: int | None = None) -> Any:
@@ -164,7 +171,11 @@ def second_opinion(store: OpenStore, shards: Iterable[int], rows: int = SECOND_O
     if not chosen:
         return
     name = "zarr-python" if store.format == "zarr" else "webdataset"
-    group = as_zarr(store) if store.format == "zarr" else None
+    try:
+        group = as_zarr(store) if store.format == "zarr" else None
+    except StoreMismatchError as error:
+        yield str(error)
+        return
     buffer = store.buffer(1)
     for number in chosen:
         row = number * store.shard_size + store.shards[number].rows - 1

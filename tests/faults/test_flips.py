@@ -22,8 +22,8 @@ from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.store import folder as store_module
 from theworld.pipeline.store import ledger, records
 from theworld.pipeline.store.folder import StoreFormat, create_store, open_store
-from theworld.pipeline.store.latent_store import LatentStore
 from theworld.pipeline.store.ledger import Failure
+from theworld.pipeline.store.row_reader import RowReader
 from theworld.pipeline.store.verify import verify
 
 from .harness import BAD, SEED, SPEC, amount, damage_in, key
@@ -175,7 +175,8 @@ def test_every_flipped_bit_and_every_cut_is_found_or_changes_nothing(
         f"{time.monotonic() - began:.0f} s ({by_whom})"
     )
     assert wrong == []
-    assert [who for who in tally if who.endswith("harmless")] == ["snapshot: harmless"]
+    # a user's title or a space in a zarr.json is no damage
+    assert {who for who in tally if who.endswith("harmless")} - {"zarr: harmless"} == {"snapshot: harmless"}
     assert tally["record: verify"] > tally["in all"] / 50, "the snapshot spoke for no record"
     assert tally["payload: read"] > tally["in all"] / 10, "reading itself finds little"
 
@@ -193,7 +194,7 @@ def test_a_snapshot_that_is_harmed_is_not_believed_and_an_intact_one_is_used(cac
 
 
 def blind_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LatentStore, "_check", lambda *_: None)
+    monkeypatch.setattr(RowReader, "_check", lambda *_: None)
 
 
 def trusting_reader(monkeypatch: pytest.MonkeyPatch) -> None:

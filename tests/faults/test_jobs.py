@@ -202,6 +202,7 @@ def test_an_input_that_kills_its_worker_is_found_and_no_stale_cluster_is_joined(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hears_signals")
 @pytest.mark.parametrize(
     ("number", "to_all"),
     [(signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGHUP, True), (signal.SIGUSR1, False)],

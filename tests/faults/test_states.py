@@ -22,9 +22,9 @@ from hypothesis.stateful import (
 
 from theworld.pipeline.errors import DamagedShardError
 from theworld.pipeline.store.folder import StoreFormat, open_store
-from theworld.pipeline.store.latent_store import LatentStore
 from theworld.pipeline.store.records import read_record, record_path
 from theworld.pipeline.store.repair import gc, repair
+from theworld.pipeline.store.row_reader import RowReader
 
 from .harness import (
     FORMATS,
@@ -218,6 +218,6 @@ def test_the_model_notices_a_writer_that_publishes_the_record_first() -> None:
 
 
 def test_the_model_notices_a_reader_without_its_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LatentStore, "_check", lambda *_: None)
+    monkeypatch.setattr(RowReader, "_check", lambda *_: None)
     with pytest.raises((AssertionError, BaseExceptionGroup)):
         run(40, Phase.generate)
