@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 
 from theworld.pipeline.files.sealed import unseal
-from theworld.pipeline.store import index as catalog
+from theworld.pipeline.store import snapshot
 from theworld.pipeline.store.folder import open_store
 
 from ..permissions import reseal
@@ -127,8 +127,11 @@ def index(change: Callable[[dict[str, Any]], object]) -> Harm:
         tensors = safetensors.numpy.load_file(path)
         tensors.pop("seal")
         change(tensors)
-        sealed = {**tensors, "seal": catalog._seal(tensors, RECIPE.id)}
-        put(path, safetensors.numpy.save(sealed))
+        crcs = tensors.pop("frames_crc32c")
+        arrays = {name: tensors[name] for name in ("about", "shards", "stamps", "high", "low", "rows", "places")}
+        header = snapshot._header(arrays["shards"].shape[1], *crcs.shape)
+        parts = (*arrays.values(), crcs, snapshot._seal(arrays, RECIPE.id, None))
+        put(path, header + b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
 
     return harm
 
@@ -223,7 +226,7 @@ IN_ANY: dict[str, tuple[Harm, str]] = {
     "sources that are a pipe": (lambda store, _: pipe_first(store / "sources"), "sources.*regular"),
     "failures that are a pipe": (lambda store, _: pipe_first(store / "failed"), "failed.*regular"),
     "failures beyond all": (lambda store, _: os.truncate(first(store / "failed"), HUGE), "failed.*the limit is"),
-    "sources beyond all": (lambda store, _: os.truncate(first(store / "sources"), 2**31), "sources"),
+    "sources beyond all": (lambda store, _: os.truncate(first(store / "sources"), 2**29), "sources"),
 }
 """Harms that must be refused in stores of either format: what is done, and what the refusal says."""
 
@@ -245,8 +248,8 @@ CACHES: dict[str, Harm] = {
     "an unknown dtype": index_header(
         json.dumps({"keys": {"dtype": "PY", "shape": [1], "data_offsets": [0, 8]}}).encode()
     ),
-    "negative rows": index(lambda tensors: tensors["shards"].__setitem__((0, 1), -2)),
-    "rows beyond all": index(lambda tensors: tensors["shards"].__setitem__((0, 1), HUGE)),
+    "negative rows": index(lambda tensors: tensors["shards"].__setitem__((1, 0), -2)),
+    "rows beyond all": index(lambda tensors: tensors["shards"].__setitem__((1, 0), HUGE)),
     "no rows": content(
         "index.safetensors",
         safetensors.numpy.save(
@@ -258,11 +261,14 @@ CACHES: dict[str, Harm] = {
             }
         ),
     ),
-    "bytes beyond all": index(lambda tensors: tensors["shards"].__setitem__((0, 2), 2**62)),
-    "a shard twice": index(lambda tensors: tensors["shards"].__setitem__((1, slice(None)), tensors["shards"][0])),
+    "bytes beyond all": index(lambda tensors: tensors["shards"].__setitem__((2, 0), 2**62)),
+    "a shard twice": index(lambda tensors: tensors["shards"].__setitem__((slice(None), 1), tensors["shards"][:, 0])),
+    "a place beyond all": index(lambda tensors: tensors["places"].__setitem__(0, 2**31)),
+    "a row before all": index(lambda tensors: tensors["rows"].__setitem__(0, -5)),
+    "more keys than rows": index(lambda tensors: tensors["about"].__setitem__(1, 2**40)),
     "a number beyond all": index(lambda tensors: tensors["shards"].__setitem__((0, 0), 2**62)),
     "floats": index(lambda tensors: tensors.update(shards=tensors["shards"].astype(np.float64))),
-    "another shape": index(lambda tensors: tensors.update(keys=tensors["keys"].reshape(-1))),
+    "another shape": index(lambda tensors: tensors.update(high=tensors["high"][:-1])),
 }
 """Harms of the snapshot, without which everything is read as it was."""
 

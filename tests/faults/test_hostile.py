@@ -20,7 +20,7 @@ import pytest
 import xxhash
 
 from theworld.pipeline.errors import TheWorldError
-from theworld.pipeline.store import index as catalog
+from theworld.pipeline.store import ledger
 from theworld.pipeline.store.folder import StoreFormat, open_store
 from theworld.pipeline.store.repair import gc, repair
 from theworld.pipeline.store.summary import summarise
@@ -253,9 +253,9 @@ def test_the_confinement_notices_a_reader_that_takes_what_it_is_told(
     def believe(path: Path, _: int, **__: object) -> bytes:
         return path.read_bytes()
 
-    monkeypatch.setattr(catalog, "read_file", believe)
-    for number, harm in enumerate((CACHES["zeros beyond all"], CACHES["a pipe"], CACHES["a device"])):
+    monkeypatch.setattr(ledger, "read_file", believe)
+    for number, case in enumerate(("failures beyond all", "failures that are a pipe")):
         (cache / str(number)).mkdir()
         monkeypatch.setattr("tests.faults.test_hostile.SECONDS", 1)
         with pytest.raises(AssertionError, match=r"MemoryError|TooLong"):
-            meet(cache / str(number), "zarr", harm, lambda _: None)
+            meet(cache / str(number), "zarr", IN_ANY[case][0], lambda _: None)
