@@ -298,7 +298,7 @@ def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
         reader = csv.reader(rows, delimiter=_delimiter_of(rows) if delimiter == "," else delimiter)
         header: list[str] | None = None
         while True:
-            name = f"{file.name}:{rows.number + 1}"
+            name = f"{file.name}:{rows.number + (rows.again is None)}"
             rows.left = MAX_CSV_ROW_CHARACTERS
             try:
                 values = next(reader)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DamagedShardError
+from ..files.open_files import retried
 from .index import Index
 from .records import ShardRecord, damaged, read_sealed, record_path, record_seal
 from .runs import Run, Shard, Stamp, record_inodes, shard_of
@@ -81,7 +82,7 @@ class Catalog:
         if not self.is_loaded or record.shard in self._inodes:
             return
         try:
-            inode = record_path(self._store, record.shard).stat().st_ino
+            inode = retried(record_path(self._store, record.shard).stat).st_ino
         except OSError:  # moved away already
             return
         if (seal := record_seal(self._store, record.shard)) is not None:
@@ -207,4 +208,4 @@ class Catalog:
 
 
 def _inode(folder: Path) -> int:
-    return folder.stat().st_ino
+    return retried(folder.stat).st_ino

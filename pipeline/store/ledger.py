@@ -163,6 +163,8 @@ class FailureLog:
         for name in merged:
             self._files.pop(name, None)
         _add(self._rows, new)
+        if not self._files:  # nothing on the disk needs to be overruled any more
+            self._rows = {}
 
 
 def write_failure(store: Path, failure: Failure) -> None:

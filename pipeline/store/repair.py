@@ -80,6 +80,7 @@ def repair(path: Path, *, apply: bool, level: Level = "read", progress: Progress
                     add_dropped(path, [key for file in finding.paths for key in salvage(file)])
             if any(finding.damage or finding.what == "index" for finding in verification.findings):
                 remove_snapshot(path)  # first: it must not speak for a record that is gone
+            moves = tuple(file for file in moves if os.path.lexists(file))  # but for the snapshot, if it was one
             for file in moves:
                 set_aside(path, file)
         load_store(path).publish()

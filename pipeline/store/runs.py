@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files.open_files import retried
 from .packed_keys import Halves, Keys, join_halves, key_order, pack_keys, split_halves
 from .records import ShardRecord, record_number
 
@@ -63,8 +64,12 @@ class Shard:
 
 def record_inodes(store: Path) -> dict[int, int]:
     """The shards that have a record, and the inode of each, from one listing; no file is looked at."""
-    with os.scandir(store / "commits") as entries:
-        return {number: entry.inode() for entry in entries if (number := record_number(entry.name)) is not None}
+
+    def listed() -> dict[int, int]:
+        with os.scandir(store / "commits") as entries:
+            return {number: entry.inode() for entry in entries if (number := record_number(entry.name)) is not None}
+
+    return retried(listed)
 
 
 def shard_of(record: ShardRecord, stamp: Stamp) -> Shard:

@@ -37,8 +37,8 @@ _READ_LIMIT_BYTES = 2**40
 """An older release wrote a whole listing into one file; it is read row by row."""
 _LINE_LIMIT_BYTES = 2**20
 """Longer than any path and prompt, of whose characters JSON makes up to twelve bytes each."""
-_BLOCK_BYTES = 2 * FILE_BYTES
-"""Read at a time: a file of today as a whole."""
+_BLOCK_BYTES = FILE_BYTES // 4
+"""Read at a time: most files as a whole."""
 _BLOCK_ROWS = 2**18
 
 

@@ -34,7 +34,7 @@ FILES = {
     "record": "commits/0.json",
     "payload": "latents/c/0/0/0/0/0",
     "metadata": "latents/zarr.json",
-    "failure": "failed/*.json",
+    "failure": "failed/*.jsonl",
     "sources": "sources/*.jsonl",
 }
 

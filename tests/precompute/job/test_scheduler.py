@@ -47,6 +47,8 @@ class Pool:
         self.task: Task | None = task
         self.fitted.append(dict(fitted))
 
+    def grow(self) -> None: ...
+
     def wait(self) -> list[tuple[Task, Receipt | Exception]]:
         task, self.task = self.task, None
         assert task is not None
