@@ -142,12 +142,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def collect_garbage(self) -> None:
-        """With nobody writing, gc needs no grace; nothing visible changes."""
+        """With nobody writing, gc needs no grace; nothing visible changes. A flipped bit is dated a second later."""
         if self.lost:  # what they name is not known
             with pytest.raises(DamagedShardError, match="repair"):
-                gc(self.store.path, grace_s=-1.0, apply=True)
+                gc(self.store.path, grace_s=-3600.0, apply=True)
         else:
-            gc(self.store.path, grace_s=-1.0, apply=True)
+            gc(self.store.path, grace_s=-3600.0, apply=True)
             assert list((self.store.path / "tmp").iterdir()) == []
 
     @rule()
