@@ -73,7 +73,11 @@ cleanup() {
     trap '' TERM
     trap - EXIT
     local node ends=()
-    is_running || { wait "${pids[@]}" 2> /dev/null || true; nodes=(); }  # cancelled: SLURM itself tells Ray to end
+    if ! is_running; then  # cancelled: SLURM itself tells Ray to end, and kills this script soon
+        rm -rf "$secret"
+        wait "${pids[@]}" 2> /dev/null || true
+        nodes=()
+    fi
     for node in "${nodes[@]}"; do  # each by itself, as one of them may be dead
         timeout 60 srun --overlap --quiet --nodes=1 --ntasks=1 --cpus-per-task=1 -w "$node" \
             bash -c end_ray || say "$node may still have $folder" &
@@ -87,6 +91,7 @@ pids=()
 trap cleanup EXIT
 
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_TOKEN_PATH=$secret/token
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # else Ray waits 30 s after SIGTERM, and SLURM kills it before that
 (umask 077; python -c "import secrets; print(secrets.token_hex(32), end='')" > "$RAY_AUTH_TOKEN_PATH")
 unset RAY_AUTH_TOKEN RAY_ADDRESS  # the first would win over the file
 
