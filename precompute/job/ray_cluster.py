@@ -35,6 +35,7 @@ from .ray_local import Session, environment, stop
 _PROBE_S, _CONNECT_S = 60.0, 5.0
 _CHECK_EVERY_S = 10.0
 _MISSED_CHECKS = 3
+_FIRST_NODE_S = 30.0
 LOOK_S = 1.0
 """Between two looks for nodes that have joined, before the job begins."""
 NODES_S = 300.0
@@ -67,7 +68,10 @@ def knock(address: str) -> None:
         cause = getattr(error, "strerror", None) or error
         raise ConfigError(f"--address {address}: nothing answers there ({cause})") from error
     _require_auth(address)
-    _require_membership(address, _require_token(address))
+    deadline = time.monotonic() + _FIRST_NODE_S
+    while not (nodes := _require_token(address)) and time.monotonic() < deadline:
+        time.sleep(LOOK_S)  # a head answers before its own node has joined
+    _require_membership(address, nodes)
 
 
 @contextmanager
@@ -232,9 +236,12 @@ def _require_membership(address: str, nodes: Iterable[str]) -> None:
     own = {found.address.partition("%")[0] for found in chain.from_iterable(psutil.net_if_addrs().values())}
     with suppress(OSError):
         own |= set(socket.gethostbyname_ex(socket.gethostname())[2])
+    nodes = sorted(nodes)
+    if not nodes:
+        raise ConfigError(f"--address {address}: no node has joined this cluster. Wait until its first one has started")
     if not own & set(nodes):
         raise ConfigError(
-            f"--address {address}: this machine is none of the cluster's, whose nodes are {name_some(sorted(nodes))}. "
+            f"--address {address}: this machine is none of the cluster's, whose nodes are {name_some(nodes)}. "
             "A driver has to run on one of them: log in there, or start Ray here as one more node (docs/cluster.md)"
         )
 

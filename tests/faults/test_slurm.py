@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 24
-SLOW = 150
+SLOW = 800
 """Diffusion steps of a job that is to be cut: a batch takes seconds."""
 
 
