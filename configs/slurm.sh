@@ -68,7 +68,7 @@ end_ray() {  # on a node: without this, srun would call Ray killed, and success 
     rm -rf "$folder"
 }
 export -f run_ray end_ray
-is_running() { [ "$(squeue --noheader --job="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; }
+is_running() { [ "$(squeue --noheader --job="$name" --format=%T)" = RUNNING ]; }
 cleanup() {
     trap '' TERM
     trap - EXIT
@@ -145,7 +145,7 @@ if ((code == 75)) && is_running; then  # and not cancelled by its owner
         say "not requeued: the last three attempts committed nothing (see $events)"
     else
         cleanup
-        scontrol requeue "$SLURM_JOB_ID" && say "requeued"
+        scontrol requeue "$name" && say "requeued"
     fi
 fi
 exit $code
