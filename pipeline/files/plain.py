@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from .inside import require_inside
 from .limits import MAX_JSON_VALUES
@@ -68,7 +69,7 @@ def has_content(path: Path, content: bytes, *, within: Path | None = None) -> bo
         return False
 
 
-def open_file(path: Path, limit_bytes: int, *, within: Path | None = None) -> BinaryIO:
+def open_file(path: Path, limit_bytes: int, *, within: Path | None = None) -> BufferedReader:
     """Open a regular file of limited size for reading. Arguments and errors as for `read_file`."""
     fd = retried(lambda: os.open(path, os.O_RDONLY | os.O_NONBLOCK))
     try:

@@ -25,7 +25,7 @@ def require_payloads(store: LatentStore) -> None:
         DamagedShardError: some are, and the store does not tolerate that.
         StoreError: one cannot be looked at.
     """
-    problems = payload_problems(store, store.shards)
+    problems = payload_problems(store)
     if not problems:
         return
     rows = sum(store.shards[number].rows for number in problems)
@@ -42,17 +42,15 @@ def require_payloads(store: LatentStore) -> None:
     store.disregard(problems, message)
 
 
-def payload_problems(store: LatentStore, numbers: Iterable[int]) -> dict[int, str]:
+def payload_problems(store: LatentStore) -> dict[int, str]:
     """The shards whose payload is not there, no file, or of another size than its record states.
 
     Raises:
         StoreError: one cannot be looked at, by this user or now.
     """
     problems: dict[int, str] = {}
-    for number in numbers:
-        payload = store.payload_path(number)
-        problem = size_problem(payload, store.shards[number].bytes, number)
-        if problem is not None:
+    for number, _, stated_bytes in store.shards.table().tolist():  # an object a shard would take longer than the looks
+        if (problem := size_problem(store.payload_path(number), stated_bytes, number)) is not None:
             problems[number] = problem
     return problems
 

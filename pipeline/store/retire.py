@@ -42,7 +42,6 @@ from .records import Sha256, damaged, read_record, record_path, unreadable
 RETIRING = "retiring"
 _NOTE_NAME = re.compile(r"[0-9a-f]{32}\.json")
 _NOTE_LIMIT_BYTES = 64 * 2**20
-_BLOCK_BYTES = 2**22
 
 Why = Literal["compact", "drop"]
 
@@ -273,14 +272,11 @@ def _is_payload(store: LatentStore, number: int, sha256: str | None) -> bool:
         return False
     if sha256 is None:
         return True
-    digest = hashlib.sha256()
     try:
         with open_file(payload, sys.maxsize, within=store.path) as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
     except (OSError, ValueError):
         return False
-    return digest.hexdigest() == sha256
 
 
 def _take_payload(store: LatentStore, number: int, aside: str | None) -> None:

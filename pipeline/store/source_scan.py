@@ -98,11 +98,8 @@ def sources_of(store: Path, keys: Keys) -> dict[str, list[str]]:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     with open_file(path, _LIMIT_BYTES, within=path.parent.parent) as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
