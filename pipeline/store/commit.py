@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ..errors import StoreError
@@ -109,10 +109,14 @@ def publish_record(store: Path, record: ShardRecord) -> None:
 
 
 def _test_placing(temp_folder: Path, folder: Path) -> None:
-    with _ability("making a new file", temp_folder):
-        first, second = atomic.TempFile(temp_folder), atomic.TempFile(temp_folder)
-    probe = folder / f".{first.path.name}.placing"  # in this folder files are found by their names
-    try:
+    with ExitStack() as left:
+        with _ability("making a new file", temp_folder):
+            first = atomic.TempFile(temp_folder)
+            left.callback(first.discard)
+            second = atomic.TempFile(temp_folder)
+            left.callback(second.discard)
+        probe = folder / f".{first.path.name}.placing"  # in this folder files are found by their names
+        left.callback(atomic.remove, probe)
         with _ability("writing a file to the disk (fsync)", temp_folder):
             for temp, content in ((first, b"first"), (second, b"second")):
                 temp.write(content)
@@ -126,10 +130,6 @@ def _test_placing(temp_folder: Path, folder: Path) -> None:
             raise OSError(errno.ENOTSUP, problem, str(probe))
         with _ability("making names durable (fsync of a folder)", folder):
             atomic.sync_folder(folder)
-    finally:
-        first.discard()
-        second.discard()
-        atomic.remove(probe)
 
 
 @contextmanager

@@ -49,6 +49,12 @@ def outcome(action: Callable[[], object]) -> StoreError | None:
     return None
 
 
+def held_open(folder: Path) -> list[str]:
+    """Unfinished files of a store that this process holds open."""
+    held = [os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()]
+    return [path for path in held if path.startswith(f"{folder}/") and TEMPORARY.search(path)]
+
+
 def fail_everywhere(
     cache: Path, plan: range, format: StoreFormat, errors: int = 1, only: Callable[[str], bool] = lambda _: True
 ) -> list[str]:
@@ -69,6 +75,7 @@ def fail_everywhere(
                 faulty, acknowledged = FaultyFileLayer(fail_at, fail), list[str]()
                 with layer(faulty):
                     error = outcome(lambda: job(here, plan, format=format, tell=acknowledged.append))
+                assert held_open(here) == []
                 if error is None:
                     name, arguments = faulty.hit or ("nothing", ())
                     # only closing and removing what is no longer needed may fail quietly, and what is tried again:
