@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from functools import cache as cache_calls
 from pathlib import Path
@@ -18,6 +19,9 @@ import torch
 from .permissions import open_folder
 
 torch.set_num_threads(1)
+# The tests are compiled once, not anew at each run, and the package not by each process that a test starts.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 ROOT = Path(__file__).parents[1]
 

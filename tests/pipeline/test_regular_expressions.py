@@ -29,6 +29,8 @@ def expressions() -> Iterator[tuple[str, tuple[str | bytes, tuple[str, ...]]]]:
     """Each pattern given to `re`, by `file:line`, with the methods that are called on it."""
     for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
         source = path.read_text()
+        if "import re\n" not in source:  # parsing takes its time
+            continue
         for node in ast.walk(ast.parse(source)):
             name = ""
             call = node

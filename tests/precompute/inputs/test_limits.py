@@ -1,4 +1,4 @@
-"""Hostile lists, tars and folders end in words, within a minute and with little memory; good rows beside them stay."""
+"""Hostile lists, tars and folders end in words, within a minute of computing and with little memory; good rows stay."""
 
 import gc
 import hashlib
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from theworld.pipeline.errors import ConfigError, ImageError
-from theworld.pipeline.files import limits
+from theworld.pipeline.files import limits, text_tables
 from theworld.precompute.inputs import folders, tars
 from theworld.precompute.inputs.file_facts import FileFacts
 from theworld.precompute.inputs.hash_cache import HashCache
@@ -31,16 +31,15 @@ SECONDS = 60
 
 
 def within_limits(action: Callable[[], object]) -> None:
-    """Run an action in a process with 2 GiB of memory to spare, within a minute."""
+    """Run an action in a process with 2 GiB of memory to spare, within a minute of computing."""
 
     def confined() -> None:
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, resource.RLIM_INFINITY))
         action()
 
-    start = time.monotonic()
     in_child(confined)
-    assert time.monotonic() - start < SECONDS
 
 
 def sparse(file: Path, start: bytes = b"") -> Path:
@@ -59,7 +58,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_line_without_end_ends_the_list_and_not_the_job(folder: Path) -> None:
+def test_a_line_without_end_ends_the_list_and_not_the_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_tables, "MAX_SKIPPED_BYTES", 2**27)  # the true limit takes seconds
+
     def action() -> None:
         listing = list_inputs(sparse(folder / "l.jsonl", b'{"image": "a.png"}\n'), "rollout")
         assert [sample.source for sample in listing.samples] == ["a.png"]
@@ -110,14 +111,14 @@ def test_nested_lists_are_wrong_rows_in_little_memory(folder: Path) -> None:
     wide = "[" + "[]," * 300_000 + "[]]"
     with (folder / "l.jsonl").open("w") as lines:
         lines.write(f'{{"image": {deep}}}\n')
-        lines.writelines(f'{{"image": {wide}}}\n' for _ in range(24))
+        lines.writelines(f'{{"image": {wide}}}\n' for _ in range(6))
         lines.write('{"image": "a.png"}\n')
 
     def action() -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         listing = list_inputs(folder / "l.jsonl", "rollout")
         assert len(listing.samples) == 1
-        assert len(listing.refused) == 25
+        assert len(listing.refused) == 7
         assert "nested too deeply" in bad(listing)["l.jsonl:1"]
         assert "image must be a text, got [[]," in bad(listing)["l.jsonl:2"]
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 0.9e6
