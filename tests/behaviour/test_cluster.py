@@ -287,17 +287,3 @@ def test_the_slurm_script_is_a_script_and_asks_for_a_token() -> None:
     subprocess.run(["bash", "-n", script], check=True, timeout=patience(30))
     text = script.read_text()
     assert all(words in text for words in ("RAY_AUTH_MODE=token", "umask 077", "mkdir -m 700", "--address"))
-
-
-@pytest.mark.slow
-def test_one_process_may_run_one_job_after_another() -> None:
-    # Ray reads its token once a process
-    code = """
-from theworld.precompute.job.ray_local import ray_session
-for _ in range(2):
-    with ray_session(cpus=1) as session:
-        seven = session.ray.get(session.ray.remote(lambda: 7).remote())
-    print(seven)  # inside, what is printed goes to stderr
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S)
-    assert done.stdout.split() == ["7", "7"], done.stderr

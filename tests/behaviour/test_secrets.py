@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ import pytest
 
 from tests.patience import patience
 from theworld.precompute.job.events import Events
-from theworld.precompute.job.ray_local import ray_session
 from theworld.train.runs.hub import prepare_upload
 
+from ..command_line import theworld
 from ..miniatures.image_store import make_images
 from ..miniatures.training import lay_out, settings
 from ..miniatures.world_model import save_mini_world
@@ -69,40 +70,56 @@ class Watcher(threading.Thread):
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize("over_ray", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_no_token_is_written_by_a_job_or_shown_among_its_processes(over_ray: bool, tmp_path: Path) -> None:
-    world, images = save_mini_world(tmp_path / "world"), make_images(tmp_path / "in", 6)
+@pytest.fixture
+def temp() -> Iterator[Path]:
+    """Where Ray keeps its files; its sockets want short names."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as name:
+        yield Path(name)
+
+
+def job_words(place: Path) -> list[str]:
+    """A job over six images, and one that is none, with all that it writes in `place`."""
+    world, images = save_mini_world(place / "world"), make_images(place / "in", 6)
     (images / "broken.png").write_bytes(b"no image")
-    temp = Path("/tmp") / f"t{os.getpid()}"
-    temp.mkdir()
-    command = [sys.executable, "-m", "theworld.pipeline.cli", "precompute", str(images), "--world", str(world)]
-    command += ["--size", "32x32", "--steps", "1", "--denoise-steps", "2", "--device", "cpu", "--max-bad", "1"]
-    command += ["--cache", str(tmp_path / "cache"), "--events", str(tmp_path / "events.jsonl")]
-    command += ["--workers", "1"] if over_ray else ["--in-process"]
+    words = ["precompute", images, "--world", world, "--cache", place / "cache", "--events", place / "events.jsonl"]
+    words += ["--size", "32x32", "--steps", "1", "--denoise-steps", "2", "--device", "cpu", "--max-bad", "1"]
+    return list(map(str, words))
+
+
+@pytest.mark.slow
+def test_no_token_is_written_by_a_job_or_shown_among_its_processes(tmp_path: Path, temp: Path) -> None:
+    command = [sys.executable, "-m", "theworld.pipeline.cli", *job_words(tmp_path), "--workers", "1"]
     log = tmp_path / "log"
-    try:
-        with log.open("w") as out:
-            job = subprocess.Popen(
-                command, stdout=out, stderr=out, text=True, env={**os.environ, **PLANTED, "TMPDIR": str(temp)}
-            )
+    with log.open("w") as out:
+        env = {**os.environ, **PLANTED, "TMPDIR": str(temp)}
+        with subprocess.Popen(command, stdout=out, stderr=out, text=True, env=env) as job:
             watcher = Watcher(job, temp)
             watcher.start()
-            assert job.wait(timeout=patience(180)) == 0, log.read_text()
-            watcher.join()
-        assert watcher.found == []
-        assert watcher.open_to_children == set(), "workers get no secrets of the environment"
-        assert any(name.startswith("ray::") for name in watcher.names) == over_ray
-        assert files_with_a_secret(tmp_path / "cache", tmp_path / "events.jsonl", log, temp) == []
-        assert (tmp_path / "events.jsonl").stat().st_size
-    finally:
-        for path in sorted(temp.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        temp.rmdir()
+            try:
+                assert job.wait(timeout=patience(180)) == 0, log.read_text()
+            finally:
+                job.kill()
+                watcher.join()
+    assert watcher.found == []
+    assert watcher.open_to_children == set(), "workers get no secrets of the environment"
+    assert any(name.startswith("ray::") for name in watcher.names)
+    assert files_with_a_secret(tmp_path / "cache", tmp_path / "events.jsonl", log, temp) == []
+    assert (tmp_path / "events.jsonl").stat().st_size
 
 
-def test_no_token_is_written_by_a_training_or_into_an_upload(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_token_is_written_by_a_job_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    (temp := tmp_path / "temp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temp))
+    done = theworld(*job_words(tmp_path), "--in-process")
+    assert done.code == 0, done.err
+    assert MARK.encode() not in done.stdout + done.stderr
+    assert files_with_a_secret(tmp_path / "cache", tmp_path / "events.jsonl", temp) == []
+    assert (tmp_path / "events.jsonl").stat().st_size
+
+
+def test_no_token_is_written_by_a_training_or_into_an_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in PLANTED.items():
         monkeypatch.setenv(name, value)
     from theworld.train.evaluation.evaluate import evaluate
@@ -114,15 +131,6 @@ def test_no_token_is_written_by_a_training_or_into_an_upload(
     (tmp_path / "upload").mkdir()
     prepare_upload(house / "run", tmp_path / "upload", "a/b")
     assert files_with_a_secret(tmp_path) == []
-
-
-@pytest.mark.slow
-def test_a_session_leaves_the_callers_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in PLANTED.items():
-        monkeypatch.setenv(name, value)
-    with ray_session(cpus=1):
-        assert os.environ["HF_TOKEN"] == PLANTED["HF_TOKEN"], "the caller still has it"
-    assert {name: os.environ.get(name) for name in NAMES} == PLANTED
 
 
 def test_an_event_shows_no_password(tmp_path: Path) -> None:

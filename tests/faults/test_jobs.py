@@ -201,31 +201,30 @@ def test_an_input_that_kills_its_worker_is_found_and_no_stale_cluster_is_joined(
     check_exact(images, folder / "cache", quarantined={failure.source})
 
 
+SIGNALS = [(signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGHUP, True), (signal.SIGUSR1, False)]
+"""Each, and whether all processes of the job get it, as from a terminal, a service manager or a batch system."""
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("hears_signals")
-@pytest.mark.parametrize(
-    ("number", "to_all"),
-    [(signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGHUP, True), (signal.SIGUSR1, False)],
-    ids=["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"],
-)
-def test_a_signal_ends_a_run_in_order_and_the_same_command_goes_on(
-    folder: Path, number: signal.Signals, to_all: bool
-) -> None:
-    images, cache = make_images(folder / "in", 200), folder / "cache"
-    run = Run(images, cache)
-    assert run.at_work(3)
-    of_ray = run.children("")
-    if to_all:  # as a terminal, a service manager or a batch system may send it
-        os.killpg(run.process.pid, number)
-    else:
-        run.process.send_signal(number)
-    code, report = run.end()
-    assert not [process for process in of_ray if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    assert not [*Path(tempfile.gettempdir()).glob(f"tw-{run.process.pid}-*")]
-    assert code == 75, report
-    done = len(open_store(cache))
-    assert done >= 12
-    assert f"interrupted by {number.name}" in report["error"]
-    assert "remain" in report["error"]
-    assert json.loads(run.events.read_text().splitlines()[-1])["event"] == "interrupted"
+def test_a_signal_ends_a_run_in_order_and_the_same_command_goes_on(folder: Path) -> None:
+    images, cache = make_images(folder / "in", 240), folder / "cache"
+    done = 0
+    for number, to_all in SIGNALS:
+        run = Run(images, cache)
+        assert run.at_work(3), number.name
+        of_ray = run.children("")
+        if to_all:
+            os.killpg(run.process.pid, number)
+        else:
+            run.process.send_signal(number)
+        code, report = run.end()
+        assert not [each for each in of_ray if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+        assert not [*Path(tempfile.gettempdir()).glob(f"tw-{run.process.pid}-*")]
+        assert code == 75, report
+        before, done = done, len(open_store(cache))
+        assert done >= before + 12
+        assert f"interrupted by {number.name}" in report["error"]
+        assert "remain" in report["error"]
+        assert json.loads(run.events.read_text().splitlines()[-1])["event"] == "interrupted"
     check_exact(images, cache)

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -20,6 +21,7 @@ from theworld.pipeline.files.lock_file import _Holder
 
 from ...faults.file_systems import Refusal, file_system
 from ...faults.harness import finish, start
+from ...patience import ends_within
 
 
 def test_a_second_lock_is_refused_with_the_given_words_until_the_first_is_left(tmp_path: Path) -> None:
@@ -85,9 +87,7 @@ def killed_holder(file: Path) -> int:
             signal.pause()
 
     child, pipe = start(hold)
-    while not lock_file_of(file).exists():
-        time.sleep(0.01)
-    time.sleep(0.05)
+    assert os.read(pipe, 16) == b"held\n"
     finish(child, pipe, kill=True)
     return child
 
@@ -179,13 +179,12 @@ def test_a_lock_service_that_never_answers_is_named_after_a_while(
     file = tmp_path / "theworld.json"
     file.touch()
     monkeypatch.setattr(lock, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(fcntl, "flock", lambda *_: time.sleep(0.5))
-    began = time.monotonic()
-    with pytest.raises(StoreError, match="did not answer within") as raised:
+    answers = threading.Event()
+    monkeypatch.setattr(fcntl, "flock", lambda *_: answers.wait())
+    with ends_within(20), pytest.raises(StoreError, match="did not answer within") as raised:
         take(file)
-    assert time.monotonic() - began < 0.5
     assert not isinstance(raised.value, StoreLockedError)
-    time.sleep(0.6)
+    answers.set()
     monkeypatch.undo()
     take(file)
 

@@ -36,15 +36,24 @@ def test_folders_of_jobs_that_are_gone_are_removed_and_foreign_names_harm_nobody
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [23, 40, 60])
-def test_ray_starts_whatever_the_length_of_the_temporary_folder(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_folder() as short:
-        folder = short / ("t" * (length - len(str(short)) - 1))
-        folder.mkdir()
-        assert len(str(folder)) == length
-        monkeypatch.setattr(tempfile, "tempdir", str(folder))
-        with ray_session(cpus=1) as session:
-            assert session.ray.is_initialized()
+def test_sessions_follow_one_another_whatever_the_length_of_the_temporary_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secrets = {"HF_TOKEN": "a token", "RAY_AUTH_TOKEN": "of another cluster", "HTTPS_PROXY": "http://me:word@127.0.0.1:9"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    for length in (23, 60):  # in one process, which reads Ray's token once
+        with open_folder() as short:
+            folder = short / ("t" * (length - len(str(short)) - 1))
+            folder.mkdir()
+            assert len(str(folder)) == length
+            monkeypatch.setattr(tempfile, "tempdir", str(folder))
+            with ray_session(cpus=1) as session:
+                print("inside")
+                assert session.ray.get(session.ray.remote(lambda: 7).remote()) == 7
+                assert os.environ["HF_TOKEN"] == secrets["HF_TOKEN"], "the caller still has it"
+    assert {name: os.environ.get(name) for name in secrets} == secrets
+    assert "inside" not in capsys.readouterr().out, "only results are printed there"
 
 
 @pytest.mark.slow

@@ -303,14 +303,14 @@ HOSTILE = {
 def test_a_template_that_cannot_be_used_is_refused_in_words_and_within_bounds(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if name != "nested loops":  # which ends at the true limit
-        monkeypatch.setitem(chat_template._LIMITS, "cpu_s", 2)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     template, why = HOSTILE[name]
+    if name != "nested loops":  # which ends at the true limit
+        monkeypatch.setitem(chat_template._LIMITS, "cpu_s", 1 if "does not end" in why else 2)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     tokenizer = mini_tokenizer()
     tokenizer.chat_template = template
     refused = pytest.raises(ConfigError, match=f"the chat template of mini .*({why}).*Gemma's template, or remove")
-    with ends_within(30), refused as first:
+    with ends_within(90), refused as first:
         book(tokenizer).prompt_ids("where is the ball?")
     with refused as second:  # at once: nothing is run again
         book(tokenizer).answer_ids("left")
