@@ -196,6 +196,7 @@ class Bench:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(signal.SIGPROF, ring)
         warnings.simplefilter("ignore")
+        sys.dont_write_bytecode = True  # what is imported now for the first time is not the reader's write
         sys.addaudithook(self.watch)
 
     def folder(self, case: int) -> Path:
