@@ -18,6 +18,7 @@ from theworld.precompute.inputs.listing import Sample
 from theworld.precompute.inputs.locations import File
 from theworld.precompute.job.events import Events
 from theworld.precompute.job.pool import Task
+from theworld.precompute.job.ray_counts import Counted
 from theworld.precompute.job.scheduler import FRUITLESS, SINGLE_ATTEMPTS, Scheduler
 from theworld.precompute.job.signals import Signals
 from theworld.precompute.job.throughput import ANY_DEVICE, ThroughputLog
@@ -30,11 +31,18 @@ class Pool:
     """Runs a function for each task, one at a time; remembers the sizes it was told with each."""
 
     workers = 1
+    gpus_a_worker = 0.5
 
     def __init__(self, work: Work) -> None:
         self.where: list[dict[str, str]] = []
         self.fitted: list[dict[str, int]] = []
         self.work, self.task = work, None
+
+    def worker_s(self) -> float:
+        return 7200.0
+
+    def counts(self) -> Counted:
+        return {}
 
     def start(self) -> float:
         return 0.0
