@@ -5,18 +5,7 @@
 `theworld status` reads them, on any machine that sees the cache, while jobs run and after a kill. They may be deleted
 at any time: nothing else reads them.
 
-    {"time": 1732338000.123, "event": "started", ...}     time is seconds since 1970
-
-begun     inputs, part, cache, host, pid, slurm              before the inputs are listed
-plan      images, todo, done, failed_before, refused, left_out (by suffix), of_other_parts, bytes, store
-started   store, workers, nodes, load_s, ready_s, where (host, device and package of workers on a cluster)
-shard     written, elsewhere, failed, done, remaining, seconds by phase, batch_size, device
-alive     workers, worker_hours, gpu_hours, and once it works done, made, in_hand, batches; every 30 s
-failure   source, reason, message, attempts                  is in the store's list by now, durably
-retry     samples, attempts, reason                          a task is tried again, whole or in halves
-backoff   device, batch_size                                 a batch did not fit in memory; this one is tried next
-finished  what `--json` prints; or interrupted, or failed, with the message and what `alive` has
-elsewhere file, cache, host                                  the events of a task that --events sent to another place
+    {"time": 1732338000.123, "event": "started", ...}     time is seconds since 1970; the others: docs/cluster.md
 """
 
 from __future__ import annotations

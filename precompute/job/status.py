@@ -290,10 +290,10 @@ def _apart(attempts: Sequence[JobRun]) -> Iterator[Task]:
     yield Task((*(run for run in earlier if run not in at_work), latest))
 
 
-def _order(task: Task) -> tuple[Path, str, int, int, str]:
+def _order(task: Task) -> tuple[Path, int, int, str, str]:
     number, _, count = (task.latest.part or "0/0").partition("/")
     digits = [int(digits) if digits.isascii() and digits.isdigit() else 0 for digits in (count, number)]
-    return task.latest.cache, task.store_name, digits[0], digits[1], task.latest.inputs or ""
+    return task.latest.cache, digits[0], digits[1], task.latest.inputs or "", task.store_name
 
 
 def _shares(tasks: Sequence[Task]) -> tuple[StoreShare, ...]:
