@@ -7,18 +7,18 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import DamagedShardError, StoreError
-from ..files.atomic import TempFile, remove, writing
-from ..files.inside import held_folder
-from ..progress import Progress
-from .commit import leftovers, link_on_the_way
-from .dropped import add_dropped, salvage
-from .folder import load_store
-from .index import record_inodes
-from .maintenance import LOST, alone, set_aside
-from .promises import promised_and_gone, promised_numbers, report_gone
+from ...errors import DamagedShardError, StoreError
+from ...files.atomic import TempFile, remove, writing
+from ...files.inside import held_folder
+from ...progress import Progress
+from ..commit import LOST_AND_FOUND, leftovers, link_on_the_way
+from ..dropped import add_dropped, salvage
+from ..folder import load_store
+from ..index import record_inodes
+from ..promises import promised_and_gone, promised_numbers, report_gone
+from ..snapshot import remove_snapshot
+from .maintenance import alone, set_aside
 from .retire import check_notes, finish_retirements, pending_retirements
-from .snapshot import remove_snapshot
 from .verify import Finding, Level, Verification, verify
 
 GRACE_S = 14 * 24 * 3600
@@ -157,7 +157,9 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
     if apply:
         for file, _ in old:
             remove(file, within=path)
-    kept_sizes = [file.lstat().st_size for file in (path / LOST).rglob("*") if file.is_symlink() or not file.is_dir()]
+    kept_sizes = [
+        file.lstat().st_size for file in (path / LOST_AND_FOUND).rglob("*") if file.is_symlink() or not file.is_dir()
+    ]
     return Sweep(
         files=tuple(file for file, _ in old),
         bytes=sum(size for _, size in old),

@@ -1,10 +1,10 @@
 """Check every file of a store against its checksum or record. Changes nothing.
 
-    names   every record's seal, every payload's presence and size, the manifest, Zarr's metadata, both logs; and
-            whether all is here that the index, the array and the sources promise
-    read    and the xxh3 of every payload: all its bytes
-    deep    and the sha256, and every row made again from its numbers, bit by bit: shape, finite, checksums, tar headers
-            and a few rows read by zarr-python or webdataset
+names   every record's seal, every payload's presence and size, the manifest, Zarr's metadata, both logs; and
+        whether all is here that the index, the array and the sources promise
+read    and the xxh3 of every payload: all its bytes
+deep    and the sha256, and every row made again from its numbers, bit by bit: shape, finite, checksums, tar headers
+        and a few rows read by zarr-python or webdataset
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
-from ..files.inside import require_inside
-from ..files.plain import open_file, read_file
-from ..files.sealed import unseal
-from ..latents.keys import KEY_DIGITS
-from ..messages import MAX_NAMES, command, format_bytes
-from ..progress import Progress
-from . import ledger
-from .commit import leftovers
+from ...errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
+from ...files.inside import require_inside
+from ...files.plain import open_file, read_file
+from ...files.sealed import unseal
+from ...latents.keys import KEY_DIGITS
+from ...messages import MAX_NAMES, command, format_bytes
+from ...progress import Progress
+from .. import ledger
+from ..commit import leftovers
+from ..dropped import check_dropped, salvage
+from ..folder import load_store
+from ..index import SNAPSHOT, Shard, record_inodes
+from ..latent_store import LatentStore
+from ..payload_sizes import size_problem
+from ..payloads import unrecorded_payloads
+from ..promises import Unmade, lines_of, only_digests, promised_and_gone, promised_numbers, unmade_keys
+from ..records import RECORD_LIMIT_BYTES, ShardRecord, read_record, record_path, seal_of, unreadable
+from ..snapshot import read_snapshot
+from ..source_scan import sources_bytes
+from ..views import second_opinion
 from .drop import dropped_rows
-from .dropped import check_dropped, salvage
-from .folder import load_store
-from .index import SNAPSHOT, Shard, record_inodes
-from .latent_store import LatentStore
-from .payload_sizes import size_problem
-from .payloads import unrecorded_payloads
-from .promises import Unmade, lines_of, only_digests, promised_and_gone, promised_numbers, unmade_keys
-from .records import RECORD_LIMIT_BYTES, ShardRecord, read_record, record_path, seal_of, unreadable
 from .retire import check_notes, pending_retirements
-from .snapshot import read_snapshot
-from .source_scan import sources_bytes
-from .views import second_opinion
 
 Level = Literal["names", "read", "deep"]
 LEVELS: tuple[Level, ...] = ("names", "read", "deep")

@@ -17,13 +17,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import DamagedShardError
-from ..files.plain import open_file
-from ..progress import Bar, Progress
-from .folder import load_store
-from .latent_store import LatentStore
+from ...errors import DamagedShardError
+from ...files.plain import open_file
+from ...progress import Bar, Progress
+from ..folder import load_store
+from ..latent_store import LatentStore
+from ..records import RECORD_LIMIT_BYTES, record_path
 from .maintenance import alone
-from .records import RECORD_LIMIT_BYTES, record_path
 from .retire import finish_retirements, retiring
 from .transfer import copy_shard
 
