@@ -527,7 +527,7 @@ def readers(seeds: Seeds) -> list[Reader]:
             name="store: payloads",
             covers=(
                 *store_files,
-                "pipeline.store.upkeep.verify:_is_sound",
+                "pipeline.store.upkeep.names:_is_sound",
                 "pipeline.store.upkeep.verify:_bytes_problem",
                 "pipeline.store.upkeep.verify:_row_problem",
             ),

@@ -81,7 +81,7 @@ def drop(path: Path, keys: Collection[str], *, apply: bool, progress: Progress |
         _require_sound_records(store)
         plan = _plan(store, wanted)
         add_dropped(path, wanted)
-        store.refresh()
+        store.publish()  # at once: other programs need not see what is still to be written again
         folders = list(finish_retirements(store).folders)
         _rewrite_all(store, folders, progress or Progress.silent())
         store.publish()  # always: an interrupted drop may have come to its end but for this

@@ -7,14 +7,14 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...errors import DamagedShardError, StoreError
+from ...errors import DamagedShardError
 from ...files.atomic import TempFile, remove, writing
 from ...files.inside import held_folder
 from ...progress import Progress
 from ..commit import LOST_AND_FOUND, leftovers, link_on_the_way
 from ..dropped import add_dropped, salvage
 from ..folder import load_store
-from ..index import record_inodes
+from ..payloads import unrecorded_payloads
 from ..promises import promised_and_gone, promised_numbers, report_gone
 from ..snapshot import remove_snapshot
 from .maintenance import alone, set_aside
@@ -131,12 +131,7 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
             f"{next(iter(store.bad_records.values()))} Until then it is not known which payloads are in use, so "
             "nothing is deleted"
         )
-    # payloads first: one whose record appears between the two listings is in use
-    try:
-        payloads = store.layout.payload_numbers(path)
-    except OSError as error:
-        raise StoreError(f"{error.filename} cannot be listed: {error.strerror}, so nothing is deleted") from error
-    unnamed_numbers = payloads - record_inodes(path).keys()
+    unnamed_numbers = unrecorded_payloads(store)
     promised = unnamed_numbers & promised_numbers(store)
     orphans = sorted(unnamed_numbers - promised)
     old: list[tuple[Path, int]] = []
