@@ -199,6 +199,8 @@ class ZarrGroup:
         firsts = some.numbers * self._layout.shard_size
         first_chunks, last_chunks = firsts // KEY_CHUNK_ROWS, (firsts + some.rows - 1) // KEY_CHUNK_ROWS
         spans = last_chunks - first_chunks + 1
+        if not len(spans):  # numpy would split nothing into one part
+            return
         shards = np.repeat(np.arange(len(spans)), spans)
         chunks = np.arange(len(shards)) + np.repeat(first_chunks - (np.cumsum(spans) - spans), spans)
         order = np.argsort(chunks, kind="stable")

@@ -47,6 +47,12 @@ def test_xarray_shows_which_row_is_which_input_and_when_each_frame_is(tmp_path: 
     np.testing.assert_array_equal(found["latents"][rows[key(4)]], expected(store, [4])[0])
 
 
+def test_a_store_without_a_sample_is_published_too(tmp_path: Path) -> None:
+    store = create(tmp_path)  # as of a job whose inputs all fail
+    store.publish()
+    assert opened(store)["key"].values.tolist() == []
+
+
 def test_the_attributes_say_what_the_numbers_mean(tmp_path: Path) -> None:
     found = opened(create(tmp_path))
     assert found.attrs["recipe_id"] == TINY.id
