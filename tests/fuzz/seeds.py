@@ -28,7 +28,7 @@ from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store import latent_store
 from theworld.pipeline.store.dropped import add_dropped
-from theworld.pipeline.store.retire import Note, write_note
+from theworld.pipeline.store.upkeep.retire import Note, write_note
 from theworld.precompute.inputs.hash_cache import HashCache
 from theworld.precompute.inputs.listing import list_inputs
 from theworld.precompute.job.throughput import ThroughputLog
