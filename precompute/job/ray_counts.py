@@ -76,7 +76,7 @@ class RayCounts:
 
 
 def _table() -> Any:
-    """Ray's client of it, whose calls can end in time: one that waits for long for a table that is gone ends the process."""
+    """Ray's client of it, whose calls can end in time: one that waits long for a table that is gone ends us."""
     from ray.experimental import internal_kv
 
     client = internal_kv.internal_kv_get_gcs_client()
