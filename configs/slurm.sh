@@ -87,8 +87,34 @@ cleanup() {
     ((${#pids[@]})) && { kill "${pids[@]}" 2> /dev/null || true; wait "${pids[@]}" 2> /dev/null || true; }
     rm -rf "$secret"
 }
+fruitless() {  # how many attempts in a row, up to this one, planned and committed nothing
+    python - "$events" << 'PY'
+import json, os, sys
+count = 0
+for line in open(sys.argv[1], encoding="utf-8") if os.path.exists(sys.argv[1]) else ():
+    event = json.loads(line)
+    count = count + 1 if event["event"] == "plan" else 0 if event.get("written") else count
+print(count)
+PY
+}
+finish() {  # with an exit code; 75 says that there is more to do
+    trap '' TERM
+    if (($1 == 75)) && is_running; then  # and not cancelled by its owner
+        local attempts=${SLURM_RESTART_COUNT:-0}
+        if ((attempts >= ${THEWORLD_MAX_REQUEUE:-20})); then
+            say "not requeued: it was requeued $attempts times. Submit it again if it should go on"
+        elif (($(fruitless || echo 0) >= 3)); then
+            say "not requeued: the last three attempts committed nothing (see $events)"
+        else
+            cleanup
+            scontrol requeue "$name" && say "requeued"
+        fi
+    fi
+    exit "$1"
+}
 pids=()
 trap cleanup EXIT
+trap 'say "signalled before the start"; finish 75' TERM
 
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_TOKEN_PATH=$secret/token
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # else Ray waits 30 s after SIGTERM, and SLURM kills it before that
@@ -126,26 +152,5 @@ trap 'kill -TERM $driver 2> /dev/null || true' TERM
 wait $driver || code=$?
 while kill -0 $driver 2> /dev/null; do wait $driver || code=$?; done  # a signal ends the first wait early
 say "theworld precompute ended with $code"
-
-fruitless() {  # how many attempts in a row, up to this one, committed nothing
-    python - "$events" << 'PY'
-import json, sys
-count = 0
-for line in open(sys.argv[1], encoding="utf-8"):
-    event = json.loads(line)
-    count = count + 1 if event["event"] == "plan" else 0 if event.get("written") else count
-print(count)
-PY
-}
-if ((code == 75)) && is_running; then  # and not cancelled by its owner
-    attempts=${SLURM_RESTART_COUNT:-0}
-    if ((attempts >= ${THEWORLD_MAX_REQUEUE:-20})); then
-        say "not requeued: it was requeued $attempts times. Submit it again if it should go on"
-    elif (($(fruitless || echo 0) >= 3)); then
-        say "not requeued: the last three attempts committed nothing (see $events)"
-    else
-        cleanup
-        scontrol requeue "$name" && say "requeued"
-    fi
-fi
-exit $code
+((code != 143)) || code=75  # SIGTERM came before Python had begun to listen
+finish $code
