@@ -46,38 +46,39 @@ head=${THEWORLD_HEAD_IP:-$(getent ahostsv4 "${nodes[0]}" | awk '{print $1; exit}
 processes=${SLURM_GPUS_ON_NODE:-0}
 ((processes)) || processes=1
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK > processes ? SLURM_CPUS_PER_TASK / processes : 1))
-export TMPDIR=/tmp/theworld-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
+export folder=/tmp/theworld-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
 
-signal_training() {  # not through srun, which would kill all processes
-    signalled=yes
+signal_training() {
+    trap '' TERM
     say "SLURM's signal: the training ends after the update in hand"
-    for ((i = 0; i < 20; i++)); do  # its step may be about to begin
-        scancel --quiet --signal=TERM "$SLURM_JOB_ID.0" 2> /dev/null && return
-        sleep 0.5
-    done
+    # SIGUSR1 reaches the trainings alone: SIGTERM to the step would let SLURM kill it 30 s later. Again and again, as
+    # a training hears nothing before Python has begun
+    while sleep 1; do scancel --quiet --signal=USR1 "$SLURM_JOB_ID.0" 2> /dev/null || true; sleep 4; done &
+    signalled=$!
 }
 signalled=
 trap signal_training TERM
 
 run_torchrun() {  # on a node
     local code=0
-    trap : TERM  # SLURM signals this shell, torchrun and the trainings; the last end, and so do the others
-    (umask 077; mkdir "$TMPDIR") || return 1  # refuses one that somebody else laid out
-    torchrun --node-rank="$SLURM_NODEID" "$@" || code=$?
-    rm -rf "$TMPDIR"
+    trap '' USR1  # for the trainings, which listen to it even so
+    trap : TERM   # of scancel: this shell stays until torchrun and the trainings have ended
+    mkdir -m 700 "$folder" || return 1  # for temporary files; refuses one that somebody else laid out
+    TMPDIR=$folder torchrun --node-rank="$SLURM_NODEID" "$@" || code=$?
+    rm -rf "$folder"
     return $code
 }
 export -f run_torchrun
-# --shutdown-timeout: how long torchrun waits after a signal, for the update in hand and its checkpoint
 # --wait: how long the other nodes have when one has ended, before SLURM ends them
 srun --nodes="${#nodes[@]}" --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" --wait=120 \
     bash -c 'run_torchrun "$@"' torchrun --nnodes="${#nodes[@]}" --nproc-per-node="$processes" \
-    --master-addr="$head" --master-port=$((20000 + 2 * (SLURM_JOB_ID % 5000))) --shutdown-timeout=240 \
+    --master-addr="$head" --master-port=$((20000 + 2 * (SLURM_JOB_ID % 5000))) \
     -m theworld.pipeline.cli train "$@" --out "$run" "${resume[@]}" &
 step=$!
 code=0
 wait $step || code=$?
 while kill -0 $step 2> /dev/null; do wait $step || code=$?; done  # a signal ends the first wait early
+[ -z "$signalled" ] || kill $signalled
 say "torchrun ended with $code"
 
 ((code)) || exit 0

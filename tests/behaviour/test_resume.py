@@ -343,6 +343,11 @@ def test_a_signal_of_a_scheduler_or_a_closed_terminal_ends_a_training_too(
         signal.raise_signal(number)
         assert stop.signal_name == number.name
     monkeypatch.setenv("RANK", "0")
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # by a script, for torchrun, which would die of it
+    with Stop().on_signals() as stop:
+        signal.raise_signal(signal.SIGUSR1)
+        assert stop.signal_name == "SIGUSR1"
+    signal.signal(signal.SIGUSR1, before)
     with Stop().on_signals() as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # of a launcher, which hears Ctrl-C as well

@@ -32,7 +32,8 @@ class Place:
         words = ["--gpus-per-node=0", "--cpus-per-task=1", *options, ROOT / "configs" / "slurm.sh", "images"]
         words += ["--steps", "4", "--world", "world", "--size", "32x32", "--denoise-steps", denoise_steps]
         words += ["--batch-size", "2", "--shard-size", "4", "--cache", cache]
-        return self.slurm.submit(*words, PYTHONPATH=os.environ.get("PYTHONPATH", ""), **environment)
+        path = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        return self.slurm.submit(*words, **(path | environment))
 
     def log(self, job: int) -> str:
         return (self.slurm.shared / f"theworld-{job}.log").read_text()

@@ -31,7 +31,7 @@ class Place:
     slurm: Slurm
 
     def submit(self, run: str, *settings: object, nodes: int = 2) -> int:
-        """`sbatch configs/slurm_train.sh` on nodes without GPUs: a process on each. An update takes a good second."""
+        """`sbatch configs/slurm_train.sh` on nodes without GPUs: a process on each, which makes three updates a second."""
         words: list[object] = ["--gpus-per-node=0", "--cpus-per-task=1", f"--nodes={nodes}"]
         words += [ROOT / "configs" / "slurm_train.sh", f"runs/{run}", "cache", "--questions", "cache/questions.jsonl"]
         said = SMALL_TRAINING | {"batch_size": 24, "micro_batch": 1, "train_steps": UPDATES, "checkpoint_every": 2}
@@ -42,7 +42,7 @@ class Place:
 
     def log(self, job: int) -> str:
         file = self.slurm.shared / f"theworld-{job}.log"
-        return file.read_text() if file.exists() else self.slurm.logs()
+        return (file.read_text() if file.exists() else "") + self.slurm.logs()
 
     def update(self, run: str) -> int:
         """The update of the last checkpoint."""
@@ -74,9 +74,10 @@ def test_a_signal_and_a_scancel_and_then_one_host_instead_of_two(place: Place) -
     until(lambda: place.slurm.job(job)["Restarts"] == "1", lambda: place.log(job))
     stopped = place.update("signal")
     log = place.log(job)
-    assert log.count("SIGTERM: stopping after this update, with a checkpoint") == 1, log  # not once a process
-    assert f"stopped after update {stopped} (SIGTERM)" in log
-    assert "exitcode  : 75" in log or "torchrun ended with 1" in log
+    assert log.count("SIGUSR1: stopping after this update, with a checkpoint") == 1, log  # not once a process
+    assert f"stopped after update {stopped} (SIGUSR1)" in log
+    assert "exitcode  : 75" in log
+    assert "torchrun ended with 1" in log
     assert "requeued: it resumes from the last checkpoint" in log
 
     place.wait_for_update(job, "signal", stopped)
@@ -91,14 +92,21 @@ def test_a_signal_and_a_scancel_and_then_one_host_instead_of_two(place: Place) -
     place.assert_nothing_left()
 
 
-def test_when_a_process_dies_the_job_goes_on_from_the_last_checkpoint(place: Place) -> None:
-    job = place.submit("killed")
-    place.wait_for_update(job, "killed", 0)
-    place.slurm.run("pkill", "-KILL", "-f", "^[^ ]+ -u -m theworld", node="n2")
+@pytest.mark.parametrize("what", ["process", "node"])
+def test_when_a_process_or_a_node_dies_the_job_goes_on_from_the_last_checkpoint(place: Place, what: str) -> None:
+    job = place.submit(what)
+    place.wait_for_update(job, what, 0)
+    if what == "process":
+        place.slurm.run("pkill", "-KILL", "-f", "^[^ ]+ -u -m theworld", node="n2")
+    else:
+        place.slurm.kill_node("n2")
     until(lambda: place.slurm.job(job)["Restarts"] == "1", lambda: place.log(job))
-    assert "Signal 9 (SIGKILL)" in place.log(job)
+    if what == "process":
+        assert "Signal 9 (SIGKILL)" in place.log(job)
+    else:
+        place.slurm.start_node_again("n2")
     assert place.slurm.wait(job)["JobState"] == "COMPLETED", place.log(job)
-    metrics = place.metrics("killed")
+    metrics = place.metrics(what)
     assert (metrics["train_steps"], metrics["processes"], metrics["resumed"]) == (UPDATES, 2, 1)
     place.assert_nothing_left()
 

@@ -217,6 +217,8 @@ class Loop:
             self._validate()
         if self._checkpoint_is_due(update) and not at_end and not self.state.stopped_early:
             self._save()
+        if self.interrupted:  # together: a launcher kills the others when one has ended, and the first still writes
+            self.ranks.maximum([0.0], self.device)
 
     def _log(self) -> None:
         """Add a point to the loss curve: the mean since the last one. There is none if all updates were refused."""

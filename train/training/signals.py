@@ -3,10 +3,12 @@
     ends it     SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2: a scheduler's time limit, Ctrl-C, a closed terminal
     kills       SIGTERM or SIGINT after it; but not a second SIGTERM at once, which schedulers send, and none under a
                 launcher: SLURM and Ctrl-C reach each process of a job, torchrun passes on what reaches it, and it
-                kills by itself what has not ended in time (--shutdown-timeout)
+                kills by itself what has not ended in time (30 s)
 
-What is ignored stays ignored: SIGHUP under nohup. Only the command line installs these handlers: in a program that
-uses theworld, signals belong to that program.
+What is ignored stays ignored: SIGHUP under nohup. But not SIGUSR1 and SIGUSR2: a script must have them ignored for
+torchrun, which would die of them, and its processes inherit that.
+
+Only the command line installs these handlers: in a program that uses theworld, signals belong to that program.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from ...pipeline.progress import print_at_once
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _URGENT = (signal.SIGTERM, signal.SIGINT)
+_SCRIPTS = (signal.SIGUSR1, signal.SIGUSR2)
+"""What scripts send on."""
 _ECHO_S = 2.0
 """So long after the first SIGTERM another one is its echo."""
 
@@ -37,7 +41,11 @@ class Stop:
     def on_signals(self) -> Iterator[Stop]:
         """Handle signals within the block; only in the main thread, as Python requires."""
         before = {number: signal.getsignal(number) for number in _ENDING}
-        taken = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+        taken = {
+            number: handler
+            for number, handler in before.items()
+            if handler is not None and (handler != signal.SIG_IGN or number in _SCRIPTS)
+        }
         for number in taken:
             signal.signal(number, self._ask)
         try:
