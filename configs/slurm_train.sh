@@ -53,7 +53,7 @@ signal_training() {
     say "SLURM's signal: the training ends after the update in hand"
     # SIGUSR1 reaches the trainings alone: SIGTERM to the step would let SLURM kill it 30 s later. Again and again, as
     # a training hears nothing before Python has begun
-    while sleep 1; do scancel --quiet --signal=USR1 "$SLURM_JOB_ID.0" 2> /dev/null || true; sleep 4; done &
+    while sleep 1 && kill -0 $$; do scancel --quiet --signal=USR1 "$SLURM_JOB_ID.0" || true; sleep 4; done 2> /dev/null &
     signalled=$!
 }
 signalled=
@@ -78,6 +78,7 @@ step=$!
 code=0
 wait $step || code=$?
 while kill -0 $step 2> /dev/null; do wait $step || code=$?; done  # a signal ends the first wait early
+trap '' TERM  # a requeue sends it
 [ -z "$signalled" ] || kill $signalled
 say "torchrun ended with $code"
 

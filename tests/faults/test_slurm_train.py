@@ -31,7 +31,7 @@ class Place:
     slurm: Slurm
 
     def submit(self, run: str, *settings: object, nodes: int = 2) -> int:
-        """`sbatch configs/slurm_train.sh` on nodes without GPUs: a process on each, which makes three updates a second."""
+        """`sbatch configs/slurm_train.sh` on nodes without GPUs: a process on each, three updates a second."""
         words: list[object] = ["--gpus-per-node=0", "--cpus-per-task=1", f"--nodes={nodes}"]
         words += [ROOT / "configs" / "slurm_train.sh", f"runs/{run}", "cache", "--questions", "cache/questions.jsonl"]
         said = SMALL_TRAINING | {"batch_size": 24, "micro_batch": 1, "train_steps": UPDATES, "checkpoint_every": 2}
@@ -103,6 +103,7 @@ def test_when_a_process_or_a_node_dies_the_job_goes_on_from_the_last_checkpoint(
     until(lambda: place.slurm.job(job)["Restarts"] == "1", lambda: place.log(job))
     if what == "process":
         assert "Signal 9 (SIGKILL)" in place.log(job)
+        assert "another process of this training does not answer any more, in update" in place.log(job)
     else:
         place.slurm.start_node_again("n2")
     assert place.slurm.wait(job)["JobState"] == "COMPLETED", place.log(job)
