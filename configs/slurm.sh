@@ -150,7 +150,7 @@ theworld precompute "$@" "${part[@]}" --address "$head:$port" --nodes "${#nodes[
 driver=$!
 trap 'kill -TERM $driver 2> /dev/null || true' TERM
 wait $driver || code=$?
-while kill -0 $driver 2> /dev/null; do wait $driver || code=$?; done  # a signal ends the first wait early
+while kill -0 $driver 2> /dev/null; do code=0; wait $driver || code=$?; done  # a signal ends the first wait early
 say "theworld precompute ended with $code"
 ((code != 143)) || code=75  # SIGTERM came before Python had begun to listen
 finish $code

@@ -77,7 +77,7 @@ srun --nodes="${#nodes[@]}" --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER
 step=$!
 code=0
 wait $step || code=$?
-while kill -0 $step 2> /dev/null; do wait $step || code=$?; done  # a signal ends the first wait early
+while kill -0 $step 2> /dev/null; do code=0; wait $step || code=$?; done  # a signal ends the first wait early
 trap '' TERM  # a requeue sends it
 [ -z "$signalled" ] || kill $signalled
 say "torchrun ended with $code"
