@@ -46,12 +46,14 @@ fi
 events=theworld-$name.jsonl
 export folder=/tmp/theworld-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
 secret=$(mktemp -d "$HOME/.theworld-XXXXXXXX")  # 0700
+temporary=$(mktemp -d /tmp/theworld-XXXXXXXX)   # of the driver
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
 run_ray() {  # on a node, until it is told to end. Ray gives its folder to everybody (0777), so it lies in one of 0700
     umask 077
     mkdir -m 700 "$folder" || return 1  # refuses one that somebody else laid out
-    ray start "$@" > "$folder/log" 2>&1 &
+    mkdir "$folder/tmp"
+    TMPDIR=$folder/tmp ray start "$@" > "$folder/log" 2>&1 &
     local ray=$! code=0
     trap 'touch "$folder/ending"; kill -TERM $ray 2> /dev/null' TERM
     while kill -0 $ray 2> /dev/null; do
@@ -74,7 +76,7 @@ cleanup() {
     trap - EXIT
     local node ends=()
     if ! is_running; then  # cancelled: SLURM itself tells Ray to end, and kills this script soon
-        rm -rf "$secret"
+        rm -rf "$secret" "$temporary"
         wait "${pids[@]}" 2> /dev/null || true
         nodes=()
     fi
@@ -85,7 +87,7 @@ cleanup() {
     done
     ((${#ends[@]})) && { wait "${ends[@]}" || true; }
     ((${#pids[@]})) && { kill "${pids[@]}" 2> /dev/null || true; wait "${pids[@]}" 2> /dev/null || true; }
-    rm -rf "$secret"
+    rm -rf "$secret" "$temporary"
 }
 fruitless() {  # how many attempts in a row, up to this one, planned and committed nothing
     python - "$events" << 'PY'
@@ -146,7 +148,7 @@ for node in "${nodes[@]:1}"; do start "$node" --address="$head:$port" "${common[
 
 # here, without srun: a driver has to be on a node of its cluster, and SLURM's signal has to reach Python itself
 code=0
-theworld precompute "$@" "${part[@]}" --address "$head:$port" --nodes "${#nodes[@]}" --events "$events" &
+TMPDIR=$temporary theworld precompute "$@" "${part[@]}" --address "$head:$port" --nodes "${#nodes[@]}" --events "$events" &
 driver=$!
 trap 'kill -TERM $driver 2> /dev/null || true' TERM
 wait $driver || code=$?
