@@ -13,7 +13,7 @@ from tests.faults.slurm_machines import Slurm, slurm_cluster, until
 from tests.miniatures.image_store import make_images
 from tests.miniatures.world_model import save_mini_world
 from theworld.pipeline.store.folder import find_stores, open_store
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.verify import verify
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 24
