@@ -51,22 +51,22 @@ def train(
     if cache and world is not None:
         raise ConfigError("--world belongs to --no-cache: the store's latents need none")
     resolve_store(settings.store)  # said before the seconds that torch and transformers take to load
-    live = None
-    if not cache:
-        from ...precompute.live.batches import LiveBatches
+    with Stop().on_signals() as stop:  # before torch is imported, which takes seconds
+        live = None
+        if not cache:
+            from ...precompute.live.batches import LiveBatches
 
-        live = LiveBatches(
-            open_store(settings.store),
-            settings.images,
-            fallback=settings.questions.parent,
-            size=settings.batch_size,
-            world=world,
-            device=settings.device,
-        )
-    from ...train.training.distributed import Ranks
-    from ...train.training.train import train as run_training
+            live = LiveBatches(
+                open_store(settings.store),
+                settings.images,
+                fallback=settings.questions.parent,
+                size=settings.batch_size,
+                world=world,
+                device=settings.device,
+            )
+        from ...train.training.distributed import Ranks
+        from ...train.training.train import train as run_training
 
-    with Stop().on_signals() as stop:
         progress = Progress.on_stderr(quiet=quiet)
         summary = run_training(settings, resume=partial, progress=progress, stop=stop, live=live)
     if Ranks.here().is_first:
