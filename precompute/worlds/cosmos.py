@@ -67,6 +67,10 @@ class CosmosWorld(FollowsPrompts, WanLatents):
         transformer = load_part(CosmosTransformer3DModel, folder, "transformer", device=device, dtype=dtype)
         return cls(vae, transformer, text=text)
 
+    def compile_blocks(self) -> None:
+        """As `Compilable` has it."""
+        self.transformer.compile_blocks()
+
     @torch.inference_mode()
     def rollout(
         self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe

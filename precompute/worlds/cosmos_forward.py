@@ -97,10 +97,7 @@ class LeanTransformer(nn.Module):
         return patches.permute(0, 7, 1, 6, 2, 4, 3, 5).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
     def compile_blocks(self) -> None:
-        """Compile the blocks for the shapes they will meet; all share one piece of code, made at the first forward."""
-        # text and no text, and each batch size after one that did not fit, are shapes of their own; beyond the limit
-        # torch would go on uncompiled without a word
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        """Have the blocks compiled at the first forward; all share one piece of code."""
         for block in self.blocks:
             block.compile(dynamic=False)
 
