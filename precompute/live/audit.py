@@ -40,9 +40,9 @@ TOLERANCE = {"float32": (2e-3, 1e-4), "bfloat16": (0.5, 0.03)}
 """By the dtype computed in: how far one value, and the root mean square of a sample, may lie from what is stored,
 beyond the rounding of the stored dtype, where the same bits cannot be expected. Measured with the worldlet on one CPU
 (8 steps, 6 scenes; batches of 1, 3 and 8; one and two threads; with AVX2 and without): float32 at most 4.1e-5 and
-1.9e-6, bfloat16 0.13 and 0.0078. Another seed is at 9 and 0.28. Between a CPU and a GPU the same hold, as float32 is in full
-precision on both: not measured. Where the record states no precision, a GPU rounded convolutions to TF32, and those of
-bfloat16 hold: a guess."""
+1.9e-6, bfloat16 0.13 and 0.0078. Another seed is at 9 and 0.28. Between a CPU and a GPU the same hold, as float32 is
+in full precision on both: not measured. Where the record states no precision, a GPU rounded convolutions to TF32, and
+those of bfloat16 hold: a guess."""
 _ROUNDED = "tf32"
 """Of convolutions in float32 on a GPU, as torch has it by default: where a record states nothing else."""
 _SHOWN = 5
