@@ -24,6 +24,7 @@ from ...pipeline.errors import ConfigError, LatentShapeError
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import as_stored, as_tensor, draw_posterior
 from ...pipeline.latents.world_model import WorldModel
+from .memory import SCORED_AT_ONCE
 from .segments import segment_masks, segment_positions
 from .tokens import WorldReader
 
@@ -151,7 +152,8 @@ class TheWorld(nn.Module):
         """
         world = self._world_latents(latents, None, None, num_world_steps)
         logits, targets, rows = self._labelled(input_ids, attention_mask, labels, world, segments, pixel_values)
-        log_p = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        some = zip(logits.split(SCORED_AT_ONCE), targets.split(SCORED_AT_ONCE), strict=True)
+        log_p = torch.cat([part.float().log_softmax(-1).gather(1, ids[:, None])[:, 0] for part, ids in some])
         texts, count = rows, input_ids.shape[0]
         if segments is not None:
             row, position = (labels[:, 1:] != IGNORED).nonzero().unbind(1)  # in the order of `targets`
