@@ -103,12 +103,13 @@ class Loop:
     def __init__(self, model: TheWorld, training: Training, state: State) -> None:
         self.training, self.state = training, state
         self.config, self.ranks = training.config, training.ranks
+        self.device = resolve_device(self.config.device)
         self.passes = Passes(training, state)
+        self.passes.begin(model, self.device)
         self.order = _order(training, self.passes.rows)
         config, updates = self.config, self.order.updates
         self.total = config.train_steps if config.epochs is None else math.ceil(config.epochs * updates)
         self._log_every = max(1, min(_LOG_EVERY, self.total // 20))
-        self.device = resolve_device(config.device)
         self._accelerator = _accelerator(training, self.device)
         trained = [parameter for parameter in model.to(self.device).parameters() if parameter.requires_grad]
         optimizer = AdamW(trained, lr=config.learning_rate, weight_decay=0.0, fused=True)
@@ -135,7 +136,6 @@ class Loop:
         """Train until the last update, until validation ends it early, or until it is asked to stop."""
         if self.state.update:
             bar.advance(self.state.update)
-        self.passes.begin(self.bare, self.device)
         while not self._run_while_it_fits(bar, tracker):
             self.passes.make_smaller(self.order.pass_rows, self.bare)
             self.order = _order(self.training, self.passes.rows)
