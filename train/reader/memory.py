@@ -326,7 +326,7 @@ class MemoryShape:
     def _masks(self, rows: Rows) -> int:
         """Of every token by every token, for each kind of layer."""
         if not self.masks_whole:
-            return 0
+            return 2 * rows.count * self._length(rows) ** 2 * rows.is_packed  # for a moment, to find the blocks
         is_float = self.is_eager or rows.is_packed
         return (self.dtype_bytes if is_float else 1) * self.lm.masks * rows.count * self._length(rows) ** 2
 

@@ -25,7 +25,7 @@ from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import as_stored, as_tensor, draw_posterior
 from ...pipeline.latents.world_model import WorldModel
 from .memory import SCORED_AT_ONCE
-from .segments import segment_masks, segment_positions
+from .segments import layer_masks, segment_positions
 from .tokens import WorldReader
 
 _log = logging.getLogger(__name__)
@@ -341,8 +341,8 @@ class TheWorld(nn.Module):
         world = mask.shape[1] - segments.shape[1]
         segments = nn.functional.pad(segments, (world, 0))  # shared, as <bos> is
         positions = segment_positions(segments, mask)
-        window = self.lm.config.get_text_config().sliding_window
-        masks = segment_masks(segments, mask, positions, window=window, dtype=self.lm.dtype, is_image=is_image)
+        config = self.lm.config.get_text_config()
+        masks = layer_masks(config, segments, mask, positions, dtype=self.lm.dtype, is_image=is_image)
         return self.lm(**inputs, attention_mask=masks, position_ids=positions, use_cache=False, **more)
 
     def _labelled(
