@@ -145,7 +145,8 @@ def test_a_line_of_progress_says_what_is_known_by_then(capsys: pytest.CaptureFix
                 bar.advance(count, failed=1, note="loss 0.5")
     first, second = capsys.readouterr().err.splitlines()
     assert first == "copy: 0 of 0"
-    assert re.fullmatch(r"copy: 2 of 2, [\d.]+ samples/s, 1 failed, loss 0\.5", second), second
+    told = r"copy: 2 of 2 \(100 %\), [\d.]+ samples/s, 0:00:0\d elapsed, 1 failed, loss 0\.5"
+    assert re.fullmatch(told, second), second
 
 
 def test_an_address_of_ray_that_lies_about_is_not_followed_and_that_is_said(
