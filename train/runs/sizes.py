@@ -28,9 +28,14 @@ def shape_of(
         lm: the language model's configuration.
         attention: of transformers: eager, sdpa, …
         shows: whether there are world tokens at all.
+    Raises:
+        ConfigError: the configuration does not state the sizes.
     """
     frames = 1 + facts.num_world_steps if facts.frames is None else len(facts.frames)
-    shape = LMShape.of(lm)
+    try:
+        shape = LMShape.of(lm)
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"the language model's configuration does not state its sizes: {error}") from error
     reader = ReaderShape.of(
         facts.token_layout(),
         latent_shape=facts.latent_shape,
