@@ -64,22 +64,22 @@ def train(
         else:
             print_lines(*planned.lines())
         return
-    live = None
-    if not cache:
-        from ...precompute.live.batches import LiveBatches
+    with Stop().on_signals() as stop:  # before torch is imported, which takes seconds
+        live = None
+        if not cache:
+            from ...precompute.live.batches import LiveBatches
 
-        live = LiveBatches(
-            open_store(settings.store),
-            settings.images,
-            fallback=settings.questions.parent,
-            size=settings.batch_size,
-            world=world,
-            device=settings.device,
-        )
-    from ...train.training.distributed import Ranks
-    from ...train.training.train import train as run_training
+            live = LiveBatches(
+                open_store(settings.store),
+                settings.images,
+                fallback=settings.questions.parent,
+                size=settings.batch_size,
+                world=world,
+                device=settings.device,
+            )
+        from ...train.training.distributed import Ranks
+        from ...train.training.train import train as run_training
 
-    with Stop().on_signals() as stop:
         progress = Progress.on_stderr(quiet=quiet)
         summary = run_training(settings, resume=partial, progress=progress, stop=stop, live=live)
     if Ranks.here().is_first:

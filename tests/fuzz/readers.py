@@ -533,7 +533,8 @@ def readers(seeds: Seeds) -> list[Reader]:
             name="store: payloads",
             covers=(
                 *store_files,
-                "pipeline.store.upkeep.names:_is_sound",
+                *("pipeline.store.upkeep.names:_is_sound", "pipeline.store.upkeep.names:sound_records"),
+                "pipeline.store.upkeep.names:is_in_place",
                 "pipeline.store.upkeep.verify:_bytes_problem",
                 "pipeline.store.upkeep.verify:_row_problem",
             ),

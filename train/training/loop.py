@@ -36,7 +36,7 @@ from .checkpoint import (
     weights_of,
     write_checkpoint,
 )
-from .distributed import whole
+from .distributed import is_of_another_process, whole
 from .inputs import Training
 from .passes import Passes
 from .schedule import draw_steps, learning_rate, seed_of
@@ -61,7 +61,8 @@ def fit(model: TheWorld, training: Training) -> Result:
     """Train, from the checkpoint of the training if there is one.
 
     Raises:
-        RunError: loss or gradients were not finite too often, or the checkpoint does not fit.
+        RunError: loss or gradients were not finite too often, the checkpoint does not fit, or another process of the
+            training has ended.
         ConfigError: accelerate cannot do what this training needs.
         Interrupted: the training was asked to stop; a checkpoint is written.
     """
@@ -79,6 +80,13 @@ def fit(model: TheWorld, training: Training) -> Result:
         with training.progress.bar("train", total=loop.total, unit="updates") as bar:
             loop.run(bar, tracker)
         finished = not loop.interrupted
+    except RuntimeError as error:
+        if not is_of_another_process(error):
+            raise
+        raise RunError(
+            f"another process of this training does not answer any more, in update {state.update + 1}. What it said "
+            f"last, and its exit code in the launcher's output, tell why ({str(error).splitlines()[0]})"
+        ) from error
     finally:
         if tracker is not None:
             tracker.end(state.history, finished=finished)
@@ -233,6 +241,8 @@ class Loop:
             self._validate()
         if self._checkpoint_is_due(update) and not at_end and not self.state.stopped_early:
             self._save()
+        if self.interrupted:  # together: a launcher kills the others when one has ended, and the first still writes
+            self.ranks.maximum([0.0], self.device)
 
     def _log(self) -> None:
         """Add a point to the loss curve: the mean since the last one. There is none if all updates were refused."""
