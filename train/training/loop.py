@@ -129,6 +129,7 @@ class Loop:
         self._began_at = self._saved_at = time.monotonic()
         self._rated = (state.tokens, self._began_at)
         self._saved = -1
+        self._validated_rows: int | None = None
 
     def resume(self, start: Checkpoint) -> None:
         """Take up the tensors of a checkpoint, whose state this training has already."""
@@ -268,11 +269,11 @@ class Loop:
         """Evaluate on the validation split; keep the weights of the lowest loss, and stop when patience has ended."""
         state, patience = self.state, self.config.patience
         measured: list[tuple[float, float]] = []
-        rows = self.order.pass_rows
+        rows = min(self.order.pass_rows, self._validated_rows or self.order.pass_rows)
         while not fits(
             lambda: measured.append(validate(self.bare, self.training, self.device, rows))  # noqa: B023
         ):
-            rows = self.passes.smaller(rows)
+            self._validated_rows = rows = self.passes.smaller(rows)
         [(loss, accuracy)] = measured
         if state.compare(loss, accuracy):
             self.best = weights_of(self.bare)

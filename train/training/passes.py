@@ -73,7 +73,7 @@ class Passes:
 
     def facts(self, device: torch.device) -> dict[str, Any]:
         """What metrics.json says of memory. Says so, too, where the estimate was wrong."""
-        facts: dict[str, Any] = {"checkpointed": self.checkpointed, **self._state.fitted}
+        facts: dict[str, Any] = {"rows": self.rows, "checkpointed": self.checkpointed, **self._state.fitted}
         if self._plan is not None:
             facts |= self._plan.facts()
         if device.type == "cuda":

@@ -9,7 +9,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gem
 
 from theworld.train.language.lm import checkpoint_activations
 from theworld.train.reader.layouts import TokenLayout
-from theworld.train.reader.memory import Adapters, LMShape, MemoryShape, ReaderShape, Rows
+from theworld.train.reader.memory import GIB, Adapters, LMShape, MemoryShape, ReaderShape, Rows
 from theworld.train.reader.model import IGNORED, TheWorld
 from theworld.train.reader.tokens import WorldReader
 
