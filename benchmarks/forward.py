@@ -16,7 +16,6 @@ from diffusers import CosmosTransformer3DModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from theworld.precompute.rollout.precision import full_float32
 from theworld.precompute.worlds.builtin import WEIGHTS
 from theworld.precompute.worlds.compiling import compile_world
 from theworld.precompute.worlds.cosmos import CosmosWorld
@@ -101,10 +100,9 @@ def _change_by_compiling(dtype: str) -> tuple[float, float]:
     world = CosmosWorld.load(WEIGHTS, compute_dtype=dtype)
     observed = world.encode(torch.rand(6, 3, 64, 64) * 2 - 1)
     noise = torch.randn(6, 16, 9, 8, 8)
-    with full_float32():
-        before = world.denoise(observed, noise, denoise_steps=10)
-        compile_world(world, "cpu")
-        after = world.denoise(observed, noise, denoise_steps=10)
+    before = world.denoise(observed, noise, denoise_steps=10)
+    compile_world(world, "cpu")
+    after = world.denoise(observed, noise, denoise_steps=10)
     difference = (after - before)[:, :, 1:]
     return difference.abs().max().item(), difference.square().mean((1, 2, 3, 4)).sqrt().max().item()
 
