@@ -15,9 +15,9 @@ from torch import Tensor
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.world_model import WorldModel
 from ...pipeline.machine import cpu_model
+from ..worlds.precision import FULL, full_float32
 from ..worlds.text_embeddings import PromptedWorld, TextEmbeddings
 from .kinds import Kind
-from .precision import FULL, full_float32
 
 
 def latents_of_batch(
@@ -45,7 +45,7 @@ def latents_of_batch(
     if text is not None:
         world = cast(PromptedWorld, world).with_text(text.padded(padding))
     batch = torch.stack([*pixels, *repeat(pixels[-1], padding)])
-    with full_float32():
+    with full_float32():  # our engines see to it themselves; those of other packages need not know of it
         return kind.latents(world, batch, [*keys, *repeat(keys[-1], padding)], recipe)[: len(keys)].float().cpu()
 
 

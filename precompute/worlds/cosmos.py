@@ -23,6 +23,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.latents.recipe import Recipe, Solver
 from ...pipeline.latents.tensors import draw_noise, standardise
 from .cosmos_forward import LeanTransformer
+from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
 from .wan_vae import WanLatents, load_part
 
@@ -149,6 +150,7 @@ class CosmosWorld(FollowsPrompts, WanLatents):
         )
 
     @torch.inference_mode()
+    @full_float32()
     def denoise(
         self,
         observed: Float[Tensor, "B C K H W"],

@@ -31,6 +31,7 @@ from ...pipeline.latents.spec import video_frames
 from ...pipeline.latents.tensors import draw_noise
 from ..media.images import to_image
 from .family import read_config
+from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
 from .wan_vae import WanLatents, load_part
 
@@ -185,6 +186,7 @@ class WanWorld(FollowsPrompts, WanLatents):
         return torch.cat([mask, encoded], dim=1)
 
     @torch.inference_mode()
+    @full_float32()
     def denoise(
         self,
         images: Float[Tensor, "B 3 height width"],

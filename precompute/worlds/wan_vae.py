@@ -20,6 +20,7 @@ from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.latents.tensors import standardise, unstandardise
 from .encode_slices import encode_slices
 from .family import latent_spec_of
+from .precision import full_float32
 
 _Part = TypeVar("_Part", bound=torch.nn.Module)
 
@@ -84,6 +85,7 @@ class WanLatents:
         raw = unstandardise(latents.to(self.device, torch.float32), self._spec)
         return self.vae.decode(raw, return_dict=False)[0].clamp(-1.0, 1.0)
 
+    @full_float32()
     def _posterior(self, videos: Tensor) -> DiagonalGaussianDistribution:
         parts: list[Tensor] = []
         done = 0

@@ -194,6 +194,7 @@ INTO_RECIPE = {
 }
 NO_EFFECT_ON_LATENTS = {
     *("images", "scenes", "cache", "limit", "part", "guardrail", "device", "workers", "batch_size"),
+    "compile",  # last bits alone, as the batch size
     *("format", "shard_size", "nodes"),
     *("in_process", "dry_run", "retry_failed", "max_bad", "column", "image_root", "rehash", "address", "events"),
     *("start_field", "end_field", "anchor"),  # which inputs: they enter the keys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,12 @@ class Bench:
     def store(self, cache: Path) -> LatentStore:
         return create_store(cache, self.made.recipe, self.made.spec, label="bench", shard_size=8)
 
-    def worker(self, store: LatentStore, *, batch_size: int = 4, fitted: dict[str, int] | None = None) -> Worker:
+    def worker(
+        self, store: LatentStore, *, batch_size: int = 4, fitted: dict[str, int] | None = None, compile: bool = False
+    ) -> Worker:
         setup = WorkerSetup(
             world_folder=str(self.world), store=str(store.path), device="cpu", batch_size=batch_size,
-            fitted=fitted or {},
+            fitted=fitted or {}, compile=compile,
         )  # fmt: skip
         return Worker(setup)
 
@@ -135,3 +138,19 @@ def test_a_changed_batch_size_moves_no_latent_to_another_key(bench: Bench, tmp_p
     for sample in bench.samples:
         ours, theirs = store.read([sample.key]), bench.made.read([sample.key])
         assert abs(ours - theirs).max() < 4e-3, sample.source
+
+
+def test_how_the_engine_computed_is_recorded_beside_each_shard(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # the real compiler takes a minute
+    store = bench.store(tmp_path)
+    for compiles, part in ((False, bench.samples[:4]), (True, bench.samples[4:])):
+        bench.worker(store, compile=compiles).process(part)
+    store.refresh()
+    assert [record.facts["engine"] for record in store.records()] == [
+        {"float32": "ieee", "compiled": False},
+        {"float32": "ieee", "compiled": True},
+    ]
+    for sample in bench.samples:  # what is traced and not compiled keeps its bits
+        assert store.read([sample.key]).tobytes() == bench.made.read([sample.key]).tobytes()

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from theworld.precompute.rollout.precision import full_float32
+from tests.miniatures.world_model import mini_transformer, mini_vae
+from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.precision import full_float32
 
 BACKENDS: Any = torch.backends
 
@@ -62,3 +64,13 @@ def test_they_hold_again_after_an_error_too() -> None:
     with pytest.raises(torch.OutOfMemoryError), full_float32():
         raise torch.OutOfMemoryError
     assert operations() == before
+
+
+def test_an_engine_sees_to_it_whoever_calls_it() -> None:
+    world, seen = CosmosWorld(mini_vae(), mini_transformer()), []
+    for network in (world.vae.encoder, world.transformer):
+        network.register_forward_pre_hook(lambda *_: seen.append(operations()))
+    torch.set_float32_matmul_precision("medium")
+    world.denoise(world.encode(torch.zeros(1, 3, 16, 16)), torch.zeros(1, 16, 2, 2, 2), denoise_steps=2)
+    assert seen == [["ieee"] * 6] * 2
+    assert torch.get_float32_matmul_precision() == "medium"
