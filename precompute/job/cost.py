@@ -135,18 +135,21 @@ def _flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) -
         return None
     _, _, height, width = shape
     frames = 1 + recipe.rollout_steps // recipe.draws * recipe.stride
-    text = 1 if recipe.prompt is None and recipe.prompts == "recipe" else TEXT_TOKENS
+    has_text = recipe.prompt is not None or recipe.prompts == "sample"
     levels = recipe.denoise_steps - (recipe.solver == "euler")  # Euler's last forward changes nothing
-    forwards = levels * (2 if recipe.guidance > 1 else 1)
+    texts = [TEXT_TOKENS if has_text else 0]
+    if recipe.guidance > 1:
+        texts.append(0 if recipe.negative_prompt is None else TEXT_TOKENS)
+    per_level = sum(forward_flops(transformer, frames, height, width, text_tokens) for text_tokens in texts)
     observed_flops = encode_flops(vae, *size, kind.first_predicted_frame(recipe) or 1)
-    return recipe.draws * (observed_flops + forwards * forward_flops(transformer, frames, height, width, text))
+    return recipe.draws * (observed_flops + levels * per_level)
 
 
 def forward_flops(config: Mapping[str, Any], frames: int, height: int, width: int, text_tokens: int) -> float:
-    """One forward of a `CosmosTransformer3DModel`; a multiply and an add are two operations.
+    """One lean forward of a `CosmosTransformer3DModel` (worlds/cosmos_forward.py); a multiply and an add are two.
 
     Args:
-        frames, height, width: of the latent.
+        frames, height, width: of the latent. text_tokens: 0 is no text, and no cross-attention.
     """
     depth, tall, wide = config["patch_size"]
     n = (frames // depth) * (height // tall) * (width // wide)
@@ -154,10 +157,11 @@ def forward_flops(config: Mapping[str, Any], frames: int, height: int, width: in
     a = config["adaln_lora_dim"]
     attention = 8 * n * d**2 + 4 * n**2 * d
     cross_attention = 4 * n * d**2 + 4 * n * text_tokens * d + 4 * text_tokens * config["text_embed_dim"] * d
+    cross_attention *= bool(text_tokens)
     mlp = 4 * config["mlp_ratio"] * n * d**2
-    modulation = 3 * 8 * n * a * d
+    modulation = (3 if text_tokens else 2) * 8 * frames * a * d  # of frames, not of tokens
     channels = config["in_channels"] + bool(config["concat_padding_mask"]) + config["out_channels"]
-    projections = 2 * n * d * channels * depth * tall * wide + 6 * n * a * d
+    projections = 2 * n * d * channels * depth * tall * wide + 6 * frames * a * d
     return config["num_layers"] * (attention + cross_attention + mlp + modulation) + projections
 
 

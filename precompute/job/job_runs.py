@@ -104,7 +104,7 @@ class JobRun:
 
     def add(self, event: dict[str, Any]) -> None:
         """Take in the next line."""
-        name = event.get("event")
+        name = _text(event, "event") or ""
         self.heard_at = max(self.heard_at, _number(event, "time") or 0.0)
         self._add_figures(event)
         if name == "begun":
@@ -214,7 +214,8 @@ def _events_of(path: Path) -> Iterator[dict[str, Any] | None]:
             except (ValueError, RecursionError):
                 yield None
                 continue
-            yield cast(dict[str, Any], value) if isinstance(value, dict) and "event" in value else None
+            event = cast(dict[str, Any], value) if isinstance(value, dict) else {}
+            yield event if isinstance(event.get("event"), str) else None
 
 
 def _number(event: dict[str, Any], name: str) -> float | None:

@@ -18,7 +18,7 @@ from ...pipeline.messages import name_some
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import PROMPT, LatentStore, create_store, label_of, refuse_store
 from ...pipeline.store.ledger import Failure
-from ..rollout.kinds import KINDS
+from ..rollout.batch_size import batch_of_run
 from ..worlds.builtin import WEIGHTS
 from ..worlds.guardrail import unsafe_prompts
 from ..worlds.prompts import embed_prompts, embed_sample_prompts
@@ -97,7 +97,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             progress.warn(f"warning: {damage}")
         return Report(store=store.path if store else config.cache, recipe=recipe, plan=plan, cost=cost, dry_run=True)
     if plan.todo and events.problem:
-        progress.warn(f"warning: `theworld status` will not see this job: {events.problem}")
+        progress.warn(f"warning: {events.problem}")
     if store is not None and not plan.todo and not os.access(store.path, os.W_OK):
         return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)  # all done, on read-only media
     device, workers = prepared.device, prepared.workers
@@ -124,9 +124,10 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)
 
         signals.check()
-        batch_size = config.batch_size or KINDS[recipe.kind].batch[0 if device == "cpu" else 1]
+        batch_size = batch_of_run(config.batch_size, recipe, prepared.spec, plan.distinct, on_gpu=device != "cpu")
         prompted = recipe.prompts == "sample" or recipe.prompt is not None or recipe.negative_prompt is not None
         setup = _worker_setup(prepared, store, device, batch_size, guardrail=config.guardrail if prompted else None)
+        setup["compile"] = config.compile
         for name, batch in setup["fitted"].items():
             if batch < batch_size:
                 progress.say(f"batches of {batch} on {name}: larger ones did not fit ({config.cache / FILE})")

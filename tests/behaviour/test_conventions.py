@@ -75,7 +75,8 @@ def test_what_can_be_read_by_a_script_takes_json_and_what_takes_long_takes_quiet
     options = {name: {word for param in one.params for word in param.opts} for name, one in COMMANDS.items()}
     runs = {name: words for name, words in options.items() if not hasattr(COMMANDS[name], "commands")}
     assert {name for name, words in runs.items() if "--json" not in words} == set()
-    at_once = {"worlds", "doctor", "tokens", *(f"cache {name}" for name in ("list", "info", "failed", "gc", "explain"))}
+    at_once = {"worlds", "doctor", "tokens", "status"}
+    at_once |= {f"cache {name}" for name in ("list", "info", "failed", "gc", "explain")}
     assert {name.removeprefix("theworld ") for name, words in runs.items() if "--quiet" not in words} == at_once
     files = [*(ROOT / "pipeline" / "cli").glob("*.py")]
     assert len(files) > 10
