@@ -258,7 +258,7 @@ class Slurm:
 def why_not() -> str:
     """Why a cluster is not made here; empty where it is."""
     if not os.environ.get("THEWORLD_TEST_SLURM"):
-        return "takes ten minutes: make slurm, or THEWORLD_TEST_SLURM=1"
+        return "takes half an hour: make slurm, or THEWORLD_TEST_SLURM=1"
     if sys.platform != "linux" or os.geteuid() != 0:
         return "a SLURM cluster of namespaces takes Linux and root"
     if missing := [name for name in NEEDED if shutil.which(name) is None]:

@@ -100,7 +100,10 @@ def test_scancel_keeps_what_is_committed_and_the_same_command_goes_on(place: Pla
 
 
 def test_before_its_time_is_over_a_job_commits_and_is_requeued(place: Place) -> None:
-    job = place.submit("time", "--time=2", "--signal=B:TERM@40", denoise_steps=3 * SLOW)
+    job = place.submit("time", "--time=30", "--signal=B:TERM@60", denoise_steps=SLOW)
+    place.wait_for_shards(job, 1)
+    hours, minutes, _ = map(int, place.slurm.job(job)["RunTime"].split(":"))
+    place.slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * hours + minutes + 2}", user=0)
     until(lambda: place.slurm.job(job)["Restarts"] != "0", lambda: place.log(job), 400)
     assert place.events(job, "interrupted"), place.log(job)
     place.slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=30", user=0)
