@@ -12,7 +12,7 @@ TORCH := torch==2.13.0 $(if $(shell command -v nvidia-smi),,--extra-index-url ht
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo install evidence test test-fast pythons faults slurm check audit bench clean
+.PHONY: demo install evidence test test-fast pythons faults slurm hosts check audit bench clean
 .DELETE_ON_ERROR:  # a Python without its venv module leaves half an environment
 
 # the first line of a recipe that is about to call $(PYTHON)
@@ -76,6 +76,9 @@ check: $(VENV)/.installed-dev  ## style, types, import rules, dependencies
 	$(BIN)/deptry pipeline precompute train
 	$(BIN)/deptry tests benchmarks --ignore DEP002,DEP004
 	$(BIN)/pyright
+
+hosts: $(VENV)/.installed-dev  ## docs/cluster.md by trial: Ray on three hosts made of namespaces: Linux, root, iproute2
+	THEWORLD_TEST_HOSTS=1 $(BIN)/python -m pytest tests/behaviour/test_cluster_page.py
 
 audit:  ## known advisories about the tested versions; asks PyPI, so `check` cannot
 	$(needs-python)

@@ -49,11 +49,13 @@ secret=$(mktemp -d "$HOME/.theworld-XXXXXXXX")  # 0700
 temporary=$(mktemp -d /tmp/theworld-XXXXXXXX)   # of the driver
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
+# `ray` as if grpc were not installed, whose presence alone makes it open a port for clients
+export no_clients="import sys; sys.modules['grpc'] = None; from ray.scripts.scripts import main; main()"
 run_ray() {  # on a node, until it is told to end. Ray gives its folder to everybody (0777), so it lies in one of 0700
     umask 077
     mkdir -m 700 "$folder" || return 1  # refuses one that somebody else laid out
     mkdir "$folder/tmp"
-    TMPDIR=$folder/tmp ray start "$@" > "$folder/log" 2>&1 &
+    TMPDIR=$folder/tmp python -c "$no_clients" start "$@" > "$folder/log" 2>&1 &
     local ray=$! code=0
     trap 'touch "$folder/ending"; kill -TERM $ray 2> /dev/null' TERM
     while kill -0 $ray 2> /dev/null; do
@@ -134,7 +136,7 @@ start() {
     pids+=($!)
 }
 start "${nodes[0]}" --head --node-ip-address="$head" --port="$port" --include-dashboard=false \
-    --ray-client-server-port=$((port + 1)) --temp-dir="$folder/r" "${common[@]}"  # nobody needs it; Ray has no "off"
+    --temp-dir="$folder/r" "${common[@]}"
 for ((i = 0; i < 60; i++)); do
     ray health-check --address "$head:$port" > /dev/null 2>&1 && break
     if ! kill -0 "${pids[0]}" 2> /dev/null || ((i == 59)); then

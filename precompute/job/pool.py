@@ -27,6 +27,8 @@ START_S = 1800.0
 """For the workers to load a world model; a large one, from a cold shared disk, takes minutes."""
 RESTART_S = 600.0
 """For a dead actor to load it again, before the others go on without it."""
+DISK_S = 30.0
+"""For a worker that was started later to see the inputs: a node that has just joined may not have its disks yet."""
 ANSWER_S = 60.0
 """For an answer that is ready to be handed over."""
 POLL_S = 1.0
@@ -166,6 +168,8 @@ class _Actor:
     """Reference of the call that answers when it is back."""
     joins: bool = False
     """Whether it is on a node that joined late, and has not yet proven that it sees the store and the inputs."""
+    host: str = ""
+    """The machine it is on; empty where there is only this one."""
     next_call_at: float = 0.0
     """When to call again: while Ray restarts an actor, every call to it fails, through no fault of the caller."""
 
@@ -318,13 +322,19 @@ class _RayPool:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if self._on_gpu and _spoils_the_device(cause):
                 self._ray.kill(actor.handle, no_restart=False)
-                actor.died_at = actor.died_at or time.monotonic()
+                self._has_died(actor)
             return task, cause
         except exceptions.RayError as error:
-            actor.died_at = actor.died_at or time.monotonic()
+            self._has_died(actor)
             if isinstance(error, exceptions.OutOfMemoryError):
                 return task, MemoryError(reason_of(error))
             return task, error
+
+    def _has_died(self, actor: _Actor) -> None:
+        if actor.died_at is None:
+            actor.died_at = time.monotonic()
+            on_host = f" on {actor.host}" if actor.host else ""
+            self._progress.warn(f"a worker{on_host} died; another is started for it, and its tasks are tried again")
 
     def _call_dead_actors(self) -> None:
         now = time.monotonic()
@@ -333,40 +343,56 @@ class _RayPool:
             if now - actor.died_at > RESTART_S:
                 self._remove(actor)
                 self._progress.warn(f"a worker did not come back within {RESTART_S:.0f} s; {self.workers} go on")
-                if not self._actors:
-                    raise WorldModelError(
-                        f"the workers died and did not come back within {RESTART_S:.0f} s. Committed "
-                        "latents are kept: run the same command again, with --in-process if Ray is the cause"
-                    )
+                self._require_workers(f"the workers died and did not come back within {RESTART_S:.0f} s")
             elif now >= actor.next_call_at:
+                # on a cluster it may come back on another node, which has to see the inputs, too
                 actor.restart = (
-                    actor.handle.check_in.remote(self._room[1])
-                    if actor.joins and self._room is not None
-                    else actor.handle.load_s.remote()
+                    actor.handle.load_s.remote() if self._room is None else actor.handle.check_in.remote(self._room[1])
                 )
+
+    def _require_workers(self, reason: str) -> None:
+        if not self._actors:
+            raise WorldModelError(
+                f"{reason}. Committed latents are kept: run the same command again, with --in-process if Ray is the "
+                "cause"
+            )
 
     def _end_restart(self, actor: _Actor) -> None:
         reference, actor.restart = actor.restart, None
         try:
             answer = self._ray.get(reference, timeout=ANSWER_S)
             actor.died_at = None
-            if actor.joins:
-                actor.joins = False
-                self.where.append(answer)
-                self._progress.say(f"a worker on {answer['host']} has joined: {self.workers} workers")
+            if self._room is not None:
+                self._is_at_work(actor, answer)
         except self._ray.exceptions.RayTaskError as error:
-            if not actor.joins:
-                actor.next_call_at = time.monotonic() + POLL_S / 5
+            now = time.monotonic()
+            if self._room is None or now - (actor.died_at or now) < DISK_S:
+                actor.next_call_at = now + POLL_S / 5
                 return
             self._remove(actor)
             self._ray.kill(actor.handle)
             self._left_out += 1
             self._progress.warn(
-                f"warning: a worker on {node_of(error) or 'a node'} that joined late is left out, as it does not see "
-                f"the inputs, the cache or the world model's folder: {reason_of(error)}"
+                f"warning: a worker on {node_of(error) or 'a node'}, which was started later, is left out, as it does "
+                f"not see the inputs, the cache or the world model's folder: {reason_of(error)}"
             )
+            self._require_workers(f"{reason_of(error)} on the nodes that are left")
         except self._ray.exceptions.RayError:
             actor.next_call_at = time.monotonic() + POLL_S / 5
+
+    def _is_at_work(self, actor: _Actor, place: dict[str, str]) -> None:
+        """After it was started later than the others, or again, maybe on another node."""
+        self.where.append(place)
+        event = "has joined" if actor.joins else "is at work in place of the one that died"
+        actor.joins, actor.host = False, place["host"]
+        at_work = sum(one.died_at is None for one in self._actors)
+        self._progress.say(f"a worker on {actor.host} {event}: {at_work} of {self.workers} workers at work")
+
+    def check_in(self, first: Sample) -> None:
+        """Have each worker prove that it sees the store and an input, and say where it is."""
+        self.where = self.call_each("check_in", first)
+        for actor, place in zip(self._actors, self.where, strict=True):
+            actor.host = place["host"]
 
 
 def _own_threads(cores: int) -> int | None:
@@ -438,7 +464,7 @@ def join_pool(
         gpus=worker_plan.gpus,
     )
     try:
-        pool.where = pool.call_each("check_in", first)
+        pool.check_in(first)
     except WorldModelError as error:
         raise WorldModelError(
             f"{error}. Every node has to see the inputs, the cache {setup['store']} and the world model's folder under "

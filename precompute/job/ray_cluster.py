@@ -3,7 +3,7 @@
 A Ray without token auth runs code for whoever reaches its ports (CVE-2023-48022), so such a cluster is refused. The
 token comes from where Ray looks for it (RAY_AUTH_TOKEN_PATH, RAY_AUTH_TOKEN, ~/.ray/auth_token) and never enters a
 runtime_env, whose values Ray logs in clear. This package travels with the job; what the nodes need is Python with its
-dependencies, and the same folders of inputs and cache. How to start such a cluster: configs/slurm.sh.
+dependencies, and the same folders of inputs and cache. How to start such a cluster: docs/cluster.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -30,7 +29,7 @@ from ...pipeline.credentials import hide_passwords
 from ...pipeline.errors import ConfigError, Interrupted
 from ...pipeline.messages import name_some
 from ...pipeline.progress import Progress
-from .ray_local import Session, environment, stop
+from .ray_local import Session, environment, kept_to_the_log, new_folder, stop
 
 _PROBE_S, _CONNECT_S = 60.0, 5.0
 _CHECK_EVERY_S = 10.0
@@ -83,33 +82,38 @@ def ray_cluster(address: str) -> Generator[Session, None, None]:
     """
     host, port = _parse(address)
     knock(address)
-    folder = Path(tempfile.mkdtemp(prefix="theworld-"))
-    try:
-        package = _package(folder / "theworld")
-        settings = environment(RAY_AUTH_MODE="token", RAY_ADDRESS=None, RAY_USAGE_STATS_ENABLED="0")
-        with settings, redirect_stdout(sys.stderr):
-            import ray
+    settings = environment(RAY_AUTH_MODE="token", RAY_ADDRESS=None, RAY_USAGE_STATS_ENABLED="0")
+    with settings, redirect_stdout(sys.stderr):
+        import ray
 
-            try:
-                ray.init(
-                    address=address,
-                    log_to_driver=False,
-                    configure_logging=False,
-                    runtime_env={"py_modules": [str(package)]},
-                )
-            except Exception as error:  # Ray raises half a dozen classes here, builtin ones among them
-                answer = hide_passwords(str(error)).strip().splitlines() or [type(error).__name__]
-                raise ConfigError(
-                    f"--address {address}: Ray does not let this process join: {answer[0][:300]}. Run this on a "
-                    "machine of the cluster, with the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN_PATH, "
-                    "and the cluster's versions of Python and ray"
-                ) from error
-            try:
+        folder = new_folder()
+        try:
+            package = _package(folder / "theworld")
+            _join(ray, address, package)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # by now the cluster has the package
+        try:
+            with kept_to_the_log():
                 yield Session(ray, check=_head_check(host, port))
-            finally:
-                stop(ray, [])
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            stop(ray, [])
+
+
+def _join(ray: Any, address: str, package: Path) -> None:
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            configure_logging=False,
+            runtime_env={"py_modules": [str(package)]},
+        )
+    except Exception as error:  # Ray raises half a dozen classes here, builtin ones among them
+        answer = hide_passwords(str(error)).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(
+            f"--address {address}: Ray does not let this process join: {answer[0][:300]}. Run this on a "
+            "machine of the cluster, with the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN_PATH, "
+            "and the cluster's versions of Python and ray"
+        ) from error
 
 
 def wait_for_nodes(
@@ -215,7 +219,7 @@ def _require_auth(address: str) -> None:
     if answer.split()[:1] == ["open"]:
         raise ConfigError(
             f"--address {address}: this cluster asks for no token, so whoever reaches its ports can run code in it "
-            "and in this job (CVE-2023-48022). Start it with RAY_AUTH_MODE=token, as configs/slurm.sh does"
+            "and in this job (CVE-2023-48022). Start it with RAY_AUTH_MODE=token, as docs/cluster.md says"
         )
     if answer != "closed":
         raise ConfigError(f"--address {address}: cannot tell whether this cluster asks for a token: {answer}")

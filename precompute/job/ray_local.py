@@ -8,6 +8,7 @@ joins or leaves anything behind for another cluster.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -31,6 +32,8 @@ from ...pipeline.credentials import secret_names
 from ...pipeline.errors import ConfigError, Interrupted
 from .signals import before_the_end, held
 
+_log = logging.getLogger(__name__)
+
 _SETTINGS = {
     "RAY_AUTH_MODE": "token",
     # despite its name, on Linux this binds every service to loopback; checked after start below
@@ -40,7 +43,8 @@ _SETTINGS = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 _OBJECT_STORE_BYTES = 128 * 2**20
-"""Receipts and names pass through it, never latents."""
+"""Receipts and names pass through it, never latents; Ray's least are 75 MiB."""
+_SHARED_MEMORY = Path("/dev/shm")
 _MAX_SOCKET_FOLDER = 23
 """The path of a Unix socket has 107 bytes; ours and Ray's names below the folder take 84: `tw-PID-xxxxxx/r/
 session_DATE_TIME_MICROSECONDS_PID/sockets/plasma_store`."""
@@ -110,10 +114,7 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
     Raises:
         ConfigError: Ray listens beyond this machine in spite of its settings, or opened our folder to other users.
     """
-    temp = tempfile.gettempdir()
-    parent = Path(temp if len(os.fsencode(temp)) <= _MAX_SOCKET_FOLDER else "/tmp")
-    _sweep(parent)
-    base = _new_folder(parent)
+    base = new_folder()
     token = base / "token"
     children_before = {child.pid for child in psutil.Process().children()}
 
@@ -127,7 +128,6 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
     before_the_end.append(leave_nothing)
     old_umask = os.umask(0o077)
     try:
-        (base / _HOST).write_text(socket.gethostname())
         token.write_text(_token())
         # a leftover address must never make a local job join a cluster
         settings = environment(**_SETTINGS, RAY_AUTH_TOKEN_PATH=str(token), RAY_ADDRESS=None, RAY_AUTH_TOKEN=None)
@@ -138,7 +138,7 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
             # workers need no token or password of yours: the world model's files are here by now
             no_secrets = environment(**dict.fromkeys(secret_names(os.environ), None))
             # held: an exception from within would leave a Ray behind that is half up
-            with no_secrets, held(), _blocked(_OF_THE_GROUP):
+            with no_secrets, held(), _blocked(_OF_THE_GROUP), _no_usage_report():
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -148,19 +148,34 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
                     log_to_driver=False,
                     configure_logging=False,
                     _temp_dir=str(base / _RAYS),
+                    _plasma_directory=str(_room_for_objects(base)),
                 )
             started = rays_own()
             try:
                 os.umask(old_umask)
                 _refuse_open_ports()
                 _refuse_open_files(base, token)
-                yield Session(ray, check=_ray_check(started))
+                with kept_to_the_log():
+                    yield Session(ray, check=_ray_check(started))
             finally:
                 stop(ray, started)
     finally:
         os.umask(old_umask)
         shutil.rmtree(base, ignore_errors=True)
         before_the_end.remove(leave_nothing)
+
+
+@contextmanager
+def kept_to_the_log() -> Generator[None, None, None]:
+    """Ray's messages of lost nodes and workers go to the log, not to the screen: the pool says what became of them."""
+    from ray._private import worker
+
+    show = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda message, *_, **__: _log.debug("Ray: %s", message)
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = show
 
 
 @contextmanager
@@ -173,12 +188,44 @@ def _blocked(signals: set[signal.Signals]) -> Generator[None, None, None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _new_folder(parent: Path) -> Path:
-    """A folder that only this user may enter. `mkdtemp` would take two letters more, which Ray's sockets need."""
-    while True:
+@contextmanager
+def _no_usage_report() -> Generator[None, None, None]:
+    """Keep Ray from starting its dashboard's process.
+
+    Without a dashboard that process is there for the report of usage alone. It asks the addresses of three clouds where
+    it runs, by HTTP and DNS, even if nothing is to be reported.
+    """
+    from ray._private import services
+
+    start = services.start_api_server
+    services.start_api_server = lambda *_, **__: (None, None)  # what it answers where it cannot start one
+    try:
+        yield
+    finally:
+        services.start_api_server = start
+
+
+def _room_for_objects(base: Path) -> Path:
+    """Where Ray keeps its objects: in shared memory, or in our folder where a container has too little of it.
+
+    Left to itself, Ray then warns of slow work and advises to ask for gigabytes, neither of which holds for a job.
+    """
+    with suppress(OSError):
+        if shutil.disk_usage(_SHARED_MEMORY).free >= _OBJECT_STORE_BYTES:
+            return _SHARED_MEMORY
+    return base
+
+
+def new_folder() -> Path:
+    """A folder that only this user may enter, for one session. What killed jobs of ours left on this machine goes."""
+    temp = tempfile.gettempdir()
+    parent = Path(temp if len(os.fsencode(temp)) <= _MAX_SOCKET_FOLDER else "/tmp")
+    _sweep(parent)
+    while True:  # `mkdtemp` would take two letters more, which Ray's sockets need
         folder = parent / f"tw-{os.getpid()}-{secrets.token_hex(3)}"
         with suppress(FileExistsError):  # never one that somebody else made
             folder.mkdir(mode=0o700)
+            (folder / _HOST).write_text(socket.gethostname())
             return folder
 
 

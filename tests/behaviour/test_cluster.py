@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -280,6 +281,55 @@ def test_workers_follow_the_resources_of_the_nodes() -> None:
     assert (large.workers, large.cpus) == (2, 32)
     with pytest.raises(ConfigError, match="no node of this cluster has a GPU"):
         plan_workers(nodes({"CPU": 4}), device="cuda", workers=None, small=True)
+
+
+TRIED = {
+    "a worker dies, or its process runs out of memory": (
+        "faults/test_jobs.py::test_workers_drivers_and_raylets_that_are_killed_lose_and_double_nothing",
+        "faults/test_jobs.py::test_an_input_that_kills_its_worker_is_found_and_no_stale_cluster_is_joined",
+        "precompute/job/test_scheduler.py"
+        "::test_a_machine_out_of_memory_halves_the_batch_of_every_device_for_this_run_alone",
+    ),
+    "a node dies": (
+        "behaviour/test_cluster.py::test_a_job_outlives_a_node_of_its_cluster",
+        "behaviour/test_cluster_page.py::test_a_node_that_dies_is_done_without_and_is_given_work_when_it_is_back",
+    ),
+    "a node joins late": (
+        "behaviour/test_cluster_page.py::test_a_node_that_joins_late_is_given_work_and_one_that_sees_no_inputs_is_not",
+    ),
+    "a batch does not fit": (
+        "behaviour/test_job.py::test_the_batch_that_fitted_is_remembered_by_later_shards_and_later_runs",
+    ),
+    "a signal": (
+        "faults/test_jobs.py::test_a_signal_ends_a_run_in_order_and_the_same_command_goes_on",
+        "behaviour/test_cluster_page.py::test_a_signal_ends_a_job_on_all_nodes_in_order",
+    ),
+    "the driver is killed (SIGKILL)": (
+        "faults/test_jobs.py::test_workers_drivers_and_raylets_that_are_killed_lose_and_double_nothing",
+        "precompute/job/test_ray_local.py"
+        "::test_folders_of_jobs_that_are_gone_are_removed_and_foreign_names_harm_nobody",
+        "behaviour/test_cluster_page.py"
+        "::test_where_the_driver_is_killed_its_workers_end_on_all_nodes_and_the_same_command_goes_on",
+    ),
+    "the head or the raylet dies": (
+        "faults/test_jobs.py::test_a_run_without_its_gcs_ends_and_never_hangs",
+        "behaviour/test_cluster_page.py::test_where_the_head_dies_the_job_ends_with_75_and_says_what_to_do",
+    ),
+    "a node cannot read the files": (
+        "behaviour/test_cluster.py::test_a_node_that_does_not_see_the_inputs_is_found_before_anything_is_done",
+    ),
+}
+"""Line of the table of failures in docs/cluster.md -> the tests that try it."""
+
+
+def test_every_line_of_the_table_of_failures_is_tried() -> None:
+    [table] = re.findall(r"^## Failures$(.*?)^##", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE)
+    lines = re.findall(r"^\| (.+?) \|", table, re.MULTILINE)[1:]
+    assert lines == list(TRIED)
+    for tests in TRIED.values():
+        for place in tests:
+            file, name = place.split("::")
+            assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), place
 
 
 def test_the_slurm_script_is_a_script_and_asks_for_a_token() -> None:

@@ -13,7 +13,7 @@ from transformers import Gemma2ForCausalLM
 from ..patience import patience
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-FILES = sorted(CONFIGS.glob("*.yaml"))
+FILES = [CONFIGS / name for name in ("ddp.yaml", "fsdp.yaml")]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)

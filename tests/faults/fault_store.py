@@ -1,7 +1,7 @@
 """A worker that is fast to start and to kill: real job, Ray and store around it, and a latent made of its key alone.
 
 As a program it is a driver that can be killed:
-python -m tests.faults.fault_store IMAGES CACHE EVENTS WORKERS [--address A]
+python -m tests.faults.fault_store IMAGES CACHE EVENTS WORKERS [--address A] [--nodes N] [--pause S]
 Actors import this file, so nothing heavy stands at its top.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,6 +60,7 @@ class FaultWorker:
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self._store = open_store(Path(setup["store"]), tolerate_damage=True)
         self._stop_sign = StopSign(setup["stop_sign"])
+        self._pause_s = setup["pause_s"]
 
     def load_s(self) -> float:
         return 0.0
@@ -65,7 +68,7 @@ class FaultWorker:
     def check_in(self, sample: FaultSample) -> dict[str, str]:
         if not Path(sample.path).is_file():
             raise ImageError(FailureReason.MISSING, f"{sample.path} cannot be read")
-        return {"package": str(*pipeline.__path__), "raylet": str(os.getppid())}
+        return {"host": socket.gethostname(), "package": str(*pipeline.__path__), "raylet": str(os.getppid())}
 
     def process(
         self, samples: Sequence[FaultSample], shard_number: int | None, fitted: Mapping[str, int] | None = None
@@ -78,7 +81,7 @@ class FaultWorker:
                     break
                 if sample.source.startswith(ABORTING):
                     os.abort()
-                time.sleep(PAUSE_S / len(samples))
+                time.sleep(self._pause_s / len(samples))
                 shard.add(sample.key, latent_of(sample.key))
             written = len(shard)
             if written:
@@ -98,7 +101,10 @@ def main() -> None:
     parser.add_argument("events", type=Path)
     parser.add_argument("workers", type=int)
     parser.add_argument("--address")
+    parser.add_argument("--nodes", type=int)
+    parser.add_argument("--pause", type=float, default=PAUSE_S)
     options = parser.parse_args()
+    logging.basicConfig(level="INFO", format="%(message)s")  # what a person would see
 
     from theworld.precompute.inputs.listing import Sample
     from theworld.precompute.job import pool as pools
@@ -106,7 +112,7 @@ def main() -> None:
     from theworld.precompute.job.run import run_precompute
 
     pools.worker_class = lambda: FaultWorker  # type: ignore[assignment, return-value]
-    pools._ray_setup = lambda setup, _: setup  # type: ignore[assignment]
+    pools._ray_setup = lambda setup, _: {**setup, "pause_s": options.pause}  # type: ignore[assignment]
     # an actor that unpickles a Sample imports torch, which takes longer than all it does here
     reduced = lambda sample: (FaultSample, (sample.source, sample.key, str(sample.location.path)))  # noqa: E731
     Sample.__reduce__ = reduced  # type: ignore[method-assign]
@@ -120,6 +126,7 @@ def main() -> None:
         shard_size=4,
         events=options.events,
         address=options.address,
+        nodes=options.nodes,
     )
     try:
         print(json.dumps(run_precompute(config).to_json()), flush=True)

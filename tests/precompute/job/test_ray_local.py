@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.behaviour.hosts import why_not
+from tests.patience import patience
 from tests.permissions import as_another_user, open_folder
 from theworld.pipeline.errors import ConfigError
 from theworld.precompute.job.ray_local import _refuse_open_files, _sweep, ray_session
@@ -57,17 +62,19 @@ def test_sessions_follow_one_another_whatever_the_length_of_the_temporary_folder
 
 
 @pytest.mark.slow
-def test_another_user_reaches_nothing_of_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_user_reaches_no_folder_and_no_socket_of_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_folder() as temp:
         monkeypatch.setattr(tempfile, "tempdir", str(temp))
         shared = {path for place in ("/tmp", "/dev/shm") for path in Path(place).iterdir()}
-        with ray_session(cpus=1):
+        with ray_session(cpus=1) as session:
+            session.ray.get(session.ray.remote(lambda: None).remote())  # what a worker makes is there, too
             [outer] = temp.iterdir()
-            inside = [outer / "token", outer / "host", outer / "r", *(outer / "r").glob("session_2*/sockets")]
-            assert len(inside) == 4
+            files = [outer / "token", outer / "host"]
+            inside = [path for path in outer.rglob("*") if path.is_dir() or path.is_socket()]
+            assert {path.name for path in inside} >= {"r", "sockets", "logs", "raylet", "plasma_store"}
 
             def reach() -> None:
-                for path in inside:
+                for path in [*files, *inside]:
                     with pytest.raises(PermissionError):
                         path.lstat()
                 with pytest.raises(PermissionError):
@@ -76,10 +83,47 @@ def test_another_user_reaches_nothing_of_a_session(monkeypatch: pytest.MonkeyPat
             as_another_user(reach)
             assert stat.S_IMODE(outer.stat().st_mode) == 0o700
             assert stat.S_IMODE((outer / "token").stat().st_mode) == 0o600
+            # nor is there anything elsewhere: sockets without a path are open to everybody
+            processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+            sockets = {str(one.laddr) for process in processes for one in process.net_connections(kind="unix")}
+            assert not [address for address in sockets if address.startswith(("@", "\0"))]
             new = {path for place in ("/tmp", "/dev/shm") for path in Path(place).iterdir()} - shared
             open_ones = [path for path in new if path.name.startswith(("ray", "plasma", "tw-"))]
             assert open_ones == []
         assert list(temp.iterdir()) == []
+
+
+SMALL_CONTAINER = """
+mount -t tmpfs -o size=64m none /dev/shm
+ip link set lo up
+ip link add outside type veth peer name beyond
+ip link set outside addrgenmode none up
+ip link set beyond addrgenmode none up
+ip address add 192.0.2.1/24 dev outside
+ip route add default dev outside
+"$@"
+ip -statistics -json link show outside
+"""
+SESSION = """
+import os, time
+from theworld.precompute.job.ray_local import ray_session
+with ray_session(cpus=1) as session:
+    large = session.ray.put(bytes(2**20))
+    session.ray.get(session.ray.remote(lambda data: len(data)).remote(large))
+    time.sleep(3)  # for what Ray's processes do once they are up
+"""
+
+
+@pytest.mark.slow
+def test_in_a_container_with_64_mb_of_shared_memory_ray_says_nothing_and_sends_nothing_out() -> None:
+    if why := why_not():
+        pytest.skip(why)
+    command = ["unshare", "--net", "--mount", "bash", "-ec", SMALL_CONTAINER, "bash", sys.executable, "-c", SESSION]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(120))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    # neither to a resolver nor to a cloud's address for its machines
+    assert json.loads(done.stdout)[0]["stats64"]["tx"]["packets"] == 0
 
 
 def test_a_folder_that_was_opened_to_others_ends_the_job_in_words(tmp_path: Path) -> None:
