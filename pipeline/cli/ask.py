@@ -54,7 +54,7 @@ def ask(
     from ..progress import Progress, print_json, print_lines
 
     progress, where = Progress.on_stderr(quiet=quiet), options.device_name(device)
-    loaded = load_run(run, lm=lm, device=where)
+    loaded = load_run(run, lm=lm, device=where, progress=progress)
     rollout = LazyRollout(loaded.meta.recipe, image, world=world, device=where, progress=progress)
     live = answer_live(
         loaded,

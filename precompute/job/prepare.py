@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ...pipeline.errors import ConfigError, Interrupted
+from ...pipeline.files.hash_cache import HashCache
 from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
@@ -17,7 +18,6 @@ from ...pipeline.machine import device_name, resolve_device, usable_cores
 from ...pipeline.messages import MAX_NAMES, command, format_bytes, printable
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, find_store, refuse_store
-from ..inputs.hash_cache import HashCache
 from ..inputs.listing import Listing, list_inputs
 from ..inputs.places import check_named
 from ..rollout.kinds import KINDS, at_moments
@@ -68,7 +68,12 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
     if config.prompt_field is not None and config.guardrail is None:
         # the prompts are not read yet: this only checks that a guardrail is named where one is needed
         check_prompts([""], None, find_family(config.world).text)
-    world = resolve_world(config.world, with_text=bool(prompts) or config.prompt_field is not None)
+    world = resolve_world(
+        config.world,
+        with_text=bool(prompts) or config.prompt_field is not None,
+        progress=progress,
+        trust=not config.rehash,
+    )
     recipe = make_recipe(config, world)
     device = "cpu" if config.address else str(resolve_device(config.device))
     workers = 1 if config.in_process else config.workers or _default_workers(world, device)

@@ -383,7 +383,7 @@ def test_inputs_that_were_hashed_before_a_signal_are_not_hashed_again(
         return read(self, limit)
 
     monkeypatch.setattr(File, "read", third)
-    monkeypatch.setattr("theworld.precompute.inputs.hash_cache._RACY_NS", 0)
+    monkeypatch.setattr("theworld.pipeline.files.hash_cache._RACY_NS", 0)
     settings = config(images, tmp_path / "cache", world)
     with pytest.raises(Interrupted, match="SIGTERM"):
         run_precompute(settings)

@@ -20,9 +20,10 @@ import xxhash
 
 from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, TheWorldError
-from theworld.pipeline.files import lock_file
+from theworld.pipeline.files import hash_cache, lock_file
 from theworld.pipeline.files.arrow_tables import saved_files
 from theworld.pipeline.files.gguf_header import check_gguf
+from theworld.pipeline.files.hash_cache import HashCache
 from theworld.pipeline.files.sealed import seal, seal_tensors, unseal
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
@@ -35,8 +36,6 @@ from theworld.pipeline.store.retire import finish_retirements
 from theworld.pipeline.store.summary import summarise
 from theworld.pipeline.store.transfer import export, read_keys
 from theworld.pipeline.store.verify import LEVELS, verify
-from theworld.precompute.inputs import hash_cache
-from theworld.precompute.inputs.hash_cache import HashCache
 from theworld.precompute.inputs.listing import Listing, list_inputs
 from theworld.precompute.inputs.lookup import InputLookup, key_named
 from theworld.precompute.job.config import PrecomputeConfig
@@ -567,7 +566,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="hash cache",
-            covers=("precompute.inputs.hash_cache:_load",),
+            covers=("pipeline.files.hash_cache:_load",),
             cases=lambda s: s.hash_caches,
             use=_use_hash_cache,
             mends=(_reseal_tensors(hash_cache._WHAT),),
@@ -713,7 +712,6 @@ def readers(seeds: Seeds) -> list[Reader]:
                 "precompute.worlds.family:read_config",
                 "pipeline.files.plain:read_json",
                 "precompute.job.cost:_config",
-                "pipeline.files.hashing:hash_files",
             ),
             cases=lambda s: s.worlds_with("*.json"),
             use=_read_world,
@@ -732,7 +730,6 @@ def readers(seeds: Seeds) -> list[Reader]:
                 *("train.language.lm:_architecture", "train.language.lm:_load_tokenizer"),
                 *("train.language.lm:load_tokenizer_only", "train.reader.context_budget:_read_room"),
                 "pipeline.files.tokenizer_json:check_tokenizer_json",
-                "train.language.weights:find_weights",
             ),
             cases=lambda s: s.language_model("*.json"),
             use=_read_lm,

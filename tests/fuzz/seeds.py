@@ -23,13 +23,13 @@ from PIL import Image
 
 from theworld.pipeline.errors import Interrupted
 from theworld.pipeline.files import lock_file
+from theworld.pipeline.files.hash_cache import HashCache
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store import latent_store
 from theworld.pipeline.store.dropped import add_dropped
 from theworld.pipeline.store.retire import Note, write_note
-from theworld.precompute.inputs.hash_cache import HashCache
 from theworld.precompute.inputs.listing import list_inputs
 from theworld.precompute.job.throughput import ThroughputLog
 from theworld.precompute.media.video_writing import write_video

@@ -30,6 +30,7 @@ OF_OTHERS = {
     "pipeline.files.plain:has_content": "compares with content that is known",
     "pipeline.files.table_process:_limit": "the kernel's",
     "pipeline.files.rights:current_umask": "the kernel's",
+    "pipeline.files.weight_hashes:_digests.digest_of": "hashes bytes, whatever they are",
     "pipeline.latents.keys:key_of_file": "hashes bytes, whatever they are",
     "pipeline.machine:_cpu_groups": "the kernel's",
     "pipeline.machine:_quota_of": "the kernel's",

@@ -83,7 +83,7 @@ class AnswerSession:
             RunError: no run folder, or another base model.
             StoreMismatchError: latents of another recipe.
         """
-        loaded = load_run(run, lm=lm, device=device)
+        loaded = load_run(run, lm=lm, device=device, progress=progress)
         meta, config = loaded.meta, loaded.meta.config
         latents = open_store(store or moved_store(Path(meta.store.path), meta.recipe_id), check_sizes=True)
         require_same_recipe(meta, run, latents)

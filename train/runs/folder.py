@@ -25,6 +25,7 @@ from ...pipeline.files.pretrained import require_plain, tensor_shapes
 from ...pipeline.files.rights import follow_umask
 from ...pipeline.latents.recipe import difference
 from ...pipeline.machine import DeviceName, resolve_device
+from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..config import DtypeName
 from ..language.lm import LanguageModel, embedding_rms, load_adapter, load_language_model
@@ -87,20 +88,26 @@ def save_run(folder: Path, model: TheWorld, meta: RunMeta, weights: Mapping[str,
 
 
 def load_run(
-    run: Path | str, *, lm: str | None = None, device: DeviceName = "auto", dtype: DtypeName | None = None
+    run: Path | str,
+    *,
+    lm: str | None = None,
+    device: DeviceName = "auto",
+    dtype: DtypeName | None = None,
+    progress: Progress | None = None,
 ) -> LoadedRun:
     """A trained model from its folder.
 
     Args:
         lm: where the base language model is now, if it has moved. It must be the same model.
         dtype: of the frozen model; None is what it was trained with; "auto" is resolved for this device.
+        progress: is told what is hashed, where that takes long; None is `Progress.to_logger()`.
     Raises:
         RunError: not a run folder, damaged weights, or another base model than the one it was trained on.
         ConfigError: the base model cannot be found or loaded.
     """
     run = Path(run)
     meta = read_meta(run)
-    weights = _find_base(run, meta, lm)
+    weights = _find_base(run, meta, lm, progress)
     torch_device = resolve_device(device)
     try:
         base = load_language_model(
@@ -123,7 +130,7 @@ def load_run(
     return LoadedRun(run, model.eval().to(torch_device), adapted, meta, torch_device)
 
 
-def _find_base(run: Path, meta: RunMeta, lm: str | None) -> Weights:
+def _find_base(run: Path, meta: RunMeta, lm: str | None, progress: Progress | None) -> Weights:
     """The base language model of a run, wherever it lies.
 
     Raises:
@@ -131,7 +138,7 @@ def _find_base(run: Path, meta: RunMeta, lm: str | None) -> Weights:
     """
     known = f"{run} was trained on the language model {meta.lm.source} ({_both(meta.lm.identity, meta.lm.content)})"
     try:
-        weights = find_weights(lm or meta.lm.source)
+        weights = find_weights(lm or meta.lm.source, progress=progress)
     except ConfigError as error:
         if lm is not None:
             raise

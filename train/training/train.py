@@ -107,7 +107,7 @@ def train(
         train_split = replace(train_split, images=roll_out_live(train_split.images, live, arm))
 
     lm = load_language_model(
-        find_weights(config.lm),
+        find_weights(config.lm, progress=progress),
         device=device,
         dtype=resolve_dtype(config.dtype, device),
         attention=config.attention,
