@@ -18,16 +18,15 @@ from ...pipeline.messages import name_some
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import PROMPT, LatentStore, create_store, label_of
 from ...pipeline.store.ledger import Failure
-from ..rollout.kinds import KINDS
 from ..worlds.builtin import WEIGHTS
 from ..worlds.guardrail import unsafe_prompts
 from ..worlds.prompts import embed_prompts, embed_sample_prompts
 from ..worlds.source import WorldSource
 from .config import PrecomputeConfig
 from .events import Events
-from .plan import SHARD_BYTES, Plan, cut_tasks, samples_per_task, shard_capacity
+from .plan import Plan, cut_tasks, shard_capacity
 from .pool import Task, join_pool, open_pool
-from .prepare import Prepared, announce, is_small, prepare
+from .prepare import Prepared, announce, batch_of, is_small, largest_task, prepare
 from .ray_cluster import knock, plan_workers, ray_cluster, wait_for_nodes
 from .report import Report
 from .scheduler import Scheduler
@@ -114,7 +113,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)
 
         signals.check()
-        batch_size = config.batch_size or KINDS[recipe.kind].batch[0 if device == "cpu" else 1]
+        batch_size = batch_of(config, recipe, on_cpu=device == "cpu")
         prompted = recipe.prompts == "sample" or recipe.prompt is not None or recipe.negative_prompt is not None
         setup = _worker_setup(prepared, store, device, batch_size, guardrail=config.guardrail if prompted else None)
         for name, batch in setup["fitted"].items():
@@ -159,12 +158,8 @@ def _cut(
     prepared: Prepared, config: PrecomputeConfig, store: LatentStore, plan: Plan, workers: int, batch_size: int
 ) -> list[Task]:
     """The tasks of the job, each of one shard: by time, as far as it is known, and by bytes."""
-    if config.shard_size is not None:
-        parts = cut_tasks(plan.todo, min(config.shard_size, store.shard_size), 1, batch_size)
-    else:
-        in_bytes = max(1, SHARD_BYTES // plan.sample_bytes)
-        most = min(store.shard_size, in_bytes, samples_per_task(prepared.cost.seconds_of_one, batch_size))
-        parts = cut_tasks(plan.todo, most, workers, batch_size)
+    most, is_shared = largest_task(config, plan, prepared.cost, store, batch_size)
+    parts = cut_tasks(plan.todo, most, workers if is_shared else 1, batch_size)
     first = store.next_number
     return [Task(samples, first + number) for number, samples in enumerate(parts)]
 

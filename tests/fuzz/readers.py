@@ -18,6 +18,7 @@ import safetensors.numpy
 import torch
 import xxhash
 
+from theworld.pipeline import matmul_speed
 from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, TheWorldError
 from theworld.pipeline.files import hash_cache, lock_file
@@ -39,7 +40,7 @@ from theworld.pipeline.store.verify import LEVELS, verify
 from theworld.precompute.inputs.listing import Listing, list_inputs
 from theworld.precompute.inputs.lookup import InputLookup, key_named
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.cost import flops_per_input
+from theworld.precompute.job.cost import operations_of
 from theworld.precompute.job.throughput import ThroughputLog
 from theworld.precompute.media.video_times import Window
 from theworld.precompute.rollout.kinds import KINDS
@@ -370,7 +371,7 @@ def _read_world(folder: Path) -> None:
         recipe = Recipe(world=source.identity, height=height, width=width, rollout_steps=2)
         source.weight_bytes()
         _Spec.model_validate(asdict(spec))  # as the store does that is made of it
-        flops_per_input(source, recipe, spec.sample_shape(height, width, 2))
+        operations_of(source, recipe, spec.sample_shape(height, width, 2))
 
     each(lambda: find_dimensions(world), use, lambda: find_autoencoder(world))
 
@@ -781,6 +782,12 @@ def readers(seeds: Seeds) -> list[Reader]:
             covers=("precompute.job.throughput:ThroughputLog.load",),
             cases=lambda s: s.machines,
             use=_use_machines,
+        ),
+        Reader(
+            name="speeds.json",
+            covers=("pipeline.matmul_speed:_read",),
+            cases=lambda s: s.speeds,
+            use=lambda folder: matmul_speed._read(folder / "speeds.json"),
         ),
         Reader(
             name="scenes",

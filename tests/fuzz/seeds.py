@@ -389,6 +389,11 @@ class Seeds:
         return [Case({"machines.json": content}, ("machines.json",))]
 
     @cached_property
+    def speeds(self) -> list[Case]:
+        content = json.dumps({"a card; torch 2": {"bfloat16": 7.5e14, "float32": 3.1e14}})
+        return [Case({"speeds.json": content.encode()}, ("speeds.json",))]
+
+    @cached_property
     def lock_files(self) -> list[Case]:
         locked = self.place / "locked.json"
         with lock_file.held(locked, busy="busy", reason="no locks here"):

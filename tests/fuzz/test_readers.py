@@ -35,6 +35,7 @@ OF_OTHERS = {
     "pipeline.machine:_cpu_groups": "the kernel's",
     "pipeline.machine:_quota_of": "the kernel's",
     "pipeline.machine:cpu_model": "the kernel's",
+    "pipeline.matmul_speed:_key": "the kernel's",
     "pipeline.store.compact:_fill": "holds a record open that was read by then, and reads nothing",
     "pipeline.store.retire:_is_payload": "hashes bytes, whatever they are",
     "pipeline.store.commit:_test_placing": "files that it has just written",

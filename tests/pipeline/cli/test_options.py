@@ -18,7 +18,7 @@ from theworld.train.worldlet import build as lm_build
 
 from ...commands_page import walk
 
-_OWN_MEANING = """--batch-size --cache --deep --draws --dry-run --dtype --format --futures --images --jobs --labels
+_OWN_MEANING = """--batch-size --cache --deep --device --draws --dry-run --dtype --format --futures --images --jobs --labels
 --layout --lm
 --max-bad --out --questions --samples --scenes --seed --shard-size --show-choices --split --steps --train-steps
 --world"""
