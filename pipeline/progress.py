@@ -22,10 +22,18 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import replace
+from datetime import timedelta
 from typing import Protocol, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
@@ -40,7 +48,11 @@ class Bar(Protocol):
     """Counts what is done."""
 
     def advance(self, count: int, *, failed: int = 0, note: str = "") -> None:
-        """Count `count` more; `failed` is the total of failures so far, `note` a figure to show."""
+        """Count `count` more; `failed` is the total of failures so far, `note` a figure to show.
+
+        Args:
+            count: below 0 where some of it has to be done again.
+        """
         ...
 
 
@@ -96,7 +108,7 @@ class Progress:
 
     @contextmanager
     def bar(self, title: str, *, total: int, unit: str) -> Generator[Bar, None, None]:
-        """A bar that lives as long as the block."""
+        """A bar that lives as long as the block; for a logger or a file a line every ten seconds."""
         if self._console is None or self._quiet:
             yield _Silent()
         elif self._console.is_terminal:
@@ -104,6 +116,7 @@ class Progress:
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
+                TaskProgressColumn(),
                 TextColumn("{task.fields[rate]}", markup=False),
                 TimeElapsedColumn(),
                 TextColumn("left"),
@@ -123,6 +136,12 @@ class _Logged(Progress):
     def __init__(self) -> None:
         super().__init__(None)
         self._logger = logging.getLogger("theworld")
+
+    @contextmanager
+    def bar(self, title: str, *, total: int, unit: str) -> Generator[Bar, None, None]:
+        lines = _Lines(self, title, total, unit)
+        yield lines
+        lines.finish()
 
     def _print(self, line: str) -> None:
         self._logger.info("%s", _seen(line))
@@ -234,16 +253,22 @@ class _Silent:
 
 
 class _Counter:
-    """The rate, from the first count on: what came before it was loading."""
+    """How far it is, and how fast."""
 
     def __init__(self, unit: str) -> None:
         self.done: int = 0
         self._unit = unit
         self._started = time.monotonic()
 
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._started
+
     def rate(self) -> str:
-        elapsed = time.monotonic() - self._started
-        return f"{self.done / elapsed:.1f} {self._unit}/s" if elapsed > 0 and self.done else ""
+        if self.done <= 0 or self.elapsed_s <= 0:
+            return ""
+        rate = self.done / self.elapsed_s
+        return f"{rate:.{1 if rate >= 1 else 3}f} {self._unit}/s"  # a large world model makes an image a minute
 
 
 class _Live(_Counter):
@@ -275,5 +300,20 @@ class _Lines(_Counter):
             self.finish()
 
     def finish(self) -> None:
-        parts = [f"{self._title}: {self.done} of {self._total}", self.rate(), *self._tail]
-        self._progress.say(", ".join(filter(None, parts)))
+        done = f"{self._title}: {self.done} of {self._total}{self._percent()}"
+        self._progress.say(", ".join(filter(None, [done, self.rate(), self._times(), *self._tail])))
+
+    def _percent(self) -> str:
+        return f" ({100 * self.done // self._total} %)" if self._total else ""
+
+    def _times(self) -> str:
+        if self.done <= 0:
+            return ""
+        left_s = (self._total - self.done) * self.elapsed_s / self.done
+        left = f", {_clock(left_s)} left" if left_s > 0 else ""
+        return f"{_clock(self.elapsed_s)} elapsed{left}"
+
+
+def _clock(seconds: float) -> str:
+    """As the live bar has it: 0:01:05, or 2 days, 3:04:05."""
+    return str(timedelta(seconds=round(seconds)))

@@ -8,5 +8,7 @@ from .inputs.listing import list_inputs as list_inputs
 from .job.config import PrecomputeConfig as PrecomputeConfig
 from .job.report import Report as Report
 from .job.run import run_precompute as run_precompute
+from .job.status import Status as Status
+from .job.status import read_status as read_status
 from .live.world import LiveWorld as LiveWorld
 from .worlds.registry import load_world as load_world

@@ -28,6 +28,7 @@ from .policies import policies
 from .precompute import precompute
 from .questions import questions
 from .scenes import scenes, worldlet_build
+from .status import status
 from .study import study
 from .tokens import tokens
 from .train import train
@@ -101,6 +102,7 @@ def _root(
 
 
 app.command(example="theworld precompute photos --steps 8")(precompute)
+app.command(example="theworld status latents")(status)
 app.command(example="theworld train --cache")(train)
 app.command(example="theworld evaluate runs/1 --report page.html")(evaluate)
 app.command(example="theworld ask runs/1 photo.jpg 'where will the ball land?' --choices left,middle,right")(ask)

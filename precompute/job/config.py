@@ -174,7 +174,12 @@ class PrecomputeConfig(BaseModel):
         _running("Of the cluster: wait up to 5 minutes until so many have joined.", default="those that are there"),
     ] = None
     events: Annotated[
-        LocalPath | None, _running("Append one JSON line per event to this file.", typed_only=_WRITTEN)
+        LocalPath | None,
+        _running(
+            "Append one JSON line per event to this file; `theworld status` reads it.",
+            default="one in jobs/ of the cache",
+            typed_only=_WRITTEN,
+        ),
     ] = None
     retry_failed: Annotated[bool, _running("Try failed inputs again.")] = False
     max_bad: Annotated[int, Field(ge=0), _running("Inputs that may fail before the exit code is 3.")] = 0

@@ -17,6 +17,7 @@ from ...pipeline.machine import usable_cores
 from ...pipeline.progress import Progress
 from ..inputs.listing import Sample
 from .ray_cluster import WorkerPlan, node_of
+from .ray_counts import Counted, RayCounts
 from .ray_local import Session, StopSign, ray_session
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and a run with nothing to do needs none of it
@@ -56,10 +57,19 @@ class Pool(Protocol):
 
     where: list[dict[str, str]]
     """Host, device and package folder of each worker on another machine."""
+    gpus_a_worker: float
 
     @property
     def workers(self) -> int:
         """How many there are."""
+        ...
+
+    def worker_s(self) -> float:
+        """Seconds of all workers so far, loading and waiting included: of each from when it was asked for."""
+        ...
+
+    def counts(self) -> Counted:
+        """How far the tasks in hand are. May be called in another thread."""
         ...
 
     def start(self) -> float:
@@ -98,10 +108,18 @@ class _InProcess:
 
     def __init__(self, setup: WorkerSetup, progress: Progress) -> None:
         self.where: list[dict[str, str]] = []
+        self.gpus_a_worker = 1.0 if setup.device.startswith("cuda") else 0.0
+        self._since = time.monotonic()
         self._progress = progress
         self._worker = worker_class()(setup)
         self._task: tuple[Task, Mapping[str, int]] | None = None
         self._shown_reasons: set[str] = set()
+
+    def worker_s(self) -> float:
+        return time.monotonic() - self._since
+
+    def counts(self) -> Counted:
+        return self._worker.counts.read()
 
     def start(self) -> float:
         return self._worker.load_s()
@@ -139,6 +157,7 @@ class _Actor:
     """One Ray actor and its tasks."""
 
     handle: Any
+    since: float = field(default_factory=time.monotonic)
     tasks: dict[Any, Task] = field(default_factory=dict[Any, "Task"])
     """By the reference of their result."""
     died_at: float | None = None
@@ -164,13 +183,15 @@ class _RayPool:
         setup: WorkerSetup,
         workers: int,
         progress: Progress,
-        stop_sign: StopSign,
+        sign: str,
         *,
         cpus: float,
         gpus: float,
     ) -> None:
-        self._stop_sign = stop_sign
+        self._stop_sign, self._counts = StopSign(sign), RayCounts(sign)
         self.where: list[dict[str, str]] = []
+        self.gpus_a_worker = gpus
+        self._s_of_the_gone = 0.0
         self._progress = progress
         self._session = session
         self._ray = session.ray
@@ -186,6 +207,17 @@ class _RayPool:
     @property
     def workers(self) -> int:
         return len(self._actors)
+
+    def worker_s(self) -> float:
+        now = time.monotonic()
+        return self._s_of_the_gone + sum(now - actor.since for actor in self._actors)
+
+    def counts(self) -> Counted:
+        return self._counts.read()
+
+    def _remove(self, actor: _Actor) -> None:
+        self._s_of_the_gone += time.monotonic() - actor.since
+        self._actors.remove(actor)
 
     def start(self) -> float:
         return max(self.call_each("load_s"))
@@ -299,7 +331,7 @@ class _RayPool:
         for actor in [actor for actor in self._actors if actor.died_at is not None and actor.restart is None]:
             assert actor.died_at is not None
             if now - actor.died_at > RESTART_S:
-                self._actors.remove(actor)
+                self._remove(actor)
                 self._progress.warn(f"a worker did not come back within {RESTART_S:.0f} s; {self.workers} go on")
                 if not self._actors:
                     raise WorldModelError(
@@ -326,7 +358,7 @@ class _RayPool:
             if not actor.joins:
                 actor.next_call_at = time.monotonic() + POLL_S / 5
                 return
-            self._actors.remove(actor)
+            self._remove(actor)
             self._ray.kill(actor.handle)
             self._left_out += 1
             self._progress.warn(
@@ -378,7 +410,7 @@ def open_pool(
         gpus_per_worker = 1 / -(-workers // gpus) if gpus else 0
         sign = _stop_sign_name()
         rays_setup = _ray_setup({**setup, "stop_sign": sign}, threads)
-        yield _RayPool(session, rays_setup, workers, progress, StopSign(sign), cpus=1, gpus=gpus_per_worker)
+        yield _RayPool(session, rays_setup, workers, progress, sign, cpus=1, gpus=gpus_per_worker)
 
 
 @contextmanager
@@ -401,7 +433,7 @@ def join_pool(
         _ray_setup({**setup, "stop_sign": sign}, None if worker_plan.gpus else int(worker_plan.cpus)),
         worker_plan.workers,
         progress,
-        StopSign(sign),
+        sign,
         cpus=worker_plan.cpus,
         gpus=worker_plan.gpus,
     )

@@ -71,11 +71,15 @@ class Report:
         work = self.work
         if work.written:
             rate = work.written / work.seconds if work.seconds else 0.0
+            hours = f"{work.worker_hours:.2f} worker-hours"
+            if work.gpu_hours:
+                hours = f"{work.gpu_hours:.2f} GPU-hours"
             phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in work.phases.items())
             lines.append(
                 f"{work.written} {kind.makes} in {work.seconds:.1f} s ({rate:.1f} {kind.takes}s/s), "
-                f"{format_bytes(work.bytes_written)}; {work.worker_hours:.2f} worker-hours on {work.device}, of them "
-                f"loading {work.load_s:.1f} s a worker, {phases}" + (f"; {work.retries} retries" * bool(work.retries))
+                f"{format_bytes(work.bytes_written)} in {work.shards} shard{'s' * (work.shards != 1)} of this job; "
+                f"{hours} on {work.device}, of them loading {work.load_s:.1f} s a worker, {phases}"
+                + f"; {work.retries} retries" * bool(work.retries)
             )
         elif self.plan.todo and not work.elsewhere:
             lines.append(f"none of {len(self.plan.todo)} {kind.makes} could be made")
@@ -131,6 +135,7 @@ class Report:
             "images": self.plan.inputs,
             "done_before": self.plan.done,
             "written": self.written,
+            "shards": self.work.shards,
             "made_elsewhere": self.work.elsewhere,
             "of_other_parts": self.plan.of_other_parts,
             "failed": self.bad,
@@ -145,6 +150,7 @@ class Report:
             "seconds": round(self.work.seconds, 3),
             "load_s": round(self.work.load_s, 3),
             "worker_hours": round(self.work.worker_hours, 5),
+            "gpu_hours": round(self.work.gpu_hours, 5),
             "worker_seconds": {phase: round(seconds, 3) for phase, seconds in self.work.phases.items()},
             "retries": self.work.retries,
             "dry_run": self.dry_run,

@@ -10,20 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...pipeline.errors import Interrupted, TheWorldError
+from ...pipeline.errors import ConfigError, Interrupted, TheWorldError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files.atomic import publish, writing
 from ...pipeline.machine import resolve_device
 from ...pipeline.messages import name_some
 from ...pipeline.progress import Progress
-from ...pipeline.store.folder import PROMPT, LatentStore, create_store, label_of
+from ...pipeline.store.folder import PROMPT, LatentStore, create_store, label_of, refuse_store
 from ...pipeline.store.ledger import Failure
 from ..worlds.builtin import WEIGHTS
 from ..worlds.guardrail import unsafe_prompts
 from ..worlds.prompts import embed_prompts, embed_sample_prompts
 from ..worlds.source import WorldSource
 from .config import PrecomputeConfig
-from .events import Events
+from .events import Events, facts_of_task
 from .plan import Plan, cut_tasks, shard_capacity
 from .pool import Task, join_pool, open_pool
 from .prepare import Prepared, announce, batch_of, is_small, largest_task, prepare
@@ -49,15 +49,23 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
         StoreError: the store cannot be written.
         Interrupted: a signal, or Ray died; what is committed stays.
     """
-    events, signals = Events(config.events), signals_of_this_run()
+    refuse_store(config.cache)  # before events are written there
+    events, signals = Events.of_task(config), signals_of_this_run()
     try:
-        with signals.caught(), _interruptions(signals):
+        with signals.caught(), _interruptions(signals), events.beating():
+            events.write("begun", **facts_of_task(config))
             report = _run(config, progress or Progress.to_logger(), events, signals)
         events.write("finished", **report.to_json())
         return report
     except TheWorldError as error:
         stopped = isinstance(error, Interrupted)
-        events.write("interrupted" if stopped else "failed", message=str(error), exit_code=error.exit_code)
+        figures = events.figures()
+        events.write("interrupted" if stopped else "failed", message=str(error), exit_code=error.exit_code, **figures)
+        if error.exit_code == ConfigError.exit_code and not events.has_plan:
+            events.discard()
+        raise
+    except Exception as error:
+        events.write("failed", message=f"{type(error).__name__}: {error}", **events.figures())
         raise
     finally:
         events.close()
@@ -87,6 +95,8 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         for damage in store.damage if store else ():  # a run says so when it opens the store to write
             progress.warn(f"warning: {damage}")
         return Report(store=store.path if store else config.cache, recipe=recipe, plan=plan, cost=cost, dry_run=True)
+    if plan.todo and events.problem:
+        progress.warn(f"warning: `theworld status` will not see this job: {events.problem}")
     if store is not None and not plan.todo and not os.access(store.path, os.W_OK):
         return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)  # all done, on read-only media
     device, workers = prepared.device, prepared.workers

@@ -11,27 +11,26 @@ task begins; those in hand end after their batch, commit what they have, and han
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...pipeline.errors import ConfigError, Interrupted, StoreError, WorldModelError
 from ...pipeline.failures import FailureReason
 from ...pipeline.machine import is_out_of_memory
-from ...pipeline.progress import Bar, Progress
+from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
-from .cost import duration
 from .events import Events
 from .plan import samples_per_task
 from .pool import Pool, Task, reason_of
 from .signals import Signals, held, signal_behind
 from .throughput import ANY_DEVICE, ThroughputLog
+from .watch import Figures, watched
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and a run with nothing to do needs none of it
     from .worker import Receipt
@@ -42,8 +41,6 @@ SINGLE_ATTEMPTS = 3
 """Tries of a single sample: one of them may fail because the worker died for another reason."""
 FRUITLESS = 16
 """Failed tasks in a row, per worker, after which the samples are not to blame; finding one takes 2 + log2(shard)."""
-HEARTBEAT_S = 60.0
-"""After so long without the end of a task, a line says that the job lives."""
 
 
 @dataclass
@@ -51,6 +48,8 @@ class Work:
     """Counts and times of a run so far."""
 
     written: int = 0
+    shards: int = 0
+    """This run's own, as all that is counted here."""
     elsewhere: int = 0
     """Made here as well, but another job had committed them before."""
     failures: list[Failure] = field(default_factory=list[Failure])
@@ -64,7 +63,9 @@ class Work:
     """Wall time of the work, start-up of the workers left out."""
     load_s: float = 0.0
     worker_hours: float = 0.0
-    """Of all workers, loading included."""
+    """Of all workers, each from when it was asked for: loading, waiting and late starts are counted as they were."""
+    gpu_hours: float = 0.0
+    """Of all GPUs that they held."""
     device: str = ""
     """Of one of the workers, by its model."""
 
@@ -94,8 +95,16 @@ class Scheduler:
         self._held_failures: list[Failure] = []
         """Not yet in the ledger: as long as nothing succeeds, the samples may not be to blame."""
         self._failures_in_a_row = 0
-        self._total = self._done = self._in_hand = 0
-        self._ended_at = time.monotonic()
+        self._to_record: list[Failure] = []
+        self._to_clear: list[Failure] = []
+        """Of the tasks that just ended: both go to the ledger at once, which syncs the disk for each file."""
+        self._to_tell: list[dict[str, Any]] = []
+        """Events of the shards that just ended."""
+        self._reasons = Counter[str](failure.reason for failure in refused)
+        """Of the failures in the ledger."""
+        self._total = self._done = self._batches = 0
+        self._in_hand: dict[str, Task] = {}
+        """By the key of its first sample."""
         self.work = Work(failures=list(refused))
 
     def run(self, tasks: Sequence[Task]) -> Work:
@@ -106,16 +115,18 @@ class Scheduler:
             Interrupted: a signal, or Ray is gone; what is committed stays.
         """
         self._total = sum(len(task.samples) for task in tasks)
-        began = time.monotonic()
+        self._events.figures = lambda: self.figures().to_json()
         try:
             self.work.load_s = self._pool.start()
-            load_s = round(self.work.load_s, 3)
-            self._events.write("started", workers=self._pool.workers, load_s=load_s, where=self._pool.where)
+            self._say_ready()
             started = time.monotonic()
-            unit = f"{self._kind.takes}s"
-            with held(), self._progress.bar(self._kind.doing, total=self._total, unit=unit) as bar, self._heartbeat():
+            with held(), watched(self._progress, self._kind, self._total, self.figures):
                 try:
-                    self._loop(deque(tasks), bar, began)
+                    self._loop(deque(tasks))
+                except BaseException:
+                    with suppress(StoreError, OSError):  # what is not on record is tried again
+                        self._note_ended_tasks()
+                    raise
                 finally:
                     self.work.seconds = time.monotonic() - started
         except (Interrupted, SystemError) as error:
@@ -127,23 +138,58 @@ class Scheduler:
                 f"{self._total - self._done} remain. Run the same command again to resume"
             ) from stop
         finally:
-            self.work.worker_hours = (time.monotonic() - began) * self._pool.workers / 3600
+            figures = self.figures()
+            self._events.figures = lambda: figures.to_json()  # the pool is gone soon
+            self.work.worker_hours, self.work.gpu_hours = figures.worker_s / 3600, figures.gpu_hours
             self._save_rates()
             self._store.publish()
         return self.work
 
-    def _loop(self, queue: deque[Task], bar: Bar, began: float) -> None:
-        in_flight, is_stopping = 0, False
-        while in_flight or (queue and not self._signals.name):
+    def figures(self) -> Figures:
+        """How far the run is; may be asked in another thread."""
+        in_hand = dict(self._in_hand)
+        counted = {key: counts for key, counts in self._pool.counts().items() if key in in_hand} if in_hand else {}
+        worker_s = self._pool.worker_s()
+        return Figures(
+            total=self._total,
+            done=self._done,
+            in_hand=sum(len(task.samples) for task in in_hand.values()),
+            made=sum(min(samples, len(in_hand[key].samples)) for key, (samples, _) in counted.items()),
+            batches=self._batches + sum(batches for _, batches in counted.values()),
+            failures=self._reasons + Counter(failure.reason for failure in tuple(self._held_failures)),
+            workers=self._pool.workers,
+            worker_s=worker_s,
+            gpus_a_worker=self._pool.gpus_a_worker,
+        )
+
+    def _say_ready(self) -> None:
+        workers = self._pool.workers
+        nodes = len({place.get("host") for place in self._pool.where}) or 1
+        ready_s = self._pool.worker_s() / max(1, workers)  # all were asked for at the same time
+        self._progress.say(
+            f"{workers} worker{'s' * (workers != 1)} on {nodes} node{'s' * (nodes != 1)} ready after {ready_s:.1f} s"
+        )
+        self._events.write(
+            "started",
+            store=str(self._store.path.resolve()),
+            workers=workers,
+            nodes=nodes,
+            load_s=round(self.work.load_s, 3),
+            ready_s=round(ready_s, 3),
+            where=self._pool.where,
+        )
+
+    def _loop(self, queue: deque[Task]) -> None:
+        is_stopping = False
+        while self._in_hand or (queue and not self._signals.name):
             # near the end of the queue no worker gets a second task while another has none
             while (
                 queue and not self._signals.name and self._pool.takes(queue[0], ahead=len(queue) > self._pool.workers)
             ):
                 task = self._next_task(queue)
                 self._pool.submit(task, self._fitted)
-                in_flight += 1
-                self._in_hand += len(task.samples)
-            if not in_flight and self._signals.name:
+                self._in_hand[task.samples[0].key] = task
+            if not self._in_hand and self._signals.name:
                 break
             if queue and not is_stopping:
                 self._pool.grow()
@@ -152,19 +198,15 @@ class Scheduler:
                 is_stopping = True
                 self._pool.stop()
             for task, outcome in ended_tasks:
-                in_flight -= 1
-                self._in_hand -= len(task.samples)
-                self._ended_at = time.monotonic()
-                ended_samples = self._ended(task, outcome, queue, is_stopping=is_stopping)
-                self._done += ended_samples
-                failed = len(self.work.failures) + len(self._held_failures)
-                bar.advance(ended_samples, failed=failed, note=self._progress_note(began))
+                self._done += self._ended(task, outcome, queue, is_stopping=is_stopping)
+                self._in_hand.pop(task.samples[0].key)
+            self._note_ended_tasks()
             self._store.publish_at_times()
         if self._done < self._total:
             self._signals.check()
-        for failure in self._held_failures:
-            self._record_failure(failure)
+        self._to_record += self._held_failures
         self._held_failures.clear()
+        self._note_ended_tasks()
 
     def _next_task(self, queue: deque[Task]) -> Task:
         """The first of the queue, cut to what the tasks before it say that a worker makes in time."""
@@ -195,35 +237,6 @@ class Scheduler:
             queue.extendleft(reversed(retry))
         return 0 if retry else 1
 
-    @contextmanager
-    def _heartbeat(self) -> Generator[None, None, None]:
-        """While tasks take long, a line a minute says that they are at work: in a thread, as one may be in this one."""
-        ended = threading.Event()
-        self._ended_at = time.monotonic()
-
-        def beat() -> None:
-            told = 0.0
-            while not ended.wait(HEARTBEAT_S / 4):
-                now = time.monotonic()
-                if min(now - self._ended_at, now - told) >= HEARTBEAT_S:
-                    told = now
-                    waited = duration(now - self._ended_at)
-                    self._progress.say(
-                        f"still at work: {self._in_hand} {self._kind.takes}s in hand, {self._done} of {self._total} "
-                        f"done; no task has ended for {waited}"
-                    )
-                    self._events.write(
-                        "alive", in_hand=self._in_hand, done=self._done, waited_s=round(now - self._ended_at)
-                    )
-
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
     @property
     def _has_written_nothing(self) -> bool:
         return not self.work.written
@@ -233,6 +246,8 @@ class Scheduler:
             receipt = replace(receipt, written=receipt.written + receipt.elsewhere, elsewhere=0)
         work = self.work
         work.written += receipt.written
+        work.shards += receipt.written > 0
+        self._batches += receipt.batches
         work.elsewhere += receipt.elsewhere
         work.bytes_written += receipt.bytes_written
         work.device = receipt.device
@@ -244,24 +259,25 @@ class Scheduler:
         failed_keys = {failure.key for failure in receipt.failures}
         tried = task.samples[: len(task.samples) - receipt.undone]
         failed_before = (self._failed_before.get(sample.key) for sample in tried if sample.key not in failed_keys)
-        self._store.clear_failures([failure for failure in failed_before if failure is not None])
-        for failure in receipt.failures:
-            self._record_failure(failure)
+        self._to_clear += [failure for failure in failed_before if failure is not None]
+        self._to_record += receipt.failures
         if made:
             self._failures_in_a_row = 0
-            while self._held_failures:
-                self._record_failure(self._held_failures.pop(0))
+            self._to_record += self._held_failures
+            self._held_failures.clear()
         with suppress(StoreError):  # the shard is safe; the publish at the end says what is wrong
             self._store.publish_at_times()
-        self._events.write(
-            "shard",
-            written=receipt.written,
-            failed=len(receipt.failures),
-            done=self._done + len(tried),
-            remaining=self._total - self._done - len(tried),
-            seconds={phase: round(seconds, 3) for phase, seconds in receipt.seconds.items()},
-            batch_size=receipt.batch_size,
-            device=receipt.device,
+        self._to_tell.append(
+            {
+                "written": receipt.written,
+                "elsewhere": receipt.elsewhere,
+                "failed": len(receipt.failures),
+                "done": self._done + len(tried),
+                "remaining": self._total - self._done - len(tried),
+                "seconds": {phase: round(seconds, 3) for phase, seconds in receipt.seconds.items()},
+                "batch_size": receipt.batch_size,
+                "device": receipt.device,
+            }
         )
 
     def _failed(self, task: Task, error: Exception) -> list[Task]:
@@ -299,22 +315,42 @@ class Scheduler:
             self._held_failures.append(failure)
         else:
             self._failures_in_a_row = 0
-            self._record_failure(failure)
+            self._to_record.append(failure)
         return []
 
-    def _record_failure(self, failure: Failure) -> None:
-        before = self._failed_before.get(failure.key) if failure.key is not None else None
-        if before is not None:
-            failure = replace(failure, attempts=failure.attempts + before.attempts)
-        self._store.record_failure(failure)
-        self.work.failures.append(failure)
-        self._events.write(
-            "failure",
-            source=failure.source,
-            reason=failure.reason,
-            message=failure.message,
-            attempts=failure.attempts,
-        )
+    def _note_ended_tasks(self) -> None:
+        """Bring the ledger up to date with the tasks that ended; nobody is told of a failure before that is durable."""
+        try:
+            self._record_failures()
+        finally:
+            for fields in self._to_tell:
+                self._events.write("shard", **fields)
+            self._to_tell = []
+
+    def _record_failures(self) -> None:
+        if self._to_clear:
+            self._store.clear_failures(self._to_clear)
+            self._to_clear = []
+        if not self._to_record:
+            return
+        failures: list[Failure] = []
+        for failure in self._to_record:
+            before = self._failed_before.get(failure.key) if failure.key is not None else None
+            failures.append(
+                failure if before is None else replace(failure, attempts=failure.attempts + before.attempts)
+            )
+        self._store.record_failures(failures)
+        self._to_record = []
+        self.work.failures += failures
+        self._reasons.update(failure.reason for failure in failures)
+        for failure in failures:
+            self._events.write(
+                "failure",
+                source=failure.source,
+                reason=failure.reason,
+                message=failure.message,
+                attempts=failure.attempts,
+            )
 
     def _lower_batch(self, device: str, batch_size: int) -> None:
         if batch_size >= min(self._batch_size, self._fitted.get(device, self._batch_size)):
@@ -324,11 +360,6 @@ class Scheduler:
             self._throughput.note_batch(self._store.recipe, device, batch_size)
         self._progress.warn(f"out of memory: batches of {batch_size} from here on ({device or 'every device'})")
         self._events.write("backoff", device=device, batch_size=batch_size)
-
-    def _progress_note(self, began: float) -> str:
-        reasons = Counter(failure.reason for failure in (*self.work.failures, *self._held_failures))
-        hours = (time.monotonic() - began) * self._pool.workers / 3600
-        return ", ".join([*(f"{count} {reason}" for reason, count in reasons.items()), f"{hours:.2f} worker-h"])
 
     def _save_rates(self) -> None:
         for device, sums in self._rates.items():

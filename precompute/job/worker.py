@@ -33,6 +33,7 @@ from ..worlds.prompts import load_prompt_embeddings
 from ..worlds.registry import load_world
 from ..worlds.text_embeddings import TextEmbeddings
 from .plan import MOST_TASK_S
+from .ray_counts import Counts, LocalCounts, RayCounts
 from .ray_local import StopSign
 from .signals import held
 from .throughput import ANY_DEVICE
@@ -81,6 +82,7 @@ class Receipt:
     notes: dict[str, int] = field(default_factory=dict[str, int])
     """Note about inputs that were used -> how many."""
     batch_size: int
+    batches: int = 0
     device: str = ""
     """Model of the device that made it."""
 
@@ -92,6 +94,8 @@ class Worker:
     """Makes the latents of shards of samples and commits them itself; returns receipts, never latents."""
 
     _stop_sign: StopSign | None = None
+    counts: Counts
+    """Of the batches of the task in hand."""
 
     def __init__(self, setup: WorkerSetup) -> None:
         if setup.umask is not None:
@@ -118,8 +122,10 @@ class Worker:
         self._device_name = device_name(setup.device, torch.get_num_threads())
         self._batch_size = min(setup.batch_size, setup.fitted.get(self._device_name, setup.batch_size))
         self._made_any = False
+        self.counts = LocalCounts()
         if setup.stop_sign is not None:
             self._stop_sign = StopSign(setup.stop_sign)
+            self.counts = RayCounts(setup.stop_sign)
         self._load_s = time.monotonic() - started
 
     def load_s(self) -> float:
@@ -160,10 +166,11 @@ class Worker:
         seconds = {"decode": 0.0, self._kind.phase: 0.0, "write": 0.0}
         notes: Counter[str] = Counter()
         rates: Counter[str] = Counter()
-        written = undone = 0
+        written = undone = batches = 0
         for device in (self._device_name, ANY_DEVICE):
             self._batch_size = min(self._batch_size, (fitted or {}).get(device, self._batch_size))
         began = time.monotonic()
+        first_key = samples[0].key
         if self._is_stopped():  # it lay ready behind the task in hand
             samples, undone = (), len(samples)
         with (
@@ -190,6 +197,8 @@ class Worker:
                         failures.append(_failure(sample, FailureReason.LATENT, f"{sample.source}: {error}"))
                 seconds[self._kind.phase] += computed_at - started
                 seconds["write"] += time.monotonic() - computed_at
+                batches += 1
+                self.counts.put(first_key, written + len(failures), batches)
                 if is_interrupted() or self._is_stopped() or time.monotonic() - began > MOST_TASK_S:
                     break
             undone += len(samples) - written - len(failures)
@@ -205,6 +214,7 @@ class Worker:
             seconds=seconds,
             notes=dict(notes),
             batch_size=self._batch_size,
+            batches=batches,
             device=self._device_name,
         )
 

@@ -75,7 +75,8 @@ def test_what_can_be_read_by_a_script_takes_json_and_what_takes_long_takes_quiet
     options = {name: {word for param in one.params for word in param.opts} for name, one in COMMANDS.items()}
     runs = {name: words for name, words in options.items() if not hasattr(COMMANDS[name], "commands")}
     assert {name for name, words in runs.items() if "--json" not in words} == set()
-    at_once = {"worlds", "doctor", "tokens", *(f"cache {name}" for name in ("list", "info", "failed", "gc", "explain"))}
+    at_once = {"worlds", "doctor", "tokens", "status"}
+    at_once |= {f"cache {name}" for name in ("list", "info", "failed", "gc", "explain")}
     assert {name.removeprefix("theworld ") for name, words in runs.items() if "--quiet" not in words} == at_once
     files = [*(ROOT / "pipeline" / "cli").glob("*.py")]
     assert len(files) > 10
@@ -145,7 +146,8 @@ def test_a_line_of_progress_says_what_is_known_by_then(capsys: pytest.CaptureFix
                 bar.advance(count, failed=1, note="loss 0.5")
     first, second = capsys.readouterr().err.splitlines()
     assert first == "copy: 0 of 0"
-    assert re.fullmatch(r"copy: 2 of 2, [\d.]+ samples/s, 1 failed, loss 0\.5", second), second
+    told = r"copy: 2 of 2 \(100 %\), [\d.]+ samples/s, 0:00:0\d elapsed, 1 failed, loss 0\.5"
+    assert re.fullmatch(told, second), second
 
 
 def test_an_address_of_ray_that_lies_about_is_not_followed_and_that_is_said(

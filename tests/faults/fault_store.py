@@ -48,6 +48,7 @@ class FaultReceipt:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     batch_size: int = 8
+    batches: int = 1
     device: str = "fault"
 
 

@@ -41,6 +41,7 @@ from theworld.precompute.inputs.listing import Listing, list_inputs
 from theworld.precompute.inputs.lookup import InputLookup, key_named
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.cost import operations_of
+from theworld.precompute.job.status import lines_of, read_status, table_of
 from theworld.precompute.job.throughput import ThroughputLog
 from theworld.precompute.media.video_times import Window
 from theworld.precompute.rollout.kinds import KINDS
@@ -410,6 +411,11 @@ def _use_machines(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
         log.path = Path(place) / "machines.json"
         log.save(Path(place))
+
+
+def _use_jobs(folder: Path) -> None:
+    status = read_status(folder)
+    each(lambda: table_of(status), lambda: lines_of(status), lambda: json.dumps(status.to_json()))
 
 
 def readers(seeds: Seeds) -> list[Reader]:
@@ -788,6 +794,12 @@ def readers(seeds: Seeds) -> list[Reader]:
             covers=("pipeline.matmul_speed:_read",),
             cases=lambda s: s.speeds,
             use=lambda folder: matmul_speed._read(folder / "speeds.json"),
+        ),
+        Reader(
+            name="events of jobs",
+            covers=("precompute.job.job_runs:_events_of",),
+            cases=lambda s: s.jobs,
+            use=_use_jobs,
         ),
         Reader(
             name="scenes",

@@ -394,6 +394,23 @@ class Seeds:
         return [Case({"speeds.json": content.encode()}, ("speeds.json",))]
 
     @cached_property
+    def jobs(self) -> list[Case]:
+        events = [
+            {"event": "begun", "inputs": "/in", "part": "1/2", "cache": "/c", "host": "node", "pid": 7, "slurm": "8_1"},
+            {"event": "plan", "store": "/c/s", "todo": 9, "done": 3, "refused": 1},
+            {"event": "started", "store": "/c/s", "workers": 2, "nodes": 1, "ready_s": 4.0},
+            {"event": "shard", "written": 4, "elsewhere": 0, "done": 4},
+            {"event": "alive", "done": 4, "made": 2, "workers": 2, "worker_hours": 0.5, "gpu_hours": 0.25},
+            {"event": "failure", "reason": "decode"},
+            {"event": "finished", "store": "/c/s", "reasons": {"decode": 1}},
+        ]
+        content = "".join(json.dumps({"time": 1e9 + at, **event}) + "\n" for at, event in enumerate(events)).encode()
+        pointer = json.dumps({"event": "elsewhere", "file": "/nowhere", "cache": "/c", "host": "node"}).encode() + b"\n"
+        half = content[: len(content) // 2]
+        files = {"jobs/a.jsonl": content, "jobs/b.jsonl": half, "jobs/elsewhere-1.jsonl": pointer}
+        return [Case(files, tuple(files))]
+
+    @cached_property
     def lock_files(self) -> list[Case]:
         locked = self.place / "locked.json"
         with lock_file.held(locked, busy="busy", reason="no locks here"):

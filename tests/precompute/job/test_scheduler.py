@@ -18,6 +18,7 @@ from theworld.precompute.inputs.listing import Sample
 from theworld.precompute.inputs.locations import File
 from theworld.precompute.job.events import Events
 from theworld.precompute.job.pool import Task
+from theworld.precompute.job.ray_counts import Counted
 from theworld.precompute.job.scheduler import FRUITLESS, SINGLE_ATTEMPTS, Scheduler
 from theworld.precompute.job.signals import Signals
 from theworld.precompute.job.throughput import ANY_DEVICE, ThroughputLog
@@ -30,11 +31,18 @@ class Pool:
     """Runs a function for each task, one at a time; remembers the sizes it was told with each."""
 
     workers = 1
+    gpus_a_worker = 0.5
 
     def __init__(self, work: Work) -> None:
         self.where: list[dict[str, str]] = []
         self.fitted: list[dict[str, int]] = []
         self.work, self.task = work, None
+
+    def worker_s(self) -> float:
+        return 7200.0
+
+    def counts(self) -> Counted:
+        return {}
 
     def start(self) -> float:
         return 0.0
@@ -233,3 +241,34 @@ def test_a_program_that_follows_the_events_learns_of_every_shard_and_failure(tmp
     ] * 2
     [told] = [event for event in events if event["event"] == "failure"]
     assert (told["source"], told["reason"], told["message"], told["attempts"]) == ("2.png", "rollout", "it broke", 1)
+
+
+def test_the_failures_of_a_receipt_are_made_durable_together_before_anybody_hears_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, file = create(tmp_path), tmp_path / "events.jsonl"
+    record, written = store.record_failures, list[int]()
+
+    def noted(failures: list[Failure]) -> None:
+        assert '"failure"' not in file.read_text()
+        record(failures)
+        written.append(len(failures))
+
+    monkeypatch.setattr(store, "record_failures", noted)
+    events, log = Events(file), ThroughputLog.load(tmp_path)
+    pool = Pool(lambda task: receipt(task, *map(failure, range(1, 4))))
+    loop = Scheduler(
+        pool, store, log, Progress.silent(), events, batch_size=8, refused=(), signals=Signals()
+    )  # fmt: skip
+    loop.run([Task(tuple(map(sample, range(4))))])
+    assert written == [3], "each file of the ledger costs two syncs of the disk"
+    names = [json.loads(line)["event"] for line in file.read_text().splitlines()]
+    assert names == ["started", "failure", "failure", "failure", "shard"]
+    assert ledger(store) == {"1.png": 1, "2.png": 1, "3.png": 1}
+
+
+def test_a_report_has_the_hours_of_every_worker_from_its_own_start(tmp_path: Path) -> None:
+    loop, _ = scheduler(create(tmp_path), receipt)  # whose pool has had two hours of workers, with half a GPU each
+    work = loop.run(tasks(0, 1))
+    assert (work.worker_hours, work.gpu_hours, work.shards) == (2.0, 1.0, 2)
+    assert loop.figures().done == 2

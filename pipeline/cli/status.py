@@ -1,0 +1,34 @@
+"""`theworld status`: what the jobs of a cache are doing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..config import DEFAULT_CACHE
+from .options import Json
+
+
+def status(
+    place: Annotated[
+        Path, typer.Argument(help="A cache folder, a store, a folder that holds caches, or a file of --events.")
+    ] = DEFAULT_CACHE,
+    stale_s: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds without a line after which a job is stale. (default: 180, six heartbeats)"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What precompute jobs do, on any machine that sees their cache: how far, how fast, what failed, what is stale."""
+    from ...precompute.job.status import lines_of, read_status, table_of
+    from ..progress import print_json, print_lines, print_result
+
+    found = read_status(place, stale_s=stale_s)
+    print_lines(*(f"warning: {problem}" for problem in found.unreadable), err=True)
+    if as_json:
+        print_json(found.to_json())
+        return
+    print_result(table_of(found))
+    print_lines(*lines_of(found), paths=True)

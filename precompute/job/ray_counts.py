@@ -1,0 +1,77 @@
+"""How far the tasks in hand are: a worker counts its batches, and the driver reads the counts while the worker goes on.
+
+first key of a task -> (samples it is done with, batches)
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from contextlib import suppress
+from typing import Any, Protocol
+
+Counted = dict[str, tuple[int, int]]
+
+_PUT_S = 1.0
+"""Between two counts that a worker writes to Ray's table: small batches take milliseconds."""
+
+
+class Counts(Protocol):
+    """The counts of all workers of a pool."""
+
+    def put(self, first_key: str, samples: int, batches: int) -> None:
+        """For a worker, after each batch of its task."""
+        ...
+
+    def read(self) -> Counted:
+        """For the driver: the latest count of each worker, which may be of a task that has ended since."""
+        ...
+
+
+class LocalCounts:
+    """Of the worker in this process."""
+
+    def __init__(self) -> None:
+        self._latest: Counted = {}
+
+    def put(self, first_key: str, samples: int, batches: int) -> None:
+        self._latest = {first_key: (samples, batches)}
+
+    def read(self) -> Counted:
+        return self._latest
+
+
+class RayCounts:
+    """Of the workers of one pool, wherever they run: a row a worker in Ray's own table, where the stop sign is too."""
+
+    def __init__(self, pool: str) -> None:
+        """
+        Args:
+            pool: name of its stop sign.
+        """
+        self._prefix = f"{pool}/count/"
+        self._row = f"{self._prefix}{secrets.token_hex(8)}".encode()
+        self._put_at = 0.0
+
+    def put(self, first_key: str, samples: int, batches: int) -> None:
+        now = time.monotonic()
+        if now - self._put_at >= _PUT_S:
+            self._put_at = now
+            with suppress(Exception):  # for people alone; Ray ends the worker where its table is gone
+                _table()._internal_kv_put(self._row, json.dumps([first_key, samples, batches]).encode())
+
+    def read(self) -> Counted:
+        """Nothing where Ray does not answer."""
+        counted: Counted = {}
+        with suppress(Exception):
+            for row in _table()._internal_kv_list(self._prefix):
+                first_key, samples, batches = json.loads(_table()._internal_kv_get(row))
+                counted[first_key] = samples, batches
+        return counted
+
+
+def _table() -> Any:
+    from ray.experimental import internal_kv
+
+    return internal_kv
