@@ -54,16 +54,16 @@ def format_bytes(size: float) -> str:
     return f"{size / unit:,.{0 if unit == 1 else 1}f} {name}"
 
 
-def format_rate(per_second: float, what: str) -> str:
+def format_rate(per_second: float, unit: str) -> str:
     """A rate in the unit that suits it, so that none reads as 0: `4.3 images/s`, `2.3 s/image`, `3.5 min/image`.
 
     Args:
-        what: one of what is counted, such as `image`.
+        unit: what is counted, such as `images`.
     """
-    if per_second >= 1:
-        return f"{per_second:,.1f} {what}s/s"
-    seconds = 1 / per_second
-    return f"{seconds:.1f} s/{what}" if seconds < 120 else f"{seconds / 60:,.1f} min/{what}"
+    if per_second >= 1 or per_second <= 0:
+        return f"{per_second:.1f} {unit}/s"
+    seconds, one = 1 / per_second, unit.removesuffix("s")
+    return f"{seconds:.1f} s/{one}" if seconds < 120 else f"{seconds / 60:,.1f} min/{one}"
 
 
 def printable(text: str) -> str:

@@ -122,10 +122,10 @@ class Cost:
     def _time_of_one(self, takes: str) -> str:
         if self.rate:
             workers = f", {self.target.workers} workers" if self.target.workers > 1 else ""
-            return f"{format_rate(self.rate, takes)} measured on {self.rate_of}{workers}"
+            return f"{format_rate(self.rate, f'{takes}s')} measured on {self.rate_of}{workers}"
         if self.worker_s is None:
             return self.assumed
-        return f"{format_rate(1 / self.worker_s, takes)} for a worker that reaches {self.assumed}"
+        return f"{format_rate(1 / self.worker_s, f'{takes}s')} for a worker that reaches {self.assumed}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json` and events."""

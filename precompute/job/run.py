@@ -98,7 +98,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
     if plan.todo and events.problem:
         progress.warn(f"warning: `theworld status` will not see this job: {events.problem}")
     if store is not None and not plan.todo and not os.access(store.path, os.W_OK):
-        return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)  # all done, on read-only media
+        return _nothing_to_do(store, plan)  # all done, on read-only media
     device, workers = prepared.device, prepared.workers
     with ExitStack() as stack:
         session = worker_plan = plan_of = None
@@ -120,7 +120,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         store.record_failures(plan.refused)
         if not plan.todo:
             store.publish()
-            return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)
+            return _nothing_to_do(store, plan)
 
         signals.check()
         batch_size = batch_of(config, recipe, on_cpu=device == "cpu")
@@ -157,7 +157,12 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         work=work,
         failures=tuple(work.failures),
         empty_rows=_empty_rows(store),
+        stored=len(store),
     )
+
+
+def _nothing_to_do(store: LatentStore, plan: Plan) -> Report:
+    return Report(store=store.path, recipe=store.recipe, plan=plan, failures=plan.refused, stored=len(store))
 
 
 def _names_of(nodes: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -299,7 +299,12 @@ def test_the_summary_counts_inputs_that_are_alike_once_and_tells_nothing_made_fr
     assert "nothing to do: 2 of 2 images have their latents; 1 more share them" in run_precompute(settings).summary()
     for file in images.iterdir():
         file.write_text("no image")
-    assert "none of 1 rollouts could be made" in run_precompute(settings).summary()
+    summary = run_precompute(settings).summary()
+    assert "none of 1 rollouts could be made" in summary
+    assert "there are no others; --retry-failed tries these again" in summary
+    assert "next:  theworld train" in summary  # what was made before is still there
+    summary = run_precompute(config(images, tmp_path / "empty", world)).summary()
+    assert summary.endswith("the store is empty, so there is nothing to train on yet")
 
 
 def test_in_process_shows_where_a_world_model_breaks_and_once(

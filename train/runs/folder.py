@@ -24,7 +24,7 @@ from ...pipeline.files.limits import MAX_WEIGHT_BYTES
 from ...pipeline.files.pretrained import require_plain, tensor_shapes
 from ...pipeline.files.rights import follow_umask
 from ...pipeline.latents.recipe import difference
-from ...pipeline.machine import DeviceName, resolve_device
+from ...pipeline.machine import DeviceName, is_out_of_memory, resolve_device
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..config import DtypeName
@@ -116,7 +116,7 @@ def load_run(
         reader = _load_reader(run, meta.reader, base)
         adapted = load_adapter(base, run)
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError) or is_out_of_memory(error):
             raise
         raise RunError(f"the weights in {run} cannot be loaded: {error}. It is incomplete or damaged") from error
     steps = meta.reader.num_world_steps
