@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from .files.atomic import make_folders, replace
 from .files.plain import read_json
 from .machine import cpu_model, own_folder
+from .messages import format_amount
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +58,11 @@ def matmul_speeds(device: str) -> dict[str, float]:
 def emulates_bfloat16(speeds: dict[str, float]) -> bool:
     """Whether bfloat16, of half the bytes, is slower than float32: a CPU without instructions for it."""
     return bool(speeds) and speeds["bfloat16"] < 0.8 * speeds["float32"]
+
+
+def speed_text(flops: float) -> str:
+    """Operations a second: 62 GFLOP/s, 790 TFLOP/s."""
+    return f"{format_amount(flops / 1e12)} TFLOP/s" if flops >= 1e12 else f"{format_amount(flops / 1e9)} GFLOP/s"
 
 
 def measure(device: str) -> dict[str, float]:

@@ -18,8 +18,8 @@ from ...pipeline.files.limits import MAX_CONFIG_BYTES, MAX_LAYERS
 from ...pipeline.files.plain import read_json
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import latent_frames, video_frames
-from ...pipeline.matmul_speed import emulates_bfloat16, matmul_speeds
-from ...pipeline.messages import format_rate
+from ...pipeline.matmul_speed import emulates_bfloat16, matmul_speeds, speed_text
+from ...pipeline.messages import format_amount, format_rate
 from ..worlds.source import WorldSource
 from .price import Price
 from .throughput import DeviceRecord, ThroughputLog
@@ -108,7 +108,7 @@ class Cost:
         lines = [f"tokens  {self.tokens:,} per {takes}, {patches}"]
         if not self.todo:
             return lines
-        work = f"{amount(self.operations.total / 1e12)} TFLOP per {takes}" if self.operations else ""
+        work = f"{format_amount(self.operations.total / 1e12)} TFLOP per {takes}" if self.operations else ""
         lines.append(f"cost    {'; '.join(filter(None, (work, self._time_of_one(takes))))}")
         if self.seconds is not None and self.worker_hours is not None:
             workers = f" on {self.target.workers:,} workers" if self.target.workers > 1 else ""
@@ -301,19 +301,9 @@ def encode_flops(config: Mapping[str, Any], height: int, width: int, frames: int
     return total + 2 * 27 * top * z * cells + 2 * z * z * cells
 
 
-def amount(value: float) -> str:
-    """A number with the digits that matter: 0.0471, 7.48, 236, 12,500."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def hours_text(hours: float, name: str) -> str:
     """A number of hours: 236 GPU-hours, less than 0.01 GPU-hours."""
-    return f"{amount(hours)} {name}s" if hours >= 0.01 else f"less than 0.01 {name}s"
-
-
-def speed_text(flops: float) -> str:
-    """Operations a second: 62 GFLOP/s, 790 TFLOP/s."""
-    return f"{amount(flops / 1e12)} TFLOP/s" if flops >= 1e12 else f"{amount(flops / 1e9)} GFLOP/s"
+    return f"{format_amount(hours)} {name}s" if hours >= 0.01 else f"less than 0.01 {name}s"
 
 
 def a_or_an(name: str) -> str:
