@@ -99,7 +99,13 @@ def as_another_user(action: Callable[[], object]) -> None:
     """Run an action, in a process of its own, as a user who owns nothing; its exception is ours."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
-    for name in ("store.summary", "store.transfer", "store.verify", "store.repair", "progress"):
+    for name in (
+        "store.upkeep.summary",
+        "store.upkeep.transfer",
+        "store.upkeep.verify",
+        "store.upkeep.repair",
+        "progress",
+    ):
         import_module(f"theworld.pipeline.{name}")  # that user may not be allowed to read our code
 
     def act() -> None:

@@ -97,7 +97,7 @@ def info(
 ) -> None:
     """What a store holds: recipe, counts, bytes, mean and std by channel, motion, health."""
     from ..progress import print_json, print_lines
-    from ..store.summary import summarise
+    from ..store.upkeep.summary import summarise
 
     summary = summarise(_open(store), samples=samples)
     if as_json:
@@ -151,7 +151,7 @@ def verify(
     """Is everything there, and is it what was committed? Changes nothing. Exit code 1 where damage is found."""
     from ..progress import Progress, print_json, print_lines
     from ..store.folder import resolve_store
-    from ..store.verify import verify as run_verify
+    from ..store.upkeep.verify import verify as run_verify
 
     of_audit: dict[str, Any] = {"images": images, "seed": seed, "tolerance": tolerance, "world": world}
     of_audit["device"] = device
@@ -190,7 +190,7 @@ def repair(
     """Move damaged shards to lost+found/, so that precompute makes them again. Never deletes."""
     from ..progress import Progress, print_json, print_lines
     from ..store.folder import resolve_store
-    from ..store.repair import repair as run_repair
+    from ..store.upkeep.repair import repair as run_repair
 
     path = resolve_store(store)
     repaired = run_repair(path, apply=apply, level="deep" if deep else "read", progress=Progress.on_stderr(quiet=quiet))
@@ -229,7 +229,7 @@ def gc(
     """Delete what killed writers left: unfinished files, and payloads without a record. Never latents."""
     from ..progress import print_json, print_lines
     from ..store.folder import resolve_store
-    from ..store.repair import gc as run_gc
+    from ..store.upkeep.repair import gc as run_gc
 
     path = resolve_store(store)
     sweep = run_gc(path, apply=apply, grace_s=_seconds(grace))
@@ -267,8 +267,8 @@ def compact(
 ) -> None:
     """Make full shards of small ones: few files, and no empty rows in the Zarr array; the same bits."""
     from ..progress import Progress, print_json, print_lines
-    from ..store.compact import compact as run_compact
     from ..store.folder import resolve_store
+    from ..store.upkeep.compact import compact as run_compact
 
     done = run_compact(resolve_store(store), apply=apply, progress=Progress.on_stderr(quiet=quiet))
     if as_json:
@@ -338,8 +338,8 @@ def export(
 ) -> None:
     """Copy a store, or a part of it, into another folder or format; the same bits, the same recipe id."""
     from ..progress import Progress
-    from ..store.transfer import export as run_export
-    from ..store.transfer import keys_of_sources, named_keys
+    from ..store.upkeep.transfer import export as run_export
+    from ..store.upkeep.transfer import keys_of_sources, named_keys
 
     if format not in (None, "zarr", "webdataset"):
         raise ConfigError(f"--format must be zarr or webdataset, got {format!r}")
@@ -365,7 +365,7 @@ def merge(
 ) -> None:
     """Bring stores of one recipe together, made on several machines say. Can be repeated at will."""
     from ..progress import Progress
-    from ..store.transfer import merge as run_merge
+    from ..store.upkeep.transfer import merge as run_merge
 
     sources = [_open(path, tolerate_damage=True, check_sizes=True) for path in stores]
     copied = run_merge(target, sources, progress=Progress.on_stderr(quiet=quiet))

@@ -31,10 +31,10 @@ def drop(
     Their old shards go to lost+found/, for a person to delete. Without --keys and --match, finish an interrupted drop.
     """
     from ..progress import Progress, print_json, print_lines
-    from ..store.drop import drop as run_drop
-    from ..store.drop import undo_drop
     from ..store.find import resolve_store
     from ..store.folder import load_store
+    from ..store.upkeep.drop import drop as run_drop
+    from ..store.upkeep.drop import undo_drop
 
     path = resolve_store(store)
     selected = _selected(load_store(path), keys, match)
@@ -82,7 +82,7 @@ def drop(
 def _selected(store: LatentStore, keys: list[str] | None, match: str | None) -> list[str] | None:
     """The keys that were named, with or without a latent; None where none were."""
     from ..store.sources import read_source_rows
-    from ..store.transfer import named_keys
+    from ..store.upkeep.transfer import named_keys
 
     if keys is None and match is None:
         return None

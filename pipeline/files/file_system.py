@@ -14,7 +14,7 @@ import psutil
 from ..messages import command, format_bytes
 from . import open_files
 
-LOST = frozenset(
+SERVER_ERRORS = frozenset(
     getattr(errno, name)
     for name in ("ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "EREMOTEIO", "ESHUTDOWN", "ENODEV")
     if hasattr(errno, name)
@@ -52,7 +52,7 @@ def advice(error: OSError, folder: Path) -> str:
             f"Free some of your quota, of bytes or of files: {_free(folder)} on the file system itself. `quota -s` "
             "(`lfs quota` on Lustre, `beegfs-ctl --getquota` on BeeGFS) shows which of the two is used up"
         )
-    if number in LOST:
+    if number in SERVER_ERRORS:
         return (
             f"The file system ({name_of(folder)}) lost its server or the handle of the file, so nothing is known of "
             "the file itself. See that it is mounted and answers (`ls`)"

@@ -50,7 +50,7 @@ def _open_within(fd: int, part: str) -> int:
     return retried(lambda: os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd))
 
 
-def require_inside(root: Path, path: Path, fd: int | None = None) -> None:
+def require_inside(root: Path, path: Path | str, fd: int | None = None) -> None:
     """Refuse a file that lies elsewhere, as links may lead out.
 
     Args:

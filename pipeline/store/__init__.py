@@ -1,4 +1,4 @@
-"""The store of latents: writing, committing, finding, reading, verifying, repairing and copying shards.
+"""The store of latents: writing, committing, finding and reading shards; what else is done with a store is in upkeep/.
 
 Knows nothing of the two stages that write and read it.
 """

@@ -24,6 +24,9 @@ from ..files.file_system import name_of
 from ..files.sealed import seal
 from .records import ShardRecord, record_path
 
+LOST_AND_FOUND = "lost+found"
+"""The folder of a store for what was taken out of the way. Nothing reads it, and only a person empties it."""
+
 
 def self_test(temp_folder: Path, *targets: Path) -> None:
     """Prove that this file system can do what all else rests on: to name a file, whole, and to replace none.
@@ -49,7 +52,7 @@ def leftovers(store: Path, *, quick: bool = False) -> list[Path]:
     for folder, folders, names in os.walk(store):  # follows no links
         is_temporary = Path(folder) == store / "tmp"
         if Path(folder) == store:
-            folders[:] = [name for name in folders if name != "lost+found"]
+            folders[:] = [name for name in folders if name != LOST_AND_FOUND]
         if quick and Path(folder) == store / "latents" / "c":
             folders.clear()
         found += [Path(folder, name) for name in names if is_temporary or atomic.is_placing(name)]

@@ -34,7 +34,7 @@ def is_store(path: Path) -> bool:
     except PermissionError:
         return _STORE_NAME.search(path.name) is not None
     except OSError as error:
-        if error.errno in file_system.LOST:  # else a second store of the recipe would begin beside it
+        if error.errno in file_system.SERVER_ERRORS:  # else a second store of the recipe would begin beside it
             raise unreadable(path / "theworld.json", None, error) from error
         return False
 

@@ -1,15 +1,15 @@
 """Find, open and create the stores of a cache folder.
 
-    <cache>/<label>-<12 digits of the recipe id>/     found by its theworld.json: the folder may have any name
-        theworld.json              what the latents are; published once, the rest of the layout follows from it
-        commits/<n>.json           the record of shard n; no record, no shard
-        zarr.json, latents/        plain Zarr: zarr.open(store)["latents"]          (format zarr)
-        shards/<n>.tar             <key>.npy and <key>.json of each sample          (format webdataset)
-        index*.safetensors         snapshot of the records of a large store; can be rebuilt
-        failed/  sources/          what became of the inputs
-        prompt.safetensors         embeddings of the recipe's prompt, or of each sample's own in prompts/
-        dropped/  retiring/        keys taken out on purpose; shards on their way out       (made when needed)
-        tmp/  lost+found/          unfinished files; what a person moved out of the way
+<cache>/<label>-<12 digits of the recipe id>/     found by its theworld.json: the folder may have any name
+    theworld.json              what the latents are; published once, the rest of the layout follows from it
+    commits/<n>.json           the record of shard n; no record, no shard
+    zarr.json, latents/        plain Zarr: zarr.open(store)["latents"]          (format zarr)
+    shards/<n>.tar             <key>.npy and <key>.json of each sample          (format webdataset)
+    index*.safetensors         snapshot of the records of a large store; can be rebuilt
+    failed/  sources/          what became of the inputs
+    prompt.safetensors         embeddings of the recipe's prompt, or of each sample's own in prompts/
+    dropped/  retiring/        keys taken out on purpose; shards on their way out       (made when needed)
+    tmp/  lost+found/          unfinished files; what a person moved out of the way
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..errors import (
     StoreNotFoundError,
 )
 from ..files.atomic import made_folder, make_folders, publish, sync_folder, writing
-from ..files.file_system import LOST
+from ..files.file_system import SERVER_ERRORS
 from ..files.inside import held_folder
 from ..files.local import require_local
 from ..files.plain import read_file
@@ -328,7 +328,7 @@ def _load(path: Path, *, tolerate_damage: bool, load: bool = True) -> LatentStor
             f"{path} is incomplete: {error.filename} is missing. Was the folder copied as a whole?"
         ) from error
     except OSError as error:
-        if error.errno in LOST:
+        if error.errno in SERVER_ERRORS:
             raise unreadable(path, None, error) from error
         cause = f"{error.filename}: {error.strerror}"
         raise StoreError(f"{path} cannot be read: {cause}. Are its folders yours, and folders?") from error
@@ -393,5 +393,3 @@ def _check_size(recipe: Recipe, spec: LatentSpec, *, where: str) -> None:
     channels, frames, height, width = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
     if not 0 < channels * frames * height * width * 4 <= _MAX_SAMPLE_BYTES:
         raise StoreError(f"{where} asks for latents of shape {(channels, frames, height, width)}: none can be stored")
-
-

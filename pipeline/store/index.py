@@ -85,12 +85,45 @@ class Shards(Mapping[int, Shard]):
 
     def table(self) -> NDArray[np.int64]:
         """(S, 3) number, rows and bytes of the payload of each, without making an object of any."""
-        tables = [
-            np.stack([part.run.numbers, part.run.shard_rows, part.run.shard_bytes], 1)[part.shown]
-            for part in self._parts
-        ]
-        table = np.concatenate(tables or [np.empty((0, 3), np.int64)])
-        return table[np.argsort(table[:, 0])]
+        some = self.some(self.numbers, with_keys=False)
+        return np.stack([some.numbers, some.rows, some.bytes], 1)
+
+    def some(self, numbers: NDArray[np.int64], *, with_keys: bool = True) -> SomeShards:
+        """Some shards at once, many times as fast as one by one; those that are not here have no rows."""
+        rows, sizes = np.zeros((2, len(numbers)), np.int64)
+        seals = np.zeros(len(numbers), np.uint64)
+        found: list[tuple[Run, NDArray[np.int64], NDArray[np.int64]]] = []
+        for part, firsts in zip(self._parts, self._firsts, strict=True):
+            run = part.run
+            at = np.minimum(np.searchsorted(run.numbers, numbers), len(run.numbers) - 1)
+            is_here = run.numbers[at] == numbers
+            if not isinstance(part.shown, slice):
+                is_here &= part.shown[at]
+            places, at = np.flatnonzero(is_here), at[is_here]
+            rows[places], sizes[places], seals[places] = run.shard_rows[at], run.shard_bytes[at], run.stamps[at, 1]
+            found.append((run, firsts[at], places))
+        keys = np.zeros(rows.sum() if with_keys else 0, pack_keys([]).dtype)
+        starts = np.cumsum(rows) - rows
+        for run, firsts, places in found if with_keys else ():
+            counts = rows[places]
+            within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+            keys[np.repeat(starts[places], counts) + within] = run.keys_of(np.repeat(firsts, counts) + within)
+        return SomeShards(numbers, rows, sizes, seals, keys)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SomeShards:
+    """What is known of some shards, as arrays."""
+
+    numbers: NDArray[np.int64]
+    """(S,); so are the next three."""
+    rows: NDArray[np.int64]
+    bytes: NDArray[np.int64]
+    """Of the payloads."""
+    seals: NDArray[np.uint64]
+    """The first 64 bits of the records' seals."""
+    keys: Keys
+    """Of all rows, shard after shard."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -161,6 +194,21 @@ class Index:
         gone = np.array([*numbers], np.int64)
         parts = [part.without(gone) for part in self._parts]
         return self._with_parts([part for part in parts if len(part.numbers)])
+
+    @property
+    def hidden(self) -> Keys:
+        """The keys that are never found, in order."""
+        return self._hidden
+
+    def rows_and_keys(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], Keys]:
+        """The array rows of some shards and the key of each, but for hidden keys."""
+        some = self.shards.some(numbers)
+        firsts = np.cumsum(some.rows) - some.rows
+        rows = np.arange(len(some.keys)) + np.repeat(numbers * self.shard_size - firsts, some.rows)
+        if not len(self._hidden):
+            return rows, some.keys
+        is_shown = ~is_in(some.keys, self._hidden)
+        return rows[is_shown], some.keys[is_shown]
 
     def hiding(self, keys: Keys) -> Index:
         """This, without the rows of some keys, which are in order: they were dropped (dropped.py)."""

@@ -246,9 +246,7 @@ class LatentStore:
             with suppress(StoreError):  # the shard is safe; the next publish tells of it, or says what is wrong
                 self.publish_at_times()
 
-    def read(
-        self, keys: AnyKeys, *, rollout_steps: int | None = None, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def read(self, keys: AnyKeys, *, rollout_steps: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """The latents of some keys. A frame's checksum is checked when this process first touches it.
 
         Args:
@@ -465,6 +463,4 @@ def _open_again(
     tolerate_damage: bool,
     load: bool,
 ) -> LatentStore:
-    return LatentStore(
-        path, recipe, spec, shard_size, format, version, tolerate_damage=tolerate_damage, load=load
-    )
+    return LatentStore(path, recipe, spec, shard_size, format, version, tolerate_damage=tolerate_damage, load=load)

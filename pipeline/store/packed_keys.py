@@ -45,7 +45,9 @@ def split_halves(keys: Keys) -> Halves:
 
 def join_halves(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> Keys:
     """The packed keys of halves."""
-    return np.stack([high, low], 1).astype(">u8").view(_KEY)[:, 0]
+    halves = np.empty((len(high), 2), ">u8")
+    halves[:, 0], halves[:, 1] = high, low
+    return halves.view(_KEY)[:, 0]
 
 
 def first_of_each(keys: Keys) -> NDArray[np.int64]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-
-from ..errors import DamagedShardError
-from ..files.open_files import retried
+from ..errors import DamagedShardError, StoreError
 from ..messages import command
 from .latent_store import LatentStore
 from .payload_sizes import size_problem
+from .runs import record_inodes
 
 _NAMED = 3
 """Payloads that a message names; of a store cut in half there are thousands."""
@@ -55,12 +52,15 @@ def payload_problems(store: LatentStore) -> dict[int, str]:
     return problems
 
 
-def unrecorded_payloads(store: LatentStore, recorded: Iterable[int]) -> list[int]:
-    """The shards that have a payload and no record, from one listing."""
-    folder = store.path / store.layout.payload_folder
+def unrecorded_payloads(store: LatentStore) -> set[int]:
+    """The shards that have a payload and no record.
+
+    Raises:
+        StoreError: the folder of the payloads cannot be listed.
+    """
+    recorded = record_inodes(store.path).keys()
     try:
-        names = retried(lambda: os.listdir(folder))  # noqa: PTH208 - 3x faster
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    numbers = {store.layout.number_of(name) for name in names} - set(recorded)
-    return sorted(n for n in numbers if n is not None and os.path.lexists(store.payload_path(n)))
+        payloads = store.layout.payload_numbers(store.path, but=recorded)
+    except OSError as error:
+        raise StoreError(f"{error.filename} cannot be listed: {error.strerror}") from error
+    return payloads - record_inodes(store.path).keys()  # listed again: a writer may have committed in between

@@ -21,6 +21,7 @@ from ..errors import DamagedShardError
 from ..files.atomic import made_folder, publish, writing
 from ..files.plain import read_json
 from ..messages import MAX_NAMES, name_some
+from .commit import LOST_AND_FOUND
 from .index import SNAPSHOT
 from .latent_store import LatentStore
 from .packed_keys import Keys, is_in, pack_keys, unpack_keys
@@ -28,7 +29,6 @@ from .runs import Run, record_inodes
 from .snapshot import read_snapshot
 from .source_scan import source_blocks, sources_of, unsound_sources
 
-LOST = "lost+found"
 _ARRAY_LIMIT_BYTES = 2**22
 _MAX_SHARDS = 10**9
 
@@ -154,7 +154,7 @@ def report_gone(store: LatentStore, gone: Gone) -> Path | None:
         *({"key": key, "shard": shard, "sources": sources.get(key, [])} for key, shard in lost),
     ]
     content = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
-    file = store.path / LOST / f"missing-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
+    file = store.path / LOST_AND_FOUND / f"missing-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
     with writing(store.path), made_folder(store.path, file.parent):
         publish(store.path / "tmp", file, content, within=store.path)
     return file

@@ -111,7 +111,7 @@ class Run:
         """(S,) the first row of the run of each shard."""
         return np.cumsum(self.shard_rows) - self.shard_rows
 
-    def keys_of(self, rows: slice) -> Keys:
+    def keys_of(self, rows: slice | NDArray[np.int64]) -> Keys:
         """The keys of some rows of the run."""
         places = self.places[rows]
         return join_halves(self.high[places], self.low[places])

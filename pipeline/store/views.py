@@ -35,7 +35,7 @@ from .formats import StoreFormat
 from .formats.base import ShardLayout
 from .index import Index, Keys, Shard, unpack_keys
 from .records import stated_fps
-from .zarr_group import ZarrGroup, content_of, key_chunk
+from .zarr_group import ZarrGroup, content_of
 from .zarr_metadata import AXES, KEY, LATENTS, TIME, attributes_of, attributes_of_store
 
 _CHUNK_BYTES = 64 * 2**20
@@ -193,10 +193,10 @@ class _CommittedFiles(MutableMapping[str, Any]):
     """The files of a store's Zarr group as they would be if it was published now; the payloads are mapped."""
 
     def __init__(self, store: OpenStore, group: ZarrGroup) -> None:
-        self._store = store
+        self._store, self._group, self._index = store, group, store.index
         documents = group.documents(store.index.array_rows)
         self._documents = {name: content_of(document) for name, document in documents.items()}
-        self._key_chunks = {f"{KEY}/c/{chunk}": (chunk, shards) for chunk, shards in group.key_chunks(store.index)}
+        self._key_chunks = {f"{KEY}/c/{chunk}": (chunk, at) for chunk, at, _ in group.key_chunks(self._index)}
         self._payloads = {store.layout.payload_name(number): number for number in store.shards}
         ours = (LATENTS, KEY, TIME)
         self._others = tuple(
@@ -216,7 +216,7 @@ class _CommittedFiles(MutableMapping[str, Any]):
             return self._documents[name]
         if name in self._key_chunks:
             chunk, shards = self._key_chunks[name]
-            return key_chunk(shards, chunk, self._store.shard_size)
+            return self._group.key_chunk(self._index, chunk, shards)
         if name in self._payloads:
             return self._mapped(self._payloads[name])
         if name == f"{TIME}/c/0" or name.startswith(self._others):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +28,7 @@ from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec
 from ..latents.time_axis import seconds_of_frames
 from .formats.zarr import ZarrLayout
-from .index import Index, Shard
+from .index import Index
 from .records import stated_fps, unreadable
 from .zarr_metadata import KEY, KEY_CHUNK_ROWS, LATENTS, TIME, Document, ZarrMetadata, difference
 
@@ -82,9 +81,9 @@ class ZarrGroup:
         documents = self.documents(index.array_rows)
         names = [name for name, document in documents.items() if _read(self._store, name) != document]
         if self._metadata.has_coordinates:
-            for chunk, shards in self.key_chunks(index):
+            for chunk, shards, _ in self.key_chunks(index):
                 file = self._key_file(chunk)
-                if not has_content(file, key_chunk(shards, chunk, self._layout.shard_size), within=self._store):
+                if not has_content(file, self.key_chunk(index, chunk, shards), within=self._store):
                     names.append(file.relative_to(self._store).as_posix())
         times = self._times(index)
         if times is not None and not has_content(self._store / f"{TIME}/c/0", times, within=self._store):
@@ -164,13 +163,12 @@ class ZarrGroup:
         folder = self._store / KEY / "c"
         self._make_folder(f"{KEY}/c/0")
         strays = {name for name in os.listdir(folder) if name.isascii() and name.isdigit()}  # noqa: PTH208 - 3x faster
-        for chunk, shards in self.key_chunks(index):
+        for chunk, shards, state in self.key_chunks(index):
             here = str(chunk) in strays
             strays.discard(str(chunk))
-            state = hash(tuple((shard.number, shard.rows, shard.stamp) for shard in shards))
             if here and self._published.get(chunk) == state:
                 continue
-            content = key_chunk(shards, chunk, self._layout.shard_size)
+            content = self.key_chunk(index, chunk, shards)
             if not has_content(self._key_file(chunk), content, within=self._store):
                 replace(self._store / "tmp", self._key_file(chunk), content, within=self._store)
             self._published[chunk] = state
@@ -195,43 +193,39 @@ class ZarrGroup:
     def _key_file(self, chunk: int) -> Path:
         return self._store / KEY / "c" / str(chunk)
 
-    def key_chunks(self, index: Index) -> Iterator[tuple[int, list[Shard]]]:
-        """Each chunk of `key` that is not empty, and the shards whose rows are in it."""
-        size, numbers = self._layout.shard_size, list(index.shards)
-        shards = list(index.shards.values())
-        chunks = {
-            chunk
-            for shard in shards
-            for chunk in range(
-                shard.number * size // KEY_CHUNK_ROWS, (shard.number * size + shard.rows - 1) // KEY_CHUNK_ROWS + 1
-            )
-        }
-        for chunk in sorted(chunks):
-            start = chunk * KEY_CHUNK_ROWS
-            first = bisect_left(numbers, start // size)
-            last = bisect_left(numbers, -(-(start + KEY_CHUNK_ROWS) // size))
-            yield chunk, shards[first:last]
+    def key_chunks(self, index: Index) -> Iterator[tuple[int, NDArray[np.int64], int]]:
+        """Each chunk of `key` that is not empty, the shards whose rows are in it, and a hash of what is there."""
+        some = index.shards.some(index.shards.numbers, with_keys=False)
+        firsts = some.numbers * self._layout.shard_size
+        first_chunks, last_chunks = firsts // KEY_CHUNK_ROWS, (firsts + some.rows - 1) // KEY_CHUNK_ROWS
+        spans = last_chunks - first_chunks + 1
+        shards = np.repeat(np.arange(len(spans)), spans)
+        chunks = np.arange(len(shards)) + np.repeat(first_chunks - (np.cumsum(spans) - spans), spans)
+        order = np.argsort(chunks, kind="stable")
+        each, starts = np.unique(chunks[order], return_index=True)
+        hidden = index.hidden.tobytes()
+        for chunk, within in zip(each.tolist(), np.split(shards[order], starts[1:]), strict=True):
+            numbers = some.numbers[within]
+            state = hash((numbers.tobytes(), some.rows[within].tobytes(), some.seals[within].tobytes(), hidden))
+            yield chunk, numbers, state
 
+    def key_chunk(self, index: Index, chunk: int, shards: NDArray[np.int64]) -> bytes:
+        """A chunk of `key`: how many strings, then each one's length and bytes; "" where no sample is.
 
-def key_chunk(shards: list[Shard], chunk: int, shard_size: int) -> bytes:
-    """A chunk of `key`: how many strings, then each one's length and bytes; "" where no sample is.
-
-    Args:
-        shards: those with rows in it.
-    """
-    start = chunk * KEY_CHUNK_ROWS
-    items = np.zeros((KEY_CHUNK_ROWS, _LENGTH.itemsize + KEY_DIGITS), np.uint8)
-    is_here = np.zeros(KEY_CHUNK_ROWS, bool)
-    for shard in shards:
-        at = shard.number * shard_size - start
-        keys = shard.keys[max(0, -at) : max(0, KEY_CHUNK_ROWS - at)]
-        rows = slice(max(0, at), max(0, at) + len(keys))
-        items[rows, _LENGTH.itemsize :] = _digits(keys)
-        is_here[rows] = True
-    items[is_here, : _LENGTH.itemsize] = np.array([KEY_DIGITS], _LENGTH).view(np.uint8)
-    kept = np.ones(items.shape, bool)
-    kept[~is_here, _LENGTH.itemsize :] = False
-    return np.array(KEY_CHUNK_ROWS, _LENGTH).tobytes() + items[kept].tobytes()
+        Args:
+            shards: those with rows in it.
+        """
+        rows, keys = index.rows_and_keys(shards)
+        rows -= chunk * KEY_CHUNK_ROWS
+        inside = (rows >= 0) & (rows < KEY_CHUNK_ROWS)
+        rows = rows[inside]
+        items = np.zeros((KEY_CHUNK_ROWS, _LENGTH.itemsize + KEY_DIGITS), np.uint8)
+        items[rows, : _LENGTH.itemsize] = np.array([KEY_DIGITS], _LENGTH).view(np.uint8)
+        items[rows, _LENGTH.itemsize :] = _digits(keys[inside])
+        kept = np.ones(items.shape, bool)
+        kept[:, _LENGTH.itemsize :] = False
+        kept[rows] = True
+        return np.array(KEY_CHUNK_ROWS, _LENGTH).tobytes() + items[kept].tobytes()
 
 
 def _digits(keys: NDArray[np.bytes_]) -> NDArray[np.uint8]:

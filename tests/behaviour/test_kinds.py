@@ -14,7 +14,7 @@ from PIL import Image
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.latents.tensors import draw_posterior
 from theworld.pipeline.store.folder import LatentStore, open_store
-from theworld.pipeline.store.summary import summarise
+from theworld.pipeline.store.upkeep.summary import summarise
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.recipe import make_recipe
 from theworld.precompute.job.run import run_precompute

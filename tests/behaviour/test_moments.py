@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.store.folder import LatentStore, open_store
-from theworld.pipeline.store.transfer import merge
+from theworld.pipeline.store.upkeep.transfer import merge
 from theworld.precompute.inputs.lookup import InputLookup
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute

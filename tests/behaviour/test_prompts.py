@@ -19,7 +19,7 @@ from theworld.pipeline.errors import ConfigError, Interrupted, StoreError
 from theworld.pipeline.latents.keys import key_of_sample
 from theworld.pipeline.machine import resolve_device
 from theworld.pipeline.store.folder import LatentStore, open_store
-from theworld.pipeline.store.transfer import export
+from theworld.pipeline.store.upkeep.transfer import export
 from theworld.precompute.job import run as job
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.report import Report

@@ -30,7 +30,7 @@ from theworld.pipeline.store import writer as shard_writer
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store, open_store
 from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.records import record_number
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.verify import verify
 
 FORMATS: tuple[StoreFormat, ...] = ("zarr", "webdataset")
 SCRATCH = Path("/dev/shm")

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from theworld.pipeline.store.drop import drop, dropped_rows
 from theworld.pipeline.store.folder import StoreFormat, open_store
-from theworld.pipeline.store.retire import pending_retirements
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.drop import drop, dropped_rows
+from theworld.pipeline.store.upkeep.retire import pending_retirements
+from theworld.pipeline.store.upkeep.verify import verify
 
 from .harness import SEED, amount, create, finish, job, key, latent, start
 

@@ -22,10 +22,10 @@ import xxhash
 from theworld.pipeline.errors import TheWorldError
 from theworld.pipeline.store import ledger
 from theworld.pipeline.store.folder import StoreFormat, open_store
-from theworld.pipeline.store.repair import gc, repair
-from theworld.pipeline.store.summary import summarise
-from theworld.pipeline.store.transfer import export
-from theworld.pipeline.store.verify import LEVELS, verify
+from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.summary import summarise
+from theworld.pipeline.store.upkeep.transfer import export
+from theworld.pipeline.store.upkeep.verify import LEVELS, verify
 
 from ..permissions import reseal
 from .harness import BAD, create, in_child, job, key, latent, write

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from theworld.pipeline.store import repair as maintenance
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, open_store
-from theworld.pipeline.store.repair import gc, repair
-from theworld.pipeline.store.transfer import export
+from theworld.pipeline.store.upkeep import repair as maintenance
+from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.transfer import export
 
 from ..patience import eventually, patience
 from .harness import (

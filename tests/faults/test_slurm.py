@@ -25,7 +25,7 @@ from tests.miniatures.image_store import make_images
 from tests.miniatures.world_model import save_mini_world
 from tests.patience import patience
 from theworld.pipeline.store.folder import find_stores, open_store
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.verify import verify
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 

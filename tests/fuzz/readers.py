@@ -33,10 +33,10 @@ from theworld.pipeline.store.dropped import salvage
 from theworld.pipeline.store.find import store_of
 from theworld.pipeline.store.folder import _Spec, load_store, open_store
 from theworld.pipeline.store.promises import promised_and_gone, unmade_keys
-from theworld.pipeline.store.retire import finish_retirements
-from theworld.pipeline.store.summary import summarise
-from theworld.pipeline.store.transfer import export, read_keys
-from theworld.pipeline.store.verify import LEVELS, verify
+from theworld.pipeline.store.upkeep.retire import finish_retirements
+from theworld.pipeline.store.upkeep.summary import summarise
+from theworld.pipeline.store.upkeep.transfer import export, read_keys
+from theworld.pipeline.store.upkeep.verify import LEVELS, verify
 from theworld.precompute.inputs.listing import Listing, list_inputs
 from theworld.precompute.inputs.lookup import InputLookup, key_named
 from theworld.precompute.job.config import PrecomputeConfig
@@ -498,7 +498,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: retiring",
-            covers=("pipeline.store.retire:_read_note",),
+            covers=("pipeline.store.upkeep.retire:_read_note",),
             cases=lambda s: s.stores_with("retiring/*"),
             use=_finish_retirements,
             mends=(_reseal,),
@@ -533,9 +533,9 @@ def readers(seeds: Seeds) -> list[Reader]:
             name="store: payloads",
             covers=(
                 *store_files,
-                "pipeline.store.verify:_is_sound",
-                "pipeline.store.verify:_bytes_problem",
-                "pipeline.store.verify:_row_problem",
+                "pipeline.store.upkeep.names:_is_sound",
+                "pipeline.store.upkeep.verify:_bytes_problem",
+                "pipeline.store.upkeep.verify:_row_problem",
             ),
             cases=lambda s: s.stores_with("shards/*", "c/*/*", "latents/c/**/*", "latents/c/*/*/*/*/*"),
             use=_verify_store,
@@ -552,14 +552,14 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: prompts, copied",
-            covers=("pipeline.store.transfer:_copy_log",),
+            covers=("pipeline.store.upkeep.transfer:_copy_log",),
             cases=lambda s: s.stores_with_prompts,
             use=_copy_store,
             share=0.02,
         ),
         Reader(
             name="keys",
-            covers=("pipeline.store.transfer:read_keys",),
+            covers=("pipeline.store.upkeep.transfer:read_keys",),
             cases=lambda s: s.keys,
             use=lambda folder: read_keys(folder / "keys.txt"),
             share=0.3,

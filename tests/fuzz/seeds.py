@@ -29,7 +29,7 @@ from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store import latent_store
 from theworld.pipeline.store.dropped import add_dropped
-from theworld.pipeline.store.retire import Note, write_note
+from theworld.pipeline.store.upkeep.retire import Note, write_note
 from theworld.precompute.inputs.listing import list_inputs
 from theworld.precompute.job.throughput import ThroughputLog
 from theworld.precompute.media.video_writing import write_video

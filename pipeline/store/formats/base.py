@@ -8,6 +8,7 @@ Axes:  B sample   C channel   T latent frame   H, W latent row, column
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,14 +106,14 @@ class ShardLayout(ABC):
         channels, _, height, width = self.sample_shape
         return channels * height * width * self.dtype.itemsize
 
-    def payload_numbers(self, store: Path) -> set[int]:
-        """The shards that have a payload file, with or without a record."""
+    def payload_numbers(self, store: Path, *, but: Collection[int] = ()) -> set[int]:
+        """The shards that have a payload file, with or without a record, from one listing; some are not looked at."""
         folder = store / self.payload_folder
         try:
             names = retried(lambda: os.listdir(folder))  # noqa: PTH208 - 3x faster
         except (FileNotFoundError, NotADirectoryError):
             return set()
-        numbers = (self.number_of(name) for name in names)
+        numbers = {self.number_of(name) for name in names}.difference(but)
         return {n for n in numbers if n is not None and os.path.lexists(self.payload_path(store, n))}
 
     def payload_path(self, store: Path, shard: int) -> Path:

@@ -12,7 +12,7 @@ import pytest
 from theworld.pipeline.latents.keys import KEY_DIGITS
 from theworld.pipeline.store.folder import LatentStore, load_store, open_store
 from theworld.pipeline.store.ledger import Failure
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.verify import verify
 
 from ... import command_line
 from ...command_line import Done
@@ -56,7 +56,7 @@ def test_the_exit_codes_are_those_a_script_was_promised(store: LatentStore, cach
 
 
 def test_a_second_repair_or_gc_is_told_to_wait_until_the_first_is_killed(store: LatentStore) -> None:
-    from theworld.pipeline.store.repair import repair
+    from theworld.pipeline.store.upkeep.repair import repair
 
     flip(store.payload_path(1), 3)
     child, words = start(lambda tell: repair(store.path, apply=True, progress=Holding(tell)))
@@ -516,7 +516,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(store: LatentStore, cache: 
 
 
 def test_a_copy_that_is_killed_goes_on(store: LatentStore, cache: Path) -> None:
-    from theworld.pipeline.store.transfer import export
+    from theworld.pipeline.store.upkeep.transfer import export
 
     child, words = start(lambda tell: export(store, cache / "copy", shard_size=1, progress=Holding(tell)))
     with os.fdopen(os.dup(words)) as pipe:

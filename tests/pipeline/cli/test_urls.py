@@ -13,7 +13,7 @@ from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.files.local import require_local
 from theworld.pipeline.store.folder import create_store, find_store, find_stores, load_store, open_store
-from theworld.pipeline.store.transfer import export, merge
+from theworld.pipeline.store.upkeep.transfer import export, merge
 from theworld.precompute.inputs.listing import list_inputs
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.worldlet.scenes.files import write_scenes

@@ -11,7 +11,7 @@ from theworld.pipeline.errors import StoreError
 from theworld.pipeline.files import atomic
 from theworld.pipeline.store import commit
 from theworld.pipeline.store.folder import StoreFormat
-from theworld.pipeline.store.repair import repair
+from theworld.pipeline.store.upkeep.repair import repair
 
 from ...miniatures.store import create, flip, write
 from ..files.test_atomic import PatchedOs, finished

@@ -11,7 +11,7 @@ from theworld.pipeline.errors import DamagedShardError, StoreError
 from theworld.pipeline.files.sealed import seal
 from theworld.pipeline.store.find import moved_store, store_of
 from theworld.pipeline.store.folder import create_store, find_store, find_stores, open_store
-from theworld.pipeline.store.transfer import merge
+from theworld.pipeline.store.upkeep.transfer import merge
 
 from ...miniatures.store import SPEC, TINY, create, fill, key, write
 

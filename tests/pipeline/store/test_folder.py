@@ -12,7 +12,7 @@ from theworld.pipeline.errors import ConfigError, DamagedShardError, StoreError,
 from theworld.pipeline.files.sealed import seal, unseal
 from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.store.folder import create_store, find_store, find_stores, open_store
-from theworld.pipeline.store.transfer import export
+from theworld.pipeline.store.upkeep.transfer import export
 
 from ...miniatures.store import SPEC, TINY, create, fill
 from ...permissions import as_another_user, open_folder

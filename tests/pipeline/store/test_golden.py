@@ -10,7 +10,7 @@ import pytest
 from theworld.pipeline.store.folder import create_store, open_store
 from theworld.pipeline.store.formats.base import STORED_DTYPES
 from theworld.pipeline.store.index import SNAPSHOT
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.verify import verify
 
 from ...golden.make import FAILURE, GOLDEN, SAMPLES
 from ...miniatures.store import SPEC, TINY, expected, key, latent

@@ -21,9 +21,9 @@ from theworld.pipeline.files.inside import held_folder, require_inside
 from theworld.pipeline.files.plain import has_content, read_file
 from theworld.pipeline.store.folder import LatentStore, open_store
 from theworld.pipeline.store.ledger import Failure
-from theworld.pipeline.store.repair import gc, repair
-from theworld.pipeline.store.transfer import export, merge
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.transfer import export, merge
+from theworld.pipeline.store.upkeep.verify import verify
 
 from ...miniatures.store import create, expected, fill, flip, key, write
 from ...permissions import listing

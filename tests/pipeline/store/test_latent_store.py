@@ -305,7 +305,8 @@ for module, name in [
     delattr(module, name)
 from pathlib import Path
 from tests.miniatures.store import create, fill
-from theworld.pipeline.store import repair, row_reader, transfer, verify
+from theworld.pipeline.store import row_reader
+from theworld.pipeline.store.upkeep import repair, transfer, verify
 from theworld.pipeline.store.folder import open_store
 row_reader._PATIENCE_S = -1.0
 fill(create(Path(sys.argv[1])), 8)

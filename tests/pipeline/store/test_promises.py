@@ -13,8 +13,8 @@ from theworld.pipeline.store import latent_store
 from theworld.pipeline.store.folder import LatentStore, find_store, load_store, open_store
 from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.promises import promised_and_gone
-from theworld.pipeline.store.repair import gc, repair
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.verify import verify
 
 from ...miniatures.store import TINY, create, expected, fill, key, write
 from ...permissions import listing, record_file

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from theworld.pipeline.store import source_scan
-from theworld.pipeline.store import verify as verify_module
 from theworld.pipeline.store.packed_keys import pack_keys, unpack_keys
 from theworld.pipeline.store.source_scan import source_blocks, sources_of
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep import verify as verify_module
+from theworld.pipeline.store.upkeep.verify import verify
 
 from ...miniatures.store import create, fill, flip, key
 

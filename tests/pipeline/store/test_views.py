@@ -15,7 +15,7 @@ from theworld.pipeline.store import views
 from theworld.pipeline.store.folder import StoreFormat, open_store
 from theworld.pipeline.store.formats.base import STORED_DTYPES
 from theworld.pipeline.store.latent_store import LatentStore
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.verify import verify
 
 from ...interop import same_bits
 from ...miniatures.store import TINY, create, expected, fill, flip, key, write

@@ -16,8 +16,8 @@ from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.store import latent_store, zarr_group, zarr_metadata
 from theworld.pipeline.store.folder import create_store, open_store, open_to_write
 from theworld.pipeline.store.latent_store import LatentStore
-from theworld.pipeline.store.repair import repair
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.repair import repair
+from theworld.pipeline.store.upkeep.verify import verify
 
 from ...golden.make import GOLDEN
 from ...miniatures.store import SPEC, TINY, create, expected, fill, key, write

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, TheWorldError
 from theworld.pipeline.store.folder import PROMPT, LatentStore, open_store
-from theworld.pipeline.store.transfer import export
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.transfer import export
+from theworld.pipeline.store.upkeep.verify import verify
 from theworld.precompute.live import audit as audit_module
 from theworld.precompute.live.audit import TOLERANCE, audit
 from theworld.precompute.media.video_writing import write_video

@@ -7,18 +7,18 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import DamagedShardError, StoreError
-from ..files.atomic import TempFile, remove, writing
-from ..files.inside import held_folder
-from ..progress import Progress
-from .commit import leftovers, link_on_the_way
-from .dropped import add_dropped, salvage
-from .folder import load_store
-from .index import record_inodes
-from .maintenance import LOST, alone, set_aside
-from .promises import promised_and_gone, promised_numbers, report_gone
+from ...errors import DamagedShardError
+from ...files.atomic import TempFile, remove, writing
+from ...files.inside import held_folder
+from ...progress import Progress
+from ..commit import LOST_AND_FOUND, leftovers, link_on_the_way
+from ..dropped import add_dropped, salvage
+from ..folder import load_store
+from ..payloads import unrecorded_payloads
+from ..promises import promised_and_gone, promised_numbers, report_gone
+from ..snapshot import remove_snapshot
+from .maintenance import alone, set_aside
 from .retire import check_notes, finish_retirements, pending_retirements
-from .snapshot import remove_snapshot
 from .verify import Finding, Level, Verification, verify
 
 GRACE_S = 14 * 24 * 3600
@@ -131,12 +131,7 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
             f"{next(iter(store.bad_records.values()))} Until then it is not known which payloads are in use, so "
             "nothing is deleted"
         )
-    # payloads first: one whose record appears between the two listings is in use
-    try:
-        payloads = store.layout.payload_numbers(path)
-    except OSError as error:
-        raise StoreError(f"{error.filename} cannot be listed: {error.strerror}, so nothing is deleted") from error
-    unnamed_numbers = payloads - record_inodes(path).keys()
+    unnamed_numbers = unrecorded_payloads(store)
     promised = unnamed_numbers & promised_numbers(store)
     orphans = sorted(unnamed_numbers - promised)
     old: list[tuple[Path, int]] = []
@@ -157,7 +152,9 @@ def _sweep(path: Path, before: float, *, apply: bool) -> Sweep:
     if apply:
         for file, _ in old:
             remove(file, within=path)
-    kept_sizes = [file.lstat().st_size for file in (path / LOST).rglob("*") if file.is_symlink() or not file.is_dir()]
+    kept_sizes = [
+        file.lstat().st_size for file in (path / LOST_AND_FOUND).rglob("*") if file.is_symlink() or not file.is_dir()
+    ]
     return Sweep(
         files=tuple(file for file, _ in old),
         bytes=sum(size for _, size in old),

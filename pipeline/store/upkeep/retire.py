@@ -26,18 +26,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import DamagedShardError
-from ..files.atomic import made_folder, publish, remove, remove_all, sync_folder, writing
-from ..files.inside import held_folder
-from ..files.open_files import list_folder
-from ..files.plain import open_file, read_json_text
-from ..files.sealed import seal, unseal
-from ..messages import list_problems
-from .commit import link_on_the_way
-from .latent_store import LatentStore
-from .maintenance import LOST, set_aside
-from .packed_keys import Keys, is_in, pack_keys
-from .records import Sha256, damaged, read_record, record_path, unreadable
+from ...errors import DamagedShardError
+from ...files.atomic import made_folder, publish, remove, remove_all, sync_folder, writing
+from ...files.inside import held_folder
+from ...files.open_files import list_folder
+from ...files.plain import open_file, read_json_text
+from ...files.sealed import seal, unseal
+from ...messages import list_problems
+from ..commit import LOST_AND_FOUND, link_on_the_way
+from ..latent_store import LatentStore
+from ..packed_keys import Keys, is_in, pack_keys
+from ..records import Sha256, damaged, read_record, record_path, unreadable
+from .maintenance import set_aside
 
 RETIRING = "retiring"
 _NOTE_NAME = re.compile(r"[0-9a-f]{32}\.json")
@@ -165,7 +165,7 @@ def finish_retirements(store: LatentStore) -> Retired:
 
 def new_folder_aside(store: Path, name: str) -> str:
     """Make a folder of lost+found/ that nothing else uses, such as `dropped-3`; its name."""
-    with writing(store), held_folder(store, store / LOST) as top:
+    with writing(store), held_folder(store, store / LOST_AND_FOUND) as top:
         number = 1
         while True:
             with suppress(FileExistsError):
@@ -227,7 +227,7 @@ def _finish(store: LatentStore, file: Path, *, before: Collection[int] | None = 
         sync_folder(store.path / store.layout.payload_folder)
         remove(file, within=store.path)
     store.refresh()
-    folders = () if note.aside is None else (store.path / LOST / note.aside,)
+    folders = () if note.aside is None else (store.path / LOST_AND_FOUND / note.aside,)
     return Retired(tuple(retired), tuple(kept), folders)
 
 

@@ -1,53 +1,59 @@
 """Check every file of a store against its checksum or record. Changes nothing.
 
-    names   every record's seal, every payload's presence and size, the manifest, Zarr's metadata, both logs; and
-            whether all is here that the index, the array and the sources promise
-    read    and the xxh3 of every payload: all its bytes
-    deep    and the sha256, and every row made again from its numbers, bit by bit: shape, finite, checksums, tar headers
-            and a few rows read by zarr-python or webdataset
+names   every record's seal, every payload's presence and size, the manifest, Zarr's metadata, both logs; and
+        whether all is here that the index, the array and the sources promise
+read    and the xxh3 of every payload: all its bytes
+deep    and the sha256, and every row made again from its numbers, bit by bit: shape, finite, checksums, tar headers
+        and a few rows read by zarr-python or webdataset
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import stat
+from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import xxhash
 
-from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
-from ..files.inside import require_inside
-from ..files.plain import open_file, read_file
-from ..files.sealed import unseal
-from ..latents.keys import KEY_DIGITS
-from ..messages import MAX_NAMES, command, format_bytes
-from ..progress import Progress
-from . import ledger
-from .commit import leftovers
+from ...errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
+from ...files.inside import require_inside
+from ...files.plain import open_file
+from ...messages import MAX_NAMES, command, format_bytes, name_some
+from ...progress import Progress
+from .. import ledger
+from ..commit import leftovers
+from ..dropped import check_dropped, salvage
+from ..folder import load_store
+from ..index import SNAPSHOT, Shard, record_inodes
+from ..latent_store import LatentStore
+from ..payload_sizes import size_problem
+from ..payloads import unrecorded_payloads
+from ..promises import Unmade, lines_of, only_digests, promised_and_gone, promised_numbers, unmade_keys
+from ..records import ShardRecord, read_record, record_path, unreadable
+from ..snapshot import read_snapshot
+from ..source_scan import sources_bytes
+from ..views import second_opinion
 from .drop import dropped_rows
-from .dropped import check_dropped, salvage
-from .folder import load_store
-from .index import SNAPSHOT, Shard, record_inodes
-from .latent_store import LatentStore
-from .payload_sizes import size_problem
-from .payloads import unrecorded_payloads
-from .promises import Unmade, lines_of, only_digests, promised_and_gone, promised_numbers, unmade_keys
-from .records import RECORD_LIMIT_BYTES, ShardRecord, read_record, record_path, seal_of, unreadable
+from .names import Stated, is_in_place, sound_records
 from .retire import check_notes, pending_retirements
-from .snapshot import read_snapshot
-from .source_scan import sources_bytes
-from .views import second_opinion
 
 Level = Literal["names", "read", "deep"]
 LEVELS: tuple[Level, ...] = ("names", "read", "deep")
 _BLOCK_BYTES = 2**22
-_LOOK = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)
-"""Where Linux has it, a file is found and looked at without being opened."""
+_AT_A_TIME = 256
+"""Shards whose keys are compared at once."""
+_MOST_ALIKE = 20
+"""Findings of one sort that are told one by one; of a store without payloads there are tens of thousands."""
+_MANY = {
+    "record": "records are not what was committed",
+    "payload": "payloads are not what their records state",
+    "index": "records are not what the index says",
+}
 _ORPHANS = "left by killed writers (see gc), or their records were not copied"
 
 
@@ -64,6 +70,8 @@ class Finding:
     paths: tuple[Path, ...] = ()
     """The files it is about; what a repair moves away."""
     shard: int | None = None
+    count: int = 1
+    """How many shards it stands for."""
 
 
 _QUICK_SOURCES_BYTES = 2**28
@@ -92,11 +100,19 @@ class Verification:
         """The findings that are damage."""
         return tuple(finding for finding in self.findings if finding.damage)
 
+    @property
+    def damaged(self) -> int:
+        """How many files and shards are damaged or missing."""
+        return sum(finding.count for finding in self.damage)
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        findings = [{**asdict(finding), "paths": [str(path) for path in finding.paths]} for finding in self.findings]
+        """Plain values; of a finding that stands for many shards, the first paths."""
+        findings = [
+            {**asdict(replace(f, paths=())), "paths": [str(path) for path in f.paths[:_MOST_ALIKE]]}
+            for f in self.findings
+        ]
         fields = {name: getattr(self, name) for name in ("level", "shards", "of_shards", "samples", "bytes_read")}
-        return {"store": str(self.store), **fields, "damaged": len(self.damage), "findings": findings}
+        return {"store": str(self.store), **fields, "damaged": self.damaged, "findings": findings}
 
     def lines(self) -> list[str]:
         """As a person reads it."""
@@ -112,7 +128,7 @@ class Verification:
         return [
             *messages,
             f"{self.store}: {self.samples} samples, {self.shards}{total} shards verified ({self.level}){read}: "
-            + (f"{len(self.damage)} damaged. {heal}" if self.damage else f"no damage{unmade}"),
+            + (f"{self.damaged} damaged. {heal}" if self.damage else f"no damage{unmade}"),
         ]
 
 
@@ -140,17 +156,21 @@ def verify(
         )
     numbers = sorted({*store.shards, *store.bad_records})  # what a writer commits from here on is not looked into
     chosen = numbers if sample is None else numbers[sample[0] - 1 :: sample[1]]
-    findings: list[Finding] = []
+    of_shards = _OfShards(store)
     bytes_read = 0
     with (progress or Progress.silent()).bar("verify", total=len(chosen), unit="shards") as bar:
-        for number in chosen:
-            shard_findings, read = _shard(store, number, level)
-            findings += shard_findings
-            bytes_read += read
-            bar.advance(1)
+        for start in range(0, len(chosen), _AT_A_TIME):
+            part = chosen[start : start + _AT_A_TIME]
+            stated = sound_records(store, part) if level == "names" else {}
+            for number in part:
+                if number not in stated or not is_in_place(store, number, stated[number].bytes):
+                    finding, read = _shard(store, number, level, stated.get(number))
+                    bytes_read += read
+                    of_shards.add(finding)
+            bar.advance(len(part))
+    findings = list(of_shards.findings())
     if level == "deep":
-        harmed = {finding.shard for finding in findings}
-        sound = (number for number in chosen if number not in harmed and number in store.shards)
+        sound = (number for number in chosen if number not in of_shards.harmed and number in store.shards)
         findings += (Finding(True, "zarr", problem) for problem in second_opinion(store, sound))
     with_keys = level != "names" or sources_bytes(store.path) <= _QUICK_SOURCES_BYTES
     unmade = unmade_keys(store) if with_keys else only_digests(store)
@@ -172,30 +192,67 @@ def verify(
     )
 
 
-def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding], int]:
-    """What is wrong with a shard, and how many bytes were read to know."""
+class _OfShards:
+    """What was found of single shards: the first of each sort in full, of all others their number and their files."""
+
+    def __init__(self, store: LatentStore) -> None:
+        self._store = store
+        self._first: list[Finding] = []
+        self._more: dict[str, list[int]] = {}
+        self._counts = Counter[str]()
+        self.harmed: set[int | None] = set()
+
+    def add(self, finding: Finding | None) -> None:
+        if finding is None:
+            return
+        self.harmed.add(finding.shard)
+        self._counts[finding.what] += 1
+        if self._counts[finding.what] <= _MOST_ALIKE or finding.shard is None:
+            self._first.append(finding)
+        else:
+            self._more.setdefault(finding.what, []).append(finding.shard)
+
+    def findings(self) -> Iterator[Finding]:
+        yield from self._first
+        store = self._store
+        for what, numbers in self._more.items():
+            paths = (path for n in numbers for path in (record_path(store.path, n), store.payload_path(n)))
+            there = (store.path / SNAPSHOT,) if what == "index" else tuple(p for p in paths if os.path.lexists(p))
+            rows = int(store.shards.some(np.array(numbers), with_keys=False).rows.sum())
+            samples = f", with {rows:,} samples" if rows and what != "index" else ""
+            message = f"{store.path}: {len(numbers):,} more {_MANY[what]} (shards {name_some(numbers)}){samples}"
+            yield Finding(True, what, message, there, count=len(numbers))
+
+
+def _shard(store: LatentStore, number: int, level: Level, stated: Stated | None) -> tuple[Finding | None, int]:
+    """What is wrong with a shard, and how many bytes were read to know.
+
+    Args:
+        stated: by its record, if that is known to be sound.
+    """
     record_file, payload = record_path(store.path, number), store.payload_path(number)
-    if level == "names" and _is_sound(store, number, record_file, payload):
-        return [], 0
-    try:
-        record = read_record(store.path, number, store.recipe.id)
-    except FileNotFoundError:  # moved away meanwhile
-        return [], 0
-    except DamagedShardError as error:
-        return [Finding(True, "record", str(error), (record_file, payload), number)], 0
-    shard = store.shards.get(number)
-    if shard is None:
-        return [Finding(True, "record", store.bad_records[number], (record_file, payload), number)], 0
-    if not _agree(record, shard):
-        path = store.path / SNAPSHOT
-        return [Finding(True, "index", f"{path} does not say what {record_file} does", (path,), number)], 0
+    record = None
+    if stated is None:
+        try:
+            record = read_record(store.path, number, store.recipe.id)
+        except FileNotFoundError:  # moved away meanwhile
+            return None, 0
+        except DamagedShardError as error:
+            return Finding(True, "record", str(error), (record_file, payload), number), 0
+        shard = store.shards.get(number)
+        if shard is None:
+            return Finding(True, "record", store.bad_records[number], (record_file, payload), number), 0
+        if not _agree(record, shard):
+            path = store.path / SNAPSHOT
+            return Finding(True, "index", f"{path} does not say what {record_file} does", (path,), number), 0
+        stated = Stated(record.rows, record.bytes)
     read = 0
     try:
-        problem = _size_problem(store.path, payload, record.bytes, number)
-        if problem is None and level != "names":
+        problem = _size_problem(store.path, payload, stated.bytes, number)
+        if problem is None and level != "names" and record is not None:
             read = record.bytes
             problem = _bytes_problem(store.path, payload, record, level)
-        if problem is None and level == "deep":
+        if problem is None and level == "deep" and record is not None:
             problem = _row_problem(store, record)
     except ValueError as error:
         problem = str(error)
@@ -204,36 +261,10 @@ def _shard(store: LatentStore, number: int, level: Level) -> tuple[list[Finding]
             raise store_error from error
         problem = error.strerror or str(error)
     if problem is None:
-        return [], read
-    keys = f"{record.rows} samples are lost until precompute makes them again"
+        return None, read
+    keys = f"{stated.rows} samples are lost until precompute makes them again"
     message = f"{payload} (shard {number}): {problem}; {keys}"
-    return [Finding(True, "payload", message, (record_file, payload), number)], read
-
-
-def _is_sound(store: LatentStore, number: int, record_file: Path, payload: Path) -> bool:
-    """Whether a shard is beyond doubt by names: many times as fast as parsing its record, which then finds out more.
-
-    The record has its seal, which is the one that the index was made from, and the index has its keys; the payload is
-    there with its size.
-    """
-    shard = store.shards.get(number)
-    if shard is None:
-        return False
-    try:
-        text = read_file(record_file, RECORD_LIMIT_BYTES, within=store.path)
-        unseal(text)
-        keys = shard.keys.tobytes().hex(",", KEY_DIGITS // 2).replace(",", '","')
-        if seal_of(text) != shard.stamp.seal or f'"keys":["{keys}"]'.encode() not in text:
-            return False
-        fd = os.open(payload, _LOOK)
-        try:
-            status = os.fstat(fd)
-            require_inside(store.path, payload, fd)
-            return stat.S_ISREG(status.st_mode) and status.st_size == shard.bytes
-        finally:
-            os.close(fd)
-    except (OSError, ValueError):
-        return False
+    return Finding(True, "payload", message, (record_file, payload), number), read
 
 
 def _agree(record: ShardRecord, shard: Shard) -> bool:
@@ -334,7 +365,7 @@ def _metadata(store: LatentStore, scanned: Unmade | None) -> Iterator[Finding]:
 
 def _strays(store: LatentStore) -> Iterator[Finding]:
     promised = promised_numbers(store)  # these are missing, and not nobody's
-    orphans = [n for n in unrecorded_payloads(store, record_inodes(store.path)) if n not in promised]
+    orphans = [n for n in unrecorded_payloads(store) if n not in promised]
     if orphans:
         yield Finding(False, "orphan", f"{_count(orphans, 'payload')} without a record: {_ORPHANS}")
     if unfinished := leftovers(store.path, quick=True):

@@ -16,19 +16,19 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from ..errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
-from ..files.atomic import made_folder, publish, writing
-from ..files.local import require_local
-from ..files.plain import read_file
-from ..latents.keys import is_key
-from ..latents.recipe import difference
-from ..progress import Progress
+from ...errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
+from ...files.atomic import made_folder, publish, writing
+from ...files.local import require_local
+from ...files.plain import read_file
+from ...latents.keys import is_key
+from ...latents.recipe import difference
+from ...progress import Progress
+from ..folder import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
+from ..formats import StoreFormat
+from ..latent_store import LatentStore
+from ..packed_keys import is_in, pack_keys
+from ..records import origins_of, read_record
 from .drop import follow_drops
-from .folder import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
-from .formats import StoreFormat
-from .latent_store import LatentStore
-from .packed_keys import is_in, pack_keys
-from .records import origins_of, read_record
 
 _KEYS_LIMIT_BYTES = 2**31
 _PROMPT_LIMIT_BYTES = 2**28

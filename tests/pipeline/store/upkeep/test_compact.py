@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from theworld.pipeline.errors import DamagedShardError, StoreLockedError
-from theworld.pipeline.store.compact import compact
 from theworld.pipeline.store.dropped import add_dropped
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
-from theworld.pipeline.store.maintenance import alone
 from theworld.pipeline.store.records import origins_of
-from theworld.pipeline.store.repair import gc, repair
-from theworld.pipeline.store.retire import pending_retirements
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.compact import compact
+from theworld.pipeline.store.upkeep.maintenance import alone
+from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.retire import pending_retirements
+from theworld.pipeline.store.upkeep.verify import verify
 from theworld.train.data.loader import LatentDataset
 
-from ...faults.harness import Cut, FaultyFileLayer, amount, layer
-from ...miniatures.store import create, expected, flip, key, latent, write
+from ....faults.harness import Cut, FaultyFileLayer, amount, layer
+from ....miniatures.store import create, expected, flip, key, latent, write
 
 
 def daily(cache: Path, days: int, each: int = 3, *, shard_size: int = 8, format: StoreFormat = "zarr") -> LatentStore:

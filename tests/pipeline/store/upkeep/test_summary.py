@@ -12,11 +12,11 @@ from theworld.pipeline.errors import DamagedShardError
 from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store, open_store
 from theworld.pipeline.store.ledger import Failure
-from theworld.pipeline.store.summary import Summary, summarise
-from theworld.pipeline.store.transfer import export, merge
+from theworld.pipeline.store.upkeep.summary import Summary, summarise
+from theworld.pipeline.store.upkeep.transfer import export, merge
 
-from ...miniatures.store import SPEC, TINY, create, expected, fill, flip, key, write
-from ...permissions import WAN_SPEC, poison
+from ....miniatures.store import SPEC, TINY, create, expected, fill, flip, key, write
+from ....permissions import WAN_SPEC, poison
 
 SHAPE = (3, 3, 2, 4)
 Latents = NDArray[np.float32]
@@ -39,9 +39,7 @@ def healthy(samples: int = 32, seed: int = 0) -> Latents:
     return np.random.default_rng(seed).standard_normal((samples, *SHAPE), np.float32)
 
 
-@pytest.mark.parametrize(
-    ("format", "dtype"), [("zarr", "float16"), ("webdataset", "bfloat16"), ("zarr", "float32")]
-)
+@pytest.mark.parametrize(("format", "dtype"), [("zarr", "float16"), ("webdataset", "bfloat16"), ("zarr", "float32")])
 def test_the_numbers_are_numpys(cache: Path, format: StoreFormat, dtype: str) -> None:
     store = create(cache, recipe=TINY.model_copy(update={"dtype": dtype}), format=format)
     fill(store, 10)

@@ -7,11 +7,11 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ..files.atomic import made_folder, place, remove, sync_folder, writing
-from ..files.inside import held_folder
-from ..files.lock import exclusive_lock
-from .folder import load_store, make_own_folders
-from .promises import LOST
+from ...files.atomic import made_folder, place, remove, sync_folder, writing
+from ...files.inside import held_folder
+from ...files.lock import exclusive_lock
+from ..commit import LOST_AND_FOUND
+from ..folder import load_store, make_own_folders
 
 _LOCKED = "theworld.json"
 
@@ -46,7 +46,7 @@ def set_aside(store: Path, file: Path, *, folder: str = "") -> Path:
     """
     stem = "-".join(file.relative_to(store).parts)
     number = 0
-    top = store / LOST / folder
+    top = store / LOST_AND_FOUND / folder
     with held_folder(store, file.parent) as here, made_folder(store, top) as aside:
         held = here / file.name
         while True:

@@ -11,18 +11,18 @@ import webdataset
 import zarr
 
 from theworld.pipeline.errors import DamagedShardError, MissingLatentError
-from theworld.pipeline.store.drop import drop, dropped_rows, undo_drop
 from theworld.pipeline.store.dropped import add_dropped, check_dropped
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
 from theworld.pipeline.store.index import unpack_keys
-from theworld.pipeline.store.repair import gc, repair
-from theworld.pipeline.store.retire import pending_retirements
-from theworld.pipeline.store.transfer import copy, export, merge
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.drop import drop, dropped_rows, undo_drop
+from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.retire import pending_retirements
+from theworld.pipeline.store.upkeep.transfer import copy, export, merge
+from theworld.pipeline.store.upkeep.verify import verify
 
-from ...faults.harness import Cut, FaultyFileLayer, amount, layer
-from ...miniatures.store import create, expected, fill, flip, key, write
-from ...permissions import listing
+from ....faults.harness import Cut, FaultyFileLayer, amount, layer
+from ....miniatures.store import create, expected, fill, flip, key, write
+from ....permissions import listing
 
 BAD = [1, 2, 4, 9]
 GOOD = [0, 3, 5, 6, 7, 8]

@@ -9,19 +9,19 @@ import pytest
 
 from theworld.pipeline.store.dropped import add_dropped
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
-from theworld.pipeline.store.maintenance import alone
-from theworld.pipeline.store.repair import gc, repair
-from theworld.pipeline.store.retire import (
+from theworld.pipeline.store.upkeep.maintenance import alone
+from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.retire import (
     Retired,
     finish_retirements,
     new_folder_aside,
     pending_retirements,
     retiring,
 )
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep.verify import verify
 
-from ...faults.harness import Cut, FaultyFileLayer, amount, layer
-from ...miniatures.store import create, expected, fill, key, latent
+from ....faults.harness import Cut, FaultyFileLayer, amount, layer
+from ....miniatures.store import create, expected, fill, key, latent
 
 
 @pytest.fixture(params=["zarr", "webdataset"])

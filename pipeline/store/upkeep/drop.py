@@ -19,18 +19,19 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DamagedShardError, LatentShapeError
-from ..files.atomic import publish, writing
-from ..messages import command, name_some
-from ..progress import Progress
-from .dropped import add_dropped, remove_dropped
-from .folder import load_store
-from .latent_store import LatentStore
-from .maintenance import LOST, alone
-from .packed_keys import is_in, pack_keys, unpack_keys
-from .records import origins_of, read_record
+from ...errors import DamagedShardError, LatentShapeError
+from ...files.atomic import publish, writing
+from ...messages import command, name_some
+from ...progress import Progress
+from ..commit import LOST_AND_FOUND
+from ..dropped import add_dropped, remove_dropped
+from ..folder import load_store
+from ..latent_store import LatentStore
+from ..packed_keys import is_in, pack_keys, unpack_keys
+from ..records import origins_of, read_record
+from ..source_scan import sources_of
+from .maintenance import alone
 from .retire import finish_retirements, held_elsewhere, new_folder_aside, retiring
-from .source_scan import sources_of
 
 _AT_A_TIME = 64
 """Shards that are there twice for a while."""
@@ -80,7 +81,7 @@ def drop(path: Path, keys: Collection[str], *, apply: bool, progress: Progress |
         _require_sound_records(store)
         plan = _plan(store, wanted)
         add_dropped(path, wanted)
-        store.refresh()
+        store.publish()  # at once: other programs need not see what is still to be written again
         folders = list(finish_retirements(store).folders)
         _rewrite_all(store, folders, progress or Progress.silent())
         store.publish()  # always: an interrupted drop may have come to its end but for this
@@ -153,7 +154,7 @@ def _rewrite_all(store: LatentStore, folders: list[Path], progress: Progress) ->
     while rows := dropped_rows(store):  # a job that began before the drop may have committed more meanwhile
         numbers = list(rows)
         aside = _report(store, rows)
-        folders.append(store.path / LOST / aside)
+        folders.append(store.path / LOST_AND_FOUND / aside)
         written = _held_by_others(store, numbers)
         with progress.bar("drop", total=len(numbers), unit="shards") as bar:
             for start in range(0, len(numbers), _AT_A_TIME):
@@ -214,5 +215,5 @@ def _report(store: LatentStore, rows: dict[int, int]) -> str:
     }
     content = f"{json.dumps(report, indent=1)}\n".encode()
     with writing(store.path):
-        publish(store.path / "tmp", store.path / LOST / aside / "report.json", content, within=store.path)
+        publish(store.path / "tmp", store.path / LOST_AND_FOUND / aside / "report.json", content, within=store.path)
     return aside

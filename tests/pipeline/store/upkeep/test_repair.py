@@ -16,18 +16,18 @@ import pytest
 from theworld.pipeline.errors import DamagedShardError, StoreError, StoreLockedError
 from theworld.pipeline.files import atomic
 from theworld.pipeline.store import latent_store
-from theworld.pipeline.store import repair as maintenance
 from theworld.pipeline.store import writer as shard_writer
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
 from theworld.pipeline.store.index import SNAPSHOT
 from theworld.pipeline.store.ledger import Failure
-from theworld.pipeline.store.repair import gc, repair
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep import repair as maintenance
+from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.verify import verify
 
-from ...faults.harness import Cut, FaultyFileLayer, Holding, layer, start
-from ...miniatures.store import create, expected, fill, flip, key, write
-from ...permissions import as_another_user, become_a_folder, become_a_pipe, contents, listing, poison, record_file
-from ..files.test_atomic import PatchedOs
+from ....faults.harness import Cut, FaultyFileLayer, Holding, layer, start
+from ....miniatures.store import create, expected, fill, flip, key, write
+from ....permissions import as_another_user, become_a_folder, become_a_pipe, contents, listing, poison, record_file
+from ...files.test_atomic import PatchedOs
 
 HOUR_S = 3600.0
 NOW = -10.0
@@ -114,9 +114,7 @@ def test_a_repair_can_be_repeated(store: LatentStore) -> None:
 
 @pytest.mark.parametrize("harm", [flip_a_bit, spoil, Path.unlink, become_a_pipe, become_a_folder])
 @pytest.mark.parametrize("what", ["record", "payload"])
-def test_a_repair_and_writing_what_is_missing_heal(
-    store: LatentStore, what: str, harm: Callable[[Path], None]
-) -> None:
+def test_a_repair_and_writing_what_is_missing_heal(store: LatentStore, what: str, harm: Callable[[Path], None]) -> None:
     harm(record_file(store, 2) if what == "record" else store.payload_path(2))
     before = contents(store.path)
     repair(store.path, apply=True)
@@ -128,9 +126,7 @@ def test_a_repair_and_writing_what_is_missing_heal(
 
 @pytest.mark.parametrize("harm", [flip_a_bit, spoil, become_a_pipe, become_a_folder])
 @pytest.mark.parametrize("folder", ["failed", "sources"])
-def test_a_damaged_row_of_a_log_is_set_aside(
-    store: LatentStore, folder: str, harm: Callable[[Path], None]
-) -> None:
+def test_a_damaged_row_of_a_log_is_set_aside(store: LatentStore, folder: str, harm: Callable[[Path], None]) -> None:
     (file,) = (store.path / folder).iterdir()
     harm(file)
     assert repair(store.path, apply=True).moved == (file,)
@@ -284,9 +280,7 @@ def test_a_folder_that_is_a_link_stops_who_would_change_the_store(
 
 
 @pytest.mark.parametrize("command", [repair, gc])
-def test_a_store_one_may_not_write_to_is_refused_and_kept(
-    store: LatentStore, command: Callable[..., object]
-) -> None:
+def test_a_store_one_may_not_write_to_is_refused_and_kept(store: LatentStore, command: Callable[..., object]) -> None:
     flip(store.payload_path(1), 3)
     before = listing(store.path)
 
@@ -306,9 +300,7 @@ def spoilt(cache: Path, format: StoreFormat) -> LatentStore:
     return store
 
 
-@pytest.mark.parametrize(
-    ("format", "accident"), [("zarr", "cut"), ("webdataset", "cut"), ("webdataset", "disk error")]
-)
+@pytest.mark.parametrize(("format", "accident"), [("zarr", "cut"), ("webdataset", "cut"), ("webdataset", "disk error")])
 def test_a_repair_that_stops_before_any_file_operation_can_be_run_again(
     cache: Path, format: StoreFormat, accident: str
 ) -> None:
@@ -398,9 +390,7 @@ def test_gc_keeps_two_weeks_by_default(store: LatentStore, monkeypatch: pytest.M
     assert gc(store.path, apply=False).files == (store.payload_path(7),)
 
 
-def test_gc_asks_the_file_systems_clock_not_this_machines(
-    store: LatentStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gc_asks_the_file_systems_clock_not_this_machines(store: LatentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(store.payload_path(7))
     monkeypatch.setattr(maintenance.time, "time", lambda: 2.0**33)
     assert gc(store.path, apply=True).files == ()

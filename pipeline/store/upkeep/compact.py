@@ -11,19 +11,22 @@ The next `compact` starts from what it finds.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 from pathlib import Path
 
-from ..errors import DamagedShardError
-from ..files.plain import open_file
-from ..progress import Bar, Progress
-from .folder import load_store
-from .latent_store import LatentStore
+import numpy as np
+
+from ...errors import DamagedShardError
+from ...files.plain import open_file
+from ...progress import Progress
+from ..folder import load_store
+from ..latent_store import LatentStore
+from ..packed_keys import Keys, unpack_keys
+from ..records import RECORD_LIMIT_BYTES, record_path
 from .maintenance import alone
-from .records import RECORD_LIMIT_BYTES, record_path
 from .retire import finish_retirements, retiring
 from .transfer import copy_shard
 
@@ -73,10 +76,12 @@ def compact(path: Path, *, apply: bool, progress: Progress | None = None) -> Com
         store = _sound(path)
         finish_retirements(store)
         plan = _plan(store)
+        givers = _Givers(plan)
         with (progress or Progress.silent()).bar("compact", total=plan.outcome.copied, unit="samples") as bar:
-            for number, keys in plan.new_shards:
-                _fill(store, number, keys, plan.left, bar)
-        _commit(store, [], [number for number, rest in plan.left.items() if not rest])
+            for number, part in plan.new_shards:
+                _fill(store, number, plan.keys, part, givers)
+                bar.advance(part.stop - part.start)
+        _commit(store, plan.keys[:0], givers.done(len(plan.keys)))
         store.publish()
         rows = None if plan.outcome.array_rows is None else (plan.outcome.array_rows[0], store.array_rows)
         shards = plan.outcome.shards[0], len(store.shards)
@@ -85,10 +90,12 @@ def compact(path: Path, *, apply: bool, progress: Progress | None = None) -> Com
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    new_shards: list[tuple[int, Sequence[str]]]
-    """The number each full shard should get, and its keys."""
-    left: dict[int, set[str]]
-    """Of each shard that gives its rows: those that no new shard holds yet."""
+    keys: Keys
+    """Of the rows that are to be copied, by row."""
+    new_shards: list[tuple[int, slice]]
+    """The number each full shard should get, and which of `keys` it is to hold: one shard begins where one ends."""
+    givers: dict[int, slice]
+    """Each shard that is to go, and which of `keys` it holds."""
     outcome: Compaction
 
 
@@ -100,51 +107,74 @@ def _sound(path: Path) -> LatentStore:
 
 
 def _plan(store: LatentStore) -> _Plan:
-    keys, size = store.keys, store.shard_size
-    numbers: list[int] = (store.rows_of(keys) // size).tolist() if keys else []
-    visible = Counter(numbers)
+    keys, size = store.packed_keys, store.shard_size
+    numbers = store.rows // size
+    shards, visible = np.unique(numbers, return_counts=True)
     whole = len(keys) // size
     # a shard of which rows are hidden (dropped, or held twice) is not full, whatever its record says
-    kept = {number for number, rows in visible.items() if number < whole and rows == size}
+    kept = shards[(shards < whole) & (visible == size)]
     if store.array_rows == len(keys) and len(kept) == whole and len(store.shards) == -(-len(keys) // size):
-        kept = set(visible)
-    moving = [(key, number) for key, number in zip(keys, numbers, strict=True) if number not in kept]
-    left: dict[int, set[str]] = {number: set() for number in store.shards if number not in kept}
-    for key, number in moving:
-        left[number].add(key)
-    free = (number for number in range(len(keys)) if number not in kept)
-    parts = [[key for key, _ in moving[start : start + size]] for start in range(0, len(moving), size)]
+        kept = shards
+    is_moving = ~np.isin(numbers, kept)
+    moving, of_moving = keys[is_moving], numbers[is_moving]
+    leaving = np.setdiff1d(store.shards.numbers, kept)
+    ends = np.searchsorted(of_moving, leaving, "right").tolist()
+    givers = {number: slice(*place) for number, *place in zip(leaving.tolist(), [0, *ends], ends, strict=False)}
+    places = set(kept.tolist())
+    free = (number for number in range(len(keys)) if number not in places)
+    parts = [slice(start, min(start + size, len(moving))) for start in range(0, len(moving), size)]
     after = len(kept) + len(parts)
     rows = (store.array_rows, len(keys)) if store.format == "zarr" else None
     outcome = Compaction(store.path, len(keys), (len(store.shards), after), rows, copied=len(moving))
-    return _Plan(list(zip(free, parts, strict=False)), left, outcome)
+    return _Plan(moving, list(zip(free, parts, strict=False)), givers, outcome)
 
 
-def _fill(store: LatentStore, number: int, keys: Sequence[str], left: dict[int, set[str]], bar: Bar) -> None:
+class _Givers:
+    """The shards that are to go, and which keys no new shard holds yet. New shards take the keys in order."""
+
+    def __init__(self, plan: _Plan) -> None:
+        self._left = dict(plan.givers)
+        self._by_end = [(part.stop, number) for number, part in plan.givers.items()]
+        heapify(self._by_end)
+
+    def move(self, number: int, to: int | None) -> None:
+        """A shard's rows are in another one now; None: it had none left."""
+        part = self._left.pop(number)
+        if to is not None:
+            self._left[to] = part
+            heappush(self._by_end, (part.stop, to))
+
+    def left_of(self, number: int, start: int) -> slice:
+        """What a shard still has to give, when all keys before `start` are taken."""
+        part = self._left[number]
+        return slice(max(part.start, start), part.stop)
+
+    def done(self, stop: int) -> list[int]:
+        """The shards that have nothing left when all keys before `stop` are taken; each is told once."""
+        done: list[int] = []
+        while self._by_end and self._by_end[0][0] <= stop:
+            _, number = heappop(self._by_end)
+            if self._left.pop(number, None) is not None:
+                done.append(number)
+        return sorted(done)
+
+
+def _fill(store: LatentStore, number: int, keys: Keys, part: slice, givers: _Givers) -> None:
     """Commit a full shard under a number, and let the shards go that have nothing left."""
     with ExitStack() as held:
         if number in store.shards:
             # as long as it is open, no other record gets its inode, by which readers notice that it is another
             held.enter_context(open_file(record_path(store.path, number), RECORD_LIMIT_BYTES, within=store.path))
-            rest = left.pop(number)
-            moved = _commit(store, sorted(rest, key=store.row_of), [number])
-            if moved is not None:
-                left[moved] = rest
-        for remaining in left.values():
-            remaining.difference_update(keys)
-        empty = [each for each, remaining in left.items() if not remaining]
-        for each in empty:
-            del left[each]
-        _commit(store, keys, empty, number=number)
-        bar.advance(len(keys))
+            givers.move(number, _commit(store, keys[givers.left_of(number, part.start)], [number]))
+        _commit(store, keys[part], givers.done(part.stop), number=number)
 
 
-def _commit(store: LatentStore, keys: Sequence[str], old: Sequence[int], *, number: int | None = None) -> int | None:
+def _commit(store: LatentStore, keys: Keys, old: Sequence[int], *, number: int | None = None) -> int | None:
     """Commit a shard of these keys and retire others; the number it got, None where there are no keys."""
     committed = None
     with retiring(store, old, why="compact"):
-        if keys:
-            committed, damaged = copy_shard(store, store, keys, number=number, again=True)
+        if len(keys):
+            committed, damaged = copy_shard(store, store, unpack_keys(keys), number=number, again=True)
             if damaged:
                 raise DamagedShardError(damaged[0])
     return committed

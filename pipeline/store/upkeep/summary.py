@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from ..latents.time_axis import describe, horizon_s
-from ..messages import command, format_bytes
-from .latent_store import LatentStore
-from .records import Origin, origins_of, stated_world
+from ...latents.time_axis import describe, horizon_s
+from ...messages import command, format_bytes
+from ..latent_store import LatentStore
+from ..records import Origin, origins_of, stated_world
 
 SAMPLES = 256
 """Looked into at most, evenly spread."""

@@ -11,16 +11,17 @@ import pytest
 from safetensors.numpy import load, save
 
 from theworld.pipeline.errors import ConfigError, MissingLatentError, StoreError, StoreMismatchError
-from theworld.pipeline.store import latent_store, transfer
+from theworld.pipeline.store import latent_store
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store, load_store, open_store
 from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.records import origins_of
-from theworld.pipeline.store.transfer import Copied, export, keys_of_sources, merge, read_keys
-from theworld.pipeline.store.verify import verify
+from theworld.pipeline.store.upkeep import transfer
+from theworld.pipeline.store.upkeep.transfer import Copied, export, keys_of_sources, merge, read_keys
+from theworld.pipeline.store.upkeep.verify import verify
 
-from ...faults.harness import Cut, FaultyFileLayer, finish, layer, start
-from ...miniatures.store import SPEC, TINY, create, expected, fill, flip, key, latent, write
-from ...permissions import contents, listing, poison, record, record_file
+from ....faults.harness import Cut, FaultyFileLayer, finish, layer, start
+from ....miniatures.store import SPEC, TINY, create, expected, fill, flip, key, latent, write
+from ....permissions import contents, listing, poison, record, record_file
 
 FORMATS: tuple[StoreFormat, ...] = ("zarr", "webdataset")
 OTHER: dict[str, StoreFormat] = {"zarr": "webdataset", "webdataset": "zarr"}
@@ -459,7 +460,6 @@ def test_a_name_that_is_no_label_still_becomes_a_folder(cache: Path) -> None:
         assert len(open_store(cache / "b")) == 1
         shutil.rmtree(cache / "b")
         moved.rename(source.path)
-
 
 
 def test_a_part_of_a_copied_shard_has_its_share_of_each_origin(tmp_path: Path) -> None:
