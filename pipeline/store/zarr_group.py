@@ -203,6 +203,8 @@ class ZarrGroup:
         chunks = np.arange(len(shards)) + np.repeat(first_chunks - (np.cumsum(spans) - spans), spans)
         order = np.argsort(chunks, kind="stable")
         each, starts = np.unique(chunks[order], return_index=True)
+        if not len(each):  # a store in which nothing could be made: `np.split` would give one part of none
+            return
         hidden = index.hidden.tobytes()
         for chunk, within in zip(each.tolist(), np.split(shards[order], starts[1:]), strict=True):
             numbers = some.numbers[within]

@@ -10,6 +10,7 @@ at any time: nothing else reads them.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -18,13 +19,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from ...pipeline.credentials import hide_passwords
-from ...pipeline.errors import ConfigError, StoreError, StoreLockedError
-from ...pipeline.files.lock import exclusive_lock
+from ...pipeline.errors import ConfigError
 from ...pipeline.store.folder import is_store
 from .config import PrecomputeConfig
 
@@ -33,7 +33,7 @@ JOBS = "jobs"
 BEAT_S = 30.0
 """Between two lines that say that a job lives."""
 _LOCK_S = 15.0
-"""For helpers of a job that was killed to end, which may hold its file for a moment."""
+"""For a job that was killed to let go of its file."""
 
 Happening = Literal["begun", "plan", "started", "shard", "alive", "failure", "retry", "backoff"]
 Event = Happening | Literal["finished", "interrupted", "failed", "elsewhere"]
@@ -45,32 +45,29 @@ class Events:
     def __init__(self, path: Path | None = None) -> None:
         """
         Args:
-            path: one that a user named; another job may not write to it at the same time.
+            path: one that a user named.
         Raises:
             ConfigError: the file cannot be written; said before any work is done.
         """
         self.figures: Callable[[], dict[str, Any]] = dict
         """What a heartbeat tells beside the time; called in another thread."""
         self.problem = ""
-        """Why this job leaves no events for `theworld status`; empty where it does."""
+        """What a person should know of these events: that they are elsewhere than was asked for, or nowhere."""
         self.has_plan = False
         """Before it a job that is refused has written nothing, and its events are taken back."""
         self._file: int | None = None
         self._made: list[Path] = []
         """What this run made for its events in the cache, a file after its folder."""
         self._lock = threading.Lock()
-        self._held = ExitStack()
         if path is not None:
             try:
                 self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             except OSError as error:
                 raise ConfigError(f"--events {path} cannot be written: {error.strerror}") from error
-            if path.is_file():
-                self._hold(path)
 
     @classmethod
     def of_task(cls, config: PrecomputeConfig) -> Events:
-        """Where the events of a job go. Where its cache cannot take them, `problem` says why, and the job goes on.
+        """Where the events of a job go; it goes on also where nothing can take them, and `problem` says so.
 
         Raises:
             ConfigError: as `Events`.
@@ -78,8 +75,11 @@ class Events:
         if config.dry_run:
             return cls()
         events = cls(config.events)
+        is_shared = config.events is not None and config.events.is_file() and not events._is_held()
+        if is_shared:
+            events.close()
         if not is_store(config.cache):  # which is refused in a moment
-            events._open_in(config)
+            events._open_in(config, is_shared=is_shared)
         return events
 
     def write(self, event: Event, **fields: Any) -> None:
@@ -114,7 +114,6 @@ class Events:
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
-            self._held.close()
 
     def discard(self) -> None:
         """Take back what was made in the cache: the job was refused, and nothing is written then."""
@@ -123,22 +122,30 @@ class Events:
                 path.rmdir() if path.is_dir() else path.unlink()
         self._made.clear()
 
-    def _hold(self, path: Path) -> None:
-        """Keep other jobs away from a file, as far as its file system has locks."""
-        deadline = time.monotonic() + _LOCK_S
-        while True:
-            try:
-                self._held.enter_context(exclusive_lock(path, busy=f"--events {path} is written to by another job"))
-                return
-            except StoreLockedError as error:
-                if time.monotonic() > deadline:
-                    self.close()
-                    raise ConfigError(f"{error}. Name another file for this one") from error
-                time.sleep(0.2)
-            except (StoreError, OSError):
-                return
+    def _is_held(self) -> bool:
+        """Whether nobody else writes to the file, as far as its file system has locks; this process keeps them away."""
+        answers: list[bool] = []
 
-    def _open_in(self, config: PrecomputeConfig) -> None:
+        def ask() -> None:
+            deadline = time.monotonic() + _LOCK_S
+            while True:
+                try:
+                    fcntl.flock(self._file or 0, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return answers.append(True)
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        return answers.append(False)
+                    time.sleep(_LOCK_S / 50)
+                except OSError:
+                    return answers.append(True)
+
+        # without the lock service of its file system, asking may take for ever
+        thread = threading.Thread(target=ask, name="flock", daemon=True)
+        thread.start()
+        thread.join(2 * _LOCK_S)
+        return not answers or answers[0]
+
+    def _open_in(self, config: PrecomputeConfig, *, is_shared: bool) -> None:
         folder = config.cache / JOBS
         try:
             for parent in [*reversed(folder.absolute().parents), folder.absolute()]:
@@ -146,12 +153,15 @@ class Events:
                     with suppress(FileExistsError):  # another task of an array makes it
                         parent.mkdir()
                         self._made.append(parent)
-            if config.events is None:
+            if config.events is None or is_shared:
                 self._file = self._new_file(folder / f"{_name_of(config.part)}.jsonl")
             elif config.events.is_file() and config.events.resolve().parent != folder.resolve():
                 self._point_to(config.events.resolve(), folder, str(config.cache.resolve()))
         except OSError as error:
-            self.problem = f"{folder} cannot be written: {error.strerror or error}"
+            cause = error.strerror or str(error)
+            self.problem = f"`theworld status` will not see this job: {folder} cannot be written: {cause}"
+        if is_shared and not self.problem:
+            self.problem = f"another job writes to {config.events}: the events of this one are in {folder}"
 
     def _new_file(self, path: Path) -> int:
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)

@@ -15,6 +15,7 @@ Counted = dict[str, tuple[int, int]]
 
 _PUT_S = 1.0
 """Between two counts that a worker writes to Ray's table: small batches take milliseconds."""
+_ANSWER_S = 1.0
 
 
 class Counts(Protocol):
@@ -58,20 +59,26 @@ class RayCounts:
         now = time.monotonic()
         if now - self._put_at >= _PUT_S:
             self._put_at = now
+            row = json.dumps([first_key, samples, batches]).encode()
             with suppress(Exception):  # for people alone; Ray ends the worker where its table is gone
-                _table()._internal_kv_put(self._row, json.dumps([first_key, samples, batches]).encode())
+                _table().internal_kv_put(self._row, row, True, timeout=_ANSWER_S)
 
     def read(self) -> Counted:
         """Nothing where Ray does not answer."""
         counted: Counted = {}
         with suppress(Exception):
-            for row in _table()._internal_kv_list(self._prefix):
-                first_key, samples, batches = json.loads(_table()._internal_kv_get(row))
-                counted[first_key] = samples, batches
+            table = _table()
+            if rows := table.internal_kv_keys(self._prefix.encode(), timeout=_ANSWER_S):
+                for value in table.internal_kv_multi_get(rows, timeout=_ANSWER_S).values():
+                    first_key, samples, batches = json.loads(value)
+                    counted[first_key] = samples, batches
         return counted
 
 
 def _table() -> Any:
+    """Ray's client of it, whose calls can end in time: one that waits long for a table that is gone ends us."""
     from ray.experimental import internal_kv
 
-    return internal_kv
+    client = internal_kv.internal_kv_get_gcs_client()
+    assert client is not None, "Ray is not up"
+    return client

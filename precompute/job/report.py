@@ -73,6 +73,7 @@ class Report:
         work = self.work
         if work.written:
             rate = work.written / work.seconds if work.seconds else 0.0
+            retries = f"; {work.retries} retries" if work.retries else ""
             hours = f"{work.worker_hours:.2f} worker-hours"
             if work.gpu_hours:
                 hours = f"{work.gpu_hours:.2f} GPU-hours"
@@ -80,9 +81,7 @@ class Report:
             lines.append(
                 f"{work.written} {kind.makes} in {work.seconds:.1f} s ({format_rate(rate, f'{kind.takes}s')}), "
                 f"{format_bytes(work.bytes_written)} in {work.shards} shard{'s' * (work.shards != 1)} of this job; "
-                f"{hours} on {work.device}, of them loading {work.load_s:.1f} s a worker, {phases}"
-                + f"; {work.retries} retries"
-                * bool(work.retries)
+                f"{hours} on {work.device}, of them loading {work.load_s:.1f} s a worker, {phases}{retries}"
             )
         elif self.plan.todo and not work.elsewhere:
             lines.append(f"none of {len(self.plan.todo)} {kind.makes} could be made")

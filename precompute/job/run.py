@@ -96,7 +96,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             progress.warn(f"warning: {damage}")
         return Report(store=store.path if store else config.cache, recipe=recipe, plan=plan, cost=cost, dry_run=True)
     if plan.todo and events.problem:
-        progress.warn(f"warning: `theworld status` will not see this job: {events.problem}")
+        progress.warn(f"warning: {events.problem}")
     if store is not None and not plan.todo and not os.access(store.path, os.W_OK):
         return _nothing_to_do(store, plan)  # all done, on read-only media
     device, workers = prepared.device, prepared.workers

@@ -124,6 +124,7 @@ class Scheduler:
                 try:
                     self._loop(deque(tasks))
                 except BaseException:
+                    self._in_hand.clear()  # it is not made, and Ray, which would know how far it is, may be gone
                     with suppress(StoreError, OSError):  # what is not on record is tried again
                         self._note_ended_tasks()
                     raise
