@@ -20,6 +20,7 @@ from diffusers import Cosmos2VideoToWorldPipeline, FlowMatchEulerDiscreteSchedul
 from theworld.pipeline import Recipe, key_of_bytes
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world
+from theworld.precompute.worlds.wan_vae import load_part
 
 STEPS, DENOISE_STEPS, SIZE, BATCH = 8, 10, 64, 8
 
@@ -36,17 +37,17 @@ def main() -> None:
     torch.set_num_threads(1)
     source = resolve_world(None)
     world = CosmosWorld.load(source.folder)
-    stock = CosmosWorld.load(source.folder)  # parts of its own
+    transformer = load_part(CosmosTransformer3DModel, source.folder, "transformer", device="cpu").eval()
     pipeline = Cosmos2VideoToWorldPipeline(
         text_encoder=None,
         tokenizer=None,
-        transformer=stock.transformer,
-        vae=stock.vae,
+        transformer=transformer,
+        vae=load_part(AutoencoderKLWan, source.folder, "vae", device="cpu").eval(),
         scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(source.folder / "scheduler"),
         safety_checker=_NothingToCheck(),
     )
     pipeline.set_progress_bar_config(disable=True)
-    width = stock.transformer.config.text_embed_dim
+    width = transformer.config.text_embed_dim
     images = torch.rand(options.images, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     keys = [key_of_bytes(bytes([i % 256, i // 256])) for i in range(options.images)]
     recipe = Recipe(world=source.identity, height=SIZE, width=SIZE, rollout_steps=STEPS, denoise_steps=DENOISE_STEPS)

@@ -1,7 +1,8 @@
 """Well-known accelerators by name: what a plan needs of one that is not here. Loads no torch.
 
-Figures are of the vendors' data sheets: memory in GB (of 10^9 bytes, as they count), and the peak of dense matrix
-products in bfloat16 with sums in float32. Data sheets often state twice that, for matrices of which half is zeros.
+Figures are of the vendors' data sheets: memory in GB (of 10^9 bytes, as they count), the peak of dense matrix products
+in bfloat16 with sums in float32 (data sheets often state twice that, for matrices of which half is zeros), and of
+float32 in full precision, which has no TF32 in it.
 """
 
 from __future__ import annotations
@@ -24,39 +25,40 @@ class Accelerator:
 
     name: str
     memory_gb: float
-    tflops: float
-    """Dense, bfloat16: 10^12 operations a second, where a multiply and an add are two."""
+    bfloat16: float
+    """10^12 operations a second, where a multiply and an add are two."""
+    float32: float
     source: str
     also: str = ""
     """Further words that its driver or people use for it."""
 
 
 ACCELERATORS = (
-    Accelerator("H100 80GB", 80, 989.4, f"{_NVIDIA}/data-center/h100/", "sxm hbm3"),
-    Accelerator("H100 PCIe 80GB", 80, 756, f"{_NVIDIA}/data-center/h100/"),
-    Accelerator("H100 NVL 94GB", 94, 835.5, f"{_NVIDIA}/data-center/h100/"),
-    Accelerator("H200 141GB", 141, 989.4, f"{_NVIDIA}/data-center/h200/", "sxm"),
-    Accelerator("H200 NVL 141GB", 141, 835.5, f"{_NVIDIA}/data-center/h200/"),
-    Accelerator("GH200 96GB", 96, 989.4, f"{_NVIDIA}/data-center/grace-hopper-superchip/", "120gb 480gb"),
-    Accelerator("B200 180GB", 180, 2250, f"{_NVIDIA}/data-center/hgx/", "sxm 192gb"),
-    Accelerator("GB200 186GB", 186, 2500, f"{_NVIDIA}/data-center/gb200-nvl72/", "192gb"),
-    Accelerator("B300 288GB", 288, 2250, f"{_NVIDIA}/data-center/hgx/", "sxm 270gb"),
-    Accelerator("A100 80GB", 80, 312, f"{_NVIDIA}/data-center/a100/", "sxm pcie"),
-    Accelerator("A100 40GB", 40, 312, f"{_NVIDIA}/data-center/a100/", "sxm pcie"),
-    Accelerator("A40 48GB", 48, 149.7, f"{_NVIDIA}/data-center/a40/", "pcie"),
-    Accelerator("A30 24GB", 24, 165, f"{_NVIDIA}/data-center/products/a30-gpu/", "pcie"),
-    Accelerator("A10 24GB", 24, 125, f"{_NVIDIA}/data-center/products/a10-gpu/", "pcie"),
-    Accelerator("L40S 48GB", 48, 362, f"{_NVIDIA}/data-center/l40s/"),
-    Accelerator("L40 48GB", 48, 181, f"{_NVIDIA}/data-center/l40/"),
-    Accelerator("L4 24GB", 24, 121, f"{_NVIDIA}/data-center/l4/"),
-    Accelerator("RTX 6000 Ada 48GB", 48, 364.2, f"{_NVIDIA}/products/workstations/rtx-6000/", "generation"),
-    Accelerator("RTX A6000 48GB", 48, 154.8, f"{_NVIDIA}/products/workstations/rtx-a6000/"),
-    Accelerator("RTX 5090 32GB", 32, 209.5, _BLACKWELL),
-    Accelerator("RTX 4090 24GB", 24, 165.2, _ADA),
-    Accelerator("RTX 4080 16GB", 16, 97.5, _ADA),
-    Accelerator("RTX 3090 24GB", 24, 71, _AMPERE),
-    Accelerator("MI300X 192GB", 192, 1307.4, f"{_AMD}/mi300/mi300x.html", "oam"),
-    Accelerator("MI325X 256GB", 256, 1307.4, f"{_AMD}/mi300/mi325x.html", "oam"),
+    Accelerator("H100 80GB", 80, 989.4, 67, f"{_NVIDIA}/data-center/h100/", "sxm hbm3"),
+    Accelerator("H100 PCIe 80GB", 80, 756, 51, f"{_NVIDIA}/data-center/h100/"),
+    Accelerator("H100 NVL 94GB", 94, 835.5, 60, f"{_NVIDIA}/data-center/h100/"),
+    Accelerator("H200 141GB", 141, 989.4, 67, f"{_NVIDIA}/data-center/h200/", "sxm"),
+    Accelerator("H200 NVL 141GB", 141, 835.5, 60, f"{_NVIDIA}/data-center/h200/"),
+    Accelerator("GH200 96GB", 96, 989.4, 67, f"{_NVIDIA}/data-center/grace-hopper-superchip/", "120gb 480gb"),
+    Accelerator("B200 180GB", 180, 2250, 75, f"{_NVIDIA}/data-center/hgx/", "sxm 192gb"),
+    Accelerator("GB200 186GB", 186, 2500, 80, f"{_NVIDIA}/data-center/gb200-nvl72/", "192gb"),
+    Accelerator("B300 288GB", 288, 2250, 75, f"{_NVIDIA}/data-center/hgx/", "sxm 270gb"),
+    Accelerator("A100 80GB", 80, 312, 19.5, f"{_NVIDIA}/data-center/a100/", "sxm pcie"),
+    Accelerator("A100 40GB", 40, 312, 19.5, f"{_NVIDIA}/data-center/a100/", "sxm pcie"),
+    Accelerator("A40 48GB", 48, 149.7, 37.4, f"{_NVIDIA}/data-center/a40/", "pcie"),
+    Accelerator("A30 24GB", 24, 165, 10.3, f"{_NVIDIA}/data-center/products/a30-gpu/", "pcie"),
+    Accelerator("A10 24GB", 24, 125, 31.2, f"{_NVIDIA}/data-center/products/a10-gpu/", "pcie"),
+    Accelerator("L40S 48GB", 48, 362, 91.6, f"{_NVIDIA}/data-center/l40s/"),
+    Accelerator("L40 48GB", 48, 181, 90.5, f"{_NVIDIA}/data-center/l40/"),
+    Accelerator("L4 24GB", 24, 121, 30.3, f"{_NVIDIA}/data-center/l4/"),
+    Accelerator("RTX 6000 Ada 48GB", 48, 364.2, 91.1, f"{_NVIDIA}/products/workstations/rtx-6000/", "generation"),
+    Accelerator("RTX A6000 48GB", 48, 154.8, 38.7, f"{_NVIDIA}/products/workstations/rtx-a6000/"),
+    Accelerator("RTX 5090 32GB", 32, 209.5, 104.8, _BLACKWELL),
+    Accelerator("RTX 4090 24GB", 24, 165.2, 82.6, _ADA),
+    Accelerator("RTX 4080 16GB", 16, 97.5, 48.7, _ADA),
+    Accelerator("RTX 3090 24GB", 24, 71, 35.6, _AMPERE),
+    Accelerator("MI300X 192GB", 192, 1307.4, 163.4, f"{_AMD}/mi300/mi300x.html", "oam"),
+    Accelerator("MI325X 256GB", 256, 1307.4, 163.4, f"{_AMD}/mi300/mi325x.html", "oam"),
 )
 """Of several that a name fits, the first is meant."""
 

@@ -35,7 +35,7 @@ _PROCESS_S = 180.0
 
 
 def matmul_speeds(device: str) -> dict[str, float]:
-    """Operations a second in a product of two matrices, by dtype: bfloat16, and float32 as convolutions compute it.
+    """Operations a second in a product of two matrices, by dtype: bfloat16, and float32 in full precision.
 
     Args:
         device: as of torch. A CPU is measured with the threads of this process.
@@ -69,7 +69,6 @@ def measure(device: str) -> dict[str, float]:
     """Measure a device now; takes a second."""
     import torch
 
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     size = _GPU_SIZE if device.startswith("cuda") else _CPU_SIZE
     return {name: _measure(torch.ones(size, size, device=device, dtype=getattr(torch, name))) for name in DTYPES}
 

@@ -13,7 +13,7 @@ from ...pipeline.config import DECIDES_LATENTS, DEFAULT_CACHE, HOW_IT_RUNS, sett
 from ...pipeline.errors import ConfigError
 from ...pipeline.files.hub import is_hub_id
 from ...pipeline.files.local import LocalPath
-from ...pipeline.latents.kinds import KindName, Views
+from ...pipeline.latents.kinds import KINDS, KindName, Views
 from ...pipeline.latents.recipe import Fit, Solver, StoredDtype, check_meaning, parse_size
 from ...pipeline.machine import DeviceName
 from ...pipeline.store.formats import StoreFormat
@@ -150,8 +150,11 @@ class PrecomputeConfig(BaseModel):
     ] = "auto"
     workers: Annotated[int | None, Field(ge=1), _running("Ray actors.", default="one per GPU, or per core")] = None
     batch_size: Annotated[
-        int | None, Field(ge=1), _running("Images rolled out together.", default="8, on a GPU 16")
+        int | None, Field(ge=1), _running("Images rolled out together.", default="by tokens: up to 8, on a GPU 16")
     ] = None
+    compile: Annotated[
+        bool, _running("Compile the world model's blocks: a minute at the start, then faster; other last bits.")
+    ] = False
     format: Annotated[StoreFormat | None, _running("zarr or webdataset, of a new store.", default="zarr")] = None
     """A store that exists keeps its own."""
     shard_size: Annotated[
@@ -292,6 +295,12 @@ class PrecomputeConfig(BaseModel):
     def _scenes_are_made(self) -> PrecomputeConfig:
         if self.images is not None and "scenes" in self.model_fields_set:
             raise ValueError("scenes are made where no images are given, and these are; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_compiled(self) -> PrecomputeConfig:
+        if self.compile and (self.steps == 0 or not KINDS[self.kind].predicts):
+            raise ValueError("compile is of the network that predicts, and nothing is predicted here; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -60,10 +60,14 @@ class Target:
     """Of a worker on a CPU."""
 
     @property
+    def is_gpu(self) -> bool:
+        """Whether the workers compute on GPUs, as far as it is known."""
+        return self.accelerator is not None or (self.device or "").startswith("cuda")
+
+    @property
     def hours(self) -> str:
         """What a worker's hour is called."""
-        is_gpu = self.accelerator is not None or (self.device or "").startswith("cuda")
-        return "GPU-hour" if is_gpu else "worker-hour"
+        return "GPU-hour" if self.is_gpu else "worker-hour"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,8 @@ class Cost:
     """The cost of one input and of a run; None is unknown."""
 
     todo: int
+    computed: int = 0
+    """The same, with the copies that fill batches; 0 where there are none."""
     tokens: int
     """World tokens of one latent, one a cell: T * H * W."""
     operations: Operations | None
@@ -90,7 +96,8 @@ class Cost:
     def seconds(self) -> float | None:
         """Of the whole run: from the measured rate, else estimated."""
         one = self.seconds_of_one
-        return None if one is None else one * self.todo / self.target.workers
+        inputs = self.todo if self.rate else max(self.todo, self.computed)  # a rate counts what was asked for
+        return None if one is None else one * inputs / self.target.workers
 
     @property
     def seconds_of_one(self) -> float | None:
@@ -114,7 +121,11 @@ class Cost:
             workers = f" on {self.target.workers:,} workers" if self.target.workers > 1 else ""
             hours = hours_text(self.worker_hours, self.target.hours)
             money = f", {self.price.times(self.worker_hours)} at {self.price} each" if self.price else ""
-            lines.append(f"total   about {duration(self.seconds)}{workers}, {hours}{money}; loading comes on top")
+            copies = 0 if self.rate else self.computed - self.todo
+            filled = f"with {copies:,} copies that fill batches; " if copies > 0 else ""
+            lines.append(
+                f"total   about {duration(self.seconds)}{workers}, {hours}{money}; {filled}loading comes on top"
+            )
         elif self.price:
             lines.append("total   no time is known, so no price either")
         return lines
@@ -185,27 +196,30 @@ def _estimated(operations: Operations | None, recipe: Recipe, target: Target) ->
     """Seconds of one input and worker, and of what they are assumed; without the first, why nothing is known."""
     if operations is None:
         return None, "time not known before something has run: its operations cannot be counted from its configs"
+    dtype = recipe.compute_dtype if operations.predict else "float32"
     if target.accelerator is not None:
-        peak = f"the {target.accelerator.tflops:,.0f} TFLOP/s of {a_or_an(target.accelerator.name)}"
-        if operations.predict and recipe.compute_dtype != "bfloat16":
-            return None, f"time not known: {peak} are of bfloat16, and this computes in {recipe.compute_dtype}"
-        speed = target.accelerator.tflops * 1e12 * SHARE_OF_PEAK
-        seconds = operations.encode / (speed / 2) + operations.predict / speed  # TF32 has half the peak of bfloat16
-        return seconds, f"{100 * SHARE_OF_PEAK:.0f} % of {peak} (data sheet, dense bfloat16)"
+        peaks = {"bfloat16": target.accelerator.bfloat16 * 1e12, "float32": target.accelerator.float32 * 1e12}
+        source = f"of {a_or_an(target.accelerator.name)} (data sheet, dense {dtype})"
+        assumed = f"{100 * SHARE_OF_PEAK:.0f} % of the {speed_text(peaks[dtype])} {source}"
+        return _seconds(operations, peaks["float32"], peaks[dtype], SHARE_OF_PEAK), assumed
     if target.device is None:
         plan = 'a dry run can plan for a device by its name: --device "H100 80GB" --workers 64'
         return None, f"time not known before something has run there; {plan}"
     speeds = matmul_speeds(target.device)
     if not speeds:
         return None, "time not known before something has run: the speed of this device could not be measured"
-    dtype = recipe.compute_dtype if operations.predict else "float32"
     assumed = (
         f"{100 * SHARE_OF_MEASURED:.0f} % of the {speed_text(speeds[dtype])} that this device multiplies matrices with"
     )
     if dtype == "bfloat16" and emulates_bfloat16(speeds):
         assumed += f" in bfloat16, which it emulates; in float32 it has {speed_text(speeds['float32'])}"
-    scale = _threads_of(target) * SHARE_OF_MEASURED
-    return operations.encode / (speeds["float32"] * scale) + operations.predict / (speeds[dtype] * scale), assumed
+    share = SHARE_OF_MEASURED * _threads_of(target)
+    return _seconds(operations, speeds["float32"], speeds[dtype], share), assumed
+
+
+def _seconds(operations: Operations, encode: float, predict: float, share: float) -> float:
+    """The time of one input at a share of the speeds of both parts."""
+    return (operations.encode / encode + operations.predict / predict) / share
 
 
 def _threads_of(target: Target) -> float:
@@ -243,19 +257,21 @@ def _operations_of(world: WorldSource, recipe: Recipe, shape: Sequence[int]) -> 
         return None
     _, _, height, width = shape
     frames = 1 + recipe.rollout_steps // recipe.draws * recipe.stride
-    text = 1 if recipe.prompt is None and recipe.prompts == "recipe" else TEXT_TOKENS
+    has_text = recipe.prompt is not None or recipe.prompts == "sample"
     levels = recipe.denoise_steps - (recipe.solver == "euler")  # Euler's last forward changes nothing
-    forwards = levels * (2 if recipe.guidance > 1 else 1)
+    texts = [TEXT_TOKENS if has_text else 0]
+    if recipe.guidance > 1:
+        texts.append(0 if recipe.negative_prompt is None else TEXT_TOKENS)
+    per_level = sum(forward_flops(transformer, frames, height, width, text_tokens) for text_tokens in texts)
     observed_flops = encode_flops(vae, *size, kind.first_predicted_frame(recipe) or 1)
-    predicted_flops = forwards * forward_flops(transformer, frames, height, width, text)
-    return Operations(recipe.draws * observed_flops, recipe.draws * predicted_flops)
+    return Operations(recipe.draws * observed_flops, recipe.draws * levels * per_level)
 
 
 def forward_flops(config: Mapping[str, Any], frames: int, height: int, width: int, text_tokens: int) -> float:
-    """One forward of a `CosmosTransformer3DModel`; a multiply and an add are two operations.
+    """One lean forward of a `CosmosTransformer3DModel` (worlds/cosmos_forward.py); a multiply and an add are two.
 
     Args:
-        frames, height, width: of the latent.
+        frames, height, width: of the latent. text_tokens: 0 is no text, and no cross-attention.
     """
     depth, tall, wide = config["patch_size"]
     n = (frames // depth) * (height // tall) * (width // wide)
@@ -263,10 +279,11 @@ def forward_flops(config: Mapping[str, Any], frames: int, height: int, width: in
     a = config["adaln_lora_dim"]
     attention = 8 * n * d**2 + 4 * n**2 * d
     cross_attention = 4 * n * d**2 + 4 * n * text_tokens * d + 4 * text_tokens * config["text_embed_dim"] * d
+    cross_attention *= bool(text_tokens)
     mlp = 4 * config["mlp_ratio"] * n * d**2
-    modulation = 3 * 8 * n * a * d
+    modulation = (3 if text_tokens else 2) * 8 * frames * a * d  # of frames, not of tokens
     channels = config["in_channels"] + bool(config["concat_padding_mask"]) + config["out_channels"]
-    projections = 2 * n * d * channels * depth * tall * wide + 6 * n * a * d
+    projections = 2 * n * d * channels * depth * tall * wide + 6 * frames * a * d
     return config["num_layers"] * (attention + cross_attention + mlp + modulation) + projections
 
 

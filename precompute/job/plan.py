@@ -62,6 +62,11 @@ class Plan:
     """What was taken otherwise than it is written, and how often."""
 
     @property
+    def distinct(self) -> int:
+        """Readable inputs of this job's part, each once: those done, failed or dropped before, and those to do."""
+        return self.done + len(self.failed_before) + len(self.dropped) + len(self.todo)
+
+    @property
     def passed_over(self) -> dict[str, int]:
         """`others` and `left_out` as one, for programs."""
         return {**{f"{takes}s": count for takes, count in self.others.items()}, **self.left_out}

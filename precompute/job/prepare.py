@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +21,7 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, find_store, refuse_store
 from ..inputs.listing import Listing, list_inputs
 from ..inputs.places import check_named
+from ..rollout.batch_size import batch_of_run, computed_rows
 from ..rollout.kinds import KINDS, at_moments
 from ..worlds.guardrail import check_prompts
 from ..worlds.source import COSMOS, WORLDLET, WorldSource, find_family, resolve_world
@@ -57,6 +58,8 @@ class Prepared:
     store: LatentStore | None
     """The store to resume; None if this recipe has none yet."""
     plan: Plan
+    shards: int
+    """That the work is cut into, by what is known before it begins."""
     cost: Cost
     throughput: ThroughputLog
     device: str
@@ -103,6 +106,11 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
     plan = make_plan(listing, store, sample_bytes, retry_failed=config.retry_failed, part=config.own_part)
     throughput = ThroughputLog.load(config.cache)
     price = parse_price(config.gpu_hour_price) if config.gpu_hour_price else None
+    todo = len(plan.todo)
+    cost = estimate(world, recipe, shape, todo, throughput, target, price=price)
+    batch_size = batch_of_run(config.batch_size, recipe, spec, plan.distinct, on_gpu=target.is_gpu)
+    most, is_shared = largest_task(config, plan, cost, store, batch_size)
+    size = task_size(todo, most, target.workers if is_shared else 1, batch_size)
     return Prepared(
         world=world,
         recipe=recipe,
@@ -111,7 +119,8 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
         index=index,
         store=store,
         plan=plan,
-        cost=estimate(world, recipe, shape, len(plan.todo), throughput, target, price=price),
+        shards=math.ceil(todo / size),
+        cost=replace(cost, computed=computed_rows(todo, batch_size, size)),
         throughput=throughput,
         device=target.device or "cpu",
         workers=target.workers,
@@ -125,7 +134,7 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         recipe,
         prepared.world,
         str(prepared.store.path) if prepared.store else f"new, in {config.cache}",
-        _shards(prepared, config),
+        prepared.shards,
     ):
         progress.say(line)
     for line in prepared.cost.lines(KINDS[recipe.kind].takes):
@@ -142,7 +151,7 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         left_out=plan.passed_over,
         of_other_parts=plan.of_other_parts,
         bytes=needed_bytes,
-        shards=_shards(prepared, config),
+        shards=prepared.shards,
         **prepared.cost.to_json(),
     )
     accelerator, weight_bytes = prepared.cost.target.accelerator, prepared.world.weight_bytes()
@@ -202,20 +211,6 @@ def largest_task(
         return min(config.shard_size, room), False
     in_bytes = max(1, SHARD_BYTES // plan.sample_bytes)
     return min(room, in_bytes, samples_per_task(cost.seconds_of_one, batch_size)), True
-
-
-def batch_of(config: PrecomputeConfig, recipe: Recipe, *, on_cpu: bool) -> int:
-    """Inputs of a batch."""
-    return config.batch_size or KINDS[recipe.kind].batch[0 if on_cpu else 1]
-
-
-def _shards(prepared: Prepared, config: PrecomputeConfig) -> int:
-    """Shards that the work is cut into, by what is known before it begins."""
-    target, todo = prepared.cost.target, len(prepared.plan.todo)
-    on_cpu = target.accelerator is None and prepared.device == "cpu"
-    batch_size = batch_of(config, prepared.recipe, on_cpu=on_cpu)
-    most, is_shared = largest_task(config, prepared.plan, prepared.cost, prepared.store, batch_size)
-    return math.ceil(todo / task_size(todo, most, target.workers if is_shared else 1, batch_size))
 
 
 def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, HashCache]:

@@ -18,6 +18,7 @@ from ...pipeline.messages import name_some
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import PROMPT, LatentStore, create_store, label_of, refuse_store
 from ...pipeline.store.ledger import Failure
+from ..rollout.batch_size import batch_of_run
 from ..worlds.builtin import WEIGHTS
 from ..worlds.guardrail import unsafe_prompts
 from ..worlds.prompts import embed_prompts, embed_sample_prompts
@@ -26,7 +27,7 @@ from .config import PrecomputeConfig
 from .events import Events, facts_of_task
 from .plan import Plan, cut_tasks, shard_capacity
 from .pool import Task, join_pool, open_pool
-from .prepare import Prepared, announce, batch_of, is_small, largest_task, prepare
+from .prepare import Prepared, announce, is_small, largest_task, prepare
 from .ray_cluster import knock, plan_workers, ray_cluster, wait_for_nodes
 from .report import Report
 from .scheduler import Scheduler
@@ -123,9 +124,10 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             return _nothing_to_do(store, plan)
 
         signals.check()
-        batch_size = batch_of(config, recipe, on_cpu=device == "cpu")
+        batch_size = batch_of_run(config.batch_size, recipe, prepared.spec, plan.distinct, on_gpu=device != "cpu")
         prompted = recipe.prompts == "sample" or recipe.prompt is not None or recipe.negative_prompt is not None
         setup = _worker_setup(prepared, store, device, batch_size, guardrail=config.guardrail if prompted else None)
+        setup["compile"] = config.compile
         for name, batch in setup["fitted"].items():
             if batch < batch_size:
                 progress.say(f"batches of {batch} on {name}: larger ones did not fit ({config.cache / FILE})")

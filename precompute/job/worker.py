@@ -30,6 +30,7 @@ from ..inputs.sandbox import shared_decoder
 from ..rollout.batch import latents_of_batch, machine_facts
 from ..rollout.kinds import KINDS, Loaded, at_moments
 from ..worlds.builtin import WEIGHTS
+from ..worlds.compiling import compile_world
 from ..worlds.prompts import load_prompt_embeddings
 from ..worlds.registry import load_world
 from ..worlds.text_embeddings import TextEmbeddings
@@ -63,6 +64,8 @@ class WorkerSetup:
     """Of the files it writes; None leaves it as it is."""
     fitted: Mapping[str, int] = field(default_factory=dict[str, int])
     """Device, by its model -> the batch that fitted there where a larger one did not."""
+    compile: bool = False
+    """Whether the world model's blocks are compiled."""
     stop_sign: str | None = None
     """Name of the sign by which the driver of a Ray job ends its workers' batches."""
 
@@ -120,6 +123,9 @@ class Worker:
             if not is_out_of_memory(error):
                 raise
             raise WorldModelError(_no_room(folder, setup.device)) from error
+        if setup.compile:
+            compile_world(self._world, setup.device)
+        self._is_compiled = setup.compile
         self._device = setup.device
         self._world_name, self._fps = setup.world_name, setup.fps
         self._guardrail = setup.guardrail
@@ -308,7 +314,7 @@ class Worker:
     def _facts(self, seconds: dict[str, float], notes: Counter[str], rates: Counter[str]) -> dict[str, object]:
         """Recorded beside the shard, never hashed: who made it, of what inputs, with what, at what cost."""
         return {
-            **machine_facts(self._device),
+            **machine_facts(self._device, compiled=self._is_compiled),
             "batch_size": self._batch_size,
             "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
             "world": {"name": self._world_name, "fps": self._fps},

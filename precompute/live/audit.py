@@ -31,6 +31,7 @@ from ...pipeline.store.records import origins_of
 from ..inputs.lookup import InputLookup
 from ..rollout.batch import machine_facts
 from ..rollout.kinds import KINDS
+from ..rollout.precision import FULL
 from .world import LiveWorld
 
 Verdict = Literal["equal", "within", "different"]
@@ -39,8 +40,11 @@ TOLERANCE = {"float32": (2e-3, 1e-4), "bfloat16": (0.5, 0.03)}
 """By the dtype computed in: how far one value, and the root mean square of a sample, may lie from what is stored,
 beyond the rounding of the stored dtype, where the same bits cannot be expected. Measured with the worldlet on one CPU
 (8 steps, 6 scenes; batches of 1, 3 and 8; one and two threads; with AVX2 and without): float32 at most 4.1e-5 and
-1.9e-6, bfloat16 0.13 and 0.0078. Another seed is at 9 and 0.28. Between a CPU and a GPU, whose convolutions round to
-TF32, those of bfloat16 hold: a guess."""
+1.9e-6, bfloat16 0.13 and 0.0078. Another seed is at 9 and 0.28. Between a CPU and a GPU the same hold, as float32 is
+in full precision on both: not measured. Where the record states no precision, a GPU rounded convolutions to TF32, and
+those of bfloat16 hold: a guess."""
+_ROUNDED = "tf32"
+"""Of convolutions in float32 on a GPU, as torch has it by default: where a record states nothing else."""
 _SHOWN = 5
 
 
@@ -195,7 +199,7 @@ def _by_maker(store: LatentStore, keys: Sequence[str]) -> list[tuple[list[str], 
     return list(groups.values())
 
 
-_DECIDING = ("host", "device", "cpu", "threads", "batch_size", "versions")
+_DECIDING = ("host", "device", "cpu", "threads", "batch_size", "versions", "engine")
 
 
 def _differences(
@@ -206,9 +210,9 @@ def _differences(
     A full batch of then costs most where few samples are wanted: it is made only where it can bring the same bits.
     """
     versions = facts.get("versions")
-    then = {**facts, **(versions if isinstance(versions, dict) else {})}
-    now = {**current, **current["versions"]}
-    names = ["device", "torch", "diffusers"]
+    then = {**facts, **(versions if isinstance(versions, dict) else {}), **_engine_of(facts)}
+    now = {**current, **current["versions"], **current["engine"]}
+    names = ["device", "torch", "diffusers", "float32", "compiled"]
     if str(current["device"]).startswith("cpu"):
         names.append("cpu" if "cpu" in facts else "host")  # older records do not state the kind of CPU
     differences = [f"{n} {then.get(n, 'not recorded')} then, {now[n]} now" for n in names if then.get(n) != now[n]]
@@ -227,8 +231,15 @@ def _allowed(
 ) -> tuple[float, float]:
     if not differs:
         return 0.0, 0.0
-    is_other_device = str(facts.get("device", "")).partition(" ")[0] != str(current["device"]).partition(" ")[0]
-    return TOLERANCE["bfloat16" if is_other_device else recipe.compute_dtype]  # of frames float32: the VAE's
+    is_rounded = _engine_of(facts)["float32"] != current["engine"]["float32"]
+    return TOLERANCE["bfloat16" if is_rounded else recipe.compute_dtype]  # of frames float32: the VAE's
+
+
+def _engine_of(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How the engine computed: as recorded, or as it did before that was."""
+    engine = facts.get("engine")
+    before = {"float32": FULL if str(facts.get("device", "cpu")).startswith("cpu") else _ROUNDED, "compiled": False}
+    return {**before, **engine} if isinstance(engine, dict) else before
 
 
 def _compare(

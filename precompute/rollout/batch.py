@@ -17,6 +17,7 @@ from ...pipeline.latents.world_model import WorldModel
 from ...pipeline.machine import cpu_model
 from ..worlds.text_embeddings import PromptedWorld, TextEmbeddings
 from .kinds import Kind
+from .precision import FULL, full_float32
 
 
 def latents_of_batch(
@@ -44,17 +45,25 @@ def latents_of_batch(
     if text is not None:
         world = cast(PromptedWorld, world).with_text(text.padded(padding))
     batch = torch.stack([*pixels, *repeat(pixels[-1], padding)])
-    return kind.latents(world, batch, [*keys, *repeat(keys[-1], padding)], recipe)[: len(keys)].float().cpu()
+    with full_float32():
+        return kind.latents(world, batch, [*keys, *repeat(keys[-1], padding)], recipe)[: len(keys)].float().cpu()
 
 
-def machine_facts(device: str) -> dict[str, Any]:
-    """Host, device, CPU, threads and versions: what may change a latent's last bits. Recorded, never hashed."""
+def machine_facts(device: str, *, compiled: bool = False) -> dict[str, Any]:
+    """Host, device, CPU, threads, versions, and how the engine computes: what may change a latent's last bits.
+
+    Recorded, never hashed.
+
+    Args:
+        compiled: the world model's blocks are (worlds/compiling.py).
+    """
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
     return {
         "host": socket.gethostname(),
         "device": f"{device} {name}".strip(),
         "cpu": f"{cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
+        "engine": {"float32": FULL, "compiled": compiled},
         "versions": {
             "torch": torch.__version__,
             "diffusers": version("diffusers"),

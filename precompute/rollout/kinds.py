@@ -61,7 +61,7 @@ class Kind(Protocol):
     rules: int
     """Version of the rules that turn a file into pixels."""
     batch: tuple[int, int]
-    """Default batch sizes on a CPU and on a GPU."""
+    """The largest batch by default, on a CPU and on a GPU; of large pictures it is smaller (batch_size.py)."""
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
         """Raise ConfigError where this world model cannot make the recipe's latents."""

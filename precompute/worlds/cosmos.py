@@ -1,8 +1,8 @@
 """The Cosmos-Predict2 engine: it denoises the future of the first frame or frames.
 
 Given the same draws, its result equals that of diffusers' `Cosmos2VideoToWorldPipeline`. It costs less: it takes a
-batch of images, encodes only the observed frames, leaves out the last forward (which changes nothing), holds no text
-encoder, and decodes nothing.
+batch of images, encodes only the observed frames, leaves out the last forward and what changes nothing in the others
+(`cosmos_forward.py`), holds no text encoder, and decodes nothing.
 
 Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video frame
 """
@@ -19,9 +19,10 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from jaxtyping import Float
 from torch import Tensor
 
-from ...pipeline.errors import ConfigError, WorldModelError
+from ...pipeline.errors import ConfigError
 from ...pipeline.latents.recipe import Recipe, Solver
 from ...pipeline.latents.tensors import draw_noise, standardise
+from .cosmos_forward import LeanTransformer
 from .text_embeddings import FollowsPrompts, TextEmbeddings
 from .wan_vae import WanLatents, load_part
 
@@ -46,20 +47,10 @@ class CosmosWorld(FollowsPrompts, WanLatents):
             text: embeddings of the recipe's prompts; None rolls out with no text.
         """
         super().__init__(vae)
-        self.transformer = transformer.eval().requires_grad_(False)
+        self.transformer = LeanTransformer(transformer.eval().requires_grad_(False))
         self._text = text
-        config = transformer.config
-        if config["use_crossattn_projection"]:
-            raise WorldModelError(
-                "this is a Cosmos-Predict2.5 transformer (it projects its text with a bias, so there is no null text); "
-                "only Cosmos-Predict2 Video2World is supported"
-            )
-        # The padding mask is all zeros here. Passing it as one more mask channel spares the network its resize,
-        # which needs torchvision (diffusers/models/transformers/transformer_cosmos.py).
-        self._padding_channel = bool(config["concat_padding_mask"])
-        if self._padding_channel:
-            transformer.register_to_config(concat_padding_mask=False)
-        self._text_width: int = config["text_embed_dim"]
+        # the padding mask is all zeros here; as one more mask channel it needs no resize, thus no torchvision
+        self._padding_channel = bool(transformer.config["concat_padding_mask"])
         self.dtype: torch.dtype = transformer.dtype
 
     @classmethod
@@ -75,6 +66,10 @@ class CosmosWorld(FollowsPrompts, WanLatents):
         dtype = getattr(torch, compute_dtype)
         transformer = load_part(CosmosTransformer3DModel, folder, "transformer", device=device, dtype=dtype)
         return cls(vae, transformer, text=text)
+
+    def compile_blocks(self) -> None:
+        """As `Compilable` has it."""
+        self.transformer.compile_blocks()
 
     @torch.inference_mode()
     def rollout(
@@ -173,7 +168,7 @@ class CosmosWorld(FollowsPrompts, WanLatents):
             denoise_steps: noise levels N. solver: euler, N - 1 forwards; 2ab, N. Twice as many with guidance.
             guidance: x0 = cond + guidance * (cond - uncond) above 1.0.
             text, negative_text: prompt embeddings, one for all or one for each sample, padded to 512 as the pipeline
-                pads them; None is no text.
+                pads them; None is no text: embeddings of zeros in the pipeline, whatever their number.
 
         Source: `Cosmos2VideoToWorldPipeline.__call__`.
         """
@@ -198,14 +193,7 @@ class CosmosWorld(FollowsPrompts, WanLatents):
             hidden = (is_observed * clean + (1 - is_observed) * (latents * (1 - t))).to(self.dtype)
             estimates: list[Tensor] = []
             for context in contexts:
-                output = self.transformer(
-                    hidden_states=hidden,
-                    timestep=timestep,
-                    encoder_hidden_states=context,
-                    fps=fps,
-                    condition_mask=mask,
-                    return_dict=False,
-                )[0]
+                output: Tensor = self.transformer(hidden, timestep, context, mask=mask, fps=fps)
                 # the pipeline rounds x0 to the network's dtype before guidance; so do we
                 x0 = ((1 - t) * latents - t * output.float()).to(self.dtype)
                 estimates.append(is_observed * clean + (1 - is_observed) * x0)
@@ -215,10 +203,8 @@ class CosmosWorld(FollowsPrompts, WanLatents):
         sigmas = sigma_schedule(denoise_steps)[:-1].to(self.device)
         return {"euler": euler, "2ab": two_step}[solver](estimate, noise * SIGMA_MAX, sigmas)
 
-    def _context(self, text: Tensor | None, batch: int) -> Tensor:
-        if text is None:  # zero keys and values: cross-attention adds exactly nothing, whatever the length
-            return torch.zeros(batch, 1, self._text_width, device=self.device, dtype=self.dtype)
-        return text.to(self.device, self.dtype).expand(batch, -1, -1)
+    def _context(self, text: Tensor | None, batch: int) -> Tensor | None:
+        return None if text is None else text.to(self.device, self.dtype).expand(batch, -1, -1)
 
 
 def sigma_schedule(denoise_steps: int) -> Float[Tensor, " levels"]:

@@ -97,6 +97,10 @@ class WanWorld(FollowsPrompts, WanLatents):
         torch.nn.Module.to(image_encoder, torch.device(device))
         return cls(vae, transformer, scheduler, image_encoder, image_processor, text=text)
 
+    def compile_blocks(self) -> None:
+        """As `Compilable` has it."""
+        self.transformer.compile_repeated_blocks(dynamic=False)
+
     @torch.inference_mode()
     def rollout(
         self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe

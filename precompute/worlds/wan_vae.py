@@ -18,6 +18,7 @@ from ...pipeline.errors import LatentShapeError, WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.latents.tensors import standardise, unstandardise
+from .encode_slices import encode_slices
 from .family import latent_spec_of
 
 _Part = TypeVar("_Part", bound=torch.nn.Module)
@@ -84,7 +85,14 @@ class WanLatents:
         return self.vae.decode(raw, return_dict=False)[0].clamp(-1.0, 1.0)
 
     def _posterior(self, videos: Tensor) -> DiagonalGaussianDistribution:
-        return self.vae.encode(videos.to(self.device, torch.float32), return_dict=False)[0]
+        parts: list[Tensor] = []
+        done = 0
+        batch, _, frames, height, width = videos.shape
+        for start, end in encode_slices(batch, frames, height, width):
+            pixels = videos[start:end].to(self.device, torch.float32)
+            parts.append(self.vae.encode(pixels, return_dict=False)[0].parameters[done - start :])
+            done = end
+        return DiagonalGaussianDistribution(torch.cat(parts))
 
 
 def load_part(kind: type[_Part], folder: Path, name: str, *, device: str, dtype: torch.dtype = torch.float32) -> _Part:

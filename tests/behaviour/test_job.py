@@ -92,7 +92,7 @@ def test_the_batch_that_fitted_is_remembered_by_later_shards_and_later_runs(
     settings = config(images, tmp_path / "cache", world, batch_size=8, shard_size=2, events=tmp_path / "events")
     report = run_precompute(settings)
     assert (report.written, report.bad) == (5, 0)
-    assert sizes == [8, 4, 2, 2, 2]
+    assert sizes == [5, 2, 2, 2]  # no batch is larger than the run
     told = [(event["event"], event.get("batch_size")) for event in events_of(tmp_path / "events")]
     assert told.count(("backoff", 2)) == 1
     assert [record.facts["batch_size"] for record in open_store(report.store).records()] == [2, 2, 2]
@@ -103,6 +103,22 @@ def test_the_batch_that_fitted_is_remembered_by_later_shards_and_later_runs(
     assert again.written == 7
     assert set(sizes) == {2}
     assert "machines.json" in capsys.readouterr().err
+
+
+def test_a_run_s_only_batch_is_not_filled_up_and_a_resumed_run_keeps_its_batches(
+    tmp_path: Path, world: Path, meets: Callable[[Engine], list[int]]
+) -> None:
+    sizes = meets(lambda _: None)
+    images = make_images(tmp_path / "in", 3)
+    run_precompute(config(images, tmp_path / "whole", world))
+    assert sizes == [3]
+    (images / "002.png").rename(tmp_path / "later.png")
+    settings = config(images, tmp_path / "parts", world)
+    run_precompute(settings)
+    (tmp_path / "later.png").rename(images / "002.png")
+    report = run_precompute(settings)
+    assert sizes == [3, 2, 3]
+    assert [record.facts["batch_size"] for record in open_store(report.store).records()] == [2, 3]
 
 
 def test_a_memory_of_another_shape_or_a_broken_file_decides_nothing(tmp_path: Path, world: Path) -> None:

@@ -42,24 +42,24 @@ def mini_vae(seed: int = 0) -> AutoencoderKLWan:
     return vae.eval()
 
 
-def mini_transformer(seed: int = 0, *, padding_mask: bool = False) -> CosmosTransformer3DModel:
+def mini_transformer(seed: int = 0, *, padding_mask: bool = False, **changes: object) -> CosmosTransformer3DModel:
     torch.manual_seed(seed)
-    transformer = CosmosTransformer3DModel(
-        in_channels=17,
-        out_channels=16,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=2,
-        mlp_ratio=2.0,
-        text_embed_dim=TEXT_WIDTH,
-        adaln_lora_dim=8,
-        max_size=(32, 64, 64),
-        patch_size=(1, 2, 2),
-        rope_scale=(1.0, 3.0, 3.0),
-        concat_padding_mask=padding_mask,
-        extra_pos_embed_type=None,
-    )
-    return transformer.eval()
+    fields = {
+        "in_channels": 17,
+        "out_channels": 16,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "num_layers": 2,
+        "mlp_ratio": 2.0,
+        "text_embed_dim": TEXT_WIDTH,
+        "adaln_lora_dim": 8,
+        "max_size": (32, 64, 64),
+        "patch_size": (1, 2, 2),
+        "rope_scale": (1.0, 3.0, 3.0),
+        "concat_padding_mask": padding_mask,
+        "extra_pos_embed_type": None,
+    }
+    return CosmosTransformer3DModel(**(fields | changes)).eval()
 
 
 def mini_scheduler() -> FlowMatchEulerDiscreteScheduler:

@@ -162,6 +162,8 @@ def test_another_version_of_the_engine_makes_other_latents_by_design(
         ({"cpu": "abacus"}, "cpu abacus then"),
         ({"batch_size": "many"}, "batch of many then, of 1 now"),
         ({"threads": None}, "threads not recorded"),
+        ({"engine": {"float32": "ieee", "compiled": True}}, "compiled True then, False now"),
+        ({"device": "cuda NVIDIA H200"}, "device cuda NVIDIA H200 then"),
     ],
 )
 def test_where_it_was_made_otherwise_a_tolerance_holds_and_is_explained(
@@ -180,6 +182,15 @@ def test_where_it_was_made_otherwise_a_tolerance_holds_and_is_explained(
     assert strict[made.store.keys[0]] == "different"
     lax = {one.verdict for one in made.audit(tolerance=0.1).samples}
     assert "different" not in lax
+
+
+def test_another_device_is_held_to_the_precision_that_its_record_states(made: Made) -> None:
+    facts(made.store, 0, device="cuda NVIDIA H200")
+    facts(made.store, 1, device="cuda NVIDIA H200", engine=None)  # before precision was recorded, torch's default
+    done = {one.shard: one for one in made.audit().samples}
+    assert (done[0].tolerance, done[0].rms_tolerance) == TOLERANCE["float32"]
+    assert (done[1].tolerance, done[1].rms_tolerance) == TOLERANCE["bfloat16"]
+    assert "float32 tf32 then, ieee now" in done[1].differs_by
 
 
 def test_a_copy_is_audited_by_what_is_known_of_its_makers(made: Made, tmp_path: Path) -> None:

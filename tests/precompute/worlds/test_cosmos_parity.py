@@ -40,11 +40,12 @@ def stock_latents(
     negative: torch.Tensor,
     fps: float | None = None,
     padding_mask: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     pipeline = Cosmos2VideoToWorldPipeline(
         text_encoder=None,
         tokenizer=None,
-        transformer=mini_transformer(padding_mask=padding_mask),
+        transformer=mini_transformer(padding_mask=padding_mask).to(dtype),
         vae=mini_vae(),
         scheduler=mini_scheduler(),
         safety_checker=_NoChecker(),
@@ -60,8 +61,8 @@ def stock_latents(
         guidance_scale=guidance,
         fps=fps,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        prompt_embeds=text.expand(batch, -1, -1),
-        negative_prompt_embeds=negative.expand(batch, -1, -1),
+        prompt_embeds=text.to(dtype).expand(batch, -1, -1),
+        negative_prompt_embeds=negative.to(dtype).expand(batch, -1, -1),
         output_type="latent",
     ).frames
 
@@ -119,6 +120,19 @@ def test_no_text_equals_zero_embeddings_in_the_pipeline() -> None:
         images, [torch.Generator().manual_seed(s) for s in (3, 4)], **settings
     )
     assert (ours - stock).abs().max().item() <= 1e-5
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_in_bfloat16_the_bits_are_the_pipeline_s(guidance: float) -> None:
+    generator = torch.Generator().manual_seed(9)
+    images = torch.rand(1, 3, 32, 48, generator=generator) * 2 - 1
+    text, zeros = torch.randn(1, 12, TEXT_WIDTH, generator=generator), torch.zeros(1, 512, TEXT_WIDTH)
+    settings = {"rollout_steps": 2, "denoise_steps": 6, "guidance": guidance}
+    given = text if guidance > 1 else zeros
+    stock = stock_latents(images, [3], text=given, negative=zeros, dtype=torch.bfloat16, **settings)
+    world = CosmosWorld(mini_vae(), mini_transformer().to(torch.bfloat16))
+    draws = [torch.Generator().manual_seed(3)]
+    assert torch.equal(world.stock_rollout(images, draws, text=text if guidance > 1 else None, **settings), stock)
 
 
 def test_the_padding_mask_of_released_checkpoints_needs_no_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
