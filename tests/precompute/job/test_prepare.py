@@ -59,7 +59,7 @@ def test_a_device_that_is_named_is_planned_without_being_here_and_no_cluster_is_
     assert any("40 % of the 989 TFLOP/s of an H100 80GB" in line for line in lines)
     assert lines[-1] == (
         "total   about 1 s on 4 workers, less than 0.01 GPU-hours, less than 0.01 EUR at 2.50 EUR each; "
-        "loading comes on top"
+        "with 8 copies that fill batches; loading comes on top"
     )
     [todo] = [line for line in lines if line.startswith("to do")]
     assert "40 rollouts, 40.0 KiB in about 6 files; 0 done" in todo  # 3 shards of a batch of 16, and their records
