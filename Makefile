@@ -65,8 +65,8 @@ faults: $(VENV)/.installed-dev  ## the fault suite's long part: kills, power cut
 	FAULT_TRAININGS=20 FUZZ_INPUTS=$(FUZZ) \
 	$(BIN)/python -m pytest tests/faults tests/fuzz
 
-slurm: $(VENV)/.installed-dev  ## configs/slurm.sh on a real SLURM of two nodes, made of namespaces: Linux, root, slurm-wlm, munge
-	THEWORLD_TEST_SLURM=1 $(BIN)/python -m pytest tests/faults/test_slurm.py
+slurm: $(VENV)/.installed-dev  ## configs/slurm*.sh on a real SLURM of two nodes, made of namespaces: Linux, root, slurm-wlm, munge
+	THEWORLD_TEST_SLURM=1 $(BIN)/python -m pytest tests/faults/test_slurm*.py
 
 check: $(VENV)/.installed-dev  ## style, types, import rules, dependencies
 	$(BIN)/ruff check .

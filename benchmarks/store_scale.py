@@ -28,6 +28,7 @@ from theworld.pipeline.files.sealed import seal
 from theworld.pipeline.store.folder import open_to_add
 from theworld.pipeline.store.packed_keys import Keys, unpack_keys
 from theworld.pipeline.store.records import record_path
+from theworld.pipeline.store.upkeep.verify import verify
 from theworld.train import BatchSampler, LatentDataset
 
 from .store import table
@@ -44,6 +45,7 @@ LIMITS = {
     "commit, looking first": ("CPU s", 0.1),
     "holds, all keys": ("CPU s", 4),
     "a run with nothing to do": ("CPU s", 60),
+    "verify by names, without payloads": ("CPU s", 10),
     "shuffled, many / few shards": ("x", 1.2),
 }
 
@@ -247,6 +249,12 @@ def read_sources(path: Path, _: Keys) -> str:
     return f"{count:,} rows, {len(sizes)} files of {max(sizes) / 2**20:.0f} MB at most"
 
 
+def verify_without_payloads(path: Path, _: Keys) -> str:
+    """Slower than with them: each that is missing is found out and counted."""
+    found = verify(path)
+    return f"{found.damaged:,} damaged, {len(found.findings)} findings"
+
+
 def open_copy(path: Path, _: Keys) -> Callable[[], str]:
     target = path.parent / "copy" / path.name
     if not target.exists():
@@ -265,6 +273,7 @@ STEPS: dict[str, Callable[[Path, Keys], Any]] = {
     "refresh": refresh,
     "publish what is new": publish,
     "open with what is new": open_mapped,
+    "verify by names, without payloads": verify_without_payloads,
     "a run with nothing to do": run_with_nothing_to_do,
     "read all sources": read_sources,
     "a copy, opened": open_copy,

@@ -46,12 +46,14 @@ fi
 events=theworld-$name.jsonl
 export folder=/tmp/theworld-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
 secret=$(mktemp -d "$HOME/.theworld-XXXXXXXX")  # 0700
+temporary=$(mktemp -d /tmp/theworld-XXXXXXXX)   # of the driver
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
 run_ray() {  # on a node, until it is told to end. Ray gives its folder to everybody (0777), so it lies in one of 0700
     umask 077
     mkdir -m 700 "$folder" || return 1  # refuses one that somebody else laid out
-    ray start "$@" > "$folder/log" 2>&1 &
+    mkdir "$folder/tmp"
+    TMPDIR=$folder/tmp ray start "$@" > "$folder/log" 2>&1 &
     local ray=$! code=0
     trap 'touch "$folder/ending"; kill -TERM $ray 2> /dev/null' TERM
     while kill -0 $ray 2> /dev/null; do
@@ -74,7 +76,7 @@ cleanup() {
     trap - EXIT
     local node ends=()
     if ! is_running; then  # cancelled: SLURM itself tells Ray to end, and kills this script soon
-        rm -rf "$secret"
+        rm -rf "$secret" "$temporary"
         wait "${pids[@]}" 2> /dev/null || true
         nodes=()
     fi
@@ -85,10 +87,36 @@ cleanup() {
     done
     ((${#ends[@]})) && { wait "${ends[@]}" || true; }
     ((${#pids[@]})) && { kill "${pids[@]}" 2> /dev/null || true; wait "${pids[@]}" 2> /dev/null || true; }
-    rm -rf "$secret"
+    rm -rf "$secret" "$temporary"
+}
+fruitless() {  # how many attempts in a row, up to this one, planned and committed nothing
+    python - "$events" << 'PY'
+import json, os, sys
+count = 0
+for line in open(sys.argv[1], encoding="utf-8") if os.path.exists(sys.argv[1]) else ():
+    event = json.loads(line)
+    count = count + 1 if event["event"] == "plan" else 0 if event.get("written") else count
+print(count)
+PY
+}
+finish() {  # with an exit code; 75 says that there is more to do
+    trap '' TERM
+    if (($1 == 75)) && is_running; then  # and not cancelled by its owner
+        local attempts=${SLURM_RESTART_COUNT:-0}
+        if ((attempts >= ${THEWORLD_MAX_REQUEUE:-20})); then
+            say "not requeued: it was requeued $attempts times. Submit it again if it should go on"
+        elif (($(fruitless || echo 0) >= 3)); then
+            say "not requeued: the last three attempts committed nothing (see $events)"
+        else
+            cleanup
+            scontrol requeue "$name" && say "requeued"
+        fi
+    fi
+    exit "$1"
 }
 pids=()
 trap cleanup EXIT
+trap 'say "signalled before the start"; finish 75' TERM
 
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_TOKEN_PATH=$secret/token
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # else Ray waits 30 s after SIGTERM, and SLURM kills it before that
@@ -120,32 +148,11 @@ for node in "${nodes[@]:1}"; do start "$node" --address="$head:$port" "${common[
 
 # here, without srun: a driver has to be on a node of its cluster, and SLURM's signal has to reach Python itself
 code=0
-theworld precompute "$@" "${part[@]}" --address "$head:$port" --nodes "${#nodes[@]}" --events "$events" &
+TMPDIR=$temporary theworld precompute "$@" "${part[@]}" --address "$head:$port" --nodes "${#nodes[@]}" --events "$events" &
 driver=$!
 trap 'kill -TERM $driver 2> /dev/null || true' TERM
 wait $driver || code=$?
-while kill -0 $driver 2> /dev/null; do wait $driver || code=$?; done  # a signal ends the first wait early
+while kill -0 $driver 2> /dev/null; do code=0; wait $driver || code=$?; done  # a signal ends the first wait early
 say "theworld precompute ended with $code"
-
-fruitless() {  # how many attempts in a row, up to this one, committed nothing
-    python - "$events" << 'PY'
-import json, sys
-count = 0
-for line in open(sys.argv[1], encoding="utf-8"):
-    event = json.loads(line)
-    count = count + 1 if event["event"] == "plan" else 0 if event.get("written") else count
-print(count)
-PY
-}
-if ((code == 75)) && is_running; then  # and not cancelled by its owner
-    attempts=${SLURM_RESTART_COUNT:-0}
-    if ((attempts >= ${THEWORLD_MAX_REQUEUE:-20})); then
-        say "not requeued: it was requeued $attempts times. Submit it again if it should go on"
-    elif (($(fruitless || echo 0) >= 3)); then
-        say "not requeued: the last three attempts committed nothing (see $events)"
-    else
-        cleanup
-        scontrol requeue "$name" && say "requeued"
-    fi
-fi
-exit $code
+((code != 143)) || code=75  # SIGTERM came before Python had begun to listen
+finish $code

@@ -165,11 +165,20 @@ class TrainConfig(BaseModel):
         int | None, Field(ge=1), _running("Images per pass, if an update does not fit in memory.", default="all")
     ] = None
     """In one process; the gradients of the passes are summed. Changes speed and memory; of an update only the
-    rounding."""
+    rounding. The estimate, and a pass that does not fit, make it smaller."""
     group_by_length: Annotated[
         bool, _running("Put questions of similar length into the same update, to pad less. Changes their order.")
     ] = False
-    gradient_checkpointing: Annotated[bool, _running("Recompute activations: less memory, more time.")] = False
+    gradient_checkpointing: Annotated[
+        bool | None, _running("Recompute activations: less memory, more time.", default="if not one image fits without")
+    ] = None
+    """None: if the memory of the device is known, and not even one image fits without."""
+    memory: Annotated[
+        float | None,
+        Field(gt=0),
+        _running("Plan for a GPU of so many GiB.", default="what is free on the GPU; no limit on a CPU"),
+    ] = None
+    """Decides passes and checkpointing, as an estimate says; see reader/memory.py."""
     attention: Annotated[AttentionName, _running("auto, eager, sdpa, flex_attention or flash_attention_2.")] = "auto"
     """auto takes what was checked for the language model's architecture."""
     checkpoint_every: Annotated[

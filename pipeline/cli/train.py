@@ -36,6 +36,10 @@ def train(
         str | None,
         typer.Option(help="For --no-cache: the world model's folder or Hub id. (default: where the recipe says)"),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Read and check all but the weights, say how it fits into memory, and stop."),
+    ] = False,
     config: ConfigFile = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -51,22 +55,31 @@ def train(
     if cache and world is not None:
         raise ConfigError("--world belongs to --no-cache: the store's latents need none")
     resolve_store(settings.store)  # said before the seconds that torch and transformers take to load
-    live = None
-    if not cache:
-        from ...precompute.live.batches import LiveBatches
+    if dry_run:
+        from ...train.training.train import plan
 
-        live = LiveBatches(
-            open_store(settings.store),
-            settings.images,
-            fallback=settings.questions.parent,
-            size=settings.batch_size,
-            world=world,
-            device=settings.device,
-        )
-    from ...train.training.distributed import Ranks
-    from ...train.training.train import train as run_training
+        planned = plan(settings, progress=Progress.on_stderr(quiet=quiet))
+        if as_json:
+            print_json(planned.to_json())
+        else:
+            print_lines(*planned.lines())
+        return
+    with Stop().on_signals() as stop:  # before torch is imported, which takes seconds
+        live = None
+        if not cache:
+            from ...precompute.live.batches import LiveBatches
 
-    with Stop().on_signals() as stop:
+            live = LiveBatches(
+                open_store(settings.store),
+                settings.images,
+                fallback=settings.questions.parent,
+                size=settings.batch_size,
+                world=world,
+                device=settings.device,
+            )
+        from ...train.training.distributed import Ranks
+        from ...train.training.train import train as run_training
+
         progress = Progress.on_stderr(quiet=quiet)
         summary = run_training(settings, resume=partial, progress=progress, stop=stop, live=live)
     if Ranks.here().is_first:

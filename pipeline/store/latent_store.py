@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -26,7 +25,6 @@ from .buffer import BatchBuffer
 from .catalog import Catalog
 from .dropped import DroppedKeys
 from .formats import StoreFormat, StoreVersion
-from .formats.base import ShardLayout
 from .formats.layouts import layout_of
 from .formats.zarr import ZarrLayout
 from .index import SNAPSHOT_FROM_SHARDS, AnyKeys, Index, Keys, Shards, is_packed, unpack_keys
@@ -83,7 +81,7 @@ class LatentStore:
         self.damage: tuple[str, ...] = ()
         self.tolerates_damage = tolerate_damage
         self._recipe_id = recipe.id
-        self._catalog = Catalog(path, self._recipe_id, shard_size, partial(_is_possible, self.layout))
+        self._catalog = Catalog(path, self._recipe_id, shard_size, self.layout.is_possible)
         self._dropped = DroppedKeys(path)
         self.zarr_group = ZarrGroup(path, self.layout, recipe, spec) if isinstance(self.layout, ZarrLayout) else None
         self._publishes, self._publish_at = False, 0.0
@@ -445,12 +443,6 @@ class LatentStore:
             return read_record(self.path, number, self._recipe_id)
         except FileNotFoundError as error:
             raise self._reader.damaged(number, GONE) from error
-
-
-def _is_possible(layout: ShardLayout, rows: int, size: int, frames: int) -> bool:
-    """Whether a shard of a store can have so many rows, bytes, and frames with a checksum in the record."""
-    is_of_size = rows <= layout.shard_size and size == layout.payload_bytes(rows)
-    return is_of_size and frames == layout.recorded_frames
 
 
 def _open_again(

@@ -195,6 +195,8 @@ class ZarrGroup:
 
     def key_chunks(self, index: Index) -> Iterator[tuple[int, NDArray[np.int64], int]]:
         """Each chunk of `key` that is not empty, the shards whose rows are in it, and a hash of what is there."""
+        if not len(index.shards):
+            return
         some = index.shards.some(index.shards.numbers, with_keys=False)
         firsts = some.numbers * self._layout.shard_size
         first_chunks, last_chunks = firsts // KEY_CHUNK_ROWS, (firsts + some.rows - 1) // KEY_CHUNK_ROWS

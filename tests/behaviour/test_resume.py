@@ -329,8 +329,39 @@ def test_the_first_signal_waits_for_the_update_and_the_handlers_come_back(capfd:
         assert not stop.signal_name
         signal.raise_signal(signal.SIGTERM)
         assert stop.signal_name == "SIGTERM"
-    assert "a second signal stops at once" in capfd.readouterr().err
+        signal.raise_signal(signal.SIGTERM)  # SLURM signals a whole job, and torchrun in it passes it on
+        signal.raise_signal(signal.SIGHUP)
+    assert capfd.readouterr().err.count("a second signal stops at once") == 1
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_of_a_scheduler_or_a_closed_terminal_ends_a_training_too(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Stop().on_signals() as stop:
+        signal.raise_signal(number)
+        assert stop.signal_name == number.name
+    monkeypatch.setenv("RANK", "0")
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # by a script, for torchrun, which would die of it
+    with Stop().on_signals() as stop:
+        signal.raise_signal(signal.SIGUSR1)
+        assert stop.signal_name == "SIGUSR1"
+    signal.signal(signal.SIGUSR1, before)
+    with Stop().on_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # of a launcher, which hears Ctrl-C as well
+        assert stop.signal_name == "SIGINT"
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        with Stop().on_signals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.signal_name
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_trainings_side_by_side_on_one_store_give_what_each_gives_alone(house: Path) -> None:

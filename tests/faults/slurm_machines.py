@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ _CONFIG = """
 ClusterName=test
 SlurmctldHost=n1({network}.1)
 AuthType=auth/munge
-AuthInfo=socket=/run/munge.socket
+AuthInfo=socket=/run/munge.socket,cred_expire=15
 CryptoType=crypto/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -118,6 +118,18 @@ class Slurm:
             self._start_node(number)
         _until(lambda: self.sinfo().count("idle") == count, 90, "all nodes to be idle", self.logs)
 
+    def install(self) -> None:
+        """Put the commands of this environment on the researcher's PATH, and give them everything in the folder."""
+        (self.shared / "bin").mkdir()
+        ray = shutil.which("ray") or str(Path(sys.executable).parent / "ray")
+        torchrun = "-m torch.distributed.run"
+        for name, words in {"theworld": "-m theworld", "python": "", "ray": ray, "torchrun": torchrun}.items():
+            script = self.shared / "bin" / name
+            script.write_text(f'#!/bin/sh\nexport OMP_NUM_THREADS=1\nexec {sys.executable} {words} "$@"\n')
+            script.chmod(0o755)
+        for path in self.shared.rglob("*"):
+            os.chown(path, RESEARCHER, RESEARCHER)
+
     def start_node_again(self, name: str) -> None:
         """Boot a node that was killed."""
         self._start_node(int(name[1:]))
@@ -168,6 +180,14 @@ class Slurm:
                 is_users = process.uids().real == user and process.status() != psutil.STATUS_ZOMBIE
                 if is_users and _namespace(process.pid, "pid") == pids:
                     found.append(" ".join(process.cmdline()))
+        return found
+
+    def left(self) -> list[str]:
+        """The processes, folders and tokens of jobs, on all nodes."""
+        found = [str(path) for path in self.shared.glob(".theworld-*")]
+        for node in self.nodes:
+            found += [line for line in self.processes(node) if "sbatch" not in line]
+            found += self.run("find", "/tmp", "-mindepth", "1", "-user", RESEARCHER, node=node).split()
         return found
 
     def logs(self) -> str:
@@ -259,6 +279,14 @@ def slurm_cluster(count: int = 2, cores: int = 1) -> Iterator[Slurm]:
         yield slurm
     finally:
         slurm.stop()
+
+
+def until(condition: Callable[[], bool], say: Callable[[], str], limit_s: float = 300) -> None:
+    """Wait until something is so; says why it failed where it never is."""
+    end = time.monotonic() + patience(limit_s)
+    while not condition():
+        assert time.monotonic() < end, say()
+        time.sleep(0.3)
 
 
 def _namespace(process: int | str, kind: str) -> Path:

@@ -6,103 +6,23 @@ why.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
 import stat
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.slurm_machines import NEIGHBOUR, RESEARCHER, Slurm, slurm_cluster, why_not
-from tests.miniatures.image_store import make_images
-from tests.miniatures.world_model import save_mini_world
-from tests.patience import patience
-from theworld.pipeline.store.folder import find_stores, open_store
-from theworld.pipeline.store.upkeep.verify import verify
+from tests.faults.slurm_jobs import SLOW, Place, place_to_precompute
+from tests.faults.slurm_machines import NEIGHBOUR, until, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
-
-ROOT = Path(__file__).parents[2]
-IMAGES = 24
-SLOW = 800
-"""Diffusion steps of a job that is to be cut: a batch takes seconds."""
-
-
-@dataclass
-class Place:
-    """A cluster with inputs, a world model and `theworld` on it."""
-
-    slurm: Slurm
-
-    def submit(self, cache: str, *options: str, denoise_steps: int = 2, **environment: str) -> int:
-        """`sbatch configs/slurm.sh` on nodes without GPUs."""
-        words = ["--gpus-per-node=0", "--cpus-per-task=1", *options, ROOT / "configs" / "slurm.sh", "images"]
-        words += ["--steps", "4", "--world", "world", "--size", "32x32", "--denoise-steps", denoise_steps]
-        words += ["--batch-size", "2", "--shard-size", "4", "--cache", cache]
-        return self.slurm.submit(*words, PYTHONPATH=os.environ.get("PYTHONPATH", ""), **environment)
-
-    def log(self, job: int) -> str:
-        return (self.slurm.shared / f"theworld-{job}.log").read_text()
-
-    def events(self, name: object, *kinds: str) -> list[dict[str, object]]:
-        file = self.slurm.shared / f"theworld-{name}.jsonl"
-        lines = file.read_text().splitlines() if file.is_file() else []
-        return [event for event in map(json.loads, lines) if event["event"] in kinds]
-
-    def wait_for_shards(self, job: int, count: int) -> None:
-        until(lambda: len(self.events(job, "shard")) >= count, lambda: self.log(job))
-
-    def assert_exact(self, cache: str, *names: object) -> None:
-        """Every image has its latent once, and no job made one that another had made."""
-        [path] = find_stores(self.slurm.shared / cache)
-        store = open_store(path)
-        assert len(store) == IMAGES
-        keys = [key for record in store.records() for key in record.keys]
-        assert len(keys) == len(set(keys)) == IMAGES
-        assert verify(path, level="deep").damage == ()
-        made = sum(int(str(event["written"])) for name in names for event in self.events(name, "shard"))
-        assert made == IMAGES
-
-    def assert_nothing_left(self) -> None:
-        """No process, folder or token of a job on any node."""
-        until(lambda: not self.left(), lambda: str(self.left()))
-
-    def left(self) -> list[str]:
-        found = [str(path) for path in self.slurm.shared.glob(".theworld-*")]
-        for node in self.slurm.nodes:
-            found += [line for line in self.slurm.processes(node) if "sbatch" not in line]
-            found += self.slurm.run("find", "/tmp", "-maxdepth", "1", "-name", "theworld-*", node=node).split()
-        return found
-
-
-def until(condition: Callable[[], bool], say: Callable[[], str], limit_s: float = 300) -> None:
-    end = time.monotonic() + patience(limit_s)
-    while not condition():
-        assert time.monotonic() < end, say()
-        time.sleep(0.3)
 
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    with slurm_cluster(2) as slurm:
-        make_images(slurm.shared / "images", IMAGES)
-        save_mini_world(slurm.shared / "world")
-        (slurm.shared / "bin").mkdir()
-        ray = shutil.which("ray") or str(Path(sys.executable).parent / "ray")
-        for name, words in (("theworld", "-m theworld"), ("python", ""), ("ray", ray)):
-            script = slurm.shared / "bin" / name
-            script.write_text(f'#!/bin/sh\nexport OMP_NUM_THREADS=1\nexec {sys.executable} {words} "$@"\n')
-            script.chmod(0o755)
-        for path in slurm.shared.rglob("*"):
-            os.chown(path, RESEARCHER, RESEARCHER)
-        yield Place(slurm)
+    with place_to_precompute() as place:
+        yield place
 
 
 def test_two_nodes_make_a_set_once_and_leave_nothing_behind(place: Place) -> None:
@@ -147,14 +67,23 @@ def test_a_job_that_gets_the_signal_is_requeued_and_goes_on(place: Place) -> Non
     place.assert_nothing_left()
 
 
-def test_a_job_that_commits_nothing_is_not_requeued_for_ever(place: Place) -> None:
-    job = place.submit("fruitless", denoise_steps=SLOW, THEWORLD_MAX_REQUEUE="1")
-    for restarts in range(2):
-        until(lambda restarts=restarts: len(place.events(job, "started")) > restarts, lambda: place.log(job))
+@pytest.mark.parametrize(
+    ("limits", "attempts", "why"),
+    [
+        ({}, 3, "the last three attempts committed nothing"),
+        ({"THEWORLD_MAX_REQUEUE": "0"}, 1, "it was requeued 0 times"),
+    ],
+    ids=["fruitless", "too often"],
+)
+def test_a_job_is_not_requeued_for_ever(place: Place, limits: dict[str, str], attempts: int, why: str) -> None:
+    job = place.submit(f"ever{attempts}", denoise_steps=SLOW, **limits)
+    for attempt in range(attempts):  # while its workers load
+        until(lambda attempt=attempt: len(place.events(job, "plan")) > attempt, lambda: place.log(job))
         place.slurm.run("scancel", "--batch", "--signal=TERM", job)
-        until(lambda restarts=restarts: len(place.events(job, "interrupted")) > restarts, lambda: place.log(job))
+        until(lambda attempt=attempt: len(place.events(job, "interrupted")) > attempt, lambda: place.log(job))
     assert place.slurm.wait(job)["ExitCode"] == "75:0"
-    assert "not requeued: it was requeued 1 times" in place.log(job)
+    assert place.events(job, "shard") == []
+    assert f"not requeued: {why}" in place.log(job)
     place.assert_nothing_left()
 
 
@@ -167,15 +96,17 @@ def test_scancel_keeps_what_is_committed_and_the_same_command_goes_on(place: Pla
     second = place.submit("cancelled", denoise_steps=SLOW)
     assert place.slurm.wait(second)["JobState"] == "COMPLETED", place.log(second)
     place.assert_exact("cancelled", first, second)
+    place.assert_nothing_left()
 
 
 def test_before_its_time_is_over_a_job_commits_and_is_requeued(place: Place) -> None:
-    job = place.submit("time", "--time=1", "--signal=B:TERM@25", denoise_steps=3 * SLOW)
+    job = place.submit("time", "--time=2", "--signal=B:TERM@40", denoise_steps=3 * SLOW)
     until(lambda: place.slurm.job(job)["Restarts"] != "0", lambda: place.log(job), 400)
     assert place.events(job, "interrupted"), place.log(job)
     place.slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=30", user=0)
     assert place.slurm.wait(job)["JobState"] == "COMPLETED", place.log(job)
     place.assert_exact("time", job)
+    place.assert_nothing_left()
 
 
 def test_an_array_makes_each_part_once(place: Place) -> None:
@@ -194,3 +125,4 @@ def test_a_job_outlives_a_node_that_dies_and_takes_it_again_when_it_is_back(plac
     place.slurm.start_node_again("n2")
     place.slurm.wait(job)
     place.assert_exact("dead", job)
+    place.assert_nothing_left()

@@ -533,7 +533,8 @@ def readers(seeds: Seeds) -> list[Reader]:
             name="store: payloads",
             covers=(
                 *store_files,
-                "pipeline.store.upkeep.names:_is_sound",
+                *("pipeline.store.upkeep.names:_is_sound", "pipeline.store.upkeep.names:sound_records"),
+                "pipeline.store.upkeep.names:is_in_place",
                 "pipeline.store.upkeep.verify:_bytes_problem",
                 "pipeline.store.upkeep.verify:_row_problem",
             ),
@@ -735,7 +736,7 @@ def readers(seeds: Seeds) -> list[Reader]:
             name="language models: configs and tokenizers",
             covers=(
                 *("train.language.lm:_architecture", "train.language.lm:_load_tokenizer"),
-                *("train.language.lm:load_tokenizer_only", "train.reader.context_budget:_read_room"),
+                *("train.language.lm:load_lm_config", "train.reader.context_budget:_read_room"),
                 "pipeline.files.tokenizer_json:check_tokenizer_json",
             ),
             cases=lambda s: s.language_model("*.json"),

@@ -20,7 +20,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...pipeline.errors import QuestionError
-from ..language.lm import LanguageModel
 from ..language.prompt_format import PromptFormat
 from ..questions.record import Question
 from ..reader.model import IGNORED
@@ -42,7 +41,7 @@ class Example:
     """How many of the prompt's first tokens all questions about the image share."""
 
 
-def encode(question: Question, key: str, lm: LanguageModel, *, answer: str | None) -> Example:
+def encode(question: Question, key: str, lm: PromptFormat, *, answer: str | None) -> Example:
     """Token ids of a question and of one answer to it (its own, one of its choices, or None to leave it open)."""
     ids = () if answer is None else tuple(lm.answer_ids(answer))
     prompt = tuple(lm.prompt_ids(question.question, question.before))

@@ -33,7 +33,9 @@ from ..data.vision import VisionInputs
 from ..language.prompt_format import PromptFormat
 from ..questions.record import Question
 from ..questions.shown_choices import as_shown
+from ..reader.memory import SCORED_AT_ONCE
 from ..runs.folder import LoadedRun, load_run
+from .row_limit import RowLimit
 
 _MAX_NEW_TOKENS = 16  # of an answer in own words, unless more are asked for or needed
 _BEYOND_CHOICES = 2  # tokens that a generated answer may have more than the longest choice: an article, a full stop
@@ -122,12 +124,18 @@ def ask(
         pixels = VisionInputs(loaded.lm, {}).prepare(image)
         batch["pixel_values"] = pixels.expand(len(batch["input_ids"]), -1, -1, -1)
     batch = to_device(batch, loaded.device)
+    limit = RowLimit(loaded.device, progress, loaded.sizes)
     if not choices:
-        return Answer(_generate(loaded, batch, writing or AnswerConfig())[0], ())
+        writing = writing or AnswerConfig()
+        written = limit.answer(
+            rows, batch, lambda _, part: _generate(loaded, part, writing), new_tokens=_new_tokens(writing)
+        )
+        return Answer(written[0], ())
     if first:
-        scores = _next_token_scores(loaded, batch)[0].log_softmax(0)[list(first)].tolist()
+        [logits] = limit.answer(rows, batch, lambda _, part: [_next_token_logits(loaded, part)[0]])
+        scores = logits.float().log_softmax(0)[list(first)].tolist()
     else:
-        scores = _score(loaded, batch)
+        scores = limit.answer(rows, batch, lambda _, part: _score(loaded, part))
     shares = torch.tensor(scores).softmax(0).tolist()
     ranked = sorted(map(Ranked, choices, shares, scores), key=lambda choice: -choice.log_likelihood)
     return Answer(ranked[0].choice, tuple(ranked))
@@ -211,32 +219,50 @@ def answer_all(
     generated: dict[int, str] = {}
     scores: dict[int, list[float]] = {}
     total = len(single_token) + len(ranked) + len(without_choices) + len(generations)
+    limit = RowLimit(loaded.device, progress, loaded.sizes)
     with progress.bar("evaluate", total=total, unit="answers") as bar:
-        for items, batch in _batches(single_token, loaded, images, batch_size, pictures, pack=_PACK):
-            for item, logits in zip(items, _next_token_scores(loaded, batch), strict=True):
-                scores[item.question] = logits[list(item.first)].tolist()
-                if item.question in generations:
-                    generations[item.question].append(int(logits.argmax()), ends)
+
+        def scored(rows: _Rows, batch: dict[str, Tensor]) -> list[tuple[list[float], int | None]]:
+            items = [item for row in rows for item in row]
+            return _choice_scores(loaded, batch, items, likeliest=any(item.question in generations for item in items))
+
+        for rows, batch in _batches(single_token, loaded, images, batch_size, pictures, pack=_PACK):
+            items = [item for row in rows for item in row]
+            for item, (values, likeliest) in zip(items, limit.answer(rows, batch, scored), strict=True):
+                scores[item.question] = values
+                if item.question in generations and likeliest is not None:
+                    generations[item.question].append(likeliest, ends)
             bar.advance(
                 len(items) + sum(item.question in generations and generations[item.question].done for item in items)
             )
-        for items, batch in _batches(ranked, loaded, images, batch_size, pictures, pack=_PACK_CHOICES, by_text=True):
-            for item, score in zip(items, _score(loaded, batch), strict=True):
+        for rows, batch in _batches(ranked, loaded, images, batch_size, pictures, pack=_PACK_CHOICES, by_text=True):
+            items = [item for row in rows for item in row]
+            found = limit.answer(rows, batch, lambda _, part: _score(loaded, part))
+            for item, score in zip(items, found, strict=True):
                 scores.setdefault(item.question, []).append(score)
             bar.advance(len(items))
         room = [len(answer_ids(questions[item.question].answer)) + _BEYOND_CHOICES for item in without_choices]
         longest = max([_MAX_NEW_TOKENS, *room])  # the correct answer must have room
         writing = AnswerConfig(max_new_tokens=max_new_tokens)
-        for items, batch in _batches(without_choices, loaded, images, batch_size, pictures, pack=1):
-            texts_of_batch = _generate(loaded, batch, writing, longest)
-            generated |= zip((item.question for item in items), texts_of_batch, strict=True)
-            bar.advance(len(items))
+        for rows, batch in _batches(without_choices, loaded, images, batch_size, pictures, pack=1):
+            texts_of_batch = limit.answer(
+                rows,
+                batch,
+                lambda _, part: _generate(loaded, part, writing, longest),
+                new_tokens=_new_tokens(writing, longest),
+            )
+            generated |= zip((item.question for row in rows for item in row), texts_of_batch, strict=True)
+            bar.advance(len(rows))
         while open_numbers := [number for number, generation in generations.items() if not generation.done]:
             next_words = [_Item(number, generations[number].example(end)) for number in open_numbers]
-            for items, batch in _batches(next_words, loaded, images, batch_size, pictures, pack=_PACK):
-                for item, token in zip(items, _next_tokens(loaded, batch), strict=True):
+            for rows, batch in _batches(next_words, loaded, images, batch_size, pictures, pack=_PACK):
+                items = [item for row in rows for item in row]
+                found_tokens = limit.answer(rows, batch, lambda _, part: _next_tokens(loaded, part))
+                for item, token in zip(items, found_tokens, strict=True):
                     generations[item.question].append(token, ends)
                 bar.advance(sum(generations[item.question].done for item in items))
+    if note := limit.note():
+        progress.warn(note)
     answers: list[Response] = []
     for number, question in enumerate(questions):
         if question.choices is None:
@@ -269,6 +295,9 @@ class _Item:
     """The first tokens of all choices."""
 
 
+_Rows = Sequence[tuple[_Item, ...]]
+
+
 @dataclass(slots=True)
 class _Generation:
     """An answer that is being generated, token by token."""
@@ -298,8 +327,8 @@ def _batches(
     *,
     pack: int,
     by_text: bool = False,
-) -> Iterator[tuple[list[_Item], dict[str, Tensor]]]:
-    """Batches with their items, in the order of the labels.
+) -> Iterator[tuple[_Rows, dict[str, Tensor]]]:
+    """Batches with their rows of items, in the order of the labels.
 
     Args:
         pack: the most texts of an image in one row.
@@ -318,7 +347,7 @@ def _batches(
     )
     device = loaded.device if loaded.device.type == "cuda" else None
     for part, batch in zip(parts, with_latents(text_batches, images, keep=1, device=device), strict=True):
-        yield [item for row in part for item in row], to_device(batch, loaded.device)
+        yield part, to_device(batch, loaded.device)
 
 
 def check_steps(loaded: LoadedRun, stored_steps: int, steps: int | None, progress: Progress) -> int:
@@ -352,9 +381,24 @@ def _steps_of(batch: Mapping[str, Tensor]) -> int | None:
 
 
 @torch.no_grad()
-def _next_token_scores(loaded: LoadedRun, batch: dict[str, Tensor]) -> Float[Tensor, "A V"]:
-    """(A, V) logits of the token after each prompt; one label per prompt marks the place."""
-    return loaded.model(**batch, num_world_steps=_steps_of(batch)).logits.float().cpu()
+def _next_token_logits(loaded: LoadedRun, batch: dict[str, Tensor]) -> Float[Tensor, "A V"]:
+    """(A, V) logits of the token after each prompt, on the device; one label per prompt marks the place."""
+    return loaded.model(**batch, num_world_steps=_steps_of(batch)).logits
+
+
+@torch.no_grad()
+def _choice_scores(
+    loaded: LoadedRun, batch: dict[str, Tensor], items: Sequence[_Item], *, likeliest: bool
+) -> list[tuple[list[float], int | None]]:
+    """The logits of each item's choices and, if wanted, its likeliest token: all words' logits stay on the device."""
+    logits = _next_token_logits(loaded, batch)
+    places = [place for place, item in enumerate(items) for _ in item.first]
+    ids = [token for item in items for token in item.first]
+    values = iter(logits[places, ids].float().tolist())
+    best: list[int | None] = [None] * len(items)
+    if likeliest:
+        best = [token for part in logits.split(SCORED_AT_ONCE) for token in part.float().argmax(-1).tolist()]
+    return [([next(values) for _ in item.first], token) for item, token in zip(items, best, strict=True)]
 
 
 @torch.no_grad()
@@ -365,6 +409,11 @@ def _next_tokens(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[int]:
 
 def _score(loaded: LoadedRun, batch: dict[str, Tensor]) -> list[float]:
     return loaded.model.log_likelihood(**batch, num_world_steps=_steps_of(batch)).tolist()
+
+
+def _new_tokens(writing: AnswerConfig, longest: int = _MAX_NEW_TOKENS) -> int:
+    """The most tokens of a generated answer; of at most `longest` where `writing` does not say."""
+    return writing.max_new_tokens or longest
 
 
 def _generate(
@@ -385,7 +434,7 @@ def _generate(
         **inputs,
         num_world_steps=_steps_of(batch),
         end_id=sorted(loaded.lm.end_ids),
-        max_new_tokens=writing.max_new_tokens or longest,
+        max_new_tokens=_new_tokens(writing, longest),
         temperature=writing.temperature,
         top_p=writing.top_p,
         seed=writing.seed,

@@ -83,6 +83,7 @@ class AnswerSession:
             RunError: no run folder, or another base model.
             StoreMismatchError: latents of another recipe.
         """
+        progress = progress or Progress.to_logger()
         loaded = load_run(run, lm=lm, device=device, progress=progress)
         meta, config = loaded.meta, loaded.meta.config
         latents = open_store(store or moved_store(Path(meta.store.path), meta.recipe_id), check_sizes=True)
@@ -101,7 +102,7 @@ class AnswerSession:
             show_choices=meta.show_choices if show_choices is None else show_choices,
             futures=futures,
             images=images,
-            progress=progress or Progress.to_logger(),
+            progress=progress,
         )
 
     @property

@@ -85,7 +85,7 @@ def load_language_model(
     transformers_logging.disable_progress_bar()  # one bar per file of weights would hide our own lines
     options = _gguf(weights)
     if not weights.gguf:
-        options = {"attn_implementation": _attention(weights, attention), "use_safetensors": True}
+        options = {"attn_implementation": attention_of(weights, attention), "use_safetensors": True}
     kind: Any = AutoModelForCausalLM if weights.gguf else getattr(transformers, _architecture(weights))
     model = load_pretrained(kind, weights.folder, error=ConfigError, what="language model", dtype=dtype, **options)
     if type(model).__name__ not in ARCHITECTURES:
@@ -115,10 +115,15 @@ def load_tokenizer_only(weights: Weights) -> TokenizerOnly:
     Raises:
         ConfigError: as `load_language_model`, except what only the weights show.
     """
+    config = load_lm_config(weights)
+    return TokenizerOnly(_load_tokenizer(weights), weights, config)
+
+
+def load_lm_config(weights: Weights) -> Any:
+    """A language model's `PreTrainedConfig`; raises as `load_tokenizer_only`."""
     _check_architecture(weights)
     kind: Any = AutoConfig if weights.gguf else getattr(transformers, _architecture(weights)).config_class
-    config = load_pretrained(kind, weights.folder, error=ConfigError, what="language model's config", **_gguf(weights))
-    return TokenizerOnly(_load_tokenizer(weights), weights, config)
+    return load_pretrained(kind, weights.folder, error=ConfigError, what="language model's config", **_gguf(weights))
 
 
 def _gguf(weights: Weights) -> dict[str, Any]:
@@ -135,7 +140,10 @@ def _load_tokenizer(weights: Weights) -> Any:
     return tokenizer
 
 
-def _attention(weights: Weights, wanted: AttentionName) -> str:
+def attention_of(weights: Weights, wanted: AttentionName) -> str:
+    """How a language model will compute attention; raises as `load_language_model`."""
+    if weights.gguf:
+        return "eager"  # more memory than any other: only loading shows what it is
     architecture = _architecture(weights)
     if wanted == "auto":
         return ARCHITECTURES[architecture]
@@ -280,9 +288,13 @@ def _is_norm(module: Any) -> bool:
     return type(module).__name__.endswith("Norm")
 
 
-def checkpoint_activations(lm: LanguageModel) -> None:
-    """Keep only each layer's input and recompute the rest in the backward pass. The gradients stay the same."""
-    base: Any = lm.model.get_base_model() if isinstance(lm.model, PeftModel) else lm.model
+def checkpoint_activations(model: Any) -> None:
+    """Keep only each layer's input and recompute the rest in the backward pass. The gradients stay the same.
+
+    Args:
+        model: of a `LanguageModel`.
+    """
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if hasattr(base, "activation_checkpointing_enable"):  # the name from transformers 5.2x on
         base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     else:

@@ -24,7 +24,8 @@ from ...pipeline.errors import ConfigError, LatentShapeError
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import as_stored, as_tensor, draw_posterior
 from ...pipeline.latents.world_model import WorldModel
-from .segments import segment_masks, segment_positions
+from .memory import SCORED_AT_ONCE
+from .segments import layer_masks, segment_positions
 from .tokens import WorldReader
 
 _log = logging.getLogger(__name__)
@@ -151,7 +152,8 @@ class TheWorld(nn.Module):
         """
         world = self._world_latents(latents, None, None, num_world_steps)
         logits, targets, rows = self._labelled(input_ids, attention_mask, labels, world, segments, pixel_values)
-        log_p = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        some = zip(logits.split(SCORED_AT_ONCE), targets.split(SCORED_AT_ONCE), strict=True)
+        log_p = torch.cat([part.float().log_softmax(-1).gather(1, ids[:, None])[:, 0] for part, ids in some])
         texts, count = rows, input_ids.shape[0]
         if segments is not None:
             row, position = (labels[:, 1:] != IGNORED).nonzero().unbind(1)  # in the order of `targets`
@@ -339,8 +341,8 @@ class TheWorld(nn.Module):
         world = mask.shape[1] - segments.shape[1]
         segments = nn.functional.pad(segments, (world, 0))  # shared, as <bos> is
         positions = segment_positions(segments, mask)
-        window = self.lm.config.get_text_config().sliding_window
-        masks = segment_masks(segments, mask, positions, window=window, dtype=self.lm.dtype, is_image=is_image)
+        config = self.lm.config.get_text_config()
+        masks = layer_masks(config, segments, mask, positions, dtype=self.lm.dtype, is_image=is_image)
         return self.lm(**inputs, attention_mask=masks, position_ids=positions, use_cache=False, **more)
 
     def _labelled(

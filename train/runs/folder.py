@@ -1,9 +1,9 @@
 """Save and load a run folder, the result of a training.
 
-    adapter_model.safetensors, adapter_config.json   LoRA; `PeftModel.from_pretrained(base, run)` loads it alone
-    world_reader.safetensors                         temporal embedding and projector
-    theworld.json                                    what it was trained on and with: `RunMeta` (meta.py)
-    metrics.json                                     loss curve, tokens, seconds
+adapter_model.safetensors, adapter_config.json   LoRA; `PeftModel.from_pretrained(base, run)` loads it alone
+world_reader.safetensors                         temporal embedding and projector
+theworld.json                                    what it was trained on and with: `RunMeta` (meta.py)
+metrics.json                                     loss curve, tokens, seconds
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from ...pipeline.store.folder import LatentStore
 from ..config import DtypeName
 from ..language.lm import LanguageModel, embedding_rms, load_adapter, load_language_model
 from ..language.weights import Weights, find_weights
+from ..reader.memory import MemoryShape
 from ..reader.model import TheWorld
 from ..reader.tokens import WorldReader
 from .meta import META, ReaderFacts, RunMeta, read_meta
+from .sizes import require_room, sizes_of_run
 
 READER = "world_reader.safetensors"
 
@@ -46,6 +48,8 @@ class LoadedRun:
     lm: LanguageModel
     meta: RunMeta
     device: torch.device
+    sizes: MemoryShape | None = None
+    """What decides how much memory an answer needs; None estimates nothing."""
 
 
 def resolve_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
@@ -100,19 +104,20 @@ def load_run(
     Args:
         lm: where the base language model is now, if it has moved. It must be the same model.
         dtype: of the frozen model; None is what it was trained with; "auto" is resolved for this device.
-        progress: is told what is hashed, where that takes long; None is `Progress.to_logger()`.
+        progress: is told what is hashed and, before weights load, how much memory an answer needs; None is nobody.
     Raises:
         RunError: not a run folder, damaged weights, or another base model than the one it was trained on.
-        ConfigError: the base model cannot be found or loaded.
+        ConfigError: the base model cannot be found or loaded, or the device is too small for it.
     """
     run = Path(run)
     meta = read_meta(run)
     weights = _find_base(run, meta, lm, progress)
     torch_device = resolve_device(device)
     try:
-        base = load_language_model(
-            weights, device=torch_device, dtype=resolve_dtype(dtype or _dtype_of(meta), torch_device)
-        )
+        torch_dtype = resolve_dtype(dtype or _dtype_of(meta), torch_device)
+        sizes = sizes_of_run(meta, weights, torch_dtype)
+        require_room(sizes, torch_device, source=weights.source, progress=progress)
+        base = load_language_model(weights, device=torch_device, dtype=torch_dtype)
         reader = _load_reader(run, meta.reader, base)
         adapted = load_adapter(base, run)
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
@@ -127,7 +132,7 @@ def load_run(
         max_world_steps=meta.reader.max_world_steps,
         recipe=meta.recipe,
     )
-    return LoadedRun(run, model.eval().to(torch_device), adapted, meta, torch_device)
+    return LoadedRun(run, model.eval().to(torch_device), adapted, meta, torch_device, sizes)
 
 
 def _find_base(run: Path, meta: RunMeta, lm: str | None, progress: Progress | None) -> Weights:

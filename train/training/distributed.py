@@ -52,6 +52,11 @@ class Ranks:
         return reduced.tolist()
 
 
+def is_of_another_process(error: RuntimeError) -> bool:
+    """Whether an exchange failed, as it does when another process of the training has ended."""
+    return isinstance(error, distributed.DistError) or "/gloo/" in str(error)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The whole tensor on the CPU. If FSDP has split it, it is gathered, and all processes must call this together."""
     tensor = tensor.detach()

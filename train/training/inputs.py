@@ -15,6 +15,7 @@ from ..data.loader import LatentDataset
 from ..data.vision import VisionInputs
 from ..runs.partial import PartialRun
 from .distributed import Ranks
+from .memory_plan import MemoryPlan
 from .signals import Stop
 from .update_order import UpdateOrder
 
@@ -56,6 +57,8 @@ class Training:
     """The folder of its checkpoints."""
     pad_id: int
     validation: TrainData | None = None
+    plan: MemoryPlan | None = None
+    """How it was planned to fit into memory; None takes the settings as they are."""
     ranks: Ranks = field(default_factory=Ranks)
     progress: Progress = field(default_factory=Progress.silent)
     stop: Stop = field(default_factory=Stop)

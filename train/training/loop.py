@@ -25,6 +25,7 @@ from ...pipeline.messages import name_some
 from ...pipeline.progress import Bar
 from ..config import TrainConfig
 from ..data.batches import supervised_tokens, to_device
+from ..reader.device_memory import fits
 from ..reader.model import TheWorld
 from .checkpoint import (
     Checkpoint,
@@ -35,8 +36,9 @@ from .checkpoint import (
     weights_of,
     write_checkpoint,
 )
-from .distributed import whole
+from .distributed import is_of_another_process, whole
 from .inputs import Training
+from .passes import Passes
 from .schedule import draw_steps, learning_rate, seed_of
 from .state import State
 from .trackers import Following
@@ -59,7 +61,8 @@ def fit(model: TheWorld, training: Training) -> Result:
     """Train, from the checkpoint of the training if there is one.
 
     Raises:
-        RunError: loss or gradients were not finite too often, or the checkpoint does not fit.
+        RunError: loss or gradients were not finite too often, the checkpoint does not fit, or another process of the
+            training has ended.
         ConfigError: accelerate cannot do what this training needs.
         Interrupted: the training was asked to stop; a checkpoint is written.
     """
@@ -77,6 +80,13 @@ def fit(model: TheWorld, training: Training) -> Result:
         with training.progress.bar("train", total=loop.total, unit="updates") as bar:
             loop.run(bar, tracker)
         finished = not loop.interrupted
+    except RuntimeError as error:
+        if not is_of_another_process(error):
+            raise
+        raise RunError(
+            f"another process of this training does not answer any more, in update {state.update + 1}. What it said "
+            f"last, and its exit code in the launcher's output, tell why ({str(error).splitlines()[0]})"
+        ) from error
     finally:
         if tracker is not None:
             tracker.end(state.history, finished=finished)
@@ -101,11 +111,13 @@ class Loop:
     def __init__(self, model: TheWorld, training: Training, state: State) -> None:
         self.training, self.state = training, state
         self.config, self.ranks = training.config, training.ranks
-        self.order = _order(training)
+        self.device = resolve_device(self.config.device)
+        self.passes = Passes(training, state)
+        self.passes.begin(model, self.device)
+        self.order = _order(training, self.passes.rows)
         config, updates = self.config, self.order.updates
         self.total = config.train_steps if config.epochs is None else math.ceil(config.epochs * updates)
         self._log_every = max(1, min(_LOG_EVERY, self.total // 20))
-        self.device = resolve_device(config.device)
         self._accelerator = _accelerator(training, self.device)
         trained = [parameter for parameter in model.to(self.device).parameters() if parameter.requires_grad]
         optimizer = AdamW(trained, lr=config.learning_rate, weight_decay=0.0, fused=True)
@@ -132,11 +144,21 @@ class Loop:
         """Train until the last update, until validation ends it early, or until it is asked to stop."""
         if self.state.update:
             bar.advance(self.state.update)
+        while not self._run_while_it_fits(bar, tracker):
+            self.passes.make_smaller(self.order.pass_rows, self.bare)
+            self.order = _order(self.training, self.passes.rows)
+
+    def _run_while_it_fits(self, bar: Bar, tracker: Following | None) -> bool:
+        """Train on; False when a pass of an update did not fit in memory: nothing of that update has happened then."""
         updates = range(self.state.update, self.total)
         data, pad_id = self.training.train_data, self.training.pad_id
         with closing(data.batches(self.order, updates, pad_id=pad_id, device=self.device)) as batches:
             for update in updates:
-                self._update(update, batches)
+                counts = self.state.tokens, self.state.supervised
+                if not fits(lambda: self._update(update, batches)):  # noqa: B023 - called at once
+                    self._optimizer.zero_grad()
+                    self.state.tokens, self.state.supervised = counts
+                    return False
                 self.state.update += 1
                 self._follow_up(self.state.update)
                 if tracker is not None:
@@ -144,6 +166,7 @@ class Loop:
                 bar.advance(1, note=self._note)
                 if self.interrupted or self.state.stopped_early:
                     break
+        return True
 
     # --- one update
 
@@ -217,6 +240,8 @@ class Loop:
             self._validate()
         if self._checkpoint_is_due(update) and not at_end and not self.state.stopped_early:
             self._save()
+        if self.interrupted:  # together: a launcher kills the others when one has ended, and the first still writes
+            self.ranks.maximum([0.0], self.device)
 
     def _log(self) -> None:
         """Add a point to the loss curve: the mean since the last one. There is none if all updates were refused."""
@@ -242,7 +267,13 @@ class Loop:
     def _validate(self) -> None:
         """Evaluate on the validation split; keep the weights of the lowest loss, and stop when patience has ended."""
         state, patience = self.state, self.config.patience
-        loss, accuracy = validate(self.bare, self.training, self.device)
+        measured: list[tuple[float, float]] = []
+        rows = self.order.pass_rows
+        while not fits(
+            lambda: measured.append(validate(self.bare, self.training, self.device, rows))  # noqa: B023
+        ):
+            rows = self.passes.smaller(rows)
+        [(loss, accuracy)] = measured
         if state.compare(loss, accuracy):
             self.best = weights_of(self.bare)
         self._add({"eval_loss": loss, "eval_accuracy": accuracy})
@@ -322,6 +353,7 @@ class Loop:
             "resumed": state.resumed,
             "processes": self.ranks.size,
             "loss": state.curve,
+            "memory": self.passes.facts(self.device),
         }
         if self.training.validation is not None:
             metrics |= {
@@ -332,7 +364,7 @@ class Loop:
         return metrics
 
 
-def _order(training: Training) -> UpdateOrder:
+def _order(training: Training, pass_rows: int | None) -> UpdateOrder:
     config, ranks = training.config, training.ranks
     return UpdateOrder(
         training.train_data.rows,
@@ -340,7 +372,7 @@ def _order(training: Training) -> UpdateOrder:
         seed=config.seed,
         rank=ranks.rank,
         world_size=ranks.size,
-        micro_batch=config.micro_batch,
+        micro_batch=pass_rows,
         group_by_length=config.group_by_length,
     )
 

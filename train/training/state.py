@@ -40,6 +40,9 @@ class State:
     best_loss: float = math.inf
     worse_in_a_row: int = 0
     stopped_early: bool = False
+    fitted: dict[str, Any] = field(default_factory=dict)
+    """Once a pass did not fit in memory: on which `device`, with rows of how many `tokens`, how many `rows` in a pass
+    did, and whether it is `checkpointed`. A resumed training begins with it."""
 
     def refuse(self, keys: list[str]) -> bool:
         """Count an update that was refused; whether its images are recorded, and so to be named."""

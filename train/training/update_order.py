@@ -46,6 +46,7 @@ class UpdateOrder:
 
     Attributes:
         updates: updates in an epoch.
+        pass_rows: the most rows of a piece.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class UpdateOrder:
             raise ConfigError("there is nothing to learn from: no row of questions")
         self.updates = math.ceil(len(rows) / batch_size)
         self._size, self._seed, self._rank, self._world_size = batch_size, seed, rank, world_size
-        self._micro = micro_batch or math.ceil(batch_size / world_size)
+        self.pass_rows = min(micro_batch or batch_size, math.ceil(min(batch_size, len(rows)) / world_size))
         self._shuffle, self._group = shuffle, group_by_length
         self._answer_tokens = [sum(len(example.answer) for example in row) for row in rows]
         self._lengths = np.array([1 + sum(len(e.prompt) - 1 + len(e.answer) for e in row) for row in rows])
@@ -78,7 +79,7 @@ class UpdateOrder:
     def piece(self, update: int, number: int) -> MicroBatch:
         """The n-th piece of an update on this process."""
         rows = self.rows_of(update)
-        own_rows = rows[self._rank :: self._world_size][number * self._micro : (number + 1) * self._micro]
+        own_rows = rows[self._rank :: self._world_size][number * self.pass_rows : (number + 1) * self.pass_rows]
         if not own_rows:
             return MicroBatch((rows[0],), 0.0)
         if len(own_rows) == len(rows):
@@ -88,7 +89,7 @@ class UpdateOrder:
 
     def pieces_of(self, update: int) -> int:
         """How many, on every process alike; the last update of an epoch may have fewer."""
-        return math.ceil(math.ceil(len(self.rows_of(update)) / self._world_size) / self._micro)
+        return math.ceil(math.ceil(len(self.rows_of(update)) / self._world_size) / self.pass_rows)
 
     def epochs_until(self, update: int) -> float:
         """Passes over the rows in so many updates."""

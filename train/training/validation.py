@@ -12,10 +12,15 @@ from .update_order import UpdateOrder
 
 
 @torch.no_grad()
-def validate(model: nn.Module, training: Training, device: torch.device) -> tuple[float, float]:
+def validate(
+    model: nn.Module, training: Training, device: torch.device, pass_rows: int | None = None
+) -> tuple[float, float]:
     """Mean loss over the supervised tokens of all processes, and the share of correct answers.
 
     All processes must call it together. It leaves the model in evaluation mode.
+
+    Args:
+        pass_rows: rows of a pass; None is as the settings say.
     """
     config, ranks, data = training.config, training.ranks, training.validation
     assert data is not None
@@ -24,7 +29,7 @@ def validate(model: nn.Module, training: Training, device: torch.device) -> tupl
         batch_size=config.batch_size,
         rank=ranks.rank,
         world_size=ranks.size,
-        micro_batch=config.micro_batch,
+        micro_batch=pass_rows or config.micro_batch,
         shuffle=False,
     )
     tokens_by_piece = (

@@ -124,6 +124,10 @@ class ShardLayout(ABC):
         """Size of the payload of a shard with this many rows."""
         return rows * self.row_bytes + len(self.trailer(rows))
 
+    def is_possible(self, rows: int, size: int, frames: int) -> bool:
+        """Whether a shard can have so many rows, bytes, and frames with a checksum in the record."""
+        return rows <= self.shard_size and size == self.payload_bytes(rows) and frames == self.recorded_frames
+
     def encode(self, key: str, latent: NDArray[Any], row: NDArray[np.uint8]) -> list[int]:
         """Make the bytes of one row.
 

@@ -14,6 +14,7 @@ import zarr
 
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.store import latent_store, zarr_group, zarr_metadata
+from theworld.pipeline.store.dropped import add_dropped
 from theworld.pipeline.store.folder import create_store, open_store, open_to_write
 from theworld.pipeline.store.latent_store import LatentStore
 from theworld.pipeline.store.upkeep.repair import repair
@@ -54,6 +55,16 @@ def test_the_attributes_say_what_the_numbers_mean(tmp_path: Path) -> None:
     latents = found["latents"]
     assert (latents.attrs["mean"], latents.attrs["std"], latents.attrs["units"]) == ([0.0] * 3, [1.0] * 3, "1")
     assert latents.dims == ("sample", "channel", "time", "y", "x")
+
+
+def test_a_dropped_key_is_gone_from_the_coordinate_before_its_shard_is_written_again(tmp_path: Path) -> None:
+    store = create(tmp_path)
+    write(store, [0, 1, 2])
+    store.publish()
+    add_dropped(store.path, [key(1)])
+    store.publish()
+    assert opened(store)["key"].values.tolist() == [key(0), "", key(2)]
+    assert [name for name in store.as_zarr()["key"][:].tolist() if name] == [key(0), key(2)]
 
 
 @pytest.mark.parametrize(

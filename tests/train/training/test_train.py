@@ -72,7 +72,7 @@ def test_recomputed_activations_give_the_same_loss_and_gradients(dropout: float)
     plain = loss_of(model, [0, 1, 2])
     plain.backward()
     expected = gradients(model)
-    checkpoint_activations(lm)
+    checkpoint_activations(lm.model)
     calls, layer = [], model.lm.get_base_model().model.layers[0]
     layer.mlp.register_forward_hook(lambda *_: calls.append(1))
     torch.manual_seed(3)

@@ -90,6 +90,25 @@ def test_names_find_a_payload_that_is_not_there_or_of_another_size(
     assert str(store.payload_path(1)) in finding.message
 
 
+def test_of_many_shards_that_are_damaged_alike_the_first_are_named_and_all_are_counted_and_healed(cache: Path) -> None:
+    store = create(cache)
+    for number in range(30):
+        write(store, [number])
+    for number in range(28):
+        store.payload_path(number).unlink()
+    found = verify(store.path)
+    assert [finding.shard for finding in found.damage] == [*range(20), None]
+    more = found.damage[-1]
+    assert (more.what, more.count, found.damaged) == ("payload", 8, 28)
+    assert "8 more payloads" in more.message
+    assert "shards 20, 21, 22 and 5 more" in more.message
+    assert "28 damaged" in found.lines()[-1]
+    assert found.to_json()["damaged"] == 28
+    repair(store.path, apply=True, level="names")
+    assert verify(store.path).damage == ()
+    assert len(open_store(store.path)) == 2
+
+
 def test_bytes_that_were_not_read_are_not_counted(store: LatentStore) -> None:
     store.payload_path(0).unlink()
     assert verify(store.path, level="read").bytes_read == sum(store.payload_path(n).stat().st_size for n in (1, 2))

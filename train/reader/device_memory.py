@@ -1,0 +1,58 @@
+"""Memory on the device that computes: how much is free, whether some work fits, how far an estimate was off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ...pipeline.machine import device_name, is_out_of_memory
+from ...pipeline.messages import format_bytes
+from .memory import GIB
+
+_CONTEXT = 0.6 * GIB  # that CUDA takes for itself, of a GPU that is only named by its size
+_WRONG_BY = 0.25  # where the memory taken differs from the estimate by a larger share, a person is told
+
+
+def free_memory(device: torch.device, gib_given: float | None = None) -> float | None:
+    """Bytes that a job may take on a device; None on a CPU, which gives no such limit.
+
+    Args:
+        gib_given: the size of a GPU that is planned for, in GiB.
+    """
+    if gib_given is not None:
+        return gib_given * GIB - _CONTEXT
+    if device.type != "cuda":
+        return None
+    kept_for_us = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return float(torch.cuda.mem_get_info(device)[0] + kept_for_us)
+
+
+def name_of(device: torch.device) -> str:
+    """What a person calls the device."""
+    return device_name(str(device), None) if device.type == "cuda" else "this CPU"
+
+
+def fits(work: Callable[[], object]) -> bool:
+    """Do it; False where it ended for lack of memory. Any other error is raised."""
+    try:
+        work()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        return True
+    # here, where nothing holds the error and with it what had been allocated
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False
+
+
+def wrong_estimate(estimated: int, measured: int) -> str | None:
+    """The note at the end of a training or of an evaluation whose estimate was far off; None if it was not."""
+    if abs(measured - estimated) <= _WRONG_BY * estimated:
+        return None
+    return (
+        f"note: the estimate of memory was wrong: {format_bytes(estimated)} were expected, {format_bytes(measured)} "
+        "were taken. Please report both, with the language model and the settings"
+    )
