@@ -1,4 +1,4 @@
-"""Facts about this machine: usable cores, names of CPU and GPU, and the device to compute on."""
+"""Facts about this machine: usable cores, names of CPU and GPU, the device to compute on, and where such is kept."""
 
 from __future__ import annotations
 
@@ -87,6 +87,14 @@ def _quota_of(group: Path) -> float | None:
         quota = int((group / "cpu.cfs_quota_us").read_text())
         return None if quota <= 0 else quota / int((group / "cpu.cfs_period_us").read_text())
     return None
+
+
+def own_folder() -> Path:
+    """Return the folder for what is remembered of this machine and of files on it; it may not exist, nor be writable.
+
+    It is `theworld` in $XDG_CACHE_HOME or ~/.cache, and can be deleted at any time.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "theworld"  # noqa: PTH111 - no error
 
 
 def resolve_device(name: DeviceName) -> torch.device:

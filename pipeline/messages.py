@@ -54,6 +54,23 @@ def format_bytes(size: float) -> str:
     return f"{size / unit:,.{0 if unit == 1 else 1}f} {name}"
 
 
+def format_amount(value: float) -> str:
+    """A number with the digits that matter: `0.0471`, `7.48`, `236`, `12,500`."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def format_rate(per_second: float, unit: str) -> str:
+    """A rate in the unit that suits it, so that none reads as 0: `4.3 images/s`, `2.3 s/image`, `3.5 min/image`.
+
+    Args:
+        unit: what is counted, such as `images`.
+    """
+    if per_second >= 1 or per_second <= 0:
+        return f"{per_second:.1f} {unit}/s"
+    seconds, one = 1 / per_second, unit.removesuffix("s")
+    return f"{seconds:.1f} s/{one}" if seconds < 120 else f"{seconds / 60:,.1f} min/{one}"
+
+
 def printable(text: str) -> str:
     """Return the text on one line with escapes for whatever is not to be seen, or acts on what is around it.
 

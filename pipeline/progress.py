@@ -38,7 +38,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
-from .messages import printable
+from .messages import format_rate, printable
 
 LOG_EVERY_S = 10.0
 """Between lines where stderr is a file and a live bar would fill it."""
@@ -267,8 +267,7 @@ class _Counter:
     def rate(self) -> str:
         if self.done <= 0 or self.elapsed_s <= 0:
             return ""
-        rate = self.done / self.elapsed_s
-        return f"{rate:.{1 if rate >= 1 else 3}f} {self._unit}/s"  # a large world model makes an image a minute
+        return format_rate(self.done / self.elapsed_s, self._unit)
 
 
 class _Live(_Counter):

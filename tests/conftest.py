@@ -1,9 +1,12 @@
 """Settings every test shares: one thread each (the suite runs in parallel), no network, and the order in parallel."""
 
+import atexit
 import gc
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import cache as cache_calls
 from pathlib import Path
@@ -13,6 +16,13 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "THEWORLD_TESTS" not in os.environ:  # what the suite hashes and measures is not the user's; its workers inherit it
+    of_user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ["THEWORLD_TESTS"] = os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="theworld-tests-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+    for kept in of_user.iterdir() if of_user.is_dir() else ():  # other libraries' caches, such as matplotlib's fonts
+        if kept.name != "theworld":
+            (Path(os.environ["XDG_CACHE_HOME"]) / kept.name).symlink_to(kept)
 
 import torch
 

@@ -29,6 +29,7 @@ from rich.text import Text
 from ..credentials import hide_passwords
 from ..files.open_files import MOST_RAISED
 from ..machine import usable_cores
+from ..matmul_speed import DTYPES, emulates_bfloat16, matmul_speeds, speed_text
 from ..messages import format_bytes, install_extra
 
 State = Literal["ok", "note", "problem"]
@@ -153,8 +154,12 @@ def _missing(name: str) -> bool:
 def _device() -> Iterator[Row]:
     import torch
 
+    speeds = matmul_speeds("cpu")
     cores = f"{usable_cores()} cores, torch uses {torch.get_num_threads()} of them"
-    yield Row("CPU", "ok", f"{cores}, {torch.backends.cpu.get_cpu_capability()}")
+    emulates = emulates_bfloat16(speeds)
+    advice = "--compute-dtype float32 is faster here, and makes other latents" if emulates else ""
+    found = f"{cores}, {torch.backends.cpu.get_cpu_capability()}, {_speeds_text(speeds)}" + ", emulated" * emulates
+    yield Row("CPU", "ok", found, advice)
     if not torch.cuda.is_available():
         built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees none"
         advice = "the worldlet needs none; for Cosmos install a CUDA build of torch on a machine with a GPU"
@@ -164,7 +169,15 @@ def _device() -> Iterator[Row]:
         free, total = torch.cuda.mem_get_info(number)
         name = torch.cuda.get_device_name(number)
         bf16 = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bfloat16"
-        yield Row(f"GPU {number}", "ok", f"{name}, {format_bytes(free)} of {format_bytes(total)} free, {bf16}")
+        speeds = _speeds_text(matmul_speeds(f"cuda:{number}"))
+        found = f"{name}, {format_bytes(free)} of {format_bytes(total)} free, {bf16}, {speeds}"
+        yield Row(f"GPU {number}", "ok", found)
+
+
+def _speeds_text(speeds: Mapping[str, float]) -> str:
+    if not speeds:
+        return "its speed could not be measured"
+    return "multiplies matrices with " + ", ".join(f"{speed_text(speeds[name])} in {name}" for name in reversed(DTYPES))
 
 
 def _memory() -> Iterator[Row]:

@@ -11,6 +11,7 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated
 
@@ -78,11 +79,38 @@ def main() -> None:
         sys.exit(2)
     except (SystemExit, KeyboardInterrupt):
         raise
-    except BaseException:  # a mistake of ours, or a library's (Rust's are no Exception), that may quote a stranger
-        from ..progress import print_lines
+    except (
+        BaseException
+    ) as error:  # a mistake, ours or a library's (Rust's are no Exception), may quote a stranger
+        from ..machine import is_out_of_memory
+        from ..progress import print_error, print_lines
 
+        if is_out_of_memory(error):
+            print_error(f"error: {memory_message(error, sys.argv[1:2])}")
+            sys.exit(1)
         print_lines(*traceback.format_exc().rstrip("\n").split("\n"), err=True)
         sys.exit(1)
+
+
+_FIT = {
+    "train": "--micro-batch 1 gives the same updates, one image at a time; --gradient-checkpointing takes much less "
+    "memory and a third more time; larger patches (--patch) or a smaller --lm also help",
+    "evaluate": "--batch-size 4, or fewer, changes no answer",
+    "policies": "--batch-size 4, or fewer, changes no answer",
+    "precompute": "choose --batch-size 1, fewer --workers, a smaller --size or fewer --steps",
+}
+"""Command -> what makes it fit."""
+
+
+def memory_message(error: BaseException, command: Sequence[str]) -> str:
+    """What a person can do whose command has run out of memory.
+
+    Args:
+        command: its first word, if there is one.
+    """
+    said = (str(error).strip().splitlines() or ["main memory is full"])[0]
+    fit = next((_FIT[word] for word in command if word in _FIT), "use a device with more memory, or a smaller model")
+    return f"out of memory: {said[:300]}. To make it fit: {fit}. See also what else uses the memory (nvidia-smi, top)"
 
 
 def _print_version(typed: bool) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+_BLOCK_BYTES = 2**22
 
 
 def digest_of_bytes(content: bytes) -> bytes:
@@ -12,14 +14,22 @@ def digest_of_bytes(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def digest_of_file(path: Path) -> bytes:
+def digest_of_file(path: Path, *, on_read: Callable[[int], None] | None = None) -> bytes:
     """Return the SHA-256 of a file, 32 bytes. The file is read in blocks.
 
+    Args:
+        on_read: is told the bytes of each block.
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    with path.open("rb", buffering=0) as file:
+        if on_read is None:
+            return hashlib.file_digest(file, "sha256").digest()
+        total, block = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES))
+        while count := file.readinto(block):
+            total.update(block[:count])
+            on_read(count)
+        return total.digest()
 
 
 def digest_of_lines(lines: Iterable[str]) -> str:
@@ -27,13 +37,14 @@ def digest_of_lines(lines: Iterable[str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def hash_files(folder: Path, files: Iterable[Path]) -> str:
+def hash_files(folder: Path, files: Iterable[Path], digest_of: Callable[[Path], bytes] = digest_of_file) -> str:
     """Return `sha256:<64 hex>` over the contents of files and their names relative to `folder`.
 
     Args:
         files: inside `folder`, in any order.
+        digest_of: the SHA-256 of a file.
     """
     total = hashlib.sha256()
     for path in sorted(files):
-        total.update(f"{path.relative_to(folder).as_posix()}\0{digest_of_file(path).hex()}\n".encode())
+        total.update(f"{path.relative_to(folder).as_posix()}\0{digest_of(path).hex()}\n".encode())
     return f"sha256:{total.hexdigest()}"

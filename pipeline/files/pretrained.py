@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import TheWorldError
+from ..machine import is_out_of_memory
 from ..messages import name_some, printable
 from . import limits
 from .gguf_header import check_gguf
@@ -79,7 +80,7 @@ def load_pretrained(
             try:
                 loaded = _load(kind, view, files, options)
             except BaseException as problem:  # the libraries raise almost anything on a config that is wrong
-                if not is_of_library(problem):
+                if not is_of_library(problem) or is_out_of_memory(problem):  # not the files' fault
                     raise
                 why = str(problem) if isinstance(problem, _RefusedError) else f"{type(problem).__name__}: {problem}"
                 raise ValueError(why.replace(str(view), str(folder))) from problem

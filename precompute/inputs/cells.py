@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...pipeline.errors import ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import guarded_tables
-from .file_facts import facts_of
+from ...pipeline.files.file_facts import facts_of
 
 
 def read_cell(path: str, row: int, column: str, max_bytes: int, element: int = 0) -> bytes:

@@ -10,11 +10,11 @@ from pathlib import Path
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import arrow_tables as arrow_files
+from ...pipeline.files.file_facts import facts_of
 from ..rollout.kinds import Kind
 from . import manifests, tables, tars
 from .entries import Container, Entries
 from .fields import Fields
-from .file_facts import facts_of
 from .first_bytes import LIST, OTHER, TABLE, TAR, look_at
 from .links import refuse_special
 from .selection import HIDDEN, TEXT_ALONE, Selection, advice, counted, refuse_columns, relative, suffix_of

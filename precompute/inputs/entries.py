@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.files import limits
+from ...pipeline.files.file_facts import FileFacts
 from ..media.video_times import Window
-from .file_facts import FileFacts
 from .locations import File, Location, TableCell, TarMember
 from .spellings import spellings
 

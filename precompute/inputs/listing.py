@@ -20,6 +20,8 @@ from pathlib import Path
 from ...pipeline.errors import ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import limits
+from ...pipeline.files.file_facts import facts_from
+from ...pipeline.files.hash_cache import HashCache
 from ...pipeline.files.hashing import digest_of_bytes
 from ...pipeline.files.images import refuse_unread
 from ...pipeline.files.local import require_local
@@ -31,9 +33,7 @@ from ..media.video_times import Window
 from ..rollout.kinds import KINDS, Kind, at_moments
 from .entries import Entry
 from .fields import Fields
-from .file_facts import facts_from
 from .first_bytes import IMAGE
-from .hash_cache import HashCache
 from .links import forget_links, refuse_link
 from .locations import TableCell
 from .places import find
@@ -175,7 +175,7 @@ def _digest(entry: Entry, kind: Kind, index: HashCache, budgets: dict[str, Budge
         except (OSError, ValueError):
             facts = None  # reading will say why
     is_cacheable = facts is not None and (location.place != "" or 0 < facts.size <= kind.max_bytes)
-    if facts is not None and is_cacheable and (digest := index.find(location.path, facts, location)) is not None:
+    if facts is not None and is_cacheable and (digest := index.find(location.path, facts, location.place)) is not None:
         return digest
     content = location.read(kind.max_bytes)
     if kind.takes == IMAGE:
@@ -187,7 +187,7 @@ def _digest(entry: Entry, kind: Kind, index: HashCache, budgets: dict[str, Budge
             raise _SpentError(location.path, str(error)) from error
     digest = digest_of_bytes(content)
     if facts is not None:
-        index.put(location.path, facts, location, digest)
+        index.put(location.path, facts, digest, location.place)
     return digest
 
 

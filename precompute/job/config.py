@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ...pipeline.accelerators import Accelerator, find_accelerator
 from ...pipeline.config import DECIDES_LATENTS, DEFAULT_CACHE, HOW_IT_RUNS, setting, settings_table
 from ...pipeline.errors import ConfigError
 from ...pipeline.files.hub import is_hub_id
@@ -19,6 +20,7 @@ from ...pipeline.store.formats import StoreFormat
 from ..inputs.fields import seconds_of
 from ..worlds.builtin import BUILT_IN
 from ..worlds.guardrail import Guardrail
+from .price import parse_price
 
 _running = partial(setting, panel=HOW_IT_RUNS)
 _of_recipe = partial(setting, panel=DECIDES_LATENTS)
@@ -142,7 +144,10 @@ class PrecomputeConfig(BaseModel):
         ),
     ] = None
     rehash: Annotated[bool, _running("Read and hash every input again; ignore the cache's index.")] = False
-    device: Annotated[DeviceName, _running("auto, cpu or cuda.")] = "auto"
+    device: Annotated[
+        DeviceName | str,
+        _running('auto, cpu or cuda; with --dry-run also a name, such as "H100 80GB", to plan for it.'),
+    ] = "auto"
     workers: Annotated[int | None, Field(ge=1), _running("Ray actors.", default="one per GPU, or per core")] = None
     batch_size: Annotated[
         int | None, Field(ge=1), _running("Images rolled out together.", default="by tokens: up to 8, on a GPU 16")
@@ -181,7 +186,12 @@ class PrecomputeConfig(BaseModel):
     ] = None
     retry_failed: Annotated[bool, _running("Try failed inputs again.")] = False
     max_bad: Annotated[int, Field(ge=0), _running("Inputs that may fail before the exit code is 3.")] = 0
-    dry_run: Annotated[bool, _running("Print the plan and stop; writes nothing.")] = False
+    dry_run: Annotated[bool, _running("Print the plan and stop; makes no latents.")] = False
+    gpu_hour_price: Annotated[
+        str | None,
+        _running("Of a GPU for an hour, such as 2.50 or '$2.50': the plan says what the run costs.", default="none"),
+    ] = None
+    """Any currency; without GPUs, of a worker's hour."""
 
     @model_validator(mode="after")
     def _size_is_readable(self) -> PrecomputeConfig:
@@ -209,6 +219,39 @@ class PrecomputeConfig(BaseModel):
     @classmethod
     def _anchor_is_text(cls, value: object) -> object:
         return f"{value}" if isinstance(value, float | int) and not isinstance(value, bool) else value
+
+    @field_validator("gpu_hour_price", mode="before")
+    @classmethod
+    def _price_is_readable(cls, value: object) -> object:
+        text = f"{value}" if isinstance(value, float | int) and not isinstance(value, bool) else value
+        if isinstance(text, str) and parse_price(text) is None:
+            raise ValueError(f"gpu_hour_price must be a number, with or without a currency: 2.50, $2.50; got {text!r}")
+        return text
+
+    @model_validator(mode="after")
+    def _device_is_known(self) -> PrecomputeConfig:
+        if self.device in get_args(DeviceName):
+            return self
+        if not self.dry_run:
+            raise ValueError(
+                f"device must be auto, cpu or cuda, got {self.device[:80]!r}. With dry_run it may also be a device to "
+                'plan for, such as "H100 80GB"'
+            )
+        try:
+            find_accelerator(self.device)
+        except ConfigError as error:
+            raise ValueError(f"device must be auto, cpu, cuda or the name of one; {error}") from error
+        return self
+
+    @property
+    def own_device(self) -> DeviceName:
+        """Where this run computes."""
+        return cast(DeviceName, self.device) if self.accelerator is None else "auto"
+
+    @property
+    def accelerator(self) -> Accelerator | None:
+        """What is planned for, if it is named."""
+        return None if self.device in get_args(DeviceName) else find_accelerator(self.device)
 
     @field_validator("part")
     @classmethod

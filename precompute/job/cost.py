@@ -1,25 +1,73 @@
-"""Estimate the cost of a run: operations from the model's configs, time from rates measured in earlier runs."""
+"""Estimate the cost of a run: operations from the model's configs, time from what was measured.
+
+The rate of an earlier run here wins. Where there is none, the operations are divided by a share of what the device
+reaches in products of matrices: measured on a device that is here, from a data sheet for one that is only named.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ...pipeline.accelerators import Accelerator, known_accelerator
 from ...pipeline.files.limits import MAX_CONFIG_BYTES, MAX_LAYERS
 from ...pipeline.files.plain import read_json
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import latent_frames, video_frames
+from ...pipeline.matmul_speed import emulates_bfloat16, matmul_speeds, speed_text
+from ...pipeline.messages import format_amount, format_rate
 from ..worlds.source import WorldSource
-from .throughput import ThroughputLog
+from .price import Price
+from .throughput import DeviceRecord, ThroughputLog
 
 TEXT_TOKENS = 512
 """Of a prompt, as the pipeline pads it; without one, a single token of zeros."""
-PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
-"""Operations a second in bfloat16, dense: vendors' data sheets. A large matmul reaches about 790e12 on an H100."""
+SHARE_OF_MEASURED, SHARE_OF_PEAK = 0.5, 0.4
+"""Assumed, until something has run: of a measured product of matrices, and of a data sheet's peak, of which a product
+reaches about 0.8 on an H100."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Of one input; a multiply and an add are two."""
+
+    encode: float
+    """In float32, whatever the recipe computes in."""
+    predict: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Of both parts."""
+        return self.encode + self.predict
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a run is planned for."""
+
+    workers: int
+    device: str | None = None
+    """Of torch, on this machine; None where the workers are elsewhere."""
+    device_name: str | None = None
+    """By its model, as rates are kept; None where it is not known yet."""
+    accelerator: Accelerator | None = None
+    """Named by the user, and not looked at."""
+    threads: int | None = None
+    """Of a worker on a CPU."""
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether the workers compute on GPUs, as far as it is known."""
+        return self.accelerator is not None or (self.device or "").startswith("cuda")
+
+    @property
+    def hours(self) -> str:
+        """What a worker's hour is called."""
+        return "GPU-hour" if self.is_gpu else "worker-hour"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,26 +75,39 @@ class Cost:
     """The cost of one input and of a run; None is unknown."""
 
     todo: int
+    computed: int = 0
+    """The same, with the copies that fill batches; 0 where there are none."""
     tokens: int
     """World tokens of one latent, one a cell: T * H * W."""
-    flops: float | None
-    """Of one input."""
-    workers: int
-    device: str | None
-    rate: float | None
+    operations: Operations | None
+    target: Target
+    rate: float | None = None
     """Inputs a second of all workers together, measured in an earlier run."""
-    floor_s: float | None
-    """Lower bound of the time: the operations at the machine's full speed."""
+    rate_of: str | None = None
+    """The device that it was measured on."""
+    worker_s: float | None = None
+    """Without a rate: the seconds that one input takes a worker, at the assumed share."""
+    assumed: str = ""
+    """Why that long, or why nothing is known, in words."""
+    price: Price | None = None
+    """Of a worker's hour."""
 
     @property
     def seconds(self) -> float | None:
-        """Of the whole run: from the measured rate, else the lower bound."""
-        return self.todo / self.rate if self.rate else self.floor_s
+        """Of the whole run: from the measured rate, else estimated."""
+        one = self.seconds_of_one
+        inputs = self.todo if self.rate else max(self.todo, self.computed)  # a rate counts what was asked for
+        return None if one is None else one * inputs / self.target.workers
 
     @property
     def seconds_of_one(self) -> float | None:
-        """That one input takes one worker: as measured, else the lower bound."""
-        return self.seconds * self.workers / self.todo if self.seconds and self.todo else None
+        """That one input takes one worker: as measured, else estimated."""
+        return self.target.workers / self.rate if self.rate else self.worker_s
+
+    @property
+    def worker_hours(self) -> float | None:
+        """Of all workers, without the loading of the world model."""
+        return None if self.seconds is None else self.seconds * self.target.workers / 3600
 
     def lines(self, takes: str) -> list[str]:
         """The lines of the plan."""
@@ -54,25 +115,41 @@ class Cost:
         lines = [f"tokens  {self.tokens:,} per {takes}, {patches}"]
         if not self.todo:
             return lines
-        work_text = f"{self.flops / 1e12:,.3g} TFLOP per {takes}" if self.flops else ""
-        if self.rate:
-            time_text = f"about {duration(self.todo / self.rate)}: {self.rate:.3g} {takes}s/s measured on {self.device}"
-            time_text += f", {self.workers} workers" if self.workers > 1 else ""
-        elif self.floor_s is not None:
-            time_text = (
-                f"more than {duration(self.floor_s)} (the arithmetic alone); measured once something has run here"
+        work = f"{format_amount(self.operations.total / 1e12)} TFLOP per {takes}" if self.operations else ""
+        lines.append(f"cost    {'; '.join(filter(None, (work, self._time_of_one(takes))))}")
+        if self.seconds is not None and self.worker_hours is not None:
+            workers = f" on {self.target.workers:,} workers" if self.target.workers > 1 else ""
+            hours = hours_text(self.worker_hours, self.target.hours)
+            money = f", {self.price.times(self.worker_hours)} at {self.price} each" if self.price else ""
+            copies = 0 if self.rate else self.computed - self.todo
+            filled = f"with {copies:,} copies that fill batches; " if copies > 0 else ""
+            lines.append(
+                f"total   about {duration(self.seconds)}{workers}, {hours}{money}; {filled}loading comes on top"
             )
-        else:
-            time_text = "time not known before something has run here"
-        return [*lines, f"cost    {'; '.join(part for part in (work_text, time_text) if part)}"]
+        elif self.price:
+            lines.append("total   no time is known, so no price either")
+        return lines
+
+    def _time_of_one(self, takes: str) -> str:
+        if self.rate:
+            workers = f", {self.target.workers} workers" if self.target.workers > 1 else ""
+            return f"{format_rate(self.rate, f'{takes}s')} measured on {self.rate_of}{workers}"
+        if self.worker_s is None:
+            return self.assumed
+        return f"{format_rate(1 / self.worker_s, f'{takes}s')} for a worker that reaches {self.assumed}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json` and events."""
+        hours = self.worker_hours
         return {
             "tokens": {"spatial": self.tokens, "patch": -(-self.tokens // 4)},
-            "flops_per_input": self.flops,
+            "flops_per_input": None if self.operations is None else self.operations.total,
             "estimated_s": None if self.seconds is None else round(self.seconds, 1),
-            "estimate_from": "measured" if self.rate else "arithmetic" if self.floor_s is not None else None,
+            "estimate_from": "measured" if self.rate else "arithmetic" if self.worker_s is not None else None,
+            "estimated_worker_hours": None if hours is None else round(hours, 4),
+            "estimated_price": str(self.price.times(hours)) if self.price and hours is not None else None,
+            "planned_workers": self.target.workers,
+            "planned_device": self.target.accelerator.name if self.target.accelerator else self.target.device_name,
         }
 
 
@@ -82,42 +159,87 @@ def estimate(
     shape: Sequence[int],
     todo: int,
     throughput: ThroughputLog,
+    target: Target,
     *,
-    device: str | None,
-    workers: int,
+    price: Price | None = None,
 ) -> Cost:
     """The cost of `todo` inputs of a recipe.
 
     Args:
-        shape: (C, T, H, W) of one latent. device: of the workers, by its model; None where that is not known yet.
+        shape: (C, T, H, W) of one latent.
     """
-    record = throughput.by_device(recipe).get(device) if device else None
-    rate = record.per_worker_s * workers if record and record.per_worker_s else None
-    flops = flops_per_input(world, recipe, shape)
-    floor_s = None
-    if todo and flops and device and not rate and (speed := _speed(device, recipe, workers)):
-        floor_s = todo * flops / speed
+    operations = operations_of(world, recipe, shape)
     _, frames, height, width = shape
-    return Cost(
-        todo=todo,
-        tokens=frames * height * width,
-        flops=flops,
-        workers=workers,
-        device=device,
-        rate=rate,
-        floor_s=floor_s,
+    tokens = frames * height * width
+    cost = partial(Cost, todo=todo, tokens=tokens, operations=operations, target=target, price=price)
+    name, record = _recorded(throughput.by_device(recipe), target)
+    if record is not None and record.per_worker_s:
+        return cost(rate=record.per_worker_s * target.workers, rate_of=name)
+    if not todo:
+        return cost()
+    worker_s, assumed = _estimated(operations, recipe, target)
+    return cost(worker_s=worker_s, assumed=assumed)
+
+
+def _recorded(records: Mapping[str, DeviceRecord], target: Target) -> tuple[str, DeviceRecord | None]:
+    """What an earlier run measured on such a device; of a cluster whose devices are not named, on any."""
+    if target.device_name is not None:
+        return target.device_name, records.get(target.device_name)
+    rated = {name: record for name, record in records.items() if record.per_worker_s}
+    if target.accelerator is not None:
+        rated = {name: record for name, record in rated.items() if known_accelerator(name) == target.accelerator}
+    name = max(rated, key=lambda name: rated[name].inputs, default="")
+    return name, rated.get(name)
+
+
+def _estimated(operations: Operations | None, recipe: Recipe, target: Target) -> tuple[float | None, str]:
+    """Seconds of one input and worker, and of what they are assumed; without the first, why nothing is known."""
+    if operations is None:
+        return None, "time not known before something has run: its operations cannot be counted from its configs"
+    dtype = recipe.compute_dtype if operations.predict else "float32"
+    if target.accelerator is not None:
+        peaks = {"bfloat16": target.accelerator.bfloat16 * 1e12, "float32": target.accelerator.float32 * 1e12}
+        source = f"of {a_or_an(target.accelerator.name)} (data sheet, dense {dtype})"
+        assumed = f"{100 * SHARE_OF_PEAK:.0f} % of the {speed_text(peaks[dtype])} {source}"
+        return _seconds(operations, peaks["float32"], peaks[dtype], SHARE_OF_PEAK), assumed
+    if target.device is None:
+        plan = 'a dry run can plan for a device by its name: --device "H100 80GB" --workers 64'
+        return None, f"time not known before something has run there; {plan}"
+    speeds = matmul_speeds(target.device)
+    if not speeds:
+        return None, "time not known before something has run: the speed of this device could not be measured"
+    assumed = (
+        f"{100 * SHARE_OF_MEASURED:.0f} % of the {speed_text(speeds[dtype])} that this device multiplies matrices with"
     )
+    if dtype == "bfloat16" and emulates_bfloat16(speeds):
+        assumed += f" in bfloat16, which it emulates; in float32 it has {speed_text(speeds['float32'])}"
+    share = SHARE_OF_MEASURED * _threads_of(target)
+    return _seconds(operations, speeds["float32"], speeds[dtype], share), assumed
 
 
-def flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) -> float | None:
+def _seconds(operations: Operations, encode: float, predict: float, share: float) -> float:
+    """The time of one input at a share of the speeds of both parts."""
+    return (operations.encode / encode + operations.predict / predict) / share
+
+
+def _threads_of(target: Target) -> float:
+    """The threads of a worker for one of those that the speed was measured with."""
+    if target.threads is None:
+        return 1.0
+    import torch
+
+    return target.threads / torch.get_num_threads()
+
+
+def operations_of(world: WorldSource, recipe: Recipe, shape: Sequence[int]) -> Operations | None:
     """Operations for one input of a kind and an architecture that are known here; None for others."""
     try:
-        return _flops_per_input(world, recipe, shape)
+        return _operations_of(world, recipe, shape)
     except (LookupError, TypeError, ValueError, ArithmeticError):  # a config of no such class: loading says why
         return None
 
 
-def _flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) -> float | None:
+def _operations_of(world: WorldSource, recipe: Recipe, shape: Sequence[int]) -> Operations | None:
     vae, transformer = (_config(world.folder / part) for part in ("vae", "transformer"))
     if vae.get("_class_name") != "AutoencoderKLWan":
         return None
@@ -126,11 +248,11 @@ def _flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) -
     kind = recipe.traits
     if kind.is_real_video:
         strides = {"stride": recipe.stride, "temporal_stride": world.latent_spec().temporal_stride}
-        return encode_flops(vae, *size, video_frames(recipe.rollout_steps, **strides))
+        return Operations(encode_flops(vae, *size, video_frames(recipe.rollout_steps, **strides)))
     if not kind.predicts:
-        return kind.pictures(latent_frames(recipe.rollout_steps)) * picture
+        return Operations(kind.pictures(latent_frames(recipe.rollout_steps)) * picture)
     if recipe.rollout_steps == 0:
-        return picture
+        return Operations(picture)
     if recipe.chunk_frames or transformer.get("_class_name") != "CosmosTransformer3DModel":
         return None
     _, _, height, width = shape
@@ -142,7 +264,7 @@ def _flops_per_input(world: WorldSource, recipe: Recipe, shape: Sequence[int]) -
         texts.append(0 if recipe.negative_prompt is None else TEXT_TOKENS)
     per_level = sum(forward_flops(transformer, frames, height, width, text_tokens) for text_tokens in texts)
     observed_flops = encode_flops(vae, *size, kind.first_predicted_frame(recipe) or 1)
-    return recipe.draws * (observed_flops + levels * per_level)
+    return Operations(recipe.draws * observed_flops, recipe.draws * levels * per_level)
 
 
 def forward_flops(config: Mapping[str, Any], frames: int, height: int, width: int, text_tokens: int) -> float:
@@ -196,28 +318,22 @@ def encode_flops(config: Mapping[str, Any], height: int, width: int, frames: int
     return total + 2 * 27 * top * z * cells + 2 * z * z * cells
 
 
+def hours_text(hours: float, name: str) -> str:
+    """A number of hours: 236 GPU-hours, less than 0.01 GPU-hours."""
+    return f"{format_amount(hours)} {name}s" if hours >= 0.01 else f"less than 0.01 {name}s"
+
+
+def a_or_an(name: str) -> str:
+    """With its article, as its first letter is spoken."""
+    return f"{'an' if name[0] in 'AEFHILMNORSX' else 'a'} {name}"
+
+
 def duration(seconds: float) -> str:
     """A time in words: 40 s, 12 min, 3.5 h, 2.1 days."""
     for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}" if length > 60 else f"{seconds / length:.0f} {unit}"
     return f"{max(1, round(seconds))} s"
-
-
-def _speed(device: str, recipe: Recipe, workers: int) -> float | None:
-    """Operations a second of all workers at the most: of a CPU tried out here, of a GPU from its data sheet."""
-    if not device.endswith(" threads"):
-        speeds = [speed for name, speed in PEAK.items() if name in device]
-        return speeds[0] * workers if speeds and recipe.compute_dtype == "bfloat16" else None
-    import torch
-
-    threads = int(device.rpartition(", ")[2].split()[0])
-    matrix, best = torch.ones(512, 512), 0.0
-    for _ in range(6):
-        started = time.perf_counter()
-        torch.matmul(matrix, matrix)
-        best = max(best, 2 * 512**3 / (time.perf_counter() - started))
-    return best / torch.get_num_threads() * threads * workers
 
 
 def _config(folder: Path) -> dict[str, Any]:

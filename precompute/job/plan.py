@@ -76,13 +76,19 @@ class Plan:
         others = f"{counted(self.others)} ({advice(self.others)})" if self.others else ""
         return ", ".join(filter(None, (others, name_left_out(self.left_out))))
 
-    def lines(self, recipe: Recipe, world: WorldSource, store: str) -> list[str]:
-        """The plan as a person reads it."""
+    def lines(self, recipe: Recipe, world: WorldSource, store: str, shards: int = 0) -> list[str]:
+        """The plan as a person reads it.
+
+        Args:
+            shards: that the work will be cut into; 0 where that is not known.
+        """
         kind = KINDS[recipe.kind]
         extra = f", {self.duplicates} duplicates" if self.duplicates else ""
         if self.refused:
             reasons = Counter(failure.reason for failure in self.refused)
             extra += f", {len(self.refused)} unreadable ({', '.join(f'{n} {reason}' for reason, n in reasons.items())})"
+        # a file of latents and a record; some more, which do not grow with the work
+        files = f" in about {2 * shards:,} files" if shards else ""
         failed = f", {len(self.failed_before)} failed before (--retry-failed tries them again)"
         return [
             f"world   {world.name} ({recipe.world[:20]}…), {recipe.height}x{recipe.width}, "
@@ -92,8 +98,8 @@ class Plan:
             *(f"note: {note}" for note in self.notes),
             *([f"part    {self.of_other_parts} {kind.takes}s are of other parts"] if self.of_other_parts else []),
             f"store   {store}",
-            f"to do   {len(self.todo)} {kind.makes}, {format_bytes(len(self.todo) * self.sample_bytes)}; "
-            f"{self.done} done{failed if self.failed_before else ''}",
+            f"to do   {len(self.todo)} {kind.makes}, {format_bytes(len(self.todo) * self.sample_bytes)}"
+            f"{files}; {self.done} done{failed if self.failed_before else ''}",
             *([f"dropped {self._named_dropped()}"] if self.dropped else []),
         ]
 
@@ -196,12 +202,17 @@ def samples_per_task(seconds: float | None, batch_size: int) -> int:
     return max(1, int(TASK_S / seconds / batch_size)) * batch_size
 
 
-def cut_tasks(samples: Sequence[Sample], most: int, workers: int, batch_size: int) -> list[tuple[Sample, ...]]:
-    """Parts of the work in order, each of up to `most` samples, and small enough that every worker gets some.
+def task_size(todo: int, most: int, workers: int, batch_size: int) -> int:
+    """Samples of a task: up to `most`, and few enough that every worker gets some.
 
     Args:
-        batch_size: no part is made smaller than a batch for the workers' sake.
+        batch_size: no task is made smaller than a batch for the workers' sake.
     """
-    share = math.ceil(len(samples) / (workers * TASKS_A_WORKER)) if workers > 1 else len(samples)
-    size = max(1, min(most, math.ceil(share / batch_size) * batch_size))
+    share = math.ceil(todo / (workers * TASKS_A_WORKER)) if workers > 1 else todo
+    return max(1, min(most, math.ceil(share / batch_size) * batch_size))
+
+
+def cut_tasks(samples: Sequence[Sample], most: int, workers: int, batch_size: int) -> list[tuple[Sample, ...]]:
+    """Parts of the work in order, each of `task_size`."""
+    size = task_size(len(samples), most, workers, batch_size)
     return [tuple(samples[start : start + size]) for start in range(0, len(samples), size)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...pipeline.errors import ConfigError, Interrupted, WorldModelError
 from ...pipeline.files.rights import current_umask
-from ...pipeline.machine import usable_cores
+from ...pipeline.machine import is_out_of_memory, usable_cores
 from ...pipeline.progress import Progress
 from ..inputs.listing import Sample
 from .ray_cluster import WorkerPlan, node_of
@@ -144,7 +144,10 @@ class _InProcess:
             reason = reason_of(error)
             if reason not in self._shown_reasons:  # once, to show where it breaks: the task is tried again
                 self._shown_reasons.add(reason)
-                self._progress.warn(f"a task failed:\n{traceback.format_exc().rstrip()}")
+                if is_out_of_memory(error):
+                    self._progress.warn("a task ran out of memory, with batches of one; it is tried again")
+                else:
+                    self._progress.warn(f"a task failed:\n{traceback.format_exc().rstrip()}")
             return [(task, error)]
 
     def grow(self) -> None:

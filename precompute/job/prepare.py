@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ...pipeline.errors import ConfigError, Interrupted
+from ...pipeline.files.hash_cache import HashCache
 from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
@@ -17,16 +19,26 @@ from ...pipeline.machine import device_name, resolve_device, usable_cores
 from ...pipeline.messages import MAX_NAMES, command, format_bytes, printable
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, find_store, refuse_store
-from ..inputs.hash_cache import HashCache
 from ..inputs.listing import Listing, list_inputs
 from ..inputs.places import check_named
+from ..rollout.batch_size import batch_of_run, computed_rows
 from ..rollout.kinds import KINDS, at_moments
 from ..worlds.guardrail import check_prompts
 from ..worlds.source import COSMOS, WORLDLET, WorldSource, find_family, resolve_world
 from .config import PrecomputeConfig
-from .cost import Cost, estimate
+from .cost import Cost, Target, a_or_an, estimate
 from .events import Events
-from .plan import Plan, bytes_per_sample, first_failures, make_plan
+from .plan import (
+    SHARD_BYTES,
+    Plan,
+    bytes_per_sample,
+    first_failures,
+    make_plan,
+    samples_per_task,
+    shard_capacity,
+    task_size,
+)
+from .price import parse_price
 from .recipe import make_recipe
 from .throughput import ThroughputLog
 
@@ -46,6 +58,8 @@ class Prepared:
     store: LatentStore | None
     """The store to resume; None if this recipe has none yet."""
     plan: Plan
+    shards: int
+    """That the work is cut into, by what is known before it begins."""
     cost: Cost
     throughput: ThroughputLog
     device: str
@@ -68,10 +82,15 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
     if config.prompt_field is not None and config.guardrail is None:
         # the prompts are not read yet: this only checks that a guardrail is named where one is needed
         check_prompts([""], None, find_family(config.world).text)
-    world = resolve_world(config.world, with_text=bool(prompts) or config.prompt_field is not None)
+    world = resolve_world(
+        config.world,
+        with_text=bool(prompts) or config.prompt_field is not None,
+        with_weights=config.accelerator is None,  # a plan for a machine elsewhere fetches none to this one
+        progress=progress,
+        trust=not config.rehash,
+    )
     recipe = make_recipe(config, world)
-    device = "cpu" if config.address else str(resolve_device(config.device))
-    workers = 1 if config.in_process else config.workers or _default_workers(world, device)
+    target = _target(config, world)
     if config.images is None:
         progress.say(_embedded_note(config, world))
     if config.images is None and config.dry_run:
@@ -86,9 +105,12 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
     sample_bytes = bytes_per_sample(shape, recipe.dtype)
     plan = make_plan(listing, store, sample_bytes, retry_failed=config.retry_failed, part=config.own_part)
     throughput = ThroughputLog.load(config.cache)
-    local_device = (
-        None if config.address else device_name(device, _threads(device, workers, in_process=config.in_process))
-    )
+    price = parse_price(config.gpu_hour_price) if config.gpu_hour_price else None
+    todo = len(plan.todo)
+    cost = estimate(world, recipe, shape, todo, throughput, target, price=price)
+    batch_size = batch_of_run(config.batch_size, recipe, spec, plan.distinct, on_gpu=target.is_gpu)
+    most, is_shared = largest_task(config, plan, cost, store, batch_size)
+    size = task_size(todo, most, target.workers if is_shared else 1, batch_size)
     return Prepared(
         world=world,
         recipe=recipe,
@@ -97,10 +119,11 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
         index=index,
         store=store,
         plan=plan,
-        cost=estimate(world, recipe, shape, len(plan.todo), throughput, device=local_device, workers=workers),
+        shards=math.ceil(todo / size),
+        cost=replace(cost, computed=computed_rows(todo, batch_size, size)),
         throughput=throughput,
-        device=device,
-        workers=workers,
+        device=target.device or "cpu",
+        workers=target.workers,
     )
 
 
@@ -108,7 +131,10 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
     """Print the plan and the cost, and warn of what may stop the job."""
     plan, recipe = prepared.plan, prepared.recipe
     for line in plan.lines(
-        recipe, prepared.world, str(prepared.store.path) if prepared.store else f"new, in {config.cache}"
+        recipe,
+        prepared.world,
+        str(prepared.store.path) if prepared.store else f"new, in {config.cache}",
+        prepared.shards,
     ):
         progress.say(line)
     for line in prepared.cost.lines(KINDS[recipe.kind].takes):
@@ -125,8 +151,16 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         left_out=plan.passed_over,
         of_other_parts=plan.of_other_parts,
         bytes=needed_bytes,
+        shards=prepared.shards,
         **prepared.cost.to_json(),
     )
+    accelerator, weight_bytes = prepared.cost.target.accelerator, prepared.world.weight_bytes()
+    if accelerator is not None and weight_bytes > accelerator.memory_gb * 1e9:
+        progress.warn(
+            f"warning: the weights alone take {format_bytes(weight_bytes)}, more than the {accelerator.memory_gb:g} GB "
+            f"of {a_or_an(accelerator.name)}: they will not fit. Plan for a device with more memory, or for a smaller "
+            "world model"
+        )
     if os.environ.get("RAY_ADDRESS") and not config.address and not config.in_process:
         progress.warn("note: RAY_ADDRESS is not followed, this job starts a Ray of its own; --address joins a cluster")
     array = os.environ.get("SLURM_ARRAY_TASK_COUNT", "")
@@ -164,6 +198,21 @@ def is_small(world: WorldSource) -> bool:
     return world.weight_bytes() < 2**28
 
 
+def largest_task(
+    config: PrecomputeConfig, plan: Plan, cost: Cost, store: LatentStore | None, batch_size: int
+) -> tuple[int, bool]:
+    """Samples of a task at the most: by the shard's room, and unless the user says how many, by bytes and by time.
+
+    Returns:
+        The number, and whether tasks may be made smaller so that every worker gets some.
+    """
+    room = store.shard_size if store is not None else config.shard_size or shard_capacity(plan.sample_bytes)
+    if config.shard_size is not None:
+        return min(config.shard_size, room), False
+    in_bytes = max(1, SHARD_BYTES // plan.sample_bytes)
+    return min(room, in_bytes, samples_per_task(cost.seconds_of_one, batch_size)), True
+
+
 def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, HashCache]:
     kind = KINDS[config.kind]
     start_s, start_field = config.start
@@ -188,6 +237,16 @@ def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, HashCache]:
             index.save(keep_others=True)  # hours of reading, for millions of inputs
         raise
     return listing, index
+
+
+def _target(config: PrecomputeConfig, world: WorldSource) -> Target:
+    """What the run is planned for: a device that is named, or what is here; of a cluster nothing is known yet."""
+    if config.accelerator is not None or config.address:
+        return Target(1 if config.in_process else config.workers or 1, accelerator=config.accelerator)
+    device = str(resolve_device(config.own_device))
+    workers = 1 if config.in_process else config.workers or _default_workers(world, device)
+    threads = _threads(device, workers, in_process=config.in_process)
+    return Target(workers, device=device, device_name=device_name(device, threads), threads=threads)
 
 
 def _default_workers(world: WorldSource, device: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.messages import command, format_bytes, printable
+from ...pipeline.messages import command, format_bytes, format_rate, printable
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
 from .cost import Cost
@@ -29,6 +29,8 @@ class Report:
     """New ones of this run."""
     empty_rows: int = 0
     """Of the Zarr array, where they are more than its samples and its shards are many."""
+    stored: int = 0
+    """Latents in the store, of this run and of others."""
     dry_run: bool = False
 
     @property
@@ -77,7 +79,7 @@ class Report:
                 hours = f"{work.gpu_hours:.2f} GPU-hours"
             phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in work.phases.items())
             lines.append(
-                f"{work.written} {kind.makes} in {work.seconds:.1f} s ({rate:.1f} {kind.takes}s/s), "
+                f"{work.written} {kind.makes} in {work.seconds:.1f} s ({format_rate(rate, f'{kind.takes}s')}), "
                 f"{format_bytes(work.bytes_written)} in {work.shards} shard{'s' * (work.shards != 1)} of this job; "
                 f"{hours} on {work.device}, of them loading {work.load_s:.1f} s a worker, {phases}{retries}"
             )
@@ -107,11 +109,17 @@ class Report:
         if self.bad:
             lines += self._lines_of_failures()
             others = "all others of this part" if self.plan.of_other_parts else "all others"
-            lines.append(f"{others} are done; --retry-failed tries these again, --max-bad N accepts N of them")
+            done = (
+                f"{others} are done" if self.plan.done or self.written or self.work.elsewhere else "there are no others"
+            )
+            lines.append(f"{done}; --retry-failed tries these again, --max-bad N accepts N of them")
         if left_out := self.plan.named_left_out():
             lines.append(f"left out: {left_out}")
         lines.append(f"store: {self.store}")
-        lines.append(f"next:  {self.next_command}")
+        if self.stored:
+            lines.append(f"next:  {self.next_command}")
+        else:
+            lines.append("the store is empty, so there is nothing to train on yet")
         return lines
 
     def _lines_of_failures(self) -> list[str]:

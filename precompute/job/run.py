@@ -25,9 +25,9 @@ from ..worlds.prompts import embed_prompts, embed_sample_prompts
 from ..worlds.source import WorldSource
 from .config import PrecomputeConfig
 from .events import Events, facts_of_task
-from .plan import SHARD_BYTES, Plan, cut_tasks, samples_per_task, shard_capacity
+from .plan import Plan, cut_tasks, shard_capacity
 from .pool import Task, join_pool, open_pool
-from .prepare import Prepared, announce, is_small, prepare
+from .prepare import Prepared, announce, is_small, largest_task, prepare
 from .ray_cluster import knock, plan_workers, ray_cluster, wait_for_nodes
 from .report import Report
 from .scheduler import Scheduler
@@ -99,7 +99,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
     if plan.todo and events.problem:
         progress.warn(f"warning: {events.problem}")
     if store is not None and not plan.todo and not os.access(store.path, os.W_OK):
-        return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)  # all done, on read-only media
+        return _nothing_to_do(store, plan)  # all done, on read-only media
     device, workers = prepared.device, prepared.workers
     with ExitStack() as stack:
         session = worker_plan = plan_of = None
@@ -121,7 +121,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         store.record_failures(plan.refused)
         if not plan.todo:
             store.publish()
-            return Report(store=store.path, recipe=recipe, plan=plan, failures=plan.refused)
+            return _nothing_to_do(store, plan)
 
         signals.check()
         batch_size = batch_of_run(config.batch_size, recipe, prepared.spec, plan.distinct, on_gpu=device != "cpu")
@@ -159,7 +159,12 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         work=work,
         failures=tuple(work.failures),
         empty_rows=_empty_rows(store),
+        stored=len(store),
     )
+
+
+def _nothing_to_do(store: LatentStore, plan: Plan) -> Report:
+    return Report(store=store.path, recipe=store.recipe, plan=plan, failures=plan.refused, stored=len(store))
 
 
 def _names_of(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -170,12 +175,8 @@ def _cut(
     prepared: Prepared, config: PrecomputeConfig, store: LatentStore, plan: Plan, workers: int, batch_size: int
 ) -> list[Task]:
     """The tasks of the job, each of one shard: by time, as far as it is known, and by bytes."""
-    if config.shard_size is not None:
-        parts = cut_tasks(plan.todo, min(config.shard_size, store.shard_size), 1, batch_size)
-    else:
-        in_bytes = max(1, SHARD_BYTES // plan.sample_bytes)
-        most = min(store.shard_size, in_bytes, samples_per_task(prepared.cost.seconds_of_one, batch_size))
-        parts = cut_tasks(plan.todo, most, workers, batch_size)
+    most, is_shared = largest_task(config, plan, prepared.cost, store, batch_size)
+    parts = cut_tasks(plan.todo, most, workers if is_shared else 1, batch_size)
     first = store.next_number
     return [Task(samples, first + number) for number, samples in enumerate(parts)]
 

@@ -255,7 +255,8 @@ class Scheduler:
         work.phases.update(receipt.seconds)
         work.notes.update(receipt.notes)
         made = receipt.written + receipt.elsewhere
-        self._rates[receipt.device].update({"inputs": made, "seconds": sum(receipt.seconds.values())})
+        rated_s = sum(receipt.seconds.values()) - receipt.unrated_s
+        self._rates[receipt.device].update({"inputs": made, "seconds": rated_s})
         self._lower_batch(receipt.device, receipt.batch_size)
         failed_keys = {failure.key for failure in receipt.failures}
         tried = task.samples[: len(task.samples) - receipt.undone]
@@ -289,8 +290,7 @@ class Scheduler:
         if self._failures_in_a_row > FRUITLESS * max(1, self._pool.workers):
             raise WorldModelError(
                 f"{self._failures_in_a_row} tasks in a row failed, the last with {reason_of(error)}. "
-                f"{self.work.written or 'Nothing'} has been written. Run with --in-process --limit 1 to see where it "
-                "breaks" + (", or with a smaller --size or fewer --steps" if is_out_of_memory(error) else "")
+                f"{self.work.written or 'Nothing'} has been written. {_advice(error, self._kind.takes)}"
             ) from error
         if isinstance(error, MemoryError):  # main memory, not a device's: Ray killed the worker
             self._lower_batch(ANY_DEVICE, max(1, self._fitted.get(ANY_DEVICE, self._batch_size) // 2))
@@ -367,6 +367,12 @@ class Scheduler:
             self._throughput.note_rate(self._store.recipe, device, int(sums["inputs"]), sums["seconds"])
         with suppress(OSError):  # a full disk is reported by the store
             self._throughput.save(self._store.path / "tmp")
+
+
+def _advice(error: Exception, takes: str) -> str:
+    if is_out_of_memory(error):
+        return f"Not even one {takes} fits: choose a smaller --size, fewer --steps, or a device with more memory"
+    return "Run with --in-process --limit 1 to see where it breaks"
 
 
 def next_tries(task: Task) -> list[Task] | None:

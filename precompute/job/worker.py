@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...pipeline.errors import ImageError, LatentShapeError
+from ...pipeline.errors import ImageError, LatentShapeError, WorldModelError
 from ...pipeline.failures import FailureReason
 from ...pipeline.latents.keys import key_of_sample
 from ...pipeline.machine import device_name, is_out_of_memory
+from ...pipeline.messages import format_bytes
 from ...pipeline.store.folder import open_to_add
 from ...pipeline.store.ledger import Failure
 from ..inputs.listing import Sample
@@ -82,6 +83,8 @@ class Receipt:
     bytes_written: int = 0
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     """Wall seconds by phase: decode (waited for), the kind's own work, write."""
+    unrated_s: float = 0.0
+    """Of these, those that say nothing of the rate: tries that ran out of memory, and the start of the decoder."""
     notes: dict[str, int] = field(default_factory=dict[str, int])
     """Note about inputs that were used -> how many."""
     batch_size: int
@@ -113,12 +116,13 @@ class Worker:
         self._decoder.start()  # while the weights load
         text = TextEmbeddings.load(Path(setup.text)) if setup.text else None
         self._negative = None if text is None else text.negative
-        self._world = load_world(
-            Path(setup.world_folder) if setup.world_folder else WEIGHTS,
-            device=setup.device,
-            compute_dtype=self._recipe.compute_dtype,
-            text=text,
-        )
+        folder = Path(setup.world_folder) if setup.world_folder else WEIGHTS
+        try:
+            self._world = load_world(folder, device=setup.device, compute_dtype=self._recipe.compute_dtype, text=text)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise WorldModelError(_no_room(folder, setup.device)) from error
         if setup.compile:
             compile_world(self._world, setup.device)
         self._is_compiled = setup.compile
@@ -128,6 +132,9 @@ class Worker:
         self._device_name = device_name(setup.device, torch.get_num_threads())
         self._batch_size = min(setup.batch_size, setup.fitted.get(self._device_name, setup.batch_size))
         self._made_any = False
+        self._unrated_s = 0.0
+        """Of the task in hand."""
+        self._decoder_has_started = False
         self.counts = LocalCounts()
         if setup.stop_sign is not None:
             self._stop_sign = StopSign(setup.stop_sign)
@@ -173,6 +180,7 @@ class Worker:
         notes: Counter[str] = Counter()
         rates: Counter[str] = Counter()
         written = undone = batches = 0
+        self._unrated_s = 0.0
         for device in (self._device_name, ANY_DEVICE):
             self._batch_size = min(self._batch_size, (fitted or {}).get(device, self._batch_size))
         began = time.monotonic()
@@ -186,6 +194,8 @@ class Worker:
         ):
             for batch, waited in decoded:
                 seconds["decode"] += waited
+                if not self._decoder_has_started:
+                    self._unrated_s, self._decoder_has_started = waited, True
                 started = time.monotonic()
                 latents = self._latents([sample for sample, _ in batch], [loaded.pixels for _, loaded in batch])
                 computed_at = time.monotonic()
@@ -218,6 +228,7 @@ class Worker:
             failures=tuple(failures),
             bytes_written=record.bytes if record is not None else 0,
             seconds=seconds,
+            unrated_s=self._unrated_s,
             notes=dict(notes),
             batch_size=self._batch_size,
             batches=batches,
@@ -274,6 +285,7 @@ class Worker:
             size = self._batch_size
             part = slice(len(results), len(results) + size)
             keys, text = [sample.key for sample in samples[part]], self._text_of(samples[part])
+            started = time.monotonic()
             try:
                 latents = latents_of_batch(self._kind, self._world, pixels[part], keys, self._recipe, size, text=text)
             except (RuntimeError, MemoryError) as error:
@@ -287,8 +299,10 @@ class Worker:
                 results.append(None)
             else:
                 self._batch_size = size // 2
-            if latents is None and self._device.startswith("cuda"):
-                torch.cuda.empty_cache()
+            if latents is None:
+                if self._device.startswith("cuda"):
+                    torch.cuda.empty_cache()
+                self._unrated_s += time.monotonic() - started
         return results
 
     def _text_of(self, samples: Sequence[Sample]) -> TextEmbeddings | None:
@@ -308,6 +322,18 @@ class Worker:
             **({"video_rates": dict(sorted(rates.items()))} if rates else {}),
             **({} if self._guardrail is None else {"guardrail": self._guardrail}),
         }
+
+
+def _no_room(folder: Path, device: str) -> str:
+    """What to say and do where the weights do not fit."""
+    size = format_bytes(sum(path.stat().st_size for path in folder.glob("*/*.safetensors")))
+    if device.startswith("cuda"):
+        free, total = torch.cuda.mem_get_info(device)
+        where = f"{torch.cuda.get_device_name(device)}, of whose {format_bytes(total)} {format_bytes(free)} are free"
+        advice = "Use a GPU with more memory or a smaller world model, and see with nvidia-smi what else is on this one"
+    else:
+        where, advice = "main memory", "Use fewer --workers, a machine with more memory, or a smaller world model"
+    return f"the weights in {folder} ({size}) do not fit into {where}. {advice}"
 
 
 def _failure(sample: Sample, reason: FailureReason, message: str) -> Failure:

@@ -76,7 +76,7 @@ class LiveWorld(LatentDecoder):
                 f"a store keeps of it ({PROMPT}) could be used without them, and there is none here"
             )
         name = place_of(recipe, world)
-        source = resolve_world(name, with_text=prompted or recipe.prompts == "sample")
+        source = resolve_world(name, with_text=prompted or recipe.prompts == "sample", progress=progress)
         require_weights(recipe, name, source.identity)
         require_rules(recipe, source)
         where = str(resolve_device(device))

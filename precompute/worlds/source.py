@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...pipeline.errors import WorldModelError
-from ...pipeline.files.hashing import hash_files
 from ...pipeline.files.hub import Snapshot, fetch, is_hub_id
 from ...pipeline.files.limits import MAX_WEIGHT_BYTES
 from ...pipeline.files.pretrained import require_plain
+from ...pipeline.files.weight_hashes import hash_weights
 from ...pipeline.latents.spec import LatentSpec
+from ...pipeline.progress import Progress
 from .builtin import BUILT_IN, COSMOS, WORLDLET
 from .family import INDEX, Card, HasAutoencoder, WorldFamily, read_configs
 from .registry import card_of, identify, named_worlds
@@ -56,7 +57,14 @@ class WorldSource:
         return self.family.load(self.folder, device=device, compute_dtype=self.card.compute_dtype, text=None)
 
 
-def resolve_world(world: str | None, *, with_text: bool = False, with_weights: bool = True) -> WorldSource:
+def resolve_world(
+    world: str | None,
+    *,
+    with_text: bool = False,
+    with_weights: bool = True,
+    progress: Progress | None = None,
+    trust: bool = True,
+) -> WorldSource:
     """Find a world model's files and fix their identity; loads no weights.
 
     Args:
@@ -65,6 +73,8 @@ def resolve_world(world: str | None, *, with_text: bool = False, with_weights: b
         with_weights: False fetches only the configs from the Hub: enough to know what would be rolled out.
         with_text: also fetch (and, for folders, hash) the text encoder; for a family whose empty prompt is free, only
             a recipe with a prompt needs its 10 GB.
+        progress: is told what is hashed, where that takes long; None is `Progress.to_logger()`.
+        trust: False hashes a folder's weights also where they have not changed since they were hashed.
     Raises:
         WorldModelError: no such folder, parts missing, of no supported family, or the Hub cannot be reached and
             nothing is cached.
@@ -88,7 +98,7 @@ def resolve_world(world: str | None, *, with_text: bool = False, with_weights: b
                 for path in (folder / part).iterdir()
                 if path.suffix in {".json", ".safetensors", ".model"}
             ]
-            identity = hash_files(folder, files)
+            identity = hash_weights(folder, files, progress=progress, trust=trust)
         except (OSError, ValueError) as error:
             raise WorldModelError(f"the world model in {folder} cannot be read: {error}") from error
     card = card_of(folder, family)

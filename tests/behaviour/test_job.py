@@ -235,7 +235,8 @@ def test_a_plan_gives_tokens_arithmetic_and_the_time_this_machine_took_before(
     run_precompute(settings, progress=Progress.on_stderr())
     said = capsys.readouterr().err
     assert "tokens  32 per image, 8 in patches of 2x2" in said
-    assert "TFLOP per image; more than" in said
+    assert "TFLOP per image; " in said
+    assert "for a worker that reaches 50 % of the" in said
     wanted = settings.model_copy(update={"seed": 3, "dry_run": True})
     dry = run_precompute(wanted, progress=Progress.on_stderr())
     assert "measured on" in capsys.readouterr().err
@@ -314,7 +315,12 @@ def test_the_summary_counts_inputs_that_are_alike_once_and_tells_nothing_made_fr
     assert "nothing to do: 2 of 2 images have their latents; 1 more share them" in run_precompute(settings).summary()
     for file in images.iterdir():
         file.write_text("no image")
-    assert "none of 1 rollouts could be made" in run_precompute(settings).summary()
+    summary = run_precompute(settings).summary()
+    assert "none of 1 rollouts could be made" in summary
+    assert "there are no others; --retry-failed tries these again" in summary
+    assert "next:  theworld train" in summary  # what was made before is still there
+    summary = run_precompute(config(images, tmp_path / "empty", world)).summary()
+    assert summary.endswith("the store is empty, so there is nothing to train on yet")
 
 
 def test_in_process_shows_where_a_world_model_breaks_and_once(
@@ -401,7 +407,7 @@ def test_inputs_that_were_hashed_before_a_signal_are_not_hashed_again(
         return read(self, limit)
 
     monkeypatch.setattr(File, "read", third)
-    monkeypatch.setattr("theworld.precompute.inputs.hash_cache._RACY_NS", 0)
+    monkeypatch.setattr("theworld.pipeline.files.hash_cache._RACY_NS", 0)
     settings = config(images, tmp_path / "cache", world)
     with pytest.raises(Interrupted, match="SIGTERM"):
         run_precompute(settings)

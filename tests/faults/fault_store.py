@@ -49,6 +49,7 @@ class FaultReceipt:
     bytes_written: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
+    unrated_s: float = 0.0
     batch_size: int = 8
     batches: int = 1
     device: str = "fault"

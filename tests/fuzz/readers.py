@@ -18,11 +18,13 @@ import safetensors.numpy
 import torch
 import xxhash
 
+from theworld.pipeline import matmul_speed
 from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, TheWorldError
-from theworld.pipeline.files import lock_file
+from theworld.pipeline.files import hash_cache, lock_file
 from theworld.pipeline.files.arrow_tables import saved_files
 from theworld.pipeline.files.gguf_header import check_gguf
+from theworld.pipeline.files.hash_cache import HashCache
 from theworld.pipeline.files.sealed import seal, seal_tensors, unseal
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
@@ -35,12 +37,10 @@ from theworld.pipeline.store.upkeep.retire import finish_retirements
 from theworld.pipeline.store.upkeep.summary import summarise
 from theworld.pipeline.store.upkeep.transfer import export, read_keys
 from theworld.pipeline.store.upkeep.verify import LEVELS, verify
-from theworld.precompute.inputs import hash_cache
-from theworld.precompute.inputs.hash_cache import HashCache
 from theworld.precompute.inputs.listing import Listing, list_inputs
 from theworld.precompute.inputs.lookup import InputLookup, key_named
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.cost import flops_per_input
+from theworld.precompute.job.cost import operations_of
 from theworld.precompute.job.status import lines_of, read_status, table_of
 from theworld.precompute.job.throughput import ThroughputLog
 from theworld.precompute.media.video_times import Window
@@ -372,7 +372,7 @@ def _read_world(folder: Path) -> None:
         recipe = Recipe(world=source.identity, height=height, width=width, rollout_steps=2)
         source.weight_bytes()
         _Spec.model_validate(asdict(spec))  # as the store does that is made of it
-        flops_per_input(source, recipe, spec.sample_shape(height, width, 2))
+        operations_of(source, recipe, spec.sample_shape(height, width, 2))
 
     each(lambda: find_dimensions(world), use, lambda: find_autoencoder(world))
 
@@ -574,7 +574,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="hash cache",
-            covers=("precompute.inputs.hash_cache:_load",),
+            covers=("pipeline.files.hash_cache:_load",),
             cases=lambda s: s.hash_caches,
             use=_use_hash_cache,
             mends=(_reseal_tensors(hash_cache._WHAT),),
@@ -720,7 +720,6 @@ def readers(seeds: Seeds) -> list[Reader]:
                 "precompute.worlds.family:read_config",
                 "pipeline.files.plain:read_json",
                 "precompute.job.cost:_config",
-                "pipeline.files.hashing:hash_files",
             ),
             cases=lambda s: s.worlds_with("*.json"),
             use=_read_world,
@@ -739,7 +738,6 @@ def readers(seeds: Seeds) -> list[Reader]:
                 *("train.language.lm:_architecture", "train.language.lm:_load_tokenizer"),
                 *("train.language.lm:load_lm_config", "train.reader.context_budget:_read_room"),
                 "pipeline.files.tokenizer_json:check_tokenizer_json",
-                "train.language.weights:find_weights",
             ),
             cases=lambda s: s.language_model("*.json"),
             use=_read_lm,
@@ -791,6 +789,12 @@ def readers(seeds: Seeds) -> list[Reader]:
             covers=("precompute.job.throughput:ThroughputLog.load",),
             cases=lambda s: s.machines,
             use=_use_machines,
+        ),
+        Reader(
+            name="speeds.json",
+            covers=("pipeline.matmul_speed:_read",),
+            cases=lambda s: s.speeds,
+            use=lambda folder: matmul_speed._read(folder / "speeds.json"),
         ),
         Reader(
             name="events of jobs",

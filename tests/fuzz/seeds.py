@@ -23,13 +23,13 @@ from PIL import Image
 
 from theworld.pipeline.errors import Interrupted
 from theworld.pipeline.files import lock_file
+from theworld.pipeline.files.hash_cache import HashCache
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store import latent_store
 from theworld.pipeline.store.dropped import add_dropped
 from theworld.pipeline.store.upkeep.retire import Note, write_note
-from theworld.precompute.inputs.hash_cache import HashCache
 from theworld.precompute.inputs.listing import list_inputs
 from theworld.precompute.job.throughput import ThroughputLog
 from theworld.precompute.media.video_writing import write_video
@@ -387,6 +387,11 @@ class Seeds:
         log.save(self.place)
         content = log.path.read_bytes()
         return [Case({"machines.json": content}, ("machines.json",))]
+
+    @cached_property
+    def speeds(self) -> list[Case]:
+        content = json.dumps({"a card; torch 2": {"bfloat16": 7.5e14, "float32": 3.1e14}})
+        return [Case({"speeds.json": content.encode()}, ("speeds.json",))]
 
     @cached_property
     def jobs(self) -> list[Case]:

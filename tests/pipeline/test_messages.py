@@ -10,7 +10,15 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.messages import command, format_bytes, list_problems, name_some, printable, split_names
+from theworld.pipeline.messages import (
+    command,
+    format_bytes,
+    format_rate,
+    list_problems,
+    name_some,
+    printable,
+    split_names,
+)
 
 
 class Inner(BaseModel):
@@ -113,3 +121,14 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
 def test_an_offered_command_is_quoted_and_printable(words: list[str | Path], line: str) -> None:
     assert command(*words) == line
     assert printable(line) == line
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (1234.5, "1234.5 images/s"), (1, "1.0 images/s"), (0.44, "2.3 s/image"), (0.01, "100.0 s/image"),
+        (0.002, "8.3 min/image"), (0.0, "0.0 images/s"),
+    ],
+)  # fmt: skip
+def test_a_slow_rate_is_said_by_what_one_takes_and_never_reads_as_none(rate: float, said: str) -> None:
+    assert format_rate(rate, "images") == said

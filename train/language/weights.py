@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.files.hashing import digest_of_file, hash_files
 from ...pipeline.files.hub import fetch, is_hub_id
 from ...pipeline.files.limits import MAX_WEIGHT_BYTES
 from ...pipeline.files.pretrained import list_model_files, require_plain
+from ...pipeline.files.weight_hashes import digest_of_weights, hash_weights
+from ...pipeline.progress import Progress
 from ..worldlet import WEIGHTS
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
@@ -33,7 +34,7 @@ class Weights:
     @property
     def content(self) -> str:
         """`sha256:<64 hex>` of the files that decide its answers, wherever they lie. A download is hashed when this is
-        asked for, which takes about a second per GB.
+        asked for, which takes about a second per GB the first time.
 
         Raises:
             ConfigError: a file cannot be read.
@@ -55,13 +56,13 @@ class Weights:
         return self.content in recorded or (self.gguf is None and _content_with_all_json(self.folder) in recorded)
 
 
-def find_weights(lm: str | None) -> Weights:
+def find_weights(lm: str | None, *, progress: Progress | None = None) -> Weights:
     """The files of a language model.
 
     Args:
         lm: a folder, a .gguf file, or a Hub id (`ORG/NAME` or `ORG/NAME@revision`); None is the embedded model. A Hub
             id is resolved to a commit first; that commit is then fetched, or taken from the local cache.
-
+        progress: is told what is hashed, where that takes long; None is `Progress.to_logger()`.
     Raises:
         ConfigError: there is no such folder, no such repository, no access, or no network and nothing cached.
     """
@@ -80,9 +81,10 @@ def find_weights(lm: str | None) -> Weights:
     if is_folder:
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{folder} holds no language model: it has no config.json")
-        return Weights(folder, str(folder.resolve()), _content_of(folder))
+        return Weights(folder, str(folder.resolve()), _content_of(folder, progress))
     if folder.suffix == ".gguf" and is_file:
-        return Weights(folder.parent, str(folder.resolve()), f"sha256:{digest_of_file(folder).hex()}", folder.name)
+        digest = digest_of_weights(folder, progress=progress)
+        return Weights(folder.parent, str(folder.resolve()), f"sha256:{digest.hex()}", folder.name)
     if not is_hub_id(lm):
         raise ConfigError(
             f"{lm} is neither a folder here nor a Hub id. Name a folder with config.json and safetensors, "
@@ -94,10 +96,10 @@ def find_weights(lm: str | None) -> Weights:
     return Weights(snapshot.folder, snapshot.name, snapshot.identity)
 
 
-def _content_of(folder: Path) -> str:
+def _content_of(folder: Path, progress: Progress | None = None) -> str:
     """Of the files that are loaded, and no others: a note beside them makes no other model."""
     try:
-        return hash_files(folder, list_model_files(folder))
+        return hash_weights(folder, list_model_files(folder), progress=progress)
     except (OSError, ValueError) as error:
         raise ConfigError(f"the language model in {folder} cannot be read: {error}") from error
 
@@ -108,6 +110,6 @@ def _content_with_all_json(folder: Path) -> str | None:
         files = {path for pattern in _FILES for path in folder.glob(pattern)}
         if files == set(list_model_files(folder)):
             return None
-        return hash_files(folder, [require_plain(folder, path, MAX_WEIGHT_BYTES) for path in files])
+        return hash_weights(folder, [require_plain(folder, path, MAX_WEIGHT_BYTES) for path in files])
     except (OSError, ValueError):
         return None

@@ -24,7 +24,7 @@ from ...pipeline.files.limits import MAX_WEIGHT_BYTES
 from ...pipeline.files.pretrained import require_plain, tensor_shapes
 from ...pipeline.files.rights import follow_umask
 from ...pipeline.latents.recipe import difference
-from ...pipeline.machine import DeviceName, resolve_device
+from ...pipeline.machine import DeviceName, is_out_of_memory, resolve_device
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..config import DtypeName
@@ -104,14 +104,14 @@ def load_run(
     Args:
         lm: where the base language model is now, if it has moved. It must be the same model.
         dtype: of the frozen model; None is what it was trained with; "auto" is resolved for this device.
-        progress: who is told, before weights load, how much memory an answer needs; None is nobody.
+        progress: is told what is hashed and, before weights load, how much memory an answer needs; None is nobody.
     Raises:
         RunError: not a run folder, damaged weights, or another base model than the one it was trained on.
         ConfigError: the base model cannot be found or loaded, or the device is too small for it.
     """
     run = Path(run)
     meta = read_meta(run)
-    weights = _find_base(run, meta, lm)
+    weights = _find_base(run, meta, lm, progress)
     torch_device = resolve_device(device)
     try:
         torch_dtype = resolve_dtype(dtype or _dtype_of(meta), torch_device)
@@ -121,7 +121,7 @@ def load_run(
         reader = _load_reader(run, meta.reader, base)
         adapted = load_adapter(base, run)
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError) or is_out_of_memory(error):
             raise
         raise RunError(f"the weights in {run} cannot be loaded: {error}. It is incomplete or damaged") from error
     steps = meta.reader.num_world_steps
@@ -135,7 +135,7 @@ def load_run(
     return LoadedRun(run, model.eval().to(torch_device), adapted, meta, torch_device, sizes)
 
 
-def _find_base(run: Path, meta: RunMeta, lm: str | None) -> Weights:
+def _find_base(run: Path, meta: RunMeta, lm: str | None, progress: Progress | None) -> Weights:
     """The base language model of a run, wherever it lies.
 
     Raises:
@@ -143,7 +143,7 @@ def _find_base(run: Path, meta: RunMeta, lm: str | None) -> Weights:
     """
     known = f"{run} was trained on the language model {meta.lm.source} ({_both(meta.lm.identity, meta.lm.content)})"
     try:
-        weights = find_weights(lm or meta.lm.source)
+        weights = find_weights(lm or meta.lm.source, progress=progress)
     except ConfigError as error:
         if lm is not None:
             raise

@@ -101,7 +101,7 @@ def prepare(config: TrainConfig, progress: Progress, *, processes: int = 1, live
     if live is not None:
         train_split = replace(train_split, images=roll_out_live(train_split.images, live, arm))
 
-    weights, dtype = find_weights(config.lm), resolve_dtype(config.dtype, device)
+    weights, dtype = find_weights(config.lm, progress=progress), resolve_dtype(config.dtype, device)
     speech = load_tokenizer_only(weights)
     facts = _reader_facts(config, arm, store, speech, steps)
     plan = _plan_memory(config, speech, facts, train_split, device, dtype, processes=processes)

@@ -41,6 +41,7 @@ def test_a_machine_that_runs_the_tests_has_no_problem() -> None:
     assert not [row for row in found.values() if row.state == "problem"]
     for what in ("theworld", "packages", "CPU", "memory", "disk, here", "sockets", "image guard"):
         assert what in found
+    assert "LOP/s in float32, " in found["CPU"].found
     assert found["Hub"] == Row("Hub", "ok", "not asked: HF_HUB_OFFLINE is set")
 
 

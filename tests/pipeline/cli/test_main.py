@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -159,3 +160,28 @@ def test_json_and_version() -> None:
     assert done.code == 2
     with pytest.raises(json.JSONDecodeError):
         json.loads(done.out)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train", "--micro-batch 1"), ("evaluate", "--batch-size 4"), ("precompute", "fewer --workers"),
+        ("demo", "a device with more memory"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), MemoryError()])
+def test_a_command_that_runs_out_of_memory_says_what_makes_it_fit(
+    command: str, words: str, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise error
+
+    main = importlib.import_module("theworld.pipeline.cli.main")
+    monkeypatch.setattr(main, "app", full)
+    monkeypatch.setattr("sys.argv", ["theworld", command])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    [line] = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1
+    assert line.startswith("error: out of memory: ")
+    assert words in line

@@ -18,10 +18,9 @@ from theworld.train.worldlet import build as lm_build
 
 from ...commands_page import walk
 
-_OWN_MEANING = """--batch-size --cache --deep --draws --dry-run --dtype --format --futures --images --jobs --labels
---layout --lm
---max-bad --out --questions --samples --scenes --seed --shard-size --show-choices --split --steps --train-steps
---world"""
+_OWN_MEANING = """--batch-size --cache --deep --device --draws --dry-run --dtype --format --futures --images
+--jobs --labels --layout --lm --max-bad --out --questions --samples --scenes --seed
+--shard-size --show-choices --split --steps --train-steps --world"""
 OWN_MEANING = set(_OWN_MEANING.split())
 """Options whose meaning or default is each command's own; all others say the same wherever they are."""
 

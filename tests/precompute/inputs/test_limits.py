@@ -17,11 +17,10 @@ import pytest
 
 from theworld.pipeline.errors import ConfigError, ImageError
 from theworld.pipeline.files import limits, text_tables
+from theworld.pipeline.files.file_facts import FileFacts
+from theworld.pipeline.files.hash_cache import HashCache
 from theworld.precompute.inputs import folders, tars
-from theworld.precompute.inputs.file_facts import FileFacts
-from theworld.precompute.inputs.hash_cache import HashCache
 from theworld.precompute.inputs.listing import Listing, list_inputs
-from theworld.precompute.inputs.locations import File
 from theworld.precompute.inputs.tars import members
 
 from ...faults.harness import in_child
@@ -212,19 +211,19 @@ def test_the_digests_of_many_inputs_are_found_again_also_by_the_next_run(tmp_pat
     digests = [hashlib.sha256(str(number).encode()).digest() for number in range(count)]
 
     def found(index: HashCache) -> list[bytes | None]:
-        return [index.find(f"{number}.png", facts, File("")) for number in range(count)]
+        return [index.find(f"{number}.png", facts) for number in range(count)]
 
     index = HashCache.load(tmp_path, tmp_path, "image")
     for number, digest in enumerate(digests):
-        assert index.find(f"{number}.png", facts, File("")) is None
-        index.put(f"{number}.png", facts, File(""), digest)
+        assert index.find(f"{number}.png", facts) is None
+        index.put(f"{number}.png", facts, digest)
     assert found(index) == digests
     index.save()
     later = HashCache.load(tmp_path, tmp_path, "image")
     assert found(later) == digests
-    assert later.find("other.png", facts, File("")) is None
+    assert later.find("other.png", facts) is None
     few = HashCache.load(tmp_path, tmp_path, "image")
-    assert few.find("7.png", facts, File("")) == digests[7]
+    assert few.find("7.png", facts) == digests[7]
     few.save(keep_others=True)
     assert found(HashCache.load(tmp_path, tmp_path, "image")) == digests
     few.save()

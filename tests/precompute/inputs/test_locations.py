@@ -20,10 +20,10 @@ from tests.faults.harness import in_child
 from tests.patience import ends_within
 from tests.permissions import as_another_user, open_folder
 from theworld.pipeline.errors import ConfigError, ImageError
+from theworld.pipeline.files import hash_cache as input_index
+from theworld.pipeline.files.hash_cache import HashCache
 from theworld.pipeline.files.sealed import seal_tensors
 from theworld.pipeline.latents.keys import key_of_bytes, key_of_sample
-from theworld.precompute.inputs import hash_cache as input_index
-from theworld.precompute.inputs.hash_cache import HashCache
 from theworld.precompute.inputs.listing import Listing, list_inputs
 from theworld.precompute.inputs.locations import File, TableCell
 from theworld.precompute.rollout.kinds import KINDS

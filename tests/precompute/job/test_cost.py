@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.miniatures.world_model import TEXT_WIDTH, mini_transformer, mini_vae, save_mini_world
 from tests.patience import ends_within
+from theworld.pipeline.accelerators import find_accelerator
 from theworld.pipeline.latents.recipe import Recipe
-from theworld.precompute.job.cost import duration, encode_flops, estimate, flops_per_input, forward_flops
+from theworld.precompute.job import cost
+from theworld.precompute.job.cost import Target, duration, encode_flops, estimate, forward_flops, operations_of
+from theworld.precompute.job.price import Price, parse_price
 from theworld.precompute.job.throughput import ThroughputLog
 from theworld.precompute.worlds.cosmos_forward import LeanTransformer
-from theworld.precompute.worlds.source import resolve_world
+from theworld.precompute.worlds.source import WorldSource, resolve_world
 
 COSMOS_2B = {
     "patch_size": (1, 2, 2),
@@ -86,22 +90,137 @@ def test_the_formulas_agree_with_torch_on_the_real_classes(frames: int, text_tok
     assert formula == pytest.approx(counted.get_total_flops(), rel=0.02)
 
 
-def test_time_comes_from_arithmetic_first_and_from_the_machine_once_it_has_run(tmp_path: Path) -> None:
-    world, throughput = resolve_world(None), ThroughputLog(tmp_path / "machines.json")
-    recipe = Recipe(world=world.identity, height=64, width=64)
-    known = {"throughput": throughput, "device": "AMD, 2 threads", "workers": 2}
-    before = estimate(world, recipe, (16, 9, 8, 8), 1000, **known)  # type: ignore[arg-type]
+RECIPE = Recipe(world="sha256:" + "0" * 64, height=64, width=64)
+LAPTOP = Target(2, device="cpu", device_name="AMD, 2 threads", threads=2)
+H100S = Target(64, accelerator=find_accelerator("H100 80GB"))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> ThroughputLog:
+    return ThroughputLog(tmp_path / "machines.json")
+
+
+@pytest.fixture(autouse=True)
+def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What this device is said to reach."""
+    speeds = {"bfloat16": 200e9, "float32": 100e9}
+    monkeypatch.setattr(cost, "matmul_speeds", lambda _: speeds)
+    return speeds
+
+
+def test_time_comes_from_the_speed_of_the_device_and_once_it_has_run_from_that(
+    log: ThroughputLog, speeds: dict[str, float]
+) -> None:
+    world = resolve_world(None)
+    recipe = RECIPE.model_copy(update={"world": world.identity})
+    before = estimate(world, recipe, (16, 9, 8, 8), 1000, log, LAPTOP)
     assert before.tokens == 576
     assert before.to_json()["tokens"] == {"spatial": 576, "patch": 144}
     assert before.to_json()["estimate_from"] == "arithmetic"
-    assert before.seconds is not None
-    assert "more than" in before.lines("image")[1]
-    throughput.note_rate(recipe, "AMD, 2 threads", 100, worker_s=50.0)
-    after = estimate(world, recipe, (16, 9, 8, 8), 1000, **known)  # type: ignore[arg-type]
+    assert before.operations is not None
+    # two workers of two threads each, at half of what one thread reached
+    assert before.seconds == pytest.approx(1000 * before.operations.total / (speeds["float32"] * 0.5 * 2 * 2))
+    assert "for a worker that reaches 50 % of the 100 GFLOP/s that this device multiplies" in before.lines("image")[1]
+    log.note_rate(recipe, "AMD, 2 threads", 100, worker_s=50.0)
+    after = estimate(world, recipe, (16, 9, 8, 8), 1000, log, LAPTOP)
     assert (after.rate, after.seconds) == (4.0, 250.0)
-    assert "about 4 min: 4 images/s measured on AMD, 2 threads, 2 workers" in after.lines("image")[1]
-    elsewhere = estimate(world, recipe, (16, 9, 8, 8), 1000, throughput=throughput, device="NVIDIA X1", workers=1)
-    assert elsewhere.seconds is None
+    assert after.lines("image")[1].endswith("4.0 images/s measured on AMD, 2 threads, 2 workers")
+    assert after.lines("image")[2] == "total   about 4 min on 2 workers, 0.139 worker-hours; loading comes on top"
+
+
+def test_a_device_that_cannot_be_measured_has_no_time(log: ThroughputLog, speeds: dict[str, float]) -> None:
+    speeds.clear()
+    world = resolve_world(None)
+    unknown = estimate(world, RECIPE, (16, 9, 8, 8), 1000, log, LAPTOP, price=Price(2.5))
+    assert unknown.seconds is unknown.worker_hours is None
+    assert "the speed of this device could not be measured" in unknown.lines("image")[1]
+    assert unknown.lines("image")[2] == "total   no time is known, so no price either"
+
+
+@pytest.fixture(scope="module")
+def cosmos(tmp_path_factory: pytest.TempPathFactory) -> WorldSource:
+    """The 2B, without its weights: a plan reads its configs alone."""
+    source = resolve_world(str(save_mini_world(tmp_path_factory.mktemp("cosmos") / "world")))
+    for part, config in (("transformer", COSMOS_2B), ("vae", WAN_VAE)):
+        file = source.folder / part / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
+    return source
+
+
+def test_a_cluster_is_planned_by_the_name_of_its_device(cosmos: WorldSource, log: ThroughputLog) -> None:
+    recipe = Recipe(world="hub:x/y", height=224, width=224, compute_dtype="bfloat16")
+    plan = estimate(cosmos, recipe, (16, 9, 28, 28), 5_000_000, log, H100S, price=parse_price("$2.50"))
+    assert plan.operations is not None
+    assert plan.operations.predict == pytest.approx(9 * 5.704e12, rel=0.01)  # 9 lean forwards
+    seconds = plan.operations.predict / (0.4 * 989.4e12) + plan.operations.encode / (0.4 * 67e12)
+    assert plan.seconds_of_one == pytest.approx(seconds)
+    assert plan.worker_hours == pytest.approx(5_000_000 * seconds / 3600)
+    [_, work, total] = plan.lines("image")
+    assert "40 % of the 989 TFLOP/s of an H100 80GB (data sheet, dense bfloat16)" in work
+    money = str(Price(plan.worker_hours * 2.5, "$"))
+    assert total == (
+        f"total   about {duration(plan.seconds or 0)} on 64 workers, {plan.worker_hours:.0f} GPU-hours, "
+        f"{money} at $2.50 each; loading comes on top"
+    )
+    assert plan.to_json()["estimated_price"] == money
+    assert plan.to_json()["planned_device"] == "H100 80GB"
+
+
+def test_a_rate_that_was_measured_on_such_a_device_wins(cosmos: WorldSource, log: ThroughputLog) -> None:
+    recipe = Recipe(world="hub:x/y", height=224, width=224, compute_dtype="bfloat16")
+    log.note_rate(recipe, "NVIDIA H100 80GB HBM3", 100, worker_s=20.0)
+    log.note_rate(recipe, "NVIDIA L4", 1000, worker_s=2000.0)
+    plan = estimate(cosmos, recipe, (16, 9, 28, 28), 3200, log, H100S)
+    assert (plan.rate, plan.rate_of, plan.seconds) == (320.0, "NVIDIA H100 80GB HBM3", 10.0)
+    somewhere = estimate(cosmos, recipe, (16, 9, 28, 28), 3200, log, Target(2))  # a cluster: whatever ran the most
+    assert (somewhere.rate, somewhere.rate_of) == (1.0, "NVIDIA L4")
+
+
+def test_a_cluster_of_which_nothing_is_known_says_how_to_plan_it(cosmos: WorldSource, log: ThroughputLog) -> None:
+    nothing = estimate(cosmos, RECIPE, (16, 9, 8, 8), 10, log, Target(1))
+    assert nothing.seconds is None
+    assert '--device "H100 80GB" --workers 64' in nothing.lines("image")[1]
+    in_float32 = estimate(cosmos, RECIPE, (16, 9, 8, 8), 10, log, H100S)
+    assert in_float32.operations is not None
+    assert in_float32.seconds_of_one == pytest.approx(in_float32.operations.total / (0.4 * 67e12))
+    assert "40 % of the 67 TFLOP/s of an H100 80GB (data sheet, dense float32)" in in_float32.lines("image")[1]
+
+
+def test_copies_that_fill_batches_are_counted_where_no_rate_has_them(log: ThroughputLog, cosmos: WorldSource) -> None:
+    three = estimate(cosmos, RECIPE, (16, 9, 8, 8), 3, log, LAPTOP)
+    filled = replace(three, computed=8)
+    assert filled.seconds == pytest.approx(8 / 3 * (three.seconds or 0))
+    assert "with 5 copies that fill batches" in filled.lines("image")[2]
+    assert replace(filled, rate=4.0, rate_of="x").seconds == 0.75
+
+
+def test_bfloat16_on_a_cpu_that_emulates_it_is_planned_as_such(
+    cosmos: WorldSource, log: ThroughputLog, speeds: dict[str, float]
+) -> None:
+    speeds["bfloat16"] = 8e9
+    recipe = Recipe(world="hub:x/y", height=224, width=224, compute_dtype="bfloat16")
+    plan = estimate(cosmos, recipe, (16, 9, 28, 28), 1, log, replace(LAPTOP, workers=1))
+    assert plan.operations is not None
+    assert plan.seconds == pytest.approx(plan.operations.predict / 8e9 + plan.operations.encode / 100e9)
+    assert "in bfloat16, which it emulates; in float32 it has 100 GFLOP/s" in plan.lines("image")[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "thousand"),
+    [
+        ("2.50", "2.50", "2,500"), ("$2.5", "$2.50", "$2,500"), ("2,50 EUR", "2.50 EUR", "2,500 EUR"),
+        ("CHF 3", "CHF 3.00", "CHF 3,000"), ("0.000001", "less than 0.01", "less than 0.01"), ("0", "0.00", "0.00"),
+    ],
+)  # fmt: skip
+def test_a_price_keeps_its_currency(given: str, said: str, thousand: str) -> None:
+    price = parse_price(given)
+    assert price is not None
+    assert (str(price), str(price.times(1000))) == (said, thousand)
+
+
+@pytest.mark.parametrize("given", ["", "free", "-1", "$2 EUR", "1e3", "2,500", "nan"])
+def test_what_is_no_price_is_none(given: str) -> None:
+    assert parse_price(given) is None
 
 
 def test_durations_are_said_as_people_say_them() -> None:
@@ -118,4 +237,4 @@ def test_a_config_that_describes_no_autoencoder_has_no_estimate(tmp_path: Path, 
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     recipe = Recipe(world=source.identity, height=32, width=32, rollout_steps=2)
     with ends_within(10):
-        assert flops_per_input(source, recipe, (16, 3, 4, 4)) is None
+        assert operations_of(source, recipe, (16, 3, 4, 4)) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from tests.miniatures.image_store import make_images, make_store
 from tests.miniatures.world_model import save_mini_world
+from theworld.pipeline.errors import WorldModelError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.machine import device_name
 from theworld.pipeline.store.folder import LatentStore, create_store, open_store
@@ -154,3 +156,31 @@ def test_how_the_engine_computed_is_recorded_beside_each_shard(
     ]
     for sample in bench.samples:  # what is traced and not compiled keeps its bits
         assert store.read([sample.key]).tobytes() == bench.made.read([sample.key]).tobytes()
+
+
+def test_tries_that_ran_out_of_memory_and_the_start_of_the_decoder_say_nothing_of_the_rate(
+    bench: Bench, tmp_path: Path
+) -> None:
+    worker = bench.worker(bench.store(tmp_path))
+
+    def fits(keys: Sequence[str]) -> bool:
+        time.sleep(0.2 if len(keys) > 2 else 0.0)
+        return len(keys) <= 2
+
+    bench.fits = fits
+    first = worker.process(bench.samples[:4])
+    assert 0.2 + first.seconds["decode"] <= first.unrated_s + 1e-6 < sum(first.seconds.values())
+    assert worker.process(bench.samples[4:]).unrated_s == 0.0
+
+
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY, MemoryError()])
+def test_weights_that_do_not_fit_are_one_message(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def too_large(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("theworld.precompute.worlds.wan_vae.AutoencoderKLWan.to", too_large)
+    monkeypatch.setattr("theworld.precompute.worlds.cosmos.CosmosTransformer3DModel.from_pretrained", too_large)
+    with pytest.raises(WorldModelError, match=r"do not fit into main memory\. Use fewer --workers"):
+        bench.worker(bench.store(tmp_path))

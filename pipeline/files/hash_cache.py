@@ -1,8 +1,9 @@
-"""Content digests of unchanged inputs, so that a second run need not read them; can be deleted at any time.
+"""Content digests of unchanged files, so that a second run need not read them; can be deleted at any time.
 
-    <cache>/index/<32 digits of the place>.safetensors
+    <cache>/index/<32 digits of the place>.safetensors    of inputs
+    ~/.cache/theworld/index/…                             of weights (weight_hashes.py)
 
-An entry is found by path, device, inode, size, both times, and the part of the file that is the input. None of these
+An entry is found by path, device, inode, size, both times, and the part of the file that it is of. None of these
 enters a key. A file modified in the two seconds before it was read is not kept: it might change again within one tick
 of its clock (git's "racily clean" rule).
 """
@@ -21,11 +22,10 @@ import xxhash
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from ...pipeline.files.atomic import make_folders, replace
-from ...pipeline.files.plain import read_file
-from ...pipeline.files.sealed import seal_tensors
+from .atomic import make_folders, replace
 from .file_facts import FileFacts
-from .locations import Location
+from .plain import read_file
+from .sealed import seal_tensors
 
 FOLDER = "index"
 _WHAT = "theworld inputs 1"
@@ -41,7 +41,7 @@ _LEFT_BEHIND_S = 3600.0
 
 
 class HashCache:
-    """The digests of one place's inputs. Not thread-safe."""
+    """The digests of one place's files. Not thread-safe."""
 
     def __init__(self, file: Path | None = None, earlier: _Table | None = None) -> None:
         """
@@ -58,36 +58,36 @@ class HashCache:
         """The hash cache of a place; empty where there is no valid one, which only costs time.
 
         Args:
-            cache: the folder of stores.
-            place, takes: the place of inputs and the noun of one input; each pair has a file of its own.
+            cache: the folder in which they are kept.
+            place, takes: the place of the files and the noun of one; each pair has a file of its own.
             trust: False starts empty.
         """
         name = xxhash.xxh3_128_hexdigest(f"{place.absolute()}\0{takes}".encode("utf-8", "surrogatepass"))
         file = cache / FOLDER / f"{name}.safetensors"
         return cls(file, _load(file) if trust else None)
 
-    def find(self, path: str, facts: FileFacts, location: Location) -> bytes | None:
-        """The digest of an input that has not changed since it was hashed; else None."""
-        at = self._table.find(_stamp(path, facts, location))
+    def find(self, path: str, facts: FileFacts, part: str = "") -> bytes | None:
+        """The digest of a file, or of a part of it, that has not changed since it was hashed; else None."""
+        at = self._table.find(_stamp(path, facts, part))
         if at is None:
             return None
         self._table.states[at] |= _IN_USE
         return self._table.digest(at)
 
-    def put(self, path: str, facts: FileFacts, location: Location, digest: bytes) -> None:
-        """Keep the digest of an input.
+    def put(self, path: str, facts: FileFacts, digest: bytes, part: str = "") -> None:
+        """Keep the digest of a file, or of a part of it.
 
         Args:
             facts: taken before it was read.
         """
         racy = max(facts.mtime_ns, facts.ctime_ns) >= self._started_ns - _RACY_NS
-        self._table.put(_stamp(path, facts, location), digest, _RACY if racy else _IN_USE)
+        self._table.put(_stamp(path, facts, part), digest, _RACY if racy else _IN_USE)
 
     def save(self, *, keep_others: bool = False) -> None:
         """Write the digests of this run; where that is not possible, do nothing.
 
         Args:
-            keep_others: also keep inputs that this run did not list.
+            keep_others: also keep files that this run did not look at.
         """
         if self._file is None:
             return
@@ -145,8 +145,7 @@ class _Table:
         """The slot that holds one more than the place of a stamp, or the free one (0) in which it belongs."""
         slot = int.from_bytes(stamp[:8], "little") & self._mask
         while place := self._slots[slot]:
-            end = place * _STAMP_BYTES
-            if self.stamps[end - _STAMP_BYTES : end] == stamp:
+            if self.stamps.startswith(stamp, (place - 1) * _STAMP_BYTES):
                 break
             slot = (slot + 1) & self._mask
         return slot
@@ -165,8 +164,8 @@ class _Table:
         self._slots = slots.data
 
 
-def _stamp(path: str, facts: FileFacts, location: Location) -> bytes:
-    identity = f"{path}\0{tuple(facts)}\0{location.place}".encode("utf-8", "surrogatepass")
+def _stamp(path: str, facts: FileFacts, part: str) -> bytes:
+    identity = f"{path}\0{tuple(facts)}\0{part}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(identity, digest_size=_STAMP_BYTES).digest()
 
 
