@@ -24,8 +24,10 @@ class Price:
         return Price(self.amount * count, self.before, self.after)
 
     def __str__(self) -> str:
-        number = "less than 0.01" if 0 < self.amount < 0.01 else f"{self.amount:,.{2 if self.amount < 1000 else 0}f}"
-        return f"{self.before}{' ' * self.before.isalpha()}{number}{' ' * bool(self.after)}{self.after}"
+        is_tiny = 0 < self.amount < 0.01
+        number = f"{0.01 if is_tiny else self.amount:,.{2 if self.amount < 1000 else 0}f}"
+        money = f"{self.before}{' ' * self.before.isalpha()}{number}{' ' * bool(self.after)}{self.after}"
+        return f"less than {money}" if is_tiny else money
 
 
 def parse_price(text: str) -> Price | None:

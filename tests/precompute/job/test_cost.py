@@ -209,7 +209,7 @@ def test_bfloat16_on_a_cpu_that_emulates_it_is_planned_as_such(
     ("given", "said", "thousand"),
     [
         ("2.50", "2.50", "2,500"), ("$2.5", "$2.50", "$2,500"), ("2,50 EUR", "2.50 EUR", "2,500 EUR"),
-        ("CHF 3", "CHF 3.00", "CHF 3,000"), ("0.000001", "less than 0.01", "less than 0.01"), ("0", "0.00", "0.00"),
+        ("CHF 3", "CHF 3.00", "CHF 3,000"), ("$0.000001", "less than $0.01", "less than $0.01"), ("0", "0.00", "0.00"),
     ],
 )  # fmt: skip
 def test_a_price_keeps_its_currency(given: str, said: str, thousand: str) -> None:
