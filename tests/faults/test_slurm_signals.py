@@ -139,7 +139,8 @@ def test_no_signal_at_any_time_costs_a_finished_batch_on_either_node(
     assert len(kept(place, cache)) == IMAGES
     figure(
         f"signals on SLURM: {jobs} jobs ended at random times, {codes}, {lost} finished latents lost "
-        f"({cut} more by scancel), {twice} made twice, at most {after} batches begun on a node after a signal was sent, {on_both} of {started} started jobs "
+        f"({cut} more by scancel), {twice} made twice, at most {after} batches begun on a node after a signal was "
+        f"sent, {on_both} of {started} started jobs "
         f"on both nodes, seed {SEED}, {time.monotonic() - began:.0f} s"
     )
     assert (lost, twice) == (0, 0)
