@@ -30,13 +30,15 @@ def tokens_of_forward(recipe: Recipe, spec: LatentSpec) -> int:
 
 
 def batch_of_run(requested: int | None, recipe: Recipe, spec: LatentSpec, inputs: int, *, on_gpu: bool) -> int:
-    """The batch size of a run: as requested or by default, and no larger than all its inputs.
+    """The batch size of a run: exactly as requested; by default no larger than all its inputs.
+
+    A requested size is kept for fewer inputs, too: the same size gives the same bits, whatever the neighbours.
 
     Args:
         inputs: of the whole run, the done ones included. So a run that is resumed for its last ones makes them in the
             batches, thus with the bits, that it would have had without the interruption.
     """
-    return max(1, min(requested or default_batch(recipe, spec, on_gpu=on_gpu), inputs))
+    return requested or max(1, min(default_batch(recipe, spec, on_gpu=on_gpu), inputs))
 
 
 def computed_rows(inputs: int, batch_size: int, samples_a_task: int | None = None) -> int:

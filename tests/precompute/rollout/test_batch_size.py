@@ -41,6 +41,7 @@ def test_a_run_s_only_batch_is_as_small_as_the_run_and_what_the_user_asks_for_is
     assert batch_of_run(None, small, WAN, 3, on_gpu=True) == 3
     assert batch_of_run(None, small, WAN, 100, on_gpu=True) == 16
     assert batch_of_run(40, small, WAN, 100, on_gpu=True) == 40
+    assert batch_of_run(8, small, WAN, 3, on_gpu=True) == 8, "the same size gives the same bits, however few inputs"
     assert batch_of_run(2, small, WAN, 100, on_gpu=True) == 2
 
 
