@@ -49,21 +49,39 @@ secret=$(mktemp -d "$HOME/.theworld-XXXXXXXX")  # 0700
 temporary=$(mktemp -d /tmp/theworld-XXXXXXXX)   # of the driver
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
-# `ray` as if grpc were not installed, whose presence alone makes it open a port for clients
-export no_clients="import sys; sys.modules['grpc'] = None; from ray.scripts.scripts import main; main()"
+# `ray` deaf to SIGTERM, with all that it starts: scancel sends it to every process at once, and the workers are to end
+# their batches and hand them to the driver, which hears it. And as if grpc were not installed, whose presence alone makes
+# Ray open a port for clients
+export ray_here="import signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+sys.modules['grpc'] = None; from ray.scripts.scripts import main; main()"
+below() {  # the processes below one
+    local child
+    for child in $(pgrep -P "$1"); do echo "$child"; below "$child"; done
+}
+head_ended() {  # nothing listens, thrice: another signal ends such a try too
+    local try
+    for try in 1 2 3; do timeout 5 bash -c ": <> /dev/tcp/$head/$port" 2> /dev/null && return 1; done
+    return 0
+}
 run_ray() {  # on a node, until it is told to end. Ray gives its folder to everybody (0777), so it lies in one of 0700
+    local cancelled='' code=0 ray all
+    trap 'cancelled=1' TERM  # SLURM starts no step then that could say `end`, so this node ends with its head
     umask 077
     mkdir -m 700 "$folder" || return 1  # refuses one that somebody else laid out
     mkdir "$folder/tmp"
-    TMPDIR=$folder/tmp python -c "$no_clients" start "$@" > "$folder/log" 2>&1 &
-    local ray=$! code=0
-    trap 'touch "$folder/ending"; kill -TERM $ray 2> /dev/null' TERM
+    TMPDIR=$folder/tmp python -c "$ray_here" start "$@" > "$folder/log" 2>&1 &
+    ray=$!
     while kill -0 $ray 2> /dev/null; do
-        [ ! -e "$folder/end" ] || { touch "$folder/ending"; kill -TERM $ray 2> /dev/null; }
+        if [ -e "$folder/end" ] || { [ "$cancelled" ] && head_ended; }; then
+            mapfile -t all < <(echo $ray; below $ray)
+            kill -KILL "${all[@]}" 2> /dev/null
+            break
+        fi
         sleep 0.5
     done
-    wait $ray || code=$?
-    [ -e "$folder/ending" ] || return $code  # it died; its log stays for now
+    wait $ray 2> /dev/null || code=$?
+    [ "$cancelled" ] || [ -e "$folder/end" ] || return $code  # it died; its log stays for now
+    for ((i = 0; i < 50; i++)); do kill -0 "${all[@]}" 2> /dev/null || break; sleep 0.1; done
     rm -rf "$folder"
 }
 end_ray() {  # on a node: without this, srun would call Ray killed, and success would read as failure
@@ -71,15 +89,14 @@ end_ray() {  # on a node: without this, srun would call Ray killed, and success 
     for ((i = 0; i < 60; i++)); do [ -d "$folder" ] || return 0; sleep 0.5; done
     rm -rf "$folder"
 }
-export -f run_ray end_ray
+export -f below head_ended run_ray end_ray
 is_running() { [ "$(squeue --noheader --job="$name" --format=%T)" = RUNNING ]; }
 cleanup() {
     trap '' TERM
     trap - EXIT
     local node ends=()
-    if ! is_running; then  # cancelled: SLURM itself tells Ray to end, and kills this script soon
-        rm -rf "$secret" "$temporary"
-        wait "${pids[@]}" 2> /dev/null || true
+    if ! is_running; then  # cancelled: no step starts any more. The head ends here, and the other nodes with it
+        end_ray
         nodes=()
     fi
     for node in "${nodes[@]}"; do  # each by itself, as one of them may be dead
@@ -121,13 +138,12 @@ trap cleanup EXIT
 trap 'say "signalled before the start"; finish 75' TERM
 
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_TOKEN_PATH=$secret/token
-export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # else Ray waits 30 s after SIGTERM, and SLURM kills it before that
 (umask 077; python -c "import secrets; print(secrets.token_hex(32), end='')" > "$RAY_AUTH_TOKEN_PATH")
 unset RAY_AUTH_TOKEN RAY_ADDRESS  # the first would win over the file
 
 # by the cluster's own names; where they lead to a network that is not the nodes' own, set THEWORLD_HEAD_IP
-head=${THEWORLD_HEAD_IP:-$(getent ahostsv4 "${nodes[0]}" | awk '{print $1; exit}')}
-port=$((20000 + 2 * (SLURM_JOB_ID % 5000)))
+export head=${THEWORLD_HEAD_IP:-$(getent ahostsv4 "${nodes[0]}" | awk '{print $1; exit}')}
+export port=$((20000 + 2 * (SLURM_JOB_ID % 5000)))
 common=(--disable-usage-stats --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
     --object-store-memory=$((256 << 20)) --block)  # for tasks' names and receipts; latents go to the disk
 start() {

@@ -93,6 +93,7 @@ def test_scancel_keeps_what_is_committed_and_the_same_command_goes_on(place: Pla
     place.slurm.run("scancel", first)
     assert place.slurm.wait(first)["JobState"] == "CANCELLED"
     place.assert_nothing_left()
+    assert "were committed to" in place.log(first)
     second = place.submit("cancelled", denoise_steps=SLOW)
     assert place.slurm.wait(second)["JobState"] == "COMPLETED", place.log(second)
     place.assert_exact("cancelled", first, second)
