@@ -21,10 +21,10 @@ from theworld.pipeline.store.folder import find_stores, open_store
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
-STEPS = 250
-"""Diffusion steps: a batch takes about two seconds."""
-START_S, RUN_S = 25, 12
-"""What a job takes until its first batch, and from there to its end."""
+STEPS = 400
+"""Diffusion steps: a batch takes one to three seconds."""
+START_S, BATCH_S = 20, 1.5
+"""What a job takes until its first batch, and a batch, about: to draw moments from."""
 
 NOTES = '''
 import importlib.abc, importlib.util, json, os, sys, time
@@ -105,8 +105,12 @@ def test_no_signal_at_any_time_costs_a_finished_batch_on_either_node(
         if draw.random() < 0.3:  # while the job starts
             time.sleep(draw.random() * START_S)
         else:
-            until(lambda file=file: bool(batches(file)), lambda job=job: place.log(job))
-            time.sleep(draw.random() * RUN_S)
+            count = draw.randint(1, IMAGES)  # notes: two a batch, and two images in each
+            until(
+                lambda: len(batches(file)) >= count or place.slurm.job(job)["JobState"] != "RUNNING",  # noqa: B023
+                lambda: place.log(job),  # noqa: B023
+            )
+            time.sleep(draw.random() * BATCH_S)
         sent = time.time()
         words = draw.choice([("--batch", "--signal=TERM"), ()])
         if place.slurm.job(job)["JobState"] == "RUNNING":
