@@ -45,7 +45,7 @@ def test_a_neighbour_on_the_node_cannot_reach_what_a_job_runs(place: Place) -> N
     folder = f"/tmp/theworld-{job}-0"
     assert place.slurm.run("stat", "-c", "%a", folder, user=0).strip() == "700"
     for words in (("ls", f"{folder}/r"), ("mv", f"{folder}/r", f"{folder}/s"), ("mv", folder, "/tmp/theirs")):
-        with pytest.raises(subprocess.CalledProcessError, match=""):
+        with pytest.raises(subprocess.CalledProcessError, match="non-zero exit status"):
             place.slurm.run(*words, user=NEIGHBOUR)
     token = next(place.slurm.shared.glob(".theworld-*"))
     assert stat.S_IMODE(token.stat().st_mode) == 0o700
