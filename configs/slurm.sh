@@ -95,16 +95,15 @@ cleanup() {
     trap '' TERM
     trap - EXIT
     local node ends=()
-    if ! is_running; then  # cancelled: no step starts any more. The head ends here, and the other nodes with it
-        end_ray
-        nodes=()
-    fi
-    for node in "${nodes[@]}"; do  # each by itself, as one of them may be dead
+    end_ray &  # on this node. Of a cancelled job SLURM starts no step any more: its other nodes end with this one
+    ends+=($!)
+    is_running || nodes=()
+    for node in "${nodes[@]:1}"; do  # each by itself, as one of them may be dead
         timeout 60 srun --overlap --quiet --nodes=1 --ntasks=1 --cpus-per-task=1 -w "$node" \
             bash -c end_ray || say "$node may still have $folder" &
         ends+=($!)
     done
-    ((${#ends[@]})) && { wait "${ends[@]}" || true; }
+    wait "${ends[@]}" || true
     ((${#pids[@]})) && { kill "${pids[@]}" 2> /dev/null || true; wait "${pids[@]}" 2> /dev/null || true; }
     rm -rf "$secret" "$temporary"
 }
