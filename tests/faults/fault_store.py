@@ -108,7 +108,7 @@ def main() -> None:
     logging.basicConfig(level="INFO", format="%(message)s")  # what a person would see
 
     from theworld.precompute.inputs.listing import Sample
-    from theworld.precompute.job import pool as pools
+    from theworld.precompute.job import ray_pool as pools
     from theworld.precompute.job.config import PrecomputeConfig
     from theworld.precompute.job.run import run_precompute
 
