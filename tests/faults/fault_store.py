@@ -92,7 +92,7 @@ class FaultWorker:
 
 def latent_of(key: str) -> NDArray[np.float32]:
     """The latent of a key: of values that every stored dtype holds exactly, another for each key."""
-    return np.random.default_rng(int(key, 16)).integers(-2048, 2048, SHAPE).astype(np.float32) / 256
+    return np.random.default_rng(int(key, 16)).integers(-2048, 2048, SHAPE).astype(np.float32) / np.float32(256)
 
 
 def main() -> None:
