@@ -34,7 +34,7 @@ from torch import Tensor
 from theworld.pipeline import LatentSpec, Recipe, key_of_bytes
 from theworld.pipeline.machine import usable_cores
 from theworld.precompute import PrecomputeConfig, run_precompute
-from theworld.precompute.job import pool as pools
+from theworld.precompute.job import ray_pool as pools
 from theworld.precompute.job.worker import Worker
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world

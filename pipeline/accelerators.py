@@ -94,5 +94,5 @@ def find_accelerator(name: str) -> Accelerator:
 
 def _words(text: str) -> set[str]:
     """Its words in lower case, an amount of memory as one: "A100-80G" has a100 and 80gb."""
-    text = re.sub(r"(\d+)\s*gi?b?\b", r"\1gb", text.lower())
+    text = re.sub(r"(?<!\d)(\d{1,5})\s{0,3}gi?b?\b", r"\1gb", text.lower())
     return set(re.findall(r"[a-z0-9]+", text))

@@ -21,6 +21,7 @@ from .files.atomic import make_folders, replace
 from .files.plain import read_json
 from .machine import cpu_model, own_folder
 from .messages import format_amount
+from .progress import print_json
 
 if TYPE_CHECKING:
     import torch
@@ -135,4 +136,4 @@ def _checked(row: Any) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(measure(sys.argv[1])))
+    print_json(measure(sys.argv[1]))

@@ -14,7 +14,6 @@ from ..machine import own_folder
 from ..messages import format_bytes
 from ..progress import Progress
 from .file_facts import FileFacts, facts_of
-from .hash_cache import HashCache
 from .hashing import digest_of_file, hash_files
 
 MANY_BYTES = 2**28
@@ -52,6 +51,8 @@ def _digests(
     folder: Path, files: list[Path], progress: Progress, *, trust: bool
 ) -> Generator[Callable[[Path], bytes], None, None]:
     """What gives the digest of each of the files; an interruption keeps those that were read whole."""
+    from .hash_cache import HashCache  # numpy: a command that only counts tokens loads none
+
     known = HashCache.load(own_folder(), folder, "weights", trust=trust)
     facts = {path: facts_of(str(path.absolute())) for path in files}
     found = {path: known.find(str(path.absolute()), of, "") for path, of in facts.items() if of is not None}

@@ -124,9 +124,7 @@ class FailureLog:
             paths = {path.name: path for path in log_files(self._folder, _NAME)}
             if self._files.keys() - paths.keys():  # merged or set aside by others: what they said may be forgotten
                 self._files = {name: rows for name, rows in self._files.items() if name in paths}
-                self._rows = {}
-                for rows in self._files.values():
-                    _add(self._rows, rows)
+                self._rows = _together(self._files.values())
             has_all = True
             for name in sorted(paths.keys() - self._files.keys()):
                 try:
@@ -152,7 +150,8 @@ class FailureLog:
             _add(rows, others)
             merged.append(name)
         paths = log_files(self._folder, _NAME)
-        if {path.name for path in paths} == set(merged):  # no other file can bring back what is forgotten
+        forgets = {path.name for path in paths} == set(merged)  # no other file can bring back what is forgotten
+        if forgets:
             rows = {name: row for name, row in rows.items() if row.is_failure}
         for content, part in _files_of(rows):
             name = f"{hashlib.sha256(content).hexdigest()}.jsonl"
@@ -162,9 +161,10 @@ class FailureLog:
         remove_all(self._folder, merged, within=self._store)
         for name in merged:
             self._files.pop(name, None)
-        _add(self._rows, new)
-        if not self._files:  # nothing on the disk needs to be overruled any more
-            self._rows = {}
+        if forgets:  # here too: another process begins such an input anew, at version 1
+            self._rows = _together(self._files.values())
+        else:
+            _add(self._rows, new)
 
 
 def write_failure(store: Path, failure: Failure) -> None:
@@ -229,6 +229,13 @@ def _add(rows: dict[str, _Row], others: _Rows) -> None:
     for name, row in others.items():
         if name not in rows or rows[name].rank < row.rank:
             rows[name] = row
+
+
+def _together(files: Iterable[_Rows]) -> dict[str, _Row]:
+    rows: dict[str, _Row] = {}
+    for each in files:
+        _add(rows, each)
+    return rows
 
 
 def _files_of(rows: _Rows) -> Iterable[tuple[bytes, _Rows]]:

@@ -26,9 +26,10 @@ from ..worlds.source import WorldSource
 from .config import PrecomputeConfig
 from .events import Events, facts_of_task
 from .plan import Plan, cut_tasks, shard_capacity
-from .pool import Task, join_pool, open_pool
+from .pool import Task
 from .prepare import Prepared, announce, is_small, largest_task, prepare
 from .ray_cluster import knock, plan_workers, ray_cluster, wait_for_nodes
+from .ray_pool import join_pool, open_pool
 from .report import Report
 from .scheduler import Scheduler
 from .signals import Signals, signal_behind, signals_of_this_run

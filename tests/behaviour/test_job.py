@@ -92,7 +92,7 @@ def test_the_batch_that_fitted_is_remembered_by_later_shards_and_later_runs(
     settings = config(images, tmp_path / "cache", world, batch_size=8, shard_size=2, events=tmp_path / "events")
     report = run_precompute(settings)
     assert (report.written, report.bad) == (5, 0)
-    assert sizes == [5, 2, 2, 2]  # no batch is larger than the run
+    assert sizes == [8, 4, 2, 2, 2]
     told = [(event["event"], event.get("batch_size")) for event in events_of(tmp_path / "events")]
     assert told.count(("backoff", 2)) == 1
     assert [record.facts["batch_size"] for record in open_store(report.store).records()] == [2, 2, 2]
@@ -110,10 +110,10 @@ def test_a_run_s_only_batch_is_not_filled_up_and_a_resumed_run_keeps_its_batches
 ) -> None:
     sizes = meets(lambda _: None)
     images = make_images(tmp_path / "in", 3)
-    run_precompute(config(images, tmp_path / "whole", world))
+    run_precompute(config(images, tmp_path / "whole", world, batch_size=None))
     assert sizes == [3]
     (images / "002.png").rename(tmp_path / "later.png")
-    settings = config(images, tmp_path / "parts", world)
+    settings = config(images, tmp_path / "parts", world, batch_size=None)
     run_precompute(settings)
     (tmp_path / "later.png").rename(images / "002.png")
     report = run_precompute(settings)

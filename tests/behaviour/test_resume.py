@@ -335,6 +335,7 @@ def test_the_first_signal_waits_for_the_update_and_the_handlers_come_back(capfd:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.usefixtures("hears_signals")
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_of_a_scheduler_or_a_closed_terminal_ends_a_training_too(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch

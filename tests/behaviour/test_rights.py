@@ -13,7 +13,7 @@ import pytest
 from theworld.pipeline.errors import Interrupted
 from theworld.pipeline.files.rights import current_umask, follow_umask
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.pool import _ray_setup
+from theworld.precompute.job.ray_pool import _ray_setup
 from theworld.precompute.job.run import run_precompute
 from theworld.train.evaluation.evaluate import evaluate
 from theworld.train.questions.inspect import write_questions

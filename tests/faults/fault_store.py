@@ -92,7 +92,7 @@ class FaultWorker:
 
 def latent_of(key: str) -> NDArray[np.float32]:
     """The latent of a key: of values that every stored dtype holds exactly, another for each key."""
-    return np.random.default_rng(int(key, 16)).integers(-2048, 2048, SHAPE).astype(np.float32) / 256
+    return np.random.default_rng(int(key, 16)).integers(-2048, 2048, SHAPE).astype(np.float32) / np.float32(256)
 
 
 def main() -> None:
@@ -108,7 +108,7 @@ def main() -> None:
     logging.basicConfig(level="INFO", format="%(message)s")  # what a person would see
 
     from theworld.precompute.inputs.listing import Sample
-    from theworld.precompute.job import pool as pools
+    from theworld.precompute.job import ray_pool as pools
     from theworld.precompute.job.config import PrecomputeConfig
     from theworld.precompute.job.run import run_precompute
 

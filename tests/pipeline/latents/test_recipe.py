@@ -197,6 +197,7 @@ NO_EFFECT_ON_LATENTS = {
     "compile",  # last bits alone, as the batch size
     *("format", "shard_size", "nodes"),
     *("in_process", "dry_run", "retry_failed", "max_bad", "column", "image_root", "rehash", "address", "events"),
+    "gpu_hour_price",
     *("start_field", "end_field", "anchor"),  # which inputs: they enter the keys
 }
 DECIDED_BY_THE_CODE = {"image_rules", "fps", "draw", "engine"}

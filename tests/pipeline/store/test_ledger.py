@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from theworld.pipeline.errors import DamagedShardError
@@ -176,6 +176,7 @@ Event = tuple[str, int, int]
 
 
 @settings(max_examples=25, deadline=None)
+@example(events=[*(("record", number, 1) for number in range(4)), ("clear", 2, 1), ("record", 2, 2)])
 @given(
     events=st.lists(
         st.tuples(st.sampled_from(["record", "record", "clear", "old", "again"]), st.integers(0, 5), st.integers(1, 3))

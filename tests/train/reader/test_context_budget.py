@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, TheWorldError
-from theworld.precompute.job.cost import Cost
+from theworld.precompute.job.cost import Cost, Target
 from theworld.train.reader.context_budget import Budget, context_limits_of, find_context_limits, flags
 from theworld.train.reader.layouts import TokenLayout
 
@@ -177,7 +177,7 @@ def test_the_flags_a_table_names_are_those_that_train_takes(layout: TokenLayout)
 
 
 def test_the_plan_of_a_precompute_counts_alike() -> None:
-    cost = Cost(todo=0, tokens=9 * 28 * 28, flops=None, workers=1, device=None, rate=None, floor_s=None)
+    cost = Cost(todo=0, tokens=9 * 28 * 28, operations=None, target=Target(workers=1))
     for name, count in cost.to_json()["tokens"].items():
         assert TokenLayout(name=name, patch=2).count(9, 28, 28, channels=16) == count
 

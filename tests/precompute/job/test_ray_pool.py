@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from theworld.pipeline.progress import Progress
-from theworld.precompute.job import pool as module
-from theworld.precompute.job.pool import _Actor, _RayPool
+from theworld.precompute.job import ray_pool as module
+from theworld.precompute.job.ray_pool import _Actor, _RayPool
 
 
 def test_workers_that_join_late_or_are_lost_cost_their_own_time_alone(monkeypatch: pytest.MonkeyPatch) -> None:
