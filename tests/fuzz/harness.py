@@ -189,7 +189,7 @@ class Bench:
 
     def confine(self) -> None:
         """From here on this process is limited."""
-        tempfile.tempdir = str(self.temp)
+        tempfile.tempdir = os.environ["XDG_CACHE_HOME"] = str(self.temp)  # hashes of weights are kept
         os.chdir(self.place)
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, resource.RLIM_INFINITY))
