@@ -183,13 +183,15 @@ class Bench:
         self.laid: dict[int, Path] = {}
         self.temp = place / "tmp"
         self.temp.mkdir(parents=True)
-        (place / "outside").mkdir()
+        for name in ("outside", "cache"):
+            (place / name).mkdir()
         (place / "outside" / "treasure").write_bytes(b"what a stranger would like to have")
         self.watch = Watch(reader)
 
     def confine(self) -> None:
         """From here on this process is limited."""
-        tempfile.tempdir = os.environ["XDG_CACHE_HOME"] = str(self.temp)  # hashes of weights are kept
+        tempfile.tempdir = str(self.temp)
+        os.environ["XDG_CACHE_HOME"] = str(self.place / "cache")  # where hashes of weights are kept
         os.chdir(self.place)
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, resource.RLIM_INFINITY))
@@ -226,7 +228,8 @@ class Bench:
 
     def _use(self, folder: Path) -> tuple[str, str, str]:
         self.watch.broken = ""
-        self.watch.writable = (str(self.temp), *([str(folder)] if self.reader.writes else []))
+        others = [str(folder)] if self.reader.writes else []
+        self.watch.writable = (str(self.temp), str(self.place / "cache"), *others)
         signal.setitimer(signal.ITIMER_PROF, CPU_S)
         self.watch.active = True
         try:
