@@ -318,7 +318,7 @@ def test_a_template_that_cannot_be_used_is_refused_in_words_and_within_bounds(
     assert str(first.value).isprintable()
     assert len(str(first.value)) < 600
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # which a process that we start counts as its own at first
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the first of a process that we start
     assert largest <= max(before, ours, 1.5 * 2**20)  # KiB; other tests had children, too
 
 
