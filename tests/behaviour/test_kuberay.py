@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from tests.behaviour.test_cluster import ROOT
 from tests.behaviour.test_precompute import make_images
+from tests.faults.harness import in_child
 from theworld.pipeline.cli.main import app
 
 FILE = ROOT / "configs" / "kuberay.yaml"
@@ -85,14 +86,17 @@ def test_a_field_that_is_misspelt_or_of_another_type_would_be_seen(job: dict[str
 
 
 def test_ray_reads_its_cluster_as_it_is_meant(job: dict[str, Any]) -> None:
-    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+    def read() -> None:
+        from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-    cluster = {"metadata": {"name": "theworld", "namespace": "default"}, "spec": job["spec"]["rayClusterSpec"]}
-    types = _derive_autoscaling_config_from_ray_cr(cluster)["available_node_types"]
-    head, workers = types["headgroup"], types["gpus"]
-    assert (head["resources"]["CPU"], head["resources"].get("GPU", 0)) == (0, 0)  # so no worker of ours is put there
-    assert (workers["resources"]["CPU"], workers["resources"]["GPU"]) == (32, 8)
-    assert workers["min_workers"] == workers["max_workers"]
+        cluster = {"metadata": {"name": "theworld", "namespace": "default"}, "spec": job["spec"]["rayClusterSpec"]}
+        types = _derive_autoscaling_config_from_ray_cr(cluster)["available_node_types"]
+        head, workers = types["headgroup"], types["gpus"]
+        assert (head["resources"]["CPU"], head["resources"].get("GPU", 0)) == (0, 0)  # no worker of ours is put there
+        assert (workers["resources"]["CPU"], workers["resources"]["GPU"]) == (32, 8)
+        assert workers["min_workers"] == workers["max_workers"]
+
+    in_child(read)  # Ray keeps its settings for as long as its process lives: no session could be made in ours
 
 
 def test_its_cluster_asks_for_a_token_and_holds_no_secret(job: dict[str, Any]) -> None:
