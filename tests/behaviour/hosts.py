@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.namespaces import why_none
 from tests.patience import eventually, patience
 
 NEIGHBOUR = 65534
@@ -121,15 +122,7 @@ class Hosts:
 
 def why_not() -> str:
     """Why no hosts are made here; empty where they are."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "hosts made of namespaces take Linux and root"
-    if missing := [name for name in ("ip", "unshare", "nsenter", "setpriv") if shutil.which(name) is None]:
-        return f"not installed: {', '.join(missing)} (Debian: iproute2, util-linux)"
-    if subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True).returncode:
-        return "namespaces are not permitted here"
-    if any(str(Path(place).resolve()).startswith("/tmp/") for place in (sys.prefix, sys.base_prefix, __file__)):
-        return "Python or the checkout lies in /tmp, which each host has of its own"
-    return ""
+    return why_none("hosts", ("ip", "unshare", "nsenter", "setpriv"), "iproute2, util-linux")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.namespaces import why_none
 from tests.patience import patience
 
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "ip", "unshare", "nsenter", "setpriv")
@@ -259,15 +260,7 @@ def why_not() -> str:
     """Why a cluster is not made here; empty where it is."""
     if not os.environ.get("THEWORLD_TEST_SLURM"):
         return "takes half an hour: make slurm, or THEWORLD_TEST_SLURM=1"
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "a SLURM cluster of namespaces takes Linux and root"
-    if missing := [name for name in NEEDED if shutil.which(name) is None]:
-        return f"not installed: {', '.join(missing)} (Debian: slurm-wlm, munge, iproute2)"
-    if subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True).returncode:
-        return "namespaces are not permitted here"
-    if any(str(Path(place).resolve()).startswith("/tmp/") for place in (sys.prefix, sys.base_prefix, __file__)):
-        return "Python or the checkout lies in /tmp, which each node has of its own"
-    return ""
+    return why_none("a SLURM cluster", NEEDED, "slurm-wlm, munge, iproute2")
 
 
 @contextmanager
