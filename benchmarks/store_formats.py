@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -48,7 +49,9 @@ def main() -> None:
         one, two = (open_store(store.path) for store in stores.values())
         memmap = np.memmap(Path(folder) / "memmap", samples.dtype, "w+", shape=samples.shape)
         memmap[:] = samples
+        memmap.flush()
         rows, buffer = np.random.default_rng(1).permutation(len(samples)), two.buffer(32)
+        bare = np.empty((32, samples[0].nbytes), np.uint8)
         means = in_turn(
             {
                 "format 1, as it came": lambda: mean(xarray.open_zarr(one.path)),
@@ -60,6 +63,7 @@ def main() -> None:
         read = in_turn(
             {
                 "memmap": lambda: mapped(memmap, rows),
+                "preadv": lambda: read_bare(Path(folder) / "memmap", rows, bare),
                 "format 1": lambda: shuffled(one, rows, buffer=one.buffer(32)),
                 "format 2": lambda: shuffled(two, rows, buffer=buffer),
             },
@@ -73,7 +77,9 @@ def main() -> None:
         ["open", opened[1], opened[2], opened[2] / opened[1]],
         ["shuffled batches of 32", read["format 1"], read["format 2"], read["format 2"] / read["format 1"]],
     ])  # fmt: skip
-    print(f"\nshuffled batches of 32, format 2 x memmap: {read['format 2'] / read['memmap']:.3g}\n")
+    for name in ("format 2", "preadv"):
+        print(f"\nshuffled batches of 32, {name} x memmap: {read[name] / read['memmap']:.3g}")
+    print()
     table(["mean over a store", "CPU s", "x", "tasks"], [[n, s, s / base, tasks[n]] for n, s in means.items()])
 
 
@@ -120,6 +126,15 @@ def shuffled(store: LatentStore, rows: Any, buffer: Any) -> None:
 def mapped(memmap: Any, rows: Any) -> None:
     for part in np.split(rows, range(32, len(rows), 32)):
         memmap[part]
+
+
+def read_bare(path: Path, rows: Any, buffer: Any) -> None:
+    """The same rows by the system call alone: the least that reading files can take."""
+    memory, size = [memoryview(row) for row in buffer], buffer.shape[1]
+    with path.open("rb", buffering=0) as file:
+        for part in np.split(rows, range(32, len(rows), 32)):
+            for sample, row in enumerate(part.tolist()):
+                os.preadv(file.fileno(), [memory[sample]], row * size)
 
 
 def in_turn(ways: dict[Any, Callable[[], object]], rounds: int = ROUNDS) -> dict[Any, float]:

@@ -458,19 +458,19 @@ def wait_for_records(cache: Path, count: int, process: subprocess.Popen[str]) ->
 
 @pytest.mark.slow
 def test_workers_that_are_killed_are_replaced_and_nothing_is_lost(tmp_path: Path, world: Path) -> None:
-    images = make_images(tmp_path / "in", 40)
+    images = make_images(tmp_path / "in", 24)
     command = [*command_line(images, tmp_path / "cache", world), "--json"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    for records in (3, 7):
+    for records in (2, 5):
         wait_for_records(tmp_path / "cache", records, process)
         children = psutil.Process(process.pid).children(recursive=True)
         next(child for child in children if child.name().startswith("ray::Worker")).kill()
     said, _ = process.communicate(timeout=patience(300))
     assert process.returncode == 0
     report = json.loads(said)
-    assert (report["written"], report["failed"]) == (40, 0)
+    assert (report["written"], report["failed"]) == (24, 0)
     store = open_store(Path(report["store"]))
-    assert len(store) == 40
+    assert len(store) == 24
     assert store.failures() == []
 
 
