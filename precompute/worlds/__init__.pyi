@@ -10,3 +10,4 @@ from .family import TextEncoder as TextEncoder
 from .family import WorldFamily as WorldFamily
 from .family import latent_spec_of as latent_spec_of
 from .family import mismatched as mismatched
+from .offloading import offload_blocks as offload_blocks
