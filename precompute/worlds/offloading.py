@@ -6,15 +6,17 @@ on the same device, so no bit of a latent changes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from ...pipeline.errors import ConfigError
+from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.messages import format_amount, format_bytes
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ...pipeline.latents.world_model import WorldModel
+    from ...pipeline.progress import Progress
 
 Offload = Literal["pinned", "mapped"]
 """pinned: the weights are read once into memory that the GPU copies from at full speed. mapped: they stay in their
@@ -48,6 +50,32 @@ def offload_world(world: WorldModel, device: str, how: Offload) -> None:
             f"--offload: {type(world).__name__} has no blocks that could be copied one by one; leave it out"
         )
     world.offload(device, pinned=how == "pinned")
+
+
+def load_or_offload(load: Callable[[str], WorldModel], device: str, progress: Progress) -> WorldModel:
+    """Load a world model on a device; if its weights do not fit there, keep them in main memory, mapped, and say so.
+
+    Args:
+        load: returns the world model, its weights on the device that it is given.
+    Raises:
+        WorldModelError: they do not fit, and its engine has no blocks that could be copied one by one.
+    """
+    import torch
+
+    try:
+        return load(device)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+    torch.cuda.empty_cache()  # here, where the error and what it held on to are gone
+    world = load("cpu")
+    if not isinstance(world, Offloadable):
+        raise WorldModelError(f"the weights do not fit on {device} ({reason}). Use --device cpu, or a larger GPU")
+    progress.warn(
+        f"note: the weights do not fit on {device} ({reason}). They stay in main memory, and each block is copied when "
+        "it computes: the same latents, more slowly"
+    )
+    offload_world(world, device, "mapped")
+    return world
 
 
 def offload_blocks(network: nn.Module, device: str, *, pinned: bool) -> None:

@@ -21,10 +21,18 @@ from tests.miniatures.world_model import (
     mini_wan_scheduler,
     mini_wan_transformer,
 )
-from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.errors import ConfigError, WorldModelError
+from theworld.pipeline.progress import Progress
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.cosmos_forward import LeanTransformer
-from theworld.precompute.worlds.offloading import Offload, bytes_of, bytes_on_gpu, copies_text, offload_world
+from theworld.precompute.worlds.offloading import (
+    Offload,
+    bytes_of,
+    bytes_on_gpu,
+    copies_text,
+    load_or_offload,
+    offload_world,
+)
 from theworld.precompute.worlds.wan import WanWorld
 
 LAYERS, FORWARDS = 3, 2
@@ -137,3 +145,15 @@ def test_the_plan_says_what_is_copied() -> None:
 def test_a_world_model_without_blocks_is_refused() -> None:
     with pytest.raises(ConfigError, match="--offload: Plain has no blocks"):
         offload_world(type("Plain", (), {})(), "cpu", "pinned")
+
+
+def test_where_no_block_can_be_copied_weights_that_do_not_fit_are_one_message() -> None:
+    plain = type("Plain", (), {})()
+
+    def load(device: str) -> object:
+        if device == "cpu":
+            return plain
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with pytest.raises(WorldModelError, match=r"do not fit on cuda \(CUDA out of memory\)\. Use --device cpu"):
+        load_or_offload(load, "cuda", Progress.silent())  # type: ignore[arg-type]
