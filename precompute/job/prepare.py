@@ -156,7 +156,9 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         **prepared.cost.to_json(),
     )
     accelerator, weight_bytes = prepared.cost.target.accelerator, prepared.world.weight_bytes()
-    if config.offload is not None:
+    if config.offload is not None and prepared.cost.target.device == "cpu":
+        progress.warn("note: --offload changes nothing on a CPU, whose memory holds the weights already")
+    elif config.offload is not None:
         if weight_bytes:  # a plan for a machine elsewhere fetches none
             progress.say(f"offload {copies_text(weight_bytes)}")
     elif accelerator is not None and weight_bytes > accelerator.memory_gb * 1e9:

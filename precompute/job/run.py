@@ -129,8 +129,6 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         prompted = recipe.prompts == "sample" or recipe.prompt is not None or recipe.negative_prompt is not None
         setup = _worker_setup(prepared, store, device, batch_size, guardrail=config.guardrail if prompted else None)
         setup["compile"], setup["offload"] = config.compile, config.offload
-        if config.offload is not None and device == "cpu":
-            progress.warn("note: --offload changes nothing on a CPU, whose memory holds the weights already")
         for name, batch in setup["fitted"].items():
             if batch < batch_size:
                 progress.say(f"batches of {batch} on {name}: larger ones did not fit ({config.cache / FILE})")

@@ -83,6 +83,11 @@ def test_a_plan_with_weights_in_main_memory_says_what_is_copied_in_place_of_that
     assert "1.2 s at the 25 GB/s of PCIe 4.0 x16 (computed)" in line
 
 
+def test_weights_that_stay_in_main_memory_anyway_are_no_cost_and_it_is_said(tmp_path: Path) -> None:
+    [line] = [line for line in planned(tmp_path, device="cpu", offload="mapped") if "offload" in line]
+    assert line == "note: --offload changes nothing on a CPU, whose memory holds the weights already"
+
+
 def test_a_cluster_without_a_device_says_how_to_plan_it(tmp_path: Path) -> None:
     lines = planned(tmp_path, address="10.0.0.1:6379", gpu_hour_price="2.50")
     assert any('--device "H100 80GB" --workers 64' in line for line in lines)
