@@ -20,6 +20,7 @@ from ...pipeline.store.formats import StoreFormat
 from ..inputs.fields import seconds_of
 from ..worlds.builtin import BUILT_IN
 from ..worlds.guardrail import Guardrail
+from ..worlds.offloading import Offload
 from .price import parse_price
 
 _running = partial(setting, panel=HOW_IT_RUNS)
@@ -163,6 +164,13 @@ class PrecomputeConfig(BaseModel):
     compile: Annotated[
         bool, _running("Compile the world model's blocks: a minute at the start, then faster; other last bits.")
     ] = False
+    offload: Annotated[
+        Offload | None,
+        _running(
+            "For a GPU too small: weights stay in main memory, pinned or mapped, two blocks on the GPU; same latents.",
+            default="all weights on the GPU",
+        ),
+    ] = None
     format: Annotated[StoreFormat | None, _running("zarr or webdataset, of a new store.", default="zarr")] = None
     """A store that exists keeps its own."""
     shard_size: Annotated[
@@ -309,6 +317,14 @@ class PrecomputeConfig(BaseModel):
     def _something_is_compiled(self) -> PrecomputeConfig:
         if self.compile and (self.steps == 0 or not KINDS[self.kind].predicts):
             raise ValueError("compile is of the network that predicts, and nothing is predicted here; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_offloaded(self) -> PrecomputeConfig:
+        if self.offload is not None and (self.steps == 0 or not KINDS[self.kind].predicts):
+            raise ValueError("offload is of the network that predicts, and nothing is predicted here; leave it out")
+        if self.offload is not None and self.compile:
+            raise ValueError("compile takes blocks that stay on the GPU, and offload moves them; leave one of them out")
         return self
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ from ..rollout.batch_size import batch_of_run, computed_rows
 from ..rollout.kinds import KINDS, at_moments
 from ..worlds.family import read_configs
 from ..worlds.guardrail import check_prompts
+from ..worlds.offloading import copies_text
 from ..worlds.source import COSMOS, WORLDLET, WorldSource, find_family, resolve_world
 from .config import PrecomputeConfig
 from .cost import Cost, Target, a_or_an, estimate
@@ -105,7 +106,7 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
     store = find_store(config.cache, recipe)
     sample_bytes = bytes_per_sample(shape, recipe.dtype)
     plan = make_plan(listing, store, sample_bytes, retry_failed=config.retry_failed, part=config.own_part)
-    throughput = ThroughputLog.load(config.cache)
+    throughput = ThroughputLog.load(config.cache, offload=config.offload)
     price = parse_price(config.gpu_hour_price) if config.gpu_hour_price else None
     todo = len(plan.todo)
     cost = estimate(world, recipe, shape, todo, throughput, target, price=price)
@@ -159,11 +160,16 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         **prepared.cost.to_json(),
     )
     accelerator, weight_bytes = prepared.cost.target.accelerator, prepared.world.weight_bytes()
-    if accelerator is not None and weight_bytes > accelerator.memory_gb * 1e9:
+    if config.offload is not None and prepared.cost.target.device == "cpu":
+        progress.warn("note: --offload changes nothing on a CPU, whose memory holds the weights already")
+    elif config.offload is not None:
+        if weight_bytes:  # a plan for a machine elsewhere fetches none
+            progress.say(f"offload {copies_text(weight_bytes)}")
+    elif accelerator is not None and weight_bytes > accelerator.memory_gb * 1e9:
         progress.warn(
             f"warning: the weights alone take {format_bytes(weight_bytes)}, more than the {accelerator.memory_gb:g} GB "
-            f"of {a_or_an(accelerator.name)}: they will not fit. Plan for a device with more memory, or for a smaller "
-            "world model"
+            f"of {a_or_an(accelerator.name)}: they will not fit. Plan for a device with more memory, for a smaller "
+            "world model, or with --offload pinned"
         )
     if os.environ.get("RAY_ADDRESS") and not config.address and not config.in_process:
         progress.warn("note: RAY_ADDRESS is not followed, this job starts a Ray of its own; --address joins a cluster")

@@ -41,9 +41,11 @@ class ThroughputLog:
 
     path: Path
     records: dict[str, dict[str, DeviceRecord]] = field(default_factory=dict[str, dict[str, DeviceRecord]])
+    offload: str | None = None
+    """How the world model's weights stay in main memory in this run; speed and room on the device depend on it."""
 
     @classmethod
-    def load(cls, cache: Path) -> ThroughputLog:
+    def load(cls, cache: Path, *, offload: str | None = None) -> ThroughputLog:
         """The records in the cache's file; none if it is missing or cannot be read."""
         path = cache / FILE
         try:
@@ -58,12 +60,12 @@ class ThroughputLog:
                 for work, devices in content["shown"].items()
             }
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
-            return cls(path)
-        return cls(path, records)
+            return cls(path, offload=offload)
+        return cls(path, records, offload)
 
     def by_device(self, recipe: Recipe) -> dict[str, DeviceRecord]:
         """Records by device, for this world model and shape."""
-        return self.records.setdefault(work_of(recipe), {})
+        return self.records.setdefault(work_of(recipe, self.offload), {})
 
     def fitted(self, recipe: Recipe) -> dict[str, int]:
         """Device -> the batch size that fitted, if a larger one did not."""
@@ -101,9 +103,11 @@ class ThroughputLog:
 _OF_NO_COST = {"fit", "image_rules", "dtype", "seed", "draw", "fps", "engine", "prompt", "negative_prompt"}
 
 
-def work_of(recipe: Recipe) -> str:
-    """The fields of a recipe that memory and time depend on, as JSON."""
+def work_of(recipe: Recipe, offload: str | None = None) -> str:
+    """The fields of a recipe that memory and time depend on, as JSON, and how weights are offloaded, if they are."""
     fields = recipe.model_dump(mode="json", exclude=_OF_NO_COST) | {"text": recipe.prompt is not None}
+    if offload is not None:
+        fields["offload"] = offload
     return json.dumps(fields, sort_keys=True)
 
 

@@ -31,6 +31,7 @@ from ..rollout.batch import latents_of_batch, machine_facts
 from ..rollout.kinds import KINDS, Loaded, at_moments
 from ..worlds.builtin import WEIGHTS
 from ..worlds.compiling import compile_world
+from ..worlds.offloading import Offload, offload_world
 from ..worlds.prompts import load_prompt_embeddings
 from ..worlds.registry import load_world
 from ..worlds.text_embeddings import TextEmbeddings
@@ -66,6 +67,8 @@ class WorkerSetup:
     """Device, by its model -> the batch that fitted there where a larger one did not."""
     compile: bool = False
     """Whether the world model's blocks are compiled."""
+    offload: Offload | None = None
+    """How the weights of the world model's network stay in main memory; None puts them on the device."""
     stop_sign: str | None = None
     """Name of the sign by which the driver of a Ray job ends its workers' batches."""
 
@@ -118,11 +121,14 @@ class Worker:
         self._negative = None if text is None else text.negative
         folder = Path(setup.world_folder) if setup.world_folder else WEIGHTS
         try:
-            self._world = load_world(folder, device=setup.device, compute_dtype=self._recipe.compute_dtype, text=text)
+            device = setup.device if setup.offload is None else "cpu"
+            self._world = load_world(folder, device=device, compute_dtype=self._recipe.compute_dtype, text=text)
+            if setup.offload is not None:
+                offload_world(self._world, setup.device, setup.offload)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise WorldModelError(_no_room(folder, setup.device)) from error
+            raise WorldModelError(_no_room(folder, setup, error)) from error
         if setup.compile:
             compile_world(self._world, setup.device)
         self._is_compiled = setup.compile
@@ -324,13 +330,19 @@ class Worker:
         }
 
 
-def _no_room(folder: Path, device: str) -> str:
+def _no_room(folder: Path, setup: WorkerSetup, error: BaseException) -> str:
     """What to say and do where the weights do not fit."""
+    device, offload = setup.device, setup.offload
     size = format_bytes(sum(path.stat().st_size for path in folder.glob("*/*.safetensors")))
-    if device.startswith("cuda"):
+    if offload == "pinned" and not isinstance(error, torch.OutOfMemoryError):  # that is of a GPU's memory
+        where = "pinned main memory"
+        advice = "Use --offload mapped, which leaves them in their files, or fewer --workers"
+    elif device.startswith("cuda"):
         free, total = torch.cuda.mem_get_info(device)
         where = f"{torch.cuda.get_device_name(device)}, of whose {format_bytes(total)} {format_bytes(free)} are free"
         advice = "Use a GPU with more memory or a smaller world model, and see with nvidia-smi what else is on this one"
+        if offload is None:
+            advice = f"Use --offload pinned, which leaves them in main memory. {advice}"
     else:
         where, advice = "main memory", "Use fewer --workers, a machine with more memory, or a smaller world model"
     return f"the weights in {folder} ({size}) do not fit into {where}. {advice}"

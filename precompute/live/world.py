@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from ..preview.latent_decoder import LatentDecoder, place_of, require_rules, req
 from ..rollout.batch import latents_of_batch
 from ..rollout.kinds import KINDS
 from ..worlds.family import require_ability
+from ..worlds.offloading import load_or_offload
 from ..worlds.prompts import embed_prompts, load_prompt_embeddings
 from ..worlds.source import find_family, resolve_world
 from ..worlds.text_embeddings import TextEmbeddings
@@ -82,12 +84,8 @@ class LiveWorld(LatentDecoder):
         require_rules(recipe, source)
         where = str(resolve_device(device))
         embeddings = TextEmbeddings.load(text) if text else embed_prompts(source.folder, recipe, source.family.text)
-        loaded = source.family.load(
-            source.folder,
-            device=where,
-            compute_dtype=recipe.compute_dtype,
-            text=embeddings,
-        )
+        load = partial(source.family.load, source.folder, compute_dtype=recipe.compute_dtype, text=embeddings)
+        loaded = load_or_offload(lambda device: load(device=device), where, progress or Progress.to_logger())
         return cls(loaded, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress)
 
     @classmethod

@@ -23,6 +23,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.latents.recipe import Recipe, Solver
 from ...pipeline.latents.tensors import draw_noise, standardise
 from .cosmos_forward import LeanTransformer
+from .offloading import offload_blocks
 from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
 from .text_rows import stack_prompts
@@ -72,6 +73,11 @@ class CosmosWorld(FollowsPrompts, WanLatents):
     def compile_blocks(self) -> None:
         """As `Compilable` has it."""
         self.transformer.compile_blocks()
+
+    def offload(self, device: str, *, pinned: bool) -> None:
+        """As `Offloadable` has it."""
+        self.move_autoencoder(device)
+        offload_blocks(self.transformer, device, pinned=pinned)
 
     @torch.inference_mode()
     def rollout(

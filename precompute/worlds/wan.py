@@ -31,6 +31,7 @@ from ...pipeline.latents.spec import video_frames
 from ...pipeline.latents.tensors import draw_noise
 from ..media.images import to_image
 from .family import read_config
+from .offloading import offload_blocks
 from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
 from .text_rows import stack_prompts
@@ -102,6 +103,12 @@ class WanWorld(FollowsPrompts, WanLatents):
     def compile_blocks(self) -> None:
         """As `Compilable` has it."""
         self.transformer.compile_repeated_blocks(dynamic=False)
+
+    def offload(self, device: str, *, pinned: bool) -> None:
+        """As `Offloadable` has it."""
+        self.move_autoencoder(device)
+        torch.nn.Module.to(self.image_encoder, torch.device(device))
+        offload_blocks(self.transformer, device, pinned=pinned)
 
     @torch.inference_mode()
     def rollout(

@@ -38,6 +38,11 @@ class WanLatents:
         self.device = next(vae.parameters()).device
         self._spec = latent_spec_of(vae.config)
 
+    def move_autoencoder(self, device: str) -> None:
+        """Put the autoencoder on another device; latents are then computed there."""
+        torch.nn.Module.to(self.vae, torch.device(device))
+        self.device = next(self.vae.parameters()).device
+
     @property
     def spec(self) -> LatentSpec:
         """The space of its latents."""

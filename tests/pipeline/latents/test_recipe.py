@@ -196,6 +196,7 @@ INTO_RECIPE = {
 NO_EFFECT_ON_LATENTS = {
     *("images", "scenes", "cache", "limit", "part", "guardrail", "device", "workers", "batch_size"),
     "compile",  # last bits alone, as the batch size
+    "offload",  # where weights lie before a block computes
     *("format", "shard_size", "nodes"),
     *("in_process", "dry_run", "retry_failed", "max_bad", "column", "image_root", "rehash", "address", "events"),
     "gpu_hour_price",

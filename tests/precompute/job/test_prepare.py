@@ -69,8 +69,23 @@ def test_a_device_too_small_for_the_weights_is_said_before_they_are_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("theworld.precompute.worlds.source.WorldSource.weight_bytes", lambda _: 28 * 2**30)
-    lines = planned(tmp_path, device="4090")
-    assert any("the weights alone take 28.0 GiB, more than the 24 GB of an RTX 4090 24GB" in line for line in lines)
+    [warning] = [line for line in planned(tmp_path, device="4090") if "28.0 GiB" in line]
+    assert "the weights alone take 28.0 GiB, more than the 24 GB of an RTX 4090 24GB" in warning
+    assert "--offload pinned" in warning
+
+
+def test_a_plan_with_weights_in_main_memory_says_what_is_copied_in_place_of_that_they_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("theworld.precompute.worlds.source.WorldSource.weight_bytes", lambda _: 28 * 2**30)
+    [line] = [line for line in planned(tmp_path, device="4090", offload="pinned") if "28.0 GiB" in line]
+    assert line.startswith("offload weights stay in main memory: each forward pass copies up to 28.0 GiB")
+    assert "1.2 s at the 25 GB/s of PCIe 4.0 x16 (computed)" in line
+
+
+def test_weights_that_stay_in_main_memory_anyway_are_no_cost_and_it_is_said(tmp_path: Path) -> None:
+    [line] = [line for line in planned(tmp_path, device="cpu", offload="mapped") if "offload" in line]
+    assert line == "note: --offload changes nothing on a CPU, whose memory holds the weights already"
 
 
 def test_a_cluster_without_a_device_says_how_to_plan_it(tmp_path: Path) -> None:
@@ -84,10 +99,12 @@ def test_a_cluster_without_a_device_says_how_to_plan_it(tmp_path: Path) -> None:
     [
         ({"device": "H100 80GB"}, "device must be auto, cpu or cuda, got 'H100 80GB'. With dry_run it may also"),
         ({"device": "H101", "dry_run": True}, "no device is known by the name 'H101'. Known, for a plan, are: H100"),
+        ({"offload": "mapped", "kind": "views"}, "offload is of the network that predicts"),
+        ({"offload": "mapped", "compile": True}, "leave one of them out"),
         ({"gpu_hour_price": "cheap"}, "gpu_hour_price must be a number, with or without a currency"),
     ],
 )
-def test_a_device_or_a_price_that_means_nothing_is_refused(settings: dict[str, Any], words: str) -> None:
+def test_a_setting_that_means_nothing_is_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words.split(", got")[0].replace("(", r"\(")) as refused:
         PrecomputeConfig(**settings)
     assert words in str(refused.value)

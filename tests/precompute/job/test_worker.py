@@ -21,6 +21,7 @@ from theworld.precompute.job.throughput import ANY_DEVICE
 from theworld.precompute.job.worker import Worker, WorkerSetup
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.offloading import Offload
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
 
@@ -39,11 +40,17 @@ class Bench:
         return create_store(cache, self.made.recipe, self.made.spec, label="bench", shard_size=8)
 
     def worker(
-        self, store: LatentStore, *, batch_size: int = 4, fitted: dict[str, int] | None = None, compile: bool = False
+        self,
+        store: LatentStore,
+        *,
+        batch_size: int = 4,
+        fitted: dict[str, int] | None = None,
+        compile: bool = False,
+        offload: Offload | None = None,
     ) -> Worker:
         setup = WorkerSetup(
             world_folder=str(self.world), store=str(store.path), device="cpu", batch_size=batch_size,
-            fitted=fitted or {}, compile=compile,
+            fitted=fitted or {}, compile=compile, offload=offload,
         )  # fmt: skip
         return Worker(setup)
 
@@ -184,3 +191,23 @@ def test_weights_that_do_not_fit_are_one_message(
     monkeypatch.setattr("theworld.precompute.worlds.cosmos.CosmosTransformer3DModel.from_pretrained", too_large)
     with pytest.raises(WorldModelError, match=r"do not fit into main memory\. Use fewer --workers"):
         bench.worker(bench.store(tmp_path))
+
+
+@pytest.mark.parametrize(("offload", "words"), [(None, r"Use fewer --workers"), ("pinned", "Use --offload mapped")])
+def test_where_weights_do_not_fit_the_next_thing_to_try_is_named(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offload: Offload | None, words: str
+) -> None:
+    def too_large(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr("theworld.precompute.worlds.wan_vae.AutoencoderKLWan.to", too_large)
+    with pytest.raises(WorldModelError, match=rf"do not fit into (pinned )?main memory\. {words}"):
+        bench.worker(bench.store(tmp_path), offload=offload)
+
+
+def test_weights_that_stay_in_main_memory_make_the_same_latents(bench: Bench, tmp_path: Path) -> None:
+    store = bench.store(tmp_path)
+    bench.worker(store, offload="mapped").process(bench.samples)
+    store.refresh()
+    for sample in bench.samples:
+        assert store.read([sample.key]).tobytes() == bench.made.read([sample.key]).tobytes()
