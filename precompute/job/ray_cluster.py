@@ -29,7 +29,7 @@ from ...pipeline.credentials import hide_passwords
 from ...pipeline.errors import ConfigError, Interrupted
 from ...pipeline.messages import name_some
 from ...pipeline.progress import Progress
-from .ray_local import Session, environment, kept_to_the_log, new_folder, stop
+from .ray_local import Session, environment, kept_to_the_log, new_folder, stop, watch
 
 _PROBE_S, _CONNECT_S = 60.0, 5.0
 _CHECK_EVERY_S = 10.0
@@ -94,7 +94,7 @@ def ray_cluster(address: str) -> Generator[Session, None, None]:
             shutil.rmtree(folder, ignore_errors=True)  # by now the cluster has the package
         try:
             with kept_to_the_log():
-                yield Session(ray, check=_head_check(host, port))
+                yield Session(ray, check=_cluster_check(ray, host, port))
         finally:
             stop(ray, [])
 
@@ -269,6 +269,25 @@ def _package(folder: Path) -> Path:
     for room in _ROOMS:
         shutil.copytree(root / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     return folder
+
+
+def _cluster_check(ray: Any, host: str, port: int) -> Callable[[], None]:
+    check_raylet, check_head = watch(_raylet_of(ray)), _head_check(host, port)
+
+    def check() -> None:
+        check_raylet()
+        check_head()
+
+    return check
+
+
+def _raylet_of(ray: Any) -> list[psutil.Process]:
+    """The raylet of this node that the driver talks to; none where it cannot be seen from here."""
+    node = getattr(ray._private.worker, "_global_node", None)
+    place = getattr(node, "raylet_socket_name", None)
+    processes = psutil.process_iter(["name", "cmdline"])
+    wanted = f"--raylet_socket_name={place}"
+    return [one for one in processes if one.info["name"] == "raylet" and wanted in (one.info["cmdline"] or ())]
 
 
 def _head_check(host: str, port: int) -> Callable[[], None]:

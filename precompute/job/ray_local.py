@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -156,7 +156,7 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
                 _refuse_open_ports()
                 _refuse_open_files(base, token)
                 with kept_to_the_log():
-                    yield Session(ray, check=_ray_check(started))
+                    yield Session(ray, check=watch(started))
             finally:
                 stop(ray, started)
     finally:
@@ -279,7 +279,8 @@ def _kill(processes: list[psutil.Process]) -> None:
             process.kill()
 
 
-def _ray_check(started: list[psutil.Process]) -> Callable[[], None]:
+def watch(started: Iterable[psutil.Process]) -> Callable[[], None]:
+    """What raises Interrupted once Ray's own processes among these have died: Ray itself would end this process."""
     essential = [(process.name(), process) for process in started if process.name() in ("raylet", "gcs_server")]
 
     def check() -> None:

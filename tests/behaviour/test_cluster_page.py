@@ -286,6 +286,7 @@ def test_where_the_driver_is_killed_its_workers_end_on_all_nodes_and_the_same_co
 
 
 @TAKES_MINUTES
+@pytest.mark.usefixtures("hears_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
 def test_a_signal_ends_a_job_on_all_nodes_in_order(cluster: Cluster, shared: Path, number: signal.Signals) -> None:
     images, cache = make_images(shared / "in", 200), shared / "cache"
