@@ -1,4 +1,4 @@
-"""The forward of a Cosmos-Predict2 transformer without what changes nothing: about a fifth of its operations.
+"""The forward of a Cosmos-Predict2 or 2.5 transformer without what changes nothing: about a fifth of its operations.
 
 Two things are left out. Modulation (shift, scale and gate of each block) depends on a frame's noise level alone: the
 network computes it for every token, here it is computed once for each latent frame. And cross-attention to no text
@@ -32,28 +32,31 @@ Rope = tuple[Tensor, Tensor]
 class LeanTransformer(nn.Module):
     """A loaded `CosmosTransformer3DModel`, whose modules and weights it uses, with the forward of this file."""
 
-    def __init__(self, stock: CosmosTransformer3DModel) -> None:
+    def __init__(self, stock: CosmosTransformer3DModel, *, projects_text: bool = False) -> None:
         """
+        Args:
+            projects_text: it is Cosmos-Predict2.5's, whose projection of text is left out here: `text` is projected.
         Raises:
-            WorldModelError: it has parts that no Cosmos-Predict2 Video2World has.
+            WorldModelError: it has parts that the network of this family does not have.
         """
         super().__init__()
         config = stock.config
-        if config["use_crossattn_projection"]:
+        if bool(config["use_crossattn_projection"]) != projects_text:
+            this, other = ("2", "2.5") if projects_text else ("2.5", "2")
             raise WorldModelError(
-                "this is a Cosmos-Predict2.5 transformer (it projects its text with a bias, so there is no null text); "
-                "only Cosmos-Predict2 Video2World is supported"
+                f"this is a Cosmos-Predict{this} transformer, by its text ({'not ' * projects_text}projected first); the "
+                f"engine of Cosmos-Predict{other} does not run it"
             )
         if config["img_context_dim_in"]:
             raise WorldModelError(
-                "this is a Cosmos-Transfer transformer (it attends to an image beside the text); only Cosmos-Predict2 "
-                "Video2World is supported"
+                "this is a Cosmos-Transfer transformer (it attends to an image beside the text); only Cosmos-Predict "
+                "models, which begin with an image and a text, are supported"
             )
         depth, self._tall, self._wide = config["patch_size"]
         if depth != 1:
             raise WorldModelError(
                 f"this transformer packs {depth} latent frames into one token, and its noise level is one frame's; "
-                "only Cosmos-Predict2 Video2World is supported"
+                "only Cosmos-Predict2 and 2.5 are supported"
             )
         self.dtype: torch.dtype = stock.dtype
         self.rope, self.patch_embed, self.time_embed = stock.rope, stock.patch_embed, stock.time_embed
