@@ -132,10 +132,7 @@ class _Cosmos25(InWanLatents):
     def mismatch(self, configs: Configs) -> str | None:
         index = configs.get(INDEX, {}).get("_class_name")
         if index == "Cosmos2_5_TransferPipeline" or "controlnet" in configs:
-            return "it is Cosmos-Transfer2.5, which follows a control video; Cosmos-Predict2.5 begins with an image alone"
-        transformer = configs.get("transformer", {})
-        if index is None and not transformer.get("use_crossattn_projection"):
-            return "its transformer does not project its text, as that of Cosmos-Predict2.5 does"
+            return "it is Cosmos-Transfer2.5, which follows a control video; Cosmos-Predict2.5 needs an image alone"
         expected = {
             INDEX: ("Cosmos2_5_PredictBasePipeline",),
             "vae": ("AutoencoderKLWan",),
@@ -144,6 +141,7 @@ class _Cosmos25(InWanLatents):
         }
         if (problem := mismatched(configs, expected)) is not None:
             return problem
+        transformer = configs["transformer"]
         if not transformer.get("use_crossattn_projection"):
             return "its transformer does not project its text, as that of Cosmos-Predict2.5 does"
         if transformer.get("img_context_dim_in") or transformer.get("controlnet_block_every_n"):

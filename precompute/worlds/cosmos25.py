@@ -50,8 +50,8 @@ class Cosmos25World(FollowsPrompts, WanLatents):
             text: embeddings of the recipe's prompts, projected; None rolls out with no text.
         """
         super().__init__(vae)
-        self.no_text = no_text(transformer.eval().requires_grad_(False))
-        self.transformer = LeanTransformer(transformer, projects_text=True)
+        self.transformer = LeanTransformer(transformer.eval().requires_grad_(False), projects_text=True)
+        self.no_text = no_text(transformer)
         self.scheduler = scheduler
         self._text = text
         # the padding mask is all zeros here; as one more mask channel it needs no resize, thus no torchvision
@@ -145,8 +145,10 @@ class Cosmos25World(FollowsPrompts, WanLatents):
         )
 
     def solver(self, denoise_steps: int) -> Any:
-        """A new scheduler set to so many forwards: `sigmas` are its levels, and the last, zero, has no forward. Multistep
-        solvers keep state, so each rollout has its own."""
+        """A new scheduler set to so many forwards; its `sigmas` are their levels, and a zero behind them.
+
+        Multistep solvers keep state, so each rollout has its own.
+        """
         solver: Any = UniPCMultistepScheduler.from_config(self.scheduler.config)
         solver.set_timesteps(denoise_steps, device=self.device)
         return solver
