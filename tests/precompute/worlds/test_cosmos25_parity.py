@@ -20,6 +20,7 @@ from theworld.pipeline.errors import ConfigError, WorldModelError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.worlds.builtin import BUILT_IN
 from theworld.precompute.worlds.cosmos25 import Cosmos25World
+from theworld.precompute.worlds.cosmos25_text import load_projection
 from theworld.precompute.worlds.prompts import embed_prompts
 from theworld.precompute.worlds.text_rows import stack_prompts
 
@@ -199,6 +200,13 @@ def test_a_text_encoder_of_another_width_and_one_without_a_template_are_refused(
     with pytest.raises(WorldModelError, match="gives 40 numbers a token, and its transformer takes 30"):
         embed_prompts(folder, recipe, TEXT)
     mini_transformer25().save_pretrained(folder / "transformer")
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    for damaged in (whole[:40], whole[: len(whole) // 2], b""):
+        weights.write_bytes(damaged)
+        with pytest.raises(WorldModelError, match=r"the projection of text in .* cannot be read"):
+            load_projection(folder)
+    weights.write_bytes(whole)
     for file in (folder / "tokenizer").glob("chat_template*"):
         file.unlink()
     with pytest.raises(WorldModelError, match="no chat template"):
