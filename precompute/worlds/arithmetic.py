@@ -58,7 +58,8 @@ def cosmos_forward_flops(config: Mapping[str, Any], frames: int, height: int, wi
     a = config["adaln_lora_dim"]
     attention = 8 * n * d**2 + 4 * n**2 * d
     cross_attention = 4 * n * d**2 + 4 * n * text_tokens * d + 4 * text_tokens * config["text_embed_dim"] * d
-    cross_attention *= bool(text_tokens)
+    if text_tokens <= 1:  # of one row only the value is computed, of none nothing
+        cross_attention = 2 * text_tokens * d * (config["text_embed_dim"] + d)
     mlp = 4 * config["mlp_ratio"] * n * d**2
     modulation = (3 if text_tokens else 2) * 8 * frames * a * d  # of frames, not of tokens
     channels = config["in_channels"] + bool(config["concat_padding_mask"]) + config["out_channels"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from .wan_space import latent_spec_of
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import Autoencoder, WorldModel
-    from .text_embeddings import TextEmbeddings
+    from .text_embeddings import PromptReader, TextEmbeddings
 
 WORLDLET = "worldlet"
 COSMOS = "nvidia/Cosmos-Predict2-2B-Video2World"
@@ -71,7 +72,7 @@ class _Cosmos(InWanLatents):
             return problem
         transformer = configs["transformer"]
         if transformer.get("use_crossattn_projection"):
-            return "its transformer projects its text with a bias, as Cosmos-Predict2.5 does, so it has no null text"
+            return "its transformer projects its text: it is a Cosmos-Predict2.5 model, of the family cosmos-predict2.5"
         if transformer.get("in_channels") != (transformer.get("out_channels") or 0) + 1:
             return "its transformer has no channel for the observed frame, so it begins with no image"
         if not configs["scheduler"].get("use_karras_sigmas"):
@@ -95,6 +96,81 @@ class _Cosmos(InWanLatents):
         from .cosmos import CosmosWorld
 
         return CosmosWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+
+
+@dataclass(frozen=True, slots=True)
+class _ProjectedText:
+    """The `TextForm` of Cosmos-Predict2.5: all layers of Qwen2.5-VL, projected by the transformer."""
+
+    parts: tuple[str, ...] = ("text_encoder", "tokenizer")
+    empty_is_free: bool = True  # a constant of the transformer
+    guardrail: bool = True
+
+    def most_bytes(self, configs: Configs) -> int:
+        width = configs.get("transformer", {}).get("encoder_hidden_states_channels")
+        return 512 * width * 4 if type(width) is int else 0
+
+    def load(self, folder: Path, recipe: Recipe, *, device: str) -> PromptReader:
+        from .cosmos25_text import load_reader
+
+        return load_reader(folder, compute_dtype=recipe.compute_dtype, device=device)
+
+
+class _Cosmos25(InWanLatents):
+    title = "NVIDIA Cosmos-Predict2.5"
+    parts: tuple[str, ...] = ("vae", "transformer", "scheduler")
+    text: TextForm | None = _ProjectedText()
+    settings = Settings(levels="Karras along a flow, 0.995 to 0", guidance="cond + g (cond - uncond)", most_seen=2)
+    card = Card(height=704, width=1280, denoise_steps=20, window=24, fps=16.0)
+    """Source: `Cosmos2_5_PredictBasePipeline.__call__`, 93 video frames; 36 steps there, 20 leave as much deviation."""
+    engine = 1
+    names: Mapping[str, str] = {
+        f"cosmos-predict2.5-{size.lower()}": f"nvidia/Cosmos-Predict2.5-{size}@diffusers/base/post-trained"
+        for size in ("2B", "14B")
+    }
+
+    def mismatch(self, configs: Configs) -> str | None:
+        index = configs.get(INDEX, {}).get("_class_name")
+        if index == "Cosmos2_5_TransferPipeline" or "controlnet" in configs:
+            return "it is Cosmos-Transfer2.5, which follows a control video; Cosmos-Predict2.5 needs an image alone"
+        expected = {
+            INDEX: ("Cosmos2_5_PredictBasePipeline",),
+            "vae": ("AutoencoderKLWan",),
+            "transformer": ("CosmosTransformer3DModel",),
+            "scheduler": ("UniPCMultistepScheduler",),
+        }
+        if (problem := mismatched(configs, expected)) is not None:
+            return problem
+        transformer = configs["transformer"]
+        if not transformer.get("use_crossattn_projection"):
+            return "its transformer does not project its text, as that of Cosmos-Predict2.5 does"
+        if transformer.get("img_context_dim_in") or transformer.get("controlnet_block_every_n"):
+            return "its transformer follows a control beside the text: it is a Cosmos-Transfer model"
+        if transformer.get("in_channels") != (transformer.get("out_channels") or 0) + 1:
+            return "its transformer has no channel for the observed frames, so it begins with no image"
+        scheduler = configs["scheduler"]
+        if not (scheduler.get("use_flow_sigmas") and scheduler.get("prediction_type") == "flow_prediction"):
+            return "its scheduler does not step along a flow (use_flow_sigmas, prediction_type)"
+        if not scheduler.get("use_karras_sigmas"):
+            return "its scheduler does not use Karras sigmas, as those of the base models do"
+        return None
+
+    def check(self, recipe: Recipe) -> None:
+        del recipe  # `settings` says it all
+
+    def rollout_flops(self, configs: Configs, recipe: Recipe, seen: int, frames: int) -> Operations:
+        """N forwards for N denoise steps; no text is one token."""
+        return Operations(
+            self.encode_flops(configs, recipe.height, recipe.width, seen),
+            recipe.denoise_steps * cosmos_step_flops(self.latent_spec(configs), configs, recipe, frames, no_text=1),
+        )
+
+    def load(
+        self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None
+    ) -> WorldModel:
+        from .cosmos25 import Cosmos25World
+
+        return Cosmos25World.load(folder, device=device, compute_dtype=compute_dtype, text=text)
 
 
 def cosmos_step_flops(spec: LatentSpec, configs: Configs, recipe: Recipe, frames: int, *, no_text: int = 0) -> float:
@@ -180,4 +256,8 @@ class _Wan(InWanLatents):
         return WanWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
 
 
-BUILT_IN: Mapping[str, WorldFamily] = {"cosmos-predict2": _Cosmos(), "wan2.1-i2v": _Wan()}
+BUILT_IN: Mapping[str, WorldFamily] = {
+    "cosmos-predict2": _Cosmos(),
+    "cosmos-predict2.5": _Cosmos25(),
+    "wan2.1-i2v": _Wan(),
+}

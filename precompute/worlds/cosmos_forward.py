@@ -1,8 +1,9 @@
-"""The forward of a Cosmos-Predict2 transformer without what changes nothing: about a fifth of its operations.
+"""The forward of a Cosmos-Predict2 or 2.5 transformer without what changes nothing: about a fifth of its operations.
 
-Two things are left out. Modulation (shift, scale and gate of each block) depends on a frame's noise level alone: the
-network computes it for every token, here it is computed once for each latent frame. And cross-attention to no text
-adds exact zeros. NVIDIA's own code does the first as well. The weights stay where the loaded modules have them.
+Three things are left out. Modulation (shift, scale and gate of each block) depends on a frame's noise level alone: the
+network computes it for every token, here it is computed once for each latent frame. Cross-attention to no text
+adds exact zeros. And to a text of one row, which is no text for Predict2.5, each token attends alike. NVIDIA's own code
+does the first as well. The weights stay where the loaded modules have them.
 
 Values equal those of `CosmosTransformer3DModel.forward`: in bfloat16 to the bit; in float32 to the bit on the CPUs
 tried, and to a few units in the last place wherever a matrix product rounds by its number of rows.
@@ -32,28 +33,31 @@ Rope = tuple[Tensor, Tensor]
 class LeanTransformer(nn.Module):
     """A loaded `CosmosTransformer3DModel`, whose modules and weights it uses, with the forward of this file."""
 
-    def __init__(self, stock: CosmosTransformer3DModel) -> None:
+    def __init__(self, stock: CosmosTransformer3DModel, *, projects_text: bool = False) -> None:
         """
+        Args:
+            projects_text: it is Cosmos-Predict2.5's, whose projection of text is left out here: `text` is projected.
         Raises:
-            WorldModelError: it has parts that no Cosmos-Predict2 Video2World has.
+            WorldModelError: it has parts that the network of this family does not have.
         """
         super().__init__()
         config = stock.config
-        if config["use_crossattn_projection"]:
+        if bool(config["use_crossattn_projection"]) != projects_text:
+            this, other = ("2", "2.5") if projects_text else ("2.5", "2")
             raise WorldModelError(
-                "this is a Cosmos-Predict2.5 transformer (it projects its text with a bias, so there is no null text); "
-                "only Cosmos-Predict2 Video2World is supported"
+                f"this is a Cosmos-Predict{this} transformer, by its text ({'not ' * projects_text}projected first); "
+                f"the engine of Cosmos-Predict{other} does not run it"
             )
         if config["img_context_dim_in"]:
             raise WorldModelError(
-                "this is a Cosmos-Transfer transformer (it attends to an image beside the text); only Cosmos-Predict2 "
-                "Video2World is supported"
+                "this is a Cosmos-Transfer transformer (it attends to an image beside the text); only Cosmos-Predict "
+                "models, which begin with an image and a text, are supported"
             )
         depth, self._tall, self._wide = config["patch_size"]
         if depth != 1:
             raise WorldModelError(
                 f"this transformer packs {depth} latent frames into one token, and its noise level is one frame's; "
-                "only Cosmos-Predict2 Video2World is supported"
+                "only Cosmos-Predict2 and 2.5 are supported"
             )
         self.dtype: torch.dtype = stock.dtype
         self.rope, self.patch_embed, self.time_embed = stock.rope, stock.patch_embed, stock.time_embed
@@ -132,7 +136,10 @@ class LeanBlock(nn.Module):
         tokens = tokens + _gated(gate, change)
         if text is not None:
             shift, scale, gate = modulation(self.norm2, activated, lora, frames, parts=3)
-            change = self.attn2(_modulated(self.norm2, tokens, shift, scale), encoder_hidden_states=text)
+            if text.shape[1] == 1:  # attention to a single row is that row's value, whoever asks
+                change = self.attn2.to_out[0](self.attn2.to_v(text)).expand(-1, tokens.shape[1], -1)
+            else:
+                change = self.attn2(_modulated(self.norm2, tokens, shift, scale), encoder_hidden_states=text)
             tokens = tokens + _gated(gate, change)
         shift, scale, gate = modulation(self.norm3, activated, lora, frames, parts=3)
         change = self.ff(_modulated(self.norm3, tokens, shift, scale))

@@ -73,7 +73,7 @@ def test_an_encoding_with_the_real_vae_costs_what_was_counted() -> None:
     assert wan_encode_flops(WAN_VAE, 224, 224, 17) / 1e12 == pytest.approx(4.36, rel=0.01)
 
 
-@pytest.mark.parametrize(("frames", "text_tokens"), [(1, 7), (9, 7), (9, 0)])
+@pytest.mark.parametrize(("frames", "text_tokens"), [(1, 7), (9, 7), (9, 0), (9, 1)])
 def test_the_formulas_agree_with_torch_on_the_real_classes(frames: int, text_tokens: int) -> None:
     transformer = mini_transformer()
     for vae in (mini_vae(), mini_vae22()):

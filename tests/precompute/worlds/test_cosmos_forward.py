@@ -117,7 +117,7 @@ def test_the_lean_form_holds_no_weight_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"use_crossattn_projection": True}, "Cosmos-Predict2.5"),
+        ({"use_crossattn_projection": True}, r"this is a Cosmos-Predict2\.5 transformer"),
         ({"img_context_dim_in": 8}, "Cosmos-Transfer"),
         ({"patch_size": (2, 2, 2)}, "packs 2 latent frames into one token"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.installed import drift_code, install, save_drift
+from tests.miniatures.cosmos25 import save_mini_world25
 from tests.miniatures.world_model import save_mini_wan, save_mini_world
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, RecipeError, WorldModelError
@@ -67,8 +68,9 @@ def test_a_world_has_one_identity_by_name_and_by_folder() -> None:
 @pytest.mark.parametrize(
     ("file", "changes", "words"),
     [
-        ("model_index.json", {"_class_name": "Cosmos2_5_PredictBasePipeline"}, ["Cosmos2_5_PredictBasePipeline"]),
-        ("transformer/config.json", {"use_crossattn_projection": True}, ["Cosmos-Predict2.5", "null text"]),
+        ("model_index.json", {"_class_name": "Cosmos2_5_PredictBasePipeline"}, ["no cosmos-predict2.5", "UniPC"]),
+        ("model_index.json", {"_class_name": "Cosmos2_5_TransferPipeline"}, ["Cosmos-Transfer2.5", "control video"]),
+        ("transformer/config.json", {"use_crossattn_projection": True}, ["a Cosmos-Predict2.5 model, of the family"]),
         ("transformer/config.json", {"in_channels": 16}, ["no image"]),
         ("scheduler/scheduler_config.json", {"use_karras_sigmas": False}, ["Karras"]),
         ("vae/config.json", {"_class_name": "AutoencoderKL"}, ["AutoencoderKL,"]),
@@ -81,6 +83,43 @@ def test_cosmos_models_that_the_engine_does_not_run_are_refused_with_what_is_sup
         resolve_world(str(edited(cosmos, tmp_path / "other", file, **changes)))
     for word in [*words, "cosmos-predict2", "wan2.1-i2v", "theworld worlds"]:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        ("transformer/config.json", {"img_context_dim_in": 8}, "follows a control"),
+        ("transformer/config.json", {"controlnet_block_every_n": 7}, "follows a control"),
+        ("transformer/config.json", {"use_crossattn_projection": False}, "does not project its text"),
+        ("transformer/config.json", {"in_channels": 16}, "no channel for the observed frames"),
+        ("scheduler/scheduler_config.json", {"use_flow_sigmas": False}, "along a flow"),
+        ("scheduler/scheduler_config.json", {"use_karras_sigmas": False}, "Karras"),
+        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "UniPC"),
+        ("model_index.json", {"_class_name": "Cosmos2TextToImagePipeline"}, "Cosmos2TextToImagePipeline"),
+    ],
+)
+def test_relatives_of_predict_2_5_are_refused_by_their_difference(
+    tmp_path: Path, file: str, changes: dict[str, object], words: str
+) -> None:
+    folder = save_mini_world25(tmp_path / "world")
+    assert find_family(str(folder)).title == "NVIDIA Cosmos-Predict2.5"
+    with pytest.raises(WorldModelError, match=words):
+        resolve_world(str(edited(folder, tmp_path / "other", file, **changes)))
+
+
+def test_settings_without_a_meaning_for_predict_2_5_are_refused(tmp_path: Path) -> None:
+    world = resolve_world(str(save_mini_world25(tmp_path / "world")))
+    recipe = make_recipe(PrecomputeConfig(kind="continuation", steps=4), world)
+    assert (recipe.observed_frames, recipe.denoise_steps, recipe.fps) == (5, 20, None)
+    for refused, words in (
+        ({"fps": 16.0}, "--fps 16 has no meaning"),
+        ({"solver": "2ab"}, "--solver 2ab means nothing"),
+        ({"kind": "continuation", "steps": 8, "observed_frames": 9}, "can be shown 5 frames at the most"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            make_recipe(PrecomputeConfig(**refused), world)
+    with pytest.raises(WorldModelError, match=r"no text_encoder/, so it cannot follow a prompt"):
+        resolve_world(str(world.folder), with_text=True)
 
 
 @pytest.mark.parametrize(
