@@ -37,7 +37,7 @@ NAMES = (
 """Names of the files that are read from a model's folder; all others are as if they were not there."""
 ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
 """Attention that a config may name; transformers takes any other name for code to download."""
-TOKENIZERS = ("Gemma", "T5", "Qwen2", "CLIP", "PreTrained", "TokenizersBackend")
+TOKENIZERS = ("Gemma", "T5", "Qwen2", "CLIP", "Llama", "GPT2", "PreTrained", "TokenizersBackend")
 """How the names of tokenizer classes begin that may be loaded."""
 
 _CODE = ("auto_map", "custom_generate", "custom_pipelines", "use_kernels", "kernel_config", "quantization_config")

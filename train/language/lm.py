@@ -25,11 +25,10 @@ from ...pipeline.files.plain import read_json
 from ...pipeline.files.pretrained import load_pretrained, require_plain, tensor_shapes
 from ...pipeline.messages import install_extra, list_problems, name_some
 from ..config import AttentionName
+from .architectures import TEXT_PARAMETERS, TRIED
 from .prompt_format import PromptFormat, TokenizerOnly
 from .weights import Weights
-
-ARCHITECTURES = {"Gemma2ForCausalLM": "eager", "Gemma3ForCausalLM": "sdpa", "Gemma3ForConditionalGeneration": "sdpa"}
-"""The architectures we checked, and an attention each computes correctly. sdpa omits Gemma-2's soft-capping."""
+from .world_check import check_world_inputs
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """The files of LoRA in a run folder, in peft's format."""
@@ -84,15 +83,19 @@ def load_language_model(
     _check_architecture(weights)
     transformers_logging.disable_progress_bar()  # one bar per file of weights would hide our own lines
     options = _gguf(weights)
+    kind: Any = AutoModelForCausalLM
     if not weights.gguf:
+        name = _architecture(weights)
         options = {"attn_implementation": attention_of(weights, attention), "use_safetensors": True}
-    kind: Any = AutoModelForCausalLM if weights.gguf else getattr(transformers, _architecture(weights))
+        if (text_class := TRIED[name].text_class) is not None:
+            options |= {"config": load_lm_config(weights), "key_mapping": dict(TEXT_PARAMETERS)}
+        kind = getattr(transformers, text_class or name)
     model = load_pretrained(kind, weights.folder, error=ConfigError, what="language model", dtype=dtype, **options)
-    if type(model).__name__ not in ARCHITECTURES:
-        raise _unchecked(weights, type(model).__name__)
-    tokenizer = _load_tokenizer(weights)
+    if type(model).__name__ not in TRIED:
+        raise _untried(weights, type(model).__name__)
+    tokenizer = _load_tokenizer(weights, model.config)
     model.requires_grad_(False).eval().to(device)
-    check_embedding_scale(model)
+    check_world_inputs(model)
     lm = LanguageModel(model, tokenizer, weights)
     _check_tokenizer(lm)
     return lm
@@ -116,22 +119,28 @@ def load_tokenizer_only(weights: Weights) -> TokenizerOnly:
         ConfigError: as `load_language_model`, except what only the weights show.
     """
     config = load_lm_config(weights)
-    return TokenizerOnly(_load_tokenizer(weights), weights, config)
+    return TokenizerOnly(_load_tokenizer(weights, config), weights, config)
 
 
 def load_lm_config(weights: Weights) -> Any:
-    """A language model's `PreTrainedConfig`; raises as `load_tokenizer_only`."""
+    """A language model's `PreTrainedConfig`, or that of the part which reads text; raises as `load_tokenizer_only`."""
     _check_architecture(weights)
     kind: Any = AutoConfig if weights.gguf else getattr(transformers, _architecture(weights)).config_class
-    return load_pretrained(kind, weights.folder, error=ConfigError, what="language model's config", **_gguf(weights))
+    what = "language model's config"
+    config = load_pretrained(kind, weights.folder, error=ConfigError, what=what, **_gguf(weights))
+    is_whole = weights.gguf or TRIED[_architecture(weights)].text_class is None
+    return config if is_whole else config.get_text_config()
 
 
 def _gguf(weights: Weights) -> dict[str, Any]:
     return {"gguf_file": weights.gguf} if weights.gguf else {}
 
 
-def _load_tokenizer(weights: Weights) -> Any:
+def _load_tokenizer(weights: Weights, config: Any) -> Any:
     tokenizer = load_pretrained(AutoTokenizer, weights.folder, error=ConfigError, what="tokenizer", **_gguf(weights))
+    start = config.get_text_config().bos_token_id
+    if tokenizer.bos_token_id is None and isinstance(start, int) and start in tokenizer.all_special_ids:
+        tokenizer.bos_token = tokenizer.convert_ids_to_tokens(start)  # Qwen's config alone names one
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise ConfigError(
             f"the tokenizer in {weights.folder} names no <bos> or no <eos>: world tokens stand behind <bos>, "
@@ -146,8 +155,8 @@ def attention_of(weights: Weights, wanted: AttentionName) -> str:
         return "eager"  # more memory than any other: only loading shows what it is
     architecture = _architecture(weights)
     if wanted == "auto":
-        return ARCHITECTURES[architecture]
-    if wanted == "sdpa" and architecture == "Gemma2ForCausalLM":
+        return TRIED[architecture].attention
+    if wanted == "sdpa" and TRIED[architecture].caps_scores:
         raise ConfigError(
             f"{weights.source} caps its attention scores, and sdpa does not: its answers would change. "
             "Use attention = eager, or flex_attention on a GPU"
@@ -168,37 +177,16 @@ def _check_architecture(weights: Weights) -> None:
     if weights.gguf:  # only loading shows its architecture
         if find_spec("gguf") is None:
             raise ConfigError(f"{weights.source} needs the library gguf: {install_extra('gguf')}")
-    elif (architecture := _architecture(weights)) not in ARCHITECTURES:
-        raise _unchecked(weights, architecture)
+    elif (architecture := _architecture(weights)) not in TRIED:
+        raise _untried(weights, architecture)
 
 
-def _unchecked(weights: Weights, architecture: str) -> ConfigError:
-    *most, last = ARCHITECTURES
+def _untried(weights: Weights, architecture: str) -> ConfigError:
+    *most, last = TRIED
     return ConfigError(
         f"{weights.source} is a {architecture}; world tokens are checked for {', '.join(most)} and {last}. "
-        "Choose a Gemma-2 or Gemma-3"
+        "Choose one of these, such as a Gemma"
     )
-
-
-@torch.no_grad()
-def check_embedding_scale(model: Any) -> None:
-    """Refuse a model that rescales its `inputs_embeds`.
-
-    transformers 4.x multiplied Gemma-2's by sqrt(hidden), 48 times too much for vectors that already have the
-    embeddings' scale; 5.4 moved that factor into the embedding layer (vllm-project/vllm#36787).
-
-    Raises:
-        ConfigError: `model(inputs_embeds=embed(ids))` is not `model(input_ids=ids)`.
-    """
-    embed = model.get_input_embeddings()
-    ids = torch.arange(8, device=model.device)[None] % embed.weight.shape[0]
-    by_ids, by_vectors = model(input_ids=ids).logits, model(inputs_embeds=embed(ids)).logits
-    if not torch.allclose(by_ids, by_vectors, rtol=1e-3, atol=1e-3):
-        raise ConfigError(
-            f"transformers {transformers.__version__} changes inputs_embeds inside {type(model).__name__} "
-            f"(logits differ by {(by_ids - by_vectors).abs().max():.2g}), so world tokens would reach it at the wrong "
-            "scale. Install transformers 5.23 or later"
-        )
 
 
 @torch.no_grad()

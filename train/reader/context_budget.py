@@ -60,8 +60,16 @@ LIMITS_BY_MODEL = {
 
 In Gemma-2 every other layer is windowed, the first one included; in Gemma-3 all but every sixth."""
 
-_CLASS_DEFAULTS = {"gemma2": (8192, 4096, 26), "gemma3_text": (131_072, 4096, 26)}
-"""(context, window, layers) where a config.json leaves them out: transformers 5.23, Gemma2Config, Gemma3TextConfig."""
+_CLASS_DEFAULTS = {
+    "gemma2": (8192, 4096, 26),
+    "gemma3_text": (131_072, 4096, 26),
+    "gemma4_text": (131_072, 512, 30),
+    "gemma4_unified_text": (262_144, 1024, 30),
+}
+"""(context, window, layers) where a config.json leaves them out: classes of transformers 5.23. Others state them."""
+
+WINDOWED_THROUGHOUT = ("mistral", "phi3")
+"""Model types without `layer_types` whose layers all have the window of their config; others ignore it."""
 
 
 def find_context_limits(lm: str | None) -> ContextLimits:
@@ -97,8 +105,9 @@ def _read_room(source: str, folder: Path) -> ContextLimits:
 def context_limits_of(source: str, config: Mapping[str, Any]) -> ContextLimits:
     """The limits that a transformers configuration states; of a multimodal model, those of its text part."""
     config = {**config, **(config.get("text_config") or {})}
-    family = "gemma2" if config.get("model_type") == "gemma2" else "gemma3_text"
-    defaults = _CLASS_DEFAULTS[family]
+    family = str(config.get("model_type"))
+    family = "gemma3_text" if family == "gemma3" else family  # a multimodal one whose text part states no type
+    defaults = _CLASS_DEFAULTS.get(family, (None, None, None))
     context, window, layers = (
         config.get(name, default)
         for name, default in zip(
@@ -108,8 +117,10 @@ def context_limits_of(source: str, config: Mapping[str, Any]) -> ContextLimits:
     types = config.get("layer_types")
     if types is not None:
         windowed = sum(kind == "sliding_attention" for kind in types)
-    else:
+    elif family in _CLASS_DEFAULTS:
         windowed = (layers + 1) // 2 if family == "gemma2" else layers - layers // 6
+    else:
+        windowed = layers if family in WINDOWED_THROUGHOUT else 0
     return ContextLimits(source, int(context), int(window) if window and windowed else None, windowed, int(layers))
 
 

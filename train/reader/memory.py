@@ -48,6 +48,8 @@ class LMShape:
     masks: int
     """Kinds of layers, each with a mask of its own: all tokens, a window."""
     parameters: int
+    by_layer: int = 0
+    """Numbers of a token beside its embedding, some for each layer (small Gemma-4s)."""
     vision: int = 0
     """Numbers that a vision tower computes at once for an image; 0 has none."""
 
@@ -56,12 +58,17 @@ class LMShape:
         """From a configuration of transformers, as `config.json` has it with all defaults filled in."""
         text: Mapping[str, Any] = config.get("text_config") or config
         width, layers, mlp = text["hidden_size"], text["num_hidden_layers"], text["intermediate_size"]
-        heads, kv_heads, head_dim = text["num_attention_heads"], text["num_key_value_heads"], text["head_dim"]
-        is_third = str(text.get("model_type", "")).startswith("gemma3")
+        heads = text["num_attention_heads"]
+        kv_heads, head_dim = text.get("num_key_value_heads") or heads, text.get("head_dim") or width // heads
+        norms_heads = str(text.get("model_type", "")).startswith(("gemma3", "gemma4", "qwen3", "olmo2"))
         attention = width * head_dim * 2 * (heads + kv_heads)
-        a_layer = attention + 3 * width * mlp + 4 * width + (2 * head_dim if is_third else 0)
+        a_layer = attention + 3 * width * mlp + 4 * width + (2 * head_dim if norms_heads else 0)
         tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", True)) is not False
         tower, at_once = _vision(config, width)
+        by_layer = layers * (text.get("hidden_size_per_layer_input") or 0)
+        of_layers = (
+            layers * a_layer + _of_gemma_4(text) + by_layer * (3 * width + text.get("vocab_size_per_layer_input", 0))
+        )
         return cls(
             layers=layers,
             width=width,
@@ -72,9 +79,10 @@ class LMShape:
             vocabulary=text["vocab_size"],
             caps_scores=bool(text.get("attn_logit_softcapping")),
             caps_logits=bool(text.get("final_logit_softcapping")),
-            norms_heads=is_third,
+            norms_heads=norms_heads,
             masks=2 if text.get("sliding_window") else 1,
-            parameters=layers * a_layer + width + (1 if tied else 2) * text["vocab_size"] * width + tower,
+            by_layer=by_layer,
+            parameters=of_layers + width + (1 if tied else 2) * text["vocab_size"] * width + tower,
             vision=at_once,
         )
 
@@ -91,6 +99,28 @@ class LMShape:
             (self.mlp, self.width),
         )
         return dict(zip(_LINEARS, sizes, strict=True))
+
+
+def _of_gemma_4(text: Mapping[str, Any]) -> int:
+    """Parameters that a Gemma-4 has more, or less, than if all its layers were as the config's first lines say."""
+    if not str(text.get("model_type", "")).startswith("gemma4"):
+        return 0
+    width, layers, kinds = text["hidden_size"], text["num_hidden_layers"], text.get("layer_types") or ()
+    own = text.get("per_layer_config") or {}
+    first_shared = layers - (text.get("num_kv_shared_layers") or 0)
+    more = 0
+    for layer in range(layers):
+        settings = {**text, **own.get(f"{layer:02d}", {})}
+        heads, keys, size = settings["num_attention_heads"], settings["num_key_value_heads"], settings["head_dim"]
+        own_keys = 0 if layer >= first_shared else keys
+        values = 0 if text.get("attention_k_eq_v") and kinds[layer : layer + 1] == ["full_attention"] else own_keys
+        more += width * size * (2 * heads + own_keys + values)
+        more -= width * text["head_dim"] * 2 * (text["num_attention_heads"] + text["num_key_value_heads"])
+        if text.get("use_double_wide_mlp") and layer >= first_shared:
+            more += 3 * width * text["intermediate_size"]
+        if text.get("enable_moe_block"):
+            more += text["num_experts"] * (3 * width * text["moe_intermediate_size"] + width)
+    return more
 
 
 def _vision(config: Mapping[str, Any], width: int) -> tuple[int, int]:
@@ -243,7 +273,7 @@ class MemoryShape:
         everything_kept = other_layers + (0 if checkpointing else attention + mlp)
         head = everything_kept + self._head(rows, is_training=True) + 2 * layer_input
         reader = self.reader.kept(lm.width) * rows.count if self.reader else 0
-        steady = self._masks(rows) + reader + 2 * layer_input
+        steady = self._masks(rows) + reader + 2 * layer_input + self._by_layer(rows)
         trained = self.adapters.parameters(lm) + (self.reader.parameters if self.reader else 0)
         stage = max(other_layers + layer, head, self._pixels(rows))
         gradients = _F * trained * (passes > 1)
@@ -270,7 +300,7 @@ class MemoryShape:
         cache = size * 2 * keys * lm.layers * (tokens + new_tokens * rows.count) if new_tokens else 0
         head = self._head(rows, is_training=False)
         trained = self.adapters.parameters(lm) + (self.reader.parameters if self.reader else 0)
-        embedded = size * lm.width * tokens
+        embedded = size * lm.width * tokens + self._by_layer(rows)
         stage = max(attention, mlp, head, self._pixels(rows))
         return Estimate(
             weights=size * lm.parameters,
@@ -283,6 +313,10 @@ class MemoryShape:
 
     def _tokens(self, rows: Rows) -> int:
         return rows.count * self._length(rows)
+
+    def _by_layer(self, rows: Rows) -> int:
+        """What each layer gets beside the hidden state: looked up, projected, and their sum."""
+        return 3 * self.dtype_bytes * self.lm.by_layer * self._tokens(rows)
 
     def _adapted(self, *names: str) -> int:
         return sum(name in self.adapters.targets for name in names)

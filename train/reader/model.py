@@ -24,8 +24,8 @@ from ...pipeline.errors import ConfigError, LatentShapeError
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import as_stored, as_tensor, draw_posterior
 from ...pipeline.latents.world_model import WorldModel
+from .lm_inputs import has_inputs_by_layer, run_rows, vector_inputs
 from .memory import SCORED_AT_ONCE
-from .segments import layer_masks, segment_positions
 from .tokens import WorldReader
 
 _log = logging.getLogger(__name__)
@@ -192,10 +192,12 @@ class TheWorld(nn.Module):
             options: further arguments of transformers' `generate`, such as `num_beams`. With any, its sampling is used:
                 the same seed gives the same text, but another one than without.
         Raises:
-            ConfigError: as of `forward`; or options for a multimodal model, for which transformers takes no vectors.
+            ConfigError: as of `forward`; or options for a multimodal model or a Gemma-4, for which transformers takes
+                no vectors.
         """
         ends = [end_id] if isinstance(end_id, int) else list(end_id)
-        if options and self._has_vision:
+        is_ours = self._has_vision or has_inputs_by_layer(self.lm)
+        if options and is_ours:
             raise ConfigError(
                 f"{type(self.lm).__name__} takes max_new_tokens, temperature, top_p and seed alone, not "
                 f"{', '.join(options)}"
@@ -205,12 +207,12 @@ class TheWorld(nn.Module):
         # New tokens must follow the text without a gap: turn each row until its padding is on the left.
         turn = (torch.arange(mask.shape[1], device=mask.device) + mask.sum(1, keepdim=True)) % mask.shape[1]
         vectors, mask = vectors.take_along_dim(turn[..., None], 1), mask.take_along_dim(turn, 1)
-        if self._has_vision or (temperature and not options):
-            is_image = None
+        if is_ours or (temperature and not options):
+            inputs = vector_inputs(self.lm, vectors, self._row_ids(input_ids, mask.shape[1]).take_along_dim(turn, 1))
             if self._has_vision:
-                is_image = self._image_places(input_ids, mask.shape[1]).take_along_dim(turn, 1).long()
+                inputs["token_type_ids"] = self._image_places(input_ids, mask.shape[1]).take_along_dim(turn, 1).long()
             choose = partial(_draw, temperature=temperature, top_p=top_p, generator=torch.Generator().manual_seed(seed))
-            return self._continue(vectors, mask, is_image, ends, max_new_tokens, choose)
+            return self._continue(inputs, mask, ends, max_new_tokens, choose)
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "eos_token_id": ends, "pad_token_id": ends[0]}
         settings |= {"do_sample": bool(temperature)}
         if temperature:
@@ -226,21 +228,17 @@ class TheWorld(nn.Module):
 
     def _continue(
         self,
-        vectors: Tensor,
+        inputs: dict[str, Tensor],
         mask: Tensor,
-        is_image: Tensor | None,
         ends: Sequence[int],
         max_new_tokens: int,
         choose: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """`generate` for what transformers' own does not do: vectors for a multimodal model, draws with a seed."""
-        inputs: dict[str, Tensor] = {"inputs_embeds": vectors}
-        if is_image is not None:
-            inputs["token_type_ids"] = is_image
         cache, id_columns, ending = None, list[Tensor](), torch.tensor(ends, device=mask.device)
         is_done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
         while len(id_columns) < max_new_tokens and not bool(is_done.all()):
-            length = vectors.shape[1] if cache is None else 1
+            length = mask.shape[1] if cache is None else 1
             out = self.lm(
                 **inputs,
                 attention_mask=mask,
@@ -326,24 +324,17 @@ class TheWorld(nn.Module):
             inputs, mask = {"input_ids": input_ids}, attention_mask
         else:
             vectors, mask = self.embed(input_ids, attention_mask, latents, pixel_values)
-            inputs = {"inputs_embeds": vectors}
+            inputs = vector_inputs(self.lm, vectors, self._row_ids(input_ids, mask.shape[1]))
         is_image = None if pixel_values is None else self._image_places(input_ids, mask.shape[1])
-        if segments is None:
-            if is_image is not None:
-                more["token_type_ids"] = is_image.long()
-            return self.lm(
-                **inputs,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-                use_cache=False,
-                **more,
-            )
-        world = mask.shape[1] - segments.shape[1]
-        segments = nn.functional.pad(segments, (world, 0))  # shared, as <bos> is
-        positions = segment_positions(segments, mask)
-        config = self.lm.config.get_text_config()
-        masks = layer_masks(config, segments, mask, positions, dtype=self.lm.dtype, is_image=is_image)
-        return self.lm(**inputs, attention_mask=masks, position_ids=positions, use_cache=False, **more)
+        if segments is not None:
+            segments = nn.functional.pad(segments, (mask.shape[1] - segments.shape[1], 0))  # shared, as <bos> is
+        return run_rows(self.lm, inputs, mask, segments, is_image=is_image, **more)
+
+    def _row_ids(self, input_ids: Tensor, length: int) -> Tensor:
+        """The ids of whole rows, (B, length), with padding where world tokens stand."""
+        pad = self.lm.config.get_text_config().pad_token_id or 0
+        world = input_ids.new_full((len(input_ids), length - input_ids.shape[1]), pad)
+        return torch.cat([input_ids[:, :1], world, input_ids[:, 1:]], dim=1)
 
     def _labelled(
         self,

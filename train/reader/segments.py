@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from .context_budget import WINDOWED_THROUGHOUT
+
 
 def segment_positions(segments: Int[Tensor, "B S"], mask: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
     """Where each token would stand if its segment followed the shared tokens (segment 0) alone."""
@@ -31,11 +33,20 @@ def layer_masks(
     *,
     dtype: torch.dtype,
     is_image: Bool[Tensor, "B S"] | None = None,
-) -> dict[str, Any]:
-    """`segment_masks`, or `segment_blocks`, as the text configuration of a language model needs them."""
+) -> Any:
+    """`segment_masks`, or `segment_blocks`, as the text configuration of a language model needs them: by kind of layer,
+    or of all layers where they are of one kind."""
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    if kinds is None and config.model_type not in WINDOWED_THROUGHOUT:
+        window = None
     if config._attn_implementation == "flex_attention":
-        return segment_blocks(segments, mask, positions, window=config.sliding_window, is_image=is_image)
-    return segment_masks(segments, mask, positions, window=config.sliding_window, dtype=dtype, is_image=is_image)
+        made: dict[str, Any] = segment_blocks(segments, mask, positions, window=window, is_image=is_image)
+    else:
+        made = segment_masks(segments, mask, positions, window=window, dtype=dtype, is_image=is_image)
+    if kinds is not None:
+        return made
+    return made["full_attention" if window is None else "sliding_attention"]
 
 
 def segment_masks(

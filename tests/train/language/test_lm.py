@@ -11,17 +11,19 @@ import torch
 
 from theworld.pipeline.errors import ConfigError
 from theworld.train.language import lm as lm_module
+from theworld.train.language.architectures import TRIED
 from theworld.train.language.lm import (
     LanguageModel,
     add_lora,
-    check_embedding_scale,
     embedding_rms,
     load_language_model,
     load_tokenizer_only,
     merge_adapters,
 )
 from theworld.train.language.weights import Weights, find_weights
+from theworld.train.language.world_check import check_world_inputs
 
+from ...miniatures.language_models import save_tried_lm, tried_lm
 from ...miniatures.lm import mini_lm, mini_tokenizer, save_mini_lm
 from ...patience import ends_within
 
@@ -98,8 +100,10 @@ def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(tmp_path: Path) -> 
 def test_an_architecture_nobody_checked_is_refused_by_name(tmp_path: Path) -> None:
     folder = save_mini_lm(tmp_path)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
-    with pytest.raises(ConfigError, match=r"LlamaForCausalLM.*Gemma2ForCausalLM, Gemma3ForCausalLM and Gemma3For"):
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["GPT2LMHeadModel"]}))
+    with pytest.raises(
+        ConfigError, match=r"GPT2LMHeadModel.*Gemma2ForCausalLM, .*Qwen3ForCausalLM and SmolLM3ForCausalLM"
+    ):
         load_language_model(find_weights(str(folder)), device=CPU, dtype=torch.float32)
 
 
@@ -112,7 +116,7 @@ def test_weights_that_are_not_safetensors_are_refused(tmp_path: Path) -> None:
 
 def test_a_model_that_rescales_vectors_on_their_way_in_is_refused() -> None:
     model = mini_lm()
-    check_embedding_scale(model)
+    check_world_inputs(model)
 
     def as_transformers_4_did(_module: object, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         if kwargs.get("inputs_embeds") is not None:
@@ -121,7 +125,7 @@ def test_a_model_that_rescales_vectors_on_their_way_in_is_refused() -> None:
 
     model.register_forward_pre_hook(as_transformers_4_did, with_kwargs=True)
     with pytest.raises(ConfigError, match="changes inputs_embeds inside Gemma2ForCausalLM"):
-        check_embedding_scale(model)
+        check_world_inputs(model)
 
 
 def test_another_models_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -211,3 +215,53 @@ def test_sdpa_is_refused_for_a_model_whose_attention_it_computes_wrongly(tmp_pat
         load_language_model(weights, device=CPU, dtype=torch.float32, attention="sdpa")
     lm = load_language_model(weights, device=CPU, dtype=torch.float32)
     assert lm.settings._attn_implementation == "eager"
+
+
+TEXT_CLASSES = [name for name, tried in TRIED.items() if not tried.text_class and "Conditional" not in name]
+
+
+@pytest.mark.parametrize("architecture", TEXT_CLASSES)
+def test_every_language_model_that_was_tried_is_loaded_and_passes_the_check(tmp_path: Path, architecture: str) -> None:
+    folder = save_tried_lm(tmp_path, architecture)
+    lm = load_language_model(find_weights(str(folder)), device=CPU, dtype=torch.float32)
+    assert type(lm.model).__name__ == architecture
+    ids = torch.tensor([[1, 4, 5, 6]])
+    torch.testing.assert_close(lm.model(input_ids=ids).logits, tried_lm(architecture)(input_ids=ids).logits)
+    assert lm.image_tokens == 0
+
+
+def test_of_a_multimodal_gemma_4_the_text_part_alone_is_loaded(tmp_path: Path) -> None:
+    folder = save_tried_lm(tmp_path, "Gemma4ForCausalLM")
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["Gemma4ForConditionalGeneration"]
+    lm = load_language_model(find_weights(str(folder)), device=CPU, dtype=torch.float32)
+    assert not [name for name, _ in lm.model.named_parameters() if "vision" in name]
+    only = load_tokenizer_only(find_weights(str(folder)))
+    assert only.prompt_ids("where is the ball ?") == lm.prompt_ids("where is the ball ?")
+
+
+def test_a_start_of_text_that_the_config_alone_names_is_taken(tmp_path: Path) -> None:
+    """Qwen's tokenizers name no <bos>, and its configs name a token of theirs."""
+    folder = save_tried_lm(tmp_path, "Qwen3ForCausalLM")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["bos_token"]
+    settings["extra_special_tokens"] = ["<bos>"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    lm = load_language_model(find_weights(str(folder)), device=CPU, dtype=torch.float32)
+    assert lm.prompt_ids("where is the ball ?")[0] == 1
+
+
+def test_a_model_that_sees_the_other_texts_of_its_row_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mini_lm()
+    masks = "theworld.train.reader.lm_inputs.layer_masks"
+    monkeypatch.setattr(masks, lambda *arguments, **_: arguments[2])
+    with pytest.raises(ConfigError, match="mixes the texts of a row in Gemma2ForCausalLM"):
+        check_world_inputs(model)
+
+
+def test_a_model_that_takes_no_vectors_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Gemma-4 does where its inputs for each layer are not made."""
+    model = tried_lm("Gemma4ForCausalLM")
+    check_world_inputs(model)
+    monkeypatch.setattr("theworld.train.reader.lm_inputs.has_inputs_by_layer", lambda _: False)
+    with pytest.raises(ConfigError, match=r"Gemma4ForCausalLM of transformers .* cannot read world tokens"):
+        check_world_inputs(model)

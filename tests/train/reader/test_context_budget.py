@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import Gemma2Config, Gemma3Config, Gemma3TextConfig
+from transformers import Gemma2Config, Gemma3Config, Gemma3TextConfig, Gemma4TextConfig
 from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, TheWorldError
 from theworld.precompute.job.cost import Cost, Target
-from theworld.train.reader.context_budget import Budget, context_limits_of, find_context_limits, flags
+from theworld.train.reader.context_budget import Budget, ContextLimits, context_limits_of, find_context_limits, flags
 from theworld.train.reader.layouts import TokenLayout
 
 from ...installed import drift_code, install, save_drift
@@ -200,3 +200,12 @@ def test_the_page_s_commands_that_count_run() -> None:
     for command in counting:
         done = CliRunner().invoke(app, command.split()[1:])
         assert done.exit_code == 0, done.output
+
+
+def test_other_language_models_have_the_windows_that_their_configs_state() -> None:
+    gemma_4 = Gemma4TextConfig().to_dict()
+    assert context_limits_of("here", gemma_4) == ContextLimits("here", 131_072, 512, 25, 30)
+    llama = {"model_type": "llama", "max_position_embeddings": 8192, "num_hidden_layers": 16, "sliding_window": 512}
+    assert context_limits_of("here", llama) == ContextLimits("here", 8192, None, 0, 16)  # which ignores one
+    mistral = {**llama, "model_type": "mistral"}
+    assert context_limits_of("here", mistral) == ContextLimits("here", 8192, 512, 16, 16)

@@ -4,8 +4,18 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
-from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Gemma4TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3Config,
+)
 
 from theworld.train.language.lm import checkpoint_activations
 from theworld.train.reader.layouts import TokenLayout
@@ -154,3 +164,65 @@ def test_an_answer_takes_what_was_estimated(
     estimate = sizes(config, layout, dtype, attention).answering(row)
     assert estimate.total == pytest.approx(memory.peak, rel=0.15)
     assert estimate.computed == pytest.approx(memory.peak - estimate.weights - estimate.trained, rel=0.25)
+
+
+def gemma_4(**settings: Any) -> Gemma4TextConfig:
+    kinds = (["sliding_attention"] * 4 + ["full_attention"]) * 7
+    return Gemma4TextConfig(num_hidden_layers=35, num_attention_heads=8, layer_types=kinds, **settings)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [
+        ("Gemma2ForCausalLM", GEMMA2_2B),
+        ("Gemma3ForCausalLM", GEMMA3_1B),
+        (
+            "Gemma4ForCausalLM",
+            gemma_4(
+                hidden_size=1536,
+                intermediate_size=6144,
+                num_key_value_heads=1,
+                num_kv_shared_layers=20,
+                use_double_wide_mlp=True,
+            ),
+        ),
+        (
+            "Gemma4ForCausalLM",
+            gemma_4(
+                hidden_size=2560,
+                num_key_value_heads=2,
+                attention_k_eq_v=True,
+                num_global_key_value_heads=1,
+                hidden_size_per_layer_input=0,
+            ),
+        ),
+        (
+            "LlamaForCausalLM",
+            LlamaConfig(
+                vocab_size=128_256,
+                hidden_size=2048,
+                intermediate_size=8192,
+                num_hidden_layers=16,
+                num_attention_heads=32,
+                num_key_value_heads=8,
+                tie_word_embeddings=True,
+            ),
+        ),
+        (
+            "Qwen3ForCausalLM",
+            Qwen3Config(
+                hidden_size=1024,
+                intermediate_size=3072,
+                num_hidden_layers=28,
+                num_attention_heads=16,
+                num_key_value_heads=8,
+                tie_word_embeddings=True,
+            ),
+        ),
+        ("MistralForCausalLM", MistralConfig(num_hidden_layers=2)),
+    ],
+)
+def test_the_weights_of_a_language_model_are_counted_from_its_config(architecture: str, config: Any) -> None:
+    with torch.device("meta"):
+        model = getattr(transformers, architecture)(config)
+    assert LMShape.of(config.to_dict()).parameters == pytest.approx(model.num_parameters(), rel=0.005)

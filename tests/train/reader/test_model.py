@@ -12,13 +12,15 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from theworld.pipeline.errors import ConfigError, LatentShapeError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
-from theworld.train.language.lm import LanguageModel, add_lora, embedding_rms
+from theworld.train.language.lm import LanguageModel, add_lora, checkpoint_activations, embedding_rms
 from theworld.train.language.weights import Weights
 from theworld.train.reader.model import IGNORED, TheWorld, _draw
 from theworld.train.reader.tokens import TokenLayout, WorldReader
 
+from ...miniatures.language_models import tried_lm
 from ...miniatures.lm import RECIPE, SPEC, mini_lm, mini_tokenizer
 
+MINI = Weights(Path("mini"), "mini", "sha256:mini")
 IDS = torch.tensor([[1, 4, 11, 5, 7, 8, 2], [1, 4, 12, 2, 0, 0, 0]])
 MASK = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
 LABELS = torch.where((torch.arange(7) >= 2) & (MASK == 1), IDS, IGNORED)
@@ -64,7 +66,7 @@ def reader(hidden_size: int = 32, layout: TokenLayout | None = None) -> WorldRea
 
 
 def fresh_lora() -> torch.nn.Module:
-    lm = LanguageModel(mini_lm(), mini_tokenizer(), Weights(Path("mini"), "mini", "sha256:mini"))
+    lm = LanguageModel(mini_lm(), mini_tokenizer(), MINI)
     torch.manual_seed(2)
     return add_lora(lm, rank=2, alpha=4, dropout=0.0).model
 
@@ -202,6 +204,43 @@ def test_gemma_3_reads_the_same_way_and_without_a_world_speaks_for_itself() -> N
     labels = torch.cat([LABELS[:, :1], torch.full((2, 24), IGNORED), LABELS[:, 1:]], 1)
     plain = model.lm(inputs_embeds=vectors, attention_mask=mask, labels=labels).loss
     assert model(IDS, MASK, LABELS, latents=latents()).loss.item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+def test_gemma_4_with_inputs_for_each_layer_reads_a_world_and_without_one_speaks_for_itself() -> None:
+    lm = tried_lm("Gemma4ForCausalLM")
+    model = TheWorld(lm, reader(), num_world_steps=3).eval()
+    plain = tried_lm("Gemma4ForCausalLM")(input_ids=IDS, attention_mask=MASK).logits
+    assert torch.equal(model(IDS, MASK).logits[MASK == 1], plain[MASK == 1])
+    first, second = latents(), latents() + 1
+    assert not torch.allclose(model(IDS, MASK, latents=first).logits, model(IDS, MASK, latents=second).logits)
+
+
+def test_gemma_4_generates_what_its_forward_finds_likeliest() -> None:
+    model = TheWorld(tried_lm("Gemma4ForCausalLM"), reader(), num_world_steps=3).eval()
+    ids, mask = IDS[:1], MASK[:1]
+    [generated] = model.generate(ids, mask, end_id=99, latents=latents()[:1], max_new_tokens=4).tolist()
+    for new in generated:
+        logits = model(ids, mask, latents=latents()[:1]).logits
+        assert int(logits[0, -1].argmax()) == new
+        ids, mask = torch.cat([ids, torch.tensor([[new]])], 1), torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+    with pytest.raises(ConfigError, match="takes max_new_tokens, temperature, top_p and seed alone, not num_beams"):
+        model.generate(ids, mask, end_id=99, latents=latents()[:1], num_beams=2)
+
+
+def test_gemma_4_has_the_same_gradients_where_activations_are_computed_again() -> None:
+    """Layers share keys and values: computing one again must not take another's."""
+    found: list[dict[str, torch.Tensor]] = []
+    for again in (False, True):
+        lm = add_lora(
+            LanguageModel(tried_lm("Gemma4ForCausalLM"), mini_tokenizer(), MINI), rank=2, alpha=4, dropout=0.0
+        )
+        model = TheWorld(lm.model, reader(), num_world_steps=3).train()
+        if again:
+            checkpoint_activations(lm.model)
+        model(IDS, MASK, LABELS, latents=latents()).loss.backward()
+        found.append({name: p.grad.clone() for name, p in model.trainable_parameters() if p.grad is not None})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-4, atol=1e-5)
 
 
 def test_padding_changes_no_logit_of_the_text() -> None:

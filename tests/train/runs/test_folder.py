@@ -151,7 +151,7 @@ def test_a_language_model_that_cannot_be_loaded_is_not_called_a_damaged_run(
     def refuse(*_: object) -> None:
         raise ConfigError("this transformers changes inputs_embeds")
 
-    monkeypatch.setattr("theworld.train.language.lm.check_embedding_scale", refuse)
+    monkeypatch.setattr("theworld.train.language.lm.check_world_inputs", refuse)
     with pytest.raises(ConfigError, match="changes inputs_embeds"):
         load_run(house / "run", device="cpu")
 

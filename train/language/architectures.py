@@ -1,0 +1,44 @@
+"""The language models that were tried, by the name of their class: what each needs from us to read a world.
+
+All of them are held against the same check when they load (`check.py`), so that a release of transformers that changes
+one is refused in words; docs/questions.md says with which weights each was tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """What the class of a language model needs."""
+
+    attention: str = "sdpa"
+    """One that it computes correctly, on every device."""
+    text_class: str | None = None
+    """The class of its text part, which is loaded alone; None loads the whole model."""
+    caps_scores: bool = False
+    """Whether it caps its attention scores, which sdpa leaves out."""
+
+
+TRIED: Mapping[str, Architecture] = {
+    "Gemma2ForCausalLM": Architecture(attention="eager", caps_scores=True),
+    "Gemma3ForCausalLM": Architecture(),
+    "Gemma3ForConditionalGeneration": Architecture(),
+    "Gemma4ForCausalLM": Architecture(),
+    "Gemma4UnifiedForCausalLM": Architecture(),
+    "Gemma4ForConditionalGeneration": Architecture(text_class="Gemma4ForCausalLM"),
+    "Gemma4UnifiedForConditionalGeneration": Architecture(text_class="Gemma4UnifiedForCausalLM"),
+    "LlamaForCausalLM": Architecture(),
+    "MistralForCausalLM": Architecture(),
+    "Olmo2ForCausalLM": Architecture(),
+    "Phi3ForCausalLM": Architecture(),
+    "Qwen2ForCausalLM": Architecture(),
+    "Qwen3ForCausalLM": Architecture(),
+    "SmolLM3ForCausalLM": Architecture(),
+}
+"""By the class that `architectures` in config.json names."""
+
+TEXT_PARAMETERS = {r"^model\.language_model\.": "model.", r"^language_model\.": ""}
+"""What the text part's parameters are called in a checkpoint of the whole model -> their names without it."""
