@@ -180,7 +180,7 @@ class TrainConfig(BaseModel):
     ] = None
     """Decides passes and checkpointing, as an estimate says; see reader/memory.py."""
     attention: Annotated[AttentionName, _running("auto, eager, sdpa, flex_attention or flash_attention_2.")] = "auto"
-    """auto takes what was checked for the language model's architecture."""
+    """auto takes what was checked for the language model's architecture; on a GPU flex_attention, if right there."""
     checkpoint_every: Annotated[
         int | None, Field(ge=1), _running("Updates between checkpoints.", default="by the minutes alone")
     ] = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from peft import PeftModel
@@ -28,7 +28,7 @@ from ...pipeline.machine import DeviceName, is_out_of_memory, resolve_device
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..config import DtypeName
-from ..language.lm import LanguageModel, embedding_rms, load_adapter, load_language_model
+from ..language.lm import LanguageModel, attention_of, embedding_rms, load_adapter, load_language_model
 from ..language.weights import Weights, find_weights
 from ..reader.memory import MemoryShape
 from ..reader.model import TheWorld
@@ -115,9 +115,11 @@ def load_run(
     torch_device = resolve_device(device)
     try:
         torch_dtype = resolve_dtype(dtype or _dtype_of(meta), torch_device)
-        sizes = sizes_of_run(meta, weights, torch_dtype)
+        told: dict[str, Any] = {} if progress is None else {"say": progress.warn}
+        attention = attention_of(weights, "auto", device=torch_device, dtype=torch_dtype, **told)
+        sizes = sizes_of_run(meta, weights, torch_dtype, attention)
         require_room(sizes, torch_device, source=weights.source, progress=progress)
-        base = load_language_model(weights, device=torch_device, dtype=torch_dtype)
+        base = load_language_model(weights, device=torch_device, dtype=torch_dtype, attention=attention)
         reader = _load_reader(run, meta.reader, base)
         adapted = load_adapter(base, run)
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:

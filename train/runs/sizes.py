@@ -10,7 +10,7 @@ import torch
 from ...pipeline.errors import ConfigError
 from ...pipeline.messages import format_bytes
 from ...pipeline.progress import Progress
-from ..language.lm import attention_of, load_lm_config
+from ..language.lm import load_lm_config
 from ..language.weights import Weights
 from ..reader.device_memory import free_memory, name_of
 from ..reader.memory import Adapters, LMShape, MemoryShape, ReaderShape, Rows, usable
@@ -53,9 +53,11 @@ def shape_of(
     )
 
 
-def sizes_of_run(meta: RunMeta, weights: Weights, dtype: torch.dtype) -> MemoryShape:
+def sizes_of_run(meta: RunMeta, weights: Weights, dtype: torch.dtype, attention: str) -> MemoryShape:
     """The sizes of a run that answers on such weights.
 
+    Args:
+        attention: as of `shape_of`.
     Raises:
         ConfigError: the language model's configuration cannot be read.
     """
@@ -65,7 +67,7 @@ def sizes_of_run(meta: RunMeta, weights: Weights, dtype: torch.dtype) -> MemoryS
         meta.reader,
         Adapters.on(None, rank if isinstance(rank, int) else Adapters().rank),
         dtype=dtype,
-        attention=attention_of(weights, "auto"),
+        attention=attention,
         shows=meta.reader.frames != (),
     )
 

@@ -11,7 +11,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.machine import resolve_device
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
-from ..config import TrainConfig
+from ..config import AttentionName, TrainConfig
 from ..data.arms import Arm, open_arm, parse_arm
 from ..data.batches import check_answers, encode, pack
 from ..data.limits import examples_that_fit, questions_with_latents
@@ -63,19 +63,29 @@ class Prepared:
     device: torch.device
     dtype: torch.dtype
     """Of the frozen model."""
+    attention: AttentionName
+    """How the language model computes attention here, not auto."""
     facts: ReaderFacts
     plan: MemoryPlan
 
 
-def prepare(config: TrainConfig, progress: Progress, *, processes: int = 1, live: RollOut | None = None) -> Prepared:
+def prepare(
+    config: TrainConfig,
+    progress: Progress,
+    *,
+    processes: int = 1,
+    live: RollOut | None = None,
+    for_a_gpu: bool = False,
+) -> Prepared:
     """Read and check all but the weights; raises as `train.train`.
 
     Args:
         processes: that train together.
         live: as of `train.train`.
+        for_a_gpu: plan for one, whatever this machine has.
     """
     device = resolve_device(config.device)
-    if config.attention == "flex_attention" and device.type == "cpu":
+    if config.attention == "flex_attention" and device.type == "cpu" and not for_a_gpu:
         raise ConfigError("flex_attention cannot be trained on a CPU: it has no backward pass there. Use eager")
     arm = parse_arm(config.arm)
     store = open_store(config.store, check_sizes=True)
@@ -104,7 +114,9 @@ def prepare(config: TrainConfig, progress: Progress, *, processes: int = 1, live
     weights, dtype = find_weights(config.lm, progress=progress), resolve_dtype(config.dtype, device)
     speech = load_tokenizer_only(weights)
     facts = _reader_facts(config, arm, store, speech, steps)
-    plan = _plan_memory(config, speech, facts, train_split, device, dtype, processes=processes)
+    where = None if for_a_gpu else device
+    attention = attention_of(weights, config.attention, device=where, dtype=dtype, say=progress.warn)
+    plan = _plan_memory(config, speech, facts, train_split, device, dtype, attention, processes=processes)
     return Prepared(
         arm=arm,
         store=store,
@@ -115,6 +127,7 @@ def prepare(config: TrainConfig, progress: Progress, *, processes: int = 1, live
         weights=weights,
         device=device,
         dtype=dtype,
+        attention=attention,
         facts=facts,
         plan=plan,
     )
@@ -169,6 +182,7 @@ def _plan_memory(
     split: SplitData,
     device: torch.device,
     dtype: torch.dtype,
+    attention: AttentionName,
     *,
     processes: int,
 ) -> MemoryPlan:
@@ -187,7 +201,7 @@ def _plan_memory(
         facts,
         Adapters.on(config.target_modules, config.lora_rank),
         dtype=dtype,
-        attention=attention_of(lm.weights, config.attention),
+        attention=attention,
         shows=split.images is not None,
     )
     return plan_training(

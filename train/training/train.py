@@ -70,7 +70,9 @@ def train(
     store, facts, plan = prepared.store, prepared.facts, prepared.plan
     for line in plan.lines():
         progress.say(line)
-    lm = load_language_model(prepared.weights, device=prepared.device, dtype=prepared.dtype, attention=config.attention)
+    lm = load_language_model(
+        prepared.weights, device=prepared.device, dtype=prepared.dtype, attention=prepared.attention
+    )
     world_tokens, validation = world_tokens_of(facts), None
     train_split, train_data = encode_split(prepared.train_split, config, lm, world_tokens, progress)
     if prepared.validation_split is not None:
@@ -162,11 +164,13 @@ def train(
 def plan(config: TrainConfig, *, progress: Progress | None = None) -> MemoryPlan:
     """How a training would fit into memory, without loading a language model's weights; raises as `train`.
 
-    For a GPU that is only named by its size, `auto` is the dtype of a GPU.
+    For a GPU that is only named by its size, `auto` is the dtype and the attention of a GPU.
     """
-    if config.memory is not None and config.dtype == "auto":
+    for_a_gpu = config.memory is not None
+    if for_a_gpu and config.dtype == "auto":
         config = config.model_copy(update={"dtype": "bfloat16"})
-    return prepare(config, progress or Progress.to_logger(), processes=Ranks.here().size).plan
+    progress = progress or Progress.to_logger()
+    return prepare(config, progress, processes=Ranks.here().size, for_a_gpu=for_a_gpu).plan
 
 
 def _identity_to_resume(resume: Path | None, weights: Weights) -> str:

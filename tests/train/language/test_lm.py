@@ -14,6 +14,7 @@ from theworld.train.language import lm as lm_module
 from theworld.train.language.lm import (
     LanguageModel,
     add_lora,
+    attention_of,
     check_embedding_scale,
     embedding_rms,
     load_language_model,
@@ -21,6 +22,8 @@ from theworld.train.language.lm import (
     merge_adapters,
 )
 from theworld.train.language.weights import Weights, find_weights
+from theworld.train.reader.attention import HeadSizes
+from theworld.train.reader.segments import FLEX
 
 from ...miniatures.lm import mini_lm, mini_tokenizer, save_mini_lm
 from ...patience import ends_within
@@ -211,3 +214,23 @@ def test_sdpa_is_refused_for_a_model_whose_attention_it_computes_wrongly(tmp_pat
         load_language_model(weights, device=CPU, dtype=torch.float32, attention="sdpa")
     lm = load_language_model(weights, device=CPU, dtype=torch.float32)
     assert lm.settings._attn_implementation == "eager"
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_is_used_only_where_it_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = find_weights(str(save_mini_lm(tmp_path)))
+    choose, gpu, said = partial(attention_of, weights, dtype=torch.bfloat16), torch.device("cuda"), list[str]()
+    assert choose("auto", device=CPU) == "eager"
+    assert choose("auto", device=None) == "flex_attention"  # a GPU that is planned for
+    asked: list[HeadSizes] = []
+    monkeypatch.setattr(lm_module, "flex_problem", lambda sizes, *_: asked.append(sizes))
+    assert choose("auto", device=gpu, say=said.append) == "flex_attention"
+    assert (asked[0].softcap, asked[0].head_dim, asked[0].windowed) == (50.0, 16, True)
+    assert said == []
+    monkeypatch.setattr(lm_module, "flex_problem", lambda *_: "a value that it computes is off by 12.0%")
+    assert choose("auto", device=gpu, say=said.append) == "eager"
+    assert "eager, which takes more memory, since flex attention cannot be used on cuda: a value that it" in said[0]
+    with pytest.raises(ConfigError, match="off by"):
+        choose("flex_attention", device=gpu)
+    lm = load_language_model(weights, device=CPU, dtype=torch.float32, attention="flex_attention")
+    assert lm.settings._attn_implementation == FLEX
