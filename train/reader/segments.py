@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from .lengths import BLOCK, padded_length
+from .memory import PAIRS_AT_ONCE
 
 FLEX = "flex_attention_blocks"
 """What transformers calls our flex attention (attention.py), which takes its masks as blocks."""
-_AT_ONCE = 2**24
-"""Pairs of tokens that are looked at together to find the blocks: 1,900 tokens of four rows, or a part of more."""
 
 
 def segment_positions(segments: Int[Tensor, "B S"], mask: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
@@ -73,7 +72,7 @@ def _blocks(sees: _Sees, mask: Tensor) -> BlockMask:
     """What torch's create_block_mask gives, which makes the whole mask to find the blocks; here some rows at a time."""
     (batch, length), device = mask.shape, mask.device
     count = -(-length // BLOCK)
-    step = BLOCK * max(1, _AT_ONCE // (batch * BLOCK * length))
+    step = BLOCK * max(1, PAIRS_AT_ONCE // (batch * BLOCK * length))
     row, others = torch.arange(batch, device=device)[:, None, None], torch.arange(length, device=device)[None, None]
     seen: list[Tensor] = []  # pairs that see each other, by block
     for start in range(0, length, step):

@@ -50,6 +50,7 @@ def shape_of(
         dtype_bytes=dtype.itemsize,
         is_eager=attention == "eager",
         masks_whole=attention in ("eager", "sdpa"),
+        is_flex=attention == "flex_attention",
     )
 
 
@@ -65,7 +66,11 @@ def sizes_of_run(meta: RunMeta, weights: Weights, dtype: torch.dtype, attention:
     return shape_of(
         load_lm_config(weights).to_dict(),
         meta.reader,
-        Adapters.on(None, rank if isinstance(rank, int) else Adapters().rank),
+        Adapters.on(
+            None,
+            rank if isinstance(rank, int) else Adapters().rank,
+            dtype_bytes=2 if meta.config.get("adapter_dtype") == "bfloat16" and dtype == torch.bfloat16 else 4,
+        ),
         dtype=dtype,
         attention=attention,
         shows=meta.reader.frames != (),

@@ -17,6 +17,7 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..config import RunSummary, TrainConfig
 from ..data.live import LiveLatents, RollOut
+from ..language.adapter_dtype import compute_in_model_dtype
 from ..language.lm import add_lora, checkpoint_activations, load_language_model
 from ..language.weights import Weights
 from ..questions.readers import digest_of, place_of
@@ -86,6 +87,8 @@ def train(
 
     set_seed(config.seed)
     lm = add_lora(lm, **config.lora())
+    if prepared.adapter_dtype == "bfloat16":
+        compute_in_model_dtype(lm.model)
     if plan.checkpointed:
         checkpoint_activations(lm.model)
     model = TheWorld(
@@ -107,12 +110,12 @@ def train(
             train=len(train_split.questions),
             held_out=prepared.held_out,
         ),
-        config=_portable_settings(config),
+        config=_portable_settings(config) | {"adapter_dtype": prepared.adapter_dtype},
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     facts_of_training = TrainingFacts(
-        config=meta.config,
+        config=_portable_settings(config),
         numbered=config.out is None,
         recipe_id=store.recipe.id,
         images_sha256=digest_of_lines(f"{name} {key}\n" for name, key in sorted(train_split.keys.items())),
@@ -138,7 +141,8 @@ def train(
         )
         result = fit(model, training)
         _require_finite(result.weights, config)
-        metrics: dict[str, Any] = {**result.metrics, "world_tokens": world_tokens}
+        computed = {"attention": prepared.attention, "adapter_dtype": prepared.adapter_dtype}
+        metrics: dict[str, Any] = {**result.metrics, "world_tokens": world_tokens, "computed_with": computed}
         if isinstance(train_split.images, LiveLatents):
             metrics["rolled_out_live"] = train_split.images.facts()
         run = run_of(partial_run.path)
