@@ -26,7 +26,10 @@ from .lengths import BLOCK
 from .segments import FLEX, segment_blocks, segment_masks, segment_positions
 
 _COMPILED_KINDS = 64  # kinds of layers, training or not, one row or several, two lengths: never so many
-_WRONG_BY = 0.02  # of the largest value, or of 2.5 roundings of the dtype where these are more
+_VALUE, _GRADIENT = "a value that", "a gradient that"
+_WRONG_BY = {_VALUE: 0.02, _GRADIENT: 0.05}
+"""Shares of the largest. A kernel that rounds to bfloat16 is off by at most 0.005 and 0.012 (written out on a CPU); one
+that leaves out the cap of Gemma-2 in the backward pass alone by 0.5."""
 
 
 @cache
@@ -144,8 +147,7 @@ def flex_problem(sizes: HeadSizes, device: torch.device, dtype: torch.dtype) -> 
         off_by = _compare(sizes, device, dtype)
     except Exception as error:  # torch's compiler raises whatever a kernel raises
         return f"it cannot be computed there ({_first_line(error)})"
-    allowed = max(_WRONG_BY, 2.5 * torch.finfo(dtype).eps)
-    wrong = {name: error for name, error in off_by.items() if not error <= allowed}
+    wrong = {name: error for name, error in off_by.items() if not error <= _WRONG_BY[name]}
     if not wrong:
         return None
     name, error = max(wrong.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
@@ -172,8 +174,8 @@ def _compare(sizes: HeadSizes, device: torch.device, dtype: torch.dtype) -> Mapp
         return torch.randn(2, heads, length, sizes.head_dim, generator=generator).to(device, dtype)
 
     query, key, value = drawn(sizes.heads), drawn(sizes.kv_heads), drawn(sizes.kv_heads)
-    # scores of about two thirds of the cap, or of 3: large enough that a cap that is left out shows
-    spread = (2 * sizes.softcap / 3 if sizes.softcap else 3.0) / (sizes.scaling * sizes.head_dim**0.5)
+    # scores spread over a quarter of the cap, or over 3: a cap that is left out shows
+    spread = (sizes.softcap / 4 if sizes.softcap else 3.0) / (sizes.scaling * sizes.head_dim**0.5)
     query = query * spread
     toward = drawn(sizes.heads).transpose(1, 2).float() * (mask[..., None, None] == 1)
     masks = {"window": window if sizes.windowed else None, "is_image": None}
@@ -186,13 +188,13 @@ def _compare(sizes: HeadSizes, device: torch.device, dtype: torch.dtype) -> Mapp
         with torch.set_grad_enabled(with_gradients):
             ours = flex_forward(nn.Identity(), *given, block_mask, scaling=sizes.scaling, softcap=sizes.softcap)[0]
             plain = _plain(*exact, dense[name], sizes)
-        pairs = [("a value that", ours * (mask[..., None, None] == 1), plain * (mask[..., None, None] == 1))]
+        pairs = [(_VALUE, ours * (mask[..., None, None] == 1), plain * (mask[..., None, None] == 1))]
         if with_gradients:
             got = torch.autograd.grad((ours.float() * toward).sum(), given)
             right = torch.autograd.grad((plain * toward).sum(), exact)
-            pairs += [("a gradient that", *both) for both in zip(got, right, strict=True)]
+            pairs += [(_GRADIENT, *both) for both in zip(got, right, strict=True)]
         for what, a, b in pairs:
-            error = float((a.float() - b).abs().max() / b.abs().max())
+            error = float((a.detach().float() - b.detach()).abs().max() / b.detach().abs().max())
             found[what] = error if math.isnan(error) else max(found.get(what, 0.0), error)
     return found
 
