@@ -147,13 +147,9 @@ class TrainConfig(BaseModel):
     device: Annotated[DeviceName, _running("auto, cpu or cuda.")] = "auto"
     dtype: Annotated[DtypeName, _running("auto, float32 or bfloat16, of the frozen language model.")] = "auto"
     """Trained parameters stay float32."""
-    adapter_dtype: Annotated[
-        DtypeName,
-        _running(
-            "auto, float32 or bfloat16, of what LoRA computes.", default="bfloat16 as its model on a GPU, else float32"
-        ),
-    ] = "auto"
-    """bfloat16 rounds the products of LoRA, not its weights. The run records which it was, and answers alike."""
+    adapter_dtype: Annotated[DtypeName, _running("auto, float32 or bfloat16, of what LoRA computes.")] = "auto"
+    """auto is bfloat16 beside a bfloat16 model on a GPU, else float32. bfloat16 rounds the products of LoRA, not its
+    weights. The run records which it was, and answers alike."""
     arm: Annotated[
         str, _running("What the reader sees in place of a rollout, as in `theworld study`: text, frozen, shuffled, …")
     ] = "rollout"
