@@ -147,6 +147,9 @@ class TrainConfig(BaseModel):
     device: Annotated[DeviceName, _running("auto, cpu or cuda.")] = "auto"
     dtype: Annotated[DtypeName, _running("auto, float32 or bfloat16, of the frozen language model.")] = "auto"
     """Trained parameters stay float32."""
+    adapter_dtype: Annotated[DtypeName, _running("auto, float32 or bfloat16, of what LoRA computes.")] = "auto"
+    """auto is bfloat16 beside a bfloat16 model on a GPU, else float32. bfloat16 rounds the products of LoRA, not its
+    weights. The run records which it was, and answers alike."""
     arm: Annotated[
         str, _running("What the reader sees in place of a rollout, as in `theworld study`: text, frozen, shuffled, …")
     ] = "rollout"
@@ -180,7 +183,7 @@ class TrainConfig(BaseModel):
     ] = None
     """Decides passes and checkpointing, as an estimate says; see reader/memory.py."""
     attention: Annotated[AttentionName, _running("auto, eager, sdpa, flex_attention or flash_attention_2.")] = "auto"
-    """auto takes what was checked for the language model's architecture."""
+    """auto takes what was checked for the language model's architecture; on a GPU flex_attention, if right there."""
     checkpoint_every: Annotated[
         int | None, Field(ge=1), _running("Updates between checkpoints.", default="by the minutes alone")
     ] = None

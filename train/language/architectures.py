@@ -9,23 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..config import AttentionName
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """What the class of a language model needs."""
 
-    attention: str = "sdpa"
+    attention: AttentionName = "sdpa"
     """One that it computes correctly, on every device."""
     text_class: str | None = None
     """The class of its text part, which is loaded alone; None loads the whole model."""
     caps_scores: bool = False
     """Whether it caps its attention scores, which sdpa leaves out."""
+    takes_flex: bool = False
+    """Whether our flex attention computes what its layers ask for, which is then checked on the device."""
 
 
 TRIED: Mapping[str, Architecture] = {
-    "Gemma2ForCausalLM": Architecture(attention="eager", caps_scores=True),
-    "Gemma3ForCausalLM": Architecture(),
-    "Gemma3ForConditionalGeneration": Architecture(),
+    "Gemma2ForCausalLM": Architecture(attention="eager", caps_scores=True, takes_flex=True),
+    "Gemma3ForCausalLM": Architecture(takes_flex=True),
+    "Gemma3ForConditionalGeneration": Architecture(takes_flex=True),
     "Gemma4ForCausalLM": Architecture(),
     "Gemma4UnifiedForCausalLM": Architecture(),
     "Gemma4ForConditionalGeneration": Architecture(text_class="Gemma4ForCausalLM"),

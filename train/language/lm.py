@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,10 +26,13 @@ from ...pipeline.files.plain import read_json
 from ...pipeline.files.pretrained import load_pretrained, require_plain, tensor_shapes
 from ...pipeline.messages import install_extra, list_problems, name_some
 from ..config import AttentionName
+from ..reader.attention import HeadSizes, flex_problem, use_flex
 from .architectures import TEXT_PARAMETERS, TRIED
 from .prompt_format import PromptFormat, TokenizerOnly
 from .weights import Weights
 from .world_check import check_world_inputs
+
+_log = logging.getLogger(__name__)
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """The files of LoRA in a run folder, in peft's format."""
@@ -74,7 +78,7 @@ def load_language_model(
     """Load, freeze and check a language model.
 
     Args:
-        attention: how it computes attention; auto takes what we checked for its architecture.
+        attention: how it computes attention; auto takes what we checked for its architecture and the device.
     Raises:
         ConfigError: an attention that it computes wrongly, or cannot compute here; an architecture we did not check,
             weights that are not safetensors, a tokenizer without <bos> or <eos> or of another model, or a transformers
@@ -82,11 +86,12 @@ def load_language_model(
     """
     _check_architecture(weights)
     transformers_logging.disable_progress_bar()  # one bar per file of weights would hide our own lines
-    options = _gguf(weights)
+    options, way = _gguf(weights), attention_of(weights, attention, device=device, dtype=dtype)
     kind: Any = AutoModelForCausalLM
     if not weights.gguf:
         name = _architecture(weights)
-        options = {"attn_implementation": attention_of(weights, attention), "use_safetensors": True}
+        way_to_load = TRIED[name].attention if way == "flex_attention" else way
+        options = {"attn_implementation": way_to_load, "use_safetensors": True}
         if (text_class := TRIED[name].text_class) is not None:
             options |= {"config": load_lm_config(weights), "key_mapping": dict(TEXT_PARAMETERS)}
         kind = getattr(transformers, text_class or name)
@@ -96,6 +101,8 @@ def load_language_model(
     tokenizer = _load_tokenizer(weights, model.config)
     model.requires_grad_(False).eval().to(device)
     check_world_inputs(model)
+    if way == "flex_attention":
+        use_flex(model)
     lm = LanguageModel(model, tokenizer, weights)
     _check_tokenizer(lm)
     return lm
@@ -149,19 +156,50 @@ def _load_tokenizer(weights: Weights, config: Any) -> Any:
     return tokenizer
 
 
-def attention_of(weights: Weights, wanted: AttentionName) -> str:
-    """How a language model will compute attention; raises as `load_language_model`."""
+def attention_of(
+    weights: Weights,
+    wanted: AttentionName,
+    *,
+    device: torch.device | None,
+    dtype: torch.dtype,
+    say: Callable[[str], None] = _log.warning,
+) -> AttentionName:
+    """How a language model will compute attention; raises as `load_language_model`.
+
+    auto is flex attention on a GPU that computes it right for this model (`flex_problem`, some seconds once a process),
+    and else what each architecture computes correctly anywhere.
+
+    Args:
+        device: None is a GPU that is planned for, which is taken to compute it right.
+        say: is told why a GPU does without flex attention.
+    """
     if weights.gguf:
         return "eager"  # more memory than any other: only loading shows what it is
     architecture = _architecture(weights)
-    if wanted == "auto":
-        return TRIED[architecture].attention
     if wanted == "sdpa" and TRIED[architecture].caps_scores:
         raise ConfigError(
             f"{weights.source} caps its attention scores, and sdpa does not: its answers would change. "
             "Use attention = eager, or flex_attention on a GPU"
         )
-    return wanted
+    if wanted not in ("auto", "flex_attention"):
+        return wanted
+    instead = TRIED[architecture].attention
+    if not TRIED[architecture].takes_flex:
+        if wanted == "auto":
+            return instead
+        raise ConfigError(
+            f"flex_attention is not written for a {architecture} ({weights.source}). Use attention = auto, which takes "
+            f"{instead}"
+        )
+    if device is not None and device.type != "cuda":  # flex attention makes all scores there
+        return wanted if wanted == "flex_attention" else instead
+    problem = None if device is None else flex_problem(HeadSizes.of(load_lm_config(weights)), device, dtype)
+    if problem is None:
+        return "flex_attention"
+    if wanted == "flex_attention":
+        raise ConfigError(f"flex_attention cannot be used on {device}: {problem}. Use attention = auto")
+    say(f"attention: {instead}, which takes more memory, since flex attention cannot be used on {device}: {problem}")
+    return instead
 
 
 def _architecture(weights: Weights) -> str:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .segments import layer_masks, segment_positions
+from .segments import FLEX, arguments_in_blocks, layer_masks, segment_positions
 
 
 def has_inputs_by_layer(lm: Any) -> bool:
@@ -41,7 +41,7 @@ def run_rows(
     segments: Int[Tensor, "B S"] | None = None,
     *,
     is_image: Bool[Tensor, "B S"] | None = None,
-    **more: Any,
+    keep: Bool[Tensor, "B S"] | None = None,
 ) -> Any:
     """What `lm` computes of rows that are padded on the right.
 
@@ -49,14 +49,20 @@ def run_rows(
         mask: 1 on tokens, 0 on padding.
         segments: for several texts in one row: 0 on what they share, n on the n-th.
         is_image: tokens that a vision tower made, which see each other both ways.
-        more: further arguments of the model.
+        keep: where logits are wanted; None is everywhere.
     """
+    length, config = mask.shape[1], lm.config.get_text_config()
+    if config._attn_implementation == FLEX:
+        output = lm(**arguments_in_blocks(config, inputs, mask, segments, is_image=is_image, keep=keep))
+        if keep is None:
+            output.logits = output.logits[:, :length]
+        return output
+    more: dict[str, Any] = {} if keep is None else {"logits_to_keep": keep}
     if segments is None:
         if is_image is not None:
             more["token_type_ids"] = is_image.long()
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         return lm(**inputs, attention_mask=mask, position_ids=positions, use_cache=False, **more)
     positions = segment_positions(segments, mask)
-    config = lm.config.get_text_config()
     masks = layer_masks(config, segments, mask, positions, dtype=lm.dtype, is_image=is_image)
     return lm(**inputs, attention_mask=masks, position_ids=positions, use_cache=False, **more)

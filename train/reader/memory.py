@@ -3,6 +3,7 @@
 The figures follow what one layer of Gemma in transformers computes, with peft's adapters in float32 on its linear
 layers: what autograd keeps of it, and what it takes for a moment. tests/train/reader/test_memory.py compares them with
 the allocations of the real modules. Attention counts as a fused kernel, unless it is eager, which makes all scores.
+With flex attention rows are as long as they are padded to (lengths.py), and no mask is made whole.
 Not in it: what the libraries of a GPU take for themselves, and gaps between allocations; `usable` leaves room for them.
 
 Sizes:  T tokens of all rows   E width of the model   M width of its MLP   W bytes of a number of the frozen model
@@ -11,11 +12,12 @@ Sizes:  T tokens of all rows   E width of the model   M width of its MLP   W byt
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...pipeline.messages import format_bytes
 from .layouts import TokenLayout
+from .lengths import BLOCK, padded_length
 
 GIB = 2**30
 _F = 4  # bytes of a float32
@@ -23,6 +25,9 @@ _LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "dow
 _RESERVE = 0.9  # of the free memory: allocations leave gaps
 SCORED_AT_ONCE = 64
 """Labelled tokens whose probabilities an answer computes together, in float32 over the whole vocabulary."""
+PAIRS_AT_ONCE = 2**24
+"""Pairs of tokens that are looked at together to find the blocks of a mask: 1,900 tokens of four rows, or a part."""
+_BY_PAIR = 6  # bytes of what is made to look at a pair: a few booleans, and their places
 
 
 def usable(free_bytes: float) -> float:
@@ -141,13 +146,16 @@ class Adapters:
 
     rank: int = 16
     targets: frozenset[str] = frozenset(_LINEARS)
+    dtype_bytes: int = _F
+    """Of a number that they compute with; their weights are float32."""
 
     @classmethod
-    def on(cls, modules: Iterable[str] | None, rank: int) -> Adapters:
+    def on(cls, modules: Iterable[str] | None, rank: int, *, dtype_bytes: int = _F) -> Adapters:
         """From `target_modules`; None is all."""
-        if modules is None:
-            return cls(rank=rank)
-        return cls(rank=rank, targets=frozenset(name.rpartition(".")[2] for name in modules) & frozenset(_LINEARS))
+        targets = frozenset(_LINEARS)
+        if modules is not None:
+            targets &= frozenset(name.rpartition(".")[2] for name in modules)
+        return cls(rank=rank, targets=targets, dtype_bytes=dtype_bytes)
 
     def parameters(self, lm: LMShape) -> int:
         """How many numbers they have."""
@@ -249,7 +257,8 @@ class MemoryShape:
     is_eager: bool = True
     """Attention that makes all scores."""
     masks_whole: bool = True
-    """Whether packed rows get masks of every token by every token; flex_attention makes none."""
+    """Whether packed rows get masks of every token by every token; flex attention makes none."""
+    is_flex: bool = False
 
     def training(self, rows: Rows, *, checkpointing: bool, passes: int = 1) -> Estimate:
         """The most that an update takes.
@@ -290,13 +299,17 @@ class MemoryShape:
         Args:
             new_tokens: of an answer that is written token by token, whose keys and values are kept.
         """
+        if new_tokens and self.is_flex:  # a text is generated without it
+            plain = replace(self, is_flex=False, is_eager=self.lm.caps_scores, masks_whole=True)
+            return plain.answering(rows, new_tokens=new_tokens)
         tokens, lm, size = self._tokens(rows), self.lm, self.dtype_bytes
         queries, keys = lm.heads * lm.head_dim, lm.kv_heads * lm.head_dim
         scores = lm.heads * rows.count * self._length(rows) ** 2
         is_cast = size < _F
         attention = size * tokens * (2 * lm.width + 4 * queries + 2 * keys)
         attention += (10 if is_cast else 8) * scores * self.is_eager
-        mlp = (12 if is_cast else 16) * lm.mlp * tokens + (7 * size // 2) * lm.width * tokens
+        by_mlp = 4 * size if self.adapters.dtype_bytes == size else 12  # else a float32 copy of what one adapter gets
+        mlp = by_mlp * lm.mlp * tokens + (7 * size // 2) * lm.width * tokens
         cache = size * 2 * keys * lm.layers * (tokens + new_tokens * rows.count) if new_tokens else 0
         head = self._head(rows, is_training=False)
         trained = self.adapters.parameters(lm) + (self.reader.parameters if self.reader else 0)
@@ -309,7 +322,8 @@ class MemoryShape:
         )
 
     def _length(self, rows: Rows) -> int:
-        return rows.text + (self.reader.world_tokens if self.reader else 0)
+        length = rows.text + (self.reader.world_tokens if self.reader else 0)
+        return padded_length(length) if self.is_flex else length
 
     def _tokens(self, rows: Rows) -> int:
         return rows.count * self._length(rows)
@@ -322,15 +336,18 @@ class MemoryShape:
         return sum(name in self.adapters.targets for name in names)
 
     def _kept_inputs(self, names: tuple[str, ...], width: int) -> int:
-        """Bytes by token that adapters on these layers keep: a float32 copy each of what they get, and their ranks."""
-        adapted = self._adapted(*names)
-        copies = adapted if self.dtype_bytes < _F else min(adapted, 1)
-        return _F * (copies * width + adapted * self.adapters.rank)
+        """Bytes by token that adapters on these layers keep: what they get, and their ranks.
+
+        Where they compute in another dtype than the model, each keeps a copy of its own of what it gets.
+        """
+        adapted, size = self._adapted(*names), self.adapters.dtype_bytes
+        copies = adapted if self.dtype_bytes < size else min(adapted, 1)
+        return size * (copies * width + adapted * self.adapters.rank)
 
     def _kept_by_attention(self, rows: Rows) -> int:
         lm, size = self.lm, self.dtype_bytes
         queries, keys = lm.heads * lm.head_dim, lm.kv_heads * lm.head_dim
-        repeated = queries if lm.heads > lm.kv_heads else keys
+        repeated = queries if lm.heads > lm.kv_heads and not self.is_flex else keys
         numbers = 2 * _F * lm.width + size * (queries + 2 * repeated)  # the norms around it; queries, keys, values
         numbers += _F * (queries + keys) * lm.norms_heads
         numbers += self._kept_inputs(("q_proj", "k_proj", "v_proj"), lm.width) + self._kept_inputs(("o_proj",), queries)
@@ -360,7 +377,9 @@ class MemoryShape:
     def _masks(self, rows: Rows) -> int:
         """Of every token by every token, for each kind of layer."""
         if not self.masks_whole:
-            return 2 * rows.count * self._length(rows) ** 2 * rows.is_packed  # for a moment, to find the blocks
+            length = self._length(rows)
+            pairs = min(rows.count * length**2, max(PAIRS_AT_ONCE, rows.count * BLOCK * length))
+            return _BY_PAIR * pairs * self.is_flex  # for a moment, to find the blocks
         is_float = self.is_eager or rows.is_packed
         return (self.dtype_bytes if is_float else 1) * self.lm.masks * rows.count * self._length(rows) ** 2
 

@@ -24,8 +24,10 @@ from ...pipeline.errors import ConfigError, LatentShapeError
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import as_stored, as_tensor, draw_posterior
 from ...pipeline.latents.world_model import WorldModel
+from .attention import without_flex
 from .lm_inputs import has_inputs_by_layer, run_rows, vector_inputs
 from .memory import SCORED_AT_ONCE
+from .sampling import draw_token
 from .tokens import WorldReader
 
 _log = logging.getLogger(__name__)
@@ -211,8 +213,11 @@ class TheWorld(nn.Module):
             inputs = vector_inputs(self.lm, vectors, self._row_ids(input_ids, mask.shape[1]).take_along_dim(turn, 1))
             if self._has_vision:
                 inputs["token_type_ids"] = self._image_places(input_ids, mask.shape[1]).take_along_dim(turn, 1).long()
-            choose = partial(_draw, temperature=temperature, top_p=top_p, generator=torch.Generator().manual_seed(seed))
-            return self._continue(inputs, mask, ends, max_new_tokens, choose)
+            choose = partial(
+                draw_token, temperature=temperature, top_p=top_p, generator=torch.Generator().manual_seed(seed)
+            )
+            with without_flex(self.lm):
+                return self._continue(inputs, mask, ends, max_new_tokens, choose)
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "eos_token_id": ends, "pad_token_id": ends[0]}
         settings |= {"do_sample": bool(temperature)}
         if temperature:
@@ -221,7 +226,7 @@ class TheWorld(nn.Module):
             options["generation_config"] = config = deepcopy(config)
             config.update(**settings)
             settings = {}
-        with torch.random.fork_rng(enabled=bool(temperature)):
+        with without_flex(self.lm), torch.random.fork_rng(enabled=bool(temperature)):
             if temperature:
                 torch.manual_seed(seed)
             return self.lm.generate(inputs_embeds=vectors, attention_mask=mask, **settings, **options)
@@ -317,7 +322,8 @@ class TheWorld(nn.Module):
         latents: Tensor | None,
         segments: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        **more: Any,
+        *,
+        keep: Tensor | None = None,
     ) -> Any:
         if latents is None and pixel_values is None:
             self._check_pixels(input_ids, None)
@@ -328,7 +334,7 @@ class TheWorld(nn.Module):
         is_image = None if pixel_values is None else self._image_places(input_ids, mask.shape[1])
         if segments is not None:
             segments = nn.functional.pad(segments, (mask.shape[1] - segments.shape[1], 0))  # shared, as <bos> is
-        return run_rows(self.lm, inputs, mask, segments, is_image=is_image, **more)
+        return run_rows(self.lm, inputs, mask, segments, is_image=is_image, keep=keep)
 
     def _row_ids(self, input_ids: Tensor, length: int) -> Tensor:
         """The ids of whole rows, (B, length), with padding where world tokens stand."""
@@ -359,7 +365,7 @@ class TheWorld(nn.Module):
             raise ConfigError(
                 f"all labels are {IGNORED}, so there is nothing to learn: label the tokens of the answer with their ids"
             )
-        logits = self._run(input_ids, attention_mask, latents, segments, pixel_values, logits_to_keep=keep).logits
+        logits = self._run(input_ids, attention_mask, latents, segments, pixel_values, keep=keep).logits
         return logits, labels[keep], keep.nonzero()[:, 0]
 
     def _world_latents(
@@ -433,18 +439,3 @@ class TheWorld(nn.Module):
             longer = {"rollout_steps": max(self.recipe.rollout_steps, steps)}
             latents = world.rollout(images, keys, self.recipe.model_copy(update=longer))
         return as_stored(latents, self.recipe.dtype, keys).to(next(self.reader.parameters()).device)
-
-
-def _draw(
-    logits: Float[Tensor, "B V"], *, temperature: float, top_p: float, generator: torch.Generator
-) -> Int[Tensor, " B"]:
-    """A token of each row: the likeliest, or one drawn from the smallest set of likeliest ones that has `top_p`.
-
-    Source: A. Holtzman et al., ICLR 2020, nucleus sampling. It is drawn on the CPU, so that a seed means the same on
-    every device.
-    """
-    if not temperature:
-        return logits.argmax(-1)
-    shares, ids = (logits.float().cpu() / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
-    shares = shares.masked_fill(shares.cumsum(-1) - shares >= top_p, 0.0)  # the likeliest always stays
-    return ids.gather(-1, torch.multinomial(shares, 1, generator=generator))[:, 0].to(logits.device)

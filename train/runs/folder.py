@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from peft import PeftModel
@@ -28,7 +28,8 @@ from ...pipeline.machine import DeviceName, is_out_of_memory, resolve_device
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..config import DtypeName
-from ..language.lm import LanguageModel, embedding_rms, load_adapter, load_language_model
+from ..language.adapter_dtype import compute_in_model_dtype
+from ..language.lm import LanguageModel, attention_of, embedding_rms, load_adapter, load_language_model
 from ..language.weights import Weights, find_weights
 from ..reader.memory import MemoryShape
 from ..reader.model import TheWorld
@@ -114,12 +115,16 @@ def load_run(
     weights = _find_base(run, meta, lm, progress)
     torch_device = resolve_device(device)
     try:
-        torch_dtype = resolve_dtype(dtype or _dtype_of(meta), torch_device)
-        sizes = sizes_of_run(meta, weights, torch_dtype)
+        torch_dtype = resolve_dtype(dtype or _dtype_set(meta, "dtype", "auto"), torch_device)
+        told: dict[str, Any] = {} if progress is None else {"say": progress.warn}
+        attention = attention_of(weights, "auto", device=torch_device, dtype=torch_dtype, **told)
+        sizes = sizes_of_run(meta, weights, torch_dtype, attention)
         require_room(sizes, torch_device, source=weights.source, progress=progress)
-        base = load_language_model(weights, device=torch_device, dtype=torch_dtype)
+        base = load_language_model(weights, device=torch_device, dtype=torch_dtype, attention=attention)
         reader = _load_reader(run, meta.reader, base)
         adapted = load_adapter(base, run)
+        if torch_dtype == torch.bfloat16 and _dtype_set(meta, "adapter_dtype", "float32") == "bfloat16":
+            compute_in_model_dtype(adapted.model)
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         if isinstance(error, ConfigError) or is_out_of_memory(error):
             raise
@@ -165,11 +170,11 @@ def _both(identity: str, content: str | None) -> str:
     return identity if content in (None, identity) else f"{identity}, {content}"
 
 
-def _dtype_of(meta: RunMeta) -> DtypeName:
-    """The dtype that the frozen model had in the training."""
-    name = meta.config.get("dtype", "auto")
+def _dtype_set(meta: RunMeta, setting: str, earlier: DtypeName) -> DtypeName:
+    """The dtype that a setting of the training names; `earlier` where its version had no such setting."""
+    name = meta.config.get(setting, earlier)
     if name not in get_args(DtypeName):
-        raise ValueError(f"{META} names the dtype {name!r}; there are {', '.join(get_args(DtypeName))}")
+        raise ValueError(f"{META} names the {setting} {name!r}; there are {', '.join(get_args(DtypeName))}")
     return name
 
 

@@ -188,7 +188,8 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: a setting differs that decides what is learned; names each with both values.
     """
-    saved = {"holdout": 0.0, **read_facts(path).config}  # earlier versions held out nothing
+    earlier = {"holdout": 0.0, "adapter_dtype": "float32"}  # of versions without these settings
+    saved = {**earlier, **read_facts(path).config}
     try:
         wanted = TrainConfig.model_validate({**_given(saved), **{k: v for k, v in changes.items() if v is not None}})
     except ValidationError as error:

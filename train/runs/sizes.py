@@ -10,7 +10,7 @@ import torch
 from ...pipeline.errors import ConfigError
 from ...pipeline.messages import format_bytes
 from ...pipeline.progress import Progress
-from ..language.lm import attention_of, load_lm_config
+from ..language.lm import load_lm_config
 from ..language.weights import Weights
 from ..reader.device_memory import free_memory, name_of
 from ..reader.memory import Adapters, LMShape, MemoryShape, ReaderShape, Rows, usable
@@ -50,12 +50,15 @@ def shape_of(
         dtype_bytes=dtype.itemsize,
         is_eager=attention == "eager",
         masks_whole=attention in ("eager", "sdpa"),
+        is_flex=attention == "flex_attention",
     )
 
 
-def sizes_of_run(meta: RunMeta, weights: Weights, dtype: torch.dtype) -> MemoryShape:
+def sizes_of_run(meta: RunMeta, weights: Weights, dtype: torch.dtype, attention: str) -> MemoryShape:
     """The sizes of a run that answers on such weights.
 
+    Args:
+        attention: as of `shape_of`.
     Raises:
         ConfigError: the language model's configuration cannot be read.
     """
@@ -63,9 +66,13 @@ def sizes_of_run(meta: RunMeta, weights: Weights, dtype: torch.dtype) -> MemoryS
     return shape_of(
         load_lm_config(weights).to_dict(),
         meta.reader,
-        Adapters.on(None, rank if isinstance(rank, int) else Adapters().rank),
+        Adapters.on(
+            None,
+            rank if isinstance(rank, int) else Adapters().rank,
+            dtype_bytes=2 if meta.config.get("adapter_dtype") == "bfloat16" and dtype == torch.bfloat16 else 4,
+        ),
         dtype=dtype,
-        attention=attention_of(weights, "auto"),
+        attention=attention,
         shows=meta.reader.frames != (),
     )
 

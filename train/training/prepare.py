@@ -11,13 +11,14 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.machine import resolve_device
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
-from ..config import TrainConfig
+from ..config import AttentionName, DtypeName, TrainConfig
 from ..data.arms import Arm, open_arm, parse_arm
 from ..data.batches import check_answers, encode, pack
 from ..data.limits import examples_that_fit, questions_with_latents
 from ..data.live import RollOut, roll_out_live
 from ..data.loader import LatentDataset
 from ..data.vision import open_vision_inputs
+from ..language.adapter_dtype import adapter_dtype_of
 from ..language.lm import LanguageModel, attention_of, load_tokenizer_only
 from ..language.prompt_format import TokenizerOnly
 from ..language.weights import Weights, find_weights
@@ -27,7 +28,7 @@ from ..questions.record import Question, evaluation_split, first_scenes, read_qu
 from ..questions.shown_choices import all_as_shown
 from ..reader.context_budget import Budget, context_limits_of
 from ..reader.layouts import TokenLayout
-from ..reader.memory import Adapters
+from ..reader.memory import Adapters, MemoryShape
 from ..runs.folder import resolve_dtype
 from ..runs.meta import ReaderFacts
 from ..runs.sizes import shape_of
@@ -63,19 +64,31 @@ class Prepared:
     device: torch.device
     dtype: torch.dtype
     """Of the frozen model."""
+    attention: AttentionName
+    """How the language model computes attention here, not auto."""
+    adapter_dtype: DtypeName
+    """What LoRA computes in, not auto."""
     facts: ReaderFacts
     plan: MemoryPlan
 
 
-def prepare(config: TrainConfig, progress: Progress, *, processes: int = 1, live: RollOut | None = None) -> Prepared:
+def prepare(
+    config: TrainConfig,
+    progress: Progress,
+    *,
+    processes: int = 1,
+    live: RollOut | None = None,
+    for_a_gpu: bool = False,
+) -> Prepared:
     """Read and check all but the weights; raises as `train.train`.
 
     Args:
         processes: that train together.
         live: as of `train.train`.
+        for_a_gpu: plan for one, whatever this machine has.
     """
     device = resolve_device(config.device)
-    if config.attention == "flex_attention" and device.type == "cpu":
+    if config.attention == "flex_attention" and device.type == "cpu" and not for_a_gpu:
         raise ConfigError("flex_attention cannot be trained on a CPU: it has no backward pass there. Use eager")
     arm = parse_arm(config.arm)
     store = open_store(config.store, check_sizes=True)
@@ -104,7 +117,19 @@ def prepare(config: TrainConfig, progress: Progress, *, processes: int = 1, live
     weights, dtype = find_weights(config.lm, progress=progress), resolve_dtype(config.dtype, device)
     speech = load_tokenizer_only(weights)
     facts = _reader_facts(config, arm, store, speech, steps)
-    plan = _plan_memory(config, speech, facts, train_split, device, dtype, processes=processes)
+    where = torch.device("cuda") if for_a_gpu else device
+    asked = None if for_a_gpu else device
+    attention = attention_of(weights, config.attention, device=asked, dtype=dtype, say=progress.warn)
+    adapter_dtype = adapter_dtype_of(config.adapter_dtype, dtype, where)
+    shape = shape_of(
+        speech.config.to_dict(),
+        facts,
+        Adapters.on(config.target_modules, config.lora_rank, dtype_bytes=2 if adapter_dtype == "bfloat16" else 4),
+        dtype=dtype,
+        attention=attention,
+        shows=train_split.images is not None,
+    )
+    plan = _plan_memory(config, speech, facts, train_split, shape, device, processes=processes)
     return Prepared(
         arm=arm,
         store=store,
@@ -115,6 +140,8 @@ def prepare(config: TrainConfig, progress: Progress, *, processes: int = 1, live
         weights=weights,
         device=device,
         dtype=dtype,
+        attention=attention,
+        adapter_dtype=adapter_dtype,
         facts=facts,
         plan=plan,
     )
@@ -167,8 +194,8 @@ def _plan_memory(
     lm: TokenizerOnly,
     facts: ReaderFacts,
     split: SplitData,
+    shape: MemoryShape,
     device: torch.device,
-    dtype: torch.dtype,
     *,
     processes: int,
 ) -> MemoryPlan:
@@ -182,14 +209,6 @@ def _plan_memory(
         for key, questions in pairs[: config.batch_size]
         for question in questions[: 2 * config.pack]
     ]
-    shape = shape_of(
-        lm.config.to_dict(),
-        facts,
-        Adapters.on(config.target_modules, config.lora_rank),
-        dtype=dtype,
-        attention=attention_of(lm.weights, config.attention),
-        shows=split.images is not None,
-    )
     return plan_training(
         config,
         shape,

@@ -17,6 +17,7 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..config import RunSummary, TrainConfig
 from ..data.live import LiveLatents, RollOut
+from ..language.adapter_dtype import compute_in_model_dtype
 from ..language.lm import add_lora, checkpoint_activations, load_language_model
 from ..language.weights import Weights
 from ..questions.readers import digest_of, place_of
@@ -70,7 +71,9 @@ def train(
     store, facts, plan = prepared.store, prepared.facts, prepared.plan
     for line in plan.lines():
         progress.say(line)
-    lm = load_language_model(prepared.weights, device=prepared.device, dtype=prepared.dtype, attention=config.attention)
+    lm = load_language_model(
+        prepared.weights, device=prepared.device, dtype=prepared.dtype, attention=prepared.attention
+    )
     world_tokens, validation = world_tokens_of(facts), None
     train_split, train_data = encode_split(prepared.train_split, config, lm, world_tokens, progress)
     if prepared.validation_split is not None:
@@ -84,6 +87,8 @@ def train(
 
     set_seed(config.seed)
     lm = add_lora(lm, **config.lora())
+    if prepared.adapter_dtype == "bfloat16":
+        compute_in_model_dtype(lm.model)
     if plan.checkpointed:
         checkpoint_activations(lm.model)
     model = TheWorld(
@@ -105,12 +110,12 @@ def train(
             train=len(train_split.questions),
             held_out=prepared.held_out,
         ),
-        config=_portable_settings(config),
+        config=_portable_settings(config) | {"adapter_dtype": prepared.adapter_dtype},
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     facts_of_training = TrainingFacts(
-        config=meta.config,
+        config=_portable_settings(config),
         numbered=config.out is None,
         recipe_id=store.recipe.id,
         images_sha256=digest_of_lines(f"{name} {key}\n" for name, key in sorted(train_split.keys.items())),
@@ -136,7 +141,8 @@ def train(
         )
         result = fit(model, training)
         _require_finite(result.weights, config)
-        metrics: dict[str, Any] = {**result.metrics, "world_tokens": world_tokens}
+        computed = {"attention": prepared.attention, "adapter_dtype": prepared.adapter_dtype}
+        metrics: dict[str, Any] = {**result.metrics, "world_tokens": world_tokens, "computed_with": computed}
         if isinstance(train_split.images, LiveLatents):
             metrics["rolled_out_live"] = train_split.images.facts()
         run = run_of(partial_run.path)
@@ -162,11 +168,13 @@ def train(
 def plan(config: TrainConfig, *, progress: Progress | None = None) -> MemoryPlan:
     """How a training would fit into memory, without loading a language model's weights; raises as `train`.
 
-    For a GPU that is only named by its size, `auto` is the dtype of a GPU.
+    For a GPU that is only named by its size, `auto` is the dtype and the attention of a GPU.
     """
-    if config.memory is not None and config.dtype == "auto":
+    for_a_gpu = config.memory is not None
+    if for_a_gpu and config.dtype == "auto":
         config = config.model_copy(update={"dtype": "bfloat16"})
-    return prepare(config, progress or Progress.to_logger(), processes=Ranks.here().size).plan
+    progress = progress or Progress.to_logger()
+    return prepare(config, progress, processes=Ranks.here().size, for_a_gpu=for_a_gpu).plan
 
 
 def _identity_to_resume(resume: Path | None, weights: Weights) -> str:

@@ -15,6 +15,7 @@ from theworld.train.language.lm import LanguageModel, add_lora, load_language_mo
 from theworld.train.language.weights import Weights, find_weights
 from theworld.train.questions.record import Question
 from theworld.train.reader.model import IGNORED, TheWorld
+from theworld.train.reader.segments import FLEX
 from theworld.train.reader.tokens import WorldReader
 
 from ...miniatures.lm import mini_lm
@@ -102,6 +103,24 @@ def test_questions_packed_behind_one_image_get_what_they_would_get_alone(
         together = model(**packed, latents=latent, pixel_values=pictures(["a", "b"])).logits
         apart = model(**alone, latents=three, pixel_values=pictures(["a", "a", "b"])).logits
         torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_with_flex_attention_it_sees_the_same(lm: LanguageModel, files: dict[str, Path], tmp_path: Path) -> None:
+    folder, cpu = save_eyes_lm(tmp_path), torch.device("cpu")
+    flex = load_language_model(find_weights(str(folder)), device=cpu, dtype=torch.float32, attention="flex_attention")
+    plain_model, flex_model = (TheWorld(of.model, reader(), num_world_steps=3) for of in (lm, flex))
+    examples = [asked(lm, "a"), asked(lm, "a", "where is the ball now?", "upper right corner"), asked(lm, "b")]
+    pixels = VisionInputs(lm, files)(["a", "b"])
+    for rows in ([examples[:2], examples[2:]], [examples[:1], examples[2:]]):
+        batch = pad_rows(rows, lm.pad_id)
+        with torch.no_grad():
+            plain, ours = (
+                of(**batch, latents=latents(), pixel_values=pixels).logits for of in (plain_model, flex_model)
+            )
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+    assert flex.settings.get_text_config()._attn_implementation == FLEX
+    assert flex.settings.vision_config._attn_implementation == lm.settings.vision_config._attn_implementation
 
 
 @pytest.mark.parametrize("world_on", [True, False])

@@ -15,6 +15,7 @@ from theworld.train.language.architectures import TRIED
 from theworld.train.language.lm import (
     LanguageModel,
     add_lora,
+    attention_of,
     embedding_rms,
     load_language_model,
     load_tokenizer_only,
@@ -22,6 +23,8 @@ from theworld.train.language.lm import (
 )
 from theworld.train.language.weights import Weights, find_weights
 from theworld.train.language.world_check import check_world_inputs
+from theworld.train.reader.attention import HeadSizes
+from theworld.train.reader.segments import FLEX
 
 from ...miniatures.language_models import save_tried_lm, tried_lm
 from ...miniatures.lm import mini_lm, mini_tokenizer, save_mini_lm
@@ -265,3 +268,31 @@ def test_a_model_that_takes_no_vectors_is_refused_in_words(monkeypatch: pytest.M
     monkeypatch.setattr("theworld.train.reader.lm_inputs.has_inputs_by_layer", lambda _: False)
     with pytest.raises(ConfigError, match=r"Gemma4ForCausalLM of transformers .* cannot read world tokens"):
         check_world_inputs(model)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_is_used_only_where_it_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = find_weights(str(save_mini_lm(tmp_path)))
+    choose, gpu, said = partial(attention_of, weights, dtype=torch.bfloat16), torch.device("cuda"), list[str]()
+    assert choose("auto", device=CPU) == "eager"
+    assert choose("auto", device=None) == "flex_attention"  # a GPU that is planned for
+    asked: list[HeadSizes] = []
+    monkeypatch.setattr(lm_module, "flex_problem", lambda sizes, *_: asked.append(sizes))
+    assert choose("auto", device=gpu, say=said.append) == "flex_attention"
+    assert (asked[0].softcap, asked[0].head_dim, asked[0].windowed) == (50.0, 16, True)
+    assert said == []
+    monkeypatch.setattr(lm_module, "flex_problem", lambda *_: "a value that it computes is off by 12.0%")
+    assert choose("auto", device=gpu, say=said.append) == "eager"
+    assert "eager, which takes more memory, since flex attention cannot be used on cuda: a value that it" in said[0]
+    with pytest.raises(ConfigError, match="off by"):
+        choose("flex_attention", device=gpu)
+    lm = load_language_model(weights, device=CPU, dtype=torch.float32, attention="flex_attention")
+    assert lm.settings._attn_implementation == FLEX
+
+
+def test_flex_attention_is_not_taken_for_an_architecture_that_it_was_not_written_for(tmp_path: Path) -> None:
+    weights = find_weights(str(save_tried_lm(tmp_path, "LlamaForCausalLM")))
+    choose = partial(attention_of, weights, dtype=torch.bfloat16, device=torch.device("cuda"))
+    assert choose("auto") == "sdpa"
+    with pytest.raises(ConfigError, match=r"flex_attention .*LlamaForCausalLM.*attention = auto"):
+        choose("flex_attention")

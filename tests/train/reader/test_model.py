@@ -14,7 +14,8 @@ from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
 from theworld.train.language.lm import LanguageModel, add_lora, checkpoint_activations, embedding_rms
 from theworld.train.language.weights import Weights
-from theworld.train.reader.model import IGNORED, TheWorld, _draw
+from theworld.train.reader.model import IGNORED, TheWorld
+from theworld.train.reader.sampling import draw_token
 from theworld.train.reader.tokens import TokenLayout, WorldReader
 
 from ...miniatures.language_models import tried_lm
@@ -358,9 +359,9 @@ def test_drawn_tokens_follow_seed_temperature_and_nucleus() -> None:
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log().expand(4000, -1)
     generator = torch.Generator().manual_seed(0)
-    drawn = _draw(logits, temperature=1.0, top_p=1.0, generator=generator).bincount(minlength=4) / 4000
+    drawn = draw_token(logits, temperature=1.0, top_p=1.0, generator=generator).bincount(minlength=4) / 4000
     assert drawn.tolist() == pytest.approx([0.5, 0.25, 0.125, 0.125], abs=0.03)
-    nucleus = _draw(logits, temperature=1.0, top_p=0.7, generator=generator).bincount(minlength=4) / 4000
+    nucleus = draw_token(logits, temperature=1.0, top_p=0.7, generator=generator).bincount(minlength=4) / 4000
     assert nucleus.tolist() == pytest.approx([2 / 3, 1 / 3, 0, 0], abs=0.03)
 
 

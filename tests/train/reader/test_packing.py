@@ -72,8 +72,8 @@ def test_nothing_differs_from_a_row_a_question(family: str, world_on: bool, rows
     assert one.loss.item() == pytest.approx(many.loss.item(), rel=1e-5)
     theirs = gradients(of, many.loss)
     for name, gradient in gradients(of, one.loss).items():
-        atol = 1e-4 if family.startswith("Gemma4") else 1e-5  # twice as many layers
-        torch.testing.assert_close(gradient, theirs[name], rtol=1e-5, atol=atol)
+        close = {"rtol": 1e-3, "atol": 3e-4} if family.startswith("Gemma4") else {"rtol": 1e-5, "atol": 1e-5}
+        torch.testing.assert_close(gradient, theirs[name], **close)  # Gemma-4: twice as many layers
 
 
 @pytest.mark.parametrize("architecture", sorted(set(ALL) - MODELS.keys()))

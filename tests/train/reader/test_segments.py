@@ -1,12 +1,16 @@
-"""What flex_attention is told to see is what the dense masks say, and its attention is the same."""
+"""What flex attention is told to see is what the dense masks say, and its attention is the same."""
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from theworld.train.data.batches import Example, pad_rows
+from theworld.train.reader import segments as segments_module
+from theworld.train.reader.memory import PAIRS_AT_ONCE
 from theworld.train.reader.segments import segment_blocks, segment_masks, segment_positions
+
+from ...allocations import Allocations
 
 WORLD = 130  # world tokens, so that a row has several blocks of 128
 
@@ -44,3 +48,32 @@ def test_blocks_and_dense_masks_give_the_same_attention(window: int | None, sees
         whole_blocks = blocks[name].full_kv_num_blocks
         assert whole_blocks is not None
         assert int((blocks[name].kv_num_blocks + whole_blocks).sum()) <= 2 * 6  # of nine a row: not those ahead
+
+
+@pytest.mark.parametrize("at_once", [PAIRS_AT_ONCE, 1])
+@pytest.mark.parametrize("window", [None, 50])
+def test_the_blocks_are_those_that_torch_finds_in_the_whole_mask(
+    window: int | None, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments_module, "PAIRS_AT_ONCE", at_once)  # 1: each row of blocks by itself
+    segments, mask, positions = packed((9, 3))
+    batch, length = segments.shape
+    dense = segment_masks(segments, mask, positions, window=window, dtype=torch.float32)
+    for name, blocks in segment_blocks(segments, mask, positions, window=window).items():
+        torchs = create_block_mask(blocks.mask_mod, batch, None, length, length, device="cpu")
+        assert blocks.shape == torchs.shape
+        for ours, theirs in zip(blocks.as_tuple()[2:10], torchs.as_tuple()[2:10], strict=True):
+            assert ours is None if theirs is None else torch.equal(ours, theirs)
+        ragged = -length % 128
+        visible = nn.functional.pad(dense[name][:, 0] == 0, (0, ragged, 0, ragged))
+        some = visible.unflatten(2, (-1, 128)).unflatten(1, (-1, 128)).any(4).any(2)
+        assert torch.equal(blocks.to_dense()[:, 0].bool(), some)
+
+
+def test_no_mask_of_every_token_by_every_token_is_made() -> None:
+    segments = torch.zeros(4, 8192, dtype=torch.long)
+    mask, positions = torch.ones_like(segments), torch.arange(8192).expand(4, -1)
+    memory = Allocations()
+    with memory:
+        segment_blocks(segments, mask, positions, window=4096)
+    assert memory.peak < 0.5 * 4 * 8192**2  # bytes: half of one mask of booleans

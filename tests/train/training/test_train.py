@@ -1,6 +1,8 @@
 """What saves memory or time changes no update: recomputed activations, pieces of an update, other attention."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +14,16 @@ from theworld.train.config import TrainConfig
 from theworld.train.data.batches import Example, pad_rows
 from theworld.train.language.lm import LanguageModel, add_lora, checkpoint_activations, load_language_model
 from theworld.train.language.weights import Weights, find_weights
+from theworld.train.reader import attention
 from theworld.train.reader.model import TheWorld
 from theworld.train.reader.tokens import TokenLayout, WorldReader
+from theworld.train.training import prepare
 from theworld.train.training.train import train
 from theworld.train.training.update_order import UpdateOrder
 
 from ...miniatures.lm import mini_lm, mini_tokenizer, save_mini_lm
-from ...miniatures.training import lay_out, settings
+from ...miniatures.training import lay_out, learned, settings
+from ..reader.test_attention import written_out
 
 
 def build(*, dropout: float = 0.0) -> tuple[TheWorld, LanguageModel]:
@@ -126,3 +131,29 @@ def test_flex_attention_is_not_trained_on_a_cpu(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no backward pass"):
         train(settings(house, attention="flex_attention"))
     assert {path.name for path in house.iterdir()} == {"lm", "cache"}
+
+
+def test_a_training_with_flex_attention_learns_what_one_with_plain_attention_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU its kernel is written out: torch's has no backward pass there."""
+    house = lay_out(tmp_path)
+    how = {"gradient_checkpointing": True, "lora_dropout": 0.0}  # padding would draw other dropout
+    train(settings(house, out=house / "plain", **how))
+    lengths: set[int] = set()
+
+    def noted(query: Tensor, *others: Tensor, **options: Any) -> Tensor:
+        lengths.add(query.shape[2])
+        return written_out(query, *others, **options)
+
+    monkeypatch.setattr(attention, "flex_kernel", noted)
+    monkeypatch.setattr(prepare, "attention_of", lambda *_, **__: "flex_attention")
+    train(settings(house, out=house / "flex", **how))
+    assert lengths == {128}
+    plain, flex = (json.loads((house / name / "metrics.json").read_text()) for name in ("plain", "flex"))
+    assert (plain["computed_with"]["attention"], flex["computed_with"]["attention"]) == ("eager", "flex_attention")
+    for ours, theirs in zip(flex["loss"], plain["loss"], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    expected = learned(house / "plain")
+    for name, weight in learned(house / "flex").items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-3)
