@@ -143,14 +143,19 @@ def flex_problem(sizes: HeadSizes, device: torch.device, dtype: torch.dtype) -> 
 
     On a CPU the values alone are compared: there it has no backward pass.
     """
+    shapes = [(2, 3 * BLOCK), (3, 4 * BLOCK)]  # the second one compiles the kernel for all lengths
     try:
-        off_by = _compare(sizes, device, dtype)
+        found = [
+            pair
+            for rows, length in shapes[: 1 if device.type == "cpu" else 2]
+            for pair in _compare(sizes, device, dtype, rows=rows, length=length).items()
+        ]
     except Exception as error:  # torch's compiler raises whatever a kernel raises
         return f"it cannot be computed there ({_first_line(error)})"
-    wrong = {name: error for name, error in off_by.items() if not error <= _WRONG_BY[name]}
+    wrong = [(name, error) for name, error in found if not error <= _WRONG_BY[name]]
     if not wrong:
         return None
-    name, error = max(wrong.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
+    name, error = max(wrong, key=lambda pair: math.inf if math.isnan(pair[1]) else pair[1])
     return f"{name} it computes is off by {error:.1%}"
 
 
@@ -159,10 +164,12 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0][:200]
 
 
-def _compare(sizes: HeadSizes, device: torch.device, dtype: torch.dtype) -> Mapping[str, float]:
+def _compare(
+    sizes: HeadSizes, device: torch.device, dtype: torch.dtype, *, rows: int, length: int
+) -> Mapping[str, float]:
     """The largest difference to plain attention in float32, by the largest value: of values, and of gradients."""
-    length, window = 3 * BLOCK, 100  # several blocks, whole ones and skipped ones; packed questions; padding
-    segments = torch.zeros(2, length, dtype=torch.long, device=device)
+    window = 100  # several blocks, whole ones and skipped ones; packed questions; padding
+    segments = torch.zeros(rows, length, dtype=torch.long, device=device)
     segments[0, 150:270], segments[0, 270:350] = 1, 2
     segments[1, 40:300] = 1
     mask = torch.ones_like(segments)
@@ -171,7 +178,8 @@ def _compare(sizes: HeadSizes, device: torch.device, dtype: torch.dtype) -> Mapp
     generator = torch.Generator().manual_seed(0)
 
     def drawn(heads: int) -> Tensor:
-        return torch.randn(2, heads, length, sizes.head_dim, generator=generator).to(device, dtype)
+        drawn = torch.randn(rows, length, heads, sizes.head_dim, generator=generator).to(device, dtype)
+        return drawn.transpose(1, 2)  # laid out as a model's
 
     query, key, value = drawn(sizes.heads), drawn(sizes.kv_heads), drawn(sizes.kv_heads)
     # scores spread over a quarter of the cap, or over 3: a cap that is left out shows
