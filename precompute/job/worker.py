@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...pipeline.device_memory import peak_memory
 from ...pipeline.errors import ImageError, LatentShapeError, WorldModelError
 from ...pipeline.failures import FailureReason
 from ...pipeline.latents.keys import key_of_sample
@@ -91,6 +92,8 @@ class Receipt:
     batches: int = 0
     device: str = ""
     """Model of the device that made it."""
+    peak_bytes: int | None = None
+    """The most that tensors of this worker took on its GPU so far; None without one."""
 
 
 _ABSENT = {FailureReason.MISSING, FailureReason.NOT_A_FILE, FailureReason.CHANGED}
@@ -233,6 +236,7 @@ class Worker:
             batch_size=self._batch_size,
             batches=batches,
             device=self._device_name,
+            peak_bytes=peak_memory(self._device),
         )
 
     def _is_stopped(self) -> bool:

@@ -10,3 +10,5 @@ from .family import TextEncoder as TextEncoder
 from .family import WorldFamily as WorldFamily
 from .family import latent_spec_of as latent_spec_of
 from .family import mismatched as mismatched
+from .memory import Memory as Memory
+from .memory import PlansMemory as PlansMemory

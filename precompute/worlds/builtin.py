@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from ...pipeline.errors import ConfigError
 from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe
 from ...pipeline.latents.spec import LatentSpec
+from .builtin_memory import cosmos_memory, wan_memory, wan_vae_decoding
 from .family import INDEX, Card, Configs, TextEncoder, WorldFamily, latent_spec_of, mismatched
+from .memory import Memory
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import Autoencoder, WorldModel
@@ -35,6 +37,9 @@ class _InWanLatents:
         from .wan_vae import load_autoencoder
 
         return load_autoencoder(folder, device=device)
+
+    def memory_of_decoding(self, configs: Configs, frames: int, height: int, width: int) -> Memory:
+        return wan_vae_decoding(configs, frames, height, width)
 
 
 class _Cosmos(_InWanLatents):
@@ -76,6 +81,9 @@ class _Cosmos(_InWanLatents):
         from .cosmos import CosmosWorld
 
         return CosmosWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+
+    def memory_of_batch(self, configs: Configs, recipe: Recipe, batch: int) -> Memory:
+        return cosmos_memory(configs, recipe, batch)
 
 
 def clean_prompt(text: str) -> str:
@@ -152,6 +160,9 @@ class _Wan(_InWanLatents):
         from .wan import WanWorld
 
         return WanWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+
+    def memory_of_batch(self, configs: Configs, recipe: Recipe, batch: int) -> Memory:
+        return wan_memory(configs, recipe, batch)
 
 
 BUILT_IN: Mapping[str, WorldFamily] = {"cosmos-predict2": _Cosmos(), "wan2.1-i2v": _Wan()}

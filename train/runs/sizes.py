@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
+from ...pipeline.device_memory import free_memory, name_of, usable
 from ...pipeline.errors import ConfigError
 from ...pipeline.messages import format_bytes
 from ...pipeline.progress import Progress
 from ..language.lm import attention_of, load_lm_config
 from ..language.weights import Weights
-from ..reader.device_memory import free_memory, name_of
-from ..reader.memory import Adapters, LMShape, MemoryShape, ReaderShape, Rows, usable
+from ..reader.memory import Adapters, LMShape, MemoryShape, ReaderShape, Rows
 from .meta import ReaderFacts, RunMeta
 
 _TEXT = 100  # tokens of a question, where none has been asked yet

@@ -7,9 +7,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
+from theworld.pipeline.device_memory import GIB
 from theworld.train.language.lm import checkpoint_activations
 from theworld.train.reader.layouts import TokenLayout
-from theworld.train.reader.memory import GIB, Adapters, LMShape, MemoryShape, ReaderShape, Rows
+from theworld.train.reader.memory import Adapters, LMShape, MemoryShape, ReaderShape, Rows
 from theworld.train.reader.model import IGNORED, TheWorld
 from theworld.train.reader.tokens import WorldReader
 
