@@ -43,8 +43,10 @@ def free_memory(device: torch.device, gib_given: float | None = None) -> float |
     return float(torch.cuda.mem_get_info(device)[0] + kept_for_us)
 
 
-def name_of(device: torch.device) -> str:
-    """What a person calls the device."""
+def name_of(device: torch.device, gib_given: float | None = None) -> str:
+    """What a person calls the device, or the GPU that is planned for."""
+    if gib_given is not None:
+        return f"a GPU of {gib_given:g} GiB"
     return device_name(str(device), None) if device.type == "cuda" else "this CPU"
 
 
@@ -74,13 +76,24 @@ def total_memory(device: str) -> float | None:
     return memory_of_size(torch.cuda.mem_get_info(device)[1])
 
 
-def peak_memory(device: str) -> int | None:
-    """The most bytes that tensors of this process took on a device so far; None on a CPU, where none are counted."""
-    if not device.startswith("cuda"):
-        return None
-    import torch
+class PeakMemory:
+    """The most bytes that tensors took on a device since this was made, without those that were there before."""
 
-    return torch.cuda.max_memory_allocated(device)
+    def __init__(self, device: str) -> None:
+        self._device, self._before = device, 0
+        if device.startswith("cuda"):
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = torch.cuda.memory_allocated(device)
+
+    def measured(self) -> int | None:
+        """The bytes; None on a CPU, where none are counted."""
+        if not self._device.startswith("cuda"):
+            return None
+        import torch
+
+        return torch.cuda.max_memory_allocated(self._device) - self._before
 
 
 def wrong_estimate(estimated: int, measured: int) -> str | None:

@@ -192,7 +192,7 @@ class PrecomputeConfig(BaseModel):
     memory: Annotated[
         float | None,
         Field(gt=0),
-        _running("Plan for GPUs of so many GiB.", default="what the GPU, or the named device, has; no limit on a CPU"),
+        _running("Plan for a GPU of so many GiB.", default="what the GPU has; no limit on a CPU"),
     ] = None
     """Limits the batch where none is named, as an estimate says; see worlds/memory.py."""
     gpu_hour_price: Annotated[

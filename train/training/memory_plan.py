@@ -92,7 +92,7 @@ def plan_training(
     """
     wanted = min(config.micro_batch or config.batch_size, math.ceil(config.batch_size / processes))
     limit = free_memory(device, config.memory)
-    name = f"a GPU of {config.memory:g} GiB" if config.memory else name_of(device)
+    name = name_of(device, config.memory)
 
     def plan(count: int, *, checkpointed: bool) -> MemoryPlan:
         some, passes = longest(rows, count), math.ceil(config.batch_size / processes / count)
