@@ -60,6 +60,8 @@ def ask(
     loaded = load_run(run, lm=lm, device=where, memory=memory, progress=progress)
     left = None if memory is None or loaded.sizes is None else memory - one_answer(loaded.sizes).total / GIB
     rollout = LazyRollout(loaded.meta.recipe, image, world=world, device=where, memory=left, progress=progress)
+    if preview is not None:
+        rollout.require_pictures()
     live = answer_live(
         loaded,
         rollout.see,

@@ -8,7 +8,7 @@ from typing import Any
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec, video_frames
 from .encode_slices import encode_slices
-from .family import Configs, latent_spec_of
+from .family import Configs
 from .memory import Memory, frames_of_forward
 from .transformer_memory import (
     Forward,
@@ -18,6 +18,7 @@ from .transformer_memory import (
     wan_forward_memory,
     wan_parameters,
 )
+from .wan_space import latent_spec_of
 from .wan_vae_memory import decoder_memory, encoder_memory
 
 _F = 4  # bytes of a float32, in which the VAE computes

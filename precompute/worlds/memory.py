@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 from ...pipeline.errors import WorldModelError
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.messages import format_bytes
+from .arithmetic import is_plain
 from .family import Configs, WorldFamily
 
 
@@ -45,7 +46,7 @@ class Memory:
 
 
 @runtime_checkable
-class PlansMemory(Protocol):
+class HasMemoryEstimate(Protocol):
     """Optional for a family: how much memory its engine takes. Without it a plan says that memory is not known."""
 
     def memory_of_batch(self, configs: Configs, recipe: Recipe, batch: int) -> Memory:
@@ -66,16 +67,20 @@ class PlansMemory(Protocol):
 
 def memory_of_batch(family: WorldFamily, configs: Configs, recipe: Recipe, batch: int) -> Memory | None:
     """The most that the latents of a batch take; None where it is not known."""
-    if not isinstance(family, PlansMemory):
+    if not isinstance(family, HasMemoryEstimate):
         return None
-    return _known(lambda: family.memory_of_batch(configs, recipe, batch))
+    return _known(lambda: family.memory_of_batch(_plain(configs), recipe, batch))
 
 
 def memory_of_decoding(family: WorldFamily, configs: Configs, frames: int, height: int, width: int) -> Memory | None:
-    """The most that decoding a clip takes; None where it is not known. Arguments are as of `PlansMemory`."""
-    if not isinstance(family, PlansMemory):
+    """The most that decoding a clip takes; None where it is not known. Arguments are as of `HasMemoryEstimate`."""
+    if not isinstance(family, HasMemoryEstimate):
         return None
-    return _known(lambda: family.memory_of_decoding(configs, frames, height, width))
+    return _known(lambda: family.memory_of_decoding(_plain(configs), frames, height, width))
+
+
+def _plain(configs: Configs) -> Configs:
+    return {part: config for part, config in configs.items() if is_plain(config)}
 
 
 def _known(say: Callable[[], Memory]) -> Memory | None:

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .arithmetic import TEXT_TOKENS
+
 _F = 4  # bytes of a float32
-TEXT_TOKENS = 512
-"""Of a prompt, as the pipelines pad it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,9 +19,9 @@ from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.worlds.builtin import BUILT_IN
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.family import Configs
-from theworld.precompute.worlds.memory import Memory, PlansMemory, memory_of_batch, memory_of_decoding
+from theworld.precompute.worlds.memory import HasMemoryEstimate, Memory, memory_of_batch, memory_of_decoding
 from theworld.precompute.worlds.public_sizes import PUBLIC_CONFIGS
-from theworld.precompute.worlds.text_embeddings import TextEmbeddings
+from theworld.precompute.worlds.text_embeddings import ROWS, TextEmbeddings
 from theworld.precompute.worlds.wan import WanWorld
 from theworld.precompute.worlds.wan_vae import WanLatents
 
@@ -61,10 +61,10 @@ def followed_rollout(configs: Configs, of: Recipe, batch: int) -> Allocations:
     vae = built(AutoencoderKLWan, configs["vae"])
     transformer = built(CosmosTransformer3DModel, configs["transformer"], dtype)
     memory = Allocations()
-    text = torch.zeros(1, 512, 1024) if of.prompt or of.guidance > 1.0 else None
+    text = torch.empty(1, 512, 1024, device=META) if of.prompt else None
     with memory, META:
         memory.hold(p for part in (vae, transformer) for p in part.parameters())
-        world = CosmosWorld(vae, transformer, text=None if text is None else TextEmbeddings(text.to(META), None))
+        world = CosmosWorld(vae, transformer, text=None if text is None else TextEmbeddings(({ROWS: text},)))
         world.rollout(torch.empty(batch, 3, of.height, of.width), ["key"] * batch, of)
     return memory
 
@@ -176,6 +176,6 @@ def test_of_a_config_that_describes_no_such_model_nothing_is_known(vae: dict[str
 
 def test_a_family_that_says_nothing_is_one_of_which_nothing_is_known() -> None:
     silent: Any = mock.Mock(spec=["title"])
-    assert not isinstance(silent, PlansMemory)
+    assert not isinstance(silent, HasMemoryEstimate)
     assert memory_of_batch(silent, COSMOS_2B, recipe(VGA, 8), 1) is None
     assert memory_of_decoding(silent, COSMOS_2B, 9, *VGA) is None
