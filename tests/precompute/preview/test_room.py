@@ -19,7 +19,8 @@ def source(tmp_path: Path, name: str) -> WorldSource:
 
 def of(**changes: Any) -> Recipe:
     fields: dict[str, Any] = {"world": "x", "height": 704, "width": 1280, "rollout_steps": 23}
-    return Recipe(**(fields | {"compute_dtype": "bfloat16"} | changes))
+    fields["compute_dtype"] = "bfloat16"
+    return Recipe(**(fields | changes))
 
 
 def test_decoding_says_what_the_longest_clip_takes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
