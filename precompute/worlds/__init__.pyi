@@ -16,6 +16,8 @@ from .family import TextEncoder as TextEncoder
 from .family import TextForm as TextForm
 from .family import WorldFamily as WorldFamily
 from .family import mismatched as mismatched
+from .memory import HasMemoryEstimate as HasMemoryEstimate
+from .memory import Memory as Memory
 from .offloading import offload_blocks as offload_blocks
 from .text_embeddings import FollowsPrompts as FollowsPrompts
 from .text_embeddings import PromptReader as PromptReader

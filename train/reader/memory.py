@@ -4,7 +4,8 @@ The figures follow what one layer of Gemma in transformers computes, with peft's
 layers: what autograd keeps of it, and what it takes for a moment. tests/train/reader/test_memory.py compares them with
 the allocations of the real modules. Attention counts as a fused kernel, unless it is eager, which makes all scores.
 With flex attention rows are as long as they are padded to (lengths.py), and no mask is made whole.
-Not in it: what the libraries of a GPU take for themselves, and gaps between allocations; `usable` leaves room for them.
+Not in it: what the libraries of a GPU take for themselves, and gaps between allocations; `usable` (device_memory.py)
+leaves room for them.
 
 Sizes:  T tokens of all rows   E width of the model   M width of its MLP   W bytes of a number of the frozen model
 """
@@ -19,20 +20,13 @@ from ...pipeline.messages import format_bytes
 from .layouts import TokenLayout
 from .lengths import BLOCK, padded_length
 
-GIB = 2**30
 _F = 4  # bytes of a float32
 _LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_RESERVE = 0.9  # of the free memory: allocations leave gaps
 SCORED_AT_ONCE = 64
 """Labelled tokens whose probabilities an answer computes together, in float32 over the whole vocabulary."""
 PAIRS_AT_ONCE = 2**24
 """Pairs of tokens that are looked at together to find the blocks of a mask: 1,900 tokens of four rows, or a part."""
 _BY_PAIR = 6  # bytes of what is made to look at a pair: a few booleans, and their places
-
-
-def usable(free_bytes: float) -> float:
-    """How much of the free memory an estimate may take."""
-    return _RESERVE * free_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -51,6 +51,8 @@ class LoadedRun:
     device: torch.device
     sizes: MemoryShape | None = None
     """What decides how much memory an answer needs; None estimates nothing."""
+    memory: float | None = None
+    """Answers are planned for a GPU of so many GiB; None is what is free."""
 
 
 def resolve_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
@@ -98,6 +100,7 @@ def load_run(
     lm: str | None = None,
     device: DeviceName = "auto",
     dtype: DtypeName | None = None,
+    memory: float | None = None,
     progress: Progress | None = None,
 ) -> LoadedRun:
     """A trained model from its folder.
@@ -105,6 +108,7 @@ def load_run(
     Args:
         lm: where the base language model is now, if it has moved. It must be the same model.
         dtype: of the frozen model; None is what it was trained with; "auto" is resolved for this device.
+        memory: plan for a GPU of so many GiB; None is what is free on the device.
         progress: is told what is hashed and, before weights load, how much memory an answer needs; None is nobody.
     Raises:
         RunError: not a run folder, damaged weights, or another base model than the one it was trained on.
@@ -119,7 +123,7 @@ def load_run(
         told: dict[str, Any] = {} if progress is None else {"say": progress.warn}
         attention = attention_of(weights, "auto", device=torch_device, dtype=torch_dtype, **told)
         sizes = sizes_of_run(meta, weights, torch_dtype, attention)
-        require_room(sizes, torch_device, source=weights.source, progress=progress)
+        require_room(sizes, torch_device, source=weights.source, memory=memory, progress=progress)
         base = load_language_model(weights, device=torch_device, dtype=torch_dtype, attention=attention)
         reader = _load_reader(run, meta.reader, base)
         adapted = load_adapter(base, run)
@@ -137,7 +141,7 @@ def load_run(
         max_world_steps=meta.reader.max_world_steps,
         recipe=meta.recipe,
     )
-    return LoadedRun(run, model.eval().to(torch_device), adapted, meta, torch_device, sizes)
+    return LoadedRun(run, model.eval().to(torch_device), adapted, meta, torch_device, sizes, memory)
 
 
 def _find_base(run: Path, meta: RunMeta, lm: str | None, progress: Progress | None) -> Weights:

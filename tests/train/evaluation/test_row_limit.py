@@ -11,6 +11,7 @@ from theworld.pipeline.progress import Progress
 from theworld.train.evaluation import row_limit
 from theworld.train.evaluation.row_limit import RowLimit
 from theworld.train.reader.memory import Adapters, LMShape, MemoryShape, Rows
+from theworld.train.reader.public_sizes import GEMMA_2_2B
 
 CPU = torch.device("cpu")
 ROWS = list("abcdefghij")
@@ -54,7 +55,16 @@ def test_rows_are_chosen_by_the_estimate_where_the_free_memory_is_known(monkeypa
     }  # fmt: skip
     shape = MemoryShape(lm=LMShape.of(text), reader=None, adapters=Adapters(), dtype_bytes=4)
     needed = shape.answering(Rows(count=10, text=5, labels=50)).computed
-    monkeypatch.setattr(row_limit, "free_memory", lambda _: 0.6 * needed / 0.9)
+    monkeypatch.setattr(row_limit, "free_memory", lambda *_: 0.6 * needed / 0.9)
     done = list[int]()
     RowLimit(CPU, Progress.silent(), shape).answer(ROWS, BATCH, work_up_to(10, done))
     assert done == [5, 5]
+
+
+def test_for_a_gpu_of_a_given_size_the_weights_count_too() -> None:
+    lm = LMShape.of(GEMMA_2_2B)
+    shape = MemoryShape(lm=lm, reader=None, adapters=Adapters(), dtype_bytes=2)
+    done = list[int]()
+    for memory in (24.0, 6.2):
+        RowLimit(CPU, Progress.silent(), shape, memory=memory).answer(ROWS, BATCH, work_up_to(10, done))
+    assert done == [10, 5, 5], "beside 4.9 GiB of weights"
