@@ -1,6 +1,6 @@
 """The whole job against the bare engine, one worker against two, and where a worker's time goes.
 
-    python -m benchmarks.job [--seconds 180] [--only job|workers]
+    python -m benchmarks.job [--seconds 180] [--only job|workers|encode]
 
 job       The worldlet at its own size, 8 steps. `theworld precompute` with one Ray worker, about `--seconds` long, in
           turns with the engine alone in this process, with as many threads: every 20 s the worker is halted (and its
@@ -10,12 +10,16 @@ job       The worldlet at its own size, 8 steps. `theworld precompute` with one 
 workers   A world model that sleeps half a second a batch of 8 in place of computing, so that two workers need no second
           processor: images a second of 1 and 2 workers, and of one that gets its next task only when it has ended the
           last. Aim: two make 1.9 times as many.
+encode    Kind posterior, photos of 1024x768, an autoencoder that sleeps: decoding alone, encoding alone, and the job in
+          this process, where encoding a batch takes 0.5, 1 and 2 times as long as decoding it. Decoding alone is
+          measured before and after each job. Aim: the job reaches 0.9 of the slower of the two.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -34,8 +38,12 @@ from torch import Tensor
 from theworld.pipeline import LatentSpec, Recipe, key_of_bytes
 from theworld.pipeline.machine import usable_cores
 from theworld.precompute import PrecomputeConfig, run_precompute
+from theworld.precompute.inputs.listing import list_inputs
+from theworld.precompute.job import pool as in_process
 from theworld.precompute.job import ray_pool as pools
-from theworld.precompute.job.worker import Worker
+from theworld.precompute.job.decode_ahead import decode_ahead
+from theworld.precompute.job.worker import Worker, WorkerSetup
+from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world
 
@@ -47,34 +55,45 @@ TURN_S = 10.0
 class _Sleeping:
     """Takes as long as a world model on a device of its own would, and computes nothing."""
 
-    def __init__(self, spec: LatentSpec, frames: int, cells: int) -> None:
+    def __init__(self, spec: LatentSpec, frames: int, cells: int, nap_s: float) -> None:
         self.spec = spec
         self._shape = spec.channels, frames, cells, cells
+        self._nap_s = nap_s
 
     def rollout(self, images: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         del images, recipe
-        time.sleep(NAP_S)
+        time.sleep(self._nap_s)
         return torch.zeros(len(keys), *self._shape)
+
+    def posterior(self, images: Tensor) -> Tensor:
+        time.sleep(self._nap_s)
+        return torch.zeros(len(images), *self._shape)
 
 
 class SleepingWorker(Worker):
     """A worker but for its world model."""
 
+    nap_s = NAP_S
+
     def __init__(self, setup: Any) -> None:
         super().__init__(setup)
-        self._world = _Sleeping(self._store.spec, *self._store.sample_shape[1:3])  # type: ignore[assignment]
+        frames, cells = self._store.sample_shape[1:3]
+        self._world = _Sleeping(self._store.spec, frames, cells, self.nap_s)  # type: ignore[assignment]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=180.0, help="about how long the job runs")
-    parser.add_argument("--only", choices=("job", "workers"))
+    parser.add_argument("--only", choices=("job", "workers", "encode"))
+    parser.add_argument("--decoders", type=int, default=usable_cores(), help="of the job that encodes")
     options = parser.parse_args()
     with TemporaryDirectory() as name:
-        if options.only != "workers":
+        if options.only in ("job", None):
             measure_job(Path(name), options.seconds)
-        if options.only != "job":
+        if options.only in ("workers", None):
             measure_workers(Path(name), min(options.seconds, 60.0))
+        if options.only in ("encode", None):
+            measure_encode(Path(name), min(options.seconds, 60.0), options.decoders)
 
 
 def measure_job(folder: Path, seconds: float) -> None:
@@ -199,11 +218,62 @@ def measure_workers(folder: Path, seconds: float) -> None:
         print(f"| {name} | {rate:.2f} | {rate / rates['1 worker']:.2f} | {own:.3f} |")
 
 
+def measure_encode(folder: Path, seconds: float, decoders: int) -> None:
+    in_process.worker_class = lambda: SleepingWorker
+    photos = make_photos(folder / "photos", 2 * BATCH)
+    settings: dict[str, Any] = {
+        "kind": "posterior",
+        "size": f"{SIZE}x{SIZE}",
+        "device": "cpu",
+        "in_process": True,
+        "batch_size": BATCH,
+        "decoders": decoders,
+    }
+    first = run_precompute(PrecomputeConfig(images=photos, cache=folder / "first", **settings))
+    worker = SleepingWorker(
+        WorkerSetup(world_folder=None, store=str(first.store), device="cpu", batch_size=BATCH, decoders=decoders)
+    )
+    decode_s(worker, photos, decoders)  # warm
+    count = BATCH * max(8, round(seconds / 9 / decode_s(worker, photos, decoders) / BATCH))
+    photos = make_photos(folder / "more photos", count)
+    print(f"\n{count} photos, batches of {BATCH}, {decoders} decoders; milliseconds a photo\n")
+    print("| encode alone | decode alone, before and after | the job | x the slower |\n|---|---|---|---|")
+    for factor in (0.5, 1.0, 2.0):
+        before = decode_s(worker, photos, decoders)
+        SleepingWorker.nap_s = factor * before * BATCH
+        encode = SleepingWorker.nap_s / BATCH
+        report = run_precompute(PrecomputeConfig(images=photos, cache=folder / f"{factor}", **settings))
+        after = decode_s(worker, photos, decoders)
+        job = report.work.seconds / report.written
+        share = max(encode, statistics.mean((before, after))) / job
+        print(f"| {encode * 1e3:.2f} | {before * 1e3:.2f}, {after * 1e3:.2f} | {job * 1e3:.2f} | {share:.2f} |")
+
+
+def decode_s(worker: Worker, photos: Path, decoders: int) -> float:
+    """Seconds a photo, of the worker's own decoding with nothing behind it."""
+    samples = list_inputs(photos, KINDS["posterior"]).samples
+    started = time.perf_counter()
+    for _ in decode_ahead(samples, worker._load, lambda: BATCH, decoders):
+        pass
+    return (time.perf_counter() - started) / len(samples)
+
+
 def make_images(folder: Path, count: int) -> Path:
     folder.mkdir()
     draw = np.random.default_rng(0)
     for number in range(count):
         Image.fromarray(draw.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(folder / f"{number:06d}.png")
+    return folder
+
+
+def make_photos(folder: Path, count: int) -> Path:
+    """Smooth like photos, all different."""
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    coarse = Image.fromarray(draw.integers(0, 256, (48, 64, 3), dtype=np.uint8)).resize((1024, 768))
+    for number in range(count):
+        coarse.putpixel((0, 0), (number % 256, number // 256, 0))
+        coarse.save(folder / f"{number:06d}.jpg", quality=90, comment=str(number))
     return folder
 
 
