@@ -10,9 +10,10 @@ job       The worldlet at its own size, 8 steps. `theworld precompute` with one 
 workers   A world model that sleeps half a second a batch of 8 in place of computing, so that two workers need no second
           processor: images a second of 1 and 2 workers, and of one that gets its next task only when it has ended the
           last. Aim: two make 1.9 times as many.
-encode    Kind posterior, photos of 1024x768, an autoencoder that sleeps: decoding alone, encoding alone, and the job in
-          this process, where encoding a batch takes 0.5, 1 and 2 times as long as decoding it. Decoding alone is
-          measured before and after each job. Aim: the job reaches 0.9 of the slower of the two.
+encode    Kind posterior. An autoencoder sleeps in place of computing, and so does each read of an image, as a large one
+          takes its time: decoding alone, encoding alone, and the job in this process, where encoding a batch takes 0.5,
+          1 and 2 times as long as decoding it. Decoding alone is measured before and after each job. Aim: the job
+          reaches 0.9 of the slower of the two.
 """
 
 from __future__ import annotations
@@ -38,18 +39,19 @@ from torch import Tensor
 from theworld.pipeline import LatentSpec, Recipe, key_of_bytes
 from theworld.pipeline.machine import usable_cores
 from theworld.precompute import PrecomputeConfig, run_precompute
-from theworld.precompute.inputs.listing import list_inputs
+from theworld.precompute.inputs.listing import Sample, list_inputs
 from theworld.precompute.job import pool as in_process
 from theworld.precompute.job import ray_pool as pools
 from theworld.precompute.job.decode_ahead import decode_ahead
 from theworld.precompute.job.worker import Worker, WorkerSetup
-from theworld.precompute.rollout.kinds import KINDS
+from theworld.precompute.rollout.kinds import KINDS, Loaded
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world
 
 BATCH, SIZE, STEPS = 8, 64, 8
 NAP_S = 0.5
 TURN_S = 10.0
+READ_S = 0.05
 
 
 class _Sleeping:
@@ -218,9 +220,16 @@ def measure_workers(folder: Path, seconds: float) -> None:
         print(f"| {name} | {rate:.2f} | {rate / rates['1 worker']:.2f} | {own:.3f} |")
 
 
+class SlowReader(SleepingWorker):
+    """Its decoders take as long for an image as for a large one."""
+
+    def _load(self, sample: Sample) -> Loaded:
+        time.sleep(READ_S)
+        return super()._load(sample)
+
+
 def measure_encode(folder: Path, seconds: float, decoders: int) -> None:
-    in_process.worker_class = lambda: SleepingWorker
-    photos = make_photos(folder / "photos", 2 * BATCH)
+    in_process.worker_class = lambda: SlowReader
     settings: dict[str, Any] = {
         "kind": "posterior",
         "size": f"{SIZE}x{SIZE}",
@@ -229,33 +238,30 @@ def measure_encode(folder: Path, seconds: float, decoders: int) -> None:
         "batch_size": BATCH,
         "decoders": decoders,
     }
-    first = run_precompute(PrecomputeConfig(images=photos, cache=folder / "first", **settings))
-    worker = SleepingWorker(
-        WorkerSetup(world_folder=None, store=str(first.store), device="cpu", batch_size=BATCH, decoders=decoders)
-    )
-    decode_s(worker, photos, decoders)  # warm
-    count = BATCH * max(8, round(seconds / 9 / decode_s(worker, photos, decoders) / BATCH))
-    photos = make_photos(folder / "more photos", count)
-    print(f"\n{count} photos, batches of {BATCH}, {decoders} decoders; milliseconds a photo\n")
-    print("| encode alone | decode alone, before and after | the job | x the slower |\n|---|---|---|---|")
+    few = make_images(folder / "few", 2 * BATCH)
+    store = run_precompute(PrecomputeConfig(images=few, cache=folder / "cache", **settings)).store
+    setup = WorkerSetup(world_folder=None, store=str(store), device="cpu", batch_size=BATCH, decoders=decoders)
+    worker = SlowReader(setup)
+    images = make_images(folder / "many", BATCH * max(8, round(seconds * decoders / READ_S / 12 / BATCH)))
+    samples = list_inputs(images, KINDS["posterior"]).samples
+
+    def decode_s() -> float:
+        started = time.perf_counter()
+        for _ in decode_ahead(samples, worker._load, lambda: BATCH, decoders):
+            pass
+        return (time.perf_counter() - started) / len(samples)
+
+    decode_s()  # warm
+    print(f"\n{len(samples)} images, {READ_S} s to read each, batches of {BATCH}, {decoders} decoders; ms an image\n")
+    print("| encode alone | decode alone, before and after | the job | of the rate of the slower |\n|---|---|---|---|")
     for factor in (0.5, 1.0, 2.0):
-        before = decode_s(worker, photos, decoders)
+        before = decode_s()
         SleepingWorker.nap_s = factor * before * BATCH
-        encode = SleepingWorker.nap_s / BATCH
-        report = run_precompute(PrecomputeConfig(images=photos, cache=folder / f"{factor}", **settings))
-        after = decode_s(worker, photos, decoders)
-        job = report.work.seconds / report.written
+        report = run_precompute(PrecomputeConfig(images=images, cache=folder / f"{factor}", **settings))
+        after = decode_s()
+        encode, job = SleepingWorker.nap_s / BATCH, report.work.seconds / report.written
         share = max(encode, statistics.mean((before, after))) / job
-        print(f"| {encode * 1e3:.2f} | {before * 1e3:.2f}, {after * 1e3:.2f} | {job * 1e3:.2f} | {share:.2f} |")
-
-
-def decode_s(worker: Worker, photos: Path, decoders: int) -> float:
-    """Seconds a photo, of the worker's own decoding with nothing behind it."""
-    samples = list_inputs(photos, KINDS["posterior"]).samples
-    started = time.perf_counter()
-    for _ in decode_ahead(samples, worker._load, lambda: BATCH, decoders):
-        pass
-    return (time.perf_counter() - started) / len(samples)
+        print(f"| {encode * 1e3:.1f} | {before * 1e3:.1f}, {after * 1e3:.1f} | {job * 1e3:.1f} | {share:.3f} |")
 
 
 def make_images(folder: Path, count: int) -> Path:
@@ -263,17 +269,6 @@ def make_images(folder: Path, count: int) -> Path:
     draw = np.random.default_rng(0)
     for number in range(count):
         Image.fromarray(draw.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(folder / f"{number:06d}.png")
-    return folder
-
-
-def make_photos(folder: Path, count: int) -> Path:
-    """Smooth like photos, all different."""
-    folder.mkdir()
-    draw = np.random.default_rng(0)
-    coarse = Image.fromarray(draw.integers(0, 256, (48, 64, 3), dtype=np.uint8)).resize((1024, 768))
-    for number in range(count):
-        coarse.putpixel((0, 0), (number % 256, number // 256, 0))
-        coarse.save(folder / f"{number:06d}.jpg", quality=90, comment=str(number))
     return folder
 
 
