@@ -5,8 +5,8 @@
 job       The worldlet at its own size, 8 steps. `theworld precompute` with one Ray worker, about `--seconds` long, in
           turns with the engine alone in this process, with as many threads: every 20 s the worker is halted (and its
           halts left out of its time) while the engine has 10 s, so that a machine whose speed changes changes it for
-          both. Images a second, loading left out on both sides. Aim: the job reaches 0.95 of the engine. Decode is what
-          was waited for.
+          both; with fewer `--seconds`, turns are shorter. Images a second, loading left out on both sides. Aim: the job
+          reaches 0.95 of the engine. Decode is what was waited for.
 workers   A world model that sleeps half a second a batch of 8 in place of computing, so that two workers need no second
           processor: images a second of 1 and 2 workers, and of one that gets its next task only when it has ended the
           last. Aim: two make 1.9 times as many.
@@ -103,7 +103,9 @@ def measure_job(folder: Path, seconds: float) -> None:
     torch.set_num_threads(threads)
     engine = Engine()
     engine.run(TURN_S / 2)  # warm
-    images = make_images(folder / "images", max(64, round(engine.run(TURN_S).rate * seconds)))
+    batches = max(8, round(engine.run(TURN_S).rate * seconds / BATCH))  # whole ones: copies would fill up the last
+    images = make_images(folder / "images", batches * BATCH)
+    turn_s = min(TURN_S, max(3.0, seconds / 18))
     command = [sys.executable, "-m", "theworld.pipeline.cli", "precompute", str(images), "--json", "--workers", "1"]
     flags = ["--steps", str(STEPS), "--size", f"{SIZE}x{SIZE}", "--batch-size", str(BATCH), "--device", "cpu"]
     events = folder / "events"
@@ -113,7 +115,7 @@ def measure_job(folder: Path, seconds: float) -> None:
         while not (events.exists() and '"event": "started"' in events.read_text()) and job.poll() is None:
             time.sleep(0.1)
         halted = 0.0
-        while not ended(job, 2 * TURN_S):
+        while not ended(job, 2 * turn_s):
             processes = psutil.Process(job.pid).children(recursive=True)
             workers = [one for one in processes if one.name().startswith("ray::Worker")]
             if not workers:  # it is about to end
@@ -121,7 +123,7 @@ def measure_job(folder: Path, seconds: float) -> None:
             [worker] = workers
             halt = time.perf_counter()
             worker.suspend()
-            turns.append(engine.run(TURN_S))
+            turns.append(engine.run(turn_s))
             worker.resume()
             halted += time.perf_counter() - halt
         assert job.stdout is not None
