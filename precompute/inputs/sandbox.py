@@ -6,8 +6,9 @@
 
 A message is an anonymous memory file (memfd) handed over a socket pair: 8 bytes of length, that many bytes of JSON,
 then the bytes of the input or of float32 pixels. Nothing in it can run code, and neither side maps what the other could
-cut short. The process is forked from one that has imported everything and never decodes (`python -m
-theworld.precompute.inputs.sandbox`, started once per worker), so that another is there in milliseconds.
+cut short. Each process is forked from one that has imported everything and never decodes (`python -m
+theworld.precompute.inputs.sandbox`, started once per worker), so that another is there in milliseconds. A worker may
+have several: limits, a crash and its blame are of one process and of its one input.
 """
 
 from __future__ import annotations
@@ -83,22 +84,110 @@ class DecodeLimits:
         return cls(memory_bytes=2**31 + file_bytes + clip_bytes, cpu_s=seconds, wall_s=3.0 * seconds)
 
 
-class SandboxedDecoder:
-    """A decoding process, replaced when it dies. Thread-safe; it decodes one input at a time."""
+class _Template:
+    """The process that decoding processes are forked from. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._template: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-        self._socket: socket.socket | None = None
-        self._owner = os.getpid()
-        self.pid: int | None = None
-        """Process id of the decoding process, while there is one."""
+        self._asking = threading.Lock()
+        """Held from a request to its answer."""
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.settimeout(START_S)
+        with theirs:
+            command = [sys.executable, "-P", "-m", "theworld.precompute.inputs.sandbox", str(theirs.fileno())]
+            paths = os.pathsep.join(path for path in sys.path if path)  # wherever this process found theworld
+            environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": paths}
+            for name in secret_names(environment):  # a decoder that was taken over finds none
+                del environment[name]
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment
+            )
 
-    def start(self) -> None:
-        """Start the process in the background; `load` starts it too if needed."""
-        if GUARDED:
-            with self._lock:
+    @property
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def fork(self) -> _Child:
+        """Another decoding process.
+
+        Raises:
+            OSError, struct.error: the template is gone, and of no use from here on.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs, self._asking:
+                socket.send_fds(self.control, [_FORK], [theirs.fileno()])
+                return _Child(self, ours, _NUMBER.unpack(self.control.recv(_NUMBER.size))[0])
+        except (OSError, struct.error):
+            ours.close()
+            self.close()
+            raise
+
+    def exit_code(self, pid: int) -> int:
+        """Wait for a process that it forked. Until then its number is nobody else's.
+
+        Raises:
+            OSError, struct.error: the template is gone.
+        """
+        with self._asking:
+            self.control.send(_WAIT + _NUMBER.pack(pid))
+            return _NUMBER.unpack(self.control.recv(_NUMBER.size))[0]
+
+    def close(self) -> None:
+        """End it at once. What it forked goes on."""
+        self.control.close()
+        self.process.kill()
+        self.process.wait()
+
+
+@dataclass(eq=False)
+class _Child:
+    """A decoding process; used by one thread at a time."""
+
+    template: _Template
+    channel: socket.socket
+    pid: int
+
+    def close(self) -> None:
+        """End it at once; a thread that waits for it gets an error."""
+        self.channel.close()  # at the end of its socket it ends itself
+        with suppress(OSError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+class SandboxedDecoder:
+    """Decoding processes, each replaced when it dies. Thread-safe: each decodes one input at a time.
+
+    They start as they are needed: so many as threads decode at once, up to `most`.
+    """
+
+    def __init__(self, most: int = 1) -> None:
+        self._most = most
+        self._free = threading.Semaphore(most)
+        """Counts the inputs that may be decoded now."""
+        self._lock = threading.Lock()
+        """Of the template and the processes."""
+        self._template: _Template | None = None
+        self._children: list[_Child] = []
+        self._idle: list[_Child] = []
+        """The last one used is taken first: it has memory of its own already."""
+        self._owner = os.getpid()
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the decoding processes there are."""
+        return [child.pid for child in self._children]
+
+    def start(self, most: int = 1) -> None:
+        """Start the template in the background; `load` starts it too if needed.
+
+        Args:
+            most: inputs decoded at once from here on, unless it is more already.
+        """
+        with self._lock:
+            if most > self._most:
+                self._free.release(most - self._most)
+                self._most = most
+            if GUARDED:
                 self._start()
 
     def load(
@@ -111,7 +200,7 @@ class SandboxedDecoder:
         *,
         limits: DecodeLimits | None = None,
     ) -> Loaded:
-        """`KINDS[recipe.kind].load` in the decoding process.
+        """`KINDS[recipe.kind].load` in a decoding process.
 
         Args:
             source: the input's name in error messages.
@@ -121,110 +210,105 @@ class SandboxedDecoder:
             WorldModelError: no process can be started.
         """
         if not GUARDED:
-            return KINDS[recipe.kind].load(content, recipe, spec, source, window)
+            with self._free:
+                return KINDS[recipe.kind].load(content, recipe, spec, source, window)
         limits = limits or DecodeLimits.of(recipe, spec, window)
         decides: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "spec": asdict(spec)}
         decides["window"] = None if window is None else asdict(window)
         request = {**decides, "source": source, **asdict(limits)}
-        with self._lock:
-            decoding = self._send(request, content)
-            return self._answer(decoding, source, limits)
+        with self._free:
+            child = self._send(request, content)
+            return self._answer(child, source, limits)
 
     def close(self) -> None:
-        """End both processes at once; a thread that waits for one gets an error."""
-        for each in (self._socket, self._control):  # at the end of its socket each ends itself
-            if each is not None:
-                each.close()
-        if self.pid is not None:
-            with suppress(OSError):
-                os.kill(self.pid, signal.SIGKILL)
-        if self._template is not None:
-            self._template.kill()
-            self._template.wait()
-        self._template = self._control = self._socket = self.pid = None
+        """End all processes at once; a thread that waits for one gets an error."""
+        template, self._template = self._template, None
+        if template is not None:
+            template.close()
+        for child in self._children:
+            child.close()
+        self._children, self._idle = [], []
 
-    def _start(self) -> None:
+    def _start(self) -> _Template:
         if self._owner != os.getpid():  # forked off: those processes belong to the parent
-            self._template = self._control = self._socket = self.pid = None
+            self._template, self._children, self._idle = None, [], []
             self._owner = os.getpid()
-        if self._template is not None:
-            return
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.settimeout(START_S)
-        with theirs:
-            command = [sys.executable, "-P", "-m", "theworld.precompute.inputs.sandbox", str(theirs.fileno())]
-            paths = os.pathsep.join(path for path in sys.path if path)  # wherever this process found theworld
-            environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": paths}
-            for name in secret_names(environment):  # a decoder that was taken over finds none
-                del environment[name]
-            self._template = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment
-            )
+        if self._template is not None and self._template.has_ended:
+            self._template.close()
+            self._template = None
+        if self._template is None:
+            self._template = _Template()
+        return self._template
 
-    def _send(self, request: Mapping[str, Any], content: bytes) -> socket.socket:
+    def _send(self, request: Mapping[str, Any], content: bytes) -> _Child:
         """Send the input. If the process died while idle, start another: that is not the input's fault."""
         error: Exception | None = None
-        for _ in range(3):
-            self._start()
+        for attempt in range(3):
             try:
-                decoding = self._socket or self._fork()
-                send(decoding, request, content)
-                return decoding
-            except (OSError, EOFError, ValueError, struct.error) as caught:
+                child = self._take(anew=attempt > 0)
+            except (OSError, struct.error) as caught:
                 error = caught
-                self._end()
+                continue
+            try:
+                send(child.channel, request, content)
+                return child
+            except (OSError, ValueError) as caught:
+                error = caught
+                self._end(child)
         raise WorldModelError(
             f"the process that decodes inputs does not start ({error!r}). See why with: "
             f"{sys.executable} -m theworld.precompute.inputs.sandbox"
         ) from error
 
-    def _fork(self) -> socket.socket:
-        assert self._control is not None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            socket.send_fds(self._control, [_FORK], [theirs.fileno()])
-            self.pid = _NUMBER.unpack(self._control.recv(_NUMBER.size))[0]
-        self._socket = ours
-        return ours
+    def _take(self, *, anew: bool) -> _Child:
+        with self._lock:
+            template = self._start()
+            if self._idle and not anew:
+                return self._idle.pop()
+            child = template.fork()
+            self._children.append(child)
+            return child
 
-    def _answer(self, decoding: socket.socket, source: str, limits: DecodeLimits) -> Loaded:
-        decoding.settimeout(limits.wall_s)
+    def _answer(self, child: _Child, source: str, limits: DecodeLimits) -> Loaded:
+        child.channel.settimeout(limits.wall_s)
         try:
-            answer, memory = receive(decoding)
-            if "reason" not in answer:
+            answer, memory = receive(child.channel)
+            if "reason" in answer:
+                outcome: Loaded | ImageError = ImageError(FailureReason(answer["reason"]), str(answer["message"]))
+            else:
                 pixels = memory.view(np.float32).reshape(answer["shape"])
                 rate = None if answer["rate"] is None else float(answer["rate"])
-                return Loaded(torch.from_numpy(pixels), tuple(map(str, answer["notes"])), rate)
-            refusal = ImageError(FailureReason(answer["reason"]), str(answer["message"]))
+                outcome = Loaded(torch.from_numpy(pixels), tuple(map(str, answer["notes"])), rate)
         except TimeoutError as error:
-            self._end()
+            self._end(child)
             raise ImageError(FailureReason.TIMEOUT, f"{source} was not decoded within {limits.wall_s:g} s") from error
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            code = self._end(died=isinstance(error, (EOFError, OSError)))
+            code = self._end(child, died=isinstance(error, (EOFError, OSError)))
             if code in (-signal.SIGXCPU, -signal.SIGALRM):
                 raise ImageError(
                     FailureReason.TIMEOUT, f"{source} took more than {limits.cpu_s} s of CPU to decode"
                 ) from error
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise ImageError(FailureReason.CRASH, f"{source} ended the process that decoded it ({how})") from error
-        raise refusal
+        except BaseException:  # its answer must not be taken for that of the next input
+            self._end(child)
+            raise
+        with self._lock:
+            self._idle.append(child)
+        if isinstance(outcome, ImageError):
+            raise outcome
+        return outcome
 
-    def _end(self, *, died: bool = False) -> int:
-        """End the decoding process, killed unless it died by itself; returns its exit code, negative for a signal."""
+    def _end(self, child: _Child, *, died: bool = False) -> int:
+        """End a decoding process, killed unless it died by itself; returns its exit code, negative for a signal."""
         code = 0
-        try:
-            if self.pid is not None and self._control is not None:
-                if not died:
-                    os.kill(self.pid, signal.SIGKILL)  # also where it was stopped
-                self._control.send(_WAIT)  # until then the number is nobody else's
-                code = _NUMBER.unpack(self._control.recv(_NUMBER.size))[0]
-        except (OSError, struct.error):  # the template is gone
-            self.close()
-        if self._socket is not None:
-            self._socket.close()
-        self._socket = self.pid = None
-        if self._template is not None and self._template.poll() is not None:
-            self.close()
+        with suppress(OSError, struct.error):  # the template is gone
+            if not died:
+                os.kill(child.pid, signal.SIGKILL)  # also where it was stopped
+            code = child.template.exit_code(child.pid)
+        child.channel.close()
+        with self._lock, suppress(ValueError):  # closed meanwhile
+            self._children.remove(child)
         return code
 
 
@@ -345,9 +429,8 @@ def _limit(memory_bytes: int | None, cpu_s: int | None, wall_s: float) -> None:
 def _template(control: socket.socket) -> None:
     """The template process, which is forked: it has imported everything and touches no input."""
     Image.init()  # all of Pillow's formats, or each decoding process would import them
-    pid = 0
     while True:
-        request, fds, _, _ = socket.recv_fds(control, 1, 1)
+        request, fds, _, _ = socket.recv_fds(control, 1 + _NUMBER.size, 1)
         if request == _FORK:
             pid = os.fork()
             if pid == 0:
@@ -357,7 +440,8 @@ def _template(control: socket.socket) -> None:
                 os._exit(0)
             os.close(fds[0])
             control.send(_NUMBER.pack(pid))
-        elif request == _WAIT:
+        elif request[:1] == _WAIT:
+            pid = _NUMBER.unpack(request[1:])[0]
             control.send(_NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
         else:
             return

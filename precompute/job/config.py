@@ -163,6 +163,12 @@ class PrecomputeConfig(BaseModel):
         Field(ge=1),
         _running("Images rolled out together.", default="by tokens and memory: up to 8, on a GPU 16"),
     ] = None
+    decoders: Annotated[
+        int | None,
+        Field(ge=1, le=64),
+        _running("Processes of a worker that decode inputs.", default="1; to encode only, by cores, up to 8"),
+    ] = None
+    """Each has the limits of one input; order and bits are the same with any number."""
     compile: Annotated[
         bool, _running("Compile the world model's blocks: a minute at the start, then faster; other last bits.")
     ] = False

@@ -51,6 +51,8 @@ class WorkerPlan:
     cpus: float
     """Of one worker, and its threads on a CPU."""
     gpus: float
+    cores: int
+    """Of the smallest machine, for each worker there."""
 
 
 def knock(address: str) -> None:
@@ -163,12 +165,16 @@ def plan_workers(nodes: Iterable[Mapping[str, Any]], *, device: str, workers: in
     if device == "cuda" and not gpus:
         raise ConfigError("--device cuda: no node of this cluster has a GPU. Use --device cpu")
     if gpus and device != "cpu":
-        return WorkerPlan(device="cuda", workers=min(gpus, workers or gpus), cpus=1, gpus=1)
+        shares = [int(node.get("CPU", 0) // node["GPU"]) for node in resources if node.get("GPU", 0) >= 1]
+        count = min(gpus, workers or gpus)
+        return WorkerPlan(device="cuda", workers=count, cpus=1, gpus=1, cores=min(shares, default=1))
     if not cores:
         raise ConfigError("no node of this cluster offers a CPU or a GPU")
     cores_per_worker = 1 if small else min(cores)
     room = sum(count // cores_per_worker for count in cores)
-    return WorkerPlan(device="cpu", workers=min(room, workers or room), cpus=cores_per_worker, gpus=0)
+    return WorkerPlan(
+        device="cpu", workers=min(room, workers or room), cpus=cores_per_worker, gpus=0, cores=cores_per_worker
+    )
 
 
 def node_of(error: BaseException) -> str:

@@ -305,7 +305,7 @@ def open_pool(
 
     cores = usable_cores()
     if in_process:
-        yield InProcessPool(WorkerSetup(**setup, threads=_own_threads(cores)), progress)
+        yield InProcessPool(WorkerSetup(**setup, cores=cores, threads=_own_threads(cores)), progress)
         return
     gpus = _gpus() if setup["device"].startswith("cuda") else 0
     threads = None if gpus else max(1, cores // workers)
@@ -313,7 +313,7 @@ def open_pool(
         # workers share a GPU only if there are more workers than GPUs
         gpus_per_worker = 1 / -(-workers // gpus) if gpus else 0
         sign = _stop_sign_name()
-        rays_setup = _ray_setup({**setup, "stop_sign": sign}, threads)
+        rays_setup = _ray_setup({**setup, "stop_sign": sign, "cores": cores // workers}, threads)
         yield _RayPool(session, rays_setup, workers, progress, sign, cpus=1, gpus=gpus_per_worker)
 
 
@@ -332,9 +332,10 @@ def join_pool(
         first: an input that each of them has to read.
     """
     sign = _stop_sign_name()
+    threads = None if worker_plan.gpus else int(worker_plan.cpus)
     pool = _RayPool(
         session,
-        _ray_setup({**setup, "stop_sign": sign}, None if worker_plan.gpus else int(worker_plan.cpus)),
+        _ray_setup({**setup, "stop_sign": sign, "cores": worker_plan.cores}, threads),
         worker_plan.workers,
         progress,
         sign,

@@ -140,7 +140,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         batch_size = memory.batch
         prompted = recipe.prompts == "sample" or recipe.prompt is not None or recipe.negative_prompt is not None
         setup = _worker_setup(prepared, store, device, batch_size, guardrail=config.guardrail if prompted else None)
-        setup["compile"], setup["offload"] = config.compile, config.offload
+        setup |= {"compile": config.compile, "offload": config.offload, "decoders": config.decoders}
         for name, batch in setup["fitted"].items():
             if batch < batch_size:
                 progress.say(f"batches of {batch} on {name}: larger ones did not fit ({config.cache / FILE})")

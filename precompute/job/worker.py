@@ -9,17 +9,17 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...pipeline.device_memory import PeakMemory
-from ...pipeline.errors import ImageError, LatentShapeError, WorldModelError
+from ...pipeline.errors import ImageError, WorldModelError
 from ...pipeline.failures import FailureReason
 from ...pipeline.latents.keys import key_of_sample
 from ...pipeline.machine import device_name, is_out_of_memory
@@ -36,11 +36,13 @@ from ..worlds.offloading import Offload, offload_world
 from ..worlds.prompts import load_prompt_embeddings
 from ..worlds.registry import load_world
 from ..worlds.text_embeddings import TextEmbeddings
+from .decode_ahead import decode_ahead, default_decoders
 from .plan import MOST_TASK_S
 from .ray_counts import Counts, LocalCounts, RayCounts
 from .ray_local import StopSign
 from .signals import held
 from .throughput import ANY_DEVICE
+from .write_behind import WriteBehind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +58,10 @@ class WorkerSetup:
     """For people; recorded beside each shard, as is `fps`."""
     fps: float | None = None
     """Video frames per second of the world model's training clips: what its steps are in seconds."""
+    decoders: int | None = None
+    """Processes that decode inputs; None is by kind and `cores`."""
+    cores: int = 1
+    """Of the machine, for each worker there."""
     threads: int | None = None
     """CPU threads of torch; None leaves them as they are."""
     text: str | None = None
@@ -86,7 +92,7 @@ class Receipt:
     failures: tuple[Failure, ...] = ()
     bytes_written: int = 0
     seconds: dict[str, float] = field(default_factory=dict[str, float])
-    """Wall seconds by phase: decode (waited for), the kind's own work, write."""
+    """Wall seconds by phase: decode (waited for), the kind's own work, write (waited for)."""
     unrated_s: float = 0.0
     """Of these, those that say nothing of the rate: tries that ran out of memory, and the start of the decoder."""
     notes: dict[str, int] = field(default_factory=dict[str, int])
@@ -119,7 +125,8 @@ class Worker:
         self._recipe = self._store.recipe
         self._kind = KINDS[self._recipe.kind]
         self._decoder = shared_decoder()
-        self._decoder.start()  # while the weights load
+        self._decoders = setup.decoders or default_decoders(self._recipe, setup.cores)
+        self._decoder.start(self._decoders)  # while the weights load
         text = TextEmbeddings.load(Path(setup.text)) if setup.text else None
         self._negative = None if text is None else text.negative
         folder = Path(setup.world_folder) if setup.world_folder else WEIGHTS
@@ -176,6 +183,7 @@ class Worker:
     ) -> Receipt:
         """Decode, roll out or encode, and commit up to a shard of samples.
 
+        The next batches are decoded, and the last one is written, while the world model is at work.
         After a batch that ends when the shard has taken its time, or when the job is to end, what is made is committed,
         and the rest is left undone. The shard gets `shard_number` where that is free. `fitted` is what all workers have
         learned of their devices.
@@ -185,11 +193,10 @@ class Worker:
             StoreError, OSError: the store cannot be written.
             Exception: whatever the world model raises that is not about memory; the job isolates the sample behind it.
         """
-        failures: list[Failure] = []
         seconds = {"decode": 0.0, self._kind.phase: 0.0, "write": 0.0}
         notes: Counter[str] = Counter()
         rates: Counter[str] = Counter()
-        written = undone = batches = 0
+        undone = 0
         self._unrated_s = 0.0
         for device in (self._device_name, ANY_DEVICE):
             self._batch_size = min(self._batch_size, (fitted or {}).get(device, self._batch_size))
@@ -197,36 +204,28 @@ class Worker:
         first_key = samples[0].key
         if self._is_stopped():  # it lay ready behind the task in hand
             samples, undone = (), len(samples)
+        decoding = decode_ahead(samples, self._load, lambda: self._batch_size, self._decoders)
         with (
             held() as is_interrupted,
             self._store.new_shard(shard_number) as shard,
-            closing(self._decoded(samples, failures)) as decoded,
+            closing(decoding) as decoded,
+            WriteBehind(shard, partial(self.counts.put, first_key)) as behind,
         ):
             for batch, waited in decoded:
                 seconds["decode"] += waited
                 if not self._decoder_has_started:
                     self._unrated_s, self._decoder_has_started = waited, True
                 started = time.monotonic()
-                latents = self._latents([sample for sample, _ in batch], [loaded.pixels for _, loaded in batch])
-                computed_at = time.monotonic()
-                notes.update(note for _, loaded in batch for note in loaded.notes)
-                rates.update(f"{loaded.rate:g}" for _, loaded in batch if loaded.rate is not None)
-                for (sample, _), latent in zip(batch, latents, strict=True):
-                    if latent is None:
-                        message = f"{sample.source} does not fit in memory, not even alone; others of its size did"
-                        failures.append(_failure(sample, FailureReason.OOM, message))
-                        continue
-                    try:
-                        shard.add(sample.key, latent.numpy())
-                        written += 1
-                    except LatentShapeError as error:  # NaN, or beyond what the stored dtype holds
-                        failures.append(_failure(sample, FailureReason.LATENT, f"{sample.source}: {error}"))
-                seconds[self._kind.phase] += computed_at - started
-                seconds["write"] += time.monotonic() - computed_at
-                batches += 1
-                self.counts.put(first_key, written + len(failures), batches)
+                latents = self._latents(batch.samples, [loaded.pixels for loaded in batch.loaded])
+                seconds[self._kind.phase] += time.monotonic() - started
+                notes.update(note for loaded in batch.loaded for note in loaded.notes)
+                rates.update(f"{loaded.rate:g}" for loaded in batch.loaded if loaded.rate is not None)
+                behind.add(batch, latents)
                 if is_interrupted() or self._is_stopped() or time.monotonic() - began > MOST_TASK_S:
                     break
+            behind.finish()
+            seconds["write"] = behind.waited_s
+            written, failures = behind.written, behind.failures
             undone += len(samples) - written - len(failures)
             started = time.monotonic()
             record = shard.commit(self._facts(seconds, notes, rates)) if written else None
@@ -241,40 +240,13 @@ class Worker:
             unrated_s=self._unrated_s,
             notes=dict(notes),
             batch_size=self._batch_size,
-            batches=batches,
+            batches=behind.batches,
             device=self._device_name,
             peak_bytes=self._peak.measured(),
         )
 
     def _is_stopped(self) -> bool:
         return self._stop_sign is not None and self._stop_sign.is_up()
-
-    def _decoded(
-        self, samples: Sequence[Sample], failures: list[Failure]
-    ) -> Generator[tuple[list[tuple[Sample, Loaded]], float]]:
-        """Batches of decoded samples, one batch ahead of the world model, and the seconds spent waiting for each."""
-        pending = list(samples)
-        pool = ThreadPoolExecutor(1, thread_name_prefix="decode")
-
-        def next_batch() -> list[tuple[Sample, Future[Loaded]]]:
-            next_samples, pending[: self._batch_size] = pending[: self._batch_size], []
-            return [(sample, pool.submit(self._load, sample)) for sample in next_samples]
-
-        try:
-            next_items = next_batch()
-            while next_items:
-                current, next_items = next_items, next_batch()
-                started = time.monotonic()
-                batch: list[tuple[Sample, Loaded]] = []
-                for sample, loading in current:
-                    try:
-                        batch.append((sample, loading.result()))
-                    except ImageError as error:
-                        failures.append(_failure(sample, error.reason, str(error)))
-                if batch:
-                    yield batch, time.monotonic() - started
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _load(self, sample: Sample) -> Loaded:
         kind = self._kind if sample.window is None else at_moments(self._kind)
@@ -352,6 +324,3 @@ def _no_room(folder: Path, setup: WorkerSetup, error: BaseException) -> str:
         where, advice = "main memory", "Use fewer --workers, a machine with more memory, or a smaller world model"
     return f"the weights in {folder} ({size}) do not fit into {where}. {advice}"
 
-
-def _failure(sample: Sample, reason: FailureReason, message: str) -> Failure:
-    return Failure(source=sample.source, key=sample.key, reason=reason, message=message, attempts=1)

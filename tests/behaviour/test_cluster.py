@@ -274,11 +274,11 @@ def test_workers_follow_the_resources_of_the_nodes() -> None:
 
     two = nodes({"CPU": 32, "GPU": 8}, {"CPU": 32, "GPU": 4})
     crew = plan_workers(two, device="auto", workers=None, small=False)
-    assert (crew.device, crew.workers, crew.gpus) == ("cuda", 12, 1)
+    assert (crew.device, crew.workers, crew.gpus, crew.cores) == ("cuda", 12, 1, 4)
     assert plan_workers(two, device="auto", workers=3, small=False).workers == 3
     small, large = (plan_workers(two, device="cpu", workers=None, small=small) for small in (True, False))
-    assert (small.device, small.workers, small.cpus) == ("cpu", 64, 1)
-    assert (large.workers, large.cpus) == (2, 32)
+    assert (small.device, small.workers, small.cpus, small.cores) == ("cpu", 64, 1, 1)
+    assert (large.workers, large.cpus, large.cores) == (2, 32, 32)
     with pytest.raises(ConfigError, match="no node of this cluster has a GPU"):
         plan_workers(nodes({"CPU": 4}), device="cuda", workers=None, small=True)
 

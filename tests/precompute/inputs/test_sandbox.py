@@ -9,6 +9,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +64,17 @@ def reason(decoder: SandboxedDecoder, content: bytes, limits: DecodeLimits = GEN
     return caught.value.reason
 
 
+def child_of(decoder: SandboxedDecoder) -> psutil.Process:
+    """Its only decoding process."""
+    [pid] = decoder.pids
+    return psutil.Process(pid)
+
+
 def meanwhile(decoder: SandboxedDecoder, number: signal.Signals) -> threading.Thread:
     """Send the child a signal while it decodes."""
 
     def act() -> None:
-        child = psutil.Process(decoder.pid)
+        child = child_of(decoder)
         before = child.cpu_times().user
         while child.cpu_times().user < before + 0.05:
             time.sleep(0.002)
@@ -97,28 +104,28 @@ def test_the_child_gives_what_decoding_here_would(decoder: SandboxedDecoder, tmp
 
 def test_one_child_serves_all_and_says_what_it_refuses(decoder: SandboxedDecoder) -> None:
     decoder.load(png(60, 40), IMAGES, SPEC, "x")
-    first = decoder.pid
+    first = decoder.pids
     assert reason(decoder, b"%PDF-1.4") == "format"
     assert reason(decoder, png(60, 40)[:-40]) == "decode"
     decoder.load(png(60, 40), IMAGES, SPEC, "\ud800 ünïcode")
-    assert decoder.pid == first
+    assert decoder.pids == first
 
 
 def test_a_decoder_that_dies_costs_its_input_and_is_replaced(decoder: SandboxedDecoder) -> None:
     slow = flat_png(7000, 7000)
     decoder.load(png(60, 40), IMAGES, SPEC, "x")
-    template, first = decoder._template, decoder.pid
+    template, [first] = decoder._template, decoder.pids
     for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT):
         thread = meanwhile(decoder, number)
         assert reason(decoder, slow) == "crash"
         thread.join()
         assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
-    assert (decoder._template, psutil.pid_exists(first or 0)) == (template, False)
+    assert (decoder._template, psutil.pid_exists(first)) == (template, False)
 
 
 def test_a_child_that_died_with_nothing_to_do_costs_no_input(decoder: SandboxedDecoder) -> None:
     decoder.load(png(60, 40), IMAGES, SPEC, "x")
-    child = psutil.Process(decoder.pid)
+    child = child_of(decoder)
     child.kill()
     assert eventually(lambda: has_ended(child))
     assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
@@ -139,10 +146,10 @@ def test_an_input_that_takes_too_much_memory_is_refused_and_the_next_is_fine(dec
     bomb = flat_png(7000, 7000)
     assert len(bomb) < 2**21
     decoder.load(png(60, 40), IMAGES, SPEC, "x")
-    first = decoder.pid
+    first = decoder.pids
     assert reason(decoder, bomb, limits) == "memory"
     assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
-    assert decoder.pid == first
+    assert decoder.pids == first
 
 
 def test_an_input_that_takes_too_much_cpu_is_refused(decoder: SandboxedDecoder) -> None:
@@ -161,9 +168,9 @@ def test_an_input_that_takes_too_much_cpu_is_refused(decoder: SandboxedDecoder) 
 def test_a_template_that_died_is_replaced(decoder: SandboxedDecoder) -> None:
     decoder.load(png(60, 40), IMAGES, SPEC, "x")
     assert decoder._template is not None
-    decoder._template.kill()
-    decoder._template.wait()
-    child = psutil.Process(decoder.pid)
+    decoder._template.process.kill()
+    decoder._template.process.wait()
+    child = child_of(decoder)
     child.kill()
     assert eventually(lambda: has_ended(child))
     assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
@@ -171,13 +178,11 @@ def test_a_template_that_died_is_replaced(decoder: SandboxedDecoder) -> None:
 
 def test_both_processes_end_when_their_worker_is_gone(decoder: SandboxedDecoder) -> None:
     decoder.load(png(60, 40), IMAGES, SPEC, "x")
-    assert decoder._socket is not None
-    assert decoder._control is not None
     assert decoder._template is not None
-    children = [psutil.Process(decoder.pid), psutil.Process(decoder._template.pid)]
-    decoder._socket.close()  # all that the end of a process does
-    decoder._control.close()
-    decoder._template.wait(patience(20))
+    children = [child_of(decoder), psutil.Process(decoder._template.process.pid)]
+    decoder._children[0].channel.close()  # all that the end of a process does
+    decoder._template.control.close()
+    decoder._template.process.wait(patience(20))
     assert not psutil.wait_procs(children, timeout=patience(10))[1]
     decoder.close()
 
@@ -185,12 +190,55 @@ def test_both_processes_end_when_their_worker_is_gone(decoder: SandboxedDecoder)
 def test_closing_ends_both_processes_and_leaves_no_open_file() -> None:
     decoder, before = SandboxedDecoder(), psutil.Process().num_fds()
     decoder.load(png(60, 40), IMAGES, SPEC, "x")
-    child, template = psutil.Process(decoder.pid), decoder._template
-    held = (decoder._socket, decoder._control)  # else they would be closed as nobody holds them any more
+    child, template = child_of(decoder), decoder._template
+    assert template is not None
+    held = (decoder._children[0].channel, template.control)  # else they would be closed as nobody holds them any more
     decoder.close()
     assert eventually(lambda: has_ended(child))
-    assert template is not None
-    assert template.poll() is not None
+    assert template.process.poll() is not None
     assert psutil.Process().num_fds() == before
-    assert all(each is not None and each.fileno() == -1 for each in held)
+    assert all(each.fileno() == -1 for each in held)
     decoder.close()  # a second time is fine
+
+
+def test_several_children_decode_at_once_and_no_more_than_were_asked_for(decoder: SandboxedDecoder) -> None:
+    images = [png(60, 40, seed) for seed in range(24)]
+    alone = [KINDS["rollout"].load(content, IMAGES, SPEC, "x").pixels for content in images]
+    for most in (1, 3):
+        decoder.start(most)
+        with ThreadPoolExecutor(6) as threads:
+            loaded = threads.map(lambda content: decoder.load(content, IMAGES, SPEC, "x"), images)
+            assert all(torch.equal(one.pixels, other) for one, other in zip(loaded, alone, strict=True))
+        assert len(decoder.pids) <= most
+    decoder.start(2)
+    assert len(decoder.pids) <= 3
+
+
+def test_a_child_that_dies_costs_its_own_input_and_none_of_its_neighbours(decoder: SandboxedDecoder) -> None:
+    fine = png(60, 40)
+    decoder.close()
+    decoder.start(3)
+    decoder.load(fine, IMAGES, SPEC, "x")
+    child = child_of(decoder)
+    with ThreadPoolExecutor(2) as threads:
+        broken = threads.submit(reason, decoder, flat_png(7000, 7000))
+        assert eventually(lambda: not decoder._idle)
+        child.suspend()
+        neighbours = threads.map(lambda _: decoder.load(fine, IMAGES, SPEC, "x").pixels.shape, range(20))
+        assert set(neighbours) == {(3, 32, 48)}
+        child.kill()
+        assert broken.result() == "crash"
+    assert child.pid not in decoder.pids
+
+
+def test_children_that_all_died_with_nothing_to_do_cost_no_input(decoder: SandboxedDecoder) -> None:
+    decoder.start(3)
+    with ThreadPoolExecutor(3) as threads:
+        assert len(list(threads.map(lambda _: decoder.load(flat_png(2000, 2000), IMAGES, SPEC, "x"), range(6)))) == 6
+    assert len(decoder.pids) > 1
+    children = [psutil.Process(pid) for pid in decoder.pids]
+    for child in children:
+        child.kill()
+    assert eventually(lambda: all(map(has_ended, children)))
+    for _ in range(4):
+        assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)

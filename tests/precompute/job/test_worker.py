@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tests.miniatures.image_store import make_images, make_store
 from tests.miniatures.world_model import save_mini_world
-from theworld.pipeline.errors import WorldModelError
+from theworld.pipeline.errors import StoreError, WorldModelError
+from theworld.pipeline.files.atomic import TempFile
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.machine import device_name
 from theworld.pipeline.store.folder import LatentStore, create_store, open_store
+from theworld.pipeline.store.writer import ShardWriter
 from theworld.precompute.inputs.listing import Sample, list_inputs
+from theworld.precompute.inputs.sandbox import DecodeLimits, SandboxedDecoder
+from theworld.precompute.job.signals import Signals
 from theworld.precompute.job.throughput import ANY_DEVICE
 from theworld.precompute.job.worker import Worker, WorkerSetup
-from theworld.precompute.rollout.kinds import KINDS
+from theworld.precompute.rollout.kinds import KINDS, Loaded
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.offloading import Offload
 
@@ -32,7 +43,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.world, self.images = save_mini_world(folder / "world"), make_images(folder / "in", 8)
         self.made: LatentStore = make_store(self.images, folder / "made", self.world)
-        self.samples: tuple[Sample, ...] = list_inputs(self.images, KINDS["rollout"]).samples
+        self.samples: tuple[Sample, ...] = tuple(list_inputs(self.images, KINDS["rollout"]).samples)
         self.sizes: list[int] = []
         self.fits: Callable[[Sequence[str]], bool] = lambda _: True
 
@@ -211,3 +222,103 @@ def test_weights_that_stay_in_main_memory_make_the_same_latents(bench: Bench, tm
     store.refresh()
     for sample in bench.samples:
         assert store.read([sample.key]).tobytes() == bench.made.read([sample.key]).tobytes()
+def encoded(
+    images: Path, cache: Path, world: Path, *, decoders: int
+) -> tuple[Worker, LatentStore, tuple[Sample, ...]]:
+    """A worker for an empty store of posteriors, which are encoded only."""
+    posterior = {"kind": "posterior", "steps": None, "denoise_steps": None, "limit": 1}
+    made = make_store(images, cache / "recipe", world, **posterior)
+    store = create_store(cache, made.recipe, made.spec, label="encoded", shard_size=64)
+    setup = WorkerSetup(
+        world_folder=str(world), store=str(store.path), device="cpu", batch_size=4, decoders=decoders
+    )  # fmt: skip
+    return Worker(setup), store, tuple(list_inputs(images, KINDS["posterior"]).samples)
+
+
+def test_one_decoder_and_three_make_the_same_shard_and_the_same_ledger(bench: Bench, tmp_path: Path) -> None:
+    images = make_images(tmp_path / "in", 30)
+    for number in (2, 11, 12, 13, 14, 15, 29):
+        (images / f"{number:03d}.png").write_bytes(b"GIF87a" if number % 2 else b"no image at all")
+    payloads, failures = [], []
+    for decoders in (1, 3):
+        worker, store, samples = encoded(images, tmp_path / f"{decoders}", bench.world, decoders=decoders)
+        receipt = worker.process(samples)
+        store.refresh()
+        payloads.append(store.payload_path(0).read_bytes())
+        failures.append([(failure.source, failure.reason, failure.message) for failure in receipt.failures])
+        assert (receipt.written, receipt.undone, receipt.batches) == (23, 0, 7)
+        made = {failure.key for failure in receipt.failures}
+        assert list(store.keys) == [sample.key for sample in samples if sample.key not in made]
+    assert payloads[0] == payloads[1]
+    assert failures[0] == failures[1]
+    assert len(failures[0]) == 7
+
+
+def test_a_decoder_that_is_killed_costs_the_one_input_it_had(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(tmp_path / "in", 24)
+    worker, store, samples = encoded(images, tmp_path / "cache", bench.world, decoders=3)
+    take, answer, victims = SandboxedDecoder._take, SandboxedDecoder._answer, samples[7:9]
+
+    def taken(self: SandboxedDecoder, *, anew: bool) -> Any:
+        child = take(self, anew=anew)
+        os.kill(child.pid, signal.SIGSTOP)  # until it is decided what becomes of its input
+        return child
+
+    def answered(self: SandboxedDecoder, child: Any, source: str, limits: DecodeLimits) -> Loaded:
+        is_victim = source in [victim.source for victim in victims]
+        os.kill(child.pid, signal.SIGKILL if is_victim else signal.SIGCONT)
+        return answer(self, child, source, limits)
+
+    monkeypatch.setattr(SandboxedDecoder, "_take", taken)
+    monkeypatch.setattr(SandboxedDecoder, "_answer", answered)
+    receipt = worker.process(samples)
+    assert [(one.key, one.reason) for one in receipt.failures] == [(victim.key, "crash") for victim in victims]
+    store.refresh()
+    assert (receipt.written, len(store)) == (22, 22)
+
+
+def test_a_disk_that_fills_up_behind_the_world_model_ends_the_task_and_leaves_nothing_behind(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, store, samples = encoded(make_images(tmp_path / "in", 24), tmp_path / "cache", bench.world, decoders=3)
+    write, writes = TempFile.write, itertools.count()
+
+    def full(self: TempFile, data: bytes | memoryview) -> None:
+        if next(writes) >= 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TempFile, "write", full)
+        with pytest.raises(StoreError, match="No space left"):
+            worker.process(samples)
+    store.refresh()
+    assert (len(store), list((store.path / "tmp").iterdir())) == (0, [])
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("decode", "write"))]
+    assert worker.process(samples).written == 24
+
+
+def test_a_signal_while_inputs_are_encoded_costs_no_batch_that_was_finished(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, store, samples = encoded(make_images(tmp_path / "in", 24), tmp_path / "cache", bench.world, decoders=3)
+    posterior, add, batches = CosmosWorld.posterior, ShardWriter.add, itertools.count(1)
+
+    def ended(self: CosmosWorld, images: torch.Tensor) -> torch.Tensor:
+        if next(batches) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return posterior(self, images)
+
+    def slow(self: ShardWriter, key: str, latent: NDArray[Any]) -> None:
+        time.sleep(0.02)  # so that two batches wait to be written
+        add(self, key, latent)
+
+    monkeypatch.setattr(CosmosWorld, "posterior", ended)
+    monkeypatch.setattr(ShardWriter, "add", slow)
+    with Signals().caught():
+        receipt = worker.process(samples)
+    store.refresh()
+    assert (receipt.written, receipt.undone, next(batches)) == (12, 12, 4)
+    assert list(store.keys) == [sample.key for sample in samples[:12]]
