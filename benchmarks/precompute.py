@@ -15,18 +15,16 @@ import time
 from collections.abc import Callable
 
 import torch
-from diffusers import Cosmos2VideoToWorldPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
 
 from theworld.pipeline import Recipe, key_of_bytes
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world
 from theworld.precompute.worlds.wan_vae import load_part
 
+from .stock import stock_latents, stock_pipeline
+
 STEPS, DENOISE_STEPS, SIZE, BATCH = 8, 10, 64, 8
-
-
-class _NothingToCheck:
-    def to(self, *_: object) -> None: ...
 
 
 def main() -> None:
@@ -37,17 +35,11 @@ def main() -> None:
     torch.set_num_threads(1)
     source = resolve_world(None)
     world = CosmosWorld.load(source.folder)
-    transformer = load_part(CosmosTransformer3DModel, source.folder, "transformer", device="cpu").eval()
-    pipeline = Cosmos2VideoToWorldPipeline(
-        text_encoder=None,
-        tokenizer=None,
-        transformer=transformer,
-        vae=load_part(AutoencoderKLWan, source.folder, "vae", device="cpu").eval(),
-        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(source.folder / "scheduler"),
-        safety_checker=_NothingToCheck(),
+    pipeline = stock_pipeline(
+        load_part(CosmosTransformer3DModel, source.folder, "transformer", device="cpu").eval(),
+        load_part(AutoencoderKLWan, source.folder, "vae", device="cpu").eval(),
+        FlowMatchEulerDiscreteScheduler.from_pretrained(source.folder / "scheduler"),
     )
-    pipeline.set_progress_bar_config(disable=True)
-    width = transformer.config.text_embed_dim
     images = torch.rand(options.images, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     keys = [key_of_bytes(bytes([i % 256, i // 256])) for i in range(options.images)]
     recipe = Recipe(world=source.identity, height=SIZE, width=SIZE, rollout_steps=STEPS, denoise_steps=DENOISE_STEPS)
@@ -55,18 +47,7 @@ def main() -> None:
     def run_stock(batch: int) -> None:
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
-            pipeline(
-                image=(part + 1) / 2,
-                prompt_embeds=torch.zeros(len(part), 512, width),
-                height=SIZE,
-                width=SIZE,
-                num_frames=1 + 4 * STEPS,
-                num_inference_steps=DENOISE_STEPS,
-                guidance_scale=1.0,
-                fps=None,
-                generator=[torch.Generator().manual_seed(i) for i in range(len(part))],
-                output_type="latent",
-            )
+            stock_latents(pipeline, part, range(len(part)), rollout_steps=STEPS, denoise_steps=DENOISE_STEPS)
 
     def run_ours(batch: int) -> None:
         for start in range(0, len(images), batch):
