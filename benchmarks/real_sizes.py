@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers.utils import logging
 
 from theworld.train import find_weights
 
@@ -105,6 +106,7 @@ def save_language_model(folder: Path, device: torch.device, *, is_toy: bool = Fa
     sizes = GEMMA2_2B | (TOY_GEMMA if is_toy else {})
     config = Gemma2Config(**sizes, pad_token_id=0, bos_token_id=1, eos_token_id=2)
     model = _random(lambda: Gemma2ForCausalLM(config), torch.bfloat16, device)
+    logging.disable_progress_bar()  # a bar for two files
     model.save_pretrained(folder, max_shard_size="5GB")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((find_weights(None).folder / name).read_bytes())
