@@ -41,8 +41,14 @@ TOY_COSMOS = {
     "text_embed_dim": 32,
     "adaln_lora_dim": 8,
 }
-WAN_VAE: dict[str, Any] = {"base_dim": 96}
-"""The defaults of `AutoencoderKLWan` are Wan 2.1's."""
+WAN_VAE: dict[str, Any] = {
+    "base_dim": 96,
+    "z_dim": 16,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "temperal_downsample": [False, True, True],
+}
+"""Of Wan 2.1, which Cosmos-Predict2 uses: the defaults of `AutoencoderKLWan`, 0.5 GB in float32."""
 TOY_VAE = {"base_dim": 8}
 GEMMA2_2B: dict[str, Any] = {
     "vocab_size": 256_000,
@@ -85,7 +91,7 @@ def save_world(folder: Path, device: torch.device, *, is_toy: bool = False) -> i
     changes = TOY_COSMOS if is_toy else {}
     transformer = _random(lambda: cosmos_2b(**changes), torch.bfloat16, device)
     transformer.save_pretrained(folder / "transformer", max_shard_size="5GB")
-    vae = _random(lambda: AutoencoderKLWan(**(TOY_VAE if is_toy else WAN_VAE)), torch.float32, device)
+    vae = _random(lambda: AutoencoderKLWan(**(WAN_VAE | (TOY_VAE if is_toy else {}))), torch.float32, device)
     vae.save_pretrained(folder / "vae")
     FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True).save_pretrained(folder / "scheduler")
     index = {
