@@ -137,23 +137,23 @@ def _trainings(session: Session) -> dict[str, dict[str, Any] | None]:
     patches = {"layout": "patch", "patch": 2, "learning_rate": 2e-4, "dtype": "bfloat16", "batch_size": 4}
     spatial = patches | {"layout": "spatial", "batch_size": 1}
     flex = {"attention": "flex_attention"}
-    presets = {f"configs/{name}.toml": name for name in ("gemma2_2b", "gemma2_2b_48gb", "gemma2_2b_80gb")}
-    found: dict[str, dict[str, Any] | None] = {what: {"preset": name} for what, name in presets.items()}
-    found["the first, chosen by free memory"] = patches
-    found["eager"] = patches | {"attention": "eager"}
-    found["eager, not packed"] = patches | {"attention": "eager", "pack": 1}
-    for what, settings in {
+    of_gpu: dict[str, dict[str, Any]] = {
         "flex": patches | flex,
-        "flex, not packed": patches | flex | {"pack": 1},
         "flex, checkpointed, 16 images": patches | flex | {"batch_size": 16, "gradient_checkpointing": True},
+        "flex, not packed": patches | flex | {"pack": 1},
         "a token a cell, flex, 1 image": spatial | flex,
-    }.items():
-        found[what] = settings if is_gpu else None
-    found["a token a cell, eager, checkpointed, 1 image"] = spatial | {
-        "attention": "eager",
-        "gradient_checkpointing": True,
     }
-    return found
+    return {
+        "configs/gemma2_2b.toml": {"preset": "gemma2_2b"},
+        "the same, by free memory": patches,
+        "eager": patches | {"attention": "eager"},
+        **(of_gpu if is_gpu else dict.fromkeys(of_gpu)),
+        "configs/gemma2_2b_48gb.toml": {"preset": "gemma2_2b_48gb"},
+        "configs/gemma2_2b_80gb.toml": {"preset": "gemma2_2b_80gb"},
+        "eager, not packed": patches | {"attention": "eager", "pack": 1},
+        "a token a cell, eager, checkpointed, 1 image": spatial
+        | {"attention": "eager", "gradient_checkpointing": True},
+    }
 
 
 def _run_training(session: Session, what: str, settings: dict[str, Any], out: Path) -> None:
