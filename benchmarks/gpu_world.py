@@ -14,10 +14,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from theworld.pipeline import Recipe, draw_noise, key_of_bytes
 from theworld.pipeline.matmul_speed import measure
 from theworld.pipeline.progress import Progress
-from theworld.precompute.job.cost import Operations, operations_of
+from theworld.precompute.job.cost import operations_of
 from theworld.precompute.rollout.batch import latents_of_batch
 from theworld.precompute.rollout.batch_size import default_batch
 from theworld.precompute.rollout.kinds import KINDS
+from theworld.precompute.worlds.arithmetic import Operations
 from theworld.precompute.worlds.compiling import compile_world
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.precision import full_float32
@@ -147,7 +148,7 @@ def rollout(session: Session) -> None:
 def _measure_batch(session: Session, size: Size, batch: int) -> None:
     recipe = recipe_of(session, size)
     spec = session.source().latent_spec()
-    operations = operations_of(session.source(), recipe, spec.sample_shape(*size))
+    operations = operations_of(session.source(), recipe)
     assert operations is not None, "an architecture that is known"
     is_default = batch == default_batch(recipe, spec, on_gpu=True)
     what = {"size": f"{size[0]}x{size[1]}", "T": 1 + size[2], "batch": batch, "default": is_default}
