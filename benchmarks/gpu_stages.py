@@ -86,15 +86,20 @@ def job(session: Session) -> None:
         "in_process": True,
     }
     cache = session.scratch / "cache"
-    _run_job(session, "dry run", engine, PrecomputeConfig(**settings, cache=cache, dry_run=True))
-    report = _run_job(session, "run", engine, PrecomputeConfig(**settings, cache=cache))
-    _run_job(session, "again, nothing to do", engine, PrecomputeConfig(**settings, cache=cache))
-    session.store = report.store
+    plan = PrecomputeConfig(**settings, cache=cache, dry_run=True)
+    with session.tried("job", what="dry run"):
+        _run_job(session, "dry run", engine, plan)
+    config = PrecomputeConfig(**settings, cache=cache)
+    session.store = _run_job(session, "run", engine, config).store
+    with session.tried("job", what="again"):
+        _run_job(session, "again, nothing to do", engine, config)
+    what = "run --compile"
     if not is_gpu:
-        session.row("job", what="run --compile", left_out="minutes on a CPU")
-    elif session.affords("job", _COMPILE_S, what="run --compile"):
-        config = PrecomputeConfig(**settings, cache=session.scratch / "compiled", compile=True)
-        _run_job(session, "run --compile", engine, config)
+        session.row("job", what=what, left_out="minutes on a CPU")
+    elif session.affords("job", _COMPILE_S, what=what):
+        with session.tried("job", what=what):
+            config = PrecomputeConfig(**settings, cache=session.scratch / "compiled", compile=True)
+            _run_job(session, what, engine, config)
 
 
 def _run_job(session: Session, what: str, engine: float, config: PrecomputeConfig) -> Report:
@@ -196,12 +201,14 @@ def _run_training(session: Session, what: str, settings: dict[str, Any], out: Pa
 
 def evaluate(session: Session) -> None:
     """`evaluate` of the first run with its default batch, and a small one."""
-    assert session.run is not None, "the part train has made one"
+    if session.run is None:
+        session.row("evaluate", left_out="no training has ended")
+        return
     for batch in (64, 8):
         if not session.affords("evaluate", _EVALUATE_S, batch=batch):
             continue
         with session.tried("evaluate", batch=batch):
-            expected, heard = _expected_gib(session, batch), Heard()
+            expected, heard = _expected_gib(session, session.run, batch), Heard()
             session.free_memory()
             started = time.perf_counter()
             answers = len(evaluate_run(session.run, batch_size=batch, progress=heard).predictions)
@@ -217,11 +224,10 @@ def evaluate(session: Session) -> None:
             )
 
 
-def _expected_gib(session: Session, batch: int) -> float:
+def _expected_gib(session: Session, run: Path, batch: int) -> float:
     """By the product's estimate, for rows of all questions of an image."""
-    assert session.run is not None
-    assert session.questions is not None
-    weights, meta = find_weights(str(session.lm_folder)), read_meta(session.run)
+    assert session.questions is not None, "the part job has written them"
+    weights, meta = find_weights(str(session.lm_folder)), read_meta(run)
     lm = load_tokenizer_only(weights)
     tokens_by_image: dict[str, list[int]] = {}
     for line in session.questions.read_text().splitlines():
