@@ -176,7 +176,7 @@ class TrainConfig(BaseModel):
     memory: Annotated[
         float | None,
         Field(gt=0),
-        _running("Plan for a GPU of so many GiB.", default="what is free on the GPU; no limit on a CPU"),
+        _running("Plan for a GPU of so many GiB.", default="what the GPU has; no limit on a CPU"),
     ] = None
     """Decides passes and checkpointing, as an estimate says; see reader/memory.py."""
     attention: Annotated[AttentionName, _running("auto, eager, sdpa, flex_attention or flash_attention_2.")] = "auto"

@@ -37,6 +37,7 @@ def ask(
     world: options.MovedWorld = None,
     preview: Annotated[Path | None, typer.Option(help="Save image, rollout and answer as a PNG.")] = None,
     device: Device = None,
+    memory: options.Memory = None,
     quiet: Quiet = False,
     as_json: Json = False,
     *,
@@ -51,11 +52,14 @@ def ask(
     from ...precompute.live.world import LazyRollout
     from ...train.evaluation.live_answer import answer_live
     from ...train.runs.folder import load_run
+    from ...train.runs.sizes import one_answer
+    from ..device_memory import GIB
     from ..progress import Progress, print_json, print_lines
 
     progress, where = Progress.on_stderr(quiet=quiet), options.device_name(device)
-    loaded = load_run(run, lm=lm, device=where, progress=progress)
-    rollout = LazyRollout(loaded.meta.recipe, image, world=world, device=where, progress=progress)
+    loaded = load_run(run, lm=lm, device=where, memory=memory, progress=progress)
+    left = None if memory is None or loaded.sizes is None else memory - one_answer(loaded.sizes).total / GIB
+    rollout = LazyRollout(loaded.meta.recipe, image, world=world, device=where, memory=left, progress=progress)
     if preview is not None:
         rollout.require_pictures()
     live = answer_live(

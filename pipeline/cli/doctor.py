@@ -26,7 +26,9 @@ from packaging.requirements import Requirement
 from rich.table import Column, Table
 from rich.text import Text
 
+from ..accelerators import Accelerator
 from ..credentials import hide_passwords
+from ..device_memory import memory_of_size, total_memory
 from ..files.open_files import MOST_RAISED
 from ..machine import usable_cores
 from ..matmul_speed import DTYPES, emulates_bfloat16, matmul_speeds, speed_text
@@ -63,17 +65,19 @@ class Row:
     advice: str = ""
 
 
-def examine(environment: Mapping[str, str] | None = None) -> list[Row]:
+def examine(environment: Mapping[str, str] | None = None, *, planned: Accelerator | None = None) -> list[Row]:
     """All there is to say of this machine.
 
     Args:
         environment: variables to look at; by default this process's own.
+        planned: a device that is not here; what fits its memory is said, too.
     """
     environment = os.environ if environment is None else environment
     looks: tuple[Callable[[], Iterator[Row]], ...] = (
         _python,
         _packages,
         _device,
+        lambda: _what_fits(planned),
         _memory,
         lambda: _disk(environment),
         lambda: _hub(environment),
@@ -172,6 +176,17 @@ def _device() -> Iterator[Row]:
         speeds = _speeds_text(matmul_speeds(f"cuda:{number}"))
         found = f"{name}, {format_bytes(free)} of {format_bytes(total)} free, {bf16}, {speeds}"
         yield Row(f"GPU {number}", "ok", found)
+
+
+def _what_fits(planned: Accelerator | None) -> Iterator[Row]:
+    import torch
+
+    from .doctor_memory import what_fits
+
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        yield Row(f"fits GPU {number}", "ok", what_fits(total_memory(f"cuda:{number}") or 0.0))
+    if planned is not None:
+        yield Row(f"fits {planned.name}", "ok", what_fits(memory_of_size(planned.memory_gb * 1e9)))
 
 
 def _speeds_text(speeds: Mapping[str, float]) -> str:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from .options import Json
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    device: Annotated[
+        str | None,
+        typer.Option(help='Say, too, what fits a device that is not here, by its name, such as "H100 80GB".'),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Look at this machine: versions, GPU, memory, disk, Hub, sockets. Exits with 2 where most commands would fail."""
+    from ..accelerators import find_accelerator
     from ..progress import print_json, print_result
     from .doctor import examine, table_of, to_json
 
-    rows = examine()
+    rows = examine(planned=None if device is None else find_accelerator(device))
     if as_json:
         print_json(to_json(rows))
     else:

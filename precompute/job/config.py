@@ -158,7 +158,9 @@ class PrecomputeConfig(BaseModel):
     ] = "auto"
     workers: Annotated[int | None, Field(ge=1), _running("Ray actors.", default="one per GPU, or per core")] = None
     batch_size: Annotated[
-        int | None, Field(ge=1), _running("Images rolled out together.", default="by tokens: up to 8, on a GPU 16")
+        int | None,
+        Field(ge=1),
+        _running("Images rolled out together.", default="by tokens and memory: up to 8, on a GPU 16"),
     ] = None
     compile: Annotated[
         bool, _running("Compile the world model's blocks: a minute at the start, then faster; other last bits.")
@@ -195,6 +197,12 @@ class PrecomputeConfig(BaseModel):
     retry_failed: Annotated[bool, _running("Try failed inputs again.")] = False
     max_bad: Annotated[int, Field(ge=0), _running("Inputs that may fail before the exit code is 3.")] = 0
     dry_run: Annotated[bool, _running("Print the plan and stop; makes no latents.")] = False
+    memory: Annotated[
+        float | None,
+        Field(gt=0),
+        _running("Plan for a GPU of so many GiB.", default="what the GPU has; no limit on a CPU"),
+    ] = None
+    """Limits the batch where none is named, as an estimate says; see worlds/memory.py."""
     gpu_hour_price: Annotated[
         str | None,
         _running("Of a GPU for an hour, such as 2.50 or '$2.50': the plan says what the run costs.", default="none"),

@@ -19,6 +19,7 @@ from ...pipeline.matmul_speed import emulates_bfloat16, matmul_speeds, speed_tex
 from ...pipeline.messages import format_amount, format_rate
 from ..worlds.arithmetic import Operations, is_plain
 from ..worlds.family import HasArithmetic, read_configs
+from ..worlds.memory import frames_of_forward
 from ..worlds.source import WorldSource
 from .price import Price
 from .throughput import DeviceRecord, ThroughputLog
@@ -237,7 +238,7 @@ def _operations_of(world: WorldSource, family: HasArithmetic, recipe: Recipe) ->
         return Operations(encode(1))
     if recipe.chunk_frames:
         return None
-    frames = 1 + recipe.rollout_steps // recipe.draws * recipe.stride
+    frames = frames_of_forward(recipe)
     one = family.rollout_flops(configs, recipe, kind.first_predicted_frame(recipe) or 1, frames)
     return Operations(recipe.draws * one.encode, recipe.draws * one.predict)
 

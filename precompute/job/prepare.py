@@ -21,7 +21,7 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, find_store, refuse_store
 from ..inputs.listing import Listing, list_inputs
 from ..inputs.places import check_named
-from ..rollout.batch_size import batch_of_run, computed_rows
+from ..rollout.batch_size import computed_rows
 from ..rollout.kinds import KINDS, at_moments
 from ..worlds.family import read_configs
 from ..worlds.guardrail import check_prompts
@@ -29,6 +29,7 @@ from ..worlds.source import COSMOS, WORLDLET, WorldSource, find_family, resolve_
 from .config import PrecomputeConfig
 from .cost import Cost, Target, a_or_an, estimate
 from .events import Events
+from .memory_plan import MemoryPlan, plan_memory, room_of
 from .plan import (
     SHARD_BYTES,
     Plan,
@@ -62,6 +63,7 @@ class Prepared:
     shards: int
     """That the work is cut into, by what is known before it begins."""
     cost: Cost
+    memory: MemoryPlan
     throughput: ThroughputLog
     device: str
     workers: int
@@ -109,7 +111,16 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
     price = parse_price(config.gpu_hour_price) if config.gpu_hour_price else None
     todo = len(plan.todo)
     cost = estimate(world, recipe, shape, todo, throughput, target, price=price)
-    batch_size = batch_of_run(config.batch_size, recipe, spec, plan.distinct, on_gpu=target.is_gpu)
+    memory = plan_memory(
+        world,
+        recipe,
+        spec,
+        plan.distinct,
+        requested=config.batch_size,
+        on_gpu=target.is_gpu,
+        room=room_of(config, target) if todo else None,
+    )
+    batch_size = memory.batch
     most, is_shared = largest_task(config, plan, cost, store, batch_size)
     size = task_size(todo, most, target.workers if is_shared else 1, batch_size)
     return Prepared(
@@ -122,6 +133,7 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
         plan=plan,
         shards=math.ceil(todo / size),
         cost=replace(cost, computed=computed_rows(todo, batch_size, size)),
+        memory=memory,
         throughput=throughput,
         device=target.device or "cpu",
         workers=target.workers,
@@ -138,6 +150,10 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         prepared.shards,
     ):
         progress.say(line)
+    for line in prepared.memory.lines() if plan.todo else ():
+        progress.say(line)
+    if plan.todo and (warning := prepared.memory.warning()):
+        progress.warn(warning)
     for line in prepared.cost.lines(KINDS[recipe.kind].takes):
         progress.say(line)
     of_prompts = _prompt_bytes(prepared)
@@ -157,9 +173,11 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         bytes=needed_bytes,
         shards=prepared.shards,
         **prepared.cost.to_json(),
+        memory=prepared.memory.to_json(),
     )
     accelerator, weight_bytes = prepared.cost.target.accelerator, prepared.world.weight_bytes()
-    if accelerator is not None and weight_bytes > accelerator.memory_gb * 1e9:
+    is_unknown = prepared.memory.need is None  # else the plan has refused what does not fit
+    if is_unknown and accelerator is not None and weight_bytes > accelerator.memory_gb * 1e9:
         progress.warn(
             f"warning: the weights alone take {format_bytes(weight_bytes)}, more than the {accelerator.memory_gb:g} GB "
             f"of {a_or_an(accelerator.name)}: they will not fit. Plan for a device with more memory, or for a smaller "

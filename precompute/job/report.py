@@ -12,6 +12,7 @@ from ...pipeline.messages import command, format_bytes, format_rate, printable
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
 from .cost import Cost
+from .memory_plan import MemoryPlan
 from .plan import Plan, first_failures
 from .scheduler import Work
 
@@ -24,6 +25,7 @@ class Report:
     recipe: Recipe
     plan: Plan
     cost: Cost | None = None
+    memory: MemoryPlan | None = None
     work: Work = field(default_factory=Work)
     failures: tuple[Failure, ...] = ()
     """New ones of this run."""
@@ -106,6 +108,8 @@ class Report:
         lines.extend(
             f"note: {count} {kind.takes}{'s' * (count != 1)}: {note}" for note, count in sorted(work.notes.items())
         )
+        if self.memory and (note := self.memory.wrong(work.peak_bytes)):
+            lines.append(note)
         if self.bad:
             lines += self._lines_of_failures()
             others = "all others of this part" if self.plan.of_other_parts else "all others"
@@ -155,6 +159,7 @@ class Report:
             "todo": len(self.plan.todo),
             "todo_bytes": len(self.plan.todo) * self.plan.sample_bytes,
             **(self.cost.to_json() if self.cost else {}),
+            "memory": {**(self.memory.to_json() if self.memory else {}), "peak_bytes": self.work.peak_bytes},
             "seconds": round(self.work.seconds, 3),
             "load_s": round(self.work.load_s, 3),
             "worker_hours": round(self.work.worker_hours, 5),

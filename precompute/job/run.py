@@ -18,13 +18,13 @@ from ...pipeline.messages import name_some
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import PROMPT, LatentStore, create_store, label_of, refuse_store
 from ...pipeline.store.ledger import Failure
-from ..rollout.batch_size import batch_of_run
 from ..worlds.builtin import WEIGHTS
 from ..worlds.guardrail import unsafe_prompts
 from ..worlds.prompts import embed_prompts, embed_sample_prompts
 from ..worlds.source import WorldSource
 from .config import PrecomputeConfig
 from .events import Events, facts_of_task
+from .memory_plan import plan_memory
 from .plan import Plan, cut_tasks, shard_capacity
 from .pool import Task
 from .prepare import Prepared, announce, is_small, largest_task, prepare
@@ -96,7 +96,8 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
     if config.dry_run:
         for damage in store.damage if store else ():  # a run says so when it opens the store to write
             progress.warn(f"warning: {damage}")
-        return Report(store=store.path if store else config.cache, recipe=recipe, plan=plan, cost=cost, dry_run=True)
+        place = store.path if store else config.cache
+        return Report(store=place, recipe=recipe, plan=plan, cost=cost, memory=prepared.memory, dry_run=True)
     if plan.todo and events.problem:
         progress.warn(f"warning: {events.problem}")
     if store is not None and not plan.todo and not os.access(store.path, os.W_OK):
@@ -125,7 +126,18 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
             return _nothing_to_do(store, plan)
 
         signals.check()
-        batch_size = batch_of_run(config.batch_size, recipe, prepared.spec, plan.distinct, on_gpu=device != "cpu")
+        memory = prepared.memory
+        if session is not None:  # only now it is known whether the cluster has GPUs
+            memory = plan_memory(
+                prepared.world,
+                recipe,
+                prepared.spec,
+                plan.distinct,
+                requested=config.batch_size,
+                on_gpu=device != "cpu",
+                room=prepared.memory.room,
+            )
+        batch_size = memory.batch
         prompted = recipe.prompts == "sample" or recipe.prompt is not None or recipe.negative_prompt is not None
         setup = _worker_setup(prepared, store, device, batch_size, guardrail=config.guardrail if prompted else None)
         setup["compile"] = config.compile
@@ -158,6 +170,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         plan=plan,
         cost=cost,
         work=work,
+        memory=memory,
         failures=tuple(work.failures),
         empty_rows=_empty_rows(store),
         stored=len(store),

@@ -68,6 +68,8 @@ class Work:
     """Of all GPUs that they held."""
     device: str = ""
     """Of one of the workers, by its model."""
+    peak_bytes: int | None = None
+    """The most that tensors of a worker took on its GPU; None without one."""
 
 
 class Scheduler:
@@ -252,6 +254,7 @@ class Scheduler:
         work.elsewhere += receipt.elsewhere
         work.bytes_written += receipt.bytes_written
         work.device = receipt.device
+        work.peak_bytes = max(filter(None, (work.peak_bytes, receipt.peak_bytes)), default=None)
         work.phases.update(receipt.seconds)
         work.notes.update(receipt.notes)
         made = receipt.written + receipt.elsewhere

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...pipeline.device_memory import PeakMemory
 from ...pipeline.errors import ImageError, LatentShapeError, WorldModelError
 from ...pipeline.failures import FailureReason
 from ...pipeline.latents.keys import key_of_sample
@@ -91,6 +92,8 @@ class Receipt:
     batches: int = 0
     device: str = ""
     """Model of the device that made it."""
+    peak_bytes: int | None = None
+    """The most that tensors of this worker took on its GPU so far; None without one."""
 
 
 _ABSENT = {FailureReason.MISSING, FailureReason.NOT_A_FILE, FailureReason.CHANGED}
@@ -117,6 +120,7 @@ class Worker:
         text = TextEmbeddings.load(Path(setup.text)) if setup.text else None
         self._negative = None if text is None else text.negative
         folder = Path(setup.world_folder) if setup.world_folder else WEIGHTS
+        self._peak = PeakMemory(setup.device)
         try:
             self._world = load_world(folder, device=setup.device, compute_dtype=self._recipe.compute_dtype, text=text)
         except (RuntimeError, MemoryError) as error:
@@ -233,6 +237,7 @@ class Worker:
             batch_size=self._batch_size,
             batches=batches,
             device=self._device_name,
+            peak_bytes=self._peak.measured(),
         )
 
     def _is_stopped(self) -> bool:

@@ -16,6 +16,7 @@ from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import PROMPT, LatentStore
 from ..preview.latent_decoder import LatentDecoder, place_of, require_rules, require_weights
+from ..preview.room import require_room_to_roll_out
 from ..rollout.batch import latents_of_batch
 from ..rollout.kinds import KINDS
 from ..worlds.family import require_ability
@@ -57,6 +58,7 @@ class LiveWorld(LatentDecoder):
         world: str | None = None,
         device: DeviceName = "auto",
         text: Path | None = None,
+        memory: float | None = None,
         progress: Progress | None = None,
     ) -> LiveWorld:
         """Load the world model a recipe names.
@@ -64,6 +66,7 @@ class LiveWorld(LatentDecoder):
         Args:
             world: where it lies; by default the Hub id in the recipe, or the embedded worldlet.
             text: file of the recipe's prompt embeddings, where it has a prompt.
+            memory: plan for a GPU of so many GiB; None is what is free on the device.
             progress: where warnings of inputs go; None is `Progress.to_logger()`.
         Raises:
             ConfigError: the weights found, or this release's rules, are not the recipe's; or the recipe has a prompt
@@ -80,6 +83,7 @@ class LiveWorld(LatentDecoder):
         source = resolve_world(name, with_text=prompted or recipe.prompts == "sample", progress=progress)
         require_weights(recipe, name, source.identity)
         require_rules(recipe, source)
+        require_room_to_roll_out(source, recipe, device, memory=memory, progress=progress)
         where = str(resolve_device(device))
         embeddings = TextEmbeddings.load(text) if text else embed_prompts(source.folder, recipe, source.family.text)
         loaded = source.family.load(
@@ -91,10 +95,21 @@ class LiveWorld(LatentDecoder):
         return cls(loaded, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress)
 
     @classmethod
-    def for_store(cls, store: LatentStore, *, world: str | None = None, device: DeviceName = "auto") -> LiveWorld:
+    def for_store(
+        cls,
+        store: LatentStore,
+        *,
+        world: str | None = None,
+        device: DeviceName = "auto",
+        steps: int | None = None,
+        progress: Progress | None = None,
+    ) -> LiveWorld:
         """Load the world model a store was made with, and the prompt embeddings it keeps; raises as `for_recipe`."""
+        del steps  # all are rolled out
         text = store.path / PROMPT
-        live = cls.for_recipe(store.recipe, world=world, device=device, text=text if text.is_file() else None)
+        live = cls.for_recipe(
+            store.recipe, world=world, device=device, text=text if text.is_file() else None, progress=progress
+        )
         if store.recipe.prompts == "sample":
             prompts, negative = store.prompts(), TextEmbeddings.load(text).negative if text.is_file() else None
             live._texts = lambda keys: load_prompt_embeddings(store.path, [prompts[key] for key in keys], negative)
@@ -131,16 +146,18 @@ class LazyRollout:
         *,
         world: str | None = None,
         device: DeviceName = "auto",
+        memory: float | None = None,
         progress: Progress | None = None,
     ) -> None:
         """
         Args:
-            recipe, world, device, progress: as of `LiveWorld.for_recipe`.
+            recipe, world, device, memory, progress: as of `LiveWorld.for_recipe`.
             file: an image, or what else the recipe's kind takes.
         """
         self._recipe, self._file = recipe, file
         self._world = world
         self._device: DeviceName = device
+        self._memory = memory
         self._progress = progress or Progress.to_logger()
         self._viewer: LatentDecoder | None = None
         self._live: LiveWorld | None = None
@@ -169,11 +186,19 @@ class LazyRollout:
         if steps == 0 and self._recipe.traits.is_image_rollout and self._live is None:
             if self._viewer is None:
                 self._viewer = LatentDecoder.for_recipe(
-                    self._recipe, world=self._world, device=self._device, progress=self._progress
+                    self._recipe,
+                    world=self._world,
+                    device=self._device,
+                    memory=self._memory,
+                    progress=self._progress,
                 )
             return self._viewer.encode(self._file)
         if self._live is None:
             self._live = LiveWorld.for_recipe(
-                self._recipe, world=self._world, device=self._device, progress=self._progress
+                self._recipe,
+                world=self._world,
+                device=self._device,
+                memory=self._memory,
+                progress=self._progress,
             )
         return self._live.roll_out(self._file)[:, :, : 1 + steps]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...pipeline.device_memory import PeakMemory, wrong_estimate
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files.images import read_input_file
@@ -21,8 +22,10 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..inputs.sandbox import shared_decoder
 from ..rollout.kinds import KINDS, Loaded
+from ..worlds.memory import Memory
 from ..worlds.source import WORLDLET, WorldSource, find_autoencoder, resolve_world
 from .drawing import to_frames
+from .room import require_room_to_decode
 from .terminal import show_frames
 
 _SAME = 0.1
@@ -60,9 +63,19 @@ class LatentDecoder:
         self.fps = recipe.fps or fps
         self.name, self.device = name, device
         self.notes: tuple[str, ...] = ()
+        self._need: Memory | None = None
+        self._peak: PeakMemory | None = None
 
     @classmethod
-    def for_store(cls, store: LatentStore, *, world: str | None = None, device: DeviceName = "auto") -> LatentDecoder:
+    def for_store(
+        cls,
+        store: LatentStore,
+        *,
+        world: str | None = None,
+        device: DeviceName = "auto",
+        steps: int | None = None,
+        progress: Progress | None = None,
+    ) -> LatentDecoder:
         """Load what decodes a store's latents. Of a family that cannot do with less, the whole world model.
 
         A folder's identity is that of all its weights. To find it out would mean to read them all, so a folder that is
@@ -71,8 +84,10 @@ class LatentDecoder:
 
         Args:
             world: where the world model lies; by default the Hub id in the recipe, or the embedded worldlet.
+            steps: rollout steps that are decoded; None is all.
+            progress: is told how much memory that takes; None is nobody.
         Raises:
-            ConfigError: it is another one, or has another latent space.
+            ConfigError: it is another one, or has another latent space, or the device is too small.
             WorldModelError: it cannot be found or loaded.
         """
         name = place_of(store.recipe, world)
@@ -87,9 +102,12 @@ class LatentDecoder:
                 "noise. Name the world model it was made with: --world PATH"
             )
         source.require("decode", f"no pictures of {store.path.name}")
+        need = require_room_to_decode(source, store.recipe, device, steps=steps, progress=progress)
         where = str(resolve_device(device))
+        peak = PeakMemory(where)
         loaded = source.load_autoencoder(device=where)
         viewer = cls(loaded, store.recipe, fps=float(source.card.fps), name=source.name, device=where)
+        viewer._need, viewer._peak = need, peak
         if not identity:
             viewer.notes = (
                 f"note: decoded by the VAE in {source.folder}, which has the store's latent space; that it is the very "
@@ -125,12 +143,14 @@ class LatentDecoder:
         *,
         world: str | None = None,
         device: DeviceName = "auto",
+        memory: float | None = None,
         progress: Progress | None = None,
     ) -> LatentDecoder:
         """Load what encodes inputs as a recipe says; a folder's weights are all read once, to know that they are its.
 
         Args:
             world: where it lies; by default the Hub id in the recipe, or the embedded worldlet.
+            memory: plan for a GPU of so many GiB; None is what is free on the device.
             progress: where warnings of inputs go; None is `Progress.to_logger()`.
         Raises:
             ConfigError: the weights found, or this release's rules, are not the recipe's.
@@ -140,11 +160,17 @@ class LatentDecoder:
         source = find_autoencoder(name)
         require_weights(recipe, name, source.identity or _whole_identity(recipe, name))
         require_rules(recipe, source)
+        require_room_to_decode(source, recipe, device, steps=0, memory=memory, progress=progress)
         where = str(resolve_device(device))
         autoencoder = source.load_autoencoder(device=where)
         return cls(
             autoencoder, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress
         )
+
+    def memory_note(self) -> str | None:
+        """Where the estimate of memory was far off on a GPU: both numbers."""
+        measured = self._peak.measured() if self._peak else None
+        return None if measured is None or self._need is None else wrong_estimate(self._need.total, measured)
 
     @property
     def spec(self) -> LatentSpec:

@@ -100,7 +100,7 @@ def preview(
         steps = 0  # a log-variance is no picture
     inputs = InputLookup(store, images)
     futures = _Futures(true, store) if true is not None else None
-    decoder = LatentDecoder.for_store(store, world=world, device=device)
+    decoder = LatentDecoder.for_store(store, world=world, device=device, steps=steps, progress=progress)
     rows: list[Row] = []
     missing_reasons: Counter[str] = Counter()
     with progress.bar("decoding", total=len(keys), unit="samples") as bar:
@@ -129,11 +129,12 @@ def preview(
     labels = label_frames(decoder.recipe, decoder.spec, decoder.fps, frames)
     selection = f"{len(rows)} of {len(store)} samples" + ("" if wanted else f", drawn by seed {seed}")
     files = _write(rows, _words(store, decoder, labels, selection), labels, decoder, out / store.path.name, video)
+    memory = [note] if (note := decoder.memory_note()) else []
     return Preview(
         files=files,
         samples=tuple((row.key, row.name) for row in rows),
         without_source=dict(missing_reasons),
-        notes=(*_notes(store, inputs, rows, missing_reasons, with_true=true is not None), *decoder.notes),
+        notes=(*_notes(store, inputs, rows, missing_reasons, with_true=true is not None), *decoder.notes, *memory),
     )
 
 

@@ -6,6 +6,7 @@ import math
 
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
+from ..worlds.memory import frames_of_forward
 from .kinds import KINDS
 
 TOKENS_A_BATCH = 2**15
@@ -24,9 +25,8 @@ def default_batch(recipe: Recipe, spec: LatentSpec, *, on_gpu: bool) -> int:
 
 def tokens_of_forward(recipe: Recipe, spec: LatentSpec) -> int:
     """Tokens of one sample in a joint diffusion: patches of 2x2 cells of all its latent frames."""
-    frames = recipe.chunk_frames or 1 + recipe.rollout_steps // recipe.draws * recipe.stride
     _, _, height, width = spec.sample_shape(recipe.height, recipe.width, 0)
-    return frames * math.ceil(height / 2) * math.ceil(width / 2)
+    return frames_of_forward(recipe) * math.ceil(height / 2) * math.ceil(width / 2)
 
 
 def batch_of_run(requested: int | None, recipe: Recipe, spec: LatentSpec, inputs: int, *, on_gpu: bool) -> int:

@@ -16,6 +16,8 @@ from .family import TextEncoder as TextEncoder
 from .family import TextForm as TextForm
 from .family import WorldFamily as WorldFamily
 from .family import mismatched as mismatched
+from .memory import HasMemoryEstimate as HasMemoryEstimate
+from .memory import Memory as Memory
 from .text_embeddings import FollowsPrompts as FollowsPrompts
 from .text_embeddings import PromptReader as PromptReader
 from .text_embeddings import Text as Text

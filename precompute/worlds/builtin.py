@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe
 from ...pipeline.latents.spec import LatentSpec
 from .arithmetic import Operations, cosmos_forward_flops, text_tokens, wan_encode_flops
+from .builtin_memory import cosmos_memory, wan_memory, wan_vae_decoding
 from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, WorldFamily, mismatched
+from .memory import Memory
 from .wan_space import latent_spec_of
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ class InWanLatents:
         from .wan_vae import load_autoencoder
 
         return load_autoencoder(folder, device=device)
+
+    def memory_of_decoding(self, configs: Configs, frames: int, height: int, width: int) -> Memory:
+        return wan_vae_decoding(configs, frames, height, width)
 
     def encode_flops(self, configs: Configs, height: int, width: int, frames: int) -> float:
         return wan_encode_flops(configs["vae"], height, width, frames)
@@ -95,6 +100,9 @@ class _Cosmos(InWanLatents):
         from .cosmos import CosmosWorld
 
         return CosmosWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+
+    def memory_of_batch(self, configs: Configs, recipe: Recipe, batch: int) -> Memory:
+        return cosmos_memory(configs, recipe, batch)
 
 
 def cosmos_step_flops(spec: LatentSpec, configs: Configs, recipe: Recipe, frames: int, *, no_text: int = 0) -> float:
@@ -178,6 +186,9 @@ class _Wan(InWanLatents):
         from .wan import WanWorld
 
         return WanWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+
+    def memory_of_batch(self, configs: Configs, recipe: Recipe, batch: int) -> Memory:
+        return wan_memory(configs, recipe, batch)
 
 
 BUILT_IN: Mapping[str, WorldFamily] = {"cosmos-predict2": _Cosmos(), "wan2.1-i2v": _Wan()}

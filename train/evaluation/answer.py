@@ -124,7 +124,7 @@ def ask(
         pixels = VisionInputs(loaded.lm, {}).prepare(image)
         batch["pixel_values"] = pixels.expand(len(batch["input_ids"]), -1, -1, -1)
     batch = to_device(batch, loaded.device)
-    limit = RowLimit(loaded.device, progress, loaded.sizes)
+    limit = RowLimit(loaded.device, progress, loaded.sizes, memory=loaded.memory)
     if not choices:
         writing = writing or AnswerConfig()
         written = limit.answer(
@@ -219,7 +219,7 @@ def answer_all(
     generated: dict[int, str] = {}
     scores: dict[int, list[float]] = {}
     total = len(single_token) + len(ranked) + len(without_choices) + len(generations)
-    limit = RowLimit(loaded.device, progress, loaded.sizes)
+    limit = RowLimit(loaded.device, progress, loaded.sizes, memory=loaded.memory)
     with progress.bar("evaluate", total=total, unit="answers") as bar:
 
         def scored(rows: _Rows, batch: dict[str, Tensor]) -> list[tuple[list[float], int | None]]:

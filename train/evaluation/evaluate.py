@@ -139,6 +139,7 @@ def evaluate_shown(
     images: Path | None = None,
     lm: str | None = None,
     device: DeviceName = "auto",
+    memory: float | None = None,
     outcomes: Mapping[str, bool] | None = None,
     generate: bool = True,
     max_new_tokens: int | None = None,
@@ -184,6 +185,7 @@ def evaluate_shown(
         show_choices=show_choices,
         lm=lm,
         device=device,
+        memory=memory,
         progress=progress,
     )
     meta, trained_arm, file = session.loaded.meta, session.trained_arm, session.questions_file

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ...pipeline.device_memory import fits, free_memory, name_of, usable, wrong_estimate
 from ...pipeline.errors import ConfigError
 from ...pipeline.messages import format_bytes
 from ...pipeline.progress import Progress
-from ..reader.device_memory import fits, free_memory, name_of, wrong_estimate
-from ..reader.memory import MemoryShape, Rows, usable
+from ..reader.memory import MemoryShape, Rows
 from ..reader.model import IGNORED
 
 _Row = TypeVar("_Row")
@@ -33,6 +33,8 @@ class RowLimit:
     progress: Progress
     shape: MemoryShape | None = None
     new_tokens: int = 0
+    memory: float | None = None
+    """The size of a GPU that is planned for, in GiB."""
     _fitting: dict[int, int] = field(default_factory=dict[int, int])
     _expected: int = 0
 
@@ -83,13 +85,15 @@ class RowLimit:
     def _estimated(self, batch: dict[str, Tensor], new_tokens: int) -> int:
         """How many rows fit by the estimate, at least one; all where the free memory is not known."""
         count = len(batch["input_ids"])
-        free = free_memory(self.device)
+        free = free_memory(self.device, self.memory)
         if self.shape is None or free is None:
             return count
         most, length = count, batch["input_ids"].shape[1]
         while True:
             estimate = self.shape.answering(rows_of(batch, most), new_tokens=new_tokens)
-            if estimate.computed <= usable(free) or most == 1:
+            # what is free is so with the weights loaded, the size of a GPU is without
+            needed = estimate.computed if self.memory is None else estimate.total
+            if needed <= usable(free) or most == 1:
                 break
             most = max(1, most // 2)
         self._expected = max(self._expected, estimate.total)
@@ -97,7 +101,7 @@ class RowLimit:
             needed = format_bytes(self.shape.answering(rows_of(batch, count), new_tokens=new_tokens).computed)
             self.progress.say(
                 f"memory: {count} rows of {length:,} text tokens would need {needed}, {format_bytes(free)} are free on "
-                f"{name_of(self.device)}: {most} at a time"
+                f"{name_of(self.device, self.memory)}: {most} at a time"
             )
             self._fitting[length] = most
         return most

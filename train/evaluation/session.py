@@ -71,6 +71,7 @@ class AnswerSession:
         show_choices: ShowChoices | None = None,
         lm: str | None = None,
         device: DeviceName = "auto",
+        memory: float | None = None,
         progress: Progress | None = None,
     ) -> AnswerSession:
         """Load a run and open its store.
@@ -78,13 +79,14 @@ class AnswerSession:
         Args:
             store, questions, futures, max_bad, images, show_choices: by default those the run was trained with.
             lm: where the base language model lies now, if it has moved.
+            memory: plan for a GPU of so many GiB; None is what is free on the device.
             progress: where a person watches; None is `Progress.to_logger()`.
         Raises:
             RunError: no run folder, or another base model.
             StoreMismatchError: latents of another recipe.
         """
         progress = progress or Progress.to_logger()
-        loaded = load_run(run, lm=lm, device=device, progress=progress)
+        loaded = load_run(run, lm=lm, device=device, memory=memory, progress=progress)
         meta, config = loaded.meta, loaded.meta.config
         latents = open_store(store or moved_store(Path(meta.store.path), meta.recipe_id), check_sizes=True)
         require_same_recipe(meta, run, latents)

@@ -3,7 +3,8 @@
 The figures follow what one layer of Gemma in transformers computes, with peft's adapters in float32 on its linear
 layers: what autograd keeps of it, and what it takes for a moment. tests/train/reader/test_memory.py compares them with
 the allocations of the real modules. Attention counts as a fused kernel, unless it is eager, which makes all scores.
-Not in it: what the libraries of a GPU take for themselves, and gaps between allocations; `usable` leaves room for them.
+Not in it: what the libraries of a GPU take for themselves, and gaps between allocations; `usable` (device_memory.py)
+leaves room for them.
 
 Sizes:  T tokens of all rows   E width of the model   M width of its MLP   W bytes of a number of the frozen model
 """
@@ -17,17 +18,10 @@ from typing import Any
 from ...pipeline.messages import format_bytes
 from .layouts import TokenLayout
 
-GIB = 2**30
 _F = 4  # bytes of a float32
 _LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_RESERVE = 0.9  # of the free memory: allocations leave gaps
 SCORED_AT_ONCE = 64
 """Labelled tokens whose probabilities an answer computes together, in float32 over the whole vocabulary."""
-
-
-def usable(free_bytes: float) -> float:
-    """How much of the free memory an estimate may take."""
-    return _RESERVE * free_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -50,6 +50,8 @@ class LoadedRun:
     device: torch.device
     sizes: MemoryShape | None = None
     """What decides how much memory an answer needs; None estimates nothing."""
+    memory: float | None = None
+    """Answers are planned for a GPU of so many GiB; None is what is free."""
 
 
 def resolve_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
@@ -97,6 +99,7 @@ def load_run(
     lm: str | None = None,
     device: DeviceName = "auto",
     dtype: DtypeName | None = None,
+    memory: float | None = None,
     progress: Progress | None = None,
 ) -> LoadedRun:
     """A trained model from its folder.
@@ -104,6 +107,7 @@ def load_run(
     Args:
         lm: where the base language model is now, if it has moved. It must be the same model.
         dtype: of the frozen model; None is what it was trained with; "auto" is resolved for this device.
+        memory: plan for a GPU of so many GiB; None is what is free on the device.
         progress: is told what is hashed and, before weights load, how much memory an answer needs; None is nobody.
     Raises:
         RunError: not a run folder, damaged weights, or another base model than the one it was trained on.
@@ -116,7 +120,7 @@ def load_run(
     try:
         torch_dtype = resolve_dtype(dtype or _dtype_of(meta), torch_device)
         sizes = sizes_of_run(meta, weights, torch_dtype)
-        require_room(sizes, torch_device, source=weights.source, progress=progress)
+        require_room(sizes, torch_device, source=weights.source, memory=memory, progress=progress)
         base = load_language_model(weights, device=torch_device, dtype=torch_dtype)
         reader = _load_reader(run, meta.reader, base)
         adapted = load_adapter(base, run)
@@ -132,7 +136,7 @@ def load_run(
         max_world_steps=meta.reader.max_world_steps,
         recipe=meta.recipe,
     )
-    return LoadedRun(run, model.eval().to(torch_device), adapted, meta, torch_device, sizes)
+    return LoadedRun(run, model.eval().to(torch_device), adapted, meta, torch_device, sizes, memory)
 
 
 def _find_base(run: Path, meta: RunMeta, lm: str | None, progress: Progress | None) -> Weights:

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
+from ...pipeline.device_memory import free_memory, name_of, usable
 from ...pipeline.errors import ConfigError
 from ...pipeline.messages import format_bytes
 from ...pipeline.progress import Progress
 from ..language.lm import attention_of, load_lm_config
 from ..language.weights import Weights
-from ..reader.device_memory import free_memory, name_of
-from ..reader.memory import Adapters, LMShape, MemoryShape, ReaderShape, Rows, usable
+from ..reader.memory import Adapters, Estimate, LMShape, MemoryShape, ReaderShape, Rows
 from .meta import ReaderFacts, RunMeta
 
 _TEXT = 100  # tokens of a question, where none has been asked yet
@@ -70,20 +70,33 @@ def sizes_of_run(meta: RunMeta, weights: Weights, dtype: torch.dtype) -> MemoryS
     )
 
 
-def require_room(sizes: MemoryShape, device: torch.device, *, source: str, progress: Progress | None = None) -> None:
+def one_answer(sizes: MemoryShape) -> Estimate:
+    """What the answer to one question takes."""
+    return sizes.answering(Rows(count=1, text=_TEXT, labels=1))
+
+
+def require_room(
+    sizes: MemoryShape,
+    device: torch.device,
+    *,
+    source: str,
+    memory: float | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Refuse a device that has no room to answer a single question; say how much one needs.
 
+    Args:
+        memory: the size of a GPU that is planned for, in GiB.
     Raises:
         ConfigError: it is too small.
     """
-    row = Rows(count=1, text=_TEXT, labels=1)
-    estimate, free = sizes.answering(row), free_memory(device)
+    estimate, free = one_answer(sizes), free_memory(device, memory)
     tokens = _TEXT + (sizes.reader.world_tokens if sizes.reader else 0)
     if free is not None and estimate.total > usable(free):
         raise ConfigError(
-            f"{name_of(device)} is too small for {source}: to answer one question of {tokens:,} tokens it needs about "
-            f"{estimate.describe()}, and {format_bytes(usable(free))} of {format_bytes(free)} can be used. Answer on a "
-            "CPU (--device cpu), or on a larger GPU"
+            f"{name_of(device, memory)} is too small for {source}: to answer one question of {tokens:,} tokens it "
+            f"needs about {estimate.describe()}, and {format_bytes(usable(free))} of {format_bytes(free)} can be used. "
+            "Answer on a CPU (--device cpu), or on a larger GPU"
         )
     if progress is not None:
         progress.say(f"memory: about {estimate.describe()} for a question of {tokens:,} tokens")

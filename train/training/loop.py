@@ -19,13 +19,13 @@ from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulation
 from torch import Tensor
 from torch.optim import AdamW
 
+from ...pipeline.device_memory import fits
 from ...pipeline.errors import ConfigError, Interrupted, RunError
 from ...pipeline.machine import resolve_device
 from ...pipeline.messages import name_some
 from ...pipeline.progress import Bar
 from ..config import TrainConfig
 from ..data.batches import supervised_tokens, to_device
-from ..reader.device_memory import fits
 from ..reader.model import TheWorld
 from .checkpoint import (
     Checkpoint,

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
+from ...pipeline.device_memory import free_memory, name_of, usable
 from ...pipeline.errors import ConfigError
 from ...pipeline.messages import format_bytes
 from ..config import TrainConfig
 from ..data.batches import Example
 from ..reader.context_budget import flags
-from ..reader.device_memory import free_memory, name_of
 from ..reader.layouts import TokenLayout, usual_layouts
-from ..reader.memory import Estimate, MemoryShape, ReaderShape, Rows, usable
+from ..reader.memory import Estimate, MemoryShape, ReaderShape, Rows
 from ..runs.meta import ReaderFacts
 
 _NAMED = 3  # layouts that a message lists
@@ -92,7 +92,7 @@ def plan_training(
     """
     wanted = min(config.micro_batch or config.batch_size, math.ceil(config.batch_size / processes))
     limit = free_memory(device, config.memory)
-    name = f"a GPU of {config.memory:g} GiB" if config.memory else name_of(device)
+    name = name_of(device, config.memory)
 
     def plan(count: int, *, checkpointed: bool) -> MemoryPlan:
         some, passes = longest(rows, count), math.ceil(config.batch_size / processes / count)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from ...pipeline.device_memory import name_of, wrong_estimate
 from ...pipeline.errors import ConfigError
 from ..language.lm import checkpoint_activations
-from ..reader.device_memory import name_of, wrong_estimate
 from ..reader.model import TheWorld
 from .inputs import Training
 from .state import State

@@ -65,11 +65,13 @@ def test_a_device_that_is_named_is_planned_without_being_here_and_no_cluster_is_
     assert "40 rollouts, 40.0 KiB in about 6 files; 0 done" in todo  # 3 shards of a batch of 16, and their records
 
 
-def test_a_device_too_small_for_the_weights_is_said_before_they_are_needed(
+def test_of_a_family_that_says_nothing_of_memory_the_weights_are_compared_with_the_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delattr("theworld.precompute.worlds.builtin._Cosmos.memory_of_batch")
     monkeypatch.setattr("theworld.precompute.worlds.source.WorldSource.weight_bytes", lambda _: 28 * 2**30)
     lines = planned(tmp_path, device="4090")
+    assert any(line.startswith("memory  not known") for line in lines)
     assert any("the weights alone take 28.0 GiB, more than the 24 GB of an RTX 4090 24GB" in line for line in lines)
 
 

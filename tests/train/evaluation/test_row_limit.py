@@ -54,7 +54,7 @@ def test_rows_are_chosen_by_the_estimate_where_the_free_memory_is_known(monkeypa
     }  # fmt: skip
     shape = MemoryShape(lm=LMShape.of(text), reader=None, adapters=Adapters(), dtype_bytes=4)
     needed = shape.answering(Rows(count=10, text=5, labels=50)).computed
-    monkeypatch.setattr(row_limit, "free_memory", lambda _: 0.6 * needed / 0.9)
+    monkeypatch.setattr(row_limit, "free_memory", lambda *_: 0.6 * needed / 0.9)
     done = list[int]()
     RowLimit(CPU, Progress.silent(), shape).answer(ROWS, BATCH, work_up_to(10, done))
     assert done == [5, 5]

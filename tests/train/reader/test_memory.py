@@ -7,10 +7,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
+from theworld.pipeline.device_memory import GIB
 from theworld.train.language.lm import checkpoint_activations
 from theworld.train.reader.layouts import TokenLayout
-from theworld.train.reader.memory import GIB, Adapters, LMShape, MemoryShape, ReaderShape, Rows
+from theworld.train.reader.memory import Adapters, LMShape, MemoryShape, ReaderShape, Rows
 from theworld.train.reader.model import IGNORED, TheWorld
+from theworld.train.reader.public_sizes import GEMMA_2_2B
 from theworld.train.reader.tokens import WorldReader
 
 from ...allocations import Allocations
@@ -19,10 +21,7 @@ from ...allocations import Allocations
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-GEMMA2_2B = Gemma2Config(
-    vocab_size=256_000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26, num_attention_heads=8,
-    num_key_value_heads=4, head_dim=256, query_pre_attn_scalar=256, sliding_window=4096, **ids,
-)  # fmt: skip
+GEMMA2_2B = Gemma2Config(**GEMMA_2_2B, query_pre_attn_scalar=256, **ids)
 GEMMA3_1B = Gemma3TextConfig(
     vocab_size=262_144, hidden_size=1152, intermediate_size=6912, num_hidden_layers=26, num_attention_heads=4,
     num_key_value_heads=1, head_dim=256, query_pre_attn_scalar=256, sliding_window=512, **ids,

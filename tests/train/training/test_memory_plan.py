@@ -9,11 +9,11 @@ import torch
 from transformers import Gemma2Config, Gemma3Config, Gemma3TextConfig
 
 from theworld.pipeline.config import load_config
+from theworld.pipeline.device_memory import GIB, usable, wrong_estimate
 from theworld.pipeline.errors import ConfigError
 from theworld.train.config import TrainConfig
 from theworld.train.data.batches import Example
-from theworld.train.reader.device_memory import wrong_estimate
-from theworld.train.reader.memory import GIB, Adapters, Rows, usable
+from theworld.train.reader.memory import Adapters, Rows
 from theworld.train.runs.meta import ReaderFacts
 from theworld.train.runs.sizes import shape_of
 from theworld.train.training.memory_plan import MemoryPlan, plan_training

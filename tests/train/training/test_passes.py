@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from theworld.pipeline.device_memory import fits
 from theworld.pipeline.errors import ConfigError, Interrupted
 from theworld.pipeline.progress import Progress
-from theworld.train.reader.device_memory import fits
 from theworld.train.reader.model import TheWorld
 from theworld.train.runs.partial import resumed_config
 from theworld.train.training.train import plan, train

@@ -1,0 +1,96 @@
+"""How much memory a world model takes: an optional member of a family, so that each says its own. Loads no torch.
+
+An estimate comes from configs and shapes alone, before any weights are there. Of a family that says nothing, nothing
+is known, and a plan says that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from ...pipeline.errors import WorldModelError
+from ...pipeline.latents.recipe import Recipe
+from ...pipeline.messages import format_bytes
+from .arithmetic import is_plain
+from .family import Configs, WorldFamily
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Bytes at the moment that takes most."""
+
+    weights: int
+    """Of all parts that are loaded, in the dtypes they compute in."""
+    computed: int
+    """Activations."""
+    during: str
+    """What takes most: encoding, the forward, decoding."""
+
+    @classmethod
+    def at_most(cls, weights: int, stages: Mapping[str, int]) -> Memory:
+        """Of stages that follow one another: the one that takes most decides."""
+        during = max(stages, key=lambda name: stages[name])
+        return cls(weights=weights, computed=stages[during], during=during)
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.computed
+
+    def describe(self) -> str:
+        """In a few words."""
+        parts = f"{format_bytes(self.weights)} weights, {format_bytes(self.computed)} activations in {self.during}"
+        return f"{format_bytes(self.total)} ({parts})"
+
+
+@runtime_checkable
+class HasMemoryEstimate(Protocol):
+    """Optional for a family: how much memory its engine takes. Without it a plan says that memory is not known."""
+
+    def memory_of_batch(self, configs: Configs, recipe: Recipe, batch: int) -> Memory:
+        """The most that the latents of a batch take, all weights loaded.
+
+        A config that describes no such model may raise WorldModelError, LookupError, TypeError or ValueError.
+        """
+        ...
+
+    def memory_of_decoding(self, configs: Configs, frames: int, height: int, width: int) -> Memory:
+        """The most that decoding a clip takes, with the autoencoder's weights alone; raises as `memory_of_batch`.
+
+        Args:
+            frames: of its latents. height, width: in pixels.
+        """
+        ...
+
+
+def memory_of_batch(family: WorldFamily, configs: Configs, recipe: Recipe, batch: int) -> Memory | None:
+    """The most that the latents of a batch take; None where it is not known."""
+    if not isinstance(family, HasMemoryEstimate):
+        return None
+    return _known(lambda: family.memory_of_batch(_plain(configs), recipe, batch))
+
+
+def memory_of_decoding(family: WorldFamily, configs: Configs, frames: int, height: int, width: int) -> Memory | None:
+    """The most that decoding a clip takes; None where it is not known. Arguments are as of `HasMemoryEstimate`."""
+    if not isinstance(family, HasMemoryEstimate):
+        return None
+    return _known(lambda: family.memory_of_decoding(_plain(configs), frames, height, width))
+
+
+def _plain(configs: Configs) -> Configs:
+    return {part: config for part, config in configs.items() if is_plain(config)}
+
+
+def _known(say: Callable[[], Memory]) -> Memory | None:
+    try:
+        return say()
+    # a config of no such class: loading says why
+    except (WorldModelError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
+        return None
+
+
+def frames_of_forward(recipe: Recipe) -> int:
+    """Latent frames of one joint diffusion."""
+    return recipe.chunk_frames or 1 + recipe.rollout_steps // recipe.draws * recipe.stride
