@@ -12,12 +12,12 @@ to the next; what does not fit is a row, too. The exit code is 1 where something
     env       the device, versions, and two ceilings: products of matrices, a copy
     build     both models, saved as the Hub has them; seconds to hash and to load the world model
     parity    our engine against diffusers' pipeline, the same draws, in float32 and bfloat16
-    rollout   images/s and memory by size and batch, as a share of what products of matrices reach; parts of a batch
+    rollout   images/s by size and batch, as a share of what products of matrices reach; memory beside its estimate
     variants  diffusers' forward, ours, with each attention, compiled; the encoder in other precisions
     job       `precompute` beside its plan and beside the bare engine; a run with nothing to do; --compile
     train     updates/s, and memory beside its estimate: the presets, flex and eager, packed or not, checkpointed or not
     evaluate  with the default batch and a small one: seconds, and memory beside its estimate
-    decode    time and memory of the autoencoder's decoder, as `cache preview` uses it
+    decode    time of the autoencoder's decoder, as `cache preview` uses it, and memory beside its estimate
 """
 
 from __future__ import annotations

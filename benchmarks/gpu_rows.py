@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from theworld.pipeline import Interrupted
+from theworld.pipeline.device_memory import GIB
 from theworld.pipeline.machine import cpu_model, is_out_of_memory
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.source import WorldSource, resolve_world
@@ -139,7 +140,7 @@ class Session:
 
     def peak_gib(self) -> float | None:
         """The most memory that tensors took on the GPU since `free_memory`; None on a CPU, which does not count it."""
-        return torch.cuda.max_memory_allocated(self.device) / 2**30 if self.device.type == "cuda" else None
+        return torch.cuda.max_memory_allocated(self.device) / GIB if self.device.type == "cuda" else None
 
     # --- models
 
@@ -205,6 +206,15 @@ def difference(ours: Tensor, theirs: Tensor) -> Row:
         "rms": apart.square().mean().sqrt().item(),
         "spread": theirs.std().item(),
     }
+
+
+def beside_estimate(expected_bytes: int | None, peak_gib: float | None) -> Row:
+    """The product's estimate of memory beside what was measured; None is not known."""
+    if expected_bytes is None:
+        return {"peak_gib": peak_gib}
+    expected_gib = expected_bytes / GIB
+    row: Row = {"expected_gib": expected_gib, "peak_gib": peak_gib}
+    return row if peak_gib is None else row | {"peak_of_expected": peak_gib / expected_gib}
 
 
 def _text(value: object) -> str:

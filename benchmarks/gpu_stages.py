@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from theworld.pipeline.config import load_config
+from theworld.pipeline.device_memory import GIB
 from theworld.pipeline.progress import Progress
 from theworld.precompute import PrecomputeConfig, Report, run_precompute
 from theworld.precompute.rollout.batch_size import batch_of_run
@@ -26,7 +27,7 @@ from theworld.train.reader.memory import Rows
 from theworld.train.runs.meta import METRICS, read_meta
 from theworld.train.runs.sizes import sizes_of_run
 
-from .gpu_rows import Row, Session
+from .gpu_rows import Row, Session, beside_estimate
 from .gpu_world import Size, recipe_of, seconds_of_batch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -113,7 +114,9 @@ def _run_job(session: Session, what: str, engine: float, config: PrecomputeConfi
     if work.written:
         rate = work.written / work.seconds
         figures |= {"load_seconds": work.load_s, "work_seconds": work.seconds, "images_per_s": rate}
-        figures |= {"of_bare_engine": rate / engine, "peak_gib": session.peak_gib()}
+        need = report.memory.need if report.memory else None
+        figures["of_bare_engine"] = rate / engine
+        figures |= beside_estimate(need and need.total, session.peak_gib())
         figures |= {f"{phase}_seconds": spent for phase, spent in work.phases.items()}
     failed = f"{report.bad} images: {report.failures[0].message[:160]}" if report.failures else None
     session.row("job", what=what, seconds=seconds, written=report.written, **figures, failed=failed)
@@ -180,7 +183,7 @@ def _run_training(session: Session, what: str, settings: dict[str, Any], out: Pa
     [summary] = summaries
     metrics = json.loads((summary.run / METRICS).read_text())
     memory, between = metrics["memory"], heard.seconds_between
-    update_s = statistics.median(between)
+    update_s, peak = statistics.median(between), memory.get("peak_bytes")
     session.row(
         "train",
         what=what,
@@ -190,7 +193,7 @@ def _run_training(session: Session, what: str, settings: dict[str, Any], out: Pa
         world_tokens=summary.world_tokens,
         images_a_pass=memory["rows"],
         checkpointed=memory["checkpointed"],
-        **_of_estimate(memory["estimated_bytes"] / 2**30, _gib(memory.get("peak_bytes"))),
+        **beside_estimate(memory["estimated_bytes"], None if peak is None else peak / GIB),
         last_loss=summary.last_loss,
         refused=metrics["refused_updates"],
         whole_seconds=seconds,
@@ -208,7 +211,7 @@ def evaluate(session: Session) -> None:
         if not session.affords("evaluate", _EVALUATE_S, batch=batch):
             continue
         with session.tried("evaluate", batch=batch):
-            expected, heard = _expected_gib(session, session.run, batch), Heard()
+            expected, heard = _expected_bytes(session, session.run, batch), Heard()
             session.free_memory()
             started = time.perf_counter()
             answers = len(evaluate_run(session.run, batch_size=batch, progress=heard).predictions)
@@ -219,12 +222,12 @@ def evaluate(session: Session) -> None:
                 questions=answers,
                 seconds=seconds,
                 questions_per_s=answers / seconds,
-                **_of_estimate(expected, session.peak_gib()),
+                **beside_estimate(expected, session.peak_gib()),
                 said="; ".join(heard.of_memory) or None,
             )
 
 
-def _expected_gib(session: Session, run: Path, batch: int) -> float:
+def _expected_bytes(session: Session, run: Path, batch: int) -> int:
     """By the product's estimate, for rows of all questions of an image."""
     assert session.questions is not None, "the part job has written them"
     weights, meta = find_weights(str(session.lm_folder)), read_meta(run)
@@ -242,14 +245,4 @@ def _expected_gib(session: Session, run: Path, batch: int) -> float:
         is_packed=True,
     )
     sizes = sizes_of_run(meta, weights, getattr(torch, meta.config["dtype"]))
-    return sizes.answering(rows).total / 2**30
-
-
-def _of_estimate(expected_gib: float, peak_gib: float | None) -> Row:
-    """An estimate of memory beside what was measured."""
-    row: Row = {"expected_gib": expected_gib, "peak_gib": peak_gib}
-    return row if peak_gib is None else row | {"peak_of_expected": peak_gib / expected_gib}
-
-
-def _gib(size: int | None) -> float | None:
-    return None if size is None else size / 2**30
+    return sizes.answering(rows).total

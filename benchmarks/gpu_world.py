@@ -21,11 +21,13 @@ from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worlds.arithmetic import Operations
 from theworld.precompute.worlds.compiling import compile_world
 from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.family import read_configs
+from theworld.precompute.worlds.memory import memory_of_batch, memory_of_decoding
 from theworld.precompute.worlds.precision import full_float32
 from theworld.precompute.worlds.source import WorldSource, resolve_world
 from theworld.precompute.worlds.wan_vae import load_autoencoder, load_part
 
-from .gpu_rows import COMPUTE_DTYPE, Session, difference
+from .gpu_rows import COMPUTE_DTYPE, Session, beside_estimate, difference
 from .real_sizes import save_language_model, save_world
 from .stock import both_forwards, forward_inputs, stock_latents, stock_pipeline
 
@@ -147,9 +149,8 @@ def rollout(session: Session) -> None:
 
 
 def _measure_batch(session: Session, size: Size, batch: int) -> None:
-    recipe = recipe_of(session, size)
-    spec = session.source().latent_spec()
-    operations = operations_of(session.source(), recipe)
+    recipe, source = recipe_of(session, size), session.source()
+    spec, operations = source.latent_spec(), operations_of(source, recipe)
     assert operations is not None, "an architecture that is known"
     is_default = batch == default_batch(recipe, spec, on_gpu=True)
     what = {"size": f"{size[0]}x{size[1]}", "T": 1 + size[2], "batch": batch, "default": is_default}
@@ -161,13 +162,14 @@ def _measure_batch(session: Session, size: Size, batch: int) -> None:
         session.world()
         session.free_memory()
         seconds = seconds_of_batch(session, size, batch, repeat=1 if expected_s > 5 else 3)
+        need = memory_of_batch(source.family, read_configs(source.folder), recipe, batch)
         session.row(
             "rollout",
             **what,
             seconds_an_image=seconds / batch,
             images_per_s=batch / seconds,
             share_of_ceiling=ceiling_s / seconds,
-            peak_gib=session.peak_gib(),
+            **beside_estimate(need and need.total, session.peak_gib()),
         )
 
 
@@ -317,7 +319,8 @@ def _latent_size(session: Session) -> Size:
 def decode(session: Session) -> None:
     """Clips through the decoder, as `cache preview` makes them: time and memory of one sample."""
     session.drop_world()
-    coder = load_autoencoder(session.world_folder, device=str(session.device))
+    source = session.source()
+    coder = load_autoencoder(source.folder, device=str(session.device))
     sizes = ((32, 32, 2),) if session.is_toy else ((224, 224, 8), (432, 768, 8), (432, 768, 23))
     for height, width, steps in sizes:
         what = {"size": f"{height}x{width}", "T": 1 + steps}
@@ -326,4 +329,6 @@ def decode(session: Session) -> None:
         with session.tried("decode", **what):
             latents = torch.randn(1, coder.spec.channels, 1 + steps, height // 8, width // 8)
             seconds = session.median_of(lambda: coder.decode(latents), repeat=1)  # noqa: B023 - called at once
-            session.row("decode", **what, seconds=seconds, peak_gib=session.peak_gib())
+            need = memory_of_decoding(source.family, read_configs(source.folder), 1 + steps, height, width)
+            memory = beside_estimate(need and need.total, session.peak_gib())
+            session.row("decode", **what, seconds=seconds, **memory)

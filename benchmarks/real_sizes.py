@@ -16,24 +16,14 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEuler
 from transformers import Gemma2Config, Gemma2ForCausalLM
 from transformers.utils import logging
 
+from theworld.precompute.worlds.public_sizes import PUBLIC_CONFIGS
 from theworld.train import find_weights
+from theworld.train.reader.public_sizes import GEMMA_2_2B
 
-COSMOS_2B: dict[str, Any] = {
-    "in_channels": 17,
-    "out_channels": 16,
-    "num_attention_heads": 16,
-    "attention_head_dim": 128,
-    "num_layers": 28,
-    "mlp_ratio": 4.0,
-    "text_embed_dim": 1024,
-    "adaln_lora_dim": 256,
-    "max_size": (128, 240, 240),
-    "patch_size": (1, 2, 2),
-    "rope_scale": (1.0, 3.0, 3.0),
-    "concat_padding_mask": True,
-    "extra_pos_embed_type": None,
-}
-"""Video2World, 1,956,413,440 parameters. Source: diffusers, scripts/convert_cosmos_to_diffusers.py."""
+_CONFIGS = PUBLIC_CONFIGS["cosmos-predict2-2b"]
+COSMOS_2B: dict[str, Any] = {**_CONFIGS["transformer"], "rope_scale": (1.0, 3.0, 3.0)}
+"""Video2World, 1,956,413,440 parameters. The scale of positions decides no size, so the plan's configuration has none.
+Source: diffusers, scripts/convert_cosmos_to_diffusers.py."""
 TOY_COSMOS = {
     "num_attention_heads": 2,
     "attention_head_dim": 16,
@@ -41,28 +31,11 @@ TOY_COSMOS = {
     "text_embed_dim": 32,
     "adaln_lora_dim": 8,
 }
-WAN_VAE: dict[str, Any] = {
-    "base_dim": 96,
-    "z_dim": 16,
-    "dim_mult": [1, 2, 4, 4],
-    "num_res_blocks": 2,
-    "temperal_downsample": [False, True, True],
-}
-"""Of Wan 2.1, which Cosmos-Predict2 uses: the defaults of `AutoencoderKLWan`, 0.5 GB in float32."""
+WAN_VAE: dict[str, Any] = {name: value for name, value in _CONFIGS["vae"].items() if "latents" not in name}
+"""Of Wan 2.1, with the real means and deviations: the defaults of `AutoencoderKLWan`; 0.5 GB in float32."""
 TOY_VAE = {"base_dim": 8}
-GEMMA2_2B: dict[str, Any] = {
-    "vocab_size": 256_000,
-    "hidden_size": 2304,
-    "intermediate_size": 9216,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "query_pre_attn_scalar": 256,
-    "sliding_window": 4096,
-    "max_position_embeddings": 8192,
-}
-"""2,614,341,888 parameters. Source: google/gemma-2-2b-it, config.json."""
+GEMMA2_2B: dict[str, Any] = {**GEMMA_2_2B, "query_pre_attn_scalar": 256, "max_position_embeddings": 8192}
+"""2,614,341,888 parameters."""
 TOY_GEMMA = {
     "vocab_size": 512,
     "hidden_size": 64,
