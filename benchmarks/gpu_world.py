@@ -18,7 +18,7 @@ from theworld.precompute.job.cost import operations_of
 from theworld.precompute.rollout.batch import latents_of_batch
 from theworld.precompute.rollout.batch_size import default_batch
 from theworld.precompute.rollout.kinds import KINDS
-from theworld.precompute.worlds.arithmetic import Operations
+from theworld.precompute.worlds import Operations
 from theworld.precompute.worlds.compiling import compile_world
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.family import read_configs
