@@ -173,6 +173,14 @@ def test_own_words_are_left_out_where_nobody_wants_them(place: Path) -> None:
         assert (one["predicted"], one["probabilities"]) == (other.predicted, list(other.probabilities))
 
 
+@pytest.mark.parametrize("words", [["evaluate"], ["ask", "photo.png", "where?"]])
+def test_a_gpu_too_small_for_the_run_is_refused_before_weights_load(place: Path, words: list[str]) -> None:
+    command = [words[0], str(place / "run"), *words[1:], "--device", "cpu", "--memory", "0.6"]
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, ConfigError)
+    assert "a GPU of 0.6 GiB is too small for" in str(done.exception)
+
+
 def test_a_reader_is_shown_one_thing_after_another_without_training(place: Path) -> None:
     found = evaluate_shown(place / "run", [None, "frozen", "shuffled", "text", "true"], device="cpu")
     assert [(one.arm, one.is_swap) for one in found] == [

@@ -11,6 +11,7 @@ from theworld.pipeline.progress import Progress
 from theworld.train.evaluation import row_limit
 from theworld.train.evaluation.row_limit import RowLimit
 from theworld.train.reader.memory import Adapters, LMShape, MemoryShape, Rows
+from theworld.train.reader.public_sizes import GEMMA_2_2B
 
 CPU = torch.device("cpu")
 ROWS = list("abcdefghij")
@@ -58,3 +59,12 @@ def test_rows_are_chosen_by_the_estimate_where_the_free_memory_is_known(monkeypa
     done = list[int]()
     RowLimit(CPU, Progress.silent(), shape).answer(ROWS, BATCH, work_up_to(10, done))
     assert done == [5, 5]
+
+
+def test_for_a_gpu_of_a_given_size_the_weights_count_too() -> None:
+    lm = LMShape.of(GEMMA_2_2B)
+    shape = MemoryShape(lm=lm, reader=None, adapters=Adapters(), dtype_bytes=2)
+    done = list[int]()
+    for memory in (24.0, 6.2):
+        RowLimit(CPU, Progress.silent(), shape, memory=memory).answer(ROWS, BATCH, work_up_to(10, done))
+    assert done == [10, 5, 5], "beside 4.9 GiB of weights"
