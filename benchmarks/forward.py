@@ -12,16 +12,15 @@ import time
 from collections.abc import Callable
 
 import torch
-from diffusers import CosmosTransformer3DModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from theworld.precompute.worlds.builtin import WEIGHTS
 from theworld.precompute.worlds.compiling import compile_world
 from theworld.precompute.worlds.cosmos import CosmosWorld
-from theworld.precompute.worlds.cosmos_forward import LeanTransformer
 
-TEXT_WIDTH = 1024
+from .real_sizes import cosmos_2b
+from .stock import both_forwards, forward_inputs
 
 
 def main() -> None:
@@ -36,12 +35,11 @@ def main() -> None:
     torch.manual_seed(0)
     cells = options.side // 8
     with torch.device("meta"):
-        theirs, ours = (_flops(way) for way in _ways(_transformer(28), options.frames, 28, 28))
+        theirs, ours = (_flops(way) for way in _ways(28, torch.float32, options.frames, 28, 28))
     print(f"operations at 224x224, 28 blocks: {theirs / 1e12:.2f} and {ours / 1e12:.2f} TFLOP, x {ours / theirs:.3f}")
     print("\n| dtype | diffusers, CPU s | lean, CPU s | x diffusers | bits |\n|---|---|---|---|---|")
-    stock = _transformer(options.blocks)
     for dtype in (torch.float32, torch.bfloat16):
-        ways = _ways(torch.nn.Module.to(stock, dtype), options.frames, cells, cells)
+        ways = _ways(options.blocks, dtype, options.frames, cells, cells)
         equal = torch.equal(*(way() for way in ways))
         seconds: list[list[float]] = [[], []]
         for _ in range(options.rounds):
@@ -59,34 +57,9 @@ def main() -> None:
             print(f"| {name} | {largest:.2g} | {rms:.2g} |")
 
 
-def _transformer(blocks: int) -> CosmosTransformer3DModel:
-    return CosmosTransformer3DModel(
-        in_channels=17,
-        num_attention_heads=16,
-        num_layers=blocks,
-        max_size=(128, 240, 240),
-        rope_scale=(1.0, 3.0, 3.0),
-        concat_padding_mask=False,
-        extra_pos_embed_type=None,
-    ).eval()
-
-
-def _ways(stock: CosmosTransformer3DModel, frames: int, height: int, width: int) -> list[Callable[[], Tensor]]:
-    hidden = torch.randn(1, 16, frames, height, width).to(stock.dtype)
-    timestep, mask = torch.full((1, 1, frames, 1, 1), 0.7), torch.zeros(1, 1, frames, height, width)
-    timestep[:, :, :1], mask[:, :, :1] = 1e-4, 1.0
-    timestep, mask = timestep.to(stock.dtype), mask.to(stock.dtype)
-    no_text, lean = torch.zeros(1, 1, TEXT_WIDTH, dtype=stock.dtype), LeanTransformer(stock)
-
-    @torch.inference_mode()
-    def theirs() -> Tensor:
-        return stock(hidden, timestep, no_text, condition_mask=mask, return_dict=False)[0]
-
-    @torch.inference_mode()
-    def ours() -> Tensor:
-        return lean(hidden, timestep, None, mask=mask)
-
-    return [theirs, ours]
+def _ways(blocks: int, dtype: torch.dtype, *shape: int) -> list[Callable[[], Tensor]]:
+    stock = torch.nn.Module.to(cosmos_2b(num_layers=blocks), dtype)  # its own warns of parts that it has not
+    return both_forwards(stock, *forward_inputs(stock, 1, *shape))
 
 
 def _flops(way: Callable[[], Tensor]) -> int:

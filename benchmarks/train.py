@@ -20,7 +20,7 @@ import torch
 
 from theworld.train.data.batches import pack, pad_rows
 
-from ..benchmarks import live
+from . import live
 from .subjects import SETTINGS, examples, rollouts, world_model
 from .updates import measure_loading, measure_packing
 

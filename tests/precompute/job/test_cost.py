@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.real_sizes import COSMOS_2B, WAN_VAE
 from tests.miniatures.world_model import TEXT_WIDTH, mini_transformer, mini_vae, mini_vae22, save_mini_world
 from tests.patience import ends_within
 from theworld.pipeline.accelerators import find_accelerator
@@ -22,25 +24,7 @@ from theworld.precompute.worlds.arithmetic import cosmos_forward_flops, wan_enco
 from theworld.precompute.worlds.cosmos_forward import LeanTransformer
 from theworld.precompute.worlds.source import WorldSource, resolve_world
 
-COSMOS_2B = {
-    "patch_size": (1, 2, 2),
-    "num_attention_heads": 16,
-    "attention_head_dim": 128,
-    "num_layers": 28,
-    "adaln_lora_dim": 256,
-    "text_embed_dim": 1024,
-    "mlp_ratio": 4.0,
-    "in_channels": 17,
-    "out_channels": 16,
-    "concat_padding_mask": True,
-}
-WAN_VAE = {
-    "base_dim": 96,
-    "dim_mult": [1, 2, 4, 4],
-    "num_res_blocks": 2,
-    "z_dim": 16,
-    "temperal_downsample": [False, True, True],
-}
+PAGE = Path(__file__).parents[3] / "docs" / "cosmos.md"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +55,24 @@ def test_the_14b_costs_seven_times_as_much() -> None:
 def test_an_encoding_with_the_real_vae_costs_what_was_counted() -> None:
     assert wan_encode_flops(WAN_VAE, 224, 224, 1) / 1e12 == pytest.approx(0.335, rel=0.01)
     assert wan_encode_flops(WAN_VAE, 224, 224, 17) / 1e12 == pytest.approx(4.36, rel=0.01)
+
+
+def test_the_table_of_the_page_is_what_a_plan_counts() -> None:
+    rows = [row.strip("| ").split(" | ") for row in PAGE.read_text().splitlines() if re.match(r"\| \d+x\d+, \d+ ", row)]
+    assert len(rows) == 6
+    for size, frames, tokens, forward, encoding, seconds, _ in rows:
+        height, width, steps = map(int, re.findall(r"\d+", size))
+        cells = height // 8, width // 8
+        operations = cosmos_forward_flops(COSMOS_2B, 1 + steps, *cells, 0), wan_encode_flops(WAN_VAE, height, width, 1)
+        assert (int(frames), figure(tokens)) == (1 + steps, (1 + steps) * cells[0] * cells[1])
+        assert figure(forward) == pytest.approx(operations[0] / 1e12, rel=0.02)
+        assert figure(encoding) == pytest.approx(operations[1] / 1e12, abs=0.05)
+        bound_s = 9 * operations[0] / 790e12 + operations[1] / 67e12
+        assert figure(seconds) == pytest.approx(bound_s, rel=0.15)
+
+
+def figure(text: str) -> float:
+    return float(text.replace(",", ""))
 
 
 @pytest.mark.parametrize(("frames", "text_tokens"), [(1, 7), (9, 7), (9, 0), (9, 1)])

@@ -8,6 +8,8 @@ from diffusers import CosmosTransformer3DModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.real_sizes import cosmos_2b
+from benchmarks.stock import both_forwards, forward_inputs
 from tests.miniatures.world_model import TEXT_WIDTH, mini_transformer
 from theworld.pipeline.errors import WorldModelError
 from theworld.pipeline.files.pretrained import load_pretrained
@@ -20,33 +22,11 @@ def worldlet(dtype: torch.dtype) -> CosmosTransformer3DModel:
     return load_pretrained(CosmosTransformer3DModel, WEIGHTS, "transformer", torch_dtype=dtype, **folder)
 
 
-def inputs(
-    stock: CosmosTransformer3DModel, batch: int, frames: int, height: int, width: int, *, observed: int = 1
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Noisy latents, the noise level of each frame, and the mask of the observed frames."""
-    generator = torch.Generator().manual_seed(3)
-    hidden = torch.randn(batch, stock.config.in_channels - 1, frames, height, width, generator=generator)
-    timestep, mask = torch.full((batch, 1, frames, 1, 1), 0.7), torch.zeros(batch, 1, frames, height, width)
-    timestep[:, :, :observed], mask[:, :, :observed] = 1e-4, 1.0
-    return hidden.to(stock.dtype), timestep.to(stock.dtype), mask.to(stock.dtype)
-
-
-@torch.inference_mode()
 def both(
     stock: CosmosTransformer3DModel, text: Tensor | None, *given: Tensor, fps: float | None = None
 ) -> list[Tensor]:
     """What the network and its lean form make of the same; no text is a token of zeros there."""
-    hidden, timestep, mask = given
-    embedding = text if text is not None else hidden.new_zeros(len(hidden), 1, stock.config.text_embed_dim)
-    theirs = stock(
-        hidden_states=hidden,
-        timestep=timestep,
-        encoder_hidden_states=embedding,
-        condition_mask=mask,
-        fps=fps,
-        return_dict=False,
-    )[0]
-    return [theirs, LeanTransformer(stock)(hidden, timestep, text, mask=mask, fps=fps)]
+    return [forward() for forward in both_forwards(stock, *given, text=text, fps=fps)]
 
 
 def assert_same_bits(ours: Tensor, theirs: Tensor, width: int) -> None:
@@ -74,7 +54,7 @@ def test_the_worldlet_s_forward_keeps_its_bits(
     # so stored latents keep theirs, and with them the engine its version
     stock = worldlet(dtype)
     text = torch.randn(batch, text_tokens, stock.config.text_embed_dim).to(dtype) if text_tokens else None
-    theirs, ours = both(stock, text, *inputs(stock, batch, frames, 8, 8, observed=observed))
+    theirs, ours = both(stock, text, *forward_inputs(stock, batch, frames, 8, 8, observed=observed))
     assert theirs.abs().max() > 0.1
     assert_same_bits(ours, theirs, stock.config.num_attention_heads * stock.config.attention_head_dim)
 
@@ -82,8 +62,8 @@ def test_the_worldlet_s_forward_keeps_its_bits(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_block_of_the_real_width_keeps_its_bits(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    stock = real_transformer(layers=1).to(dtype)
-    theirs, ours = both(stock, None, *inputs(stock, 1, 5, 8, 8))
+    stock = cosmos_2b(num_layers=1).to(dtype)
+    theirs, ours = both(stock, None, *forward_inputs(stock, 1, 5, 8, 8))
     assert_same_bits(ours, theirs, 2048)
 
 
@@ -92,20 +72,21 @@ def test_learned_positions_rates_and_sizes_that_are_not_square_are_those_of_the_
     stock = mini_transformer(extra_pos_embed_type="learnable")
     for parameter in stock.learnable_pos_embed.parameters():
         torch.nn.init.normal_(parameter)
-    theirs, ours = both(stock, torch.randn(2, 3, TEXT_WIDTH), *inputs(stock, 2, 3, 4, 6), fps=10.0)
+    theirs, ours = both(stock, torch.randn(2, 3, TEXT_WIDTH), *forward_inputs(stock, 2, 3, 4, 6), fps=10.0)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_a_fifth_of_the_operations_of_the_real_network_is_left_out() -> None:
     with torch.device("meta"):
-        stock = real_transformer(layers=2)
-        given = [part.to("meta") for part in inputs(stock, 1, 9, 28, 28)]
-        lean, text = LeanTransformer(stock), torch.zeros(1, 1, 1024)
-    with FlopCounterMode(display=False) as theirs:
-        stock(given[0], given[1], text, condition_mask=given[2], return_dict=False)
-    with FlopCounterMode(display=False) as ours:
-        lean(given[0], given[1], None, mask=given[2])
-    assert ours.get_total_flops() < 0.81 * theirs.get_total_flops()
+        stock = cosmos_2b(num_layers=2)
+        forwards = both_forwards(stock, *forward_inputs(stock, 1, 9, 28, 28))
+    operations: list[int] = []
+    for forward in forwards:
+        with FlopCounterMode(display=False) as counter:
+            forward()
+        operations.append(counter.get_total_flops())
+    theirs, ours = operations
+    assert ours < 0.81 * theirs
 
 
 def test_the_lean_form_holds_no_weight_of_its_own() -> None:
@@ -125,16 +106,3 @@ def test_the_lean_form_holds_no_weight_of_its_own() -> None:
 def test_a_network_that_computes_otherwise_is_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(WorldModelError, match=words):
         LeanTransformer(mini_transformer(**changes))
-
-
-def real_transformer(*, layers: int) -> CosmosTransformer3DModel:
-    """Of Cosmos-Predict2-2B's width, with random weights."""
-    return CosmosTransformer3DModel(
-        in_channels=17,
-        num_attention_heads=16,
-        num_layers=layers,
-        max_size=(128, 240, 240),
-        rope_scale=(1.0, 3.0, 3.0),
-        concat_padding_mask=False,
-        extra_pos_embed_type=None,
-    ).eval()
