@@ -33,6 +33,7 @@ from ..media.images import to_image
 from .family import read_config
 from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
+from .text_rows import stack_prompts
 from .wan_vae import WanLatents, load_part
 
 Scheduler = UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler
@@ -122,7 +123,8 @@ class WanWorld(FollowsPrompts, WanLatents):
         images = seen[:, :, 0] if seen.ndim == 5 else seen
         if recipe.rollout_steps == 0:
             return self.encode(images)
-        if self._text is None or self._text.prompt is None:
+        text, negative = stack_prompts(self._text)
+        if text is None:
             raise ConfigError("Wan 2.1 was loaded without the embeddings of its prompt, which it needs even if empty")
         condition = self.condition(images, recipe.rollout_steps * recipe.stride)
         channels, (frames, height, width) = self._spec.channels, condition.shape[2:]
@@ -133,8 +135,8 @@ class WanWorld(FollowsPrompts, WanLatents):
             noise.to(self.device),
             denoise_steps=recipe.denoise_steps,
             guidance=recipe.guidance,
-            text=self._text.prompt,
-            negative_text=self._text.negative,
+            text=text,
+            negative_text=negative,
         )
         latents[:, :, :1] = condition[:, -channels:, :1]  # the loop gives its own rendering of the observed frame
         return latents[:, :, :: recipe.stride].contiguous()
