@@ -22,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.miniatures.cosmos3 import CHANNELS, EDGE, mini_cosmos3, mini_pipeline, mini_unipc, mini_vae22
 from theworld.precompute.worlds.cosmos3 import Cosmos3World
+from theworld.precompute.worlds.cosmos3_family import Clip
 from theworld.precompute.worlds.cosmos3_forward import Beside, GenerationTower, SamePrompts
-from theworld.precompute.worlds.cosmos3_text import Clip, UnderstandingTower, token_ids
+from theworld.precompute.worlds.cosmos3_text import UnderstandingTower, clip_text, token_ids
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "Edge": {
@@ -68,8 +69,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     with torch.device("meta"), torch.inference_mode():
         vae = AutoencoderKLWan(**VAE)
-        frame = torch.zeros(1, 3, 1, CLIP.height, CLIP.width)
-        encode = [_flops(lambda: vae.encode(frame.expand(-1, -1, n, -1, -1))) for n in (CLIP.frames, 1)]
+        clip, frame = (torch.zeros(1, 3, frames, CLIP.height, CLIP.width) for frames in (CLIP.frames, 1))
+        encode = [_flops(lambda: vae.encode(clip)), _flops(lambda: vae.encode(frame))]
         for name, config in CONFIGS.items():
             transformer = Cosmos3OmniTransformer(**config)
             whole = _numbers(transformer)
@@ -77,8 +78,8 @@ def main() -> None:
             kept = _numbers(GenerationTower(transformer, temporal_stride=4))
             stock, ours = (one + DENOISE_STEPS * many for one, many in zip(encode, step, strict=True))
             print(
-                f"| {name} | {whole / 1e9:.2f} B | {kept / 1e9:.2f} B | {kept / whole:.1%} | {stock / 1e12:.0f} TFLOP | "
-                f"{ours / 1e12:.0f} TFLOP | {stock / ours:.2f} |"
+                f"| {name} | {whole / 1e9:.2f} B | {kept / 1e9:.2f} B | {kept / whole:.1%} | "
+                f"{stock / 1e12:.0f} TFLOP | {ours / 1e12:.0f} TFLOP | {stock / ours:.2f} |"
             )
     if options.rounds:
         _race(options.rounds)
@@ -142,7 +143,7 @@ class _Unturned(torch.nn.Module):
 def _race(rounds: int) -> None:
     transformer = mini_cosmos3(**EDGE)
     pipeline = mini_pipeline(transformer)
-    ids = token_ids(pipeline.text_tokenizer, SMALL.text("", negative=False), use_system_prompt=True)
+    ids = token_ids(pipeline.text_tokenizer, clip_text("", SMALL, negative=False), use_system_prompt=True)
     prompts = [UnderstandingTower(transformer)(torch.tensor(ids))]
     world = Cosmos3World(mini_vae22(), transformer, mini_unipc())
     images = torch.randint(0, 256, (BATCH, 3, 64, 64), generator=torch.Generator().manual_seed(0)) / 127.5 - 1

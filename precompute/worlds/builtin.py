@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe
 from ...pipeline.latents.spec import LatentSpec
 from .arithmetic import Operations, cosmos_forward_flops, text_tokens, wan_encode_flops
+from .cosmos3_family import Cosmos3
 from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, WorldFamily, mismatched
 from .wan_space import latent_spec_of
 
@@ -180,4 +181,4 @@ class _Wan(InWanLatents):
         return WanWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
 
 
-BUILT_IN: Mapping[str, WorldFamily] = {"cosmos-predict2": _Cosmos(), "wan2.1-i2v": _Wan()}
+BUILT_IN: Mapping[str, WorldFamily] = {"cosmos-predict2": _Cosmos(), "cosmos3": Cosmos3(), "wan2.1-i2v": _Wan()}

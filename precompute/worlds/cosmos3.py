@@ -24,15 +24,13 @@ from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import draw_noise
+from .cosmos3_family import fps_of
 from .cosmos3_forward import GenerationTower, PromptKeys
 from .cosmos3_text import keys_of, load_towers
 from .family import INDEX, read_config
 from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
 from .wan_vae import WanLatents, load_part
-
-FPS = 24.0
-"""Of the clips that it was trained with, where a recipe states no other. Source: `Cosmos3OmniPipeline.__call__`."""
 
 
 class Cosmos3World(FollowsPrompts, WanLatents):
@@ -119,7 +117,7 @@ class Cosmos3World(FollowsPrompts, WanLatents):
             prompts=[keys_of(text) for text in self._text.prompts],
             negative=None if self._text.negative is None else keys_of(self._text.negative),
             guidance=recipe.guidance,
-            fps=recipe.fps or FPS,
+            fps=fps_of(recipe),
         )
         latents[:, :, :observed_frames] = observed  # the solver leaves it with a last bit of rounding
         return latents[:, :, :: recipe.stride].contiguous()
@@ -135,7 +133,7 @@ class Cosmos3World(FollowsPrompts, WanLatents):
         prompts: Sequence[PromptKeys],
         negative: PromptKeys | None = None,
         guidance: float = 1.0,
-        fps: float = FPS,
+        fps: float = 24.0,
     ) -> Float[Tensor, "B C T H W"]:
         """From pure noise to a clip that begins with the latents in `observed`; float32.
 

@@ -6,9 +6,8 @@ costs one pass over 40 to 100 tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from diffusers import Cosmos3OmniTransformer
@@ -18,13 +17,11 @@ from torch import Tensor, nn
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.chat_texts import template_of, write_chats
 from ...pipeline.files.pretrained import load_pretrained, refusals_of_tokenizer
-from ...pipeline.latents.recipe import Recipe
-from ...pipeline.latents.spec import video_frames
+from .cosmos3_family import MAX_PROMPT_TOKENS, Clip
 from .cosmos3_forward import PromptKeys, Rope, attention, rotate
+from .family import PromptReader
+from .text_embeddings import Text
 
-MAX_PROMPT_TOKENS = 512
-"""Of a prompt with all that is written around it. The stock pipeline has no limit; keys and values of so many take
-59 MB of Edge, 75 MB of Nano, in bfloat16."""
 SYSTEM = "You are a helpful assistant who will generate videos from a give prompt."
 """Word for word, the slip included: the model was trained with it."""
 DURATION = "The video is {duration:.1f} seconds long and is of {fps:.0f} FPS."
@@ -36,47 +33,18 @@ KEYS, VALUES = "keys", "values"
 """The tensors of a prompt in a store, each (1, layers, L, K, E)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """What a prompt is told of the clip."""
-
-    height: int
-    """Pixels."""
-    width: int
-    frames: int
-    """Of video."""
-    fps: float
-
-    @classmethod
-    def of(cls, recipe: Recipe, *, temporal_stride: int, fps: float) -> Clip:
-        """The clip of one joint diffusion of a recipe: a chunk's, or that of one of its draws.
-
-        Args:
-            fps: where the recipe has none.
-        """
-        steps = recipe.chunk_frames - 1 if recipe.chunk_frames else recipe.rollout_steps // recipe.draws * recipe.stride
-        frames = video_frames(steps, temporal_stride=temporal_stride)
-        return cls(recipe.height, recipe.width, frames, recipe.fps or fps)
-
-    def text(self, prompt: str, *, negative: bool) -> str:
-        """The prompt and two sentences about the clip. Source: `Cosmos3OmniPipeline.tokenize_prompt`."""
-        sentences = (NOT_DURATION, NOT_SIZE) if negative else (DURATION, SIZE)
-        for sentence in sentences:
-            said = sentence.format(duration=self.frames / self.fps, fps=self.fps, height=self.height, width=self.width)
-            begun = prompt.rstrip(".")
-            prompt = f"{begun}. {said}" if begun else said
-        return prompt
+def clip_text(prompt: str, clip: Clip, *, negative: bool) -> str:
+    """The prompt and two sentences about the clip. Source: `Cosmos3OmniPipeline.tokenize_prompt`."""
+    for sentence in (NOT_DURATION, NOT_SIZE) if negative else (DURATION, SIZE):
+        said = sentence.format(duration=clip.frames / clip.fps, fps=clip.fps, height=clip.height, width=clip.width)
+        begun = prompt.rstrip(".")
+        prompt = f"{begun}. {said}" if begun else said
+    return prompt
 
 
-class Reads(Protocol):
-    """Reads one prompt."""
-
-    def __call__(self, prompt: str, *, negative: bool = False) -> dict[str, Tensor]:
-        """Its keys and values by name, on the CPU."""
-        ...
-
-
-def load_reader(folder: Path, clip: Clip, *, device: str, compute_dtype: str, use_system_prompt: bool = True) -> Reads:
+def load_reader(
+    folder: Path, clip: Clip, *, device: str, compute_dtype: str, use_system_prompt: bool = True
+) -> PromptReader:
     """What reads prompts for clips of one form, with the understanding tower of a folder, held as long as this is.
 
     Args:
@@ -93,8 +61,8 @@ def load_reader(folder: Path, clip: Clip, *, device: str, compute_dtype: str, us
     )
     tower = UnderstandingTower(load_towers(folder, compute_dtype)).to(torch.device(device))
 
-    def read(prompt: str, *, negative: bool = False) -> dict[str, Tensor]:
-        ids = token_ids(tokenizer, clip.text(prompt, negative=negative), use_system_prompt=use_system_prompt)
+    def read(prompt: str, *, negative: bool = False) -> Text:
+        ids = token_ids(tokenizer, clip_text(prompt, clip, negative=negative), use_system_prompt=use_system_prompt)
         tower.check(ids, tokenizer.name_or_path)
         keys, values = tower(torch.tensor(ids, device=device))
         return {KEYS: keys.unsqueeze(0).cpu(), VALUES: values.unsqueeze(0).cpu()}
@@ -148,7 +116,7 @@ def token_ids(tokenizer: Any, text: str, *, use_system_prompt: bool) -> list[int
     return [*ids, tokenizer.eos_token_id, start]
 
 
-def keys_of(text: Any) -> PromptKeys:
+def keys_of(text: Text) -> PromptKeys:
     """A prompt's keys and values, from their names as of a store.
 
     Raises:

@@ -13,6 +13,17 @@ from transformers import PreTrainedTokenizerFast
 CHANNELS = 48
 EDGE = {"hidden_act": "relu2", "qk_norm_for_text": False, "use_und_k_norm_for_gen": True, "rms_norm_eps": 1e-5}
 """In what Edge's transformer differs from Nano's, beside sizes. Source: its published config."""
+MINI = {
+    "head_dim": 16,
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 3,
+    "patch_latent_dim": 4 * CHANNELS,
+    "rope_axes_dim": [4, 2, 2],
+    "vocab_size": 64,
+}
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>")
 WORDS = (
     *("<unk>", "system", "user", "assistant", "You", "are", "a", "helpful", "who", "will", "generate", "videos"),
@@ -49,18 +60,7 @@ def mini_vae22(seed: int = 0) -> AutoencoderKLWan:
 
 def mini_cosmos3(seed: int = 0, **changes: object) -> Cosmos3OmniTransformer:
     torch.manual_seed(seed)
-    fields = {
-        "head_dim": 16,
-        "hidden_size": 48,
-        "intermediate_size": 64,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "num_hidden_layers": 3,
-        "patch_latent_dim": 4 * CHANNELS,
-        "rope_axes_dim": [4, 2, 2],
-        "vocab_size": 64,
-    }
-    transformer = Cosmos3OmniTransformer(**(fields | changes)).eval()
+    transformer = Cosmos3OmniTransformer(**(MINI | changes)).eval()
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in transformer.named_parameters():  # norms of ones would hide which is which
         if parameter.ndim == 1 and name.endswith("weight"):

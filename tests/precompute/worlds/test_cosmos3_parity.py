@@ -17,8 +17,9 @@ from tests.miniatures.cosmos3 import (
     mini_vae22,
 )
 from theworld.precompute.worlds.cosmos3 import Cosmos3World, set_levels
+from theworld.precompute.worlds.cosmos3_family import Clip
 from theworld.precompute.worlds.cosmos3_forward import PromptKeys
-from theworld.precompute.worlds.cosmos3_text import SYSTEM, Clip, UnderstandingTower, token_ids
+from theworld.precompute.worlds.cosmos3_text import SYSTEM, UnderstandingTower, clip_text, token_ids
 
 
 def pictures(batch: int, height: int, width: int, frames: int | None = None) -> Tensor:
@@ -65,7 +66,8 @@ def stock_latents(
 def keys_of(transformer: Cosmos3OmniTransformer, prompt: str, clip: Clip, *, negative: bool = False) -> PromptKeys:
     """Of the tokens that `token_ids` gives, as a test below shows; here without another process."""
     tokenizer = chat_tokenizer()
-    chat = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": clip.text(prompt, negative=negative)}]
+    text = clip_text(prompt, clip, negative=negative)
+    chat = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True).input_ids
     end = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|vision_start|>"])
     return UnderstandingTower(transformer)(torch.tensor(ids + end))
@@ -172,7 +174,7 @@ def test_the_tokens_of_a_prompt_are_the_pipeline_s(edge: bool) -> None:
         stock = pipeline.tokenize_prompt(
             prompt, negative, num_frames=clip.frames, height=clip.height, width=clip.width, fps=clip.fps
         )
-        texts = (clip.text(prompt, negative=False), clip.text(negative or "", negative=True))
+        texts = (clip_text(prompt, clip, negative=False), clip_text(negative or "", clip, negative=True))
         ours = [token_ids(pipeline.text_tokenizer, text, use_system_prompt=not edge) for text in texts]
         assert ours == list(stock)
 
