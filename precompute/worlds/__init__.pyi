@@ -11,13 +11,13 @@ from .family import HasAutoencoder as HasAutoencoder
 from .family import HasLimits as HasLimits
 from .family import HasPatches as HasPatches
 from .family import HasSettings as HasSettings
-from .family import PromptReader as PromptReader
 from .family import Settings as Settings
 from .family import TextEncoder as TextEncoder
 from .family import TextForm as TextForm
 from .family import WorldFamily as WorldFamily
 from .family import mismatched as mismatched
 from .text_embeddings import FollowsPrompts as FollowsPrompts
+from .text_embeddings import PromptReader as PromptReader
 from .text_embeddings import Text as Text
 from .text_embeddings import TextEmbeddings as TextEmbeddings
 from .text_embeddings import stack_rows as stack_rows

@@ -150,6 +150,11 @@ class Cosmos3:
         encoded = self.encode_flops(configs, recipe.height, recipe.width, seen)
         return Operations(encoded, recipe.denoise_steps * step)
 
+    def held_share(self, configs: Configs) -> Mapping[str, float]:
+        """As `HasRest` has it."""
+        generation, understanding = tower_numbers(configs["transformer"])
+        return {"transformer": generation / (generation + understanding)}
+
     def load(self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None) -> WorldModel:
         """As `WorldFamily` has it."""
         from .cosmos3 import Cosmos3World

@@ -22,7 +22,7 @@ from .arithmetic import Operations
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import Encoder, WorldModel
-    from .text_embeddings import Text, TextEmbeddings
+    from .text_embeddings import PromptReader, TextEmbeddings
 
 Configs = Mapping[str, Mapping[str, Any]]
 """The configs of a folder: `model_index`, or a subfolder's name -> that config's JSON."""
@@ -48,21 +48,6 @@ class Card:
     """Video frames per second of its training clips, for the horizon in seconds."""
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Dtype of its transformer; the same on every device, since it changes the latents."""
-
-
-@runtime_checkable
-class PromptReader(Protocol):
-    """Reads prompts, one at a time; its weights are held as long as it is."""
-
-    def __call__(self, prompt: str, *, negative: bool = False) -> Text:
-        """The tensors that stand for a prompt, in whatever form the family's engine takes them.
-
-        Args:
-            negative: the text is one that guidance steers away from.
-        Raises:
-            ConfigError: this prompt cannot be read: it is too long.
-        """
-        ...
 
 
 @runtime_checkable
@@ -122,7 +107,7 @@ class TextEncoder:
         from .text_rows import load_reader
 
         del recipe  # a prompt is read alike for all
-        return load_reader(folder, self, device=device)
+        return load_reader(folder, self.class_name, clean=self.clean, device=device)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -143,7 +143,7 @@ def list_worlds() -> list[dict[str, Any]]:
                     "title": entry.family.title,
                     "from": entry.origin,
                     **asdict(card),
-                    "settings": None if settings is None else asdict(settings),
+                    "settings": None if settings is None else {**asdict(settings), "solvers": list(settings.solvers)},
                     "prompts": text is not None and (not embedded or _has_text(folder, text.parts)),
                 }
             )

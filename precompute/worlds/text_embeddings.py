@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -92,6 +92,21 @@ class FollowsPrompts:
         copied = copy.copy(self)
         copied._text = text
         return copied
+
+
+@runtime_checkable
+class PromptReader(Protocol):
+    """Reads prompts, one at a time; its weights are held as long as it is."""
+
+    def __call__(self, prompt: str, *, negative: bool = False) -> Text:
+        """The tensors that stand for a prompt, in whatever form the family's engine takes them.
+
+        Args:
+            negative: the text is one that guidance steers away from.
+        Raises:
+            ConfigError: this prompt cannot be read: it is too long.
+        """
+        ...
 
 
 class PromptedWorld(WorldModel, Protocol):

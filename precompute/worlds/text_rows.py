@@ -5,6 +5,7 @@ Source: `_get_t5_prompt_embeds` of the Cosmos and Wan pipelines: the encoder's l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,17 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.pretrained import load_pretrained, refusals_of_tokenizer
-from .family import PromptReader, TextEncoder
-from .text_embeddings import ROWS, Text, TextEmbeddings, stack_rows
+from .text_embeddings import ROWS, PromptReader, Text, TextEmbeddings, stack_rows
 
 MAX_PROMPT_TOKENS = 512
 """The pipelines pad every prompt to this, and the padding changes the result (it is not masked)."""
 
 
-def load_reader(folder: Path, encoder: TextEncoder, *, device: str) -> PromptReader:
+def load_reader(folder: Path, class_name: str, *, clean: Callable[[str], str], device: str) -> PromptReader:
     """What reads prompts with the text encoder of a folder in the stock layout, which is held as long as this is.
 
+    Args:
+        class_name: of the text encoder, in transformers. clean: what is done to a prompt before.
     Raises:
         WorldModelError: the text encoder cannot be loaded.
     """
@@ -31,7 +33,7 @@ def load_reader(folder: Path, encoder: TextEncoder, *, device: str) -> PromptRea
     tokenizer = load_pretrained(
         transformers.AutoTokenizer, folder, "tokenizer", error=WorldModelError, what="text encoder's tokenizer"
     )
-    kind = getattr(transformers, encoder.class_name)
+    kind = getattr(transformers, class_name)
     model = load_pretrained(
         kind, folder, "text_encoder", error=WorldModelError, what="text encoder", use_safetensors=True
     )
@@ -40,7 +42,7 @@ def load_reader(folder: Path, encoder: TextEncoder, *, device: str) -> PromptRea
 
     def read(prompt: str, *, negative: bool = False) -> Text:
         del negative  # both are read alike
-        rows = _embed(model, tokenizer, encoder.clean(prompt)).cpu()
+        rows = _embed(model, tokenizer, clean(prompt)).cpu()
         count = int(rows[0].any(dim=1).nonzero().max()) + 1  # what follows is zeros
         return {ROWS: rows[:, :count]}
 

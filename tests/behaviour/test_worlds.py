@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from theworld.precompute.live.world import LazyRollout, LiveWorld
 from theworld.precompute.media.images import load_image
 from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.preview.answer_cards import save_answer
+from theworld.precompute.preview.store_preview import preview
 from theworld.precompute.worlds.registry import load_world
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
 from theworld.precompute.worlds.text_rows import stack_prompts
@@ -127,16 +127,16 @@ def test_a_world_that_decodes_nothing_goes_through_the_house_without_pictures(
     world = save_drift(tmp_path / "drift")
     report = run_precompute(settings(images, world))
     assert report.written == 3
-    with pytest.raises(ConfigError, match="no pictures of .*: drifting cells decodes no latents"):
-        preview_store(open_store(report.store), tmp_path / "pictures", world=str(world), device="cpu")
+    with pytest.raises(ConfigError, match=r"no pictures of .*: drifting cells decodes no latents"):
+        preview(open_store(report.store), tmp_path / "pictures", world=str(world), device="cpu")
     rollout = LazyRollout(open_store(report.store).recipe, images / "0.png", world=str(world), device="cpu")
     with pytest.raises(ConfigError, match="no picture of this rollout: drifting cells"):
         rollout.require_pictures()
     latents = rollout.see(2)
     assert latents.shape == (1, 4, 3, 8, 12)
-    said = io.StringIO()
-    rollout.viewer.show(latents, said)
-    assert said.getvalue() == "no picture: drift decodes no latents\n"
+    with (tmp_path / "said").open("w") as terminal:
+        rollout.viewer.show(latents, terminal)
+    assert (tmp_path / "said").read_text() == "no picture: drift decodes no latents\n"
 
 
 def test_real_videos_are_cut_by_the_strides_of_the_world_that_encodes_them(

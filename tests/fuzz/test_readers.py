@@ -70,11 +70,15 @@ OF_OTHERS = {
     "precompute.worldlet.training.encode:measure_statistics": OWN_WORK,
     "precompute.worldlet.training.vae:train_vae": OWN_WORK,
     **dict.fromkeys(
-        (f"precompute.worlds.{name}" for name in ("cosmos3:Cosmos3World.load", "cosmos3_text:load_reader")),
+        (
+            f"precompute.worlds.{name}"
+            for name in (
+                *("cosmos3:Cosmos3World.load", "cosmos3_text:load_reader", "cosmos3_text:load_towers"),
+                "text_rows:load_reader",
+            )
+        ),
         "load_pretrained, as of `worlds: weights`",
     ),
-    "precompute.worlds.cosmos3_text:load_towers": "load_pretrained, as of `worlds: weights`",
-    "precompute.worlds.prompts:_load": "load_pretrained, as of `worlds: weights`",
     "train.data.vision:VisionInputs.__init__": "load_pretrained, as of `language models: weights`",
     "train.data.vision:VisionInputs.prepare": "decode_image, as of `images`",
     "train.questions.coverage:_read_digest": "hashes bytes, whatever they are",

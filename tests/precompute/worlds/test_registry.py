@@ -199,7 +199,8 @@ def test_a_size_off_the_latents_grid_and_what_wan_has_no_use_for_are_refused(
 
 def test_what_a_family_s_engines_lack_is_refused_by_its_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     says = 'names = {}\n    lacks = frozenset({"encode_video", "posterior", "decode"})'
-    install(tmp_path / "site", monkeypatch, package="drift-world", code=drift_code().replace("names = {}", says), name="drift")
+    code = drift_code().replace("names = {}", says)
+    install(tmp_path / "site", monkeypatch, package="drift-world", code=code, name="drift")
     world = resolve_world(str(save_drift(tmp_path / "weights")))
     for refused, words in (
         ({"kind": "frames"}, "--kind frames: drifting cells encodes single images and no videos"),
