@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.miniatures.cosmos3 import CHANNELS, EDGE, mini_cosmos3, mini_pipeline, mini_unipc, mini_vae22
 from theworld.precompute.worlds.cosmos3 import Cosmos3World
-from theworld.precompute.worlds.cosmos3_family import Clip
+from theworld.precompute.worlds.cosmos3_clip import Clip
 from theworld.precompute.worlds.cosmos3_forward import Beside, GenerationTower, SamePrompts
 from theworld.precompute.worlds.cosmos3_text import UnderstandingTower, clip_text, token_ids
 

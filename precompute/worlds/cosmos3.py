@@ -24,7 +24,7 @@ from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import draw_noise
-from .cosmos3_family import fps_of
+from .cosmos3_clip import fps_of
 from .cosmos3_forward import GenerationTower, PromptKeys
 from .cosmos3_text import keys_of, load_towers
 from .family import INDEX, read_config
@@ -158,7 +158,7 @@ class Cosmos3World(FollowsPrompts, WanLatents):
         latents = torch.cat([observed, noise[:, :, seen:]], dim=2)
         still = torch.zeros_like(observed)  # the velocity of what is seen
         for t in scheduler.timesteps:
-            moves = [self.tower(latents, t.item(), seen, beside).float() for beside in besides]
+            moves = [self.tower(latents, float(t), seen, beside).float() for beside in besides]
             move = moves[0] if len(moves) == 1 else moves[1] + guidance * (moves[0] - moves[1])
             latents = scheduler.step(torch.cat([still, move], dim=2), t, latents, return_dict=False)[0]
         return latents

@@ -7,56 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...pipeline.errors import ConfigError
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.latents.spec import LatentSpec, video_frames
+from ...pipeline.latents.spec import LatentSpec
 from .arithmetic import Operations, wan_encode_flops
-from .family import INDEX, Card, Configs, PromptReader, Settings, TextForm, mismatched, read_configs
+from .cosmos3_clip import MAX_PROMPT_TOKENS, Clip, fps_of
+from .family import INDEX, Card, Configs, Settings, TextForm, mismatched, read_configs
 from .wan_space import latent_spec_of
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import Autoencoder, WorldModel
-    from .text_embeddings import TextEmbeddings
+    from .text_embeddings import PromptReader, TextEmbeddings
 
 EDGE, NANO = "nvidia/Cosmos3-Edge", "nvidia/Cosmos3-Nano"
-MAX_PROMPT_TOKENS = 512
-"""Of a prompt with all that is written around it. The stock pipeline has no limit; keys and values of so many take
-59 MB of Edge, 75 MB of Nano, in bfloat16."""
 TEXT_TOKENS = 80
 """Of the empty prompt, roughly; for estimates, whatever the prompt."""
 TIME_CHANNELS = 256
 """That the time of a step is written in. Source: `Cosmos3OmniTransformer.__init__`."""
 _WORK = "cosmos3-edge and cosmos3-nano begin with an image"
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """What a prompt is told of the clip."""
-
-    height: int
-    """Pixels."""
-    width: int
-    frames: int
-    """Of video."""
-    fps: float
-
-    @classmethod
-    def of(cls, recipe: Recipe, *, temporal_stride: int) -> Clip:
-        """The clip of one joint diffusion of a recipe: a chunk's, or that of one of its draws."""
-        steps = recipe.chunk_frames - 1 if recipe.chunk_frames else recipe.rollout_steps // recipe.draws * recipe.stride
-        frames = video_frames(steps, temporal_stride=temporal_stride)
-        return cls(recipe.height, recipe.width, frames, fps_of(recipe))
-
-
-def fps_of(recipe: Recipe) -> float:
-    """Video frames a second of a recipe's clips.
-
-    Raises:
-        ConfigError: it states none, and the positions of all frames depend on it.
-    """
-    if recipe.fps is None:
-        raise ConfigError("a recipe for Cosmos 3 states the frames per second of its clips; `precompute` writes them")
-    return recipe.fps
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class PromptKeys(NamedTuple):
 class SamePrompts(NamedTuple):
     """The samples of a batch whose prompts are equally long, which attend together."""
 
-    rows: Int[Tensor, " samples"] | None
+    rows: Int[Tensor, " _"] | None
     """Their numbers in the batch; None is all of them."""
     keys: Float[Tensor, "layers prompts L K E"]
     """One prompt for all of them, or one for each."""
@@ -177,7 +177,7 @@ class GenerationLayer(nn.Module):
         self,
         tokens: Float[Tensor, "B N D"],
         rope: Rope,
-        texts: Sequence[tuple[Int[Tensor, " samples"] | None, Tensor, Tensor]],
+        texts: Sequence[tuple[Int[Tensor, " _"] | None, Tensor, Tensor]],
     ) -> Float[Tensor, "B N D"]:
         """
         Args:

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.chat_texts import template_of, write_chats
 from ...pipeline.files.pretrained import load_pretrained, refusals_of_tokenizer
-from .cosmos3_family import MAX_PROMPT_TOKENS, Clip
+from .cosmos3_clip import MAX_PROMPT_TOKENS, Clip
 from .cosmos3_forward import PromptKeys, Rope, attention, rotate
-from .family import PromptReader
-from .text_embeddings import Text
+from .text_embeddings import PromptReader, Text
 
 SYSTEM = "You are a helpful assistant who will generate videos from a give prompt."
 """Word for word, the slip included: the model was trained with it."""

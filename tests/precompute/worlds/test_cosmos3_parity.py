@@ -17,7 +17,7 @@ from tests.miniatures.cosmos3 import (
     mini_vae22,
 )
 from theworld.precompute.worlds.cosmos3 import Cosmos3World, set_levels
-from theworld.precompute.worlds.cosmos3_family import Clip
+from theworld.precompute.worlds.cosmos3_clip import Clip
 from theworld.precompute.worlds.cosmos3_forward import PromptKeys
 from theworld.precompute.worlds.cosmos3_text import SYSTEM, UnderstandingTower, clip_text, token_ids
 
