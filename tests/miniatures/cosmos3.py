@@ -11,7 +11,13 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 CHANNELS = 48
-EDGE = {"hidden_act": "relu2", "qk_norm_for_text": False, "use_und_k_norm_for_gen": True, "rms_norm_eps": 1e-5}
+EDGE = {
+    "hidden_act": "relu2",
+    "qk_norm_for_text": False,
+    "use_und_k_norm_for_gen": True,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 100_000_000,  # a whole number, and the largest that a config may state
+}
 """In what Edge's transformer differs from Nano's, beside sizes. Source: its published config."""
 MINI = {
     "head_dim": 16,

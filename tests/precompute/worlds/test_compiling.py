@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 
+from tests.miniatures.cosmos3 import EDGE, mini_cosmos3, mini_unipc, mini_vae22
 from tests.miniatures.world_model import (
     mini_clip,
     mini_transformer,
@@ -17,6 +18,8 @@ from tests.miniatures.world_model import (
 from theworld.pipeline.errors import ConfigError
 from theworld.precompute.worlds.compiling import compile_world
 from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos3 import Cosmos3World
+from theworld.precompute.worlds.cosmos3_forward import PromptKeys
 from theworld.precompute.worlds.wan import WanWorld
 
 
@@ -59,6 +62,21 @@ def test_wan_s_blocks_are_compiled_too(traced: list[torch.fx.GraphModule]) -> No
     world = WanWorld(mini_vae(), mini_wan_transformer(), mini_wan_scheduler(), *mini_clip())
     compile_world(world, "cpu")
     assert all(block._compiled_call_impl is not None for block in world.transformer.blocks)
+    assert len(traced) == 1
+
+
+def test_cosmos_3_s_layers_are_compiled_too(traced: list[torch.fx.GraphModule]) -> None:
+    world = Cosmos3World(mini_vae22(), mini_cosmos3(**EDGE), mini_unipc())
+    text = torch.randn(2, 3, 9, 2, 16)
+    observed, noise = torch.randn(2, 48, 1, 2, 2), torch.randn(2, 48, 3, 2, 2)
+
+    def denoise() -> torch.Tensor:
+        return world.denoise(observed, noise, denoise_steps=3, prompts=[PromptKeys(*text)])
+
+    plain = denoise()
+    compile_world(world, "cpu")
+    del traced[:]  # of the trial
+    assert torch.equal(denoise(), plain)
     assert len(traced) == 1
 
 

@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.miniatures.cosmos3 import EDGE, MINI, save_mini_cosmos3
 from theworld.pipeline.errors import WorldModelError
+from theworld.pipeline.latents.recipe import Recipe
+from theworld.precompute.job.cost import operations_of
 from theworld.precompute.worlds.cosmos3_family import Cosmos3, KeysAndValues, generation_flops, tower_numbers
 from theworld.precompute.worlds.cosmos3_forward import Beside, GenerationTower, SamePrompts
 from theworld.precompute.worlds.family import read_configs
@@ -119,6 +121,19 @@ def test_edge_costs_less_than_a_third_of_cosmos_predict2_at_nine_frames() -> Non
     # TFLOP at 256x256, against 5.7 of the 2B at 224x224
     assert generation_flops(EDGE_CONFIG, 9, 16, 16) / 1e12 == pytest.approx(1.71, rel=0.01)
     assert KeysAndValues().most_bytes({"transformer": EDGE_CONFIG}) == 512 * 28 * 2 * 8 * 128 * 4
+
+
+def test_a_plan_knows_the_operations_of_a_rollout(folder: Path) -> None:
+    fields = {"world": "sha256:x", "height": 128, "width": 64, "rollout_steps": 3, "denoise_steps": 7, "fps": 24.0}
+    world = resolve_world(str(folder))
+    one, guided = (
+        operations_of(world, Recipe(**(fields | changes))) for changes in ({}, {"guidance": 2.0, "prompt": "a ball"})
+    )
+    config = read_configs(folder)["transformer"]
+    assert one is not None
+    assert guided is not None
+    assert one.predict == 7 * generation_flops(config, 4, 8, 4)
+    assert (guided.predict, guided.encode) == (2 * one.predict, one.encode)
 
 
 @pytest.mark.parametrize("changes", [{}, EDGE, {"attention_bias": True}], ids=["Nano", "Edge", "biases"])
