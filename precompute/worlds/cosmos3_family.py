@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 EDGE, NANO = "nvidia/Cosmos3-Edge", "nvidia/Cosmos3-Nano"
 TEXT_TOKENS = 80
 """Of the empty prompt, roughly; for estimates, whatever the prompt."""
+DEFAULTS: Mapping[str, Any] = {
+    "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "hidden_act": "silu", "attention_bias": False,
+    "qk_norm_for_text": True, "use_und_k_norm_for_gen": False, "latent_channel": 48, "latent_patch_size": 2,
+    "patch_latent_dim": 192,
+}  # fmt: skip
+"""Of `Cosmos3OmniTransformer`, for configs of the first months, which leave out what came later."""
 TIME_CHANNELS = 256
 """That the time of a step is written in. Source: `Cosmos3OmniTransformer.__init__`."""
 _WORK = "cosmos3-edge and cosmos3-nano begin with an image"
@@ -38,8 +45,8 @@ class KeysAndValues:
 
     def most_bytes(self, configs: Configs) -> int:
         """Of each layer, for so many tokens, in float32."""
-        config = configs.get("transformer", {})
-        sizes = [config.get(name) for name in ("num_hidden_layers", "num_key_value_heads", "head_dim")]
+        config = {**DEFAULTS, **configs.get("transformer", {})}
+        sizes = [config[name] for name in ("num_hidden_layers", "num_key_value_heads", "head_dim")]
         layers, heads, width = (size if type(size) is int else 0 for size in sizes)
         return 2 * layers * heads * width * MAX_PROMPT_TOKENS * 4
 
@@ -135,6 +142,7 @@ def generation_flops(config: Mapping[str, Any], frames: int, height: int, width:
     Args:
         frames, height, width: of the latent.
     """
+    config = {**DEFAULTS, **config}
     patch = config["latent_patch_size"]
     n = frames * -(-height // patch) * -(-width // patch)
     d, own = config["hidden_size"], config["num_attention_heads"] * config["head_dim"]
@@ -149,14 +157,15 @@ def generation_flops(config: Mapping[str, Any], frames: int, height: int, width:
 def tower_numbers(config: Mapping[str, Any]) -> tuple[int, int]:
     """Weights of the generation tower with its ends, which a worker holds, and of the understanding tower with its
     embeddings and head; those of sound and actions are in neither."""
+    config = {**DEFAULTS, **config}
     d, width, layers = config["hidden_size"], config["head_dim"], config["num_hidden_layers"]
     heads, shared = config["num_attention_heads"] * width, config["num_key_value_heads"] * width
     mlp = d * config["intermediate_size"] * (2 if config["hidden_act"] == "relu2" else 3)
     layer = 2 * d * (heads + shared) + mlp + 2 * d
-    if config.get("attention_bias"):
+    if config["attention_bias"]:
         layer += heads + 2 * shared + d
-    normed = bool(config.get("qk_norm_for_text", True))
-    text_norms = 2 * width * normed + width * (bool(config.get("use_und_k_norm_for_gen")) and not normed)
+    normed = bool(config["qk_norm_for_text"])
+    text_norms = 2 * width * normed + width * (bool(config["use_und_k_norm_for_gen"]) and not normed)
     ends = (2 * d + 1) * config["patch_latent_dim"] + d + (TIME_CHANNELS + d + 2) * d + d
     text_ends = 2 * config["vocab_size"] * d + d
     return layers * (layer + 2 * width) + ends, layers * (layer + text_norms) + text_ends
@@ -190,8 +199,10 @@ def _of_another_form(configs: Configs) -> str | None:
     if scheduler.get("use_dynamic_shifting"):
         return "its scheduler shifts by the size of the clip, which the stock pipeline never tells it"
     spec = latent_spec_of(configs["vae"])
-    channels, patch = transformer.get("latent_channel", 48), transformer.get("latent_patch_size", 2)
-    if channels != spec.channels or transformer.get("patch_latent_dim", 192) != patch * patch * spec.channels:
+    config = {**DEFAULTS, **transformer}
+    channels, patch = config["latent_channel"], config["latent_patch_size"]
+    numbers = patch * patch * spec.channels if type(patch) is int else None
+    if channels != spec.channels or config["patch_latent_dim"] != numbers:
         return f"its transformer takes latents of {channels} channels, and its vae makes {spec.channels}"
     if INDEX not in configs:
         return "it has no model_index.json, which says how prompts are written and how noise levels are spaced"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +59,10 @@ class WorldSource:
             part: sum(path.stat().st_size for path in (self.folder / part).glob("*.safetensors"))
             for part in self.family.parts
         }
-        held = self.family.held_share(read_configs(self.folder)) if isinstance(self.family, HasRest) else {}
+        held: Mapping[str, float] = {}
+        if isinstance(self.family, HasRest):
+            with suppress(LookupError, TypeError, ValueError, ArithmeticError):  # of no such class: loading says why
+                held = self.family.held_share(read_configs(self.folder))
         return sum(round(size * held.get(part, 1.0)) for part, size in sizes.items())
 
     def require(self, ability: Ability, what: str) -> None:

@@ -88,6 +88,15 @@ def test_each_picture_follows_a_prompt_of_its_own(images: Path, world: Path) -> 
         np.testing.assert_allclose(store.read([own[prompt]]), made.numpy(), atol=1e-5)
 
 
+def test_clips_beyond_the_window_go_on_from_five_decoded_frames(images: Path, world: Path) -> None:
+    (world / "card.json").write_text('{"defaults": {"window": 4, "fps": 12}}')
+    report = run_precompute(settings(images, world, size="32x32", steps=5, limit=1, chunk_context=5))
+    assert (report.written, report.bad) == (1, 0)
+    store = open_store(report.store)
+    assert store.sample_shape == (48, 6, 2, 2)
+    assert store.recipe.fps == 12.0
+
+
 def test_what_it_cannot_do_is_refused_before_anything_is_made(images: Path, world: Path) -> None:
     for changes, words in (
         ({"solver": "2ab"}, "--solver 2ab means nothing for NVIDIA Cosmos 3"),

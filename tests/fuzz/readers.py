@@ -728,7 +728,10 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="worlds: weights",
-            covers=("precompute.worlds.wan_vae:load_part", "precompute.worlds.wan:WanWorld.load.load", *pretrained),
+            covers=(
+                *("precompute.worlds.wan_vae:load_part", "precompute.worlds.wan:WanWorld.load.load", *pretrained),
+                *("precompute.worlds.cosmos3:Cosmos3World.load", "precompute.worlds.cosmos3_text:load_towers"),
+            ),
             cases=lambda s: s.worlds_with("config.json", "scheduler_config.json", "*.safetensors", "model_index.json"),
             use=_load_world,
             share=0.01,

@@ -70,13 +70,7 @@ OF_OTHERS = {
     "precompute.worldlet.training.encode:measure_statistics": OWN_WORK,
     "precompute.worldlet.training.vae:train_vae": OWN_WORK,
     **dict.fromkeys(
-        (
-            f"precompute.worlds.{name}"
-            for name in (
-                *("cosmos3:Cosmos3World.load", "cosmos3_text:load_reader", "cosmos3_text:load_towers"),
-                "text_rows:load_reader",
-            )
-        ),
+        (f"precompute.worlds.{name}" for name in (*("cosmos3_text:load_reader", "text_rows:load_reader"),)),
         "load_pretrained, as of `worlds: weights`",
     ),
     "train.data.vision:VisionInputs.__init__": "load_pretrained, as of `language models: weights`",

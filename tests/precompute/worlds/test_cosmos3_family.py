@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.miniatures.cosmos3 import EDGE, MINI, save_mini_cosmos3
 from theworld.pipeline.errors import WorldModelError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.job.cost import operations_of
-from theworld.precompute.worlds.cosmos3_family import Cosmos3, KeysAndValues, generation_flops, tower_numbers
+from theworld.precompute.worlds.cosmos3_family import DEFAULTS, Cosmos3, KeysAndValues, generation_flops, tower_numbers
 from theworld.precompute.worlds.cosmos3_forward import Beside, GenerationTower, SamePrompts
 from theworld.precompute.worlds.family import read_configs
 from theworld.precompute.worlds.registry import identify
@@ -143,6 +144,21 @@ def test_the_weights_of_each_tower_are_counted_from_the_config(changes: dict[str
         whole = sum(parameter.numel() for parameter in transformer.parameters())
         kept = sum(parameter.numel() for parameter in GenerationTower(transformer, temporal_stride=4).parameters())
     assert tower_numbers(transformer.config) == (kept, whole - kept)
+
+
+def test_what_a_config_leaves_out_is_what_the_class_makes_of_it() -> None:
+    stated = inspect.signature(Cosmos3OmniTransformer.__init__).parameters
+    assert {name: stated[name].default for name in DEFAULTS} == DEFAULTS
+    assert tower_numbers({})[0] == 6_965_486_784  # of Nano
+
+
+@pytest.mark.parametrize("number", ["two", None, [2], 0, -1, 2.5, True, {}])
+def test_numbers_that_are_none_are_refused_in_words(folder: Path, number: object) -> None:
+    for name in ("latent_patch_size", "latent_channel", "patch_latent_dim"):
+        configs = {part: dict(config) for part, config in read_configs(folder).items()}
+        configs["transformer"][name] = number
+        with pytest.raises(WorldModelError, match="takes latents of"):
+            identify(configs, folder)
 
 
 def test_a_plan_counts_the_weights_that_a_worker_holds(folder: Path) -> None:
