@@ -149,9 +149,9 @@ class _Wan(_InWanLatents):
     def load(
         self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None
     ) -> WorldModel:
-        from .wan import WanWorld
+        from .wan21 import Wan21World
 
-        return WanWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+        return Wan21World.load(folder, device=device, compute_dtype=compute_dtype, text=text)
 
 
 BUILT_IN: Mapping[str, WorldFamily] = {"cosmos-predict2": _Cosmos(), "wan2.1-i2v": _Wan()}

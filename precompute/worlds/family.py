@@ -194,7 +194,7 @@ def latent_spec_of(config: Mapping[str, Any]) -> LatentSpec:
             raise ValueError("temperal_downsample holds more than true and false, or latents_std a number not above 0")
         return LatentSpec(
             channels=channels,
-            spatial_stride=2 ** len(stages),
+            spatial_stride=2 ** len(stages) * (config.get("patch_size") or 1),
             temporal_stride=2 ** sum(stages),
             mean=mean,
             std=std,

@@ -17,7 +17,7 @@ from tests.miniatures.world_model import (
 from theworld.pipeline.errors import ConfigError
 from theworld.precompute.worlds.compiling import compile_world
 from theworld.precompute.worlds.cosmos import CosmosWorld
-from theworld.precompute.worlds.wan import WanWorld
+from theworld.precompute.worlds.wan21 import Wan21World
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_all_blocks_share_one_graph_for_each_shape_and_text_has_another(traced: 
 
 
 def test_wan_s_blocks_are_compiled_too(traced: list[torch.fx.GraphModule]) -> None:
-    world = WanWorld(mini_vae(), mini_wan_transformer(), mini_wan_scheduler(), *mini_clip())
+    world = Wan21World(mini_vae(), mini_wan_transformer(), mini_wan_scheduler(), *mini_clip())
     compile_world(world, "cpu")
     assert all(block._compiled_call_impl is not None for block in world.transformer.blocks)
     assert len(traced) == 1
