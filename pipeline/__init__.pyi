@@ -27,6 +27,7 @@ from .latents.tensors import draw_noise as draw_noise
 from .latents.tensors import draw_posterior as draw_posterior
 from .latents.tensors import standardise as standardise
 from .latents.world_model import Autoencoder as Autoencoder
+from .latents.world_model import Encoder as Encoder
 from .latents.world_model import WorldModel as WorldModel
 from .store.folder import create_store as create_store
 from .store.folder import find_store as find_store

@@ -56,6 +56,8 @@ def ask(
     progress, where = Progress.on_stderr(quiet=quiet), options.device_name(device)
     loaded = load_run(run, lm=lm, device=where, progress=progress)
     rollout = LazyRollout(loaded.meta.recipe, image, world=world, device=where, progress=progress)
+    if preview is not None:
+        rollout.require_pictures()
     live = answer_live(
         loaded,
         rollout.see,

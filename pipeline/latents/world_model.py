@@ -16,9 +16,9 @@ from .spec import LatentSpec
 
 
 @runtime_checkable
-class Autoencoder(Protocol):
-    """The part of a world model that makes latents of what is seen, and pictures of latents. Images are float32 in
-    [-1, 1], RGB."""
+class Encoder(Protocol):
+    """The part of a world model that makes latents of what is seen: all that some have. Images are float32 in [-1, 1],
+    RGB."""
 
     @property
     def spec(self) -> LatentSpec:
@@ -28,6 +28,11 @@ class Autoencoder(Protocol):
     def encode(self, images: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B C 1 H W"]:
         """Standardised latents of single frames: the posterior's mode, float32."""
         ...
+
+
+@runtime_checkable
+class Autoencoder(Encoder, Protocol):
+    """One that also encodes videos and makes pictures of latents. A family says which of these its engines lack."""
 
     def encode_video(self, videos: Float[Tensor, "B 3 F height width"]) -> Float[Tensor, "B C T H W"]:
         """Standardised float32 latents of real frames, float32 in [-1, 1]; T = 1 + (F - 1) / temporal_stride.
@@ -46,7 +51,7 @@ class Autoencoder(Protocol):
 
 
 @runtime_checkable
-class WorldModel(Autoencoder, Protocol):
+class WorldModel(Encoder, Protocol):
     """Rolls images forward in a latent space."""
 
     def rollout(

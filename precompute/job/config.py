@@ -107,7 +107,10 @@ class PrecomputeConfig(BaseModel):
     denoise_steps: Annotated[
         int | None, _of_recipe("Diffusion steps.", names=["--num-inference-steps"], default=_OF_WORLD)
     ] = None
-    solver: Annotated[Solver, _of_recipe("euler, or 2ab, of second order.")] = "euler"
+    solver: Annotated[
+        Solver | None,
+        _of_recipe("euler, or 2ab, of second order, where the world model has a choice.", default=_OF_WORLD),
+    ] = None
     guidance: Annotated[float, _of_recipe("Classifier-free guidance; 1 is off.", names=["--guidance-scale"])] = 1.0
     prompt: Annotated[str | None, _of_recipe("Text that conditions the rollout; needs --guardrail.")] = None
     negative_prompt: Annotated[str | None, _of_recipe("Text to steer away from, with guidance.")] = None
@@ -124,6 +127,11 @@ class PrecomputeConfig(BaseModel):
         _of_recipe("Frames a second of a video, by time; stored: each frame.", default=_OF_WORLD),
     ] = None
     """A number, `card` (the world model's) or `stored`."""
+    fps: Annotated[
+        float | None,
+        Field(gt=0),
+        _of_recipe("Frames a second that the world model is told, where it takes them.", default=_OF_WORLD),
+    ] = None
     views: Annotated[Views, _of_recipe("Of kind views: pyramid or zoom.")] = "pyramid"
     chunk_context: Annotated[
         int,

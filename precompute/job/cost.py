@@ -1,4 +1,4 @@
-"""Estimate the cost of a run: operations from the model's configs, time from what was measured.
+"""Estimate the cost of a run: operations from what its family says of its arithmetic, time from what was measured.
 
 The rate of an earlier run here wins. Where there is none, the operations are divided by a share of what the device
 reaches in products of matrices: measured on a device that is here, from a data sheet for one that is only named.
@@ -9,40 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from ...pipeline.accelerators import Accelerator, known_accelerator
-from ...pipeline.files.limits import MAX_CONFIG_BYTES, MAX_LAYERS
-from ...pipeline.files.plain import read_json
+from ...pipeline.errors import WorldModelError
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import latent_frames, video_frames
 from ...pipeline.matmul_speed import emulates_bfloat16, matmul_speeds, speed_text
 from ...pipeline.messages import format_amount, format_rate
+from ..worlds.arithmetic import Operations, is_plain
+from ..worlds.family import HasArithmetic, read_configs
 from ..worlds.source import WorldSource
 from .price import Price
 from .throughput import DeviceRecord, ThroughputLog
 
-TEXT_TOKENS = 512
-"""Of a prompt, as the pipeline pads it; without one, a single token of zeros."""
 SHARE_OF_MEASURED, SHARE_OF_PEAK = 0.5, 0.4
 """Assumed, until something has run: of a measured product of matrices, and of a data sheet's peak, of which a product
 reaches about 0.8 on an H100."""
-
-
-@dataclass(frozen=True, slots=True)
-class Operations:
-    """Of one input; a multiply and an add are two."""
-
-    encode: float
-    """In float32, whatever the recipe computes in."""
-    predict: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """Of both parts."""
-        return self.encode + self.predict
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +151,7 @@ def estimate(
     Args:
         shape: (C, T, H, W) of one latent.
     """
-    operations = operations_of(world, recipe, shape)
+    operations = operations_of(world, recipe)
     _, frames, height, width = shape
     tokens = frames * height * width
     cost = partial(Cost, todo=todo, tokens=tokens, operations=operations, target=target, price=price)
@@ -231,91 +214,32 @@ def _threads_of(target: Target) -> float:
     return target.threads / torch.get_num_threads()
 
 
-def operations_of(world: WorldSource, recipe: Recipe, shape: Sequence[int]) -> Operations | None:
-    """Operations for one input of a kind and an architecture that are known here; None for others."""
+def operations_of(world: WorldSource, recipe: Recipe) -> Operations | None:
+    """Operations for one input, by what the family says of its arithmetic; None where it says nothing of such work."""
+    if not isinstance(world.family, HasArithmetic):
+        return None
     try:
-        return _operations_of(world, recipe, shape)
-    except (LookupError, TypeError, ValueError, ArithmeticError):  # a config of no such class: loading says why
+        return _operations_of(world, world.family, recipe)
+    # a config of no such class: loading says why
+    except (WorldModelError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
         return None
 
 
-def _operations_of(world: WorldSource, recipe: Recipe, shape: Sequence[int]) -> Operations | None:
-    vae, transformer = (_config(world.folder / part) for part in ("vae", "transformer"))
-    if vae.get("_class_name") != "AutoencoderKLWan":
-        return None
-    size = recipe.height, recipe.width
-    picture = encode_flops(vae, *size, 1)
-    kind = recipe.traits
+def _operations_of(world: WorldSource, family: HasArithmetic, recipe: Recipe) -> Operations | None:
+    configs = {part: config for part, config in read_configs(world.folder).items() if is_plain(config)}
+    kind, strides = recipe.traits, {"stride": recipe.stride, "temporal_stride": world.latent_spec().temporal_stride}
+    encode = partial(family.encode_flops, configs, recipe.height, recipe.width)
     if kind.is_real_video:
-        strides = {"stride": recipe.stride, "temporal_stride": world.latent_spec().temporal_stride}
-        return Operations(encode_flops(vae, *size, video_frames(recipe.rollout_steps, **strides)))
+        return Operations(encode(video_frames(recipe.rollout_steps, **strides)))
     if not kind.predicts:
-        return Operations(kind.pictures(latent_frames(recipe.rollout_steps)) * picture)
+        return Operations(kind.pictures(latent_frames(recipe.rollout_steps)) * encode(1))
     if recipe.rollout_steps == 0:
-        return Operations(picture)
-    if recipe.chunk_frames or transformer.get("_class_name") != "CosmosTransformer3DModel":
+        return Operations(encode(1))
+    if recipe.chunk_frames:
         return None
-    _, _, height, width = shape
     frames = 1 + recipe.rollout_steps // recipe.draws * recipe.stride
-    has_text = recipe.prompt is not None or recipe.prompts == "sample"
-    levels = recipe.denoise_steps - (recipe.solver == "euler")  # Euler's last forward changes nothing
-    texts = [TEXT_TOKENS if has_text else 0]
-    if recipe.guidance > 1:
-        texts.append(0 if recipe.negative_prompt is None else TEXT_TOKENS)
-    per_level = sum(forward_flops(transformer, frames, height, width, text_tokens) for text_tokens in texts)
-    observed_flops = encode_flops(vae, *size, kind.first_predicted_frame(recipe) or 1)
-    return Operations(recipe.draws * observed_flops, recipe.draws * levels * per_level)
-
-
-def forward_flops(config: Mapping[str, Any], frames: int, height: int, width: int, text_tokens: int) -> float:
-    """One lean forward of a `CosmosTransformer3DModel` (worlds/cosmos_forward.py); a multiply and an add are two.
-
-    Args:
-        frames, height, width: of the latent. text_tokens: 0 is no text, and no cross-attention.
-    """
-    depth, tall, wide = config["patch_size"]
-    n = (frames // depth) * (height // tall) * (width // wide)
-    d = config["num_attention_heads"] * config["attention_head_dim"]
-    a = config["adaln_lora_dim"]
-    attention = 8 * n * d**2 + 4 * n**2 * d
-    cross_attention = 4 * n * d**2 + 4 * n * text_tokens * d + 4 * text_tokens * config["text_embed_dim"] * d
-    cross_attention *= bool(text_tokens)
-    mlp = 4 * config["mlp_ratio"] * n * d**2
-    modulation = (3 if text_tokens else 2) * 8 * frames * a * d  # of frames, not of tokens
-    channels = config["in_channels"] + bool(config["concat_padding_mask"]) + config["out_channels"]
-    projections = 2 * n * d * channels * depth * tall * wide + 6 * frames * a * d
-    return config["num_layers"] * (attention + cross_attention + mlp + modulation) + projections
-
-
-def encode_flops(config: Mapping[str, Any], height: int, width: int, frames: int) -> float:
-    """Encoding a clip with an `AutoencoderKLWan`, whose first frame is a chunk of its own.
-
-    Args:
-        height, width: of the frames, in pixels. frames: 1 + a multiple of the temporal stride.
-    """
-    base, widths = config["base_dim"], config["dim_mult"]
-    dims = [base * factor for factor in (1, *widths)]
-    z = 2 * config["z_dim"]
-    cells = frames * height * width
-    total = 2.0 * 27 * 3 * dims[0] * cells
-    for stage, (width_in, width_out) in enumerate(pairwise(dims)):
-        for block in range(config["num_res_blocks"]):
-            start = width_in if block == 0 else width_out
-            total += 2 * 27 * (start + width_out) * width_out * cells + (
-                2 * start * width_out * cells if start != width_out else 0
-            )
-        if stage == len(widths) - 1:
-            break
-        height, width = height // 2, width // 2
-        total += 2 * 9 * width_out * width_out * frames * height * width
-        if config["temperal_downsample"][stage]:  # diffusers' spelling
-            later_frames = (frames - 1) // 2
-            total += 2 * 3 * width_out * width_out * later_frames * height * width
-            frames = 1 + later_frames
-        cells = frames * height * width
-    top, area = dims[-1], height * width
-    total += 2 * 2 * 27 * 2 * top * top * cells + (2 * 4 * top * top + 4 * area * top) * cells
-    return total + 2 * 27 * top * z * cells + 2 * z * z * cells
+    one = family.rollout_flops(configs, recipe, kind.first_predicted_frame(recipe) or 1, frames)
+    return Operations(recipe.draws * one.encode, recipe.draws * one.predict)
 
 
 def hours_text(hours: float, name: str) -> str:
@@ -334,18 +258,3 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}" if length > 60 else f"{seconds / length:.0f} {unit}"
     return f"{max(1, round(seconds))} s"
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        value = read_json(folder / "config.json", MAX_CONFIG_BYTES)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) and _is_plain(value) else {}
-
-
-def _is_plain(config: dict[str, Any]) -> bool:
-    """Whether no number is so large, and no list so long, that an estimate would take as long as the work."""
-    lists = [value for value in config.values() if isinstance(value, list)]
-    numbers = [value for values in (config.values(), *lists) for value in values if isinstance(value, int | float)]
-    return all(len(each) <= 100 for each in lists) and all(abs(number) <= 10 * MAX_LAYERS for number in numbers)

@@ -23,6 +23,7 @@ from ..inputs.listing import Listing, list_inputs
 from ..inputs.places import check_named
 from ..rollout.batch_size import batch_of_run, computed_rows
 from ..rollout.kinds import KINDS, at_moments
+from ..worlds.family import read_configs
 from ..worlds.guardrail import check_prompts
 from ..worlds.source import COSMOS, WORLDLET, WorldSource, find_family, resolve_world
 from .config import PrecomputeConfig
@@ -139,7 +140,10 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         progress.say(line)
     for line in prepared.cost.lines(KINDS[recipe.kind].takes):
         progress.say(line)
-    needed_bytes = len(plan.todo) * plan.sample_bytes
+    of_prompts = _prompt_bytes(prepared)
+    if of_prompts:
+        progress.say(f"prompts up to {format_bytes(of_prompts)} of their embeddings, kept beside the latents")
+    needed_bytes = len(plan.todo) * plan.sample_bytes + of_prompts
     events.write(
         "plan",
         store=str(prepared.store.path if prepared.store else config.cache),
@@ -255,6 +259,15 @@ def _default_workers(world: WorldSource, device: str) -> int:
 
         return torch.cuda.device_count()
     return usable_cores() if is_small(world) else 1
+
+
+def _prompt_bytes(prepared: Prepared) -> int:
+    """That the embeddings of the samples' own prompts take at the most; 0 where there are none, or it is not known."""
+    form = prepared.world.family.text
+    if form is None or prepared.recipe.prompts != "sample":
+        return 0
+    prompts = {sample.prompt for sample in prepared.plan.todo}
+    return len(prompts) * form.most_bytes(read_configs(prepared.world.folder)) if prompts else 0
 
 
 def _free_bytes(cache: Path) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.latents.kinds import KINDS as TRAITS
-from ...pipeline.latents.recipe import Recipe, parse_recipe, parse_size
+from ...pipeline.latents.recipe import Recipe, Solver, parse_recipe, parse_size
+from ...pipeline.latents.spec import video_frames
 from ..rollout.kinds import KINDS
+from ..worlds.family import read_configs, settings_of, size_multiple
 from ..worlds.source import WorldSource
 from .config import PrecomputeConfig
 
@@ -23,7 +25,8 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
     beyond = 1 + steps * config.stride > card.window
     of_some_kinds = {
         "stride": config.stride,
-        "solver": config.solver,
+        "solver": _solver(config, world),
+        "fps": _fps(config, world),
         "draws": draws,
         "prompts": "recipe" if config.prompt_field is None else "sample",
         "observed_frames": config.observed_frames,
@@ -56,12 +59,63 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
         where="these settings are not possible" + (f" (--size {config.size}: height x width)" if config.size else ""),
     )
     kind.check(recipe, world)
-    if height % (stride := world.latent_spec().spatial_stride) or width % stride:
-        raise ConfigError(
-            f"a latent of {world.name} stands for {stride}x{stride} pixels; --size {height}x{width} is no multiple"
-        )
+    _check_size(recipe, world)
+    _check_settings(recipe, world)
     world.family.check(recipe)
     return recipe
+
+
+def _solver(config: PrecomputeConfig, world: WorldSource) -> Solver:
+    settings, default = settings_of(world.family), Recipe.model_fields["solver"].default
+    if settings is None:
+        return config.solver or default
+    if config.solver is not None and config.solver not in settings.solvers:
+        has = f"it has {', '.join(settings.solvers)}" if settings.solvers else "the scheduler in its folder decides"
+        raise ConfigError(f"--solver {config.solver} means nothing for {world.family.title}: {has}. Leave it out")
+    return config.solver or (settings.solvers[0] if settings.solvers else default)
+
+
+def _fps(config: PrecomputeConfig, world: WorldSource) -> float | None:
+    settings = settings_of(world.family)
+    if settings is not None and config.fps is not None and settings.fps == "refused":
+        raise ConfigError(
+            f"--fps {config.fps:g} has no meaning for {world.family.title}, which knows frames and no seconds. "
+            "Leave it out (--clip-fps says how often videos are sampled)"
+        )
+    return float(world.card.fps) if settings is not None and settings.fps == "card" and not config.fps else config.fps
+
+
+def _check_size(recipe: Recipe, world: WorldSource) -> None:
+    """Refuse sizes that the world model cannot take, and say the nearest that it can."""
+    height, width = recipe.height, recipe.width
+    multiple = size_multiple(world.family, read_configs(world.folder))
+    if height % multiple or width % multiple:
+        near = "x".join(str(max(1, round(side / multiple)) * multiple) for side in (height, width))
+        raise ConfigError(
+            f"{world.name} takes sizes in steps of {multiple}x{multiple} pixels; --size {height}x{width} is no "
+            f"multiple. Choose --size {near}"
+        )
+
+
+def _check_settings(recipe: Recipe, world: WorldSource) -> None:
+    """Refuse guidance where there is none, and more observed frames than the world model can be shown."""
+    settings = settings_of(world.family)
+    if settings is None:
+        return
+    if settings.guidance is None and recipe.guidance > 1.0:
+        raise ConfigError(f"--guidance {recipe.guidance:g}: {world.family.title} has no guidance. Leave it out")
+    if settings.most_seen is None:
+        return
+    most = video_frames(settings.most_seen - 1, temporal_stride=world.latent_spec().temporal_stride)
+    for flag, frames in (
+        ("--observed-frames", recipe.traits.first_predicted_frame(recipe) or 1),
+        ("--chunk-context", recipe.chunk_context),
+    ):
+        if frames > most:
+            raise ConfigError(
+                f"{flag} {frames}: {world.family.title} can be shown {most} frame{'s' * (most > 1)} at the most. "
+                f"Choose {flag} {most}"
+            )
 
 
 def _clip_fps(config: PrecomputeConfig, world: WorldSource) -> float | None:

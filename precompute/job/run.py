@@ -242,14 +242,15 @@ def _embed_each(
     Raises:
         ConfigError: nobody checks the prompts, and the world model's licence asks for that.
     """
-    encoder = world.family.text
-    assert encoder is not None  # resolve_world refused a world model that reads no prompts
+    form = world.family.text
+    assert form is not None  # resolve_world refused a world model that reads no prompts
     prompts = list(dict.fromkeys(sample.prompt or "" for sample in plan.todo))
     progress.say(f"embedding {len(prompts)} prompts …")
     refused = dict.fromkeys(
-        unsafe_prompts(prompts, config.guardrail, encoder), "NVIDIA's guardrail finds this prompt unsafe"
+        unsafe_prompts(prompts, config.guardrail, form), "NVIDIA's guardrail finds this prompt unsafe"
     )
-    refused |= embed_sample_prompts(store.path, world.folder, [p for p in prompts if p not in refused], encoder, device)
+    safe = [prompt for prompt in prompts if prompt not in refused]
+    refused |= embed_sample_prompts(store.path, world.folder, safe, store.recipe, form, device)
     failures = tuple(
         Failure(
             source=sample.source,

@@ -18,8 +18,9 @@ from ...pipeline.store.folder import PROMPT, LatentStore
 from ..preview.latent_decoder import LatentDecoder, place_of, require_rules, require_weights
 from ..rollout.batch import latents_of_batch
 from ..rollout.kinds import KINDS
+from ..worlds.family import require_ability
 from ..worlds.prompts import embed_prompts, load_prompt_embeddings
-from ..worlds.source import resolve_world
+from ..worlds.source import find_family, resolve_world
 from ..worlds.text_embeddings import TextEmbeddings
 
 
@@ -149,6 +150,14 @@ class LazyRollout:
         """What decodes the latents that were seen last."""
         assert self._live or self._viewer, "nothing was seen yet"
         return self._live or self._viewer  # type: ignore[return-value]
+
+    def require_pictures(self) -> None:
+        """Refuse a world model that decodes nothing, before anything is rolled out for a picture.
+
+        Raises:
+            ConfigError: it decodes nothing.
+        """
+        require_ability(find_family(place_of(self._recipe, self._world)), "decode", "no picture of this rollout")
 
     def see(self, steps: int) -> Float[Tensor, "1 C T H W"]:
         """The observed frame and so many steps of the recipe's rollout, which is made where there are any.

@@ -15,7 +15,7 @@ from ...pipeline.files.images import read_input_file
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.latents.time_axis import label_frames
-from ...pipeline.latents.world_model import Autoencoder
+from ...pipeline.latents.world_model import Autoencoder, Encoder
 from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
@@ -42,7 +42,7 @@ class LatentDecoder:
 
     def __init__(
         self,
-        autoencoder: Autoencoder,
+        autoencoder: Encoder,
         recipe: Recipe,
         *,
         fps: float,
@@ -86,6 +86,7 @@ class LatentDecoder:
                 f"{source.folder} ({space.channels} channels, or other means and deviations): it would decode to "
                 "noise. Name the world model it was made with: --world PATH"
             )
+        source.require("decode", f"no pictures of {store.path.name}")
         where = str(resolve_device(device))
         loaded = source.load_autoencoder(device=where)
         viewer = cls(loaded, store.recipe, fps=float(source.card.fps), name=source.name, device=where)
@@ -175,15 +176,33 @@ class LatentDecoder:
         _, loaded = self.load(file)
         return self.autoencoder.encode(loaded.pixels[None]).float().cpu()
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the world model decodes latents at all."""
+        return isinstance(self.autoencoder, Autoencoder)
+
     @torch.inference_mode()
     def decode(self, latents: Float[Tensor, "1 C T H W"]) -> Float[Tensor, "3 F height width"]:
-        """Video in [-1, 1], on the CPU, of the latents of one input."""
-        latents = latents[:, :, : self.recipe.traits.pictures(latents.shape[2])]
-        return self.autoencoder.decode(latents.to(self.device))[0].float().cpu()
+        """Video in [-1, 1], on the CPU, of the latents of one input; raises as `decode_clips`."""
+        return self.decode_clips(latents[:, :, : self.recipe.traits.pictures(latents.shape[2])])[0]
+
+    @torch.inference_mode()
+    def decode_clips(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B 3 F height width"]:
+        """Videos in [-1, 1], on the CPU, of latents that follow one another in time.
+
+        Raises:
+            ConfigError: the world model decodes none.
+        """
+        if not isinstance(self.autoencoder, Autoencoder):
+            raise ConfigError(f"latents of {self.name} have no pictures: this world model decodes none")
+        return self.autoencoder.decode(latents.to(self.device)).float().cpu()
 
     def show(self, latents: Float[Tensor, "1 C T H W"], terminal: TextIO) -> None:
         """The rollout in a terminal, as far as it is wide: the observed frame, the last, and some between."""
         if not self.recipe.traits.is_clip:  # views and draws do not follow one another
+            return
+        if not self.has_pictures:
+            terminal.write(f"no picture: {self.name} decodes no latents\n")
             return
         frames = to_frames(self.decode(latents)[None, :, :: self.spec.temporal_stride])[0]
         show_frames(frames, label_frames(self.recipe, self.spec, self.fps, len(frames)), terminal)

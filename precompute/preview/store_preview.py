@@ -231,7 +231,7 @@ def _decoded(decoder: LatentDecoder, store: LatentStore, key: str, steps: int | 
     for clip in store.recipe.traits.frames_decoded_together(store.recipe):
         if indices := [t for t in clip if t <= steps and (t or not parts)]:
             first = clip[:1] if indices[0] != clip[0] else []  # a draw begins with the frame that all have
-            video = to_frames(decoder.autoencoder.decode(latents[:, :, first + indices]))[0]
+            video = to_frames(decoder.decode_clips(latents[:, :, first + indices]))[0]
             parts.append(video[1:] if first else video)
     return np.concatenate(parts)
 

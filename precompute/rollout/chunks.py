@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.latents.world_model import WorldModel
+from ...pipeline.latents.world_model import Autoencoder, WorldModel
 
 
 def roll_out_in_chunks(
@@ -31,6 +31,7 @@ def roll_out_in_chunks(
     Args:
         seen: float32 in [-1, 1], images or the first frames of videos. keys: one per input.
     """
+    assert isinstance(world, Autoencoder)  # the kind's check refused a family that cannot decode
     frames = 1 + recipe.rollout_steps * recipe.stride
     chunk = recipe.model_copy(
         update={"rollout_steps": recipe.chunk_frames - 1, "stride": 1, "chunk_frames": 0, "chunk_context": 0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from PIL import Image
@@ -19,7 +19,7 @@ from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.kinds import KindName
 from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
 from ...pipeline.latents.spec import LatentSpec, latent_frames, video_frames
-from ...pipeline.latents.world_model import WorldModel
+from ...pipeline.latents.world_model import Autoencoder, WorldModel
 from ..media import images, video, video_files
 from ..media.video_times import WHOLE, Window
 from ..media.views import load_views
@@ -144,7 +144,7 @@ class _Posterior(_Rollout):
     batch = (8, 32)
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
-        del recipe, world
+        world.require("posterior", f"--kind {recipe.kind}")
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
         del recipe, world
@@ -152,7 +152,7 @@ class _Posterior(_Rollout):
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         del keys, recipe
-        return world.posterior(batch)
+        return cast(Autoencoder, world).posterior(batch)
 
 
 class _Views(_Posterior):
@@ -161,6 +161,9 @@ class _Views(_Posterior):
     makes = "sets of views"
     rules = VIEW_RULES
     batch = (2, 8)
+
+    def check(self, recipe: Recipe, world: WorldSource) -> None:
+        del recipe, world  # single images, which each world model encodes
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
         del world
@@ -187,6 +190,7 @@ class _Frames(Kind):
     batch = (4, 4)
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
+        world.require("encode_video", f"--kind {recipe.kind}")
         # no window to check: the VAE is causal and nothing is predicted
         _check_clip(recipe, self.frames(recipe, world.latent_spec()))
 
@@ -216,7 +220,7 @@ class _Frames(Kind):
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         del keys  # nothing is drawn
-        return world.encode_video(batch)[:, :, :: recipe.stride].contiguous()
+        return cast(Autoencoder, world).encode_video(batch)[:, :, :: recipe.stride].contiguous()
 
 
 class _Continuation(_Frames):
@@ -229,6 +233,8 @@ class _Continuation(_Frames):
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
         stride, observed = world.latent_spec().temporal_stride, recipe.observed_frames
+        if observed > 1:
+            world.require("encode_video", f"--observed-frames {observed}")
         if (observed - 1) % stride:
             raise ConfigError(
                 f"--observed-frames {observed}: every latent frame but the first packs {stride} video frames, so "
@@ -273,6 +279,8 @@ def _check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:
     stride, window, context = recipe.stride, world.card.window, recipe.chunk_context
     temporal = world.latent_spec().temporal_stride
     frames = 1 + steps * stride
+    if context:
+        world.require("decode", f"--chunk-context {context} begins each chunk with decoded frames")
     if context and ((context - 1) % temporal or (context - 1) // temporal + 2 > recipe.chunk_frames):
         raise ConfigError(
             f"--chunk-context {context}: a chunk begins with 1 + a multiple of {temporal} video frames and has "
@@ -296,7 +304,7 @@ def _check_clip(recipe: Recipe, frames: int) -> None:
 
 
 def _future(recipe: Recipe, world: WorldSource, steps: int) -> str:
-    horizon_s = world.latent_spec().temporal_stride * steps * recipe.stride / world.card.fps
+    horizon_s = world.latent_spec().temporal_stride * steps * recipe.stride / (recipe.fps or world.card.fps)
     text = "no text" if recipe.prompt is None else f"prompt {recipe.prompt!r}, guidance {recipe.guidance:g}"
     solver = "" if recipe.solver == "euler" else f" ({recipe.solver})"
     chunks = ""

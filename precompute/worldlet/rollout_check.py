@@ -102,4 +102,4 @@ def _viewer_of(store: LatentStore) -> LatentDecoder:
 def _decoded(viewer: LatentDecoder, store: LatentStore, folder: Path, truths: Sequence[dict[str, Any]]) -> Video:
     keys = [key_of_file(folder / "images" / f"{truth['id']}.png") for truth in truths]
     latents = as_tensor(store.read(keys)).float()
-    return (viewer.autoencoder.decode(latents).permute(0, 2, 3, 4, 1).numpy() + 1) / 2
+    return (viewer.decode_clips(latents).permute(0, 2, 3, 4, 1).numpy() + 1) / 2

@@ -4,9 +4,21 @@ Its names are what a plugin package needs; they are listed in `__init__.pyi`. It
 of inputs, jobs or stores.
 """
 
+from .arithmetic import Operations as Operations
 from .family import Card as Card
+from .family import HasArithmetic as HasArithmetic
 from .family import HasAutoencoder as HasAutoencoder
+from .family import HasLimits as HasLimits
+from .family import HasPatches as HasPatches
+from .family import HasSettings as HasSettings
+from .family import Settings as Settings
 from .family import TextEncoder as TextEncoder
+from .family import TextForm as TextForm
 from .family import WorldFamily as WorldFamily
-from .family import latent_spec_of as latent_spec_of
 from .family import mismatched as mismatched
+from .text_embeddings import FollowsPrompts as FollowsPrompts
+from .text_embeddings import PromptReader as PromptReader
+from .text_embeddings import Text as Text
+from .text_embeddings import TextEmbeddings as TextEmbeddings
+from .text_embeddings import stack_rows as stack_rows
+from .wan_space import latent_spec_of as latent_spec_of

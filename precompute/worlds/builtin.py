@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...pipeline.errors import ConfigError
 from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe
 from ...pipeline.latents.spec import LatentSpec
-from .family import INDEX, Card, Configs, TextEncoder, WorldFamily, latent_spec_of, mismatched
+from .arithmetic import Operations, cosmos_forward_flops, text_tokens, wan_encode_flops
+from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, WorldFamily, mismatched
+from .wan_space import latent_spec_of
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import Autoencoder, WorldModel
@@ -23,9 +24,10 @@ WEIGHTS = Path(__file__).parents[1] / "worldlet" / "weights"
 """The folder of the worldlet's weights."""
 
 
-class _InWanLatents:
-    """Base of families that use Wan 2.1's autoencoder."""
+class InWanLatents:
+    """Base of families that use Wan's autoencoder; the numbers are those of Wan 2.1's."""
 
+    channels, spatial_stride = 16, 8
     autoencoder_parts: tuple[str, ...] = ("vae",)
 
     def latent_spec(self, configs: Configs) -> LatentSpec:
@@ -36,11 +38,20 @@ class _InWanLatents:
 
         return load_autoencoder(folder, device=device)
 
+    def encode_flops(self, configs: Configs, height: int, width: int, frames: int) -> float:
+        return wan_encode_flops(configs["vae"], height, width, frames)
 
-class _Cosmos(_InWanLatents):
+
+class _Cosmos(InWanLatents):
     title = "NVIDIA Cosmos-Predict2 Video2World"
     parts: tuple[str, ...] = ("vae", "transformer", "scheduler")
-    text: TextEncoder | None = TextEncoder(class_name="T5EncoderModel", empty_is_free=True, guardrail=True)
+    text: TextForm | None = TextEncoder(class_name="T5EncoderModel", empty_is_free=True, guardrail=True)
+    settings = Settings(
+        solvers=("euler", "2ab"),
+        levels="Karras, sigma 80 to 0.002",
+        guidance="cond + g (cond - uncond)",
+        fps="optional",
+    )
     card = Card()
     engine = ENGINE_VERSION
     names: Mapping[str, str] = {
@@ -70,12 +81,33 @@ class _Cosmos(_InWanLatents):
     def check(self, recipe: Recipe) -> None:
         del recipe  # the recipe's rules were written for it
 
+    def rollout_flops(self, configs: Configs, recipe: Recipe, seen: int, frames: int) -> Operations:
+        """Of the lean forward, whose cross-attention is left out where there is no text."""
+        forwards = recipe.denoise_steps - (recipe.solver == "euler")  # Euler's last forward changes nothing
+        return Operations(
+            self.encode_flops(configs, recipe.height, recipe.width, seen),
+            forwards * cosmos_step_flops(self.latent_spec(configs), configs, recipe, frames),
+        )
+
     def load(
         self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None
     ) -> WorldModel:
         from .cosmos import CosmosWorld
 
         return CosmosWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+
+
+def cosmos_step_flops(spec: LatentSpec, configs: Configs, recipe: Recipe, frames: int, *, no_text: int = 0) -> float:
+    """The forwards of one denoise step of a Cosmos-Predict network.
+
+    Args:
+        no_text: tokens that stand for no text.
+    """
+    _, _, height, width = spec.sample_shape(recipe.height, recipe.width, 0)
+    return sum(
+        cosmos_forward_flops(configs["transformer"], frames, height, width, tokens)
+        for tokens in text_tokens(recipe, no_text=no_text)
+    )
 
 
 def clean_prompt(text: str) -> str:
@@ -86,15 +118,16 @@ def clean_prompt(text: str) -> str:
     return re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip()
 
 
-class _Wan(_InWanLatents):
+class _Wan(InWanLatents):
     title = "Wan 2.1 image-to-video"
     parts: tuple[str, ...] = ("vae", "transformer", "scheduler", "image_encoder", "image_processor")
-    text: TextEncoder | None = TextEncoder(
+    text: TextForm | None = TextEncoder(
         class_name="UMT5EncoderModel",
         empty_is_free=False,  # its text projection has a bias, and it was trained with the embedding of "" as no text
         guardrail=False,  # Apache 2.0
         clean=clean_prompt,
     )
+    settings = Settings(most_seen=1)
     card = Card(height=480, width=832, denoise_steps=50, window=21, fps=16.0)
     """Source: `WanImageToVideoPipeline.__call__`, 81 video frames; the model card of Wan2.1-I2V-14B-480P."""
     engine = 1
@@ -137,14 +170,7 @@ class _Wan(_InWanLatents):
         return None
 
     def check(self, recipe: Recipe) -> None:
-        if recipe.fps is not None:
-            raise ConfigError("fps has no meaning for Wan 2.1, which knows frames and no seconds; leave it out")
-        if (recipe.traits.first_predicted_frame(recipe) or 1) > 1:
-            raise ConfigError(f"Wan 2.1 image-to-video takes one frame, not {recipe.observed_frames}")
-        if recipe.chunk_context > 1:
-            raise ConfigError("Wan 2.1 image-to-video begins each chunk with one frame: --chunk-context 1")
-        if recipe.solver != Recipe.model_fields["solver"].default:
-            raise ConfigError(f"solver {recipe.solver}: Wan 2.1 steps with its folder's own scheduler; leave it out")
+        del recipe  # `settings` says it all
 
     def load(
         self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None

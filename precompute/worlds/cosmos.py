@@ -25,6 +25,7 @@ from ...pipeline.latents.tensors import draw_noise, standardise
 from .cosmos_forward import LeanTransformer
 from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
+from .text_rows import stack_prompts
 from .wan_vae import WanLatents, load_part
 
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
@@ -97,6 +98,7 @@ class CosmosWorld(FollowsPrompts, WanLatents):
         prompted = recipe.prompt is not None or recipe.negative_prompt is not None or recipe.prompts == "sample"
         if prompted and self._text is None:
             raise ConfigError("this recipe has a prompt, and the world model was loaded without its embeddings")
+        text, negative = stack_prompts(self._text)
         frames = 1 + recipe.rollout_steps * recipe.stride
         _, channels, observed_frames, height, width = observed.shape
         noise = draw_noise(recipe, keys, (channels, frames, height, width))
@@ -106,8 +108,8 @@ class CosmosWorld(FollowsPrompts, WanLatents):
             denoise_steps=recipe.denoise_steps,
             solver=recipe.solver,
             guidance=recipe.guidance,
-            text=None if self._text is None else self._text.prompt,
-            negative_text=None if self._text is None else self._text.negative,
+            text=text,
+            negative_text=negative,
             fps=recipe.fps,
         )
         latents[:, :, :observed_frames] = observed  # Euler leaves it with sigma_min of noise

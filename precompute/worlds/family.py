@@ -1,8 +1,11 @@
-"""The interface of a family of world models, and how its configs are read."""
+"""The interface of a family of world models: what it says of itself, so that nothing else has to know it.
+
+`WorldFamily` is what each has. The other protocols are optional, each with what it is for; without one, the default
+stands beside it.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,23 +13,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_che
 
 from pydantic import Field
 
-from ...pipeline.errors import WorldModelError
+from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.limits import MAX_CONFIG_BYTES
 from ...pipeline.files.plain import read_json
-from ...pipeline.latents.recipe import Recipe
+from ...pipeline.latents.recipe import Recipe, Solver
 from ...pipeline.latents.spec import LatentSpec
+from .arithmetic import Operations
 
 if TYPE_CHECKING:
-    from ...pipeline.latents.world_model import Autoencoder, WorldModel
-    from .text_embeddings import TextEmbeddings
+    from ...pipeline.latents.world_model import Encoder, WorldModel
+    from .text_embeddings import PromptReader, TextEmbeddings
 
 Configs = Mapping[str, Mapping[str, Any]]
 """The configs of a folder: `model_index`, or a subfolder's name -> that config's JSON."""
 
 INDEX = "model_index"
+OTHER_PIPELINE = "its pipeline is a"
+"""Begins the reason of a folder that is of another line of models altogether."""
 CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
-_MAX_STAGES = 16
-"""The strides are two to the power of their number; Wan's autoencoder has three."""
 """File names of a part's config, in the order they are tried."""
 
 
@@ -46,22 +50,89 @@ class Card:
     """Dtype of its transformer; the same on every device, since it changes the latents."""
 
 
+@runtime_checkable
+class TextForm(Protocol):
+    """How a family reads prompts, and in which form its engine takes them. `TextEncoder` is that of T5 and its like."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Subfolders that it needs beyond those of the family; they decide the latents where there is text."""
+        ...
+
+    @property
+    def empty_is_free(self) -> bool:
+        """Whether no text needs no reading: zeros, or a constant of the weights. Where it does, the empty prompt is
+        read like any other, so these parts decide the latents always, and belong to the world's identity always."""
+        ...
+
+    @property
+    def guardrail(self) -> bool:
+        """Whether the model's licence asks that someone checks its prompts."""
+        ...
+
+    def most_bytes(self, configs: Configs) -> int:
+        """That one prompt takes on disk at the most; 0 is unknown."""
+        ...
+
+    def load(self, folder: Path, recipe: Recipe, *, device: str) -> PromptReader:
+        """What reads the prompts of a recipe. It is loaded once a job, before workers start.
+
+        Raises:
+            WorldModelError: it cannot be loaded.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextEncoder:
-    """How a family reads prompts."""
+    """The `TextForm` of T5 and its like: the last hidden state of an encoder of its own, a row for each token."""
 
     class_name: str
     """Class of transformers, such as T5EncoderModel."""
     empty_is_free: bool
-    """Whether no text means zero embeddings. Where it does not, the empty prompt is embedded like any other, so the
-    encoder decides the latents always, and belongs to the world's identity always."""
+    """Whether no text means zero embeddings."""
     guardrail: bool
     """Whether the model's licence asks that someone checks its prompts."""
     parts: tuple[str, ...] = ("text_encoder", "tokenizer")
     clean: Callable[[str], str] = str
     """Cleans a prompt before tokenization, as the stock pipeline does."""
 
+    def most_bytes(self, configs: Configs) -> int:
+        """512 rows of the encoder's width, in float32."""
+        width = configs.get(self.parts[0], {}).get("d_model")
+        return 512 * width * 4 if type(width) is int else 0
 
+    def load(self, folder: Path, recipe: Recipe, *, device: str) -> PromptReader:
+        """As `TextForm` has it."""
+        from .text_rows import load_reader
+
+        del recipe  # a prompt is read alike for all
+        return load_reader(folder, self.class_name, clean=self.clean, device=device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What the settings of a recipe mean for a family. What it cannot follow is refused, by its title."""
+
+    solvers: tuple[Solver, ...] = ()
+    """Those that it steps with, its default first. None: the scheduler in its folder decides, and recipes keep the
+    default of the field, which then says nothing."""
+    levels: str = "of its folder's scheduler"
+    """Noise levels, in words."""
+    guidance: str | None = "uncond + g (cond - uncond)"
+    """The formula above 1; None: it has no guidance."""
+    fps: Literal["refused", "optional", "card"] = "refused"
+    """refused: it knows frames and no seconds. optional: None is what it was trained with. card: a recipe that names
+    none has the card's, since it always enters the arithmetic."""
+    most_seen: int | None = None
+    """Latent frames that it can be shown; None is any number."""
+
+
+Ability = Literal["encode_video", "posterior", "decode"]
+"""What an engine may be without; `encode` and `rollout` each has."""
+
+
+@runtime_checkable
 class WorldFamily(Protocol):
     """World models that one engine runs. An object of this form, named by an entry point of the group
     `theworld.worlds`, is all that another package needs to add; `docs/worlds.md` shows a complete one."""
@@ -70,7 +141,7 @@ class WorldFamily(Protocol):
     """For people, such as `NVIDIA Cosmos-Predict2 Video2World`."""
     parts: tuple[str, ...]
     """Subfolders that decide the latents: they are fetched, hashed and loaded. Without the text encoder's."""
-    text: TextEncoder | None
+    text: TextForm | None
     """None: it reads no prompts."""
     card: Card
     engine: int
@@ -108,9 +179,88 @@ class HasAutoencoder(Protocol):
     autoencoder_parts: tuple[str, ...]
     """The parts that encode and decode."""
 
-    def load_autoencoder(self, folder: Path, *, device: str) -> Autoencoder:
+    def load_autoencoder(self, folder: Path, *, device: str) -> Encoder:
         """These parts, their weights on the device. Raises WorldModelError where they cannot be loaded."""
         ...
+
+
+@runtime_checkable
+class HasSettings(Protocol):
+    """Optional: what it makes of solver, fps and guidance, so that the rest is refused, planned and shown in one way.
+    Without it they pass as they are, and `check` refuses."""
+
+    settings: Settings
+
+
+@runtime_checkable
+class HasLimits(Protocol):
+    """Optional: what its engines cannot do. Without it they can do all."""
+
+    lacks: frozenset[Ability]
+    """Without `encode_video` it makes no latents of real videos and continues none, without `posterior` no posteriors;
+    without `decode` there are no pictures, and no chunks beyond its window."""
+
+
+@runtime_checkable
+class HasPatches(Protocol):
+    """Optional: its network merges latent cells, so that not every size can be had. Without it a side is a multiple of
+    the spatial stride."""
+
+    def size_multiple(self, configs: Configs) -> int:
+        """Pixels that height and width are a multiple of."""
+        ...
+
+
+@runtime_checkable
+class HasArithmetic(Protocol):
+    """Optional: the operations of its work, for plans of time and price. Without it, no time is known before
+    something has run. Both may raise what configs of no such class give: no time is known of them."""
+
+    def encode_flops(self, configs: Configs, height: int, width: int, frames: int) -> float:
+        """Encoding so many video frames of a clip; a multiply and an add are two."""
+        ...
+
+    def rollout_flops(self, configs: Configs, recipe: Recipe, seen: int, frames: int) -> Operations:
+        """One rollout of `frames` latent frames, with all its forwards, that begins with `seen` video frames."""
+        ...
+
+
+@runtime_checkable
+class HasDimensions(Protocol):
+    """Optional: the latent space of the models that its names stand for on the Hub, known without fetching anything."""
+
+    channels: int
+    spatial_stride: int
+
+
+def settings_of(family: WorldFamily) -> Settings | None:
+    """What settings mean for the family, where it says so."""
+    return family.settings if isinstance(family, HasSettings) else None
+
+
+def require_ability(family: WorldFamily, ability: Ability, what: str) -> None:
+    """Refuse what engines of the family cannot do.
+
+    Args:
+        what: that needs it, for the message.
+    Raises:
+        ConfigError: they lack the ability.
+    """
+    if isinstance(family, HasLimits) and ability in family.lacks:
+        raise ConfigError(f"{what}: {family.title} {_WITHOUT[ability]}")
+
+
+_WITHOUT: Mapping[Ability, str] = {
+    "encode_video": "encodes single images and no videos. Choose a kind that takes images, or another world model",
+    "posterior": "encodes to points and to no distributions. Choose another kind, or another world model",
+    "decode": "decodes no latents to pictures",
+}
+
+
+def size_multiple(family: WorldFamily, configs: Configs) -> int:
+    """Pixels that height and width are a multiple of."""
+    stride = family.latent_spec(configs).spatial_stride
+    return family.size_multiple(configs) if isinstance(family, HasPatches) else stride
 
 
 def read_configs(folder: Path) -> Configs:
@@ -164,40 +314,7 @@ def mismatched(configs: Configs, wanted: Mapping[str, tuple[str, ...]]) -> str |
             return f"it has no {part}/ with a config"
         part_class = class_of(configs[part])
         if classes and part_class not in classes:
-            name = "pipeline" if part == INDEX else part
-            return f"its {name} is a {part_class}, not a {' or '.join(classes)}"
+            if part == INDEX:
+                return f"{OTHER_PIPELINE} {part_class}, not a {' or '.join(classes)}"
+            return f"its {part} is a {part_class}, not a {' or '.join(classes)}"
     return None
-
-
-_MAX_STAGES = 8
-"""Halvings of an autoencoder; the models we know have three."""
-
-
-def _finite(number: Any) -> float:
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-        raise ValueError(f"{str(number)[:80]} is no finite number")
-    return number
-
-
-def latent_spec_of(config: Mapping[str, Any]) -> LatentSpec:
-    """The latent space of an `AutoencoderKLWan` with this config.
-
-    Raises:
-        WorldModelError: the config does not describe one.
-    """
-    try:
-        channels, stages = config["z_dim"], config["temperal_downsample"]  # diffusers' spelling
-        mean, std = (tuple(map(_finite, config[name])) for name in ("latents_mean", "latents_std"))
-        if type(channels) is not int or not isinstance(stages, list) or len(stages) > _MAX_STAGES:
-            raise ValueError("z_dim is no whole number, or temperal_downsample no list of a few stages")
-        if not all(stage in (False, True) for stage in stages) or min(std, default=1.0) <= 0:  # of more, 2 ** sum hangs
-            raise ValueError("temperal_downsample holds more than true and false, or latents_std a number not above 0")
-        return LatentSpec(
-            channels=channels,
-            spatial_stride=2 ** len(stages) * (config.get("patch_size") or 1),
-            temporal_stride=2 ** sum(stages),
-            mean=mean,
-            std=std,
-        )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise WorldModelError(f"the VAE's config describes no latent space: {error!r}") from error

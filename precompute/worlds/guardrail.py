@@ -13,32 +13,32 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.messages import install_extra
 
 if TYPE_CHECKING:
-    from .family import TextEncoder
+    from .family import TextForm
 
 Guardrail = Literal["cosmos", "external"]
 
 
-def check_prompts(prompts: list[str], guardrail: Guardrail | None, encoder: TextEncoder | None) -> None:
+def check_prompts(prompts: list[str], guardrail: Guardrail | None, form: TextForm | None) -> None:
     """Refuse prompts nobody has checked, where the world model's licence asks for that.
 
     Args:
-        encoder: the family's.
+        form: the family's.
     Raises:
         ConfigError: no guardrail was named, NVIDIA's is not installed, or it finds a prompt unsafe.
     """
-    if unsafe := unsafe_prompts(prompts, guardrail, encoder):
+    if unsafe := unsafe_prompts(prompts, guardrail, form):
         raise ConfigError(f"NVIDIA's guardrail finds this prompt unsafe: {unsafe[0]!r}")
 
 
 def unsafe_prompts(
-    prompts: Sequence[str], guardrail: Guardrail | None, encoder: TextEncoder | None
+    prompts: Sequence[str], guardrail: Guardrail | None, form: TextForm | None
 ) -> list[str]:
     """The prompts that NVIDIA's filter finds unsafe; none where another guardrail is named.
 
     Raises:
         ConfigError: no guardrail was named where the licence asks for one, or NVIDIA's is not installed.
     """
-    if not prompts or encoder is None or (guardrail is None and not encoder.guardrail):
+    if not prompts or form is None or (guardrail is None and not form.guardrail):
         return []
     if guardrail is None:
         raise ConfigError(

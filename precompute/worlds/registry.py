@@ -14,7 +14,7 @@ from rich.table import Table
 from ...pipeline.errors import WorldModelError
 from ...pipeline.messages import list_problems
 from .builtin import BUILT_IN
-from .family import Card, Configs, WorldFamily, read_config, read_configs
+from .family import OTHER_PIPELINE, Card, Configs, WorldFamily, read_config, read_configs, settings_of
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import WorldModel
@@ -82,10 +82,14 @@ def identify(configs: Configs, where: Path) -> Registered:
     if fitting:
         claims = " and ".join(f"{entry.name} ({entry.origin})" for entry in fitting)
         raise WorldModelError(f"the world model in {where} is claimed by {claims}. Uninstall one of these packages")
-    explanation = "; ".join(f"no {name} ({families[name].family.title}): {reason}" for name, reason in reasons.items())
+    # where the pipeline is that of a family, only what is said by it helps
+    near = {name: reason for name, reason in reasons.items() if not (reason or "").startswith(OTHER_PIPELINE)}
+    explanation = "; ".join(
+        f"no {name} ({families[name].family.title}): {reason}" for name, reason in (near or reasons).items()
+    )
     raise WorldModelError(
-        f"the world model in {where} is of no supported family. It is {explanation}. "
-        "`theworld worlds` lists what is supported; docs/worlds.md says how to add another"
+        f"the world model in {where} is of no supported family. It is {explanation}. Supported are "
+        f"{', '.join(families)}: `theworld worlds` lists them; docs/worlds.md says how to add another"
     )
 
 
@@ -130,7 +134,7 @@ def list_worlds() -> list[dict[str, Any]]:
             folder = Path(place) if place is not None else None
             embedded = folder is not None and folder.is_dir()
             card = card_of(folder, entry.family) if folder is not None and embedded else entry.family.card
-            text = entry.family.text
+            text, settings = entry.family.text, settings_of(entry.family)
             rows.append(
                 {
                     "world": name,
@@ -139,6 +143,7 @@ def list_worlds() -> list[dict[str, Any]]:
                     "title": entry.family.title,
                     "from": entry.origin,
                     **asdict(card),
+                    "settings": None if settings is None else {**asdict(settings), "solvers": list(settings.solvers)},
                     "prompts": text is not None and (not embedded or _has_text(folder, text.parts)),
                 }
             )

@@ -14,11 +14,11 @@ from ...pipeline.files.weight_hashes import hash_weights
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.progress import Progress
 from .builtin import BUILT_IN, COSMOS, WORLDLET
-from .family import INDEX, Card, HasAutoencoder, WorldFamily, read_configs
+from .family import INDEX, Ability, Card, HasAutoencoder, HasDimensions, WorldFamily, read_configs, require_ability
 from .registry import card_of, identify, named_worlds
 
 if TYPE_CHECKING:
-    from ...pipeline.latents.world_model import Autoencoder
+    from ...pipeline.latents.world_model import Encoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,17 @@ class WorldSource:
             path.stat().st_size for part in self.family.parts for path in (self.folder / part).glob("*.safetensors")
         )
 
-    def load_autoencoder(self, *, device: str) -> Autoencoder:
+    def require(self, ability: Ability, what: str) -> None:
+        """Refuse what engines of its family cannot do.
+
+        Args:
+            what: that needs it, for the message.
+        Raises:
+            ConfigError: they lack the ability.
+        """
+        require_ability(self.family, ability, what)
+
+    def load_autoencoder(self, *, device: str) -> Encoder:
         """Its autoencoder; the whole world model where the family cannot load the autoencoder alone.
 
         Raises:
@@ -71,7 +81,7 @@ def resolve_world(
         world: None for the embedded one, a name such as "worldlet" (`named_worlds`), a folder, or a Hub id,
             `ORG/NAME` or `ORG/NAME@REVISION`.
         with_weights: False fetches only the configs from the Hub: enough to know what would be rolled out.
-        with_text: also fetch (and, for folders, hash) the text encoder; for a family whose empty prompt is free, only
+        with_text: also fetch (and, for folders, hash) what reads prompts; for a family whose empty prompt is free, only
             a recipe with a prompt needs its 10 GB.
         progress: is told what is hashed, where that takes long; None is `Progress.to_logger()`.
         trust: False hashes a folder's weights also where they have not changed since they were hashed.
@@ -153,8 +163,8 @@ def find_dimensions(world: str | None) -> Dimensions:
     """
     for family in BUILT_IN.values():
         for name, hub_id in family.names.items():
-            if world in (name, hub_id) and not Path(hub_id).is_dir():  # on the Hub: latents of Wan 2.1's autoencoder
-                return Dimensions(family.card.height, family.card.width, channels=16, spatial_stride=8)
+            if world in (name, hub_id) and not Path(hub_id).is_dir() and isinstance(family, HasDimensions):
+                return Dimensions(family.card.height, family.card.width, family.channels, family.spatial_stride)
     place = _locate(world)
     configs = read_configs(place.folder)
     family = identify(configs, place.folder).family
@@ -203,9 +213,9 @@ def _parts(family: WorldFamily, with_text: bool, folder: Path) -> tuple[str, ...
         return family.parts
     if not with_text and text.empty_is_free:
         return family.parts
-    if with_text and not all((folder / part).is_dir() for part in text.parts):
+    if with_text and (missing := [part for part in text.parts if not (folder / part).is_dir()]):
         raise WorldModelError(
-            f"the world model in {folder} has no text encoder, so it cannot follow a prompt. "
+            f"the world model in {folder} has no {missing[0]}/, so it cannot follow a prompt: it has no text encoder. "
             "Leave --prompt out, or choose a world model that has one"
         )
     return family.parts + text.parts

@@ -1,14 +1,18 @@
-"""Prompt embeddings, as stores keep them and world models take them."""
+"""What world models see of prompts: named tensors, in whatever form a family gives them, as stores keep them.
+
+A family decides which tensors stand for a prompt: a row for each token, keys and values of each layer, a prefix. Here
+nothing of it is known but the names. Each tensor is of one prompt and begins with an axis of length one.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -17,22 +21,36 @@ from ...pipeline.errors import WorldModelError
 from ...pipeline.files.plain import open_file
 from ...pipeline.latents.world_model import WorldModel
 
-MAX_EMBEDDING_BYTES = 2**28
-"""Of a file of them; 512 tokens of 4,096 numbers are 8 MiB."""
+MAX_EMBEDDING_BYTES = 2**30
+"""Of a file of them. 512 rows of 4,096 numbers are 8 MiB; keys and values of 64 layers for 512 tokens 128 MiB."""
+ROWS = "rows"
+"""The tensor of a text that has one only: (1, L, D), a row for each token. Files have it under the bare name of its
+branch, `prompt`, as all stores had it before there were other forms; others are `prompt/NAME`."""
+PROMPT_BRANCH, NEGATIVE_BRANCH = "prompt", "negative"
+
+Text = Mapping[str, Tensor]
+"""One prompt as a family's engine takes it: name -> tensor (1, …), on the CPU where it comes from a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextEmbeddings:
-    """Embeddings of prompts, one for all or one for each sample of a batch; None where a branch has no text and the
-    family needs none."""
+    """The prompts of a recipe or of a batch, ready for an engine."""
 
-    prompt: Float[Tensor, "texts L D"] | None
-    negative: Float[Tensor, "negatives L D"] | None
+    prompts: tuple[Text, ...] = ()
+    """One for all samples, or one for each sample of a batch; none where there is no text and the family needs none."""
+    negative: Text | None = None
+    """Of the branch that guidance steers away from; None is no text there."""
 
     def to_bytes(self) -> bytes:
-        """The content of a safetensors file."""
-        parts = {"prompt": self.prompt, "negative": self.negative}
-        return save({name: value.contiguous() for name, value in parts.items() if value is not None})
+        """The content of a safetensors file: a recipe's prompt and what it steers away from.
+
+        Raises:
+            ValueError: these are the prompts of a batch.
+        """
+        if len(self.prompts) > 1:
+            raise ValueError(f"a file holds one prompt, not {len(self.prompts)}")
+        tensors = _named(PROMPT_BRANCH, self.prompts[0]) if self.prompts else {}
+        return save(tensors | (_named(NEGATIVE_BRANCH, self.negative) if self.negative is not None else {}))
 
     @classmethod
     def load(cls, path: Path) -> TextEmbeddings:
@@ -41,25 +59,24 @@ class TextEmbeddings:
         Raises:
             WorldModelError: it is not what was written.
         """
-        try:
-            open_file(path, MAX_EMBEDDING_BYTES, within=path.parent).close()  # a pipe would block the library
-            with safe_open(path, framework="pt") as file:
-                names = set(file.keys())
-                prompt, negative = (
-                    require_embedding(file.get_tensor(name)) if name in names else None
-                    for name in ("prompt", "negative")
-                )
-            if prompt is not None and negative is not None and prompt.shape[1:] != negative.shape[1:]:
-                raise ValueError(f"its prompts have the shapes {tuple(prompt.shape)} and {tuple(negative.shape)}")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise damaged_embedding(path, "the embedding of the recipe's prompt", error) from error
-        return cls(prompt, negative)
+        owner = "the embedding of the recipe's prompt"
+        branches = read_texts(path, owner, within=path.parent)
+        prompt, negative = branches.get(PROMPT_BRANCH), branches.get(NEGATIVE_BRANCH)
+        if prompt is not None and negative is not None:
+            require_like(negative, prompt, path, owner)
+        return cls(() if prompt is None else (prompt,), negative)
+
+    @classmethod
+    def of_rows(cls, prompts: Tensor | None, negative: Tensor | None = None) -> TextEmbeddings:
+        """Texts that are a row for each token: (texts, L, D) and (1, L, D)."""
+        texts = () if prompts is None else tuple({ROWS: rows} for rows in prompts.split(1))
+        return cls(texts, None if negative is None else {ROWS: negative})
 
     def padded(self, count: int) -> TextEmbeddings:
         """The embeddings with the last prompt repeated `count` more times, to fill a batch."""
-        if self.prompt is None or not count:
+        if not self.prompts or not count:
             return self
-        return TextEmbeddings(torch.cat([self.prompt, self.prompt[-1:].expand(count, -1, -1)]), self.negative)
+        return TextEmbeddings((*self.prompts, *self.prompts[-1:] * count), self.negative)
 
 
 _Engine = TypeVar("_Engine", bound="FollowsPrompts")  # beartype, in the tests, takes no Self here
@@ -77,6 +94,21 @@ class FollowsPrompts:
         return copied
 
 
+@runtime_checkable
+class PromptReader(Protocol):
+    """Reads prompts, one at a time; its weights are held as long as it is."""
+
+    def __call__(self, prompt: str, *, negative: bool = False) -> Text:
+        """The tensors that stand for a prompt, in whatever form the family's engine takes them.
+
+        Args:
+            negative: the text is one that guidance steers away from.
+        Raises:
+            ConfigError: this prompt cannot be read: it is too long.
+        """
+        ...
+
+
 class PromptedWorld(WorldModel, Protocol):
     """A world model that can follow one prompt per sample."""
 
@@ -85,15 +117,39 @@ class PromptedWorld(WorldModel, Protocol):
         ...
 
 
-def require_embedding(tensor: Tensor) -> Tensor:
-    """The tensor of a file, if it is one of embeddings: (texts, L, D), of finite numbers.
+def text_bytes(text: Text, prompt: str) -> bytes:
+    """The content of the file of one sample's prompt."""
+    return save(_named(PROMPT_BRANCH, text), metadata={"prompt": prompt})
+
+
+def read_texts(path: Path, owner: str, *, within: Path) -> dict[str, dict[str, Tensor]]:
+    """The texts in a file, by branch.
+
+    Args:
+        owner: whose they are, for messages. within: the folder that the file may not lead out of.
+    Raises:
+        WorldModelError: it cannot be read, or holds something else.
+    """
+    texts: dict[str, dict[str, Tensor]] = {}
+    try:
+        open_file(path, MAX_EMBEDDING_BYTES, within=within).close()  # a pipe would block the library
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                branch, _, own = name.partition("/")
+                texts.setdefault(branch, {})[own or ROWS] = _require_embedding(file.get_tensor(name))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise damaged_embedding(path, owner, error) from error
+    return texts
+
+
+def require_like(text: Text, first: Text, path: Path, owner: str) -> None:
+    """Refuse a text of another form than the first one: other tensors, or vectors of other lengths.
 
     Raises:
-        ValueError: it is another.
+        WorldModelError: says which file to remove.
     """
-    if tensor.ndim != 3 or not tensor.is_floating_point() or not tensor.numel() or not tensor.isfinite().all():
-        raise ValueError(f"it holds {tensor.dtype} of shape {tuple(tensor.shape)}, and no embeddings")
-    return tensor
+    if (ours := _form(text)) != (theirs := _form(first)):
+        raise damaged_embedding(path, owner, ValueError(f"it has the tensors {ours}, and others have {theirs}"))
 
 
 def damaged_embedding(path: Path, owner: str, error: Exception) -> WorldModelError:
@@ -101,3 +157,43 @@ def damaged_embedding(path: Path, owner: str, error: Exception) -> WorldModelErr
     return WorldModelError(
         f"{path}, {owner}, cannot be read: {error}. Remove it and run precompute again: it is made anew"
     )
+
+
+def stack_rows(texts: Sequence[Text], length: int) -> Tensor | None:
+    """The rows of several texts as one tensor (texts, length, D), zeros after each text; None of no texts.
+
+    Raises:
+        WorldModelError: a text is no rows, or has more of them.
+    """
+    padded: list[Tensor] = []
+    for text in texts:
+        rows = text.get(ROWS)
+        if rows is None or rows.ndim != 3 or rows.shape[1] > length:
+            shapes = {name: tuple(tensor.shape) for name, tensor in text.items()}
+            raise WorldModelError(
+                f"the embedding of a prompt holds {shapes}, and this world model reads up to {length} rows of numbers. "
+                "Remove the store's embeddings of prompts and run precompute again: they are made anew"
+            )
+        padded.append(torch.nn.functional.pad(rows, (0, 0, 0, length - rows.shape[1])))
+    return torch.cat(padded) if padded else None
+
+
+def _named(branch: str, text: Text) -> dict[str, Tensor]:
+    return {branch if name == ROWS else f"{branch}/{name}": value.contiguous() for name, value in text.items()}
+
+
+def _form(text: Text) -> dict[str, tuple[int, int]]:
+    """Of each tensor the number of axes, and the length of the last: texts differ in nothing else."""
+    return {name: (tensor.ndim, tensor.shape[-1]) for name, tensor in sorted(text.items())}
+
+
+def _require_embedding(tensor: Tensor) -> Tensor:
+    """The tensor of a file, if it is of one prompt: (1, …), of finite numbers.
+
+    Raises:
+        ValueError: it is another.
+    """
+    is_one = tensor.ndim > 1 and tensor.shape[0] == 1 and tensor.numel()
+    if not is_one or not tensor.is_floating_point() or not tensor.isfinite().all():
+        raise ValueError(f"it holds {tensor.dtype} of shape {tuple(tensor.shape)}, and no embeddings of one prompt")
+    return tensor

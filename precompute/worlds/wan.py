@@ -32,6 +32,7 @@ from ...pipeline.latents.tensors import draw_noise
 from .family import read_config
 from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
+from .text_rows import stack_prompts
 from .wan_vae import WanLatents, load_part
 
 Scheduler = UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler
@@ -90,7 +91,8 @@ class WanWorld(FollowsPrompts, WanLatents):
         images = seen[:, :, 0] if seen.ndim == 5 else seen
         if recipe.rollout_steps == 0:
             return self.encode(images)
-        if self._text is None or self._text.prompt is None:
+        text, negative = stack_prompts(self._text)
+        if text is None:
             raise ConfigError(
                 f"{self.title} was loaded without the embeddings of its prompt, which it needs even if empty"
             )
@@ -103,8 +105,8 @@ class WanWorld(FollowsPrompts, WanLatents):
             noise.to(self.device),
             denoise_steps=recipe.denoise_steps,
             guidance=recipe.guidance,
-            text=self._text.prompt,
-            negative_text=self._text.negative,
+            text=text,
+            negative_text=negative,
         )
         # the loop may give its own rendering of the observed frame
         latents[:, :, :1] = condition[:, -self._spec.channels :, :1]

@@ -19,8 +19,8 @@ from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.latents.tensors import standardise, unstandardise
 from .encode_slices import encode_slices
-from .family import latent_spec_of
 from .precision import full_float32
+from .wan_space import latent_spec_of
 
 _Part = TypeVar("_Part", bound=torch.nn.Module)
 

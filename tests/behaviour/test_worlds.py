@@ -17,12 +17,14 @@ from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.store.folder import PROMPT, open_store
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute
-from theworld.precompute.live.world import LiveWorld
+from theworld.precompute.live.world import LazyRollout, LiveWorld
 from theworld.precompute.media.images import load_image
 from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.preview.answer_cards import save_answer
+from theworld.precompute.preview.store_preview import preview
 from theworld.precompute.worlds.registry import load_world
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
+from theworld.precompute.worlds.text_rows import stack_prompts
 from theworld.train.config import TrainConfig
 from theworld.train.evaluation.answer import ask
 from theworld.train.evaluation.evaluate import evaluate
@@ -89,6 +91,54 @@ def test_a_package_s_world_with_its_own_latent_space_goes_through_the_whole_hous
     assert Image.open(tmp_path / "answer.png").width == 32 + 3 * (192 + 4) - 4 + 34
 
 
+def test_prompts_in_a_form_of_a_package_s_own_are_kept_and_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Path
+) -> None:
+    install(tmp_path / "site", monkeypatch, package="drift-world", code=drift_code(), name="drift")
+    world = save_drift(tmp_path / "drift")
+    one = open_store(run_precompute(settings(images, world, dtype="float32", prompt="red red")).store)
+    assert TextEmbeddings.load(one.path / PROMPT).prompts[0]["push"].shape == (1, 4)
+    rows = [{"image": str(images / f"{number}.png"), "prompt": word} for number, word in enumerate(("red red", "blue"))]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    listed = settings(tmp_path / "list.jsonl", world, dtype="float32", prompt_field="prompt")
+    report = run_precompute(listed)
+    assert (report.written, report.bad) == (2, 0)
+    each = open_store(report.store)
+    own = {prompt: key for key, prompt in each.prompts().items()}
+    assert own.keys() == {"red red", "blue"}
+    live = LiveWorld.for_store(each, world=str(world), device="cpu")
+    for number, prompt in enumerate(("red red", "blue")):
+        pixels = load_image((images / f"{number}.png").read_bytes(), 32, 48, "cover", source="")
+        made = live.roll_out_batch([pixels], [own[prompt]], size=2)
+        np.testing.assert_array_equal(each.read([own[prompt]]), made.numpy())
+    plain = open_store(run_precompute(settings(images, world, dtype="float32")).store)
+    key = key_of_file(images / "0.png")
+    red, none = one.read([key]), plain.read([key])
+    assert np.array_equal(red[:, :, 0], none[:, :, 0])
+    assert (red - none)[0, 0, 2].mean() == pytest.approx(2 * 0.05 * 2 * 0.5, rel=1e-3)  # two steps of two reds
+
+
+def test_a_world_that_decodes_nothing_goes_through_the_house_without_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Path
+) -> None:
+    code = drift_code().replace("    def decode(self, latents)", "    def _decode(self, latents)")
+    code = code.replace("names = {}", 'names = {}\n    lacks = frozenset({"decode"})')
+    install(tmp_path / "site", monkeypatch, package="drift-world", code=code, name="drift")
+    world = save_drift(tmp_path / "drift")
+    report = run_precompute(settings(images, world))
+    assert report.written == 3
+    with pytest.raises(ConfigError, match=r"no pictures of .*: drifting cells decodes no latents"):
+        preview(open_store(report.store), tmp_path / "pictures", world=str(world), device="cpu")
+    rollout = LazyRollout(open_store(report.store).recipe, images / "0.png", world=str(world), device="cpu")
+    with pytest.raises(ConfigError, match="no picture of this rollout: drifting cells"):
+        rollout.require_pictures()
+    latents = rollout.see(2)
+    assert latents.shape == (1, 4, 3, 8, 12)
+    with (tmp_path / "said").open("w") as terminal:
+        rollout.viewer.show(latents, terminal)
+    assert (tmp_path / "said").read_text() == "no picture: drift decodes no latents\n"
+
+
 def test_real_videos_are_cut_by_the_strides_of_the_world_that_encodes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,11 +163,12 @@ def test_wan_rolls_out_into_a_store_that_a_reader_trains_on(tmp_path: Path, imag
     store = open_store(report.store)
     assert store.sample_shape == (16, 3, 4, 6)
     text = TextEmbeddings.load(report.store / PROMPT)
-    assert text.prompt is not None
-    assert text.prompt.shape == (1, 512, 24)
     assert text.negative is None
-    assert text.prompt[:, 0].any()  # the end mark, which is all of the empty prompt
-    assert not text.prompt[:, 1:].any()
+    rows, _ = stack_prompts(text)
+    assert rows is not None
+    assert rows.shape == (1, 512, 24)
+    assert rows[:, 0].any()  # the end mark, which is all of the empty prompt
+    assert not rows[:, 1:].any()
     engine = load_world(world, text=text)
     for path in images.iterdir():
         pixels = load_image(path.read_bytes(), 32, 48, "cover", source=path.name)[None]

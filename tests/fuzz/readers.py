@@ -50,6 +50,7 @@ from theworld.precompute.worlds.prompts import load_prompt_embeddings
 from theworld.precompute.worlds.registry import load_world
 from theworld.precompute.worlds.source import find_autoencoder, find_dimensions, resolve_world
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
+from theworld.precompute.worlds.text_rows import stack_prompts
 from theworld.train.config import TrainConfig
 from theworld.train.evaluation.evaluate import read_evaluation
 from theworld.train.evaluation.live_answer import read_gate
@@ -163,10 +164,12 @@ def _copy_store(folder: Path) -> None:
 
 def _read_prompts(folder: Path) -> None:
     def embeddings() -> None:
-        text = TextEmbeddings.load(folder / "store" / "prompt.safetensors")
-        text.padded(2)
+        stack_prompts(TextEmbeddings.load(folder / "store" / "prompt.safetensors").padded(2))
 
-    each(embeddings, lambda: load_prompt_embeddings(folder / "store", [PROMPT, PROMPT], None).padded(2))
+    each(
+        embeddings,
+        lambda: stack_prompts(load_prompt_embeddings(folder / "store", [PROMPT, PROMPT], None).padded(2)),
+    )
 
 
 def _reseal(name: str, content: bytes) -> tuple[str, bytes]:
@@ -372,7 +375,7 @@ def _read_world(folder: Path) -> None:
         recipe = Recipe(world=source.identity, height=height, width=width, rollout_steps=2)
         source.weight_bytes()
         _Spec.model_validate(asdict(spec))  # as the store does that is made of it
-        operations_of(source, recipe, spec.sample_shape(height, width, 2))
+        operations_of(source, recipe)
 
     each(lambda: find_dimensions(world), use, lambda: find_autoencoder(world))
 
@@ -545,8 +548,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         Reader(
             name="store: prompts",
             covers=(
-                "precompute.worlds.prompts:load_prompt_embeddings",
-                "precompute.worlds.text_embeddings:TextEmbeddings.load",
+                "precompute.worlds.text_embeddings:read_texts",
             ),
             cases=lambda s: s.stores_with_prompts,
             use=_read_prompts,

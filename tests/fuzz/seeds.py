@@ -121,7 +121,7 @@ class Seeds:
         for case in self.stores[:2]:
             folder = self.place / "prompts"
             embedding = torch.randn(1, 3, 24)
-            content = TextEmbeddings(embedding, -embedding).to_bytes()
+            content = TextEmbeddings.of_rows(embedding, -embedding).to_bytes()
             name = str(prompt_file(folder, PROMPT).relative_to(folder))
             own = safetensors.numpy.save({"prompt": embedding.numpy()}, {"prompt": PROMPT})
             files = {"store/prompt.safetensors": content, f"store/{name}": own}

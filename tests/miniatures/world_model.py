@@ -42,6 +42,27 @@ def mini_vae(seed: int = 0) -> AutoencoderKLWan:
     return vae.eval()
 
 
+def mini_vae22(seed: int = 0) -> AutoencoderKLWan:
+    """As Wan 2.2's: patches of 2x2 pixels enter it, so that a latent cell stands for 16x16."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKLWan(
+        base_dim=4,
+        decoder_base_dim=4,
+        z_dim=48,
+        dim_mult=[1, 2, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.01 * i for i in range(48)],
+        latents_std=[0.5 + 0.01 * i for i in range(48)],
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_spatial=16,
+    )
+    return vae.eval()
+
+
 def mini_transformer(seed: int = 0, *, padding_mask: bool = False, **changes: object) -> CosmosTransformer3DModel:
     torch.manual_seed(seed)
     fields = {

@@ -187,6 +187,7 @@ INTO_RECIPE = {
     "draws": "draws",
     "observed_frames": "observed_frames",
     "clip_fps": "clip_fps",
+    "fps": "fps",
     "views": "views",
     "chunk_context": "chunk_context, chunk_frames",
     "compute_dtype": "compute_dtype",
@@ -200,7 +201,7 @@ NO_EFFECT_ON_LATENTS = {
     "gpu_hour_price",
     *("start_field", "end_field", "anchor"),  # which inputs: they enter the keys
 }
-DECIDED_BY_THE_CODE = {"image_rules", "fps", "draw", "engine"}
+DECIDED_BY_THE_CODE = {"image_rules", "draw", "engine"}
 
 
 def test_every_setting_either_enters_the_recipe_or_changes_no_latent() -> None:

@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.miniatures.world_model import TEXT_WIDTH, mini_transformer, mini_vae, save_mini_world
+from tests.miniatures.world_model import TEXT_WIDTH, mini_transformer, mini_vae, mini_vae22, save_mini_world
 from tests.patience import ends_within
 from theworld.pipeline.accelerators import find_accelerator
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.job import cost
-from theworld.precompute.job.cost import Target, duration, encode_flops, estimate, forward_flops, operations_of
+from theworld.precompute.job.cost import Target, duration, estimate, operations_of
 from theworld.precompute.job.price import Price, parse_price
 from theworld.precompute.job.throughput import ThroughputLog
+from theworld.precompute.worlds.arithmetic import cosmos_forward_flops, wan_encode_flops
 from theworld.precompute.worlds.cosmos_forward import LeanTransformer
 from theworld.precompute.worlds.source import WorldSource, resolve_world
 
@@ -56,27 +57,29 @@ def test_a_lean_forward_of_cosmos_2b_costs_what_torch_counted(
     height: int, width: int, frames: int, text: int, tflop: float
 ) -> None:
     # torch's FlopCounter on the meta device: 5.704 TFLOP at 224x224, T = 9, without text; the whole forward 7.143
-    assert forward_flops(COSMOS_2B, frames, height // 8, width // 8, text) / 1e12 == pytest.approx(tflop, rel=0.005)
+    counted = cosmos_forward_flops(COSMOS_2B, frames, height // 8, width // 8, text)
+    assert counted / 1e12 == pytest.approx(tflop, rel=0.005)
 
 
 def test_the_14b_costs_seven_times_as_much() -> None:
     large = COSMOS_2B | {"num_attention_heads": 40, "num_layers": 36}
     for frames in (5, 9):
-        small_flops, large_flops = (forward_flops(config, frames, 28, 28, 0) for config in (COSMOS_2B, large))
+        small_flops, large_flops = (cosmos_forward_flops(config, frames, 28, 28, 0) for config in (COSMOS_2B, large))
         assert large_flops / small_flops == pytest.approx(7.5, rel=0.03)
 
 
 def test_an_encoding_with_the_real_vae_costs_what_was_counted() -> None:
-    assert encode_flops(WAN_VAE, 224, 224, 1) / 1e12 == pytest.approx(0.335, rel=0.01)
-    assert encode_flops(WAN_VAE, 224, 224, 17) / 1e12 == pytest.approx(4.36, rel=0.01)
+    assert wan_encode_flops(WAN_VAE, 224, 224, 1) / 1e12 == pytest.approx(0.335, rel=0.01)
+    assert wan_encode_flops(WAN_VAE, 224, 224, 17) / 1e12 == pytest.approx(4.36, rel=0.01)
 
 
 @pytest.mark.parametrize(("frames", "text_tokens"), [(1, 7), (9, 7), (9, 0)])
 def test_the_formulas_agree_with_torch_on_the_real_classes(frames: int, text_tokens: int) -> None:
-    vae, transformer = mini_vae(), mini_transformer()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counted:
-        vae.encode(torch.zeros(1, 3, frames, 48, 32))
-    assert encode_flops(dict(vae.config), 48, 32, frames) == pytest.approx(counted.get_total_flops(), rel=0.02)
+    transformer = mini_transformer()
+    for vae in (mini_vae(), mini_vae22()):
+        with torch.inference_mode(), FlopCounterMode(display=False) as counted:
+            vae.encode(torch.zeros(1, 3, frames, 64, 32))
+        assert wan_encode_flops(dict(vae.config), 64, 32, frames) == pytest.approx(counted.get_total_flops(), rel=0.02)
     # on the meta device, where attention is counted too; in float32 few rows are repeated
     half = torch.bfloat16
     with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counted:
@@ -86,7 +89,7 @@ def test_the_formulas_agree_with_torch_on_the_real_classes(frames: int, text_tok
             torch.zeros(1, text_tokens, TEXT_WIDTH, dtype=half) if text_tokens else None,
             mask=torch.zeros(1, 1, frames, 8, 12, dtype=half),
         )
-    formula = forward_flops(dict(transformer.config), frames, 8, 12, text_tokens)
+    formula = cosmos_forward_flops(dict(transformer.config), frames, 8, 12, text_tokens)
     assert formula == pytest.approx(counted.get_total_flops(), rel=0.02)
 
 
@@ -237,4 +240,4 @@ def test_a_config_that_describes_no_autoencoder_has_no_estimate(tmp_path: Path, 
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     recipe = Recipe(world=source.identity, height=32, width=32, rollout_steps=2)
     with ends_within(10):
-        assert operations_of(source, recipe, (16, 3, 4, 4)) is None
+        assert operations_of(source, recipe) is None

@@ -17,6 +17,7 @@ from theworld.pipeline.latents.tensors import draw_noise
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
+from theworld.precompute.worlds.text_rows import stack_prompts
 
 KEYS = ["a" * 64, "b" * 64]
 TEXT, NEGATIVE = torch.randn(2, 1, 12, TEXT_WIDTH, generator=torch.Generator().manual_seed(4))
@@ -61,7 +62,7 @@ def pixels(made: Recipe) -> Tensor:
 
 def text_of(made: Recipe) -> TextEmbeddings:
     prompt = None if made.prompt is None else TEXT
-    return TextEmbeddings(prompt, None if made.negative_prompt is None else NEGATIVE)
+    return TextEmbeddings.of_rows(prompt, None if made.negative_prompt is None else NEGATIVE)
 
 
 def latents(made: Recipe) -> Tensor:
@@ -83,9 +84,8 @@ def stock_latents(made: Recipe, monkeypatch: pytest.MonkeyPatch) -> Tensor:
         safety_checker=checker,
     )
     pipeline.set_progress_bar_config(disable=True)
-    zeros = torch.zeros(1, 12, TEXT_WIDTH)
-    text = text_of(made)
-    prompt, negative = (zeros if part is None else part for part in (text.prompt, text.negative))
+    zeros = torch.zeros(1, 512, TEXT_WIDTH)
+    prompt, negative = (zeros if part is None else part for part in stack_prompts(text_of(made)))
     return pipeline(
         image=(pixels(made) + 1) / 2,
         height=made.height,

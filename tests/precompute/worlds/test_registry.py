@@ -119,6 +119,7 @@ def test_an_installed_package_adds_a_family(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(WorldModelError, match="no supported family"):
         resolve_world(str(folder))
     code = drift_code().replace("names = {}", f"names = {{'drift-tiny': {str(folder)!r}}}")
+    code = code.replace("text = Pushes()", "text = None")
     install(tmp_path / "site", monkeypatch, package="drift-world", code=code, name="drift")
     assert registered()["drift"].origin == "drift-world 1.2"
     world = resolve_world("drift-tiny")
@@ -178,16 +179,40 @@ def test_a_size_off_the_latents_grid_and_what_wan_has_no_use_for_are_refused(
     code = drift_code().replace("FRAMES = 4, 4, 2", "FRAMES = 4, 32, 2")
     install(tmp_path / "site", monkeypatch, package="drift-world", code=code, name="drift")
     folder = save_drift(tmp_path / "weights")
-    with pytest.raises(ConfigError, match="32x32 pixels; --size 64x80"):
+    with pytest.raises(ConfigError, match=r"32x32 pixels; --size 64x80.*Choose --size 64x"):
         make_recipe(PrecomputeConfig(size="64x80"), resolve_world(str(folder)))
     world = resolve_world(str(wan))
-    recipe = make_recipe(PrecomputeConfig(steps=20), world)
-    with pytest.raises(ConfigError, match="fps"):
-        world.family.check(recipe.model_copy(update={"fps": 16.0}))
+    make_recipe(PrecomputeConfig(steps=20), world)
+    for refused, words in (
+        ({"fps": 16.0}, r"--fps 16 has no meaning for Wan 2\.1"),
+        ({"solver": "2ab"}, r"--solver 2ab means nothing for Wan 2\.1.*the scheduler in its folder"),
+        ({"kind": "continuation", "steps": 4}, r"--observed-frames 5: Wan 2\.1.*1 frame at the most"),
+        ({"steps": 40, "chunk_context": 5}, r"--chunk-context 5: Wan 2\.1.*Choose --chunk-context 1"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            make_recipe(PrecomputeConfig(**refused), world)
     with pytest.raises(ConfigError, match=r"(?s)21 .*at most 20"):
         make_recipe(PrecomputeConfig(steps=21), world)
     with pytest.raises(RecipeError, match="without a prompt"):
         make_recipe(PrecomputeConfig(guidance=5.0), world)
+
+
+def test_what_a_family_s_engines_lack_is_refused_by_its_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    says = 'names = {}\n    lacks = frozenset({"encode_video", "posterior", "decode"})'
+    code = drift_code().replace("names = {}", says)
+    install(tmp_path / "site", monkeypatch, package="drift-world", code=code, name="drift")
+    world = resolve_world(str(save_drift(tmp_path / "weights")))
+    for refused, words in (
+        ({"kind": "frames"}, "--kind frames: drifting cells encodes single images and no videos"),
+        ({"kind": "continuation", "observed_frames": 3}, "--observed-frames 3: drifting cells encodes single images"),
+        ({"kind": "posterior"}, "--kind posterior: drifting cells encodes to points"),
+        ({"steps": 20, "chunk_context": 1}, "decoded frames: drifting cells decodes no latents"),
+        ({"guidance": 2.0, "prompt": "red"}, "--guidance 2: drifting cells has no guidance"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            make_recipe(PrecomputeConfig(**refused), world)
+    for possible in ({}, {"kind": "views", "steps": 4}, {"kind": "samples"}):
+        make_recipe(PrecomputeConfig(**possible), world)
 
 
 def test_the_command_lists_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def engine(text: TextEmbeddings | None) -> Wan21World:
 
 @pytest.fixture(scope="module")
 def world() -> Wan21World:
-    return engine(TextEmbeddings(EMPTY, None))
+    return engine(TextEmbeddings.of_rows(EMPTY))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_text_and_guidance_change_the_future_and_nothing_goes_without_the_empty_
     world: Wan21World, images: torch.Tensor
 ) -> None:
     plain = world.rollout(images[:1], KEYS[:1], recipe())
-    prompted = engine(TextEmbeddings(BALL, EMPTY))
+    prompted = engine(TextEmbeddings.of_rows(BALL, EMPTY))
     told = prompted.rollout(images[:1], KEYS[:1], recipe(prompt="a ball"))
     guided = prompted.rollout(images[:1], KEYS[:1], recipe(prompt="a ball", guidance=3.0))
     for a, b in ((plain, told), (told, guided)):
@@ -125,7 +125,7 @@ def test_a_folder_loads_to_the_same_engine_and_bfloat16_touches_the_transformer_
     tmp_path: Path, world: Wan21World, images: torch.Tensor
 ) -> None:
     folder = save_mini_wan(tmp_path / "wan")
-    text = TextEmbeddings(EMPTY, None)
+    text = TextEmbeddings.of_rows(EMPTY)
     exact = world.rollout(images, KEYS, recipe())
     assert torch.equal(Wan21World.load(folder, text=text).rollout(images, KEYS, recipe()), exact)
     half = Wan21World.load(folder, compute_dtype="bfloat16", text=text)
@@ -157,14 +157,14 @@ def test_other_prompts_are_followed_by_a_copy_and_leave_the_world_as_it_is(
     world: Wan21World, images: torch.Tensor
 ) -> None:
     before = world.rollout(images[:1], KEYS[:1], recipe())
-    other = world.with_text(TextEmbeddings(BALL, None)).rollout(images[:1], KEYS[:1], recipe())
+    other = world.with_text(TextEmbeddings.of_rows(BALL)).rollout(images[:1], KEYS[:1], recipe())
     assert not torch.equal(other, before)
-    assert torch.equal(other, engine(TextEmbeddings(BALL, None)).rollout(images[:1], KEYS[:1], recipe()))
+    assert torch.equal(other, engine(TextEmbeddings.of_rows(BALL)).rollout(images[:1], KEYS[:1], recipe()))
     assert torch.equal(world.rollout(images[:1], KEYS[:1], recipe()), before)
 
 
 def test_a_rollout_leaves_the_scheduler_as_it_was(images: torch.Tensor) -> None:
-    world = engine(TextEmbeddings(EMPTY, None))
+    world = engine(TextEmbeddings.of_rows(EMPTY))
     before = {name: repr(value) for name, value in vars(world.scheduler).items()}
     world.rollout(images[:1], KEYS[:1], recipe())
     assert {name: repr(value) for name, value in vars(world.scheduler).items()} == before

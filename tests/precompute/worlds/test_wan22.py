@@ -42,7 +42,7 @@ def load(folders: dict[str, Path], model: str, text: TextEmbeddings | None, dtyp
 
 @pytest.fixture(scope="module", params=["ti2v", "two-stage"])
 def world(request: pytest.FixtureRequest, folders: dict[str, Path]) -> WanWorld:
-    return load(folders, request.param, TextEmbeddings(EMPTY, None))
+    return load(folders, request.param, TextEmbeddings.of_rows(EMPTY))
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +122,10 @@ def test_stride_keeps_every_nth_frame_of_the_longer_clip(world: WanWorld, images
 def test_text_and_guidance_change_the_future_and_nothing_goes_without_the_empty_prompt(
     folders: dict[str, Path], model: str, images: torch.Tensor
 ) -> None:
-    prompted = load(folders, model, TextEmbeddings(BALL, EMPTY))
+    prompted = load(folders, model, TextEmbeddings.of_rows(BALL, EMPTY))
     told = prompted.rollout(images[:1], KEYS[:1], recipe(prompt="a ball"))
     guided = prompted.rollout(images[:1], KEYS[:1], recipe(prompt="a ball", guidance=3.0))
-    plain = prompted.with_text(TextEmbeddings(EMPTY, None)).rollout(images[:1], KEYS[:1], recipe())
+    plain = prompted.with_text(TextEmbeddings.of_rows(EMPTY)).rollout(images[:1], KEYS[:1], recipe())
     for a, b in ((plain, told), (told, guided)):
         assert torch.equal(a[:, :, 0], b[:, :, 0])
         assert not torch.equal(a[:, :, 1:], b[:, :, 1:])
@@ -137,7 +137,7 @@ def test_text_and_guidance_change_the_future_and_nothing_goes_without_the_empty_
 
 @pytest.mark.parametrize("model", ["ti2v", "two-stage"])
 def test_bfloat16_touches_the_transformers_alone(folders: dict[str, Path], model: str, images: torch.Tensor) -> None:
-    text = TextEmbeddings(EMPTY, None)
+    text = TextEmbeddings.of_rows(EMPTY)
     half = load(folders, model, text, "bfloat16")
     assert (half.dtype, half.vae.dtype) == (torch.bfloat16, torch.float32)
     exact = load(folders, model, text).rollout(images, KEYS, recipe())

@@ -25,6 +25,7 @@ from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.media.images import to_tensor
 from theworld.precompute.worlds.builtin import BUILT_IN
 from theworld.precompute.worlds.prompts import embed_prompts
+from theworld.precompute.worlds.text_rows import stack_prompts
 from theworld.precompute.worlds.wan21 import Wan21World
 
 
@@ -138,16 +139,16 @@ def test_prompts_and_the_empty_prompt_are_embedded_as_the_pipeline_embeds_them(
         guidance=guidance,
     )
     text = embed_prompts(folder, recipe, BUILT_IN["wan2.1-i2v"].text)
-    assert text is not None
-    assert text.prompt is not None
-    assert (text.negative is not None) == (guidance > 1)
+    rows, negative_rows = stack_prompts(text)
+    assert rows is not None
+    assert (negative_rows is not None) == (guidance > 1)
     ours = engine().stock_rollout(
         to_tensor(image)[None],
         [torch.Generator().manual_seed(2)],
         rollout_steps=2,
         denoise_steps=4,
         guidance=guidance,
-        text=text.prompt,
-        negative_text=text.negative,
+        text=rows,
+        negative_text=negative_rows,
     )
     assert (ours - stock).abs().max().item() <= 1e-5
