@@ -8,9 +8,11 @@ from .arithmetic import Operations as Operations
 from .family import Card as Card
 from .family import HasArithmetic as HasArithmetic
 from .family import HasAutoencoder as HasAutoencoder
+from .family import HasIndexSettings as HasIndexSettings
 from .family import HasLimits as HasLimits
 from .family import HasPatches as HasPatches
 from .family import HasSettings as HasSettings
+from .family import HasTurns as HasTurns
 from .family import Settings as Settings
 from .family import TextEncoder as TextEncoder
 from .family import TextForm as TextForm

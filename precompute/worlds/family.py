@@ -226,6 +226,22 @@ class HasArithmetic(Protocol):
 
 
 @runtime_checkable
+class HasIndexSettings(Protocol):
+    """Optional: settings of `model_index.json` decide its latents. Without it, only the files of its parts do."""
+
+    index_decides: Literal[True]
+    """A folder's index counts in the world's identity."""
+
+
+@runtime_checkable
+class HasTurns(Protocol):
+    """Optional: it has parts that take turns on the device. Without it, all are there at once."""
+
+    turns: tuple[str, ...]
+    """Of `parts`, those of which one is on the device at a time."""
+
+
+@runtime_checkable
 class HasDimensions(Protocol):
     """Optional: the latent space of the models that its names stand for on the Hub, known without fetching anything."""
 

@@ -152,14 +152,21 @@ def list_worlds() -> list[dict[str, Any]]:
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows of `list_worlds` as a table for a terminal."""
-    caption = "--world takes a folder or a Hub id of any family, too. Windows: latent frames"
-    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
-    for column in ("--world", "family", "size", "window", "fps", "denoise steps", "prompts"):
-        table.add_column(column, no_wrap=column in ("--world", "family", "size"), overflow="fold")
+    origins = {row["family"]: row["from"] for row in rows if row["from"] != "theworld"}
+    captions = [
+        "--world takes a folder or a Hub id of any family, too.",
+        "Windows: latent frames; steps: of denoising.",
+        *(f"* {family}: of the package {origin}." for family, origin in origins.items()),
+    ]
+    table = Table(box=None, pad_edge=False, caption=" ".join(captions), caption_justify="left")
+    for column in ("--world", "family"):
+        table.add_column(column, overflow="fold")  # names of any length; numbers and their heads stay whole
+    for column in ("size", "window", "fps", "steps", "prompts"):
+        table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(
             row["world"] or "a folder",
-            row["family"] if row["from"] == "theworld" else f"{row['family']} ({row['from']})",
+            row["family"] + "*" * (row["family"] in origins),
             f"{row['height']}x{row['width']}",
             str(row["window"]),
             f"{row['fps']:g}",

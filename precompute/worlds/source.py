@@ -8,13 +8,24 @@ from typing import TYPE_CHECKING
 
 from ...pipeline.errors import WorldModelError
 from ...pipeline.files.hub import Snapshot, fetch, is_hub_id
-from ...pipeline.files.limits import MAX_WEIGHT_BYTES
+from ...pipeline.files.limits import MAX_CONFIG_BYTES, MAX_WEIGHT_BYTES
 from ...pipeline.files.pretrained import require_plain
 from ...pipeline.files.weight_hashes import hash_weights
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.progress import Progress
 from .builtin import BUILT_IN, COSMOS, WORLDLET
-from .family import INDEX, Ability, Card, HasAutoencoder, HasDimensions, WorldFamily, read_configs, require_ability
+from .family import (
+    INDEX,
+    Ability,
+    Card,
+    HasAutoencoder,
+    HasDimensions,
+    HasIndexSettings,
+    HasTurns,
+    WorldFamily,
+    read_configs,
+    require_ability,
+)
 from .registry import card_of, identify, named_worlds
 
 if TYPE_CHECKING:
@@ -41,10 +52,13 @@ class WorldSource:
         return self.family.latent_spec(read_configs(self.folder))
 
     def weight_bytes(self) -> int:
-        """Bytes of all weights that a worker loads."""
-        return sum(
-            path.stat().st_size for part in self.family.parts for path in (self.folder / part).glob("*.safetensors")
-        )
+        """Bytes of the weights that a worker holds on its device at once, as large as they are on disk."""
+        sizes = {
+            part: sum(path.stat().st_size for path in (self.folder / part).glob("*.safetensors"))
+            for part in self.family.parts
+        }
+        turns = [sizes[part] for part in self.family.turns] if isinstance(self.family, HasTurns) else []
+        return sum(sizes.values()) - sum(turns) + max(turns, default=0)
 
     def require(self, ability: Ability, what: str) -> None:
         """Refuse what engines of its family cannot do.
@@ -108,6 +122,8 @@ def resolve_world(
                 for path in (folder / part).iterdir()
                 if path.suffix in {".json", ".safetensors", ".model"}
             ]
+            if isinstance(family, HasIndexSettings):
+                files.append(require_plain(folder, folder / f"{INDEX}.json", MAX_CONFIG_BYTES))
             identity = hash_weights(folder, files, progress=progress, trust=trust)
         except (OSError, ValueError) as error:
             raise WorldModelError(f"the world model in {folder} cannot be read: {error}") from error

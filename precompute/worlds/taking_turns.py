@@ -25,7 +25,9 @@ class TakingTurns:
         self._device = device
         self._host = {network: [value.data for _, _, value in _tensors(network)] for network in networks}
         size = sum(value.nbytes for values in self._host.values() for value in values)
-        self._has_room = device.type == "cuda" and size <= SHARE_OF_ALL * torch.cuda.mem_get_info(device)[1]
+        self._has_room = device.type == "cpu"
+        if device.type == "cuda":
+            self._has_room = size <= SHARE_OF_ALL * torch.cuda.mem_get_info(device)[1]
         self._there: list[nn.Module] = []
 
     def take(self, network: nn.Module) -> None:

@@ -7,7 +7,9 @@ from functools import partial
 import pytest
 import torch
 
+from tests.miniatures.wan22 import mini_wan22_transformer
 from tests.miniatures.world_model import (
+    TEXT_WIDTH,
     mini_clip,
     mini_transformer,
     mini_vae,
@@ -18,6 +20,7 @@ from theworld.pipeline.errors import ConfigError
 from theworld.precompute.worlds.compiling import compile_world
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.wan21 import Wan21World
+from theworld.precompute.worlds.wan22 import WanTwoStageWorld
 
 
 @pytest.fixture
@@ -60,6 +63,25 @@ def test_wan_s_blocks_are_compiled_too(traced: list[torch.fx.GraphModule]) -> No
     compile_world(world, "cpu")
     assert all(block._compiled_call_impl is not None for block in world.transformer.blocks)
     assert len(traced) == 1
+
+
+def test_networks_that_take_turns_are_traced_once(traced: list[torch.fx.GraphModule]) -> None:
+    networks = [mini_wan22_transformer(seed) for seed in (0, 1)]
+    world = WanTwoStageWorld(mini_vae(), *networks, mini_wan_scheduler(), boundary_ratio=0.9)
+    images, text = torch.zeros(2, 3, 32, 32), torch.zeros(1, 512, TEXT_WIDTH)
+
+    def roll_out() -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        return world.stock_rollout(images, generators, rollout_steps=1, denoise_steps=4, text=text)
+
+    plain = roll_out()
+    world._turns._has_room = False  # as on a GPU that holds one of them
+    compile_world(world, "cpu")
+    del traced[:]
+    assert torch.equal(roll_out(), plain)
+    assert 0 < (graphs := len(traced)) <= 2
+    assert torch.equal(roll_out(), plain)
+    assert len(traced) == graphs
 
 
 def test_where_nothing_can_be_compiled_it_is_said_before_the_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
