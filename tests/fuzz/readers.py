@@ -721,7 +721,6 @@ def readers(seeds: Seeds) -> list[Reader]:
             covers=(
                 "precompute.worlds.family:read_config",
                 "pipeline.files.plain:read_json",
-                "precompute.job.cost:_config",
             ),
             cases=lambda s: s.worlds_with("*.json"),
             use=_read_world,

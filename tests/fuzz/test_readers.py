@@ -68,7 +68,7 @@ OF_OTHERS = {
     "precompute.worldlet.training.encode:load_latents": OWN_WORK,
     "precompute.worldlet.training.encode:measure_statistics": OWN_WORK,
     "precompute.worldlet.training.vae:train_vae": OWN_WORK,
-    "precompute.worlds.prompts:_load": "load_pretrained, as of `worlds: weights`",
+    "precompute.worlds.text_rows:load_reader": "load_pretrained, as of `worlds: weights`",
     "train.data.vision:VisionInputs.__init__": "load_pretrained, as of `language models: weights`",
     "train.data.vision:VisionInputs.prepare": "decode_image, as of `images`",
     "train.language.chat_renderer:main": "its parent's pipe, guarded: test_chat_template.py",
