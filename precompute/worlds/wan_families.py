@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Line = Literal["one transformer", "two transformers", "time per token", "no image"]
 """What tells Wan's models apart, by the settings of their pipelines."""
 
+_MAX_PATCH = 16
+"""Latent cells of a side that enter a network as one; all we know have two."""
 _WORK = "wan2.1-i2v-480p, wan2.2-ti2v-5b and wan2.2-i2v-a14b begin with one image"
 _NO_IMAGE: Mapping[str, str] = {
     "WanPipeline": "which makes videos of text and takes no image",
@@ -87,7 +89,8 @@ class _WanFamily(InWanLatents):
         if line != self.line:
             return f"{OTHER_PIPELINE} {class_of(index)} with {line}, not with {self.line}"
         return (
-            self.mismatch_of_network(configs)
+            _mismatch_of_patches(configs)
+            or self.mismatch_of_network(configs)
             or mismatched(configs, {"text_encoder": ("umt5",), "tokenizer": ()})
             or _mismatch_of_scheduler(configs)
         )
@@ -217,6 +220,18 @@ def _line_of(configs: Configs) -> Line:
         if "transformer_2" in configs or index.get("boundary_ratio") is not None
         else "one transformer"
     )
+
+
+def _mismatch_of_patches(configs: Configs) -> str | None:
+    """Of each transformer there is: sizes are checked by the patches, and plans count them."""
+    for part in ("transformer", "transformer_2"):
+        patch = configs[part].get("patch_size") if part in configs else [1, 1, 1]
+        sides: list[Any] = patch if isinstance(patch, list) else []
+        if not (len(sides) == 3 and all(type(side) is int and 0 < side <= _MAX_PATCH for side in sides)):
+            return f"its {part} has the patch_size {str(patch)[:80]}, not three small whole numbers"
+        if sides[0] != 1:
+            return f"its {part} takes {sides[0]} latent frames as one (patch_size), and clips are of any length"
+    return None
 
 
 def _mismatch_of_channels(configs: Configs, part: str) -> str | None:

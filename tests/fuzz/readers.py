@@ -46,6 +46,7 @@ from theworld.precompute.job.throughput import ThroughputLog
 from theworld.precompute.media.video_times import Window
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worldlet.scenes.files import read_truth, write_scenes
+from theworld.precompute.worlds.family import read_configs, size_multiple
 from theworld.precompute.worlds.prompts import load_prompt_embeddings
 from theworld.precompute.worlds.registry import load_world
 from theworld.precompute.worlds.source import find_autoencoder, find_dimensions, resolve_world
@@ -376,6 +377,7 @@ def _read_world(folder: Path) -> None:
         source.weight_bytes()
         _Spec.model_validate(asdict(spec))  # as the store does that is made of it
         operations_of(source, recipe)
+        size_multiple(source.family, read_configs(source.folder))
 
     each(lambda: find_dimensions(world), use, lambda: find_autoencoder(world))
 
