@@ -104,6 +104,17 @@ def test_other_models_of_wan_s_makers_are_refused_by_their_difference(
         resolve_world(str(edited(wan, tmp_path / "other", file, **changes)))
 
 
+def test_a_folder_that_no_family_knows_is_refused_with_each_reason_once(cosmos: Path, tmp_path: Path) -> None:
+    other = edited(cosmos, tmp_path / "other", "model_index.json", _class_name="CogVideoXPipeline")
+    with pytest.raises(WorldModelError, match=r"a CogVideoXPipeline, which none of them runs\. Supported are cosmos"):
+        resolve_world(str(other))
+    (tmp_path / "original").mkdir()
+    (tmp_path / "original" / "config.json").write_text("{}")
+    with pytest.raises(WorldModelError, match=r"a folder for each part.*…-Diffusers") as caught:
+        resolve_world(str(tmp_path / "original"))
+    assert str(caught.value).count("no vae/") == 1
+
+
 def test_the_text_encoder_is_a_part_of_wan_s_identity_and_of_cosmos_s_with_a_prompt_only(
     wan: Path, tmp_path: Path
 ) -> None:
