@@ -26,6 +26,7 @@ OF_OTHERS = {
     "pipeline.files.lock:exclusive_lock": "opens to lock, and reads nothing",
     "pipeline.files.lock_file:_read": "the kernel's",
     "pipeline.files.lock_file:_started": "the kernel's",
+    "pipeline.files.chat_renderer:main": "its parent's pipe, guarded: test_chat_template.py",
     "pipeline.files.images:decode_image": "read_image, as of `images`",
     "pipeline.files.plain:has_content": "compares with content that is known",
     "pipeline.files.table_process:_limit": "the kernel's",
@@ -68,10 +69,18 @@ OF_OTHERS = {
     "precompute.worldlet.training.encode:load_latents": OWN_WORK,
     "precompute.worldlet.training.encode:measure_statistics": OWN_WORK,
     "precompute.worldlet.training.vae:train_vae": OWN_WORK,
-    "precompute.worlds.text_rows:load_reader": "load_pretrained, as of `worlds: weights`",
+    **dict.fromkeys(
+        (
+            f"precompute.worlds.{name}"
+            for name in (
+                *("cosmos3:Cosmos3World.load", "cosmos3_text:load_reader", "cosmos3_text:load_towers"),
+                "text_rows:load_reader",
+            )
+        ),
+        "load_pretrained, as of `worlds: weights`",
+    ),
     "train.data.vision:VisionInputs.__init__": "load_pretrained, as of `language models: weights`",
     "train.data.vision:VisionInputs.prepare": "decode_image, as of `images`",
-    "train.language.chat_renderer:main": "its parent's pipe, guarded: test_chat_template.py",
     "train.questions.coverage:_read_digest": "hashes bytes, whatever they are",
     "train.runs.hub:_copy": "copies bytes, whatever they are",
     "train.study.findings:find": "study.json, once `studies: study.json` has read it",
