@@ -65,6 +65,28 @@ def cosmos_forward_flops(config: Mapping[str, Any], frames: int, height: int, wi
     return config["num_layers"] * (attention + cross_attention + mlp + modulation) + projections
 
 
+def wan_forward_flops(
+    config: Mapping[str, Any], frames: int, height: int, width: int, *, image_tokens: int = 0
+) -> float:
+    """One forward of a `WanTransformer3DModel`, which always sees a text.
+
+    Args:
+        frames, height, width: of the latent. image_tokens: of CLIP, beside the text's.
+    """
+    if config["num_layers"] > MAX_LAYERS:
+        raise ValueError("more layers than a transformer has")
+    deep, tall, wide = config["patch_size"]
+    n = (frames // deep) * (height // tall) * (width // wide)
+    d = config["num_attention_heads"] * config["attention_head_dim"]
+    seen = TEXT_TOKENS + image_tokens
+    attention = 8 * n * d**2 + 4 * n**2 * d
+    cross_attention = 4 * n * d**2 + 4 * seen * d**2 + 4 * n * seen * d
+    layers = config["num_layers"] * (attention + cross_attention + 4 * n * d * config["ffn_dim"])
+    text = 2 * TEXT_TOKENS * (config["text_dim"] * d + d**2)
+    channels = config["in_channels"] + config["out_channels"]
+    return layers + text + 2 * n * d * channels * deep * tall * wide
+
+
 def wan_encode_flops(config: Mapping[str, Any], height: int, width: int, frames: int) -> float:
     """Encoding a clip with an `AutoencoderKLWan`, whose first frame is a chunk of its own.
 
