@@ -20,7 +20,8 @@ from diffusers import AutoencoderKLWan, Cosmos3OmniTransformer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.miniatures.cosmos3 import CHANNELS, EDGE, mini_cosmos3, mini_pipeline, mini_unipc, mini_vae22
+from tests.miniatures.cosmos3 import CHANNELS, EDGE, mini_cosmos3, mini_pipeline, mini_unipc
+from tests.miniatures.world_model import mini_vae22
 from theworld.precompute.worlds.cosmos3 import Cosmos3World
 from theworld.precompute.worlds.cosmos3_clip import Clip
 from theworld.precompute.worlds.cosmos3_forward import Beside, GenerationTower, SamePrompts

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.latents.spec import LatentSpec
-from .arithmetic import Operations, wan_encode_flops
+from .arithmetic import Operations
 from .cosmos3_clip import MAX_PROMPT_TOKENS, Clip, fps_of
 from .family import INDEX, Card, Configs, Settings, TextForm, mismatched, read_configs
+from .wan_families import InWanLatents
 from .wan_space import latent_spec_of
 
 if TYPE_CHECKING:
-    from ...pipeline.latents.world_model import Autoencoder, WorldModel
+    from ...pipeline.latents.world_model import WorldModel
     from .text_embeddings import PromptReader, TextEmbeddings
 
 EDGE, NANO = "nvidia/Cosmos3-Edge", "nvidia/Cosmos3-Nano"
@@ -64,7 +64,7 @@ class KeysAndValues:
         )
 
 
-class Cosmos3:
+class Cosmos3(InWanLatents):
     """Image and video to world; no sound, no actions."""
 
     title = "NVIDIA Cosmos 3"
@@ -79,7 +79,6 @@ class Cosmos3:
     engine = 1
     names: Mapping[str, str] = {"cosmos3-edge": EDGE, "cosmos3-nano": NANO}
     channels, spatial_stride = 48, 16
-    autoencoder_parts: tuple[str, ...] = ("vae",)
 
     def mismatch(self, configs: Configs) -> str | None:
         """None for a folder of Edge, Nano or Super."""
@@ -97,24 +96,10 @@ class Cosmos3:
             or _of_another_form(configs)
         )
 
-    def latent_spec(self, configs: Configs) -> LatentSpec:
-        """Of Wan 2.2's autoencoder."""
-        return latent_spec_of(configs["vae"])
-
     def check(self, recipe: Recipe) -> None:
         """Whatever `settings` does not say."""
         if recipe.rollout_steps and recipe.traits.predicts:
             fps_of(recipe)
-
-    def load_autoencoder(self, folder: Path, *, device: str) -> Autoencoder:
-        """As `HasAutoencoder` has it."""
-        from .wan_vae import load_autoencoder
-
-        return load_autoencoder(folder, device=device)
-
-    def encode_flops(self, configs: Configs, height: int, width: int, frames: int) -> float:
-        """As `HasArithmetic` has it."""
-        return wan_encode_flops(configs["vae"], height, width, frames)
 
     def rollout_flops(self, configs: Configs, recipe: Recipe, seen: int, frames: int) -> Operations:
         """Of the generation tower, one forward for each noise level, two with guidance. The pass over the prompt, once

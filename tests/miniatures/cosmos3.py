@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan, Cosmos3OmniPipeline, Cosmos3OmniTransformer, UniPCMultistepScheduler
+from diffusers import Cosmos3OmniPipeline, Cosmos3OmniTransformer, UniPCMultistepScheduler
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from .world_model import mini_vae22
 
 CHANNELS = 48
 EDGE = {
@@ -40,28 +42,6 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-
-
-def mini_vae22(seed: int = 0) -> AutoencoderKLWan:
-    """Of the form of Wan 2.2's: 48 channels, cells of 16x16 pixels."""
-    torch.manual_seed(seed)
-    vae = AutoencoderKLWan(
-        base_dim=4,
-        decoder_base_dim=4,
-        z_dim=CHANNELS,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        is_residual=True,
-        in_channels=12,
-        out_channels=12,
-        patch_size=2,
-        scale_factor_spatial=16,
-        scale_factor_temporal=4,
-        latents_mean=[0.02 * i for i in range(CHANNELS)],
-        latents_std=[0.5 + 0.02 * i for i in range(CHANNELS)],
-    )
-    return vae.eval()
 
 
 def mini_cosmos3(seed: int = 0, **changes: object) -> Cosmos3OmniTransformer:

@@ -7,13 +7,14 @@ from functools import partial
 import pytest
 import torch
 
-from tests.miniatures.cosmos3 import EDGE, mini_cosmos3, mini_unipc, mini_vae22
+from tests.miniatures.cosmos3 import EDGE, mini_cosmos3, mini_unipc
 from tests.miniatures.wan22 import mini_wan22_transformer
 from tests.miniatures.world_model import (
     TEXT_WIDTH,
     mini_clip,
     mini_transformer,
     mini_vae,
+    mini_vae22,
     mini_wan_scheduler,
     mini_wan_transformer,
 )

@@ -10,7 +10,8 @@ import pytest
 import torch
 from diffusers import Cosmos3OmniTransformer
 
-from tests.miniatures.cosmos3 import EDGE, mini_cosmos3, mini_unipc, mini_vae22, save_mini_cosmos3
+from tests.miniatures.cosmos3 import EDGE, mini_cosmos3, mini_unipc, save_mini_cosmos3
+from tests.miniatures.world_model import mini_vae22
 from theworld.pipeline.errors import ConfigError, WorldModelError
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.recipe import Recipe

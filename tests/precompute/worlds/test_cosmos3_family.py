@@ -72,10 +72,6 @@ OTHERS = {
     ),
     "no tokenizer": (lambda configs: configs.pop("text_tokenizer"), "it has no text_tokenizer/"),
     "no index": (lambda configs: configs.pop("model_index"), "no model_index.json"),
-    "another pipeline": (
-        changed("model_index", _class_name="Cosmos3TransferPipeline"),
-        "its pipeline is a Cosmos3Transf",
-    ),
 }
 
 

@@ -14,8 +14,8 @@ from tests.miniatures.cosmos3 import (
     mini_cosmos3,
     mini_pipeline,
     mini_unipc,
-    mini_vae22,
 )
+from tests.miniatures.world_model import mini_vae22
 from theworld.precompute.worlds.cosmos3 import Cosmos3World, set_levels
 from theworld.precompute.worlds.cosmos3_clip import Clip
 from theworld.precompute.worlds.cosmos3_forward import PromptKeys
