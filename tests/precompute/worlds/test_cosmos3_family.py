@@ -72,10 +72,6 @@ OTHERS = {
     ),
     "no tokenizer": (lambda configs: configs.pop("text_tokenizer"), "it has no text_tokenizer/"),
     "no index": (lambda configs: configs.pop("model_index"), "no model_index.json"),
-    "another pipeline": (
-        changed("model_index", _class_name="Cosmos3TransferPipeline"),
-        "its pipeline is a Cosmos3Transf",
-    ),
 }
 
 
@@ -86,6 +82,13 @@ def test_a_folder_of_another_member_is_told_what_it_is_and_what_would_work(
     configs = {part: dict(config) for part, config in read_configs(folder).items()}
     change(configs)
     with pytest.raises(WorldModelError, match=rf"no cosmos3 \(NVIDIA Cosmos 3\): .*{words}"):
+        identify(configs, folder)
+
+
+def test_another_pipeline_of_the_line_is_named(folder: Path) -> None:
+    configs = {part: dict(config) for part, config in read_configs(folder).items()}
+    changed("model_index", _class_name="Cosmos3TransferPipeline")(configs)
+    with pytest.raises(WorldModelError, match=r"Its pipeline is a Cosmos3TransferPipeline, .* Supported are .*cosmos3"):
         identify(configs, folder)
 
 
