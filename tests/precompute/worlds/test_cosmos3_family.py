@@ -85,6 +85,13 @@ def test_a_folder_of_another_member_is_told_what_it_is_and_what_would_work(
         identify(configs, folder)
 
 
+def test_another_pipeline_of_the_line_is_named(folder: Path) -> None:
+    configs = {part: dict(config) for part, config in read_configs(folder).items()}
+    changed("model_index", _class_name="Cosmos3TransferPipeline")(configs)
+    with pytest.raises(WorldModelError, match=r"Its pipeline is a Cosmos3TransferPipeline, .* Supported are .*cosmos3"):
+        identify(configs, folder)
+
+
 def test_all_that_decides_a_latent_is_in_the_identity_of_a_folder(tmp_path: Path) -> None:
     world = save_mini_cosmos3(tmp_path / "edge", **EDGE)
     seen = {resolve_world(str(world)).identity}
