@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import Cosmos3OmniTransformer, UniPCMultistepScheduler
@@ -181,14 +183,17 @@ def test_the_tokens_of_a_prompt_are_the_pipeline_s(edge: bool) -> None:
 
 @pytest.mark.parametrize("changes", [{}, EDGE], ids=["Nano", "Edge"])
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_in_bfloat16_little_but_bits_differ(guidance: float, changes: dict[str, object]) -> None:
-    transformer = mini_cosmos3(**changes)
-    torch.nn.Module.to(transformer, torch.bfloat16)
-    clip, seen = Clip(64, 32, 13, 24.0), pictures(1, 64, 32)
-    stock = stock_latents(transformer, seen, [0], [BALL], clip, denoise=6, guidance=guidance)
-    ours = our_latents(transformer, seen, [0], [BALL], clip, denoise=6, guidance=guidance)
-    # equal but for frame 0, where the solver's last bits differ; a product that rounds otherwise moves more
-    assert (ours - stock).abs().max().item() <= 1e-2
+def test_in_bfloat16_little_but_bits_differ(tmp_path: Path, guidance: float, changes: dict[str, object]) -> None:
+    mini_cosmos3(**changes).save_pretrained(tmp_path)
+    # as folders are loaded: positions and the time's embedding stay in float32
+    transformer = Cosmos3OmniTransformer.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    clip, seen, prompts = Clip(64, 32, 13, 24.0), pictures(3, 64, 32), [BALL] * 3
+    settings = {"denoise": 6, "guidance": guidance}
+    stock = stock_latents(transformer, seen, [0, 1, 2], prompts, clip, **settings)
+    alone = our_latents(transformer, seen[:1], [0], prompts[:1], clip, **settings)
+    batch = our_latents(transformer, seen, [0, 1, 2], prompts, clip, **settings)
+    assert (alone - stock[:1]).abs().max().item() <= 1e-2
+    assert (batch - stock).abs().max().item() <= 0.2  # its products round otherwise than those of one image
 
 
 def test_the_understanding_tower_run_once_is_the_one_of_every_step_and_is_then_not_needed() -> None:
