@@ -41,6 +41,7 @@ class LatentDecoder:
         name: the world model, for people.
         device: where it computes, in torch's words.
         notes: what a person should know of the pictures.
+        asks_guardrail: whether the world model's licence asks for a guardrail, which decoded frames then pass, too.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class LatentDecoder:
         self.notes: tuple[str, ...] = ()
         self._need: Memory | None = None
         self._peak: PeakMemory | None = None
+        self.asks_guardrail = False
 
     @classmethod
     def for_store(
@@ -108,6 +110,8 @@ class LatentDecoder:
         loaded = source.load_autoencoder(device=where)
         viewer = cls(loaded, store.recipe, fps=float(source.card.fps), name=source.name, device=where)
         viewer._need, viewer._peak = need, peak
+        if source.family.text is not None and source.family.text.guardrail:
+            viewer.asks_guardrail = store.recipe.world != resolve_world(WORLDLET).identity  # which is ours
         if not identity:
             viewer.notes = (
                 f"note: decoded by the VAE in {source.folder}, which has the store's latent space; that it is the very "

@@ -23,6 +23,7 @@ from ...pipeline.latents.world_model import Autoencoder, WorldModel
 from ..media import images, video, video_files
 from ..media.video_times import WHOLE, Window
 from ..media.views import load_views
+from ..worlds.family import settings_of
 from ..worlds.source import WorldSource
 from .chunks import roll_out_in_chunks
 
@@ -287,11 +288,13 @@ def _check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:
             f"{recipe.chunk_frames} latent frames in all. Choose 1 or {1 + temporal}"
         )
     if max(frames if not context else 0, recipe.chunk_frames) > window:
+        settings = settings_of(world.family)
+        last = 1 if settings is not None and settings.most_seen == 1 else 1 + temporal
         raise ConfigError(
             f"--steps {steps} with --stride {stride} is a clip of {frames} latent frames; {world.name} "
             f"was trained on {window}, and beyond that its predictions mean nothing. "
             f"Choose --steps of at most {(window - 1) // stride}, or roll out chunk by chunk: --chunk-context "
-            f"{1 + temporal} begins each with the last {1 + temporal} frames of the one before"
+            f"{last} begins each with the last {'frame' if last == 1 else f'{last} frames'} of the one before"
         )
 
 

@@ -8,8 +8,10 @@ from .arithmetic import Operations as Operations
 from .family import Card as Card
 from .family import HasArithmetic as HasArithmetic
 from .family import HasAutoencoder as HasAutoencoder
+from .family import HasIndexSettings as HasIndexSettings
 from .family import HasLimits as HasLimits
 from .family import HasPatches as HasPatches
+from .family import HasRest as HasRest
 from .family import HasSettings as HasSettings
 from .family import Settings as Settings
 from .family import TextEncoder as TextEncoder

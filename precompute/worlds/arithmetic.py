@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from ...pipeline.files.limits import MAX_LAYERS
+from ...pipeline.files.limits import MAX_LAYERS, MAX_MODEL_NUMBER
 from ...pipeline.latents.recipe import Recipe
 
 TEXT_TOKENS = 512
 """Of a prompt, as the pipelines pad it."""
-MAX_NUMBER = 2**24
-"""In a config that an estimate is made of; the largest we know is 100,352, the width of Cosmos-Predict2.5's text."""
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +66,28 @@ def cosmos_forward_flops(config: Mapping[str, Any], frames: int, height: int, wi
     return config["num_layers"] * (attention + cross_attention + mlp + modulation) + projections
 
 
+def wan_forward_flops(
+    config: Mapping[str, Any], frames: int, height: int, width: int, *, image_tokens: int = 0
+) -> float:
+    """One forward of a `WanTransformer3DModel`, which always sees a text.
+
+    Args:
+        frames, height, width: of the latent. image_tokens: of CLIP, beside the text's.
+    """
+    if config["num_layers"] > MAX_LAYERS:
+        raise ValueError("more layers than a transformer has")
+    deep, tall, wide = config["patch_size"]
+    n = (frames // deep) * (height // tall) * (width // wide)
+    d = config["num_attention_heads"] * config["attention_head_dim"]
+    seen = TEXT_TOKENS + image_tokens
+    attention = 8 * n * d**2 + 4 * n**2 * d
+    cross_attention = 4 * n * d**2 + 4 * seen * d**2 + 4 * n * seen * d
+    layers = config["num_layers"] * (attention + cross_attention + 4 * n * d * config["ffn_dim"])
+    text = 2 * TEXT_TOKENS * (config["text_dim"] * d + d**2)
+    channels = config["in_channels"] + config["out_channels"]
+    return layers + text + 2 * n * d * channels * deep * tall * wide
+
+
 def wan_encode_flops(config: Mapping[str, Any], height: int, width: int, frames: int) -> float:
     """Encoding a clip with an `AutoencoderKLWan`, whose first frame is a chunk of its own.
 
@@ -106,4 +127,4 @@ def is_plain(config: Mapping[str, Any]) -> bool:
     """Whether no number is so large, and no list so long, that an estimate would take as long as the work."""
     lists = [value for value in config.values() if isinstance(value, list)]
     numbers = [value for values in (config.values(), *lists) for value in values if isinstance(value, int | float)]
-    return all(len(each) <= 100 for each in lists) and all(abs(number) <= MAX_NUMBER for number in numbers)
+    return all(len(each) <= 100 for each in lists) and all(abs(number) <= MAX_MODEL_NUMBER for number in numbers)

@@ -1,9 +1,7 @@
-"""The built-in families of world models, Cosmos-Predict2 (with the worldlet) and Wan 2.1. Loads no heavy library."""
+"""The built-in families of world models, and Cosmos-Predict2 (with the worldlet) among them. Loads no heavy library."""
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,41 +9,21 @@ from typing import TYPE_CHECKING
 
 from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe
 from ...pipeline.latents.spec import LatentSpec
-from .arithmetic import Operations, cosmos_forward_flops, text_tokens, wan_encode_flops
-from .builtin_memory import cosmos_memory, wan_memory, wan_vae_decoding
+from .arithmetic import Operations, cosmos_forward_flops, text_tokens
+from .builtin_memory import cosmos_memory
+from .cosmos3_family import Cosmos3
 from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, WorldFamily, mismatched
 from .memory import Memory
-from .wan_space import latent_spec_of
+from .wan_families import InWanLatents, Wan21Family, WanTI2VFamily, WanTwoStageFamily
 
 if TYPE_CHECKING:
-    from ...pipeline.latents.world_model import Autoencoder, WorldModel
+    from ...pipeline.latents.world_model import WorldModel
     from .text_embeddings import PromptReader, TextEmbeddings
 
 WORLDLET = "worldlet"
 COSMOS = "nvidia/Cosmos-Predict2-2B-Video2World"
 WEIGHTS = Path(__file__).parents[1] / "worldlet" / "weights"
 """The folder of the worldlet's weights."""
-
-
-class InWanLatents:
-    """Base of families that use Wan's autoencoder; the numbers are those of Wan 2.1's."""
-
-    channels, spatial_stride = 16, 8
-    autoencoder_parts: tuple[str, ...] = ("vae",)
-
-    def latent_spec(self, configs: Configs) -> LatentSpec:
-        return latent_spec_of(configs["vae"])
-
-    def load_autoencoder(self, folder: Path, *, device: str) -> Autoencoder:
-        from .wan_vae import load_autoencoder
-
-        return load_autoencoder(folder, device=device)
-
-    def memory_of_decoding(self, configs: Configs, frames: int, height: int, width: int) -> Memory:
-        return wan_vae_decoding(configs, frames, height, width)
-
-    def encode_flops(self, configs: Configs, height: int, width: int, frames: int) -> float:
-        return wan_encode_flops(configs["vae"], height, width, frames)
 
 
 class _Cosmos(InWanLatents):
@@ -194,81 +172,11 @@ def cosmos_step_flops(spec: LatentSpec, configs: Configs, recipe: Recipe, frames
     )
 
 
-def clean_prompt(text: str) -> str:
-    """The text with HTML entities resolved and white space collapsed.
-
-    Source: `prompt_clean` of the Wan pipeline, without ftfy, which only changes text that was wrongly decoded.
-    """
-    return re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip()
-
-
-class _Wan(InWanLatents):
-    title = "Wan 2.1 image-to-video"
-    parts: tuple[str, ...] = ("vae", "transformer", "scheduler", "image_encoder", "image_processor")
-    text: TextForm | None = TextEncoder(
-        class_name="UMT5EncoderModel",
-        empty_is_free=False,  # its text projection has a bias, and it was trained with the embedding of "" as no text
-        guardrail=False,  # Apache 2.0
-        clean=clean_prompt,
-    )
-    settings = Settings(most_seen=1)
-    card = Card(height=480, width=832, denoise_steps=50, window=21, fps=16.0)
-    """Source: `WanImageToVideoPipeline.__call__`, 81 video frames; the model card of Wan2.1-I2V-14B-480P."""
-    engine = 1
-    names: Mapping[str, str] = {"wan2.1-i2v-480p": "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"}
-
-    def mismatch(self, configs: Configs) -> str | None:
-        expected = {
-            INDEX: ("WanImageToVideoPipeline",),
-            "vae": ("AutoencoderKLWan",),
-            "transformer": ("WanTransformer3DModel",),
-        }
-        if (problem := mismatched(configs, expected)) is not None:
-            return problem
-        index, transformer = configs.get(INDEX, {}), configs["transformer"]
-        if "transformer_2" in configs or index.get("boundary_ratio") is not None or index.get("expand_timesteps"):
-            return "it is a Wan 2.2 model, with a second transformer or a time for each token"
-        if transformer.get("image_dim") is None:
-            return "its transformer takes no image (text-to-video, or Wan 2.2)"
-        if transformer.get("pos_embed_seq_len") is not None:
-            return "its transformer wants a last frame beside the first"
-        spec = latent_spec_of(configs["vae"])
-        if transformer.get("in_channels") != (channels := 2 * spec.channels + spec.temporal_stride):
-            return f"its transformer takes {transformer.get('in_channels')} channels, not {channels} of image-to-video"
-        expected = {
-            "scheduler": ("UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler"),
-            "image_encoder": ("clip_vision_model",),
-            "image_processor": (),
-            "text_encoder": ("umt5",),
-            "tokenizer": (),
-        }
-        if (problem := mismatched(configs, expected)) is not None:
-            return problem
-        scheduler = configs["scheduler"]
-        if scheduler["_class_name"] == "UniPCMultistepScheduler" and not (
-            scheduler.get("use_flow_sigmas") and scheduler.get("prediction_type") == "flow_prediction"
-        ):
-            return "its scheduler does not step along a flow (use_flow_sigmas, prediction_type)"
-        if scheduler.get("use_dynamic_shifting"):
-            return "its scheduler shifts by the size of the clip, which the stock pipeline never tells it"
-        return None
-
-    def check(self, recipe: Recipe) -> None:
-        del recipe  # `settings` says it all
-
-    def load(
-        self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None
-    ) -> WorldModel:
-        from .wan import WanWorld
-
-        return WanWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
-
-    def memory_of_batch(self, configs: Configs, recipe: Recipe, batch: int) -> Memory:
-        return wan_memory(configs, recipe, batch)
-
-
 BUILT_IN: Mapping[str, WorldFamily] = {
     "cosmos-predict2": _Cosmos(),
     "cosmos-predict2.5": _Cosmos25(),
-    "wan2.1-i2v": _Wan(),
+    "cosmos3": Cosmos3(),
+    "wan2.1-i2v": Wan21Family(),
+    "wan2.2-ti2v": WanTI2VFamily(),
+    "wan2.2-i2v": WanTwoStageFamily(),
 }

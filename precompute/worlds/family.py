@@ -226,6 +226,23 @@ class HasArithmetic(Protocol):
 
 
 @runtime_checkable
+class HasIndexSettings(Protocol):
+    """Optional: settings of `model_index.json` decide its latents. Without it, only the files of its parts do."""
+
+    index_decides: Literal[True]
+    """A folder's index counts in the world's identity."""
+
+
+@runtime_checkable
+class HasRest(Protocol):
+    """Optional: it has parts of which a worker holds less than the files do."""
+
+    def held_share(self, configs: Configs) -> Mapping[str, float]:
+        """Part -> the share of its weights that is on the device; parts that are not named are there in full."""
+        ...
+
+
+@runtime_checkable
 class HasDimensions(Protocol):
     """Optional: the latent space of the models that its names stand for on the Hub, known without fetching anything."""
 

@@ -14,7 +14,17 @@ from rich.table import Table
 from ...pipeline.errors import WorldModelError
 from ...pipeline.messages import list_problems
 from .builtin import BUILT_IN
-from .family import OTHER_PIPELINE, Card, Configs, WorldFamily, read_config, read_configs, settings_of
+from .family import (
+    INDEX,
+    OTHER_PIPELINE,
+    Card,
+    Configs,
+    WorldFamily,
+    class_of,
+    read_config,
+    read_configs,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import WorldModel
@@ -82,15 +92,25 @@ def identify(configs: Configs, where: Path) -> Registered:
     if fitting:
         claims = " and ".join(f"{entry.name} ({entry.origin})" for entry in fitting)
         raise WorldModelError(f"the world model in {where} is claimed by {claims}. Uninstall one of these packages")
-    # where the pipeline is that of a family, only what is said by it helps
-    near = {name: reason for name, reason in reasons.items() if not (reason or "").startswith(OTHER_PIPELINE)}
-    explanation = "; ".join(
-        f"no {name} ({families[name].family.title}): {reason}" for name, reason in (near or reasons).items()
-    )
+    stated = {name: reason for name, reason in reasons.items() if reason is not None}
     raise WorldModelError(
-        f"the world model in {where} is of no supported family. It is {explanation}. Supported are "
-        f"{', '.join(families)}: `theworld worlds` lists them; docs/worlds.md says how to add another"
+        f"the world model in {where} is of no supported family. {_explanation(stated, families, configs)}. Supported "
+        f"are {', '.join(families)}: `theworld worlds` lists them; docs/worlds.md says how to add another"
     )
+
+
+def _explanation(reasons: Mapping[str, str], families: Mapping[str, Registered], configs: Configs) -> str:
+    """Why no family takes it; each reason once."""
+    # where the pipeline is that of a family, only what is said by it helps
+    near = {name: reason for name, reason in reasons.items() if not reason.startswith(OTHER_PIPELINE)}
+    if not near:
+        return f"Its pipeline is a {class_of(configs[INDEX])}, which none of them runs"
+    names_by_reason: dict[str, list[str]] = {}
+    for name, reason in near.items():
+        names_by_reason.setdefault(reason, []).append(f"{name} ({families[name].family.title})")
+    said = "; ".join(f"no {' and no '.join(names)}: {reason}" for reason, names in names_by_reason.items())
+    layout = "diffusers has a folder for each part; on the Hub, such repositories are often named …-Diffusers"
+    return f"It is {said}" if configs else f"It is {said} ({layout})"
 
 
 def load_world(
@@ -152,14 +172,21 @@ def list_worlds() -> list[dict[str, Any]]:
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows of `list_worlds` as a table for a terminal."""
-    caption = "--world takes a folder or a Hub id of any family, too. Windows: latent frames"
-    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
-    for column in ("--world", "family", "size", "window", "fps", "denoise steps", "prompts"):
-        table.add_column(column, no_wrap=column in ("--world", "family", "size"), overflow="fold")
+    origins = {row["family"]: row["from"] for row in rows if row["from"] != "theworld"}
+    captions = [
+        "--world takes a folder or a Hub id of any family, too.",
+        "Windows: latent frames; steps: of denoising.",
+        *(f"* {family}: of the package {origin}." for family, origin in origins.items()),
+    ]
+    table = Table(box=None, pad_edge=False, caption=" ".join(captions), caption_justify="left")
+    for column in ("--world", "family"):
+        table.add_column(column, overflow="fold")  # names of any length; numbers and their heads stay whole
+    for column in ("size", "window", "fps", "steps", "prompts"):
+        table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(
             row["world"] or "a folder",
-            row["family"] if row["from"] == "theworld" else f"{row['family']} ({row['from']})",
+            row["family"] + "*" * (row["family"] in origins),
             f"{row['height']}x{row['width']}",
             str(row["window"]),
             f"{row['fps']:g}",

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...pipeline.errors import WorldModelError
 from ...pipeline.files.hub import Snapshot, fetch, is_hub_id
-from ...pipeline.files.limits import MAX_WEIGHT_BYTES
+from ...pipeline.files.limits import MAX_CONFIG_BYTES, MAX_WEIGHT_BYTES
 from ...pipeline.files.pretrained import require_plain
 from ...pipeline.files.weight_hashes import hash_weights
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.progress import Progress
 from .builtin import BUILT_IN, COSMOS, WORLDLET
-from .family import INDEX, Ability, Card, HasAutoencoder, HasDimensions, WorldFamily, read_configs, require_ability
+from .family import (
+    INDEX,
+    Ability,
+    Card,
+    HasAutoencoder,
+    HasDimensions,
+    HasIndexSettings,
+    HasRest,
+    WorldFamily,
+    read_configs,
+    require_ability,
+)
 from .registry import card_of, identify, named_worlds
 
 if TYPE_CHECKING:
@@ -41,10 +54,16 @@ class WorldSource:
         return self.family.latent_spec(read_configs(self.folder))
 
     def weight_bytes(self) -> int:
-        """Bytes of all weights that a worker loads."""
-        return sum(
-            path.stat().st_size for part in self.family.parts for path in (self.folder / part).glob("*.safetensors")
-        )
+        """Bytes of the weights that a worker holds on its device, as large as they are on disk."""
+        sizes = {
+            part: sum(path.stat().st_size for path in (self.folder / part).glob("*.safetensors"))
+            for part in self.family.parts
+        }
+        held: Mapping[str, float] = {}
+        if isinstance(self.family, HasRest):
+            with suppress(LookupError, TypeError, ValueError, ArithmeticError):  # of no such class: loading says why
+                held = self.family.held_share(read_configs(self.folder))
+        return sum(round(size * held.get(part, 1.0)) for part, size in sizes.items())
 
     def require(self, ability: Ability, what: str) -> None:
         """Refuse what engines of its family cannot do.
@@ -106,8 +125,10 @@ def resolve_world(
                 require_plain(folder, path, MAX_WEIGHT_BYTES)
                 for part in parts
                 for path in (folder / part).iterdir()
-                if path.suffix in {".json", ".safetensors", ".model"}
+                if path.suffix in {".json", ".safetensors", ".model", ".jinja"}
             ]
+            if isinstance(family, HasIndexSettings):
+                files.append(require_plain(folder, folder / f"{INDEX}.json", MAX_CONFIG_BYTES))
             identity = hash_weights(folder, files, progress=progress, trust=trust)
         except (OSError, ValueError) as error:
             raise WorldModelError(f"the world model in {folder} cannot be read: {error}") from error

@@ -1,8 +1,9 @@
-"""The Wan 2.1 image-to-video engine: it denoises the future of a first frame.
+"""The image-to-video engine of Wan 2.1 and 2.2: it denoises the future of a first frame.
 
-Given the same draws, its result equals that of diffusers' `WanImageToVideoPipeline`, for a batch of images and without
-decoding. The network gets the image three times: the VAE's encoding of a clip that is the image and then grey, beside
-the noise; four mask channels that are one at the first latent frame; CLIP's tokens of the image, beside the text's.
+Given the same draws, its results equal those of diffusers' `WanImageToVideoPipeline`, for a batch of images and without
+decoding. `WanWorld` holds the rollout and the loop; each model says how the network gets the image and the time, and
+which network runs at a noise level (wan21.py, wan22.py). By default the image stands beside the noise, as the VAE's
+encoding of a clip that is the image and then grey, with a mask that is one at the first latent frame.
 
 Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video frame
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import (
@@ -22,14 +23,12 @@ from diffusers import (
 )
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import video_frames
 from ...pipeline.latents.tensors import draw_noise
-from ..media.images import to_image
 from .family import read_config
 from .offloading import offload_blocks
 from .precision import full_float32
@@ -44,61 +43,30 @@ _SCHEDULERS: dict[str, type[Scheduler]] = {
 
 
 class WanWorld(FollowsPrompts, WanLatents):
-    """A `WorldModel` over the parts of a Wan 2.1 image-to-video pipeline."""
+    """Base of Wan's image-to-video world models; a `WorldModel`."""
+
+    title: ClassVar[str]
+    """In messages."""
 
     def __init__(
         self,
         vae: AutoencoderKLWan,
         transformer: WanTransformer3DModel,
         scheduler: Scheduler,
-        image_encoder: CLIPVisionModel,
-        image_processor: CLIPImageProcessorPil,
         *,
         text: TextEmbeddings | None = None,
     ) -> None:
         """
         Args:
-            vae, image_encoder: float32. transformer: float32 or bfloat16, all on one device.
+            vae: float32. transformer: float32 or bfloat16, on the same device.
             scheduler: its config states the noise levels and the solver; each rollout uses a copy of it.
             text: embeddings of the recipe's prompts, the empty one included; with None it can encode, not roll out.
         """
         super().__init__(vae)
         self.transformer = transformer.eval().requires_grad_(False)
         self.scheduler = scheduler
-        self.image_encoder = image_encoder.eval().requires_grad_(False)
-        self.image_processor = image_processor
         self._text = text
         self.dtype: torch.dtype = transformer.dtype
-
-    @classmethod
-    def load(
-        cls, folder: Path, *, device: str = "cpu", compute_dtype: str = "float32", text: TextEmbeddings | None = None
-    ) -> WanWorld:
-        """Load all but the text encoder of a folder in the stock layout.
-
-        Raises:
-            WorldModelError: a part is missing or is of another class.
-        """
-        vae = load_part(AutoencoderKLWan, folder, "vae", device=device)
-        dtype = getattr(torch, compute_dtype)
-        transformer = load_part(WanTransformer3DModel, folder, "transformer", device=device, dtype=dtype)
-
-        def load(kind: Any, part: str, **options: Any) -> Any:
-            what = f"world model's {part}"
-            return load_pretrained(kind, folder, part, error=WorldModelError, what=what, **options)
-
-        # float32 as its model card has it: it is one image
-        image_encoder = load(CLIPVisionModel, "image_encoder", dtype=torch.float32, use_safetensors=True)
-        # the one that runs on Pillow: the other rounds differently, and whether it is there depends on torchvision
-        image_processor = load(CLIPImageProcessorPil, "image_processor")
-        name = read_config(folder / "scheduler" / "scheduler_config.json").get("_class_name", "")
-        if name not in _SCHEDULERS:
-            raise WorldModelError(
-                f"the world model in {folder} names the scheduler {name!r}; there are {', '.join(_SCHEDULERS)}"
-            )
-        scheduler = load(_SCHEDULERS[name], "scheduler")
-        torch.nn.Module.to(image_encoder, torch.device(device))
-        return cls(vae, transformer, scheduler, image_encoder, image_processor, text=text)
 
     def compile_blocks(self) -> None:
         """As `Compilable` has it."""
@@ -126,16 +94,18 @@ class WanWorld(FollowsPrompts, WanLatents):
         if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
             raise ConfigError(f"a recipe of kind {recipe.kind} is not one joint diffusion")
         if seen.ndim == 5 and seen.shape[2] != 1:
-            raise ConfigError(f"Wan 2.1 image-to-video takes one frame, not {seen.shape[2]}")
+            raise ConfigError(f"{self.title} takes one frame, not {seen.shape[2]}")
         images = seen[:, :, 0] if seen.ndim == 5 else seen
         if recipe.rollout_steps == 0:
             return self.encode(images)
         text, negative = stack_prompts(self._text)
         if text is None:
-            raise ConfigError("Wan 2.1 was loaded without the embeddings of its prompt, which it needs even if empty")
-        condition = self.condition(images, recipe.rollout_steps * recipe.stride)
-        channels, (frames, height, width) = self._spec.channels, condition.shape[2:]
-        noise = draw_noise(recipe, keys, (channels, frames, height, width))
+            raise ConfigError(
+                f"{self.title} was loaded without the embeddings of its prompt, which it needs even if empty"
+            )
+        steps = recipe.rollout_steps * recipe.stride
+        condition = self.condition(images, steps)
+        noise = draw_noise(recipe, keys, self._noise_shape(condition, steps))
         latents = self.denoise(
             images,
             condition,
@@ -145,7 +115,8 @@ class WanWorld(FollowsPrompts, WanLatents):
             text=text,
             negative_text=negative,
         )
-        latents[:, :, :1] = condition[:, -channels:, :1]  # the loop gives its own rendering of the observed frame
+        # the loop may give its own rendering of the observed frame
+        latents[:, :, :1] = condition[:, -self._spec.channels :, :1]
         return latents[:, :, :: recipe.stride].contiguous()
 
     @torch.inference_mode()
@@ -163,7 +134,7 @@ class WanWorld(FollowsPrompts, WanLatents):
         """What `WanImageToVideoPipeline(..., output_type="latent")` returns, for comparison with it: frame 0 is what
         the loop makes of it, and each generator is drawn from once, as there."""
         condition = self.condition(images, rollout_steps)
-        shape = (self._spec.channels, *condition.shape[2:])
+        shape = self._noise_shape(condition, rollout_steps)
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         return self.denoise(
             images,
@@ -175,13 +146,19 @@ class WanWorld(FollowsPrompts, WanLatents):
             negative_text=negative_text,
         )
 
+    def _noise_shape(self, condition: Tensor, rollout_steps: int) -> tuple[int, int, int, int]:
+        """(C, T, H, W) of one sample."""
+        height, width = condition.shape[-2:]
+        return (self._spec.channels, 1 + rollout_steps, height, width)
+
     @torch.inference_mode()
     def condition(
         self, images: Float[Tensor, "B 3 height width"], rollout_steps: int
     ) -> Float[Tensor, "B mask_and_C T H W"]:
-        """The network's input beside the noise: a mask of the observed frame, and the encoding of the image and grey.
+        """What the network is shown of the image at every step; its last channels, at frame 0, equal `encode`.
 
-        The encoding's first frame equals `encode`, since the VAE is causal; the mask has `temporal_stride` channels.
+        Here the input beside the noise: a mask of the observed frame, of `temporal_stride` channels, and the encoding
+        of the image and grey, whose first frame is that of the image alone, since the VAE is causal.
 
         Source: `WanImageToVideoPipeline.prepare_latents`.
         """
@@ -199,7 +176,7 @@ class WanWorld(FollowsPrompts, WanLatents):
     def denoise(
         self,
         images: Float[Tensor, "B 3 height width"],
-        condition: Float[Tensor, "B mask_and_C T H W"],
+        condition: Float[Tensor, "B channels frames H W"],
         noise: Float[Tensor, "B C T H W"],
         *,
         denoise_steps: int,
@@ -210,11 +187,11 @@ class WanWorld(FollowsPrompts, WanLatents):
         """From pure noise to a clip, with the steps of the folder's scheduler; float32.
 
         Args:
-            images: float32 in [-1, 1], for CLIP. condition: of `condition`. noise: unit normal.
+            images: float32 in [-1, 1], for `image_tokens`. condition: of `condition`. noise: unit normal.
             denoise_steps: forwards, twice as many with guidance.
             text, negative_text: prompt embeddings, one for all or one for each sample, padded to 512 as the pipeline
                 pads them; the second with guidance.
-            guidance: flow = uncond + guidance * (cond - uncond) above 1.0.
+            guidance: flow = uncond + guidance * (cond - uncond) above 1.0, at every noise level.
         Raises:
             ConfigError: guidance without `negative_text`.
 
@@ -226,17 +203,18 @@ class WanWorld(FollowsPrompts, WanLatents):
                 raise ConfigError("guidance steers away from a text, and no embeddings of one were given")
             contexts.append(negative_text)
         contexts = [context.to(self.device, self.dtype).expand(len(noise), -1, -1) for context in contexts]
-        image_tokens = self._image_tokens(images).to(self.dtype)
+        image_tokens = self.image_tokens(images)
         # a new scheduler each time: multistep solvers keep state
         scheduler: Any = type(self.scheduler).from_config(self.scheduler.config)
         scheduler.set_timesteps(denoise_steps, device=self.device)
         latents = noise
         for t in scheduler.timesteps:
-            hidden = torch.cat([latents, condition], dim=1).to(self.dtype)
+            network = self.network_at(t)
+            hidden, times = self.network_input(latents, condition, t)
             flows = [
-                self.transformer(
-                    hidden_states=hidden,
-                    timestep=t.expand(len(noise)),
+                network(
+                    hidden_states=hidden.to(self.dtype),
+                    timestep=times,
                     encoder_hidden_states=context,
                     encoder_hidden_states_image=image_tokens,
                     return_dict=False,
@@ -245,11 +223,51 @@ class WanWorld(FollowsPrompts, WanLatents):
             ]
             flow = flows[0] if len(flows) == 1 else flows[1] + guidance * (flows[0] - flows[1])
             latents = scheduler.step(flow, t, latents, return_dict=False)[0]
+        return self.finish(latents, condition)
+
+    # What a model may have of its own:
+
+    def image_tokens(self, images: Tensor) -> Tensor | None:
+        """Tokens of each image, (B, L, D), beside the text's; None where the network takes none."""
+        del images
+        return None
+
+    def network_at(self, t: Tensor) -> WanTransformer3DModel:
+        """The network that runs at time `t` of the scheduler, on the device."""
+        del t
+        return self.transformer
+
+    def network_input(self, latents: Tensor, condition: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network sees, and the time of each sample, or of each of its tokens."""
+        return torch.cat([latents, condition], dim=1), t.expand(len(latents))
+
+    def finish(self, latents: Tensor, condition: Tensor) -> Tensor:
+        """The clip of the last step's latents."""
+        del condition
         return latents
 
-    def _image_tokens(self, images: Tensor) -> Tensor:
-        """CLIP's tokens of each image, (B, L, D): its last layer but one."""
-        pictures = [to_image(image) for image in images.cpu()]
-        pixels = self.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
-        hidden = self.image_encoder(pixels.to(self.device), output_hidden_states=True).hidden_states
-        return hidden[-2]
+
+def load_transformer(
+    folder: Path, *, device: str, compute_dtype: str, name: str = "transformer"
+) -> WanTransformer3DModel:
+    """A transformer of a folder in the stock layout.
+
+    Raises:
+        WorldModelError: it is missing or of another class.
+    """
+    return load_part(WanTransformer3DModel, folder, name, device=device, dtype=getattr(torch, compute_dtype))
+
+
+def load_scheduler(folder: Path) -> Scheduler:
+    """The scheduler that a folder in the stock layout names.
+
+    Raises:
+        WorldModelError: it is missing or of another class.
+    """
+    name = read_config(folder / "scheduler" / "scheduler_config.json").get("_class_name", "")
+    if name not in _SCHEDULERS:
+        raise WorldModelError(
+            f"the world model in {folder} names the scheduler {name!r}; there are {', '.join(_SCHEDULERS)}"
+        )
+    kind: Any = _SCHEDULERS[name]
+    return load_pretrained(kind, folder, "scheduler", error=WorldModelError, what="world model's scheduler")

@@ -25,6 +25,7 @@ from theworld.precompute.live import audit
 from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worlds.builtin import BUILT_IN
+from theworld.precompute.worlds.source import find_dimensions
 from theworld.train.config import TrainConfig
 
 from .. import interop
@@ -160,7 +161,9 @@ def test_the_size_of_a_latent_that_a_config_states_is_the_one_it_gives(file: Pat
         return
     table = tomllib.loads(file.read_text())["precompute"]
     height, width = map(int, table["size"].split("x"))
-    kilobytes = 16 * (1 + table["steps"]) * (height // 8) * (width // 8) * 2 / 1000
+    world = find_dimensions(table.get("world"))
+    cells = (height // world.spatial_stride) * (width // world.spatial_stride)
+    kilobytes = world.channels * (1 + table["steps"]) * cells * 2 / 1000
     assert float(stated[1]) * {"KB": 1, "MB": 1000}[stated[2]] == pytest.approx(kilobytes, rel=0.04)
 
 

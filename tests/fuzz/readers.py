@@ -46,6 +46,7 @@ from theworld.precompute.job.throughput import ThroughputLog
 from theworld.precompute.media.video_times import Window
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worldlet.scenes.files import read_truth, write_scenes
+from theworld.precompute.worlds.family import read_configs, size_multiple
 from theworld.precompute.worlds.prompts import load_prompt_embeddings
 from theworld.precompute.worlds.registry import load_world
 from theworld.precompute.worlds.source import find_autoencoder, find_dimensions, resolve_world
@@ -376,6 +377,7 @@ def _read_world(folder: Path) -> None:
         source.weight_bytes()
         _Spec.model_validate(asdict(spec))  # as the store does that is made of it
         operations_of(source, recipe)
+        size_multiple(source.family, read_configs(source.folder))
 
     each(lambda: find_dimensions(world), use, lambda: find_autoencoder(world))
 
@@ -728,7 +730,11 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="worlds: weights",
-            covers=("precompute.worlds.wan_vae:load_part", "precompute.worlds.wan:WanWorld.load.load", *pretrained),
+            covers=(
+                *("precompute.worlds.wan_vae:load_part", "precompute.worlds.wan:load_scheduler"),
+                *("precompute.worlds.wan21:Wan21World.load.load", *pretrained),
+                *("precompute.worlds.cosmos3:Cosmos3World.load", "precompute.worlds.cosmos3_text:load_towers"),
+            ),
             cases=lambda s: s.worlds_with("config.json", "scheduler_config.json", "*.safetensors", "model_index.json"),
             use=_load_world,
             share=0.01,

@@ -47,8 +47,10 @@ from theworld.train.training.train import train
 from ..faults.harness import BAD, SPEC, job
 from ..faults.test_images import originals
 from ..golden.make import GOLDEN
+from ..miniatures.cosmos3 import save_mini_cosmos3
 from ..miniatures.lm import save_mini_lm
 from ..miniatures.training import StopAt, lay_out, settings
+from ..miniatures.wan22 import save_mini_ti2v, save_mini_two_stage
 from ..miniatures.world_model import save_mini_wan, save_mini_world
 
 ROOT = Path(__file__).parents[2]
@@ -329,8 +331,10 @@ class Seeds:
     @cached_property
     def worlds(self) -> list[Case]:
         one, other = save_mini_world(self.place / "world"), save_mini_wan(self.place / "wan")
+        later = [save_mini_ti2v(self.place / "ti2v"), save_mini_two_stage(self.place / "two-stage")]
+        later.append(save_mini_cosmos3(self.place / "cosmos3"))
         shutil.copyfile(ROOT / "precompute" / "worldlet" / "weights" / "card.json", one / "card.json")
-        return [case_of(folder, under="world/") for folder in (one, other)]
+        return [case_of(folder, under="world/") for folder in (one, other, *later)]
 
     def worlds_with(self, *patterns: str) -> list[Case]:
         return [case.only(lambda name: any(map(Path(name).match, patterns))) for case in self.worlds]

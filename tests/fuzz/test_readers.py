@@ -69,10 +69,19 @@ OF_OTHERS = {
     "precompute.worldlet.training.encode:load_latents": OWN_WORK,
     "precompute.worldlet.training.encode:measure_statistics": OWN_WORK,
     "precompute.worldlet.training.vae:train_vae": OWN_WORK,
-    "precompute.worlds.cosmos25:Cosmos25World.load": "load_pretrained, as of `worlds: weights`",
-    "precompute.worlds.cosmos25_text:load_reader.load": "load_pretrained, as of `worlds: weights`",
     "precompute.worlds.cosmos25_text:load_projection": "two tensors of a safetensors file, as of `store: prompts`",
-    "precompute.worlds.text_rows:load_reader": "load_pretrained, as of `worlds: weights`",
+    **dict.fromkeys(
+        (
+            f"precompute.worlds.{name}"
+            for name in (
+                "cosmos25:Cosmos25World.load",
+                "cosmos25_text:load_reader.load",
+                "cosmos3_text:load_reader",
+                "text_rows:load_reader",
+            )
+        ),
+        "load_pretrained, as of `worlds: weights`",
+    ),
     "train.data.vision:VisionInputs.__init__": "load_pretrained, as of `language models: weights`",
     "train.data.vision:VisionInputs.prepare": "decode_image, as of `images`",
     "train.questions.coverage:_read_digest": "hashes bytes, whatever they are",

@@ -22,7 +22,7 @@ from theworld.pipeline.files.pretrained import require_plain, tensor_shapes
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.worlds.prompts import embed_prompts
 from theworld.precompute.worlds.source import resolve_world
-from theworld.precompute.worlds.wan import WanWorld
+from theworld.precompute.worlds.wan21 import Wan21World
 from theworld.precompute.worlds.wan_vae import load_autoencoder
 from theworld.train.language.lm import load_language_model, load_tokenizer_only
 from theworld.train.language.weights import find_weights
@@ -180,7 +180,7 @@ def test_what_a_world_model_computes_by_itself_is_compared_before_it_is_allocate
     world = save_mini_wan(tmp_path / "world")
     edit(world / file, **settings)
     with pytest.raises(WorldModelError, match=reason):
-        WanWorld.load(world)
+        Wan21World.load(world)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
@@ -296,8 +296,8 @@ def test_every_loader_is_called_in_one_place_and_nothing_loads_code_by_name() ->
                     assert arguments.get("allow_pickle") == "False", place
                 for keyword in node.keywords:
                     assert (keyword.arg, ast.unparse(keyword.value)) != ("trust_remote_code", "True"), place
-    # Wan's sampler makes a fresh scheduler from the config of one that was loaded
-    assert seen == {"pipeline/files/pretrained.py", "precompute/worlds/wan.py"}
+    # the samplers of Wan and Cosmos 3 make a fresh scheduler from the config of one that was loaded
+    assert seen == {"pipeline/files/pretrained.py", "precompute/worlds/wan.py", "precompute/worlds/cosmos3.py"}
 
 
 def test_a_header_cannot_state_more_numbers_than_its_file_has_room_for(tmp_path: Path) -> None:
@@ -307,4 +307,4 @@ def test_a_header_cannot_state_more_numbers_than_its_file_has_room_for(tmp_path:
     lie = world / "transformer" / "diffusion_pytorch_model.safetensors"
     lie.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(WorldModelError, match=r"its config describes .* and its weights hold [0-9,]{3,7}$"):
-        WanWorld.load(world)
+        Wan21World.load(world)

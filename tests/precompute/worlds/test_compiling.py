@@ -7,17 +7,24 @@ from functools import partial
 import pytest
 import torch
 
+from tests.miniatures.cosmos3 import EDGE, mini_cosmos3, mini_unipc
+from tests.miniatures.wan22 import mini_wan22_transformer
 from tests.miniatures.world_model import (
+    TEXT_WIDTH,
     mini_clip,
     mini_transformer,
     mini_vae,
+    mini_vae22,
     mini_wan_scheduler,
     mini_wan_transformer,
 )
 from theworld.pipeline.errors import ConfigError
 from theworld.precompute.worlds.compiling import compile_world
 from theworld.precompute.worlds.cosmos import CosmosWorld
-from theworld.precompute.worlds.wan import WanWorld
+from theworld.precompute.worlds.cosmos3 import Cosmos3World
+from theworld.precompute.worlds.cosmos3_forward import PromptKeys
+from theworld.precompute.worlds.wan21 import Wan21World
+from theworld.precompute.worlds.wan22 import WanTwoStageWorld
 
 
 @pytest.fixture
@@ -56,9 +63,43 @@ def test_all_blocks_share_one_graph_for_each_shape_and_text_has_another(traced: 
 
 
 def test_wan_s_blocks_are_compiled_too(traced: list[torch.fx.GraphModule]) -> None:
-    world = WanWorld(mini_vae(), mini_wan_transformer(), mini_wan_scheduler(), *mini_clip())
+    world = Wan21World(mini_vae(), mini_wan_transformer(), mini_wan_scheduler(), *mini_clip())
     compile_world(world, "cpu")
     assert all(block._compiled_call_impl is not None for block in world.transformer.blocks)
+    assert len(traced) == 1
+
+
+def test_networks_that_take_turns_are_traced_once(traced: list[torch.fx.GraphModule]) -> None:
+    networks = [mini_wan22_transformer(seed) for seed in (0, 1)]
+    world = WanTwoStageWorld(mini_vae(), *networks, mini_wan_scheduler(), boundary_ratio=0.9)
+    images, text = torch.zeros(2, 3, 32, 32), torch.zeros(1, 512, TEXT_WIDTH)
+
+    def roll_out() -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        return world.stock_rollout(images, generators, rollout_steps=1, denoise_steps=4, text=text)
+
+    plain = roll_out()
+    world._turns._has_room = False  # as on a GPU that holds one of them
+    compile_world(world, "cpu")
+    del traced[:]
+    assert torch.equal(roll_out(), plain)
+    assert 0 < (graphs := len(traced)) <= 2
+    assert torch.equal(roll_out(), plain)
+    assert len(traced) == graphs
+
+
+def test_cosmos_3_s_layers_are_compiled_too(traced: list[torch.fx.GraphModule]) -> None:
+    world = Cosmos3World(mini_vae22(), mini_cosmos3(**EDGE), mini_unipc())
+    text = torch.randn(2, 3, 9, 2, 16)
+    observed, noise = torch.randn(2, 48, 1, 2, 2), torch.randn(2, 48, 3, 2, 2)
+
+    def denoise() -> torch.Tensor:
+        return world.denoise(observed, noise, denoise_steps=3, prompts=[PromptKeys(*text)])
+
+    plain = denoise()
+    compile_world(world, "cpu")
+    del traced[:]  # of the trial
+    assert torch.equal(denoise(), plain)
     assert len(traced) == 1
 
 

@@ -143,6 +143,17 @@ def test_other_models_of_wan_s_makers_are_refused_by_their_difference(
         resolve_world(str(edited(wan, tmp_path / "other", file, **changes)))
 
 
+def test_a_folder_that_no_family_knows_is_refused_with_each_reason_once(cosmos: Path, tmp_path: Path) -> None:
+    other = edited(cosmos, tmp_path / "other", "model_index.json", _class_name="CogVideoXPipeline")
+    with pytest.raises(WorldModelError, match=r"a CogVideoXPipeline, which none of them runs\. Supported are cosmos"):
+        resolve_world(str(other))
+    (tmp_path / "original").mkdir()
+    (tmp_path / "original" / "config.json").write_text("{}")
+    with pytest.raises(WorldModelError, match=r"a folder for each part.*…-Diffusers") as caught:
+        resolve_world(str(tmp_path / "original"))
+    assert str(caught.value).count("no vae/") == 1
+
+
 def test_the_text_encoder_is_a_part_of_wan_s_identity_and_of_cosmos_s_with_a_prompt_only(
     wan: Path, tmp_path: Path
 ) -> None:
@@ -266,5 +277,20 @@ def test_the_command_lists_what_there_is(tmp_path: Path, monkeypatch: pytest.Mon
     assert by_name["cosmos-predict2-2b"]["at"] == "nvidia/Cosmos-Predict2-2B-Video2World"
     assert (by_name["wan2.1-i2v-480p"]["window"], by_name["wan2.1-i2v-480p"]["prompts"]) == (21, True)
     assert (by_name[None]["family"], by_name[None]["from"]) == ("drift", "drift-world 1.2")
-    table = CliRunner().invoke(app, ["worlds"], env={"COLUMNS": "120"}).stdout
-    assert all(word in table for word in ("worldlet", "wan2.1-i2v-480p", "drift (drift-world 1.2)", "480x832"))
+    table = " ".join(CliRunner().invoke(app, ["worlds"], env={"COLUMNS": "120"}).stdout.split())
+    said = ("worldlet", "wan2.1-i2v-480p", "drift*", "drift: of the package drift-world 1.2")
+    assert all(words in table for words in said)
+
+
+def test_names_of_any_length_leave_the_table_whole_at_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "a-very-long-name-of-a-world-of-some-package-14b-480p"
+    code = drift_code().replace("names = {}", f"names = {{{long!r}: 'a/b'}}")
+    install(tmp_path / "site", monkeypatch, package="drift-world", code=code, name="drift-in-latents-of-its-own")
+    lines = CliRunner().invoke(app, ["worlds"], env={"COLUMNS": "80"}).stdout.splitlines()
+    assert lines[0].split() == ["--world", "family", "size", "window", "fps", "steps", "prompts"]
+    assert max(map(len, lines)) <= 80
+    for row in list_worlds():
+        numbers = [f"{row['height']}x{row['width']}", str(row["window"]), f"{row['fps']:g}", str(row["denoise_steps"])]
+        assert any(all(number in line.split() for number in numbers) for line in lines)

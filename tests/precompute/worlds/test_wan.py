@@ -22,7 +22,7 @@ from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.world_model import WorldModel
 from theworld.precompute.worlds.cosmos import CosmosWorld
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
-from theworld.precompute.worlds.wan import WanWorld
+from theworld.precompute.worlds.wan21 import Wan21World
 
 KEYS = [key_of_bytes(bytes([i])) for i in range(4)]
 EMPTY, BALL = torch.randn(2, 1, 512, TEXT_WIDTH, generator=torch.Generator().manual_seed(3))
@@ -33,12 +33,12 @@ def recipe(**changes: object) -> Recipe:
     return Recipe(**(fields | changes))
 
 
-def engine(text: TextEmbeddings | None) -> WanWorld:
-    return WanWorld(mini_vae(), mini_wan_transformer(), mini_wan_scheduler(), *mini_clip(), text=text)
+def engine(text: TextEmbeddings | None) -> Wan21World:
+    return Wan21World(mini_vae(), mini_wan_transformer(), mini_wan_scheduler(), *mini_clip(), text=text)
 
 
 @pytest.fixture(scope="module")
-def world() -> WanWorld:
+def world() -> Wan21World:
     return engine(TextEmbeddings.of_rows(EMPTY))
 
 
@@ -48,7 +48,7 @@ def images() -> torch.Tensor:
     return pixels / 127.5 - 1
 
 
-def test_it_is_a_world_model_in_the_latent_space_of_cosmos(world: WanWorld, images: torch.Tensor) -> None:
+def test_it_is_a_world_model_in_the_latent_space_of_cosmos(world: Wan21World, images: torch.Tensor) -> None:
     assert isinstance(world, WorldModel)
     videos = images[:1].unsqueeze(2).repeat(1, 1, 9, 1, 1)
     cosmos = CosmosWorld(mini_vae(), mini_transformer())
@@ -58,7 +58,7 @@ def test_it_is_a_world_model_in_the_latent_space_of_cosmos(world: WanWorld, imag
         world.encode_video(videos[:, :, :8])
 
 
-def test_a_rollout_begins_with_the_encoding_of_its_image_bit_by_bit(world: WanWorld, images: torch.Tensor) -> None:
+def test_a_rollout_begins_with_the_encoding_of_its_image_bit_by_bit(world: Wan21World, images: torch.Tensor) -> None:
     encoded = world.encode(images)
     assert encoded.shape == (4, 16, 1, 4, 6)
     assert torch.equal(world.rollout(images, KEYS, recipe(rollout_steps=0)), encoded)
@@ -67,7 +67,9 @@ def test_a_rollout_begins_with_the_encoding_of_its_image_bit_by_bit(world: WanWo
     assert torch.equal(rolled[:, :, :1], encoded)
 
 
-def test_a_latent_depends_on_its_key_and_the_recipe_and_not_on_its_batch(world: WanWorld, images: torch.Tensor) -> None:
+def test_a_latent_depends_on_its_key_and_the_recipe_and_not_on_its_batch(
+    world: Wan21World, images: torch.Tensor
+) -> None:
     order = [3, 0, 1, 2]
     straight = world.rollout(images, KEYS, recipe())
     permuted = world.rollout(images[order], [KEYS[i] for i in order], recipe())
@@ -80,12 +82,12 @@ def test_a_latent_depends_on_its_key_and_the_recipe_and_not_on_its_batch(world: 
     assert not torch.equal(world.rollout(images[:1], KEYS[1:2], recipe())[:, :, 1:], straight[:1, :, 1:])
 
 
-def test_stride_keeps_every_nth_frame_of_the_longer_clip(world: WanWorld, images: torch.Tensor) -> None:
+def test_stride_keeps_every_nth_frame_of_the_longer_clip(world: Wan21World, images: torch.Tensor) -> None:
     long = world.rollout(images[:1], KEYS[:1], recipe(rollout_steps=4))
     assert torch.equal(world.rollout(images[:1], KEYS[:1], recipe(stride=2)), long[:, :, ::2])
 
 
-def test_the_image_reaches_the_future_by_the_mask_the_vae_and_clip(world: WanWorld, images: torch.Tensor) -> None:
+def test_the_image_reaches_the_future_by_the_mask_the_vae_and_clip(world: Wan21World, images: torch.Tensor) -> None:
     condition = world.condition(images[:1], 2)
     assert condition.shape == (1, 4 + 16, 3, 4, 6)
     assert condition[:, :4].sum((0, 1, 3, 4)).tolist() == [4 * 24, 0, 0]
@@ -99,7 +101,7 @@ def test_the_image_reaches_the_future_by_the_mask_the_vae_and_clip(world: WanWor
 
 
 def test_text_and_guidance_change_the_future_and_nothing_goes_without_the_empty_prompt(
-    world: WanWorld, images: torch.Tensor
+    world: Wan21World, images: torch.Tensor
 ) -> None:
     plain = world.rollout(images[:1], KEYS[:1], recipe())
     prompted = engine(TextEmbeddings.of_rows(BALL, EMPTY))
@@ -114,19 +116,19 @@ def test_text_and_guidance_change_the_future_and_nothing_goes_without_the_empty_
         world.rollout(images[:1], KEYS[:1], recipe(prompt="a ball", guidance=3.0))
 
 
-def test_real_frames_are_never_made_up_by_a_rollout(world: WanWorld, images: torch.Tensor) -> None:
+def test_real_frames_are_never_made_up_by_a_rollout(world: Wan21World, images: torch.Tensor) -> None:
     with pytest.raises(ConfigError, match="frames"):
         world.rollout(images, KEYS, Recipe(world="sha256:x", height=32, width=48, kind="frames"))
 
 
 def test_a_folder_loads_to_the_same_engine_and_bfloat16_touches_the_transformer_alone(
-    tmp_path: Path, world: WanWorld, images: torch.Tensor
+    tmp_path: Path, world: Wan21World, images: torch.Tensor
 ) -> None:
     folder = save_mini_wan(tmp_path / "wan")
     text = TextEmbeddings.of_rows(EMPTY)
     exact = world.rollout(images, KEYS, recipe())
-    assert torch.equal(WanWorld.load(folder, text=text).rollout(images, KEYS, recipe()), exact)
-    half = WanWorld.load(folder, compute_dtype="bfloat16", text=text)
+    assert torch.equal(Wan21World.load(folder, text=text).rollout(images, KEYS, recipe()), exact)
+    half = Wan21World.load(folder, compute_dtype="bfloat16", text=text)
     assert half.dtype == torch.bfloat16
     assert half.vae.dtype == half.image_encoder.dtype == torch.float32
     rounded = half.rollout(images, KEYS, recipe(compute_dtype="bfloat16"))
@@ -135,16 +137,16 @@ def test_a_folder_loads_to_the_same_engine_and_bfloat16_touches_the_transformer_
     assert 0 < (rounded - exact).abs().max() < 0.5
     (folder / "image_encoder" / "model.safetensors").unlink()
     with pytest.raises(WorldModelError, match="cannot be loaded"):
-        WanWorld.load(folder)
+        Wan21World.load(folder)
 
 
-def test_decoding_gives_four_frames_for_each_latent_after_the_first(world: WanWorld, images: torch.Tensor) -> None:
+def test_decoding_gives_four_frames_for_each_latent_after_the_first(world: Wan21World, images: torch.Tensor) -> None:
     video = world.decode(world.rollout(images[:2], KEYS[:2], recipe()))
     assert video.shape == (2, 3, 9, 32, 48)
     assert video.abs().max() <= 1
 
 
-def test_a_video_of_one_frame_is_its_image_and_longer_ones_are_refused(world: WanWorld, images: torch.Tensor) -> None:
+def test_a_video_of_one_frame_is_its_image_and_longer_ones_are_refused(world: Wan21World, images: torch.Tensor) -> None:
     rolled = world.rollout(images[:1], KEYS[:1], recipe())
     assert torch.equal(world.rollout(images[:1].unsqueeze(2), KEYS[:1], recipe()), rolled)
     with pytest.raises(ConfigError, match="one frame, not 5"):
@@ -152,7 +154,7 @@ def test_a_video_of_one_frame_is_its_image_and_longer_ones_are_refused(world: Wa
 
 
 def test_other_prompts_are_followed_by_a_copy_and_leave_the_world_as_it_is(
-    world: WanWorld, images: torch.Tensor
+    world: Wan21World, images: torch.Tensor
 ) -> None:
     before = world.rollout(images[:1], KEYS[:1], recipe())
     other = world.with_text(TextEmbeddings.of_rows(BALL)).rollout(images[:1], KEYS[:1], recipe())

@@ -26,7 +26,7 @@ from theworld.precompute.media.images import to_tensor
 from theworld.precompute.worlds.builtin import BUILT_IN
 from theworld.precompute.worlds.prompts import embed_prompts
 from theworld.precompute.worlds.text_rows import stack_prompts
-from theworld.precompute.worlds.wan import WanWorld
+from theworld.precompute.worlds.wan21 import Wan21World
 
 
 def pictures(count: int, height: int, width: int) -> list[Image.Image]:
@@ -49,8 +49,8 @@ def pipeline(*, euler: bool = False, text_folder: Path | None = None) -> WanImag
     return stock
 
 
-def engine(*, euler: bool = False) -> WanWorld:
-    return WanWorld(mini_vae(), mini_wan_transformer(), mini_wan_scheduler(euler), *mini_clip())
+def engine(*, euler: bool = False) -> Wan21World:
+    return Wan21World(mini_vae(), mini_wan_transformer(), mini_wan_scheduler(euler), *mini_clip())
 
 
 CASES = [
