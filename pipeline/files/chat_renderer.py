@@ -69,8 +69,9 @@ def _render(request: dict[str, Any], most: int) -> list[str]:
 
 def _environment() -> Any:
     """What transformers renders chat templates in, in `render_jinja_template`; a test compares the two."""
-    import jinja2.constants  # these two are else imported on first use, when no file can be opened any more
-    import jinja2.debug
+    # these two are else imported on first use, when no file can be opened any more
+    import jinja2.constants  # pyright: ignore[reportUnusedImport]
+    import jinja2.debug  # pyright: ignore[reportUnusedImport]
     import jinja2.exceptions
     import jinja2.ext
     import jinja2.nodes
@@ -119,6 +120,9 @@ def _environment() -> Any:
     def raise_exception(message: Any) -> None:
         raise jinja2.exceptions.TemplateError(message)
 
+    def strftime_now(form: str) -> str:
+        return datetime.now().strftime(form)
+
     def tojson(
         value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
     ) -> str:
@@ -130,7 +134,7 @@ def _environment() -> Any:
     environment.filters["tojson"] = tojson
     environment.globals.update(
         raise_exception=raise_exception,
-        strftime_now=lambda form: datetime.now().strftime(form),
+        strftime_now=strftime_now,
         dict=Dict(),
         namespace=Namespace,
     )
