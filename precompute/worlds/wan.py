@@ -75,7 +75,6 @@ class WanWorld(FollowsPrompts, WanLatents):
     def offload(self, device: str, *, pinned: bool) -> None:
         """As `Offloadable` has it."""
         self.move_autoencoder(device)
-        torch.nn.Module.to(self.image_encoder, torch.device(device))
         offload_blocks(self.transformer, device, pinned=pinned)
 
     @torch.inference_mode()

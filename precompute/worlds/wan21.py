@@ -64,6 +64,11 @@ class Wan21World(WanWorld):
         torch.nn.Module.to(image_encoder, torch.device(device))
         return cls(vae, transformer, load_scheduler(folder), image_encoder, image_processor, text=text)
 
+    def offload(self, device: str, *, pinned: bool) -> None:
+        """As `Offloadable` has it."""
+        torch.nn.Module.to(self.image_encoder, torch.device(device))
+        super().offload(device, pinned=pinned)
+
     def image_tokens(self, images: Tensor) -> Tensor:
         """CLIP's tokens of each image: its last layer but one."""
         pictures = [to_image(image) for image in images.cpu()]
