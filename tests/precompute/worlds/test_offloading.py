@@ -33,7 +33,7 @@ from theworld.precompute.worlds.offloading import (
     load_or_offload,
     offload_world,
 )
-from theworld.precompute.worlds.wan import WanWorld
+from theworld.precompute.worlds.wan21 import Wan21World
 
 LAYERS, FORWARDS = 3, 2
 
@@ -56,11 +56,11 @@ def cosmos() -> CosmosWorld:
     return CosmosWorld(mini_vae(), mini_transformer(num_layers=LAYERS))
 
 
-def wan() -> WanWorld:
-    return WanWorld(mini_vae(), mini_wan_transformer(), mini_wan_scheduler(), *mini_clip())
+def wan() -> Wan21World:
+    return Wan21World(mini_vae(), mini_wan_transformer(), mini_wan_scheduler(), *mini_clip())
 
 
-def roll_out(world: CosmosWorld | WanWorld, text: Tensor | None) -> Tensor:
+def roll_out(world: CosmosWorld | Wan21World, text: Tensor | None) -> Tensor:
     generator = torch.Generator().manual_seed(5)
     noise = torch.randn(2, 16, 3, 4, 6, generator=generator)
     images = torch.rand(2, 3, 32, 48, generator=generator) * 2 - 1
@@ -75,7 +75,7 @@ TEXT = torch.randn(1, 5, TEXT_WIDTH, generator=torch.Generator().manual_seed(3))
 
 @pytest.mark.parametrize(("make", "text"), [(cosmos, None), (cosmos, TEXT), (wan, TEXT)])
 def test_each_forward_brings_each_block_once_and_keeps_its_bits(
-    make: Callable[[], CosmosWorld | WanWorld], text: Tensor | None, brought: Counter[nn.Module]
+    make: Callable[[], CosmosWorld | Wan21World], text: Tensor | None, brought: Counter[nn.Module]
 ) -> None:
     whole, world = roll_out(make(), text), make()
     offload_world(world, "cpu", "mapped")
@@ -104,12 +104,12 @@ def test_no_weight_is_used_that_the_hooks_did_not_bring(text: Tensor | None, tmp
 @pytest.mark.parametrize("how", ["pinned", "mapped"])
 @pytest.mark.parametrize(("make", "text"), [(cosmos, None), (cosmos, TEXT), (wan, TEXT)])
 def test_on_a_gpu_two_blocks_are_there_at_a_time(
-    make: Callable[[], CosmosWorld | WanWorld], text: Tensor | None, how: Offload
+    make: Callable[[], CosmosWorld | Wan21World], text: Tensor | None, how: Offload
 ) -> None:
     whole = make()
     whole.move_autoencoder("cuda")
     whole.transformer.to("cuda")
-    if isinstance(whole, WanWorld):
+    if isinstance(whole, Wan21World):
         nn.Module.to(whole.image_encoder, "cuda")
     world = make()
     offload_world(world, "cuda", how)
