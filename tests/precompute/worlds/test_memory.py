@@ -22,7 +22,7 @@ from theworld.precompute.worlds.family import Configs
 from theworld.precompute.worlds.memory import HasMemoryEstimate, Memory, memory_of_batch, memory_of_decoding
 from theworld.precompute.worlds.public_sizes import PUBLIC_CONFIGS
 from theworld.precompute.worlds.text_embeddings import ROWS, TextEmbeddings
-from theworld.precompute.worlds.wan import WanWorld
+from theworld.precompute.worlds.wan21 import Wan21World
 from theworld.precompute.worlds.wan_vae import WanLatents
 
 META, CPU = torch.device("meta"), torch.device("cpu")
@@ -106,11 +106,11 @@ def test_a_rollout_of_wan_takes_what_was_estimated(
     clip = built(lambda **sizes: CLIPVisionModel(CLIPVisionConfig(**sizes)), configs["image_encoder"])
     with memory:
         memory.hold(p for part in (vae, transformer, clip) for p in part.parameters())
-        world = WanWorld(vae, transformer, FlowMatchEulerDiscreteScheduler(), clip, CLIPImageProcessorPil())
+        world = Wan21World(vae, transformer, FlowMatchEulerDiscreteScheduler(), clip, CLIPImageProcessorPil())
         condition = world.condition(images, steps)
         world.device = CPU  # the scheduler looks at its times, which a shape alone does not have
         tokens = torch.empty(batch, 257, configs["transformer"]["image_dim"], device=META)
-        with mock.patch.object(world, "_image_tokens", return_value=tokens):  # CLIP looks at pixels on the CPU
+        with mock.patch.object(world, "image_tokens", return_value=tokens):  # CLIP looks at pixels on the CPU
             world.denoise(
                 images, condition, torch.empty_like(condition[:, :16]), denoise_steps=2, text=text, negative_text=text,
                 guidance=of.guidance,
