@@ -53,6 +53,7 @@ class FaultReceipt:
     batch_size: int = 8
     batches: int = 1
     device: str = "fault"
+    peak_bytes: int | None = None
 
 
 class FaultWorker:
