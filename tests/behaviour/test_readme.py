@@ -24,8 +24,9 @@ from theworld.pipeline.cli.main import app
 from theworld.precompute.media.video_writing import write_video
 from theworld.train.language.weights import find_weights
 
+from ..miniatures.cosmos3 import save_mini_cosmos3
 from ..miniatures.image_store import make_images
-from ..miniatures.world_model import save_mini_wan, save_mini_world
+from ..miniatures.world_model import save_mini_world
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -44,7 +45,7 @@ MORE = [
     ("train photos", ["--train-steps", "2", "--device", "cpu", "--lm", "EMBEDDED"]),
     (f"precompute PHOTOS --steps 8 --world {HUB} --cache photos --address", [*SMALL, "--dry-run"]),
     (f"precompute PHOTOS --steps 8 --world {HUB}", [*SMALL, "--in-process"]),
-    ("precompute PHOTOS --config", [*SMALL, "--world", "WAN", "--dry-run"]),
+    ("precompute PHOTOS --config", [*SMALL, "--world", "COSMOS3", "--dry-run"]),
     ("precompute PHOTOS --steps 4", ["--dry-run"]),
     ("precompute VIDEOS", ["--in-process"]),
     ("ask runs/photos", ["--world", HUB]),
@@ -91,7 +92,7 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Typed:
     write_video(folder / "videos" / "0.mp4", np.zeros((33, 64, 64, 3), np.uint8), 12)
     places = {
         HUB: str(save_mini_world(folder / "cosmos")),
-        "WAN": str(save_mini_wan(folder / "wan-weights")),
+        "COSMOS3": str(save_mini_cosmos3(folder / "cosmos3")),
         "EMBEDDED": str(find_weights(None).folder),
         "PHOTOS": str(photos),
         "VIDEOS": str(folder / "videos"),
