@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe
 from ...pipeline.latents.spec import LatentSpec
+from .anyflow_family import AnyFlowFamily
 from .arithmetic import Operations, cosmos_forward_flops, text_tokens
 from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, WorldFamily, mismatched
 from .wan_families import InWanLatents, Wan21Family, WanTI2VFamily, WanTwoStageFamily
@@ -95,4 +96,5 @@ BUILT_IN: Mapping[str, WorldFamily] = {
     "wan2.1-i2v": Wan21Family(),
     "wan2.2-ti2v": WanTI2VFamily(),
     "wan2.2-i2v": WanTwoStageFamily(),
+    "anyflow-far": AnyFlowFamily(),
 }
