@@ -25,7 +25,7 @@ from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import draw_noise
-from .anyflow_family import CHUNK_FRAMES, AnyFlowFamily
+from .anyflow_chunks import CHUNK_FRAMES, chunk_sizes
 from .anyflow_forward import CausalTransformer
 from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
@@ -96,34 +96,23 @@ class AnyFlowWorld(FollowsPrompts, WanLatents):
         if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
             raise ConfigError(f"a recipe of kind {recipe.kind} is not one rollout from a state that is kept")
         observed = self.encode_video(seen) if seen.ndim == 5 else self.encode(seen)
-        frames = 1 + recipe.rollout_steps * recipe.stride
-        if (observed.shape[2] - 1) % CHUNK_FRAMES:
-            raise ConfigError(
-                f"{AnyFlowFamily.title} goes on behind 1 + a multiple of {CHUNK_FRAMES} latent frames, not "
-                f"{observed.shape[2]}"
-            )
-        text, negative = stack_prompts(self._text)
-        if text is None and frames > observed.shape[2]:
-            raise ConfigError(
-                f"{AnyFlowFamily.title} was loaded without the embeddings of its prompt, which it needs even if empty"
-            )
-        first, later = observed[:, :, :1], observed[:, :, 1:]
-        past = [first, *later.split(CHUNK_FRAMES, dim=2)] if later.shape[2] else [first]
-        chunks = -(-(frames - 1) // CHUNK_FRAMES)
+        known, frames = observed.shape[2], 1 + recipe.rollout_steps * recipe.stride
+        if (known - 1) % CHUNK_FRAMES:
+            raise ConfigError(f"AnyFlow FAR goes on behind 1 + a multiple of {CHUNK_FRAMES} latent frames, not {known}")
+        past = list(observed.split(chunk_sizes(known), dim=2))
         shape = (observed.shape[1], CHUNK_FRAMES, *observed.shape[3:])
-        noise = (
-            draw_noise(recipe, [f"{key} chunk {number}" for key in keys], shape).to(self.device)
-            for number in range(len(past), 1 + chunks)
-        )
-        if text is not None:
-            past += self.predict_chunks(
-                past,
-                noise,
-                denoise_steps=recipe.denoise_steps,
-                guidance=recipe.guidance,
-                text=text,
-                negative_text=negative,
-            )
+        noise = [
+            draw_noise(recipe, [f"{key} chunk {number}" for key in keys], shape)
+            for number in range(len(past), len(chunk_sizes(frames)))
+        ]
+        if noise:
+            text, negative = stack_prompts(self._text)
+            if text is None:
+                raise ConfigError(
+                    "AnyFlow FAR was loaded without the embeddings of its prompt, which it needs even if empty"
+                )
+            settings = {"denoise_steps": recipe.denoise_steps, "guidance": recipe.guidance}
+            past += self.predict_chunks(past, noise, text=text, negative_text=negative, **settings)
         return torch.cat(past, dim=2)[:, :, : frames : recipe.stride].contiguous()
 
     @torch.inference_mode()
@@ -142,7 +131,7 @@ class AnyFlowWorld(FollowsPrompts, WanLatents):
 
         Args:
             past: clean latents of each chunk, the encoding of the image first. It may be what this function made.
-            noise: unit normal, of each chunk; taken when its turn comes.
+            noise: unit normal, of each chunk.
             denoise_steps: forwards of a chunk, twice as many with guidance.
             text, negative_text: prompt embeddings, one for all or one for each sample, padded to 512 as the pipeline
                 pads them; the second with guidance.
@@ -160,7 +149,8 @@ class AnyFlowWorld(FollowsPrompts, WanLatents):
         memories = [self.transformer.begin(each) for each in texts]
         sigmas, scale = self.noise_levels(denoise_steps), self.scheduler.config["num_train_timesteps"]
         chunks = list(past)
-        for latents in noise:
+        for unit_normal in noise:
+            latents = unit_normal.to(self.device)
             for memory in memories:  # the chunk before this one: after the last, nothing has to be kept
                 self.transformer.remember(memory, chunks)
             done = sum(chunk.shape[2] for chunk in chunks)

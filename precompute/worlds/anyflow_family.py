@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.files.limits import MAX_LAYERS
 from ...pipeline.latents.recipe import Recipe
-from .arithmetic import TEXT_TOKENS, Operations
+from .anyflow_chunks import CHUNK_FRAMES, chunks_flops
+from .arithmetic import Operations
 from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, class_of, mismatched
 from .wan_families import InWanLatents, clean_prompt
 from .wan_space import latent_spec_of
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from ...pipeline.latents.world_model import WorldModel
     from .text_embeddings import TextEmbeddings
 
-CHUNK_FRAMES = 3
-"""Latent frames of a chunk, after the first, which is one frame. Source: `chunk_partition` of
-`AnyFlowFARTransformer3DModel`, whose clips of 21 frames end with a chunk of two."""
-WINDOW = 21
 _VIDEO_FRAMES = 4 * CHUNK_FRAMES
 """That a chunk packs."""
 
@@ -53,7 +49,7 @@ class AnyFlowFamily(InWanLatents):
         levels="linear, shifted as its folder's scheduler says",
         guidance="uncond + g (cond - uncond); it was distilled to need none",
     )
-    card = Card(height=480, width=832, denoise_steps=4, window=WINDOW, fps=16.0)
+    card = Card(height=480, width=832, denoise_steps=4, window=21, fps=16.0)
     """Source: `AnyFlowFARPipeline`, its defaults and its example."""
     engine = 1
     names: Mapping[str, str] = {
@@ -108,53 +104,6 @@ class AnyFlowFamily(InWanLatents):
         from .anyflow import AnyFlowWorld
 
         return AnyFlowWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
-
-
-def chunks_flops(
-    config: Mapping[str, Any], known: int, frames: int, height: int, width: int, denoise_steps: int
-) -> float:
-    """Predicting the chunks of a clip beyond its known frames (anyflow_forward.py); a multiply and an add are two.
-
-    Args:
-        known, frames, height, width: of the latent.
-    """
-    if config["num_layers"] > MAX_LAYERS:
-        raise ValueError("more layers than a transformer has")
-    recent = config["full_chunk_limit"] - 1
-    full, far = ((height // side) * (width // side) for side in (config["patch_size"][1], _far_patch(config)))
-    width_of_rows = config["num_attention_heads"] * config["attention_head_dim"]
-    numbers = config["in_channels"] * config["patch_size"][1] ** 2
-    sizes = [1] + [CHUNK_FRAMES] * -(-(frames - 1) // CHUNK_FRAMES)  # a clip is made of whole chunks
-    first = 1 + (known - 1) // CHUNK_FRAMES  # chunks that are known
-
-    def layers(queries: int, pairs: int) -> float:
-        """Of so many tokens, which see other tokens in so many pairs."""
-        d, ff = width_of_rows, config["ffn_dim"]
-        seen = 8 * queries * d**2 + 4 * pairs * d
-        told = 4 * queries * d**2 + 4 * queries * TEXT_TOKENS * d
-        return config["num_layers"] * (seen + told + 4 * queries * d * ff)
-
-    total, far_before = 0.0, 0
-    for number in range(first, len(sizes)):
-        far_now = max(0, number - recent)
-        parts = [size * far for size in sizes[far_before:far_now]] + [size * full for size in sizes[far_now:number]]
-        kept = sum(sizes[:far_before]) * far
-        ends = [kept + sum(parts[: index + 1]) for index in range(len(parts))]
-        pairs = sum(part * end for part, end in zip(parts, ends, strict=True))
-        large = sum(sizes[far_before:far_now]) * far
-        rows = 2 * width_of_rows * config["in_channels"]
-        patches = rows * (large * _far_patch(config) ** 2 + (sum(parts) - large) * config["patch_size"][1] ** 2)
-        total += layers(sum(parts), pairs) + patches
-        chunk, past = sizes[number] * full, ends[-1]
-        step = layers(chunk, chunk * (past + chunk)) + 2 * 2 * chunk * numbers * width_of_rows
-        total += denoise_steps * step
-        far_before = far_now
-    text = 2 * TEXT_TOKENS * (config["text_dim"] * width_of_rows + width_of_rows**2)
-    return total + text + config["num_layers"] * 4 * TEXT_TOKENS * width_of_rows**2
-
-
-def _far_patch(config: Mapping[str, Any]) -> int:
-    return config["compressed_patch_size"][1]
 
 
 def _is_text_to_video(transformer: Mapping[str, Any]) -> bool:
