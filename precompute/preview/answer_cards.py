@@ -25,7 +25,6 @@ from ..inputs.sandbox import shared_decoder
 from ..media.images import to_image
 from ..media.video_times import Window
 from ..rollout.kinds import KINDS
-from ..worlds.source import WORLDLET, resolve_world
 from .drawing import ACCENT, INK, PALE, SOFT, draw_arrow, drawable, font, font_for, to_frames
 from .latent_decoder import LatentDecoder
 from .store_preview import GUARDRAIL_NOTE
@@ -52,7 +51,7 @@ class AnswerPictures:
         try:
             self._viewer = LatentDecoder.for_store(store, world=world, device=device)
             self._originals = InputLookup(store, images if images.is_dir() else None)
-            if store.recipe.world != resolve_world(WORLDLET).identity:
+            if self._viewer.asks_guardrail:
                 self.notes.append(GUARDRAIL_NOTE)
         except TheWorldError as error:
             self.notes.append(f"note: examples have no pictures: {error}")

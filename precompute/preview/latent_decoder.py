@@ -38,6 +38,7 @@ class LatentDecoder:
         name: the world model, for people.
         device: where it computes, in torch's words.
         notes: what a person should know of the pictures.
+        asks_guardrail: whether the world model's licence asks for a guardrail, which decoded frames then pass, too.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class LatentDecoder:
         self.fps = recipe.fps or fps
         self.name, self.device = name, device
         self.notes: tuple[str, ...] = ()
+        self.asks_guardrail = False
 
     @classmethod
     def for_store(cls, store: LatentStore, *, world: str | None = None, device: DeviceName = "auto") -> LatentDecoder:
@@ -90,6 +92,8 @@ class LatentDecoder:
         where = str(resolve_device(device))
         loaded = source.load_autoencoder(device=where)
         viewer = cls(loaded, store.recipe, fps=float(source.card.fps), name=source.name, device=where)
+        if source.family.text is not None and source.family.text.guardrail:
+            viewer.asks_guardrail = store.recipe.world != resolve_world(WORLDLET).identity  # which is ours
         if not identity:
             viewer.notes = (
                 f"note: decoded by the VAE in {source.folder}, which has the store's latent space; that it is the very "

@@ -29,7 +29,6 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..inputs.lookup import InputLookup, key_named
 from ..media.images import to_image
-from ..worlds.source import WORLDLET, resolve_world
 from .contact_sheet import Row, Words, draw_animation, draw_sheet, gif, hold_ends
 from .drawing import to_frames
 from .latent_decoder import LatentDecoder
@@ -133,7 +132,7 @@ def preview(
         files=files,
         samples=tuple((row.key, row.name) for row in rows),
         without_source=dict(missing_reasons),
-        notes=(*_notes(store, inputs, rows, missing_reasons, with_true=true is not None), *decoder.notes),
+        notes=tuple(_notes(inputs, rows, missing_reasons, decoder, with_true=true is not None)),
     )
 
 
@@ -174,7 +173,7 @@ def _write(
 
 
 def _notes(
-    store: LatentStore, inputs: InputLookup, rows: Sequence[Row], missing_reasons: Counter[str], *, with_true: bool
+    inputs: InputLookup, rows: Sequence[Row], missing_reasons: Counter[str], decoder: LatentDecoder, *, with_true: bool
 ) -> Iterator[str]:
     if missing_reasons:
         reasons = ", ".join(f"{count} {reason}" for reason, count in missing_reasons.items())
@@ -183,8 +182,9 @@ def _notes(
         yield f"note: {count} of {len(rows)} rows begin with the decoded first frame, {where}: {reasons}"
     if with_true and (without_future := sum(row.true is None for row in rows)):
         yield f"note: {without_future} of {len(rows)} samples have no true future of the same name"
-    if store.recipe.world != resolve_world(WORLDLET).identity:
+    if decoder.asks_guardrail:
         yield GUARDRAIL_NOTE
+    yield from decoder.notes
 
 
 class _Futures:

@@ -11,8 +11,8 @@ from .family import HasAutoencoder as HasAutoencoder
 from .family import HasIndexSettings as HasIndexSettings
 from .family import HasLimits as HasLimits
 from .family import HasPatches as HasPatches
+from .family import HasRest as HasRest
 from .family import HasSettings as HasSettings
-from .family import HasTurns as HasTurns
 from .family import KeepsState as KeepsState
 from .family import Settings as Settings
 from .family import TextEncoder as TextEncoder

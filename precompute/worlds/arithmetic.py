@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from ...pipeline.files.limits import MAX_LAYERS
+from ...pipeline.files.limits import MAX_LAYERS, MAX_MODEL_NUMBER
 from ...pipeline.latents.recipe import Recipe
 
 TEXT_TOKENS = 512
 """Of a prompt, as the pipelines pad it."""
-MAX_NUMBER = 2**24
-"""In a config that an estimate is made of; the largest we know is 100,352, the width of Cosmos-Predict2.5's text."""
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +126,4 @@ def is_plain(config: Mapping[str, Any]) -> bool:
     """Whether no number is so large, and no list so long, that an estimate would take as long as the work."""
     lists = [value for value in config.values() if isinstance(value, list)]
     numbers = [value for values in (config.values(), *lists) for value in values if isinstance(value, int | float)]
-    return all(len(each) <= 100 for each in lists) and all(abs(number) <= MAX_NUMBER for number in numbers)
+    return all(len(each) <= 100 for each in lists) and all(abs(number) <= MAX_MODEL_NUMBER for number in numbers)

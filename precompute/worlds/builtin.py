@@ -10,6 +10,7 @@ from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe
 from ...pipeline.latents.spec import LatentSpec
 from .anyflow_family import AnyFlowFamily
 from .arithmetic import Operations, cosmos_forward_flops, text_tokens
+from .cosmos3_family import Cosmos3
 from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, WorldFamily, mismatched
 from .wan_families import InWanLatents, Wan21Family, WanTI2VFamily, WanTwoStageFamily
 
@@ -93,6 +94,7 @@ def cosmos_step_flops(spec: LatentSpec, configs: Configs, recipe: Recipe, frames
 
 BUILT_IN: Mapping[str, WorldFamily] = {
     "cosmos-predict2": _Cosmos(),
+    "cosmos3": Cosmos3(),
     "wan2.1-i2v": Wan21Family(),
     "wan2.2-ti2v": WanTI2VFamily(),
     "wan2.2-i2v": WanTwoStageFamily(),

@@ -234,11 +234,12 @@ class HasIndexSettings(Protocol):
 
 
 @runtime_checkable
-class HasTurns(Protocol):
-    """Optional: it has parts that take turns on the device. Without it, all are there at once."""
+class HasRest(Protocol):
+    """Optional: it has parts of which a worker holds less than the files do."""
 
-    turns: tuple[str, ...]
-    """Of `parts`, those of which one is on the device at a time."""
+    def held_share(self, configs: Configs) -> Mapping[str, float]:
+        """Part -> the share of its weights that is on the device; parts that are not named are there in full."""
+        ...
 
 
 @runtime_checkable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +23,7 @@ from .family import (
     HasAutoencoder,
     HasDimensions,
     HasIndexSettings,
-    HasTurns,
+    HasRest,
     WorldFamily,
     read_configs,
     require_ability,
@@ -52,13 +54,16 @@ class WorldSource:
         return self.family.latent_spec(read_configs(self.folder))
 
     def weight_bytes(self) -> int:
-        """Bytes of the weights that a worker holds on its device at once, as large as they are on disk."""
+        """Bytes of the weights that a worker holds on its device, as large as they are on disk."""
         sizes = {
             part: sum(path.stat().st_size for path in (self.folder / part).glob("*.safetensors"))
             for part in self.family.parts
         }
-        turns = [sizes[part] for part in self.family.turns] if isinstance(self.family, HasTurns) else []
-        return sum(sizes.values()) - sum(turns) + max(turns, default=0)
+        held: Mapping[str, float] = {}
+        if isinstance(self.family, HasRest):
+            with suppress(LookupError, TypeError, ValueError, ArithmeticError):  # of no such class: loading says why
+                held = self.family.held_share(read_configs(self.folder))
+        return sum(round(size * held.get(part, 1.0)) for part, size in sizes.items())
 
     def require(self, ability: Ability, what: str) -> None:
         """Refuse what engines of its family cannot do.
@@ -120,7 +125,7 @@ def resolve_world(
                 require_plain(folder, path, MAX_WEIGHT_BYTES)
                 for part in parts
                 for path in (folder / part).iterdir()
-                if path.suffix in {".json", ".safetensors", ".model"}
+                if path.suffix in {".json", ".safetensors", ".model", ".jinja"}
             ]
             if isinstance(family, HasIndexSettings):
                 files.append(require_plain(folder, folder / f"{INDEX}.json", MAX_CONFIG_BYTES))

@@ -181,7 +181,6 @@ class WanTwoStageFamily(_WanFamily):
     parts: tuple[str, ...] = ("vae", "transformer", "transformer_2", "scheduler")
     index_decides = True
     """The boundary between its transformers stands in `model_index.json`."""
-    turns: tuple[str, ...] = ("transformer", "transformer_2")
     settings = Settings(most_seen=1, guidance="uncond + g (cond - uncond), with one g for both transformers")
     card = Card(height=480, width=832, denoise_steps=40, window=21, fps=16.0)
     """Source: the model card of Wan2.2-I2V-A14B-Diffusers, 81 video frames."""
@@ -190,7 +189,7 @@ class WanTwoStageFamily(_WanFamily):
     def mismatch_of_network(self, configs: Configs) -> str | None:
         if (problem := mismatched(configs, {"transformer_2": ("WanTransformer3DModel",)})) is not None:
             return problem
-        for part in self.turns:
+        for part in ("transformer", "transformer_2"):
             if configs[part].get("image_dim") is not None:
                 return f"its {part} takes CLIP's tokens of the image, which no Wan 2.2 does"
             if (problem := _mismatch_of_channels(configs, part)) is not None:
@@ -202,6 +201,11 @@ class WanTwoStageFamily(_WanFamily):
                 "transformer takes over is not known"
             )
         return None
+
+    def held_share(self, configs: Configs) -> Mapping[str, float]:
+        """One transformer at a time: they take turns on the device."""
+        del configs
+        return {"transformer_2": 0.0}
 
     def load(self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None) -> WorldModel:
         from .wan22 import WanTwoStageWorld

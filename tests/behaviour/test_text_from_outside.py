@@ -39,7 +39,7 @@ def trees() -> Iterator[tuple[str, ast.Module]]:
 PRINTS = {
     "pipeline/progress.py": "the door",
     "precompute/preview/terminal.py": "pictures, of colored half blocks",
-    "train/language/chat_renderer.py": "a process of its own; its parent reads one JSON value",
+    "pipeline/files/chat_renderer.py": "a process of its own; its parent reads one JSON value",
 }
 
 

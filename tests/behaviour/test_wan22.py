@@ -15,6 +15,7 @@ from theworld.precompute.job.run import run_precompute
 from theworld.precompute.live.world import LiveWorld
 from theworld.precompute.media.images import load_image
 from theworld.precompute.media.video_writing import write_video
+from theworld.precompute.preview.store_preview import preview
 from theworld.precompute.worlds.registry import load_world
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
 from theworld.train.evaluation.answer import ask
@@ -42,6 +43,8 @@ def test_it_rolls_out_into_a_store_that_a_reader_trains_on(
         torch.testing.assert_close(kept, engine.rollout(pixels, [key_of_file(path)], store.recipe), atol=1e-5, rtol=0)
         torch.testing.assert_close(kept[:, :, :1], engine.encode(pixels), atol=1e-6, rtol=0)
     assert run_precompute(config).written == 0
+    shown = preview(store, tmp_path / "out", samples=1, world=str(world), device="cpu")
+    assert not any("guardrail" in note for note in shown.notes)  # which the licence of Wan does not ask for
     run = load_run(train_one_update(report.store, images))
     assert run.meta.reader.latent_shape == (shape[0], *shape[2:])
     live = LiveWorld.for_recipe(store.recipe, world=str(world), device="cpu").roll_out(images / "0.png")

@@ -732,8 +732,9 @@ def readers(seeds: Seeds) -> list[Reader]:
             name="worlds: weights",
             covers=(
                 *("precompute.worlds.wan_vae:load_part", "precompute.worlds.wan:load_scheduler"),
-                *("precompute.worlds.wan21:Wan21World.load.load", "precompute.worlds.anyflow:AnyFlowWorld.load"),
-                *pretrained,
+                *("precompute.worlds.wan21:Wan21World.load.load", *pretrained),
+                *("precompute.worlds.cosmos3:Cosmos3World.load", "precompute.worlds.cosmos3_text:load_towers"),
+                "precompute.worlds.anyflow:AnyFlowWorld.load",
             ),
             cases=lambda s: s.worlds_with("config.json", "scheduler_config.json", "*.safetensors", "model_index.json"),
             use=_load_world,

@@ -5,35 +5,24 @@
     head question between answer after question reply            a prompt with an earlier turn
 
 A chat template is a Jinja program of whoever made the model. Its sandbox keeps it from files, but not from running
-forever or from taking all memory. So another process renders it, with bounds, for conversations of our own; here those
-pieces are read from the texts, and held against all of them.
+forever or from taking all memory. So another process renders it, with bounds (`pipeline/files/chat_texts.py`), for
+conversations of our own; here those pieces are read from the texts, and held against all of them.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.chat_texts import template_of, write_chats
 
 Turn = tuple[str, str | None]
 """A question and its answer; None in the last turn of a prompt."""
-
-_TEMPLATE_BYTES = 2**20
-_WALL_S = 20.0
-_LIMITS = {"memory_bytes": 2**30, "cpu_s": 5, "answer_bytes": 2**20}
-"""Gemma's templates take 0.1 s, nearly all of it to start Python, and their texts are 17 KB."""
 
 _SHORT = [("Wo4?", "Zk."), ("Hm7?", "Yx."), ("Lv9?", "Qp.")]
 _LONG = [
@@ -89,10 +78,8 @@ def chat_format(tokenizer: Any, source: str, image_marker: str | None) -> ChatFo
         ConfigError: the template cannot be rendered within the limits, or does more than put constant text around
             questions and answers.
     """
-    template = tokenizer.chat_template
-    if isinstance(template, dict):  # templates by name; transformers takes this one
-        template = template.get("default")
-    if not isinstance(template, str):
+    template = template_of(tokenizer)
+    if template is None:
         found: ChatFormat | str = "is no text, or templates by name without one named default"
     else:
         found = _read(template, tuple(sorted(tokenizer.special_tokens_map.items())), image_marker)
@@ -108,7 +95,8 @@ def chat_format(tokenizer: Any, source: str, image_marker: str | None) -> ChatFo
 def _read(template: str, tokens: tuple[tuple[str, str], ...], image_marker: str | None) -> ChatFormat | str:
     """The format, or what about the template cannot be used: it is not tried again for the next question."""
     tried = list(_conversations(template))
-    rendered = _render(template, dict(tokens), tried, image=image_marker is not None)
+    asked = [(_messages(turns, image=image_marker is not None), turns[-1][1] is None) for turns in tried]
+    rendered = write_chats(template, dict(tokens), asked)
     if isinstance(rendered, str):
         return rendered
     pieces = _pieces(rendered, image_marker)
@@ -171,55 +159,3 @@ def _pieces(rendered: Sequence[str], image_marker: str | None) -> tuple[str, str
     except UnicodeEncodeError:
         return "writes half a character (a lone surrogate), which no tokenizer can read"
     return head, reply, between, after, tail
-
-
-def _render(
-    template: str, tokens: dict[str, str], conversations: Sequence[Sequence[Turn]], *, image: bool
-) -> list[str] | str:
-    """The text of each conversation, or what the template does instead."""
-    asked = [[_messages(turns, image=image), turns[-1][1] is None] for turns in conversations]
-    request = {"template": template, "tokens": tokens, "conversations": asked, "limits": _LIMITS}
-    size = len(template) + sum(map(len, tokens.values()))
-    if size > _TEMPLATE_BYTES:
-        return f"is {size} characters long, its special tokens included; {_TEMPLATE_BYTES} is the most"
-    jinja2 = find_spec("jinja2")  # -I leaves out PYTHONPATH, where it may be
-    folder = str(Path(jinja2.origin).parents[1]) if jinja2 and jinja2.origin else ""
-    command = [sys.executable, "-I", str(Path(__file__).with_name("chat_renderer.py")), folder]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        ending = threading.Timer(_WALL_S, child.kill)
-        ending.start()
-        try:
-            with suppress(BrokenPipeError):  # it has ended, and its exit code says how
-                child.stdin.write(json.dumps(request).encode())
-            with suppress(BrokenPipeError):
-                child.stdin.close()
-            answer = child.stdout.read(_LIMITS["answer_bytes"] + 1)
-            if len(answer) <= _LIMITS["answer_bytes"]:
-                child.wait()
-        finally:
-            ending.cancel()
-            child.kill()
-    return _checked(answer, child.returncode, len(conversations))
-
-
-def _checked(answer: bytes, code: int, count: int) -> list[str] | str:
-    """What the process that rendered answers, of which nothing is taken on trust."""
-    if len(answer) > _LIMITS["answer_bytes"]:
-        return f"writes more than {_LIMITS['answer_bytes']} bytes"
-    if not answer:
-        return (
-            f"does not end within {_LIMITS['cpu_s']} s of computing and {_WALL_S:g} s in all, or ends the process that "
-            f"renders it (exit code {code})"
-        )
-    try:
-        content = json.loads(answer)
-        texts = content.get("texts")
-        if texts is None:
-            return str(content["failure"])[:300]
-    except (ValueError, AttributeError, KeyError, RecursionError):
-        texts = None
-    if not isinstance(texts, list) or len(texts) != count or not all(isinstance(text, str) for text in texts):
-        return "makes the process that renders it answer nonsense"
-    return texts

@@ -296,8 +296,8 @@ def test_every_loader_is_called_in_one_place_and_nothing_loads_code_by_name() ->
                     assert arguments.get("allow_pickle") == "False", place
                 for keyword in node.keywords:
                     assert (keyword.arg, ast.unparse(keyword.value)) != ("trust_remote_code", "True"), place
-    # Wan's sampler makes a fresh scheduler from the config of one that was loaded
-    assert seen == {"pipeline/files/pretrained.py", "precompute/worlds/wan.py"}
+    # the samplers of Wan and Cosmos 3 make a fresh scheduler from the config of one that was loaded
+    assert seen == {"pipeline/files/pretrained.py", "precompute/worlds/wan.py", "precompute/worlds/cosmos3.py"}
 
 
 def test_a_header_cannot_state_more_numbers_than_its_file_has_room_for(tmp_path: Path) -> None:

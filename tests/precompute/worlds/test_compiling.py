@@ -7,18 +7,22 @@ from functools import partial
 import pytest
 import torch
 
+from tests.miniatures.cosmos3 import EDGE, mini_cosmos3, mini_unipc
 from tests.miniatures.wan22 import mini_wan22_transformer
 from tests.miniatures.world_model import (
     TEXT_WIDTH,
     mini_clip,
     mini_transformer,
     mini_vae,
+    mini_vae22,
     mini_wan_scheduler,
     mini_wan_transformer,
 )
 from theworld.pipeline.errors import ConfigError
 from theworld.precompute.worlds.compiling import compile_world
 from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos3 import Cosmos3World
+from theworld.precompute.worlds.cosmos3_forward import PromptKeys
 from theworld.precompute.worlds.wan21 import Wan21World
 from theworld.precompute.worlds.wan22 import WanTwoStageWorld
 
@@ -82,6 +86,21 @@ def test_networks_that_take_turns_are_traced_once(traced: list[torch.fx.GraphMod
     assert 0 < (graphs := len(traced)) <= 2
     assert torch.equal(roll_out(), plain)
     assert len(traced) == graphs
+
+
+def test_cosmos_3_s_layers_are_compiled_too(traced: list[torch.fx.GraphModule]) -> None:
+    world = Cosmos3World(mini_vae22(), mini_cosmos3(**EDGE), mini_unipc())
+    text = torch.randn(2, 3, 9, 2, 16)
+    observed, noise = torch.randn(2, 48, 1, 2, 2), torch.randn(2, 48, 3, 2, 2)
+
+    def denoise() -> torch.Tensor:
+        return world.denoise(observed, noise, denoise_steps=3, prompts=[PromptKeys(*text)])
+
+    plain = denoise()
+    compile_world(world, "cpu")
+    del traced[:]  # of the trial
+    assert torch.equal(denoise(), plain)
+    assert len(traced) == 1
 
 
 def test_where_nothing_can_be_compiled_it_is_said_before_the_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:

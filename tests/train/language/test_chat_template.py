@@ -18,7 +18,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from theworld.pipeline.errors import ConfigError, QuestionError
-from theworld.train.language import chat_template
+from theworld.pipeline.files import chat_texts
 from theworld.train.language.chat_template import chat_format
 from theworld.train.language.lm import LanguageModel, load_language_model, load_tokenizer_only
 from theworld.train.language.prompt_format import TokenizerOnly
@@ -234,7 +234,7 @@ def test_no_question_runs_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a template was run")
 
     monkeypatch.setattr(type(tokenizer), "apply_chat_template", refuse)
-    monkeypatch.setattr(chat_template.subprocess, "Popen", refuse)
+    monkeypatch.setattr(chat_texts.subprocess, "Popen", refuse)
     assert lm.prompt_ids("where is the ball?") == first
     assert lm.prompt_ids("and now?", [("where is the ball?", "left")])[: len(first)] == first
 
@@ -305,7 +305,7 @@ def test_a_template_that_cannot_be_used_is_refused_in_words_and_within_bounds(
 ) -> None:
     template, why = HOSTILE[name]
     if name != "nested loops":  # which ends at the true limit
-        monkeypatch.setitem(chat_template._LIMITS, "cpu_s", 1 if "does not end" in why else 2)
+        monkeypatch.setitem(chat_texts._LIMITS, "cpu_s", 1 if "does not end" in why else 2)
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     tokenizer = mini_tokenizer()
     tokenizer.chat_template = template
@@ -347,7 +347,7 @@ def test_a_folder_with_a_hostile_template_is_refused_when_it_is_loaded(tmp_path:
 
 def test_the_process_that_renders_opens_no_file_and_starts_no_process(tmp_path: Path) -> None:
     """Should a template get out of Jinja's sandbox: an environment with a way out stands for that."""
-    script = Path(chat_template.__file__).with_name("chat_renderer.py")
+    script = Path(chat_texts.__file__).with_name("chat_renderer.py")
     way_out = "    environment.globals.update(out=__import__, raise_exception"
     changed = script.read_text().replace("    environment.globals.update(\n        raise_exception", way_out)
     assert way_out in changed
@@ -369,7 +369,7 @@ def run_renderer(program: str, template: str, folder: Path) -> dict[str, Any]:
     import jinja2
 
     (folder / "renderer.py").write_text(program)
-    request = {"template": template, "tokens": {}, "conversations": [[[], True]], "limits": chat_template._LIMITS}
+    request = {"template": template, "tokens": {}, "conversations": [[[], True]], "limits": chat_texts._LIMITS}
     command = [sys.executable, "-I", str(folder / "renderer.py"), str(Path(jinja2.__file__).parents[1])]
     done = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True, check=True)
     return json.loads(done.stdout)
@@ -388,8 +388,8 @@ def run_renderer(program: str, template: str, folder: Path) -> dict[str, Any]:
     ],
 )
 def test_nothing_that_the_process_answers_is_taken_on_trust(answer: bytes, why: str) -> None:
-    assert why in str(chat_template._checked(answer, -9, 2))
-    assert chat_template._checked(b'{"texts": ["a", "b"]}', 0, 2) == ["a", "b"]
+    assert why in str(chat_texts._checked(answer, -9, 2))
+    assert chat_texts._checked(b'{"texts": ["a", "b"]}', 0, 2) == ["a", "b"]
 
 
 def test_a_word_of_the_template_is_a_control_token_also_where_the_tokenizer_does_not_mark_it() -> None:

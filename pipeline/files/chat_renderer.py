@@ -1,4 +1,4 @@
-"""Render a stranger's chat template: a process of its own, which `chat_template.py` starts and never imports.
+"""Render a stranger's chat template: a process of its own, which `chat_texts.py` starts and never imports.
 
     stdin   {"template", "tokens", "conversations": [[messages, add_generation_prompt], …], and three limits}
     stdout  {"texts": one for each conversation}, or {"failure": what the template does, in words}
