@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _VIDEO_FRAMES = 4 * CHUNK_FRAMES
 """That a chunk packs."""
 
-_MAX_PATCH, _MAX_RECENT = 16, 16
+_MAX_PATCH, _MAX_RECENT, _MAX_POSITIONS = 16, 16, 2**16
+"""Of the networks we know: 4, 3 and 1,024. A table is made of as many positions."""
 _WORK = "anyflow-far-1.3b and anyflow-far-14b go on from an image"
 _PIPELINES = ("AnyFlowFARPipeline", "FARWanAnyFlowPipeline")
 _TRANSFORMERS = ("AnyFlowFARTransformer3DModel", "FAR_Wan_Transformer3DModel")
@@ -131,8 +132,8 @@ def _mismatch_of_network(configs: Configs) -> str | None:
     limit, positions = config.get("full_chunk_limit"), config.get("rope_max_seq_len")
     if type(limit) is not int or not 2 <= limit <= _MAX_RECENT:
         return f"its full_chunk_limit is {str(limit)[:80]}, not a small whole number from 2 on"
-    if type(positions) is not int or positions < 1 + CHUNK_FRAMES:
-        return f"its rope_max_seq_len is {str(positions)[:80]}, and its clips have 4 frames at the least"
+    if type(positions) is not int or not 1 + CHUNK_FRAMES <= positions <= _MAX_POSITIONS:
+        return f"its rope_max_seq_len is {str(positions)[:80]}, not between {1 + CHUNK_FRAMES} and {_MAX_POSITIONS:,}"
     partition = config.get("chunk_partition")
     if partition is not None and not _is_partition(partition):
         return (

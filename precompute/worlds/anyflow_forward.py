@@ -117,7 +117,7 @@ class CausalTransformer:
             tokens, _ = _through(block, tokens, modulation, turns, past, [tokens.shape[1]], text, filled)
         shift, scale = (stock.scale_shift_table + embedded).chunk(2, dim=1)
         tokens = (stock.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens)
-        side = self._patch
+        side = self._patch  # now out of the patches
         rows = stock.proj_out(tokens).unflatten(1, (frames, height // side, width // side))
         patches = rows.unflatten(-1, (side, side, -1))
         return patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
@@ -174,7 +174,7 @@ def _through(
     shift, scale, gate, ff_shift, ff_scale, ff_gate = rows
     normed = (block.norm1(tokens.float()) * (1 + scale) + shift).type_as(tokens)
     attention = block.attn1
-    query = apply_rotary_emb(_queries(attention, normed).to(tokens.dtype), turns)
+    query = apply_rotary_emb(_queries(attention, normed).to(tokens.dtype), turns)  # a float32 norm gives float32
     keys, values = _keys_values(attention, normed)
     seen = (apply_rotary_emb(keys.to(tokens.dtype), turns), values)
     if past is not None:

@@ -73,6 +73,7 @@ def test_a_folder_is_of_the_family_as_diffusers_writes_it_and_as_nvidia_s_own_co
         (TRANSFORMER, {"compressed_patch_size": [1, 3, 3]}, ["patch_size", "multiple of the first"]),
         (TRANSFORMER, {"patch_size": "two"}, ["patch_size"]),
         (TRANSFORMER, {"rope_max_seq_len": None}, ["rope_max_seq_len is None"]),
+        (TRANSFORMER, {"rope_max_seq_len": 2**30}, ["rope_max_seq_len is 1073741824", "65,536"]),
         (SCHEDULER, {"_class_name": "UniPCMultistepScheduler"}, ["UniPCMultistepScheduler", "FlowMapEuler"]),
         (SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, ["FlowMatchEuler", "FlowMapEuler"]),
         ("text_encoder/config.json", {"model_type": "t5"}, ["t5, not a umt5"]),
