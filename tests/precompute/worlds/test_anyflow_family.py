@@ -58,7 +58,7 @@ def test_a_folder_is_of_the_family_as_diffusers_writes_it_and_as_nvidia_s_own_co
             {"_class_name": "FAR_Wan_Transformer3DModel", "init_far_model": False},
             ["text-to-video", WORKS],
         ),
-        (INDEX, {"_class_name": "HeliosPyramidPipeline"}, ["HeliosPyramidPipeline", "decode to no video", WORKS]),
+        (INDEX, {"_class_name": "HeliosPyramidPipeline"}, ["HeliosPyramidPipeline", "decoded each alone", WORKS]),
         (
             INDEX,
             {"_class_name": "SkyReelsV2DiffusionForcingImageToVideoPipeline"},
