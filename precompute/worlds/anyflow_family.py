@@ -30,9 +30,10 @@ _SCHEDULERS = ("FlowMapEulerDiscreteScheduler", "FlowMapDiscreteScheduler")
 """Each as diffusers calls it, and as NVIDIA's own code does, by which the folders on the Hub were written."""
 _TEXT_TO_VIDEO = ("AnyFlowPipeline", "WanAnyFlowPipeline", "AnyFlowTransformer3DModel")
 _OTHERS: Mapping[str, str] = {
-    "Helios": "whose chunks are decoded each alone, so that together they are no clip of latents, and whose first frame "
-    "is noised",
-    "SkyReelsV2DiffusionForcing": "which keeps no state: it computes each window anew, and its latents depend on the clip's length",
+    "Helios": "whose chunks are decoded each alone, so that together they are no clip of latents, and whose first "
+    "frame is noised",
+    "SkyReelsV2DiffusionForcing": "which keeps no state: it computes each window anew, and its latents depend on the "
+    "clip's length",
 }
 """Beginnings of the names of other pipelines that go on, and why these are of no family."""
 
