@@ -137,7 +137,10 @@ class PrecomputeConfig(BaseModel):
     chunk_context: Annotated[
         int,
         Field(ge=0),
-        _of_recipe("Beyond the world model's window: chunks that begin with 1 or 5 decoded frames; 0 refuses."),
+        _of_recipe(
+            "Beyond the world model's window: chunks that begin with 1 or 5 decoded frames; 0 refuses, unless it goes "
+            "on by itself."
+        ),
     ] = 0
     compute_dtype: Annotated[
         Literal["float32", "bfloat16"] | None,

@@ -23,7 +23,7 @@ from ...pipeline.latents.world_model import Autoencoder, WorldModel
 from ..media import images, video, video_files
 from ..media.video_times import WHOLE, Window
 from ..media.views import load_views
-from ..worlds.family import settings_of
+from ..worlds.family import most_frames, read_configs, settings_of
 from ..worlds.source import WorldSource
 from .chunks import roll_out_in_chunks
 
@@ -280,6 +280,9 @@ def _check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:
     stride, window, context = recipe.stride, world.card.window, recipe.chunk_context
     temporal = world.latent_spec().temporal_stride
     frames = 1 + steps * stride
+    if (most := most_frames(world.family, read_configs(world.folder))) is not None:
+        _check_kept_state(recipe, world, frames, most)
+        return
     if context:
         world.require("decode", f"--chunk-context {context} begins each chunk with decoded frames")
     if context and ((context - 1) % temporal or (context - 1) // temporal + 2 > recipe.chunk_frames):
@@ -298,6 +301,20 @@ def _check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:
         )
 
 
+def _check_kept_state(recipe: Recipe, world: WorldSource, frames: int, most: int) -> None:
+    """The same, where the world model goes on from a state that it keeps."""
+    if recipe.chunk_context:
+        raise ConfigError(
+            f"--chunk-context {recipe.chunk_context}: {world.name} goes on from the state that it keeps, and decodes "
+            "nothing on the way. Leave it out"
+        )
+    if frames > most:
+        raise ConfigError(
+            f"this clip has {frames} latent frames (--steps, --stride), and {world.name} has positions for {most}. "
+            f"Choose --steps of at most {(most - 1) // recipe.stride}"
+        )
+
+
 def _check_clip(recipe: Recipe, frames: int) -> None:
     if frames * recipe.height * recipe.width > video.MAX_CLIP_PIXELS:
         raise ConfigError(
@@ -313,6 +330,9 @@ def _future(recipe: Recipe, world: WorldSource, steps: int) -> str:
     chunks = ""
     if recipe.chunk_frames:
         chunks = f", chunks of {recipe.chunk_frames} latent frames, each from the last {recipe.chunk_context} decoded"
+    frames, window = 1 + steps * recipe.stride, world.card.window
+    if frames > window and most_frames(world.family, read_configs(world.folder)) is not None:
+        chunks = f", {frames} latent frames from a kept state (it was trained on {window}: beyond, it may drift)"
     return f"{horizon_s:.1f} s ahead, {recipe.denoise_steps} denoise steps{solver}, {text}{chunks}"
 
 

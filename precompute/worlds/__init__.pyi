@@ -13,6 +13,7 @@ from .family import HasLimits as HasLimits
 from .family import HasPatches as HasPatches
 from .family import HasRest as HasRest
 from .family import HasSettings as HasSettings
+from .family import KeepsState as KeepsState
 from .family import Settings as Settings
 from .family import TextEncoder as TextEncoder
 from .family import TextForm as TextForm

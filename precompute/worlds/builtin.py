@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe
 from ...pipeline.latents.spec import LatentSpec
+from .anyflow_family import AnyFlowFamily
 from .arithmetic import Operations, cosmos_forward_flops, text_tokens
 from .builtin_memory import cosmos_memory
 from .cosmos3_family import Cosmos3
@@ -179,4 +180,5 @@ BUILT_IN: Mapping[str, WorldFamily] = {
     "wan2.1-i2v": Wan21Family(),
     "wan2.2-ti2v": WanTI2VFamily(),
     "wan2.2-i2v": WanTwoStageFamily(),
+    "anyflow-far": AnyFlowFamily(),
 }

@@ -243,6 +243,16 @@ class HasRest(Protocol):
 
 
 @runtime_checkable
+class KeepsState(Protocol):
+    """Optional: it goes on from a state that it keeps, so that clips may be longer than those it was trained on.
+    Without it, clips beyond the window are made of chunks that begin with decoded frames, or refused."""
+
+    def most_frames(self, configs: Configs) -> int:
+        """Latent frames of its longest clip."""
+        ...
+
+
+@runtime_checkable
 class HasDimensions(Protocol):
     """Optional: the latent space of the models that its names stand for on the Hub, known without fetching anything."""
 
@@ -278,6 +288,11 @@ def size_multiple(family: WorldFamily, configs: Configs) -> int:
     """Pixels that height and width are a multiple of."""
     stride = family.latent_spec(configs).spatial_stride
     return family.size_multiple(configs) if isinstance(family, HasPatches) else stride
+
+
+def most_frames(family: WorldFamily, configs: Configs) -> int | None:
+    """Latent frames of the longest clip of a family that goes on from a state it keeps; None of any other."""
+    return family.most_frames(configs) if isinstance(family, KeepsState) else None
 
 
 def read_configs(folder: Path) -> Configs:

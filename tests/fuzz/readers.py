@@ -734,6 +734,7 @@ def readers(seeds: Seeds) -> list[Reader]:
                 *("precompute.worlds.wan_vae:load_part", "precompute.worlds.wan:load_scheduler"),
                 *("precompute.worlds.wan21:Wan21World.load.load", *pretrained),
                 *("precompute.worlds.cosmos3:Cosmos3World.load", "precompute.worlds.cosmos3_text:load_towers"),
+                "precompute.worlds.anyflow:AnyFlowWorld.load",
             ),
             cases=lambda s: s.worlds_with("config.json", "scheduler_config.json", "*.safetensors", "model_index.json"),
             use=_load_world,

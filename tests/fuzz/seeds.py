@@ -47,6 +47,7 @@ from theworld.train.training.train import train
 from ..faults.harness import BAD, SPEC, job
 from ..faults.test_images import originals
 from ..golden.make import GOLDEN
+from ..miniatures.anyflow import save_mini_anyflow
 from ..miniatures.cosmos3 import save_mini_cosmos3
 from ..miniatures.lm import save_mini_lm
 from ..miniatures.training import StopAt, lay_out, settings
@@ -332,6 +333,7 @@ class Seeds:
     def worlds(self) -> list[Case]:
         one, other = save_mini_world(self.place / "world"), save_mini_wan(self.place / "wan")
         later = [save_mini_ti2v(self.place / "ti2v"), save_mini_two_stage(self.place / "two-stage")]
+        later.append(save_mini_anyflow(self.place / "anyflow"))
         later.append(save_mini_cosmos3(self.place / "cosmos3"))
         shutil.copyfile(ROOT / "precompute" / "worldlet" / "weights" / "card.json", one / "card.json")
         return [case_of(folder, under="world/") for folder in (one, other, *later)]
