@@ -23,6 +23,7 @@ from ...pipeline.latents.world_model import Autoencoder, WorldModel
 from ..media import images, video, video_files
 from ..media.video_times import WHOLE, Window
 from ..media.views import load_views
+from ..worlds.family import settings_of
 from ..worlds.source import WorldSource
 from .chunks import roll_out_in_chunks
 
@@ -287,11 +288,14 @@ def _check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:
             f"{recipe.chunk_frames} latent frames in all. Choose 1 or {1 + temporal}"
         )
     if max(frames if not context else 0, recipe.chunk_frames) > window:
+        in_chunks = (
+            f", or roll out chunk by chunk: --chunk-context {1 + temporal} begins each with the last {1 + temporal} "
+            "frames of the one before"
+        )
         raise ConfigError(
             f"--steps {steps} with --stride {stride} is a clip of {frames} latent frames; {world.name} "
             f"was trained on {window}, and beyond that its predictions mean nothing. "
-            f"Choose --steps of at most {(window - 1) // stride}, or roll out chunk by chunk: --chunk-context "
-            f"{1 + temporal} begins each with the last {1 + temporal} frames of the one before"
+            f"Choose --steps of at most {(window - 1) // stride}{in_chunks if world.can('decode') else ''}"
         )
 
 
@@ -310,6 +314,8 @@ def _future(recipe: Recipe, world: WorldSource, steps: int) -> str:
     chunks = ""
     if recipe.chunk_frames:
         chunks = f", chunks of {recipe.chunk_frames} latent frames, each from the last {recipe.chunk_context} decoded"
+    if (settings := settings_of(world.family)) is not None and not settings.noise:
+        return f"{horizon_s:.1f} s ahead, in one forward, without noise"
     return f"{horizon_s:.1f} s ahead, {recipe.denoise_steps} denoise steps{solver}, {text}{chunks}"
 
 

@@ -1,4 +1,5 @@
-"""The built-in families of world models, Cosmos-Predict2 (with the worldlet) and Wan 2.1. Loads no heavy library."""
+"""The built-in families of world models: Cosmos-Predict2 (with the worldlet), Predict2.5, Wan 2.1, and V-JEPA 2, which
+has a file of its own. Loads no heavy library."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe
 from ...pipeline.latents.spec import LatentSpec
 from .arithmetic import Operations, cosmos_forward_flops, text_tokens, wan_encode_flops
 from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, WorldFamily, mismatched
+from .vjepa2_family import VJepa2Family
 from .wan_space import latent_spec_of
 
 if TYPE_CHECKING:
@@ -260,4 +262,5 @@ BUILT_IN: Mapping[str, WorldFamily] = {
     "cosmos-predict2": _Cosmos(),
     "cosmos-predict2.5": _Cosmos25(),
     "wan2.1-i2v": _Wan(),
+    "v-jepa2": VJepa2Family(),
 }

@@ -14,13 +14,15 @@ from rich.table import Table
 from ...pipeline.errors import WorldModelError
 from ...pipeline.messages import list_problems
 from .builtin import BUILT_IN
-from .family import OTHER_PIPELINE, Card, Configs, WorldFamily, read_config, read_configs, settings_of
+from .family import OTHER_PIPELINE, Card, Configs, HasCards, WorldFamily, read_config, read_configs, settings_of
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import WorldModel
     from .text_embeddings import TextEmbeddings
 
 GROUP = "theworld.worlds"
+CARD = "card.json"
+"""The file beside a world model that corrects its card; it decides no latent."""
 _Defaults, _Card = TypeAdapter(dict[str, Any]), TypeAdapter(Card)
 _MEMBERS = (*WorldFamily.__annotations__, "mismatch", "latent_spec", "check", "load")
 
@@ -108,19 +110,20 @@ def load_world(
 
 
 def card_of(folder: Path, family: WorldFamily) -> Card:
-    """The card of a folder: its `card.json` over the family's defaults.
+    """The card of a folder: its `card.json` over what its configs say, or the family's defaults.
 
     Raises:
         WorldModelError: `card.json` has an invalid value.
     """
-    path = folder / "card.json"
+    card = family.card_of(read_configs(folder)) if isinstance(family, HasCards) else family.card
+    path = folder / CARD
     if not path.is_file():
-        return family.card
+        return card
     defaults = read_config(path).get("defaults", {})
     try:
         values = _Defaults.validate_python(defaults)
         stated = {name: values[name] for name in Card.__dataclass_fields__ if values.get(name) is not None}
-        return _Card.validate_python({**asdict(family.card), **stated})
+        return _Card.validate_python({**asdict(card), **stated})
     except ValidationError as error:
         raise WorldModelError(f"{path}, defaults: {list_problems(error)}") from error
 
@@ -153,7 +156,7 @@ def list_worlds() -> list[dict[str, Any]]:
 def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows of `list_worlds` as a table for a terminal."""
     caption = "--world takes a folder or a Hub id of any family, too. Windows: latent frames"
-    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
     for column in ("--world", "family", "size", "window", "fps", "denoise steps", "prompts"):
         table.add_column(column, no_wrap=column in ("--world", "family", "size"), overflow="fold")
     for row in rows:
@@ -163,7 +166,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{row['height']}x{row['width']}",
             str(row["window"]),
             f"{row['fps']:g}",
-            str(row["denoise_steps"]),
+            str(row["denoise_steps"]) if (row["settings"] or {}).get("noise", True) else "none",
             "yes" if row["prompts"] else "no",
         )
     return table

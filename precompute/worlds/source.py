@@ -14,11 +14,27 @@ from ...pipeline.files.weight_hashes import hash_weights
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.progress import Progress
 from .builtin import BUILT_IN, COSMOS, WORLDLET
-from .family import INDEX, Ability, Card, HasAutoencoder, HasDimensions, WorldFamily, read_configs, require_ability
-from .registry import card_of, identify, named_worlds
+from .family import (
+    CONFIG_FILES,
+    INDEX,
+    ROOT,
+    Ability,
+    Card,
+    HasAutoencoder,
+    HasDimensions,
+    HasLimits,
+    WorldFamily,
+    read_configs,
+    require_ability,
+)
+from .registry import CARD, card_of, identify, named_worlds
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import Encoder
+
+
+CONFIGS = [f"{INDEX}.json", CONFIG_FILES[0], "*/*config.json"]
+"""Patterns of what tells a repository's family."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +61,10 @@ class WorldSource:
         return sum(
             path.stat().st_size for part in self.family.parts for path in (self.folder / part).glob("*.safetensors")
         )
+
+    def can(self, ability: Ability) -> bool:
+        """Whether engines of its family have the ability."""
+        return not isinstance(self.family, HasLimits) or ability not in self.family.lacks
 
     def require(self, ability: Ability, what: str) -> None:
         """Refuse what engines of its family cannot do.
@@ -96,8 +116,8 @@ def resolve_world(
     folder = place.folder
     if place.snapshot is not None:
         # at the commit its configs came from
-        patterns = [f"{part}/*{'' if with_weights else '.json'}" for part in parts]
-        identity, folder = place.snapshot.identity, _fetch(place.snapshot.name, patterns).folder
+        identity, patterns = place.snapshot.identity, files_of_parts(parts, with_weights=with_weights)
+        folder = _fetch(place.snapshot.name, patterns).folder
     else:
         if missing_parts := [part for part in parts if not (folder / part).is_dir()]:
             raise WorldModelError(f"the world model in {folder} has no {missing_parts[0]}/")
@@ -106,7 +126,7 @@ def resolve_world(
                 require_plain(folder, path, MAX_WEIGHT_BYTES)
                 for part in parts
                 for path in (folder / part).iterdir()
-                if path.suffix in {".json", ".safetensors", ".model"}
+                if path.suffix in {".json", ".safetensors", ".model"} and path != folder / CARD
             ]
             identity = hash_weights(folder, files, progress=progress, trust=trust)
         except (OSError, ValueError) as error:
@@ -131,8 +151,7 @@ def find_autoencoder(world: str | None) -> WorldSource:
     folder, identity = place.folder, ""
     if place.snapshot is not None:
         identity = place.snapshot.identity
-        patterns = [f"{INDEX}.json", "*/*config.json", *(f"{part}/*" for part in parts)]
-        folder = _fetch(place.snapshot.name, patterns).folder
+        folder = _fetch(place.snapshot.name, [*CONFIGS, *files_of_parts(parts)]).folder
     card = card_of(folder, family)
     return WorldSource(name=place.name, folder=folder, identity=identity, family=family, card=card)
 
@@ -196,13 +215,20 @@ def _locate(world: str | None) -> _Place:
             f"there is no folder {place}, and it is neither a Hub id (ORG/NAME) nor one of {', '.join(place_by_name)}. "
             f"Give a folder, an id such as {COSMOS}, or one of these names (`theworld worlds`)"
         )
-    snapshot = _fetch(place, [f"{INDEX}.json", "*/*config.json"])
+    snapshot = _fetch(place, CONFIGS)
     return _Place(snapshot.repository.split("/")[1], snapshot.folder, snapshot)
 
 
 def _fetch(hub_id: str, patterns: list[str]) -> Snapshot:
     instead = "pass a local folder as --world, or use the embedded --world worldlet"
     return fetch(hub_id, patterns, error=WorldModelError, instead=instead)
+
+
+def files_of_parts(parts: tuple[str, ...], *, with_weights: bool = True) -> list[str]:
+    """Patterns of the files of these parts in a repository. Beside a model without subfolders other things may lie."""
+    of_root = ["*.json", "*.safetensors"] if with_weights else ["*.json"]
+    of_folder = "*" if with_weights else "*.json"
+    return [pattern for part in parts for pattern in (of_root if part == ROOT else [f"{part}/{of_folder}"])]
 
 
 def _parts(family: WorldFamily, with_text: bool, folder: Path) -> tuple[str, ...]:

@@ -728,8 +728,11 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="worlds: weights",
-            covers=("precompute.worlds.wan_vae:load_part", "precompute.worlds.wan:WanWorld.load.load", *pretrained),
-            cases=lambda s: s.worlds_with("config.json", "scheduler_config.json", "*.safetensors", "model_index.json"),
+            covers=(
+                *("precompute.worlds.wan_vae:load_part", "precompute.worlds.wan:WanWorld.load.load"),
+                *("precompute.worlds.vjepa2:VJepa2World.load", *pretrained),
+            ),
+            cases=lambda s: s.worlds_with("*config.json", "*.safetensors", "model_index.json"),
             use=_load_world,
             share=0.01,
         ),

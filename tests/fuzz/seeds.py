@@ -49,6 +49,7 @@ from ..faults.test_images import originals
 from ..golden.make import GOLDEN
 from ..miniatures.lm import save_mini_lm
 from ..miniatures.training import StopAt, lay_out, settings
+from ..miniatures.vjepa2 import save_mini_vjepa2
 from ..miniatures.world_model import save_mini_wan, save_mini_world
 
 ROOT = Path(__file__).parents[2]
@@ -330,7 +331,8 @@ class Seeds:
     def worlds(self) -> list[Case]:
         one, other = save_mini_world(self.place / "world"), save_mini_wan(self.place / "wan")
         shutil.copyfile(ROOT / "precompute" / "worldlet" / "weights" / "card.json", one / "card.json")
-        return [case_of(folder, under="world/") for folder in (one, other)]
+        flat = save_mini_vjepa2(self.place / "jepa")
+        return [case_of(folder, under="world/") for folder in (one, other, flat)]
 
     def worlds_with(self, *patterns: str) -> list[Case]:
         return [case.only(lambda name: any(map(Path(name).match, patterns))) for case in self.worlds]
