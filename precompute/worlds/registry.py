@@ -113,7 +113,7 @@ def card_of(folder: Path, family: WorldFamily) -> Card:
     """The card of a folder: its `card.json` over what its configs say, or the family's defaults.
 
     Raises:
-        WorldModelError: `card.json` has an invalid value.
+        WorldModelError: `card.json` has an invalid value, or a size that the model cannot take.
     """
     card = family.card_of(read_configs(folder)) if isinstance(family, HasCards) else family.card
     path = folder / CARD
@@ -123,9 +123,17 @@ def card_of(folder: Path, family: WorldFamily) -> Card:
     try:
         values = _Defaults.validate_python(defaults)
         stated = {name: values[name] for name in Card.__dataclass_fields__ if values.get(name) is not None}
-        return _Card.validate_python({**asdict(card), **stated})
+        corrected = _Card.validate_python({**asdict(card), **stated})
     except ValidationError as error:
         raise WorldModelError(f"{path}, defaults: {list_problems(error)}") from error
+    settings = settings_of(family)
+    has, wants = ((each.height, each.width) for each in (card, corrected))
+    if settings is not None and settings.size == "card" and has != wants:
+        raise WorldModelError(
+            f"{path}, defaults: height {wants[0]} and width {wants[1]}, but this {family.title} takes pictures of "
+            f"{has[0]}x{has[1]} pixels only. Take them out of the file"
+        )
+    return corrected
 
 
 def list_worlds() -> list[dict[str, Any]]:

@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch.nn.functional import layer_norm
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import VJEPA2Config, VJEPA2Model
+from transformers import VJEPA2Config
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.modeling_outputs import BaseModelOutput
+from typer.testing import CliRunner
 
 from tests.miniatures.vjepa2 import CHANNELS, SIDE, mini_vjepa2, save_mini_vjepa2
 from tests.miniatures.world_model import save_mini_wan, save_mini_world
+from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, WorldModelError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.job.config import PrecomputeConfig
@@ -168,6 +170,10 @@ def test_a_folder_without_subfolders_is_named_by_its_config_weights_and_processo
     (same / "card.json").write_text(json.dumps({"defaults": {"window": 5}}))
     assert resolve_world(str(same)).identity == source.identity
     assert resolve_world(str(same)).card.window == 5
+    (same / "card.json").write_text(json.dumps({"defaults": {"height": 32}}))
+    with pytest.raises(WorldModelError, match=r"height 32 and width 64, but this Meta V-JEPA 2 takes .* of 64x64"):
+        resolve_world(str(same))
+    (same / "card.json").unlink()
     assert resolve_world(str(save_mini_vjepa2(tmp_path / "other", seed=1))).identity != source.identity
     (same / "model.safetensors").unlink()
     with pytest.raises(WorldModelError, match=r"holds no \*\.safetensors"):
@@ -253,5 +259,7 @@ def test_its_names_and_the_defaults_of_its_config() -> None:
     row = by_name["v-jepa2-vitl"]
     assert (row["at"], row["family"]) == ("facebook/vjepa2-vitl-fpc64-256", "v-jepa2")
     assert (row["height"], row["window"], row["prompts"]) == (256, 32, False)
+    table = CliRunner().invoke(app, ["worlds"], env={"COLUMNS": "80"}).stdout.splitlines()
+    line = next(line for line in table if line.startswith("v-jepa2-vitl"))
+    assert line.split() == ["v-jepa2-vitl", "v-jepa2", "256x256", "32", "4", "none", "no"]
     assert Sizes.of(VJEPA2Config().to_dict()) == Sizes.of({"model_type": "vjepa2"})
-    assert VJEPA2Model.main_input_name == "pixel_values_videos"
