@@ -35,7 +35,7 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
         # within the window nothing is chunked, and equal latents have equal ids
         "chunk_context": config.chunk_context if beyond else 0,
         "chunk_frames": card.window if config.chunk_context and beyond else 0,
-        "denoise_steps": card.denoise_steps if config.denoise_steps is None else config.denoise_steps,
+        "denoise_steps": _denoise_steps(config, world),
         "guidance": config.guidance,
         "prompt": config.prompt,
         "negative_prompt": config.negative_prompt,
@@ -70,7 +70,8 @@ def _solver(config: PrecomputeConfig, world: WorldSource) -> Solver:
     if settings is None:
         return config.solver or default
     if config.solver is not None and config.solver not in settings.solvers:
-        has = f"it has {', '.join(settings.solvers)}" if settings.solvers else "the scheduler in its folder decides"
+        has = "the scheduler in its folder decides" if settings.noise else "it denoises nothing"
+        has = f"it has {', '.join(settings.solvers)}" if settings.solvers else has
         raise ConfigError(f"--solver {config.solver} means nothing for {world.family.title}: {has}. Leave it out")
     return config.solver or (settings.solvers[0] if settings.solvers else default)
 
@@ -85,9 +86,27 @@ def _fps(config: PrecomputeConfig, world: WorldSource) -> float | None:
     return float(world.card.fps) if settings is not None and settings.fps == "card" and not config.fps else config.fps
 
 
+def _denoise_steps(config: PrecomputeConfig, world: WorldSource) -> int:
+    settings = settings_of(world.family)
+    if settings is not None and not settings.noise:
+        if config.denoise_steps is not None:
+            raise ConfigError(
+                f"--denoise-steps {config.denoise_steps} means nothing for {world.family.title}, which predicts in one "
+                "forward and has no noise to take away. Leave it out"
+            )
+        return Recipe.model_fields["denoise_steps"].default  # says nothing then
+    return world.card.denoise_steps if config.denoise_steps is None else config.denoise_steps
+
+
 def _check_size(recipe: Recipe, world: WorldSource) -> None:
     """Refuse sizes that the world model cannot take, and say the nearest that it can."""
     height, width = recipe.height, recipe.width
+    settings, own = settings_of(world.family), (world.card.height, world.card.width)
+    if settings is not None and settings.size == "card" and (height, width) != own:
+        raise ConfigError(
+            f"{world.name} takes pictures of {own[0]}x{own[1]} pixels only, and not of --size {height}x{width}. "
+            "Leave --size out: inputs are fitted to it (--fit)"
+        )
     multiple = size_multiple(world.family, read_configs(world.folder))
     if height % multiple or width % multiple:
         near = "x".join(str(max(1, round(side / multiple)) * multiple) for side in (height, width))
@@ -98,12 +117,17 @@ def _check_size(recipe: Recipe, world: WorldSource) -> None:
 
 
 def _check_settings(recipe: Recipe, world: WorldSource) -> None:
-    """Refuse guidance where there is none, and more observed frames than the world model can be shown."""
+    """Refuse guidance and draws where there are none, and more observed frames than the world model can be shown."""
     settings = settings_of(world.family)
     if settings is None:
         return
     if settings.guidance is None and recipe.guidance > 1.0:
         raise ConfigError(f"--guidance {recipe.guidance:g}: {world.family.title} has no guidance. Leave it out")
+    drawn = "--kind samples" if recipe.traits.has_draws else f"--seed {recipe.seed}" if recipe.seed else None
+    if not settings.noise and drawn:
+        raise ConfigError(
+            f"{drawn}: {world.family.title} draws no noise: an image has one future, whatever the seed. Leave it out"
+        )
     if settings.most_seen is None:
         return
     most = video_frames(settings.most_seen - 1, temporal_stride=world.latent_spec().temporal_stride)

@@ -293,11 +293,14 @@ def _check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:
     if max(frames if not context else 0, recipe.chunk_frames) > window:
         settings = settings_of(world.family)
         last = 1 if settings is not None and settings.most_seen == 1 else 1 + temporal
+        in_chunks = (
+            f", or roll out chunk by chunk: --chunk-context {last} begins each with the last "
+            f"{'frame' if last == 1 else f'{last} frames'} of the one before"
+        )
         raise ConfigError(
             f"--steps {steps} with --stride {stride} is a clip of {frames} latent frames; {world.name} "
             f"was trained on {window}, and beyond that its predictions mean nothing. "
-            f"Choose --steps of at most {(window - 1) // stride}, or roll out chunk by chunk: --chunk-context "
-            f"{last} begins each with the last {'frame' if last == 1 else f'{last} frames'} of the one before"
+            f"Choose --steps of at most {(window - 1) // stride}{in_chunks if world.can('decode') else ''}"
         )
 
 
@@ -333,6 +336,8 @@ def _future(recipe: Recipe, world: WorldSource, steps: int) -> str:
     frames, window = 1 + steps * recipe.stride, world.card.window
     if frames > window and most_frames(world.family, read_configs(world.folder)) is not None:
         chunks = f", {frames} latent frames from a kept state (it was trained on {window}: beyond, it may drift)"
+    if (settings := settings_of(world.family)) is not None and not settings.noise:
+        return f"{horizon_s:.1f} s ahead, in one forward, without noise"
     return f"{horizon_s:.1f} s ahead, {recipe.denoise_steps} denoise steps{solver}, {text}{chunks}"
 
 

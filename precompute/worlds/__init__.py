@@ -1,4 +1,4 @@
-"""World models: the Cosmos and Wan engines, their autoencoders and prompts, and the kit for adding a family.
+"""World models: the Cosmos, Wan and V-JEPA engines, their autoencoders and prompts, and the kit for adding a family.
 
 Its names are what a plugin package needs; they are listed in `__init__.pyi`. It knows pixels and latents, and nothing
 of inputs, jobs or stores.

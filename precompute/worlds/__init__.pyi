@@ -1,4 +1,4 @@
-"""World models: the Cosmos and Wan engines, their autoencoders and prompts, and the kit for adding a family.
+"""World models: the Cosmos, Wan and V-JEPA engines, their autoencoders and prompts, and the kit for adding a family.
 
 Its names are what a plugin package needs; they are listed in `__init__.pyi`. It knows pixels and latents, and nothing
 of inputs, jobs or stores.
@@ -8,6 +8,7 @@ from .arithmetic import Operations as Operations
 from .family import Card as Card
 from .family import HasArithmetic as HasArithmetic
 from .family import HasAutoencoder as HasAutoencoder
+from .family import HasCards as HasCards
 from .family import HasIndexSettings as HasIndexSettings
 from .family import HasLimits as HasLimits
 from .family import HasPatches as HasPatches

@@ -15,6 +15,7 @@ from .builtin_memory import cosmos_memory
 from .cosmos3_family import Cosmos3
 from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, WorldFamily, mismatched
 from .memory import Memory
+from .vjepa2_family import VJepa2Family
 from .wan_families import InWanLatents, Wan21Family, WanTI2VFamily, WanTwoStageFamily
 
 if TYPE_CHECKING:
@@ -181,4 +182,5 @@ BUILT_IN: Mapping[str, WorldFamily] = {
     "wan2.2-ti2v": WanTI2VFamily(),
     "wan2.2-i2v": WanTwoStageFamily(),
     "anyflow-far": AnyFlowFamily(),
+    "v-jepa2": VJepa2Family(),
 }

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from .text_embeddings import PromptReader, TextEmbeddings
 
 Configs = Mapping[str, Mapping[str, Any]]
-"""The configs of a folder: `model_index`, or a subfolder's name -> that config's JSON."""
+"""The configs of a folder: `model_index`, a subfolder's name, or `ROOT` -> that config's JSON."""
 
 INDEX = "model_index"
+ROOT = "."
+"""The part that is the folder itself: transformers keeps a whole model so, where diffusers has a subfolder for each."""
 OTHER_PIPELINE = "its pipeline is a"
 """Begins the reason of a folder that is of another line of models altogether."""
 CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
@@ -126,6 +128,11 @@ class Settings:
     none has the card's, since it always enters the arithmetic."""
     most_seen: int | None = None
     """Latent frames that it can be shown; None is any number."""
+    noise: bool = True
+    """Whether it denoises noise into a future. Without noise there is one future: denoise steps, a seed and several
+    draws are refused."""
+    size: Literal["any", "card"] = "any"
+    """card: it takes pictures of no other size than its card's."""
 
 
 Ability = Literal["encode_video", "posterior", "decode"]
@@ -208,6 +215,16 @@ class HasPatches(Protocol):
 
     def size_multiple(self, configs: Configs) -> int:
         """Pixels that height and width are a multiple of."""
+        ...
+
+
+@runtime_checkable
+class HasCards(Protocol):
+    """Optional: what a model was trained for stands in its configs, and differs within the family. Without it each has
+    the family's card."""
+
+    def card_of(self, configs: Configs) -> Card:
+        """The card of the model with these configs. Raises WorldModelError where they do not say it."""
         ...
 
 
@@ -296,7 +313,7 @@ def most_frames(family: WorldFamily, configs: Configs) -> int | None:
 
 
 def read_configs(folder: Path) -> Configs:
-    """The configs of a folder, from its JSON files alone.
+    """The configs of a folder, from its JSON files alone: of its subfolders, and its own where it has no index.
 
     Raises:
         WorldModelError: a config is no JSON object.
@@ -304,6 +321,8 @@ def read_configs(folder: Path) -> Configs:
     configs: dict[str, dict[str, Any]] = {}
     if (index := folder / f"{INDEX}.json").is_file():
         configs[INDEX] = read_config(index)
+    elif (own := folder / CONFIG_FILES[0]).is_file():  # beside an index it says nothing
+        configs[ROOT] = read_config(own)
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
         for name in CONFIG_FILES:
             if (part / name).is_file():
@@ -339,6 +358,8 @@ def mismatched(configs: Configs, wanted: Mapping[str, tuple[str, ...]]) -> str |
         wanted: part -> the classes that `class_of` may find there; if empty, the part only has to exist. The entry
             `model_index` is compared only if the folder has an index.
     """
+    if ROOT in configs and not wanted.keys() & configs.keys():
+        return f"{OTHER_PIPELINE} {class_of(configs[ROOT])}, a model without parts"
     for part, classes in wanted.items():
         if part not in configs:
             if part == INDEX:

@@ -19,6 +19,7 @@ from .family import (
     OTHER_PIPELINE,
     Card,
     Configs,
+    HasCards,
     WorldFamily,
     class_of,
     read_config,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from .text_embeddings import TextEmbeddings
 
 GROUP = "theworld.worlds"
+CARD = "card.json"
+"""The file beside a world model that corrects its card; it decides no latent."""
 _Defaults, _Card = TypeAdapter(dict[str, Any]), TypeAdapter(Card)
 _MEMBERS = (*WorldFamily.__annotations__, "mismatch", "latent_spec", "check", "load")
 
@@ -128,21 +131,30 @@ def load_world(
 
 
 def card_of(folder: Path, family: WorldFamily) -> Card:
-    """The card of a folder: its `card.json` over the family's defaults.
+    """The card of a folder: its `card.json` over what its configs say, or the family's defaults.
 
     Raises:
-        WorldModelError: `card.json` has an invalid value.
+        WorldModelError: `card.json` has an invalid value, or a size that the model cannot take.
     """
-    path = folder / "card.json"
+    card = family.card_of(read_configs(folder)) if isinstance(family, HasCards) else family.card
+    path = folder / CARD
     if not path.is_file():
-        return family.card
+        return card
     defaults = read_config(path).get("defaults", {})
     try:
         values = _Defaults.validate_python(defaults)
         stated = {name: values[name] for name in Card.__dataclass_fields__ if values.get(name) is not None}
-        return _Card.validate_python({**asdict(family.card), **stated})
+        corrected = _Card.validate_python({**asdict(card), **stated})
     except ValidationError as error:
         raise WorldModelError(f"{path}, defaults: {list_problems(error)}") from error
+    settings = settings_of(family)
+    has, wants = ((each.height, each.width) for each in (card, corrected))
+    if settings is not None and settings.size == "card" and has != wants:
+        raise WorldModelError(
+            f"{path}, defaults: height {wants[0]} and width {wants[1]}, but this {family.title} takes pictures of "
+            f"{has[0]}x{has[1]} pixels only. Take them out of the file"
+        )
+    return corrected
 
 
 def list_worlds() -> list[dict[str, Any]]:
@@ -190,7 +202,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{row['height']}x{row['width']}",
             str(row["window"]),
             f"{row['fps']:g}",
-            str(row["denoise_steps"]),
+            str(row["denoise_steps"]) if (row["settings"] or {}).get("noise", True) else "none",
             "yes" if row["prompts"] else "no",
         )
     return table

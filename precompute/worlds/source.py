@@ -17,21 +17,28 @@ from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.progress import Progress
 from .builtin import BUILT_IN, COSMOS, WORLDLET
 from .family import (
+    CONFIG_FILES,
     INDEX,
+    ROOT,
     Ability,
     Card,
     HasAutoencoder,
     HasDimensions,
     HasIndexSettings,
+    HasLimits,
     HasRest,
     WorldFamily,
     read_configs,
     require_ability,
 )
-from .registry import card_of, identify, named_worlds
+from .registry import CARD, card_of, identify, named_worlds
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import Encoder
+
+
+CONFIGS = [f"{INDEX}.json", CONFIG_FILES[0], "*/*config.json"]
+"""Patterns of what tells a repository's family."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +71,10 @@ class WorldSource:
             with suppress(LookupError, TypeError, ValueError, ArithmeticError):  # of no such class: loading says why
                 held = self.family.held_share(read_configs(self.folder))
         return sum(round(size * held.get(part, 1.0)) for part, size in sizes.items())
+
+    def can(self, ability: Ability) -> bool:
+        """Whether engines of its family have the ability."""
+        return not isinstance(self.family, HasLimits) or ability not in self.family.lacks
 
     def require(self, ability: Ability, what: str) -> None:
         """Refuse what engines of its family cannot do.
@@ -115,8 +126,8 @@ def resolve_world(
     folder = place.folder
     if place.snapshot is not None:
         # at the commit its configs came from
-        patterns = [f"{part}/*{'' if with_weights else '.json'}" for part in parts]
-        identity, folder = place.snapshot.identity, _fetch(place.snapshot.name, patterns).folder
+        identity, patterns = place.snapshot.identity, files_of_parts(parts, with_weights=with_weights)
+        folder = _fetch(place.snapshot.name, patterns).folder
     else:
         if missing_parts := [part for part in parts if not (folder / part).is_dir()]:
             raise WorldModelError(f"the world model in {folder} has no {missing_parts[0]}/")
@@ -125,7 +136,7 @@ def resolve_world(
                 require_plain(folder, path, MAX_WEIGHT_BYTES)
                 for part in parts
                 for path in (folder / part).iterdir()
-                if path.suffix in {".json", ".safetensors", ".model", ".jinja"}
+                if path.suffix in {".json", ".safetensors", ".model", ".jinja"} and path != folder / CARD
             ]
             if isinstance(family, HasIndexSettings):
                 files.append(require_plain(folder, folder / f"{INDEX}.json", MAX_CONFIG_BYTES))
@@ -152,8 +163,7 @@ def find_autoencoder(world: str | None) -> WorldSource:
     folder, identity = place.folder, ""
     if place.snapshot is not None:
         identity = place.snapshot.identity
-        patterns = [f"{INDEX}.json", "*/*config.json", *(f"{part}/*" for part in parts)]
-        folder = _fetch(place.snapshot.name, patterns).folder
+        folder = _fetch(place.snapshot.name, [*CONFIGS, *files_of_parts(parts)]).folder
     card = card_of(folder, family)
     return WorldSource(name=place.name, folder=folder, identity=identity, family=family, card=card)
 
@@ -217,13 +227,20 @@ def _locate(world: str | None) -> _Place:
             f"there is no folder {place}, and it is neither a Hub id (ORG/NAME) nor one of {', '.join(place_by_name)}. "
             f"Give a folder, an id such as {COSMOS}, or one of these names (`theworld worlds`)"
         )
-    snapshot = _fetch(place, [f"{INDEX}.json", "*/*config.json"])
+    snapshot = _fetch(place, CONFIGS)
     return _Place(snapshot.repository.split("/")[1], snapshot.folder, snapshot)
 
 
 def _fetch(hub_id: str, patterns: list[str]) -> Snapshot:
     instead = "pass a local folder as --world, or use the embedded --world worldlet"
     return fetch(hub_id, patterns, error=WorldModelError, instead=instead)
+
+
+def files_of_parts(parts: tuple[str, ...], *, with_weights: bool = True) -> list[str]:
+    """Patterns of the files of these parts in a repository. Beside a model without subfolders other things may lie."""
+    of_root = ["*.json", "*.safetensors"] if with_weights else ["*.json"]
+    of_folder = "*" if with_weights else "*.json"
+    return [pattern for part in parts for pattern in (of_root if part == ROOT else [f"{part}/{of_folder}"])]
 
 
 def _parts(family: WorldFamily, with_text: bool, folder: Path) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from tests.installed import drift_code, install, save_drift
+from tests.miniatures.vjepa2 import save_mini_vjepa2
 from tests.miniatures.world_model import save_mini_wan
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.latents.keys import key_of_file
@@ -194,3 +195,41 @@ def test_a_prompt_for_wan_asks_for_no_guardrail_and_makes_another_store(tmp_path
     assert not np.array_equal(a.read(a.keys)[:, :, 1], b.read(b.keys)[:, :, 1])
     with pytest.raises(ConfigError, match="guardrail"):
         run_precompute(settings(images, Path("worldlet"), size="32x32", prompt="a ball falls"))
+
+
+def test_v_jepa_predicts_features_that_a_reader_trains_on_and_shows_no_pictures(tmp_path: Path, images: Path) -> None:
+    world = save_mini_vjepa2(tmp_path / "tiny-jepa")
+    asked = settings(images, world, denoise_steps=None, dtype="float32", steps=4, stride=1)
+    dry = run_precompute(asked.model_copy(update={"dry_run": True}))
+    assert dry.plan.sample_bytes == 4 * 32 * 5 * 4 * 4
+    assert dry.cost is not None
+    assert dry.cost.operations is not None
+    report = run_precompute(asked)
+    assert (report.written, report.bad) == (3, 0)
+    store = open_store(report.store)
+    assert store.sample_shape == (32, 5, 4, 4)
+    keys = [key_of_file(path) for path in sorted(images.iterdir())]
+    engine = load_world(world)
+    pixels = [load_image(path.read_bytes(), 64, 64, "cover", source="") for path in sorted(images.iterdir())]
+    expected = engine.rollout(torch.stack(pixels), keys, store.recipe)
+    np.testing.assert_allclose(store.read(keys), expected.numpy(), atol=1e-5)
+    assert run_precompute(asked).written == 0
+
+    run = train_one_update(report.store, images)
+    assert load_run(run).meta.reader.latent_shape == (32, 4, 4)
+    live = LiveWorld.for_recipe(store.recipe, world=str(world), device="cpu").roll_out(images / "0.png")
+    np.testing.assert_allclose(store.read(keys[:1]), live.numpy(), atol=1e-5)
+    with pytest.raises(ConfigError, match=r"no pictures of .*: Meta V-JEPA 2 decodes no latents"):
+        preview(store, tmp_path / "pictures", world=str(world), device="cpu")
+
+
+def test_v_jepa_encodes_real_videos_tubelet_by_tubelet(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    rng = np.random.default_rng(1)
+    write_video(videos / "a.mp4", rng.integers(0, 256, (7, 64, 64, 3), dtype=np.uint8), 4)
+    world = save_mini_vjepa2(tmp_path / "tiny-jepa")
+    asked = settings(videos, world, kind="frames", steps=3, denoise_steps=None, compute_dtype=None)
+    report = run_precompute(asked)
+    assert (report.written, report.bad) == (1, 0)
+    assert open_store(report.store).sample_shape == (32, 4, 4, 4)

@@ -51,6 +51,7 @@ from ..miniatures.anyflow import save_mini_anyflow
 from ..miniatures.cosmos3 import save_mini_cosmos3
 from ..miniatures.lm import save_mini_lm
 from ..miniatures.training import StopAt, lay_out, settings
+from ..miniatures.vjepa2 import save_mini_vjepa2
 from ..miniatures.wan22 import save_mini_ti2v, save_mini_two_stage
 from ..miniatures.world_model import save_mini_wan, save_mini_world
 
@@ -336,6 +337,7 @@ class Seeds:
         later.append(save_mini_anyflow(self.place / "anyflow"))
         later.append(save_mini_cosmos3(self.place / "cosmos3"))
         shutil.copyfile(ROOT / "precompute" / "worldlet" / "weights" / "card.json", one / "card.json")
+        later.append(save_mini_vjepa2(self.place / "jepa"))
         return [case_of(folder, under="world/") for folder in (one, other, *later)]
 
     def worlds_with(self, *patterns: str) -> list[Case]:

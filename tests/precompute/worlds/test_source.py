@@ -10,7 +10,14 @@ from tests.patience import ends_within
 from theworld.pipeline.errors import ConfigError, RecipeError, WorldModelError
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.recipe import make_recipe
-from theworld.precompute.worlds.source import COSMOS, find_dimensions, resolve_world
+from theworld.precompute.worlds.family import ROOT
+from theworld.precompute.worlds.source import (
+    CONFIGS,
+    COSMOS,
+    files_of_parts,
+    find_dimensions,
+    resolve_world,
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +126,22 @@ def test_strides_that_a_config_states_are_not_computed_unless_they_can_be(tmp_pa
     with pytest.raises(WorldModelError, match=r"describes no latent space: .*temperal_downsample") as refused:
         find_dimensions(str(world))
     assert len(str(refused.value)) < 300
+
+
+def test_of_a_repository_only_the_files_of_a_model_s_parts_are_fetched() -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    def fetched(repository: list[str], *patterns: str) -> set[str]:
+        return set(filter_repo_objects(repository, allow_patterns=list(patterns)))
+
+    flat = ["README.md", "config.json", "model.safetensors", "video_preprocessor_config.json", "notebook.ipynb"]
+    assert fetched(flat, *CONFIGS) == {"config.json"}
+    assert fetched(flat, *files_of_parts((ROOT,))) == set(flat) - {"README.md", "notebook.ipynb"}
+    assert fetched(flat, *files_of_parts((ROOT,), with_weights=False)) == {
+        "config.json",
+        "video_preprocessor_config.json",
+    }
+    parts = ["model_index.json", "vae/config.json", "vae/model.safetensors", "text_encoder/model.safetensors"]
+    assert fetched(parts, *CONFIGS) == {"model_index.json", "vae/config.json"}
+    assert fetched(parts, *files_of_parts(("vae",))) == {"vae/config.json", "vae/model.safetensors"}
+    assert fetched(parts, *files_of_parts(("vae",), with_weights=False)) == {"vae/config.json"}
