@@ -21,7 +21,9 @@ _WORLDS = {
     "the 2B at 224x224": ("cosmos-predict2-2b", (224, 224)),
     "the 2B at 480p": ("cosmos-predict2-2b", (432, 768)),
     "the 14B at 480p": ("cosmos-predict2-14b", (432, 768)),
+    "Cosmos 3 Edge at 480p": ("cosmos3-edge", (480, 832)),
     "Wan 2.1 at 480p": ("wan2.1-i2v-480p", (480, 832)),
+    "Wan 2.2 5B at 704p": ("wan2.2-ti2v-5b", (704, 1280)),
 }
 _QUESTION = Rows(count=1, text=100, labels=3)
 
@@ -38,12 +40,12 @@ def _batches(name: str, size: tuple[int, int], limit: float) -> str:
     recipe = Recipe(world=name, height=size[0], width=size[1], rollout_steps=_STEPS, compute_dtype="bfloat16")
     batch = default_batch(recipe, family.latent_spec(configs), on_gpu=True)
     while True:
-        need = memory_of_batch(family, configs, recipe, batch)
+        need = memory_of_batch(family, configs, recipe, batch, limit=limit)
         assert need is not None, "its configs are complete"
         if need.total <= usable(limit):
             return f"fits with batches of {batch}"
         if batch == 1:
-            return f"needs {format_bytes(need.total)}"
+            return f"needs {format_bytes(need.total)}, with --offload {format_bytes(need.offloaded().total)}"
         batch //= 2
 
 

@@ -15,7 +15,7 @@ from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.messages import format_bytes
 from ..rollout.batch_size import batch_of_run
 from ..worlds.builtin import BUILT_IN
-from ..worlds.family import Configs, WorldFamily, read_configs
+from ..worlds.family import Configs, WorldFamily, read_configs, size_multiple
 from ..worlds.memory import Memory, memory_of_batch
 from ..worlds.public_sizes import PUBLIC_CONFIGS
 from ..worlds.source import WorldSource
@@ -24,7 +24,7 @@ from .cost import Target, a_or_an
 
 _MULTIPLE = 16  # of a picture's sides, in pixels
 _SMALLEST = 64
-_NAMED = 4  # choices that a message lists
+_NAMED = 5  # choices that a message lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,18 @@ class MemoryPlan:
     wanted_need: Memory | None
     room: Room | None
     """None: the device's memory is not known, or there is no limit, as on a CPU."""
+    offload: bool = False
+    """Whether `need` leaves weights in main memory."""
+    copied: int = 0
+    """Bytes that then come to the GPU in each forward, at least; 0 where it is not known."""
 
     def lines(self) -> list[str]:
         """The lines of the plan."""
         if self.need is None:
             return ["memory  not known: this world model's family does not say what it takes"]
         room = f", of the {format_bytes(self.room.limit)} of {self.room.device}" if self.room else ""
-        one = f"memory  about {self.need.describe()} a worker, for batches of {self.batch}{room}"
+        elsewhere = ", the other weights in main memory" if self.offload else ""
+        one = f"memory  about {self.need.describe()} a worker, for batches of {self.batch}{room}{elsewhere}"
         if self.wanted_need is None or self.batch == self.wanted:
             return [one]
         return [one, f"memory  batches of {self.wanted} would need {format_bytes(self.wanted_need.total)}"]
@@ -119,23 +124,36 @@ def plan_memory(
     requested: int | None,
     on_gpu: bool,
     room: Room | None,
+    offload: bool = False,
 ) -> MemoryPlan:
     """The batch of a run: exactly as requested; by default by tokens, and smaller where it would not fit.
 
     Args:
         inputs: of the whole run, as of `batch_of_run`.
+        offload: whether weights stay in main memory; on a CPU, that changes nothing.
     Raises:
         ConfigError: not one input fits; names settings that would.
     """
     wanted = batch_of_run(requested, recipe, spec, inputs, on_gpu=on_gpu)
     configs = read_configs(world.folder)
-    need = partial(memory_of_batch, world.family, configs, recipe)
+    offload = offload and (on_gpu or room is not None)
+    limit = room.limit if room is not None else None
+    need = partial(memory_of_batch, world.family, configs, recipe, limit=limit, offload=offload)
     one, whole = need(1), need(wanted)
-    plan = partial(MemoryPlan, wanted=wanted, is_requested=requested is not None, wanted_need=whole, room=room)
+    stock = memory_of_batch(world.family, configs, recipe, 1) if offload else None
+    plan = partial(
+        MemoryPlan,
+        wanted=wanted,
+        is_requested=requested is not None,
+        wanted_need=whole,
+        room=room,
+        offload=offload,
+        copied=stock.offloadable if stock is not None else 0,
+    )
     if one is None or whole is None or room is None:
         return plan(batch=wanted, need=whole)
     if one.total > room.usable:
-        raise _too_small(world, configs, recipe, one, room)
+        raise _too_small(world, configs, recipe, one, room, offload=offload)
     batch, fitting = wanted, whole
     while not requested and batch > 1 and fitting is not None and fitting.total > room.usable:
         batch = math.ceil(batch / 2)
@@ -143,9 +161,11 @@ def plan_memory(
     return plan(batch=batch, need=fitting)
 
 
-def _too_small(world: WorldSource, configs: Configs, recipe: Recipe, one: Memory, room: Room) -> ConfigError:
+def _too_small(
+    world: WorldSource, configs: Configs, recipe: Recipe, one: Memory, room: Room, *, offload: bool
+) -> ConfigError:
     """The error of a device that holds not one input, with settings that would fit."""
-    asked = _Choice(world.family, configs, recipe)
+    asked = _Choice(world.family, configs, recipe, offload=offload)
     changed = list(asked.changes())
     found = _fitting(changed, room) or _fitting([other for choice in changed for other in choice.changes()], room)
     instead = "Choose a device with more memory, or --device cpu"
@@ -153,8 +173,8 @@ def _too_small(world: WorldSource, configs: Configs, recipe: Recipe, one: Memory
         instead = "These would fit:" + "".join(found)
     return ConfigError(
         f"{room.device} is too small for {world.name}: one {recipe.traits.takes} of {recipe.height}x{recipe.width} and "
-        f"{recipe.rollout_steps} steps needs about {one.describe()}, and {format_bytes(room.usable)} of "
-        f"{format_bytes(room.limit)} can be used. {instead}"
+        f"{recipe.rollout_steps} steps needs about {one.describe()}{' with --offload' * offload}, and "
+        f"{format_bytes(room.usable)} of {format_bytes(room.limit)} can be used. {instead}"
     )
 
 
@@ -167,15 +187,20 @@ class _Choice:
     recipe: Recipe
     flags: tuple[tuple[str, str], ...] = ()
     """What to add to the command for it."""
+    offload: bool = False
+    """Whether weights stay in main memory."""
 
     def changes(self) -> Iterator[_Choice]:
         """Choices with one setting changed that is not yet; of each setting the nearest value first."""
         recipe = self.recipe
+        if not self.offload and recipe.traits.predicts and recipe.rollout_steps:
+            yield replace(self._with("--offload", "pinned", {}), offload=True)
         if recipe.compute_dtype == "float32" and recipe.traits.predicts:
             yield self._with("--compute-dtype", "bfloat16", {"compute_dtype": "bfloat16"})
         changed = {flag for flag, _ in self.flags}
         for share in () if "--size" in changed else (0.75, 0.5, 0.25):
-            height, width = (round(side * share / _MULTIPLE) * _MULTIPLE for side in (recipe.height, recipe.width))
+            multiple = max(_MULTIPLE, size_multiple(self.family, self.configs))
+            height, width = (round(side * share / multiple) * multiple for side in (recipe.height, recipe.width))
             if min(height, width) >= _SMALLEST:
                 yield self._with("--size", f"{height}x{width}", {"height": height, "width": width})
         steps = 0 if "--steps" in changed or recipe.chunk_frames else recipe.rollout_steps // recipe.draws
@@ -183,9 +208,10 @@ class _Choice:
             yield self._with("--steps", f"{steps}", {"rollout_steps": steps * recipe.draws})
         for family in () if "--world" in changed else BUILT_IN.values():
             for name in family.names:
-                if name in PUBLIC_CONFIGS:
-                    choice = self._with("--world", name, {})
-                    yield replace(choice, family=family, configs=PUBLIC_CONFIGS[name])
+                configs = PUBLIC_CONFIGS.get(name)
+                if configs is None or math.gcd(recipe.height, recipe.width) % size_multiple(family, configs):
+                    continue  # not known, or it takes no such size
+                yield replace(self._with("--world", name, {}), family=family, configs=configs)
 
     def _with(self, flag: str, value: str, changes: dict[str, Any]) -> _Choice:
         return replace(self, recipe=self.recipe.model_copy(update=changes), flags=(*self.flags, (flag, value)))
@@ -195,7 +221,9 @@ def _fitting(choices: Sequence[_Choice], room: Room) -> list[str]:
     """Lines of those that fit, one for each way to change settings."""
     found: dict[frozenset[str], str] = {}
     for choice in choices:
-        need = memory_of_batch(choice.family, choice.configs, choice.recipe, 1)
+        need = memory_of_batch(
+            choice.family, choice.configs, choice.recipe, 1, limit=room.limit, offload=choice.offload
+        )
         if need is not None and need.total <= room.usable:
             words = " ".join(f"{flag} {value}" for flag, value in choice.flags)
             flags = frozenset(flag for flag, _ in choice.flags)

@@ -120,6 +120,7 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
         requested=config.batch_size,
         on_gpu=target.is_gpu,
         room=room_of(config, target) if todo else None,
+        offload=config.offload is not None,
     )
     batch_size = memory.batch
     most, is_shared = largest_task(config, plan, cost, store, batch_size)
@@ -181,8 +182,8 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
     if config.offload is not None and prepared.cost.target.device == "cpu":
         progress.warn("note: --offload changes nothing on a CPU, whose memory holds the weights already")
     elif config.offload is not None:
-        if weight_bytes:  # a plan for a machine elsewhere fetches none
-            progress.say(f"offload {copies_text(weight_bytes)}")
+        if copied := weight_bytes or prepared.memory.copied:  # a plan for a machine elsewhere fetches no weights
+            progress.say(f"offload {copies_text(copied)}")
     elif is_unknown and accelerator is not None and weight_bytes > accelerator.memory_gb * 1e9:
         progress.warn(
             f"warning: the weights alone take {format_bytes(weight_bytes)}, more than the {accelerator.memory_gb:g} GB "

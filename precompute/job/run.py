@@ -136,6 +136,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
                 requested=config.batch_size,
                 on_gpu=device != "cpu",
                 room=prepared.memory.room,
+                offload=config.offload is not None,
             )
         batch_size = memory.batch
         prompted = recipe.prompts == "sample" or recipe.prompt is not None or recipe.negative_prompt is not None

@@ -50,8 +50,14 @@ def require_room_to_roll_out(
     memory: float | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Say how much memory the latents of a single input take; arguments and errors as of `require_room_to_decode`."""
-    need = memory_of_batch(source.family, read_configs(source.folder), recipe, 1)
+    """Say how much memory the latents of a single input take; arguments and errors as of `require_room_to_decode`.
+
+    Weights that do not fit will stay in main memory (`load_or_offload`), and then are not counted.
+    """
+    configs, free = read_configs(source.folder), free_memory(resolve_device(device), memory)
+    need = memory_of_batch(source.family, configs, recipe, 1, limit=free)
+    if need is not None and free is not None and need.weights > free:
+        need = memory_of_batch(source.family, configs, recipe, 1, offload=True)
     what = f"roll out one {recipe.traits.takes} of {recipe.height}x{recipe.width}"
     _require(source, need, device, what, "Use a CPU (--device cpu), or a larger GPU", memory, progress)
 

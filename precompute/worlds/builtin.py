@@ -160,6 +160,10 @@ class _Cosmos25(InWanLatents):
 
         return Cosmos25World.load(folder, device=device, compute_dtype=compute_dtype, text=text)
 
+    def memory_of_batch(self, configs: Configs, recipe: Recipe, batch: int) -> Memory:
+        """The loop keeps the velocity and that of what is observed; UniPC two outputs and the clip before."""
+        return cosmos_memory(configs, recipe, batch, kept=5)
+
 
 def cosmos_step_flops(spec: LatentSpec, configs: Configs, recipe: Recipe, frames: int, *, no_text: int = 0) -> float:
     """The forwards of one denoise step of a Cosmos-Predict network.

@@ -23,6 +23,7 @@ from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import draw_noise
 from .cosmos_forward import LeanTransformer
+from .offloading import offload_blocks
 from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
 from .text_rows import stack_prompts
@@ -78,6 +79,12 @@ class Cosmos25World(FollowsPrompts, WanLatents):
     def compile_blocks(self) -> None:
         """As `Compilable` has it."""
         self.transformer.compile_blocks()
+
+    def offload(self, device: str, *, pinned: bool) -> None:
+        """As `Offloadable` has it."""
+        self.move_autoencoder(device)
+        self.no_text = self.no_text.to(self.device)
+        offload_blocks(self.transformer, device, pinned=pinned)
 
     @torch.inference_mode()
     def rollout(

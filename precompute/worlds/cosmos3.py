@@ -28,6 +28,7 @@ from .cosmos3_clip import fps_of
 from .cosmos3_forward import GenerationTower, PromptKeys
 from .cosmos3_text import keys_of, load_towers
 from .family import INDEX, read_config
+from .offloading import offload_blocks
 from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
 from .wan_vae import WanLatents, load_part
@@ -82,6 +83,11 @@ class Cosmos3World(FollowsPrompts, WanLatents):
     def compile_blocks(self) -> None:
         """As `Compilable` has it."""
         self.tower.compile_blocks()
+
+    def offload(self, device: str, *, pinned: bool) -> None:
+        """As `Offloadable` has it."""
+        self.move_autoencoder(device)
+        offload_blocks(self.tower, device, pinned=pinned)
 
     @torch.inference_mode()
     def rollout(
@@ -153,7 +159,10 @@ class Cosmos3World(FollowsPrompts, WanLatents):
         batch, _, frames, height, width = noise.shape
         seen = observed.shape[2]
         branches = [list(prompts), *([[negative]] if guidance > 1.0 and negative is not None else [])]
-        besides = [self.tower.beside(texts, (frames, height, width), batch=batch, fps=fps) for texts in branches]
+        besides = [
+            self.tower.beside(texts, (frames, height, width), batch=batch, fps=fps, device=self.device)
+            for texts in branches
+        ]
         scheduler = set_levels(self.scheduler, denoise_steps, use_native_flow_schedule=self._native_flow)
         latents = torch.cat([observed, noise[:, :, seen:]], dim=2)
         still = torch.zeros_like(observed)  # the velocity of what is seen

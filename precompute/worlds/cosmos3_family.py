@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...pipeline.latents.recipe import Recipe
 from .arithmetic import Operations
+from .builtin_memory import Network, memory_of_engine
 from .cosmos3_clip import MAX_PROMPT_TOKENS, Clip, fps_of
 from .family import INDEX, Card, Configs, Settings, TextForm, mismatched, read_configs
+from .memory import Memory
+from .transformer_memory import Forward, generation_forward_memory
 from .wan_families import InWanLatents
 from .wan_space import latent_spec_of
 
@@ -119,6 +122,17 @@ class Cosmos3(InWanLatents):
         from .cosmos3 import Cosmos3World
 
         return Cosmos3World.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+
+    def memory_of_batch(self, configs: Configs, recipe: Recipe, batch: int) -> Memory:
+        """Of the generation tower alone, beside the keys and values of its prompts."""
+        transformer = {**DEFAULTS, **configs["transformer"]}
+        network = Network.of(lambda config: tower_numbers(config)[0], transformer, recipe, layers="num_hidden_layers")
+
+        def forward_memory(forward: Forward) -> int:
+            prompts = (batch if recipe.prompts == "sample" else 1) + forward.guided
+            return generation_forward_memory(transformer, replace(forward, texts=prompts), TEXT_TOKENS)
+
+        return memory_of_engine(configs, recipe, batch, network, forward_memory)
 
 
 def generation_flops(config: Mapping[str, Any], frames: int, height: int, width: int) -> float:

@@ -62,7 +62,8 @@ class GenerationTower(nn.Module):
         self.layers = nn.ModuleList(GenerationLayer(layer) for layer in stock.layers)
         self.proj_in, self.proj_out, self.norm_out = stock.proj_in, stock.proj_out, stock.norm_moe_gen
         self.time_proj, self.time_embedder = stock.time_proj, stock.time_embedder
-        self.rotary = stock.rotary_emb
+        # not a part of this module: it turns positions between forwards, when offloaded weights are elsewhere
+        self._turns_of = stock.rotary_emb.forward
         self._patch = int(config.latent_patch_size)
         self._time_scale = float(config.timestep_scale)
         self._margin = int(config.unified_3d_mrope_temporal_modality_margin)
@@ -73,7 +74,15 @@ class GenerationTower(nn.Module):
             "temporal_compression_factor": temporal_stride,
         }
 
-    def beside(self, prompts: Sequence[PromptKeys], shape: tuple[int, int, int], *, batch: int, fps: float) -> Beside:
+    def beside(
+        self,
+        prompts: Sequence[PromptKeys],
+        shape: tuple[int, int, int],
+        *,
+        batch: int,
+        fps: float,
+        device: torch.device,
+    ) -> Beside:
         """What stands beside a batch's latents: the keys and values of its prompts, and the tokens' positions.
 
         A prompt's length shifts the positions, so samples are grouped by it; no prompt is padded, no key masked.
@@ -81,10 +90,11 @@ class GenerationTower(nn.Module):
         Args:
             prompts: one for all samples, or one for each. shape: frames, rows and columns of the latents.
             fps: video frames per second, which stretches the positions in time.
+            device: of the forward. Between forwards, weights may be elsewhere.
         """
-        device, dtype = self.proj_in.weight.device, self.dtype
+        dtype = self.dtype
         lengths = [prompt.keys.shape[1] for prompt in prompts] * (batch if len(prompts) == 1 else 1)
-        ropes = {length: self._rope(length, shape, fps) for length in dict.fromkeys(lengths)}
+        ropes = {length: self._rope(length, shape, fps, device) for length in dict.fromkeys(lengths)}
         rope = tuple(torch.cat([ropes[length][part] for length in lengths]) for part in (0, 1))
         if len(set(lengths)) == 1:
             members: list[tuple[Tensor | None, Sequence[PromptKeys]]] = [(None, prompts)]
@@ -129,15 +139,14 @@ class GenerationTower(nn.Module):
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         return -(-height // self._patch), -(-width // self._patch)
 
-    def _rope(self, length: int, shape: tuple[int, int, int], fps: float) -> Rope:
+    def _rope(self, length: int, shape: tuple[int, int, int], fps: float, device: torch.device) -> Rope:
         frames, height, width = shape
         tall, wide = self._grid(height, width)
         offset = length + self._margin
         positions, _ = get_3d_mrope_ids_vae_tokens(
             frames, tall, wide, offset, fps=fps if self._follows_fps else None, **self._positions
         )
-        device = self.proj_in.weight.device
-        return self.rotary(position_ids=positions.unsqueeze(1).to(device), device=device, dtype=self.dtype)
+        return self._turns_of(position_ids=positions.unsqueeze(1).to(device), device=device, dtype=self.dtype)
 
     def _time(self, timestep: float) -> Float[Tensor, "1 D"]:
         times = torch.full((1,), timestep, device=self.proj_in.weight.device) * self._time_scale

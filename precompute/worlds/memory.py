@@ -7,7 +7,7 @@ is known, and a plan says that.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from ...pipeline.errors import WorldModelError
@@ -16,23 +16,46 @@ from ...pipeline.messages import format_bytes
 from .arithmetic import is_plain
 from .family import Configs, WorldFamily
 
+SHARE_OF_ALL = 0.5
+"""Of a GPU's memory that networks which take turns may take together to stay there; the rest is for the clip."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
     """Bytes at the moment that takes most."""
 
     weights: int
-    """Of all parts that are loaded, in the dtypes they compute in."""
+    """Of the parts that are on the device, in the dtypes they compute in: of all that are loaded, but for networks that
+    take turns, of which one is there."""
     computed: int
     """Activations."""
     during: str
     """What takes most: encoding, the forward, decoding."""
+    offloadable: int = 0
+    """Of the weights: all but two blocks of the network, which `--offload` leaves in main memory; 0: it cannot."""
+    taking_turns: tuple[int, ...] = ()
+    """Weights of networks that take turns. One of them is in `weights`; the others, too, on a device that has room."""
 
     @classmethod
-    def at_most(cls, weights: int, stages: Mapping[str, int]) -> Memory:
+    def at_most(cls, weights: int, stages: Mapping[str, int], *, offloadable: int = 0) -> Memory:
         """Of stages that follow one another: the one that takes most decides."""
         during = max(stages, key=lambda name: stages[name])
-        return cls(weights=weights, computed=stages[during], during=during)
+        return cls(weights=weights, computed=stages[during], during=during, offloadable=offloadable)
+
+    def offloaded(self) -> Memory:
+        """With `--offload`: of each network two blocks are on the device, and what is outside of its blocks."""
+        return replace(self, weights=self.weights - self.offloadable, offloadable=0, taking_turns=())
+
+    def on(self, limit: float | None) -> Memory:
+        """On a device of so many bytes: networks that take turns all stay where they take at most half of it.
+
+        Args:
+            limit: None is no limit, or one that is not known.
+        """
+        together = sum(self.taking_turns)
+        if not self.taking_turns or (limit is not None and together > SHARE_OF_ALL * limit):
+            return self
+        return replace(self, weights=self.weights + together - max(self.taking_turns), taking_turns=())
 
     @property
     def total(self) -> int:
@@ -65,11 +88,27 @@ class HasMemoryEstimate(Protocol):
         ...
 
 
-def memory_of_batch(family: WorldFamily, configs: Configs, recipe: Recipe, batch: int) -> Memory | None:
-    """The most that the latents of a batch take; None where it is not known."""
+def memory_of_batch(
+    family: WorldFamily,
+    configs: Configs,
+    recipe: Recipe,
+    batch: int,
+    *,
+    limit: float | None = None,
+    offload: bool = False,
+) -> Memory | None:
+    """The most that the latents of a batch take; None where it is not known.
+
+    Args:
+        limit: bytes of the device, on which it depends whether networks take turns; None is not known.
+        offload: whether weights stay in main memory.
+    """
     if not isinstance(family, HasMemoryEstimate):
         return None
-    return _known(lambda: family.memory_of_batch(_plain(configs), recipe, batch))
+    need = _known(lambda: family.memory_of_batch(_plain(configs), recipe, batch))
+    if need is None:
+        return None
+    return need.offloaded() if offload else need.on(limit)
 
 
 def memory_of_decoding(family: WorldFamily, configs: Configs, frames: int, height: int, width: int) -> Memory | None:

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-SHARE_OF_ALL = 0.5
-"""Of a GPU's memory that all networks together may take to stay there; the rest is for the clip."""
+from .memory import SHARE_OF_ALL
 
 
 class TakingTurns:

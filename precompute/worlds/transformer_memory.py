@@ -33,8 +33,8 @@ class Forward:
     """Whether there are two forwards a step, one after the other."""
     texts: int = 0
     """Prompts that are held; 0 is no text."""
-    second_order: bool = False
-    """Whether the solver keeps what it estimated before."""
+    kept: int = 0
+    """Clips in float32 that a loop keeps from step to step, beside the noise, the noisy and the clean one."""
 
     def cells(self, channels: int) -> int:
         """Numbers of latents with so many channels."""
@@ -42,7 +42,10 @@ class Forward:
 
 
 def cosmos_parameters(config: Mapping[str, Any]) -> int:
-    """Of a `CosmosTransformer3DModel` without a bias, as Cosmos-Predict2 Video2World is."""
+    """Of a `CosmosTransformer3DModel` without a bias, as those of Cosmos-Predict2 and 2.5 are.
+
+    The projection of the text is left out: no worker holds it.
+    """
     d, head, lora = _width(config), config["attention_head_dim"], config["adaln_lora_dim"]
     attention = 8 * d * d - 2 * d * d + 2 * d * config["text_embed_dim"] + 4 * head
     block = attention + 2 * int(config["mlp_ratio"] * d) * d + 3 * (d * lora + lora * 3 * d)
@@ -56,7 +59,7 @@ def cosmos_parameters(config: Mapping[str, Any]) -> int:
 
 
 def cosmos_forward_memory(config: Mapping[str, Any], forward: Forward) -> int:
-    """Bytes that a step of Cosmos-Predict2 takes (cosmos.py, cosmos_forward.py)."""
+    """Bytes that a step of Cosmos-Predict2 or 2.5 takes (cosmos.py, cosmos25.py, cosmos_forward.py)."""
     d, w = _width(config), forward.number_bytes
     tokens = _tokens(config, forward)
     has_positions = config.get("extra_pos_embed_type") == "learnable"
@@ -68,14 +71,14 @@ def cosmos_forward_memory(config: Mapping[str, Any], forward: Forward) -> int:
     latents = forward.cells(config["out_channels"])
     # noise, the noisy latents and the clean ones; what the transformer takes of them, with its masks
     outer = 3 * _F * latents + 2 * w * latents + 2 * w * forward.cells(2)
-    outer += _F * latents * (forward.guided + 2 * forward.second_order)
+    outer += _F * latents * (forward.guided + forward.kept)
     text = forward.texts * TEXT_TOKENS * config["text_embed_dim"] * (_F + w)
     return int(by_number * d * tokens * forward.batch) + rope + outer + text
 
 
 def wan_parameters(config: Mapping[str, Any]) -> int:
-    """Of a `WanTransformer3DModel` that takes an image."""
-    d, mlp, image = _width(config), config["ffn_dim"], config["image_dim"]
+    """Of a `WanTransformer3DModel`, with what takes CLIP's tokens of an image, if it does."""
+    d, mlp, image = _width(config), config["ffn_dim"], config.get("image_dim")
     attention = 4 * (d * d + d) + 2 * d
     block = 2 * attention + 2 * d * mlp + mlp + d + 6 * d + 2 * d * bool(config["cross_attn_norm"])
     if added := config.get("added_kv_proj_dim"):
@@ -83,13 +86,17 @@ def wan_parameters(config: Mapping[str, Any]) -> int:
     patch = math.prod(config["patch_size"])
     time = config["freq_dim"] * d + d + d * d + d + 6 * d * d + 6 * d
     text = config["text_dim"] * d + d + d * d + d
-    picture = 2 * image + image * image + image + image * d + d + 2 * d
+    picture = 2 * image + image * image + image + image * d + d + 2 * d if image else 0
     ends = config["in_channels"] * patch * d + d + (d + 1) * config["out_channels"] * patch + 2 * d
     return config["num_layers"] * block + time + text + picture + ends
 
 
-def wan_forward_memory(config: Mapping[str, Any], forward: Forward) -> int:
-    """Bytes that a step of Wan 2.1 image-to-video takes (wan.py)."""
+def wan_forward_memory(config: Mapping[str, Any], forward: Forward, *, time_per_token: bool = False) -> int:
+    """Bytes that a step of Wan takes (wan.py).
+
+    Args:
+        time_per_token: whether there is a modulation of each token, one row of them for all samples (wan22.py).
+    """
     d, w = _width(config), forward.number_bytes
     tokens = _tokens(config, forward)
     is_cast = w < _F
@@ -100,11 +107,40 @@ def wan_forward_memory(config: Mapping[str, Any], forward: Forward) -> int:
     mlp = 4 * w + 2 * w * config["ffn_dim"] / d
     rope = 2 * _F * tokens * config["attention_head_dim"]
     latents = forward.cells(config["out_channels"])
-    context = forward.batch * (TEXT_TOKENS + 257) * d * w  # text, and CLIP's tokens of the image
+    context = forward.batch * (TEXT_TOKENS + 257 * bool(config.get("image_dim"))) * d * w  # text, CLIP's tokens
     # noise, latents, three of the solver, the condition; what the transformer takes
     outer = 5 * _F * latents + (_F + w) * forward.cells(config["in_channels"]) + w * latents * forward.guided
     text = forward.texts * TEXT_TOKENS * config["text_dim"] * (_F + w)
-    return int(max(branch, attention, mlp) * d * tokens * forward.batch) + rope + outer + context + text
+    most = max(branch, attention, mlp) * forward.batch
+    if time_per_token:
+        # time and its projection; of a block, six modulations in float32, and one of them plus one for a moment
+        row = 7 * w + 6 * _F
+        # at a block's start all of them are cast, and only its input is there
+        most = max(row + _F + most, row + 6 * _F * is_cast + w * forward.batch)
+    return int(most * d * tokens) + rope + outer + context + text
+
+
+def generation_forward_memory(config: Mapping[str, Any], forward: Forward, text_tokens: int) -> int:
+    """Bytes that a step of Cosmos 3's generation tower takes (cosmos3.py, cosmos3_forward.py).
+
+    Args:
+        config: of its transformer, with no default left out. text_tokens: of a prompt.
+    """
+    d, w, head = config["hidden_size"], forward.number_bytes, config["head_dim"]
+    own, shared = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    patch = config["latent_patch_size"]
+    tokens = forward.frames * math.ceil(forward.height / patch) * math.ceil(forward.width / patch)
+    # input and its norm, query, key and value
+    held = w * (2 * d + own + 2 * shared)
+    # the query while it is turned: normed, by its cosine, its halves in turn; or what attention takes and makes
+    attention = held + max(4.5 * w * own + w * own, w * 2 * own + 2 * w * shared)
+    # what attention made and its sum with the input, which a norm takes; then the branch
+    branch = (2 if config["hidden_act"] == "relu2" else 3) * config["intermediate_size"]
+    mlp = held + w * (own + 2 * d + branch)
+    rope = 2 * w * tokens * head * forward.batch
+    kept = 2 * w * config["num_hidden_layers"] * shared * text_tokens * forward.texts
+    outer = forward.cells(config["latent_channel"]) * (_F * (6 + forward.guided) + 2 * w)
+    return int(max(attention, mlp) * tokens * forward.batch) + rope + kept + outer
 
 
 def clip_parameters(config: Mapping[str, Any]) -> int:

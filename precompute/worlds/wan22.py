@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .family import INDEX, read_config
+from .offloading import offload_blocks
 from .taking_turns import TakingTurns
 from .text_embeddings import TextEmbeddings
 from .wan import Scheduler, WanWorld, load_scheduler, load_transformer
@@ -85,7 +86,7 @@ class WanTwoStageWorld(WanWorld):
         super().__init__(vae, transformer, scheduler, text=text)
         self.transformer_2 = transformer_2.eval().requires_grad_(False)
         self._boundary = boundary_ratio * scheduler.config["num_train_timesteps"]
-        self._turns = TakingTurns([transformer, transformer_2], self.device)
+        self._turns: TakingTurns | None = TakingTurns([transformer, transformer_2], self.device)
 
     @classmethod
     def load(
@@ -109,8 +110,16 @@ class WanTwoStageWorld(WanWorld):
         super().compile_blocks()
         self.transformer_2.compile_repeated_blocks(dynamic=False)
 
+    def offload(self, device: str, *, pinned: bool) -> None:
+        """As `Offloadable` has it, of both networks: the blocks of each come in its own forwards, so none takes the
+        device over from the other."""
+        self._turns = None  # it holds on to weights that a pinned copy replaces
+        super().offload(device, pinned=pinned)
+        offload_blocks(self.transformer_2, device, pinned=pinned)
+
     def network_at(self, t: Tensor) -> WanTransformer3DModel:
         """That of high noise down to the boundary, then the other; it takes the device over from its neighbour."""
         network = self.transformer if bool(t >= self._boundary) else self.transformer_2
-        self._turns.take(network)
+        if self._turns is not None:
+            self._turns.take(network)
         return network

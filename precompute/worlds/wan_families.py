@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec, video_frames
 from .arithmetic import Operations, wan_encode_flops, wan_forward_flops
-from .builtin_memory import wan_memory, wan_vae_decoding
+from .builtin_memory import wan_memory, wan_ti2v_memory, wan_vae_decoding
 from .family import INDEX, OTHER_PIPELINE, Card, Configs, Settings, TextEncoder, TextForm, class_of, mismatched
 from .memory import Memory
 from .wan_space import latent_spec_of
@@ -182,6 +182,9 @@ class WanTI2VFamily(_WanFamily):
 
         return WanTI2VWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
 
+    def memory_of_batch(self, configs: Configs, recipe: Recipe, batch: int) -> Memory:
+        return wan_ti2v_memory(configs, recipe, batch)
+
 
 class WanTwoStageFamily(_WanFamily):
     title = "Wan 2.2 image-to-video"
@@ -219,6 +222,9 @@ class WanTwoStageFamily(_WanFamily):
         from .wan22 import WanTwoStageWorld
 
         return WanTwoStageWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
+
+    def memory_of_batch(self, configs: Configs, recipe: Recipe, batch: int) -> Memory:
+        return wan_memory(configs, recipe, batch)
 
 
 def _line_of(configs: Configs) -> Line:

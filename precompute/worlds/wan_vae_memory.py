@@ -2,6 +2,7 @@
 
 The layers of diffusers' `AutoencoderKLWan` are walked through in their order, and what each holds is added up: its
 input, what it computes for a moment, and the last two frames that each causal convolution keeps for the next chunk.
+Wan 2.2's takes patches of pixels, and its stages have a way around them, which averages or repeats their input.
 Attention at the lowest resolution is left out: it is far below the most. All is counted in numbers (of float32) of one
 sample; those that the libraries of a GPU take for themselves are not in it.
 
@@ -38,18 +39,23 @@ def encoder_memory(config: Mapping[str, Any], frames: int, height: int, width: i
     Raises:
         LookupError, TypeError, ValueError: the config describes no such VAE.
     """
-    base, mults, blocks, temporal = _sizes(config)
-    dims = [base * factor for factor in (1, *mults)]
-    walk = _Walk(outside=_COLORS * frames * height * width)
+    sizes = _Sizes.of(config)
+    dims = [sizes.base * factor for factor in (1, *sizes.mults)]
+    tall, wide = height // sizes.patch, width // sizes.patch
+    walk = _Walk(outside=_COLORS * frames * height * width * (1 + (sizes.patch > 1)))
     for chunk in range(min(_STEADY, 1 + math.ceil((frames - 1) / 4))):
-        x = _Map(_COLORS, 1 if chunk == 0 else 4, height, width)
+        x = _Map(sizes.colors, 1 if chunk == 0 else 4, tall, wide)
         walk.begin_chunk()
         x = walk.conv(x, dims[0], beside=-x.size)  # a view of the clip
         for stage, (_, width_out) in enumerate(pairwise(dims)):
-            for _ in range(blocks):
-                x = walk.residual(x, width_out)
-            if stage < len(mults) - 1:
-                x = walk.downsample(x, temporal=temporal[stage])
+            entered, is_last = x, stage == len(sizes.mults) - 1
+            around = entered.size if sizes.is_residual else 0
+            for number in range(sizes.blocks):
+                x = walk.residual(x, width_out, beside=2 * around if number else around)
+            if not is_last:
+                x = walk.downsample(x, temporal=sizes.temporal[stage], beside=2 * around)
+            if around:  # padded, and its averaged cells in order
+                walk.take((3 if is_last else 4) * around + 2 * x.size)
         x = walk.middle(x)
         walk.norm(x)
         walk.conv(x, 2 * config["z_dim"])
@@ -63,36 +69,58 @@ def decoder_memory(config: Mapping[str, Any], frames: int, height: int, width: i
     Raises:
         LookupError, TypeError, ValueError: the config describes no such VAE.
     """
-    base, mults, blocks, temporal = _sizes(config)
-    dims = [(config.get("decoder_base_dim") or base) * factor for factor in (mults[-1], *reversed(mults))]
-    stages, temporal = len(mults) - 1, temporal[::-1]
+    sizes = _Sizes.of(config)
+    base = config.get("decoder_base_dim") or sizes.base
+    dims = [base * factor for factor in (sizes.mults[-1], *reversed(sizes.mults))]
+    stages, temporal = len(sizes.mults) - 1, sizes.temporal[::-1]
     clip = _COLORS * (1 + (frames - 1) * 2 ** sum(temporal)) * height * width
     walk = _Walk(outside=clip)
     for chunk in range(min(_STEADY, frames)):
-        x = _Map(config["z_dim"], 1, height >> stages, width >> stages)
+        x = _Map(config["z_dim"], 1, height // sizes.patch >> stages, width // sizes.patch >> stages)
         walk.begin_chunk()
         x = walk.middle(walk.conv(x, dims[0], beside=-x.size))
         for stage, (_, width_out) in enumerate(pairwise(dims)):
-            block_input = x.size  # its caller holds it
-            for number in range(blocks + 1):
-                x = walk.residual(x, width_out, beside=block_input if number else 0)
+            entered = x.size
+            around = entered if sizes.is_residual else 0
+            for number in range(sizes.blocks + 1):
+                x = walk.residual(x, width_out, beside=around + (entered if number else 0))
             if stage < stages:
-                x = walk.upsample(x, beside=block_input, temporal=temporal[stage], is_first=chunk == 0)
+                out = x.channels if sizes.is_residual else x.channels // 2
+                x = walk.upsample(x, out, beside=around + entered, temporal=temporal[stage], is_first=chunk == 0)
+                if around:  # repeated, and in order; of the first chunk, frames that are dropped with it
+                    repeated = x.size * (2 if temporal[stage] and chunk == 0 else 1)
+                    walk.take(2 * around + x.size + 2 * repeated)
         walk.norm(x)
-        walk.conv(x, _COLORS)
+        walk.conv(x, sizes.colors)
     walk.take(clip)  # the clip, once more when it is clamped
     walk.add_conv(config["z_dim"], config["z_dim"], 1)  # post_quant_conv
     return walk.result()
 
 
-def _sizes(config: Mapping[str, Any]) -> tuple[int, list[int], int, list[bool]]:
-    base, mults, blocks = config["base_dim"], list(config["dim_mult"]), config["num_res_blocks"]
-    temporal = list(config["temperal_downsample"])  # diffusers' spelling
-    if not mults or len(temporal) < len(mults) - 1 or not 0 < blocks * len(mults) <= MAX_LAYERS:
-        raise ValueError("the VAE's config states more layers, or fewer stages, than such a VAE has")
-    if config.get("is_residual") or config.get("patch_size") not in (None, 1):
-        raise ValueError("the VAE of Wan 2.2 has other layers")
-    return base, mults, blocks, temporal
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """What decides the sizes of the layers."""
+
+    base: int
+    mults: list[int]
+    blocks: int
+    temporal: list[bool]
+    patch: int
+    colors: int
+    """Channels of the pixels that enter, a patch of them each."""
+    is_residual: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> _Sizes:
+        mults, blocks = list(config["dim_mult"]), config["num_res_blocks"]
+        temporal = list(config["temperal_downsample"])  # diffusers' spelling
+        if not mults or len(temporal) < len(mults) - 1 or not 0 < blocks * len(mults) <= MAX_LAYERS:
+            raise ValueError("the VAE's config states more layers, or fewer stages, than such a VAE has")
+        patch = config.get("patch_size") or 1
+        colors = _COLORS * patch**2
+        if {config.get("in_channels", _COLORS), config.get("out_channels", _COLORS)} != {colors}:
+            raise ValueError("the VAE's config states other colors than its patches have")
+        return cls(config["base_dim"], mults, blocks, temporal, patch, colors, bool(config.get("is_residual")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,31 +217,31 @@ class _Walk:
         self.add_conv(x.channels, x.channels, 1)
         return self.residual(x, x.channels)
 
-    def downsample(self, x: _Map, *, temporal: bool) -> _Map:
+    def downsample(self, x: _Map, *, temporal: bool, beside: int) -> _Map:
         """`WanResample` to half the size, and to half the frames."""
         self.add_conv(x.channels, x.channels, 9)
         copied = x.size if x.frames > 1 else 0  # frames before channels
         padded = x.padded(0, 1)
         out = _Map(x.channels, x.frames, x.height // 2, x.width // 2)
-        self.take(x.size + copied + padded + out.size)
+        self.take(beside + x.size + copied + padded + out.size)
         if not temporal:
             return out
         self.add_conv(x.channels, x.channels, 3)
         is_first = self._kept_before() == 0
         if is_first:
-            self.take(x.size + out.size + out.size)
+            self.take(beside + x.size + out.size + out.size)
             self._keep(out.frames, out.size)
             return out
         joined = out.size + out.frame
         half = _Map(out.channels, out.frames // 2, out.height, out.width)
-        self.take(x.size + out.size + out.frame + 2 * joined + half.size)
+        self.take(beside + x.size + out.size + out.frame + 2 * joined + half.size)
         self._keep(1, out.frame)
         return half
 
-    def upsample(self, x: _Map, *, beside: int, temporal: bool, is_first: bool) -> _Map:
-        """`WanResample` to twice the size and half the channels, and to twice the frames but for the first chunk."""
+    def upsample(self, x: _Map, channels_out: int, *, beside: int, temporal: bool, is_first: bool) -> _Map:
+        """`WanResample` to twice the size, and to twice the frames but for the first chunk."""
         beside += x.size
-        self.add_conv(x.channels, x.channels // 2, 9)
+        self.add_conv(x.channels, channels_out, 9)
         frames, copied = x.frames, x.size if x.frames > 1 else 0
         if temporal:
             self.add_conv(x.channels, 2 * x.channels, 3)
@@ -230,7 +258,7 @@ class _Walk:
                 self.take(beside + 2 * x.frame + 2 * copied)  # its two halves are put side by side, then in turn
                 self._keep(_KEPT, _KEPT * x.frame)
         large = _Map(x.channels, frames, 2 * x.height, 2 * x.width)
-        out = _Map(x.channels // 2, frames, large.height, large.width)
+        out = _Map(channels_out, frames, large.height, large.width)
         self.take(beside + copied + large.size + out.size)
         return out
 

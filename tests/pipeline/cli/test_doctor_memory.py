@@ -15,7 +15,7 @@ from theworld.pipeline.errors import ConfigError
 @pytest.mark.parametrize(
     ("device", "words"),
     [
-        ("RTX 4090", ["the 2B at 480p fits with batches of 2", "the 14B at 480p needs 28", "Gemma-2-2b trains with"]),
+        ("RTX 4090", ["the 2B at 480p fits with batches of 2", "28.4 GiB, with --offload 3", "Gemma-2-2b trains with"]),
         ("A40 48GB", ["the 14B at 480p fits with batches of 2", "Gemma-2-2b trains"]),
         ("H100 80GB", ["the 2B at 224x224 fits with batches of 16", "Wan 2.1 at 480p fits with batches of 2"]),
     ],

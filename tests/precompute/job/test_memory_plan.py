@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from typer.testing import CliRunner
 
 from tests.miniatures.image_store import make_images
@@ -13,6 +15,7 @@ from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.progress import Progress
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.prepare import Prepared, prepare
+from theworld.precompute.worlds.offloading import bytes_of, bytes_on_gpu
 from theworld.precompute.worlds.public_sizes import PUBLIC_CONFIGS
 
 CLASSES = {"vae": "AutoencoderKLWan", "transformer": "CosmosTransformer3DModel"}
@@ -84,6 +87,22 @@ def test_settings_that_would_fit_are_named_with_what_they_take(tmp_path: Path) -
     first, *lines = str(refused.value).splitlines()
     assert first.endswith("These would fit:")
     assert "  --compute-dtype bfloat16 --size 528x960: 6.4 GiB" in lines
+
+
+def test_a_card_too_small_for_the_weights_is_planned_with_them_in_main_memory(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"These would fit:\n  --offload pinned: 2\.\d GiB"):
+        plan(tmp_path / "without", "cosmos-predict2-14b", "224x224", memory=24, batch_size=1)
+    memory = plan(tmp_path / "with", "cosmos-predict2-14b", "224x224", memory=24, batch_size=1, offload="pinned").memory
+    assert memory.need is not None
+    configs = PUBLIC_CONFIGS["cosmos-predict2-14b"]
+    with torch.device("meta"):
+        network = CosmosTransformer3DModel(**configs["transformer"]).to(torch.bfloat16)
+        vae = AutoencoderKLWan(**configs["vae"])
+    weights = bytes_on_gpu(network) + bytes_of(vae)
+    assert memory.need.weights == pytest.approx(weights, rel=0.01)
+    assert memory.need.total == pytest.approx(weights + memory.need.computed, rel=0.15)
+    assert memory.copied == pytest.approx(bytes_of(network), rel=0.1)
+    assert memory.lines()[0].endswith(" of a GPU of 24 GiB, the other weights in main memory")
 
 
 def test_the_dry_run_of_a_card_too_small_ends_with_the_code_of_wrong_settings(tmp_path: Path) -> None:
