@@ -24,6 +24,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -62,6 +63,8 @@ _ENVIRONMENT = {
 _MAX_HEADER_BYTES = 2**22
 _GRACE_S = 5.0
 """Seconds after the time limit until a process without a worker ends itself."""
+_ENDING_S = 2.0
+"""Seconds for a process that seems to have ended to do so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,14 +126,18 @@ class _Template:
             raise
 
     def exit_code(self, pid: int) -> int:
-        """Wait for a process that it forked. Until then its number is nobody else's.
+        """Wait for a process that it forked, and that ends or is then killed. Until then its number is nobody else's.
 
         Raises:
-            OSError, struct.error: the template is gone.
+            OSError, struct.error: the template is gone, and of no use from here on.
         """
-        with self._asking:
-            self.control.send(_WAIT + _NUMBER.pack(pid))
-            return _NUMBER.unpack(self.control.recv(_NUMBER.size))[0]
+        try:
+            with self._asking:
+                self.control.send(_WAIT + _NUMBER.pack(pid))
+                return _NUMBER.unpack(self.control.recv(_NUMBER.size))[0]
+        except (OSError, struct.error):
+            self.close()  # an answer that comes too late would be taken for that of the next question
+            raise
 
     def close(self) -> None:
         """End it at once. What it forked goes on."""
@@ -305,6 +312,7 @@ class SandboxedDecoder:
         with suppress(OSError, struct.error):  # the template is gone
             if not died:
                 os.kill(child.pid, signal.SIGKILL)  # also where it was stopped
+            child.channel.close()
             code = child.template.exit_code(child.pid)
         child.channel.close()
         with self._lock, suppress(ValueError):  # closed meanwhile
@@ -344,8 +352,14 @@ def receive(source: socket.socket) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     Raises:
         EOFError: the other side is gone.
         OSError, ValueError: it is not a valid message.
+        WorldModelError: too many files are open here.
     """
-    _, fds, _, _ = socket.recv_fds(source, 1, 1)
+    _, fds, flags, _ = socket.recv_fds(source, 1, 1)
+    if flags & socket.MSG_CTRUNC:
+        raise WorldModelError(
+            "this process has no file descriptor left for an answer (Too many open files). Raise ulimit -n, or use "
+            "fewer --decoders"
+        )
     if not fds:
         raise EOFError("the other side is gone")
     [fd] = fds
@@ -407,8 +421,14 @@ def _serve(worker: socket.socket) -> None:
             answer = {"reason": FailureReason.ERROR, "message": message}
         _limit(None, None, 0.0)
         del content
-        with suppress(OSError):
+        try:
             send(worker, answer, pixels)
+        except OSError as error:
+            message = f"{source}: its pixels cannot be handed over: {error}"
+            try:
+                send(worker, {"reason": FailureReason.ERROR, "message": message})
+            except OSError:
+                return
 
 
 def _limit(memory_bytes: int | None, cpu_s: int | None, wall_s: float) -> None:
@@ -442,9 +462,20 @@ def _template(control: socket.socket) -> None:
             control.send(_NUMBER.pack(pid))
         elif request[:1] == _WAIT:
             pid = _NUMBER.unpack(request[1:])[0]
-            control.send(_NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+            control.send(_NUMBER.pack(_exit_code(pid)))
         else:
             return
+
+
+def _exit_code(pid: int) -> int:
+    """Of a child that is about to end. One that was taken over may only look so: it is killed."""
+    deadline = time.monotonic() + _ENDING_S
+    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    if ended[0] == 0:
+        os.kill(pid, signal.SIGKILL)
+        ended = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def main() -> None:
