@@ -22,11 +22,12 @@ from tests.command_line import theworld
 from tests.miniatures.world_model import save_mini_world
 from tests.patience import patience
 from theworld.pipeline.cli.main import app
-from theworld.pipeline.errors import Interrupted, RecipeError, WorldModelError
+from theworld.pipeline.errors import Interrupted, RecipeError, StoreError, WorldModelError
 from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.machine import is_out_of_memory
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import create_store, open_store
+from theworld.pipeline.store.writer import ShardWriter
 from theworld.precompute.inputs.listing import Sample
 from theworld.precompute.inputs.locations import File
 from theworld.precompute.job.config import PrecomputeConfig
@@ -335,6 +336,18 @@ def test_in_process_shows_where_a_world_model_breaks_and_once(
     [warning] = [line for line in caplog.messages if "Traceback" in line]
     assert warning.startswith("a task failed:\n    Traceback")
     assert "in breaks" in warning
+
+
+def test_in_process_a_full_disk_is_said_once_and_in_words_as_with_ray(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("cannot write to the store: No space left on device")
+
+    monkeypatch.setattr(ShardWriter, "add", full)
+    with pytest.raises(StoreError, match="No space left"):
+        run_precompute(config(make_images(tmp_path / "in", 1), tmp_path / "cache", world))
+    assert not [line for line in caplog.messages if "Traceback" in line]
 
 
 def test_two_shards_in_one_worker_are_what_each_is_alone_and_share_the_world_model_in_turns(
