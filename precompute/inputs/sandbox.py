@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import math
 import os
 import resource
 import signal
@@ -77,14 +78,18 @@ class DecodeLimits:
     wall_s: float
 
     @classmethod
-    def of(cls, recipe: Recipe, spec: LatentSpec, window: Window | None = None) -> DecodeLimits:
-        """2 GiB (64 megapixels take 1.2), twice the file and the frames; one minute and two seconds per frame."""
+    def of(cls, recipe: Recipe, spec: LatentSpec, window: Window | None = None, *, on_a_core: int = 1) -> DecodeLimits:
+        """2 GiB (64 megapixels take 1.2), twice the file and the frames; one minute and two seconds per frame.
+
+        Args:
+            on_a_core: inputs that are decoded at once on one core, each of which then takes so much longer.
+        """
         frames = video_frames(recipe.rollout_steps, stride=recipe.stride, temporal_stride=spec.temporal_stride)
         clip_bytes = 2 * 12 * frames * recipe.height * recipe.width
         seconds = 60 + 2 * frames
         kind = KINDS[recipe.kind]
         file_bytes = 2 * (kind if window is None else at_moments(kind)).max_bytes
-        return cls(memory_bytes=2**31 + file_bytes + clip_bytes, cpu_s=seconds, wall_s=3.0 * seconds)
+        return cls(memory_bytes=2**31 + file_bytes + clip_bytes, cpu_s=seconds, wall_s=3.0 * seconds * on_a_core)
 
 
 class _Template:
@@ -169,6 +174,7 @@ class SandboxedDecoder:
 
     def __init__(self, most: int = 1) -> None:
         self._most = most
+        self._on_a_core = 1
         self._free = threading.Semaphore(most)
         """Counts the inputs that may be decoded now."""
         self._lock = threading.Lock()
@@ -184,13 +190,16 @@ class SandboxedDecoder:
         """Process ids of the decoding processes there are."""
         return [child.pid for child in self._children]
 
-    def start(self, most: int = 1) -> None:
+    def start(self, most: int = 1, *, cores: int | None = None) -> None:
         """Start the template in the background; `load` starts it too if needed.
 
         Args:
             most: inputs decoded at once from here on, unless it is more already.
+            cores: for them; None is one for each.
         """
         with self._lock:
+            if cores is not None:
+                self._on_a_core = max(self._on_a_core, math.ceil(most / max(1, cores)))
             if most > self._most:
                 self._free.release(most - self._most)
                 self._most = most
@@ -211,7 +220,7 @@ class SandboxedDecoder:
 
         Args:
             source: the input's name in error messages.
-            limits: default `DecodeLimits.of` the recipe.
+            limits: default `limits` of the recipe.
         Raises:
             ImageError: as of the kind; or reason crash, timeout or memory where decoding ended so.
             WorldModelError: no process can be started.
@@ -219,13 +228,17 @@ class SandboxedDecoder:
         if not GUARDED:
             with self._free:
                 return KINDS[recipe.kind].load(content, recipe, spec, source, window)
-        limits = limits or DecodeLimits.of(recipe, spec, window)
+        limits = limits or self.limits(recipe, spec, window)
         decides: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "spec": asdict(spec)}
         decides["window"] = None if window is None else asdict(window)
         request = {**decides, "source": source, **asdict(limits)}
         with self._free:
             child = self._send(request, content)
             return self._answer(child, source, limits)
+
+    def limits(self, recipe: Recipe, spec: LatentSpec, window: Window | None = None) -> DecodeLimits:
+        """Of one input, where so many are decoded at once."""
+        return DecodeLimits.of(recipe, spec, window, on_a_core=self._on_a_core)
 
     def close(self) -> None:
         """End all processes at once; a thread that waits for one gets an error."""

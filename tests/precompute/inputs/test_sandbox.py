@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,21 @@ def test_an_answer_that_cannot_be_sent_says_so_at_once(decoder: SandboxedDecoder
     with ends_within(30), pytest.raises(ImageError, match=r"x.png: its pixels cannot be handed over: .*File too large"):
         decoder.load(png(60, 40), IMAGES, SPEC, "x.png", limits=GENEROUS)
     decoder.close()  # that child keeps its limit
+
+
+def test_decoders_that_share_a_core_have_more_time_by_the_clock_and_no_more_cpu() -> None:
+    alone, decoder = DecodeLimits.of(VIDEOS, SPEC), SandboxedDecoder()
+    try:
+        decoder.start(2, cores=4)
+        assert decoder.limits(VIDEOS, SPEC) == alone
+        decoder.start(9, cores=2)
+        assert decoder.limits(VIDEOS, SPEC) == replace(alone, wall_s=5 * alone.wall_s)
+        decoder.start(1, cores=0)
+        assert decoder.limits(VIDEOS, SPEC).wall_s == 5 * alone.wall_s, (
+            "those that were asked for before may be at work"
+        )
+    finally:
+        decoder.close()
 
 
 def test_a_child_that_only_seems_to_have_ended_is_killed_and_keeps_nobody_waiting(decoder: SandboxedDecoder) -> None:
