@@ -4,11 +4,10 @@
     SandboxedDecoder.load(content, recipe, …)  →  limits set, kind.load(content, recipe, spec, source)
     Loaded, or ImageError                 ←  pixels and notes, or reason and message
 
-A message is an anonymous memory file (memfd) handed over a socket pair: 8 bytes of length, that many bytes of JSON,
-then the bytes of the input or of float32 pixels. Nothing in it can run code, and neither side maps what the other could
-cut short. Each process is forked from one that has imported everything and never decodes (`python -m
-theworld.precompute.inputs.sandbox`, started once per worker), so that another is there in milliseconds. A worker may
-have several: limits, a crash and its blame are of one process and of its one input.
+A message (`messages.py`) carries the bytes of the input, or of float32 pixels. Each process is forked from one that has
+imported everything and never decodes (`python -m theworld.precompute.inputs.sandbox`, started once per worker), so that
+another is there in milliseconds. A worker may have several: limits, a crash and its blame are of one process and of its
+one input.
 """
 
 from __future__ import annotations
@@ -31,11 +30,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from ...pipeline.credentials import secret_names
@@ -45,12 +43,12 @@ from ...pipeline.latents.recipe import Recipe, parse_recipe
 from ...pipeline.latents.spec import LatentSpec, video_frames
 from ..media.video_times import Window
 from ..rollout.kinds import KINDS, Loaded, at_moments
+from .messages import receive, send
 
 GUARDED = hasattr(os, "memfd_create")
 """Whether decoding has its own process: on Linux. On other systems the worker decodes."""
 START_S = 300.0
 """Seconds for the template process to import its modules on a busy machine."""
-_LENGTH = struct.Struct("<Q")
 _NUMBER = struct.Struct("<q")
 _FORK, _WAIT = b"f", b"w"
 _ENVIRONMENT = {
@@ -61,7 +59,6 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**28),
     "MALLOC_TOP_PAD_": str(2**24),
 }
-_MAX_HEADER_BYTES = 2**22
 _GRACE_S = 5.0
 """Seconds after the time limit until a process without a worker ends itself."""
 _ENDING_S = 2.0
@@ -339,66 +336,6 @@ def shared_decoder() -> SandboxedDecoder:
     decoder = SandboxedDecoder()
     atexit.register(decoder.close)
     return decoder
-
-
-def send(to: socket.socket, header: Mapping[str, Any], content: Any = b"") -> None:
-    """Send a message.
-
-    Raises:
-        OSError: the other side is gone.
-    """
-    fd = os.memfd_create("theworld-decoder")
-    try:
-        text = json.dumps(header).encode()
-        for part in (_LENGTH.pack(len(text)), text, content):
-            rest = memoryview(part).cast("B")
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-        socket.send_fds(to, [b"m"], [fd])
-    finally:
-        os.close(fd)
-
-
-def receive(source: socket.socket) -> tuple[dict[str, Any], NDArray[np.uint8]]:
-    """The next message: its header and its bytes.
-
-    Raises:
-        EOFError: the other side is gone.
-        OSError, ValueError: it is not a valid message.
-        WorldModelError: too many files are open here.
-    """
-    _, fds, flags, _ = socket.recv_fds(source, 1, 1)
-    if flags & socket.MSG_CTRUNC:
-        raise WorldModelError(
-            "this process has no file descriptor left for an answer (Too many open files). Raise ulimit -n, or use "
-            "fewer --decoders"
-        )
-    if not fds:
-        raise EOFError("the other side is gone")
-    [fd] = fds
-    try:
-        length = _LENGTH.unpack(_read(fd, 0, _LENGTH.size).tobytes())[0]
-        if length > _MAX_HEADER_BYTES:
-            raise ValueError(f"a header of {length} bytes")
-        header = json.loads(_read(fd, _LENGTH.size, length).tobytes())
-        start = _LENGTH.size + length
-        return cast(dict[str, Any], header), _read(fd, start, os.fstat(fd).st_size - start)
-    except struct.error as error:
-        raise ValueError(str(error)) from error
-    finally:
-        os.close(fd)
-
-
-def _read(fd: int, start: int, size: int) -> NDArray[np.uint8]:
-    if size < 0:
-        raise ValueError("a message is cut short")
-    memory = np.empty(size, np.uint8)
-    at = 0
-    while at < size:
-        if (read := os.preadv(fd, [memory[at:].data], start + at)) == 0:
-            raise ValueError("a message is cut short")
-        at += read
-    return memory
 
 
 @functools.lru_cache(maxsize=4)
