@@ -125,7 +125,9 @@ class InProcessPool:
             reason = reason_of(error)
             if reason not in self._shown_reasons:  # once, to show where it breaks: the task is tried again
                 self._shown_reasons.add(reason)
-                if is_out_of_memory(error):
+                if isinstance(error, MemoryError):  # while decoding or writing: it says nothing of the batch
+                    self._progress.warn("a task ran out of main memory; it is tried again")
+                elif is_out_of_memory(error):
                     self._progress.warn("a task ran out of memory, with batches of one; it is tried again")
                 else:
                     self._progress.warn(f"a task failed:\n{traceback.format_exc().rstrip()}")

@@ -12,9 +12,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from tests.behaviour.test_precompute import all_latents, config, make_images
@@ -348,6 +350,22 @@ def test_in_process_a_full_disk_is_said_once_and_in_words_as_with_ray(
     with pytest.raises(StoreError, match="No space left"):
         run_precompute(config(make_images(tmp_path / "in", 1), tmp_path / "cache", world))
     assert not [line for line in caplog.messages if "Traceback" in line]
+
+
+def test_a_writer_that_ran_out_of_main_memory_once_costs_no_input(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    add, errors = ShardWriter.add, [MemoryError()]
+
+    def added(self: ShardWriter, key: str, latent: NDArray[Any]) -> None:
+        if errors:
+            raise errors.pop()
+        add(self, key, latent)
+
+    monkeypatch.setattr(ShardWriter, "add", added)
+    report = run_precompute(config(make_images(tmp_path / "in", 2), tmp_path / "cache", world))
+    assert (report.written, report.failures, report.work.retries) == (2, (), 1)
+    assert "a task ran out of main memory; it is tried again" in caplog.messages
 
 
 def test_two_shards_in_one_worker_are_what_each_is_alone_and_share_the_world_model_in_turns(
