@@ -24,7 +24,7 @@ def usable(free_bytes: float) -> float:
 
 def memory_of_size(size_bytes: float) -> float:
     """Bytes that a job may take on a GPU of this size, which nothing else uses."""
-    return size_bytes - _CONTEXT
+    return max(0.0, size_bytes - _CONTEXT)
 
 
 def free_memory(device: torch.device, gib_given: float | None = None) -> float | None:

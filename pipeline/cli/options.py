@@ -174,7 +174,7 @@ AnswerBatch = Annotated[
     int, typer.Option(min=1, help="Images or choices in a batch; use fewer if memory is short. Changes no answer.")
 ]
 _OF_GPU = "(default: what the GPU has; no limit on a CPU)"
-Memory = Annotated[float | None, typer.Option(min=0.1, help=f"{help_of(TrainConfig, 'memory')} {_OF_GPU}")]
+Memory = Annotated[float | None, typer.Option(min=0.1, max=1e6, help=f"{help_of(TrainConfig, 'memory')} {_OF_GPU}")]
 Outcomes = Annotated[
     Path | None, typer.Option(help="JSON of {scene: whether its rollout ends as the true scene does}.")
 ]

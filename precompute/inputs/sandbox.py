@@ -4,11 +4,10 @@
     SandboxedDecoder.load(content, recipe, …)  →  limits set, kind.load(content, recipe, spec, source)
     Loaded, or ImageError                 ←  pixels and notes, or reason and message
 
-A message is an anonymous memory file (memfd) handed over a socket pair: 8 bytes of length, that many bytes of JSON,
-then the bytes of the input or of float32 pixels. Nothing in it can run code, and neither side maps what the other could
-cut short. Each process is forked from one that has imported everything and never decodes (`python -m
-theworld.precompute.inputs.sandbox`, started once per worker), so that another is there in milliseconds. A worker may
-have several: limits, a crash and its blame are of one process and of its one input.
+A message (`messages.py`) carries the bytes of the input, or of float32 pixels. Each process is forked from one that has
+imported everything and never decodes (`python -m theworld.precompute.inputs.sandbox`, started once per worker), so that
+another is there in milliseconds. A worker may have several: limits, a crash and its blame are of one process and of its
+one input.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import math
 import os
 import resource
 import signal
@@ -24,16 +24,16 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from ...pipeline.credentials import secret_names
@@ -43,12 +43,12 @@ from ...pipeline.latents.recipe import Recipe, parse_recipe
 from ...pipeline.latents.spec import LatentSpec, video_frames
 from ..media.video_times import Window
 from ..rollout.kinds import KINDS, Loaded, at_moments
+from .messages import receive, send
 
 GUARDED = hasattr(os, "memfd_create")
 """Whether decoding has its own process: on Linux. On other systems the worker decodes."""
 START_S = 300.0
 """Seconds for the template process to import its modules on a busy machine."""
-_LENGTH = struct.Struct("<Q")
 _NUMBER = struct.Struct("<q")
 _FORK, _WAIT = b"f", b"w"
 _ENVIRONMENT = {
@@ -59,9 +59,10 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**28),
     "MALLOC_TOP_PAD_": str(2**24),
 }
-_MAX_HEADER_BYTES = 2**22
 _GRACE_S = 5.0
 """Seconds after the time limit until a process without a worker ends itself."""
+_ENDING_S = 2.0
+"""Seconds for a process that seems to have ended to do so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,14 +75,18 @@ class DecodeLimits:
     wall_s: float
 
     @classmethod
-    def of(cls, recipe: Recipe, spec: LatentSpec, window: Window | None = None) -> DecodeLimits:
-        """2 GiB (64 megapixels take 1.2), twice the file and the frames; one minute and two seconds per frame."""
+    def of(cls, recipe: Recipe, spec: LatentSpec, window: Window | None = None, *, on_a_core: int = 1) -> DecodeLimits:
+        """2 GiB (64 megapixels take 1.2), twice the file and the frames; one minute and two seconds per frame.
+
+        Args:
+            on_a_core: inputs that are decoded at once on one core, each of which then takes so much longer.
+        """
         frames = video_frames(recipe.rollout_steps, stride=recipe.stride, temporal_stride=spec.temporal_stride)
         clip_bytes = 2 * 12 * frames * recipe.height * recipe.width
         seconds = 60 + 2 * frames
         kind = KINDS[recipe.kind]
         file_bytes = 2 * (kind if window is None else at_moments(kind)).max_bytes
-        return cls(memory_bytes=2**31 + file_bytes + clip_bytes, cpu_s=seconds, wall_s=3.0 * seconds)
+        return cls(memory_bytes=2**31 + file_bytes + clip_bytes, cpu_s=seconds, wall_s=3.0 * seconds * on_a_core)
 
 
 class _Template:
@@ -123,14 +128,18 @@ class _Template:
             raise
 
     def exit_code(self, pid: int) -> int:
-        """Wait for a process that it forked. Until then its number is nobody else's.
+        """Wait for a process that it forked, and that ends or is then killed. Until then its number is nobody else's.
 
         Raises:
-            OSError, struct.error: the template is gone.
+            OSError, struct.error: the template is gone, and of no use from here on.
         """
-        with self._asking:
-            self.control.send(_WAIT + _NUMBER.pack(pid))
-            return _NUMBER.unpack(self.control.recv(_NUMBER.size))[0]
+        try:
+            with self._asking:
+                self.control.send(_WAIT + _NUMBER.pack(pid))
+                return _NUMBER.unpack(self.control.recv(_NUMBER.size))[0]
+        except (OSError, struct.error):
+            self.close()  # an answer that comes too late would be taken for that of the next question
+            raise
 
     def close(self) -> None:
         """End it at once. What it forked goes on."""
@@ -162,6 +171,7 @@ class SandboxedDecoder:
 
     def __init__(self, most: int = 1) -> None:
         self._most = most
+        self._on_a_core = 1
         self._free = threading.Semaphore(most)
         """Counts the inputs that may be decoded now."""
         self._lock = threading.Lock()
@@ -177,13 +187,16 @@ class SandboxedDecoder:
         """Process ids of the decoding processes there are."""
         return [child.pid for child in self._children]
 
-    def start(self, most: int = 1) -> None:
+    def start(self, most: int = 1, *, cores: int | None = None) -> None:
         """Start the template in the background; `load` starts it too if needed.
 
         Args:
             most: inputs decoded at once from here on, unless it is more already.
+            cores: for them; None is one for each.
         """
         with self._lock:
+            if cores is not None:
+                self._on_a_core = max(self._on_a_core, math.ceil(most / max(1, cores)))
             if most > self._most:
                 self._free.release(most - self._most)
                 self._most = most
@@ -204,7 +217,7 @@ class SandboxedDecoder:
 
         Args:
             source: the input's name in error messages.
-            limits: default `DecodeLimits.of` the recipe.
+            limits: default `limits` of the recipe.
         Raises:
             ImageError: as of the kind; or reason crash, timeout or memory where decoding ended so.
             WorldModelError: no process can be started.
@@ -212,13 +225,17 @@ class SandboxedDecoder:
         if not GUARDED:
             with self._free:
                 return KINDS[recipe.kind].load(content, recipe, spec, source, window)
-        limits = limits or DecodeLimits.of(recipe, spec, window)
+        limits = limits or self.limits(recipe, spec, window)
         decides: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "spec": asdict(spec)}
         decides["window"] = None if window is None else asdict(window)
         request = {**decides, "source": source, **asdict(limits)}
         with self._free:
             child = self._send(request, content)
             return self._answer(child, source, limits)
+
+    def limits(self, recipe: Recipe, spec: LatentSpec, window: Window | None = None) -> DecodeLimits:
+        """Of one input, where so many are decoded at once."""
+        return DecodeLimits.of(recipe, spec, window, on_a_core=self._on_a_core)
 
     def close(self) -> None:
         """End all processes at once; a thread that waits for one gets an error."""
@@ -305,6 +322,7 @@ class SandboxedDecoder:
         with suppress(OSError, struct.error):  # the template is gone
             if not died:
                 os.kill(child.pid, signal.SIGKILL)  # also where it was stopped
+            child.channel.close()
             code = child.template.exit_code(child.pid)
         child.channel.close()
         with self._lock, suppress(ValueError):  # closed meanwhile
@@ -318,60 +336,6 @@ def shared_decoder() -> SandboxedDecoder:
     decoder = SandboxedDecoder()
     atexit.register(decoder.close)
     return decoder
-
-
-def send(to: socket.socket, header: Mapping[str, Any], content: Any = b"") -> None:
-    """Send a message.
-
-    Raises:
-        OSError: the other side is gone.
-    """
-    fd = os.memfd_create("theworld-decoder")
-    try:
-        text = json.dumps(header).encode()
-        for part in (_LENGTH.pack(len(text)), text, content):
-            rest = memoryview(part).cast("B")
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-        socket.send_fds(to, [b"m"], [fd])
-    finally:
-        os.close(fd)
-
-
-def receive(source: socket.socket) -> tuple[dict[str, Any], NDArray[np.uint8]]:
-    """The next message: its header and its bytes.
-
-    Raises:
-        EOFError: the other side is gone.
-        OSError, ValueError: it is not a valid message.
-    """
-    _, fds, _, _ = socket.recv_fds(source, 1, 1)
-    if not fds:
-        raise EOFError("the other side is gone")
-    [fd] = fds
-    try:
-        length = _LENGTH.unpack(_read(fd, 0, _LENGTH.size).tobytes())[0]
-        if length > _MAX_HEADER_BYTES:
-            raise ValueError(f"a header of {length} bytes")
-        header = json.loads(_read(fd, _LENGTH.size, length).tobytes())
-        start = _LENGTH.size + length
-        return cast(dict[str, Any], header), _read(fd, start, os.fstat(fd).st_size - start)
-    except struct.error as error:
-        raise ValueError(str(error)) from error
-    finally:
-        os.close(fd)
-
-
-def _read(fd: int, start: int, size: int) -> NDArray[np.uint8]:
-    if size < 0:
-        raise ValueError("a message is cut short")
-    memory = np.empty(size, np.uint8)
-    at = 0
-    while at < size:
-        if (read := os.preadv(fd, [memory[at:].data], start + at)) == 0:
-            raise ValueError("a message is cut short")
-        at += read
-    return memory
 
 
 @functools.lru_cache(maxsize=4)
@@ -407,8 +371,14 @@ def _serve(worker: socket.socket) -> None:
             answer = {"reason": FailureReason.ERROR, "message": message}
         _limit(None, None, 0.0)
         del content
-        with suppress(OSError):
+        try:
             send(worker, answer, pixels)
+        except OSError as error:
+            message = f"{source}: its pixels cannot be handed over: {error}"
+            try:
+                send(worker, {"reason": FailureReason.ERROR, "message": message})
+            except OSError:
+                return
 
 
 def _limit(memory_bytes: int | None, cpu_s: int | None, wall_s: float) -> None:
@@ -442,9 +412,20 @@ def _template(control: socket.socket) -> None:
             control.send(_NUMBER.pack(pid))
         elif request[:1] == _WAIT:
             pid = _NUMBER.unpack(request[1:])[0]
-            control.send(_NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+            control.send(_NUMBER.pack(_exit_code(pid)))
         else:
             return
+
+
+def _exit_code(pid: int) -> int:
+    """Of a child that is about to end. One that was taken over may only look so: it is killed."""
+    deadline = time.monotonic() + _ENDING_S
+    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    if ended[0] == 0:
+        os.kill(pid, signal.SIGKILL)
+        ended = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def main() -> None:

@@ -216,7 +216,7 @@ class PrecomputeConfig(BaseModel):
     dry_run: Annotated[bool, _running("Print the plan and stop; makes no latents.")] = False
     memory: Annotated[
         float | None,
-        Field(gt=0),
+        Field(gt=0, allow_inf_nan=False),
         _running("Plan for a GPU of so many GiB.", default="what the GPU has; no limit on a CPU"),
     ] = None
     """Limits the batch where none is named, as an estimate says; see worlds/memory.py."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from ...pipeline.errors import Interrupted
+from ...pipeline.errors import ConfigError, Interrupted, StoreError, WorldModelError
 from ...pipeline.machine import is_out_of_memory
 from ...pipeline.progress import Progress
 from ..inputs.listing import Sample
@@ -119,11 +119,15 @@ class InProcessPool:
             return [(task, self._worker.process(task.samples, task.shard, fitted))]
         except Interrupted:
             raise
+        except (StoreError, WorldModelError, ConfigError) as error:  # it ends the job, and says what is wrong
+            return [(task, error)]
         except Exception as error:
             reason = reason_of(error)
             if reason not in self._shown_reasons:  # once, to show where it breaks: the task is tried again
                 self._shown_reasons.add(reason)
-                if is_out_of_memory(error):
+                if isinstance(error, MemoryError):  # while decoding or writing: it says nothing of the batch
+                    self._progress.warn("a task ran out of main memory; it is tried again")
+                elif is_out_of_memory(error):
                     self._progress.warn("a task ran out of memory, with batches of one; it is tried again")
                 else:
                     self._progress.warn(f"a task failed:\n{traceback.format_exc().rstrip()}")

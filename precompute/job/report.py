@@ -108,7 +108,7 @@ class Report:
         lines.extend(
             f"note: {count} {kind.takes}{'s' * (count != 1)}: {note}" for note, count in sorted(work.notes.items())
         )
-        if self.memory and (note := self.memory.wrong(work.peak_bytes)):
+        if note := self._wrong_estimate():
             lines.append(note)
         if self.bad:
             lines += self._lines_of_failures()
@@ -125,6 +125,12 @@ class Report:
         else:
             lines.append("the store is empty, so there is nothing to train on yet")
         return lines
+
+    def _wrong_estimate(self) -> str | None:
+        """The note where memory was estimated wrongly. Nothing is known of an estimate for batches that were halved."""
+        if self.memory is None or self.work.batch_size != self.memory.batch:
+            return None
+        return self.memory.wrong(self.work.peak_bytes)
 
     def _lines_of_failures(self) -> list[str]:
         if not self._failed:

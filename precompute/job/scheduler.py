@@ -70,6 +70,8 @@ class Work:
     """Of one of the workers, by its model."""
     peak_bytes: int | None = None
     """The most that tensors of a worker took on its GPU; None without one."""
+    batch_size: int | None = None
+    """The smallest that a worker made; None before the first."""
 
 
 class Scheduler:
@@ -255,6 +257,7 @@ class Scheduler:
         work.bytes_written += receipt.bytes_written
         work.device = receipt.device
         work.peak_bytes = max(filter(None, (work.peak_bytes, receipt.peak_bytes)), default=None)
+        work.batch_size = min(receipt.batch_size, work.batch_size or receipt.batch_size)
         work.phases.update(receipt.seconds)
         work.notes.update(receipt.notes)
         made = receipt.written + receipt.elsewhere

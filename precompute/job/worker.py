@@ -126,7 +126,7 @@ class Worker:
         self._kind = KINDS[self._recipe.kind]
         self._decoder = shared_decoder()
         self._decoders = setup.decoders or default_decoders(self._recipe, setup.cores)
-        self._decoder.start(self._decoders)  # while the weights load
+        self._decoder.start(self._decoders, cores=setup.cores)  # while the weights load
         text = TextEmbeddings.load(Path(setup.text)) if setup.text else None
         self._negative = None if text is None else text.negative
         folder = Path(setup.world_folder) if setup.world_folder else WEIGHTS

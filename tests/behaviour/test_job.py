@@ -12,9 +12,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from tests.behaviour.test_precompute import all_latents, config, make_images
@@ -22,11 +24,12 @@ from tests.command_line import theworld
 from tests.miniatures.world_model import save_mini_world
 from tests.patience import patience
 from theworld.pipeline.cli.main import app
-from theworld.pipeline.errors import Interrupted, RecipeError, WorldModelError
+from theworld.pipeline.errors import Interrupted, RecipeError, StoreError, WorldModelError
 from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.machine import is_out_of_memory
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import create_store, open_store
+from theworld.pipeline.store.writer import ShardWriter
 from theworld.precompute.inputs.listing import Sample
 from theworld.precompute.inputs.locations import File
 from theworld.precompute.job.config import PrecomputeConfig
@@ -335,6 +338,34 @@ def test_in_process_shows_where_a_world_model_breaks_and_once(
     [warning] = [line for line in caplog.messages if "Traceback" in line]
     assert warning.startswith("a task failed:\n    Traceback")
     assert "in breaks" in warning
+
+
+def test_in_process_a_full_disk_is_said_once_and_in_words_as_with_ray(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("cannot write to the store: No space left on device")
+
+    monkeypatch.setattr(ShardWriter, "add", full)
+    with pytest.raises(StoreError, match="No space left"):
+        run_precompute(config(make_images(tmp_path / "in", 1), tmp_path / "cache", world))
+    assert not [line for line in caplog.messages if "Traceback" in line]
+
+
+def test_a_writer_that_ran_out_of_main_memory_once_costs_no_input(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    add, errors = ShardWriter.add, [MemoryError()]
+
+    def added(self: ShardWriter, key: str, latent: NDArray[Any]) -> None:
+        if errors:
+            raise errors.pop()
+        add(self, key, latent)
+
+    monkeypatch.setattr(ShardWriter, "add", added)
+    report = run_precompute(config(make_images(tmp_path / "in", 2), tmp_path / "cache", world))
+    assert (report.written, report.failures, report.work.retries) == (2, (), 1)
+    assert "a task ran out of main memory; it is tried again" in caplog.messages
 
 
 def test_two_shards_in_one_worker_are_what_each_is_alone_and_share_the_world_model_in_turns(

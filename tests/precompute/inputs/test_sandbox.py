@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import resource
 import signal
 import struct
 import threading
@@ -10,6 +11,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from PIL import Image
 
 from tests.miniatures.lm import SPEC
 from tests.patience import ends_within, eventually, patience
-from theworld.pipeline.errors import ImageError
+from theworld.pipeline.errors import ImageError, WorldModelError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.inputs.sandbox import DecodeLimits, SandboxedDecoder
 from theworld.precompute.media.video_writing import write_video
@@ -163,6 +165,54 @@ def test_an_input_that_takes_too_much_cpu_is_refused(decoder: SandboxedDecoder) 
             outcomes.add(error.reason)
             break
     assert outcomes == {"timeout"}
+
+
+def test_an_answer_for_which_no_file_can_be_opened_ends_the_job_and_blames_no_input(decoder: SandboxedDecoder) -> None:
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with ThreadPoolExecutor(1) as threads, ends_within(30):
+            answer = threads.submit(decoder.load, flat_png(5000, 5000), IMAGES, SPEC, "x.png", limits=GENEROUS)
+            assert eventually(lambda: not decoder._idle)
+            time.sleep(0.2)  # the input is sent
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            with pytest.raises(WorldModelError, match="Too many open files"):
+                answer.result()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
+
+
+def test_an_answer_that_cannot_be_sent_says_so_at_once(decoder: SandboxedDecoder) -> None:
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
+    resource.prlimit(child_of(decoder).pid, resource.RLIMIT_FSIZE, (4096, 4096))
+    with ends_within(30), pytest.raises(ImageError, match=r"x.png: its pixels cannot be handed over: .*File too large"):
+        decoder.load(png(60, 40), IMAGES, SPEC, "x.png", limits=GENEROUS)
+    decoder.close()  # that child keeps its limit
+
+
+def test_decoders_that_share_a_core_have_more_time_by_the_clock_and_no_more_cpu() -> None:
+    alone, decoder = DecodeLimits.of(VIDEOS, SPEC), SandboxedDecoder()
+    try:
+        decoder.start(2, cores=4)
+        assert decoder.limits(VIDEOS, SPEC) == alone
+        decoder.start(9, cores=2)
+        assert decoder.limits(VIDEOS, SPEC) == replace(alone, wall_s=5 * alone.wall_s)
+        decoder.start(1, cores=0)
+        assert decoder.limits(VIDEOS, SPEC).wall_s == 5 * alone.wall_s, (
+            "those that were asked for before may be at work"
+        )
+    finally:
+        decoder.close()
+
+
+def test_a_child_that_only_seems_to_have_ended_is_killed_and_keeps_nobody_waiting(decoder: SandboxedDecoder) -> None:
+    decoder.load(png(60, 40), IMAGES, SPEC, "x")
+    [child], process = decoder._children, child_of(decoder)
+    process.suspend()  # it does not see the end of its socket
+    with ends_within(30):
+        assert child.template.exit_code(child.pid) == -signal.SIGKILL
+        assert decoder.load(png(60, 40), IMAGES, SPEC, "x").pixels.shape == (3, 32, 48)
 
 
 def test_a_template_that_died_is_replaced(decoder: SandboxedDecoder) -> None:

@@ -15,6 +15,8 @@ from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.progress import Progress
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.prepare import Prepared, prepare
+from theworld.precompute.job.report import Report
+from theworld.precompute.job.scheduler import Work
 from theworld.precompute.worlds.offloading import bytes_of, bytes_on_gpu
 from theworld.precompute.worlds.public_sizes import PUBLIC_CONFIGS
 
@@ -124,6 +126,27 @@ def test_an_estimate_that_was_wrong_is_said_with_both_numbers(tmp_path: Path) ->
     note = memory.wrong(2 * expected)
     assert note is not None
     assert "the estimate of memory was wrong: 7.0 GiB were expected, 14.0 GiB were taken" in note
+
+
+@pytest.mark.parametrize(("batch", "is_said"), [(16, True), (8, False)])
+def test_the_summary_says_it_only_of_batches_as_large_as_planned(tmp_path: Path, batch: int, is_said: bool) -> None:
+    """Halved ones take less, and the try that ran out of memory took what there was."""
+    prepared = plan(tmp_path, "cosmos-predict2-2b", "224x224", device="RTX 4090")
+    assert prepared.memory.batch == 16
+    assert prepared.memory.need is not None
+    work = Work(written=20, batch_size=batch, peak_bytes=2 * prepared.memory.need.total)
+    report = Report(
+        store=tmp_path, recipe=prepared.recipe, plan=prepared.plan, memory=prepared.memory, work=work, stored=20
+    )
+    assert ("the estimate of memory was wrong" in report.summary()) is is_said
+
+
+def test_a_gpu_smaller_than_what_cuda_takes_has_nothing_and_one_without_end_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a GPU of 0.3 GiB is too small .* 0 bytes of 0 bytes can be used"):
+        plan(tmp_path, "cosmos-predict2-2b", "224x224", device="cpu", memory=0.3)
+    for endless in (float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="memory"):
+            PrecomputeConfig(memory=endless)
 
 
 def test_on_a_cpu_there_is_no_limit_and_the_estimate_is_said(tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def test_a_batch_that_fitted_is_told_with_every_later_task_and_remembered_by_dev
     assert pool.fitted == [{}, {}, {"a card": 4}, {"a card": 4}, {"a card": 4}]
     log = ThroughputLog.load(tmp_path)
     assert log.fitted(TINY) == {"a card": 4, "another": 2}
+    assert loop.work.batch_size == 2
     later, pool = scheduler(store, lambda task: receipt(task, batch_size=8), log)
     later.run(tasks(5, 6))
     assert pool.fitted == [{"a card": 4, "another": 2}] * 2, "what fitted in an earlier run, and nothing larger"
