@@ -8,6 +8,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+import transformers
 
 from theworld.pipeline.errors import ConfigError
 from theworld.train.language import lm as lm_module
@@ -269,6 +270,18 @@ def test_a_model_that_sees_the_other_texts_of_its_row_is_refused(monkeypatch: py
     monkeypatch.setattr(masks, lambda *arguments, **_: arguments[2])
     with pytest.raises(ConfigError, match="mixes the texts of a row in Gemma2ForCausalLM"):
         check_world_inputs(model)
+
+
+def test_a_model_in_16_bits_that_rounds_as_a_deep_one_does_is_taken() -> None:
+    """Some logits of a packed row are then off by 0.2, of 3 to 40; a text that saw another would move all of them."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=1000, hidden_size=128, intermediate_size=256, num_hidden_layers=16, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.1, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).eval()
+    model.lm_head.weight.data.normal_(0, 12 / 128**0.5)
+    check_world_inputs(model.to(torch.bfloat16))
 
 
 def test_a_model_that_takes_no_vectors_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
