@@ -62,5 +62,6 @@ def _require_equal(model: Any, wanted: Tensor, logits: Tensor, what: str, so: st
     if not off <= (1e-3 if model.dtype == torch.float32 else 0.05):
         raise ConfigError(
             f"transformers {transformers.__version__} {what} {type(model).__name__} "
-            f"(logits are off by {off:.2g} of their size), so {so}. 5.23.0 was tried with Gemma-2: use that release, or another model"
+            f"(logits are off by {off:.2g} of their size), so {so}. Use transformers "
+            "5.23.0, which was tried, or another model"
         )
