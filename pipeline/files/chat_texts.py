@@ -49,7 +49,7 @@ def write_chats(
         "conversations": [[list(messages), begun] for messages, begun in conversations],
         "limits": _LIMITS,
     }
-    size = len(template) + sum(len(str(value)) for value in names.values())
+    size = len(template) + sum(len(value) for value in names.values() if isinstance(value, str))
     if size > _TEMPLATE_BYTES:
         return f"is {size} characters long, its special tokens included; {_TEMPLATE_BYTES} is the most"
     jinja2 = find_spec("jinja2")  # -I leaves out PYTHONPATH, where it may be

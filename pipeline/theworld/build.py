@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.recipe import make_recipe
 from theworld.precompute.worlds.source import resolve_world
 from theworld.train.config import DtypeName, TrainConfig
-from theworld.train.language.lm import LanguageModel, add_lora, load_language_model
+from theworld.train.language.lm import LanguageModel, add_lora, load_language_model, unread_parts
 from theworld.train.language.weights import find_weights
 from theworld.train.runs import hub
 from theworld.train.runs.folder import build_reader, load_run, resolve_dtype
 from theworld.train.runs.meta import META, LMFacts, QuestionFacts, ReaderFacts, RunMeta, StoreFacts, versions
+
+_log = logging.getLogger(__name__)
 
 _NOTHING = sha256().hexdigest()
 
@@ -80,6 +83,8 @@ def parts_untrained(
     device_name, where = _device_of(device)
     dtype = _dtype_of(dtype) or "auto"
     weights = find_weights(None if name == "worldlet" else name)
+    if unread := unread_parts(weights):
+        _log.warning(unread)
     steps = 4 if num_world_steps is None else num_world_steps
     source = resolve_world(world)
     recipe = make_recipe(

@@ -299,7 +299,10 @@ class TheWorld(Reader):
             keys = _keys_of_pixels(images) if keys is None else keys
             others = {**others, "images": images, "keys": keys}
         if attention_mask is None:
-            attention_mask = (input_ids != self._parts().lm.pad_id).long()
+            lm = self._parts().lm
+            attention_mask = (input_ids != lm.pad_id).long()
+            if lm.pad_id == lm.tokenizer.bos_token_id:  # as Qwen's: the first one is none
+                attention_mask[:, 0] = 1
         seen = {"input_ids": input_ids, "attention_mask": attention_mask, **others}
         return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in seen.items()}
 

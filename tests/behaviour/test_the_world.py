@@ -68,6 +68,18 @@ def test_each_number_of_steps_is_read_as_so_many_frames_of_tokens(model: TheWorl
         model(**inputs, num_world_steps=9)
 
 
+def test_a_row_of_a_model_that_pads_with_its_first_token_needs_no_mask(place: Path, tmp_path: Path) -> None:
+    """As Qwen does."""
+    file = save_mini_lm(tmp_path) / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "pad_token": "<bos>"}))
+    settings: dict[str, Any] = {"world": str(place / "world"), "size": "32x48", "layout": "spatial", "device": "cpu"}
+    model = TheWorld.from_pretrained(str(tmp_path), num_world_steps=0, **settings)
+    inputs = model.processor(text=[QUESTION, "what?"], images=[place / "0.png", place / "1.png"])
+    logits = model(**inputs).logits
+    assert not inputs["attention_mask"].all()
+    assert torch.equal(model(**{**inputs, "attention_mask": None}).logits, logits)
+
+
 def test_a_rollout_made_here_and_one_of_a_store_give_equal_logits(model: TheWorld, place: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"world": str(place / "world"), "size": "32x48", "steps": 2, "device": "cpu"}
     report = run_precompute(PrecomputeConfig(images=place, cache=tmp_path / "c", in_process=True, **settings))

@@ -6,8 +6,10 @@ one is refused in words; docs/questions.md says with which weights each was trie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from ..config import AttentionName
 
@@ -46,3 +48,17 @@ TRIED: Mapping[str, Architecture] = {
 
 TEXT_PARAMETERS = {r"^model\.language_model\.": "model.", r"^language_model\.": ""}
 """What the text part's parameters are called in a checkpoint of the whole model -> their names without it."""
+
+_OTHER_PARTS = r"^(model\.)?(vision_|audio_|embed_vision|embed_audio)"
+"""The parameters of the whole model that its text part has no use for."""
+
+
+@contextmanager
+def without_report_of_other_parts(kind: Any) -> Iterator[None]:
+    """Inside, transformers does not list hundreds of parameters of parts that we leave out; others it still reports."""
+    before = kind._keys_to_ignore_on_load_unexpected
+    kind._keys_to_ignore_on_load_unexpected = [*(before or ()), _OTHER_PARTS]
+    try:
+        yield
+    finally:
+        kind._keys_to_ignore_on_load_unexpected = before

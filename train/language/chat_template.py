@@ -2,7 +2,10 @@
 
     head question reply                                          a prompt: the answer comes next
     head question between answer tail                            a question with its answer
-    head question between answer after question reply            a prompt with an earlier turn
+    head question earlier answer after question reply            a prompt with an earlier turn
+
+Templates of models that think first (Qwen 3, SmolLM3, Gemma-4) are asked not to. They then write an empty thought
+before an answer, some of them in prompts alone, or before the last answer alone.
 
 A chat template is a Jinja program of whoever made the model. Its sandbox keeps it from files, but not from running
 forever or from taking all memory. So another process renders it, with bounds (`pipeline/files/chat_texts.py`), for
@@ -12,7 +15,7 @@ conversations of our own; here those pieces are read from the texts, and held ag
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -30,8 +33,18 @@ _LONG = [
     for number, (first, last) in enumerate([("Rt", "jF"), ("uN", "Gw"), ("Ce", "oB")])
 ]
 """Two sets of texts that share nothing but what a filter could change: case, blanks, quotes, markup, length."""
+_SETTINGS = {"enable_thinking": False}
+"""Beside the messages; other templates have no use for it."""
 _BLANKS = (" ", "\n", "\t", "\r\n", "\x0b", "\x1c", "\u00a0", "\u3000")
 _MOST_WORDS = 64
+
+
+def _strip_newlines(text: str) -> str:
+    return text.lstrip("\n")
+
+
+_STRIPS: tuple[Callable[[str], str], ...] = (str, str.strip, _strip_newlines)
+"""What templates do with the blanks around a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +55,36 @@ class ChatFormat:
     """With the marker of the image, where the first turn has one."""
     reply: str
     between: str
-    """Starts with `reply`."""
+    """Starts with `reply`, or `reply` with it: then a thought follows it in prompts alone."""
+    earlier: str
+    """`between`, where another question follows."""
     after: str
     tail: str
-    strips_first: bool
-    """Whether blanks around the first question are left out; likewise for the later ones and the answers."""
-    strips_later: bool
-    strips_answers: bool
+    strip_first: Callable[[str], str]
+    """Leaves out blanks around the first question; likewise for the later ones and the answers."""
+    strip_later: Callable[[str], str]
+    strip_answer: Callable[[str], str]
+    strip_earlier: Callable[[str], str]
 
     @property
     def constant_text(self) -> str:
         """All that the template writes itself."""
-        return "\n".join((self.head, self.reply, self.between, self.after, self.tail))
+        return "\n".join((self.head, self.reply, self.between, self.earlier, self.after, self.tail))
+
+    def answer(self, answer: str) -> str:
+        """What follows a prompt: an answer, up to the token that ends it."""
+        return f"{self.between[len(self.reply) :]}{self.strip_answer(answer)}{self.tail}".rstrip()
 
     def text(self, turns: Sequence[Turn]) -> str:
         """A conversation as the template writes it; a prompt if the last turn has no answer."""
         parts: list[str] = []
         for number, (question, answer) in enumerate(turns):
             parts.append(self.after if number else self.head)
-            parts.append(question.strip() if (self.strips_later if number else self.strips_first) else question)
-            if answer is not None:
-                parts += [self.between, answer.strip() if self.strips_answers else answer]
+            parts.append((self.strip_later if number else self.strip_first)(question))
+            if answer is not None and number + 1 < len(turns):
+                parts += [self.earlier, self.strip_earlier(answer)]
+            elif answer is not None:
+                parts += [self.between, self.strip_answer(answer)]
         parts.append(self.reply if turns[-1][1] is None else self.tail)
         return "".join(parts)
 
@@ -82,7 +104,10 @@ def chat_format(tokenizer: Any, source: str, image_marker: str | None) -> ChatFo
     if template is None:
         found: ChatFormat | str = "is no text, or templates by name without one named default"
     else:
-        found = _read(template, tuple(sorted(tokenizer.special_tokens_map.items())), image_marker)
+        # no text that holds one of them is ever given to a template: `PromptFormat.control_tokens`
+        never = frozenset(word for token in tokenizer.added_tokens_decoder.values() if (word := str(token)).strip())
+        names = tuple(sorted(tokenizer.special_tokens_map.items()))
+        found = _read(template, names, image_marker, frozenset(word for word in never if word in template))
     if isinstance(found, str):
         raise ConfigError(
             f"the chat template of {source} {found}. Use Gemma's template, or remove this one from the tokenizer's "
@@ -92,17 +117,23 @@ def chat_format(tokenizer: Any, source: str, image_marker: str | None) -> ChatFo
 
 
 @lru_cache(maxsize=16)
-def _read(template: str, tokens: tuple[tuple[str, str], ...], image_marker: str | None) -> ChatFormat | str:
-    """The format, or what about the template cannot be used: it is not tried again for the next question."""
-    tried = list(_conversations(template))
+def _read(
+    template: str, tokens: tuple[tuple[str, str], ...], image_marker: str | None, never: frozenset[str]
+) -> ChatFormat | str:
+    """The format, or what about the template cannot be used: it is not tried again for the next question.
+
+    Args:
+        never: words that no text contains.
+    """
+    tried = list(_conversations(template, never))
     asked = [(_messages(turns, image=image_marker is not None), turns[-1][1] is None) for turns in tried]
-    rendered = write_chats(template, dict(tokens), asked)
+    rendered = write_chats(template, {**dict(tokens), **_SETTINGS}, asked)
     if isinstance(rendered, str):
         return rendered
     pieces = _pieces(rendered, image_marker)
     if isinstance(pieces, str):
         return pieces
-    for strips in product((False, True), repeat=3):
+    for strips in product(_STRIPS, repeat=4):
         found = ChatFormat(*pieces, *strips)
         if all(found.text(turns) == text for turns, text in zip(tried, rendered, strict=True)):
             return found
@@ -112,7 +143,7 @@ def _read(template: str, tokens: tuple[tuple[str, str], ...], image_marker: str 
     )
 
 
-def _conversations(template: str) -> Iterator[Sequence[Turn]]:
+def _conversations(template: str, never: frozenset[str]) -> Iterator[Sequence[Turn]]:
     for texts in (_SHORT, _LONG):
         question, answer = texts[0]
         yield [(question, None)]
@@ -123,6 +154,7 @@ def _conversations(template: str) -> Iterator[Sequence[Turn]]:
         yield [(f"{blank}{question}{blank}", f"{blank}{answer}{blank}") for question, answer in _SHORT]
     # A text that a template looks for in a question stands in the template. So its own words are asked too.
     words = {text for _, text in re.findall(r"(?=(['\"])(.{1,80}?)\1)", template, re.DOTALL) if text.strip()}
+    words = {text for text in words if not any(word in text for word in never)}
     asked = sorted(words, key=lambda text: (len(text), text))[:_MOST_WORDS]
     for text in (" ".join(asked), *asked):
         yield [(text, text), (text, None)]
@@ -139,8 +171,8 @@ def _messages(turns: Sequence[Turn], *, image: bool) -> list[dict[str, Any]]:
     return messages
 
 
-def _pieces(rendered: Sequence[str], image_marker: str | None) -> tuple[str, str, str, str, str] | str:
-    """Head, reply, between, after and tail, from the first three texts; or what is wrong with them."""
+def _pieces(rendered: Sequence[str], image_marker: str | None) -> tuple[str, str, str, str, str, str] | str:
+    """Head, reply, between, earlier, after and tail, from the first three texts; or what is wrong with them."""
     prompt, answered, third = rendered[:3]
     (question, answer), (later, _), _ = _SHORT
     if image_marker is not None and image_marker not in prompt:
@@ -151,11 +183,12 @@ def _pieces(rendered: Sequence[str], image_marker: str | None) -> tuple[str, str
     head, reply = prompt.split(question)
     rest, tail = answered.split(answer)
     between = rest[len(head) + len(question) :]
-    if not between.startswith(reply):
+    if not between.startswith(reply) and not reply.startswith(between):
         return "does not put an answer behind its generation prompt, so answers cannot be told from prompts"
+    earlier = third.partition(question)[2].partition(answer)[0]
     after = third.partition(answer)[2].partition(later)[0]
     try:
         "".join(rendered).encode()
     except UnicodeEncodeError:
         return "writes half a character (a lone surrogate), which no tokenizer can read"
-    return head, reply, between, after, tail
+    return head, reply, between, earlier, after, tail

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,7 @@ from ...pipeline.files.pretrained import load_pretrained, require_plain, tensor_
 from ...pipeline.messages import install_extra, list_problems, name_some
 from ..config import AttentionName
 from ..reader.attention import HeadSizes, flex_problem, use_flex
-from .architectures import TEXT_PARAMETERS, TRIED
+from .architectures import TEXT_PARAMETERS, TRIED, without_report_of_other_parts
 from .prompt_format import PromptFormat, TokenizerOnly
 from .weights import Weights
 from .world_check import check_world_inputs
@@ -95,7 +95,8 @@ def load_language_model(
         if (text_class := TRIED[name].text_class) is not None:
             options |= {"config": load_lm_config(weights), "key_mapping": dict(TEXT_PARAMETERS)}
         kind = getattr(transformers, text_class or name)
-    model = load_pretrained(kind, weights.folder, error=ConfigError, what="language model", dtype=dtype, **options)
+    with without_report_of_other_parts(kind) if unread_parts(weights) else nullcontext():
+        model = load_pretrained(kind, weights.folder, error=ConfigError, what="language model", dtype=dtype, **options)
     if type(model).__name__ not in TRIED:
         raise _untried(weights, type(model).__name__)
     tokenizer = _load_tokenizer(weights, model.config)
@@ -139,6 +140,13 @@ def load_lm_config(weights: Weights) -> Any:
     return config if is_whole else config.get_text_config()
 
 
+def unread_parts(weights: Weights) -> str | None:
+    """A line that says which parts of a multimodal model are not read; None where all is read."""
+    if weights.gguf or TRIED[_architecture(weights)].text_class is None:
+        return None
+    return f"{weights.source}: only its text part is read; its parts for images and sound are left out"
+
+
 def _gguf(weights: Weights) -> dict[str, Any]:
     return {"gguf_file": weights.gguf} if weights.gguf else {}
 
@@ -146,8 +154,10 @@ def _gguf(weights: Weights) -> dict[str, Any]:
 def _load_tokenizer(weights: Weights, config: Any) -> Any:
     tokenizer = load_pretrained(AutoTokenizer, weights.folder, error=ConfigError, what="tokenizer", **_gguf(weights))
     start = config.get_text_config().bos_token_id
-    if tokenizer.bos_token_id is None and isinstance(start, int) and start in tokenizer.all_special_ids:
-        tokenizer.bos_token = tokenizer.convert_ids_to_tokens(start)  # Qwen's config alone names one
+    if tokenizer.bos_token_id is None and isinstance(start, int):  # Qwen's and SmolLM3's configs alone name one
+        added = tokenizer.added_tokens_decoder.get(start)
+        if start in tokenizer.all_special_ids or (added is not None and added.special):
+            tokenizer.bos_token = tokenizer.convert_ids_to_tokens(start)
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise ConfigError(
             f"the tokenizer in {weights.folder} names no <bos> or no <eos>: world tokens stand behind <bos>, "

@@ -9,6 +9,7 @@ from typing import Any
 from unicodedata import normalize
 
 from ...pipeline.errors import ConfigError, QuestionError
+from ...pipeline.files.chat_texts import template_of
 from ...pipeline.files.pretrained import refusals_of_tokenizer
 from .chat_template import ChatFormat, chat_format
 from .weights import Weights
@@ -26,7 +27,7 @@ def _control_tokens(tokenizer: Any, size: int, unknown: int | None, chat: str) -
 
     Args:
         size: how many tokens it has: more may be added to it.
-        chat: the constant text of its chat template. Its words steer, too, where a tokenizer does not mark them.
+        chat: its chat template, and what that writes. Its words steer, too, where a tokenizer does not mark them.
     """
     assert size == len(tokenizer)
     added = {id_: (str(token), token.special) for id_, token in tokenizer.added_tokens_decoder.items()}
@@ -93,6 +94,7 @@ class PromptFormat:
     def control_tokens(self) -> Mapping[int, str]:
         """The words that the tokenizer does not read as text, by their ids: <eos>, <start_of_turn>, …"""
         chat = "" if self.tokenizer.chat_template is None else self._chat_format().constant_text
+        chat += template_of(self.tokenizer) or ""  # what it looks for in a text, such as </think>
         return _control_tokens(self.tokenizer, len(self.tokenizer), self.tokenizer.unk_token_id, chat)
 
     @property
@@ -183,8 +185,7 @@ class PromptFormat:
 
     def _chat_answer(self, answer: str) -> str:
         """An answer as the chat template writes it, up to the token that ends the turn."""
-        prompt, whole = self._chat("?", None), self._chat("?", answer)
-        return whole[len(prompt) :].rstrip()
+        return self._chat_format().answer(answer)
 
     def _turn(self, prompt: str, answer: str) -> list[int]:
         return [*self._ids(prompt), *self.answer_ids(answer)]

@@ -56,9 +56,12 @@ def check_world_inputs(model: Any) -> None:
 
 
 def _require_equal(model: Any, wanted: Tensor, logits: Tensor, what: str, so: str) -> None:
-    most = 1e-3 if model.dtype == torch.float32 else 0.1  # 16 bits: an equal sum in another order
-    if not torch.allclose(wanted.float(), logits.float(), rtol=most, atol=most):
+    wanted, logits = wanted.float(), logits.float()
+    # by all together: of so many words in 16 bits, added in another order, some single one is always off by more
+    off = float((wanted - logits).norm() / wanted.norm().clamp(min=1e-30))
+    if not off <= (1e-3 if model.dtype == torch.float32 else 0.05):
         raise ConfigError(
             f"transformers {transformers.__version__} {what} {type(model).__name__} "
-            f"(logits differ by {(wanted - logits).abs().max():.2g}), so {so}. Install transformers 5.23 or later"
+            f"(logits are off by {off:.2g} of their size), so {so}. Use transformers "
+            "5.23.0, which was tried, or another model"
         )

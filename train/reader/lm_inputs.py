@@ -14,6 +14,11 @@ from torch import Tensor
 from .segments import FLEX, arguments_in_blocks, layer_masks, segment_positions
 
 
+def without_lora(lm: Any) -> Any:
+    """A language model of transformers, that around which peft put its LoRA."""
+    return lm.get_base_model() if hasattr(lm, "get_base_model") else lm
+
+
 def has_inputs_by_layer(lm: Any) -> bool:
     """Whether each layer takes an embedding of its own beside the hidden state, as in small Gemma-4s."""
     return bool(getattr(lm.config.get_text_config(), "hidden_size_per_layer_input", 0))
@@ -28,7 +33,7 @@ def vector_inputs(lm: Any, vectors: Float[Tensor, "B S E"], ids: Int[Tensor, "B 
     """
     if not has_inputs_by_layer(lm):
         return {"inputs_embeds": vectors}
-    text_model = getattr(lm, "get_base_model", lambda: lm)().model
+    text_model = without_lora(lm).model
     with torch.no_grad():
         by_layer = text_model.get_per_layer_inputs(ids)
     return {"inputs_embeds": vectors, "per_layer_inputs": by_layer}

@@ -22,6 +22,8 @@ from .lengths import BLOCK, padded_length
 
 _F = 4  # bytes of a float32
 _LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+"""Layers of Phi-3 that are several in others."""
 SCORED_AT_ONCE = 64
 """Labelled tokens whose probabilities an answer computes together, in float32 over the whole vocabulary."""
 PAIRS_AT_ONCE = 2**24
@@ -148,7 +150,8 @@ class Adapters:
         """From `target_modules`; None is all."""
         targets = frozenset(_LINEARS)
         if modules is not None:
-            targets &= frozenset(name.rpartition(".")[2] for name in modules)
+            names = [name.rpartition(".")[2] for name in modules]
+            targets &= frozenset(part for name in names for part in _FUSED.get(name, (name,)))
         return cls(rank=rank, targets=targets, dtype_bytes=dtype_bytes)
 
     def parameters(self, lm: LMShape) -> int:

@@ -25,7 +25,7 @@ from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import as_stored, as_tensor, draw_posterior
 from ...pipeline.latents.world_model import WorldModel
 from .attention import without_flex
-from .lm_inputs import has_inputs_by_layer, run_rows, vector_inputs
+from .lm_inputs import has_inputs_by_layer, run_rows, vector_inputs, without_lora
 from .memory import SCORED_AT_ONCE
 from .sampling import draw_token
 from .tokens import WorldReader
@@ -201,7 +201,7 @@ class TheWorld(nn.Module):
         is_ours = self._has_vision or has_inputs_by_layer(self.lm)
         if options and is_ours:
             raise ConfigError(
-                f"{type(self.lm).__name__} takes max_new_tokens, temperature, top_p and seed alone, not "
+                f"{type(without_lora(self.lm)).__name__} takes max_new_tokens, temperature, top_p and seed alone, not "
                 f"{', '.join(options)}"
             )
         world = self._world_latents(latents, images, keys, num_world_steps)
@@ -300,7 +300,7 @@ class TheWorld(nn.Module):
 
     def _check_pixels(self, input_ids: Tensor, pixel_values: Tensor | None) -> None:
         if pixel_values is not None and not self._has_vision:
-            raise ConfigError(f"{type(self.lm).__name__} has no vision tower: leave out pixel_values")
+            raise ConfigError(f"{type(without_lora(self.lm)).__name__} has no vision tower: leave out pixel_values")
         if pixel_values is None and self._has_vision and bool(self._image_places(input_ids, input_ids.shape[1]).any()):
             raise ConfigError("the text marks the place of an image: pass its pixel_values")
 

@@ -29,7 +29,14 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..config import DtypeName
 from ..language.adapter_dtype import compute_in_model_dtype
-from ..language.lm import LanguageModel, attention_of, embedding_rms, load_adapter, load_language_model
+from ..language.lm import (
+    LanguageModel,
+    attention_of,
+    embedding_rms,
+    load_adapter,
+    load_language_model,
+    unread_parts,
+)
 from ..language.weights import Weights, find_weights
 from ..reader.memory import MemoryShape
 from ..reader.model import TheWorld
@@ -120,6 +127,8 @@ def load_run(
     torch_device = resolve_device(device)
     try:
         torch_dtype = resolve_dtype(dtype or _dtype_set(meta, "dtype", "auto"), torch_device)
+        if progress is not None and (unread := unread_parts(weights)):
+            progress.say(unread)
         told: dict[str, Any] = {} if progress is None else {"say": progress.warn}
         attention = attention_of(weights, "auto", device=torch_device, dtype=torch_dtype, **told)
         sizes = sizes_of_run(meta, weights, torch_dtype, attention)

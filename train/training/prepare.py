@@ -19,7 +19,7 @@ from ..data.live import RollOut, roll_out_live
 from ..data.loader import LatentDataset
 from ..data.vision import open_vision_inputs
 from ..language.adapter_dtype import adapter_dtype_of
-from ..language.lm import LanguageModel, attention_of, load_tokenizer_only
+from ..language.lm import LanguageModel, attention_of, load_tokenizer_only, unread_parts
 from ..language.prompt_format import TokenizerOnly
 from ..language.weights import Weights, find_weights
 from ..questions.holdout import hold_out
@@ -116,6 +116,8 @@ def prepare(
 
     weights, dtype = find_weights(config.lm, progress=progress), resolve_dtype(config.dtype, device)
     speech = load_tokenizer_only(weights)
+    if unread := unread_parts(weights):
+        progress.say(unread)
     facts = _reader_facts(config, arm, store, speech, steps)
     where = torch.device("cuda") if for_a_gpu else device
     asked = None if for_a_gpu else device

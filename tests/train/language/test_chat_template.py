@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -92,16 +93,54 @@ UNTRIMMED = (
 """No blank is left out, and an answer starts with a blank that its prompt lacks."""
 ALL_EXTRAS = (
     "{% macro wrap(text) %}[{{ text }}]{% endmacro %}{% set it = namespace(self=1, seen=dict(a=2)) %}{{ bos_token }}"
-    "{{ wrap('é' | tojson) }}{{ dict.fromkeys([1]) }}{{ strftime_now('%Y') }}{{ it.seen.a }}{{ lipsum(n=0) }}"
+    "{{ wrap('é' | tojson) }}{{ dict.fromkeys([1]) }}{{ strftime_now('%%') }}{{ it.seen.a }}{{ lipsum(n=0) }}"
     "{% for turn in messages %}{% if loop.index > 99 %}{% break %}{% endif %}"
     "{% if turn.role == 'assistant' %}{% generation %}{{ turn.content | trim }}<end_of_turn>{% endgeneration %}\n"
     "{% else %}{{ turn.role }} {{ turn.content.strip() if loop.first else turn.content }} \n model {% endif %}\n"
     "    {% continue %}\n{% endfor %}"
 )
 """What transformers adds to Jinja, and answers whose turn starts in the turn of the question."""
+QWEN_3 = (
+    "{% set ns = namespace(last=-1) %}{% for turn in messages %}{% if turn.role == 'user' and not (turn.content"
+    ".startswith('<tool>') and turn.content.endswith('</tool>')) %}{% set ns.last = loop.index0 %}{% endif %}"
+    "{% endfor %}{% for turn in messages %}{% set content = turn.content %}{{ '<|im_start|>' + turn.role + '\n' }}"
+    "{% if turn.role == 'assistant' %}{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}"
+    "{% endif %}{% if loop.index0 > ns.last %}{{ '<think>\n\n</think>\n\n' + content.lstrip('\n') }}{% else %}"
+    "{{ content }}{% endif %}{% else %}{{ content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if enable_thinking is defined and enable_thinking "
+    "is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+"""As Qwen3's, without tools: the last answer alone follows a thought."""
+GEMMA_4 = (
+    "{% macro said(text) %}{% set ns = namespace(kept='') %}{% for part in text.split('<channel|>') %}"
+    "{% set ns.kept = ns.kept + part.split('<|channel>')[0] %}{% endfor %}{{ ns.kept | trim }}{% endmacro %}"
+    "{{ bos_token }}{% for turn in messages %}{{ '<|turn>' + ('model' if turn.role == 'assistant' else turn.role) + "
+    "'\n' }}{% if turn.role == 'assistant' %}{{ said(turn.content) }}{% else %}{{ turn.content | trim }}{% endif %}"
+    "{{ '<turn|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|turn>model\n' }}"
+    "{% if not enable_thinking | default(false) %}{{ '<|channel>thought\n<channel|>' }}{% endif %}{% endif %}"
+)
+"""As Gemma-4's, without tools: a prompt alone ends with a thought."""
+SMOLLM_3 = (
+    "<|im_start|>system\nToday Date: {{ strftime_now('%d %B %Y') }}\nReasoning Mode: {{ '/think' if enable_thinking is "
+    "not defined or enable_thinking else '/no_think' }}<|im_end|>\n{% for turn in messages %}<|im_start|>"
+    "{{ turn.role }}\n{% if turn.role == 'assistant' %}{{ '<think>\n\n</think>\n\n' + turn.content.lstrip('\n') }}"
+    "{% else %}{{ turn.content }}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\n' }}{% if enable_thinking is defined and not enable_thinking %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+"""As SmolLM3's: a system turn with the date."""
+THOUGHTS = ("<|im_start|>", "<|im_end|>", "<|turn>", "<turn|>", "<|channel>", "<channel|>")
 
-CONTROLS = ("<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<image_soft_token>",
-            "<end_of_image>")
+CONTROLS = (
+    "<pad>",
+    "<bos>",
+    "<eos>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<start_of_image>",
+    "<image_soft_token>",
+    "<end_of_image>",
+)
 MARKERS = ("<start_of_", "end_of_turn>\n", "\n", "start_of_image", "model", "<", "bos>", "{{ bos_token }}", "{%")
 TEXTS = st.lists(
     st.one_of(st.sampled_from([*MARKERS, " ", "\t", "\u00a0", "{", "}", "'"]), st.text(max_size=8)), max_size=6
@@ -172,6 +211,50 @@ def test_prompts_and_answers_are_the_tokens_of_transformers_own_rendering(
     assert whole.startswith(asked)
     answered = tokenizer(whole[len(asked) :].rstrip(), add_special_tokens=False)["input_ids"]
     assert lm.answer_ids(answer) == answered
+
+
+def thinking_tokenizer(template: str) -> Any:
+    tokenizer = gemma_tokenizer.__wrapped__(template)
+    tokenizer.add_tokens([AddedToken(word, special=True) for word in THOUGHTS])
+    tokenizer.add_tokens([AddedToken(word) for word in ("<think>", "</think>", "<tool>", "</tool>")])  # as Qwen's
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("template", "thought"),
+    [
+        (QWEN_3, "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+        (GEMMA_4, "<|turn>model\n<|channel>thought\n<channel|>"),
+        (SMOLLM_3, "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+    ],
+    ids=["qwen 3", "gemma 4", "smollm 3"],
+)
+def test_a_model_that_thinks_first_is_asked_for_its_answer_alone(template: str, thought: str) -> None:
+    tokenizer = thinking_tokenizer(template)
+    lm = TokenizerOnly(tokenizer, Weights(Path("mini"), "mini", "sha256:mini"), transformers.Gemma2Config())
+    before = [("where is it?", "\n left "), ("and now?", "right")]
+    messages = [
+        {"role": role, "content": text}
+        for turn in before
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    whole = tokenizer.apply_chat_template(
+        [*messages, {"role": "user", "content": "where?"}],
+        tokenize=False, add_generation_prompt=True, enable_thinking=False,
+    )  # fmt: skip
+    today = f"{datetime.now():%d %B %Y}"
+    asked = tokenizer.decode(lm.prompt_ids("where?", before)).removeprefix("<bos>")
+    assert asked == whole.removeprefix("<bos>").replace(today, "26 July 2024")  # and no run depends on its day
+    assert asked.endswith(thought)
+    answer = lm.answer_ids("\nleft")
+    assert tokenizer.decode(answer[:-1]).strip() == "left"
+    assert (
+        answer[-1] == lm.end_id == tokenizer.convert_tokens_to_ids("<turn|>" if template is GEMMA_4 else "<|im_end|>")
+    )
+    for word in ("</think>", "<channel|>"):
+        if word in template:
+            with pytest.raises(QuestionError, match="control token"):
+                lm.answer_ids(f"a {word} left")
 
 
 @pytest.mark.parametrize("template", [GEMMA_3, None], ids=["chat", "plain"])

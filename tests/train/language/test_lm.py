@@ -8,6 +8,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+import transformers
 
 from theworld.pipeline.errors import ConfigError
 from theworld.train.language import lm as lm_module
@@ -20,6 +21,7 @@ from theworld.train.language.lm import (
     load_language_model,
     load_tokenizer_only,
     merge_adapters,
+    unread_parts,
 )
 from theworld.train.language.weights import Weights, find_weights
 from theworld.train.language.world_check import check_world_inputs
@@ -186,6 +188,8 @@ def test_a_tokenizer_without_a_first_or_a_last_token_is_refused(tmp_path: Path, 
     written = json.loads(file.read_text())
     del written[missing]
     file.write_text(json.dumps(written))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, f"{missing}_id": None}))
     weights = find_weights(str(folder))
     for load in (load_tokenizer_only, partial(load_language_model, device=CPU, dtype=torch.float32)):
         with pytest.raises(ConfigError, match=r"names no <bos> or no <eos>.*tokenizer_config\.json"):
@@ -233,21 +237,28 @@ def test_every_language_model_that_was_tried_is_loaded_and_passes_the_check(tmp_
     assert lm.image_tokens == 0
 
 
-def test_of_a_multimodal_gemma_4_the_text_part_alone_is_loaded(tmp_path: Path) -> None:
+def test_of_a_multimodal_gemma_4_the_text_part_alone_is_loaded(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = save_tried_lm(tmp_path, "Gemma4ForCausalLM")
     assert json.loads((folder / "config.json").read_text())["architectures"] == ["Gemma4ForConditionalGeneration"]
+    capfd.readouterr()
     lm = load_language_model(find_weights(str(folder)), device=CPU, dtype=torch.float32)
+    assert "vision" not in capfd.readouterr().err  # transformers would list each of its parameters
+    assert "only its text part is read; its parts for images and sound are left out" in str(unread_parts(lm.weights))
+    assert type(lm.model)._keys_to_ignore_on_load_unexpected is None
     assert not [name for name, _ in lm.model.named_parameters() if "vision" in name]
     only = load_tokenizer_only(find_weights(str(folder)))
     assert only.prompt_ids("where is the ball ?") == lm.prompt_ids("where is the ball ?")
 
 
-def test_a_start_of_text_that_the_config_alone_names_is_taken(tmp_path: Path) -> None:
-    """Qwen's tokenizers name no <bos>, and its configs name a token of theirs."""
+@pytest.mark.parametrize("named", [True, False], ids=["qwen", "smollm"])
+def test_a_start_of_text_that_the_config_alone_names_is_taken(tmp_path: Path, named: bool) -> None:
+    """Qwen's tokenizers name no <bos>, and its configs name a token of theirs, SmolLM3's one that is nowhere else."""
     folder = save_tried_lm(tmp_path, "Qwen3ForCausalLM")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     del settings["bos_token"]
-    settings["extra_special_tokens"] = ["<bos>"]
+    settings["extra_special_tokens"] = ["<bos>"] if named else []
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     lm = load_language_model(find_weights(str(folder)), device=CPU, dtype=torch.float32)
     assert lm.prompt_ids("where is the ball ?")[0] == 1
@@ -259,6 +270,18 @@ def test_a_model_that_sees_the_other_texts_of_its_row_is_refused(monkeypatch: py
     monkeypatch.setattr(masks, lambda *arguments, **_: arguments[2])
     with pytest.raises(ConfigError, match="mixes the texts of a row in Gemma2ForCausalLM"):
         check_world_inputs(model)
+
+
+def test_a_model_in_16_bits_that_rounds_as_a_deep_one_does_is_taken() -> None:
+    """Some logits of a packed row are then off by 0.2, of 3 to 40; a text that saw another would move all of them."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=1000, hidden_size=128, intermediate_size=256, num_hidden_layers=16, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.1, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).eval()
+    model.lm_head.weight.data.normal_(0, 12 / 128**0.5)
+    check_world_inputs(model.to(torch.bfloat16))
 
 
 def test_a_model_that_takes_no_vectors_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,3 +250,9 @@ def test_the_weights_of_a_language_model_are_counted_from_its_config(architectur
     with torch.device("meta"):
         model = getattr(transformers, architecture)(config)
     assert LMShape.of(config.to_dict()).parameters == pytest.approx(model.num_parameters(), rel=0.005)
+
+
+def test_adapters_on_layers_that_phi_3_fuses_are_counted() -> None:
+    assert Adapters.on(["qkv_proj", "mlp.gate_up_proj"], 2).targets == {
+        "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj",
+    }  # fmt: skip

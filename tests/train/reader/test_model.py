@@ -224,7 +224,9 @@ def test_gemma_4_generates_what_its_forward_finds_likeliest() -> None:
         logits = model(ids, mask, latents=latents()[:1]).logits
         assert int(logits[0, -1].argmax()) == new
         ids, mask = torch.cat([ids, torch.tensor([[new]])], 1), torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-    with pytest.raises(ConfigError, match="takes max_new_tokens, temperature, top_p and seed alone, not num_beams"):
+    lm = add_lora(LanguageModel(model.lm, mini_tokenizer(), MINI), rank=2, alpha=4, dropout=0.0)
+    model = TheWorld(lm.model, reader(), num_world_steps=3).eval()
+    with pytest.raises(ConfigError, match=r"^Gemma4ForCausalLM takes max_new_tokens, .* and seed alone, not num_beams"):
         model.generate(ids, mask, end_id=99, latents=latents()[:1], num_beams=2)
 
 
