@@ -38,8 +38,8 @@ from torch import Tensor
 
 from theworld.pipeline import LatentSpec, Recipe, key_of_bytes
 from theworld.pipeline.machine import usable_cores
-from theworld.precompute import PrecomputeConfig, run_precompute
-from theworld.precompute.inputs.listing import Sample, list_inputs
+from theworld.precompute import PrecomputeConfig, list_inputs, run_precompute
+from theworld.precompute.inputs.listing import Sample
 from theworld.precompute.job import pool as in_process
 from theworld.precompute.job import ray_pool as pools
 from theworld.precompute.job.decode_ahead import decode_ahead

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 GIB = 2**30
-_CONTEXT = 0.6 * GIB  # that CUDA takes for itself, of a GPU that is only named by its size
+CONTEXT = 0.6 * GIB  # that CUDA takes for itself, of a GPU that is only named by its size
 _RESERVE = 0.9  # of the memory: allocations leave gaps
 _WRONG_BY = 0.25  # where the memory taken differs from the estimate by a larger share, a person is told
 
@@ -24,7 +24,7 @@ def usable(free_bytes: float) -> float:
 
 def memory_of_size(size_bytes: float) -> float:
     """Bytes that a job may take on a GPU of this size, which nothing else uses."""
-    return max(0.0, size_bytes - _CONTEXT)
+    return max(0.0, size_bytes - CONTEXT)
 
 
 def free_memory(device: torch.device, gib_given: float | None = None) -> float | None:

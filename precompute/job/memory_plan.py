@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ...pipeline.device_memory import GIB, memory_of_size, total_memory, usable, wrong_estimate
+from ...pipeline.device_memory import CONTEXT, GIB, memory_of_size, total_memory, usable, wrong_estimate
 from ...pipeline.errors import ConfigError
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
@@ -112,7 +112,7 @@ def room_of(config: PrecomputeConfig, target: Target) -> Room | None:
 
     sharing = math.ceil(target.workers / torch.cuda.device_count())
     shared = f"{target.device_name}, which {sharing} workers share" if sharing > 1 else target.device_name
-    return Room(shared, limit / sharing)
+    return Room(shared, memory_of_size((limit + CONTEXT) / sharing))  # each has a context of its own
 
 
 def plan_memory(

@@ -17,6 +17,7 @@ from .builtin import BUILT_IN
 from .family import (
     INDEX,
     OTHER_PIPELINE,
+    ROOT,
     Card,
     Configs,
     HasCards,
@@ -107,7 +108,8 @@ def _explanation(reasons: Mapping[str, str], families: Mapping[str, Registered],
     # where the pipeline is that of a family, only what is said by it helps
     near = {name: reason for name, reason in reasons.items() if not reason.startswith(OTHER_PIPELINE)}
     if not near:
-        return f"Its pipeline is a {class_of(configs[INDEX])}, which none of them runs"
+        pipeline = class_of(configs.get(INDEX) or configs.get(ROOT) or {})
+        return f"Its pipeline is a {pipeline}, which none of them runs"
     names_by_reason: dict[str, list[str]] = {}
     for name, reason in near.items():
         names_by_reason.setdefault(reason, []).append(f"{name} ({families[name].family.title})")

@@ -73,7 +73,7 @@ class LanguageModel(PromptFormat):
 
 
 def load_language_model(
-    weights: Weights, *, device: torch.device, dtype: torch.dtype, attention: AttentionName = "auto"
+    weights: Weights, *, device: torch.device | str, dtype: torch.dtype, attention: AttentionName = "auto"
 ) -> LanguageModel:
     """Load, freeze and check a language model.
 
@@ -86,6 +86,7 @@ def load_language_model(
     """
     _check_architecture(weights)
     transformers_logging.disable_progress_bar()  # one bar per file of weights would hide our own lines
+    device = torch.device(device)
     options, way = _gguf(weights), attention_of(weights, attention, device=device, dtype=dtype)
     kind: Any = AutoModelForCausalLM
     if not weights.gguf:
