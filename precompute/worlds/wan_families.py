@@ -264,6 +264,13 @@ def _mismatch_of_scheduler(configs: Configs) -> str | None:
         return "its scheduler does not step along a flow (use_flow_sigmas, prediction_type)"
     if scheduler.get("use_dynamic_shifting"):
         return "its scheduler shifts by the size of the clip, which the stock pipeline never tells it"
+    return draws_noise(scheduler)
+
+
+def draws_noise(scheduler: Mapping[str, Any]) -> str | None:
+    """Why a scheduler is refused that draws noise: not from a sample's key, so no latent could be made again."""
+    if scheduler.get("stochastic_sampling"):
+        return "its scheduler draws noise of its own in each step (stochastic_sampling)"
     return None
 
 

@@ -73,6 +73,7 @@ def test_a_world_has_one_identity_by_name_and_by_folder() -> None:
         ("transformer/config.json", {"use_crossattn_projection": True}, ["a Cosmos-Predict2.5 model, of the family"]),
         ("transformer/config.json", {"in_channels": 16}, ["no image"]),
         ("scheduler/scheduler_config.json", {"use_karras_sigmas": False}, ["Karras"]),
+        ("scheduler/scheduler_config.json", {"stochastic_sampling": True}, ["draws noise of its own"]),
         ("vae/config.json", {"_class_name": "AutoencoderKL"}, ["AutoencoderKL,"]),
     ],
 )

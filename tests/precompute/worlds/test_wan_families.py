@@ -24,6 +24,7 @@ from theworld.precompute.worlds.source import find_dimensions, resolve_world
 from .test_registry import edited
 
 INDEX, TRANSFORMER, SCHEDULER = "model_index.json", "transformer/config.json", "scheduler/scheduler_config.json"
+DRAWS = {"_class_name": "FlowMatchEulerDiscreteScheduler", "stochastic_sampling": True}
 WORKS = "wan2.2-ti2v-5b and wan2.2-i2v-a14b begin with one image"
 
 
@@ -62,6 +63,8 @@ def test_each_folder_is_of_one_family(folders: dict[str, Path]) -> None:
         ("wan2.1-i2v", TRANSFORMER, {"patch_size": [2, 2, 2]}, ["2 latent frames as one"]),
         ("wan2.2-ti2v", SCHEDULER, {"use_flow_sigmas": False}, ["along a flow"]),
         ("wan2.2-ti2v", SCHEDULER, {"use_dynamic_shifting": True}, ["never tells it"]),
+        ("wan2.1-i2v", SCHEDULER, DRAWS, ["draws noise of its own"]),
+        ("wan2.2-i2v", SCHEDULER, DRAWS, ["draws noise of its own"]),
         ("wan2.2-ti2v", "text_encoder/config.json", {"model_type": "t5"}, ["t5, not a umt5"]),
     ],
 )
