@@ -84,7 +84,9 @@ def test_a_sound_store_is_made_again_bit_by_bit(original: Made) -> None:
 def test_another_place_in_a_batch_is_no_difference(tmp_path: Path) -> None:
     """On some CPUs a product of these sizes rounds otherwise in the first and the last rows of a batch."""
     world, images = save_mini_two_stage(tmp_path / "world"), make_images(tmp_path / "in", 3)
-    made = Made(make_store(images, tmp_path / "cache", world, size="32x48", batch_size=3, dtype="float32"), images, world)
+    made = Made(
+        make_store(images, tmp_path / "cache", world, size="32x48", batch_size=3, dtype="float32"), images, world
+    )
     for seed in range(2):  # which sample stands where
         assert {one.verdict for one in made.audit(2, seed=seed).samples} == {"equal"}
 
