@@ -98,7 +98,7 @@ def test_equal_fields_give_equal_ids_through_json() -> None:
         ({"height": 65}, ["height", "multiple of 16"]),
         ({"rollout_steps": -1}, ["rollout_steps"]),
         ({"denoise_steps": 1}, ["denoise_steps"]),  # one level would return pure noise
-        ({"guidance": 7.0}, ["guidance", "prompt"]),
+        ({"guidance": 7.0}, ["guidance", "Give a prompt or a negative_prompt"]),
         ({"negative_prompt": "x"}, ["negative_prompt", "guidance"]),
         ({"prompt": "  "}, ["prompt", "empty"]),
         ({"prompt": "a\0b"}, ["prompt", "NUL"]),
