@@ -197,6 +197,8 @@ NO_EFFECT_ON_LATENTS = {
     *("images", "scenes", "cache", "limit", "part", "guardrail", "device", "workers", "batch_size"),
     "compile",  # last bits alone, as the batch size
     "offload",  # where weights lie before a block computes
+    "decoders",  # processes that make pixels of files, the same in each
+    "memory",  # what a plan reckons with, and so the batch size
     *("format", "shard_size", "nodes"),
     *("in_process", "dry_run", "retry_failed", "max_bad", "column", "image_root", "rehash", "address", "events"),
     "gpu_hour_price",
