@@ -171,6 +171,8 @@ class WanTI2VFamily(_WanFamily):
         if not transformer.get("in_channels") == transformer.get("out_channels") == channels:
             taken = f"{transformer.get('in_channels')} channels and gives {transformer.get('out_channels')}"
             return f"its transformer takes {taken}, not the {channels} of its autoencoder"
+        if (ratio := configs.get(INDEX, {}).get("boundary_ratio")) is not None:
+            return f"a second transformer takes over at its boundary_ratio {str(ratio)[:20]}, and TI2V has one"
         return None
 
     def encoded_frames(self, seen: int, clip: int) -> int:

@@ -244,7 +244,7 @@ def test_a_size_off_the_latents_grid_and_what_wan_has_no_use_for_are_refused(
             make_recipe(PrecomputeConfig(**refused), world)
     with pytest.raises(ConfigError, match=r"(?s)21 .*at most 20"):
         make_recipe(PrecomputeConfig(steps=21), world)
-    with pytest.raises(RecipeError, match="without a prompt"):
+    with pytest.raises(RecipeError, match="needs a text"):
         make_recipe(PrecomputeConfig(guidance=5.0), world)
 
 

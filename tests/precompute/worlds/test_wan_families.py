@@ -57,6 +57,7 @@ def test_each_folder_is_of_one_family(folders: dict[str, Path]) -> None:
         ("wan2.2-i2v", TRANSFORMER, {"image_dim": 16}, ["CLIP"]),
         ("wan2.2-i2v", "transformer_2/config.json", {"in_channels": 48}, ["transformer_2 takes 48 channels, not 36"]),
         ("wan2.2-i2v", "transformer_2/config.json", {"_class_name": "Other"}, ["transformer_2 is a Other"]),
+        ("wan2.2-ti2v", INDEX, {"boundary_ratio": 0.9}, ["second transformer takes over", "TI2V has one"]),
         ("wan2.2-ti2v", TRANSFORMER, {"in_channels": 100}, ["100 channels", "not the 48"]),
         ("wan2.2-ti2v", TRANSFORMER, {"patch_size": None}, ["patch_size None"]),
         ("wan2.2-i2v", "transformer_2/config.json", {"patch_size": [1, "2", 2]}, ["transformer_2 has the patch_size"]),
