@@ -112,8 +112,8 @@ class Recipe(BaseModel):
             raise ValueError("each sample has its own prompt, and the recipe has one for all: leave out one of them")
         if self.guidance > 1.0 and self.prompt is None and self.negative_prompt is None and self.prompts == "recipe":
             raise ValueError(
-                "guidance above 1.0 without a prompt doubles the cost and changes nothing: "
-                "both branches see no text. Give a prompt, or leave guidance at 1.0"
+                "guidance above 1.0 needs a text to steer to or away from; it doubles the cost. Give a prompt or a "
+                "negative_prompt, or leave guidance at 1.0"
             )
         for name in ("prompt", "negative_prompt"):
             text = getattr(self, name)

@@ -16,7 +16,7 @@ from .cosmos3_family import Cosmos3
 from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, WorldFamily, mismatched
 from .memory import Memory
 from .vjepa2_family import VJepa2Family
-from .wan_families import InWanLatents, Wan21Family, WanTI2VFamily, WanTwoStageFamily
+from .wan_families import InWanLatents, Wan21Family, WanTI2VFamily, WanTwoStageFamily, draws_noise
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import WorldModel
@@ -62,7 +62,7 @@ class _Cosmos(InWanLatents):
             return "its transformer has no channel for the observed frame, so it begins with no image"
         if not configs["scheduler"].get("use_karras_sigmas"):
             return "its scheduler does not use Karras sigmas"
-        return None
+        return draws_noise(configs["scheduler"])
 
     def check(self, recipe: Recipe) -> None:
         del recipe  # the recipe's rules were written for it

@@ -171,6 +171,8 @@ class WanTI2VFamily(_WanFamily):
         if not transformer.get("in_channels") == transformer.get("out_channels") == channels:
             taken = f"{transformer.get('in_channels')} channels and gives {transformer.get('out_channels')}"
             return f"its transformer takes {taken}, not the {channels} of its autoencoder"
+        if (ratio := configs.get(INDEX, {}).get("boundary_ratio")) is not None:
+            return f"a second transformer takes over at its boundary_ratio {str(ratio)[:20]}, and TI2V has one"
         return None
 
     def encoded_frames(self, seen: int, clip: int) -> int:
@@ -270,6 +272,13 @@ def _mismatch_of_scheduler(configs: Configs) -> str | None:
         return "its scheduler does not step along a flow (use_flow_sigmas, prediction_type)"
     if scheduler.get("use_dynamic_shifting"):
         return "its scheduler shifts by the size of the clip, which the stock pipeline never tells it"
+    return draws_noise(scheduler)
+
+
+def draws_noise(scheduler: Mapping[str, Any]) -> str | None:
+    """Why a scheduler is refused that draws noise: not from a sample's key, so no latent could be made again."""
+    if scheduler.get("stochastic_sampling"):
+        return "its scheduler draws noise of its own in each step (stochastic_sampling)"
     return None
 
 

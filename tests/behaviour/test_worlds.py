@@ -156,6 +156,20 @@ def test_real_videos_are_cut_by_the_strides_of_the_world_that_encodes_them(
     assert open_store(report.store).sample_shape == (4, 4, 8, 12)
 
 
+def test_a_package_s_world_goes_on_from_the_frames_it_is_shown(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "site", monkeypatch, package="drift-world", code=drift_code(), name="drift")
+    world = save_drift(tmp_path / "drift")
+    short = run_precompute(settings(images, world, steps=8, chunk_context=3))
+    long = run_precompute(settings(images, world, steps=20, chunk_context=3))
+    stores = [open_store(done.store) for done in (short, long)]
+    key = stores[0].keys[0]
+    one, other = (store.read([key])[0] for store in stores)
+    assert (one.shape[1], other.shape[1]) == (9, 21)
+    assert (one == other[:, :9]).all(), "a longer clip begins with the shorter one"
+
+
 def test_wan_rolls_out_into_a_store_that_a_reader_trains_on(tmp_path: Path, images: Path) -> None:
     world = save_mini_wan(tmp_path / "tiny-wan")
     report = run_precompute(settings(images, world, size="32x48"))

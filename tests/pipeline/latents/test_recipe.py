@@ -98,7 +98,7 @@ def test_equal_fields_give_equal_ids_through_json() -> None:
         ({"height": 65}, ["height", "multiple of 16"]),
         ({"rollout_steps": -1}, ["rollout_steps"]),
         ({"denoise_steps": 1}, ["denoise_steps"]),  # one level would return pure noise
-        ({"guidance": 7.0}, ["guidance", "prompt"]),
+        ({"guidance": 7.0}, ["guidance", "Give a prompt or a negative_prompt"]),
         ({"negative_prompt": "x"}, ["negative_prompt", "guidance"]),
         ({"prompt": "  "}, ["prompt", "empty"]),
         ({"prompt": "a\0b"}, ["prompt", "NUL"]),
@@ -197,6 +197,8 @@ NO_EFFECT_ON_LATENTS = {
     *("images", "scenes", "cache", "limit", "part", "guardrail", "device", "workers", "batch_size"),
     "compile",  # last bits alone, as the batch size
     "offload",  # where weights lie before a block computes
+    "decoders",  # processes that make pixels of files, the same in each
+    "memory",  # what a plan reckons with, and so the batch size
     *("format", "shard_size", "nodes"),
     *("in_process", "dry_run", "retry_failed", "max_bad", "column", "image_root", "rehash", "address", "events"),
     "gpu_hour_price",

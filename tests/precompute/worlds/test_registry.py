@@ -73,6 +73,7 @@ def test_a_world_has_one_identity_by_name_and_by_folder() -> None:
         ("transformer/config.json", {"use_crossattn_projection": True}, ["a Cosmos-Predict2.5 model, of the family"]),
         ("transformer/config.json", {"in_channels": 16}, ["no image"]),
         ("scheduler/scheduler_config.json", {"use_karras_sigmas": False}, ["Karras"]),
+        ("scheduler/scheduler_config.json", {"stochastic_sampling": True}, ["draws noise of its own"]),
         ("vae/config.json", {"_class_name": "AutoencoderKL"}, ["AutoencoderKL,"]),
     ],
 )
@@ -243,7 +244,7 @@ def test_a_size_off_the_latents_grid_and_what_wan_has_no_use_for_are_refused(
             make_recipe(PrecomputeConfig(**refused), world)
     with pytest.raises(ConfigError, match=r"(?s)21 .*at most 20"):
         make_recipe(PrecomputeConfig(steps=21), world)
-    with pytest.raises(RecipeError, match="without a prompt"):
+    with pytest.raises(RecipeError, match="needs a text"):
         make_recipe(PrecomputeConfig(guidance=5.0), world)
 
 

@@ -24,6 +24,7 @@ from theworld.precompute.worlds.source import find_dimensions, resolve_world
 from .test_registry import edited
 
 INDEX, TRANSFORMER, SCHEDULER = "model_index.json", "transformer/config.json", "scheduler/scheduler_config.json"
+DRAWS = {"_class_name": "FlowMatchEulerDiscreteScheduler", "stochastic_sampling": True}
 WORKS = "wan2.2-ti2v-5b and wan2.2-i2v-a14b begin with one image"
 
 
@@ -56,12 +57,15 @@ def test_each_folder_is_of_one_family(folders: dict[str, Path]) -> None:
         ("wan2.2-i2v", TRANSFORMER, {"image_dim": 16}, ["CLIP"]),
         ("wan2.2-i2v", "transformer_2/config.json", {"in_channels": 48}, ["transformer_2 takes 48 channels, not 36"]),
         ("wan2.2-i2v", "transformer_2/config.json", {"_class_name": "Other"}, ["transformer_2 is a Other"]),
+        ("wan2.2-ti2v", INDEX, {"boundary_ratio": 0.9}, ["second transformer takes over", "TI2V has one"]),
         ("wan2.2-ti2v", TRANSFORMER, {"in_channels": 100}, ["100 channels", "not the 48"]),
         ("wan2.2-ti2v", TRANSFORMER, {"patch_size": None}, ["patch_size None"]),
         ("wan2.2-i2v", "transformer_2/config.json", {"patch_size": [1, "2", 2]}, ["transformer_2 has the patch_size"]),
         ("wan2.1-i2v", TRANSFORMER, {"patch_size": [2, 2, 2]}, ["2 latent frames as one"]),
         ("wan2.2-ti2v", SCHEDULER, {"use_flow_sigmas": False}, ["along a flow"]),
         ("wan2.2-ti2v", SCHEDULER, {"use_dynamic_shifting": True}, ["never tells it"]),
+        ("wan2.1-i2v", SCHEDULER, DRAWS, ["draws noise of its own"]),
+        ("wan2.2-i2v", SCHEDULER, DRAWS, ["draws noise of its own"]),
         ("wan2.2-ti2v", "text_encoder/config.json", {"model_type": "t5"}, ["t5, not a umt5"]),
     ],
 )
