@@ -107,14 +107,15 @@ def _explanation(reasons: Mapping[str, str], families: Mapping[str, Registered],
     """Why no family takes it; each reason once."""
     # where the pipeline is that of a family, only what is said by it helps
     near = {name: reason for name, reason in reasons.items() if not reason.startswith(OTHER_PIPELINE)}
+    layout = "diffusers has a folder for each part; on the Hub, such repositories are often named …-Diffusers"
+    if not near and INDEX in configs:
+        return f"Its pipeline is a {class_of(configs[INDEX])}, which none of them runs"
     if not near:
-        pipeline = class_of(configs.get(INDEX) or configs.get(ROOT) or {})
-        return f"Its pipeline is a {pipeline}, which none of them runs"
+        return f"It is a {class_of(configs.get(ROOT, {}))} without parts, which none of them runs ({layout})"
     names_by_reason: dict[str, list[str]] = {}
     for name, reason in near.items():
         names_by_reason.setdefault(reason, []).append(f"{name} ({families[name].family.title})")
     said = "; ".join(f"no {' and no '.join(names)}: {reason}" for reason, names in names_by_reason.items())
-    layout = "diffusers has a folder for each part; on the Hub, such repositories are often named …-Diffusers"
     return f"It is {said}" if configs else f"It is {said} ({layout})"
 
 

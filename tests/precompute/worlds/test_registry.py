@@ -152,6 +152,10 @@ def test_a_folder_that_no_family_knows_is_refused_with_each_reason_once(cosmos: 
     (tmp_path / "original" / "config.json").write_text("{}")
     with pytest.raises(WorldModelError, match=r"a folder for each part.*…-Diffusers") as caught:
         resolve_world(str(tmp_path / "original"))
+    assert "a part of no stated class without parts, which none of them runs" in str(caught.value)
+    (tmp_path / "original" / "config.json").unlink()
+    with pytest.raises(WorldModelError, match=r"a folder for each part.*…-Diffusers") as caught:
+        resolve_world(str(tmp_path / "original"))
     assert str(caught.value).count("no vae/") == 1
 
 

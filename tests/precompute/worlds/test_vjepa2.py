@@ -186,7 +186,7 @@ def test_a_folder_without_subfolders_is_named_by_its_config_weights_and_processo
         ({"architectures": ["VJEPA2ForVideoClassification"]}, r"tuned to name classes.*facebook/vjepa2-vitl-fpc64-256"),
         ({"model_type": "vjepa2_1"}, r"it is a vjepa2_1; .*not 2\.1 and not 2-AC"),
         ({"model_type": "vjepa2-ac"}, "not 2-AC"),
-        ({"model_type": "dinov2"}, "its pipeline is a dinov2, not a vjepa2"),
+        ({"model_type": "dinov2"}, "It is a dinov2 without parts, which none of them runs"),
         ({"in_chans": 4}, "4 colours"),
         ({"crop_size": 72}, "no multiple of 16"),
         ({"crop_size": "256"}, "crop_size is 256, and no whole number"),
