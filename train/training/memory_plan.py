@@ -19,6 +19,8 @@ from ..reader.layouts import TokenLayout, usual_layouts
 from ..reader.memory import Estimate, MemoryShape, ReaderShape, Rows
 from ..runs.meta import ReaderFacts
 
+LARGE_READER = 200_000_000
+"""Trained numbers of a reader above which a training warns; with 16 channels they have some 10 to 30 million."""
 _NAMED = 3  # layouts that a message lists
 
 
@@ -138,6 +140,22 @@ def _too_small(
         f"{least.device} is too small to train {source}: one image of {least.tokens:,} tokens needs about "
         f"{least.estimate.describe()}{how}, and {format_bytes(usable(limit))} of {format_bytes(limit)} can be used. "
         f"{instead}"
+    )
+
+
+def large_reader_warning(facts: ReaderFacts, shape: MemoryShape) -> str | None:
+    """What to say of a layout whose reader has more numbers to train than data may fill; None of any other.
+
+    Its layers are as wide as four tokens have numbers: with 1,024 channels (V-JEPA 2) and patches of 4 x 4, a billion.
+    """
+    if shape.reader is None or shape.reader.parameters < LARGE_READER:
+        return None
+    sizes = {layout: _reader(facts, layout, shape).parameters for layout in usual_layouts(*facts.latent_shape[1:])}
+    smallest = sorted(sizes, key=lambda layout: sizes[layout])[:_NAMED]
+    choices = ", ".join(f"{flags(layout)} ({sizes[layout] / 1e6:,.0f})" for layout in smallest)
+    return (
+        f"warning: this layout's reader has {shape.reader.parameters / 1e6:,.0f} million numbers to train, as a token "
+        f"holds {shape.reader.numbers:,} of the latents. Smaller, in millions: {choices}"
     )
 
 

@@ -33,7 +33,7 @@ from ..runs.folder import resolve_dtype
 from ..runs.meta import ReaderFacts
 from ..runs.sizes import shape_of
 from .inputs import TrainData
-from .memory_plan import MemoryPlan, plan_training
+from .memory_plan import MemoryPlan, large_reader_warning, plan_training
 
 VALIDATION = "validation"
 """The split that early stopping uses."""
@@ -131,6 +131,8 @@ def prepare(
         attention=attention,
         shows=train_split.images is not None,
     )
+    if (warning := large_reader_warning(facts, shape)) is not None:
+        progress.warn(warning)
     plan = _plan_memory(config, speech, facts, train_split, shape, device, processes=processes)
     return Prepared(
         arm=arm,

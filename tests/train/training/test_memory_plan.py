@@ -16,7 +16,7 @@ from theworld.train.data.batches import Example
 from theworld.train.reader.memory import Adapters, Rows
 from theworld.train.runs.meta import ReaderFacts
 from theworld.train.runs.sizes import shape_of
-from theworld.train.training.memory_plan import MemoryPlan, plan_training
+from theworld.train.training.memory_plan import MemoryPlan, large_reader_warning, plan_training
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 CPU = torch.device("cpu")
@@ -123,3 +123,27 @@ def test_only_an_estimate_that_was_far_off_is_worth_a_word() -> None:
     said = wrong_estimate(10 * GIB, 15 * GIB)
     assert said is not None
     assert "10.0 GiB were expected, 15.0 GiB were taken" in said
+
+
+def test_a_reader_that_a_layout_makes_huge_is_warned_of_with_layouts_that_do_not() -> None:
+    def warning(channels: int, layout: str, patch: int) -> str | None:
+        facts = ReaderFacts.model_validate(
+            {
+                "layout": layout,
+                "patch": patch,
+                "latent_shape": (channels, 16, 16),
+                "hidden_size": 2304,
+                "max_world_steps": 8,
+                "num_world_steps": 8,
+            }
+        )
+        shape = shape_of(GEMMA2_2B, facts, Adapters(), dtype=torch.bfloat16, attention="eager", shows=True)
+        return large_reader_warning(facts, shape)
+
+    said = warning(1024, "patch", 4)  # V-JEPA 2 L
+    assert said is not None
+    assert "1,2" in said.split("million")[0]
+    assert "a token holds 16,384 of the latents" in said
+    assert "--layout spatial" in said
+    assert warning(1024, "spatial", 1) is None
+    assert warning(48, "patch", 4) is None
