@@ -22,7 +22,7 @@ from theworld.precompute.worldlet.scenes.files import write_scenes
 from theworld.train import RunSummary, TrainConfig, find_weights
 from theworld.train import evaluate as evaluate_run
 from theworld.train import train as run_training
-from theworld.train.language.lm import load_tokenizer_only
+from theworld.train.language.lm import attention_of, load_tokenizer_only
 from theworld.train.reader.memory import Rows
 from theworld.train.runs.meta import METRICS, read_meta
 from theworld.train.runs.sizes import sizes_of_run
@@ -244,5 +244,7 @@ def _expected_bytes(session: Session, run: Path, batch: int) -> int:
         labels=min(batch, len(tokens_by_image)) * max(map(len, tokens_by_image.values())),
         is_packed=True,
     )
-    sizes = sizes_of_run(meta, weights, getattr(torch, meta.config["dtype"]))
+    dtype = getattr(torch, meta.config["dtype"])
+    attention = attention_of(weights, "auto", device=session.device, dtype=dtype)
+    sizes = sizes_of_run(meta, weights, dtype, attention)
     return sizes.answering(rows).total
