@@ -95,7 +95,7 @@ class AnyFlowWorld(FollowsPrompts, WanLatents):
         """
         if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
             raise ConfigError(f"a recipe of kind {recipe.kind} is not one rollout from a state that is kept")
-        observed = self.encode_video(seen) if seen.ndim == 5 else self.encode(seen)
+        observed = self.encode_seen(seen)
         known, frames = observed.shape[2], 1 + recipe.rollout_steps * recipe.stride
         if (known - 1) % CHUNK_FRAMES:
             raise ConfigError(f"AnyFlow FAR goes on behind 1 + a multiple of {CHUNK_FRAMES} latent frames, not {known}")

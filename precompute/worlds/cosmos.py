@@ -19,14 +19,13 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from jaxtyping import Float
 from torch import Tensor
 
-from ...pipeline.errors import ConfigError
 from ...pipeline.latents.recipe import Recipe, Solver
 from ...pipeline.latents.tensors import draw_noise, standardise
 from .cosmos_forward import LeanTransformer
 from .offloading import offload_blocks
 from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
-from .text_rows import stack_prompts
+from .text_rows import stack_prompts_of
 from .wan_vae import WanLatents, load_part
 
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
@@ -95,16 +94,10 @@ class CosmosWorld(FollowsPrompts, WanLatents):
             ConfigError: the recipe has a prompt and this world was loaded without its embeddings, or its latents are
                 not those of one joint diffusion.
         """
-        if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
-            chunks = " in chunks" if recipe.chunk_frames else ""
-            raise ConfigError(f"a recipe of kind {recipe.kind}{chunks} is not one joint diffusion")
-        observed = self.encode_video(seen) if seen.ndim == 5 else self.encode(seen)
+        observed = self.encode_observed(seen, recipe)
         if recipe.rollout_steps == 0:
             return observed
-        prompted = recipe.prompt is not None or recipe.negative_prompt is not None or recipe.prompts == "sample"
-        if prompted and self._text is None:
-            raise ConfigError("this recipe has a prompt, and the world model was loaded without its embeddings")
-        text, negative = stack_prompts(self._text)
+        text, negative = stack_prompts_of(recipe, self._text)
         frames = 1 + recipe.rollout_steps * recipe.stride
         _, channels, observed_frames, height, width = observed.shape
         noise = draw_noise(recipe, keys, (channels, frames, height, width))

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, UniPCMultistep
 from jaxtyping import Float
 from torch import Tensor
 
-from ...pipeline.errors import ConfigError, WorldModelError
+from ...pipeline.errors import WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import draw_noise
@@ -26,7 +26,7 @@ from .cosmos_forward import LeanTransformer
 from .offloading import offload_blocks
 from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
-from .text_rows import stack_prompts
+from .text_rows import stack_prompts_of
 from .wan_vae import WanLatents, load_part
 
 TIME_OBSERVED = 1e-4
@@ -102,16 +102,10 @@ class Cosmos25World(FollowsPrompts, WanLatents):
             ConfigError: the recipe has a prompt and this world was loaded without its embeddings, or its latents are
                 not those of one joint diffusion.
         """
-        if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
-            chunks = " in chunks" if recipe.chunk_frames else ""
-            raise ConfigError(f"a recipe of kind {recipe.kind}{chunks} is not one joint diffusion")
-        observed = self.encode_video(seen) if seen.ndim == 5 else self.encode(seen)
+        observed = self.encode_observed(seen, recipe)
         if recipe.rollout_steps == 0:
             return observed
-        prompted = recipe.prompt is not None or recipe.negative_prompt is not None or recipe.prompts == "sample"
-        if prompted and self._text is None:
-            raise ConfigError("this recipe has a prompt, and the world model was loaded without its embeddings")
-        text, negative = stack_prompts(self._text)
+        text, negative = stack_prompts_of(recipe, self._text)
         _, channels, observed_frames, height, width = observed.shape
         noise = draw_noise(recipe, keys, (channels, 1 + recipe.rollout_steps * recipe.stride, height, width))
         latents = self.denoise(
@@ -139,7 +133,7 @@ class Cosmos25World(FollowsPrompts, WanLatents):
     ) -> Float[Tensor, "B C T H W"]:
         """What `Cosmos2_5_PredictBasePipeline(..., output_type="latent")` returns, for comparison with it: observed
         frames are what the solver makes of them, and each generator is drawn from once, as there."""
-        observed = self.encode_video(seen) if seen.ndim == 5 else self.encode(seen)
+        observed = self.encode_seen(seen)
         shape = (observed.shape[1], 1 + rollout_steps, *observed.shape[3:])
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         return self.denoise(

@@ -105,10 +105,7 @@ class Cosmos3World(FollowsPrompts, WanLatents):
             ConfigError: this world was loaded without the recipe's prompts (the empty one too), or the recipe's
                 latents are not those of one joint diffusion.
         """
-        if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
-            chunks = " in chunks" if recipe.chunk_frames else ""
-            raise ConfigError(f"a recipe of kind {recipe.kind}{chunks} is not one joint diffusion")
-        observed = self.encode_video(seen) if seen.ndim == 5 else self.encode(seen)
+        observed = self.encode_observed(seen, recipe)
         if recipe.rollout_steps == 0:
             return observed
         if self._text is None or not self._text.prompts:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.pretrained import load_pretrained, refusals_of_tokenizer
+from ...pipeline.latents.recipe import Recipe
 from .text_embeddings import ROWS, PromptReader, Text, TextEmbeddings, stack_rows
 
 MAX_PROMPT_TOKENS = 512
@@ -59,6 +60,18 @@ def stack_prompts(text: TextEmbeddings | None) -> tuple[Tensor | None, Tensor | 
         return None, None
     negative = () if text.negative is None else (text.negative,)
     return stack_rows(text.prompts, MAX_PROMPT_TOKENS), stack_rows(negative, MAX_PROMPT_TOKENS)
+
+
+def stack_prompts_of(recipe: Recipe, text: TextEmbeddings | None) -> tuple[Tensor | None, Tensor | None]:
+    """The same, for a world model that needs no text where the recipe has none.
+
+    Raises:
+        ConfigError: the recipe has a prompt, and its embeddings were not loaded.
+    """
+    prompted = recipe.prompt is not None or recipe.negative_prompt is not None or recipe.prompts == "sample"
+    if prompted and text is None:
+        raise ConfigError("this recipe has a prompt, and the world model was loaded without its embeddings")
+    return stack_prompts(text)
 
 
 def require_fitting_tokens(ids: list[int], model: Any, tokenizer: Any) -> None:

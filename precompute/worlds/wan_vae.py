@@ -14,8 +14,9 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float
 from torch import Tensor
 
-from ...pipeline.errors import LatentShapeError, WorldModelError
+from ...pipeline.errors import ConfigError, LatentShapeError, WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
+from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.latents.tensors import standardise, unstandardise
 from .encode_slices import encode_slices
@@ -59,6 +60,23 @@ class WanLatents:
             images: float32 in [-1, 1].
         """
         return self.encode_video(images.unsqueeze(2))
+
+    def encode_seen(self, seen: Float[Tensor, "B 3 *frames height width"]) -> Float[Tensor, "B C K H W"]:
+        """Standardised latents of images or of videos, as `encode` and `encode_video` have them."""
+        return self.encode_video(seen) if seen.ndim == 5 else self.encode(seen)
+
+    def encode_observed(
+        self, seen: Float[Tensor, "B 3 *frames height width"], recipe: Recipe
+    ) -> Float[Tensor, "B C K H W"]:
+        """The same, of what one joint diffusion is shown.
+
+        Raises:
+            ConfigError: the recipe's latents are not those of one joint diffusion.
+        """
+        if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
+            chunks = " in chunks" if recipe.chunk_frames else ""
+            raise ConfigError(f"a recipe of kind {recipe.kind}{chunks} is not one joint diffusion")
+        return self.encode_seen(seen)
 
     @torch.inference_mode()
     def encode_video(self, videos: Float[Tensor, "B 3 F height width"]) -> Float[Tensor, "B C T H W"]:
