@@ -44,6 +44,8 @@ class Signals:
         """Of the first one; empty before."""
         self.holds = 0
         """Blocks of `held` that are open: inside, the first signal is only noted."""
+        self._raised = False
+        """Whether the first signal interrupted what was going on."""
         self._before: dict[int, Any] = {}
         """The handlers of the signals taken, which are those of nobody who wants to keep them."""
         self._heard: tuple[int, float] | None = None
@@ -66,6 +68,10 @@ class Signals:
             try:
                 self.install()
                 yield
+            except Exception as error:
+                if self._raised and not isinstance(error, Interrupted):  # compiled code made another error of it
+                    raise Interrupted(_message(self.name)) from error
+                raise
             finally:
                 for number, handler in self._before.items():
                     signal.signal(number, handler)
@@ -88,6 +94,7 @@ class Signals:
         self.name = signal.Signals(number).name
         print_at_once(f"{self.name}: stopping after the batch in hand; a second one stops it on the spot")
         if not self.holds:
+            self._raised = True
             raise Interrupted(_message(self.name))
 
     def _end_on_the_spot(self, numbers: bytes) -> None:

@@ -1,9 +1,11 @@
 """What a second signal does to a run that is stopping."""
 
+import os
 import signal
 
 import pytest
 
+from theworld.pipeline.errors import Interrupted
 from theworld.precompute.job import signals as signals_module
 from theworld.precompute.job.signals import Signals
 
@@ -46,3 +48,21 @@ def test_ctrl_c_twice_ends_it_however_fast(run: Signals) -> None:
 
 def test_a_terminal_that_goes_away_twice_does_not(run: Signals) -> None:
     run._end_on_the_spot(bytes([signal.SIGHUP, signal.SIGHUP]))
+
+
+@pytest.mark.usefixtures("hears_signals")
+def test_a_signal_of_which_compiled_code_makes_another_error_ends_the_run_as_a_signal() -> None:
+    def check_settings() -> None:  # pydantic does so: a serializer that is interrupted is reported as a wrong value
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        except Interrupted:
+            raise ValueError("a wrong value") from None
+
+    with pytest.raises(Interrupted, match="SIGUSR1"), Signals().caught():
+        check_settings()
+
+
+@pytest.mark.usefixtures("hears_signals")
+def test_an_error_of_its_own_stays_what_it_is() -> None:
+    with pytest.raises(ValueError, match="a wrong value"), Signals().caught():
+        raise ValueError("a wrong value")
