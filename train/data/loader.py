@@ -67,9 +67,7 @@ class LatentDataset(Dataset[Tensor]):
     read_ahead = True
     """Whether a batch is worth reading before it is wanted."""
 
-    def __init__(
-        self, store: LatentStore, *, keys: AnyKeys | None = None, rollout_steps: int | None = None
-    ) -> None:
+    def __init__(self, store: LatentStore, *, keys: AnyKeys | None = None, rollout_steps: int | None = None) -> None:
         self.store = store
         self._given = None if keys is None else keys if is_packed(keys) else tuple(keys)
         self.rollout_steps = store.buffer(0, rollout_steps=rollout_steps).rollout_steps
@@ -134,6 +132,10 @@ class LatentDataset(Dataset[Tensor]):
             self._index = index
         rows = self._rows[np.asarray(indices, np.int64)]
         return as_tensor(self.store.read_rows(rows, self.buffer(len(rows)) if buffer is None else buffer))
+
+    def shards_of(self, keys: Iterable[str]) -> NDArray[np.int64]:
+        """The number of the shard that holds each of some keys of this dataset."""
+        return self.store.rows_of(tuple(keys)) // self.store.shard_size
 
     def buffer(self, samples: int, memory: NDArray[np.uint8] | None = None) -> BatchBuffer:
         """Memory for so many samples of this dataset, for `read`; as `LatentStore.buffer`."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...pipeline.progress import Progress
@@ -17,7 +19,7 @@ from ..runs.partial import PartialRun
 from .distributed import Ranks
 from .memory_plan import MemoryPlan
 from .signals import Stop
-from .update_order import UpdateOrder
+from .update_order import Blocks, UpdateOrder
 
 Rows = list[tuple[Example, ...]]
 
@@ -31,6 +33,10 @@ class TrainData:
     """None for an arm without latents."""
     pictures: VisionInputs | None = None
     """The images, for a language model that reads them itself."""
+
+    def shard_of_row(self) -> NDArray[np.int64] | None:
+        """The shard that the latents of each row are in; None for an arm without latents."""
+        return None if self.images is None else self.images.shards_of(row[0].key for row in self.rows)
 
     def batches(
         self, order: UpdateOrder, updates: Iterable[int], *, pad_id: int, device: torch.device
@@ -62,3 +68,22 @@ class Training:
     ranks: Ranks = field(default_factory=Ranks)
     progress: Progress = field(default_factory=Progress.silent)
     stop: Stop = field(default_factory=Stop)
+
+    def order(self, pass_rows: int | None) -> UpdateOrder:
+        """Which rows this process learns from, update by update.
+
+        Args:
+            pass_rows: rows of a pass; None is all of a process in an update.
+        """
+        config, data = self.config, self.train_data
+        shards = data.shard_of_row() if config.shuffle == "blocks" else None
+        return UpdateOrder(
+            data.rows,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+            micro_batch=pass_rows,
+            group_by_length=config.group_by_length,
+            blocks=None if shards is None else Blocks(shards, config.shuffle_window, config.shuffle_groups),
+        )

@@ -53,6 +53,8 @@ class SplitData:
 class Prepared:
     """All that is known of a training before its language model is loaded."""
 
+    config: TrainConfig
+    """The settings, with the shuffle that suits the store where none was set."""
     arm: Arm
     store: LatentStore
     train_split: SplitData
@@ -92,6 +94,7 @@ def prepare(
         raise ConfigError("flex_attention cannot be trained on a CPU: it has no backward pass there. Use eager")
     arm = parse_arm(config.arm)
     store = open_store(config.store, check_sizes=True)
+    config = _with_shuffle(config)
     steps = arm.steps(_check_steps(config, store))
     _check_pooling(config.token_layout(), store)
     if live is None:
@@ -135,6 +138,7 @@ def prepare(
         progress.warn(warning)
     plan = _plan_memory(config, speech, facts, train_split, shape, device, processes=processes)
     return Prepared(
+        config=config,
         arm=arm,
         store=store,
         train_split=train_split,
@@ -149,6 +153,11 @@ def prepare(
         facts=facts,
         plan=plan,
     )
+
+
+def _with_shuffle(config: TrainConfig) -> TrainConfig:
+    """The settings with the order of rows decided."""
+    return config if config.shuffle is not None else config.model_copy(update={"shuffle": "full"})
 
 
 def _open_split(
