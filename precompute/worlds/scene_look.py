@@ -46,4 +46,4 @@ def may_be_scene(head: bytes) -> bool:
 
 
 def _is_near(colors: NDArray[np.uint8], wanted: tuple[int, int, int]) -> NDArray[np.bool_]:
-    return (np.abs(colors.astype(np.int16) - np.array(wanted, np.int16)) <= _NEAR).all(axis=-1)
+    return np.all(np.abs(colors.astype(np.int16) - np.array(wanted, np.int16)) <= _NEAR, axis=-1)
