@@ -25,6 +25,7 @@ from .formats.base import ShardLayout
 from .index import Shard
 from .records import unreadable
 from .row_reader import GONE, RowReader
+from .shard_cache import ShardCache
 from .shard_fetch import CachedShards, Source
 from .shard_files import OpenShardFiles, ShardFile
 
@@ -35,6 +36,9 @@ _SHARDS_AHEAD = 4
 
 class BucketRowReader(RowReader):
     """As `RowReader`, of a store whose files have no paths."""
+
+    batches_ahead = 4
+    """More than from a disk: a request takes long, and costs little."""
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class BucketRowReader(RowReader):
         self._source, self.shards = source, shards
         self._pools: dict[str, tuple[int, ThreadPoolExecutor]] = {}
         self._healed: set[int] = set()
+        self._most_shards = 1
         self._files = OpenShardFiles(None, lambda number: self._layout.payload_name(number), self._open_copy)
 
     def forget(self, numbers: Iterable[int]) -> None:
@@ -94,6 +99,31 @@ class BucketRowReader(RowReader):
         for each in reads:
             each.result()
         return buffer.latents[: len(rows)]
+
+    def use_cache(self, cache: ShardCache, url: str, *, window: int | None) -> None:
+        """Read whole shards by way of a local cache from now on.
+
+        Args:
+            window: shards that are read at a time; None is all of them, in any order.
+        Raises:
+            ConfigError: it may not hold so many.
+        """
+        table = self._catalog.index.shards.table()
+        largest = max((size for _, _, size in table.tolist()), default=0)
+        wanted = len(table) if window is None else min(window, len(table))
+        cache.require_room(largest, wanted)
+        self.shards = CachedShards(cache, self._source, url=url, recipe_id=self._recipe_id)
+        self._most_shards = max(wanted, min(2 * wanted, cache.limit_bytes // max(1, largest) - 1))
+
+    def in_order(self, batches: Iterable[Iterable[int]]) -> ReadingOrder | None:
+        """Fetch ahead the shards that coming batches read.
+
+        Args:
+            batches: the numbers of the shards of each batch.
+        Returns:
+            To be advanced once for each batch that was read; None without a local cache.
+        """
+        return None if self.shards is None else ReadingOrder(self, batches, most_shards=self._most_shards)
 
     def fetch_ahead(self, number: int) -> None:
         """Begin to fetch a shard that will be read. What goes wrong is told by who reads it."""

@@ -44,9 +44,14 @@ class RowReader:
         """Close all; what was checked need not be checked again."""
         self._files.close()
 
-    def read(self, rows: NDArray[np.int64], buffer: BatchBuffer) -> NDArray[Any]:
+    batches_ahead = 2
+    """Batches worth reading ahead."""
+
+    def read(self, rows: NDArray[np.int64], buffer: BatchBuffer, *, whole_shards: bool = True) -> NDArray[Any]:  # noqa: ARG002
         """The latents at some rows: `LatentStore.read_rows`.
 
+        Args:
+            whole_shards: see `BucketRowReader`.
         Raises:
             DamagedShardError, StoreError, LatentShapeError: as there.
         """
