@@ -100,7 +100,7 @@ class BucketRowReader(RowReader):
             each.result()
         return buffer.latents[: len(rows)]
 
-    def use_cache(self, cache: ShardCache, url: str, *, window: int | None) -> None:
+    def use_cache(self, cache: ShardCache, *, window: int | None) -> None:
         """Read whole shards by way of a local cache from now on.
 
         Args:
@@ -112,7 +112,7 @@ class BucketRowReader(RowReader):
         largest = max((size for _, _, size in table.tolist()), default=0)
         wanted = len(table) if window is None else min(window, len(table))
         cache.require_room(largest, wanted)
-        self.shards = CachedShards(cache, self._source, url=url, recipe_id=self._recipe_id)
+        self.shards = CachedShards(cache, self._source, url=str(self._source), recipe_id=self._recipe_id)
         self._most_shards = max(wanted, min(2 * wanted, cache.limit_bytes // max(1, largest) - 1))
 
     def in_order(self, batches: Iterable[Iterable[int]]) -> ReadingOrder | None:

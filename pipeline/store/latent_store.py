@@ -335,7 +335,7 @@ class LatentStore:
         """
         self._loaded()
         if isinstance(self._reader, BucketRowReader):
-            self._reader.use_cache(cache, str(self.place), window=window)
+            self._reader.use_cache(cache, window=window)
 
     @property
     def reader(self) -> RowReader:
