@@ -17,7 +17,7 @@ def parse_url(url: str) -> tuple[str, str, str]:
     Raises:
         ConfigError
     """
-    shown = re.sub(r"\?.*", "?***", hide_passwords(url), flags=re.DOTALL)
+    shown = re.sub(r"([?#]).*", r"\1***", hide_passwords(url), flags=re.DOTALL)
     if "@" in url.partition("://")[2].partition("/")[0] or "?" in url or "#" in url:
         raise ConfigError(
             f"{shown} holds a user, a query or a fragment. Name the bucket and the folder alone, such as "
