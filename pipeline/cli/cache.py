@@ -18,6 +18,8 @@ import typer
 from ...precompute.job.config import PrecomputeConfig
 from ..config import DECIDES_LATENTS, DEFAULT_CACHE
 from ..errors import ConfigError, StoreNotFoundError, TheWorldError
+from ..files.local import place_of
+from ..files.places import Place
 from ..messages import command, format_bytes
 from . import options
 from .cache_drop import drop
@@ -150,7 +152,7 @@ def verify(
 ) -> None:
     """Is everything there, and is it what was committed? Changes nothing. Exit code 1 where damage is found."""
     from ..progress import Progress, print_json, print_lines
-    from ..store.folder import resolve_store
+    from ..store.folder import resolve_place
     from ..store.upkeep.verify import verify as run_verify
 
     of_audit: dict[str, Any] = {"images": images, "seed": seed, "tolerance": tolerance, "world": world}
@@ -158,7 +160,7 @@ def verify(
     if recompute is None and (stray := [name for name, value in of_audit.items() if value is not None]):
         raise ConfigError(f"--{stray[0]} belongs to an audit: add --recompute N")
     verified = run_verify(
-        resolve_store(store),
+        resolve_place(store),
         level="deep" if deep else "read" if read else "names",
         sample=_part(sample),
         progress=Progress.on_stderr(quiet=quiet),
@@ -351,9 +353,14 @@ def export(
     if selected == []:
         raise ConfigError("no key is left to export: --keys is empty, or none of them matches --match")
     target, copied = run_export(
-        source, cache, format=format, keys=selected, shard_size=shard_size, progress=Progress.on_stderr(quiet=quiet)
+        source,
+        place_of(cache),
+        format=format,
+        keys=selected,
+        shard_size=shard_size,
+        progress=Progress.on_stderr(quiet=quiet),
     )
-    _report_copies(target.path, [copied], source.damage, as_json)
+    _report_copies(target.place, [copied], source.damage, as_json)
 
 
 @cache_app.command(example="theworld cache merge latents part1/latents part2/latents")
@@ -368,11 +375,11 @@ def merge(
     from ..store.upkeep.transfer import merge as run_merge
 
     sources = [_open(path, tolerate_damage=True, check_sizes=True) for path in stores]
-    copied = run_merge(target, sources, progress=Progress.on_stderr(quiet=quiet))
-    _report_copies(target, copied, tuple(damage for source in sources for damage in source.damage), as_json)
+    copied = run_merge(place_of(target), sources, progress=Progress.on_stderr(quiet=quiet))
+    _report_copies(place_of(target), copied, tuple(damage for source in sources for damage in source.damage), as_json)
 
 
-def _report_copies(target: Path, copies: list[Any], damage: tuple[str, ...], as_json: bool) -> None:
+def _report_copies(target: Place, copies: list[Any], damage: tuple[str, ...], as_json: bool) -> None:
     from ..progress import print_error, print_json, print_lines
 
     bad = [*damage, *(message for copied in copies for message in copied.damaged)]
