@@ -49,18 +49,19 @@ def list_(
 ) -> None:
     """The stores of a cache folder: path, recipe id, kind, format, samples, bytes."""
     from ..progress import print_error, print_json, print_lines
-    from ..store.folder import find_stores, is_store, load_store
+    from ..store.folder import is_store, load_store, stores_in
 
-    paths = [cache] if is_store(cache) else find_stores(cache)
-    if not paths and not cache.is_dir():
+    top = place_of(cache)
+    places = [top] if is_store(top) else stores_in(top)
+    if not places and top.is_local and not cache.is_dir():
         what = "is a file" if cache.exists() else "does not exist"
         make = command("precompute", "IMAGES", "--cache", cache)
         raise StoreNotFoundError(f"{cache} {what}. Make a store with `{make}`")
     rows: list[dict[str, Any]] = []
     bad = False
-    for path in paths:
+    for place in places:
         try:
-            store = load_store(path)
+            store = load_store(place)
         except TheWorldError as error:  # one bad store must not hide the others
             bad = True
             print_error(f"error: {error}")
@@ -70,7 +71,7 @@ def list_(
             print_error(f"DAMAGE: {damage}")
         rows.append(
             {
-                "path": str(path),
+                "path": str(place),
                 "recipe_id": store.recipe.id,
                 "kind": store.recipe.kind,
                 "format": store.format,
@@ -86,7 +87,7 @@ def list_(
             facts = f"{row['samples']:>9} samples  {size:>12}  {row['kind']:<8}  {row['format']:<10}"
             print_lines(f"{facts}  {row['path']}", paths=True)
         if not rows:
-            print_lines(f"{cache} holds no store", err=True)
+            print_lines(f"{top} holds no store", err=True)
     if bad:
         raise typer.Exit(1)
 
@@ -126,7 +127,7 @@ def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
         print_lines(f"{row.reason:<10}  {row.source}  ({attempts})  {row.message}")
     reasons = Counter(row.reason for row in rows)
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    print_lines(f"{opened.path}: {len(rows)} inputs without a latent{f': {counts}' if rows else ''}", err=True)
+    print_lines(f"{opened.place}: {len(rows)} inputs without a latent{f': {counts}' if rows else ''}", err=True)
 
 
 @cache_app.command(example="theworld cache verify latents --read")

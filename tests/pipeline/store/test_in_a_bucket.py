@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +40,8 @@ def make(format: StoreFormat = "zarr", samples: int = 10) -> LatentStore:
 
 
 @pytest.mark.parametrize("format", ["zarr", "webdataset"])
-def test_a_store_is_made_opened_read_and_verified(server: S3Server, format: StoreFormat) -> None:
+@pytest.mark.usefixtures("server")
+def test_a_store_is_made_opened_read_and_verified(format: StoreFormat) -> None:
     make(format)
     store = open_store(URL, check_sizes=True)
     assert str(store.place) == f"{URL}/tiny-{TINY.id[:12]}"
@@ -52,7 +52,8 @@ def test_a_store_is_made_opened_read_and_verified(server: S3Server, format: Stor
         assert verify(store.place, level=level).findings == ()
 
 
-def test_the_files_are_those_of_the_same_store_on_disk(server: S3Server, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("server")
+def test_the_files_are_those_of_the_same_store_on_disk(tmp_path: Path) -> None:
     store = make()
     local = create(tmp_path)
     fill(local, 10)
@@ -64,7 +65,8 @@ def test_the_files_are_those_of_the_same_store_on_disk(server: S3Server, tmp_pat
             assert store.place.read(name, 2**20) == local.place.read(name, 2**20), name
 
 
-def test_merge_is_upload_and_download(server: S3Server, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("server")
+def test_merge_is_upload_and_download(tmp_path: Path) -> None:
     source = create(tmp_path / "here")
     fill(source, 9)
     source.record_sources([("a.jpg", key(0))])
@@ -95,7 +97,8 @@ def test_a_job_goes_on_where_another_stopped(server: S3Server) -> None:
     assert len(open_store(URL)) == 7
 
 
-def test_a_damaged_payload_and_a_missing_one_are_found(server: S3Server) -> None:
+@pytest.mark.usefixtures("server")
+def test_a_damaged_payload_and_a_missing_one_are_found() -> None:
     store = make()
     bucket = store.place
     payload = bytearray(bucket.read(store.layout.payload_name(0), 2**20))
@@ -111,14 +114,16 @@ def test_a_damaged_payload_and_a_missing_one_are_found(server: S3Server) -> None
         open_store(URL, check_sizes=True)
 
 
-def test_a_pickled_store_holds_its_url_and_no_secret(server: S3Server) -> None:
+@pytest.mark.usefixtures("server")
+def test_a_pickled_store_holds_its_url_and_no_secret() -> None:
     store = make()
-    content = pickle.dumps(store)
+    content = bytes(ForkingPickler.dumps(store))
     assert SECRET.encode() not in content
-    np.testing.assert_array_equal(pickle.loads(content).read([key(1)]), expected(store, [1]))
+    np.testing.assert_array_equal(ForkingPickler.loads(content).read([key(1)]), expected(store, [1]))
 
 
-def test_what_needs_files_says_how_to_get_them(server: S3Server) -> None:
+@pytest.mark.usefixtures("server")
+def test_what_needs_files_says_how_to_get_them() -> None:
     with pytest.raises(StoreError, match=r"is in a bucket.*theworld cache merge"):
         _ = make().path
 
@@ -151,7 +156,8 @@ def test_zarr_python_reads_it_through_its_own_object_store(server: S3Server) -> 
     assert list(group["key"][:10]) == [key(number) for number in range(10)]
 
 
-def test_webdataset_reads_its_tars(server: S3Server, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("server")
+def test_webdataset_reads_its_tars(tmp_path: Path) -> None:
     store = make("webdataset")
     for number in store.shards:
         name = store.layout.payload_name(number)
