@@ -293,14 +293,14 @@ def explain(
     """Why two stores, or a store and precompute's flags, do not share latents: the fields that differ."""
     from ..latents.recipe import difference
     from ..progress import print_json, print_lines
-    from ..store.folder import load_store, resolve_store
+    from ..store.folder import load_store, resolve_place
 
-    ours = load_store(resolve_store(a))
+    ours = load_store(resolve_place(a))
     if b is not None:
         if any(value is not None for value in typed.values()) or config:
             raise ConfigError("name a second store, or precompute's flags, not both")
-        other = load_store(resolve_store(b))
-        theirs, name = other.recipe, str(other.path)
+        other = load_store(resolve_place(b))
+        theirs, name = other.recipe, str(other.place)
     else:
         from ...precompute.job.recipe import make_recipe
         from ...precompute.worlds.source import resolve_world
@@ -316,9 +316,9 @@ def explain(
         print_json({"a": ours.recipe.id, "b": theirs.id, "same": not fields, "fields": differing})
         return
     if not fields:
-        print_lines(f"{ours.path} and {name}: the same recipe {theirs.id[:12]}, so the same latents")
+        print_lines(f"{ours.place} and {name}: the same recipe {theirs.id[:12]}, so the same latents")
         return
-    print_lines(f"{ours.path} ({ours.recipe.id[:12]}) and {name} ({theirs.id[:12]}) differ in")
+    print_lines(f"{ours.place} ({ours.recipe.id[:12]}) and {name} ({theirs.id[:12]}) differ in")
     for field, (left, right) in fields.items():
         print_lines(f"  {field}: {left} / {right}")
 
