@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from ...train.config import TrainConfig
 from ..errors import ConfigError
 from ..files.local import require_local
+from ..files.store_paths import store_path
 from ..messages import list_problems, printable
 from .settings import help_of
 
@@ -24,10 +25,12 @@ from .settings import help_of
 
 _PLACES = frozenset({"world", "lm", "inputs"})
 """Options of text that may name a folder; all others of text are no places."""
+_STORES = frozenset({"store", "stores", "cache", "target", "a", "b"})
+"""Options and arguments that may name a store in a bucket; a command that cannot use one there says so itself."""
 
 
 class Command(TyperCommand):
-    """A command that takes paths of this machine alone."""
+    """A command that takes paths of this machine, and URLs for stores."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse a URL wherever a path is expected, before the command begins."""
@@ -40,7 +43,9 @@ class Command(TyperCommand):
         for name, value in ctx.params.items():
             parts = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
             for part in parts:
-                if isinstance(part, Path) or (name in _PLACES and isinstance(part, str)):
+                if isinstance(part, Path) and name in _STORES:
+                    store_path(part)
+                elif isinstance(part, Path) or (name in _PLACES and isinstance(part, str)):
                     require_local(part)
         return rest
 

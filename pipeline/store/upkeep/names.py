@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...files.folder import Folder
 from ...files.inside import require_inside
+from ...files.places import Place
 from ...files.sealed import unseal
 from ...latents.keys import KEY_DIGITS
 from ..latent_store import LatentStore
@@ -70,6 +72,19 @@ def is_in_place(store: LatentStore, number: int, size: int) -> bool:
         finally:
             os.close(fd)
     except (OSError, ValueError):
+        return False
+
+
+def is_there(place: Place, name: str) -> bool:
+    """Whether something has this name, whatever it is."""
+    return os.path.lexists(place.path / name) if isinstance(place, Folder) else place.entry(name) is not None
+
+
+def is_file(place: Place, name: str) -> bool:
+    """Whether a regular file has this name."""
+    try:
+        return place.entry(name) is not None
+    except ValueError:
         return False
 
 

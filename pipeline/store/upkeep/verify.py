@@ -10,7 +10,6 @@ deep    and the sha256, and every row made again from its numbers, bit by bit: s
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ import numpy as np
 import xxhash
 
 from ...errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
-from ...files.folder import Folder, path_or_url
+from ...files.folder import path_or_url
 from ...files.inside import require_inside
 from ...files.local import place_of
 from ...files.places import Place
@@ -43,7 +42,7 @@ from ..snapshot import read_snapshot
 from ..source_scan import sources_bytes
 from ..views import second_opinion
 from .drop import dropped_rows
-from .names import Stated, is_in_place, sound_records
+from .names import Stated, is_file, is_in_place, is_there, sound_records
 from .retire import check_notes, pending_retirements
 
 Level = Literal["names", "read", "deep"]
@@ -179,7 +178,7 @@ def verify(
                 of_shards.add(finding)
             bar.advance(len(part))
     findings = list(of_shards.findings())
-    if level == "deep":
+    if level == "deep" and store.place.is_local:  # zarr-python and webdataset are shown files
         sound = (number for number in chosen if number not in of_shards.harmed and number in store.shards)
         findings += (Finding(True, "zarr", problem) for problem in second_opinion(store, sound))
     with_keys = level != "names" or sources_bytes(store.place) <= _QUICK_SOURCES_BYTES
@@ -370,7 +369,7 @@ def _metadata(store: LatentStore, scanned: Unmade | None) -> Iterator[Finding]:
         yield Finding(True, "dropped", f"{message} ({left})", (place.location(name),))
     for path, message in check_notes(store.path).items() if place.is_local else ():
         yield Finding(True, "retiring", message, (path,))
-    if _is_file(place, SNAPSHOT):
+    if is_file(place, SNAPSHOT):
         listed = len(record_tags(place))
         if read_snapshot(place, store.recipe.id, store.shard_size, listed=listed) is None:
             yield Finding(False, "index", f"{place.location(SNAPSHOT)} is of no use; the records are read instead")
@@ -405,18 +404,6 @@ def _unfinished(store: LatentStore) -> Iterator[Finding]:
         finish = command("cache", "drop", store.path, "--apply")
         message = f"{sum(hidden.values())} rows of dropped keys are invisible, but still in {_count(hidden, 'payload')}"
         yield Finding(False, "dropped", f"{message}: `{finish}` takes them out")
-
-
-def is_there(place: Place, name: str) -> bool:
-    """Whether something has this name, whatever it is."""
-    return os.path.lexists(place.path / name) if isinstance(place, Folder) else place.entry(name) is not None
-
-
-def _is_file(place: Place, name: str) -> bool:
-    try:
-        return place.entry(name) is not None
-    except ValueError:
-        return False
 
 
 def _look_into(
