@@ -149,7 +149,7 @@ def judge(server: S3Server, lines: list[str]) -> Found:
         for number, record in records.items()
         if hashlib.sha256(payloads.get(f"{FOLDER}/shards/{number}.tar", b"")).hexdigest() != record["sha256"]
     ]
-    found.orphans = len(payloads) - len(records)
+    found.orphans = len(payloads.keys() - {f"{FOLDER}/shards/{number}.tar" for number in records})
     return found
 
 
