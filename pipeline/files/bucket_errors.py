@@ -89,6 +89,8 @@ def refusal(error: Exception, *, scheme: str, bucket: str, endpoint: str, is_kno
                 scheme
             ],
         )
+    if role:  # it has one, which could not be asked just now
+        return None
     if code in _CLOCK:
         return Refusal(f"the clock of this machine is wrong ({said})", "Set it, by NTP for example")
     if code in _REGION or "Received redirect without LOCATION" in text:
