@@ -1,4 +1,4 @@
-"""Paths of this machine: a URL is refused before `Path` turns it into a folder called `s3:`."""
+"""Paths of this machine, and URLs of buckets: `Path` turns a URL into a folder called `s3:`, which is noticed here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from pydantic import BeforeValidator
 
 from ..credentials import hide_passwords
 from ..errors import ConfigError
+from .folder import Folder
+from .places import Place
 
+BUCKET_SCHEMES = ("s3", "gs", "az")
+"""Of the URLs that a store can be at."""
 _MAX_NAME_BYTES = 200
 """File systems take names of 255 bytes; a suffix and a digest follow."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
@@ -34,6 +38,23 @@ def require_local(place: str | os.PathLike[str]) -> Path:
             "hf:ORG/NAME"
         )
     return Path(text)
+
+
+def place_of(where: str | os.PathLike[str] | Place) -> Place:
+    """The folder of a path, or the bucket of a URL: `s3://…`, `gs://…`, `az://…`.
+
+    Raises:
+        ConfigError: it is another URL, or the extra `bucket` is not installed.
+    """
+    if isinstance(where, Place):
+        return where
+    text = os.fspath(where)
+    url = _URL.match(text)
+    if url is None or url[1] not in BUCKET_SCHEMES:
+        return Folder(require_local(where))
+    from .bucket import Bucket
+
+    return Bucket(f"{url[1]}://{text[url.end() :]}")
 
 
 def file_name(text: str) -> str:

@@ -30,7 +30,7 @@ class ShardFile:
 
     __slots__ = ("checked", "fd", "shard", "stamp", "used")
 
-    def __init__(self, path: str, shard: Shard, store: Path, earlier: Checked | None = None) -> None:
+    def __init__(self, path: str, shard: Shard, store: Path | None, earlier: Checked | None = None) -> None:
         """
         Args:
             earlier: what was found out when it was open before.
@@ -47,7 +47,8 @@ class ShardFile:
         if earlier is not None and earlier[0] == self.stamp:
             self.checked = earlier[1]
         else:  # another file than the one that was checked
-            require_inside(store, Path(path), self.fd)
+            if store is not None:
+                require_inside(store, Path(path), self.fd)
             self.checked = array("H", bytes(2 * shard.rows))
         self.used = perf_counter()
         """When it was last read, by `perf_counter`; the reader keeps it up to date."""
@@ -60,7 +61,7 @@ class ShardFile:
 class OpenShardFiles:
     """The payload files used most recently, and which of their rows were checked."""
 
-    def __init__(self, store: Path, path_of: Callable[[int], str]) -> None:
+    def __init__(self, store: Path | None, path_of: Callable[[int], str]) -> None:
         """
         Args:
             path_of: the payload of a shard number; text, as making a `Path` takes as long as opening it.

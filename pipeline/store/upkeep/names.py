@@ -39,6 +39,8 @@ def sound_records(store: LatentStore, numbers: Sequence[int]) -> dict[int, State
     digits = some.keys.tobytes().hex(",", KEY_DIGITS // 2).replace(",", _BETWEEN_KEYS).encode()
     width = KEY_DIGITS + len(_BETWEEN_KEYS)
     sound: dict[int, Stated] = {}
+    if not store.place.is_local:
+        return sound
     try:
         folder = os.open(store.path / "commits", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
