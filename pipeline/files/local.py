@@ -12,11 +12,10 @@ from pydantic import BeforeValidator
 
 from ..credentials import hide_passwords
 from ..errors import ConfigError
+from .bucket_urls import SCHEMES
 from .folder import Folder
 from .places import Place
 
-BUCKET_SCHEMES = ("s3", "gs", "az")
-"""Of the URLs that a store can be at."""
 _MAX_NAME_BYTES = 200
 """File systems take names of 255 bytes; a suffix and a digest follow."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
@@ -50,7 +49,7 @@ def place_of(where: str | os.PathLike[str] | Place) -> Place:
         return where
     text = os.fspath(where)
     url = _URL.match(text)
-    if url is None or url[1] not in BUCKET_SCHEMES:
+    if url is None or url[1] not in SCHEMES:
         return Folder(require_local(where))
     from .bucket import Bucket
 
