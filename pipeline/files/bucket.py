@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 MAX_OBJECT_BYTES = 5 * 10**9
 """What one PUT takes; obstore has no condition on an upload in parts."""
 TRIES, PATIENCE_S = 10, 300.0
-_FIRST_PATIENCE_S = 25.0
+_FIRST_PATIENCE_S = 15.0
 """For a bucket that never answered: a wrong endpoint is named soon, while a job's commit waits out a bad minute."""
 
 
@@ -317,7 +317,8 @@ class Bucket(Place):
 
     def _refuse(self, verb: str, name: str, error: Exception) -> None:
         """Raise what the user can do, if the bucket refuses for good."""
-        found = refusal(error, scheme=self.scheme, bucket=self.bucket, endpoint=self.endpoint)
+        known = self._clients.has_answered
+        found = refusal(error, scheme=self.scheme, bucket=self.bucket, endpoint=self.endpoint, is_known=known)
         if found is not None:
             raise StoreError(f"cannot {verb} {self._shown(name)}: {found.what}. {found.advice}") from None
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import PlainSerializer, PlainValidator
 
 from .bucket_urls import SCHEMES, parse_url
 from .local import require_local
@@ -32,9 +32,11 @@ def store_path(where: str | Path) -> Path | str:
     return f"{scheme}://{bucket}" + (f"/{prefix}" if prefix else "")
 
 
-def _check(value: object) -> object:
-    return store_path(value) if isinstance(value, str | Path) else value
+def _check(value: object) -> Path | str:
+    if not isinstance(value, str | Path):
+        raise ValueError("it takes a path, or the URL of a bucket such as s3://bucket/latents")
+    return store_path(value)
 
 
-StorePath = Annotated[Path | str, BeforeValidator(_check)]
+StorePath = Annotated[Path | str, PlainValidator(_check, json_schema_input_type=str), PlainSerializer(str)]
 """A pydantic field that takes a path of this machine (a Path) or the URL of a bucket (a str)."""

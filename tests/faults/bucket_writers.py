@@ -24,10 +24,14 @@ from obstore.exceptions import AlreadyExistsError
 from obstore.store import S3Store
 
 from theworld.pipeline.files.bucket import Bucket
+from theworld.pipeline.store.folder import open_store, open_to_add
 
 from ..s3_server import BUCKET, S3Server
+from .harness import RECIPE, create, key, latent
 
 FOLDER = "kills"
+CACHE = f"s3://{BUCKET}/cache"
+STORE = f"{CACHE}/tiny-{RECIPE.id[:12]}"
 Commit = Callable[[Bucket, int, str], int]
 
 
@@ -49,6 +53,22 @@ def as_the_store(bucket: Bucket, number: int, name: str) -> int:
     if not bucket.create(f"commits/{number}.json", record_of(name)):
         raise AssertionError(f"the record of {number} was there, and the payload was ours")
     return number
+
+
+def the_store(bucket: Bucket, number: int, name: str) -> int:  # noqa: ARG001
+    """The store itself: a shard of one sample, committed."""
+    writer, serial = map(int, name.split("."))
+    store = open_to_add(STORE)
+    with store.new_shard() as shard:
+        shard.add(key_of(name), latent((1000 * writer + serial) % 4096))
+        record = shard.commit({})
+    assert record is not None, "nobody else has this key"
+    return record.shard
+
+
+def key_of(name: str) -> str:
+    writer, serial = map(int, name.split("."))
+    return key(2**32 * writer + serial)
 
 
 def list_then_put(bucket: Bucket, number: int, name: str) -> int:
@@ -81,7 +101,9 @@ def believe_errors(bucket: Bucket, number: int, name: str) -> int:  # noqa: ARG0
     return number
 
 
-WAYS: dict[str, Commit] = {way.__name__: way for way in (as_the_store, list_then_put, record_first, believe_errors)}
+WAYS: dict[str, Commit] = {
+    way.__name__: way for way in (the_store, as_the_store, list_then_put, record_first, believe_errors)
+}
 
 
 def next_number(bucket: Bucket) -> int:
@@ -149,8 +171,29 @@ def judge(server: S3Server, lines: list[str]) -> Found:
         for number, record in records.items()
         if hashlib.sha256(payloads.get(f"{FOLDER}/shards/{number}.tar", b"")).hexdigest() != record["sha256"]
     ]
-    found.orphans = len(payloads) - len(records)
+    found.orphans = len(payloads.keys() - {f"{FOLDER}/shards/{number}.tar" for number in records})
     return found
+
+
+def judge_store(server: S3Server, lines: list[str]) -> Found:
+    """As `judge`, of a store: its records against what was told, and every payload against its record."""
+    store = open_store(STORE)
+    records = {record.shard: record for record in store.records()}
+    folder = str(store.place).removeprefix(f"s3://{BUCKET}/")
+    payloads = {name: stored.content for name, stored in server.objects.items() if f"{folder}/latents/c/" in name}
+    told = [(key_of(name), int(number)) for name, number in (line.split() for line in lines)]
+    numbers, keys = (
+        Counter(number for _, number in told),
+        Counter(key for each in records.values() for key in each.keys),
+    )
+    whole = {(int(name.split("/")[-5]), hashlib.sha256(content).hexdigest()) for name, content in payloads.items()}
+    return Found(
+        acknowledged=len(lines),
+        lost=[key for key, number in told if number not in records or key not in records[number].keys],
+        twice=[str(each) for counts in (numbers, keys) for each, times in counts.items() if times > 1],
+        half=[str(number) for number, record in records.items() if (number, record.sha256) not in whole],
+        orphans=len(payloads) - len(records),
+    )
 
 
 def kill_writers(server: S3Server, folder: Path, *, way: str, writers: int, kills: int, seed: int) -> Found:
@@ -165,9 +208,11 @@ def kill_writers(server: S3Server, folder: Path, *, way: str, writers: int, kill
         process.start()
         return process
 
+    if way == "the_store":
+        create(CACHE, "zarr")
     running = [begin() for _ in range(writers)]
     try:
-        while done < kills:
+        while done < kills and ended < kills:
             time.sleep(draw.uniform(0, 0.2))
             chosen = draw.randrange(writers)
             if running[chosen].is_alive():
@@ -184,6 +229,7 @@ def kill_writers(server: S3Server, folder: Path, *, way: str, writers: int, kill
             process.join()
     time.sleep(0.5)  # for requests of the dead, which the server may still be answering
     acknowledged = folder / f"{way}.acknowledged"
-    found = judge(server, acknowledged.read_text().splitlines() if acknowledged.exists() else [])
+    look = judge_store if way == "the_store" else judge
+    found = look(server, acknowledged.read_text().splitlines() if acknowledged.exists() else [])
     found.kills, found.ended = done, ended
     return found

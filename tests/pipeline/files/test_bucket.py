@@ -225,6 +225,22 @@ def test_an_endpoint_that_is_not_there_is_named_within_half_a_minute() -> None:
             Bucket(URL).read("name", 9)
 
 
+@pytest.mark.slow
+def test_an_endpoint_that_takes_requests_and_never_answers_is_named_within_half_a_minute(server: S3Server) -> None:
+    server.faults.latency_s = 3600
+    for ask in (lambda: Bucket(URL).self_test(), lambda: Bucket(URL).read("name", 9)):
+        with ends_within(35), pytest.raises(StoreError, match=f"{server.address} does not answer.*no answer in time"):
+            ask()
+
+
+def test_a_machine_without_credentials_is_told_which_to_set(server: S3Server) -> None:
+    server.faults.refusal = (404, "NotFound")  # what answers for the machine's role
+    variables = {"AWS_ENDPOINT_URL_S3": server.address, "AWS_METADATA_ENDPOINT": server.address}
+    with environment(variables), ends_within(30), pytest.raises(StoreError, match="Set AWS_ACCESS_KEY_ID") as refused:
+        Bucket(URL).self_test()
+    assert "there are no credentials" in str(refused.value)
+
+
 def test_an_answer_that_is_cut_is_asked_for_again_or_named(server: S3Server, bucket: Bucket) -> None:
     content = os.urandom(5000)
     bucket.replace("object", content)
