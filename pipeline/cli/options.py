@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 
 from ...train.config import TrainConfig
 from ..errors import ConfigError
-from ..files.local import require_local
+from ..files.local import require_local, url_of
 from ..messages import list_problems, printable
 from .settings import help_of
 
@@ -26,8 +26,12 @@ _PLACES = frozenset({"world", "lm", "inputs"})
 """Options of text that may name a folder; all others of text are no places."""
 
 
+_TAKE_URLS = {("precompute", "images")}
+"""Command and parameter: paths that may lie elsewhere (files/remote.py)."""
+
+
 class Command(TyperCommand):
-    """A command that takes paths of this machine alone."""
+    """A command that takes paths of this machine, and where `_TAKE_URLS` says so, elsewhere."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse a URL wherever a path is expected, before the command begins."""
@@ -40,6 +44,8 @@ class Command(TyperCommand):
         for name, value in ctx.params.items():
             parts = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
             for part in parts:
+                if (ctx.info_name, name) in _TAKE_URLS and isinstance(part, Path) and url_of(part) is not None:
+                    continue  # its setting looks at the URL
                 if isinstance(part, Path) or (name in _PLACES and isinstance(part, str)):
                     require_local(part)
         return rest
