@@ -90,7 +90,10 @@ class _Answer(BaseHTTPRequestHandler):
         if path.endswith(".git/info/lfs/objects/batch"):
             wanted = json.loads(body)["objects"]
             there = [
-                {**each, "actions": {"upload": {"href": f"{self.server.address}/lfs/{each['oid']}"}}} for each in wanted
+                each  # what is there already is not asked for
+                if each["oid"] in self.server.objects
+                else {**each, "actions": {"upload": {"href": f"{self.server.address}/lfs/{each['oid']}"}}}
+                for each in wanted
             ]
             return self._say({"transfer": "basic", "objects": there})
         name, verb = "/".join(parts[2:4]), parts[4]
@@ -105,8 +108,8 @@ class _Answer(BaseHTTPRequestHandler):
         if verb == "preupload":
             files = json.loads(body)["files"]
             modes = [
-                {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(LARGE) else "regular", "oid": None}
-                for f in files
+                {"path": path, "uploadMode": "lfs" if path.endswith((LARGE, ".tar")) else "regular", "oid": None}
+                for path in (file["path"] for file in files)
             ]
             return self._say({"files": [{**mode, "shouldIgnore": False} for mode in modes]})
         assert verb == "commit", path

@@ -26,7 +26,7 @@ _PLACES = frozenset({"world", "lm", "inputs"})
 """Options of text that may name a folder; all others of text are no places."""
 
 
-_TAKE_URLS = {("precompute", "images")}
+_TAKE_URLS = {("precompute", "images"), ("merge", "stores")}
 """Command and parameter: paths that may lie elsewhere (files/remote.py)."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -137,6 +137,26 @@ class HubDataset:
         if len(content) > max_bytes:
             raise ValueError(f"{self.name}/{path} holds more than {max_bytes:,} bytes, which is the limit")
         return content
+
+    def download(self, folder: Path, patterns: Sequence[str]) -> None:
+        """Copy the files whose names are like a pattern into a folder; those that are there already stay.
+
+        Raises:
+            StoreError: they cannot be fetched.
+        """
+        from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+
+        self._ask(
+            "download",
+            "",
+            lambda: snapshot_download(
+                self._repository,
+                repo_type="dataset",
+                revision=self._commit,
+                local_dir=folder,
+                allow_patterns=list(patterns),
+            ),
+        )
 
     def _ask(self, verb: str, path: str, action: Callable[[], _T]) -> _T:
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
