@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ..pipeline.config import DEFAULT_CACHE, HOW_IT_RUNS, WORLD_TOKENS, setting, settings_table
 from ..pipeline.files.local import LocalPath
@@ -182,6 +182,19 @@ class TrainConfig(BaseModel):
     """A store in a bucket fetches whole shards to local disk, and a block must fit there."""
     shuffle_groups: Annotated[int, Field(ge=1), _running("Machines that each read their own part of the blocks.")] = 1
     """Neighbouring ranks belong together. A machine then fetches one part of the store an epoch."""
+    local_cache: Annotated[
+        LocalPath | None,
+        _running(
+            "Folder of this machine's disk for shards of a store in a bucket.",
+            default="theworld/shards in the user's cache",
+            typed_only="a file may not say where to write",
+        ),
+    ] = None
+    local_cache_size: Annotated[
+        ByteSize | None,
+        Field(gt=0),
+        _running("The most that it may take, such as 200GB.", default="half of what is free", text=True),
+    ] = None
     gradient_checkpointing: Annotated[
         bool | None, _running("Recompute activations: less memory, more time.", default="if not one image fits without")
     ] = None

@@ -76,6 +76,8 @@ class Prediction(Figure):
     about: str = ""
     """Family and question of a controlled comparison."""
     pair: str = ""
+    agreement: float | None = None
+    """The share of draws whose own answer is this one; None where one future was shown."""
 
     @property
     def cluster(self) -> str:

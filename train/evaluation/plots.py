@@ -105,6 +105,31 @@ def calibration_plot(runs: Named) -> bytes | None:
     return png(figure)
 
 
+def abstention_plot(runs: Named, kind: str) -> bytes | None:
+    """Accuracy against the share of questions answered, as PNG; None where no run answered from several draws.
+
+    A cross marks what one draw alone reaches on all questions.
+
+    Args:
+        kind: a question type, or `all`.
+    """
+    curves = [(n, name, e, e.abstention[kind]) for n, (name, e) in enumerate(runs) if kind in e.abstention]
+    if not curves:
+        return None
+    figure = Figure(figsize=(6.4, 3.8))
+    axes = figure.add_subplot()
+    for n, name, e, curve in curves:
+        x, y = [point.coverage for point in curve.points], [point.accuracy for point in curve.points]
+        axes.plot(x, y, color=ink(n), linewidth=1.5, label=_plain(name))
+        axes.plot(1.0, e.single_draw[kind], "x", color=ink(n))
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel("coverage: share of questions answered, those of most agreement first")
+    axes.set_ylabel(f"accuracy, {kind} questions")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    tidy(axes)
+    return png(figure)
+
+
 def answers_plot(runs: Named, kind: str) -> bytes:
     """How often each answer to a type of question is correct, and how often each run gives it, as PNG."""
     first_run = runs[0][1]

@@ -16,12 +16,13 @@ from .blind import blind_notes
 from .evaluate import Evaluation, require_same_questions
 from .metrics import Prediction, Score
 from .own_words import RULES
-from .plots import Named, accuracy_of, answers_plot, calibration_plot, pareto, price_plot
+from .plots import Named, abstention_plot, accuracy_of, answers_plot, calibration_plot, pareto, price_plot
 from .statistics import holm, paired_p_value
 
 EXAMPLES = 3
 """Of each kind."""
 _PRICES = {"world_tokens": "world tokens per question", "rollout_seconds": "rollout seconds per image"}
+_COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 _TYPES_SHOWN = 6  # histograms; more would not be read
 _TYPES_LISTED = 40
 """Rows of the tables. A file of questions may state a type for each of them."""
@@ -82,6 +83,7 @@ def run_page(
         ("Cost against accuracy", _prices(runs)),
         ("Ablations", _swaps(trained, swaps)),
         ("Calibration", _calibration(runs)),
+        ("Abstention by agreement", _abstention(runs)),
         ("Distribution of answers", _histograms(runs)),
         ("Examples", _examples(examples(trained), draw)),
         *closing,
@@ -95,7 +97,8 @@ def name_of(evaluation: Evaluation) -> str:
     """The run with its arm and steps, as tables and pictures name it."""
     arm = "" if evaluation.arm == "rollout" else f" {evaluation.arm}"
     shown = "" if evaluation.show_choices == "none" else f", choices shown ({evaluation.show_choices})"
-    return f"{evaluation.run}{arm}, {evaluation.steps} steps{shown}"
+    draws = "" if evaluation.draws is None else f", {evaluation.draws} draws"
+    return f"{evaluation.run}{arm}, {evaluation.steps} steps{shown}{draws}"
 
 
 def _summary(runs: Named, evaluations: Sequence[Evaluation]) -> Html:
@@ -277,6 +280,53 @@ def _calibration(runs: Named) -> Html:
                 "Larger dots hold more questions. On the dotted line, a run is correct as often as it expects to be."
             ),
             table(heads, rows),
+        ]
+    )
+
+
+def _abstention(runs: Named) -> Html:
+    """Accuracy by coverage of the runs that answered from several draws; nothing without any."""
+    drawn = [(name, e) for name, e in runs if e.abstention]
+    if not drawn:
+        return Html("")
+    kinds = {kind for _, e in drawn for kind in e.abstention}
+    shown = [kind for kind in ("temporal", "static") if kind in kinds] or ["all"]
+    pictures = [
+        paragraph(image(f"Accuracy of {kind} questions by the share that is answered, by run", content))
+        for kind in shown
+        if (content := abstention_plot(runs, kind)) is not None
+    ]
+    rows: list[list[str | Html]] = [
+        [
+            name,
+            kind,
+            f"{e.draws}",
+            f"{e.single_draw[kind]:.3f}",
+            *(f"{curve.accuracy_at(coverage):.3f}" for coverage in _COVERAGES),
+        ]
+        for name, e in drawn
+        for kind, curve in e.abstention.items()
+        if kind == "all" or kind in _types(runs)
+    ]
+    levels: list[list[str | Html]] = [
+        [name, kind, f"{level.agreement:.3g}", f"{level.score.total:,}", _cell(level.score)]
+        for name, e in drawn
+        for kind in shown
+        if kind in e.abstention
+        for level in e.abstention[kind].levels
+    ]
+    heads = ["run", "questions", "draws", "one draw alone", *(f"answering {coverage:.0%}" for coverage in _COVERAGES)]
+    return together(
+        [
+            *pictures,
+            paragraph(
+                "Each question was answered from several futures of its image, and the probabilities were averaged. "
+                "The questions are answered in the order of agreement, the share of draws that give the averaged "
+                "answer by themselves, and of equal agreement in that of its probability; the others are left open. "
+                "The rollout costs as many times more as there are draws."
+            ),
+            table(heads, rows),
+            table(["run", "questions", "share of draws that agree", "number", "accuracy"], levels),
         ]
     )
 

@@ -34,6 +34,7 @@ TRACKER = "tracker.json"
 MAY_CHANGE = frozenset(
     {"store", "questions", "images", "lm", "futures", "device", "attention", "micro_batch", "gradient_checkpointing"}
     | {"memory", "checkpoint_every", "checkpoint_minutes", "max_bad_steps", "report_to", "out"}
+    | {"local_cache", "local_cache_size"}
 )
 """Settings that may change when a training is resumed: paths (their content is compared) and how it is run. All others
 decide what is learned."""

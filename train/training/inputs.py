@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,7 +50,19 @@ class TrainData:
             for update in updates
             for number in range(order.pieces_of(update))
         )
-        yield from with_latents(batches, self.images, keep=1, device=device if device.type == "cuda" else None)
+        coming = None if self.images is None else self.images.read_in_order(self._shards_read(order, updates))
+        for batch in with_latents(batches, self.images, keep=1, device=device if device.type == "cuda" else None):
+            yield batch
+            if coming is not None:
+                coming.advance()
+
+    def _shards_read(self, order: UpdateOrder, updates: Iterable[int]) -> Iterator[list[int]]:
+        """The shards of each piece of some updates on this process."""
+        shards = self.shard_of_row()
+        assert shards is not None
+        for update in updates:
+            for number in range(order.pieces_of(update)):
+                yield shards[list(order.piece(update, number).rows)].tolist()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,43 +4,20 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from theworld.pipeline.errors import ConfigError, StoreError
-from theworld.pipeline.files.places import Entry
 from theworld.pipeline.store import shard_fetch
 from theworld.pipeline.store.shard_cache import MARKER, ShardCache
 from theworld.pipeline.store.shard_fetch import CachedShards
 
+from ...miniatures.sources import FolderSource
+
 SIZE = 3000
 RECIPE = "0123456789abcdef" * 4
-
-
-class FolderSource:
-    """Payloads in a folder, and how often they were asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.reads, self.looks = folder, 0, 0
-        self.before_read: Callable[[], None] = lambda: None
-
-    def entry(self, name: str) -> Entry | None:
-        self.looks += 1
-        try:
-            status = (self.folder / name).stat()
-        except FileNotFoundError:
-            return None
-        return Entry(name, status.st_size, status.st_mtime_ns, status.st_mtime)
-
-    def read_into(self, name: str, offset: int, memory: memoryview) -> int:
-        self.reads += 1
-        self.before_read()
-        with (self.folder / name).open("rb") as file:
-            file.seek(offset)
-            return file.readinto(memory)
 
 
 @pytest.fixture
