@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ import typer
 from ...precompute.job.config import PrecomputeConfig
 from ..config import DECIDES_LATENTS, DEFAULT_CACHE
 from ..errors import ConfigError, StoreNotFoundError, TheWorldError
-from ..files.local import place_of
+from ..files.local import place_of, url_of
 from ..files.places import Place
 from ..messages import command, format_bytes
 from . import options
@@ -367,7 +368,7 @@ def export(
 @cache_app.command(example="theworld cache merge latents part1/latents part2/latents")
 def merge(
     target: Annotated[Path, typer.Argument(help="A store of the same recipe, or a cache folder, created if needed.")],
-    stores: Annotated[list[Path], typer.Argument(help="Stores to copy from.")],
+    stores: Annotated[list[Path], typer.Argument(help="Stores to copy from, also hf://datasets/ORG/NAME.")],
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -375,9 +376,10 @@ def merge(
     from ..progress import Progress
     from ..store.upkeep.transfer import merge as run_merge
 
-    sources = [_open(path, tolerate_damage=True, check_sizes=True) for path in stores]
-    copied = run_merge(place_of(target), sources, progress=Progress.on_stderr(quiet=quiet))
-    _report_copies(place_of(target), copied, tuple(damage for source in sources for damage in source.damage), as_json)
+    with ExitStack() as stack:
+        sources = [_source(path, stack) for path in stores]
+        copied = run_merge(place_of(target), sources, progress=Progress.on_stderr(quiet=quiet))
+        _report_copies(place_of(target), copied, tuple(damage for source in sources for damage in source.damage), as_json)
 
 
 def _report_copies(target: Place, copies: list[Any], damage: tuple[str, ...], as_json: bool) -> None:
@@ -397,6 +399,15 @@ def _report_copies(target: Place, copies: list[Any], damage: tuple[str, ...], as
         print_error(f"DAMAGE, not copied: {message}")
     if bad:
         raise typer.Exit(1)
+
+
+def _source(path: Path, stack: ExitStack) -> Any:
+    """A store to copy from; one on the Hub is downloaded for as long as it is copied."""
+    from ..store.upkeep.share import fetched_store
+
+    if (url := url_of(path)) is not None and url.startswith("hf://"):
+        return stack.enter_context(fetched_store(url))
+    return _open(path, tolerate_damage=True, check_sizes=True)
 
 
 def _open(path: Path, *, tolerate_damage: bool = False, check_sizes: bool = False) -> Any:

@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 
 from ...train.config import TrainConfig
 from ..errors import ConfigError
-from ..files.local import require_local
+from ..files.local import require_local, url_of
 from ..files.store_paths import store_path
 from ..messages import list_problems, printable
 from .settings import help_of
@@ -29,8 +29,12 @@ _STORES = frozenset({"store", "stores", "cache", "target", "a", "b"})
 """Options and arguments that may name a store in a bucket; a command that cannot use one there says so itself."""
 
 
+_TAKE_URLS = {("precompute", "images"), ("merge", "stores")}
+"""Command and parameter: paths that may lie elsewhere (files/remote.py)."""
+
+
 class Command(TyperCommand):
-    """A command that takes paths of this machine, and URLs for stores."""
+    """A command that takes paths of this machine, and URLs of stores and, where `_TAKE_URLS` says so, of inputs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse a URL wherever a path is expected, before the command begins."""
@@ -43,6 +47,8 @@ class Command(TyperCommand):
         for name, value in ctx.params.items():
             parts = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
             for part in parts:
+                if (ctx.info_name, name) in _TAKE_URLS and isinstance(part, Path) and url_of(part) is not None:
+                    continue  # its setting looks at the URL
                 if isinstance(part, Path) and name in _STORES:
                     store_path(part)
                 elif isinstance(part, Path) or (name in _PLACES and isinstance(part, str)):

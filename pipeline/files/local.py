@@ -20,6 +20,7 @@ _MAX_NAME_BYTES = 200
 """File systems take names of 255 bytes; a suffix and a digest follow."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 """`Path("s3://bucket")` keeps one slash; a drive of Windows has one letter."""
+_REMOTE = re.compile(r"(s3|gs|az|hf):/+(.*)", re.DOTALL)
 
 
 def require_local(place: str | os.PathLike[str]) -> Path:
@@ -54,6 +55,12 @@ def place_of(where: str | os.PathLike[str] | Place) -> Place:
     from .bucket import Bucket
 
     return Bucket(f"{url[1]}://{text[url.end() :]}")
+
+
+def url_of(place: str | os.PathLike[str]) -> str | None:
+    """The URL that was meant, also where a path has taken one of its slashes; None of a path of this machine."""
+    match = _REMOTE.fullmatch(os.fspath(place))
+    return f"{match[1]}://{match[2]}" if match else None
 
 
 def file_name(text: str) -> str:

@@ -18,6 +18,7 @@ from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import arrow_tables as arrow_files
 from ...pipeline.files import text_tables as lists
+from ...pipeline.files.local import url_of
 from ...pipeline.messages import name_some
 from ..rollout.kinds import KINDS, Kind
 from .containers import TARS, add_containers
@@ -26,6 +27,7 @@ from .fields import Fields
 from .first_bytes import EMPTY, LIST, OTHER, TABLE, TAR, UNKNOWN, Content, is_special, look_at
 from .folders import Walk, expand_braces, has_braces, has_magic, match_files
 from .links import broken_link
+from .remote_places import find_remote
 from .selection import (
     FOLDER,
     HIDDEN,
@@ -54,6 +56,8 @@ def find(place: Path, kind: Kind, column: str | None, fields: Fields) -> Selecti
         ConfigError: as of `list_inputs`; or this user may not look there.
     """
     text = str(place)
+    if (url := url_of(text)) is not None:
+        return find_remote(url, kind, column, fields)
     if text.startswith(arrow_files.HUB):
         fetched = arrow_files.fetch_hub(text)
         root = str(fetched[0].parent) if fetched else text
