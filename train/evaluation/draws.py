@@ -90,13 +90,22 @@ def steps_of_a_draw(recipe: Recipe) -> int:
 
 
 def require_draws(meta: RunMeta, run: Path, store: LatentStore, draws: int) -> None:
-    """Refuse a store that does not hold enough draws of the rollouts that a run was trained on.
+    """Refuse a store that does not hold enough draws of the rollouts that a run was trained on; raises as
+    `require_draws_of`."""
+    require_draws_of(meta.recipe, f"{run}", store, draws, steps=meta.reader.num_world_steps)
 
+
+def require_draws_of(trained: Recipe, run: str, store: LatentStore, draws: int, *, steps: int) -> None:
+    """Refuse a store that does not hold enough draws of the rollouts of a recipe.
+
+    Args:
+        run: what reads it, for messages.
+        steps: that are read of each draw.
     Raises:
         ConfigError: it holds one future of each image, or fewer draws.
         StoreMismatchError: its draws are of other rollouts, or the run reads all draws at once.
     """
-    recipe, trained = store.recipe, meta.recipe
+    recipe = store.recipe
     flags = f"--kind samples --draws {draws}"
     if not recipe.traits.has_draws:
         raise ConfigError(
@@ -109,7 +118,6 @@ def require_draws(meta: RunMeta, run: Path, store: LatentStore, draws: int) -> N
             f"{store.path} holds {recipe.draws} draws of each image, and {draws} are asked for. Pass --draws "
             f"{recipe.draws}, or make more: theworld precompute IMAGES {flags}"
         )
-    steps = meta.reader.num_world_steps
     if steps > steps_of_a_draw(recipe):
         raise StoreMismatchError(
             f"{run} reads {steps} rollout steps, and a draw in {store.path} has {steps_of_a_draw(recipe)}. Name a "
