@@ -103,6 +103,7 @@ def evaluate(
         raise ConfigError("--live rolls out the futures of --draws: say how many, such as --draws 8")
     if shown is not None and draws is not None:
         raise ConfigError("--draws averages over rollouts, --shown shows something else: evaluate one, then the other")
+    from ...train.evaluation.blind import blind_notes
     from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown, require_one_file
     from ...train.study.findings import read_outcomes
     from ..progress import Progress, print_json, print_result
@@ -148,6 +149,8 @@ def evaluate(
         if not evaluation.is_swap:
             for alarm in evaluation.alarms:
                 progress.warn(f"note: {evaluation.run}: {alarm}")
+    for run, note in blind_notes(evaluations):
+        progress.warn(f"note: {run}: {note}")
     if report is not None:
         _report(evaluations, report, store, images, world, device, as_json=as_json, quiet=quiet)
 

@@ -118,7 +118,9 @@ class LiveWorld(LatentDecoder):
         embeddings = TextEmbeddings.load(text) if text else embed_prompts(source.folder, recipe, source.family.text)
         load = partial(source.family.load, source.folder, compute_dtype=recipe.compute_dtype, text=embeddings)
         loaded = load_or_offload(lambda device: load(device=device), where, progress or Progress.to_logger())
-        return cls(loaded, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress)
+        live = cls(loaded, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress)
+        live.knows_scenes_alone = source.knows_scenes_alone
+        return live
 
     @classmethod
     def for_store(

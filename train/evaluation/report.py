@@ -12,6 +12,7 @@ from pathlib import Path
 from ...pipeline.files.atomic import make_folders, replace
 from ..pages import intervals
 from ..pages.html import Html, bullets, document, image, paragraph, render, table, together
+from .blind import blind_notes
 from .evaluate import Evaluation, require_same_questions
 from .metrics import Prediction, Score
 from .own_words import RULES
@@ -88,7 +89,8 @@ def run_page(
         *closing,
         ("Setup", _facts(runs)),
     ]
-    return document("Evaluation of trained runs", "Evaluation: accuracy of trained runs", _summary(runs), sections)
+    opening_text = _summary(runs, evaluations)
+    return document("Evaluation of trained runs", "Evaluation: accuracy of trained runs", opening_text, sections)
 
 
 def name_of(evaluation: Evaluation) -> str:
@@ -99,11 +101,12 @@ def name_of(evaluation: Evaluation) -> str:
     return f"{evaluation.run}{arm}, {evaluation.steps} steps{shown}{draws}"
 
 
-def _summary(runs: Named) -> Html:
+def _summary(runs: Named, evaluations: Sequence[Evaluation]) -> Html:
     first = runs[0][1]
     lines: list[str | Html] = [f"{name}: {_correct(e)}" for name, e in runs]
     alarm = '<span class="alarm">{{ name }}</span>: {{ text }}'
     lines += [render(alarm, name=name, text=text) for name, e in runs for text in e.alarms]
+    lines += [render(alarm, name=run, text=text) for run, text in blind_notes(evaluations)]
     lines += [
         f"{name} was evaluated by an earlier version: generated answers, calibration and cost are not "
         "known. Evaluate it again"
