@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.random import Generator
 
+from ...worlds.scene_look import TINTS
 from .buckets import BINS, DIVIDER_TOP, DIVIDERS_X, Buckets, bin_of
-from .physics import COLORS, SIZE, TINTS, UNSEEN_COLORS, Ball, Layout, place, ramp_at, simulate
+from .physics import COLORS, SIZE, UNSEEN_COLORS, Ball, Layout, place, ramp_at, simulate
 
 WEAKEST, STRONGEST = 0.2, 2.4
 """Speed of the ball at the start, px per frame; it falls through the picture in 13 frames."""
