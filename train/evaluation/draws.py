@@ -12,8 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -58,9 +59,12 @@ class DrawLatents(LatentDataset):
     """
 
     def __init__(self, store: LatentStore, *, draw: int, keys: Sequence[str], rollout_steps: int) -> None:
-        self._first = 1 + draw * steps_of_a_draw(store.recipe)
+        self._draw, self._first = draw, 1 + draw * steps_of_a_draw(store.recipe)
         self._steps = rollout_steps
         super().__init__(store, keys=keys, rollout_steps=self._first - 1 + rollout_steps)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), draw=self._draw, keys=self.keys, rollout_steps=self._steps), (self.store,)
 
     def read(self, indices: Indices, buffer: BatchBuffer | None = None) -> Tensor:
         """(B, C, 1 + K, H, W): frame 0, and K frames of the draw. The frames are moved in the memory that was read."""
@@ -75,9 +79,13 @@ class _KeptLatents(LatentDataset):
 
     read_ahead = False
 
-    def __init__(self, store: LatentStore, latents: Tensor, *, keys: Sequence[str], rollout_steps: int) -> None:
+    def __init__(self, store: LatentStore, *, latents: Tensor, keys: Sequence[str], rollout_steps: int) -> None:
         super().__init__(store, keys=keys, rollout_steps=rollout_steps)
         self._latents = latents
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        steps = self._latents.shape[2] - 1
+        return partial(type(self), latents=self._latents, keys=self.keys, rollout_steps=steps), (self.store,)
 
     def read(self, indices: Indices, buffer: BatchBuffer | None = None) -> Tensor:
         del buffer  # nothing is read
@@ -203,7 +211,7 @@ def answer_draws(
             started = time.perf_counter()
             latents = _roll_out(live, store, keys, steps, draw, f"draw {draw + 1} of {draws}", progress)
             seconds += time.perf_counter() - started
-            images = _KeptLatents(store, latents, keys=keys, rollout_steps=steps)
+            images = _KeptLatents(store, latents=latents, keys=keys, rollout_steps=steps)
         by_draw.append(answer(images))
     price = None if live is None else float(f"{seconds / len(keys):.4g}")
     averaged = [average(responses, question.choices) for question, *responses in zip(questions, *by_draw, strict=True)]
