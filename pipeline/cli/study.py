@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _STUDY = "The comparison"
 
+_ARMS = "text,steps0,frozen,shuffled,noise,rollout"
 VARIED = frozenset({"arm", "labels", "seed", "out"})
 """Settings of a training that the study itself decides."""
 
@@ -29,13 +30,14 @@ VARIED = frozenset({"arm", "labels", "seed", "out"})
 @settings_of(TrainConfig, without=VARIED | {"max_bad", "holdout"})  # every arm answers every question of stated splits
 def study(
     arms: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Train and compare these, separated by commas: text, steps0, frozen, shuffled, noise, rollout, last, "
-            "true, …",
+            "true, …, and those of the file's [study.arms.NAME]. (default: those of the file, or "
+            "text,steps0,frozen,shuffled,noise,rollout)",
             rich_help_panel=_STUDY,
         ),
-    ] = "text,steps0,frozen,shuffled,noise,rollout",
+    ] = None,
     labels: Annotated[
         str,
         typer.Option(help="Labelled training scenes: a number, or several as 250,1000.", rich_help_panel=_STUDY),
@@ -67,20 +69,25 @@ def study(
 
     flags = with_own_places(typed, read_table(config, "train") if config else {})
     settings = load_config(TrainConfig, "train", config, flags)
+    stated = read_table(config, "study") if config else {}
     from ...train.study.answers import Answers
+    from ...train.study.arms import parse_study_table
     from ...train.study.examples import telling_scenes
     from ...train.study.findings import find, read_outcomes
     from ...train.study.report import write_report
     from ...train.study.run import Study, run_study
     from ..progress import Progress, print_lines, print_result
 
+    table = parse_study_table(stated, where=str(config))
+    named = arms or ",".join(table.arms) or _ARMS
     plan = Study(
-        arms=split_names(arms, "--arms", example="text,rollout"),
+        arms=split_names(named, "--arms", example="text,rollout"),
         labels=_counts(labels),
         curve=None if curve is None else split_names(curve, "--curve", example="rollout,true"),
         seeds=seeds,
         settings=settings,
         out=out,
+        table=table,
     )
     rollout_outcomes = read_outcomes(outcomes) if outcomes is not None else None
     progress = Progress.on_stderr(quiet=quiet)

@@ -23,6 +23,9 @@ _SHOWS = {
     "learning.png": "Accuracy against labelled scenes, by arm",
     "shifted.png": "Temporal accuracy out of distribution, by arm",
     "break_even.png": "Accuracy against the share of futures that end correctly",
+    "bytes.png": "Temporal accuracy against the bytes that are read of an image, by arm",
+    "seconds.png": "Temporal accuracy against the rollout seconds of an image, by arm",
+    "abstention.png": "Temporal accuracy against the share of questions answered, by arm with several draws",
     "gains.png": "Points gained or lost by the rollout, by kind of question",
 }
 
@@ -45,6 +48,8 @@ def page(results: Results, pictures: Mapping[str, bytes], strips: Mapping[str, b
         ("Arms by question type", _arms(results)),
         ("Hypotheses, stated before the runs", _hypotheses(results)),
         ("Accuracy against labels", _picture(pictures, "learning.png")),
+        ("Accuracy against cost", _prices(results, pictures)),
+        ("Abstention by agreement of draws", _picture(pictures, "abstention.png")),
         ("Out of distribution", _picture(pictures, "shifted.png")),
         ("Break-even: how often must a future be correct?", _break_even(results, pictures)),
         ("Ablations: the same adapter, shown another input", _swaps(results)),
@@ -101,6 +106,32 @@ def _arms(results: Results) -> Html:
     rule = results["heuristic"]
     note = "" if rule is None else f" The rule of thumb answers {100 * rule:.1f} % of the temporal questions correctly."
     return together(parts) + paragraph(f"pair: both halves of a minimal pair correct.{note}")
+
+
+def _prices(results: Results, pictures: Mapping[str, bytes]) -> Html:
+    """World tokens, bytes and seconds of each arm beside its accuracy; results of earlier versions state none."""
+    arms = results["arms"]
+    if not all("bytes" in arms[arm] for arm in results["study"]["arms"]):
+        return Html("")
+    primary = results["study"]["primary"]
+    rows = [
+        [
+            arm,
+            f"{arms[arm]['world_tokens']:,}",
+            f"{arms[arm]['bytes']:,}",
+            "-" if (seconds := arms[arm]["rollout_seconds"]) is None else f"{seconds:.4g}",
+            *(_cell(score_of(results, arm=arm, labels=primary, type=kind)) for kind in results["types"]),
+        ]
+        for arm in results["study"]["arms"]
+    ]
+    heads = ["arm", "world tokens", "bytes of an image", "rollout seconds of an image", *results["types"]]
+    note = paragraph(
+        "Bytes are those that an arm reads of an image in its store, before compression. Seconds were measured by the "
+        "worker that made the store, of all draws; an arm that reads frame 0 alone needs no rollout, and the cost of a "
+        "true future is not defined."
+    )
+    pair = [_picture(pictures, name) for name in ("bytes.png", "seconds.png")]
+    return together([*pair, table(heads, rows), note])
 
 
 def _hypotheses(results: Results) -> Html:
