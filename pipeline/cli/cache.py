@@ -379,7 +379,8 @@ def merge(
     with ExitStack() as stack:
         sources = [_source(path, stack) for path in stores]
         copied = run_merge(place_of(target), sources, progress=Progress.on_stderr(quiet=quiet))
-        _report_copies(place_of(target), copied, tuple(damage for source in sources for damage in source.damage), as_json)
+        damage = tuple(damage for source in sources for damage in source.damage)
+        _report_copies(place_of(target), copied, damage, as_json)
 
 
 def _report_copies(target: Place, copies: list[Any], damage: tuple[str, ...], as_json: bool) -> None:
