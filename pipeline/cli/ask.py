@@ -12,6 +12,7 @@ from ...train.config import AnswerConfig
 from ..config import load_config
 from ..messages import split_names
 from . import options
+from .early import require_file
 from .options import Device, Json, Quiet
 from .settings import settings_of
 
@@ -49,14 +50,17 @@ def ask(
     offered = [*(split_names(choices, "--choices", example="left,right") if choices else ()), *(choice or ())]
     writing = load_config(AnswerConfig, "answer", None, typed)
     read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
+    from ..progress import Progress, print_json, print_lines
+
+    progress, where = Progress.on_stderr(quiet=quiet), options.device_name(device)
+    require_file(image, "image")
+    progress.say(f"loading {run} …")
     from ...precompute.live.world import LazyRollout
     from ...train.evaluation.live_answer import answer_live
     from ...train.runs.folder import load_run
     from ...train.runs.sizes import one_answer
     from ..device_memory import GIB
-    from ..progress import Progress, print_json, print_lines
 
-    progress, where = Progress.on_stderr(quiet=quiet), options.device_name(device)
     loaded = load_run(run, lm=lm, device=where, memory=memory, progress=progress)
     left = None if memory is None or loaded.sizes is None else memory - one_answer(loaded.sizes).total / GIB
     rollout = LazyRollout(loaded.meta.recipe, image, world=world, device=where, memory=left, progress=progress)

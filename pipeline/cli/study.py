@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..messages import split_names
 from . import options
 from .defaults import with_own_places
+from .early import require_file
 from .options import ConfigFile, Json, Quiet
 from .settings import settings_of
 
@@ -64,9 +65,13 @@ def study(
     A second call resumes the study; more arms, labels and seeds may be added to it.
     """
     from ..config import load_config, read_table
+    from ..store.folder import resolve_store
 
     flags = with_own_places(typed, read_table(config, "train") if config else {})
     settings = load_config(TrainConfig, "train", config, flags)
+    label_counts = _counts(labels)
+    resolve_store(settings.store)  # said before the seconds that torch and transformers take to load
+    require_file(settings.questions, "questions")
     from ...train.study.answers import Answers
     from ...train.study.examples import telling_scenes
     from ...train.study.findings import find, read_outcomes
@@ -76,7 +81,7 @@ def study(
 
     plan = Study(
         arms=split_names(arms, "--arms", example="text,rollout"),
-        labels=_counts(labels),
+        labels=label_counts,
         curve=None if curve is None else split_names(curve, "--curve", example="rollout,true"),
         seeds=seeds,
         settings=settings,
