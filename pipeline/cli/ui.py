@@ -12,7 +12,7 @@ import typer
 
 from ..errors import ConfigError
 from . import options
-from .options import Device, Quiet
+from .options import Device, Json, Quiet
 
 if TYPE_CHECKING:
     from ...precompute.live.world import LiveWorld
@@ -32,13 +32,14 @@ def ui(
     device: Device = None,
     memory: options.Memory = None,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Open a page on this computer to ask a run about your own images, and see its answers with and without the future.
 
     The page listens on 127.0.0.1 alone, and only answers to the token in the address that is printed. Ctrl-C ends it.
     """
     from ...train.runs.meta import read_meta
-    from ..progress import Progress, print_lines
+    from ..progress import Progress, print_json, print_lines
 
     meta = read_meta(run)
     if meta.recipe.traits.takes != "image":
@@ -53,7 +54,10 @@ def ui(
     except OSError as error:
         raise ConfigError(f"--port {port} cannot be used: {error.strerror}. Leave it out to take a free one") from error
     with server:
-        print_lines(f"open {server.url}")
+        if as_json:
+            print_json({"url": server.url})
+        else:
+            print_lines(f"open {server.url}")
         progress.say("Ctrl-C ends it; the address is a key: give it to nobody")
         try:
             server.serve_forever()
