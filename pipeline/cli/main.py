@@ -33,6 +33,7 @@ from .status import status
 from .study import study
 from .tokens import tokens
 from .train import train
+from .ui import ui
 
 app = Commands(
     name="theworld",
@@ -134,6 +135,7 @@ app.command(example="theworld status latents")(status)
 app.command(example="theworld train --cache")(train)
 app.command(example="theworld evaluate runs/1 --report page.html")(evaluate)
 app.command(example="theworld ask runs/1 photo.jpg 'where will the ball land?' --choices left,middle,right")(ask)
+app.command(example="theworld ui runs/1")(ui)
 app.command(example="theworld study bench/latents --questions bench/questions.jsonl --arms text,steps0,rollout")(study)
 app.command(example="theworld policies runs/1 --rule static=0")(policies)
 app.command(example="theworld questions questions.jsonl latents")(questions)

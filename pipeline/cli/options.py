@@ -76,7 +76,36 @@ def _printable_errors() -> Generator[None, None, None]:
         yield
     except TyperException as error:
         error.message = printable(error.message)
+        typed = getattr(error, "option_name", None) or error.message.removeprefix("No such command ").strip("'.")
+        if (ours := _WORDS_OF_OTHERS.get(typed)) is not None:
+            error.possibilities = None  # type: ignore[attr-defined]  # names that only look alike
+            error.message = f"{error.message.rstrip('.')}. Here it is: {ours}"
         raise
+
+
+_WORDS_OF_OTHERS = {
+    "--fp16": "--dtype float16",
+    "--bf16": "--dtype bfloat16",
+    "--gpu": "--device cuda",
+    "--cuda": "--device cuda",
+    "--cpu": "--device cpu",
+    "--num-gpus": "--workers",
+    "--output": "--out (train), --cache (precompute)",
+    "--output-dir": "--out (train), --cache (precompute)",
+    "--num-train-epochs": "--epochs",
+    "--per-device-train-batch-size": "--batch-size",
+    "--gradient-accumulation-steps": "--micro-batch",
+    "resume": "theworld train --resume; precompute resumes by itself",
+    "eval": "theworld evaluate",
+    "test": "theworld evaluate",
+    "generate": "theworld precompute",
+    "rollout": "theworld precompute",
+    "serve": "theworld ui",
+    "preview": "theworld cache preview",
+    "info": "theworld cache info",
+    "verify": "theworld cache verify",
+}
+"""What other tools call an option or a command -> what to type here."""
 
 
 class Commands(typer.Typer):

@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..messages import split_names
 from . import options
 from .defaults import with_own_places
+from .early import require_file
 from .options import ConfigFile, Json, Quiet
 from .settings import settings_of
 
@@ -66,10 +67,14 @@ def study(
     A second call resumes the study; more arms, labels and seeds may be added to it.
     """
     from ..config import load_config, read_table
+    from ..store.folder import resolve_store
 
     flags = with_own_places(typed, read_table(config, "train") if config else {})
     settings = load_config(TrainConfig, "train", config, flags)
     stated = read_table(config, "study") if config else {}
+    label_counts = _counts(labels)
+    resolve_store(settings.store)  # said before the seconds that torch and transformers take to load
+    require_file(settings.questions, "questions")
     from ...train.study.answers import Answers
     from ...train.study.arms import parse_study_table
     from ...train.study.examples import telling_scenes
@@ -82,7 +87,7 @@ def study(
     named = arms or ",".join(table.arms) or _ARMS
     plan = Study(
         arms=split_names(named, "--arms", example="text,rollout"),
-        labels=_counts(labels),
+        labels=label_counts,
         curve=None if curve is None else split_names(curve, "--curve", example="rollout,true"),
         seeds=seeds,
         settings=settings,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -21,6 +20,7 @@ from ...pipeline.files import text_tables as lists
 from ...pipeline.files.local import url_of
 from ...pipeline.messages import name_some
 from ..rollout.kinds import KINDS, Kind
+from .absent import absent, is_there
 from .containers import TARS, add_containers
 from .entries import Container, Entries
 from .fields import Fields
@@ -41,7 +41,6 @@ from .selection import (
     suffix_of,
 )
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAVED = frozenset({"dataset_info.json", "state.json", "dataset_dict.json"})
 """What `save_to_disk` writes beside its tables, which are read with them."""
 _content_of = cache(Content)
@@ -66,7 +65,7 @@ def find(place: Path, kind: Kind, column: str | None, fields: Fields) -> Selecti
         if (files := arrow_files.saved_files(place)) is not None:
             return _saved(place, files, kind, column, fields)
         return _folder(place, kind, column, fields)
-    if _is_there(text):
+    if is_there(text):
         check_named(place, kind)
         return _named(text, [text], kind, column, fields)
     if has_braces(text):
@@ -81,8 +80,7 @@ def find(place: Path, kind: Kind, column: str | None, fields: Fields) -> Selecti
         if not files:
             raise ConfigError(f"the pattern {text} matches no file here ({Path.cwd()}){_seen_instead(walk)}")
         return _named(text, files, kind, column, fields, walk)
-    hub = f". For a data set of the Hugging Face Hub write hf:{text}" if _HUB_ID.fullmatch(text) else ""
-    raise ConfigError(f"there is no folder or {kind.takes} at {text} (looked from {Path.cwd()}){hub}")
+    raise absent(text, kind.takes)
 
 
 def check_named(place: Path, kind: Kind) -> None:
@@ -94,7 +92,7 @@ def check_named(place: Path, kind: Kind) -> None:
         ConfigError: says what it is, and what to do.
     """
     text = str(place)
-    if text.startswith(arrow_files.HUB) or _is_folder(place) or not _is_there(text):
+    if text.startswith(arrow_files.HUB) or _is_folder(place) or not is_there(text):
         return
     if not os.path.exists(text):  # noqa: PTH110
         raise ConfigError(str(broken_link(text, os.readlink(text))))  # noqa: PTH115
@@ -123,13 +121,6 @@ def _is_folder(place: Path) -> bool:
             raise ConfigError(f"{place} cannot be read: {error.strerror} (looked from {Path.cwd()})") from error
         return False
     return True
-
-
-def _is_there(path: str) -> bool:
-    try:
-        return os.path.lexists(path)
-    except ValueError:  # of a NUL
-        return False
 
 
 def _named(
