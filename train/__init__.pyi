@@ -10,6 +10,7 @@ from .config import TrainConfig as TrainConfig
 from .data.loader import LatentDataset as LatentDataset
 from .data.loader import Prefetcher as Prefetcher
 from .data.sampler import BatchSampler as BatchSampler
+from .data.sampler import BlockSampler as BlockSampler
 from .evaluation.answer import ask as ask
 from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate

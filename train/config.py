@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ..pipeline.config import DEFAULT_CACHE, HOW_IT_RUNS, WORLD_TOKENS, setting, settings_table
 from ..pipeline.files.local import LocalPath
@@ -18,6 +18,7 @@ from .reader.layouts import LAYOUTS, PATCH, POOL_STEPS, LayoutName, PoolName, To
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
 AttentionName = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"]
+ShuffleName = Literal["full", "blocks"]
 TrackerName = Literal["none", "tensorboard", "wandb", "trackio"]
 ShowChoices = Literal["none", "list", "letters"]
 ModuleName = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=200)]
@@ -172,6 +173,28 @@ class TrainConfig(BaseModel):
     group_by_length: Annotated[
         bool, _running("Put questions of similar length into the same update, to pad less. Changes their order.")
     ] = False
+    shuffle: Annotated[
+        ShuffleName | None,
+        _running("full, or blocks: within some shards at a time.", default="full; blocks for a store in a bucket"),
+    ] = None
+    """Decides the order of rows. A training saves which it was, and stays with it wherever its store is moved."""
+    shuffle_window: Annotated[int, Field(ge=1), _running("Shards of a block.")] = 8
+    """A store in a bucket fetches whole shards to local disk, and a block must fit there."""
+    shuffle_groups: Annotated[int, Field(ge=1), _running("Machines that each read their own part of the blocks.")] = 1
+    """Neighbouring ranks belong together. A machine then fetches one part of the store an epoch."""
+    local_cache: Annotated[
+        LocalPath | None,
+        _running(
+            "Folder of this machine's disk for shards of a store in a bucket.",
+            default="theworld/shards in the user's cache",
+            typed_only="a file may not say where to write",
+        ),
+    ] = None
+    local_cache_size: Annotated[
+        ByteSize | None,
+        Field(gt=0),
+        _running("The most that it may take, such as 200GB.", default="half of what is free", text=True),
+    ] = None
     gradient_checkpointing: Annotated[
         bool | None, _running("Recompute activations: less memory, more time.", default="if not one image fits without")
     ] = None
@@ -216,6 +239,19 @@ class TrainConfig(BaseModel):
         if self.attention == "flash_attention_2" and self.pack > 1:
             raise ValueError("flash_attention_2 cannot separate packed questions: set pack = 1, or use flex_attention")
         return self
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> TrainConfig:
+        if self.batch_size % self.shuffle_groups:
+            raise ValueError(
+                f"shuffle_groups {self.shuffle_groups} must divide batch_size {self.batch_size}: each machine gets its "
+                "share of an update"
+            )
+        return self
+
+    def shuffle_text(self) -> str:
+        """The order of rows, as a run states it."""
+        return f"blocks of {self.shuffle_window} shards" if self.shuffle == "blocks" else "full"
 
     @model_validator(mode="before")
     @classmethod

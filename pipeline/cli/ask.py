@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from ...train.config import AnswerConfig
 from ..config import load_config
+from ..errors import ConfigError
 from ..messages import split_names
 from . import options
 from .options import Device, Json, Quiet
@@ -32,6 +34,7 @@ def ask(
         str | None,
         typer.Option(help="Choose the rollout steps: 'gate', learned with the run; or a rule, static=0, with --type."),
     ] = None,
+    draws: options.Draws = None,
     kind: Annotated[str | None, typer.Option("--type", help="Type of the question, for a rule of --adaptive.")] = None,
     lm: options.MovedLm = None,
     world: options.MovedWorld = None,
@@ -50,7 +53,8 @@ def ask(
     writing = load_config(AnswerConfig, "answer", None, typed)
     read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
     from ...precompute.live.world import LazyRollout
-    from ...train.evaluation.live_answer import answer_live
+    from ...train.evaluation.draws import ask_draws
+    from ...train.evaluation.live_answer import LiveAnswer, answer_live
     from ...train.runs.folder import load_run
     from ...train.runs.sizes import one_answer
     from ..device_memory import GIB
@@ -62,18 +66,39 @@ def ask(
     rollout = LazyRollout(loaded.meta.recipe, image, world=world, device=where, memory=left, progress=progress)
     if preview is not None:
         rollout.require_pictures()
-    live = answer_live(
-        loaded,
-        rollout.see,
-        question,
-        offered or None,
-        steps=steps,
-        adaptive=adaptive,
-        type=kind,
-        image=image,
-        writing=writing,
-        progress=progress,
-    )
+    facts: dict[str, Any] = {}
+    if draws is not None:
+        if adaptive is not None or kind is not None:
+            raise ConfigError("--draws rolls several futures out, --adaptive decides whether to roll out: choose one")
+        rollout.require_draws()
+        started = time.perf_counter()
+        drawn = ask_draws(
+            loaded,
+            rollout.see_draw,
+            question,
+            offered or None,
+            draws=draws,
+            steps=steps,
+            image=image,
+            writing=writing,
+            progress=progress,
+        )
+        live = LiveAnswer(drawn.answer, drawn.steps, None, drawn.latents)
+        facts = {"draws": draws, "agreement": drawn.agreement, "own_answers": list(drawn.own_answers)}
+        facts["seconds"] = round(time.perf_counter() - started, 3)
+    else:
+        live = answer_live(
+            loaded,
+            rollout.see,
+            question,
+            offered or None,
+            steps=steps,
+            adaptive=adaptive,
+            type=kind,
+            image=image,
+            writing=writing,
+            progress=progress,
+        )
     answer = live.answer
     if preview is not None:
         from ...precompute.preview.answer_cards import save_answer
@@ -82,8 +107,7 @@ def ask(
         save_answer(rollout.viewer, image, live.latents, question, answers, preview)
     if as_json:
         ranked = [{"choice": r.choice, "probability": r.probability} for r in answer.ranked]
-        facts = {"answer": answer.text, "ranked": ranked, "steps": live.steps, "why": live.why}
-        print_json(facts)
+        print_json({"answer": answer.text, "ranked": ranked, "steps": live.steps, "why": live.why, **facts})
         return
     if live.why is not None:
         progress.say(f"rollout steps read: {live.steps}, for {live.why}")
@@ -92,5 +116,8 @@ def ask(
     print_lines(answer.text)
     for ranked in answer.ranked:
         progress.say(f"  {ranked.probability:6.1%}  {ranked.choice}")
+    if draws is not None:
+        agree, seconds = round(facts["agreement"] * draws), facts["seconds"]
+        progress.say(f"{agree} of {draws} draws of the rollout give this answer: {draws} rollouts, {seconds} s in all")
     place = f"saved as {preview}" if preview is not None else "add --preview FILE.png to see it"
     progress.say(f"image, rollout and answer: {place}")

@@ -17,8 +17,13 @@ from .options import Device, Json, Quiet, device_name
 from .settings import help_of, settings_of
 
 if TYPE_CHECKING:
-    from ...train.evaluation.evaluate import Evaluation
+    from collections.abc import Callable
 
+    from ...precompute.live.batches import LiveBatches
+    from ...train.evaluation.evaluate import Evaluation
+    from ..store.folder import LatentStore
+
+_LIVE_BATCH = 8
 _PAGE = "A page for reviewers"
 
 
@@ -29,7 +34,10 @@ def _page_option(help: str) -> Any:
 @settings_of(AnswerConfig, "max_new_tokens")
 def evaluate(
     runs: options.Runs = None,
-    store: options.StoreOfRun = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="A store of the run's recipe; for --draws of kind samples. (default: as trained)"),
+    ] = None,
     questions: options.QuestionsOfRun = None,
     split: options.Split = "test",
     steps: options.ReadSteps = None,
@@ -40,6 +48,11 @@ def evaluate(
     show_choices: Annotated[
         str | None, typer.Option(help=f"{help_of(TrainConfig, 'show_choices')} (default: as trained)")
     ] = None,
+    draws: options.Draws = None,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Roll the --draws out on the spot, held in memory; no store of them is read."),
+    ] = False,
     lm: options.MovedLm = None,
     rescore: Annotated[
         bool,
@@ -84,6 +97,11 @@ def evaluate(
         if report is not None:
             _report(evaluations, report, store, images, world, device, as_json=as_json, quiet=quiet)
         return
+    if live and draws is None:
+        raise ConfigError("--live rolls out the futures of --draws: say how many, such as --draws 8")
+    if shown is not None and draws is not None:
+        raise ConfigError("--draws averages over rollouts, --shown shows something else: evaluate one, then the other")
+    from ...train.evaluation.blind import blind_notes
     from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown, require_one_file
     from ...train.study.findings import read_outcomes
     from ..progress import Progress, print_json, print_result
@@ -113,6 +131,8 @@ def evaluate(
             show_choices=_known_way(show_choices),
             lm=lm,
             max_bad=max_bad,
+            draws=draws,
+            live=_live_draws(run, images, questions, world, device_name(device)) if live else None,
             progress=progress,
         )
     ]
@@ -127,6 +147,8 @@ def evaluate(
         if not evaluation.is_swap:
             for alarm in evaluation.alarms:
                 progress.warn(f"note: {evaluation.run}: {alarm}")
+    for run, note in blind_notes(evaluations):
+        progress.warn(f"note: {run}: {note}")
     if report is not None:
         _report(
             evaluations,
@@ -139,6 +161,25 @@ def evaluate(
             as_json=as_json,
             quiet=quiet,
         )
+
+
+def _live_draws(
+    run: Path, images: Path | None, questions: Path | None, world: str | None, device: Any
+) -> Callable[[LatentStore], LiveBatches]:
+    """What rolls out the draws of the images that a run's store was made from."""
+
+    def roll_out(store: LatentStore) -> LiveBatches:
+        from ...precompute.live.batches import LiveBatches
+        from ...precompute.live.world import require_noise
+        from ...train.questions.readers import folder_of
+        from ...train.runs.meta import read_meta
+
+        require_noise(store.recipe, world)
+        place = folder_of(questions or Path(read_meta(run).questions.path))
+        given = images or _trained_images(run)
+        return LiveBatches(store, given, fallback=place, size=_LIVE_BATCH, world=world, device=device)
+
+    return roll_out
 
 
 def _known_way(name: str | None) -> Any:

@@ -165,6 +165,10 @@ MovedLm = Annotated[str | None, moved_lm()]
 ImagesOfStore = Annotated[Path | None, images_of_store()]
 ReadSteps = Annotated[int | None, typer.Option(min=0, help="Rollout steps to read. (default: as trained)")]
 Runs = Annotated[list[Path] | None, typer.Argument(help="Run folders. (default: the newest under runs)")]
+Draws = Annotated[
+    int | None,
+    typer.Option(min=1, help="Average answers over so many draws of the rollout; their agreement is confidence."),
+]
 StoreOfRun = Annotated[
     Path | None, typer.Option(help="A store of the same recipe. (default: the one it was trained on)")
 ]

@@ -21,6 +21,7 @@ from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec
 from ..messages import command
 from . import views
+from .bucket_reader import BucketRowReader
 from .buffer import BatchBuffer
 from .catalog import Catalog
 from .dropped import DroppedKeys
@@ -32,6 +33,7 @@ from .ledger import Failure, FailureLog
 from .payload_sizes import size_problem
 from .records import ShardRecord, read_record
 from .row_reader import GONE, RowReader
+from .shard_cache import ShardCache
 from .sources import SourceRow, read_prompts, read_source_rows, read_sources, read_starts, write_sources
 from .writer import ShardWriter
 from .zarr_group import ZarrGroup
@@ -274,7 +276,7 @@ class LatentStore:
     def _read(self, keys: AnyKeys, rollout_steps: int | None, out: NDArray[Any] | None) -> NDArray[Any]:
         rows = self.rows_of(keys)
         if out is None:
-            return self.read_rows(rows, self.buffer(len(rows), rollout_steps=rollout_steps))
+            return self._read_some(rows, self.buffer(len(rows), rollout_steps=rollout_steps))
         buffer = self.buffer(1, rollout_steps=rollout_steps)
         shape = (len(rows), *buffer.latents.shape[1:])
         if out.shape != shape or out.dtype != self.dtype or not out.flags.writeable:
@@ -282,8 +284,13 @@ class LatentStore:
                 f"out must be a writeable {self.dtype} array of shape {shape}, got {out.dtype} {out.shape}"
             )
         for number in range(len(rows)):
-            out[number] = self.read_rows(rows[number : number + 1], buffer)[0]
+            out[number] = self._read_some(rows[number : number + 1], buffer)[0]
         return out
+
+    def _read_some(self, rows: NDArray[np.int64], buffer: BatchBuffer) -> NDArray[Any]:
+        """`read_rows` for whoever reads few of a shard's rows: with a local cache, none is fetched whole for them."""
+        self._loaded()
+        return self._reader.read(rows, buffer, whole_shards=False)
 
     def buffer(
         self, samples: int, *, rollout_steps: int | None = None, memory: NDArray[np.uint8] | None = None
@@ -317,6 +324,23 @@ class LatentStore:
         """
         self._loaded()
         return self._reader.read(rows, buffer)
+
+    def use_local_cache(self, cache: ShardCache, *, window: int | None) -> None:
+        """Read whole shards of a store in a bucket by way of this machine's disk, for `read_rows`, in many epochs.
+
+        Args:
+            window: shards that are read at a time, as a `BlockSampler` does; None is all of them, in any order.
+        Raises:
+            ConfigError: the cache may not hold so many; names the size that works.
+        """
+        self._loaded()
+        if isinstance(self._reader, BucketRowReader):
+            self._reader.use_cache(cache, str(self.place), window=window)
+
+    @property
+    def reader(self) -> RowReader:
+        """How rows are read: from files, by requests, or by way of a local cache."""
+        return self._reader
 
     def new_shard(self, number: int | None = None) -> ShardWriter:
         """A writer for up to `shard_size` samples: `with store.new_shard() as shard: ...`

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +19,7 @@ from ..messages import command
 from .buffer import BatchBuffer
 from .catalog import Catalog
 from .formats.base import ShardLayout
+from .index import Shard
 from .records import read_record, record_path, unreadable
 from .shard_files import OpenShardFiles, ShardFile
 
@@ -43,22 +44,36 @@ class RowReader:
         """Close all; what was checked need not be checked again."""
         self._files.close()
 
-    def read(self, rows: NDArray[np.int64], buffer: BatchBuffer) -> NDArray[Any]:
+    batches_ahead = 2
+    """Batches worth reading ahead."""
+
+    def read(self, rows: NDArray[np.int64], buffer: BatchBuffer, *, whole_shards: bool = True) -> NDArray[Any]:  # noqa: ARG002
         """The latents at some rows: `LatentStore.read_rows`.
 
+        Args:
+            whole_shards: see `BucketRowReader`.
         Raises:
             DamagedShardError, StoreError, LatentShapeError: as there.
         """
+        numbers, places = self._shards_and_places(rows, buffer)
+        self._read_files(range(len(numbers)), numbers, places, buffer)
+        return buffer.latents[: len(rows)]
+
+    def _shards_and_places(self, rows: NDArray[np.int64], buffer: BatchBuffer) -> tuple[list[int], list[int]]:
         if len(rows) > len(buffer):
             raise LatentShapeError(f"{len(rows)} samples do not fit a buffer of {len(buffer)}")
+        numbers, places = np.divmod(rows, self._layout.shard_size)
+        return numbers.tolist(), places.tolist()
+
+    def _read_files(
+        self, samples: Sequence[int], numbers: Sequence[int], places: Sequence[int], buffer: BatchBuffer
+    ) -> None:
+        """Read rows of payloads that are files into some samples of a buffer."""
         frames, row_bytes = latent_frames(buffer.rollout_steps), self._layout.row_bytes
-        shard_numbers, shard_places = np.divmod(rows, self._layout.shard_size)
-        numbers: list[int] = shard_numbers.tolist()
-        places: list[int] = shard_places.tolist()
         opened, has_prefetched = self._files.current(), False
         patience = _PATIENCE_S + buffer.rows.shape[1] / _MEMORY_BYTES_PER_S
-        for sample, (number, place) in enumerate(zip(numbers, places, strict=True)):  # hot: a microsecond counts
-            payload = opened.get(number) or self._open(number)
+        for done, (sample, number, place) in enumerate(zip(samples, numbers, places, strict=True), 1):
+            payload = opened.get(number) or self._open(number)  # hot: a microsecond counts
             started = perf_counter()
             for offset, size, memory in buffer.pieces:
                 try:
@@ -70,10 +85,9 @@ class RowReader:
             payload.used = started
             if not has_prefetched and perf_counter() - started > patience:  # from the disk: ask for all others at once
                 has_prefetched = True
-                self._prefetch(zip(numbers[sample + 1 :], places[sample + 1 :], strict=True), buffer)
+                self._prefetch(zip(numbers[done:], places[done:], strict=True), buffer)
             if payload.checked[place] < frames:
-                self._check(payload, place, buffer.rows[sample], frames)
-        return buffer.latents[: len(rows)]
+                self._check(payload, place, buffer, sample, frames)
 
     def damaged(self, number: int, problem: str) -> DamagedShardError:
         """The error for a shard whose payload is not what was committed, and how to heal it."""
@@ -135,16 +149,20 @@ class RowReader:
             raise (self.damaged(number, problem) if is_damaged else store_error) from again
         return payload
 
-    def _check(self, payload: ShardFile, place: int, memory: NDArray[np.uint8], frames: int) -> None:
-        """The first touch of these frames: they must match their checksums, and those that the record states."""
-        number = payload.shard.number
+    def _check(self, payload: ShardFile, place: int, buffer: BatchBuffer, sample: int, frames: int) -> None:
+        """The first touch of these frames: they must be what was committed."""
+        self._require_committed(payload.shard, place, buffer.rows[sample], frames)
+        payload.checked[place] = frames
+
+    def _require_committed(self, shard: Shard, place: int, memory: NDArray[np.uint8], frames: int) -> None:
+        """The frames in memory must match their checksums, and those that the record states."""
+        number = shard.number
         stated = self._layout.checksums(memory, frames)
         if stated is None:
             raise self.damaged(number, f"row {place} does not match its checksums")
-        recorded: list[int] = payload.shard.frames_crc32c[place, :frames].tolist()
+        recorded: list[int] = shard.frames_crc32c[place, :frames].tolist()
         if stated[: len(recorded)] != recorded:  # by the index, and a snapshot's checksums have no seal
             recorded = read_record(self._store, number, self._recipe_id).checksums()[place, :frames].tolist()
         if stated[: len(recorded)] != recorded:
             problem = f"row {place} does not match its checksums, or is not the one its record describes"
             raise self.damaged(number, problem)
-        payload.checked[place] = frames

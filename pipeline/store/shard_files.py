@@ -30,13 +30,17 @@ class ShardFile:
 
     __slots__ = ("checked", "fd", "shard", "stamp", "used")
 
-    def __init__(self, path: str, shard: Shard, store: Path, earlier: Checked | None = None) -> None:
+    def __init__(
+        self, path: str, shard: Shard, store: Path | None, earlier: Checked | None = None, *, fd: int | None = None
+    ) -> None:
         """
         Args:
+            store: where it must lie; None for a copy in the local cache.
             earlier: what was found out when it was open before.
+            fd: the file, opened already.
         """
         self.fd = -1
-        self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if fd is None else fd
         status = os.fstat(self.fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size != shard.bytes:
             raise ValueError(f"it has {status.st_size} bytes, its record states {shard.bytes}")
@@ -47,7 +51,8 @@ class ShardFile:
         if earlier is not None and earlier[0] == self.stamp:
             self.checked = earlier[1]
         else:  # another file than the one that was checked
-            require_inside(store, Path(path), self.fd)
+            if store is not None:
+                require_inside(store, Path(path), self.fd)
             self.checked = array("H", bytes(2 * shard.rows))
         self.used = perf_counter()
         """When it was last read, by `perf_counter`; the reader keeps it up to date."""
@@ -60,13 +65,18 @@ class ShardFile:
 class OpenShardFiles:
     """The payload files used most recently, and which of their rows were checked."""
 
-    def __init__(self, store: Path, path_of: Callable[[int], str]) -> None:
+    def __init__(
+        self, store: Path | None, path_of: Callable[[int], str], fd_of: Callable[[Shard], int] | None = None
+    ) -> None:
         """
         Args:
+            store: the folder that they must lie in; None for copies in the local cache.
             path_of: the payload of a shard number; text, as making a `Path` takes as long as opening it.
+            fd_of: opens a copy in the local cache.
         """
         self._store = store
         self._path_of = path_of
+        self._fd_of = fd_of
         self._checked: dict[int, Checked] = {}
         self.close()
         open_files.join(self)
@@ -135,11 +145,20 @@ class OpenShardFiles:
                 self._let_go(max(len(self._open) + 1 - self._allowed, self._allowed // _AT_ONCE))
         number = shard.number
         earlier = self._checked.get(number)
-        payload = open_files.retried(lambda: ShardFile(self._path_of(number), shard, self._store, earlier))
+        if self._fd_of is None:
+            payload = open_files.retried(lambda: ShardFile(self._path_of(number), shard, self._store, earlier))
+        else:
+            payload = ShardFile(self._path_of(number), shard, None, earlier, fd=self._fd_of(shard))
+            self._let_go_of_evicted()
         if earlier is None or earlier[0] != payload.stamp:
             self._checked[number] = (payload.stamp, payload.checked)
         self._open[number] = payload
         return payload
+
+    def _let_go_of_evicted(self) -> None:
+        """Close the copies that were evicted: while they are open, their bytes stay on the disk."""
+        for number in [number for number, payload in self._open.items() if not os.fstat(payload.fd).st_nlink]:
+            del self._open[number]
 
     def _let_go(self, count: int) -> int:
         """Close those not used for longest; a thread that reads one keeps it until it has done so."""

@@ -27,6 +27,7 @@ from ..worlds.family import read_configs
 from ..worlds.guardrail import check_prompts
 from ..worlds.offloading import copies_text
 from ..worlds.source import COSMOS, WORLDLET, WorldSource, find_family, resolve_world
+from .cautions import cautions
 from .config import PrecomputeConfig
 from .cost import Cost, Target, a_or_an, estimate
 from .events import Events
@@ -152,6 +153,8 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
         prepared.shards,
     ):
         progress.say(line)
+    for caution in cautions(prepared.world, recipe, plan.todo) if plan.todo else ():
+        progress.warn(f"warning: {caution}")
     for line in prepared.memory.lines() if plan.todo else ():
         progress.say(line)
     if plan.todo and (warning := prepared.memory.warning()):

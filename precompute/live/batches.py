@@ -61,9 +61,11 @@ class LiveBatches:
             )
         self._inputs.load(keys[0])
 
-    def __call__(self, keys: Sequence[str], rollout_steps: int) -> Tensor:
+    def __call__(self, keys: Sequence[str], rollout_steps: int, *, draw: int | None = None) -> Tensor:
         """(B, C, 1 + rollout_steps, H, W), float32 on the CPU: the first frames of what the recipe makes of these.
 
+        Args:
+            draw: which other future, from 0, which is the recipe's own; None is what the recipe says.
         Raises:
             ImageError: an input is not there any more, is another by now, or cannot be decoded.
         """
@@ -76,5 +78,6 @@ class LiveBatches:
                 batch = torch.stack([*pixels, *[pixels[-1]] * padding])
                 parts.append(self._live.world.encode(batch)[: len(part)].float().cpu())
             else:
-                parts.append(self._live.roll_out_batch(pixels, part, size=self._size)[:, :, : 1 + rollout_steps])
+                latents = self._live.roll_out_batch(pixels, part, size=self._size, draw=draw)
+                parts.append(latents[:, :, : 1 + rollout_steps])
         return torch.cat(parts)

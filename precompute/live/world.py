@@ -20,11 +20,40 @@ from ..preview.latent_decoder import LatentDecoder, place_of, require_rules, req
 from ..preview.room import require_room_to_roll_out
 from ..rollout.batch import latents_of_batch
 from ..rollout.kinds import KINDS
-from ..worlds.family import require_ability
+from ..worlds.family import require_ability, settings_of
 from ..worlds.offloading import load_or_offload
 from ..worlds.prompts import embed_prompts, load_prompt_embeddings
 from ..worlds.source import find_family, resolve_world
 from ..worlds.text_embeddings import TextEmbeddings
+
+
+def recipe_of_draw(recipe: Recipe, draw: int) -> Recipe:
+    """The recipe of one future: that of the `draw`-th after a recipe's own, or of the `draw`-th of kind samples.
+
+    Raises:
+        ConfigError: the recipe predicts no future.
+    """
+    if not recipe.traits.predicts:
+        raise ConfigError(f"latents of kind {recipe.kind} hold no predicted future, so there are no draws of it")
+    changes: dict[str, object] = {"draw": recipe.draw + draw}
+    if recipe.traits.has_draws:
+        changes |= {"kind": "rollout", "draws": 1, "rollout_steps": recipe.rollout_steps // recipe.draws}
+    return recipe.model_copy(update=changes)
+
+
+def require_noise(recipe: Recipe, world: str | None) -> None:
+    """Refuse several draws of a world model that has one future, before anything is loaded.
+
+    Raises:
+        ConfigError: it draws no noise.
+    """
+    family = find_family(place_of(recipe, world))
+    settings = settings_of(family)
+    if settings is not None and not settings.noise:
+        raise ConfigError(
+            f"--draws: {family.title} draws no noise: an image has one future, and all its draws would be equal. Leave "
+            "it out"
+        )
 
 
 class LiveWorld(LatentDecoder):
@@ -50,7 +79,6 @@ class LiveWorld(LatentDecoder):
         self.world = world
         self._texts: Callable[[Sequence[str]], TextEmbeddings] | None = None
         """The prompts of keys, where each sample has its own."""
-        self._kind = KINDS[recipe.kind]
 
     @classmethod
     def for_recipe(
@@ -90,7 +118,9 @@ class LiveWorld(LatentDecoder):
         embeddings = TextEmbeddings.load(text) if text else embed_prompts(source.folder, recipe, source.family.text)
         load = partial(source.family.load, source.folder, compute_dtype=recipe.compute_dtype, text=embeddings)
         loaded = load_or_offload(lambda device: load(device=device), where, progress or Progress.to_logger())
-        return cls(loaded, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress)
+        live = cls(loaded, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress)
+        live.knows_scenes_alone = source.knows_scenes_alone
+        return live
 
     @classmethod
     def for_store(
@@ -113,24 +143,34 @@ class LiveWorld(LatentDecoder):
             live._texts = lambda keys: load_prompt_embeddings(store.path, [prompts[key] for key in keys], negative)
         return live
 
-    def roll_out(self, file: Path) -> Float[Tensor, "1 C T H W"]:
+    def roll_out(self, file: Path, *, draw: int | None = None) -> Float[Tensor, "1 C T H W"]:
         """Standardised latents of one image file, or of one video for recipes of kind frames, as precompute would
         make them, before they are rounded for storage.
 
+        Args:
+            draw: as of `roll_out_batch`.
         Raises:
             ImageError: the file cannot be used.
+            ConfigError: a draw of a recipe that has none.
         """
         if self.recipe.prompts == "sample":
             raise ConfigError(
                 "this run was trained on latents that each had a prompt of their own, and a picture alone has none"
             )
         content, loaded = self.load(file)
-        return self.roll_out_batch([loaded.pixels], [key_of_bytes(content)], size=1)
+        return self.roll_out_batch([loaded.pixels], [key_of_bytes(content)], size=1, draw=draw)
 
-    def roll_out_batch(self, pixels: Sequence[Tensor], keys: Sequence[str], *, size: int) -> Tensor:
-        """Latents (B, C, T, H, W) of loaded inputs, with the bits that a worker with batches of `size` gives them."""
+    def roll_out_batch(
+        self, pixels: Sequence[Tensor], keys: Sequence[str], *, size: int, draw: int | None = None
+    ) -> Tensor:
+        """Latents (B, C, T, H, W) of loaded inputs, with the bits that a worker with batches of `size` gives them.
+
+        Args:
+            draw: which other future, from 0, which is the recipe's own or first one; None is what the recipe says.
+        """
         text = self._texts(keys) if self._texts is not None else None
-        return latents_of_batch(self._kind, self.world, pixels, keys, self.recipe, size, text=text)
+        recipe = self.recipe if draw is None else recipe_of_draw(self.recipe, draw)
+        return latents_of_batch(KINDS[recipe.kind], self.world, pixels, keys, recipe, size, text=text)
 
 
 class LazyRollout:
@@ -174,6 +214,20 @@ class LazyRollout:
         """
         require_ability(find_family(place_of(self._recipe, self._world)), "decode", "no picture of this rollout")
 
+    def require_draws(self) -> None:
+        """Refuse several draws where there is one future, before anything is rolled out; raises as `require_noise`."""
+        require_noise(self._recipe, self._world)
+        recipe_of_draw(self._recipe, 0)
+
+    def see_draw(self, steps: int, draw: int) -> Float[Tensor, "1 C T H W"]:
+        """The observed frame and so many steps of one of the possible futures; draw 0 is the recipe's own.
+
+        Raises:
+            ImageError: the file cannot be used.
+            ConfigError, WorldModelError: as `LiveWorld.for_recipe`.
+        """
+        return self._load_live().roll_out(self._file, draw=draw)[:, :, : 1 + steps]
+
     def see(self, steps: int) -> Float[Tensor, "1 C T H W"]:
         """The observed frame and so many steps of the recipe's rollout, which is made where there are any.
 
@@ -191,6 +245,9 @@ class LazyRollout:
                     progress=self._progress,
                 )
             return self._viewer.encode(self._file)
+        return self._load_live().roll_out(self._file)[:, :, : 1 + steps]
+
+    def _load_live(self) -> LiveWorld:
         if self._live is None:
             self._live = LiveWorld.for_recipe(
                 self._recipe,
@@ -199,4 +256,4 @@ class LazyRollout:
                 memory=self._memory,
                 progress=self._progress,
             )
-        return self._live.roll_out(self._file)[:, :, : 1 + steps]
+        return self._live

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...pipeline.device_memory import PeakMemory, wrong_estimate
@@ -21,8 +23,10 @@ from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..inputs.sandbox import shared_decoder
+from ..media.images import to_image
 from ..rollout.kinds import KINDS, Loaded
 from ..worlds.memory import Memory
+from ..worlds.scene_look import MEANS_NOTHING, is_scene
 from ..worlds.source import WORLDLET, WorldSource, find_autoencoder, resolve_world
 from .drawing import to_frames
 from .room import require_room_to_decode
@@ -42,6 +46,7 @@ class LatentDecoder:
         device: where it computes, in torch's words.
         notes: what a person should know of the pictures.
         asks_guardrail: whether the world model's licence asks for a guardrail, which decoded frames then pass, too.
+        knows_scenes_alone: whether the world model was trained on our scenes, so that photographs mean nothing to it.
     """
 
     def __init__(
@@ -66,7 +71,8 @@ class LatentDecoder:
         self.notes: tuple[str, ...] = ()
         self._need: Memory | None = None
         self._peak: PeakMemory | None = None
-        self.asks_guardrail = False
+        self.asks_guardrail = self.knows_scenes_alone = False
+        self._warned: set[Path] = set()
 
     @classmethod
     def for_store(
@@ -110,6 +116,7 @@ class LatentDecoder:
         loaded = source.load_autoencoder(device=where)
         viewer = cls(loaded, store.recipe, fps=float(source.card.fps), name=source.name, device=where)
         viewer._need, viewer._peak = need, peak
+        viewer.knows_scenes_alone = source.knows_scenes_alone
         if source.family.text is not None and source.family.text.guardrail:
             viewer.asks_guardrail = store.recipe.world != resolve_world(WORLDLET).identity  # which is ours
         if not identity:
@@ -167,9 +174,9 @@ class LatentDecoder:
         require_room_to_decode(source, recipe, device, steps=0, memory=memory, progress=progress)
         where = str(resolve_device(device))
         autoencoder = source.load_autoencoder(device=where)
-        return cls(
-            autoencoder, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress
-        )
+        viewer = cls(autoencoder, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress)
+        viewer.knows_scenes_alone = source.knows_scenes_alone
+        return viewer
 
     def memory_note(self) -> str | None:
         """Where the estimate of memory was far off on a GPU: both numbers."""
@@ -199,7 +206,20 @@ class LatentDecoder:
             raise ImageError(FailureReason.FORMAT, told) from error
         for note in loaded.notes:
             self._progress.warn(f"{file}: {note}")
+        if file not in self._warned and not self.is_known(np.asarray(to_image(loaded.first))):
+            self._warned.add(file)
+            self._progress.warn(f"warning: {MEANS_NOTHING.format(these=f'{file} is none of them')}")
         return content, loaded
+
+    def is_known(self, picture: NDArray[np.uint8]) -> bool:
+        """Whether the world model can mean something by its predictions for an input: the worldlet knows scenes alone.
+
+        Args:
+            picture: (height, width, 3), the input's first.
+        """
+        if not (self.knows_scenes_alone and self.recipe.traits.predicts):
+            return True
+        return is_scene(picture)
 
     def encode(self, file: Path) -> Float[Tensor, "1 C 1 H W"]:
         """Standardised latents of one image file, float32 on the CPU: the first frame of its rollout."""

@@ -29,6 +29,7 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..inputs.lookup import InputLookup, key_named
 from ..media.images import to_image
+from ..worlds.scene_look import MEANS_NOTHING
 from .contact_sheet import Row, Words, draw_animation, draw_sheet, gif, hold_ends
 from .drawing import to_frames
 from .latent_decoder import LatentDecoder
@@ -129,17 +130,31 @@ def preview(
     frames = latent_frames(store.recipe.rollout_steps if steps is None else steps)
     labels = label_frames(decoder.recipe, decoder.spec, decoder.fps, frames)
     selection = f"{len(rows)} of {len(store)} samples" + ("" if wanted else f", drawn by seed {seed}")
-    files = _write(rows, _words(store, decoder, labels, selection), labels, decoder, out / store.path.name, video)
+    strangers = _strangers(rows, decoder)
+    files = _write(
+        rows, _words(store, decoder, labels, selection, strangers), labels, decoder, out / store.path.name, video
+    )
     memory = [note] if (note := decoder.memory_note()) else []
     return Preview(
         files=files,
         samples=tuple((row.key, row.name) for row in rows),
         without_source=dict(missing_reasons),
-        notes=(*_notes(inputs, rows, missing_reasons, decoder, with_true=true is not None), *memory),
+        notes=(
+            *((f"warning: {MEANS_NOTHING.format(these=f'{strangers}are none of them')}",) if strangers else ()),
+            *_notes(inputs, rows, missing_reasons, decoder, with_true=true is not None),
+            *memory,
+        ),
     )
 
 
-def _words(store: LatentStore, decoder: LatentDecoder, labels: Sequence[str], selection: str) -> Words:
+def _strangers(rows: Sequence[Row], decoder: LatentDecoder) -> str:
+    """How many rows begin with what the world model cannot know, in words; empty where none does."""
+    pictures = [row.frames[0] if row.source is None else row.source for row in rows]
+    count = sum(not decoder.is_known(picture) for picture in pictures)
+    return f"{count} of {len(rows)} pictures " if count else ""
+
+
+def _words(store: LatentStore, decoder: LatentDecoder, labels: Sequence[str], selection: str, strangers: str) -> Words:
     recipe = store.recipe
     frames_per_latent = decoder.spec.temporal_stride if recipe.traits.is_clip else 1
     count = min(MAX_COLUMNS, len(labels))
@@ -148,7 +163,8 @@ def _words(store: LatentStore, decoder: LatentDecoder, labels: Sequence[str], se
     steps = f"{recipe.rollout_steps} steps" + ("" if horizon is None else f" = {horizon:.1f} s ahead")
     return Words(
         title=store.path.name,
-        about=f"{recipe.kind} by {decoder.name}, {recipe.height}x{recipe.width}, {steps}; {selection}",
+        about=(f"{strangers}are no scenes of the worldlet: those futures mean nothing. " if strangers else "")
+        + f"{recipe.kind} by {decoder.name}, {recipe.height}x{recipe.width}, {steps}; {selection}",
         columns=[(frames_per_latent * t, labels[t]) for t in columns],
         predicted_from=recipe.traits.first_predicted_frame(recipe),
     )

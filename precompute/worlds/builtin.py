@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe
+from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe, Solver
 from ...pipeline.latents.spec import LatentSpec
 from .anyflow_family import AnyFlowFamily
 from .arithmetic import Operations, cosmos_forward_flops, text_tokens
 from .builtin_memory import cosmos_memory
 from .cosmos3_family import Cosmos3
-from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, WorldFamily, mismatched
+from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, Training, WorldFamily, mismatched
 from .memory import Memory
 from .vjepa2_family import VJepa2Family
 from .wan_families import InWanLatents, Wan21Family, WanTI2VFamily, WanTwoStageFamily, draws_noise
@@ -39,6 +39,13 @@ class _Cosmos(InWanLatents):
         fps="optional",
     )
     card = Card()
+    training = Training(
+        sizes=(
+            *((480, 480), (480, 640), (640, 480), (432, 768), (768, 432)),
+            *((960, 960), (704, 960), (960, 704), (704, 1280), (1280, 704)),
+        )
+    )
+    """Source: `VIDEO_RES_SIZE_INFO` of nvidia-cosmos/cosmos-predict2, at 480 and 720; 93 video frames."""
     engine = ENGINE_VERSION
     names: Mapping[str, str] = {
         WORLDLET: str(WEIGHTS),
@@ -67,6 +74,12 @@ class _Cosmos(InWanLatents):
     def check(self, recipe: Recipe) -> None:
         del recipe  # the recipe's rules were written for it
 
+    def spread_kept(self, solver: Solver, denoise_steps: int) -> float:
+        """As `HasSpread` has it."""
+        from .cosmos_solvers import spread_kept
+
+        return spread_kept(solver, denoise_steps)
+
     def rollout_flops(self, configs: Configs, recipe: Recipe, seen: int, frames: int) -> Operations:
         """Of the lean forward, whose cross-attention is left out where there is no text."""
         forwards = recipe.denoise_steps - (recipe.solver == "euler")  # Euler's last forward changes nothing
@@ -75,9 +88,7 @@ class _Cosmos(InWanLatents):
             forwards * cosmos_step_flops(self.latent_spec(configs), configs, recipe, frames),
         )
 
-    def load(
-        self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None
-    ) -> WorldModel:
+    def load(self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None) -> WorldModel:
         from .cosmos import CosmosWorld
 
         return CosmosWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
@@ -153,9 +164,7 @@ class _Cosmos25(InWanLatents):
             recipe.denoise_steps * cosmos_step_flops(self.latent_spec(configs), configs, recipe, frames, no_text=1),
         )
 
-    def load(
-        self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None
-    ) -> WorldModel:
+    def load(self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None) -> WorldModel:
         from .cosmos25 import Cosmos25World
 
         return Cosmos25World.load(folder, device=device, compute_dtype=compute_dtype, text=text)

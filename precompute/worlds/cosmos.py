@@ -9,11 +9,9 @@ Axes:  B sample   C channel   T latent frame   H, W latent row, column   F video
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from jaxtyping import Float
@@ -22,19 +20,15 @@ from torch import Tensor
 from ...pipeline.latents.recipe import Recipe, Solver
 from ...pipeline.latents.tensors import draw_noise, standardise
 from .cosmos_forward import LeanTransformer
+from .cosmos_solvers import SIGMA_MAX, euler, sigma_schedule, two_step
 from .offloading import offload_blocks
 from .precision import full_float32
 from .text_embeddings import FollowsPrompts, TextEmbeddings
 from .text_rows import stack_prompts_of
 from .wan_vae import WanLatents, load_part
 
-SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
-"""EDM noise levels of Cosmos-Predict2. Source: `Cosmos2VideoToWorldPipeline.__init__`; Karras et al. 2022, eq. 5."""
 SIGMA_CONDITIONING = 1e-4
 """Noise level of the observed frames as told to the network. Source: `Cosmos2VideoToWorldPipeline.__call__`."""
-
-Estimate = Callable[[Tensor, Tensor], Tensor]
-"""Estimates x0 from noisy latents and their noise level."""
 
 
 class CosmosWorld(FollowsPrompts, WanLatents):
@@ -208,51 +202,3 @@ class CosmosWorld(FollowsPrompts, WanLatents):
 
     def _context(self, text: Tensor | None, batch: int) -> Tensor | None:
         return None if text is None else text.to(self.device, self.dtype).expand(batch, -1, -1)
-
-
-def sigma_schedule(denoise_steps: int) -> Float[Tensor, " levels"]:
-    """Noise levels from 80 to 0.002, and the last one again: denoise_steps + 1 values, float32.
-
-    Source: Karras et al. 2022, eq. 5 with rho = 7, as `FlowMatchEulerDiscreteScheduler` computes it for
-    `use_karras_sigmas=True`; the pipeline then replaces the final zero by a copy of sigma_min.
-    """
-    ramp = np.linspace(0, 1, denoise_steps)
-    high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
-    sigmas = (high + ramp * (low - high)) ** RHO
-    return torch.from_numpy(np.append(sigmas, sigmas[-1])).to(torch.float32)
-
-
-def euler(estimate: Estimate, latents: Tensor, sigmas: Tensor) -> Tensor:
-    """First order, from the first noise level to the last; one evaluation fewer than levels.
-
-    Source: `FlowMatchEulerDiscreteScheduler.step`. The stock schedule repeats its last level: that step has length
-    zero, so its evaluation is left out.
-    """
-    for sigma, next_sigma in pairwise(sigmas):
-        x0 = estimate(latents, sigma)
-        latents = latents + (next_sigma - sigma) * ((latents - x0) / sigma)
-    return latents
-
-
-def two_step(estimate: Estimate, latents: Tensor, sigmas: Tensor) -> Tensor:
-    """Second order: x0 goes on as it went from the level before, in -log sigma; ends with an estimate of x0 itself.
-
-    As many evaluations as levels. Of unit Gaussian data, 10, 20 and 35 levels leave 1.34, 1.06 and 1.02 of the
-    standard deviation; Euler 0.75, 0.87 and 0.93. So it is worth its evaluations from about 20 levels on.
-
-    Source: the "2ab" solver and clean last pass of nvidia-cosmos/cosmos-predict2; arXiv:2308.02157, eq. 12, with the
-    previous level for c2.
-    """
-    before: tuple[Tensor, Tensor] | None = None
-    for sigma, next_sigma in pairwise(sigmas):
-        x0 = estimate(latents, sigma)
-        step = torch.log(sigma / next_sigma)
-        decay, new = torch.exp(-step), -torch.expm1(-step)
-        latents_next = decay * latents + new * x0
-        if before is not None:
-            last_x0, last_sigma = before
-            slope = (x0 - last_x0) / torch.log(last_sigma / sigma)
-            latents_next = latents_next + (step - new) * slope
-        before = (x0, sigma)
-        latents = latents_next
-    return estimate(latents, sigmas[-1])

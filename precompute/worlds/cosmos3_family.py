@@ -11,7 +11,7 @@ from ...pipeline.latents.recipe import Recipe
 from .arithmetic import Operations
 from .builtin_memory import Network, memory_of_engine
 from .cosmos3_clip import MAX_PROMPT_TOKENS, Clip, fps_of
-from .family import INDEX, Card, Configs, Settings, TextForm, mismatched, read_configs
+from .family import INDEX, Card, Configs, Settings, TextForm, Training, mismatched, read_configs
 from .memory import Memory
 from .transformer_memory import Forward, generation_forward_memory
 from .wan_families import InWanLatents
@@ -79,6 +79,8 @@ class Cosmos3(InWanLatents):
     card = Card(height=256, width=256, denoise_steps=20, window=38, fps=24.0)
     """Source: the cards of Cosmos3-Edge and -Nano: 256p is the smallest size of both, Edge was trained on 50 to 150
     frames at 12 to 30 a second, Nano on 5 to 300; Edge's recipe has 20 steps."""
+    training = Training(sizes=((256, 256), (256, 320), (320, 256), (544, 736), (736, 544)), shortest=13)
+    """Some of `VIDEO_RES_SIZE_INFO` of NVIDIA's cosmos_framework, at 256 and 480; Edge's 50 video frames."""
     engine = 1
     names: Mapping[str, str] = {"cosmos3-edge": EDGE, "cosmos3-nano": NANO}
     channels, spatial_stride = 48, 16

@@ -168,9 +168,7 @@ class WorldFamily(Protocol):
         """Raise ConfigError where this family cannot do what the recipe says."""
         ...
 
-    def load(
-        self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None
-    ) -> WorldModel:
+    def load(self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None) -> WorldModel:
         """The engine, its weights on the device. Raises WorldModelError where they cannot be loaded.
 
         Args:
@@ -225,6 +223,33 @@ class HasCards(Protocol):
 
     def card_of(self, configs: Configs) -> Card:
         """The card of the model with these configs. Raises WorldModelError where they do not say it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """What a world model's training clips were, where that is more than its card says."""
+
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Height and width in pixels; none: the card's alone."""
+    shortest: int | None = None
+    """Latent frames of its shortest clips; None: all have the card's window."""
+
+
+@runtime_checkable
+class HasTraining(Protocol):
+    """Optional: its training clips, for warnings of what is far from them. Without it they are the card's; a
+    `card.json` that states size or window replaces both."""
+
+    training: Training
+
+
+@runtime_checkable
+class HasSpread(Protocol):
+    """Optional: how much of the latents' spread its solvers keep. Without it, the card tells few denoise steps."""
+
+    def spread_kept(self, solver: Solver, denoise_steps: int) -> float:
+        """Share of the standard deviation of unit Gaussian data; 1 is all of it."""
         ...
 
 

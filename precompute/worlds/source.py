@@ -28,6 +28,7 @@ from .family import (
     HasLimits,
     HasRest,
     WorldFamily,
+    read_config,
     read_configs,
     require_ability,
 )
@@ -71,6 +72,13 @@ class WorldSource:
             with suppress(LookupError, TypeError, ValueError, ArithmeticError):  # of no such class: loading says why
                 held = self.family.held_share(read_configs(self.folder))
         return sum(round(size * held.get(part, 1.0)) for part, size in sizes.items())
+
+    @property
+    def knows_scenes_alone(self) -> bool:
+        """Whether it is the worldlet, or a miniature that `theworld worldlet build` made: its card names scenes."""
+        path = self.folder / CARD
+        data = read_config(path).get("data") if path.is_file() else None
+        return isinstance(data, dict) and bool(data.get("families"))
 
     def can(self, ability: Ability) -> bool:
         """Whether engines of its family have the ability."""

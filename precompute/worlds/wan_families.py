@@ -12,7 +12,18 @@ from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec, video_frames
 from .arithmetic import Operations, wan_encode_flops, wan_forward_flops
 from .builtin_memory import wan_memory, wan_ti2v_memory, wan_vae_decoding
-from .family import INDEX, OTHER_PIPELINE, Card, Configs, Settings, TextEncoder, TextForm, class_of, mismatched
+from .family import (
+    INDEX,
+    OTHER_PIPELINE,
+    Card,
+    Configs,
+    Settings,
+    TextEncoder,
+    TextForm,
+    Training,
+    class_of,
+    mismatched,
+)
 from .memory import Memory
 from .wan_space import latent_spec_of
 
@@ -197,6 +208,8 @@ class WanTwoStageFamily(_WanFamily):
     settings = Settings(most_seen=1, guidance="uncond + g (cond - uncond), with one g for both transformers")
     card = Card(height=480, width=832, denoise_steps=40, window=21, fps=16.0)
     """Source: the model card of Wan2.2-I2V-A14B-Diffusers, 81 video frames."""
+    training = Training(sizes=((480, 832), (832, 480), (720, 1280), (1280, 720)))
+    """As there: 480P and 720P."""
     names: Mapping[str, str] = {"wan2.2-i2v-a14b": "Wan-AI/Wan2.2-I2V-A14B-Diffusers"}
 
     def mismatch_of_network(self, configs: Configs) -> str | None:

@@ -62,8 +62,9 @@ def go_on(path: Path, **changes: Any) -> Path:
         {"micro_batch": 2, "group_by_length": True},
         {"validate_every": 2},
         {"gradient_checkpointing": True, "arm": "text"},
+        {"shuffle": "blocks", "shuffle_window": 1},
     ],
-    ids=["plain", "pieces", "validated", "checkpointed"],
+    ids=["plain", "pieces", "validated", "checkpointed", "blocks"],
 )
 def test_a_training_interrupted_again_and_again_is_the_one_that_was_not(
     tmp_path: Path, changes: dict[str, Any]
@@ -81,6 +82,19 @@ def test_a_training_interrupted_again_and_again_is_the_one_that_was_not(
     assert names(house) == {"straight", "run"}
     assert same(house / "straight", house / "run")
     assert json.loads((house / "run" / "metrics.json").read_text())["resumed"] == 2
+
+
+def test_a_run_states_its_shuffle_and_a_training_is_resumed_with_its_own(house: Path) -> None:
+    def shuffles(run: Path) -> tuple[str, str]:
+        files = [json.loads((run / name).read_text()) for name in ("metrics.json", "theworld.json")]
+        return files[0]["shuffle"], files[1]["config"]["shuffle"]
+
+    assert shuffles(train(settings(house, out=house / "usual")).run) == ("full", "full")
+    with pytest.raises(Interrupted):
+        train(settings(house, shuffle="blocks", shuffle_window=2), stop=StopAt(2))
+    with pytest.raises(ConfigError, match="shuffle 'blocks' there, 'full' here"):
+        resumed_config(house / "run.partial", {"shuffle": "full"})
+    assert shuffles(go_on(house / "run.partial")) == ("blocks of 2 shards", "blocks")
 
 
 def test_the_comparison_notices_another_dropout(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,9 +390,7 @@ def test_trainings_side_by_side_on_one_store_give_what_each_gives_alone(house: P
     assert all(same(house / f"alone{seed}", house / f"beside{seed}") for seed in (1, 2))
 
 
-def test_unnamed_trainings_side_by_side_take_different_numbers(
-    house: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unnamed_trainings_side_by_side_take_different_numbers(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(house)
     both = [start(lambda _: train(settings(house, out=None, train_steps=2))) for _ in range(2)]
     for child in both:

@@ -164,7 +164,8 @@ def with_latents(
             waiting.append((batch, keys))
             yield [index_by_key[key] for key in dict.fromkeys(keys)]
 
-    with Prefetcher(images, upcoming(), keep=keep, device=device) as prefetcher:
+    ahead = images.store.reader.batches_ahead
+    with Prefetcher(images, upcoming(), depth=ahead, threads=ahead, keep=keep, device=device) as prefetcher:
         for _, latents in prefetcher:
             batch, keys = waiting.popleft()
             row = {key: number for number, key in enumerate(dict.fromkeys(keys))}

@@ -30,6 +30,7 @@ from torch.utils.data import Dataset
 
 from ...pipeline.errors import ConfigError, DamagedShardError
 from ...pipeline.latents.tensors import as_tensor
+from ...pipeline.store.bucket_reader import BucketRowReader, ReadingOrder
 from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.packed_keys import AnyKeys, is_packed, unpack_keys
@@ -67,9 +68,7 @@ class LatentDataset(Dataset[Tensor]):
     read_ahead = True
     """Whether a batch is worth reading before it is wanted."""
 
-    def __init__(
-        self, store: LatentStore, *, keys: AnyKeys | None = None, rollout_steps: int | None = None
-    ) -> None:
+    def __init__(self, store: LatentStore, *, keys: AnyKeys | None = None, rollout_steps: int | None = None) -> None:
         self.store = store
         self._given = None if keys is None else keys if is_packed(keys) else tuple(keys)
         self.rollout_steps = store.buffer(0, rollout_steps=rollout_steps).rollout_steps
@@ -134,6 +133,21 @@ class LatentDataset(Dataset[Tensor]):
             self._index = index
         rows = self._rows[np.asarray(indices, np.int64)]
         return as_tensor(self.store.read_rows(rows, self.buffer(len(rows)) if buffer is None else buffer))
+
+    def read_in_order(self, batches: Iterable[Iterable[int]]) -> ReadingOrder | None:
+        """Fetch ahead the shards that coming batches read, where they come by way of a local cache.
+
+        Args:
+            batches: the numbers of the shards of each batch.
+        Returns:
+            To be advanced once for each batch that was read; None where nothing is to be fetched.
+        """
+        reader = self.store.reader
+        return reader.in_order(batches) if self.read_ahead and isinstance(reader, BucketRowReader) else None
+
+    def shards_of(self, keys: Iterable[str]) -> NDArray[np.int64]:
+        """The number of the shard that holds each of some keys of this dataset."""
+        return self.store.rows_of(tuple(keys)) // self.store.shard_size
 
     def buffer(self, samples: int, memory: NDArray[np.uint8] | None = None) -> BatchBuffer:
         """Memory for so many samples of this dataset, for `read`; as `LatentStore.buffer`."""

@@ -173,6 +173,8 @@ class Response:
     """Of the question's choices, in their order; they sum to 1."""
     generated: str | None = None
     """The generated answer to a question with choices; None if `generate` was off."""
+    agreement: float | None = None
+    """The share of draws whose own answer is this one, where it is averaged over several."""
 
 
 def answer_all(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from ..questions.readers import digest_of, place_of
 from ..questions.record import UNTYPED, Question, select_split
 from ..runs.hub import EVALUATIONS
 from ..runs.meta import RunMeta, read_meta, versions
+from .abstention import REPORTED, Abstention, abstentions
 from .answer import Response, check_steps
 from .answer import ask as ask
+from .draws import DrawnResponses, RollOutDraws, answer_draws, require_drawn_arm, steps_of_a_draw
 from .metrics import (
     Balanced,
     Calibration,
@@ -45,7 +48,7 @@ from .metrics import (
 from .metrics import Score as Score
 from .own_words import RULES
 from .own_words import normalised as normalised
-from .session import AnswerSession
+from .session import AnswerSession, OpenedArm
 
 EVALUATION = "evaluation.json"
 _WITHOUT_ROLLOUT = ("text", "steps0", "frozen", "noise")  # arms that need no rollout
@@ -106,6 +109,14 @@ class Evaluation(Figure):
     max_new_tokens: int | None = None
     """Most tokens of an answer to a question without choices; None is 16, or more where the correct one needs it."""
 
+    draws: int | None = None
+    """Futures of each image that the answers are averaged over; None is the one of the run's recipe."""
+    single_draw: dict[str, float] = Field(default_factory=dict[str, float])
+    """Mean accuracy of the draws, each answering alone; of `all` questions and by type."""
+    abstention: dict[str, Abstention] = Field(default_factory=dict[str, Abstention])
+    """Accuracy by the share of questions that are answered, those first on which most draws agree; of `all` questions
+    and by type."""
+
     @property
     def is_swap(self) -> bool:
         """Whether this is an ablation: the run was shown another input than it was trained on."""
@@ -145,6 +156,8 @@ def evaluate_shown(
     max_new_tokens: int | None = None,
     show_choices: ShowChoices | None = None,
     max_bad: int | None = None,
+    draws: int | None = None,
+    live: Callable[[LatentStore], RollOutDraws] | None = None,
     progress: Progress | None = None,
 ) -> list[Evaluation]:
     """Answer all questions of a split once for each arm shown, and save each result in the run folder.
@@ -167,11 +180,14 @@ def evaluate_shown(
         show_choices: whether and how prompts show the choices; by default as in training.
         max_bad: how many wrong rows, questions without latents and questions that are too long may be left out with a
             warning, of each; by default as many as in training.
+        draws: average the answers over so many futures of each image. `store` is then of kind `samples`. The result is
+            saved as `evaluation-draws<N>.json`.
+        live: makes what rolls the draws out again, of the run's own store; none is then read.
     Raises:
         RunError: no run folder, or another base model.
         StoreMismatchError: latents of another recipe.
         QuestionError: no such split, or more than `max_bad` wrong records, questions without latents or too long ones.
-        ConfigError: more steps than the store has, or an arm that cannot be shown to this reader.
+        ConfigError: more steps than the store has, an arm that cannot be shown to this reader, or too few draws.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
@@ -186,11 +202,17 @@ def evaluate_shown(
         lm=lm,
         device=device,
         memory=memory,
+        draws=None if live is not None else draws,
         progress=progress,
     )
     meta, trained_arm, file = session.loaded.meta, session.trained_arm, session.questions_file
     arms_shown = [_can_be_shown(parse_arm(arm or trained_arm), trained_arm, run) for arm in arms]
-    steps = check_steps(session.loaded, session.store.recipe.rollout_steps, steps, session.progress)
+    recipe = session.store.recipe
+    stored_steps = recipe.rollout_steps if draws is None else steps_of_a_draw(recipe)
+    steps = check_steps(session.loaded, stored_steps, steps, session.progress)
+    if draws is not None:
+        for arm in arms_shown:
+            require_drawn_arm(arm, steps, draws)
     split_questions = select_split(session.read_questions(), split, file)
     answerable = session.answerable(split_questions, steps=steps)
     arm_by_input: dict[str, Arm] = {}
@@ -200,8 +222,10 @@ def evaluate_shown(
     evaluations: list[Evaluation] = []
     for opened in opened_arms:
         arm, started = opened.arm, time.perf_counter()
-        responses = session.answer(opened, batch_size=batch_size, generate=generate, max_new_tokens=max_new_tokens)
-        seconds = time.perf_counter() - started
+        how: dict[str, Any] = {"batch_size": batch_size, "generate": generate, "max_new_tokens": max_new_tokens}
+        drawn = None if draws is None else _answer_draws(session, opened, steps, draws, live, how)
+        responses = session.answer(opened, **how) if drawn is None else drawn.averaged
+        seconds = time.perf_counter() - started - (drawn.total_seconds if drawn else 0.0)
         predictions = tuple(map(_predicted, answerable, responses, (opened.keys[q.id] for q in answerable)))
         evaluation = Evaluation(
             run=str(run),
@@ -215,7 +239,9 @@ def evaluate_shown(
             questions=place_of(file),
             questions_sha256=digest_of(file),
             **_counted(predictions, outcomes, shown=arm.name),
-            **_price(session, arm, steps if opened.images is not None else None),
+            **_price(session, arm, steps if opened.images is not None else None, draws, drawn),
+            draws=draws,
+            single_draw={} if drawn is None else _single_draw(answerable, drawn),
             answer_seconds=round(seconds, 3),
             version=2,
             created_with=versions(),
@@ -256,7 +282,39 @@ def _predicted(question: Question, response: Response, key: str) -> Prediction:
         scene=question.scene or "",
         about=" ".join(filter(None, (question.family, question.about))),
         pair=question.pair or "",
+        agreement=response.agreement,
     )
+
+
+def _answer_draws(
+    session: AnswerSession,
+    opened: OpenedArm,
+    steps: int,
+    draws: int,
+    live: Callable[[LatentStore], RollOutDraws] | None,
+    how: Mapping[str, Any],
+) -> DrawnResponses:
+    assert opened.images is not None, "the arm shows a rollout"
+    return answer_draws(
+        lambda images: session.answer(replace_fields(opened, images=images), **how),
+        opened.questions,
+        session.store,
+        opened.images.keys,
+        steps=steps,
+        draws=draws,
+        live=None if live is None else live(session.store),
+        progress=session.progress,
+    )
+
+
+def _single_draw(questions: Sequence[Question], drawn: DrawnResponses) -> dict[str, float]:
+    """Mean accuracy over draws of all questions and of each type."""
+    right: dict[str, list[bool]] = {"all": []}
+    for question, *responses in zip(questions, *drawn.by_draw, strict=True):
+        correct = [is_right(question, response.text) for response in responses]
+        right["all"] += correct
+        right.setdefault(question.type or UNTYPED, []).extend(correct)
+    return {kind: sum(flags) / len(flags) for kind, flags in right.items()}
 
 
 def _counted(
@@ -284,18 +342,29 @@ def _counted(
         "pairs": pairs(predictions),
         "calibration": _without_none({name: calibrate(group) for name, group in predictions_by_group.items()}),
         "alarms": alarms(predictions, shown=shown),
+        "abstention": abstentions(predictions),
     }
 
 
-def _price(session: AnswerSession, arm: Arm, steps: int | None) -> dict[str, Any]:
-    """World tokens per question and rollout seconds per image; `steps` is None where no world is shown."""
+def _price(
+    session: AnswerSession, arm: Arm, steps: int | None, draws: int | None, drawn: DrawnResponses | None
+) -> dict[str, Any]:
+    """World tokens per question and rollout seconds per image, those of all draws; `steps` is None where no world is
+    shown."""
     if steps is None:
         return {"world_tokens": 0, "rollout_seconds": 0.0}
     read_steps = arm.steps(steps)
     tokens = session.world_tokens(read_steps)
     if arm.kind in _WITHOUT_ROLLOUT or not read_steps:
         return {"world_tokens": tokens, "rollout_seconds": 0.0}
-    return {"world_tokens": tokens, "rollout_seconds": None if arm.kind == "true" else rollout_seconds(session.store)}
+    seconds = None if arm.kind == "true" else rollout_seconds(session.store)
+    if draws is None or drawn is None:
+        return {"world_tokens": tokens, "rollout_seconds": seconds}
+    if drawn.rollout_seconds is not None:
+        seconds = drawn.rollout_seconds
+    elif seconds is not None:  # of all draws in the store
+        seconds = float(f"{seconds * draws / session.store.recipe.draws:.4g}")
+    return {"world_tokens": draws * tokens, "rollout_seconds": seconds}
 
 
 def rollout_seconds(store: LatentStore) -> float | None:
@@ -448,6 +517,8 @@ def _save(run: Path, evaluation: Evaluation, meta: RunMeta) -> None:
         name += f"-steps{evaluation.steps}"
     if evaluation.show_choices != meta.show_choices:
         name += f"-choices-{evaluation.show_choices}"
+    if evaluation.draws is not None:
+        name += f"-draws{evaluation.draws}"
     replace(run, run / f"{file_name(name)}.json", f"{evaluation.model_dump_json(indent=1)}\n".encode())
 
 
@@ -456,6 +527,7 @@ def _table(evaluations: Sequence[Evaluation]) -> Table:
         f"{e.run}, steps {e.steps}"
         + (f", {e.arm}" if e.arm != "rollout" else "")
         + (f", choices shown ({e.show_choices})" if e.show_choices != "none" else "")
+        + (f", {e.draws} draws" if e.draws is not None else "")
         for e in evaluations
     ]
     table = Table("type", *heads, title=f"split {evaluations[0].split or 'all'}")
@@ -473,6 +545,13 @@ def _table(evaluations: Sequence[Evaluation]) -> Table:
     for name in dict.fromkeys(name for evaluation in evaluations for name in evaluation.calibration):
         calibrations = [evaluation.calibration.get(name) for evaluation in evaluations]
         more[f"calibration error, {name}"] = [c and f"{c.ece:.3f}, confidence {c.confidence:.3f}" for c in calibrations]
+    for name in dict.fromkeys(name for evaluation in evaluations for name in evaluation.abstention):
+        more[f"one draw alone, {name}"] = [
+            f"{evaluation.single_draw[name]:.3f}" if name in evaluation.single_draw else None
+            for evaluation in evaluations
+        ]
+        curves = [evaluation.abstention.get(name) for evaluation in evaluations]
+        more[f"answering {REPORTED:.0%}, {name}"] = [c and f"{c.accuracy_at(REPORTED):.3f}" for c in curves]
     if any(evaluation.left_out for evaluation in evaluations):
         more["questions left out"] = [evaluation.left_out for evaluation in evaluations]
     more["world tokens"] = [evaluation.world_tokens for evaluation in evaluations]

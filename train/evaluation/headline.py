@@ -5,6 +5,7 @@ Warnings stand right below; what they say must not be folded away.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..pages import intervals
@@ -44,8 +45,12 @@ _SHARES = """<ul class="pair">{% for tile in tiles %}<li class="{{ tile.ink }}">
 """
 
 
-def headline(runs: Named, pair: Pair | None) -> Html:
-    """Sentences, figures and warnings; of the temporal questions where there are any, else of all."""
+def headline(runs: Named, pair: Pair | None, blind: Iterable[tuple[str, str]] = ()) -> Html:
+    """Sentences, figures and warnings; of the temporal questions where there are any, else of all.
+
+    Args:
+        blind: warnings of runs that a guess without the image comes near.
+    """
     kind = "temporal" if all("temporal" in e.by_type for _, e in runs) else ""
     first = runs[0][1]
     asked = (accuracy_of(first, kind) or first.overall).total
@@ -66,7 +71,7 @@ def headline(runs: Named, pair: Pair | None) -> Html:
         _tile(WITH if pair and e is pair.with_future else WITHOUT if pair else name, e, kind, n)
         for n, (name, e) in enumerate(runs[:_TILES])
     ]
-    notes = _notes(runs)
+    notes = _notes(runs, blind)
     parts = [paragraph(" ".join(sentences)), render(_SHARES, tiles=tiles), paragraph(_chance(first, kind))]
     return together([*parts, bullets(notes)] if notes else parts)
 
@@ -84,9 +89,10 @@ def _chance(first: Evaluation, kind: str) -> str:
     return f"{chance}Where a question has choices, the answer is the choice that the language model finds likeliest."
 
 
-def _notes(runs: Named) -> list[str | Html]:
+def _notes(runs: Named, blind: Iterable[tuple[str, str]]) -> list[str | Html]:
     alarm = '<span class="alarm">{{ name }}</span>: {{ text }}'
     notes: list[str | Html] = [render(alarm, name=name, text=text) for name, e in runs for text in e.alarms]
+    notes += [render(alarm, name=run, text=text) for run, text in blind]
     notes += [
         f"{name} was evaluated by an earlier version: generated answers, calibration and cost are not "
         "known. Evaluate it again"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from ...pipeline.messages import name_some
 from ..pages.intervals import as_share
 from ..questions.record import Question
-from ..questions.report import BLIND, blind_warning
+from ..questions.report import BLIND, blind_share, blind_warning
 from .own_words import normalised
 from .statistics import clustered, paired_p_value, wilson
 
@@ -76,6 +76,8 @@ class Prediction(Figure):
     about: str = ""
     """Family and question of a controlled comparison."""
     pair: str = ""
+    agreement: float | None = None
+    """The share of draws whose own answer is this one; None where one future was shown."""
 
     @property
     def cluster(self) -> str:
@@ -233,7 +235,8 @@ def group_by_type(predictions: Iterable[Prediction]) -> dict[str, list[Predictio
 
 
 def alarms(predictions: Sequence[Prediction], *, shown: str = "rollout") -> tuple[str, ...]:
-    """Warnings about the figures: answers that need no image; ranked and generated answers that differ.
+    """Warnings about the figures: answers that need no image, or are no better than without one; ranked and
+    generated answers that differ.
 
     Args:
         shown: the arm; `text` shows no world.
@@ -246,7 +249,28 @@ def alarms(predictions: Sequence[Prediction], *, shown: str = "rollout") -> tupl
             f"shown no image and no future, this run answers {right / len(predictions):.0%} right: the questions give "
             "their answers away, so accuracy on them shows nothing of what a reader sees"
         )
-    return tuple(filter(None, (blind, _ranking_alarm(predictions))))
+    near = "" if blind or shown == "text" else _blind_alarm(predictions)
+    return tuple(filter(None, (blind, near, _ranking_alarm(predictions))))
+
+
+def _blind_alarm(predictions: Sequence[Prediction]) -> str:
+    """Where a guess by the wording of the question is as good, within the interval of the accuracy."""
+    by_type = group_by_type(predictions)
+    near: list[str] = []
+    for name, group in {"all questions": list(predictions), **(by_type if len(by_type) > 1 else {})}.items():
+        if len(group) < BINS:
+            continue
+        guess, reached = blind_share([(p.question, p.answer) for p in group]), accuracy(group)
+        low = min(reached.low, reached.low if reached.cluster_low is None else reached.cluster_low)
+        if low <= guess:
+            near.append(f"{name} {reached.accuracy:.0%} (interval from {low:.0%}) against {guess:.0%}")
+    if not near:
+        return ""
+    return (
+        "accuracy is not clearly above that of a blind guess, the commonest answer to each wording: "
+        f"{name_some(near, most=ALARMS_NAMED)}. So it does not show that the run uses what it sees. Compare with "
+        "--shown text, and ask more questions or train for longer"
+    )
 
 
 def _ranking_alarm(predictions: Sequence[Prediction]) -> str:

@@ -113,6 +113,29 @@ def calibration_figures(runs: Named) -> list[Html]:
     return drawn
 
 
+def abstention_figure(runs: Named, kind: str) -> Html:
+    """Accuracy against the share of questions answered; nothing where no run answered from several draws.
+
+    Args:
+        kind: a question type, or `all`.
+    """
+    known = [(n, name, e, e.abstention[kind]) for n, (name, e) in enumerate(runs) if kind in e.abstention]
+    if not known:
+        return Html("")
+    curves: list[Curve] = []
+    for n, name, e, abstention in known:
+        curves.append(Curve(name, [Point(p.coverage, p.accuracy) for p in abstention.points], n, dots=False))
+        curves.append(Curve(f"{name}, one draw alone", [Point(1.0, e.single_draw[kind])], n, line=False))
+    return plot(
+        f"Abstention by agreement, {kind} questions",
+        f"Accuracy of {kind} questions by the share that is answered, by run",
+        curves,
+        x_label="share of questions answered",
+        x_name="{:.2f}".format,
+        y_range=None,
+    )
+
+
 def answers_figure(runs: Named, kind: str) -> Html:
     """How often each answer to a type of question is correct, and how often each run gives it."""
     correct = runs[0][1].answers.get(kind, {})

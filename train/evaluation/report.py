@@ -11,7 +11,8 @@ from typing import Any
 
 from ...pipeline.files.atomic import make_folders, replace
 from ..pages import intervals
-from ..pages.html import Html, document, figures, paragraph, table
+from ..pages.html import Html, document, figures, paragraph, table, together
+from .blind import blind_notes
 from .evaluate import Evaluation, require_same_questions
 from .examples import Draw, Outcomes, example_cards, examples
 from .headline import WITH, WITHOUT, headline, pair_of
@@ -20,6 +21,7 @@ from .plots import (
     TITLES,
     Named,
     ablation_figure,
+    abstention_figure,
     accuracy_figure,
     accuracy_of,
     answers_figure,
@@ -29,6 +31,7 @@ from .plots import (
 )
 from .statistics import holm, paired_p_value
 
+_COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 _PRICES = {"world_tokens": "world tokens per question", "rollout_seconds": "rollout seconds per image"}
 _TYPES_SHOWN = 6  # histograms; more would not be read
 _TYPES_LISTED = 40
@@ -86,27 +89,32 @@ def run_page(
         ("Cost against accuracy", _prices(runs)),
         ("Ablations", _swaps(trained, swaps)),
         ("Calibration", _calibration(runs)),
+        ("Abstention by agreement", _abstention(runs)),
         ("Distribution of answers", _histograms(runs)),
         *details,
         ("Setup", _facts(runs)),
     ]
     heading = "Does the predicted future help?" if pair else "How well do the trained runs answer?"
-    return document("Evaluation of trained runs", heading, headline(runs, pair), sections, folded)
+    return document(
+        "Evaluation of trained runs", heading, headline(runs, pair, blind_notes(evaluations)), sections, folded
+    )
 
 
 def _figures(runs: Named, trained: Sequence[Evaluation], swaps: Sequence[Evaluation]) -> Html:
     kinds = _types(runs)[:_TYPES_SHOWN]
     kind = "temporal" if "temporal" in kinds else ""
     costs = [price_figure(runs, kind, price, label) for price, label in _PRICES.items()]
-    drawn = [accuracy_figure(runs, kinds), ablation_figure(trained, swaps, kind), *costs, *calibration_figures(runs)]
-    return figures(drawn)
+    abstention = [abstention_figure(runs, name) for name in _abstention_kinds(runs)]
+    accuracies = [accuracy_figure(runs, kinds), ablation_figure(trained, swaps, kind)]
+    return figures([*accuracies, *costs, *calibration_figures(runs), *abstention])
 
 
 def name_of(evaluation: Evaluation) -> str:
     """The run with its arm and steps, as tables and pictures name it."""
     arm = "" if evaluation.arm == "rollout" else f" {evaluation.arm}"
     shown = "" if evaluation.show_choices == "none" else f", choices shown ({evaluation.show_choices})"
-    return f"{evaluation.run}{arm}, {evaluation.steps} steps{shown}"
+    draws = "" if evaluation.draws is None else f", {evaluation.draws} draws"
+    return f"{evaluation.run}{arm}, {evaluation.steps} steps{shown}{draws}"
 
 
 def _accuracy(runs: Named) -> Html:
@@ -235,6 +243,51 @@ def _calibration(runs: Named) -> Html:
     ]
     heads = ["run", "questions", "number", "mean probability of the answer", "accuracy", "expected calibration error"]
     return table(heads, rows) if rows else Html("")
+
+
+def _abstention_kinds(runs: Named) -> list[str]:
+    kinds = {kind for _, e in runs for kind in e.abstention}
+    return [kind for kind in ("temporal", "static") if kind in kinds] or ["all"]
+
+
+def _abstention(runs: Named) -> Html:
+    """Accuracy by coverage of the runs that answered from several draws; nothing without any."""
+    drawn = [(name, e) for name, e in runs if e.abstention]
+    if not drawn:
+        return Html("")
+    shown = _abstention_kinds(runs)
+    rows: list[list[str | Html]] = [
+        [
+            name,
+            kind,
+            f"{e.draws}",
+            f"{e.single_draw[kind]:.3f}",
+            *(f"{curve.accuracy_at(coverage):.3f}" for coverage in _COVERAGES),
+        ]
+        for name, e in drawn
+        for kind, curve in e.abstention.items()
+        if kind == "all" or kind in _types(runs)
+    ]
+    levels: list[list[str | Html]] = [
+        [name, kind, f"{level.agreement:.3g}", f"{level.score.total:,}", _cell(level.score)]
+        for name, e in drawn
+        for kind in shown
+        if kind in e.abstention
+        for level in e.abstention[kind].levels
+    ]
+    heads = ["run", "questions", "draws", "one draw alone", *(f"answering {coverage:.0%}" for coverage in _COVERAGES)]
+    return together(
+        [
+            paragraph(
+                "Each question was answered from several futures of its image, and the probabilities were averaged. "
+                "The questions are answered in the order of agreement, the share of draws that give the averaged "
+                "answer by themselves, and of equal agreement in that of its probability; the others are left open. "
+                "The rollout costs as many times more as there are draws."
+            ),
+            table(heads, rows),
+            table(["run", "questions", "share of draws that agree", "number", "accuracy"], levels),
+        ]
+    )
 
 
 def _histograms(runs: Named) -> Html:

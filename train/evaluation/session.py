@@ -25,6 +25,7 @@ from ..questions.record import Question, read_questions
 from ..questions.shown_choices import all_as_shown
 from ..runs.folder import LoadedRun, load_run, require_same_recipe
 from .answer import Response, answer_all
+from .draws import require_draws
 from .own_words import normalised
 
 
@@ -72,6 +73,7 @@ class AnswerSession:
         lm: str | None = None,
         device: DeviceName = "auto",
         memory: float | None = None,
+        draws: int | None = None,
         progress: Progress | None = None,
     ) -> AnswerSession:
         """Load a run and open its store.
@@ -80,16 +82,22 @@ class AnswerSession:
             store, questions, futures, max_bad, images, show_choices: by default those the run was trained with.
             lm: where the base language model lies now, if it has moved.
             memory: plan for a GPU of so many GiB; None is what is free on the device.
+            draws: the store holds at least so many futures of each image, of kind `samples`; None is one of the run's
+                own recipe.
             progress: where a person watches; None is `Progress.to_logger()`.
         Raises:
             RunError: no run folder, or another base model.
             StoreMismatchError: latents of another recipe.
+            ConfigError: a store of fewer draws.
         """
         progress = progress or Progress.to_logger()
         loaded = load_run(run, lm=lm, device=device, memory=memory, progress=progress)
         meta, config = loaded.meta, loaded.meta.config
         latents = open_store(store or moved_store(Path(meta.store.path), meta.recipe_id), check_sizes=True)
-        require_same_recipe(meta, run, latents)
+        if draws is None:
+            require_same_recipe(meta, run, latents)
+        else:
+            require_draws(meta, run, latents, draws)
         merge_adapters(loaded.lm)
         if futures is None and config.get("futures") is not None:
             futures = Path(config["futures"])

@@ -1,9 +1,9 @@
 """The folder of a training in progress, from which an interrupted training is resumed.
 
-    runs/7.partial/training.json            what is trained: `TrainingFacts`
-    runs/7.partial/checkpoint.safetensors   the last complete checkpoint (format: training/checkpoint.py)
-    runs/7.partial/tracker.json             the tracker's run that logs it, and how far: training/trackers.py
-    runs/7.partial/run/                     the finished run, just before it becomes runs/7 by one rename
+runs/7.partial/training.json            what is trained: `TrainingFacts`
+runs/7.partial/checkpoint.safetensors   the last complete checkpoint (format: training/checkpoint.py)
+runs/7.partial/tracker.json             the tracker's run that logs it, and how far: training/trackers.py
+runs/7.partial/run/                     the finished run, just before it becomes runs/7 by one rename
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ TRACKER = "tracker.json"
 MAY_CHANGE = frozenset(
     {"store", "questions", "images", "lm", "futures", "device", "attention", "micro_batch", "gradient_checkpointing"}
     | {"memory", "checkpoint_every", "checkpoint_minutes", "max_bad_steps", "report_to", "out"}
+    | {"local_cache", "local_cache_size"}
 )
 """Settings that may change when a training is resumed: paths (their content is compared) and how it is run. All others
 decide what is learned."""
@@ -51,6 +52,8 @@ class TrainingFacts(BaseModel):
     recipe_id: str
     images_sha256: str
     """SHA-256 of which latents each question reads, for the store may grow."""
+    shards_sha256: str | None = None
+    """SHA-256 of the shard of each row, where rows are shuffled in blocks of shards."""
     questions_sha256: str
     lm: str
     lm_content: str | None = None
@@ -188,7 +191,7 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: a setting differs that decides what is learned; names each with both values.
     """
-    earlier = {"holdout": 0.0, "adapter_dtype": "float32"}  # of versions without these settings
+    earlier = {"holdout": 0.0, "adapter_dtype": "float32", "shuffle": "full"}  # of versions without these settings
     saved = {**earlier, **read_facts(path).config}
     try:
         wanted = TrainConfig.model_validate({**_given(saved), **{k: v for k, v in changes.items() if v is not None}})
@@ -237,6 +240,11 @@ def open_partial(
         others = [f"{name} {was}" for name, was in begun.versions.items() if facts.versions.get(name) != was]
         if others:
             say(f"{path} was begun with {', '.join(others)}: the results will not be the same bit by bit")
+        if begun.shards_sha256 != facts.shards_sha256:
+            say(
+                f"the latents lie in other shards than when {path} was begun (`cache compact`, or another copy of the "
+                "store), so the rest of its epoch has another order: some rows may come twice in it, some not at all"
+            )
     elif not writes:
         yield PartialRun(partial_of(out or Path("runs") / "0"), facts)
         return

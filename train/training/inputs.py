@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...pipeline.progress import Progress
@@ -17,7 +19,7 @@ from ..runs.partial import PartialRun
 from .distributed import Ranks
 from .memory_plan import MemoryPlan
 from .signals import Stop
-from .update_order import UpdateOrder
+from .update_order import Blocks, UpdateOrder
 
 Rows = list[tuple[Example, ...]]
 
@@ -32,6 +34,10 @@ class TrainData:
     pictures: VisionInputs | None = None
     """The images, for a language model that reads them itself."""
 
+    def shard_of_row(self) -> NDArray[np.int64] | None:
+        """The shard that the latents of each row are in; None for an arm without latents."""
+        return None if self.images is None else self.images.shards_of(row[0].key for row in self.rows)
+
     def batches(
         self, order: UpdateOrder, updates: Iterable[int], *, pad_id: int, device: torch.device
     ) -> Generator[dict[str, Tensor]]:
@@ -44,7 +50,19 @@ class TrainData:
             for update in updates
             for number in range(order.pieces_of(update))
         )
-        yield from with_latents(batches, self.images, keep=1, device=device if device.type == "cuda" else None)
+        coming = None if self.images is None else self.images.read_in_order(self._shards_read(order, updates))
+        for batch in with_latents(batches, self.images, keep=1, device=device if device.type == "cuda" else None):
+            yield batch
+            if coming is not None:
+                coming.advance()
+
+    def _shards_read(self, order: UpdateOrder, updates: Iterable[int]) -> Iterator[list[int]]:
+        """The shards of each piece of some updates on this process."""
+        shards = self.shard_of_row()
+        assert shards is not None
+        for update in updates:
+            for number in range(order.pieces_of(update)):
+                yield shards[list(order.piece(update, number).rows)].tolist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +80,22 @@ class Training:
     ranks: Ranks = field(default_factory=Ranks)
     progress: Progress = field(default_factory=Progress.silent)
     stop: Stop = field(default_factory=Stop)
+
+    def order(self, pass_rows: int | None) -> UpdateOrder:
+        """Which rows this process learns from, update by update.
+
+        Args:
+            pass_rows: rows of a pass; None is all of a process in an update.
+        """
+        config, data = self.config, self.train_data
+        shards = data.shard_of_row() if config.shuffle == "blocks" else None
+        return UpdateOrder(
+            data.rows,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+            micro_batch=pass_rows,
+            group_by_length=config.group_by_length,
+            blocks=None if shards is None else Blocks(shards, config.shuffle_window, config.shuffle_groups),
+        )

@@ -42,7 +42,6 @@ from .passes import Passes
 from .schedule import draw_steps, learning_rate, seed_of
 from .state import State
 from .trackers import Following
-from .update_order import UpdateOrder
 from .validation import validate
 
 _LOG_EVERY = 10  # updates averaged into one point of the loss curve; fewer in a short training
@@ -114,7 +113,7 @@ class Loop:
         self.device = resolve_device(self.config.device)
         self.passes = Passes(training, state)
         self.passes.begin(model, self.device)
-        self.order = _order(training, self.passes.rows)
+        self.order = training.order(self.passes.rows)
         config, updates = self.config, self.order.updates
         self.total = config.train_steps if config.epochs is None else math.ceil(config.epochs * updates)
         self._log_every = max(1, min(_LOG_EVERY, self.total // 20))
@@ -147,7 +146,7 @@ class Loop:
             bar.advance(self.state.update)
         while not self._run_while_it_fits(bar, tracker):
             self.passes.make_smaller(self.order.pass_rows, self.bare)
-            self.order = _order(self.training, self.passes.rows)
+            self.order = self.training.order(self.passes.rows)
 
     def _run_while_it_fits(self, bar: Bar, tracker: Following | None) -> bool:
         """Train on; False when a pass of an update did not fit in memory: nothing of that update has happened then."""
@@ -363,19 +362,6 @@ class Loop:
                 "stopped_early": state.stopped_early,
             }
         return metrics
-
-
-def _order(training: Training, pass_rows: int | None) -> UpdateOrder:
-    config, ranks = training.config, training.ranks
-    return UpdateOrder(
-        training.train_data.rows,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        rank=ranks.rank,
-        world_size=ranks.size,
-        micro_batch=pass_rows,
-        group_by_length=config.group_by_length,
-    )
 
 
 def _accelerator(training: Training, device: torch.device) -> Accelerator:

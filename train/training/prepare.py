@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.machine import resolve_device
+from ...pipeline.machine import own_folder, resolve_device
+from ...pipeline.messages import format_bytes
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
+from ...pipeline.store.shard_cache import ShardCache
 from ..config import AttentionName, DtypeName, TrainConfig
 from ..data.arms import Arm, open_arm, parse_arm
 from ..data.batches import check_answers, encode, pack
@@ -53,6 +55,8 @@ class SplitData:
 class Prepared:
     """All that is known of a training before its language model is loaded."""
 
+    config: TrainConfig
+    """The settings, with the shuffle that suits the store where none was set."""
     arm: Arm
     store: LatentStore
     train_split: SplitData
@@ -92,6 +96,10 @@ def prepare(
         raise ConfigError("flex_attention cannot be trained on a CPU: it has no backward pass there. Use eager")
     arm = parse_arm(config.arm)
     store = open_store(config.store, check_sizes=True)
+    config = _with_shuffle(config, store)
+    if config.shuffle == "blocks":
+        progress.say(f"shuffle: {config.shuffle_text()}")
+    _open_local_cache(config, store, progress)
     steps = arm.steps(_check_steps(config, store))
     _check_pooling(config.token_layout(), store)
     if live is None:
@@ -135,6 +143,7 @@ def prepare(
         progress.warn(warning)
     plan = _plan_memory(config, speech, facts, train_split, shape, device, processes=processes)
     return Prepared(
+        config=config,
         arm=arm,
         store=store,
         train_split=train_split,
@@ -149,6 +158,31 @@ def prepare(
         facts=facts,
         plan=plan,
     )
+
+
+def _with_shuffle(config: TrainConfig, store: LatentStore) -> TrainConfig:
+    """The settings with the order of rows decided: blocks where whole shards are fetched from a bucket."""
+    if config.shuffle is not None:
+        return config
+    return config.model_copy(update={"shuffle": "full" if store.place.is_local else "blocks"})
+
+
+def _open_local_cache(config: TrainConfig, store: LatentStore, progress: Progress) -> None:
+    """Read a store in a bucket by way of this machine's disk, where its order of rows reads whole shards.
+
+    Raises:
+        ConfigError: the folder is no cache, or may not hold the shards that are read at a time.
+    """
+    if store.place.is_local:
+        if config.local_cache is not None:
+            progress.say(f"--local-cache is not used: {store.place} is on a disk already")
+        return
+    in_blocks = config.shuffle == "blocks"
+    if in_blocks or config.local_cache is not None:
+        folder = config.local_cache or own_folder() / "shards"
+        cache = ShardCache(folder, config.local_cache_size)
+        store.use_local_cache(cache, window=config.shuffle_window if in_blocks else None)
+        progress.say(f"shards of {store.place} are kept in {folder}, up to {format_bytes(cache.limit_bytes)}")
 
 
 def _open_split(

@@ -28,7 +28,7 @@ from ..runs.folder import build_reader, save_run
 from ..runs.meta import METRICS, LMFacts, QuestionFacts, RunMeta, StoreFacts, versions
 from ..runs.partial import TrainingFacts, open_partial, partial_of, read_facts, require_free, run_of
 from .distributed import Ranks
-from .inputs import Training
+from .inputs import TrainData, Training
 from .loop import fit
 from .memory_plan import MemoryPlan
 from .prepare import check_context, encode_split, prepare, world_tokens_of
@@ -68,7 +68,7 @@ def train(
     if resume is None and config.out is not None:
         require_free(config.out, begins=ranks.is_first)
     prepared = prepare(config, progress, processes=ranks.size, live=live)
-    store, facts, plan = prepared.store, prepared.facts, prepared.plan
+    config, store, facts, plan = prepared.config, prepared.store, prepared.facts, prepared.plan
     for line in plan.lines():
         progress.say(line)
     lm = load_language_model(
@@ -119,6 +119,7 @@ def train(
         numbered=config.out is None,
         recipe_id=store.recipe.id,
         images_sha256=digest_of_lines(f"{name} {key}\n" for name, key in sorted(train_split.keys.items())),
+        shards_sha256=_shards_digest(config, train_data),
         questions_sha256=meta.questions.sha256,
         lm=_identity_to_resume(resume, lm.weights),
         lm_content=meta.lm.content,
@@ -143,6 +144,7 @@ def train(
         _require_finite(result.weights, config)
         computed = {"attention": prepared.attention, "adapter_dtype": prepared.adapter_dtype}
         metrics: dict[str, Any] = {**result.metrics, "world_tokens": world_tokens, "computed_with": computed}
+        metrics["shuffle"] = config.shuffle_text()
         if isinstance(train_split.images, LiveLatents):
             metrics["rolled_out_live"] = train_split.images.facts()
         run = run_of(partial_run.path)
@@ -188,6 +190,12 @@ def _portable_settings(config: TrainConfig) -> dict[str, Any]:
     places = {"futures": config.futures, "images": config.images}
     absolute = {name: str(place.resolve()) for name, place in places.items() if place is not None}
     return config.model_dump(mode="json") | absolute
+
+
+def _shards_digest(config: TrainConfig, data: TrainData) -> str | None:
+    """What decides an order in blocks besides the settings; None where the order needs no shards."""
+    shards = data.shard_of_row() if config.shuffle == "blocks" else None
+    return None if shards is None else digest_of_lines(f"{shard}\n" for shard in shards.tolist())
 
 
 def _store_facts(store: LatentStore) -> StoreFacts:

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.random import Generator
 
+from ...worlds.scene_look import TINTS
 from .family import COUNTS, Ask, ask_color, ask_count, color_choices
 from .physics import (
     COLORS,
     GROUND_Y,
     SIZE,
-    TINTS,
     UNSEEN_COLORS,
     VIDEO_FRAMES,
     Ball,

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.random import Generator
 
+from ...worlds.scene_look import TINTS
 from .family import Ask, ask_color, color_choices
 from .physics import (
     COARSE,
     COLORS,
     GROUND_Y,
     SIZE,
-    TINTS,
     UNSEEN_COLORS,
     VIDEO_FRAMES,
     Ball,

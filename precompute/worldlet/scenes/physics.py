@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pymunk._chipmunk_cffi import lib
 
-SIZE = 64
-"""Width and height of the picture."""
+from ...worlds.scene_look import GROUND_COLOR, GROUND_Y, SIZE
+
 VIDEO_FRAMES = 33
 """Frames of one clip: 1 + 8 latent frames of 4."""
 FPS = 12
 """What the clips are played at; nothing depends on it."""
-GROUND_Y = 60.0
 MAX_MOVERS = 6
 
 # Corners of the colour cube: a small VAE turned purple to blue and white to nothing.
@@ -38,9 +37,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 UNSEEN_COLORS: dict[str, tuple[int, int, int]] = {"orange": (245, 130, 20), "purple": (150, 40, 190)}
 """Only in out-of-distribution scenes."""
-TINTS = ((236, 238, 242), (214, 228, 242), (222, 236, 220), (242, 224, 224), (228, 220, 240))
 RAMP_COLOR = (122, 118, 122)
-GROUND_COLOR = (110, 82, 62)
 RAMP_HALF_WIDTH = 1.1
 
 SETTLE_FRAMES = 14

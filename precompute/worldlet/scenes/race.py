@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.random import Generator
 
+from ...worlds.scene_look import TINTS
 from .family import Ask
-from .physics import COARSE, COLORS, GROUND_Y, SIZE, TINTS, Ball, Layout, Motion, Segment, free, ramp_at, simulate
+from .physics import COARSE, COLORS, GROUND_Y, SIZE, Ball, Layout, Motion, Segment, free, ramp_at, simulate
 
 _MIDDLE = SIZE / 2
 _POST_TOP = 12.0

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.random import Generator
 
+from ...worlds.scene_look import TINTS
 from .family import COUNTS, Ask, ask_color, ask_count, color_choices
-from .physics import COLORS, GROUND_Y, SIZE, TINTS, VIDEO_FRAMES, Block, Layout, Motion
+from .physics import COLORS, GROUND_Y, SIZE, VIDEO_FRAMES, Block, Layout, Motion
 
 _STILL, _FALLEN = 0.7, 6.0  # px that no block may, and some block must, have moved when the clip ends
 _MARGIN = 0.6  # px between a centre of mass and the edge that carries it

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from ....pipeline.errors import WorldModelError
 from ....pipeline.files.pretrained import load_pretrained
 from ....pipeline.progress import Progress
-from ...worlds.cosmos import RHO, SIGMA_CONDITIONING, SIGMA_MAX, SIGMA_MIN
+from ...worlds.cosmos import SIGMA_CONDITIONING
+from ...worlds.cosmos_solvers import RHO, SIGMA_MAX, SIGMA_MIN
 from .optim import Average, CpuBudget, MuonAdamW
 from .vae import Z_DIM
 

@@ -12,6 +12,7 @@ from theworld.pipeline.progress import Progress
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.events import Events
 from theworld.precompute.job.prepare import announce, prepare
+from theworld.precompute.worldlet.scenes.files import write_scenes
 
 
 @pytest.mark.parametrize(("setting", "workers"), [({"workers": 3}, 3), ({"in_process": True}, 1)])
@@ -115,3 +116,25 @@ def test_a_setting_that_means_nothing_is_refused(settings: dict[str, Any], words
 
 def test_a_price_in_a_file_may_be_a_number() -> None:
     assert PrecomputeConfig(gpu_hour_price=2.5).gpu_hour_price == "2.5"  # type: ignore[arg-type]
+
+
+def told_of(tmp_path: Path, images: Path, **settings: Any) -> list[str]:
+    """The warnings of a plan by the worldlet."""
+    config = PrecomputeConfig(images=images, cache=tmp_path / "cache", device="cpu", dry_run=True, **settings)
+    told = Told()
+    announce(prepare(config, told), config, told, Events(None))
+    return [line for line in told.lines if line.startswith("warning:")]
+
+
+def test_a_plan_says_that_the_worldlet_knows_no_photographs_and_is_silent_about_its_own_scenes(tmp_path: Path) -> None:
+    photos = make_images(tmp_path / "photos", 3)
+    [warning] = told_of(tmp_path, photos)
+    assert "the worldlet knows its own scenes alone" in warning
+    assert "these images are none of them: the predicted futures mean nothing" in warning
+    assert "--world cosmos-predict2-2b" in warning
+    write_scenes(tmp_path / "scenes", splits={"train": 4})
+    assert told_of(tmp_path, tmp_path / "scenes" / "images") == []
+    (photos / "one.png").write_bytes(next((tmp_path / "scenes" / "images").iterdir()).read_bytes())
+    [warning] = told_of(tmp_path, photos)
+    assert "3 of 4 images that were looked at are none of them" in warning
+    assert told_of(tmp_path, photos, kind="views") == [], "nothing is predicted there"

@@ -14,7 +14,8 @@ from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.tensors import draw_posterior, standardise
 from theworld.precompute.rollout.chunks import roll_out_in_chunks
-from theworld.precompute.worlds.cosmos import CosmosWorld, euler, sigma_schedule, two_step
+from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos_solvers import euler, sigma_schedule, spread_kept, two_step
 
 KEYS = [key_of_bytes(bytes([i])) for i in range(6)]
 
@@ -139,6 +140,7 @@ def test_the_second_order_solver_keeps_the_spread_that_euler_loses() -> None:
         return abs(solver(lambda x, sigma: x / (1 + sigma**2), start, sigmas).item() - 1)
 
     assert error(euler, 10) == pytest.approx(0.25, abs=0.005)
+    assert [round(spread_kept("2ab", levels), 2) for levels in (10, 20, 35)] == [1.34, 1.06, 1.02]
     for levels in (20, 35, 70):
         assert error(two_step, levels) < 0.52 * error(euler, levels)
     # twice the levels: half the error in first order, a quarter in second

@@ -8,7 +8,8 @@ from diffusers import Cosmos2VideoToWorldPipeline
 from diffusers.models.transformers import transformer_cosmos
 
 from tests.miniatures.world_model import TEXT_WIDTH, mini_scheduler, mini_transformer, mini_vae
-from theworld.precompute.worlds.cosmos import CosmosWorld, sigma_schedule
+from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos_solvers import sigma_schedule
 
 
 class _NoChecker:

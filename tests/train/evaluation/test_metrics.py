@@ -131,3 +131,20 @@ def test_answers_belong_together_by_pair_else_scene_else_image_else_stand_alone(
     assert names == ["p", "s", "i", "7"]
     assert told(7, "yes", "yes", question="falls it?").asks == ("temporal", "falls it?")
     assert told(7, "yes", "yes", question="falls it?", about="fall").asks == ("temporal", "fall")
+
+
+def test_accuracy_no_better_than_the_commonest_answer_to_each_wording_raises_an_alarm() -> None:
+    asked = [told(n, "no", ("no", "yes")[n % 5 > 2], question="will it fall?") for n in range(100)]  # blind: 60 %
+    near = [p.model_copy(update={"correct": n < 65}) for n, p in enumerate(asked)]
+    [found] = alarms(near)
+    assert "all questions 65% (interval from 55%) against 60%" in found
+    assert "--shown text" in found
+    assert alarms(near, shown="text") == (), "the baseline itself"
+    far = [p.model_copy(update={"correct": n < 85}) for n, p in enumerate(asked)]
+    assert alarms(far) == ()
+    assert alarms(near[:9]) == (), "too few to say"
+    static = [p.model_copy(update={"type": "static", "id": f"static {p.id}"}) for p in near]
+    [found] = alarms([*[p.model_copy(update={"correct": True}) for p in asked], *static])
+    assert "static 65%" in found, "a type alone is named"
+    assert "all questions" not in found
+    assert "temporal" not in found

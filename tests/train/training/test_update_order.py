@@ -1,6 +1,8 @@
 """Which rows an update learns from: a function of seed and epoch, on any number of processes, in pieces of any size."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError
 from theworld.train.data.batches import Example
-from theworld.train.training.update_order import UpdateOrder
+from theworld.train.training.update_order import Blocks, UpdateOrder
 
 
 def rows(count: int, seed: int = 0) -> list[tuple[Example, ...]]:
@@ -32,6 +34,8 @@ def length(some: tuple[Example, ...]) -> int:
     return sum(len(example.prompt) + len(example.answer) for example in some)
 
 
+SHARD_OF_ROW = np.random.default_rng(1).integers(0, 9, 70)
+
 _arguments = st.fixed_dictionaries(
     {
         "count": st.integers(1, 70),
@@ -39,19 +43,23 @@ _arguments = st.fixed_dictionaries(
         "world_size": st.integers(1, 5),
         "micro_batch": st.none() | st.integers(1, 6),
         "group_by_length": st.booleans(),
+        "blocks": st.none() | st.builds(Blocks, st.just(SHARD_OF_ROW), st.integers(1, 4), st.integers(1, 3)),
     }
 )
 
 
 @given(_arguments, st.integers(0, 3))
-def test_all_processes_and_pieces_together_are_the_update_of_one(arguments: dict[str, int], epoch: int) -> None:
+def test_all_processes_and_pieces_together_are_the_update_of_one(arguments: dict[str, Any], epoch: int) -> None:
     count, world_size = arguments.pop("count"), arguments["world_size"]
     all_rows = rows(count)
+    if (blocks := arguments["blocks"]) is not None:
+        arguments["blocks"] = replace(blocks, shard_of_row=SHARD_OF_ROW[:count])
     one = UpdateOrder(
         all_rows,
         batch_size=arguments["batch_size"],
         seed=3,
         group_by_length=bool(arguments["group_by_length"]),
+        blocks=arguments["blocks"],
     )
     orders = [UpdateOrder(all_rows, seed=3, rank=rank, **arguments) for rank in range(world_size)]  # type: ignore[arg-type]
     assert sorted(row for update in one.plan(epoch) for row in update) == list(range(count))
@@ -105,6 +113,31 @@ def test_rows_of_similar_length_together_need_far_less_padding() -> None:
     assert [len(update) for update in grouped.plan(0)] == [8] * 62 + [4]
     means = [np.mean([length(all_rows[row]) for row in update]) for update in grouped.plan(0)]
     assert abs(np.corrcoef(means[:-1], np.arange(62))[0, 1]) < 0.3, "short ones came first"
+
+
+@pytest.mark.parametrize("group_by_length", [False, True])
+def test_in_blocks_few_shards_are_read_at_a_time(group_by_length: bool) -> None:
+    shard_of_row = np.random.default_rng(0).permutation(np.repeat(np.arange(50), 64))
+    order = UpdateOrder(
+        rows(3200), batch_size=8, group_by_length=group_by_length, blocks=Blocks(shard_of_row, window=4)
+    )
+    for epoch in range(2):
+        read = [set(shard_of_row[update].tolist()) for update in order.plan(epoch)]
+        nearby = [len(set().union(*read[start : start + 16])) for start in range(0, 400, 16)]
+        assert max(nearby) <= 12
+        assert np.mean(nearby) < 7
+    assert order.plan(0) != order.plan(1)
+
+
+def test_the_processes_of_a_machine_read_their_own_part_of_the_blocks() -> None:
+    shard_of_row = np.repeat(np.arange(32), 8)
+    read: list[set[int]] = []
+    for rank in range(4):
+        order = UpdateOrder(rows(256), batch_size=8, rank=rank, world_size=4, blocks=Blocks(shard_of_row, 2, groups=2))
+        own_rows = [row for update in range(order.updates) for row in order.piece(update, 0).rows]
+        read.append(set(shard_of_row[own_rows].tolist()))
+    assert len(read[0] | read[1]) == len(read[2] | read[3]) == 16
+    assert not (read[0] | read[1]) & (read[2] | read[3])
 
 
 def test_nothing_to_learn_from_is_said() -> None:
