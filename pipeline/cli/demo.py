@@ -19,31 +19,29 @@ if TYPE_CHECKING:
     from ...precompute.job.report import Report
     from ...train.evaluation.evaluate import Evaluation
     from ...train.pages.html import Html
-    from ..machine import DeviceName
     from ..progress import Progress
     from ..store.latent_store import LatentStore
 
 STEPS = 8
 _CONTROLS = ("frozen", "shuffled", "noise")
-_LOOKED_AT = 6
-"""Test scenes on the contact sheet, beside their true futures."""
 
 
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder for all files of the demo.")] = Path("demo"),
-    scenes: Annotated[int, typer.Option(min=3 * _LOOKED_AT, help="Scenes; every third is a test scene.")] = 900,
+    scenes: Annotated[int, typer.Option(min=18, help="Scenes; every third is a test scene.")] = 900,
     train_steps: Annotated[int, typer.Option(min=1, help="Updates of each of the two readers.")] = 800,
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Show what this is about, in minutes: roll scenes forward, train a reader with and one without the future."""
+    """Predict futures, train one adapter with and one without them, and write a page that compares their answers."""
     from ...precompute.job.config import PrecomputeConfig
     from ...precompute.job.run import run_precompute
+    from ...precompute.worldlet.rollout_check import CHECKED, rollout_outcomes
     from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown
     from ..progress import Progress, print_json, print_lines, print_result
     from ..store.folder import open_store
-    from .evaluate import write_page
+    from .report_page import write_page
 
     began, progress, where = time.monotonic(), Progress.on_stderr(quiet=quiet), device_name(device)
     progress.say(f"1/4  {scenes} scenes, and the predicted future of each")
@@ -52,21 +50,22 @@ def demo(
     )
     store = open_store(made.store)
     questions = out / "latents" / "scenes" / "questions.jsonl"
-    progress.say("2/4  a look at some of them, beside their true futures")
-    sheet = _contact_sheet(out, store, where, progress)
+    progress.say("2/4  check whether predicted futures of test scenes end as the scenes truly do")
+    outcomes = rollout_outcomes(store, out / "latents" / "scenes", splits=("test",), most=CHECKED, progress=progress)
     runs: list[Path] = []
     for steps in (STEPS, 0):
-        progress.say(f"3/4  a reader of {steps} future frames")
+        progress.say(f"3/4  train an adapter that reads {f'{steps} predicted frames' if steps else 'the image alone'}")
         runs.append(_trained(out, store, questions, steps, train_steps, where, progress))
-    progress.say("4/4  the test scenes' questions, and the controls")
+    progress.say("4/4  answer the questions about test scenes, then again with other inputs (ablations)")
     evaluations: list[Evaluation] = []
     for run, arms in zip(runs, ([None, *_CONTROLS], [None]), strict=True):
-        evaluations += evaluate_shown(run, arms, device=where, progress=progress)
+        evaluations += evaluate_shown(run, arms, device=where, outcomes=outcomes, progress=progress)
     page = write_page(
         evaluations,
         out / "index.html",
-        opening=[("The predicted future", _sheet_html(sheet))],
-        closing=[("What making it took", _cost_html(made, store, runs)), ("What to try next", _next_html(out, runs))],
+        outcomes=outcomes,
+        closing=[("What to try next", _next_html(out, runs))],
+        details=[("Cost of this demo", _cost_html(made, store, runs))],
         device=where,
         progress=progress,
     )
@@ -77,34 +76,13 @@ def demo(
         return
     for table in compare_evaluations(evaluations):
         print_result(table)
-    print_lines(f"{took:.0f} s. Now open {page.resolve()}", paths=True)
+    print_lines(_result(evaluations[0], evaluations[-1]), f"{took:.0f} s. Now open {page.resolve()}", paths=True)
 
 
-def _contact_sheet(out: Path, store: LatentStore, device: DeviceName, progress: Progress) -> Path:
-    from ...precompute.job.config import PrecomputeConfig
-    from ...precompute.job.prepare import OWN_FAMILIES
-    from ...precompute.job.run import run_precompute
-    from ...precompute.preview.store_preview import preview
-    from ...precompute.worldlet.scenes.files import write_scenes
-    from ..store.folder import open_store
-
-    scenes = out / "true" / "scenes"
-    write_scenes(scenes, splits={"test": _LOOKED_AT}, families=OWN_FAMILIES, videos=True)
-    made = run_precompute(
-        PrecomputeConfig(
-            images=scenes / "futures", kind="frames", steps=STEPS, cache=out / "true", in_process=True, device="cpu"
-        )
-    )
-    drawn = preview(
-        store,
-        out / "preview",
-        wanted=sorted(path.name for path in (scenes / "images").glob("*.png")),
-        true=open_store(made.store),
-        images=out / "latents" / "scenes" / "images",
-        device=device,
-        progress=progress,
-    )
-    return next(file for file in drawn.files if file.suffix == ".png")
+def _result(with_future: Evaluation, without: Evaluation) -> str:
+    """The pair of figures that matters, as a sentence."""
+    correct, blind = (100 * e.by_type["temporal"].accuracy for e in (with_future, without))
+    return f"Questions about what happens next: {correct:.0f} % correct with the future, {blind:.0f} % without it."
 
 
 def _trained(
@@ -119,17 +97,6 @@ def _trained(
         settings = {"steps": steps, "train_steps": updates, "device": device, "out": run}
         train(TrainConfig.model_validate({"store": store.path, "questions": questions, **settings}), progress=progress)
     return run
-
-
-def _sheet_html(sheet: Path) -> Html:
-    from ...train.pages.html import image, paragraph
-
-    alt = "Unseen scenes: the image, the predicted frames, and below them the true future"
-    text = (
-        "Scenes of the test split. In each row the image, then what the world model expects from it alone; below, "
-        "the true future through the same autoencoder."
-    )
-    return paragraph(text) + paragraph(image(alt, sheet.read_bytes()))
 
 
 def _cost_html(made: Report, store: LatentStore, runs: list[Path]) -> Html:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from ...precompute.live.batches import LiveBatches
     from ...train.evaluation.evaluate import Evaluation
-    from ...train.evaluation.report import ReportExample
-    from ..progress import Progress
     from ..store.folder import LatentStore
 
 _LIVE_BATCH = 8
@@ -152,7 +150,17 @@ def evaluate(
     for run, note in blind_notes(evaluations):
         progress.warn(f"note: {run}: {note}")
     if report is not None:
-        _report(evaluations, report, store, images, world, device, as_json=as_json, quiet=quiet)
+        _report(
+            evaluations,
+            report,
+            store,
+            images,
+            world,
+            device,
+            outcomes=rollout_outcomes,
+            as_json=as_json,
+            quiet=quiet,
+        )
 
 
 def _live_draws(
@@ -189,14 +197,17 @@ def _report(
     world: str | None,
     device: str | None,
     *,
+    outcomes: dict[str, bool] | None = None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     from ..progress import Progress, print_lines
+    from .report_page import write_page
 
     page = write_page(
         evaluations,
         report,
+        outcomes=outcomes,
         store=store,
         images=images or _trained_images(Path(evaluations[0].run)),
         world=world,
@@ -228,45 +239,3 @@ def _trained_images(run: Path) -> Path | None:
 
     images = read_meta(run).config.get("images")
     return Path(images) if isinstance(images, str) and Path(images).is_dir() else None
-
-
-def write_page(
-    evaluations: list[Evaluation],
-    path: Path,
-    *,
-    store: Path | None = None,
-    images: Path | None = None,
-    world: str | None = None,
-    device: Any,
-    progress: Progress,
-    **around: Any,
-) -> Path:
-    """The page, its examples drawn where inputs and world model are at hand.
-
-    Args:
-        around: sections before and after, as `write_run_report` takes them.
-    """
-    from ...precompute.preview.answer_cards import AnswerPictures
-    from ...train.evaluation.report import write_run_report
-    from ...train.questions.readers import folder_of
-    from ...train.runs.meta import read_meta
-    from ..store.find import moved_store
-    from ..store.folder import open_store
-
-    place = images or folder_of(Path(evaluations[0].questions))
-    drawn: dict[str, AnswerPictures] = {}  # by run: each from its own store, the same image being another future there
-
-    def draw(example: ReportExample) -> bytes | None:
-        answer, run = example.prediction, example.run.run
-        if run not in drawn:
-            meta = read_meta(Path(run))
-            store_read = open_store(store or moved_store(Path(meta.store.path), meta.recipe_id))
-            drawn[run] = AnswerPictures(store_read, place, world=world, device=device)
-        ranked = sorted(zip(answer.probabilities, answer.choices or (), strict=False), reverse=True)
-        answers = [(choice, share) for share, choice in ranked] or [(answer.predicted, None)]
-        return drawn[run].draw(answer.key, answer.image, answer.question, answers, steps=example.run.steps)
-
-    page = write_run_report(evaluations, path, draw=draw, **around)
-    for note in dict.fromkeys(note for pictures in drawn.values() for note in pictures.notes):
-        progress.warn(note)
-    return page

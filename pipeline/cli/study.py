@@ -82,6 +82,7 @@ def study(
     from ...train.study.report import write_report
     from ...train.study.run import Study, run_study
     from ..progress import Progress, print_lines, print_result
+    from .report_page import own_scenes
 
     table = parse_study_table(stated, where=str(config))
     named = arms or ",".join(table.arms) or _ARMS
@@ -97,12 +98,12 @@ def study(
     rollout_outcomes = read_outcomes(outcomes) if outcomes is not None else None
     progress = Progress.on_stderr(quiet=quiet)
     units = run_study(plan, jobs=jobs, progress=progress)
-    worldlet = _own_scenes(settings.questions, settings.store)
+    worldlet = own_scenes(settings.questions, settings.store)
     if rollout_outcomes is None and worldlet is not None:
         try:
             rollout_outcomes = read_outcomes(_read_rollouts(*worldlet, out, progress))
         except ConfigError as error:  # the study stands without them
-            progress.warn(f"note: which rollouts end right is not known: {error}")
+            progress.warn(f"note: which rollouts end correctly is not known: {error}")
     findings = find(plan, units, outcomes=rollout_outcomes)
     if worldlet is not None:
         _draw_strips(*worldlet, telling_scenes(Answers(plan, units)), out)
@@ -113,17 +114,6 @@ def study(
     for table in findings.tables():
         print_result(table)
     print_lines(f"results: {page}", paths=True)
-
-
-def _own_scenes(questions: Path, path: Path) -> tuple[LatentStore, Path] | None:
-    """The rollouts and the folder of scenes they are of, where both come from the embedded world."""
-    from ...precompute.worlds.source import resolve_world
-    from ..store.folder import open_store
-
-    if not (questions.parent / "scenes.jsonl").is_file():
-        return None
-    store = open_store(path)
-    return (store, questions.parent) if store.recipe.world == resolve_world(None).identity else None
 
 
 def _read_rollouts(store: LatentStore, scenes: Path, out: Path, progress: Progress) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,13 +26,13 @@ from ..media.video_times import Window
 from ..rollout.kinds import KINDS
 from .drawing import ACCENT, INK, PALE, SOFT, draw_arrow, drawable, font, font_for, to_frames
 from .latent_decoder import LatentDecoder
-from .store_preview import GUARDRAIL_NOTE
+from .store_preview import GUARDRAIL_NOTE, PICTURES_PER_S, decode_frames
 
 _TILE, _MARGIN, _BAR = 128, 16, 260
 
 
 class AnswerPictures:
-    """Draws what a reader saw. Where world model or inputs are not at hand, says so in `notes` and draws without."""
+    """Decodes what a reader saw. Where world model or inputs are not at hand, says so in `notes` and does without."""
 
     def __init__(self, store: LatentStore, images: Path, *, world: str | None = None, device: DeviceName) -> None:
         """
@@ -56,17 +55,21 @@ class AnswerPictures:
         except TheWorldError as error:
             self.notes.append(f"note: examples have no pictures: {error}")
 
-    def draw(
-        self, key: str, image: str, question: str, answers: Sequence[tuple[str, float | None]], *, steps: int
-    ) -> bytes | None:
-        """A PNG; None where the world model is not at hand.
+    @property
+    def rate(self) -> float:
+        """Frames a second of what `frames` gives, in real time where they follow one another."""
+        recipe, viewer = self._store.recipe, self._viewer
+        is_clip = viewer is not None and recipe.traits.is_clip
+        return (recipe.clip_fps or viewer.fps) / recipe.stride if viewer is not None and is_clip else PICTURES_PER_S
+
+    def frames(self, key: str, image: str, *, steps: int) -> NDArray[np.uint8] | None:
+        """(F, height, width, 3) of what was read, decoded; None where the world model is not at hand.
 
         Args:
             key: of the image's latents. image: its file, as the question names it.
-            answers: the likeliest first.
             steps: K, the rollout steps that were read.
         """
-        if self._viewer is None or key not in self._store:
+        if self._viewer is None or not self._viewer.has_pictures or key not in self._store:
             return None
         steps = 0 if self._store.recipe.traits.is_distribution else steps
         latents = as_tensor(self._store.read([key], rollout_steps=steps)).float()
@@ -80,10 +83,10 @@ class AnswerPictures:
             return None
         if first is None:
             self.notes += [note for note in self._viewer.notes if note not in self.notes]
-        picture = draw_answer(self._viewer, first, latents, question, answers)
-        content = io.BytesIO()
-        picture.save(content, "PNG", optimize=True)
-        return content.getvalue()
+        frames = decode_frames(self._viewer, self._store, key, steps)
+        if first is not None:
+            frames[0] = np.asarray(to_image(first))
+        return frames
 
     def _input(self, key: str, image: str) -> Tensor | None:
         """The input's first picture; None where it is not there any more, so that the decoded one stands in."""

@@ -36,7 +36,7 @@ from .latent_decoder import LatentDecoder
 
 MAX_COLUMNS = 13
 """Of a sheet; of longer rollouts so many frames are shown, evenly spread."""
-_PICTURES_PER_S = 1.5
+PICTURES_PER_S = 1.5
 """In an animation of frames that do not follow one another."""
 
 GUARDRAIL_NOTE = (
@@ -118,9 +118,11 @@ def preview(
                 Row(
                     name=names[0] if names else key,
                     key=key,
-                    frames=_decoded(decoder, store, key, steps),
+                    frames=decode_frames(decoder, store, key, steps),
                     source=source,
-                    true=None if futures is None or future is None else _decoded(decoder, futures.store, future, steps),
+                    true=None
+                    if futures is None or future is None
+                    else decode_frames(decoder, futures.store, future, steps),
                 )
             )
             bar.advance(1)
@@ -173,7 +175,7 @@ def _write(
 ) -> tuple[Path, ...]:
     """The files `stem` + .png, .gif and perhaps .mp4."""
     recipe = decoder.recipe
-    rate = (recipe.clip_fps or decoder.fps) / recipe.stride if recipe.traits.is_clip else _PICTURES_PER_S
+    rate = (recipe.clip_fps or decoder.fps) / recipe.stride if recipe.traits.is_clip else PICTURES_PER_S
     pictures = draw_animation(rows, words, _labels_between(labels, decoder, len(rows[0].frames)))
     sheet = io.BytesIO()
     draw_sheet(rows, words).save(sheet, "PNG", optimize=True)
@@ -240,7 +242,7 @@ def _sample_keys(store: LatentStore, samples: int, seed: int) -> list[str]:
 
 
 @torch.inference_mode()
-def _decoded(decoder: LatentDecoder, store: LatentStore, key: str, steps: int | None) -> NDArray[np.uint8]:
+def decode_frames(decoder: LatentDecoder, store: LatentStore, key: str, steps: int | None) -> NDArray[np.uint8]:
     """(F, height, width, 3): what belongs together in time decoded as one clip, all else frame by frame."""
     steps = decoder.recipe.rollout_steps if steps is None else steps
     latents = as_tensor(store.read([key], rollout_steps=steps)).float()

@@ -16,7 +16,6 @@ from .seeds import Seeds
 OWN_WORK = "development of the embedded models reads what it has just written"
 OF_OTHERS = {
     "pipeline.cli.demo:_cost_html": "metrics of the run that this demo has just trained",
-    "pipeline.cli.demo:_sheet_html": "a picture that this demo has just drawn",
     "pipeline.cli.doctor:_cgroup_limit": "the kernel's",
     "pipeline.cli.hub:push": "the card that it has just written",
     "pipeline.files.atomic:_sync": "opens to sync, and reads nothing",

@@ -1,39 +1,57 @@
-"""The plots of the evaluation page: accuracy against cost, calibration, distribution of answers."""
+"""The figures of the evaluation page: accuracy, ablations, accuracy against cost, calibration, answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from matplotlib.figure import Figure
-
-from ..pages.intervals import error_bar
-from ..pages.plotting import png, tidy
+from ..pages import intervals
+from ..pages.charts import Bar, Curve, Point, bars, plot
+from ..pages.html import Html
 from .evaluate import Evaluation
 from .metrics import Score
 
-_INKS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b52ab", "#000000")
-"""Okabe and Ito's colors, one a run."""
-_LONGEST = 40  # letters of a name
-_TITLES = {
+TITLES = {
     "all": "all questions",
     "rollout right": "temporal, rollout ends correctly",
     "rollout wrong": "temporal, rollout ends wrongly",
 }
-"""Of the panels, by the name of a calibration."""
-_WORDS = 12  # answers of a type that a histogram shows; the rest are rare
+"""What a page calls a calibration, by its name in an evaluation."""
+_WORDS = 12  # answers of a type that a figure shows; the rest are rare
 
 Named = Sequence[tuple[str, Evaluation]]
 """Evaluations and what a page calls them."""
 
 
-def ink(number: int) -> str:
-    """The color of the n-th run, the same in every picture."""
-    return _INKS[number % len(_INKS)]
+def accuracy_figure(runs: Named, kinds: Sequence[str]) -> Html:
+    """Accuracy by type of question, a bar for each run."""
+    groups: list[tuple[str, list[Bar]]] = []
+    for kind in kinds:
+        scores = [(n, name, e.by_type.get(kind)) for n, (name, e) in enumerate(runs)]
+        groups.append((f"{kind} questions", [_bar(name, score, n) for n, name, score in scores if score is not None]))
+    alt = f"Accuracy of {len(runs)} runs by question type; the table in the details has the values"
+    return bars("Accuracy by question type, with 95 % intervals", alt, [group for group in groups if group[1]])
 
 
-def price_plot(runs: Named, kind: str, price: str, label: str) -> bytes | None:
-    """Accuracy of a question type against a cost, as PNG; None for fewer than three runs, which a table shows as well.
+def ablation_figure(trained: Sequence[Evaluation], swaps: Sequence[Evaluation], kind: str) -> Html:
+    """Accuracy of each run with its own input and with others in place of it; nothing without ablations."""
+    groups: list[tuple[str, list[Bar]]] = []
+    for n, e in enumerate(trained):
+        shown = [e, *(swap for swap in swaps if swap.run == e.run)]
+        members = [
+            _bar(f"shown: {one.arm}, {one.steps} steps", score, n)
+            for one in shown
+            if (score := accuracy_of(one, kind)) is not None
+        ]
+        if len(members) > 1:
+            groups.append((e.run, members))
+    if not groups:
+        return Html("")
+    title = f"Ablations: the same run, shown another input ({kind or 'all'} questions)"
+    return bars(title, f"Accuracy by input shown, {kind or 'all'} questions; values in the details", groups)
+
+
+def price_figure(runs: Named, kind: str, price: str, label: str) -> Html:
+    """Accuracy of a question type against a cost; nothing for fewer than three runs, which a table shows as well.
 
     A line joins the runs that no other one is both better and cheaper than.
 
@@ -44,23 +62,21 @@ def price_plot(runs: Named, kind: str, price: str, label: str) -> bytes | None:
     costs = [(n, name, getattr(e, price), accuracy_of(e, kind)) for n, (name, e) in enumerate(runs)]
     points = [(n, name, float(x), y) for n, name, x, y in costs if x is not None and y is not None]
     if len(points) < 3:
-        return None
-    figure = Figure(figsize=(6.4, 3.8))
-    axes = figure.add_subplot()
-    front = pareto([(x, y.accuracy) for _, _, x, y in points])
-    line = sorted((points[index][2], points[index][3].accuracy) for index in front)
-    axes.plot(*zip(*line, strict=True), color="#999999", linewidth=1, zorder=1)
-    for index, (n, name, x, y) in enumerate(points):
-        filled = ink(n) if index in front else "white"
-        interval = error_bar(y.accuracy, y.low, y.high)
-        marker: dict[str, Any] = {"marker": "o", "markerfacecolor": filled, "linestyle": ""}
-        axes.errorbar(x, y.accuracy, yerr=interval, color=ink(n), label=_plain(name), **marker)
-    axes.set_xlabel(label)
-    axes.set_ylabel(f"accuracy, {kind or 'all'} questions")
-    axes.margins(x=0.1)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    tidy(axes)
-    return png(figure)
+        return Html("")
+    best = pareto([(x, y.accuracy) for _, _, x, y in points])
+    front = sorted((points[index][2], points[index][3].accuracy) for index in best)
+    curves = [Curve("Pareto front", [Point(x, y) for x, y in front], ink=7, dots=False)]
+    curves += [
+        Curve(name, [Point(x, y.accuracy, y.low, y.high)], ink=n, line=False) for n, name, x, y in points
+    ]  # fmt: skip
+    kinds = kind or "all"
+    return plot(
+        f"Accuracy, {kinds} questions, against cost",
+        f"Accuracy of {kinds} questions against {label}, by run",
+        curves,
+        x_label=label,
+        y_range=None,
+    )
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> set[int]:
@@ -74,82 +90,68 @@ def pareto(points: Sequence[tuple[float, float]]) -> set[int]:
     }
 
 
-def calibration_plot(runs: Named) -> bytes | None:
-    """Accuracy against confidence, as PNG; where known, apart for rollouts that end correctly and wrongly.
-
-    None where no question has choices.
-    """
-    calibrated = [(n, name, e.calibration) for n, (name, e) in enumerate(runs) if e.calibration]
-    if not calibrated:
-        return None
-    panels = [title for title in _TITLES if any(title in calibration for _, _, calibration in calibrated)]
-    figure = Figure(figsize=(3.6 * len(panels) + 0.6, 3.6))
-    for column, title in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), column + 1)
-        axes.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":")
-        for n, name, calibration in calibrated:
-            if title in calibration:
-                bins = calibration[title].bins
-                sizes = [12 + 60 * b.questions / calibration[title].questions for b in bins]
-                x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
-                axes.plot(x, y, color=ink(n), linewidth=1, label=_plain(name))
-                axes.scatter(x, y, s=sizes, color=ink(n))
-        axes.set_xlim(0, 1.02)
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_xlabel("probability of the answer")
-        axes.set_title(_TITLES[title], fontsize=10)
-        if not column:
-            axes.set_ylabel("share that is correct")
-            axes.legend(frameon=False, fontsize=8, loc="lower right")
-        tidy(axes)
-    return png(figure)
+def calibration_figures(runs: Named) -> list[Html]:
+    """Accuracy against confidence; where known, apart for rollouts that end correctly and wrongly."""
+    drawn: list[Html] = []
+    for group, title in TITLES.items():
+        known = [(n, name, e.calibration[group]) for n, (name, e) in enumerate(runs) if group in e.calibration]
+        if not known:
+            continue
+        curves = [Curve("as confident as correct", [Point(0, 0), Point(1, 1)], ink=7, dashed=True, dots=False)]
+        for n, name, calibration in known:
+            weighted = [(b.confidence, b.accuracy, b.questions / calibration.questions) for b in calibration.bins]
+            curves.append(Curve(name, [Point(x, y, weight=weight) for x, y, weight in weighted], ink=n))
+        drawn.append(
+            plot(
+                f"Calibration, {title} (larger dots: more answers)",
+                f"Share of correct answers against their probability, by run, {title}",
+                curves,
+                x_label="probability of the answer",
+                x_ticks=[0, 0.25, 0.5, 0.75, 1],
+            )
+        )
+    return drawn
 
 
-def abstention_plot(runs: Named, kind: str) -> bytes | None:
-    """Accuracy against the share of questions answered, as PNG; None where no run answered from several draws.
-
-    A cross marks what one draw alone reaches on all questions.
+def abstention_figure(runs: Named, kind: str) -> Html:
+    """Accuracy against the share of questions answered; nothing where no run answered from several draws.
 
     Args:
         kind: a question type, or `all`.
     """
-    curves = [(n, name, e, e.abstention[kind]) for n, (name, e) in enumerate(runs) if kind in e.abstention]
-    if not curves:
-        return None
-    figure = Figure(figsize=(6.4, 3.8))
-    axes = figure.add_subplot()
-    for n, name, e, curve in curves:
-        x, y = [point.coverage for point in curve.points], [point.accuracy for point in curve.points]
-        axes.plot(x, y, color=ink(n), linewidth=1.5, label=_plain(name))
-        axes.plot(1.0, e.single_draw[kind], "x", color=ink(n))
-    axes.set_xlim(0, 1.02)
-    axes.set_xlabel("coverage: share of questions answered, those of most agreement first")
-    axes.set_ylabel(f"accuracy, {kind} questions")
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    tidy(axes)
-    return png(figure)
+    known = [(n, name, e, e.abstention[kind]) for n, (name, e) in enumerate(runs) if kind in e.abstention]
+    if not known:
+        return Html("")
+    curves: list[Curve] = []
+    for n, name, e, abstention in known:
+        curves.append(Curve(name, [Point(p.coverage, p.accuracy) for p in abstention.points], n, dots=False))
+        curves.append(Curve(f"{name}, one draw alone", [Point(1.0, e.single_draw[kind])], n, line=False))
+    return plot(
+        f"Abstention by agreement, {kind} questions",
+        f"Accuracy of {kind} questions by the share that is answered, by run",
+        curves,
+        x_label="share of questions answered",
+        x_name="{:.2f}".format,
+        y_range=None,
+    )
 
 
-def answers_plot(runs: Named, kind: str) -> bytes:
-    """How often each answer to a type of question is correct, and how often each run gives it, as PNG."""
-    first_run = runs[0][1]
+def answers_figure(runs: Named, kind: str) -> Html:
+    """How often each answer to a type of question is correct, and how often each run gives it."""
+    correct = runs[0][1].answers.get(kind, {})
     given_answers = (word for _, e in runs for word in e.predicted.get(kind, {}))
-    words = list(dict.fromkeys([*first_run.answers.get(kind, {}), *given_answers]))[:_WORDS]
-    figure = Figure(figsize=(7, 0.9 + 0.14 * len(words) * (len(runs) + 1)))
-    axes = figure.add_subplot()
-    width = 0.8 / (len(runs) + 1)
-    bars = [("correct answer", first_run.answers.get(kind, {}), "#bbbbbb")]
-    bars += [(name, e.predicted.get(kind, {}), ink(n)) for n, (name, e) in enumerate(runs)]
-    for number, (name, counts, color) in enumerate(bars):
-        places = [-row - number * width for row in range(len(words))]
-        axes.barh(places, [counts.get(word, 0) for word in words], width * 0.92, color=color, label=_plain(name))
-    axes.set_yticks([-row - 0.4 + width / 2 for row in range(len(words))], [_plain(word) for word in words])
-    axes.set_xlabel(f"{kind} questions")
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    tidy(axes)
-    axes.grid(visible=False, axis="y")
-    axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
-    return png(figure)
+    words = list(dict.fromkeys([*correct, *given_answers]))[:_WORDS]
+    counts = [
+        ("correct answer", correct, 7),
+        *((name, e.predicted.get(kind, {}), n) for n, (name, e) in enumerate(runs)),
+    ]
+    groups = [
+        (word, [Bar(name, count := by_word.get(word, 0), ink=ink, text=f"{count:,}") for name, by_word, ink in counts])
+        for word in words
+    ]
+    most = max([1, *(bar.value for _, members in groups for bar in members)])
+    alt = f"How often each answer to {kind} questions is correct, and how often each run gives it"
+    return bars(f"Answers to {kind} questions", alt, groups, top=most)
 
 
 def accuracy_of(evaluation: Evaluation, kind: str) -> Score | None:
@@ -157,7 +159,6 @@ def accuracy_of(evaluation: Evaluation, kind: str) -> Score | None:
     return evaluation.by_type.get(kind) if kind else evaluation.overall
 
 
-def _plain(text: str) -> str:
-    """Text on one line; its end where it is long. A legend would leave out what begins with `_`."""
-    text = " ".join(text.split())
-    return (text if len(text) <= _LONGEST else f"…{text[-_LONGEST:]}").lstrip("_")
+def _bar(name: str, score: Score, ink: int) -> Bar:
+    text = intervals.as_percent(score.accuracy, None, None)
+    return Bar(name, score.accuracy, score.low, score.high, ink=ink, text=text)

@@ -4,80 +4,86 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from ...pipeline.files.atomic import make_folders, replace
 from ..pages import intervals
-from ..pages.html import Html, bullets, document, image, paragraph, render, table, together
+from ..pages.html import Html, document, figures, paragraph, table, together
 from .blind import blind_notes
 from .evaluate import Evaluation, require_same_questions
+from .examples import Draw, Outcomes, example_cards, examples
+from .headline import WITH, WITHOUT, headline, pair_of
 from .metrics import Prediction, Score
-from .own_words import RULES
-from .plots import Named, abstention_plot, accuracy_of, answers_plot, calibration_plot, pareto, price_plot
+from .plots import (
+    TITLES,
+    Named,
+    ablation_figure,
+    abstention_figure,
+    accuracy_figure,
+    accuracy_of,
+    answers_figure,
+    calibration_figures,
+    pareto,
+    price_figure,
+)
 from .statistics import holm, paired_p_value
 
-EXAMPLES = 3
-"""Of each kind."""
-_PRICES = {"world_tokens": "world tokens per question", "rollout_seconds": "rollout seconds per image"}
 _COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+_PRICES = {"world_tokens": "world tokens per question", "rollout_seconds": "rollout seconds per image"}
 _TYPES_SHOWN = 6  # histograms; more would not be read
 _TYPES_LISTED = 40
 """Rows of the tables. A file of questions may state a type for each of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReportExample:
-    """A question, and the answers of the runs."""
-
-    heading: str
-    prediction: Prediction
-    """Of the run whose future is shown."""
-    run: Evaluation
-    lines: tuple[str, ...]
-
-
 Sections = Sequence[tuple[str, Html]]
 
-Draw = Callable[[ReportExample], bytes | None]
-"""Draws the predicted future of an example as PNG or JPEG; None where it cannot be drawn."""
 
-
-def write_run_report(
-    evaluations: Sequence[Evaluation],
-    path: Path,
-    *,
-    draw: Draw | None = None,
-    opening: Sections = (),
-    closing: Sections = (),
-) -> Path:
-    """Write the page.
-
-    Args:
-        evaluations: of the same questions; ablations of the runs may be among them.
-        draw: draws the examples; None leaves their pictures out.
-        opening, closing: further sections, titles and their `Html`, before and after those of the evaluation.
-    Raises:
-        RunError: they answered different questions.
-    """
-    page = run_page(evaluations, draw=draw, opening=opening, closing=closing)
+def write_run_report(evaluations: Sequence[Evaluation], path: Path, **page: Any) -> Path:
+    """Write the page; arguments and errors are those of `run_page`."""
+    content = run_page(evaluations, **page)
     make_folders(path.resolve().parent)
-    replace(path.resolve().parent, path.resolve(), page.encode())
+    replace(path.resolve().parent, path.resolve(), content.encode())
     return path
 
 
 def run_page(
-    evaluations: Sequence[Evaluation], *, draw: Draw | None = None, opening: Sections = (), closing: Sections = ()
+    evaluations: Sequence[Evaluation],
+    *,
+    draw: Draw | None = None,
+    outcomes: Outcomes | None = None,
+    closing: Sections = (),
+    details: Sections = (),
 ) -> str:
-    """The page as HTML. Raises as `write_run_report`."""
+    """The page as HTML.
+
+    Args:
+        evaluations: of the same questions; ablations of the runs may be among them.
+        draw: decodes the futures of the examples; None leaves their pictures out.
+        outcomes: scene -> whether its rollout ends as the true scene does, where that is known.
+        closing, details: further sections, titles and their `Html`, after the figures and among the details.
+    Raises:
+        RunError: they answered different questions.
+    """
     require_same_questions(evaluations)
     trained = [e for e in evaluations if not e.is_swap] or list(evaluations)
     runs = [(name_of(e), e) for e in trained]
     swaps = [e for e in evaluations if e not in trained]
+    pair = pair_of(trained)
+    words, names = {}, [name for name, _ in runs]
+    if pair is not None:
+        names = [WITH if e is pair.with_future else WITHOUT for e in trained]
+        helped, misled = "the future helped", "the future misled"
+        words = {"win": helped, "loss": misled} if trained[0] is pair.with_future else {"win": misled, "loss": helped}
+    chosen = examples(trained, outcomes, names=[name[:1].upper() + name[1:] for name in names])
     sections = [
-        *opening,
+        ("Rollouts, questions and answers", example_cards(chosen, draw, words)),
+        ("Figures", _figures(runs, trained, swaps)),
+        *closing,
+    ]
+    folded = [
         ("Accuracy by question type", _accuracy(runs)),
         ("Paired comparison of runs", _against(runs)),
         ("Cost against accuracy", _prices(runs)),
@@ -85,12 +91,22 @@ def run_page(
         ("Calibration", _calibration(runs)),
         ("Abstention by agreement", _abstention(runs)),
         ("Distribution of answers", _histograms(runs)),
-        ("Examples", _examples(examples(trained), draw)),
-        *closing,
+        *details,
         ("Setup", _facts(runs)),
     ]
-    opening_text = _summary(runs, evaluations)
-    return document("Evaluation of trained runs", "Evaluation: accuracy of trained runs", opening_text, sections)
+    heading = "Does the predicted future help?" if pair else "How well do the trained runs answer?"
+    return document(
+        "Evaluation of trained runs", heading, headline(runs, pair, blind_notes(evaluations)), sections, folded
+    )
+
+
+def _figures(runs: Named, trained: Sequence[Evaluation], swaps: Sequence[Evaluation]) -> Html:
+    kinds = _types(runs)[:_TYPES_SHOWN]
+    kind = "temporal" if "temporal" in kinds else ""
+    costs = [price_figure(runs, kind, price, label) for price, label in _PRICES.items()]
+    abstention = [abstention_figure(runs, name) for name in _abstention_kinds(runs)]
+    accuracies = [accuracy_figure(runs, kinds), ablation_figure(trained, swaps, kind)]
+    return figures([*accuracies, *costs, *calibration_figures(runs), *abstention])
 
 
 def name_of(evaluation: Evaluation) -> str:
@@ -99,46 +115,6 @@ def name_of(evaluation: Evaluation) -> str:
     shown = "" if evaluation.show_choices == "none" else f", choices shown ({evaluation.show_choices})"
     draws = "" if evaluation.draws is None else f", {evaluation.draws} draws"
     return f"{evaluation.run}{arm}, {evaluation.steps} steps{shown}{draws}"
-
-
-def _summary(runs: Named, evaluations: Sequence[Evaluation]) -> Html:
-    first = runs[0][1]
-    lines: list[str | Html] = [f"{name}: {_correct(e)}" for name, e in runs]
-    alarm = '<span class="alarm">{{ name }}</span>: {{ text }}'
-    lines += [render(alarm, name=name, text=text) for name, e in runs for text in e.alarms]
-    lines += [render(alarm, name=run, text=text) for run, text in blind_notes(evaluations)]
-    lines += [
-        f"{name} was evaluated by an earlier version: generated answers, calibration and cost are not "
-        "known. Evaluate it again"
-        for name, e in runs
-        if e.version < 2
-    ]
-    lines += [
-        f"the answers of {name} in own words were judged by rules of an earlier version: judge them by today's with "
-        "theworld evaluate --rescore"
-        for name, e in runs
-        if e.rules != RULES
-    ]
-    lines += [
-        f"{name} was not asked {e.left_out:,} more questions, which are too long or have no latents"
-        for name, e in runs
-        if e.left_out
-    ]
-    split = "all" if first.split is None else first.split
-    return bullets(lines) + paragraph(
-        f"{first.overall.total:,} questions of split {split}. Ranked: the answer is the choice of the "
-        "highest log-likelihood, summed over its tokens. Generated: the answer is decoded greedily, without a "
-        "list of choices, and compared without case, punctuation and articles. Brackets hold the 95 % interval "
-        "(Wilson), computed as if questions were independent. The one by cluster allows for several questions on one "
-        "scene, image or minimal pair."
-    )
-
-
-def _correct(e: Evaluation) -> str:
-    """By type where there are few: one figure over all would hide that the types differ."""
-    if len(e.by_type) > _TYPES_SHOWN:
-        return f"{_percent(e.overall)} correct, all {len(e.by_type)} question types together"
-    return "; ".join(f"{kind} {_percent(score)} correct" for kind, score in sorted(e.by_type.items(), reverse=True))
 
 
 def _accuracy(runs: Named) -> Html:
@@ -156,7 +132,9 @@ def _accuracy(runs: Named) -> Html:
                     "-" if balanced is None else f"{balanced.accuracy:.3f} (chance {balanced.chance:.3f})",
                 ]
             )
-    text = table(["questions", "run", "ranked", "by cluster", "generated", "balanced over answers"], rows)
+    text = paragraph(_METHOD) + table(
+        ["questions", "run", "ranked", "by cluster", "generated", "balanced over answers"], rows
+    )
     every = {kind for _, e in runs for kind in e.by_type}
     if len(every) > _TYPES_LISTED:
         text += paragraph(
@@ -205,11 +183,6 @@ def _against(runs: Named) -> Html:
 def _prices(runs: Named) -> Html:
     kinds = _types(runs)
     kind = "temporal" if "temporal" in kinds else ""
-    parts: list[Html] = []
-    for price, label in _PRICES.items():
-        if (content := price_plot(runs, kind, price, label)) is not None:
-            alt = f"Accuracy of {kind or 'all'} questions against {label}, by run"
-            parts.append(paragraph(image(alt, content)))
     scores = [(e.world_tokens, accuracy_of(e, kind)) for _, e in runs]
     cost_points = [(float(x), y.accuracy) for x, y in scores if x is not None and y is not None]
     front = pareto(cost_points) if len(cost_points) == len(runs) else set[int]()
@@ -224,12 +197,11 @@ def _prices(runs: Named) -> Html:
         for n, (name, e) in enumerate(runs)
     ]
     heads = ["run", *_PRICES.values(), "time per answer", f"accuracy, {kind or 'all'}", "Pareto-optimal (tokens)"]
-    filled = paragraph("Filled points, joined by a line: no other run is both cheaper and better.")
     measured = paragraph(
         "Rollout seconds were measured by the worker that made the store. An input without a rollout costs 0 "
         "seconds; the cost of a true future is not defined."
     )
-    return together([*parts, table(heads, rows), *([filled] if parts else []), measured])
+    return table(heads, rows) + measured
 
 
 def _swaps(trained: Sequence[Evaluation], swaps: Sequence[Evaluation]) -> Html:
@@ -264,24 +236,18 @@ def _swaps(trained: Sequence[Evaluation], swaps: Sequence[Evaluation]) -> Html:
 
 
 def _calibration(runs: Named) -> Html:
-    content = calibration_plot(runs)
-    if content is None:
-        return Html("")
     rows = [
-        [name, group, f"{c.questions:,}", f"{c.confidence:.3f}", f"{c.accuracy:.3f}", f"{c.ece:.3f}"]
+        [name, TITLES.get(group, group), f"{c.questions:,}", f"{c.confidence:.3f}", f"{c.accuracy:.3f}", f"{c.ece:.3f}"]
         for name, e in runs
         for group, c in e.calibration.items()
     ]
     heads = ["run", "questions", "number", "mean probability of the answer", "accuracy", "expected calibration error"]
-    return together(
-        [
-            paragraph(image("Share of correct answers against their probability, by run", content)),
-            paragraph(
-                "Larger dots hold more questions. On the dotted line, a run is correct as often as it expects to be."
-            ),
-            table(heads, rows),
-        ]
-    )
+    return table(heads, rows) if rows else Html("")
+
+
+def _abstention_kinds(runs: Named) -> list[str]:
+    kinds = {kind for _, e in runs for kind in e.abstention}
+    return [kind for kind in ("temporal", "static") if kind in kinds] or ["all"]
 
 
 def _abstention(runs: Named) -> Html:
@@ -289,13 +255,7 @@ def _abstention(runs: Named) -> Html:
     drawn = [(name, e) for name, e in runs if e.abstention]
     if not drawn:
         return Html("")
-    kinds = {kind for _, e in drawn for kind in e.abstention}
-    shown = [kind for kind in ("temporal", "static") if kind in kinds] or ["all"]
-    pictures = [
-        paragraph(image(f"Accuracy of {kind} questions by the share that is answered, by run", content))
-        for kind in shown
-        if (content := abstention_plot(runs, kind)) is not None
-    ]
+    shown = _abstention_kinds(runs)
     rows: list[list[str | Html]] = [
         [
             name,
@@ -318,7 +278,6 @@ def _abstention(runs: Named) -> Html:
     heads = ["run", "questions", "draws", "one draw alone", *(f"answering {coverage:.0%}" for coverage in _COVERAGES)]
     return together(
         [
-            *pictures,
             paragraph(
                 "Each question was answered from several futures of its image, and the probabilities were averaged. "
                 "The questions are answered in the order of agreement, the share of draws that give the averaged "
@@ -332,81 +291,24 @@ def _abstention(runs: Named) -> Html:
 
 
 def _histograms(runs: Named) -> Html:
-    alt = "How often each answer to {} questions is correct, and how often each run gives it"
-    parts = [paragraph(image(alt.format(kind), answers_plot(runs, kind))) for kind in _types(runs)[:_TYPES_SHOWN]]
-    return together(parts) + paragraph(
+    drawn = figures(answers_figure(runs, kind) for kind in _types(runs)[:_TYPES_SHOWN])
+    return drawn + paragraph(
         "Grey: how often an answer is the correct one. A run that prefers one answer, for example that nothing "
-        "happens, can be recognised here and by its balanced accuracy above."
+        "happens, can be recognised here and by its balanced accuracy."
     )
 
 
-def examples(trained: Sequence[Evaluation]) -> list[ReportExample]:
-    """Questions that only one of the first and the last run answered correctly; of a single run, its surest answers.
-
-    Temporal questions where there are any. The same evaluations give the same examples.
-    """
-    first, last = trained[0], trained[-1]
-    candidates = [p for p in first.predictions if p.type == "temporal"] or list(first.predictions)
-    if first is last:
-        sure = sorted(candidates, key=lambda p: (-(p.confidence or 0.0), p.id))
-        return [
-            ReportExample(heading, p, first, _description(p, ()))
-            for heading, right in (("Confident and correct", True), ("Confident and wrong", False))
-            for p in [p for p in sure if p.correct is right][:EXAMPLES]
-        ]
-    last_by_id = {p.id: p for p in last.predictions}
-    shown_run = first if first.steps >= last.steps else last
-    report_examples: list[ReportExample] = []
-    for heading, right in (
-        (f"Correct only with {name_of(first)}", True),
-        (f"Correct only with {name_of(last)}", False),
-    ):
-        differing = [
-            p for p in candidates if p.correct is right and p.id in last_by_id and last_by_id[p.id].correct is not right
-        ]
-        for p in sorted(differing, key=lambda p: (-(p.confidence or 0.0), p.id))[:EXAMPLES]:
-            last_prediction = last_by_id[p.id]
-            answers = ((name_of(first), p), (name_of(last), last_prediction))
-            shown = p if shown_run is first else last_prediction
-            report_examples.append(ReportExample(heading, shown, shown_run, _description(p, answers)))
-    return report_examples
-
-
-def _description(prediction: Prediction, answers: Sequence[tuple[str, Prediction]]) -> tuple[str, ...]:
-    def words(p: Prediction) -> str:
-        confidence = "" if p.confidence is None else f" ({p.confidence:.0%})"
-        generated = "" if p.generated in (None, p.predicted) else f", generated {p.generated!r}"
-        return f"{p.predicted}{confidence}{generated}"
-
-    lines = [f"{name} answers {words(p)}" for name, p in answers] or [f"the run answers {words(prediction)}"]
-    return (
-        f"{prediction.question or prediction.id} ({prediction.image})",
-        f"correct answer: {prediction.answer}; {'; '.join(lines)}",
-    )
-
-
-_FIGURE = """{% if heading %}<h3>{{ heading }}</h3>
-{% endif %}<figure>{{ picture }}<figcaption>{% for line in lines %}{{ line }}\
-{% if not loop.last %}<br>{% endif %}{% endfor %}</figcaption></figure>
-"""
-
-
-def _examples(chosen: Sequence[ReportExample], draw: Draw | None) -> Html:
-    return together(_figures(chosen, draw))
-
-
-def _figures(chosen: Sequence[ReportExample], draw: Draw | None) -> Iterator[Html]:
-    for n, example in enumerate(chosen):
-        begins = not n or chosen[n - 1].heading != example.heading
-        content = draw(example) if draw is not None else None
-        alt = f"Image and predicted future for: {example.lines[0]}"
-        picture = "" if content is None else image(alt, content)
-        yield render(_FIGURE, heading=example.heading if begins else "", picture=picture, lines=example.lines)
+_METHOD = (
+    "Ranked: the answer is the choice of the highest log-likelihood, summed over its tokens. Generated: the answer is "
+    "decoded greedily, without a list of choices, and compared without case, punctuation and articles. Brackets hold "
+    "the 95 % interval (Wilson), computed as if questions were independent. The one by cluster allows for several "
+    "questions on one scene, image or minimal pair."
+)
 
 
 def _facts(runs: Named) -> Html:
     first = runs[0][1]
-    rows = [["questions", f"{first.questions}, SHA-256 {first.questions_sha256[:16]}"]]
+    rows = [["questions", f"{Path(first.questions).name}, SHA-256 {first.questions_sha256[:16]}"]]
     for name, e in runs:
         package_versions = ", ".join(f"{package} {version}" for package, version in e.created_with.items())
         rows.append(
@@ -439,7 +341,3 @@ def _p_value(answers: Iterable[tuple[Prediction, bool, bool]]) -> float:
 
 def _cell(figure: Score | None) -> str | Html:
     return "-" if figure is None else intervals.cell(figure.accuracy, figure.low, figure.high)
-
-
-def _percent(figure: Score) -> str:
-    return intervals.as_percent(figure.accuracy, figure.low, figure.high)

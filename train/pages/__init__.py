@@ -1,1 +1,1 @@
-"""What report pages share: HTML, plots, figures with intervals. It knows nothing of runs or questions."""
+"""What report pages share: HTML, figures, clips that play, intervals. It knows nothing of runs or questions."""

@@ -1,10 +1,10 @@
-"""The HTML that results pages share: one file with its pictures inside, without scripts, network access or web fonts.
+"""The HTML that results pages share: one file with its pictures inside, one small script, no network and no web fonts.
 
 It reads well in light and dark, on a phone and on a wide screen: tables scroll in their own box, pictures shrink.
 
 Names, questions and answers come from strangers. So HTML is made by `render` and by what stands on it, and nowhere
 else: text is escaped there, and only `Html`, the type of markup that was made here, goes into a page as it is. The
-page's policy lets a browser load nothing and run nothing, should this ever fail.
+page's policy lets a browser load nothing and run no script but the page's own, should this ever fail.
 """
 
 from __future__ import annotations
@@ -18,55 +18,47 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from ...pipeline.messages import printable
+from .style import SCRIPT, STYLE
 
 Html = Markup
 """Markup that this module made; a plain string is text."""
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #222; --soft: #6b6b6b; --line: #ddd; --paper: #fff; --win: #0065a3;
-  --loss: #a84300 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --soft: #a3a3a3; --line: #444; --paper: #161618;
-  --win: #6cbcf5; --loss: #ff9d5c } }
-* { box-sizing: border-box }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 68rem;
-  margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word }
-h1 { font-size: 1.6rem; line-height: 1.2 }
-h2 { font-size: 1.2rem; margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: 1rem }
-table { border-collapse: collapse; margin: .6rem 0; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-td { overflow-wrap: normal } th { border-bottom: 1px solid var(--soft); font-weight: 600 }
-.small { color: var(--soft); font-size: .8rem; white-space: nowrap } .wide { overflow-x: auto }
-figure { margin: 1.2rem 0 } figcaption { font-size: .9rem }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 3px }
-.supported, .gain { color: var(--win); font-weight: 600 }
-.not-supported, .loss, .alarm { color: var(--loss); font-weight: 600 }
-"""
+
+def _hash(source: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
 
 _POLICY = "; ".join(
     [
         "default-src 'none'",
         "img-src data:",
-        f"style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'",
+        f"style-src {_hash(STYLE)}",
+        f"script-src {_hash(SCRIPT)}",
         "base-uri 'none'",
         "form-action 'none'",
     ]
 )
-"""What a browser may do with the page: draw its own pictures, in its own style."""
+"""What a browser may do with the page: draw its own pictures, in its own style, moved by its own script."""
 
-_MIME = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+_MIME = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 
 # An icon is named because a browser would ask for one beside the file.
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{{ policy }}">\
 <meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">\
-<title>{{ title }}</title><style>{{ style }}</style></head><body>
+<title>{{ title }}</title><style>{{ style }}</style></head><body><main>
 <h1>{{ heading }}</h1>
 {{ intro }}
 {% for name, content in sections if content %}<h2>{{ name }}</h2>
 {{ content }}
-{% endfor %}</body></html>
+{% endfor %}{% if folded %}<h2>Details</h2>
+{% for name, content in folded %}<details><summary><h3>{{ name }}</h3></summary>
+{{ content }}</details>
+{% endfor %}{% endif %}</main><script>{{ script }}</script></body></html>
 """
-_TABLE = """<div class="wide"><table><tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
+_TABLE = """<div class="wide" tabindex="0" role="group" aria-label="table"><table>
+{% if heads | select | list %}<tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
+{% endif %}\
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 """
@@ -82,10 +74,22 @@ def render(template: str, **values: object) -> Html:
     return Html(_template(template).render(values))
 
 
-def document(title: str, heading: str, intro: Html, sections: Iterable[tuple[str, Html]]) -> str:
-    """A whole page; a section without content is left out."""
-    known = {"policy": Html(_POLICY), "style": Html(_STYLE)}
-    return str(render(_PAGE, title=title, heading=heading, intro=intro, sections=list(sections), **known))
+def document(
+    title: str,
+    heading: str,
+    intro: Html,
+    sections: Iterable[tuple[str, Html]],
+    folded: Iterable[tuple[str, Html]] = (),
+) -> str:
+    """A whole page; a section without content is left out.
+
+    Args:
+        intro: below the heading. folded: further sections, of which a reader opens those that matter to them.
+    """
+    known = {"policy": Html(_POLICY), "style": Html(STYLE), "script": Html(SCRIPT)}
+    shown = [section for section in folded if section[1]]
+    parts = {"title": title, "heading": heading, "intro": intro, "sections": list(sections), "folded": shown}
+    return str(render(_PAGE, **parts, **known))
 
 
 def table(heads: Sequence[str | Html], rows: Iterable[Sequence[str | Html]]) -> Html:
@@ -109,16 +113,26 @@ def together(parts: Iterable[Html]) -> Html:
 
 
 def image(alt: str, content: bytes) -> Html:
-    """A PNG or JPEG inside the page.
+    """A PNG, JPEG or WebP inside the page; raises as `image_source`."""
+    return render('<img alt="{{ alt }}" src="{{ source }}">', alt=alt, source=image_source(alt, content))
+
+
+def image_source(alt: str, content: bytes) -> Html:
+    """The content of a picture as an image's `src`.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is no PNG, JPEG or WebP.
     """
     mime = next((mime for start, mime in _MIME.items() if content.startswith(start)), None)
     if mime is None:
-        raise ValueError(f"{alt}: not a PNG or JPEG")
-    data = Html(base64.b64encode(content).decode())
-    return render('<img alt="{{ alt }}" src="data:{{ mime }};base64,{{ data }}">', alt=alt, mime=mime, data=data)
+        raise ValueError(f"{alt}: not a PNG, JPEG or WebP")
+    return render("data:{{ mime }};base64,{{ data }}", mime=mime, data=Html(base64.b64encode(content).decode()))
+
+
+def figures(drawn: Iterable[Html]) -> Html:
+    """Figures beside or below one another, as there is room; nothing where there is none."""
+    members = [figure for figure in drawn if figure]
+    return render('<div class="figures">{{ members }}</div>', members=together(members)) if members else Html("")
 
 
 def _shown(value: object) -> object:

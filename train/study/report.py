@@ -1,7 +1,7 @@
 """The results page of a study: one HTML file with its pictures inside.
 
 OUT/results.json     all figures
-OUT/index.html       this page; OUT/*.png are its plots
+OUT/index.html       this page; OUT/*.png are plots of the same figures for use elsewhere
 OUT/strips/*.png     optional picture strips that the page shows
 """
 
@@ -13,52 +13,52 @@ from typing import Any
 
 from ...pipeline.files.atomic import replace
 from ..pages import intervals
-from ..pages.html import Html, bullets, document, image, paragraph, render, table, together
+from ..pages.html import Html, bullets, document, figures, image, paragraph, render, table, together
+from .figures import (
+    abstention_figure,
+    arms_figures,
+    break_even_figure,
+    cost_figures,
+    gains_figure,
+    learning_figures,
+)
 from .findings import Findings, score_of
 from .plots import draw, gains, name_of, verdict_of
 
 Results = Mapping[str, Any]
-
-_SHOWS = {
-    "learning.png": "Accuracy against labelled scenes, by arm",
-    "shifted.png": "Temporal accuracy out of distribution, by arm",
-    "break_even.png": "Accuracy against the share of futures that end correctly",
-    "bytes.png": "Temporal accuracy against the bytes that are read of an image, by arm",
-    "seconds.png": "Temporal accuracy against the rollout seconds of an image, by arm",
-    "abstention.png": "Temporal accuracy against the share of questions answered, by arm with several draws",
-    "gains.png": "Points gained or lost by the rollout, by kind of question",
-}
 
 
 def write_report(findings: Findings, out: Path) -> Path:
     """Write results.json, the pictures and index.html; returns the page's path."""
     out.mkdir(parents=True, exist_ok=True)
     replace(out, out / "results.json", findings.to_json().encode() + b"\n")
-    pictures = draw(findings.results)
-    for name, content in pictures.items():
+    for name, content in draw(findings.results).items():
         replace(out, out / name, content)
     strips = {path.name: path.read_bytes() for path in sorted((out / "strips").glob("*.png"))}
-    replace(out, out / "index.html", page(findings.results, pictures, strips).encode())
+    replace(out, out / "index.html", page(findings.results, strips).encode())
     return out / "index.html"
 
 
-def page(results: Results, pictures: Mapping[str, bytes], strips: Mapping[str, bytes]) -> str:
+def page(results: Results, strips: Mapping[str, bytes]) -> str:
     """The page as HTML."""
     sections = [
-        ("Arms by question type", _arms(results)),
-        ("Hypotheses, stated before the runs", _hypotheses(results)),
-        ("Accuracy against labels", _picture(pictures, "learning.png")),
-        ("Accuracy against cost", _prices(results, pictures)),
-        ("Abstention by agreement of draws", _picture(pictures, "abstention.png")),
-        ("Out of distribution", _picture(pictures, "shifted.png")),
-        ("Break-even: how often must a future be correct?", _break_even(results, pictures)),
-        ("Ablations: the same adapter, shown another input", _swaps(results)),
-        ("Gains and losses by question", _losses(results, pictures)),
         ("Examples of gains and losses", _strips(strips)),
+        ("Figures", figures([*arms_figures(results), *learning_figures(results), break_even_figure(results)])),
+        ("Accuracy against cost", figures(cost_figures(results))),
+        ("Abstention by agreement of draws", figures([abstention_figure(results)])),
+        ("Gains and losses by question", figures([gains_figure(results)])),
+    ]
+    folded = [
+        ("Hypotheses, stated before the runs", _hypotheses(results)),
+        ("Arms by question type", _arms(results)),
+        ("Ablations: the same adapter, shown another input", _swaps(results)),
+        ("Break-even: how often must a future be correct?", _break_even(results)),
+        ("Losses, and rollouts that end wrongly", _losses(results)),
+        ("Cost of each arm", _prices(results)),
         ("Setup", _facts(results)),
     ]
     return document(
-        "Study of predicted futures", "Do predicted futures improve the answers?", _summary(results), sections
+        "Study of predicted futures", "Do predicted futures improve the answers?", _summary(results), sections, folded
     )
 
 
@@ -78,14 +78,47 @@ def _summary(results: Results) -> Html:
     scene_counts = ", ".join(
         f"{n['scenes']:,} {name} scenes ({n['questions']:,} questions)" for name, n in study["asked"].items()
     )
-    return paragraph(
-        f"A frozen language model answered questions about {scene_counts}, after {study['primary']:,} labelled "
-        f"scenes, over {study['seeds']} seeds. In brackets: the 95 % interval over other test scenes and other seeds; "
-        "the labelled scenes and the world model are the same throughout."
-    ) + bullets(lines)
+    return together(
+        [
+            paragraph(
+                "A world model predicted what happens next in each scene. A frozen language model answered questions "
+                "about the scenes, with adapters that differ only in what they read (their arm)."
+            ),
+            _shares(results),
+            paragraph(
+                f"Asked were {scene_counts}, after {study['primary']:,} labelled scenes, over {study['seeds']} seeds. "
+                "In brackets: the 95 % interval over other test scenes and other seeds; the labelled scenes and the "
+                "world model are the same throughout."
+            ),
+            bullets(lines),
+        ]
+    )
 
 
-_NAMES = {"frozen": "frame 0 repeated", "steps0": "frame 0 alone"}
+_SHARES = """<ul class="pair">{% for tile in tiles %}<li class="{{ tile.ink }}"><b>{{ tile.share }}</b>\
+<span>{{ tile.name }}</span><span class="small">95 % interval {{ tile.interval }}</span></li>{% endfor %}</ul>
+"""
+
+
+def _shares(results: Results) -> Html:
+    """Accuracy on temporal questions in large print: with the predicted future, and without it."""
+    tiles: list[dict[str, str]] = []
+    for arm, name in (("rollout", "with the predicted future"), *_NAMES.items()):
+        row = score_of(results, arm=arm, labels=results["study"]["primary"], type="temporal")
+        if row is not None and row["low"] is not None:
+            share, _, interval = intervals.as_percent(row["value"], row["low"], row["high"]).partition(" [")
+            tiles.append(
+                {
+                    "name": name,
+                    "share": share,
+                    "interval": interval.rstrip("]").replace(", ", " to "),
+                    "ink": f"c{len(tiles)}",
+                }
+            )
+    return render(_SHARES, tiles=tiles) if tiles else Html("")
+
+
+_NAMES = {"steps0": "frame 0 alone", "frozen": "frame 0 repeated"}
 
 
 def _arms(results: Results) -> Html:
@@ -108,7 +141,7 @@ def _arms(results: Results) -> Html:
     return together(parts) + paragraph(f"pair: both halves of a minimal pair correct.{note}")
 
 
-def _prices(results: Results, pictures: Mapping[str, bytes]) -> Html:
+def _prices(results: Results) -> Html:
     """World tokens, bytes and seconds of each arm beside its accuracy; results of earlier versions state none."""
     arms = results["arms"]
     if not all("bytes" in arms[arm] for arm in results["study"]["arms"]):
@@ -130,8 +163,7 @@ def _prices(results: Results, pictures: Mapping[str, bytes]) -> Html:
         "worker that made the store, of all draws; an arm that reads frame 0 alone needs no rollout, and the cost of a "
         "true future is not defined."
     )
-    pair = [_picture(pictures, name) for name in ("bytes.png", "seconds.png")]
-    return together([*pair, table(heads, rows), note])
+    return table(heads, rows) + note
 
 
 def _hypotheses(results: Results) -> Html:
@@ -148,10 +180,9 @@ def _hypotheses(results: Results) -> Html:
     return table(["claim", "verdict", "figures", "p, adjusted (Holm)"], rows)
 
 
-def _break_even(results: Results, pictures: Mapping[str, bytes]) -> Html:
-    picture = _picture(pictures, "break_even.png")
+def _break_even(results: Results) -> Html:
     if results["break_even"] is None:
-        return picture
+        return Html("")
     world = results["break_even"]["world"]
     lines = [
         f"with {int(labels):,} labels, "
@@ -164,7 +195,7 @@ def _break_even(results: Results, pictures: Mapping[str, bytes]) -> Html:
     ]
     if world is not None:
         lines.append(f"the world model's rollouts end correctly in {100 * world:.1f} % of the test scenes")
-    return picture + bullets(lines)
+    return bullets(lines)
 
 
 def _swaps(results: Results) -> Html:
@@ -181,8 +212,8 @@ def _swaps(results: Results) -> Html:
     return table(["trained on", "shown", *results["types"]], rows) if rows else Html("")
 
 
-def _losses(results: Results, pictures: Mapping[str, bytes]) -> Html:
-    parts = [_picture(pictures, "gains.png")]
+def _losses(results: Results) -> Html:
+    parts: list[Html] = []
     for against in ("steps0", "frozen"):
         rows = gains(results, against)
         counted = [sum(verdict_of(row) == word for row in rows) for word in ("gain", "loss", "neither")]
@@ -212,11 +243,15 @@ def _losses(results: Results, pictures: Mapping[str, bytes]) -> Html:
     return together(parts)
 
 
+_STRIP = """<figure><figcaption>{{ caption }}</figcaption>\
+<div class="wide" tabindex="0" role="group" aria-label="{{ caption }}">{{ picture }}</div></figure>
+"""
+
+
 def _strips(strips: Mapping[str, bytes]) -> Html:
     order = sorted(strips, key=lambda name: (name.startswith("loss"), name))
-    figure = "<figure><figcaption>{{ caption }}</figcaption>{{ picture }}</figure>"
     return together(
-        render(figure, caption=Path(name).stem.replace("-", " "), picture=image(name, strips[name])) for name in order
+        render(_STRIP, caption=Path(name).stem.replace("-", " "), picture=image(name, strips[name])) for name in order
     )
 
 
@@ -252,8 +287,3 @@ def _cell(row: Mapping[str, Any] | None) -> str | Html:
 
 def _signed(row: Mapping[str, Any]) -> str:
     return intervals.as_points(row["value"], row["low"], row["high"])
-
-
-def _picture(pictures: Mapping[str, bytes], name: str) -> Html:
-    """A picture by its name; nothing where the results have no figures for it."""
-    return paragraph(image(_SHOWS[name], pictures[name])) if name in pictures else Html("")

@@ -7,20 +7,23 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from theworld.pipeline.cli.evaluate import write_page
+from theworld.pipeline.cli.report_page import write_page
 from theworld.pipeline.errors import RunError
 from theworld.pipeline.progress import Progress
 from theworld.train.evaluation.evaluate import EVALUATION, Evaluation, _counted, compare_evaluations, read_evaluation
+from theworld.train.evaluation.examples import examples
 from theworld.train.evaluation.metrics import Prediction
 from theworld.train.evaluation.plots import pareto
-from theworld.train.evaluation.report import examples, run_page, write_run_report
+from theworld.train.evaluation.report import run_page, write_run_report
+from theworld.train.pages.films import Film
 
 EVIL = '<script>alert(1)</script>"&$x^$'
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
 
 
 def predictions(right: int) -> tuple[Prediction, ...]:
@@ -59,6 +62,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.images: list[dict[str, str | None]] = []
         self.references: list[str] = []
+        self.drawings: list[str] = []
         self.text = ""
         self.feed(text)
         self.close()
@@ -69,6 +73,9 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "img":
             self.images.append(dict(attrs))
+        if tag == "svg":
+            self.drawings.append(dict(attrs)["aria-label"] or "")
+        assert "style" not in dict(attrs), "the policy forbids it"
         self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
         assert not [name for name, _ in attrs if name.startswith("on")]
 
@@ -79,10 +86,9 @@ class Page(HTMLParser):
         self.text += data
 
 
-def picture(_: object) -> bytes:
-    content = io.BytesIO()
-    Image.new("RGB", (40, 20)).save(content, "PNG")
-    return content.getvalue()
+def clip(_: object) -> Film:
+    frames = np.zeros((5, 20, 40, 3), np.uint8)
+    return Film(frames, 12.0, frames + 200)
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +98,13 @@ def page() -> Page:
         evaluation("runs/2", 9, steps=0, trained_steps=0, world_tokens=4, rollout_seconds=0.0),
         evaluation("runs/1", 8, arm="frozen"),
     ]
-    return Page(run_page(runs, draw=picture))
+    return Page(run_page(runs, draw=clip, outcomes={f"s{n}": n % 3 != 0 for n in range(20)}))
 
 
 def test_it_is_whole_and_fetches_nothing(page: Page) -> None:
     assert page.open == []
-    assert not {"script", "iframe", "object", "form", "base"} & set(page.tags)
+    assert not {"iframe", "object", "form", "base"} & set(page.tags)
+    assert page.tags.count("script") == 1
     assert all(reference.startswith("data:") for reference in page.references)
     style = run_page([evaluation("a", 3)]).split("<style>")[1].split("</style>")[0]
     assert "url(" not in style
@@ -106,31 +113,50 @@ def test_it_is_whole_and_fetches_nothing(page: Page) -> None:
 
 
 def test_every_picture_decodes_and_is_described(page: Page) -> None:
-    assert len(page.images) == 1 + 2 + 5  # calibration, two histograms, three gains and two losses
+    assert len(page.images) == 2 * 11  # six wins, two losses, and of six wrong rollouts three that are neither
     for found in page.images:
         head, data = (found["src"] or "").split(",", 1)
-        assert head == "data:image/png;base64"
-        Image.open(io.BytesIO(base64.b64decode(data, validate=True))).load()
+        assert head == "data:image/webp;base64"
+        strip = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+        strip.load()
+        assert strip.size == (5 * 40, 20)
+        assert found["data-frames"] == "5"
         assert len(found["alt"] or "") > 20
 
 
-def test_three_runs_have_plots_of_their_cost_and_a_section_without_content_is_left_out() -> None:
+def test_figures_are_drawings_with_a_description_and_no_style_of_their_own(page: Page) -> None:
+    assert page.tags.count("svg") == len(page.drawings) == 1 + 1 + 3 + 2  # accuracy, ablations, calibration, answers
+    assert all(len(name) > 20 for name in page.drawings)
+
+
+def test_three_runs_have_figures_of_their_cost_and_a_section_without_content_is_left_out() -> None:
     runs = [evaluation("a", 18), evaluation("b", 9, world_tokens=4), evaluation("c", 12, world_tokens=9)]
     three, one = Page(run_page(runs)), Page(run_page(runs[:1]))
-    costs = [found["alt"] for found in three.images if "against" in (found["alt"] or "")]
-    assert len([alt for alt in costs if "world tokens" in (alt or "") or "seconds" in (alt or "")]) == 2
-    assert "joined by a line" in three.text
-    assert "joined by a line" not in one.text
+    for label in ("world tokens per question", "rollout seconds per image"):
+        assert any(f"against {label}" in name for name in three.drawings)
+        assert not any(f"against {label}" in name for name in one.drawings)
     assert "Paired comparison of runs" in three.text
     for absent in ("Paired comparison", "Ablations"):
         assert absent not in one.text
 
 
+def test_the_page_begins_with_the_pair_that_matters_whatever_the_order_of_the_runs() -> None:
+    runs = [evaluation("with", 18), evaluation("without", 9, steps=0, trained_steps=0)]
+    for order in (runs, runs[::-1]):
+        text = Page(run_page(order)).text
+        opening = text.partition("Rollouts, questions and answers")[0]
+        assert re.search(r"90\.0 %\s*with the future", opening)
+        assert re.search(r"45\.0 %\s*without it", opening)
+        assert "A random choice is correct in 50 %" in opening
+        assert re.search(r"the future helped\s+\(6\)", text)
+        assert re.search(r"the future misled\s+\(\d\)", text)
+
+
 def test_it_says_what_a_reviewer_asks_for(page: Page) -> None:
     for words in [
         "0.900 [0.699, 0.972]", "McNemar", "Holm", "generated", "balanced", "chance 0.500", "minimal pairs",
-        "expected calibration error", "rollout wrong", "world tokens per question", "rollout seconds per image",
-        "frozen", "Correct only with runs/1, 8 steps",
+        "expected calibration error", "rollout ends wrongly", "world tokens per question", "rollout seconds per image",
+        "frozen", "the future helped", "With the future", "Without it", "What truly came",
     ]:  # fmt: skip
         assert words in page.text, words
     assert re.search(r"p\d?, adjusted", page.text)
@@ -138,13 +164,23 @@ def test_it_says_what_a_reviewer_asks_for(page: Page) -> None:
 
 
 def test_examples_show_losses_as_well_as_gains_and_of_one_run_what_it_was_sure_of() -> None:
-    two = examples([evaluation("a", 18), evaluation("b", 9)])
-    assert [example.heading.split()[-3] for example in two] == ["a,"] * 3 + ["b,"] * 2
-    assert examples([evaluation("a", 18), evaluation("b", 9)]) == two
-    one = examples([evaluation("a", 10)])
-    assert [example.heading for example in one] == ["Confident and correct"] * 3 + ["Confident and wrong"] * 3
-    assert one[3].prediction.id == "19-temporal"
+    names = ("with", "without")
+    two = examples([evaluation("a", 18), evaluation("b", 9)], names=names)
+    assert [example.kinds for example in two] == [("win",)] * 6 + [("loss",)] * 2
+    assert examples([evaluation("a", 18), evaluation("b", 9)], names=names) == two
+    one = examples([evaluation("a", 10)], names=["it"])
+    assert [example.kinds for example in one] == [("correct",)] * 6 + [("wrong",)] * 6
+    assert one[6].prediction.id == "19-temporal"
     assert all(example.prediction.type == "temporal" for example in one)
+
+
+def test_wrong_rollouts_are_examples_too_and_each_says_how_its_rollout_ends() -> None:
+    outcomes = {f"s{n}": n != 19 for n in range(20)}
+    found = examples([evaluation("a", 18), evaluation("b", 18)], outcomes, names=("with", "without"))
+    assert [(e.prediction.scene, e.kinds, e.rollout_correct) for e in found] == [("s19", ("wrong-rollout",), False)]
+    page = Page(run_page([evaluation("a", 18)], draw=clip, outcomes=outcomes))
+    assert re.search(r"Predicted:\s+✓ correct", page.text)
+    assert re.search(r"Predicted:\s+✗ wrong", page.text)
 
 
 def test_answers_to_other_questions_have_no_page_together(tmp_path: Path) -> None:
@@ -193,7 +229,7 @@ def test_an_example_shows_the_future_in_the_store_of_the_run_it_is_of(
         def __init__(self, store: str, *_: object, **__: object) -> None:
             self.store, self.notes = store, ["a note"]
 
-        def draw(self, *_: object, steps: int) -> None:
+        def frames(self, *_: object, steps: int) -> None:
             drawn.add((self.store, steps))
 
     def meta(run: Path) -> SimpleNamespace:

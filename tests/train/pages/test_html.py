@@ -16,19 +16,20 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from jinja2 import UndefinedError
 from PIL import Image
 
-from theworld.pipeline.cli.demo import _cost_html, _next_html, _sheet_html
+from theworld.pipeline.cli.demo import _cost_html, _next_html
 from theworld.pipeline.store.folder import load_store
 from theworld.precompute.job.plan import Plan
 from theworld.precompute.job.report import Report
 from theworld.train.evaluation.evaluate import Evaluation, _counted
 from theworld.train.evaluation.metrics import Prediction
 from theworld.train.evaluation.report import run_page
+from theworld.train.pages.films import Film
 from theworld.train.pages.html import Html, bullets, document, image, paragraph, render, table, together
-from theworld.train.study.plots import draw
 from theworld.train.study.report import page as study_page
 
 from ...miniatures.store import create, fill
@@ -51,6 +52,11 @@ def png() -> bytes:
     content = io.BytesIO()
     Image.new("RGB", (8, 8)).save(content, "PNG")
     return content.getvalue()
+
+
+def clip(_: object) -> Film:
+    frames = np.linspace(0, 255, 5 * 32 * 32 * 3).reshape(5, 32, 32, 3).astype(np.uint8)
+    return Film(frames, 12.0, frames)
 
 
 # --- pages with a name in every field of text
@@ -85,7 +91,7 @@ def evaluations(name: str) -> list[Evaluation]:
 
 
 def run_report(name: str, _folder: Path) -> str:
-    return run_page(evaluations(name), draw=lambda _: png())
+    return run_page(evaluations(name), draw=clip, outcomes={f"{n}{name}": n % 3 == 0 for n in range(12)})
 
 
 def study_results(name: str) -> dict[str, Any]:
@@ -130,7 +136,7 @@ def study_results(name: str) -> dict[str, Any]:
 
 def study_report(name: str, _folder: Path) -> str:
     results = study_results(name)
-    return study_page(results, draw(results), {f"loss-{name.replace('/', '')}.png": png()})
+    return study_page(results, {f"loss-{name.replace('/', '')}.png": png()})
 
 
 def demo_report(name: str, folder: Path) -> str:
@@ -138,7 +144,6 @@ def demo_report(name: str, folder: Path) -> str:
     store = create(place / "latents")
     fill(store, 3)
     store = load_store(store.path)
-    (folder / "sheet.png").write_bytes(png())
     part = re.sub("[/\0\ud800]", "", name)[:200]
     run = folder / part
     run.mkdir()
@@ -146,8 +151,8 @@ def demo_report(name: str, folder: Path) -> str:
     made = Report(store=store.path, recipe=store.recipe, plan=PLAN)
     return run_page(
         evaluations(name)[:1],
-        opening=[(f"sheet{name}", _sheet_html(folder / "sheet.png"))],
-        closing=[("cost", _cost_html(made, store, [run])), ("next", _next_html(Path(name), [run]))],
+        closing=[(f"next{name}", _next_html(Path(name), [run]))],
+        details=[(f"cost{name}", _cost_html(made, store, [run]))],
     )
 
 
@@ -164,7 +169,7 @@ class Elements(HTMLParser):
         super().__init__()
         self.found: list[tuple[str, tuple[str, ...]]] = []
         self.references: list[str] = []
-        self.policy = self.style = self.title = self.text = ""
+        self.policy = self.style = self.script = self.title = self.text = ""
         self._inside = ""
         self.feed(page)
         self.close()
@@ -184,6 +189,8 @@ class Elements(HTMLParser):
         self.text += data
         if self._inside == "style":
             self.style += data
+        if self._inside == "script":
+            self.script += data
         if self._inside == "title":
             self.title += data
 
@@ -215,11 +222,14 @@ def test_hostile_names_turn_no_direction_and_can_be_written(pages: tuple[str, st
 
 def test_a_page_forbids_what_it_does_not_need(pages: tuple[str, str]) -> None:
     page = Elements(pages[1])
-    digest = base64.b64encode(hashlib.sha256(page.style.encode()).digest()).decode()
+    style, script = (
+        base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in (page.style, page.script)
+    )
     assert page.policy.split("; ") == [
         "default-src 'none'",
         "img-src data:",
-        f"style-src 'sha256-{digest}'",
+        f"style-src 'sha256-{style}'",
+        f"script-src 'sha256-{script}'",
         "base-uri 'none'",
         "form-action 'none'",
     ]

@@ -1,0 +1,114 @@
+"""The page of evaluated runs, with what only both stages together know: decoded futures, true ones, outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TheWorldError
+
+if TYPE_CHECKING:
+    from ...precompute.preview.answer_cards import AnswerPictures
+    from ...precompute.worldlet.rollout_check import TrueFuture
+    from ...train.evaluation.evaluate import Evaluation
+    from ...train.evaluation.examples import ReportExample
+    from ...train.pages.films import Film
+    from ..progress import Progress
+    from ..store.latent_store import LatentStore
+
+
+def write_page(
+    evaluations: list[Evaluation],
+    path: Path,
+    *,
+    store: Path | None = None,
+    images: Path | None = None,
+    world: str | None = None,
+    outcomes: Mapping[str, bool] | None = None,
+    device: Any,
+    progress: Progress,
+    **page: Any,
+) -> Path:
+    """Write the page, its examples decoded where inputs and world model are at hand.
+
+    Args:
+        outcomes: scene -> whether its rollout ends as the true scene does; where they are not given, those of the
+            first test scenes of the embedded world are found out.
+        page: further arguments of `run_page`.
+    """
+    from ...precompute.preview.answer_cards import AnswerPictures
+    from ...train.evaluation.report import write_run_report
+    from ...train.questions.readers import folder_of
+
+    place = images or folder_of(Path(evaluations[0].questions))
+    scenes = Path(evaluations[0].questions).parent
+    decoders: dict[
+        str, AnswerPictures
+    ] = {}  # by run: each from its own store, the same image being another future there
+    truths = _true_futures(scenes)
+    if outcomes is None and truths:
+        outcomes = _outcomes(evaluations, store, scenes, progress)
+
+    def draw(example: ReportExample) -> Film | None:
+        from ...train.pages.films import Film
+
+        p, run = example.prediction, example.run.run
+        if run not in decoders:
+            decoders[run] = AnswerPictures(_store_of(run, store), place, world=world, device=device)
+        frames = decoders[run].frames(p.key, p.image, steps=example.run.steps)
+        if frames is None:
+            return None
+        truth = truths.get(p.scene)
+        true = None if truth is None else truth.frames()
+        fits = true is not None and true.shape[1:] == frames.shape[1:]
+        return Film(frames, decoders[run].rate, true[: len(frames)] if true is not None and fits else None)
+
+    written = write_run_report(evaluations, path, draw=draw, outcomes=outcomes, **page)
+    for note in dict.fromkeys(note for decoder in decoders.values() for note in decoder.notes):
+        progress.warn(note)
+    return written
+
+
+def own_scenes(questions: Path, path: Path) -> tuple[LatentStore, Path] | None:
+    """The rollouts and the folder of scenes they are of, where both come from the embedded world."""
+    from ...precompute.worlds.source import resolve_world
+    from ..store.folder import open_store
+
+    if not (questions.parent / "scenes.jsonl").is_file():
+        return None
+    store = open_store(path)
+    return (store, questions.parent) if store.recipe.world == resolve_world(None).identity else None
+
+
+def _store_of(run: str, store: Path | None) -> LatentStore:
+    from ...train.runs.meta import read_meta
+    from ..store.find import moved_store
+    from ..store.folder import open_store
+
+    meta = read_meta(Path(run))
+    return open_store(store or moved_store(Path(meta.store.path), meta.recipe_id))
+
+
+def _true_futures(scenes: Path) -> Mapping[str, TrueFuture]:
+    """Of the embedded world's own scenes; none for other questions."""
+    from ...precompute.worldlet.rollout_check import true_futures
+
+    try:
+        return true_futures(scenes) if (scenes / "scenes.jsonl").is_file() else {}
+    except TheWorldError:  # a file of this name that is something else
+        return {}
+
+
+def _outcomes(
+    evaluations: list[Evaluation], store: Path | None, scenes: Path, progress: Progress
+) -> dict[str, bool] | None:
+    """Whether the first test rollouts end as their scenes do; None where that cannot be read off."""
+    from ...precompute.worldlet.rollout_check import CHECKED, rollout_outcomes
+
+    run = max(evaluations, key=lambda e: e.steps).run
+    try:
+        return rollout_outcomes(_store_of(run, store), scenes, splits=("test",), most=CHECKED, progress=progress)
+    except TheWorldError as error:
+        progress.warn(f"note: which rollouts end correctly is not known: {error}")
+        return None

@@ -1,0 +1,227 @@
+"""Figures as SVG inside the page: they follow its colors in light and dark, and their letters stay legible on a phone.
+
+Everything is drawn 360 units wide, about the width of a phone, so that there a letter of 13 units is 13 pixels. Names
+are text beside the bars or below the plot, where long ones have room.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .html import Html, render
+
+INKS = 9
+"""Colors of the style sheet, `c0` to `c8`; color-blind readers can tell them apart."""
+_WIDTH = 360
+_NAME = 36  # letters of a name beside a bar
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One value, with its interval where there is one."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    ink: int = 0
+    text: str = ""
+    """What stands at its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point of a curve; `low` and `high` are the interval of y."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+    weight: float = 0.5
+    """Share of what the curve stands for, from 0 to 1; a larger dot for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Points of one color."""
+
+    name: str
+    points: Sequence[Point]
+    ink: int = 0
+    line: bool = True
+    """Whether a line joins them."""
+    dashed: bool = False
+    dots: bool = True
+
+
+_BARS = """<figure><figcaption>{{ title }}</figcaption>
+<svg viewBox="0 0 360 {{ height }}" role="img" aria-label="{{ alt }}">\
+{% for group in groups %}{% if group.name %}<text class="bold" x="0" y="{{ group.y }}">{{ group.name }}</text>
+{% endif %}\
+{% for bar in group.bars %}<g class="{{ bar.ink }}"><text x="0" y="{{ bar.y }}">{{ bar.name }}</text>\
+<text class="end" x="360" y="{{ bar.y }}">{{ bar.text }}</text>\
+<rect class="track" x="0" y="{{ bar.top }}" width="360" height="9" rx="2"/>\
+<rect class="fill" x="0" y="{{ bar.top }}" width="{{ bar.width }}" height="9" rx="2"/>\
+{% if bar.low %}<line class="range" x1="{{ bar.low }}" x2="{{ bar.high }}" y1="{{ bar.mid }}" y2="{{ bar.mid }}"/>\
+{% endif %}</g>
+{% endfor %}{% endfor %}</svg></figure>
+"""
+_DIFFERENCES = """<figure><figcaption>{{ title }}</figcaption>
+<svg viewBox="0 0 360 {{ height }}" role="img" aria-label="{{ alt }}">\
+<line class="axis" x1="{{ zero }}" x2="{{ zero }}" y1="0" y2="{{ height }}"/>
+{% for bar in bars %}<g class="{{ bar.ink }}"><text x="0" y="{{ bar.y }}">{{ bar.name }}</text>\
+<text class="end" x="360" y="{{ bar.y }}">{{ bar.text }}</text>\
+{% if bar.low %}<line class="span" x1="{{ bar.low }}" x2="{{ bar.high }}" y1="{{ bar.mid }}" y2="{{ bar.mid }}"/>\
+{% endif %}<circle class="fill" cx="{{ bar.at }}" cy="{{ bar.mid }}" r="4"/></g>
+{% endfor %}</svg></figure>
+"""
+_PLOT = """<figure><figcaption>{{ title }}</figcaption>
+<svg viewBox="0 0 360 250" role="img" aria-label="{{ alt }}">\
+{% for tick in y_ticks %}<line class="grid" x1="42" x2="352" y1="{{ tick.at }}" y2="{{ tick.at }}"/>\
+<text class="end soft" x="36" y="{{ tick.text_at }}">{{ tick.name }}</text>{% endfor %}\
+{% for tick in x_ticks %}<text class="mid soft" x="{{ tick.at }}" y="222">{{ tick.name }}</text>{% endfor %}\
+<line class="axis" x1="42" x2="352" y1="206" y2="206"/>\
+<text class="mid" x="197" y="244">{{ x_label }}</text>\
+{% for curve in curves %}<g class="{{ curve.ink }}">{% if curve.path %}\
+<polyline class="curve{{ ' dashed' if curve.dashed else '' }}" points="{{ curve.path }}"/>{% endif %}\
+{% for dot in curve.dots %}{% if dot.low %}\
+<line class="span" x1="{{ dot.x }}" x2="{{ dot.x }}" y1="{{ dot.low }}" y2="{{ dot.high }}"/>{% endif %}\
+<circle class="fill" cx="{{ dot.x }}" cy="{{ dot.y }}" r="{{ dot.r }}"/>{% endfor %}</g>
+{% endfor %}</svg>
+<ul class="legend">{% for curve in curves %}<li class="{{ curve.ink }}"><span class="key"></span>{{ curve.name }}</li>\
+{% endfor %}</ul></figure>
+"""
+
+
+def bars(title: str, alt: str, groups: Sequence[tuple[str, Sequence[Bar]]], *, top: float = 1.0) -> Html:
+    """Horizontal bars in groups, from 0 to `top`, each below its name; a thin line is its interval.
+
+    Args:
+        title: stands above. alt: what the figure shows, for who cannot see it.
+        groups: titles, "" for none, and their bars.
+    """
+    y = 0
+    drawn: list[dict[str, object]] = []
+    for name, members in groups:
+        y += 24 if name else 0
+        group: dict[str, object] = {"name": _short(name), "y": y - 6}
+        rows: list[dict[str, object]] = []
+        for bar in members:
+            rows.append(
+                {
+                    **_named(bar, y),
+                    "width": _at(bar.value, 0, top),
+                    "low": None if bar.low is None else _at(bar.low, 0, top),
+                    "high": None if bar.high is None else _at(bar.high, 0, top),
+                }
+            )
+            y += 33
+        drawn.append({**group, "bars": rows})
+        y += 8
+    return render(_BARS, title=title, alt=alt, groups=drawn, height=f"{y}")
+
+
+def differences(title: str, alt: str, members: Sequence[Bar]) -> Html:
+    """Differences with their intervals, each about the same line at zero."""
+    ends = [abs(value) for bar in members for value in (bar.value, bar.low, bar.high) if value is not None]
+    most = max([*ends, 1e-9]) * 1.05
+    rows = [
+        {
+            **_named(bar, 33 * number),
+            "at": _at(bar.value, -most, most),
+            "low": None if bar.low is None else _at(bar.low, -most, most),
+            "high": None if bar.high is None else _at(bar.high, -most, most),
+        }
+        for number, bar in enumerate(members)
+    ]
+    zero = _at(0.0, -most, most)
+    return render(_DIFFERENCES, title=title, alt=alt, bars=rows, zero=zero, height=f"{33 * len(rows) + 4}")
+
+
+def plot(
+    title: str,
+    alt: str,
+    curves: Sequence[Curve],
+    *,
+    x_label: str,
+    x_ticks: Sequence[float] | None = None,
+    x_name: Callable[[float], str] = "{:g}".format,
+    logarithmic: bool = False,
+    y_range: tuple[float, float] | None = (0.0, 1.0),
+) -> Html:
+    """Curves over a common axis, their names below.
+
+    Args:
+        x_ticks: where the axis has numbers; None takes five even ones.
+        y_range: of the axis; None takes what the points need.
+    """
+    scale = math.log if logarithmic else float
+    xs = [scale(point.x) for curve in curves for point in curve.points] + [scale(tick) for tick in x_ticks or ()]
+    ys = [v for curve in curves for point in curve.points for v in (point.y, point.low, point.high) if v is not None]
+    left, right = min(xs), max(xs)
+    margin = 0.04 * (right - left or 1.0)
+    left, right = left - margin, right + margin
+    bottom, top = y_range or (min(ys) - 0.03, max(ys) + 0.03)
+
+    def x_at(x: float) -> str:
+        return f"{42 + 310 * (scale(x) - left) / (right - left):.1f}"
+
+    def y_at(y: float) -> str:
+        return f"{206 - 194 * (y - bottom) / (top - bottom):.1f}"
+
+    def drawn(curve: Curve) -> dict[str, object]:
+        dots = [
+            {
+                "x": x_at(point.x),
+                "y": y_at(point.y),
+                "r": f"{2 + 4 * math.sqrt(point.weight / 2):.1f}",
+                "low": None if point.low is None else y_at(point.low),
+                "high": None if point.high is None else y_at(point.high),
+            }
+            for point in curve.points
+        ]
+        path = " ".join(f"{dot['x']},{dot['y']}" for dot in dots) if curve.line else ""
+        ink = f"c{curve.ink % INKS}"
+        return {
+            "name": curve.name, "ink": ink, "path": path, "dots": dots if curve.dots else [], "dashed": curve.dashed
+        }  # fmt: skip
+
+    step = (top - bottom) / 4
+    y_ticks = [
+        {"at": y_at(y), "text_at": f"{float(y_at(y)) + 4:.1f}", "name": f"{y:.2f}".removesuffix("0")}
+        for y in (bottom + step * number for number in range(5))
+    ]
+    if x_ticks is None:
+        x_ticks = [min(xs) + (max(xs) - min(xs)) * number / 4 for number in range(5)] if max(xs) > min(xs) else xs[:1]
+    return render(
+        _PLOT,
+        title=title,
+        alt=alt,
+        x_label=x_label,
+        y_ticks=y_ticks,
+        x_ticks=[{"at": x_at(x), "name": x_name(x)} for x in x_ticks],
+        curves=[drawn(curve) for curve in curves if curve.points],
+    )
+
+
+def _named(bar: Bar, y: int) -> dict[str, object]:
+    return {
+        "name": _short(bar.name),
+        "text": bar.text,
+        "ink": f"c{bar.ink % INKS}",
+        "y": f"{y + 14}",
+        "top": f"{y + 19}",
+        "mid": f"{y + 23.5}",
+    }
+
+
+def _at(value: float, low: float, high: float) -> str:
+    return f"{_WIDTH * min(1.0, max(0.0, (value - low) / (high - low))):.1f}"
+
+
+def _short(text: str) -> str:
+    """Text on one line; its end where it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= _NAME else f"…{text[-_NAME:]}"
