@@ -27,7 +27,7 @@ _running = partial(setting, panel=HOW_IT_RUNS)
 _of_recipe = partial(setting, panel=DECIDES_LATENTS)
 
 HIDDEN_WIDTH = 16
-"""Channels of hidden states: a quarter of a rollout's bytes. Measured in docs/kinds.md."""
+"""Channels of hidden states: a quarter of a rollout's bytes. Measured in docs/recipes.md."""
 _OF_WORLD = "the world model's"
 _WRITTEN = "a file may not say where to write"
 _MODELS = [place for family in BUILT_IN.values() for place in family.names.values() if is_hub_id(place)]

@@ -34,7 +34,7 @@ class Blocks:
     @property
     def usual(self) -> int:
         """The block where nothing is said: at two thirds of the depth. There hidden states say most about a future
-        (docs/kinds.md)."""
+        (docs/recipes.md)."""
         return max(1, round(self.count * 2 / 3))
 
 
