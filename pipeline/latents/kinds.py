@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from .spec import latent_frames, video_frames
 
-KindName = Literal["rollout", "samples", "continuation", "frames", "views", "posterior"]
+KindName = Literal["rollout", "samples", "continuation", "frames", "views", "posterior", "hidden"]
 Views = Literal["pyramid", "zoom"]
 
 PYRAMIDS = tuple(sum(side**2 for side in range(2, levels + 1)) for levels in range(1, 7))
@@ -25,6 +25,9 @@ _PREDICTION = frozenset(
     }
 )
 """Fields that only matter where a future is predicted."""
+
+_HIDDEN = frozenset({"hidden_block", "hidden_sigma", "hidden_width", "hidden_projection"})
+"""Fields that only matter where hidden states are kept."""
 
 
 class FrameFields(Protocol):
@@ -44,6 +47,8 @@ class FrameFields(Protocol):
     def clip_fps(self) -> float | None: ...
     @property
     def views(self) -> Views: ...
+    @property
+    def hidden_block(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +65,8 @@ class Kind:
     """Whether the latent frames are those of several futures, one after the other."""
     is_distribution: bool = False
     """Whether the latent frames are the mean and the log-variance of a distribution; only the mean is a picture."""
+    is_hidden: bool = False
+    """Whether the latent frames are in a space of their own, that of a network's hidden states: none is a picture."""
     default_steps: int = 8
     """Latent frames after the first, if the user names no number: the fewest that show what the kind is for."""
     fields_without_meaning: frozenset[str]
@@ -74,6 +81,11 @@ class Kind:
     def is_image_rollout(self) -> bool:
         """Whether the latents are one image and one predicted future of it."""
         return self.is_one_diffusion and self.takes == "image"
+
+    @property
+    def begins_with_encoding(self) -> bool:
+        """Whether latent frame 0 of an image is what the world model's `encode` gives."""
+        return self.is_image_rollout and not self.is_hidden
 
     @property
     def is_real_video(self) -> bool:
@@ -214,27 +226,52 @@ class _Posterior(Kind):
         return ("mean", "log-variance")[t]
 
 
+class _Hidden(Kind):
+    __slots__ = ()
+
+    def check_steps(self, recipe: FrameFields) -> None:
+        if not recipe.rollout_steps:
+            raise ValueError("hidden states are those of a future: rollout_steps is at least 1")
+        if recipe.hidden_block < 1:
+            raise ValueError("hidden_block says after which block, 1 for the first, hidden states are taken")
+
+    def pictures(self, frames: int) -> int:
+        del frames
+        return 0
+
+
 KINDS: dict[KindName, Kind] = {
-    "rollout": Kind(fields_without_meaning=frozenset({"draws", "observed_frames", "clip_fps", "views"})),
-    "samples": _Samples(has_draws=True, fields_without_meaning=frozenset({"observed_frames", "clip_fps", "views"})),
-    "continuation": _Continuation(takes="video", fields_without_meaning=frozenset({"draws", "views"})),
+    "rollout": Kind(fields_without_meaning=_HIDDEN | {"draws", "observed_frames", "clip_fps", "views"}),
+    "samples": _Samples(
+        has_draws=True, fields_without_meaning=_HIDDEN | {"observed_frames", "clip_fps", "views"}
+    ),
+    "continuation": _Continuation(takes="video", fields_without_meaning=_HIDDEN | {"draws", "views"}),
     "frames": _Frames(
         takes="video",
         predicts=False,
-        fields_without_meaning=_PREDICTION | {"draws", "observed_frames", "views"},
+        fields_without_meaning=_PREDICTION | _HIDDEN | {"draws", "observed_frames", "views"},
     ),
     "views": _Views(
         predicts=False,
         is_clip=False,
         default_steps=13,
-        fields_without_meaning=_PREDICTION | {"draws", "observed_frames", "clip_fps", "stride"},
+        fields_without_meaning=_PREDICTION | _HIDDEN | {"draws", "observed_frames", "clip_fps", "stride"},
     ),
     "posterior": _Posterior(
         predicts=False,
         is_clip=False,
         is_distribution=True,
         default_steps=1,
-        fields_without_meaning=_PREDICTION | {"draws", "observed_frames", "clip_fps", "views", "stride"},
+        fields_without_meaning=_PREDICTION | _HIDDEN | {"draws", "observed_frames", "clip_fps", "views", "stride"},
+    ),
+    "hidden": _Hidden(
+        is_hidden=True,
+        fields_without_meaning=frozenset(
+            {
+                *("denoise_steps", "solver", "guidance", "negative_prompt", "chunk_frames", "chunk_context"),
+                *("draws", "observed_frames", "clip_fps", "views"),
+            }
+        ),
     ),
 }
 """What a latent of each kind is made of, and what its T axis counts.
@@ -242,7 +279,8 @@ KINDS: dict[KindName, Kind] = {
 rollout: an image and its predicted future. samples: an image and several futures, one after the other.
 continuation: the first frames of a real video and its predicted future. frames: those of a real video, nothing
 predicted. views: an image and crops of it, each encoded alone. posterior: the mean and the log-variance of an image's
-encoding.
+encoding. hidden: an image's encoding and, for each frame of its future, the tokens behind one block of the network, in
+the first forward of a rollout: nothing is denoised.
 """
 
 

@@ -37,7 +37,7 @@ VIEW_RULES = 2
 
 _SINCE_SCHEMA: dict[str, int] = {
     "draws": 2, "observed_frames": 2, "views": 2, "chunk_frames": 2, "chunk_context": 2, "prompts": 2,
-    "clip_fps": 2,
+    "clip_fps": 2, "hidden_block": 3, "hidden_sigma": 3, "hidden_width": 3, "hidden_projection": 3,
 }
 """Fields that came after schema 1. They enter the id only when they differ from their default, so that a store
 written before they existed keeps its id."""
@@ -96,6 +96,15 @@ class Recipe(BaseModel):
     """Latent frames of one joint diffusion; 0 is the whole clip. Longer clips go on chunk by chunk."""
     chunk_context: Annotated[int, Field(ge=0, le=1024)] = 0
     """Video frames that every further chunk begins with: the last decoded ones, encoded again."""
+    hidden_block: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Of kind hidden: the block of the network, counted from 1, behind which its tokens are taken. 0 is none."""
+    hidden_sigma: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Noise level of the frames to come, in the world model's own scale (Cosmos-Predict2: up to 80; along a flow: up to
+    1). None is the first level of its schedule."""
+    hidden_width: Annotated[int, Field(ge=0, le=65536)] = 0
+    """Channels that a projection leaves of a token; 0 leaves all."""
+    hidden_projection: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the projection: an orthonormal matrix that is drawn once and never trained."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the transformer. The VAE encodes in float32 always: it is one frame (hao-ai-lab/FastVideo#1472)."""
     dtype: StoredDtype = "float16"

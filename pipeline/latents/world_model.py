@@ -66,3 +66,21 @@ class WorldModel(Encoder, Protocol):
             ConfigError: this world model cannot be shown so many frames.
         """
         ...
+
+
+@runtime_checkable
+class HasHiddenStates(WorldModel, Protocol):
+    """One whose network has blocks to look behind. A family says how many (`HasBlocks`)."""
+
+    def hidden(
+        self, seen: Float[Tensor, "B 3 height width"], keys: Sequence[str], recipe: Recipe
+    ) -> Float[Tensor, "B D T rows columns"]:
+        """Hidden states of images and their future, float32: the tokens behind block `recipe.hidden_block`, in the
+        first forward of a rollout, which ends there.
+
+        Frame 0 holds the encoding of the image in place of its tokens. `recipe.hidden_width` is D, or the block's.
+
+        Raises:
+            ConfigError: this world was loaded without the recipe's prompts.
+        """
+        ...

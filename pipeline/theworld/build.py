@@ -90,7 +90,7 @@ def parts_untrained(
     recipe = make_recipe(
         PrecomputeConfig(world=source.name if world is None else world, steps=steps, size=size), source
     )
-    channels, _, height, width = source.latent_spec().sample_shape(recipe.height, recipe.width, steps)
+    channels, _, height, width = source.spec_of(recipe).sample_shape(recipe.height, recipe.width, steps)
     if strange := sorted(settings.keys() - SETTINGS):
         raise ConfigError(f"from_pretrained has no argument {strange[0]!r}; settings are {', '.join(sorted(SETTINGS))}")
     chosen = {setting: value for setting, value in settings.items() if value is not None}

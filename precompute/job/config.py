@@ -27,6 +27,8 @@ from .price import parse_price
 _running = partial(setting, panel=HOW_IT_RUNS)
 _of_recipe = partial(setting, panel=DECIDES_LATENTS)
 
+HIDDEN_WIDTH = 16
+"""Channels of hidden states: a quarter of a rollout's bytes. Measured in docs/recipes.md."""
 _OF_WORLD = "the world model's"
 _WRITTEN = "a file may not say where to write"
 _MODELS = [place for family in BUILT_IN.values() for place in family.names.values() if is_hub_id(place)]
@@ -91,7 +93,8 @@ class PrecomputeConfig(BaseModel):
         KindName,
         _of_recipe(
             "rollout: images and their predicted future. samples: several futures. continuation: videos and their "
-            "future. frames: real videos, encoded. views: crops of images. posterior: mean and log-variance of images."
+            "future. frames: real videos, encoded. views: crops of images. posterior: mean and log-variance of images. "
+            "hidden: images and their future inside the network, before it is denoised."
         ),
     ] = "rollout"
     steps: Annotated[
@@ -144,6 +147,24 @@ class PrecomputeConfig(BaseModel):
             "on by itself."
         ),
     ] = 0
+    hidden_block: Annotated[
+        int | None,
+        Field(ge=1),
+        _of_recipe(
+            "Of kind hidden: the block, from 1, that tokens are taken behind.", default="two thirds of the depth"
+        ),
+    ] = None
+    hidden_sigma: Annotated[
+        float | None,
+        Field(gt=0),
+        _of_recipe("Of kind hidden: noise of the frames to come, in the model's scale.", default="its first level"),
+    ] = None
+    """Cosmos-Predict2: up to 80. Models along a flow: up to 1."""
+    hidden_width: Annotated[
+        int | None,
+        Field(ge=0),
+        _of_recipe("Of kind hidden: channels that tokens are projected to; 0 keeps all.", default=str(HIDDEN_WIDTH)),
+    ] = None
     compute_dtype: Annotated[
         Literal["float32", "bfloat16"] | None,
         _of_recipe("float32 or bfloat16, of the transformer.", default=_OF_WORLD),
@@ -344,6 +365,13 @@ class PrecomputeConfig(BaseModel):
             raise ValueError("offload is of the network that predicts, and nothing is predicted here; leave it out")
         if self.offload is not None and self.compile:
             raise ValueError("compile takes blocks that stay on the GPU, and offload moves them; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_stay_as_they_are(self) -> PrecomputeConfig:
+        if KINDS[self.kind].is_hidden and (self.compile or self.offload is not None):
+            name = "compile" if self.compile else "offload"
+            raise ValueError(f"{name} is not for hidden states: their forward ends behind a block; leave it out")
         return self
 
     @model_validator(mode="after")

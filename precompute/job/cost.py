@@ -18,7 +18,7 @@ from ...pipeline.latents.spec import latent_frames, video_frames
 from ...pipeline.matmul_speed import emulates_bfloat16, matmul_speeds, speed_text
 from ...pipeline.messages import format_amount, format_rate
 from ..worlds.arithmetic import Operations, is_plain
-from ..worlds.family import HasArithmetic, read_configs
+from ..worlds.family import Configs, HasArithmetic, read_configs
 from ..worlds.memory import frames_of_forward
 from ..worlds.source import WorldSource
 from .price import Price
@@ -239,8 +239,21 @@ def _operations_of(world: WorldSource, family: HasArithmetic, recipe: Recipe) ->
     if recipe.chunk_frames:
         return None
     frames = frames_of_forward(recipe)
+    if kind.is_hidden:
+        return _one_forward(world, family, configs, recipe, frames)
     one = family.rollout_flops(configs, recipe, kind.first_predicted_frame(recipe) or 1, frames)
     return Operations(recipe.draws * one.encode, recipe.draws * one.predict)
+
+
+def _one_forward(
+    world: WorldSource, family: HasArithmetic, configs: Configs, recipe: Recipe, frames: int
+) -> Operations:
+    """Of the first forward, up to the block: the share of the blocks is that of the work, but for its two ends."""
+    two, three = (
+        family.rollout_flops(configs, recipe.model_copy(update={"denoise_steps": steps}), 1, frames) for steps in (2, 3)
+    )
+    forward = three.predict - two.predict or two.predict  # a family that does not denoise has one forward
+    return Operations(two.encode, forward * recipe.hidden_block / world.blocks().count)
 
 
 def hours_text(hours: float, name: str) -> str:

@@ -104,7 +104,7 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
     else:
         listing, index = _list(config, config.images or _own_scenes(config, world, config.cache / "scenes", progress))
     require_usable(listing, config.images)
-    spec = world.latent_spec()
+    spec = world.spec_of(recipe)
     shape = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
     store = find_store(config.cache, recipe)
     sample_bytes = bytes_per_sample(shape, recipe.dtype)
@@ -116,7 +116,7 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
     memory = plan_memory(
         world,
         recipe,
-        spec,
+        world.latent_spec(),  # whose cells make the tokens of a forward
         plan.distinct,
         requested=config.batch_size,
         on_gpu=target.is_gpu,

@@ -9,7 +9,7 @@ from ...pipeline.latents.spec import video_frames
 from ..rollout.kinds import KINDS
 from ..worlds.family import read_configs, settings_of, size_multiple
 from ..worlds.source import WorldSource
-from .config import PrecomputeConfig
+from .config import HIDDEN_WIDTH, PrecomputeConfig
 
 
 def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
@@ -41,7 +41,10 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
         "negative_prompt": config.negative_prompt,
         "seed": config.seed,
         "compute_dtype": config.compute_dtype or card.compute_dtype,
+        "hidden_sigma": config.hidden_sigma,
     }
+    if traits.is_hidden:
+        of_some_kinds |= _hidden(config, world)
     height, width = parse_size(config.size) if config.size else (card.height, card.width)
     recipe = parse_recipe(
         {
@@ -63,6 +66,14 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
     _check_settings(recipe, world)
     world.family.check(recipe)
     return recipe
+
+
+def _hidden(config: PrecomputeConfig, world: WorldSource) -> dict[str, int]:
+    """Block and width, as they are said or by the world model's own numbers."""
+    blocks = world.blocks()
+    block = blocks.usual if config.hidden_block is None else config.hidden_block
+    width = min(HIDDEN_WIDTH, blocks.width) if config.hidden_width is None else config.hidden_width
+    return {"hidden_block": block, "hidden_width": width}
 
 
 def _solver(config: PrecomputeConfig, world: WorldSource) -> Solver:

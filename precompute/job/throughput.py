@@ -101,11 +101,13 @@ class ThroughputLog:
 
 
 _OF_NO_COST = {"fit", "image_rules", "dtype", "seed", "draw", "fps", "engine", "prompt", "negative_prompt"}
+_OF_NO_COST |= {"hidden_sigma", "hidden_projection"}
 
 
 def work_of(recipe: Recipe, offload: str | None = None) -> str:
     """The fields of a recipe that memory and time depend on, as JSON, and how weights are offloaded, if they are."""
-    fields = recipe.model_dump(mode="json", exclude=_OF_NO_COST) | {"text": recipe.prompt is not None}
+    hidden = set() if recipe.traits.is_hidden else {"hidden_block", "hidden_width"}  # as rates were kept before
+    fields = recipe.model_dump(mode="json", exclude=_OF_NO_COST | hidden) | {"text": recipe.prompt is not None}
     if offload is not None:
         fields["offload"] = offload
     return json.dumps(fields, sort_keys=True)

@@ -73,7 +73,7 @@ class LiveBatches:
         for start in range(0, len(keys), self._size):
             part = keys[start : start + self._size]
             pixels = [self._inputs.load(key).pixels for key in part]
-            if rollout_steps == 0 and self._recipe.traits.is_image_rollout:  # frame 0 needs no rollout
+            if rollout_steps == 0 and self._recipe.traits.begins_with_encoding:  # frame 0 needs no rollout
                 padding = self._size - len(pixels)
                 batch = torch.stack([*pixels, *[pixels[-1]] * padding])
                 parts.append(self._live.world.encode(batch)[: len(part)].float().cpu())

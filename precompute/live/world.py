@@ -16,7 +16,7 @@ from ...pipeline.latents.world_model import WorldModel
 from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import PROMPT, LatentStore
-from ..preview.latent_decoder import LatentDecoder, place_of, require_rules, require_weights
+from ..preview.latent_decoder import LatentDecoder, place_of, require_pictures, require_rules, require_weights
 from ..preview.room import require_room_to_roll_out
 from ..rollout.batch import latents_of_batch
 from ..rollout.kinds import KINDS
@@ -212,6 +212,7 @@ class LazyRollout:
         Raises:
             ConfigError: it decodes nothing.
         """
+        require_pictures(self._recipe, "no picture of this question")
         require_ability(find_family(place_of(self._recipe, self._world)), "decode", "no picture of this rollout")
 
     def require_draws(self) -> None:
@@ -235,7 +236,7 @@ class LazyRollout:
             ImageError: the file cannot be used.
             ConfigError, WorldModelError: as `LiveWorld.for_recipe`.
         """
-        if steps == 0 and self._recipe.traits.is_image_rollout and self._live is None:
+        if steps == 0 and self._recipe.traits.begins_with_encoding and self._live is None:
             if self._viewer is None:
                 self._viewer = LatentDecoder.for_recipe(
                     self._recipe,

@@ -98,6 +98,7 @@ class LatentDecoder:
             ConfigError: it is another one, or has another latent space, or the device is too small.
             WorldModelError: it cannot be found or loaded.
         """
+        require_pictures(store.recipe, f"no pictures of {store.path.name}")
         name = place_of(store.recipe, world)
         source = find_autoencoder(name)
         identity = source.identity or (resolve_world(name).identity if name == WORLDLET else "")
@@ -228,8 +229,8 @@ class LatentDecoder:
 
     @property
     def has_pictures(self) -> bool:
-        """Whether the world model decodes latents at all."""
-        return isinstance(self.autoencoder, Autoencoder)
+        """Whether these latents can be decoded at all."""
+        return isinstance(self.autoencoder, Autoencoder) and not self.recipe.traits.is_hidden
 
     @torch.inference_mode()
     def decode(self, latents: Float[Tensor, "1 C T H W"]) -> Float[Tensor, "3 F height width"]:
@@ -241,8 +242,9 @@ class LatentDecoder:
         """Videos in [-1, 1], on the CPU, of latents that follow one another in time.
 
         Raises:
-            ConfigError: the world model decodes none.
+            ConfigError: the world model decodes none, or they are hidden states.
         """
+        require_pictures(self.recipe, "these latents cannot be decoded")
         if not isinstance(self.autoencoder, Autoencoder):
             raise ConfigError(f"latents of {self.name} have no pictures: this world model decodes none")
         return self.autoencoder.decode(latents.to(self.device)).float().cpu()
@@ -250,6 +252,9 @@ class LatentDecoder:
     def show(self, latents: Float[Tensor, "1 C T H W"], terminal: TextIO) -> None:
         """The rollout in a terminal, as far as it is wide: the observed frame, the last, and some between."""
         if not self.recipe.traits.is_clip:  # views and draws do not follow one another
+            return
+        if self.recipe.traits.is_hidden:
+            terminal.write("no picture: there is no picture of hidden states\n")
             return
         if not self.has_pictures:
             terminal.write(f"no picture: {self.name} decodes no latents\n")
@@ -297,3 +302,17 @@ def require_rules(recipe: Recipe, source: WorldSource) -> None:
 def _whole_identity(recipe: Recipe, name: str) -> str:
     prompted = recipe.prompt is not None or recipe.negative_prompt is not None or recipe.prompts == "sample"
     return resolve_world(name, with_text=prompted).identity
+
+
+def require_pictures(recipe: Recipe, what: str) -> None:
+    """Refuse to draw latents that are no pictures.
+
+    Args:
+        what: is wanted, for the message.
+    Raises:
+        ConfigError: they are hidden states.
+    """
+    if recipe.traits.is_hidden:
+        raise ConfigError(
+            f"{what}: there is no picture of hidden states. For pictures, precompute the same inputs as --kind rollout"
+        )

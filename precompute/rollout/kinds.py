@@ -19,7 +19,7 @@ from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.kinds import KindName
 from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
 from ...pipeline.latents.spec import LatentSpec, latent_frames, video_frames
-from ...pipeline.latents.world_model import Autoencoder, WorldModel
+from ...pipeline.latents.world_model import Autoencoder, HasHiddenStates, WorldModel
 from ..media import images, video, video_files
 from ..media.video_times import WHOLE, Window
 from ..media.views import load_views
@@ -136,6 +136,59 @@ class _Samples(_Rollout):
             for draw in range(recipe.draw, recipe.draw + recipe.draws)
         ]
         return torch.cat([rollouts[0][:, :, :1], *(future[:, :, 1:] for future in rollouts)], dim=2)
+
+
+class _Hidden(_Rollout):
+    """An image and what the network holds of its future. T: the image's encoding, then the tokens of each future frame
+    behind one block, in the first forward of a rollout."""
+
+    makes, doing = "hidden states", "looking ahead"
+
+    def check(self, recipe: Recipe, world: WorldSource) -> None:
+        blocks, steps = world.blocks(), recipe.rollout_steps * recipe.stride
+        if recipe.hidden_block > blocks.count:
+            raise ConfigError(
+                f"--hidden-block {recipe.hidden_block}: the network of {world.name} has {blocks.count} blocks. Choose "
+                f"1 to {blocks.count}"
+            )
+        if recipe.hidden_width > blocks.width:
+            raise ConfigError(
+                f"--hidden-width {recipe.hidden_width}: tokens of {world.name} have {blocks.width} numbers. Choose "
+                "fewer, or 0 for all"
+            )
+        if recipe.hidden_sigma is not None and recipe.hidden_sigma > (blocks.most_sigma or 0):
+            has = "no noise" if blocks.most_sigma is None else f"noise levels of up to {blocks.most_sigma:g}"
+            raise ConfigError(
+                f"--hidden-sigma {recipe.hidden_sigma:g}: {world.name} has {has}. Choose less, or leave it out"
+            )
+        if blocks.most_steps is not None and steps > blocks.most_steps:
+            raise ConfigError(
+                f"--steps {recipe.rollout_steps} with --stride {recipe.stride}: the first forward of {world.name} "
+                f"covers {blocks.most_steps} latent frames, and hidden states are those of the first. Choose fewer"
+            )
+        cell = world.latent_spec().spatial_stride * blocks.patch
+        if recipe.height % cell or recipe.width % cell:
+            near = "x".join(str(max(1, round(side / cell)) * cell) for side in (recipe.height, recipe.width))
+            raise ConfigError(
+                f"--size {recipe.height}x{recipe.width}: a token of {world.name} covers {cell}x{cell} pixels, and "
+                f"hidden states are whole tokens. Choose --size {near}"
+            )
+        super().check(recipe, world)
+
+    def describe(self, recipe: Recipe, world: WorldSource) -> str:
+        blocks, spec = world.blocks(), world.spec_of(recipe)
+        horizon_s = spec.temporal_stride * recipe.rollout_steps * recipe.stride / (recipe.fps or world.card.fps)
+        noise = "the first level of its schedule" if recipe.hidden_sigma is None else f"sigma {recipe.hidden_sigma:g}"
+        text = "no text" if recipe.prompt is None else f"prompt {recipe.prompt!r}"
+        width = f", projected from {blocks.width} to {spec.channels} channels" if recipe.hidden_width else ""
+        return (
+            f"{recipe.rollout_steps} steps = {horizon_s:.1f} s ahead: hidden states behind block "
+            f"{recipe.hidden_block} of {blocks.count}{width}; one forward, "
+            f"{'without noise' if blocks.most_sigma is None else f'noise at {noise}'}, {text}; no pictures"
+        )
+
+    def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        return cast(HasHiddenStates, world).hidden(batch, keys, recipe)
 
 
 class _Posterior(_Rollout):
@@ -387,4 +440,5 @@ KINDS: dict[KindName, Kind] = {
     "continuation": _Continuation(),
     "views": _Views(),
     "posterior": _Posterior(),
+    "hidden": _Hidden(),
 }

@@ -115,7 +115,7 @@ def _strip(true: NDArray[np.uint8], rolled: NDArray[np.uint8], lines: Sequence[s
 
 def _viewer_of(store: LatentStore) -> LatentDecoder:
     recipe = store.recipe
-    if not recipe.traits.is_image_rollout or recipe.stride != 1 or 1 + 4 * recipe.rollout_steps != VIDEO_FRAMES:
+    if not recipe.traits.begins_with_encoding or recipe.stride != 1 or 1 + 4 * recipe.rollout_steps != VIDEO_FRAMES:
         raise ConfigError(
             f"{store.path} does not hold rollouts over the {VIDEO_FRAMES} frames of a scene: "
             f"precompute with --steps {(VIDEO_FRAMES - 1) // 4}"

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
+from ...pipeline.latents.hidden import hidden_latents
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import draw_noise
 from .anyflow_chunks import CHUNK_FRAMES, chunk_sizes
@@ -114,6 +115,32 @@ class AnyFlowWorld(FollowsPrompts, WanLatents):
             settings = {"denoise_steps": recipe.denoise_steps, "guidance": recipe.guidance}
             past += self.predict_chunks(past, noise, text=text, negative_text=negative, **settings)
         return torch.cat(past, dim=2)[:, :, : frames : recipe.stride].contiguous()
+
+    @torch.inference_mode()
+    @full_float32()
+    def hidden(
+        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
+    ) -> Float[Tensor, "B D T rows columns"]:
+        """As `HasHiddenStates` has it, of the first chunk; raises as `rollout`."""
+        observed = self.encode_seen(seen)
+        text, _ = stack_prompts(self._text)
+        if text is None:
+            raise ConfigError(
+                "AnyFlow FAR was loaded without the embeddings of its prompt, which it needs even if empty"
+            )
+        shape = (observed.shape[1], CHUNK_FRAMES, *observed.shape[3:])
+        noise = draw_noise(recipe, [f"{key} chunk 1" for key in keys], shape).to(self.device)
+        sigmas = self.noise_levels(recipe.denoise_steps)
+        sigma, scale = recipe.hidden_sigma or sigmas[0], self.scheduler.config["num_train_timesteps"]
+        memory = self.transformer.begin(text)
+        self.transformer.remember(memory, [observed])
+        positions = self.transformer.positions(1 + CHUNK_FRAMES, 1, noise)
+        times = (scale * sigma, scale * min(sigma, sigmas[1]))
+        latents = noise if recipe.hidden_sigma is None else noise * sigma
+        tokens = self.transformer.tokens(latents, *times, memory, positions, blocks=recipe.hidden_block)
+        each = tokens.shape[1] // CHUNK_FRAMES
+        tokens = torch.cat([torch.zeros_like(tokens[:, :each]), tokens], dim=1)  # the encoding stands in its place
+        return hidden_latents(observed, tokens[:, : each * (1 + recipe.rollout_steps * recipe.stride)], recipe)
 
     @torch.inference_mode()
     @full_float32()

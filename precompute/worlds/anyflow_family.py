@@ -10,6 +10,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.latents.recipe import Recipe
 from .anyflow_chunks import CHUNK_FRAMES, chunks_flops
 from .arithmetic import Operations
+from .blocks import Blocks, diffusers_blocks
 from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, class_of, mismatched
 from .wan_families import InWanLatents, clean_prompt
 from .wan_space import latent_spec_of
@@ -101,6 +102,10 @@ class AnyFlowFamily(InWanLatents):
         texts = 1 + (recipe.guidance > 1)
         predict = texts * chunks_flops(configs["transformer"], known, frames, height, width, recipe.denoise_steps)
         return Operations(self.encode_flops(configs, recipe.height, recipe.width, seen), predict)
+
+    def blocks(self, configs: Configs) -> Blocks:
+        """As `HasBlocks` has it; the first forward covers a chunk."""
+        return diffusers_blocks(configs["transformer"], most_sigma=1.0, most_steps=CHUNK_FRAMES)
 
     def load(self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None) -> WorldModel:
         from .anyflow import AnyFlowWorld

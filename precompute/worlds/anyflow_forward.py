@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from typing import Any
 
 import torch
@@ -109,18 +109,34 @@ class CausalTransformer:
             positions: of the clip up to this chunk's end.
         """
         stock, (frames, height, width) = self._stock, chunk.shape[2:]
-        tokens = _patches(stock.patch_embedding, chunk.to(self.dtype))
-        embedded, modulation = self._modulation(time, next_time)
-        turns = positions[:, :, -tokens.shape[1] :]
-        filled = -tokens.shape[1] % FILLED if self._zero_keys else 0
-        for block, past, text in zip(stock.blocks, memory.past, memory.text, strict=True):
-            tokens, _ = _through(block, tokens, modulation, turns, past, [tokens.shape[1]], text, filled)
+        tokens = self.tokens(chunk, time, next_time, memory, positions)
+        embedded, _ = self._modulation(time, next_time)
         shift, scale = (stock.scale_shift_table + embedded).chunk(2, dim=1)
         tokens = (stock.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens)
         side = self._patch  # now out of the patches
         rows = stock.proj_out(tokens).unflatten(1, (frames, height // side, width // side))
         patches = rows.unflatten(-1, (side, side, -1))
         return patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+    def tokens(
+        self,
+        chunk: Float[Tensor, "B C T H W"],
+        time: float,
+        next_time: float,
+        memory: Memory,
+        positions: Complex[Tensor, "1 1 all_N half"],
+        *,
+        blocks: int | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """The tokens of a chunk behind so many blocks, None is all; the rest is as of `predict`."""
+        stock = self._stock
+        tokens = _patches(stock.patch_embedding, chunk.to(self.dtype))
+        _, modulation = self._modulation(time, next_time)
+        turns = positions[:, :, -tokens.shape[1] :]
+        filled = -tokens.shape[1] % FILLED if self._zero_keys else 0
+        for block, past, text in islice(zip(stock.blocks, memory.past, memory.text, strict=True), blocks):
+            tokens, _ = _through(block, tokens, modulation, turns, past, [tokens.shape[1]], text, filled)
+        return tokens
 
     def remember(self, memory: Memory, chunks: Sequence[Float[Tensor, "B C _ H W"]]) -> None:
         """Take the past into the memory: the newest chunk, and what has become far since the last time.

@@ -11,6 +11,7 @@ from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe, Solver
 from ...pipeline.latents.spec import LatentSpec
 from .anyflow_family import AnyFlowFamily
 from .arithmetic import Operations, cosmos_forward_flops, text_tokens
+from .blocks import Blocks, diffusers_blocks
 from .builtin_memory import cosmos_memory
 from .cosmos3_family import Cosmos3
 from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, Training, WorldFamily, mismatched
@@ -96,6 +97,9 @@ class _Cosmos(InWanLatents):
     def memory_of_batch(self, configs: Configs, recipe: Recipe, batch: int) -> Memory:
         return cosmos_memory(configs, recipe, batch)
 
+    def blocks(self, configs: Configs) -> Blocks:
+        return diffusers_blocks(configs["transformer"], most_sigma=80.0)
+
 
 @dataclass(frozen=True, slots=True)
 class _ProjectedText:
@@ -172,6 +176,9 @@ class _Cosmos25(InWanLatents):
     def memory_of_batch(self, configs: Configs, recipe: Recipe, batch: int) -> Memory:
         """The loop keeps the velocity and that of what is observed; UniPC two outputs and the clip before."""
         return cosmos_memory(configs, recipe, batch, kept=5)
+
+    def blocks(self, configs: Configs) -> Blocks:
+        return diffusers_blocks(configs["transformer"], most_sigma=1.0)
 
 
 def cosmos_step_flops(spec: LatentSpec, configs: Configs, recipe: Recipe, frames: int, *, no_text: int = 0) -> float:

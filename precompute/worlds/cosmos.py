@@ -17,8 +17,10 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from jaxtyping import Float
 from torch import Tensor
 
+from ...pipeline.latents.hidden import hidden_latents
 from ...pipeline.latents.recipe import Recipe, Solver
 from ...pipeline.latents.tensors import draw_noise, standardise
+from .blocks import tokens_behind
 from .cosmos_forward import LeanTransformer
 from .cosmos_solvers import SIGMA_MAX, euler, sigma_schedule, two_step
 from .offloading import offload_blocks
@@ -91,13 +93,29 @@ class CosmosWorld(FollowsPrompts, WanLatents):
         observed = self.encode_observed(seen, recipe)
         if recipe.rollout_steps == 0:
             return observed
+        latents = self._begin(observed, keys, recipe)
+        latents[:, :, : observed.shape[2]] = observed  # Euler leaves it with sigma_min of noise
+        return latents[:, :, :: recipe.stride].contiguous()
+
+    @torch.inference_mode()
+    def hidden(
+        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
+    ) -> Float[Tensor, "B D T rows columns"]:
+        """As `HasHiddenStates` has it; raises as `rollout`."""
+        observed = self.encode_observed(seen, recipe)
+        block = self.transformer.blocks[recipe.hidden_block - 1]
+        tokens = tokens_behind([block], lambda: self._begin(observed, keys, recipe))
+        return hidden_latents(observed, tokens, recipe)
+
+    def _begin(self, observed: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        """`denoise` with what the recipe says."""
         text, negative = stack_prompts_of(recipe, self._text)
         frames = 1 + recipe.rollout_steps * recipe.stride
-        _, channels, observed_frames, height, width = observed.shape
-        noise = draw_noise(recipe, keys, (channels, frames, height, width))
-        latents = self.denoise(
+        noise = draw_noise(recipe, keys, (observed.shape[1], frames, *observed.shape[3:]))
+        return self.denoise(
             observed,
             noise.to(self.device),
+            first_sigma=recipe.hidden_sigma,
             denoise_steps=recipe.denoise_steps,
             solver=recipe.solver,
             guidance=recipe.guidance,
@@ -105,8 +123,6 @@ class CosmosWorld(FollowsPrompts, WanLatents):
             negative_text=negative,
             fps=recipe.fps,
         )
-        latents[:, :, :observed_frames] = observed  # Euler leaves it with sigma_min of noise
-        return latents[:, :, :: recipe.stride].contiguous()
 
     @torch.inference_mode()
     def stock_rollout(
@@ -157,6 +173,7 @@ class CosmosWorld(FollowsPrompts, WanLatents):
         text: Float[Tensor, "texts L D"] | None = None,
         negative_text: Float[Tensor, "negatives L D"] | None = None,
         fps: float | None = None,
+        first_sigma: float | None = None,
     ) -> Float[Tensor, "B C T H W"]:
         """From pure noise to a clip that begins with the latents in `observed`; float32.
 
@@ -166,6 +183,7 @@ class CosmosWorld(FollowsPrompts, WanLatents):
             guidance: x0 = cond + guidance * (cond - uncond) above 1.0.
             text, negative_text: prompt embeddings, one for all or one for each sample, padded to 512 as the pipeline
                 pads them; None is no text: embeddings of zeros in the pipeline, whatever their number.
+            first_sigma: noise level of the first forward, for its hidden states; None is the schedule's.
 
         Source: `Cosmos2VideoToWorldPipeline.__call__`.
         """
@@ -198,7 +216,9 @@ class CosmosWorld(FollowsPrompts, WanLatents):
             return x0 + guidance * (x0 - estimates[1]) if guidance > 1.0 else x0
 
         sigmas = sigma_schedule(denoise_steps)[:-1].to(self.device)
-        return {"euler": euler, "2ab": two_step}[solver](estimate, noise * SIGMA_MAX, sigmas)
+        if first_sigma is not None:
+            sigmas[0] = first_sigma
+        return {"euler": euler, "2ab": two_step}[solver](estimate, noise * (first_sigma or SIGMA_MAX), sigmas)
 
     def _context(self, text: Tensor | None, batch: int) -> Tensor | None:
         return None if text is None else text.to(self.device, self.dtype).expand(batch, -1, -1)

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from ...pipeline.errors import WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
+from ...pipeline.latents.hidden import hidden_latents
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import draw_noise
+from .blocks import tokens_behind
 from .cosmos_forward import LeanTransformer
 from .offloading import offload_blocks
 from .precision import full_float32
@@ -105,19 +107,34 @@ class Cosmos25World(FollowsPrompts, WanLatents):
         observed = self.encode_observed(seen, recipe)
         if recipe.rollout_steps == 0:
             return observed
+        latents = self._begin(observed, keys, recipe)
+        latents[:, :, : observed.shape[2]] = observed  # the solver carries it along, and leaves it about 0.02 away
+        return latents[:, :, :: recipe.stride].contiguous()
+
+    @torch.inference_mode()
+    def hidden(
+        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
+    ) -> Float[Tensor, "B D T rows columns"]:
+        """As `HasHiddenStates` has it; raises as `rollout`."""
+        observed = self.encode_observed(seen, recipe)
+        block = self.transformer.blocks[recipe.hidden_block - 1]
+        tokens = tokens_behind([block], lambda: self._begin(observed, keys, recipe))
+        return hidden_latents(observed, tokens, recipe)
+
+    def _begin(self, observed: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        """`denoise` with what the recipe says."""
         text, negative = stack_prompts_of(recipe, self._text)
-        _, channels, observed_frames, height, width = observed.shape
-        noise = draw_noise(recipe, keys, (channels, 1 + recipe.rollout_steps * recipe.stride, height, width))
-        latents = self.denoise(
+        frames = 1 + recipe.rollout_steps * recipe.stride
+        noise = draw_noise(recipe, keys, (observed.shape[1], frames, *observed.shape[3:]))
+        return self.denoise(
             observed,
             noise.to(self.device),
+            first_sigma=recipe.hidden_sigma,
             denoise_steps=recipe.denoise_steps,
             guidance=recipe.guidance,
             text=text,
             negative_text=negative,
         )
-        latents[:, :, :observed_frames] = observed  # the solver carries it along, and leaves it about 0.02 away
-        return latents[:, :, :: recipe.stride].contiguous()
 
     @torch.inference_mode()
     def stock_rollout(
@@ -165,6 +182,7 @@ class Cosmos25World(FollowsPrompts, WanLatents):
         guidance: float = 1.0,
         text: Float[Tensor, "texts L D"] | None = None,
         negative_text: Float[Tensor, "negatives L D"] | None = None,
+        first_sigma: float | None = None,
     ) -> Float[Tensor, "B C T H W"]:
         """From pure noise to a clip that begins with about the latents in `observed`; float32.
 
@@ -175,6 +193,7 @@ class Cosmos25World(FollowsPrompts, WanLatents):
             guidance: velocity = cond + guidance * (cond - uncond) above 1.0.
             text, negative_text: projected embeddings, one for all or one for each sample, of 512 rows, none of them
                 zero; None is no text.
+            first_sigma: noise level of the first forward, up to 1, for its hidden states; None is the schedule's.
 
         Source: `Cosmos2_5_PredictBasePipeline.__call__`.
         """
@@ -192,6 +211,8 @@ class Cosmos25World(FollowsPrompts, WanLatents):
             contexts.append(self._context(negative_text, batch))
         solver = self.solver(denoise_steps)
         latents = noise
+        if first_sigma is not None:
+            latents, solver.sigmas[0] = noise * first_sigma, first_sigma
         for step, t in enumerate(solver.timesteps):
             level = solver.sigmas[step].to(self.device, torch.float32)
             # in float32, whatever the network computes in

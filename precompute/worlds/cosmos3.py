@@ -22,8 +22,10 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
+from ...pipeline.latents.hidden import hidden_latents
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import draw_noise
+from .blocks import tokens_behind
 from .cosmos3_clip import fps_of
 from .cosmos3_forward import GenerationTower, PromptKeys
 from .cosmos3_text import keys_of, load_towers
@@ -108,12 +110,27 @@ class Cosmos3World(FollowsPrompts, WanLatents):
         observed = self.encode_observed(seen, recipe)
         if recipe.rollout_steps == 0:
             return observed
+        latents = self._begin(observed, keys, recipe)
+        latents[:, :, : observed.shape[2]] = observed  # the solver leaves it with a last bit of rounding
+        return latents[:, :, :: recipe.stride].contiguous()
+
+    @torch.inference_mode()
+    def hidden(
+        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
+    ) -> Float[Tensor, "B D T rows columns"]:
+        """As `HasHiddenStates` has it; raises as `rollout`."""
+        observed = self.encode_observed(seen, recipe)
+        layer = self.tower.layers[recipe.hidden_block - 1]
+        tokens = tokens_behind([layer], lambda: self._begin(observed, keys, recipe))
+        return hidden_latents(observed, tokens, recipe)
+
+    def _begin(self, observed: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        """`denoise` with what the recipe says."""
         if self._text is None or not self._text.prompts:
             raise ConfigError("Cosmos 3 was loaded without its prompt, of which it needs keys and values even if empty")
         frames = 1 + recipe.rollout_steps * recipe.stride
-        _, channels, observed_frames, height, width = observed.shape
-        noise = draw_noise(recipe, keys, (channels, frames, height, width))
-        latents = self.denoise(
+        noise = draw_noise(recipe, keys, (observed.shape[1], frames, *observed.shape[3:]))
+        return self.denoise(
             observed,
             noise.to(self.device),
             denoise_steps=recipe.denoise_steps,
@@ -121,9 +138,8 @@ class Cosmos3World(FollowsPrompts, WanLatents):
             negative=None if self._text.negative is None else keys_of(self._text.negative),
             guidance=recipe.guidance,
             fps=fps_of(recipe),
+            first_sigma=recipe.hidden_sigma,
         )
-        latents[:, :, :observed_frames] = observed  # the solver leaves it with a last bit of rounding
-        return latents[:, :, :: recipe.stride].contiguous()
 
     @torch.inference_mode()
     @full_float32()
@@ -137,6 +153,7 @@ class Cosmos3World(FollowsPrompts, WanLatents):
         negative: PromptKeys | None = None,
         guidance: float = 1.0,
         fps: float = 24.0,
+        first_sigma: float | None = None,
     ) -> Float[Tensor, "B C T H W"]:
         """From pure noise to a clip that begins with the latents in `observed`; float32.
 
@@ -146,6 +163,7 @@ class Cosmos3World(FollowsPrompts, WanLatents):
             prompts: one for all, or one for each sample. negative: what guidance steers away from.
             guidance: velocity = uncond + guidance * (cond - uncond) above 1.0.
             fps: video frames per second of the clip.
+            first_sigma: noise level of the first forward, up to 1, for its hidden states; None is the schedule's.
         Raises:
             ConfigError: guidance without `negative`.
 
@@ -161,6 +179,9 @@ class Cosmos3World(FollowsPrompts, WanLatents):
             for texts in branches
         ]
         scheduler = set_levels(self.scheduler, denoise_steps, use_native_flow_schedule=self._native_flow)
+        if first_sigma is not None:
+            noise = noise * first_sigma
+            scheduler.timesteps[0] = first_sigma * scheduler.config.num_train_timesteps
         latents = torch.cat([observed, noise[:, :, seen:]], dim=2)
         still = torch.zeros_like(observed)  # the velocity of what is seen
         for t in scheduler.timesteps:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...pipeline.latents.recipe import Recipe
 from .arithmetic import Operations
+from .blocks import Blocks
 from .builtin_memory import Network, memory_of_engine
 from .cosmos3_clip import MAX_PROMPT_TOKENS, Clip, fps_of
 from .family import INDEX, Card, Configs, Settings, TextForm, Training, mismatched, read_configs
@@ -113,6 +114,16 @@ class Cosmos3(InWanLatents):
         step = (1 + (recipe.guidance > 1)) * generation_flops(configs["transformer"], frames, height, width)
         encoded = self.encode_flops(configs, recipe.height, recipe.width, seen)
         return Operations(encoded, recipe.denoise_steps * step)
+
+    def blocks(self, configs: Configs) -> Blocks:
+        """As `HasBlocks` has it, of the generation tower."""
+        config = {**DEFAULTS, **configs["transformer"]}
+        return Blocks(
+            count=config["num_hidden_layers"],
+            width=config["hidden_size"],
+            patch=config["latent_patch_size"],
+            most_sigma=1.0,
+        )
 
     def held_share(self, configs: Configs) -> Mapping[str, float]:
         """As `HasRest` has it."""

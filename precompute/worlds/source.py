@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...pipeline.errors import WorldModelError
+from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.hub import Snapshot, fetch, is_hub_id
 from ...pipeline.files.limits import MAX_CONFIG_BYTES, MAX_WEIGHT_BYTES
 from ...pipeline.files.pretrained import require_plain
 from ...pipeline.files.weight_hashes import hash_weights
+from ...pipeline.latents.hidden_space import hidden_spec
+from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.progress import Progress
+from .blocks import Blocks, HasBlocks
 from .builtin import BUILT_IN, COSMOS, WORLDLET
 from .family import (
     CONFIG_FILES,
@@ -60,6 +63,34 @@ class WorldSource:
     def latent_spec(self) -> LatentSpec:
         """The space of its latents, from its configs."""
         return self.family.latent_spec(read_configs(self.folder))
+
+    def spec_of(self, recipe: Recipe) -> LatentSpec:
+        """The space of the recipe's latents: that of its own, or of its network's hidden states.
+
+        Raises:
+            ConfigError: it has no blocks to take hidden states from.
+        """
+        spec = self.latent_spec()
+        if not recipe.traits.is_hidden:
+            return spec
+        blocks = self.blocks()
+        return hidden_spec(spec, recipe, width=blocks.width, patch=blocks.patch)
+
+    def blocks(self) -> Blocks:
+        """The blocks of its network.
+
+        Raises:
+            ConfigError: its family says of none.
+        """
+        if not isinstance(self.family, HasBlocks):
+            raise ConfigError(
+                f"--kind hidden: {self.name} is of the family {self.family.title}, which has no blocks to take hidden "
+                "states from. Choose --kind rollout, or another world model (theworld worlds)"
+            )
+        try:
+            return self.family.blocks(read_configs(self.folder))
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            raise WorldModelError(f"the config of {self.folder} does not say which blocks it has: {error!r}") from error
 
     def weight_bytes(self) -> int:
         """Bytes of the weights that a worker holds on its device, as large as they are on disk."""

@@ -28,8 +28,10 @@ from transformers import VJEPA2Model
 
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
+from ...pipeline.latents.hidden import hidden_latents
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
+from .blocks import tokens_behind
 from .encode_slices import encode_slices
 from .family import read_config
 from .precision import full_float32
@@ -125,6 +127,18 @@ class VJepa2World:
             expected = self.predict(observed, recipe.rollout_steps * recipe.stride)
             tokens = torch.cat([tokens, expected], dim=1)
         return self._latents(tokens)[:, :, :: recipe.stride].contiguous()
+
+    @torch.inference_mode()
+    def hidden(
+        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
+    ) -> Float[Tensor, "B D T rows columns"]:
+        """As `HasHiddenStates` has it, of the predictor's blocks; raises as `rollout`."""
+        del keys
+        images = seen[:, :, 0] if seen.ndim == 5 else seen
+        observed = self._tokens(self._still(images))
+        layer = self._parts.predictor.layer[recipe.hidden_block - 1]
+        tokens = tokens_behind([layer], lambda: self.predict(observed, recipe.rollout_steps * recipe.stride))
+        return hidden_latents(self._latents(self._normed(observed)), tokens, recipe)
 
     @full_float32()
     def predict(self, observed: Float[Tensor, "B first C"], later_tubelets: int) -> Float[Tensor, "B later C"]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 from .arithmetic import Operations
+from .blocks import Blocks
 from .family import INDEX, OTHER_PIPELINE, ROOT, Ability, Card, Configs, Settings, TextForm, class_of
 from .vjepa2_space import Sizes
 
@@ -88,6 +89,11 @@ class VJepa2Family:
         layers = sizes.pred_num_hidden_layers * _layer_flops(tokens, width, config.get("pred_mlp_ratio", 4.0))
         projections = 2 * tokens * sizes.hidden_size * width  # of the first tubelet into it, of the others out of it
         return Operations(self.encode_flops(configs, recipe.height, recipe.width, seen), layers + projections)
+
+    def blocks(self, configs: Configs) -> Blocks:
+        """As `HasBlocks` has it, of the predictor."""
+        sizes = Sizes.of(configs[ROOT])
+        return Blocks(count=sizes.pred_num_hidden_layers, width=sizes.pred_hidden_size, patch=1, most_sigma=None)
 
     def load(self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None) -> WorldModel:
         from .vjepa2 import VJepa2World

@@ -26,9 +26,11 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
+from ...pipeline.latents.hidden import hidden_latents
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import video_frames
 from ...pipeline.latents.tensors import draw_noise
+from .blocks import tokens_behind
 from .family import read_config
 from .offloading import offload_blocks
 from .precision import full_float32
@@ -90,22 +92,46 @@ class WanWorld(FollowsPrompts, WanLatents):
             ConfigError: this world was loaded without the embeddings of the recipe's prompts (the empty one too), or
                 its latents are not those of one joint diffusion, or more than one frame is shown.
         """
+        images = self._image_of(seen, recipe)
+        if recipe.rollout_steps == 0:
+            return self.encode(images)
+        condition = self.condition(images, recipe.rollout_steps * recipe.stride)
+        latents = self._begin(images, condition, keys, recipe)
+        # the loop may give its own rendering of the observed frame
+        latents[:, :, :1] = self._observed_of(condition)
+        return latents[:, :, :: recipe.stride].contiguous()
+
+    @torch.inference_mode()
+    def hidden(
+        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
+    ) -> Float[Tensor, "B D T rows columns"]:
+        """As `HasHiddenStates` has it; raises as `rollout`."""
+        images = self._image_of(seen, recipe)
+        condition = self.condition(images, recipe.rollout_steps * recipe.stride)
+        blocks = [network.blocks[recipe.hidden_block - 1] for network in self.networks()]
+        tokens = tokens_behind(blocks, lambda: self._begin(images, condition, keys, recipe))
+        return hidden_latents(self._observed_of(condition), tokens, recipe)
+
+    def _image_of(self, seen: Tensor, recipe: Recipe) -> Float[Tensor, "B 3 height width"]:
         if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
             raise ConfigError(f"a recipe of kind {recipe.kind} is not one joint diffusion")
         if seen.ndim == 5 and seen.shape[2] != 1:
             raise ConfigError(f"{self.title} takes one frame, not {seen.shape[2]}")
-        images = seen[:, :, 0] if seen.ndim == 5 else seen
-        if recipe.rollout_steps == 0:
-            return self.encode(images)
+        return seen[:, :, 0] if seen.ndim == 5 else seen
+
+    def _observed_of(self, condition: Tensor) -> Float[Tensor, "B C 1 H W"]:
+        """The encoding of the image alone."""
+        return condition[:, -self._spec.channels :, :1]
+
+    def _begin(self, images: Tensor, condition: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        """`denoise` with what the recipe says."""
         text, negative = stack_prompts(self._text)
         if text is None:
             raise ConfigError(
                 f"{self.title} was loaded without the embeddings of its prompt, which it needs even if empty"
             )
-        steps = recipe.rollout_steps * recipe.stride
-        condition = self.condition(images, steps)
-        noise = draw_noise(recipe, keys, self._noise_shape(condition, steps))
-        latents = self.denoise(
+        noise = draw_noise(recipe, keys, self._noise_shape(condition, recipe.rollout_steps * recipe.stride))
+        return self.denoise(
             images,
             condition,
             noise.to(self.device),
@@ -113,10 +139,8 @@ class WanWorld(FollowsPrompts, WanLatents):
             guidance=recipe.guidance,
             text=text,
             negative_text=negative,
+            first_sigma=recipe.hidden_sigma,
         )
-        # the loop may give its own rendering of the observed frame
-        latents[:, :, :1] = condition[:, -self._spec.channels :, :1]
-        return latents[:, :, :: recipe.stride].contiguous()
 
     @torch.inference_mode()
     def stock_rollout(
@@ -182,6 +206,7 @@ class WanWorld(FollowsPrompts, WanLatents):
         text: Float[Tensor, "texts L D"],
         negative_text: Float[Tensor, "negatives L D"] | None = None,
         guidance: float = 1.0,
+        first_sigma: float | None = None,
     ) -> Float[Tensor, "B C T H W"]:
         """From pure noise to a clip, with the steps of the folder's scheduler; float32.
 
@@ -191,6 +216,7 @@ class WanWorld(FollowsPrompts, WanLatents):
             text, negative_text: prompt embeddings, one for all or one for each sample, padded to 512 as the pipeline
                 pads them; the second with guidance.
             guidance: flow = uncond + guidance * (cond - uncond) above 1.0, at every noise level.
+            first_sigma: noise level of the first forward, up to 1, for its hidden states; None is the schedule's.
         Raises:
             ConfigError: guidance without `negative_text`.
 
@@ -207,6 +233,9 @@ class WanWorld(FollowsPrompts, WanLatents):
         scheduler: Any = type(self.scheduler).from_config(self.scheduler.config)
         scheduler.set_timesteps(denoise_steps, device=self.device)
         latents = noise
+        if first_sigma is not None:
+            latents = noise * first_sigma
+            scheduler.timesteps[0] = first_sigma * scheduler.config.num_train_timesteps
         for t in scheduler.timesteps:
             network = self.network_at(t)
             hidden, times = self.network_input(latents, condition, t)
@@ -225,6 +254,10 @@ class WanWorld(FollowsPrompts, WanLatents):
         return self.finish(latents, condition)
 
     # What a model may have of its own:
+
+    def networks(self) -> list[WanTransformer3DModel]:
+        """Those that may run in a forward."""
+        return [self.transformer]
 
     def image_tokens(self, images: Tensor) -> Tensor | None:
         """Tokens of each image, (B, L, D), beside the text's; None where the network takes none."""

@@ -117,6 +117,10 @@ class WanTwoStageWorld(WanWorld):
         super().offload(device, pinned=pinned)
         offload_blocks(self.transformer_2, device, pinned=pinned)
 
+    def networks(self) -> list[WanTransformer3DModel]:
+        """Those of high and of low noise."""
+        return [self.transformer, self.transformer_2]
+
     def network_at(self, t: Tensor) -> WanTransformer3DModel:
         """That of high noise down to the boundary, then the other; it takes the device over from its neighbour."""
         network = self.transformer if bool(t >= self._boundary) else self.transformer_2

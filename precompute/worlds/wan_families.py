@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec, video_frames
 from .arithmetic import Operations, wan_encode_flops, wan_forward_flops
+from .blocks import Blocks, diffusers_blocks
 from .builtin_memory import wan_memory, wan_ti2v_memory, wan_vae_decoding
 from .family import (
     INDEX,
@@ -132,6 +133,10 @@ class _WanFamily(InWanLatents):
         )
         encoded = self.encoded_frames(seen, video_frames(frames - 1, temporal_stride=spec.temporal_stride))
         return Operations(self.encode_flops(configs, recipe.height, recipe.width, encoded), recipe.denoise_steps * step)
+
+    def blocks(self, configs: Configs) -> Blocks:
+        """As `HasBlocks` has it, of the network that begins; both of Wan 2.2 are alike."""
+        return diffusers_blocks(configs["transformer"], most_sigma=1.0)
 
     def encoded_frames(self, seen: int, clip: int) -> int:
         """Video frames that a rollout encodes, of those it is shown and those of the clip."""

@@ -125,6 +125,11 @@ def open_arm(
                 f"the arm {arm.name} reads true futures: name their store with --futures. "
                 "`theworld precompute FUTURES --kind frames` encodes videos"
             )
+        if store.recipe.traits.is_hidden:
+            raise ConfigError(
+                f"{store.path} holds hidden states, and encoded videos are of another space: nothing can be shown "
+                f"as {arm.name}. Use a store of kind rollout for this arm"
+            )
         pool = pool if arm.wrong else questions
         true_store = open_store(futures, check_sizes=True)
         _require_same_space(store, true_store, rollout_steps)

@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 from ...pipeline.errors import ConfigError, LatentShapeError
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import as_stored, as_tensor, draw_posterior
-from ...pipeline.latents.world_model import WorldModel
+from ...pipeline.latents.world_model import HasHiddenStates, WorldModel
 from .attention import without_flex
 from .lm_inputs import has_inputs_by_layer, run_rows, vector_inputs, without_lora
 from .memory import SCORED_AT_ONCE
@@ -430,12 +430,17 @@ class TheWorld(nn.Module):
             )
         if float(images.min()) >= 0:
             _log.warning("no pixel of these images is darker than mid-grey: if they are in [0, 1], pass 2 * images - 1")
-        if steps == 0:
+        if steps == 0 and self.recipe.traits.begins_with_encoding:
             latents = world.encode(images)
         elif keys is None:
             raise ConfigError("rolling out images needs their keys: the noise of a rollout belongs to its key")
         else:
             # All steps of a rollout are denoised together, so a shorter one is not the prefix of a longer one.
-            longer = {"rollout_steps": max(self.recipe.rollout_steps, steps)}
-            latents = world.rollout(images, keys, self.recipe.model_copy(update=longer))
+            longer = self.recipe.model_copy(update={"rollout_steps": max(self.recipe.rollout_steps, steps)})
+            if not longer.traits.is_hidden:
+                latents = world.rollout(images, keys, longer)
+            elif isinstance(world, HasHiddenStates):
+                latents = world.hidden(images, keys, longer)
+            else:
+                raise ConfigError("latents of this recipe are hidden states, and this world model gives none")
         return as_stored(latents, self.recipe.dtype, keys).to(next(self.reader.parameters()).device)

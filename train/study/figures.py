@@ -155,7 +155,7 @@ def _against_cost(results: Results, field: str, label: str) -> Html:
 def abstention_figure(results: Results) -> Html:
     """Accuracy against the share of temporal questions answered, of arms with several draws."""
     curves = [
-        Curve(arm, [Point(point["coverage"], point["accuracy"]) for point in points], ink=_ink(results, arm), dots=False)
+        Curve(arm, [Point(at["coverage"], at["accuracy"]) for at in points], ink=_ink(results, arm), dots=False)
         for arm, points in (results.get("abstention") or {}).items()
     ]
     if not curves:

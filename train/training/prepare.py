@@ -30,7 +30,7 @@ from ..questions.images import require_folder
 from ..questions.record import Question, evaluation_split, first_scenes, read_questions, select_split
 from ..questions.shown_choices import all_as_shown
 from ..reader.context_budget import Budget, context_limits_of
-from ..reader.layouts import TokenLayout
+from ..reader.layouts import PATCH, TokenLayout
 from ..reader.memory import Adapters, MemoryShape
 from ..runs.folder import resolve_dtype
 from ..runs.meta import ReaderFacts
@@ -103,6 +103,8 @@ def prepare(
     _open_local_cache(config, store, progress)
     steps = arm.steps(_check_steps(config, store))
     _check_pooling(config.token_layout(), store)
+    if note := _coarse_tokens(config, store):
+        progress.say(note)
     if live is None:
         require_folder(config.images)
     held_out = hold_out(
@@ -288,6 +290,19 @@ def _check_steps(config: TrainConfig, store: LatentStore) -> int:
         )
     config.token_layout().grid(height, width)
     return steps
+
+
+def _coarse_tokens(config: TrainConfig, store: LatentStore) -> str | None:
+    """What to know where the usual patch makes few tokens of hidden states, whose cells are tokens of a network."""
+    if not store.recipe.traits.is_hidden or config.layout != "patch" or config.patch < PATCH:
+        return None
+    _, _, height, width = store.sample_shape
+    each = config.token_layout().grid(height, width)
+    return (
+        f"note: hidden states of {store.path.name} have {height}x{width} cells a frame, each a token of the network; "
+        f"--patch {config.patch} makes {each[0] * each[1]} world tokens of a frame. --patch {PATCH // 2} makes four "
+        f"times as many, as --patch {PATCH} does of a rollout, and was read better"
+    )
 
 
 def _check_pooling(layout: TokenLayout, store: LatentStore) -> None:

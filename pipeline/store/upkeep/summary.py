@@ -179,7 +179,8 @@ class _Moments:
 
 def _moments(store: LatentStore, keys: list[str]) -> _Moments:
     channels, frames, height, width = store.sample_shape
-    frames = store.recipe.traits.pictures(frames)  # the log-variance behind a mean is of another scale
+    if store.recipe.traits.is_distribution:
+        frames = 1  # the log-variance behind a mean is of another scale
     total, squares, motion = np.zeros(channels), np.zeros(channels), np.zeros(frames - 1)
     frame_total, frame_squares = np.zeros((channels, frames)), np.zeros((channels, frames))
     frozen = not_finite = 0
@@ -218,7 +219,7 @@ def _warnings(store: LatentStore, moments: _Moments) -> list[str]:
     if moments.not_finite == moments.looked_into:
         return warnings
     # a real video may well stand still, and so may crops of one colour
-    if moments.frozen and store.recipe.traits.predicts:
+    if moments.frozen and store.recipe.traits.predicts and not store.recipe.traits.is_hidden:
         warnings.append(
             f"{moments.frozen} of {moments.looked_into} rollouts stand still: each frame is nearly the one before. "
             "Is the horizon long enough, and are these images the world model knows how to move?"

@@ -20,11 +20,13 @@ def test_one_diffusion_makes_a_rollout_and_a_continuation_and_only_the_first_of_
     def kinds(trait: str) -> set[str]:
         return {name for name, kind in KINDS.items() if getattr(kind, trait)}
 
-    assert kinds("predicts") == {"rollout", "samples", "continuation"}
-    assert kinds("is_one_diffusion") == {"rollout", "continuation"}
-    assert kinds("is_image_rollout") == {"rollout"}
+    assert kinds("predicts") == {"rollout", "samples", "continuation", "hidden"}
+    assert kinds("is_one_diffusion") == {"rollout", "continuation", "hidden"}
+    assert kinds("is_image_rollout") == {"rollout", "hidden"}
+    assert kinds("begins_with_encoding") == {"rollout"}
+    assert kinds("is_hidden") == {"hidden"}
     assert kinds("is_real_video") == {"frames"}
-    assert kinds("is_clip") == {"rollout", "samples", "continuation", "frames"}
+    assert kinds("is_clip") == {"rollout", "samples", "continuation", "frames", "hidden"}
     assert kinds("has_draws") == {"samples"}
     assert kinds("is_distribution") == {"posterior"}
     assert {name for name, kind in KINDS.items() if kind.takes == "video"} == {"continuation", "frames"}
@@ -58,7 +60,7 @@ def test_frames_of_one_clip_are_decoded_together_and_pictures_of_their_own_alone
 def test_predictions_begin_behind_what_is_observed() -> None:
     first = {name: kind.first_predicted_frame(of(name, observed_frames=9)) for name, kind in KINDS.items()}
     nothing = {"frames": None, "views": None, "posterior": None}
-    assert first == {"rollout": 1, "samples": 1, "continuation": 9, **nothing}
+    assert first == {"hidden": 1, "rollout": 1, "samples": 1, "continuation": 9, **nothing}
 
 
 def test_steps_divide_into_what_the_kind_is_made_of() -> None:

@@ -36,6 +36,10 @@ OTHER = {
     "engine": 2,
     "solver": "2ab",
     "draws": 2,
+    "hidden_block": 2,
+    "hidden_sigma": 4.0,
+    "hidden_width": 16,
+    "hidden_projection": 1,
     "observed_frames": 9,
     "views": "zoom",
     "chunk_frames": 9,
@@ -43,6 +47,7 @@ OTHER = {
     "prompts": "sample",
     "clip_fps": 16.0,
 }
+HIDDEN = {"kind": "hidden", "hidden_block": 1}
 # what else a recipe needs for a field to mean something
 WITH = {
     "guidance": {"prompt": "p", "guidance": 2.0},
@@ -52,6 +57,7 @@ WITH = {
     "observed_frames": {"kind": "continuation"},
     "clip_fps": {"kind": "frames"},
     "views": {"kind": "views", "rollout_steps": 4},
+    **dict.fromkeys(("hidden_block", "hidden_sigma", "hidden_width", "hidden_projection"), HIDDEN),
     "chunk_frames": {"chunk_frames": 5, "chunk_context": 1},
     "chunk_context": {"chunk_frames": 5, "chunk_context": 1},
 }
@@ -109,6 +115,8 @@ def test_equal_fields_give_equal_ids_through_json() -> None:
         ({"kind": "samples", "rollout_steps": 8, "draws": 3}, ["8 rollout_steps", "3 draws"]),
         ({"kind": "samples", "rollout_steps": 0}, ["draws"]),
         ({"kind": "views", "rollout_steps": 5}, ["whole levels", "4, 13"]),
+        ({"kind": "hidden"}, ["hidden_block", "1 for the first"]),
+        ({"kind": "hidden", "hidden_block": 1, "rollout_steps": 0}, ["rollout_steps is at least 1"]),
         ({"kind": "posterior", "rollout_steps": 8}, ["mean and log-variance"]),
         ({"chunk_frames": 9}, ["chunk_frames and chunk_context go together"]),
     ],
@@ -126,6 +134,8 @@ def test_difference_names_the_fields_that_differ() -> None:
 @pytest.mark.parametrize(("kind", "field"), [(k, f) for k in KINDS for f in sorted(KINDS[k].fields_without_meaning)])
 def test_what_means_nothing_for_a_kind_is_refused_by_name(kind: KindName, field: str) -> None:
     whole = BASE | {"kind": kind, "rollout_steps": {"views": 4, "posterior": 1}.get(kind, 8)}
+    if kind == "hidden":
+        whole["hidden_block"] = 1
     assert Recipe(**whole, **{field: Recipe.model_fields[field].default}).id == Recipe(**whole).id
     with pytest.raises(RecipeError, match=rf"{field}.*without meaning for kind {kind}"):
         parse_recipe(whole | {"guidance": 2.0, "prompt": "p", field: OTHER[field]}, where="here")
@@ -175,6 +185,9 @@ INTO_RECIPE = {
     "world": "world",
     "steps": "rollout_steps",
     "stride": "stride",
+    "hidden_block": "hidden_block",
+    "hidden_sigma": "hidden_sigma",
+    "hidden_width": "hidden_width",
     "size": "height, width",
     "fit": "fit",
     "denoise_steps": "denoise_steps",
@@ -204,7 +217,7 @@ NO_EFFECT_ON_LATENTS = {
     "gpu_hour_price",
     *("start_field", "end_field", "anchor"),  # which inputs: they enter the keys
 }
-DECIDED_BY_THE_CODE = {"image_rules", "draw", "engine"}
+DECIDED_BY_THE_CODE = {"image_rules", "draw", "engine", "hidden_projection"}
 
 
 def test_every_setting_either_enters_the_recipe_or_changes_no_latent() -> None:

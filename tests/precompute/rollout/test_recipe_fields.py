@@ -22,6 +22,7 @@ from theworld.precompute.worlds.text_rows import stack_prompts
 KEYS = ["a" * 64, "b" * 64]
 TEXT, NEGATIVE = torch.randn(2, 1, 12, TEXT_WIDTH, generator=torch.Generator().manual_seed(4))
 PROMPT = {"prompt": "a ball", "guidance": 3.0, "negative_prompt": "blur"}
+HIDDEN = {"kind": "hidden", "hidden_block": 1, "denoise_steps": 10}
 NAMES_A_VERSION = {"world", "image_rules", "engine"}
 """Fields that name weights and rules; other weights or another release make other latents."""
 BEFORE_OR_AFTER = {"kind", "height", "width", "fit", "views", "clip_fps", "dtype", "prompts"}
@@ -42,6 +43,10 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "observed_frames": ({"kind": "continuation", "rollout_steps": 3}, {"observed_frames": 9}),
     "chunk_frames": ({"rollout_steps": 4, "chunk_frames": 3, "chunk_context": 1}, {"chunk_frames": 4}),
     "chunk_context": ({"rollout_steps": 4, "chunk_frames": 3, "chunk_context": 1}, {"chunk_context": 5}),
+    "hidden_block": (HIDDEN, {"hidden_block": 2}),
+    "hidden_sigma": (HIDDEN, {"hidden_sigma": 4.0}),
+    "hidden_width": (HIDDEN, {"hidden_width": 16}),
+    "hidden_projection": (HIDDEN | {"hidden_width": 16}, {"hidden_projection": 1}),
     "compute_dtype": ({}, {"compute_dtype": "bfloat16"}),
 }
 STOCK = (
