@@ -47,7 +47,7 @@ class Command(TyperCommand):
         for name, value in ctx.params.items():
             parts = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
             for part in parts:
-                if (ctx.info_name, name) in _TAKE_URLS and isinstance(part, Path) and url_of(part) is not None:
+                if (self.name, name) in _TAKE_URLS and isinstance(part, Path) and url_of(part) is not None:
                     continue  # its setting looks at the URL
                 if isinstance(part, Path) and name in _STORES:
                     store_path(part)
