@@ -1,4 +1,4 @@
-"""A URL that is no bucket's is refused wherever a path is expected: by every command, by a TOML file's settings, by the library."""
+"""A URL that is no bucket's is refused wherever a path is expected: by every command, by settings, by the library."""
 
 from __future__ import annotations
 
