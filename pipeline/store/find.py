@@ -32,14 +32,13 @@ def require_folder(where: str | Path | Place) -> Path:
     """The path of a place, for what works on a disk alone.
 
     Raises:
-        StoreError: it is in a bucket.
-        ConfigError: it is another URL.
+        ConfigError: it is in a bucket, or another URL.
     """
     place = place_of(where)
     if isinstance(place, Folder):
         return place.path
     copy = command("cache", "merge", "FOLDER", str(place))
-    raise StoreError(
+    raise ConfigError(
         f"{place} is in a bucket, and this works on the files of a disk. Copy it, `{copy}`, and name the copy"
     )
 

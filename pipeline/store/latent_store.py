@@ -462,7 +462,7 @@ class LatentStore:
         """The store's folder.
 
         Raises:
-            StoreError: it is in a bucket.
+            ConfigError: it is in a bucket.
         """
         return require_folder(self.place)
 

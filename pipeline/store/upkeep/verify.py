@@ -168,7 +168,12 @@ def verify(
     chosen = numbers if sample is None else numbers[sample[0] - 1 :: sample[1]]
     of_shards = _OfShards(store)
     bytes_read = 0
-    with (progress or Progress.silent()).bar("verify", total=len(chosen), unit="shards") as bar:
+    progress = progress or Progress.silent()
+    if not place.is_local:
+        size = sum(store.shards[number].bytes for number in chosen if number in store.shards)
+        payloads = "" if level == "names" else f" and {format_bytes(size)} of payloads"
+        progress.say(f"{place}: {len(chosen):,} records{payloads} are fetched, in {2 * len(chosen):,} requests or more")
+    with progress.bar("verify", total=len(chosen), unit="shards") as bar:
         for start in range(0, len(chosen), _AT_A_TIME):
             part = chosen[start : start + _AT_A_TIME]
             stated = sound_records(store, part) if level == "names" else {}

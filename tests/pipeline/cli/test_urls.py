@@ -1,4 +1,4 @@
-"""A URL is refused wherever a path is expected: by every command, by a TOML file's settings, by the library."""
+"""A URL that is no bucket's is refused wherever a path is expected: by every command, by settings, by the library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from theworld.train.config import TrainConfig
 from ...commands_page import walk
 from ...miniatures.store import TINY, create
 
-URL = "s3://bucket/folder"
+URL = "https://example.org/folder"
 PLACES_AS_TEXT = {"world", "lm", "wanted"}
 
 
@@ -99,7 +99,7 @@ def test_no_function_takes_a_url_for_a_path(
     store = create(tmp_path / "latents")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(ValueError, match="s3://bucket/folder is a URL"):
+    with pytest.raises(ValueError, match=f"{URL} is a URL"):
         call(Path(URL), store)
     assert list((tmp_path / "here").iterdir()) == []
 

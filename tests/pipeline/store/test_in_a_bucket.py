@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import webdataset
 import zarr
 from zarr.storage import ObjectStore
 
-from theworld.pipeline.errors import DamagedShardError, StoreError
+from theworld.pipeline.errors import ConfigError, DamagedShardError, StoreError
 from theworld.pipeline.files.bucket import Bucket
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store, open_store, open_to_add
 from theworld.pipeline.store.ledger import Failure
@@ -124,7 +125,7 @@ def test_a_pickled_store_holds_its_url_and_no_secret() -> None:
 
 @pytest.mark.usefixtures("server")
 def test_what_needs_files_says_how_to_get_them() -> None:
-    with pytest.raises(StoreError, match=r"is in a bucket.*theworld cache merge"):
+    with pytest.raises(ConfigError, match=r"is in a bucket.*theworld cache merge"):
         _ = make().path
 
 
