@@ -63,7 +63,12 @@ def evaluate(
     ] = True,
     max_bad: Annotated[int | None, options.left_out_option("as trained")] = None,
     futures: Annotated[
-        Path | None, typer.Option(help=f"{help_of(TrainConfig, 'futures')} (default: as trained)")
+        str | None,
+        typer.Option(
+            callback=options.store_typed,
+            metavar="PATH",
+            help=f"{help_of(TrainConfig, 'futures')} (default: as trained)",
+        ),
     ] = None,
     outcomes: options.Outcomes = None,
     device: Device = None,
@@ -146,7 +151,7 @@ def _known_way(name: str | None) -> Any:
 def _report(
     evaluations: list[Evaluation],
     report: Path,
-    store: Path | None,
+    store: Path | str | None,
     images: Path | None,
     world: str | None,
     device: str | None,
@@ -196,7 +201,7 @@ def write_page(
     evaluations: list[Evaluation],
     path: Path,
     *,
-    store: Path | None = None,
+    store: Path | str | None = None,
     images: Path | None = None,
     world: str | None = None,
     device: Any,
@@ -222,7 +227,7 @@ def write_page(
         answer, run = example.prediction, example.run.run
         if run not in drawn:
             meta = read_meta(Path(run))
-            store_read = open_store(store or moved_store(Path(meta.store.path), meta.recipe_id))
+            store_read = open_store(store or moved_store(meta.store.path, meta.recipe_id))
             drawn[run] = AnswerPictures(store_read, place, world=world, device=device)
         ranked = sorted(zip(answer.probabilities, answer.choices or (), strict=False), reverse=True)
         answers = [(choice, share) for share, choice in ranked] or [(answer.predicted, None)]

@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from ...train.config import TrainConfig
 from ..errors import ConfigError
 from ..files.local import require_local
+from ..files.store_paths import store_path
 from ..messages import list_problems, printable
 from .settings import help_of
 
@@ -136,6 +137,11 @@ RunFolder = Annotated[Path, typer.Argument(help="Run folder.")]
 # --- what reads a run or a store
 
 
+def store_typed(value: str | None) -> Any:
+    """The path or the URL of a store that was typed; a callback of what is typed as text."""
+    return None if value is None else store_path(value)
+
+
 def moved_world(panel: str | None = None) -> Any:
     """`--world` of a command that finds the world model by what a recipe says."""
     help = "The world model's folder or Hub id. (default: where the recipe says)"
@@ -166,7 +172,10 @@ ImagesOfStore = Annotated[Path | None, images_of_store()]
 ReadSteps = Annotated[int | None, typer.Option(min=0, help="Rollout steps to read. (default: as trained)")]
 Runs = Annotated[list[Path] | None, typer.Argument(help="Run folders. (default: the newest under runs)")]
 StoreOfRun = Annotated[
-    Path | None, typer.Option(help="A store of the same recipe. (default: the one it was trained on)")
+    str | None,
+    typer.Option(
+        callback=store_typed, metavar="PATH", help="A store of the same recipe. (default: the one it was trained on)"
+    ),
 ]
 QuestionsOfRun = Annotated[Path | None, typer.Option(help="Questions file. (default: the one it was trained on)")]
 Split = Annotated[str, typer.Option(help="Split of the questions to answer; 'all' for every split.")]

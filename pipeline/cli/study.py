@@ -103,7 +103,7 @@ def study(
     print_lines(f"results: {page}", paths=True)
 
 
-def _own_scenes(questions: Path, path: Path) -> tuple[LatentStore, Path] | None:
+def _own_scenes(questions: Path, path: Path | str) -> tuple[LatentStore, Path] | None:
     """The rollouts and the folder of scenes they are of, where both come from the embedded world."""
     from ...precompute.worlds.source import resolve_world
     from ..store.folder import open_store
