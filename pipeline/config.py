@@ -18,6 +18,7 @@ from .errors import ConfigError
 from .files.hub import is_hub_id
 from .files.local import require_local
 from .files.plain import read_file
+from .files.store_paths import is_bucket
 from .messages import list_problems
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -157,6 +158,8 @@ def _why_outside(value: str, models: Sequence[str] | None) -> str | None:
         return None
     if value.startswith("hf:"):
         return "it would download a data set that the file chose"
+    if is_bucket(value):
+        return "it would read a bucket that the file chose, with your credentials"
     path = Path(value) if models is not None and is_hub_id(value) else require_local(value)
     if path.is_absolute() or value.startswith("~") or ".." in path.parts:
         return "a file names only what lies in the working folder"

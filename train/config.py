@@ -11,6 +11,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, fie
 
 from ..pipeline.config import DEFAULT_CACHE, HOW_IT_RUNS, WORLD_TOKENS, setting, settings_table
 from ..pipeline.files.local import LocalPath
+from ..pipeline.files.store_paths import StorePath
 from ..pipeline.machine import DeviceName
 from ..pipeline.messages import command, split_names
 from .reader.context_budget import LIMITS_BY_MODEL
@@ -38,9 +39,13 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     store: Annotated[
-        LocalPath,
+        StorePath,
         setting(
-            "A store, or a cache folder with one store in it.", default=str(DEFAULT_CACHE), argument=True, place=True
+            "A store, or a cache folder with one store in it; a path, or s3://BUCKET/FOLDER, gs://…, az://….",
+            default=str(DEFAULT_CACHE),
+            argument=True,
+            text=True,
+            place=True,
         ),
     ]
     questions: Annotated[
@@ -155,9 +160,9 @@ class TrainConfig(BaseModel):
         str, _running("What the reader sees in place of a rollout, as in `theworld study`: text, frozen, shuffled, …")
     ] = "rollout"
     """See data/arms.py."""
-    futures: Annotated[LocalPath | None, _running("Store of encoded true futures, for the arm true.", place=True)] = (
-        None
-    )
+    futures: Annotated[
+        StorePath | None, _running("Store of encoded true futures, for the arm true.", text=True, place=True)
+    ] = None
     labels: Annotated[int | None, Field(ge=1), _running("Train on the first so many scenes only.", default="all")] = (
         None
     )

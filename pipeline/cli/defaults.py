@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config import DEFAULT_CACHE
 from ..errors import ConfigError
+from ..files.store_paths import is_bucket
 
 
 def newest_run() -> Path:
@@ -22,7 +23,7 @@ def newest_run() -> Path:
     return runs[-1].parent
 
 
-def own_questions(store: Path) -> Path:
+def own_questions(where: Path | str) -> Path:
     """The questions that lie beside the embedded scenes, in the cache folder that holds the store.
 
     Raises:
@@ -31,6 +32,9 @@ def own_questions(store: Path) -> Path:
     """
     from ..store.folder import find_stores, resolve_store
 
+    if is_bucket(where):
+        raise ConfigError(f"which questions? {where} is in a bucket, so name their file: --questions FILE")
+    store = Path(where)
     for cache in (store, store.parent):
         questions = cache / "scenes" / "questions.jsonl"
         if questions.is_file():
@@ -67,5 +71,5 @@ def with_own_places(flags: Mapping[str, Any], table: Mapping[str, Any]) -> dict[
     if places["store"] is None and "store" not in table:
         places["store"] = DEFAULT_CACHE
     if places["questions"] is None and "questions" not in table:
-        places["questions"] = own_questions(Path(places["store"] or table["store"]))
+        places["questions"] = own_questions(places["store"] or table["store"])
     return places

@@ -74,7 +74,12 @@ def evaluate(
     ] = True,
     max_bad: Annotated[int | None, options.left_out_option("as trained")] = None,
     futures: Annotated[
-        Path | None, typer.Option(help=f"{help_of(TrainConfig, 'futures')} (default: as trained)")
+        str | None,
+        typer.Option(
+            callback=options.store_typed,
+            metavar="PATH",
+            help=f"{help_of(TrainConfig, 'futures')} (default: as trained)",
+        ),
     ] = None,
     outcomes: options.Outcomes = None,
     device: Device = None,
@@ -192,7 +197,7 @@ def _known_way(name: str | None) -> Any:
 def _report(
     evaluations: list[Evaluation],
     report: Path,
-    store: Path | None,
+    store: Path | str | None,
     images: Path | None,
     world: str | None,
     device: str | None,

@@ -176,6 +176,11 @@ RunFolder = Annotated[Path, typer.Argument(help="Run folder.")]
 # --- what reads a run or a store
 
 
+def store_typed(value: str | None) -> Any:
+    """The path or the URL of a store that was typed; a callback of what is typed as text."""
+    return None if value is None else store_path(value)
+
+
 def moved_world(panel: str | None = None) -> Any:
     """`--world` of a command that finds the world model by what a recipe says."""
     help = "The world model's folder or Hub id. (default: where the recipe says)"
@@ -210,7 +215,10 @@ Draws = Annotated[
     typer.Option(min=1, help="Average answers over so many draws of the rollout; their agreement is confidence."),
 ]
 StoreOfRun = Annotated[
-    Path | None, typer.Option(help="A store of the same recipe. (default: the one it was trained on)")
+    str | None,
+    typer.Option(
+        callback=store_typed, metavar="PATH", help="A store of the same recipe. (default: the one it was trained on)"
+    ),
 ]
 QuestionsOfRun = Annotated[Path | None, typer.Option(help="Questions file. (default: the one it was trained on)")]
 Split = Annotated[str, typer.Option(help="Split of the questions to answer; 'all' for every split.")]

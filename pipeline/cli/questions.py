@@ -10,7 +10,7 @@ import typer
 from ...train.config import TrainConfig
 from ..config import DEFAULT_CACHE
 from .defaults import own_questions
-from .options import ConfigFile, Json, Quiet
+from .options import ConfigFile, Json, Quiet, store_typed
 from .settings import settings_of
 
 _READ = (
@@ -30,7 +30,12 @@ def questions(
         ),
     ] = None,
     store: Annotated[
-        Path | None, typer.Argument(help="A store: which questions have latents, and how many world tokens.")
+        str | None,
+        typer.Argument(
+            callback=store_typed,
+            metavar="STORE",
+            help="A store, by its path or URL: which questions have latents, and how many world tokens.",
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Only this split; 'all' for every split.")] = "all",
     write: Annotated[
@@ -52,7 +57,7 @@ def questions(
 
     if file is None:
         file = own_questions(DEFAULT_CACHE)
-        store = store or DEFAULT_CACHE
+        store = store or str(DEFAULT_CACHE)
     settings = read_table(config, "train") if config else {}
     settings |= {name: value for name, value in typed.items() if value is not None}
     report = inspect_questions(file, store, settings, split=None if split == "all" else split)

@@ -50,12 +50,12 @@ def train(
     """Train temporal embeddings, projector and LoRA on a frozen language model, from a store."""
     from ...train.training.signals import Stop
     from ..progress import Progress, print_json, print_lines
-    from ..store.folder import open_store, resolve_store
+    from ..store.folder import open_store, resolve_place
 
     settings, partial = _settings(config, typed, resume=resume)
     if cache and world is not None:
         raise ConfigError("--world belongs to --no-cache: the store's latents need none")
-    resolve_store(settings.store)  # said before the seconds that torch and transformers take to load
+    resolve_place(settings.store)  # said before the seconds that torch and transformers take to load
     require_file(settings.questions, "questions")
     if dry_run:
         from ...train.training.train import plan
@@ -99,8 +99,8 @@ def _settings(config: Path | None, typed: dict[str, Any], *, resume: bool) -> tu
     table = read_table(config, "train") if config else {}
     if resume:
         flags = dict(typed)
-        if flags["store"] is not None and is_partial(flags["store"]):
-            flags["out"], flags["store"] = flags["store"], None
+        if flags["store"] is not None and is_partial(Path(flags["store"])):
+            flags["out"], flags["store"] = Path(flags["store"]), None
         partial = find_partial(flags["out"])
         return resumed_config(partial, {**table, **{k: v for k, v in flags.items() if v is not None}}), partial
     return load_config(TrainConfig, "train", config, with_own_places(typed, table)), None

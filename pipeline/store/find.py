@@ -18,6 +18,7 @@ from ..files.local import place_of
 from ..files.open_files import list_folder, retried
 from ..files.places import Place
 from ..files.sealed import unseal
+from ..files.store_paths import is_bucket
 from ..messages import command
 from .records import unreadable
 
@@ -141,12 +142,15 @@ def _without_links(stores: dict[str, Place]) -> dict[str, Place]:
     return {name: stores[name] for name in each.values()}
 
 
-def moved_store(path: Path, recipe_id: str) -> Path:
-    """Where a store is that was once at `path`: there, or under another name in the same folder.
+def moved_store(where: Path | str, recipe_id: str) -> Path | str:
+    """Where a store is that was once at a path or a URL: there, or under another name in the same folder.
 
     Raises:
         StoreError: two stores beside it have that recipe.
     """
+    if is_bucket(where):
+        return where
+    path = Path(where)
     if is_store(path) or not path.parent.is_dir():
         return path
     with suppress(StoreNotFoundError):

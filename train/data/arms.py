@@ -86,7 +86,7 @@ def open_arm(
     questions_file: Path,
     *,
     rollout_steps: int,
-    futures: Path | None = None,
+    futures: Path | str | None = None,
     images: Path | None = None,
 ) -> tuple[dict[str, str], LatentDataset | None]:
     """Question id -> key of its image, and the latents of these keys as the arm shows them; None for `text`.
@@ -107,7 +107,7 @@ def open_arm(
     if arm.kind == "text":
         return coverage.keys, None
     if store.recipe.traits.is_distribution and arm.kind not in ("rollout", "steps0"):
-        raise ConfigError(f"{store.path} holds posteriors and no futures, so there is nothing to show as {arm.name}")
+        raise ConfigError(f"{store.place} holds posteriors and no futures, so there is nothing to show as {arm.name}")
     future: Future | None = None
     if arm.kind == "frozen":
         future = _frozen
@@ -275,11 +275,11 @@ def _require_same_space(store: LatentStore, futures: LatentStore, steps: int) ->
         recipe_value, futures_value = getattr(store.recipe, name), getattr(futures.recipe, name)
         if recipe_value != futures_value:
             raise StoreMismatchError(
-                f"the futures in {futures.path} do not belong to the rollouts in {store.path}: {name} is "
+                f"the futures in {futures.place} do not belong to the rollouts in {store.place}: {name} is "
                 f"{futures_value!r} there, {recipe_value!r} here. Encode the videos with the rollouts' settings"
             )
     if futures.recipe.rollout_steps < steps:
         raise StoreMismatchError(
-            f"the futures in {futures.path} have {futures.recipe.rollout_steps} steps, {steps} are read. Encode the "
+            f"the futures in {futures.place} have {futures.recipe.rollout_steps} steps, {steps} are read. Encode the "
             f"videos with --steps {steps}, or pass fewer --steps"
         )

@@ -160,7 +160,7 @@ def compare_policies(
     run: Path,
     rule: Rule,
     *,
-    store: Path | None = None,
+    store: Path | str | None = None,
     questions: Path | None = None,
     split: str | None = "test",
     calibrate: str | None = None,
@@ -275,7 +275,7 @@ def _never_read(lengths: Sequence[int], trained: Sequence[int]) -> str | None:
 def _lengths(rule: Rule, all_steps: int, store: LatentStore) -> tuple[int, ...]:
     if store.recipe.traits.is_distribution or not all_steps:
         raise ConfigError(
-            f"{store.path} holds {store.recipe.kind} of {all_steps} steps to read: there is nothing to choose from"
+            f"{store.place} holds {store.recipe.kind} of {all_steps} steps to read: there is nothing to choose from"
         )
     rule_steps = {steps for steps in rule.by_type.values() if steps is not None}
     if rule_steps and max(rule_steps) > all_steps:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...pipeline.files.store_paths import store_path
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.find import moved_store
@@ -52,7 +53,7 @@ class AnswerSession:
     """Wrong rows, questions without latents, and questions that are too long: as many of each may be left out."""
     show_choices: ShowChoices
     """Whether and how the prompts show the choices."""
-    futures: Path | None
+    futures: Path | str | None
     """A store of true futures, for the arms that show them."""
     images: Path | None = None
     """The folder that image names are relative to; None is that of the questions."""
@@ -64,9 +65,9 @@ class AnswerSession:
         cls,
         run: Path,
         *,
-        store: Path | None = None,
+        store: Path | str | None = None,
         questions: Path | None = None,
-        futures: Path | None = None,
+        futures: Path | str | None = None,
         max_bad: int | None = None,
         images: Path | None = None,
         show_choices: ShowChoices | None = None,
@@ -93,14 +94,14 @@ class AnswerSession:
         progress = progress or Progress.to_logger()
         loaded = load_run(run, lm=lm, device=device, memory=memory, progress=progress)
         meta, config = loaded.meta, loaded.meta.config
-        latents = open_store(store or moved_store(Path(meta.store.path), meta.recipe_id), check_sizes=True)
+        latents = open_store(store or moved_store(meta.store.path, meta.recipe_id), check_sizes=True)
         if draws is None:
             require_same_recipe(meta, run, latents)
         else:
             require_draws(meta, run, latents, draws)
         merge_adapters(loaded.lm)
         if futures is None and config.get("futures") is not None:
-            futures = Path(config["futures"])
+            futures = store_path(config["futures"])
         require_folder(images)  # that of the training may have gone: the store's names find its images, too
         if images is None and config.get("images") is not None:
             images = Path(config["images"])

@@ -54,7 +54,7 @@ class Coverage:
     """Question id -> key of its image's latents, or of its future's."""
     missing: tuple[Uncovered, ...]
     questions_file: Path
-    store_path: Path
+    store_path: str
     field: SourceField = "image"
     notes: tuple[str, ...] = ()
     """Images that were found by another name than their own: how many of each kind, and one of them."""
@@ -119,7 +119,7 @@ def resolve_keys(
             missing.append(Uncovered(question, match.reason))
         else:
             keys[question.id] = match.key
-    return Coverage(keys, tuple(missing), questions_file, store.path, field, _notes(searched, search))
+    return Coverage(keys, tuple(missing), questions_file, str(store.place), field, _notes(searched, search))
 
 
 @dataclass(frozen=True, slots=True)

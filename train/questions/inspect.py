@@ -32,7 +32,7 @@ _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIF
 
 
 def inspect_questions(
-    file: Path, store: Path | None, settings: Mapping[str, Any], *, split: str | None = None
+    file: Path, store: Path | str | None, settings: Mapping[str, Any], *, split: str | None = None
 ) -> QuestionReport:
     """A report on questions, made without a language model's weights.
 

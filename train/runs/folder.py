@@ -214,6 +214,6 @@ def require_same_recipe(meta: RunMeta, run: Path, store: LatentStore) -> None:
     fields = difference(meta.recipe, store.recipe)
     differ = ", ".join(f"{name} {ours!r} there, {theirs!r} here" for name, (ours, theirs) in fields.items())
     raise StoreMismatchError(
-        f"{run} was trained on latents of another recipe than {store.path} holds: {differ}. "
+        f"{run} was trained on latents of another recipe than {store.place} holds: {differ}. "
         "Name a store of the same recipe, or train on this one"
     )

@@ -244,7 +244,8 @@ def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]
     budget = settings.model_dump(
         mode="json",
         # what the study varies, paths, and what its questions need not: their splits are stated
-        exclude={"arm", "labels", "seed", "out", "store", "questions", "images", "futures", "lm", "device", "holdout"},
+        exclude={"arm", "labels", "seed", "out", "store", "questions", "images", "futures", "lm", "device", "holdout"}
+        | {"local_cache", "local_cache_size"},
     )
     begun = _claimed(study.out).get("lm")  # an earlier version may have named the same model otherwise
     facts = {

@@ -317,8 +317,8 @@ def _check_pooling(layout: TokenLayout, store: LatentStore) -> None:
         is_mixed = recipe.draws > 1 and each % shared != 0
     if is_mixed:
         raise ConfigError(
-            f"--layout {layout.name} pools {shared} frames into one token, and those of {store.path} hold {content}: a "
-            f"token would mix what does not follow one another. Pass {instead}"
+            f"--layout {layout.name} pools {shared} frames into one token, and those of {store.place} hold {content}: "
+            f"a token would mix what does not follow one another. Pass {instead}"
         )
 
 

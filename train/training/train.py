@@ -13,6 +13,7 @@ from transformers import set_seed
 
 from ...pipeline.errors import RunError
 from ...pipeline.files.hashing import digest_of_lines
+from ...pipeline.files.places import Place
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..config import RunSummary, TrainConfig
@@ -187,8 +188,8 @@ def _identity_to_resume(resume: Path | None, weights: Weights) -> str:
 
 def _portable_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings as a run stores them, with absolute paths to futures and images."""
-    places = {"futures": config.futures, "images": config.images}
-    absolute = {name: str(place.resolve()) for name, place in places.items() if place is not None}
+    places = {"futures": config.futures, "images": config.images, "local_cache": config.local_cache}
+    absolute = {name: str(place.resolve()) for name, place in places.items() if isinstance(place, Path)}
     return config.model_dump(mode="json") | absolute
 
 
@@ -198,10 +199,14 @@ def _shards_digest(config: TrainConfig, data: TrainData) -> str | None:
     return None if shards is None else digest_of_lines(f"{shard}\n" for shard in shards.tolist())
 
 
+def _absolute(place: Place) -> str:
+    return str(Path(str(place)).resolve()) if place.is_local else str(place)
+
+
 def _store_facts(store: LatentStore) -> StoreFacts:
     digest = digest_of_lines(f"{key}\n" for key in store.sorted_keys())
     return StoreFacts(
-        path=str(store.path.resolve()),
+        path=_absolute(store.place),
         shards=len(store.shards),
         samples=len(store),
         keys_sha256=digest,

@@ -35,7 +35,7 @@ def reader(store: LatentStore, source: FolderSource, cache: ShardCache | None = 
     shards = None
     if cache is not None:
         shards = CachedShards(cache, source, url="s3://bucket/tiny", recipe_id=recipe_id)
-    return BucketRowReader(store.path, store.layout, recipe_id, store._catalog, source, shards)
+    return BucketRowReader(source, store.layout, recipe_id, store._catalog, shards)
 
 
 def rows(*numbers: int) -> NDArray[np.int64]:

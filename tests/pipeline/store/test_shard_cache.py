@@ -121,7 +121,7 @@ def test_the_limit_holds_while_many_fetch(tmp_path: Path, source: FolderSource) 
 def test_a_shard_that_was_made_again_never_meets_the_bytes_of_the_old_one(tmp_path: Path, source: FolderSource) -> None:
     shards = shards_in(tmp_path, source)
     assert read(shards, 2) == content(2)
-    (source.folder / "2").write_bytes(content(2, turn=1))
+    (source.path / "2").write_bytes(content(2, turn=1))
     shards.forget([2])
     assert read(shards, 2) == content(2, turn=1)
 
@@ -129,8 +129,8 @@ def test_a_shard_that_was_made_again_never_meets_the_bytes_of_the_old_one(tmp_pa
 def test_a_shard_that_changes_while_it_is_fetched_is_fetched_again(tmp_path: Path, source: FolderSource) -> None:
     def change() -> None:
         source.before_read = lambda: None
-        (source.folder / "new").write_bytes(content(2, turn=1))
-        (source.folder / "new").replace(source.folder / "2")
+        (source.path / "new").write_bytes(content(2, turn=1))
+        (source.path / "new").replace(source.path / "2")
 
     source.before_read = change
     shards = shards_in(tmp_path, source)
