@@ -5,6 +5,8 @@ of inputs, jobs or stores.
 """
 
 from .arithmetic import Operations as Operations
+from .blocks import Blocks as Blocks
+from .blocks import HasBlocks as HasBlocks
 from .family import Card as Card
 from .family import HasArithmetic as HasArithmetic
 from .family import HasAutoencoder as HasAutoencoder
