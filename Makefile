@@ -12,7 +12,7 @@ TORCH := torch==2.13.0 $(if $(shell command -v nvidia-smi),,--extra-index-url ht
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo install evidence test test-fast pythons faults slurm hosts check audit bench clean
+.PHONY: demo install evidence evidence2 evidence2-stores test test-fast pythons faults slurm hosts check audit bench clean
 .DELETE_ON_ERROR:  # a Python without its venv module leaves half an environment
 
 # the first line of a recipe that is about to call $(PYTHON)
@@ -42,6 +42,27 @@ evidence: $(VENV)/.installed  ## the controlled comparison of docs/benchmark.md;
 	    --questions $(BENCH)/questions.jsonl --config configs/benchmark.toml \
 	    --labels 250,400,1000,4000 --curve steps0,rollout,true --seeds 5 --out evidence
 
+# the world that predicts by regression: make evidence2-stores evidence2 REGRESSION=FOLDER; without one its arm is left out
+BENCH2 := bench2
+comma := ,
+ARMS2 := frozen,noise,shuffled,one,rollout,hidden16,hidden64,draws$(if $(REGRESSION),$(comma)regression),true
+ROLL2 = $(BIN)/theworld precompute $(BENCH2)/images --steps 8
+
+evidence2-stores: $(VENV)/.installed  ## the stores of the second study, configs/study2.toml; a second call makes what is missing
+	$(BIN)/theworld scenes $(BENCH2) --train 4000 --test 2000 --videos
+	$(ROLL2) --cache $(BENCH2)/rollout
+	$(ROLL2) --denoise-steps 2 --cache $(BENCH2)/one
+	$(ROLL2) --kind hidden --hidden-width 16 --cache $(BENCH2)/hidden16
+	$(ROLL2) --kind hidden --hidden-width 64 --cache $(BENCH2)/hidden64
+	$(ROLL2) --kind samples --draws 8 --cache $(BENCH2)/draws
+	$(if $(REGRESSION),$(ROLL2) --denoise-steps 2 --world $(REGRESSION) --cache $(BENCH2)/regression)
+	$(BIN)/theworld precompute $(BENCH2)/futures --kind frames --steps 8 --cache $(BENCH2)/true
+
+evidence2: $(VENV)/.installed  ## the second study, docs/hypotheses2.md; a day or more on two cores, goes on where it stopped
+	$(BIN)/theworld study $(BENCH2)/rollout --arms $(ARMS2) --futures $(BENCH2)/true \
+	    --questions $(BENCH2)/questions.jsonl --config configs/study2.toml \
+	    --labels 250,1000,4000 --curve frozen,one,rollout,hidden16,true --seeds 5 --out evidence2
+
 test: $(VENV)/.installed-dev check  ## everything CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -62,7 +83,7 @@ pythons: $(VENV)/bin/python  ## the other Pythons of this machine: pins, syntax,
 faults: $(VENV)/.installed-dev  ## the fault suite's long part: kills, power cuts, errors, flipped bits, races, mutated files
 	FAULT_KILLS=$(KILLS) FAULT_FLIPS=$(FLIPS) FAULT_STATES=$(STATES) FAULT_SEED=$(SEED) FAULT_ERRORS=3 FAULT_RACE=600 \
 	FAULT_GC=400 FAULT_RUNS=1000 FAULT_IMAGES=$(IMAGES) FAULT_WORKER_KILLS=60 FAULT_DRIVER_KILLS=20 FAULT_RAYLET_KILLS=5 \
-	FAULT_TRAININGS=20 FAULT_CACHE_KILLS=300 FUZZ_INPUTS=$(FUZZ) \
+	FAULT_TRAININGS=20 FAULT_CACHE_KILLS=300 FAULT_BUCKET_KILLS=1000 FUZZ_INPUTS=$(FUZZ) \
 	$(BIN)/python -m pytest tests/faults tests/fuzz
 
 slurm: $(VENV)/.installed-dev  ## configs/slurm*.sh on a real SLURM of two nodes, made of namespaces: Linux, root, slurm-wlm, munge

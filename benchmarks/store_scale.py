@@ -108,7 +108,7 @@ def make_records(folder: Path, samples: int, shards: int) -> None:
         record = shard.commit({"host": "here"})
     assert record is not None
     body = record.to_json() if hasattr(record, "to_json") else record.model_dump(mode="json")
-    record_path(store.path, 0).unlink()
+    record_path(store.place, 0).unlink()
     store.payload_path(0).unlink()
     keys = unpack_keys(keys_of(samples))
     checksums = next(name for name in ("frames_crc32c", "first_frames_crc32c") if body.get(name))
@@ -117,7 +117,7 @@ def make_records(folder: Path, samples: int, shards: int) -> None:
         part = keys[start : start + size]
         body |= {"shard": number, "keys": part, "rows": len(part), "bytes": store.layout.payload_bytes(len(part))}
         body[checksums] = digits * len(part)
-        record_path(store.path, number).write_bytes(seal(body))
+        record_path(store.place, number).write_bytes(seal(body))
 
 
 def step(name: str, folder: Path, samples: int, shards: int) -> Figures:
@@ -179,12 +179,12 @@ def rows_of_few(path: Path, keys: Keys) -> Callable[[], str]:
 
 def commit_others(store: LatentStore, start: int) -> None:
     """Records of other writers that have come meanwhile."""
-    body = json.loads(record_path(store.path, 0).read_bytes())
+    body = json.loads(record_path(store.place, 0).read_bytes())
     del body["seal"]
     for number in range(start, start + OTHERS):
         body["shard"] = number
         body["keys"] = [hashlib.sha256(f"{number} {key}".encode()).hexdigest()[:32] for key in body["keys"]]
-        record_path(store.path, number).write_bytes(seal(body))
+        record_path(store.place, number).write_bytes(seal(body))
 
 
 def commit(path: Path, *, planned: bool) -> Callable[[], str]:

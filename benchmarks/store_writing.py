@@ -127,14 +127,14 @@ print(json.dumps({"import s": imported - started, "open s": opened - imported, "
 
 def _pretend(store: LatentStore, count: int) -> None:
     """Replace the store's one record by those of `count` samples."""
-    record = read_record(store.path, 0, store.recipe.id).to_json()
+    record = read_record(store.place, 0, store.recipe.id).to_json()
     digits = 8 * store.layout.recorded_frames
-    record_path(store.path, 0).unlink()
+    record_path(store.place, 0).unlink()
     for number, start in enumerate(range(0, count, SHARD)):
         keys = [key(row) for row in range(start, min(count, start + SHARD))]
         record |= {"shard": number, "keys": keys, "rows": len(keys), "frames_crc32c": "0" * digits * len(keys)}
         record["bytes"] = store.layout.payload_bytes(len(keys))
-        record_path(store.path, number).write_bytes(seal(record))
+        record_path(store.place, number).write_bytes(seal(record))
 
 
 def _python(*arguments: str) -> str:

@@ -29,7 +29,7 @@ HOW_IT_RUNS = "How it runs"
 DECIDES_LATENTS = "Decides the latents (enters the recipe)"
 WORLD_TOKENS = "World tokens"
 
-TABLES = ("precompute", "train")
+TABLES = ("precompute", "train", "study")
 """The tables that a settings file may hold."""
 
 _MODELS: dict[str, type[BaseModel]] = {}
@@ -130,7 +130,7 @@ def read_table(file: Path, table: str) -> dict[str, Any]:
 
 def _refuse_what_must_be_typed(file: Path, table: str, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
-        field = _MODELS[table].model_fields.get(name)
+        field = _MODELS[table].model_fields.get(name) if table in _MODELS else None
         extra = field.json_schema_extra if field is not None else None
         if not isinstance(extra, dict):
             continue  # of no flag, or an unknown name, which the model refuses
@@ -144,6 +144,11 @@ def _refuse_what_must_be_typed(file: Path, table: str, settings: Mapping[str, An
                 f"{file}, [{table}]: {name} = {value if not isinstance(value, str) else value[:_SHOWN]!r} is not taken "
                 f"from a file: {why}. Take it out of the file; if you mean it, type {how}"
             )
+
+
+def place_outside(value: str) -> str | None:
+    """Why a file may not name this place; None where it may: it lies in the working folder."""
+    return _why_outside(value, None)
 
 
 def _why_outside(value: str, models: Sequence[str] | None) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE = ".safetensors"
 TOKEN = "hf_of_somebody"
@@ -78,7 +78,7 @@ class _Answer(BaseHTTPRequestHandler):
         body = self._body()
         if path == "/api/validate-yaml":
             return self._say({"errors": [], "warnings": []})
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        if "paths-info" not in parts and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._refuse(401, "Unauthorized")
         if path == "/api/repos/create":
             said = json.loads(body)
@@ -90,15 +90,26 @@ class _Answer(BaseHTTPRequestHandler):
         if path.endswith(".git/info/lfs/objects/batch"):
             wanted = json.loads(body)["objects"]
             there = [
-                {**each, "actions": {"upload": {"href": f"{self.server.address}/lfs/{each['oid']}"}}} for each in wanted
+                each  # what is there already is not asked for
+                if each["oid"] in self.server.objects
+                else {**each, "actions": {"upload": {"href": f"{self.server.address}/lfs/{each['oid']}"}}}
+                for each in wanted
             ]
             return self._say({"transfer": "basic", "objects": there})
         name, verb = "/".join(parts[2:4]), parts[4]
+        if verb == "paths-info":
+            wanted = parse_qs(body.decode())["paths"] if body[:1] != b"{" else json.loads(body)["paths"]
+            commits = self.server.repositories[name]
+            files = commits.get(parts[5], {})
+            return self._say(
+                [{"type": "file", "path": p, "size": len(files[p]), "oid": hashlib.sha1(files[p]).hexdigest()}
+                 for p in wanted if p in files]
+            )  # fmt: skip
         if verb == "preupload":
             files = json.loads(body)["files"]
             modes = [
-                {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(LARGE) else "regular", "oid": None}
-                for f in files
+                {"path": path, "uploadMode": "lfs" if path.endswith((LARGE, ".tar")) else "regular", "oid": None}
+                for path in (file["path"] for file in files)
             ]
             return self._say({"files": [{**mode, "shouldIgnore": False} for mode in modes]})
         assert verb == "commit", path
@@ -124,6 +135,7 @@ class _Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, parts = self._route()
         about = parts[0] == "api"
+        parts = parts[1:] if parts[0] == "datasets" else parts
         name = "/".join(parts[2:4] if about else parts[:2])
         commits = self.server.repositories.get(name)
         if not commits or (self.server.private[name] and self.headers.get("Authorization") != f"Bearer {TOKEN}"):
@@ -134,10 +146,12 @@ class _Answer(BaseHTTPRequestHandler):
             return self._refuse(404, "RevisionNotFound")
         files = commits[commit]
         if about and rest[:1] == ["tree"]:
-            return self._say(
-                [{"type": "file", "path": p, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                 for p, data in files.items()]
-            )  # fmt: skip
+            below = "/".join(rest[2:])
+            found = [
+                {"type": "file", "path": p, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for p, data in files.items() if not below or p.startswith(f"{below}/")
+            ]  # fmt: skip
+            return self._say(found) if found else self._refuse(404, "EntryNotFound")
         if about:
             siblings = [{"rfilename": each, "size": len(data)} for each, data in files.items()]
             return self._say({"id": name, "modelId": name, "sha": commit, "private": False, "tags": [],

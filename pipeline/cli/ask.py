@@ -14,6 +14,7 @@ from ..config import load_config
 from ..errors import ConfigError
 from ..messages import split_names
 from . import options
+from .early import require_file
 from .options import Device, Json, Quiet
 from .settings import settings_of
 
@@ -52,15 +53,18 @@ def ask(
     offered = [*(split_names(choices, "--choices", example="left,right") if choices else ()), *(choice or ())]
     writing = load_config(AnswerConfig, "answer", None, typed)
     read_meta(run)  # what is no run is said before the seconds that torch and transformers take to load
+    from ..progress import Progress, print_json, print_lines
+
+    progress, where = Progress.on_stderr(quiet=quiet), options.device_name(device)
+    require_file(image, "image")
+    progress.say(f"loading {run} …")
     from ...precompute.live.world import LazyRollout
     from ...train.evaluation.draws import ask_draws
     from ...train.evaluation.live_answer import LiveAnswer, answer_live
     from ...train.runs.folder import load_run
     from ...train.runs.sizes import one_answer
     from ..device_memory import GIB
-    from ..progress import Progress, print_json, print_lines
 
-    progress, where = Progress.on_stderr(quiet=quiet), options.device_name(device)
     loaded = load_run(run, lm=lm, device=where, memory=memory, progress=progress)
     left = None if memory is None or loaded.sizes is None else memory - one_answer(loaded.sizes).total / GIB
     rollout = LazyRollout(loaded.meta.recipe, image, world=world, device=where, memory=left, progress=progress)

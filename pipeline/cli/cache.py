@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,8 @@ import typer
 from ...precompute.job.config import PrecomputeConfig
 from ..config import DECIDES_LATENTS, DEFAULT_CACHE
 from ..errors import ConfigError, StoreNotFoundError, TheWorldError
+from ..files.local import place_of, url_of
+from ..files.places import Place
 from ..messages import command, format_bytes
 from . import options
 from .cache_drop import drop
@@ -47,18 +50,19 @@ def list_(
 ) -> None:
     """The stores of a cache folder: path, recipe id, kind, format, samples, bytes."""
     from ..progress import print_error, print_json, print_lines
-    from ..store.folder import find_stores, is_store, load_store
+    from ..store.folder import is_store, load_store, stores_in
 
-    paths = [cache] if is_store(cache) else find_stores(cache)
-    if not paths and not cache.is_dir():
+    top = place_of(cache)
+    places = [top] if is_store(top) else stores_in(top)
+    if not places and top.is_local and not cache.is_dir():
         what = "is a file" if cache.exists() else "does not exist"
         make = command("precompute", "IMAGES", "--cache", cache)
         raise StoreNotFoundError(f"{cache} {what}. Make a store with `{make}`")
     rows: list[dict[str, Any]] = []
     bad = False
-    for path in paths:
+    for place in places:
         try:
-            store = load_store(path)
+            store = load_store(place)
         except TheWorldError as error:  # one bad store must not hide the others
             bad = True
             print_error(f"error: {error}")
@@ -68,7 +72,7 @@ def list_(
             print_error(f"DAMAGE: {damage}")
         rows.append(
             {
-                "path": str(path),
+                "path": str(place),
                 "recipe_id": store.recipe.id,
                 "kind": store.recipe.kind,
                 "format": store.format,
@@ -84,7 +88,7 @@ def list_(
             facts = f"{row['samples']:>9} samples  {size:>12}  {row['kind']:<8}  {row['format']:<10}"
             print_lines(f"{facts}  {row['path']}", paths=True)
         if not rows:
-            print_lines(f"{cache} holds no store", err=True)
+            print_lines(f"{top} holds no store", err=True)
     if bad:
         raise typer.Exit(1)
 
@@ -124,7 +128,7 @@ def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
         print_lines(f"{row.reason:<10}  {row.source}  ({attempts})  {row.message}")
     reasons = Counter(row.reason for row in rows)
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    print_lines(f"{opened.path}: {len(rows)} inputs without a latent{f': {counts}' if rows else ''}", err=True)
+    print_lines(f"{opened.place}: {len(rows)} inputs without a latent{f': {counts}' if rows else ''}", err=True)
 
 
 @cache_app.command(example="theworld cache verify latents --read")
@@ -150,7 +154,7 @@ def verify(
 ) -> None:
     """Is everything there, and is it what was committed? Changes nothing. Exit code 1 where damage is found."""
     from ..progress import Progress, print_json, print_lines
-    from ..store.folder import resolve_store
+    from ..store.folder import resolve_place
     from ..store.upkeep.verify import verify as run_verify
 
     of_audit: dict[str, Any] = {"images": images, "seed": seed, "tolerance": tolerance, "world": world}
@@ -158,7 +162,7 @@ def verify(
     if recompute is None and (stray := [name for name, value in of_audit.items() if value is not None]):
         raise ConfigError(f"--{stray[0]} belongs to an audit: add --recompute N")
     verified = run_verify(
-        resolve_store(store),
+        resolve_place(store),
         level="deep" if deep else "read" if read else "names",
         sample=_part(sample),
         progress=Progress.on_stderr(quiet=quiet),
@@ -290,14 +294,14 @@ def explain(
     """Why two stores, or a store and precompute's flags, do not share latents: the fields that differ."""
     from ..latents.recipe import difference
     from ..progress import print_json, print_lines
-    from ..store.folder import load_store, resolve_store
+    from ..store.folder import load_store, resolve_place
 
-    ours = load_store(resolve_store(a))
+    ours = load_store(resolve_place(a))
     if b is not None:
         if any(value is not None for value in typed.values()) or config:
             raise ConfigError("name a second store, or precompute's flags, not both")
-        other = load_store(resolve_store(b))
-        theirs, name = other.recipe, str(other.path)
+        other = load_store(resolve_place(b))
+        theirs, name = other.recipe, str(other.place)
     else:
         from ...precompute.job.recipe import make_recipe
         from ...precompute.worlds.source import resolve_world
@@ -313,9 +317,9 @@ def explain(
         print_json({"a": ours.recipe.id, "b": theirs.id, "same": not fields, "fields": differing})
         return
     if not fields:
-        print_lines(f"{ours.path} and {name}: the same recipe {theirs.id[:12]}, so the same latents")
+        print_lines(f"{ours.place} and {name}: the same recipe {theirs.id[:12]}, so the same latents")
         return
-    print_lines(f"{ours.path} ({ours.recipe.id[:12]}) and {name} ({theirs.id[:12]}) differ in")
+    print_lines(f"{ours.place} ({ours.recipe.id[:12]}) and {name} ({theirs.id[:12]}) differ in")
     for field, (left, right) in fields.items():
         print_lines(f"  {field}: {left} / {right}")
 
@@ -351,15 +355,20 @@ def export(
     if selected == []:
         raise ConfigError("no key is left to export: --keys is empty, or none of them matches --match")
     target, copied = run_export(
-        source, cache, format=format, keys=selected, shard_size=shard_size, progress=Progress.on_stderr(quiet=quiet)
+        source,
+        place_of(cache),
+        format=format,
+        keys=selected,
+        shard_size=shard_size,
+        progress=Progress.on_stderr(quiet=quiet),
     )
-    _report_copies(target.path, [copied], source.damage, as_json)
+    _report_copies(target.place, [copied], source.damage, as_json)
 
 
 @cache_app.command(example="theworld cache merge latents part1/latents part2/latents")
 def merge(
     target: Annotated[Path, typer.Argument(help="A store of the same recipe, or a cache folder, created if needed.")],
-    stores: Annotated[list[Path], typer.Argument(help="Stores to copy from.")],
+    stores: Annotated[list[Path], typer.Argument(help="Stores to copy from, also hf://datasets/ORG/NAME.")],
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -367,12 +376,14 @@ def merge(
     from ..progress import Progress
     from ..store.upkeep.transfer import merge as run_merge
 
-    sources = [_open(path, tolerate_damage=True, check_sizes=True) for path in stores]
-    copied = run_merge(target, sources, progress=Progress.on_stderr(quiet=quiet))
-    _report_copies(target, copied, tuple(damage for source in sources for damage in source.damage), as_json)
+    with ExitStack() as stack:
+        sources = [_source(path, stack) for path in stores]
+        copied = run_merge(place_of(target), sources, progress=Progress.on_stderr(quiet=quiet))
+        damage = tuple(damage for source in sources for damage in source.damage)
+        _report_copies(place_of(target), copied, damage, as_json)
 
 
-def _report_copies(target: Path, copies: list[Any], damage: tuple[str, ...], as_json: bool) -> None:
+def _report_copies(target: Place, copies: list[Any], damage: tuple[str, ...], as_json: bool) -> None:
     from ..progress import print_error, print_json, print_lines
 
     bad = [*damage, *(message for copied in copies for message in copied.damaged)]
@@ -389,6 +400,15 @@ def _report_copies(target: Path, copies: list[Any], damage: tuple[str, ...], as_
         print_error(f"DAMAGE, not copied: {message}")
     if bad:
         raise typer.Exit(1)
+
+
+def _source(path: Path, stack: ExitStack) -> Any:
+    """A store to copy from; one on the Hub is downloaded for as long as it is copied."""
+    from ..store.upkeep.share import fetched_store
+
+    if (url := url_of(path)) is not None and url.startswith("hf://"):
+        return stack.enter_context(fetched_store(url))
+    return _open(path, tolerate_damage=True, check_sizes=True)
 
 
 def _open(path: Path, *, tolerate_damage: bool = False, check_sizes: bool = False) -> Any:

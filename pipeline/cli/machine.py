@@ -10,6 +10,14 @@ from .options import Json
 
 
 def doctor(
+    bucket: Annotated[
+        str | None,
+        typer.Argument(
+            help="Look at a bucket instead, such as s3://BUCKET/FOLDER: its credentials, its speed, and whether it can "
+            "keep a store.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help='Say, too, what fits a device that is not here, by its name, such as "H100 80GB".'),
@@ -21,7 +29,12 @@ def doctor(
     from ..progress import print_json, print_result
     from .doctor import examine, table_of, to_json
 
-    rows = examine(planned=None if device is None else find_accelerator(device))
+    if bucket is not None:
+        from .doctor_bucket import examine_bucket
+
+        rows = examine_bucket(bucket)
+    else:
+        rows = examine(planned=None if device is None else find_accelerator(device))
     if as_json:
         print_json(to_json(rows))
     else:

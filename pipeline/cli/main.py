@@ -33,6 +33,7 @@ from .status import status
 from .study import study
 from .tokens import tokens
 from .train import train
+from .ui import ui
 
 _BEGIN, _WORK, _LOOK = "Begin", "Predict, train, evaluate", "Look at stores, costs, models"
 _EXPERIMENT, _SHARE = "Experiments", "Share a run"
@@ -143,6 +144,7 @@ app.command(rich_help_panel=_WORK, example="theworld train --cache")(train)
 app.command(rich_help_panel=_WORK, example="theworld evaluate runs/1 --report page.html")(evaluate)
 _ASK = "theworld ask runs/1 photo.jpg 'where will the ball land?' --choices left,middle,right"
 app.command(rich_help_panel=_WORK, example=_ASK)(ask)
+app.command(rich_help_panel=_WORK, example="theworld ui runs/1")(ui)
 app.command(rich_help_panel=_LOOK, example="theworld tokens --steps 0,8 --lm google/gemma-2-2b-it")(tokens)
 app.command(rich_help_panel=_LOOK, example="theworld worlds --json")(worlds)
 _STUDY = "theworld study bench/latents --questions bench/questions.jsonl --arms text,steps0,rollout"

@@ -15,7 +15,8 @@ from typer.exceptions import TyperException
 
 from ...train.config import TrainConfig
 from ..errors import ConfigError
-from ..files.local import require_local
+from ..files.local import require_local, url_of
+from ..files.store_paths import store_path
 from ..messages import list_problems, printable
 from .settings import help_of
 
@@ -24,6 +25,12 @@ from .settings import help_of
 
 _PLACES = frozenset({"world", "lm", "inputs"})
 """Options of text that may name a folder; all others of text are no places."""
+_STORES = frozenset({"store", "stores", "cache", "target", "a", "b"})
+"""Options and arguments that may name a store in a bucket; a command that cannot use one there says so itself."""
+
+
+_TAKE_URLS = {("precompute", "images"), ("merge", "stores")}
+"""Command and parameter: paths that may lie elsewhere (files/remote.py)."""
 
 
 def _without_types(params: list[Any]) -> list[Any]:
@@ -35,7 +42,7 @@ def _without_types(params: list[Any]) -> list[Any]:
 
 
 class Command(TyperCommand):
-    """A command that takes paths of this machine alone."""
+    """A command that takes paths of this machine, and URLs of stores and, where `_TAKE_URLS` says so, of inputs."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """As of Typer."""
@@ -52,7 +59,11 @@ class Command(TyperCommand):
         for name, value in ctx.params.items():
             parts = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
             for part in parts:
-                if isinstance(part, Path) or (name in _PLACES and isinstance(part, str)):
+                if (ctx.info_name, name) in _TAKE_URLS and isinstance(part, Path) and url_of(part) is not None:
+                    continue  # its setting looks at the URL
+                if isinstance(part, Path) and name in _STORES:
+                    store_path(part)
+                elif isinstance(part, Path) or (name in _PLACES and isinstance(part, str)):
                     require_local(part)
         return rest
 
@@ -81,7 +92,36 @@ def _printable_errors() -> Generator[None, None, None]:
         yield
     except TyperException as error:
         error.message = printable(error.message)
+        typed = getattr(error, "option_name", None) or error.message.removeprefix("No such command ").strip("'.")
+        if (ours := _WORDS_OF_OTHERS.get(typed)) is not None:
+            error.possibilities = None  # type: ignore[attr-defined]  # names that only look alike
+            error.message = f"{error.message.rstrip('.')}. Here it is: {ours}"
         raise
+
+
+_WORDS_OF_OTHERS = {
+    "--fp16": "--dtype float16",
+    "--bf16": "--dtype bfloat16",
+    "--gpu": "--device cuda",
+    "--cuda": "--device cuda",
+    "--cpu": "--device cpu",
+    "--num-gpus": "--workers",
+    "--output": "--out (train), --cache (precompute)",
+    "--output-dir": "--out (train), --cache (precompute)",
+    "--num-train-epochs": "--epochs",
+    "--per-device-train-batch-size": "--batch-size",
+    "--gradient-accumulation-steps": "--micro-batch",
+    "resume": "theworld train --resume; precompute resumes by itself",
+    "eval": "theworld evaluate",
+    "test": "theworld evaluate",
+    "generate": "theworld precompute",
+    "rollout": "theworld precompute",
+    "serve": "theworld ui",
+    "preview": "theworld cache preview",
+    "info": "theworld cache info",
+    "verify": "theworld cache verify",
+}
+"""What other tools call an option or a command -> what to type here."""
 
 
 class Commands(typer.Typer):

@@ -16,11 +16,15 @@ def precompute(
     config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False, *, typed: dict[str, Any]
 ) -> None:
     """Roll each image forward once, or encode real videos, and keep the latents."""
+    from ...precompute.inputs.absent import refuse_absent
     from ...precompute.job.signals import Signals
     from ..config import load_config
+    from ..latents.kinds import KINDS
     from ..progress import Progress, print_json, print_lines
 
     settings = load_config(PrecomputeConfig, "precompute", config, typed)
+    if settings.images is not None:
+        refuse_absent(settings.images, KINDS[settings.kind].takes)
     signals = Signals()
     with signals.caught():  # before torch is imported, which takes seconds
         from ...precompute.job.run import run_precompute

@@ -19,7 +19,9 @@ def scenes(
     validation: Annotated[int, typer.Option(help="Validation scenes.")] = 0,
     test: Annotated[int, typer.Option(help="Test scenes.")] = 2000,
     ood: Annotated[int, typer.Option(help="Out of distribution: more ramps, unseen colors, taller towers.")] = 0,
-    families: Annotated[str, typer.Option(help="Families, separated by commas.")] = "buckets,race,tower,contact",
+    families: Annotated[
+        str, typer.Option(help="Families, separated by commas; also push, whose future no picture decides.")
+    ] = "buckets,race,tower,contact",
     seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
     videos: Annotated[bool, typer.Option("--videos", help="Also write the true futures, lossless MP4.")] = False,
     jobs: Annotated[int | None, options.jobs_option("one per core")] = None,
@@ -27,23 +29,29 @@ def scenes(
     as_json: Json = False,
 ) -> None:
     """Write the benchmark's scenes: pictures at rest, questions about what happens next, and about what is there."""
-    from ...precompute.worldlet.scenes.files import write_scenes
+    from ...precompute.worldlet.scenes.files import best_possible, write_scenes
+    from ...precompute.worldlet.scenes.scenes import OPEN_FAMILIES
     from ..progress import Progress, print_json, print_lines
 
     counts = {"train": train, "validation": validation, "test": test, "ood": ood}
+    names = split_names(families, "--families", example="buckets,race")
     path = write_scenes(
         out,
         splits={split: count for split, count in counts.items() if count},
         seed=seed,
-        families=split_names(families, "--families", example="buckets,race"),
+        families=names,
         videos=videos,
         jobs=jobs or usable_cores(),
         progress=Progress.on_stderr(quiet=quiet),
     )
+    best = best_possible(out) if OPEN_FAMILIES.keys() & set(names) else {}
     if as_json:
-        print_json({"questions": str(path), "scenes": counts})
-    else:
-        print_lines(f"{sum(counts.values())} scenes; their questions: {path}", paths=True)
+        print_json({"questions": str(path), "scenes": counts, **({"best_possible": best} if best else {})})
+        return
+    for split, by_family in best.items():
+        for family, share in by_family.items():
+            print_lines(f"{family}, {split}: the best possible reader of frame 0 is right in {share:.1%}", err=True)
+    print_lines(f"{sum(counts.values())} scenes; their questions: {path}", paths=True)
 
 
 def worldlet_build(

@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..messages import split_names
 from . import options
 from .defaults import with_own_places
+from .early import require_file
 from .options import ConfigFile, Json, Quiet
 from .settings import settings_of
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _STUDY = "The comparison"
 
+_ARMS = "text,steps0,frozen,shuffled,noise,rollout"
 VARIED = frozenset({"arm", "labels", "seed", "out"})
 """Settings of a training that the study itself decides."""
 
@@ -29,13 +31,14 @@ VARIED = frozenset({"arm", "labels", "seed", "out"})
 @settings_of(TrainConfig, without=VARIED | {"max_bad", "holdout"})  # every arm answers every question of stated splits
 def study(
     arms: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Train and compare these, separated by commas: text, steps0, frozen, shuffled, noise, rollout, last, "
-            "true, …",
+            "true, …, and those of the file's [study.arms.NAME]. (default: those of the file, or "
+            "text,steps0,frozen,shuffled,noise,rollout)",
             rich_help_panel=_STUDY,
         ),
-    ] = "text,steps0,frozen,shuffled,noise,rollout",
+    ] = None,
     labels: Annotated[
         str,
         typer.Option(help="Labelled training scenes: a number, or several as 250,1000.", rich_help_panel=_STUDY),
@@ -64,10 +67,16 @@ def study(
     A second call resumes the study; more arms, labels and seeds may be added to it.
     """
     from ..config import load_config, read_table
+    from ..store.folder import resolve_store
 
     flags = with_own_places(typed, read_table(config, "train") if config else {})
     settings = load_config(TrainConfig, "train", config, flags)
+    stated = read_table(config, "study") if config else {}
+    label_counts = _counts(labels)
+    resolve_store(settings.store)  # said before the seconds that torch and transformers take to load
+    require_file(settings.questions, "questions")
     from ...train.study.answers import Answers
+    from ...train.study.arms import parse_study_table
     from ...train.study.examples import telling_scenes
     from ...train.study.findings import find, read_outcomes
     from ...train.study.report import write_report
@@ -75,13 +84,16 @@ def study(
     from ..progress import Progress, print_lines, print_result
     from .report_page import own_scenes
 
+    table = parse_study_table(stated, where=str(config))
+    named = arms or ",".join(table.arms) or _ARMS
     plan = Study(
-        arms=split_names(arms, "--arms", example="text,rollout"),
-        labels=_counts(labels),
+        arms=split_names(named, "--arms", example="text,rollout"),
+        labels=label_counts,
         curve=None if curve is None else split_names(curve, "--curve", example="rollout,true"),
         seeds=seeds,
         settings=settings,
         out=out,
+        table=table,
     )
     rollout_outcomes = read_outcomes(outcomes) if outcomes is not None else None
     progress = Progress.on_stderr(quiet=quiet)

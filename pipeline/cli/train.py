@@ -11,6 +11,7 @@ from ...train.config import TrainConfig
 from ..config import HOW_IT_RUNS
 from ..errors import ConfigError
 from .defaults import with_own_places
+from .early import require_file
 from .options import ConfigFile, Json, Quiet
 from .settings import settings_of
 
@@ -55,6 +56,7 @@ def train(
     if cache and world is not None:
         raise ConfigError("--world belongs to --no-cache: the store's latents need none")
     resolve_store(settings.store)  # said before the seconds that torch and transformers take to load
+    require_file(settings.questions, "questions")
     if dry_run:
         from ...train.training.train import plan
 

@@ -7,7 +7,6 @@ puts a token of its own beside the object, so it knows its own work again where 
 from __future__ import annotations
 
 import random
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import xxhash
 
-from ..credentials import hide_passwords
-from ..errors import ConfigError, StoreError, TheWorldError
+from ..errors import StoreError, TheWorldError
 from ..messages import format_bytes
 from .bucket_clients import BucketClients, endpoint_of
 from .bucket_errors import refusal, status_of, summary
+from .bucket_urls import checked_prefix, parse_url
 from .places import Entry, Place
 
 if TYPE_CHECKING:
@@ -30,13 +29,11 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-SCHEMES = ("s3", "gs", "az")
 MAX_OBJECT_BYTES = 5 * 10**9
 """What one PUT takes; obstore has no condition on an upload in parts."""
-_TRIES, _PATIENCE_S = 10, 300.0
-_FIRST_PATIENCE_S = 25.0
+TRIES, PATIENCE_S = 10, 300.0
+_FIRST_PATIENCE_S = 15.0
 """For a bucket that never answered: a wrong endpoint is named soon, while a job's commit waits out a bad minute."""
-_URL = re.compile(r"(s3|gs|az)://([A-Za-z0-9][A-Za-z0-9._-]{1,220})(?:/(.*))?", re.DOTALL)
 
 
 class Bucket(Place):
@@ -55,7 +52,7 @@ class Bucket(Place):
         Raises:
             ConfigError: it is no such URL, it holds a user or a query, or the extra `bucket` is not installed.
         """
-        self.scheme, self.bucket, self._prefix = _parse(url)
+        self.scheme, self.bucket, self._prefix = parse_url(url)
         self._clients = BucketClients(self.scheme, self.bucket)
 
     def __str__(self) -> str:
@@ -82,7 +79,7 @@ class Bucket(Place):
         """The place that begins at a name of this one; it shares the connections."""
         other = Bucket.__new__(Bucket)
         other.scheme, other.bucket, other._clients = self.scheme, self.bucket, self._clients
-        other._prefix = _checked_prefix("/".join(part for part in (self._prefix, name) if part), str(self))
+        other._prefix = checked_prefix("/".join(part for part in (self._prefix, name) if part), str(self))
         return other
 
     def create(self, name: str, content: bytes) -> bool:
@@ -266,7 +263,7 @@ class Bucket(Place):
         token = secrets.token_hex(16)
         attributes = {self._clients.token_name: token}
         began, last = time.monotonic(), None
-        for turn in range(_TRIES):
+        for turn in range(TRIES):
             if turn:
                 time.sleep(random.uniform(0, min(0.1 * 2**turn, 10.0)))
             try:
@@ -290,7 +287,7 @@ class Bucket(Place):
                 last = error
             else:
                 return owner == token
-            if time.monotonic() - began > (_PATIENCE_S if self._clients.has_answered else _FIRST_PATIENCE_S):
+            if time.monotonic() - began > (PATIENCE_S if self._clients.has_answered else _FIRST_PATIENCE_S):
                 break
         assert last is not None
         raise self._no_answer("write", name, last)
@@ -320,7 +317,8 @@ class Bucket(Place):
 
     def _refuse(self, verb: str, name: str, error: Exception) -> None:
         """Raise what the user can do, if the bucket refuses for good."""
-        found = refusal(error, scheme=self.scheme, bucket=self.bucket, endpoint=self.endpoint)
+        known = self._clients.has_answered
+        found = refusal(error, scheme=self.scheme, bucket=self.bucket, endpoint=self.endpoint, is_known=known)
         if found is not None:
             raise StoreError(f"cannot {verb} {self._shown(name)}: {found.what}. {found.advice}") from None
 
@@ -347,32 +345,3 @@ class _Staging(TemporaryDirectory[str]):
 
     def __enter__(self) -> Path:  # pyright: ignore[reportIncompatibleMethodOverride]
         return Path(super().__enter__())
-
-
-def _parse(url: str) -> tuple[str, str, str]:
-    """Scheme, bucket and prefix.
-
-    Raises:
-        ConfigError
-    """
-    shown = re.sub(r"\?.*", "?***", hide_passwords(url), flags=re.DOTALL)
-    if "@" in url.partition("://")[2].partition("/")[0] or "?" in url or "#" in url:
-        raise ConfigError(
-            f"{shown} holds a user, a query or a fragment. Name the bucket and the folder alone, such as "
-            "s3://bucket/latents: credentials come from the environment"
-        )
-    found = _URL.fullmatch(url)
-    if found is None:
-        raise ConfigError(
-            f"{shown} is no bucket: it is s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or az://CONTAINER/FOLDER"
-        )
-    return found[1], found[2], _checked_prefix(found[3] or "", shown)
-
-
-def _checked_prefix(text: str, shown: str) -> str:
-    parts = [part for part in text.split("/") if part]
-    if any(part in (".", "..") or not part.isprintable() for part in parts):
-        raise ConfigError(
-            f"{text!r} in {shown}: a folder of a bucket has no parts such as `..`, and only visible characters"
-        )
-    return "/".join(parts)

@@ -9,7 +9,11 @@ from ..credentials import hide_passwords
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
-_METADATA = ("169.254.169.254", "169.254.170.2", "fd00:ec2::254", "metadata.google.internal", "computeMetadata")
+_METADATA = (
+    "169.254.169.254", "169.254.170.2", "fd00:ec2::254", "metadata.google.internal", "computeMetadata",
+    "/latest/api/token", "/latest/meta-data", "/metadata/identity",
+)  # fmt: skip
+"""Where a machine is asked for its own role."""
 _BAD_KEYS = {
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired",
     "AuthenticationFailed", "InvalidAuthenticationInfo",
@@ -66,13 +70,18 @@ def summary(error: Exception) -> str:
     return hide_passwords(text.strip(" :"))[:400] + (f": {reasons[0]}" if reasons else "")
 
 
-def refusal(error: Exception, *, scheme: str, bucket: str, endpoint: str) -> Refusal | None:
-    """Why the bucket refuses, and for good; None if a look or another try may help."""
+def refusal(error: Exception, *, scheme: str, bucket: str, endpoint: str, is_known: bool) -> Refusal | None:
+    """Why the bucket refuses, and for good; None if a look or another try may help.
+
+    Args:
+        is_known: it has answered before, so this machine has credentials.
+    """
     text, status = str(error), status_of(error)
     found = _CODE.search(text)
     code = found[1] if found else ""
     said = " ".join(part for part in (str(status or ""), code) if part)
-    if any(address in text for address in _METADATA) or "Account must be specified" in text:
+    role = any(address in text for address in _METADATA)
+    if not is_known and (role or "Account must be specified" in text):
         return Refusal(
             "there are no credentials in the environment, and this machine has no role of its own",
             f"Set {KEYS[scheme]}; for a public bucket "
@@ -80,6 +89,8 @@ def refusal(error: Exception, *, scheme: str, bucket: str, endpoint: str) -> Ref
                 scheme
             ],
         )
+    if role:  # it has one, which could not be asked just now
+        return None
     if code in _CLOCK:
         return Refusal(f"the clock of this machine is wrong ({said})", "Set it, by NTP for example")
     if code in _REGION or "Received redirect without LOCATION" in text:

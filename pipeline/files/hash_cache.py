@@ -11,6 +11,7 @@ of its clock (git's "racily clean" rule).
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from safetensors import SafetensorError
 
 from .atomic import make_folders, replace
 from .file_facts import FileFacts
+from .local import url_of
 from .plain import read_file
 from .sealed import seal_tensors
 
@@ -41,7 +43,7 @@ _LEFT_BEHIND_S = 3600.0
 
 
 class HashCache:
-    """The digests of one place's files. Not thread-safe."""
+    """The digests of one place's files. Threads may find and put."""
 
     def __init__(self, file: Path | None = None, earlier: _Table | None = None) -> None:
         """
@@ -52,6 +54,7 @@ class HashCache:
         self._file = file
         self._table = earlier or _Table()
         self._started_ns = time.time_ns()
+        self._lock = threading.Lock()
 
     @classmethod
     def load(cls, cache: Path, place: Path, takes: str, *, trust: bool = True) -> HashCache:
@@ -62,17 +65,20 @@ class HashCache:
             place, takes: the place of the files and the noun of one; each pair has a file of its own.
             trust: False starts empty.
         """
-        name = xxhash.xxh3_128_hexdigest(f"{place.absolute()}\0{takes}".encode("utf-8", "surrogatepass"))
+        where = url_of(place) or place.absolute()
+        name = xxhash.xxh3_128_hexdigest(f"{where}\0{takes}".encode("utf-8", "surrogatepass"))
         file = cache / FOLDER / f"{name}.safetensors"
         return cls(file, _load(file) if trust else None)
 
     def find(self, path: str, facts: FileFacts, part: str = "") -> bytes | None:
         """The digest of a file, or of a part of it, that has not changed since it was hashed; else None."""
-        at = self._table.find(_stamp(path, facts, part))
-        if at is None:
-            return None
-        self._table.states[at] |= _IN_USE
-        return self._table.digest(at)
+        stamp = _stamp(path, facts, part)
+        with self._lock:
+            at = self._table.find(stamp)
+            if at is None:
+                return None
+            self._table.states[at] |= _IN_USE
+            return self._table.digest(at)
 
     def put(self, path: str, facts: FileFacts, digest: bytes, part: str = "") -> None:
         """Keep the digest of a file, or of a part of it.
@@ -81,7 +87,9 @@ class HashCache:
             facts: taken before it was read.
         """
         racy = max(facts.mtime_ns, facts.ctime_ns) >= self._started_ns - _RACY_NS
-        self._table.put(_stamp(path, facts, part), digest, _RACY if racy else _IN_USE)
+        stamp = _stamp(path, facts, part)
+        with self._lock:
+            self._table.put(stamp, digest, _RACY if racy else _IN_USE)
 
     def save(self, *, keep_others: bool = False) -> None:
         """Write the digests of this run; where that is not possible, do nothing.

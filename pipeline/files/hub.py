@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..credentials import hide_passwords
 from ..errors import ConfigError, TheWorldError
@@ -107,12 +108,25 @@ def dataset_size(repository: str) -> tuple[int, int] | None:
     return len(files), sum(file.size or 0 for file in files)
 
 
-def upload(folder: Path, hub_id: str, *, private: bool, error: type[TheWorldError]) -> str:
-    """Upload all files of a folder to a Hub repository in one commit. Create the repository if it does not exist.
+def upload(
+    folder: Path,
+    hub_id: str,
+    *,
+    private: bool,
+    error: type[TheWorldError],
+    repo_type: Literal["model", "dataset"] = "model",
+    patterns: Sequence[str] | None = None,
+    message: str = "A run of theworld",
+) -> str:
+    """Upload files of a folder to a Hub repository in one commit. Create the repository if it does not exist.
+
+    Large files that an upload which was cut has sent already are not sent again.
 
     Args:
         private: whether a new repository is private.
         error: the type of error to raise.
+        patterns: of the names of the files; None takes all.
+        message: of the commit.
     Returns:
         The URL of the commit.
     Raises:
@@ -124,8 +138,13 @@ def upload(folder: Path, hub_id: str, *, private: bool, error: type[TheWorldErro
         raise error(f"{hub_id!r} is not the name of a Hub repository: write ORG/NAME")
     try:
         api = HfApi()
-        api.create_repo(hub_id, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="A run of theworld"))
+        api.create_repo(hub_id, private=private, exist_ok=True, repo_type=repo_type)
+        names = None if patterns is None else list(patterns)
+        return str(
+            api.upload_folder(
+                repo_id=hub_id, folder_path=folder, commit_message=message, repo_type=repo_type, allow_patterns=names
+            )
+        )
     except Exception as problem:  # what a network failure raises depends on the Hub client's HTTP library
         cause = hide_passwords(f"{type(problem).__name__}: {problem}".splitlines()[0])
         raise error(

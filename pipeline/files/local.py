@@ -1,4 +1,4 @@
-"""Paths of this machine: a URL is refused before `Path` turns it into a folder called `s3:`."""
+"""Paths of this machine, and URLs of buckets: `Path` turns a URL into a folder called `s3:`, which is noticed here."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from pydantic import BeforeValidator
 
 from ..credentials import hide_passwords
 from ..errors import ConfigError
+from .bucket_urls import SCHEMES
+from .folder import Folder
+from .places import Place
 
 _MAX_NAME_BYTES = 200
 """File systems take names of 255 bytes; a suffix and a digest follow."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 """`Path("s3://bucket")` keeps one slash; a drive of Windows has one letter."""
+_REMOTE = re.compile(r"(s3|gs|az|hf):/+(.*)", re.DOTALL)
 
 
 def require_local(place: str | os.PathLike[str]) -> Path:
@@ -34,6 +38,29 @@ def require_local(place: str | os.PathLike[str]) -> Path:
             "hf:ORG/NAME"
         )
     return Path(text)
+
+
+def place_of(where: str | os.PathLike[str] | Place) -> Place:
+    """The folder of a path, or the bucket of a URL: `s3://…`, `gs://…`, `az://…`.
+
+    Raises:
+        ConfigError: it is another URL, or the extra `bucket` is not installed.
+    """
+    if isinstance(where, Place):
+        return where
+    text = os.fspath(where)
+    url = _URL.match(text)
+    if url is None or url[1] not in SCHEMES:
+        return Folder(require_local(where))
+    from .bucket import Bucket
+
+    return Bucket(f"{url[1]}://{text[url.end() :]}")
+
+
+def url_of(place: str | os.PathLike[str]) -> str | None:
+    """The URL that was meant, also where a path has taken one of its slashes; None of a path of this machine."""
+    match = _REMOTE.fullmatch(os.fspath(place))
+    return f"{match[1]}://{match[2]}" if match else None
 
 
 def file_name(text: str) -> str:

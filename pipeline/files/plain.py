@@ -54,7 +54,15 @@ def read_json_text(
         ValueError: not a regular file, too large, of too many values, or outside of `within`.
         OSError: it cannot be read.
     """
-    content = read_file(path, limit_bytes, within=within)
+    return limited_json(read_file(path, limit_bytes, within=within), most_values=most_values)
+
+
+def limited_json(content: bytes, *, most_values: int = MAX_JSON_VALUES) -> bytes:
+    """The bytes of a JSON file as they are, if they may be parsed.
+
+    Raises:
+        ValueError: of too many values.
+    """
     # each value comes after one of these, and each list or mapping begins with one
     if len(content) > most_values and (values := sum(map(content.count, (b"[", b"{", b",", b":")))) > most_values:
         raise ValueError(f"its JSON may hold {values:,} values, and the limit is {most_values:,}")

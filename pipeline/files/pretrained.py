@@ -58,7 +58,8 @@ def load_pretrained(
     """Return `kind.from_pretrained` of a model's folder, read as the head of this file says.
 
     Args:
-        kind: a class of transformers or diffusers; the caller names it, never the folder.
+        kind: a class of transformers or diffusers, or one of ours with a `from_pretrained(folder)`; the caller names
+            it, never the folder.
         root: the model's folder; files may not lie outside of it.
         part: the subfolder to load from.
         error: the type of error to raise.
@@ -132,6 +133,8 @@ class _RefusedError(ValueError):
 
 
 def _load(kind: Any, view: Path, files: Sequence[Path], options: Mapping[str, Any]) -> Any:
+    if not str(kind.__module__).startswith(_LIBRARIES):  # a reader of our own
+        return kind.from_pretrained(str(view), **options)
     import torch
 
     libraries = {"local_files_only": True}

@@ -22,6 +22,8 @@ Fit = Literal["cover", "pad", "stretch"]
 Solver = Literal["euler", "2ab"]
 StoredDtype = Literal["float16", "bfloat16", "float32"]
 
+SIZE_MULTIPLE = 16
+"""Pixels that every height and width is a multiple of; some world models take fewer."""
 ENGINE_VERSION = 1
 """Version of the denoise loop in precompute/worlds/cosmos.py; bump it when its values change."""
 IMAGE_RULES = 2
@@ -49,9 +51,9 @@ class Recipe(BaseModel):
     kind: KindName = "rollout"
     world: Annotated[str, Field(min_length=1)]
     """Which weights: `hub:ORG/NAME@<40 hex commit>`, or `sha256:<64 hex>` of a folder's weights and configs."""
-    height: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+    height: Annotated[int, Field(ge=16, le=4096, multiple_of=SIZE_MULTIPLE)]
     """Pixels."""
-    width: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+    width: Annotated[int, Field(ge=16, le=4096, multiple_of=SIZE_MULTIPLE)]
     fit: Fit = "cover"
     """How a picture of another shape meets height x width: cover crops the centre, pad adds grey, stretch distorts."""
     image_rules: Annotated[int, Field(ge=1)] = 1
@@ -187,7 +189,13 @@ def parse_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
     if match is None:
         raise ConfigError(f"size must be HEIGHTxWIDTH in pixels, such as 224x224; got {text!r}")
-    return int(match[1]), int(match[2])
+    height, width = int(match[1]), int(match[2])
+    if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
+        near = "x".join(str(max(1, round(side / SIZE_MULTIPLE)) * SIZE_MULTIPLE) for side in (height, width))
+        raise ConfigError(
+            f"height and width should be a multiple of {SIZE_MULTIPLE} pixels, got {text}. The nearest is {near}"
+        )
+    return height, width
 
 
 def difference(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:

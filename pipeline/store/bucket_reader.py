@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DamagedShardError, TheWorldError
+from ..files.places import Place
 from ..latents.spec import latent_frames
 from .buffer import BatchBuffer
 from .catalog import Catalog
@@ -26,7 +26,7 @@ from .index import Shard
 from .records import unreadable
 from .row_reader import GONE, RowReader
 from .shard_cache import ShardCache
-from .shard_fetch import CachedShards, Source
+from .shard_fetch import CachedShards
 from .shard_files import OpenShardFiles, ShardFile
 
 ROWS_IN_FLIGHT = 64
@@ -42,20 +42,19 @@ class BucketRowReader(RowReader):
 
     def __init__(
         self,
-        store: Path,
+        place: Place,
         layout: ShardLayout,
         recipe_id: str,
         catalog: Catalog,
-        source: Source,
         shards: CachedShards | None = None,
     ) -> None:
         """
         Args:
-            source: the place of the store.
+            place: of the store.
             shards: its local cache; None reads every row by a request.
         """
-        super().__init__(store, layout, recipe_id, catalog)
-        self._source, self.shards = source, shards
+        super().__init__(place, layout, recipe_id, catalog)
+        self.shards = shards
         self._pools: dict[str, tuple[int, ThreadPoolExecutor]] = {}
         self._healed: set[int] = set()
         self._most_shards = 1
@@ -100,7 +99,7 @@ class BucketRowReader(RowReader):
             each.result()
         return buffer.latents[: len(rows)]
 
-    def use_cache(self, cache: ShardCache, url: str, *, window: int | None) -> None:
+    def use_cache(self, cache: ShardCache, *, window: int | None) -> None:
         """Read whole shards by way of a local cache from now on.
 
         Args:
@@ -112,7 +111,7 @@ class BucketRowReader(RowReader):
         largest = max((size for _, _, size in table.tolist()), default=0)
         wanted = len(table) if window is None else min(window, len(table))
         cache.require_room(largest, wanted)
-        self.shards = CachedShards(cache, self._source, url=url, recipe_id=self._recipe_id)
+        self.shards = CachedShards(cache, self._store, url=str(self._store), recipe_id=self._recipe_id)
         self._most_shards = max(wanted, min(2 * wanted, cache.limit_bytes // max(1, largest) - 1))
 
     def in_order(self, batches: Iterable[Iterable[int]]) -> ReadingOrder | None:
@@ -163,7 +162,7 @@ class BucketRowReader(RowReader):
         name, start = self._layout.payload_name(number), place * self._layout.row_bytes
         for offset, size, memory in buffer.pieces:
             try:
-                read = self._source.read_into(name, start + offset, memory[sample][0])
+                read = self._store.read_into(name, start + offset, memory[sample][0])
             except OSError as error:
                 raise self._unreadable(number, error) from error
             if read != size:
@@ -187,7 +186,7 @@ class BucketRowReader(RowReader):
             super()._check(payload, place, buffer, sample, frames)
 
     def _unreadable(self, number: int, error: OSError) -> Exception:
-        store_error = unreadable(self._layout.payload_path(self._store, number), number, error)
+        store_error = unreadable(self._location(number), number, error)
         return self.damaged(number, str(error)) if isinstance(store_error, DamagedShardError) else store_error
 
     def _pool(self, name: str, threads: int) -> ThreadPoolExecutor:

@@ -9,22 +9,23 @@ in place goes unnoticed here, and changes no row; `verify` reads the records the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import DamagedShardError
-from ..files.open_files import retried
+from ..files.places import Place
 from .index import Index
-from .records import ShardRecord, damaged, read_sealed, record_path, record_seal
-from .runs import Run, Shard, Stamp, record_inodes, shard_of
+from .records import ShardRecord, damaged, read_sealed, record_name, record_path, record_seal
+from .runs import Run, Shard, Stamp, record_tags, shard_of
 from .snapshot import Snapshot, read_snapshot, write_snapshot
 
 _THREADS = 16
 """Look at the records of a copy: on a network file system each takes a millisecond, nearly all of it waiting."""
+_REQUESTS = 64
+"""Records of a bucket fetched at once."""
 _SHARE_OF_NEW = 4
 """The second file of a snapshot has at most one row for so many of the first."""
 
@@ -38,7 +39,7 @@ class Catalog:
     """
 
     def __init__(
-        self, store: Path, recipe_id: str, shard_size: int, is_possible: Callable[[int, int, int], bool]
+        self, store: Place, recipe_id: str, shard_size: int, is_possible: Callable[[int, int, int], bool]
     ) -> None:
         """
         Args:
@@ -50,7 +51,7 @@ class Catalog:
         self._highest_known = -1
         """The highest number that the snapshot speaks for, though its record may be gone."""
         self.is_loaded = False
-        self._inodes: dict[int, int] = {}
+        self._tags: dict[int, int] = {}
         """Of the records that `index` and `bad` know."""
 
     def refresh(self, *, tolerate_damage: bool) -> set[int]:
@@ -61,33 +62,35 @@ class Catalog:
         Raises:
             DamagedShardError: a record is not what was committed, unless that is tolerated; then it is in `bad`.
         """
-        listed = record_inodes(self._store)
-        gone = {number for number, inode in self._inodes.items() if listed.get(number) != inode}
+        listed = record_tags(self._store)
+        gone = {number for number, inode in self._tags.items() if listed.get(number) != inode}
         if gone:
             self.index = self.index.without(gone)
             self.bad = {number: message for number, message in self.bad.items() if number not in gone}
             for number in gone:
-                del self._inodes[number]
+                del self._tags[number]
         if not self.is_loaded:
             self._load(listed)
             self.is_loaded = True
-        shards, bad = self._read(sorted(listed.keys() - self._inodes.keys()), listed, tolerate_damage=tolerate_damage)
+        shards, bad = self._read(sorted(listed.keys() - self._tags.keys()), listed, tolerate_damage=tolerate_damage)
         self.index = self.index.with_shards(shards)
         self.bad |= bad
-        self._inodes |= {number: listed[number] for number in (*bad, *(shard.number for shard in shards))}
+        self._tags |= {number: listed[number] for number in (*bad, *(shard.number for shard in shards))}
         return gone
 
     def add(self, record: ShardRecord) -> None:
         """Know a record that this process has just committed, without listing the others."""
-        if not self.is_loaded or record.shard in self._inodes:
+        if not self.is_loaded or record.shard in self._tags:
             return
         try:
-            inode = retried(record_path(self._store, record.shard).stat).st_ino
-        except OSError:  # moved away already
+            entry = self._store.entry(record_name(record.shard))
+        except (OSError, ValueError):
+            return
+        if entry is None:  # moved away already
             return
         if (seal := record_seal(self._store, record.shard)) is not None:
-            self.index = self.index.with_shards([shard_of(record, Stamp(inode, seal))])
-            self._inodes[record.shard] = inode
+            self.index = self.index.with_shards([shard_of(record, Stamp(entry.tag, seal))])
+            self._tags[record.shard] = entry.tag
 
     def disregard(self, numbers: Collection[int], problem: str) -> None:
         """Count shards as unusable, whose record is sound."""
@@ -101,10 +104,10 @@ class Catalog:
 
     def publish(self) -> None:
         """Write the snapshot, where that of the folder does not speak for all that is here."""
-        folder = _inode(self._store / "commits")
+        folder = self._store.tag_of_folder("commits")
         on_disk = [
             snapshot
-            for snapshot in self._snapshots(len(self._inodes))
+            for snapshot in self._snapshots(len(self._tags))
             if snapshot.folder == folder and self._knows_all(snapshot.run)
         ]
         numbers = self.index.shards.numbers
@@ -124,13 +127,13 @@ class Catalog:
 
     def _map_anew(self, written: Run) -> None:
         """Use the file just written in place of the same arrays in this process's memory."""
-        snapshot = read_snapshot(self._store, self._recipe_id, self._shard_size, listed=len(self._inodes))
+        snapshot = read_snapshot(self._store, self._recipe_id, self._shard_size, listed=len(self._tags))
         if snapshot is not None and np.array_equal(snapshot.run.numbers, written.numbers):
             self.index = self.index.held_by(snapshot.run)
 
     def _knows_all(self, run: Run) -> bool:
         """Whether each record that a run speaks for is here, as the run knows it."""
-        inodes = self._inodes
+        inodes = self._tags
         return all(
             inodes.get(n) == inode for n, inode in zip(run.numbers.tolist(), run.stamps[:, 0].tolist(), strict=True)
         )
@@ -138,7 +141,7 @@ class Catalog:
     def _stamped(self, run: Run) -> Run:
         """A run with the inodes that the records have here."""
         stamps = run.stamps.copy()
-        stamps[:, 0] = [self._inodes[number] for number in run.numbers.tolist()]
+        stamps[:, 0] = [self._tags[number] for number in run.numbers.tolist()]
         return replace(run, stamps=stamps)
 
     def _snapshots(self, listed: int) -> list[Snapshot]:
@@ -150,7 +153,7 @@ class Catalog:
 
     def _load(self, listed: dict[int, int]) -> None:
         """Take what the snapshot knows of the records that are still the ones it was made from."""
-        folder = _inode(self._store / "commits")
+        folder = self._store.tag_of_folder("commits")
         has_inodes = len(set(listed.values())) == len(listed)  # some file systems in user space have none
         for snapshot in self._snapshots(len(listed)):
             run = snapshot.run
@@ -159,14 +162,14 @@ class Catalog:
                 continue
             numbers = run.numbers.tolist()
             inodes = np.array([listed.get(number, 0) for number in numbers], np.uint64)
-            is_listed = (inodes > 0) & [number not in self._inodes for number in numbers]
+            is_listed = (inodes > 0) & [number not in self._tags for number in numbers]
             is_known = is_listed & (inodes == run.stamps[:, 0]) & (snapshot.folder == folder and has_inodes)
             if (doubtful := np.flatnonzero(is_listed & ~is_known)).size:
                 seals = self._seals(run.numbers[doubtful].tolist())
                 own_seals = run.stamps[doubtful, 1].tolist()
                 is_known[doubtful] = [seal == own for seal, own in zip(seals, own_seals, strict=True)]
             self.index = self.index.with_run(run).without(run.numbers[~is_known].tolist())
-            self._inodes |= dict(zip(run.numbers[is_known].tolist(), inodes[is_known].tolist(), strict=True))
+            self._tags |= dict(zip(run.numbers[is_known].tolist(), inodes[is_known].tolist(), strict=True))
 
     def _is_possible_run(self, run: Run) -> bool:
         sizes = np.unique(np.stack([run.shard_rows, run.shard_bytes]), axis=1)
@@ -188,24 +191,39 @@ class Catalog:
     ) -> tuple[list[Shard], dict[int, str]]:
         shards: list[Shard] = []
         bad: dict[int, str] = {}
-        for number in numbers:
-            try:
-                record, seal = read_sealed(self._store, number, self._recipe_id)
-                shard = shard_of(record, Stamp(listed[number], seal))
-                if not self._is_possible(shard.rows, shard.bytes, shard.frames_crc32c.shape[1]):
-                    raise damaged(
-                        record_path(self._store, number),
-                        f"it states {shard.rows} rows in {shard.bytes} bytes, which no shard of this store can have",
-                    )
-                shards.append(shard)
-            except FileNotFoundError:  # moved away since it was listed
-                continue
-            except DamagedShardError as error:
+        for number, found in self._read_each(list(numbers), listed):
+            if isinstance(found, DamagedShardError):
                 if not tolerate_damage:
-                    raise
-                bad[number] = str(error)
+                    raise found
+                bad[number] = str(found)
+            elif found is not None:
+                shards.append(found)
         return shards, bad
 
+    def _read_each(
+        self, numbers: Sequence[int], listed: dict[int, int]
+    ) -> Iterator[tuple[int, Shard | DamagedShardError | None]]:
+        if self._store.is_local or len(numbers) < 2:
+            for number in numbers:
+                yield number, self._read_one(number, listed[number])
+            return
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            for start in range(0, len(numbers), _REQUESTS * _REQUESTS):  # what is ahead takes memory
+                part = numbers[start : start + _REQUESTS * _REQUESTS]
+                yield from zip(part, pool.map(self._read_one, part, map(listed.__getitem__, part)), strict=True)
 
-def _inode(folder: Path) -> int:
-    return retried(folder.stat).st_ino
+    def _read_one(self, number: int, tag: int) -> Shard | DamagedShardError | None:
+        """The shard of a record, what is wrong with it, or None where it was moved away since it was listed."""
+        try:
+            record, seal = read_sealed(self._store, number, self._recipe_id)
+        except FileNotFoundError:
+            return None
+        except DamagedShardError as error:
+            return error
+        shard = shard_of(record, Stamp(tag, seal))
+        if not self._is_possible(shard.rows, shard.bytes, shard.frames_crc32c.shape[1]):
+            return damaged(
+                record_path(self._store, number),
+                f"it states {shard.rows} rows in {shard.bytes} bytes, which no shard of this store can have",
+            )
+        return shard

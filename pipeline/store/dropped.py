@@ -10,14 +10,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import DamagedShardError
-from ..files.atomic import made_folder, publish, remove, writing
-from ..files.open_files import list_folder
-from ..files.plain import read_file
+from ..files.places import Place
 from ..latents.keys import KEY_DIGITS, is_key
 from .packed_keys import Keys, is_in, pack_keys, unpack_keys
 from .records import damaged, unreadable
@@ -33,9 +30,9 @@ _LIMIT_BYTES = 64 * 2**20
 class DroppedKeys:
     """What a reader hides."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Place) -> None:
         self._store = store
-        self._lists: list[Path] = []
+        self._lists: list[str] = []
         self.keys = pack_keys([])
         """In order."""
         self.damage: tuple[str, ...] = ()
@@ -58,71 +55,70 @@ class DroppedKeys:
         if lists == self._lists:
             return
         bad = check_dropped(self._store) if tolerate_damage else {}
-        salvaged = [pack_keys(salvage(path)) for path in bad]
-        self.keys = np.unique(np.concatenate([pack_keys([]), *salvaged, *(_read(p) for p in lists if p not in bad)]))
+        salvaged = [pack_keys(salvage(self._store, name)) for name in bad]
+        sound = (_read(self._store, name) for name in lists if name not in bad)
+        self.keys = np.unique(np.concatenate([pack_keys([]), *salvaged, *sound]))
         self._lists, self.damage = lists, tuple(bad.values())
 
 
-def add_dropped(store: Path, keys: Iterable[str]) -> None:
+def add_dropped(store: Place, keys: Iterable[str]) -> None:
     """Drop keys: from here on no reader sees them. Durable, list by list."""
     lines = sorted(set(keys))
     for start in range(0, len(lines), _MAX_KEYS):
         content = "".join(f"{key}\n" for key in lines[start : start + _MAX_KEYS]).encode()
         name = f"{hashlib.sha256(content).hexdigest()}.txt"
-        with writing(store), made_folder(store, store / DROPPED):
-            publish(store / "tmp", store / DROPPED / name, content, within=store)
+        with store.writing():
+            store.create(f"{DROPPED}/{name}", content)
 
 
-def remove_dropped(store: Path, keys: Iterable[str]) -> None:
+def remove_dropped(store: Place, keys: Iterable[str]) -> None:
     """Undo a drop: precompute may make these keys again. Lists that name them give way to lists that do not."""
     undone = np.unique(pack_keys(sorted(set(keys))))
-    for path in _lists(store):
-        listed = _read(path)
+    for name in _lists(store):
+        listed = _read(store, name)
         if (hits := is_in(listed, undone)).any():
             add_dropped(store, unpack_keys(listed[~hits]))
-            with writing(store):
-                remove(path, within=store)
+            with store.writing():
+                store.remove([name])
 
 
-def check_dropped(store: Path) -> dict[Path, str]:
-    """The lists that are not what was written, and what is wrong with each."""
-    bad: dict[Path, str] = {}
-    for path in _lists(store):
+def check_dropped(store: Place) -> dict[str, str]:
+    """The lists that are not what was written, by name, and what is wrong with each."""
+    bad: dict[str, str] = {}
+    for name in _lists(store):
         try:
-            _read(path)
+            _read(store, name)
         except DamagedShardError as error:
-            bad[path] = str(error)
+            bad[name] = str(error)
     return bad
 
 
-def salvage(path: Path) -> list[str]:
+def salvage(store: Place, name: str) -> list[str]:
     """The lines of a damaged list that are keys. One that a flipped bit made is nobody's: dropping it does no harm."""
     try:
-        lines = read_file(path, _LIMIT_BYTES, within=path.parent.parent).decode("ascii", "replace").split("\n")
+        lines = store.read(name, _LIMIT_BYTES).decode("ascii", "replace").split("\n")
     except (OSError, ValueError):
         return []
     return [line for line in lines if is_key(line)]
 
 
-def _lists(store: Path) -> list[Path]:
+def _lists(store: Place) -> list[str]:
     try:
-        return sorted(path for path in list_folder(store / DROPPED) if _LIST_NAME.fullmatch(path.name))
-    except FileNotFoundError:
-        return []
+        return [f"{DROPPED}/{name}" for name in store.names(DROPPED) if _LIST_NAME.fullmatch(name)]
     except OSError as error:
-        raise unreadable(store / DROPPED, None, error) from error
+        raise unreadable(store.location(DROPPED), None, error) from error
 
 
-def _read(path: Path) -> Keys:
+def _read(store: Place, name: str) -> Keys:
     try:
-        content = read_file(path, _LIMIT_BYTES, within=path.parent.parent)
-        if hashlib.sha256(content).hexdigest() != path.stem:
+        content = store.read(name, _LIMIT_BYTES)
+        if name != f"{DROPPED}/{hashlib.sha256(content).hexdigest()}.txt":
             raise ValueError("its content does not match its name")
         lines = content.decode("ascii").splitlines()
         if not all(map(is_key, lines)):
             raise ValueError("a line is not a key")
         return pack_keys(lines)
     except ValueError as error:
-        raise damaged(path, str(error)) from error
+        raise damaged(store.location(name), str(error)) from error
     except OSError as error:
-        raise unreadable(path, None, error) from error
+        raise unreadable(store.location(name), None, error) from error

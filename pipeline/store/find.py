@@ -8,35 +8,67 @@ from __future__ import annotations
 
 import json
 import re
-import stat
 from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ConfigError, StoreError, StoreNotFoundError
 from ..files import file_system
-from ..files.local import require_local
+from ..files.folder import Folder
+from ..files.local import place_of
 from ..files.open_files import list_folder, retried
-from ..files.plain import read_file
+from ..files.places import Place
 from ..files.sealed import unseal
 from ..messages import command
 from .records import unreadable
 
+MANIFEST = "theworld.json"
 MANIFEST_LIMIT_BYTES = 2**22
 """Of `theworld.json`."""
 _STORE_NAME = re.compile(r"-([0-9a-f]{12})\Z")
 _RECIPE_ID = re.compile(rb'"recipe_id":"([0-9a-f]{64})"')
 
 
-def is_store(path: Path) -> bool:
+def require_folder(where: str | Path | Place) -> Path:
+    """The path of a place, for what works on a disk alone.
+
+    Raises:
+        StoreError: it is in a bucket.
+        ConfigError: it is another URL.
+    """
+    place = place_of(where)
+    if isinstance(place, Folder):
+        return place.path
+    copy = command("cache", "merge", "FOLDER", str(place))
+    raise StoreError(
+        f"{place} is in a bucket, and this works on the files of a disk. Copy it, `{copy}`, and name the copy"
+    )
+
+
+def is_store(where: Path | Place) -> bool:
     """Whether a folder is a store, in whatever state; one that this user may not look into is so by its name."""
+    place = where if isinstance(where, Place) else Folder(where)
     try:
-        return stat.S_ISREG(retried((path / "theworld.json").stat).st_mode)
+        return place.entry(MANIFEST) is not None
     except PermissionError:
-        return _STORE_NAME.search(path.name) is not None
+        return _STORE_NAME.search(str(place)) is not None
+    except ValueError:
+        return False
     except OSError as error:
         if error.errno in file_system.SERVER_ERRORS:  # else a second store of the recipe would begin beside it
-            raise unreadable(path / "theworld.json", None, error) from error
+            raise unreadable(place.location(MANIFEST), None, error) from error
         return False
+
+
+def stores_in(cache: Place) -> list[Place]:
+    """The stores directly inside a cache folder, or under its prefix in a bucket, by name.
+
+    Raises:
+        StoreError: it cannot be looked into.
+    """
+    if isinstance(cache, Folder):
+        return [Folder(path) for path in find_stores(cache.path)]
+    places = [cache.below(name) for name in cache.folders()]
+    return [place for place in places if is_store(place)]
 
 
 def find_stores(cache: Path) -> list[Path]:
@@ -45,7 +77,7 @@ def find_stores(cache: Path) -> list[Path]:
     Raises:
         StoreError: the folder cannot be looked into.
     """
-    cache = require_local(cache)
+    cache = require_folder(cache)
     try:
         return sorted(path for path in list_folder(cache) if is_store(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -54,21 +86,23 @@ def find_stores(cache: Path) -> list[Path]:
         raise StoreError(f"{cache} cannot be looked into: {error.strerror}. Name a folder that you may read") from error
 
 
-def refuse_store(cache: Path) -> None:
+def refuse_store(cache: Path | Place) -> None:
     """Raise ConfigError where a cache folder is a store: a second one would begin inside it, all to be made again."""
     if is_store(cache):
+        path = cache if isinstance(cache, Path) else cache.path if isinstance(cache, Folder) else None
+        parent = str(cache).rpartition("/")[0] if path is None else path.resolve().parent
         raise ConfigError(
-            f"{cache} is a store, not a folder of stores. Name the folder it is in, {cache.resolve().parent}; only "
+            f"{cache} is a store, not a folder of stores. Name the folder it is in, {parent}; only "
             "`theworld cache merge` takes a store to add to"
         )
 
 
-def is_of(path: Path, recipe_id: str) -> bool:
+def is_of(store: Place, recipe_id: str) -> bool:
     """Whether a store says that it is of a recipe; one that cannot be read does by its name, so that it is noticed."""
     try:
-        content = read_file(path / "theworld.json", MANIFEST_LIMIT_BYTES, within=path)
+        content = store.read(MANIFEST, MANIFEST_LIMIT_BYTES)
     except (OSError, ValueError):
-        match = _STORE_NAME.search(path.name)
+        match = _STORE_NAME.search(str(store))
         return match is not None and recipe_id.startswith(match[1])
     with suppress(ValueError, AttributeError, RecursionError):
         return json.loads(unseal(content)).get("recipe_id") == recipe_id
@@ -76,21 +110,17 @@ def is_of(path: Path, recipe_id: str) -> bool:
     return stated is not None and stated[1].decode() == recipe_id
 
 
-def store_of(cache: Path, recipe_id: str) -> Path | None:
+def store_of(cache: Place, recipe_id: str) -> Place | None:
     """The store of a recipe in a cache folder, whatever it is called; None where there is none.
 
     Raises:
         StoreError: there are two, or the folder cannot be looked into.
     """
-    stores: dict[tuple[int, int], Path] = {}
-    for path in find_stores(cache):
-        if is_of(path, recipe_id):
-            status = retried(path.stat)
-            place = status.st_dev, status.st_ino
-            if place not in stores or stores[place].is_symlink():  # a link beside a store is no second one
-                stores[place] = path
+    stores = {str(store): store for store in stores_in(cache) if is_of(store, recipe_id)}
+    if len(stores) > 1 and cache.is_local:
+        stores = _without_links(stores)
     if len(stores) > 1:
-        first, *others = sorted(stores.values())
+        first, *others = sorted(stores)
         names = "".join(f"\n    {path}" for path in (first, *others))
         raise StoreError(
             f"{cache} holds the recipe {recipe_id[:12]} {len(stores)} times, and which one is meant cannot be known:"
@@ -99,6 +129,17 @@ def store_of(cache: Path, recipe_id: str) -> Path | None:
             "Then run the same command again"
         )
     return next(iter(stores.values()), None)
+
+
+def _without_links(stores: dict[str, Place]) -> dict[str, Place]:
+    """Each folder once: a link beside a store is no second one."""
+    each: dict[tuple[int, int], str] = {}
+    for name in stores:
+        status = retried(Path(name).stat)
+        identity = status.st_dev, status.st_ino
+        if identity not in each or Path(each[identity]).is_symlink():
+            each[identity] = name
+    return {name: stores[name] for name in each.values()}
 
 
 def moved_store(path: Path, recipe_id: str) -> Path:
@@ -110,8 +151,31 @@ def moved_store(path: Path, recipe_id: str) -> Path:
     if is_store(path) or not path.parent.is_dir():
         return path
     with suppress(StoreNotFoundError):
-        return store_of(path.parent, recipe_id) or path
+        found = store_of(Folder(path.parent), recipe_id)
+        return found.path if isinstance(found, Folder) else path
     return path
+
+
+def resolve_place(where: str | Path | Place) -> Place:
+    """The store at a path or a URL, or the only one in a cache folder or under a prefix.
+
+    Raises:
+        StoreNotFoundError: there is none.
+        StoreError: there are several.
+    """
+    place = place_of(where)
+    if isinstance(place, Folder):
+        return Folder(resolve_store(place.path))
+    if is_store(place):
+        return place
+    stores = stores_in(place)
+    if len(stores) == 1:
+        return stores[0]
+    if stores:
+        choices = "".join(f"\n    {store}" for store in stores)
+        raise StoreError(f"{place} holds {len(stores)} stores. Name the one you mean:{choices}")
+    make = command("precompute", "IMAGES", "--cache", str(place))
+    raise StoreNotFoundError(f"{place} holds no store. Make one with `{make}`")
 
 
 def resolve_store(path: Path) -> Path:
@@ -121,7 +185,7 @@ def resolve_store(path: Path) -> Path:
         StoreNotFoundError: there is none.
         StoreError: there are several.
     """
-    path = require_local(path)
+    path = require_folder(path)
     return path if is_store(path) else _only_store(path)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast
@@ -32,18 +32,30 @@ from ..errors import (
     StoreMismatchError,
     StoreNotFoundError,
 )
-from ..files.atomic import made_folder, make_folders, publish, sync_folder, writing
+from ..files.atomic import made_folder, make_folders, sync_folder
 from ..files.file_system import SERVER_ERRORS
-from ..files.inside import held_folder
-from ..files.local import require_local
-from ..files.plain import read_file
+from ..files.folder import Folder
+from ..files.local import place_of
+from ..files.places import Place
 from ..files.sealed import seal, unseal
 from ..latents.recipe import Recipe, difference, parse_recipe
 from ..latents.spec import LatentSpec, latent_frames
 from ..messages import command, list_problems
-from .commit import self_test
-from .find import MANIFEST_LIMIT_BYTES, find_stores, is_of, is_store, refuse_store, resolve_store, store_of
+from .find import (
+    MANIFEST,
+    MANIFEST_LIMIT_BYTES,
+    find_stores,
+    is_of,
+    is_store,
+    refuse_store,
+    require_folder,
+    resolve_place,
+    resolve_store,
+    store_of,
+    stores_in,
+)
 from .formats import StoreFormat, StoreVersion
+from .formats.base import ShardLayout
 from .formats.layouts import layout_of
 from .formats.zarr import ZarrLayout
 from .latent_store import LatentStore
@@ -52,7 +64,20 @@ from .promises import lines_of, promised_and_gone, report_gone
 from .records import FORMAT, RECORD_BYTES_OF_ROW, RECORD_LIMIT_BYTES, Sha256, unreadable
 from .zarr_group import ZarrGroup
 
-__all__ = ["LatentStore", "StoreFormat", "create_store", "find_store", "find_stores", "open_store"]
+__all__ = [
+    "LatentStore",
+    "StoreFormat",
+    "create_store",
+    "find_store",
+    "find_stores",
+    "is_store",
+    "open_store",
+    "refuse_store",
+    "require_folder",
+    "resolve_place",
+    "resolve_store",
+    "stores_in",
+]
 
 MAX_SHARD_SIZE = 65_536
 PROMPT = "prompt.safetensors"
@@ -91,11 +116,11 @@ class _Manifest(BaseModel):
     shard_size: ShardSize
 
 
-def open_store(path: Path, *, tolerate_damage: bool = False, check_sizes: bool = False) -> LatentStore:
+def open_store(path: str | Path | Place, *, tolerate_damage: bool = False, check_sizes: bool = False) -> LatentStore:
     """Open a store that exists. Writes nothing.
 
     Args:
-        path: a store, or a cache folder with exactly one store in it.
+        path: a store, or a cache folder with exactly one store in it; a path, or a URL of a bucket.
         tolerate_damage: list damaged records in the store's `damage` instead of raising. Only for a
             caller that makes the lost latents again; a training must not continue without them.
         check_sizes: look once at the size of every payload (a second for 100,000), before hours of work rely on them.
@@ -106,13 +131,13 @@ def open_store(path: Path, *, tolerate_damage: bool = False, check_sizes: bool =
         DamagedShardError: `theworld.json` or a commit record is not what was written; with `check_sizes`, payloads are
             missing or cut short.
     """
-    store = _load(resolve_store(path), tolerate_damage=tolerate_damage)
+    store = _load(resolve_place(path), tolerate_damage=tolerate_damage)
     if check_sizes:
         require_payloads(store)
     return store
 
 
-def load_store(path: Path) -> LatentStore:
+def load_store(path: str | Path | Place) -> LatentStore:
     """Open just this store, whatever its state: for who looks after stores. Damage is listed, not raised.
 
     Raises:
@@ -120,18 +145,18 @@ def load_store(path: Path) -> LatentStore:
         StoreError: it is of a newer format.
         DamagedShardError: `theworld.json` is not what was written.
     """
-    path = require_local(path)
-    if not is_store(path):
-        raise StoreNotFoundError(f"{path} is not a store: it holds no theworld.json")
-    return _load(path, tolerate_damage=True)
+    place = place_of(path)
+    if not is_store(place):
+        raise StoreNotFoundError(f"{place} is not a store: it holds no theworld.json")
+    return _load(place, tolerate_damage=True)
 
 
-def open_to_add(path: Path) -> LatentStore:
+def open_to_add(path: str | Path | Place) -> LatentStore:
     """`load_store` for a worker: until it asks which keys are here, no record is read and no folder listed."""
-    return _load(require_local(path), tolerate_damage=True, load=False)
+    return _load(place_of(path), tolerate_damage=True, load=False)
 
 
-def find_store(cache: Path, recipe: Recipe) -> LatentStore | None:
+def find_store(cache: str | Path | Place, recipe: Recipe) -> LatentStore | None:
     """The store of a recipe in a cache folder, to see which latents it holds; None where there is none. Writes nothing.
 
     Payloads are looked at: the keys of those that are missing or cut short count as missing.
@@ -140,17 +165,17 @@ def find_store(cache: Path, recipe: Recipe) -> LatentStore | None:
         ConfigError: `cache` is a store itself.
         StoreError: as `open_store`, but damaged records are listed in the store's `damage`.
     """
-    path = _path_of(require_local(cache), recipe)
-    if path is None:
+    place = _place_of_recipe(place_of(cache), recipe)
+    if place is None:
         return None
-    store = _load(path, tolerate_damage=True)
+    store = _load(place, tolerate_damage=True)
     _check_recipe(store, recipe)
     require_payloads(store)
     return store
 
 
 def create_store(
-    cache: Path,
+    cache: str | Path | Place,
     recipe: Recipe,
     spec: LatentSpec,
     *,
@@ -161,7 +186,7 @@ def create_store(
     """Open the recipe's store in `cache` for writing; make it where there is none. Safe to call from many processes.
 
     Args:
-        cache: made, if missing.
+        cache: a folder, made if missing, or a URL of a bucket.
         label: leads the folder's name: letters, digits, dot, dash, underscore.
         shard_size: samples a full shard holds; a store that exists keeps its own.
         format: None is what the store has; zarr, if it is new.
@@ -191,9 +216,9 @@ def create_store(
             f"the record of a shard of {shard_size} samples would have {record_bytes} bytes, as it holds a checksum of "
             f"every frame. Make shards of at most {most} (--shard-size)"
         )
-    cache = require_local(cache)
-    with writing(cache):
-        path = _path_of(cache, recipe) or _free_path(cache, f"{label}-{recipe.id[:12]}", recipe)
+    top = place_of(cache)
+    with top.writing():
+        path = _place_of_recipe(top, recipe) or _free_place(top, f"{label}-{recipe.id[:12]}", recipe)
         _lay_out(path, manifest)
     store = _load(path, tolerate_damage=True)
     _check_recipe(store, recipe)
@@ -204,7 +229,7 @@ def create_store(
     if format not in (None, store.format):
         raise StoreMismatchError(
             f"{path} holds this recipe as {store.format} already. Use --format {store.format}, choose another folder, "
-            f"or convert it: {command('cache', 'export', path, 'FOLDER', '--format', format)}"
+            f"or convert it: {command('cache', 'export', str(path), 'FOLDER', '--format', format)}"
         )
     require_payloads(store)
     _keep_trace(store)
@@ -218,17 +243,17 @@ def label_of(name: str, ending: str = "") -> str:
     return f"{start[: _LABEL_LENGTH - len(ending)]}{ending}"
 
 
-def open_to_write(path: Path) -> LatentStore:
+def open_to_write(path: str | Path | Place) -> LatentStore:
     """Open just this store, to add to it; as `load_store`, and what is missing of its folders is made.
 
     Raises:
         StoreNotFoundError, DamagedShardError: as `load_store`.
         StoreError: the folder cannot be written to.
     """
-    load_store(path)
-    with writing(path):
-        _lay_out(path, _read_manifest(path))
-    store = load_store(path)
+    place = load_store(path).place
+    with place.writing():
+        _lay_out(place, _read_manifest(place))
+    store = load_store(place)
     require_payloads(store)
     _keep_trace(store)
     store.begin_writing()
@@ -254,20 +279,21 @@ def make_own_folders(path: Path) -> None:
             pass
 
 
-def _lay_out(path: Path, manifest: _Manifest) -> None:
+def _lay_out(place: Place, manifest: _Manifest) -> None:
     """Make what is missing of a store, whoever began it, and prove that files can be placed in it."""
+    if not isinstance(place, Folder):
+        place.self_test()
+        _publish_manifest(place, manifest)
+        return
+    path = place.path
     make_own_folders(path)
-    tmp = path / "tmp"
-    if not (path / "theworld.json").exists():
+    if not (path / MANIFEST).exists():
         for folder in path.parents:  # whoever made them may have been cut before their names were durable
             with suppress(PermissionError):
                 sync_folder(folder)
             if folder.is_mount():
                 break
-    publish(tmp, path / "theworld.json", seal(manifest.model_dump(mode="json")), within=path)
-    winner = _read_manifest(path)
-    recipe, spec = _meaning(winner, path)
-    layout = layout_of(recipe, spec, winner.shard_size, winner.layout, winner.format)
+    layout = _publish_manifest(place, manifest)
     payloads = path / layout.payload_folder
     with made_folder(path, payloads):
         pass
@@ -275,10 +301,18 @@ def _lay_out(path: Path, manifest: _Manifest) -> None:
         sync_folder(folder)
         if folder == path.parent:
             break
+    place.self_test("commits", layout.payload_folder)
+
+
+def _publish_manifest(place: Place, manifest: _Manifest) -> ShardLayout:
+    """Say what the store is, unless somebody has said so before; and how its shards are laid out."""
+    place.create(MANIFEST, seal(manifest.model_dump(mode="json")))
+    winner = _read_manifest(place)
+    recipe, spec = _meaning(winner, place)
+    layout = layout_of(recipe, spec, winner.shard_size, winner.layout, winner.format)
     if isinstance(layout, ZarrLayout):
-        ZarrGroup(path, layout, recipe, spec).lay_out()
-    with ExitStack() as stack:
-        self_test(*(stack.enter_context(held_folder(path, folder)) for folder in (tmp, path / "commits", payloads)))
+        ZarrGroup(place, layout, recipe, spec).lay_out()
+    return layout
 
 
 def _keep_trace(store: LatentStore) -> None:
@@ -288,33 +322,33 @@ def _keep_trace(store: LatentStore) -> None:
         store.damage += (*lines_of(store, gone), f"What is missing is listed in {report}")
 
 
-def _path_of(cache: Path, recipe: Recipe) -> Path | None:
+def _place_of_recipe(cache: Place, recipe: Recipe) -> Place | None:
     refuse_store(cache)
     return store_of(cache, recipe.id)
 
 
-def _free_path(cache: Path, name: str, recipe: Recipe) -> Path:
+def _free_place(cache: Place, name: str, recipe: Recipe) -> Place:
     """Where a new store goes: `name`, unless somebody gave that name to a store of another recipe."""
-    path, number = cache / name, 1
-    while is_store(path) and not is_of(path, recipe.id):
+    place, number = cache.below(name), 1
+    while is_store(place) and not is_of(place, recipe.id):
         number += 1
-        path = cache / f"{name}-{number}"
-    return path
+        place = cache.below(f"{name}-{number}")
+    return place
 
 
 def _check_recipe(store: LatentStore, recipe: Recipe) -> None:
     if store.recipe != recipe:
         fields = difference(recipe, store.recipe).items()
         differing = ", ".join(f"{name}: {stored} here, {requested} asked for" for name, (requested, stored) in fields)
-        raise StoreMismatchError(f"{store.path} is of another recipe ({differing}). Choose another --cache folder")
+        raise StoreMismatchError(f"{store.place} is of another recipe ({differing}). Choose another --cache folder")
 
 
-def _load(path: Path, *, tolerate_damage: bool, load: bool = True) -> LatentStore:
-    manifest = _read_manifest(path)
-    recipe, spec = _meaning(manifest, path)
+def _load(place: Place, *, tolerate_damage: bool, load: bool = True) -> LatentStore:
+    manifest = _read_manifest(place)
+    recipe, spec = _meaning(manifest, place)
     try:
         store = LatentStore(
-            path,
+            place,
             recipe,
             spec,
             manifest.shard_size,
@@ -325,13 +359,13 @@ def _load(path: Path, *, tolerate_damage: bool, load: bool = True) -> LatentStor
         )
     except FileNotFoundError as error:
         raise StoreError(
-            f"{path} is incomplete: {error.filename} is missing. Was the folder copied as a whole?"
+            f"{place} is incomplete: {error.filename} is missing. Was the folder copied as a whole?"
         ) from error
     except OSError as error:
         if error.errno in SERVER_ERRORS:
-            raise unreadable(path, None, error) from error
+            raise unreadable(str(place), None, error) from error
         cause = f"{error.filename}: {error.strerror}"
-        raise StoreError(f"{path} cannot be read: {cause}. Are its folders yours, and folders?") from error
+        raise StoreError(f"{place} cannot be read: {cause}. Are its folders yours, and folders?") from error
     try:
         if store.zarr_group is not None:
             store.zarr_group.check()
@@ -342,22 +376,22 @@ def _load(path: Path, *, tolerate_damage: bool, load: bool = True) -> LatentStor
     return store
 
 
-def _read_manifest(path: Path) -> _Manifest:
-    file = path / "theworld.json"
+def _read_manifest(place: Place) -> _Manifest:
+    file = place.location(MANIFEST)
     try:
-        text = unseal(read_file(file, MANIFEST_LIMIT_BYTES, within=path))
+        text = unseal(place.read(MANIFEST, MANIFEST_LIMIT_BYTES))
         version: object = cast(dict[str, object], json.loads(text)).get("format")
         if isinstance(version, int) and version > FORMAT:
             raise StoreError(
-                f"{path} was written by a newer theworld (format {version}, this one reads {FORMAT}). Upgrade theworld"
+                f"{place} was written by a newer theworld (format {version}, this one reads {FORMAT}). Upgrade theworld"
             )
         return _Manifest.model_validate_json(text)
     except ValidationError as error:
         raise _damaged_manifest(file, list_problems(error)) from error
     except (ValueError, AttributeError, RecursionError) as error:
-        if (path / "adapter_config.json").is_file():  # a run's theworld.json says other things
+        if "adapter_config.json" in place.names(""):  # a run's theworld.json says other things
             raise StoreNotFoundError(
-                f"{path} is a run that `theworld train` wrote, not a store. `theworld cache list FOLDER` finds stores"
+                f"{place} is a run that `theworld train` wrote, not a store. `theworld cache list FOLDER` finds stores"
             ) from error
         raise _damaged_manifest(file, str(error)) from error
     except OSError as error:
@@ -366,8 +400,8 @@ def _read_manifest(path: Path) -> _Manifest:
         raise (_damaged_manifest(file, str(error)) if is_damaged else store_error) from error
 
 
-def _meaning(manifest: _Manifest, path: Path) -> tuple[Recipe, LatentSpec]:
-    file = path / "theworld.json"
+def _meaning(manifest: _Manifest, place: Place) -> tuple[Recipe, LatentSpec]:
+    file = place.location(MANIFEST)
     try:
         recipe = parse_recipe(manifest.recipe, where=str(file))
     except RecipeError as error:
@@ -382,7 +416,7 @@ def _meaning(manifest: _Manifest, path: Path) -> tuple[Recipe, LatentSpec]:
     return recipe, spec
 
 
-def _damaged_manifest(file: Path, problem: str) -> DamagedShardError:
+def _damaged_manifest(file: Path | str, problem: str) -> DamagedShardError:
     return DamagedShardError(
         f"{file}: {problem}. It says what every latent here means, so nothing can be read without it. Restore this one "
         "file from a copy of the store, or move the store away and run `theworld precompute` again"

@@ -26,7 +26,7 @@ from .packed_keys import (
     split_halves,
     unpack_keys,
 )
-from .runs import Run, Shard, Stamp, record_inodes, run_of, shard_of, sorted_run
+from .runs import Run, Shard, Stamp, record_tags, run_of, shard_of, sorted_run
 
 __all__ = [
     "SNAPSHOT",
@@ -39,7 +39,7 @@ __all__ = [
     "Shards",
     "Stamp",
     "pack_keys",
-    "record_inodes",
+    "record_tags",
     "shard_of",
     "unpack_keys",
 ]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError, StoreError
-from ..files.atomic import writing
+from ..files.places import Place, parent_of
 from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec
 from ..messages import command
@@ -25,12 +25,14 @@ from .bucket_reader import BucketRowReader
 from .buffer import BatchBuffer
 from .catalog import Catalog
 from .dropped import DroppedKeys
+from .find import require_folder
 from .formats import StoreFormat, StoreVersion
 from .formats.layouts import layout_of
 from .formats.zarr import ZarrLayout
 from .index import SNAPSHOT_FROM_SHARDS, AnyKeys, Index, Keys, Shards, is_packed, unpack_keys
 from .ledger import Failure, FailureLog
 from .payload_sizes import size_problem
+from .readers import row_reader
 from .records import ShardRecord, read_record
 from .row_reader import GONE, RowReader
 from .shard_cache import ShardCache
@@ -50,7 +52,7 @@ class LatentStore:
     A process forked off may go on reading.
 
     Attributes:
-        path: the store's folder.
+        place: the folder or the bucket that it is in.
         recipe, spec: what the latents are.
         format: zarr or webdataset.
         zarr_group: what other programs read beside the shards; None in format webdataset.
@@ -60,7 +62,7 @@ class LatentStore:
 
     def __init__(
         self,
-        path: Path,
+        place: Place,
         recipe: Recipe,
         spec: LatentSpec,
         shard_size: int,
@@ -74,7 +76,7 @@ class LatentStore:
         Args:
             load: False looks at no record before somebody asks what is here: a worker that only adds shards never does.
         """
-        self.path = path
+        self.place = place
         self.recipe = recipe
         self.spec = spec
         self.shard_size = shard_size
@@ -83,19 +85,19 @@ class LatentStore:
         self.damage: tuple[str, ...] = ()
         self.tolerates_damage = tolerate_damage
         self._recipe_id = recipe.id
-        self._catalog = Catalog(path, self._recipe_id, shard_size, self.layout.is_possible)
-        self._dropped = DroppedKeys(path)
-        self.zarr_group = ZarrGroup(path, self.layout, recipe, spec) if isinstance(self.layout, ZarrLayout) else None
+        self._catalog = Catalog(place, self._recipe_id, shard_size, self.layout.is_possible)
+        self._dropped = DroppedKeys(place)
+        self.zarr_group = ZarrGroup(place, self.layout, recipe, spec) if isinstance(self.layout, ZarrLayout) else None
         self._publishes, self._publish_at = False, 0.0
-        self._reader = RowReader(path, self.layout, self._recipe_id, self._catalog)
-        self._failures = FailureLog(path)
+        self._reader = row_reader(place, self.layout, self._recipe_id, self._catalog)
+        self._failures = FailureLog(place)
         self._lock = threading.Lock()
         if load:
             self.refresh()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the folder for itself, and checks for itself."""
-        what = (self.path, self.recipe, self.spec, self.shard_size, self.format, self.layout.version)
+        what = (self.place, self.recipe, self.spec, self.shard_size, self.format, self.layout.version)
         return _open_again, (*what, self.tolerates_damage, self._catalog.is_loaded)
 
     @property
@@ -182,7 +184,8 @@ class LatentStore:
         rows = self.index.find(keys)
         numbers = np.unique(rows // self.shard_size).tolist()
         return bool((rows >= 0).all()) and not any(
-            size_problem(self.payload_path(number), self.shards[number].bytes, number) for number in numbers
+            size_problem(self.place, self.layout.payload_name(number), self.shards[number].bytes, number)
+            for number in numbers
         )
 
     def rows_of(self, keys: AnyKeys) -> NDArray[np.int64]:
@@ -198,9 +201,9 @@ class LatentStore:
             more_count = int((rows < 0).sum()) - 1
             more_text = f" and {more_count} more of {len(keys)}" if more_count else ""
             raise MissingLatentError(
-                f"{self.path} (recipe {self._recipe_id[:12]}, {len(self)} latents) holds no latent for key "
+                f"{self.place} (recipe {self._recipe_id[:12]}, {len(self)} latents) holds no latent for key "
                 f"{missing_key}{more_text}. With the same flags over the images, run "
-                f"{command('precompute', 'IMAGES', '--cache', self.path.parent)}"
+                f"{command('precompute', 'IMAGES', '--cache', parent_of(self.place))}"
             )
         return rows
 
@@ -307,7 +310,7 @@ class LatentStore:
         steps = self.recipe.rollout_steps if rollout_steps is None else rollout_steps
         if not 0 <= steps <= self.recipe.rollout_steps:
             raise ConfigError(
-                f"{self.path} holds rollouts of {self.recipe.rollout_steps} steps, {steps} were asked for. "
+                f"{self.place} holds rollouts of {self.recipe.rollout_steps} steps, {steps} were asked for. "
                 f"Pass --steps between 0 and {self.recipe.rollout_steps}, or precompute longer rollouts"
             )
         return BatchBuffer(self.layout, samples, steps, memory)
@@ -335,7 +338,7 @@ class LatentStore:
         """
         self._loaded()
         if isinstance(self._reader, BucketRowReader):
-            self._reader.use_cache(cache, str(self.place), window=window)
+            self._reader.use_cache(cache, window=window)
 
     @property
     def reader(self) -> RowReader:
@@ -362,7 +365,7 @@ class LatentStore:
         while True:
             self.refresh()
             samples = self.index.array_rows
-            with writing(self.path):
+            with self.place.writing():
                 if self.zarr_group is not None:
                     self.zarr_group.publish(self.index)
                 if len(self.shards) >= SNAPSHOT_FROM_SHARDS:
@@ -405,20 +408,20 @@ class LatentStore:
         Returns:
             How many rows were new.
         """
-        with writing(self.path):
-            return write_sources(self.path, rows, prompts, starts)
+        with self.place.writing():
+            return write_sources(self.place, rows, prompts, starts)
 
     def source_rows(self) -> Iterator[SourceRow]:
         """What is kept of every input, some perhaps twice, without holding it all in memory."""
-        return read_source_rows(self.path)
+        return read_source_rows(self.place)
 
     def prompts(self) -> dict[str, str]:
         """Key -> the prompt that is part of it, where samples have their own."""
-        return read_prompts(self.path)
+        return read_prompts(self.place)
 
     def starts(self) -> dict[str, float]:
         """Key -> the second of a video at which its clip or picture is, where one was chosen."""
-        return read_starts(self.path)
+        return read_starts(self.place)
 
     def sources(self) -> dict[str, tuple[str, ...]]:
         """Source -> its keys, over all runs. Of millions of inputs, take `source_rows`.
@@ -426,7 +429,7 @@ class LatentStore:
         More than one key means that the input changed between runs. No run is "the last" (clocks decide nothing here):
         whoever needs one key hashes the input as it is now, or refuses.
         """
-        return read_sources(self.path)
+        return read_sources(self.place)
 
     def record_failure(self, failure: Failure) -> None:
         """`record_failures` of one."""
@@ -434,7 +437,7 @@ class LatentStore:
 
     def record_failures(self, failures: Iterable[Failure]) -> None:
         """Keep that inputs failed, in one file; an earlier row of the same input (key, else source) gives way."""
-        with writing(self.path):
+        with self.place.writing():
             self._failures.record(failures)
 
     def failures(self) -> list[Failure]:
@@ -447,16 +450,29 @@ class LatentStore:
 
     def clear_failures(self, failures: Iterable[Failure]) -> None:
         """Forget failures: their inputs have a latent now, or are no longer wanted."""
-        with writing(self.path):
+        with self.place.writing():
             self._failures.clear(failures)
 
     def close(self) -> None:
         """Close the payload files. Reading again opens them again."""
         self._reader.close()
 
+    @property
+    def path(self) -> Path:
+        """The store's folder.
+
+        Raises:
+            StoreError: it is in a bucket.
+        """
+        return require_folder(self.place)
+
     def payload_path(self, shard: int) -> Path:
-        """Where the payload of a shard belongs."""
-        return self.layout.payload_path(self.path, shard)
+        """Where the payload of a shard belongs, of a store in a folder; raises as `path`."""
+        return self.path / self.layout.payload_name(shard)
+
+    def payload_location(self, shard: int) -> Path | str:
+        """Where the payload of a shard belongs: a path, or a URL."""
+        return self.place.location(self.layout.payload_name(shard))
 
     def _all_damage(self) -> tuple[str, ...]:
         messages = [message for _, message in sorted(self._catalog.bad.items())]
@@ -464,13 +480,13 @@ class LatentStore:
 
     def _record(self, number: int) -> ShardRecord:
         try:
-            return read_record(self.path, number, self._recipe_id)
+            return read_record(self.place, number, self._recipe_id)
         except FileNotFoundError as error:
             raise self._reader.damaged(number, GONE) from error
 
 
 def _open_again(
-    path: Path,
+    place: Place,
     recipe: Recipe,
     spec: LatentSpec,
     shard_size: int,
@@ -479,4 +495,4 @@ def _open_again(
     tolerate_damage: bool,
     load: bool,
 ) -> LatentStore:
-    return LatentStore(path, recipe, spec, shard_size, format, version, tolerate_damage=tolerate_damage, load=load)
+    return LatentStore(place, recipe, spec, shard_size, format, version, tolerate_damage=tolerate_damage, load=load)

@@ -15,19 +15,18 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import NamedTuple, cast
 
 from ..errors import DamagedShardError
-from ..files.atomic import publish, remove_all
-from ..files.plain import read_file
+from ..files.places import Place
 from ..files.sealed import unseal
 from ..latents.keys import is_key
 from .log_files import log_files, missing_or_unreadable
 from .records import damaged
-from .sources import FILE_BYTES, SOURCES_NAME, read_sources_file
+from .sources import FILE_BYTES, SOURCES, SOURCES_NAME, read_sources_file
 
 _FORMAT = 1
+_FOLDER = "failed"
 _ROW_LIMIT_BYTES = 2**20
 _NAME = re.compile(r"[0-9a-f]{32}\.json|[0-9a-f]{64}\.jsonl")
 _TRIES = 16
@@ -73,8 +72,8 @@ _Rows = Mapping[str, _Row]
 class FailureLog:
     """The failures of one store, as this process last saw them. Several processes may write at once."""
 
-    def __init__(self, store: Path) -> None:
-        self._store, self._folder = store, store / "failed"
+    def __init__(self, store: Place) -> None:
+        self._store = store
         self._files: dict[str, _Rows] = {}
         self._rows: dict[str, _Row] = {}
         self._lock = threading.Lock()
@@ -121,14 +120,14 @@ class FailureLog:
 
     def _refresh(self, *, tolerate_damage: bool) -> None:
         for _ in range(_TRIES):
-            paths = {path.name: path for path in log_files(self._folder, _NAME)}
-            if self._files.keys() - paths.keys():  # merged or set aside by others: what they said may be forgotten
-                self._files = {name: rows for name, rows in self._files.items() if name in paths}
+            names = set(log_files(self._store, _FOLDER, _NAME))
+            if self._files.keys() - names:  # merged or set aside by others: what they said may be forgotten
+                self._files = {name: rows for name, rows in self._files.items() if name in names}
                 self._rows = _together(self._files.values())
             has_all = True
-            for name in sorted(paths.keys() - self._files.keys()):
+            for name in sorted(names - self._files.keys()):
                 try:
-                    self._files[name] = rows = read_failures_file(paths[name])
+                    self._files[name] = rows = read_failures_file(self._store, name)
                     _add(self._rows, rows)
                 except FileNotFoundError:  # merged meanwhile: another file has its rows
                     has_all = False
@@ -142,23 +141,24 @@ class FailureLog:
         """Write rows, and those of files that are not much larger, which are then removed."""
         if not new:
             return
-        rows, merged = dict(new), [name for name in new if name in self._files]
+        rows, merged = dict(new), [name for name in (f"{_FOLDER}/{name}" for name in new) if name in self._files]
         many = {name: others for name, others in self._files.items() if name.endswith(".jsonl")}
         for name, others in sorted(many.items(), key=lambda item: len(item[1])):
             if len(others) > 2 * len(rows):
                 break
             _add(rows, others)
             merged.append(name)
-        paths = log_files(self._folder, _NAME)
-        forgets = {path.name for path in paths} == set(merged)  # no other file can bring back what is forgotten
+        forgets = set(log_files(self._store, _FOLDER, _NAME)) == set(
+            merged
+        )  # no other file can bring back what is forgotten
         if forgets:
             rows = {name: row for name, row in rows.items() if row.is_failure}
         for content, part in _files_of(rows):
-            name = f"{hashlib.sha256(content).hexdigest()}.jsonl"
-            publish(self._store / "tmp", self._folder / name, content, within=self._store)
+            name = f"{_FOLDER}/{hashlib.sha256(content).hexdigest()}.jsonl"
+            self._store.create(name, content)
             self._files[name] = part
             merged = [other for other in merged if other != name]
-        remove_all(self._folder, merged, within=self._store)
+        self._store.remove(merged)
         for name in merged:
             self._files.pop(name, None)
         if forgets:  # here too: another process begins such an input anew, at version 1
@@ -167,40 +167,40 @@ class FailureLog:
             _add(self._rows, new)
 
 
-def write_failure(store: Path, failure: Failure) -> None:
+def write_failure(store: Place, failure: Failure) -> None:
     """Keep a failure; an earlier one of the same input gives way."""
     FailureLog(store).record([failure])
 
 
-def read_failures(store: Path) -> list[Failure]:
+def read_failures(store: Place) -> list[Failure]:
     """All failures, by source; raises as `FailureLog.failures`."""
     return FailureLog(store).failures()
 
 
-def check(store: Path, *, sources: Sequence[Path] | None = None) -> dict[Path, str]:
-    """The damaged files of both logs, and what is wrong with each.
+def check(store: Place, *, sources: Sequence[str] | None = None) -> dict[str, str]:
+    """The damaged files of both logs, by name, and what is wrong with each.
 
     Args:
         sources: read only these of the sources; None reads all.
     """
-    bad: dict[Path, str] = {}
-    for path in log_files(store / "failed", _NAME):
+    bad: dict[str, str] = {}
+    for name in log_files(store, _FOLDER, _NAME):
         with suppress(FileNotFoundError):
             try:
-                read_failures_file(path)
+                read_failures_file(store, name)
             except DamagedShardError as error:
-                bad[path] = str(error)
-    for path in log_files(store / "sources", SOURCES_NAME) if sources is None else sources:
+                bad[name] = str(error)
+    for name in log_files(store, SOURCES, SOURCES_NAME) if sources is None else sources:
         with suppress(FileNotFoundError):
             try:
-                for _ in read_sources_file(path):
+                for _ in read_sources_file(store, name):
                     pass
             except DamagedShardError as error:
-                bad[path] = str(error)
+                bad[name] = str(error)
     return bad
 
 
-def read_failures_file(path: Path) -> _Rows:
+def read_failures_file(store: Place, name: str) -> _Rows:
     """The rows of one file.
 
     Raises:
@@ -208,11 +208,11 @@ def read_failures_file(path: Path) -> _Rows:
         FileNotFoundError: somebody moved it away.
     """
     try:
-        if path.suffix == ".json":
-            row = _parse(unseal(read_file(path, _ROW_LIMIT_BYTES, within=path.parent.parent)))
-            return {path.name: row._replace(version=0)}
-        content = read_file(path, FILE_BYTES + _ROW_LIMIT_BYTES, within=path.parent.parent)
-        if hashlib.sha256(content).hexdigest() != path.stem:
+        if name.endswith(".json"):
+            row = _parse(unseal(store.read(name, _ROW_LIMIT_BYTES)))
+            return {name.rpartition("/")[2]: row._replace(version=0)}
+        content = store.read(name, FILE_BYTES + _ROW_LIMIT_BYTES)
+        if name != f"{_FOLDER}/{hashlib.sha256(content).hexdigest()}.jsonl":
             raise ValueError("its content does not match its name")
         rows: dict[str, _Row] = {}
         for line in content.splitlines():
@@ -220,9 +220,9 @@ def read_failures_file(path: Path) -> _Rows:
             _add(rows, {row.failure.file_name: row})
         return rows
     except (ValueError, RecursionError) as error:
-        raise damaged(path, str(error)) from error
+        raise damaged(store.location(name), str(error)) from error
     except OSError as error:
-        raise missing_or_unreadable(path, error) from error
+        raise missing_or_unreadable(store, name, error) from error
 
 
 def _add(rows: dict[str, _Row], others: _Rows) -> None:

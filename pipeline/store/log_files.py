@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import re
-from pathlib import Path
 
-from ..files.open_files import list_folder
-from .records import unreadable
+from ..files.places import Place
+from .records import is_gone, unreadable
 
 
-def log_files(folder: Path, name: re.Pattern[str]) -> list[Path]:
-    """Ours, by name; a folder that a copy left out, as it was empty, is empty."""
+def log_files(store: Place, folder: str, name: re.Pattern[str]) -> list[str]:
+    """Ours, in order of their names, from the store; a folder that a copy left out, as it was empty, is empty."""
     try:
-        return sorted(path for path in list_folder(folder) if name.fullmatch(path.name))
-    except FileNotFoundError:
-        return []
+        return [f"{folder}/{found}" for found in store.names(folder) if name.fullmatch(found)]
     except OSError as error:
-        raise unreadable(folder, None, error) from error
+        raise unreadable(store.location(folder), None, error) from error
 
 
-def missing_or_unreadable(path: Path, error: OSError) -> Exception:
+def missing_or_unreadable(store: Place, name: str, error: OSError) -> Exception:
     """The error itself where the file was moved away, else one that says what to do."""
-    moved_away = error.errno == errno.ENOENT and not path.is_symlink()
-    return error if moved_away else unreadable(path, None, error)
+    location = store.location(name)
+    return error if is_gone(error, location) else unreadable(location, None, error)

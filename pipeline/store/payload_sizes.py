@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import errno
-import os
-import stat
-from pathlib import Path
+from collections.abc import Mapping
 
 from ..errors import DamagedShardError
-from ..files.open_files import retried
+from ..files.places import Place
 from .records import unreadable
 
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
+def size_problem(store: Place, payload: str, stated_bytes: int, number: int) -> str | None:
+    """What is wrong with a payload by its size; None where nothing is.
 
-def size_problem(payload: Path, stated_bytes: int, number: int) -> str | None:
-    """What is wrong with a payload by its size; None where nothing is."""
+    Args:
+        payload: its name in the store.
+    """
     try:
-        status = retried(lambda: os.stat(payload))  # noqa: PTH116 - hot
+        entry = store.entry(payload)
+    except ValueError as error:
+        return str(error)
     except OSError as error:
-        if error.errno in _NOT_THERE:
+        if error.errno == errno.ELOOP:
             return "it is missing"
-        store_error = unreadable(payload, number, error)
+        store_error = unreadable(store.location(payload), number, error)
         if isinstance(store_error, DamagedShardError):
             return error.strerror or str(error)
         raise store_error from error
-    if not stat.S_ISREG(status.st_mode):
-        return "it is not a regular file"
-    if status.st_size != stated_bytes:
-        return f"it has {status.st_size} bytes, its record states {stated_bytes}"
-    return None
+    return "it is missing" if entry is None else _size_differs(entry.bytes, stated_bytes)
+
+
+def listed_sizes(store: Place, folder: str) -> dict[str, int]:
+    """The size of each payload by its name, from one listing."""
+    return {entry.name: entry.bytes for entry in store.entries(folder, deep=True)}
+
+
+def listed_problem(sizes: Mapping[str, int], payload: str, stated_bytes: int) -> str | None:
+    """`size_problem` by a listing."""
+    return _size_differs(sizes[payload], stated_bytes) if payload in sizes else "it is missing"
+
+
+def _size_differs(size: int, stated_bytes: int) -> str | None:
+    return None if size == stated_bytes else f"it has {size} bytes, its record states {stated_bytes}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..errors import DamagedShardError, StoreError
 from ..messages import command
 from .latent_store import LatentStore
-from .payload_sizes import size_problem
-from .runs import record_inodes
+from .payload_sizes import listed_problem, listed_sizes, size_problem
+from .runs import record_tags
 
 _NAMED = 3
 """Payloads that a message names; of a store cut in half there are thousands."""
@@ -26,12 +26,12 @@ def require_payloads(store: LatentStore) -> None:
     if not problems:
         return
     rows = sum(store.shards[number].rows for number in problems)
-    named = [f"{store.payload_path(number)}: {problem}" for number, problem in list(problems.items())[:_NAMED]]
+    named = [f"{store.payload_location(number)}: {problem}" for number, problem in list(problems.items())[:_NAMED]]
     more = f"\n    … and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
     message = (
-        f"{store.path}: {len(problems)} of {len(store.shards)} payloads, with {rows} latents, are not what their "
+        f"{store.place}: {len(problems)} of {len(store.shards)} payloads, with {rows} latents, are not what their "
         "records state:\n    " + "\n    ".join(named) + f"{more}\nIf the store was copied, copy it again. Else "
-        f"`{command('cache', 'repair', store.path, '--apply')}` moves what is left of them to lost+found, and "
+        f"`{command('cache', 'repair', str(store.place), '--apply')}` moves what is left of them to lost+found, and "
         "`theworld precompute` with the same flags makes these rollouts again"
     )
     if not store.tolerates_damage:
@@ -46,8 +46,16 @@ def payload_problems(store: LatentStore) -> dict[int, str]:
         StoreError: one cannot be looked at, by this user or now.
     """
     problems: dict[int, str] = {}
+    place, layout = store.place, store.layout
+    listed = None if place.is_local else listed_sizes(place, layout.payload_folder)
     for number, _, stated_bytes in store.shards.table().tolist():  # an object a shard would take longer than the looks
-        if (problem := size_problem(store.payload_path(number), stated_bytes, number)) is not None:
+        name = layout.payload_name(number)
+        problem = (
+            size_problem(place, name, stated_bytes, number)
+            if listed is None
+            else listed_problem(listed, name, stated_bytes)
+        )
+        if problem is not None:
             problems[number] = problem
     return problems
 
@@ -58,9 +66,9 @@ def unrecorded_payloads(store: LatentStore) -> set[int]:
     Raises:
         StoreError: the folder of the payloads cannot be listed.
     """
-    recorded = record_inodes(store.path).keys()
+    recorded = record_tags(store.place).keys()
     try:
-        payloads = store.layout.payload_numbers(store.path, but=recorded)
+        payloads = store.layout.payload_numbers(store.place, but=recorded)
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be listed: {error.strerror}") from error
-    return payloads - record_inodes(store.path).keys()  # listed again: a writer may have committed in between
+    return payloads - record_tags(store.place).keys()  # listed again: a writer may have committed in between

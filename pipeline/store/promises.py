@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import DamagedShardError
-from ..files.atomic import made_folder, publish, writing
-from ..files.plain import read_json
+from ..files.plain import limited_json
 from ..messages import MAX_NAMES, name_some
 from .commit import LOST_AND_FOUND
 from .index import SNAPSHOT
 from .latent_store import LatentStore
 from .packed_keys import Keys, is_in, pack_keys, unpack_keys
-from .runs import Run, record_inodes
+from .runs import Run, record_tags
 from .snapshot import read_snapshot
 from .source_scan import source_blocks, sources_of, unsound_sources
 
@@ -39,7 +37,7 @@ class Gone:
 
     keys: dict[int, Keys]
     """By the shard that the snapshot says held them; only those that no other shard holds and nobody dropped."""
-    payloads: tuple[Path, ...]
+    payloads: tuple[Path | str, ...]
     """Of these shards: there, but their record is not."""
     array_rows: int
     """What `latents/zarr.json` states; 0 where it does not say more than is here, or the snapshot accounts for it."""
@@ -62,7 +60,7 @@ def promised_and_gone(store: LatentStore) -> Gone:
     """Compare what the snapshot and the Zarr array state with the records that are here. Cheap where all is here."""
     # promises first: a writer may commit and publish between two looks
     stated, runs = stated_rows(store), _promised_runs(store)
-    recorded = record_inodes(store.path).keys()
+    recorded = record_tags(store.place).keys()
     keys: dict[int, Keys] = {}
     highest = max(*store.bad_records, -1, -1)
     for run in runs:
@@ -75,7 +73,8 @@ def promised_and_gone(store: LatentStore) -> Gone:
             elsewhere = store.holds(of_shard) | is_in(of_shard, store.dropped)
             if not elsewhere.all():
                 keys[number] = of_shard[~elsewhere]
-    payloads = tuple(path for number in keys if os.path.lexists(path := store.payload_path(number)))
+    there = store.layout.payload_numbers(store.place) if keys else set[int]()
+    payloads = tuple(store.payload_location(number) for number in keys if number in there)
     highest = max(highest, *(recorded - set(store.shards)), -1)
     accounted = max(store.array_rows, (highest + 1) * store.shard_size)
     return Gone(dict(sorted(keys.items())), payloads, stated if stated > accounted else 0)
@@ -86,7 +85,7 @@ def _promised_runs(store: LatentStore) -> list[Run]:
     runs: list[Run] = []
     base: int | None = None
     for _ in range(2):
-        snapshot = read_snapshot(store.path, store.recipe.id, store.shard_size, listed=_MAX_SHARDS, base=base)
+        snapshot = read_snapshot(store.place, store.recipe.id, store.shard_size, listed=_MAX_SHARDS, base=base)
         if snapshot is None:
             break
         runs.append(snapshot.run)
@@ -99,9 +98,9 @@ def stated_rows(store: LatentStore) -> int:
     if store.format != "zarr":
         return 0
     try:
-        metadata = read_json(store.path / "latents" / "zarr.json", _ARRAY_LIMIT_BYTES, within=store.path)
+        metadata = json.loads(limited_json(store.place.read("latents/zarr.json", _ARRAY_LIMIT_BYTES)))
         rows = metadata["shape"][0]
-    except (OSError, ValueError, KeyError, TypeError, IndexError):  # verify says what is wrong with it
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):  # verify says what is wrong with it
         return 0
     return rows if type(rows) is int else 0
 
@@ -115,23 +114,23 @@ def lines_of(store: LatentStore, gone: Gone) -> list[str]:
     lines: list[str] = []
     if gone.keys:
         first = np.concatenate([*gone.keys.values()])[: MAX_NAMES + 1]
-        sources = sources_of(store.path, first)
+        sources = sources_of(store.place, first)
         inputs = [sources.get(key, [key])[0] for key in unpack_keys(first)[:MAX_NAMES]]
         if gone.payloads:
             advice = f"Payloads of {len(gone.payloads)} of these shards are here, but not their records. {advice}"
         lines.append(
-            f"{store.path / SNAPSHOT} states {gone.rows} latents that are missing: no record holds them (shards "
-            f"{name_some([*gone.keys])}; the first inputs are {', '.join(inputs)}). {advice}"
+            f"{store.place.location(SNAPSHOT)} states {gone.rows} latents that are missing: no record holds them "
+            f"(shards {name_some([*gone.keys])}; the first inputs are {', '.join(inputs)}). {advice}"
         )
     if gone.array_rows:
         lines.append(
-            f"{store.path / 'latents' / 'zarr.json'} states {gone.array_rows} rows, and the records end at row "
+            f"{store.place.location('latents/zarr.json')} states {gone.array_rows} rows, and the records end at row "
             f"{store.array_rows}: the shards above are missing. {advice}"
         )
     return lines
 
 
-def report_gone(store: LatentStore, gone: Gone) -> Path | None:
+def report_gone(store: LatentStore, gone: Gone) -> Path | str | None:
     """Write down in lost+found/ what is gone, key by key with its sources; the same twice is one file.
 
     Returns:
@@ -143,7 +142,7 @@ def report_gone(store: LatentStore, gone: Gone) -> Path | None:
     if gone.array_rows:  # which keys the lost rows had is not known; these inputs have no latent now
         known = {key for key, _ in lost}
         lost += [(key, None) for key in unpack_keys(unmade_keys(store).keys) if key not in known]
-    sources = sources_of(store.path, pack_keys([key for key, _ in lost]))
+    sources = sources_of(store.place, pack_keys([key for key, _ in lost]))
     rows: list[dict[str, Any]] = [
         {
             "what": "latents that the index or the Zarr array of this store stated and that were not here",
@@ -154,10 +153,10 @@ def report_gone(store: LatentStore, gone: Gone) -> Path | None:
         *({"key": key, "shard": shard, "sources": sources.get(key, [])} for key, shard in lost),
     ]
     content = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
-    file = store.path / LOST_AND_FOUND / f"missing-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
-    with writing(store.path), made_folder(store.path, file.parent):
-        publish(store.path / "tmp", file, content, within=store.path)
-    return file
+    name = f"{LOST_AND_FOUND}/missing-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
+    with store.place.writing():
+        store.place.create(name, content)
+    return store.place.location(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +167,13 @@ class Unmade:
     """In order, each once."""
     names: tuple[str, ...]
     """Of the first few."""
-    unsound: tuple[Path, ...]
-    """Lists of inputs that could not be taken into account."""
+    unsound: tuple[str, ...]
+    """Names of lists of inputs that could not be taken into account."""
 
 
 def only_digests(store: LatentStore) -> Unmade:
     """Instead of `unmade_keys`: look at no key, and only find out which lists are not what was written."""
-    return Unmade(pack_keys([]), (), tuple(unsound_sources(store.path)))
+    return Unmade(pack_keys([]), (), tuple(unsound_sources(store.place)))
 
 
 def unmade_keys(store: LatentStore) -> Unmade:
@@ -184,8 +183,8 @@ def unmade_keys(store: LatentStore) -> Unmade:
         failed = pack_keys(sorted({failure.key for failure in store.failures() if failure.key is not None}))
     found: list[Keys] = [pack_keys([])]
     names: list[str] = []
-    unsound: list[Path] = []
-    for block in source_blocks(store.path, unsound=unsound):
+    unsound: list[str] = []
+    for block in source_blocks(store.place, unsound=unsound):
         missing = np.flatnonzero(~store.holds(block.keys))
         if len(missing):
             keys = block.keys[missing]

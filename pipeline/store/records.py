@@ -2,7 +2,6 @@
 
 import errno
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -16,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from ..errors import DamagedShardError, StoreError
 from ..files.file_system import reading_advice
-from ..files.plain import open_file, read_json_text
+from ..files.places import Place
+from ..files.plain import limited_json
 from ..files.sealed import unseal
 from ..latents.keys import KEY_DIGITS
 from ..messages import command, list_problems
@@ -179,12 +179,17 @@ def record_number(name: str) -> int | None:
     return int(digits) if digits[0] != "0" or digits == "0" else None
 
 
-def record_path(store: Path, shard: int) -> Path:
-    """Where the record of a shard belongs."""
-    return store / "commits" / f"{shard}.json"
+def record_name(shard: int) -> str:
+    """Where the record of a shard belongs, from the store."""
+    return f"commits/{shard}.json"
 
 
-def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
+def record_path(store: Place, shard: int) -> Path | str:
+    """Where the record of a shard belongs: a path, or a URL."""
+    return store.location(record_name(shard))
+
+
+def read_record(store: Place, number: int, recipe_id: str) -> ShardRecord:
     """One record, checked: seal, types, number and recipe.
 
     Raises:
@@ -195,16 +200,14 @@ def read_record(store: Path, number: int, recipe_id: str) -> ShardRecord:
     return read_sealed(store, number, recipe_id)[0]
 
 
-def record_seal(store: Path, number: int) -> int | None:
+def record_seal(store: Place, number: int) -> int | None:
     """The first 64 bits of the seal at the end of a record, whose content is not read.
 
     Returns:
         None where there is no such file inside the store, or no seal at its end.
     """
     try:
-        with open_file(record_path(store, number), RECORD_LIMIT_BYTES, within=store) as file:
-            fd = file.fileno()
-            return seal_of(os.pread(fd, _SEAL_BYTES, max(0, os.fstat(fd).st_size - _SEAL_BYTES)))
+        return seal_of(store.read_end(record_name(number), _SEAL_BYTES))
     except (OSError, ValueError):
         return None
 
@@ -215,11 +218,11 @@ def seal_of(text: bytes) -> int | None:
     return int(digits, 16) if _SEAL_START.fullmatch(digits) else None
 
 
-def read_sealed(store: Path, number: int, recipe_id: str) -> tuple[ShardRecord, int]:
+def read_sealed(store: Place, number: int, recipe_id: str) -> tuple[ShardRecord, int]:
     """`read_record`, and the first 64 bits of its seal."""
     path = record_path(store, number)
     try:
-        text = read_json_text(path, RECORD_LIMIT_BYTES, most_values=_MAX_VALUES, within=store)
+        text = limited_json(store.read(record_name(number), RECORD_LIMIT_BYTES), most_values=_MAX_VALUES)
         record = ShardRecord.model_validate_json(unseal(text))
         if record.shard != number:
             raise ValueError(f"it is the record of shard {record.shard}")
@@ -230,15 +233,21 @@ def read_sealed(store: Path, number: int, recipe_id: str) -> tuple[ShardRecord, 
     except ValueError as error:
         raise damaged(path, str(error)) from error
     except OSError as error:
-        if error.errno == errno.ENOENT and not path.is_symlink():
+        if is_gone(error, path):
             raise
         raise unreadable(path, number, error) from error
     return record, seal_of(text) or 0
 
 
-def damaged(path: Path, problem: str) -> DamagedShardError:
-    """The error for a file of the store that is not what was written, and how to heal it."""
-    repair = command("cache", "repair", path.parent.parent, "--apply")
+def is_gone(error: OSError, location: Path | str) -> bool:
+    """Whether there is no such file: somebody moved it away. A link that leads nowhere is still there."""
+    return isinstance(error, FileNotFoundError) and not (isinstance(location, Path) and location.is_symlink())
+
+
+def damaged(path: Path | str, problem: str) -> DamagedShardError:
+    """The error for a file in a folder of the store that is not what was written, and how to heal it."""
+    store = path.parent.parent if isinstance(path, Path) else path.rsplit("/", 2)[0]
+    repair = command("cache", "repair", store, "--apply")
     return DamagedShardError(
         f"{path}: {problem}. It is damaged or foreign. `{repair}` moves it to "
         "lost+found; `theworld precompute` with the same flags then makes again what is missing"
@@ -251,18 +260,18 @@ _DAMAGE = {
 }
 
 
-def unreadable(path: Path, shard: int | None, error: OSError) -> StoreError:
+def unreadable(path: Path | str, shard: int | None, error: OSError) -> StoreError:
     """The error for a file or folder that cannot be opened or read: damage, or only rights and limits of who reads."""
-    if error.errno in _DAMAGE:
+    if error.errno in _DAMAGE or isinstance(error, FileNotFoundError):
         return damaged(path, error.strerror or str(error))
     shard_note = "" if shard is None else f" (shard {shard})"
     return StoreError(
         f"{path}{shard_note} cannot be read: {error.strerror or error}. The file may well be sound. "
-        f"{reading_advice(error, path)}, then run the same command again"
+        f"{reading_advice(error, Path(path))}, then run the same command again"
     )
 
 
-def stated_fps(store: Path, numbers: Iterable[int], recipe_id: str) -> float | None:
+def stated_fps(store: Place, numbers: Iterable[int], recipe_id: str) -> float | None:
     """Video frames per second of the world model, as the first readable record of some says; None where it does not."""
     for number in numbers:
         with suppress(StoreError, FileNotFoundError):

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DamagedShardError, LatentShapeError
+from ..files.folder import Folder
 from ..files.open_files import is_lost
+from ..files.places import Place
 from ..latents.spec import latent_frames
 from ..messages import command
 from .buffer import BatchBuffer
@@ -31,10 +33,11 @@ GONE = "its record was moved away while it was read"
 class RowReader:
     """The open payloads of one store. Knows no store: a circle would keep the files open until it is collected."""
 
-    def __init__(self, store: Path, layout: ShardLayout, recipe_id: str, catalog: Catalog) -> None:
+    def __init__(self, store: Place, layout: ShardLayout, recipe_id: str, catalog: Catalog) -> None:
         self._store, self._layout, self._recipe_id, self._catalog = store, layout, recipe_id, catalog
         name_of = layout.payload_name
-        self._files = OpenShardFiles(store, lambda number: f"{store}/{name_of(number)}")
+        path = store.path if isinstance(store, Folder) else None
+        self._files = OpenShardFiles(path, lambda number: f"{path}/{name_of(number)}")
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Close the payloads of some shards; if they come back, they are checked anew."""
@@ -91,13 +94,16 @@ class RowReader:
 
     def damaged(self, number: int, problem: str) -> DamagedShardError:
         """The error for a shard whose payload is not what was committed, and how to heal it."""
-        payload = self._layout.payload_path(self._store, number)
+        payload = self._location(number)
         return DamagedShardError(
             f"{payload} (shard {number}, recipe {self._recipe_id[:12]}): {problem}. None of its latents can be "
-            f"trusted. `{command('cache', 'repair', self._store, '--apply')}` moves it and its record "
+            f"trusted. `{command('cache', 'repair', str(self._store), '--apply')}` moves it and its record "
             f"{record_path(self._store, number)} to lost+found; `theworld precompute` with the same flags then makes "
             "these rollouts again"
         )
+
+    def _location(self, number: int) -> Path | str:
+        return self._store.location(self._layout.payload_name(number))
 
     def _open(self, number: int) -> ShardFile:
         shard = self._catalog.index.shards.get(number)
@@ -108,7 +114,7 @@ class RowReader:
         except ValueError as error:
             raise self.damaged(number, str(error)) from error
         except OSError as error:
-            store_error = unreadable(self._layout.payload_path(self._store, number), number, error)
+            store_error = unreadable(self._location(number), number, error)
             is_damaged = isinstance(store_error, DamagedShardError)
             raise (self.damaged(number, str(error)) if is_damaged else store_error) from error
 
@@ -143,7 +149,7 @@ class RowReader:
         except ValueError as changed:
             raise self.damaged(number, str(changed)) from error
         except OSError as again:
-            store_error = unreadable(self._layout.payload_path(self._store, number), number, again)
+            store_error = unreadable(self._location(number), number, again)
             problem = f"row {place} cannot be read: {again.strerror or again}"
             is_damaged = isinstance(store_error, DamagedShardError)
             raise (self.damaged(number, problem) if is_damaged else store_error) from again

@@ -5,16 +5,14 @@ A key is found by binary search over its first eight bytes, as a number.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files.open_files import retried
+from ..files.places import Place
 from .packed_keys import Halves, Keys, join_halves, key_order, pack_keys, split_halves
 from .records import ShardRecord, record_number
 
@@ -22,8 +20,8 @@ from .records import ShardRecord, record_number
 class Stamp(NamedTuple):
     """How a record file is known again without being parsed. Records are never rewritten in place."""
 
-    inode: int
-    """In the folder that it was read from; a copy has another."""
+    tag: int
+    """In the folder that it was read from: its inode there, which a copy does not share."""
     seal: int
     """The first 64 bits of its seal, which is the hash of its content: a copy has the same."""
 
@@ -62,14 +60,10 @@ class Shard:
         return self._keys
 
 
-def record_inodes(store: Path) -> dict[int, int]:
-    """The shards that have a record, and the inode of each, from one listing; no file is looked at."""
-
-    def listed() -> dict[int, int]:
-        with os.scandir(store / "commits") as entries:
-            return {number: entry.inode() for entry in entries if (number := record_number(entry.name)) is not None}
-
-    return retried(listed)
+def record_tags(store: Place) -> dict[int, int]:
+    """The shards that have a record, and the tag of each, from one listing; no file is looked at."""
+    tags = store.tags("commits")
+    return {number: tag for name, tag in tags.items() if (number := record_number(name)) is not None}
 
 
 def shard_of(record: ShardRecord, stamp: Stamp) -> Shard:
@@ -90,7 +84,7 @@ class Run:
     shard_bytes: NDArray[np.int64]
     """Of the payloads."""
     stamps: NDArray[np.uint64]
-    """(S, 2) inode and seal of the records."""
+    """(S, 2) tag and seal of the records."""
     high: NDArray[np.uint64]
     """(N,) by place: the first eight bytes of each key."""
     low: NDArray[np.uint64]

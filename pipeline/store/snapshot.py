@@ -25,8 +25,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files.atomic import place, remove, replace
+from ..files.atomic import place, remove
+from ..files.folder import Folder
 from ..files.inside import held_folder
+from ..files.local_copy import local_copy
+from ..files.places import Place
 from ..files.plain import open_file
 from ..files.sealed import seal_tensors
 from .index import SNAPSHOT
@@ -58,7 +61,7 @@ class Snapshot:
     seal: int
 
 
-def write_snapshot(store: Path, run: Run, recipe_id: str, *, folder: int, base: int | None = None) -> int | None:
+def write_snapshot(store: Place, run: Run, recipe_id: str, *, folder: int, base: int | None = None) -> int | None:
     """Write a snapshot in one step.
 
     Args:
@@ -72,14 +75,14 @@ def write_snapshot(store: Path, run: Run, recipe_id: str, *, folder: int, base: 
     seal = _seal(arrays, recipe_id, base)
     parts = [np.ascontiguousarray(array).data for array in (*arrays.values(), run.frames_crc32c, seal)]
     content = b"".join([_header(len(run.numbers), *run.frames_crc32c.shape), *parts])
-    if base is None:
-        _keep_old(store)
-    replace(store / "tmp", store / (SNAPSHOT if base is None else SNAPSHOT_NEW), memoryview(content), within=store)
+    if base is None and isinstance(store, Folder):
+        _keep_old(store.path)
+    store.replace(SNAPSHOT if base is None else SNAPSHOT_NEW, memoryview(content))
     return _number(seal)
 
 
 def read_snapshot(
-    store: Path, recipe_id: str, shard_size: int, *, listed: int, base: int | None = None
+    store: Place, recipe_id: str, shard_size: int, *, listed: int, base: int | None = None
 ) -> Snapshot | None:
     """Map a snapshot.
 
@@ -90,7 +93,8 @@ def read_snapshot(
         None where there is none of use; whatever is wrong with one costs time, never rows.
     """
     try:
-        file = open_file(store / (SNAPSHOT if base is None else SNAPSHOT_NEW), 2**62, within=store)
+        path = local_copy(store, SNAPSHOT if base is None else SNAPSHOT_NEW)
+        file = open_file(path, 2**62, within=path.parent)
     except (OSError, ValueError):
         return None
     with file, suppress(OSError, ValueError, KeyError, TypeError, RecursionError, struct.error):
@@ -98,10 +102,9 @@ def read_snapshot(
     return None
 
 
-def remove_snapshot(store: Path) -> None:
+def remove_snapshot(store: Place) -> None:
     """Remove all files: the others are of no use without the first."""
-    for name in (SNAPSHOT, SNAPSHOT_NEW, _SNAPSHOT_OLD):
-        remove(store / name, within=store)
+    store.remove((SNAPSHOT, SNAPSHOT_NEW, _SNAPSHOT_OLD))
 
 
 def _keep_old(store: Path) -> None:

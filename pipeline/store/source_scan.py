@@ -12,15 +12,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from ..files.plain import open_file
+from ..files.places import Place
 from ..latents.keys import KEY_DIGITS
 from .log_files import log_files
 from .packed_keys import Keys, is_in, pack_keys
-from .sources import SOURCES_NAME
+from .sources import SOURCES, SOURCES_NAME
 
 _BLOCK_BYTES = 2**22
 _LIMIT_BYTES = 2**40
@@ -47,16 +46,16 @@ class Block:
             return self.keys[row : row + 1].tobytes().hex()
 
 
-def source_blocks(store: Path, *, unsound: list[Path] | None = None) -> Iterator[Block]:
+def source_blocks(store: Place, *, unsound: list[str] | None = None) -> Iterator[Block]:
     """All rows of all sound files, block by block.
 
     Args:
         unsound: gets the files that have to be read row by row to know what is wrong with them.
     """
-    for path in log_files(store / "sources", SOURCES_NAME):
+    for name in log_files(store, SOURCES, SOURCES_NAME):
         try:
-            is_sound = _digest(path) == path.stem
-            for block in _blocks(path) if is_sound else ():
+            is_sound = _has_its_name(store, name)
+            for block in _blocks(store, name) if is_sound else ():
                 if (parsed := _parse(block)) is None:
                     is_sound = False
                     break
@@ -64,28 +63,28 @@ def source_blocks(store: Path, *, unsound: list[Path] | None = None) -> Iterator
         except (OSError, ValueError):
             is_sound = False
         if not is_sound and unsound is not None:
-            unsound.append(path)
+            unsound.append(name)
 
 
-def sources_bytes(store: Path) -> int:
+def sources_bytes(store: Place) -> int:
     """The size of all files."""
-    return sum(path.lstat().st_size for path in log_files(store / "sources", SOURCES_NAME))
+    return sum(entry.bytes for entry in store.entries(SOURCES) if SOURCES_NAME.fullmatch(entry.name.rpartition("/")[2]))
 
 
-def unsound_sources(store: Path) -> list[Path]:
+def unsound_sources(store: Place) -> list[str]:
     """The files whose content does not match their names: ten times as fast as looking at the keys."""
-    unsound: list[Path] = []
-    for path in log_files(store / "sources", SOURCES_NAME):
+    unsound: list[str] = []
+    for name in log_files(store, SOURCES, SOURCES_NAME):
         try:
-            is_sound = _digest(path) == path.stem
+            is_sound = _has_its_name(store, name)
         except (OSError, ValueError):
             is_sound = False
         if not is_sound:
-            unsound.append(path)
+            unsound.append(name)
     return unsound
 
 
-def sources_of(store: Path, keys: Keys) -> dict[str, list[str]]:
+def sources_of(store: Place, keys: Keys) -> dict[str, list[str]]:
     """Key -> the names of its inputs, of some keys."""
     ordered = np.unique(keys)
     names: dict[str, list[str]] = {}
@@ -97,15 +96,15 @@ def sources_of(store: Path, keys: Keys) -> dict[str, list[str]]:
     return names
 
 
-def _digest(path: Path) -> str:
-    with open_file(path, _LIMIT_BYTES, within=path.parent.parent) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _has_its_name(store: Place, name: str) -> bool:
+    with store.open(name, _LIMIT_BYTES) as file:
+        return name == f"{SOURCES}/{hashlib.file_digest(file, 'sha256').hexdigest()}.jsonl"
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
+def _blocks(store: Place, name: str) -> Iterator[bytes]:
     """Whole lines each."""
     rest = b""
-    with open_file(path, _LIMIT_BYTES, within=path.parent.parent) as file:
+    with store.open(name, _LIMIT_BYTES) as file:
         while block := file.read(_BLOCK_BYTES):
             end = block.rfind(b"\n") + 1
             if end:

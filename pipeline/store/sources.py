@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from json.encoder import encode_basestring_ascii
-from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -23,15 +22,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from ..errors import DamagedShardError
-from ..files.atomic import TempFile, place, sync_folder
-from ..files.inside import held_folder
-from ..files.plain import open_file
+from ..files.places import Place
 from ..latents.keys import is_key
 from .log_files import log_files, missing_or_unreadable
 from .records import damaged
 
 FILE_BYTES = 64 * 2**20
 """Of a file at most, unless one row alone has more."""
+SOURCES = "sources"
+"""The folder."""
 SOURCES_NAME = re.compile(r"[0-9a-f]{64}\.jsonl")
 _READ_LIMIT_BYTES = 2**40
 """An older release wrote a whole listing into one file; it is read row by row."""
@@ -55,12 +54,12 @@ class SourceRow(NamedTuple):
 
 
 def write_sources(
-    store: Path,
+    store: Place,
     rows: Iterable[tuple[str, str]],
     prompts: Mapping[str, str] | None = None,
     starts: Mapping[str, float] | None = None,
 ) -> int:
-    """Keep which source is which key. Rows that a file has are not written again; one fsync a file.
+    """Keep which source is which key. Rows that a file has are not written again.
 
     Args:
         prompts, starts: key -> what `SourceRow` says of it.
@@ -87,24 +86,21 @@ def write_sources(
             count += 1
     if pending:
         _place(store, pending)
-    if count:
-        with held_folder(store, store / "sources") as folder:
-            sync_folder(folder)
     return count
 
 
-def read_source_rows(store: Path) -> Iterator[SourceRow]:
+def read_source_rows(store: Place) -> Iterator[SourceRow]:
     """Every row ever recorded, some perhaps twice, while little is kept in memory.
 
     Raises:
         DamagedShardError: a file is not what was written; its rows were not handed out.
     """
-    for path in log_files(store / "sources", SOURCES_NAME):
+    for name in log_files(store, SOURCES, SOURCES_NAME):
         with suppress(FileNotFoundError):  # set aside meanwhile
-            yield from read_sources_file(path)
+            yield from read_sources_file(store, name)
 
 
-def read_sources(store: Path) -> dict[str, tuple[str, ...]]:
+def read_sources(store: Place) -> dict[str, tuple[str, ...]]:
     """The keys of every source ever recorded, in order of their digits; raises as `read_source_rows`."""
     keys: dict[str, tuple[str, ...]] = {}
     for source, key, _, _ in read_source_rows(store):
@@ -116,17 +112,17 @@ def read_sources(store: Path) -> dict[str, tuple[str, ...]]:
     return keys
 
 
-def read_prompts(store: Path) -> dict[str, str]:
+def read_prompts(store: Place) -> dict[str, str]:
     """Key -> the prompt that is part of it, where samples have their own; raises as `read_source_rows`."""
     return {row.key: row.prompt for row in read_source_rows(store) if row.prompt is not None}
 
 
-def read_starts(store: Path) -> dict[str, float]:
+def read_starts(store: Place) -> dict[str, float]:
     """Key -> the second of a video at which its clip or picture is; raises as `read_source_rows`."""
     return {row.key: row.start_s for row in read_source_rows(store) if row.start_s is not None}
 
 
-def read_sources_file(path: Path) -> Iterator[SourceRow]:
+def read_sources_file(store: Place, name: str) -> Iterator[SourceRow]:
     """The rows of one file, which is checked as a whole before the first is handed out.
 
     Raises:
@@ -134,23 +130,23 @@ def read_sources_file(path: Path) -> Iterator[SourceRow]:
         FileNotFoundError: somebody moved it away.
     """
     try:
-        for line in _checked_lines(path):
+        for line in _checked_lines(store, name):
             yield _parse(line)
     except (ValueError, RecursionError) as error:
-        raise damaged(path, str(error)) from error
+        raise damaged(store.location(name), str(error)) from error
     except OSError as error:
-        raise missing_or_unreadable(path, error) from error
+        raise missing_or_unreadable(store, name, error) from error
 
 
-def _checked_lines(path: Path) -> Iterator[bytes]:
-    with open_file(path, _READ_LIMIT_BYTES, within=path.parent.parent) as file:
+def _checked_lines(store: Place, name: str) -> Iterator[bytes]:
+    with store.open(name, _READ_LIMIT_BYTES) as file:
         digest, size = hashlib.sha256(), 0
         content = b""
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
             size += len(block)
             content = block if size == len(block) else b""
-        if digest.hexdigest() != path.stem:
+        if name != f"{SOURCES}/{digest.hexdigest()}.jsonl":
             raise ValueError("its content does not match its name")
         if content:
             yield from content.removesuffix(b"\n").split(b"\n")
@@ -160,12 +156,12 @@ def _checked_lines(path: Path) -> Iterator[bytes]:
             yield line.removesuffix(b"\n")
 
 
-def _known_rows(store: Path) -> NDArray[np.uint64]:
+def _known_rows(store: Place) -> NDArray[np.uint64]:
     """The hashes of all rows that sound files have, in order."""
     known = np.empty(0, np.uint64)
-    for path in log_files(store / "sources", SOURCES_NAME):
+    for name in log_files(store, SOURCES, SOURCES_NAME):
         with suppress(DamagedShardError, OSError, ValueError):  # its rows are written again
-            known = _merge(known, np.unique(_digests(_checked_lines(path))))
+            known = _merge(known, np.unique(_digests(_checked_lines(store, name))))
     return known
 
 
@@ -193,17 +189,9 @@ def _line(source: str, key: str, prompts: Mapping[str, str], starts: Mapping[str
     return f'{{"source": {encode_basestring_ascii(source)}, "key": "{key}"{more}}}'.encode()
 
 
-def _place(store: Path, lines: list[bytes]) -> None:
+def _place(store: Place, lines: list[bytes]) -> None:
     content = b"".join(part for line in lines for part in (line, b"\n"))
-    name = f"{hashlib.sha256(content).hexdigest()}.jsonl"
-    with held_folder(store, store / "tmp") as temps, held_folder(store, store / "sources") as folder:
-        temp = TempFile(temps)
-        try:
-            temp.write(content)
-            temp.finish()
-            place(temp.path, folder / name)
-        finally:
-            temp.discard()
+    store.create(f"{SOURCES}/{hashlib.sha256(content).hexdigest()}.jsonl", content)
 
 
 def _parse(line: bytes) -> SourceRow:

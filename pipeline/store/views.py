@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DamagedShardError, StoreMismatchError
+from ..files.places import Place
 from ..files.plain import open_file, read_file
 from ..latents.keys import KEY_DIGITS
 from ..latents.recipe import Recipe
@@ -51,7 +52,7 @@ SECOND_OPINION_ROWS = 8
 class OpenStore(Protocol):
     """What a view needs of a `LatentStore`, whose methods the functions here are."""
 
-    path: Path
+    place: Place
     recipe: Recipe
     spec: LatentSpec
     format: StoreFormat
@@ -69,6 +70,9 @@ class OpenStore(Protocol):
     def dtype(self) -> np.dtype[Any]: ...
     def __len__(self) -> int: ...
     def row_of(self, key: str) -> int: ...
+    @property
+    def path(self) -> Path: ...
+
     def payload_path(self, shard: int) -> Path: ...
     def buffer(self, samples: int, *, rollout_steps: int | None = None) -> BatchBuffer: ...
     def read_rows(self, rows: NDArray[np.int64], buffer: BatchBuffer) -> NDArray[Any]: ...
@@ -127,7 +131,7 @@ def as_xarray(store: OpenStore, *, rollout_steps: int | None = None) -> Any:
     names: Any = _Names(keys)
     names = array.from_array(names, chunks=(chunks,), fancy=False) if len(keys) > _KEYS_IN_MEMORY else names[:]
     coordinates: dict[str, Any] = {KEY: (AXES[:1], names, attributes_of(KEY, store.spec))}
-    fps = store.recipe.fps or stated_fps(store.path, store.shards, store.recipe.id)
+    fps = store.recipe.fps or stated_fps(store.place, store.shards, store.recipe.id)
     seconds = seconds_of_frames(store.recipe, store.spec, fps)
     if seconds is not None:
         coordinates[TIME] = (AXES[2:3], seconds[: shown.shape[2]], attributes_of(TIME, store.spec))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import xxhash
 from numpy.typing import NDArray
 
 from ..errors import StoreError
-from ..files.atomic import TempFile, writing
-from ..files.inside import held_folder
+from ..files.atomic import TempFile
+from ..files.places import Place
 from ..files.sealed import seal, unseal
 from ..latents.keys import is_key
 from ..latents.recipe import Recipe
@@ -27,7 +25,7 @@ from .records import RECORD_LIMIT_BYTES, ShardRecord
 class ShardTarget(Protocol):
     """What a shard writer needs of the store that it writes to."""
 
-    path: Path
+    place: Place
     recipe: Recipe
     shard_size: int
     layout: ShardLayout
@@ -39,10 +37,6 @@ class ShardTarget(Protocol):
 
     def holds_soundly(self, keys: Sequence[str]) -> bool:
         """Whether committed shards, whose payloads are there, have all of some keys."""
-        ...
-
-    def payload_path(self, shard: int) -> Path:
-        """Where the file of a shard belongs."""
         ...
 
     def refresh(self) -> None:
@@ -70,8 +64,8 @@ class ShardWriter:
         """Holds the folder of the temporary file, which has its path from there."""
 
     def __enter__(self) -> Self:
-        with writing(self._store.path):
-            folder = self._held.enter_context(held_folder(self._store.path, self._store.path / "tmp"))
+        with self._store.place.writing():
+            folder = self._held.enter_context(self._store.place.staging())
             try:
                 self._temp = TempFile(folder)
             except OSError:
@@ -124,10 +118,10 @@ class ShardWriter:
         self._write(store.layout.trailer(len(self)))
         temp = self._take()
         try:
-            with writing(store.path):
+            with store.place.writing():
                 temp.finish()
                 first = self._number
-                if first is None or os.path.lexists(store.payload_path(first)):
+                if first is None or self._is_taken(first):
                     # others write here too; a number that was planned and is free needs no look, which at 50,000
                     # shards costs more than all the rest
                     store.refresh()
@@ -135,20 +129,24 @@ class ShardWriter:
                         return None
                     first = store.next_number
                 record = self._record(facts)
+                layout = store.layout
                 number = place_payload(
-                    temp.path,
-                    store.payload_path,
-                    first=first,
-                    top=store.path / store.layout.payload_folder,
-                    store=store.path,
+                    store.place, temp.path, layout.payload_name, first=first, top=layout.payload_folder
                 )
                 record = record.model_copy(update={"shard": number})
-                publish_record(store.path, record)
+                publish_record(store.place, record)
         finally:
             with suppress(OSError):
                 temp.discard()
         store.committed(record)
         return record
+
+    def _is_taken(self, number: int) -> bool:
+        """Whether something is where a payload belongs: an upload that finds this out at its end is paid for."""
+        try:
+            return self._store.place.entry(self._store.layout.payload_name(number)) is not None
+        except ValueError:
+            return True
 
     def _record(self, facts: Mapping[str, Any]) -> ShardRecord:
         """The record but for its number, proven readable before anything is placed."""
@@ -181,7 +179,7 @@ class ShardWriter:
         if self._temp is None:
             raise StoreError("this shard is closed: it was committed, left, or a write to it failed")
         try:
-            with writing(self._store.path):
+            with self._store.place.writing():
                 self._temp.write(data)
         except StoreError:
             self.__exit__()  # a torn row is in the file: nothing may follow it

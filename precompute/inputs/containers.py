@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import arrow_tables as arrow_files
-from ...pipeline.files.file_facts import facts_of
+from ...pipeline.files.file_facts import FileFacts, facts_of
+from ...pipeline.files.remote import Root, local_path
 from ..rollout.kinds import Kind
 from . import manifests, tables, tars
 from .entries import Container, Entries
@@ -41,34 +43,85 @@ def add_containers(
         own: whether the files are the user's; then no link leads a row out of the folder of its list.
         forms: what each file is (first_bytes.py); None judges by suffix.
     """
+    sources = [_Source(relative(str(file), root), str(file), str(file.parent), _form(file, forms)) for file in files]
+    return _add(sources, place, ", ".join(map(str, files[:3])) or root, kind, column, fields, own=own)
+
+
+def add_remote_containers(
+    files: Mapping[str, FileFacts], root: Root, place: str, kind: Kind, column: str | None, fields: Fields
+) -> Selection:
+    """As `add_containers`, of files of a bucket or of a data set on the Hub: name below its root -> facts."""
+    sources = [
+        _Source(
+            f"{root.url}/{name}",
+            f"{root.at}/{name}",
+            f"{root.at}/{name}".rpartition("/")[0],
+            _form(Path(name), None),
+            facts,
+        )
+        for name, facts in sorted(files.items())
+    ]
+    return _add(sources, place, place, kind, column, fields, own=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A list, table or tar."""
+
+    name: str
+    path: str
+    """Of this machine, or a URL."""
+    folder: str
+    form: str
+    facts: FileFacts | None = None
+    """Of a file that lies elsewhere."""
+
+    def container(self, local: Path) -> Container:
+        """What holds its inputs; `local` is the file that is read."""
+        return Container(self.name, self.path, facts=self.facts or facts_of(str(local)))
+
+
+def _add(
+    sources: list[_Source],
+    place: str,
+    shown: str,
+    kind: Kind,
+    column: str | None,
+    fields: Fields,
+    *,
+    own: bool,
+) -> Selection:
     selection = Selection(Entries(place))
     entries = selection.entries
     samples = TarSamples(column)
     column = None if column == EACH else column
-    forms = forms or {file: _form_by_suffix(file) for file in files}
-    for file in files:
-        if forms[file] == TAR:
-            refuse_columns(str(file), None, fields)
-    for file in files:
-        name = relative(str(file), root)
-        entries.open(Container(name, str(file)))
+    for source in sources:
+        if source.form == TAR:
+            refuse_columns(source.path, None, fields)
+    for source in sources:
+        name = source.name
+        entries.open(Container(name, source.path))
+        file = Path(source.path)
         try:
+            file = Path(local_path(source.path))
             refuse_special(file, name)
-            _refuse_other(file, name, forms[file])
-            if forms[file] == TAR:
-                _add_tar(selection, file, name, kind, samples)
-            elif forms[file] == TABLE:
-                _add_table(entries, file, name, kind, column, fields, own=own)
+            _refuse_other(file, name, source.form)
+            if source.form == TAR:
+                _add_tar(selection, source, file, kind, samples)
+            elif source.form == TABLE:
+                _add_table(entries, source, file, kind, column, fields, own=own)
             else:
-                _add_list(selection, file, name, kind, column, fields)
+                _add_list(selection, source, file, kind, column, fields)
             selection.sound.add(name)
         except ImageError as error:  # of the whole file, or of the rest of it
-            entries.add_broken(name, error)
+            entries.add_broken(name, ImageError(error.reason, str(error).replace(str(file), name)))
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(file), name)) from error
     if note := samples.check(place, kind.takes):
         selection.notes.append(note)
     if not len(entries):
         others = f", but {counted(selection.others)}. {advice(selection.others)}" if selection.others else ""
-        raise ConfigError(f"{', '.join(map(str, files[:3])) or root} holds no {kind.takes}{others}")
+        raise ConfigError(f"{shown} holds no {kind.takes}{others}")
     entries.number_repeated()
     return selection
 
@@ -82,14 +135,16 @@ def _refuse_other(file: Path, name: str, form: str) -> None:
             raise ImageError(reason, f"{name} is {content.what}. {content.advice}".rstrip(". "))
 
 
-def _form_by_suffix(file: Path) -> str:
+def _form(file: Path, forms: Mapping[Path, str] | None) -> str:
+    if forms is not None:
+        return forms[file]
     suffix = file.suffix.lower()
     return TAR if suffix in TARS else TABLE if suffix in arrow_files.SUFFIXES else LIST
 
 
-def _add_tar(selection: Selection, file: Path, name: str, kind: Kind, samples: TarSamples) -> None:
-    entries = selection.entries
-    entries.open(Container(name, str(file), facts=facts_of(str(file))))
+def _add_tar(selection: Selection, tar: _Source, file: Path, kind: Kind, samples: TarSamples) -> None:
+    entries, name = selection.entries, tar.name
+    entries.open(tar.container(file))
     passed_over: Counter[str] = Counter()  # by suffix
     samples.open()
     try:
@@ -125,10 +180,10 @@ def _add_member(entries: Entries, name: str, member: tars.Member) -> None:
 
 
 def _add_list(
-    selection: Selection, file: Path, name: str, kind: Kind, column: str | None, fields: Fields
+    selection: Selection, listed: _Source, file: Path, kind: Kind, column: str | None, fields: Fields
 ) -> None:
     entries = selection.entries
-    entries.open(Container(name, str(file), str(file.parent)))
+    entries.open(Container(listed.name, listed.path, listed.folder))
     start, without = len(entries), 0
     for row in manifests.read_manifest(file, kind.takes, column=column, fields=fields):
         if row is manifests.AGAIN:
@@ -144,11 +199,11 @@ def _add_list(
 
 
 def _add_table(
-    entries: Entries, file: Path, name: str, kind: Kind, column: str | None, fields: Fields, *, own: bool
+    entries: Entries, listed: _Source, file: Path, kind: Kind, column: str | None, fields: Fields, *, own: bool
 ) -> None:
-    facts = facts_of(str(file))
+    container = listed.container(file)  # before it is read
     table = tables.read_table(file, kind.takes, column=column, fields=fields)
-    entries.open(Container(name, str(file), str(file.parent), facts, table.column or "", follows_links=not own))
+    entries.open(replace(container, folder=listed.folder, column=table.column or "", follows_links=not own))
     start = len(entries)
     try:
         for row, has_bytes in table.rows:

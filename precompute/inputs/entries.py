@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.files import limits
 from ...pipeline.files.file_facts import FileFacts
+from ...pipeline.files.remote import is_remote
 from ..media.video_times import Window
 from .locations import File, Location, TableCell, TarMember
 from .spellings import spellings
 
-_FILE, _ELSEWHERE, _ROW, _CELL, _NUMBERED, _MEMBER, _BROKEN, _WRONG = range(8)
+_FILE, _ELSEWHERE, _ROW, _CELL, _NUMBERED, _MEMBER, _BROKEN, _WRONG, _OBJECT = range(9)
 """What an entry is: a file below its container; one with a path of its own; a row that names a file; a cell that is
-called by its path, or by its number; a member of a tar; an input that cannot be read; a row that cannot be used."""
+called by its path, or by its number; a member of a tar; an input that cannot be read; a row that cannot be used; a file
+of a bucket or of a data set on the Hub."""
 _LAST_PROMPTS = 2**10
 _NOWHERE = -1.0
 _ELEMENTS = 2**20
@@ -167,6 +169,12 @@ class Entries:
         self._sizes.append(size)
         self._add(_MEMBER, source, len(self._sizes) - 1)
 
+    def add_object(self, source: str, facts: FileFacts) -> None:
+        """Add a file of a bucket or of a data set on the Hub, by its URL, which begins with its container's name."""
+        self._offsets.append(facts.inode)
+        self._sizes.append(facts.size)
+        self._add(_OBJECT, source, len(self._sizes) - 1)
+
     def add_broken_row(self, problem: ImageError, number: int, element: int | None = None) -> None:
         """Add a row that cannot be used, or one of several in it."""
         numbered = _numbered(number, element)
@@ -264,7 +272,10 @@ class Entries:
         """Where the bytes of an entry lie."""
         kind, number, container = self._kinds[at], self._numbers[at], self._container(at)
         if kind == _ROW:
-            return File(os.path.join(container.folder, self._path_in_row(at)))  # noqa: PTH118 - millions of times
+            path = self._path_in_row(at)
+            if is_remote(path):
+                return File(path)
+            return File(os.path.join(container.folder, path))  # noqa: PTH118 - millions of times
         if kind == _FILE:
             return File(os.path.join(container.path, self._sources[at]))  # noqa: PTH118
         if kind == _MEMBER:
@@ -272,6 +283,8 @@ class Entries:
         if kind in (_CELL, _NUMBERED):
             row, place = divmod(number, _ELEMENTS)
             return TableCell(container.path, row, container.column, max(0, place - 1))
+        if kind == _OBJECT:
+            return File(container.path + self._sources[at][len(container.name) :])
         return File(self._paths[number]) if kind == _ELSEWHERE else None
 
     def entry(self, at: int) -> Entry:
@@ -282,7 +295,10 @@ class Entries:
             entry.name = f"{container.name}:{_place_in_list(self._numbers[at])}"
         if kind in (_CELL, _NUMBERED, _MEMBER):
             entry.facts = container.facts
-        elif kind == _ROW and location is not None and not container.follows_links:
+        elif kind == _OBJECT:
+            number = self._numbers[at]
+            entry.facts = FileFacts(0, self._offsets[number], self._sizes[number], 0, 0)
+        elif kind == _ROW and location is not None and not (container.follows_links or is_remote(location.path)):
             entry.root = _root_of_row(container.folder, self._path_in_row(at), location.path)
         return entry
 

@@ -5,6 +5,7 @@ folder, glob, one file            images or videos by suffix; files that are nam
 .parquet                          the same, with types (tables.py)
 .parquet, save_to_disk, hf:…      a table that holds the bytes (tables.py)
 .tar, x-{000..003}.tar            members by suffix (tars.py)
+s3:// gs:// az:// hf://           any of these in a bucket, or in a data set on the Hub (remote_places.py)
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from ...pipeline.files.file_facts import facts_from
 from ...pipeline.files.hash_cache import HashCache
 from ...pipeline.files.hashing import digest_of_bytes
 from ...pipeline.files.images import refuse_unread
-from ...pipeline.files.local import require_local
+from ...pipeline.files.local import require_local, url_of
+from ...pipeline.files.remote import facts_of_remote, is_remote, local_path, without_commit
 from ...pipeline.files.table_process import Budget, Unpacked
 from ...pipeline.latents.keys import key_of_digest
 from ...pipeline.latents.kinds import KindName
 from ...pipeline.store.ledger import Failure
 from ..media.video_times import Window
 from ..rollout.kinds import KINDS, Kind, at_moments
+from .digests_ahead import DigestsAhead
 from .entries import Entry
 from .fields import Fields
 from .first_bytes import IMAGE
@@ -101,13 +104,15 @@ def list_inputs(
         image_root: of a list or table, the folder that paths are relative to; None is the one that holds it.
         index: digests of unchanged inputs; it is filled, not saved.
     Raises:
-        ConfigError: this place is a URL, there is nothing at it, nothing of this kind in it, the files named are
-            another kind's, or a list cannot be read as one.
+        ConfigError: this place is a URL that is not read, there is nothing at it, nothing of this kind in it, the files
+            named are another kind's, or a list cannot be read as one.
+        StoreError: a bucket or the Hub refuses, or does not answer.
     """
     kind = KINDS[kind] if isinstance(kind, str) else kind
     index = index or HashCache()
     forget_links()
-    place = Path(os.path.expanduser(require_local(place)))  # noqa: PTH111 - no shell has expanded a quoted pattern
+    if url_of(place) is None:
+        place = Path(os.path.expanduser(require_local(place)))  # noqa: PTH111 - no shell has expanded a quoted pattern
     fields = Fields(prompt_field, start_field, end_field)
     if fields.times or start_s is not None:
         kind = at_moments(kind)
@@ -123,28 +128,29 @@ def list_inputs(
     unread: Counter[str] = Counter()
     count = len(entries) if limit is None else min(limit, len(entries))
     unnamed = entries.unnamed if count == len(entries) else Counter[str]()
-    for at in range(count):
-        entry = entries.entry(at)
-        if isinstance(entry.location, TableCell) and entry.location.path in unread:
-            unread[entry.location.path] += 1
-            continue
-        try:
-            if entry.problem is not None:
-                raise entry.problem
-            try:
-                digest = _digest(entry, kind, index, budgets)
-            except ImageError as error:
-                digest = _digest(respelled.find(at, entry, error), kind, index, budgets)
-            samples.add(at, key_of_digest(digest, entry.prompt, entry.window and entry.window.start_s))
-        except ImageError as error:
-            if isinstance(error, _SpentError):
-                unread[error.path] += 1
-                entry.name = entry.container.name
-            elif len(refused) >= limits.MAX_BAD_ROWS:
-                unnamed[entry.container.name] += 1
+    ahead = DigestsAhead(entries, count, lambda entry: _digest(entry, kind, index, budgets), kind.max_bytes)
+    with ahead.running() as running:
+        for at, (entry, digest_of) in enumerate(running):
+            if isinstance(entry.location, TableCell) and entry.location.path in unread:
+                unread[entry.location.path] += 1
                 continue
-            message = str(error) if entry.name in str(error) else f"{entry.name}: {error}"
-            refused.append(Failure(source=entry.name, key=None, reason=error.reason, message=message, attempts=1))
+            try:
+                if entry.problem is not None:
+                    raise entry.problem
+                try:
+                    digest = digest_of()
+                except ImageError as error:
+                    digest = _digest(respelled.find(at, entry, error), kind, index, budgets)
+                samples.add(at, key_of_digest(digest, entry.prompt, entry.window and entry.window.start_s))
+            except ImageError as error:
+                if isinstance(error, _SpentError):
+                    unread[error.path] += 1
+                    entry.name = entry.container.name
+                elif len(refused) >= limits.MAX_BAD_ROWS:
+                    unnamed[entry.container.name] += 1
+                    continue
+                message = str(error) if entry.name in str(error) else f"{entry.name}: {error}"
+                refused.append(Failure(source=entry.name, key=None, reason=error.reason, message=message, attempts=1))
     for path, cells in unread.items():
         logger.warning("%s: %s rows are not used", path, f"{cells:,}")
     refused += (_unnamed(name, wrong) for name, wrong in unnamed.items())
@@ -168,26 +174,29 @@ def _digest(entry: Entry, kind: Kind, index: HashCache, budgets: dict[str, Budge
     if entry.root is not None:
         refuse_link(location.path, entry.root, entry.source)
     facts = entry.facts
-    if facts is None:
+    if facts is None and is_remote(location.path):
+        facts = facts_of_remote(location.path)
+    elif facts is None:
         try:
             status = os.stat(location.path)  # noqa: PTH116 - a hundred thousand times
             facts = facts_from(status) if stat.S_ISREG(status.st_mode) else None
         except (OSError, ValueError):
             facts = None  # reading will say why
+    known_as = without_commit(location.path)
     is_cacheable = facts is not None and (location.place != "" or 0 < facts.size <= kind.max_bytes)
-    if facts is not None and is_cacheable and (digest := index.find(location.path, facts, location.place)) is not None:
+    if facts is not None and is_cacheable and (digest := index.find(known_as, facts, location.place)) is not None:
         return digest
     content = location.read(kind.max_bytes)
     if kind.takes == IMAGE:
         refuse_unread(content[:_HEAD_BYTES], source=entry.source)
     if isinstance(location, TableCell):
         try:
-            budgets.setdefault(location.path, Budget(location.path)).spend(len(content))
+            budgets.setdefault(location.path, Budget(local_path(location.path))).spend(len(content))
         except (Unpacked, OSError) as error:
             raise _SpentError(location.path, str(error)) from error
     digest = digest_of_bytes(content)
     if facts is not None:
-        index.put(location.path, facts, digest, location.place)
+        index.put(known_as, facts, digest, location.place)
     return digest
 
 

@@ -1,4 +1,7 @@
-"""Where the bytes of one input lie (a file, a tar member, a table cell), and reading them; plain values."""
+"""Where the bytes of one input lie (a file, a tar member, a table cell), and reading them; plain values.
+
+Each path may be a URL of pipeline/files/remote.py.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 from ...pipeline.errors import ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files.images import read_input_file
+from ...pipeline.files.remote import is_remote, local_path, read_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class File:
         Raises:
             ImageError: missing, not_a_file, empty or too_large.
         """
+        if is_remote(self.path):
+            return read_remote(self.path, max_bytes)
         return read_input_file(Path(self.path), max_bytes=max_bytes)
 
 
@@ -50,8 +56,9 @@ class TarMember:
             ImageError: missing, empty, too_large, or the tar ends within it.
         """
         _check_size(self.size, max_bytes, f"the member at byte {self.offset} of {self.path}")
+        path = local_path(self.path)
         try:
-            with Path(self.path).open("rb") as file:
+            with Path(path).open("rb") as file:
                 file.seek(self.offset)
                 content = file.read(self.size)
         except OSError as error:
@@ -84,7 +91,7 @@ class TableCell:
         """
         from .cells import read_cell
 
-        content = read_cell(self.path, self.row, self.column, max_bytes, self.element)
+        content = read_cell(local_path(self.path), self.row, self.column, max_bytes, self.element)
         _check_size(len(content), max_bytes, f"row {self.row} of {self.path}")
         return content
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -18,14 +17,17 @@ from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
 from ...pipeline.files import arrow_tables as arrow_files
 from ...pipeline.files import text_tables as lists
+from ...pipeline.files.local import url_of
 from ...pipeline.messages import name_some
 from ..rollout.kinds import KINDS, Kind
+from .absent import absent, is_there
 from .containers import TARS, add_containers
 from .entries import Container, Entries
 from .fields import Fields
 from .first_bytes import EMPTY, LIST, OTHER, TABLE, TAR, UNKNOWN, Content, is_special, look_at
 from .folders import Walk, expand_braces, has_braces, has_magic, match_files
 from .links import broken_link
+from .remote_places import find_remote
 from .selection import (
     FOLDER,
     HIDDEN,
@@ -39,7 +41,6 @@ from .selection import (
     suffix_of,
 )
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAVED = frozenset({"dataset_info.json", "state.json", "dataset_dict.json"})
 """What `save_to_disk` writes beside its tables, which are read with them."""
 _content_of = cache(Content)
@@ -54,6 +55,8 @@ def find(place: Path, kind: Kind, column: str | None, fields: Fields) -> Selecti
         ConfigError: as of `list_inputs`; or this user may not look there.
     """
     text = str(place)
+    if (url := url_of(text)) is not None:
+        return find_remote(url, kind, column, fields)
     if text.startswith(arrow_files.HUB):
         fetched = arrow_files.fetch_hub(text)
         root = str(fetched[0].parent) if fetched else text
@@ -62,7 +65,7 @@ def find(place: Path, kind: Kind, column: str | None, fields: Fields) -> Selecti
         if (files := arrow_files.saved_files(place)) is not None:
             return _saved(place, files, kind, column, fields)
         return _folder(place, kind, column, fields)
-    if _is_there(text):
+    if is_there(text):
         check_named(place, kind)
         return _named(text, [text], kind, column, fields)
     if has_braces(text):
@@ -77,8 +80,7 @@ def find(place: Path, kind: Kind, column: str | None, fields: Fields) -> Selecti
         if not files:
             raise ConfigError(f"the pattern {text} matches no file here ({Path.cwd()}){_seen_instead(walk)}")
         return _named(text, files, kind, column, fields, walk)
-    hub = f". For a data set of the Hugging Face Hub write hf:{text}" if _HUB_ID.fullmatch(text) else ""
-    raise ConfigError(f"there is no folder or {kind.takes} at {text} (looked from {Path.cwd()}){hub}")
+    raise absent(text, kind.takes)
 
 
 def check_named(place: Path, kind: Kind) -> None:
@@ -90,7 +92,7 @@ def check_named(place: Path, kind: Kind) -> None:
         ConfigError: says what it is, and what to do.
     """
     text = str(place)
-    if text.startswith(arrow_files.HUB) or _is_folder(place) or not _is_there(text):
+    if text.startswith(arrow_files.HUB) or _is_folder(place) or not is_there(text):
         return
     if not os.path.exists(text):  # noqa: PTH110
         raise ConfigError(str(broken_link(text, os.readlink(text))))  # noqa: PTH115
@@ -119,13 +121,6 @@ def _is_folder(place: Path) -> bool:
             raise ConfigError(f"{place} cannot be read: {error.strerror} (looked from {Path.cwd()})") from error
         return False
     return True
-
-
-def _is_there(path: str) -> bool:
-    try:
-        return os.path.lexists(path)
-    except ValueError:  # of a NUL
-        return False
 
 
 def _named(

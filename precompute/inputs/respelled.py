@@ -9,6 +9,7 @@ from collections import Counter
 from ...pipeline.credentials import hide_passwords
 from ...pipeline.errors import ImageError
 from ...pipeline.failures import FailureReason
+from ...pipeline.files.remote import is_remote
 from .entries import Entries, Entry
 from .spellings import find_spelling, hint_of_folder, hint_of_text, spellings
 
@@ -35,6 +36,8 @@ class Respelled:
             ImageError: it is none that is missing, or no spelling leads to a file; then with a hint.
         """
         if error.reason != FailureReason.MISSING or not self._entries.names_file(at) or _is_there(entry, error):
+            raise error
+        if entry.location is not None and is_remote(entry.location.path):
             raise error
         spelling = find_spelling(entry.source, entry.container.folder)
         if spelling is None:

@@ -13,6 +13,7 @@ from ...pipeline.config import DECIDES_LATENTS, DEFAULT_CACHE, HOW_IT_RUNS, sett
 from ...pipeline.errors import ConfigError
 from ...pipeline.files.hub import is_hub_id
 from ...pipeline.files.local import LocalPath
+from ...pipeline.files.remote import InputPath
 from ...pipeline.latents.kinds import KINDS, KindName, Views
 from ...pipeline.latents.recipe import Fit, Solver, StoredDtype, check_meaning, parse_size
 from ...pipeline.machine import DeviceName
@@ -39,9 +40,10 @@ class PrecomputeConfig(BaseModel):
 
     # what is rolled out or encoded, and where it goes
     images: Annotated[
-        LocalPath | None,
+        InputPath | None,
         setting(
-            "Folder, image, quoted glob; list (.jsonl .csv .json .parquet), tars, save_to_disk folder, or hf:ORG/NAME.",
+            "Folder, image, quoted glob; list (.jsonl .csv .json .parquet), tars, save_to_disk folder, hf:ORG/NAME; or "
+            "any of them at s3://, gs://, az://, hf://datasets/ORG/NAME.",
             default="scenes of the worldlet, made in the cache",
             argument=True,
             place=True,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ...pipeline.errors import ImageError
 from ...pipeline.failures import FailureReason
+from ...pipeline.files.remote import is_remote
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.store.ledger import Failure
 from ..inputs.listing import Sample
@@ -20,6 +21,8 @@ from ..rollout.kinds import Loaded
 
 MOST_DECODERS = 8
 """Of a worker by default."""
+_FETCHERS = 16
+"""Requests at once for inputs that lie elsewhere."""
 _BATCHES_AHEAD = 2
 _BYTES_AHEAD = 2**30
 """Of pixels, beyond one batch: a clip of 93 frames at 480x832 has 446 MB."""
@@ -46,22 +49,34 @@ def default_decoders(recipe: Recipe, cores: int) -> int:
 
 
 def decode_ahead(
-    samples: Sequence[Sample], load: Callable[[Sample], Loaded], batch_size: Callable[[], int], decoders: int
+    samples: Sequence[Sample],
+    load: Callable[[Sample], Loaded],
+    batch_size: Callable[[], int],
+    decoders: int,
+    load_fetched: Callable[[Sample, Future[bytes]], Loaded] | None = None,
+    read: Callable[[Sample], bytes] | None = None,
 ) -> Generator[tuple[Decoded, float]]:
     """Batches of decoded samples in their order, and the seconds spent waiting for each.
 
     Args:
         load: called in `decoders` threads; an ImageError costs its sample.
         batch_size: of the next batch; it may fall while the task goes on.
+        load_fetched, read: for samples that lie elsewhere: `read` is called in `_FETCHERS` threads as soon as a sample
+            may be decoded, `load_fetched` with what it returns or raises.
     """
     pending, ahead = deque(samples), deque[tuple[Sample, Future[Loaded]]]()
     pool = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
+    fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
     sample_bytes = 0
 
     def fill(room: int) -> None:
         while pending and len(ahead) < room:
             sample = pending.popleft()
-            ahead.append((sample, pool.submit(load, sample)))
+            if load_fetched is not None and read is not None and is_remote(sample.location.path):
+                fetched = fetchers.submit(read, sample)  # its threads start with the first
+                ahead.append((sample, pool.submit(load_fetched, sample, fetched)))
+            else:
+                ahead.append((sample, pool.submit(load, sample)))
 
     try:
         while pending or ahead:
@@ -80,7 +95,9 @@ def decode_ahead(
                 sample_bytes = batch.loaded[0].pixels.nbytes
             yield batch, time.monotonic() - started
     finally:
+        fetchers.shutdown(wait=False, cancel_futures=True)
         pool.shutdown(cancel_futures=True)
+        fetchers.shutdown()
 
 
 def failure_of(sample: Sample, reason: FailureReason, message: str) -> Failure:

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from ...pipeline.credentials import hide_passwords
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.local import url_of
 from ...pipeline.store.folder import is_store
 from .config import PrecomputeConfig
 
@@ -185,7 +186,7 @@ def facts_of_task(config: PrecomputeConfig) -> dict[str, Any]:
     """What `begun` says: enough to tell which runs are attempts at one task, and where each runs."""
     job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
     return {
-        "inputs": None if config.images is None else str(config.images.absolute()),
+        "inputs": None if config.images is None else url_of(config.images) or str(config.images.absolute()),
         "part": config.part,
         "cache": str(config.cache.resolve()),
         "host": socket.gethostname(),

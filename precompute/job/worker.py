@@ -10,6 +10,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -204,7 +205,9 @@ class Worker:
         first_key = samples[0].key
         if self._is_stopped():  # it lay ready behind the task in hand
             samples, undone = (), len(samples)
-        decoding = decode_ahead(samples, self._load, lambda: self._batch_size, self._decoders)
+        decoding = decode_ahead(
+            samples, self._load, lambda: self._batch_size, self._decoders, self._load_fetched, self._read
+        )
         with (
             held() as is_interrupted,
             self._store.new_shard(shard_number) as shard,
@@ -248,9 +251,17 @@ class Worker:
     def _is_stopped(self) -> bool:
         return self._stop_sign is not None and self._stop_sign.is_up()
 
-    def _load(self, sample: Sample) -> Loaded:
+    def _read(self, sample: Sample) -> bytes:
         kind = self._kind if sample.window is None else at_moments(self._kind)
-        content = sample.location.read(kind.max_bytes)
+        return sample.location.read(kind.max_bytes)
+
+    def _load(self, sample: Sample) -> Loaded:
+        return self._decode(sample, self._read(sample))
+
+    def _load_fetched(self, sample: Sample, fetched: Future[bytes]) -> Loaded:
+        return self._decode(sample, fetched.result())
+
+    def _decode(self, sample: Sample, content: bytes) -> Loaded:
         clip = () if sample.start_s is None else (sample.start_s,)
         if key_of_sample(content, sample.prompt, *clip) != sample.key:
             raise ImageError(

@@ -35,6 +35,7 @@ from theworld.train.runs.folder import load_run
 from theworld.train.runs.meta import META, read_meta
 from theworld.train.training.train import train
 
+from ..command_line import theworld
 from ..miniatures.lm import WORDS, save_mini_lm
 from ..miniatures.study import save_mini_study
 
@@ -356,3 +357,8 @@ def test_a_run_and_an_evaluation_of_an_earlier_version_are_read(place: Path, tmp
     (run / META).write_text(json.dumps(about))
     with pytest.raises(RunError, match="show_choices = 'roman'; there are none, list, letters"):
         evaluate(run, device="cpu")
+
+
+def test_ask_says_what_it_loads_before_anything_else(place: Path) -> None:
+    done = theworld("ask", place / "run", place / "train-0.png", "where is the ball now?", "--device", "cpu")
+    assert done.err.startswith(f"loading {place / 'run'} …\n")

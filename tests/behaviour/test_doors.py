@@ -22,7 +22,7 @@ DOORS = {
     "datasets": ["pipeline/files/arrow_tables.py"],
     "diffusers": ["precompute/worlds/"],
     "google_crc32c": ["pipeline/store/formats/"],
-    "huggingface_hub": ["pipeline/files/hub.py"],
+    "huggingface_hub": ["pipeline/files/hub.py", "pipeline/files/hub_dataset.py"],
     "matplotlib": ["train/pages/", "train/study/plots.py"],
     "peft": ["train/language/", "train/runs/"],
     "pyarrow": ["pipeline/files/arrow_tables.py"],

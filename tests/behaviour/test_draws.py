@@ -1,6 +1,7 @@
 """Answers are averaged over draws of the rollout, from a store or live, and their agreement is confidence."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,8 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, StoreMismatchError
-from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.tensors import as_tensor
-from theworld.pipeline.store.folder import LatentStore, create_store, open_store
+from theworld.pipeline.store.folder import open_store
 from theworld.precompute.live.batches import LiveBatches
 from theworld.precompute.live.world import LazyRollout, recipe_of_draw
 from theworld.train.config import TrainConfig
@@ -26,24 +26,9 @@ from theworld.train.runs.meta import read_meta
 from theworld.train.training.train import train
 
 from ..miniatures.image_store import make_images, make_store
-from ..miniatures.lm import PLACES, RECIPE, SMALL_TRAINING, SPEC, blob_latents, save_mini_lm
-from ..miniatures.study import place_of, save_mini_study
+from ..miniatures.lm import PLACES, SMALL_TRAINING, save_mini_lm
+from ..miniatures.study import save_mini_draws, save_mini_study
 from ..miniatures.world_model import save_mini_world
-
-
-def save_draws(folder: Path, **changes: object) -> LatentStore:
-    """Three draws of each scene of the mini study: the first ends elsewhere in a quarter of them."""
-    recipe = RECIPE.model_copy(update={"kind": "samples", "draws": 3, "rollout_steps": 9, **changes})
-    store = create_store(folder, recipe, SPEC, label="mini", shard_size=64)
-    with store.new_shard() as shard:
-        for number in range(32):
-            place = place_of(number)
-            ends = (1 - place if number % 4 == 0 else place, place, place)
-            draws = [blob_latents(end, number) for end in ends]
-            futures = [draw[:, 1 : 1 + recipe.rollout_steps // recipe.draws] for draw in draws[: recipe.draws]]
-            shard.add(key_of_bytes(f"picture {number}".encode()), np.concatenate([draws[0][:, :1], *futures], 1))
-        shard.commit({})
-    return store
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("draws")
     save_mini_lm(folder / "lm")
     save_mini_study(folder, train=16, test=16, ood=0)
-    save_draws(folder / "samples")
+    save_mini_draws(folder / "samples")
     sizes = {"train_steps": 60, "learning_rate": 5e-3, **SMALL_TRAINING}
     where = {"store": folder / "rollouts", "questions": folder / "questions.jsonl", "lm": str(folder / "lm")}
     for arm in ("rollout", "frozen"):
@@ -72,6 +57,8 @@ def test_a_draw_of_a_store_is_frame_0_and_the_frames_of_that_draw(place: Path) -
         read = DrawLatents(store, draw=draw, keys=store.keys[:2], rollout_steps=2).read([1, 0])
         frames = [0, 1 + 3 * draw, 2 + 3 * draw]
         assert torch.equal(read, whole[[1, 0]][:, :, frames])
+        copied = pickle.loads(pickle.dumps(DrawLatents(store, draw=draw, keys=store.keys[:2], rollout_steps=2)))
+        assert torch.equal(copied.read([1, 0]), read)
 
 
 def test_probabilities_are_the_mean_over_draws_and_agreement_is_the_share_that_say_the_answer(
@@ -123,10 +110,10 @@ def test_a_store_without_enough_draws_says_how_to_make_them(place: Path, tmp_pat
     with pytest.raises(ConfigError, match=r"holds 3 draws of each image, and 8 are asked for. Pass --draws 3"):
         evaluate(place / "rollout", store=place / "samples", draws=8, device="cpu")
     meta, run = read_meta(place / "rollout"), place / "rollout"
-    short = save_draws(tmp_path / "short", rollout_steps=6)
+    short = save_mini_draws(tmp_path / "short", rollout_steps=6)
     with pytest.raises(StoreMismatchError, match=r"reads 3 rollout steps, and a draw in .* has 2.*--steps 3"):
         require_draws(meta, run, short, 3)
-    other = save_draws(tmp_path / "other", seed=4)
+    other = save_mini_draws(tmp_path / "other", seed=4)
     with pytest.raises(StoreMismatchError, match=r"another recipe than the draws.*seed 0 there, 4 here"):
         require_draws(meta, run, other, 3)
     require_draws(meta, run, open_store(place / "samples"), 2)

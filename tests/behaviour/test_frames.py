@@ -116,7 +116,7 @@ def test_videos_are_turned_as_they_say_and_counted(tmp_path: Path) -> None:
     assert "note: 1 video: turned or mirrored as their display matrix says" in report.summary()
     store = open_store(report.store)
     np.testing.assert_array_equal(store.read([key_of_file(videos / "1.mp4")])[0], stored)
-    facts = [read_record(store.path, number, store.recipe.id).facts for number in store.shards]
+    facts = [read_record(store.place, number, store.recipe.id).facts for number in store.shards]
     assert [each["video_rates"] for each in facts] == [{"12": 1}] * 3
     assert [note for each in facts for note in each.get("notes", {})] == [TURNED]
 

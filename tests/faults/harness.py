@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from theworld.pipeline.errors import StoreError, StoreNotFoundError
 from theworld.pipeline.files import atomic
+from theworld.pipeline.files.places import Place
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.progress import Bar, Progress
@@ -296,8 +297,8 @@ def record_first(pause_s: float = 0.0) -> Iterator[None]:
     waiting: list[Callable[[], int]] = []
     place_payload, publish_record = shard_writer.place_payload, shard_writer.publish_record
 
-    def note_payload(temp: Path, payload_of: Callable[[int], Path], first: int, top: Path, store: Path) -> int:
-        waiting.append(lambda: place_payload(temp, payload_of, first, top, store))
+    def note_payload(store: Place, temp: Path, name_of: Callable[[int], str], *, first: int, top: str) -> int:
+        waiting.append(lambda: place_payload(store, temp, name_of, first=first, top=top))
         return first
 
     def publish_then_place(*arguments: Any) -> None:

@@ -104,7 +104,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Learn the numbers of the shards a job committed: of its missing samples, each once."""
         missing = [number for number in allowed if number not in self.visible()]
         store = open_store(self.cache, tolerate_damage=True)
-        records = [read_record(store.path, n, store.recipe.id) for n in store.shards if n not in self.shards]
+        records = [read_record(store.place, n, store.recipe.id) for n in store.shards if n not in self.shards]
         new = {record.shard: tuple(int(word, 16) for word in record.keys) for record in records}
         written = [number for shard in sorted(new) for number in new[shard]]
         assert written == missing[: len(written)]
@@ -125,7 +125,7 @@ class StoreMachine(RuleBasedStateMachine):
     def flip_a_record(self, data: st.DataObject, chance: int) -> None:
         """Where a snapshot speaks for it, its samples stay visible, and right; else they are lost."""
         shard = data.draw(st.sampled_from(sorted(self.shards.keys() - self.rotten)))
-        flip_bit(record_path(self.store.path, shard), random.Random(chance))
+        flip_bit(record_path(self.store.place, shard), random.Random(chance))
         self.rotten.add(shard)
         self.note_lost_shards()
 
@@ -157,7 +157,7 @@ class StoreMachine(RuleBasedStateMachine):
         named = {
             shard
             for shard in {*self.shards, *self.lost}
-            for path in (record_path(self.store.path, shard), self.store.payload_path(shard))
+            for path in (record_path(self.store.place, shard), self.store.payload_path(shard))
             if any(f"{path}" in finding for finding in found)
         }
         assert named == {*self.torn, *self.rotten, *self.lost}, found

@@ -81,3 +81,18 @@ def save_mini_study(
     questions = folder / "questions.jsonl"
     questions.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return *stores, questions
+
+
+def save_mini_draws(folder: Path, *, scenes: int = 32, **changes: object) -> LatentStore:
+    """Three draws of each scene of the mini study; the first ends elsewhere in a quarter of them, as its rollout."""
+    recipe = RECIPE.model_copy(update={"kind": "samples", "draws": 3, "rollout_steps": 9, **changes})
+    store = create_store(folder, recipe, SPEC, label="mini", shard_size=64)
+    with store.new_shard() as shard:
+        for number in range(scenes):
+            place = place_of(number)
+            ends = (1 - place if number % 4 == 0 else place, place, place)
+            draws = [blob_latents(end, number) for end in ends]
+            futures = [draw[:, 1 : 1 + recipe.rollout_steps // recipe.draws] for draw in draws[: recipe.draws]]
+            shard.add(key_of_bytes(f"picture {number}".encode()), np.concatenate([draws[0][:, :1], *futures], 1))
+        shard.commit({})
+    return store

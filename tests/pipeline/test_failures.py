@@ -8,6 +8,7 @@ from pathlib import Path
 
 from theworld.pipeline.errors import ImageError
 from theworld.pipeline.failures import FailureReason
+from theworld.pipeline.files.folder import Folder
 from theworld.pipeline.store.ledger import Failure, read_failures, write_failure
 
 
@@ -35,5 +36,5 @@ def test_a_word_of_another_release_is_read_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "failed").mkdir()
     reasons = {FailureReason.DECODE, "cursed"}
     for reason in reasons:
-        write_failure(tmp_path, Failure(source=reason, key=None, reason=reason, message="m", attempts=1))
-    assert {failure.reason for failure in read_failures(tmp_path)} == reasons
+        write_failure(Folder(tmp_path), Failure(source=reason, key=None, reason=reason, message="m", attempts=1))
+    assert {failure.reason for failure in read_failures(Folder(tmp_path))} == reasons

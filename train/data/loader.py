@@ -142,8 +142,9 @@ class LatentDataset(Dataset[Tensor]):
         Returns:
             To be advanced once for each batch that was read; None where nothing is to be fetched.
         """
-        reader = self.store.reader
-        return reader.in_order(batches) if self.read_ahead and isinstance(reader, BucketRowReader) else None
+        if not self.read_ahead or not isinstance(reader := self.store.reader, BucketRowReader):
+            return None
+        return reader.in_order(batches)
 
     def shards_of(self, keys: Iterable[str]) -> NDArray[np.int64]:
         """The number of the shard that holds each of some keys of this dataset."""

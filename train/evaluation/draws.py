@@ -12,8 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -58,9 +59,12 @@ class DrawLatents(LatentDataset):
     """
 
     def __init__(self, store: LatentStore, *, draw: int, keys: Sequence[str], rollout_steps: int) -> None:
-        self._first = 1 + draw * steps_of_a_draw(store.recipe)
+        self._draw, self._first = draw, 1 + draw * steps_of_a_draw(store.recipe)
         self._steps = rollout_steps
         super().__init__(store, keys=keys, rollout_steps=self._first - 1 + rollout_steps)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), draw=self._draw, keys=self.keys, rollout_steps=self._steps), (self.store,)
 
     def read(self, indices: Indices, buffer: BatchBuffer | None = None) -> Tensor:
         """(B, C, 1 + K, H, W): frame 0, and K frames of the draw. The frames are moved in the memory that was read."""
@@ -75,9 +79,13 @@ class _KeptLatents(LatentDataset):
 
     read_ahead = False
 
-    def __init__(self, store: LatentStore, latents: Tensor, *, keys: Sequence[str], rollout_steps: int) -> None:
+    def __init__(self, store: LatentStore, *, latents: Tensor, keys: Sequence[str], rollout_steps: int) -> None:
         super().__init__(store, keys=keys, rollout_steps=rollout_steps)
         self._latents = latents
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        steps = self._latents.shape[2] - 1
+        return partial(type(self), latents=self._latents, keys=self.keys, rollout_steps=steps), (self.store,)
 
     def read(self, indices: Indices, buffer: BatchBuffer | None = None) -> Tensor:
         del buffer  # nothing is read
@@ -90,13 +98,22 @@ def steps_of_a_draw(recipe: Recipe) -> int:
 
 
 def require_draws(meta: RunMeta, run: Path, store: LatentStore, draws: int) -> None:
-    """Refuse a store that does not hold enough draws of the rollouts that a run was trained on.
+    """Refuse a store that does not hold enough draws of the rollouts that a run was trained on; raises as
+    `require_draws_of`."""
+    require_draws_of(meta.recipe, f"{run}", store, draws, steps=meta.reader.num_world_steps)
 
+
+def require_draws_of(trained: Recipe, run: str, store: LatentStore, draws: int, *, steps: int) -> None:
+    """Refuse a store that does not hold enough draws of the rollouts of a recipe.
+
+    Args:
+        run: what reads it, for messages.
+        steps: that are read of each draw.
     Raises:
         ConfigError: it holds one future of each image, or fewer draws.
         StoreMismatchError: its draws are of other rollouts, or the run reads all draws at once.
     """
-    recipe, trained = store.recipe, meta.recipe
+    recipe = store.recipe
     flags = f"--kind samples --draws {draws}"
     if not recipe.traits.has_draws:
         raise ConfigError(
@@ -109,7 +126,6 @@ def require_draws(meta: RunMeta, run: Path, store: LatentStore, draws: int) -> N
             f"{store.path} holds {recipe.draws} draws of each image, and {draws} are asked for. Pass --draws "
             f"{recipe.draws}, or make more: theworld precompute IMAGES {flags}"
         )
-    steps = meta.reader.num_world_steps
     if steps > steps_of_a_draw(recipe):
         raise StoreMismatchError(
             f"{run} reads {steps} rollout steps, and a draw in {store.path} has {steps_of_a_draw(recipe)}. Name a "
@@ -195,7 +211,7 @@ def answer_draws(
             started = time.perf_counter()
             latents = _roll_out(live, store, keys, steps, draw, f"draw {draw + 1} of {draws}", progress)
             seconds += time.perf_counter() - started
-            images = _KeptLatents(store, latents, keys=keys, rollout_steps=steps)
+            images = _KeptLatents(store, latents=latents, keys=keys, rollout_steps=steps)
         by_draw.append(answer(images))
     price = None if live is None else float(f"{seconds / len(keys):.4g}")
     averaged = [average(responses, question.choices) for question, *responses in zip(questions, *by_draw, strict=True)]

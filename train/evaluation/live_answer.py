@@ -97,12 +97,12 @@ def answer_live(
         rule_steps = rule.steps_of(type, max_steps)
         if rule_steps > max_steps:
             raise ConfigError(f"--adaptive {rule} asks for {rule_steps} steps, the run reads at most {max_steps}")
-        _warn_if_new(loaded, rule_steps, progress)
+        warn_if_new(loaded, rule_steps, progress)
         return answer_with(rule_steps, f"by the rule {rule} for questions of type {type or UNTYPED}")
     if type is not None:
         raise ConfigError("--type is for a rule; the gate only uses the answer. Leave it out")
     gate = read_gate(loaded.path, max_steps)
-    _warn_if_new(loaded, 0, progress)
+    warn_if_new(loaded, 0, progress)
     without_rollout = answer_with(0)
     if gate.reads_up_to is None:
         return replace(without_rollout, why="the run's gate never found steps worth reading")
@@ -140,7 +140,8 @@ def read_gate(run: Path, steps: int) -> Gate:
     return gate
 
 
-def _warn_if_new(loaded: LoadedRun, steps: int, progress: Progress) -> None:
+def warn_if_new(loaded: LoadedRun, steps: int, progress: Progress) -> None:
+    """Warn of a number of steps that a run never read in training."""
     trained = loaded.meta.config.get("steps_drawn") or [loaded.meta.reader.num_world_steps]
     if steps not in trained:
         train_steps = ",".join(map(str, sorted({steps, *trained})))

@@ -18,8 +18,9 @@ from ...pipeline.files.rights import follow_umask
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import open_store
 from ..config import TrainConfig
-from ..language.lm import load_tokenizer_only
-from ..language.weights import find_weights
+from ..language.prompt_format import PromptFormat
+from ..language.tokenizer_files import read_prompt_format
+from ..language.weights import Weights, find_weights
 from .holdout import hold_out
 from .images import find_file, image_folders, require_folder
 from .readers import folder_of, read_rows
@@ -58,8 +59,17 @@ def inspect_questions(
             raise ConfigError(f"--steps {steps} asks for more than {store} holds: {latent_frames - 1}")
         world_tokens = config.token_layout().count(1 + steps, height, width, channels=channels)
     shown = all_as_shown(questions, config.show_choices)
-    tokens = measure(shown, load_tokenizer_only(find_weights(config.lm)), world_tokens=world_tokens)
+    tokens = measure(shown, _prompt_format(find_weights(config.lm)), world_tokens=world_tokens)
     return describe(loaded, questions, coverage=coverage, tokens=tokens, max_bad=config.max_bad, held_out=held_out.line)
+
+
+def _prompt_format(weights: Weights) -> PromptFormat:
+    """By the tokenizers library where its files are clear, else by transformers, whose import takes seconds."""
+    if (found := read_prompt_format(weights)) is not None:
+        return found
+    from ..language.lm import load_tokenizer_only
+
+    return load_tokenizer_only(weights)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from ..pages.intervals import as_share
 from ..questions.record import Question, resolve_keys
 from .answers import Answers, Mean, Split
 from .hypotheses import judge
+from .price import abstention_of, price
 from .run import TEST, Study, UnitAnswers
 
 PAIR = "pair"
@@ -119,7 +120,8 @@ def find(study: Study, units: Sequence[UnitAnswers], *, outcomes: Mapping[str, b
         },
         "types": [*sorted({str(q.type) for q in tests}, reverse=True), *([PAIR] if minimal_pairs(tests) else [])],
         "families": sorted({q.family or "" for q in tests} - {""}),
-        "arms": {arm: _cost(arm, units) for arm in study.arms},
+        "arms": {arm: {**_cost(arm, units), **price(study, arm)} for arm in study.arms},
+        "abstention": abstention_of(answers, units),
         "scores": _scores(answers),
         "differences": _differences(answers),
         "heuristic": _heuristic(tests),
@@ -215,7 +217,8 @@ def _heuristic(questions: Sequence[Question]) -> float | None:
 def _break_even(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[str, Any] | None:
     """Accuracy against the share of futures that end correctly, and the share at which steps0 is as accurate."""
     study, split = answers.study, answers.splits[TEST]
-    arms = [arm for arm in map(parse_arm, study.arms) if arm.kind == "true"]
+    arms = [parse_arm(name) for name in study.arms if name not in study.table.arms and "true" in name]
+    arms = [arm for arm in arms if arm.kind == "true"]
     if len(arms) < 2:
         return None
     file = study.settings.questions

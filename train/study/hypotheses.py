@@ -9,6 +9,8 @@ All are about the study's primary label count and the test split:
     H5  rollout reaches 80 % of the temporal questions with fewer labels than steps0
     H6  rollout gains more over steps0 where its outcome is correct than where it is wrong; there, less than 3 points
 
+A study whose file states hypotheses of its own (arms.py) is judged on those, and not on H1 to H6.
+
 Supported: significant in the stated direction at 5 %, after Holm's adjustment for multiple tests. Not supported:
 significant in the other direction. Undecided: neither.
 """
@@ -18,12 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..evaluation.statistics import Floats, holm, p_of_equivalence, p_of_sign
 from .answers import Answers, Mean
+from .arms import HypothesisTable
 from .run import TEST
 
 MARGIN = 0.03
@@ -35,23 +39,11 @@ ALPHA = 0.05
 
 def judge(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[str, Any]:
     """A verdict on each: supported, not supported, undecided, or not tested; p-values with Holm's adjustment."""
-    tests: dict[str, tuple[str, tuple[str, ...], Callable[[], _Verdict]]] = {
-        "H1": ("temporal: rollout > frozen", ("rollout", "frozen"), lambda: _h1(answers)),
-        "H2": ("static: |rollout - frozen| < 3 points", ("rollout", "frozen"), lambda: _h2(answers)),
-        "H3": ("gain on temporal > gain on static", ("rollout", "frozen"), lambda: _h3(answers)),
-        "H4": ("temporal: true > rollout > shuffled", ("true", "rollout", "shuffled"), lambda: _h4(answers)),
-        "H5": ("80 % with fewer labels than steps0", ("rollout", "steps0"), lambda: _h5(answers)),
-        "H6": (
-            "gain follows the rollout's own outcome",
-            ("rollout", "steps0"),
-            lambda: _h6(answers, outcomes),
-        ),
-    }
+    tests = _stated(answers) or _built_in(answers, outcomes)
     verdicts: dict[str, _Verdict] = {}
-    untyped = [kind for kind in ("temporal", "static") if not answers.splits[TEST].mask(type=kind).any()]
-    for name, (_, arms, test) in tests.items():
+    for name, (_, arms, kinds, test) in tests.items():
         absent = [f"arm {arm}" for arm in arms if not answers.has(arm, answers.study.primary)]
-        absent += [f"question of type {kind}" for kind in untyped]
+        absent += [f"question of type {kind}" for kind in kinds if not answers.splits[TEST].mask(type=kind).any()]
         verdicts[name] = _Verdict({}, math.nan, False, f"no {', no '.join(absent)}") if absent else test()
     tested = [name for name, verdict in verdicts.items() if not math.isnan(verdict.p)]
     adjusted = dict(zip(tested, holm([verdicts[name].p for name in tested]), strict=True))
@@ -66,6 +58,53 @@ def judge(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[str, An
         }
         for name, verdict in verdicts.items()
     }
+
+
+_Tests = dict[str, tuple[str, tuple[str, ...], tuple[str, ...], Callable[[], "_Verdict"]]]
+"""By name: the claim, the arms and the question types it needs, and the test."""
+
+
+def _stated(answers: Answers) -> _Tests:
+    """The hypotheses that the study's file states."""
+    return {
+        name: (table.text(), (table.arm, table.than), (table.type,), partial(_judge_stated, answers, table))
+        for name, table in answers.study.table.hypotheses.items()
+    }
+
+
+def _judge_stated(answers: Answers, table: HypothesisTable) -> _Verdict:
+    gain = _gain(answers, table.type, table.arm, table.than)
+    figures: dict[str, Any] = {"gain": gain.to_json()}
+    if table.claim == "better":
+        return _Verdict(figures, *_greater(gain), gain.points())
+    figures["margin"] = table.margin
+    estimate = gain.estimate()
+    if table.claim == "equivalent":
+        outside = estimate.low > table.margin or estimate.high < -table.margin
+        why = f"{gain.points()}; 90 % [{100 * estimate.low90:+.1f}, {100 * estimate.high90:+.1f}]"
+        p = p_of_equivalence(gain.replicates, table.margin)
+        return _Verdict(figures, p, outside, f"{why} against ±{100 * table.margin:g}")
+    valid = gain.replicates[~np.isnan(gain.replicates)]
+    p = (int((valid <= -table.margin).sum()) + 1) / (len(valid) + 1)  # one-sided: no loss as large as the margin
+    return _Verdict(figures, p, estimate.high < -table.margin, f"{gain.points()} against -{100 * table.margin:g}")
+
+
+def _built_in(answers: Answers, outcomes: Mapping[str, bool] | None) -> _Tests:
+    """H1 to H6, which need questions of both types."""
+    both = ("temporal", "static")
+    tests: dict[str, tuple[str, tuple[str, ...], Callable[[], _Verdict]]] = {
+        "H1": ("temporal: rollout > frozen", ("rollout", "frozen"), lambda: _h1(answers)),
+        "H2": ("static: |rollout - frozen| < 3 points", ("rollout", "frozen"), lambda: _h2(answers)),
+        "H3": ("gain on temporal > gain on static", ("rollout", "frozen"), lambda: _h3(answers)),
+        "H4": ("temporal: true > rollout > shuffled", ("true", "rollout", "shuffled"), lambda: _h4(answers)),
+        "H5": ("80 % with fewer labels than steps0", ("rollout", "steps0"), lambda: _h5(answers)),
+        "H6": (
+            "gain follows the rollout's own outcome",
+            ("rollout", "steps0"),
+            lambda: _h6(answers, outcomes),
+        ),
+    }
+    return {name: (claim, arms, both, test) for name, (claim, arms, test) in tests.items()}
 
 
 @dataclass(frozen=True, slots=True)

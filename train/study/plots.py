@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -26,6 +27,8 @@ _COLORS = {
     "last": "#7b52ab",
     "true": "#009e73",
 }
+_MORE_COLORS = ("#d55e00", "#332288", "#117733", "#aa4499", "#44aa99", "#882255", "#6699cc")
+"""Of arms that a study's file states."""
 _LOSS, _WIN, _NEITHER = "#d55e00", "#0072b2", "#999999"
 _CELLS = 60  # most rows of the forest plot; more would be unreadable
 
@@ -37,12 +40,62 @@ def draw(results: Results) -> dict[str, bytes]:
         "shifted.png": _shifted,
         "break_even.png": _break_even,
         "gains.png": _gains,
+        "bytes.png": partial(_price, field="bytes", label="bytes read of an image"),
+        "seconds.png": partial(_price, field="rollout_seconds", label="rollout seconds of an image"),
+        "abstention.png": _abstention,
     }
     png_by_name: dict[str, bytes] = {}
     for name, picture in pictures.items():
         if (figure := picture(results)) is not None:
             png_by_name[name] = png(figure)
     return png_by_name
+
+
+def _color(results: Results, arm: str) -> str:
+    """Of an arm: a built-in one has its own, others take turns."""
+    if arm in _COLORS:
+        return _COLORS[arm]
+    others = [name for name in results["study"]["arms"] if name not in _COLORS]
+    return _MORE_COLORS[others.index(arm) % len(_MORE_COLORS)]
+
+
+def _price(results: Results, *, field: str, label: str) -> Figure | None:
+    """Temporal accuracy at the primary label count against a cost of the arms; None where fewer than three state it."""
+    primary = results["study"]["primary"]
+    rows = [
+        (arm, results["arms"][arm].get(field), score_of(results, arm=arm, labels=primary, type="temporal"))
+        for arm in _plain(results)
+    ]
+    points = [(arm, x, row) for arm, x, row in rows if x is not None and row is not None]
+    if len({x for _, x, _ in points}) < 3:
+        return None
+    figure = Figure(figsize=(6.5, 4.2))
+    axes = figure.add_subplot()
+    for arm, x, row in points:
+        axes.errorbar(x, row["value"], yerr=_bars(row), color=_color(results, arm), marker="o", linestyle="", label=arm)
+    axes.set_xscale("symlog", linthresh=min(x for _, x, _ in points if x > 0))
+    axes.set_xlabel(label)
+    axes.set_ylabel("accuracy, temporal questions")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    tidy(axes)
+    return figure
+
+
+def _abstention(results: Results) -> Figure | None:
+    """Accuracy against the share of temporal questions answered, of arms with several draws."""
+    curves = results.get("abstention") or {}
+    if not curves:
+        return None
+    figure = Figure(figsize=(6.5, 4.2))
+    axes = figure.add_subplot()
+    for arm, points in curves.items():
+        x, y = [point["coverage"] for point in points], [point["accuracy"] for point in points]
+        axes.plot(x, y, color=_color(results, arm), label=arm)
+    axes.set_xlabel("coverage: share of questions answered, those of most agreement first")
+    axes.set_ylabel("accuracy, temporal questions")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    tidy(axes)
+    return figure
 
 
 def _plain(results: Results) -> list[str]:
@@ -68,9 +121,11 @@ def _learning(results: Results) -> Figure | None:
             rows = [score_of(results, arm=arm, labels=count, type=kind) for count in labels]
             shift = 1 + 0.03 * (number - len(arms) / 2)  # so that intervals do not overlap
             plotted = [(count * shift, row) for count, row in zip(labels, rows, strict=True) if row is not None]
-            axes.plot([x for x, _ in plotted], [row["value"] for _, row in plotted], color=_COLORS[arm], label=arm)
+            axes.plot(
+                [x for x, _ in plotted], [row["value"] for _, row in plotted], color=_color(results, arm), label=arm
+            )
             for x, row in plotted:
-                axes.errorbar(x, row["value"], yerr=_bars(row), color=_COLORS[arm], marker="o", markersize=3.5)
+                axes.errorbar(x, row["value"], yerr=_bars(row), color=_color(results, arm), marker="o", markersize=3.5)
         if kind == "temporal" and results["heuristic"] is not None:
             axes.axhline(results["heuristic"], color="#bbbbbb", linestyle=":", label="rule of thumb")
         axes.set_xscale("log")
@@ -102,7 +157,7 @@ def _shifted(results: Results) -> Figure | None:
             if row is None:
                 continue
             x = group - 0.4 + (number + 0.5) * width
-            axes.bar(x, row["value"], width * 0.9, color=_COLORS[arm], label=arm if group == 0 else None)
+            axes.bar(x, row["value"], width * 0.9, color=_color(results, arm), label=arm if group == 0 else None)
             axes.errorbar(x, row["value"], yerr=_bars(row), color="#444444", linewidth=0.9)
     axes.set_xticks(range(len(groups)), [name for name, _, _ in groups])
     axes.set_ylim(0, 1.02)

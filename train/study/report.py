@@ -20,20 +20,32 @@ from .plots import draw, gains, name_of, verdict_of
 
 Results = Mapping[str, Any]
 
+_SHOWS = {
+    "bytes.png": "Temporal accuracy against the bytes that are read of an image, by arm",
+    "seconds.png": "Temporal accuracy against the rollout seconds of an image, by arm",
+    "abstention.png": "Temporal accuracy against the share of questions answered, by arm with several draws",
+}
+
 
 def write_report(findings: Findings, out: Path) -> Path:
     """Write results.json, the pictures and index.html; returns the page's path."""
     out.mkdir(parents=True, exist_ok=True)
     replace(out, out / "results.json", findings.to_json().encode() + b"\n")
-    for name, content in draw(findings.results).items():
+    pictures = draw(findings.results)
+    for name, content in pictures.items():
         replace(out, out / name, content)
     strips = {path.name: path.read_bytes() for path in sorted((out / "strips").glob("*.png"))}
-    replace(out, out / "index.html", page(findings.results, strips).encode())
+    replace(out, out / "index.html", page(findings.results, strips, pictures).encode())
     return out / "index.html"
 
 
-def page(results: Results, strips: Mapping[str, bytes]) -> str:
-    """The page as HTML."""
+def page(results: Results, strips: Mapping[str, bytes], pictures: Mapping[str, bytes] | None = None) -> str:
+    """The page as HTML.
+
+    Args:
+        pictures: plots of `draw`, of which the details show those of cost and abstention.
+    """
+    pictures = pictures or {}
     sections = [
         ("Examples of gains and losses", _strips(strips)),
         ("Figures", figures([*arms_figures(results), *learning_figures(results), break_even_figure(results)])),
@@ -42,6 +54,8 @@ def page(results: Results, strips: Mapping[str, bytes]) -> str:
     folded = [
         ("Hypotheses, stated before the runs", _hypotheses(results)),
         ("Arms by question type", _arms(results)),
+        ("Accuracy against cost", _prices(results, pictures)),
+        ("Abstention by agreement of draws", _picture(pictures, "abstention.png")),
         ("Ablations: the same adapter, shown another input", _swaps(results)),
         ("Break-even: how often must a future be correct?", _break_even(results)),
         ("Losses, and rollouts that end wrongly", _losses(results)),
@@ -129,6 +143,32 @@ def _arms(results: Results) -> Html:
     rule = results["heuristic"]
     note = "" if rule is None else f" The rule of thumb answers {100 * rule:.1f} % of the temporal questions correctly."
     return together(parts) + paragraph(f"pair: both halves of a minimal pair correct.{note}")
+
+
+def _prices(results: Results, pictures: Mapping[str, bytes]) -> Html:
+    """World tokens, bytes and seconds of each arm beside its accuracy; results of earlier versions state none."""
+    arms = results["arms"]
+    if not all("bytes" in arms[arm] for arm in results["study"]["arms"]):
+        return Html("")
+    primary = results["study"]["primary"]
+    rows = [
+        [
+            arm,
+            f"{arms[arm]['world_tokens']:,}",
+            f"{arms[arm]['bytes']:,}",
+            "-" if (seconds := arms[arm]["rollout_seconds"]) is None else f"{seconds:.4g}",
+            *(_cell(score_of(results, arm=arm, labels=primary, type=kind)) for kind in results["types"]),
+        ]
+        for arm in results["study"]["arms"]
+    ]
+    heads = ["arm", "world tokens", "bytes of an image", "rollout seconds of an image", *results["types"]]
+    note = paragraph(
+        "Bytes are those that an arm reads of an image in its store, before compression. Seconds were measured by the "
+        "worker that made the store, of all draws; an arm that reads frame 0 alone needs no rollout, and the cost of a "
+        "true future is not defined."
+    )
+    pair = [_picture(pictures, name) for name in ("bytes.png", "seconds.png")]
+    return together([*pair, table(heads, rows), note])
 
 
 def _hypotheses(results: Results) -> Html:
@@ -252,3 +292,8 @@ def _cell(row: Mapping[str, Any] | None) -> str | Html:
 
 def _signed(row: Mapping[str, Any]) -> str:
     return intervals.as_points(row["value"], row["low"], row["high"])
+
+
+def _picture(pictures: Mapping[str, bytes], name: str) -> Html:
+    """A picture by its name; nothing where the results have no figures for it."""
+    return paragraph(image(_SHOWS[name], pictures[name])) if name in pictures else Html("")

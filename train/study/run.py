@@ -8,21 +8,22 @@ OUT/results.json, index.html, *.png     made from these files
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...pipeline.errors import ConfigError, Interrupted, RunError
 from ...pipeline.files.atomic import replace
@@ -33,19 +34,22 @@ from ...pipeline.files.plain import read_json, read_json_text
 from ...pipeline.machine import resolve_device, usable_cores
 from ...pipeline.messages import list_problems
 from ...pipeline.progress import Progress
-from ...pipeline.store.folder import open_store
+from ...pipeline.store.folder import LatentStore, open_store
 from ..config import TrainConfig
-from ..data.arms import open_arm, parse_arm
+from ..data.arms import Arm, open_arm, parse_arm
 from ..data.batches import check_answers
 from ..data.limits import questions_that_fit
-from ..evaluation.session import AnswerSession
+from ..evaluation.answer import Response
+from ..evaluation.draws import answer_draws, require_drawn_arm, require_draws_of
+from ..evaluation.session import AnswerSession, OpenedArm
 from ..language.lm import load_tokenizer_only
 from ..language.weights import find_weights
 from ..questions.readers import digest_of
-from ..questions.record import Question, first_scenes, read_questions, select_split
+from ..questions.record import Question, first_scenes, read_questions, resolve_keys, select_split
 from ..questions.shown_choices import all_as_shown
 from ..runs.meta import METRICS, versions
 from ..training.train import train
+from .arms import ArmTable, StudyTable, shown_of
 
 SWAPS = {"rollout": ("frozen", "shuffled", "true", "noise", "reversed"), "true": ("rollout",)}
 """Arm trained -> arms shown in its ablations: does the answer depend on the future, and on whose?"""
@@ -85,10 +89,18 @@ class Study:
     settings: TrainConfig
     """The budget, the same for every arm: store, questions, futures and all of training but arm, labels, seed, out."""
     out: Path
+    table: StudyTable = field(default_factory=StudyTable)
+    """Arms with stores and settings of their own, and hypotheses of the study's own."""
 
     def __post_init__(self) -> None:
         for arm in self.arms:
-            parse_arm(arm)
+            self.arm_of(arm)
+        for name, hypothesis in self.table.hypotheses.items():
+            for arm in (hypothesis.arm, hypothesis.than):
+                try:
+                    self.arm_of(arm)
+                except ConfigError as error:
+                    raise ConfigError(f"[study.hypotheses.{name}]: {error}") from error
         if not self.arms or len(set(self.arms)) < len(self.arms):
             raise ConfigError(f"name each arm once, and at least one, got {', '.join(self.arms) or 'none'}")
         if not self.labels or min(self.labels) < 1 or len(set(self.labels)) < len(self.labels) or self.seeds < 1:
@@ -103,6 +115,20 @@ class Study:
         """The label count of hypotheses and ablations: the middle one, the larger of two."""
         return sorted(self.labels)[len(self.labels) // 2]
 
+    def arm_of(self, name: str) -> Arm:
+        """What an arm shows; raises ConfigError where there is no such arm."""
+        return parse_arm(shown_of(name, self.table.arms.get(name)))
+
+    def settings_of(self, name: str) -> TrainConfig:
+        """The budget with what is an arm's own: store, futures, settings in which it differs."""
+        table = self.table.arms.get(name, ArmTable())
+        own = {"store": table.store, "futures": table.futures, **table.train}
+        own = {field: value for field, value in own.items() if value is not None}
+        try:
+            return TrainConfig.model_validate({**self.settings.model_dump(), **own}) if own else self.settings
+        except ValidationError as error:
+            raise ConfigError(f"[study.arms.{name}]: {list_problems(error)}") from error
+
     def units(self) -> list[Unit]:
         """All trainings, seed by seed, so that an interrupted study has complete seeds."""
         return [
@@ -116,7 +142,10 @@ class Study:
     def asked(self, unit: Unit, splits: Sequence[str]) -> list[tuple[str, str]]:
         """The evaluations of a unit: (split, arm shown)."""
         swaps = SWAPS.get(unit.arm, ()) if unit.labels == self.primary else ()
-        possible = [arm for arm in swaps if arm != "true" or self.settings.futures is not None]
+        own = self.table.arms.get(unit.arm)
+        if own is not None and own.draws is not None:
+            swaps = ()  # which are of one future each
+        possible = [arm for arm in swaps if arm != "true" or self.settings_of(unit.arm).futures is not None]
         return [(split, unit.arm) for split in splits] + [(TEST, arm) for arm in possible]
 
 
@@ -133,6 +162,8 @@ class UnitAnswers(BaseModel):
     train: dict[str, Any]
     """Seconds, updates, tokens, first and last loss."""
     answer_seconds: float
+    agreement: dict[str, tuple[float, ...]] = Field(default_factory=dict[str, tuple[float, ...]])
+    """By split, of an arm with several draws: the share of draws that agree, one per question."""
 
 
 def run_study(study: Study, *, jobs: int | None = None, progress: Progress | None = None) -> list[UnitAnswers]:
@@ -179,25 +210,32 @@ def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]
     first_scenes(train_pool, max(study.labels))
     splits = splits_of(everything)
     steps = store.recipe.rollout_steps if settings.steps is None else settings.steps
-    evaluated = {(split, arm) for unit in study.units() for split, arm in study.asked(unit, splits)}
-    evaluated |= {("train", arm) for arm in study.arms}
+    evaluated = {(unit.arm, split, arm) for unit in study.units() for split, arm in study.asked(unit, splits)}
+    evaluated |= {(arm, "train", arm) for arm in study.arms}
+    stores = {arm: open_store(study.settings_of(arm).store, check_sizes=True) for arm in study.arms}
+    for arm in study.arms:
+        _check_draws(study, arm, stores[arm])
     keys: dict[str, str] = {}
-    for split, arm in sorted(evaluated):
+    for trained, split, arm in sorted(evaluated):
         pool = train_pool if split == "train" else select_split(everything, split, settings.questions)
+        own = study.settings_of(trained)
+        own_store = stores[trained]
         arm_keys, _ = open_arm(
-            parse_arm(arm),
-            store,
+            study.arm_of(arm) if arm == trained else parse_arm(arm),
+            own_store,
             pool,
             pool,
             settings.questions,
-            rollout_steps=steps,
-            futures=settings.futures,
+            rollout_steps=own_store.recipe.rollout_steps if own.steps is None else own.steps,
+            futures=own.futures,
             images=settings.images,
         )
         keys |= arm_keys
-    weights, (channels, _, height, width) = find_weights(settings.lm), store.sample_shape
+    tokens = {name: world_tokens_of(study, name, stores[name]) for name in study.arms}
+    _require_equal_tokens(study, tokens)
+    weights = find_weights(settings.lm)
     speech = load_tokenizer_only(weights)
-    world_tokens = settings.token_layout().count(1 + steps, height, width, channels=channels)
+    world_tokens = max(tokens.values())
     for split in splits:  # each training checks its own training questions
         split_questions = all_as_shown(select_split(everything, split, settings.questions), settings.show_choices)
         check_answers(split_questions, speech)
@@ -219,7 +257,62 @@ def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]
         "budget": budget,
         "versions": versions(),
     }
+    own_arms = {name: _facts_of(study, name, stores[name]) for name in study.arms if name in study.table.arms}
+    if own_arms:
+        facts["own_arms"] = own_arms
     return splits, facts
+
+
+def world_tokens_of(study: Study, name: str, store: LatentStore) -> int:
+    """World tokens of a question in an arm, as its training counts them."""
+    settings, arm = study.settings_of(name), study.arm_of(name)
+    channels, _, height, width = store.sample_shape
+    steps = arm.steps(store.recipe.rollout_steps if settings.steps is None else settings.steps)
+    frames = arm.frames(steps)
+    read = 1 + steps if frames is None else len(frames)
+    return settings.token_layout().count(read, height, width, channels=channels) if read else 0
+
+
+def _require_equal_tokens(study: Study, tokens: Mapping[str, int]) -> None:
+    wanted = study.table.world_tokens
+    if wanted is None:
+        return
+    compared = {name: tokens[name] for name in study.arms if study.arm_of(name).kind not in ("text", "steps0", "last")}
+    if wrong := {name: count for name, count in compared.items() if count != wanted}:
+        counts = ", ".join(f"{name} {count}" for name, count in wrong.items())
+        raise ConfigError(
+            f"[study] world_tokens = {wanted}, and these arms read another number: {counts}. Give them a patch, or "
+            "steps, that makes it equal: train = { patch = 2 } in [study.arms.NAME]; or leave world_tokens out"
+        )
+
+
+def _check_draws(study: Study, name: str, store: LatentStore) -> None:
+    """Refuse draws of an arm that shows none, and a store that does not hold enough, of the rollouts of its store."""
+    table = study.table.arms.get(name)
+    if table is None or table.draws is None or table.draws_store is None:
+        return
+    settings = study.settings_of(name)
+    steps = store.recipe.rollout_steps if settings.steps is None else settings.steps
+    require_drawn_arm(study.arm_of(name), steps, table.draws)
+    draws_store = open_store(table.draws_store, check_sizes=True)
+    require_draws_of(store.recipe, f"the arm {name}", draws_store, table.draws, steps=steps)
+    questions = read_questions(settings.questions, columns=settings.columns, max_bad=settings.max_bad)
+    for split in splits_of(questions):
+        pool = select_split(questions, split, settings.questions)
+        resolve_keys(pool, settings.questions, draws_store, images=settings.images).require_complete()
+
+
+def _facts_of(study: Study, name: str, store: LatentStore) -> dict[str, Any]:
+    """What an arm is, for study.json: by contents, not by places."""
+    table, settings = study.table.arms[name], study.settings_of(name)
+    return {
+        "shows": study.arm_of(name).name,
+        "recipe": store.recipe.id,
+        "futures": None if settings.futures is None else open_store(settings.futures).recipe.id,
+        "draws": table.draws,
+        "draws_recipe": None if table.draws_store is None else open_store(table.draws_store).recipe.id,
+        "train": table.train,
+    }
 
 
 def _claim(out: Path, facts: dict[str, Any]) -> None:
@@ -233,10 +326,15 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
     differ = [name for name in facts if name != "versions" and claimed.get(name) != facts[name]]
     if claimed.get("futures") is None:  # they may come later: no answer so far depends on them
         differ = [name for name in differ if name != "futures"]
+    known, new = claimed.get("own_arms") or {}, facts.get("own_arms") or {}
+    merged = {**known, **new}
+    if all(known.get(name, arm) == arm for name, arm in new.items()):  # arms may be added
+        differ = [name for name in differ if name != "own_arms"]
     if differ:
         differences = "; ".join(f"{name} {claimed.get(name)!r} there, {facts[name]!r} here" for name in differ)
         raise RunError(f"{out} holds the answers of another study: {differences}. Choose another --out, or remove it")
-    _write(file, json.dumps({**claimed, "futures": claimed.get("futures") or facts["futures"]}, indent=2) + "\n")
+    claimed |= {"futures": claimed.get("futures") or facts["futures"], **({"own_arms": merged} if merged else {})}
+    _write(file, json.dumps(claimed, indent=2) + "\n")
 
 
 def _claimed(out: Path) -> dict[str, Any]:
@@ -305,12 +403,19 @@ def _start_worker() -> None:
 
 def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
     """Train, evaluate, write the answers, remove the run folder."""
-    settings = study.settings
+    settings = study.settings_of(unit.arm)
     folder = study.out / "runs" / unit.name
     warnings: list[str] = []
     if not folder.exists():  # else an earlier process trained it and ended before it had answered
         train(
-            settings.model_copy(update={"arm": unit.arm, "labels": unit.labels, "seed": unit.seed, "out": folder}),
+            settings.model_copy(
+                update={
+                    "arm": study.arm_of(unit.arm).name,
+                    "labels": unit.labels,
+                    "seed": unit.seed,
+                    "out": folder,
+                }
+            ),
             progress=Progress.keeping(warnings),
         )
     metrics: dict[str, Any] = read_json(folder / METRICS, MAX_RESULT_BYTES)
@@ -327,10 +432,15 @@ def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
     steps = session.store.recipe.rollout_steps if settings.steps is None else settings.steps
     started = time.perf_counter()
     answers: dict[str, dict[str, tuple[str, ...]]] = {split: {} for split in splits}
+    agreement: dict[str, tuple[float, ...]] = {}
     for split, name in study.asked(unit, splits):
         questions = select_split(everything, split, settings.questions)
-        opened = session.open_arm(parse_arm(name), questions, steps=steps)
-        answers[split][name] = tuple(response.text for response in session.answer(opened, batch_size=_BATCH))
+        arm = study.arm_of(name) if name == unit.arm else parse_arm(name)
+        opened = session.open_arm(arm, questions, steps=steps)
+        responses = _respond(study, unit, session, opened, steps)
+        answers[split][name] = tuple(response.text for response in responses)
+        if all(response.agreement is not None for response in responses):
+            agreement[split] = tuple(response.agreement or 0.0 for response in responses)
     loss = metrics.pop("loss")
     metrics |= {"first_loss": loss[0]["loss"], "last_loss": loss[-1]["loss"]}
     record = UnitAnswers(
@@ -340,10 +450,27 @@ def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
         answers=answers,
         train=metrics,
         answer_seconds=round(time.perf_counter() - started, 3),
+        agreement=agreement,
     )
     _write(_file_of(study, unit), record.model_dump_json() + "\n")
     shutil.rmtree(folder)
     return _Done(unit.name, loss[-1]["loss"], metrics["seconds"] + record.answer_seconds, warnings)
+
+
+def _respond(study: Study, unit: Unit, session: AnswerSession, opened: OpenedArm, steps: int) -> list[Response]:
+    """One response per question; averaged over draws where the arm has several."""
+    table = study.table.arms.get(unit.arm)
+    if table is None or table.draws is None or table.draws_store is None or opened.images is None:
+        return session.answer(opened, batch_size=_BATCH)
+    return answer_draws(
+        lambda images: session.answer(dataclasses.replace(opened, images=images), batch_size=_BATCH),
+        opened.questions,
+        open_store(table.draws_store),
+        opened.images.keys,
+        steps=steps,
+        draws=table.draws,
+        progress=session.progress,
+    ).averaged
 
 
 def _is_done(study: Study, unit: Unit, splits: list[str]) -> bool:
@@ -364,8 +491,7 @@ def _read_unit(study: Study, unit: Unit) -> UnitAnswers:
     except (OSError, ValueError) as error:
         why = list_problems(error) if isinstance(error, OSError | ValidationError) else error
         raise RunError(
-            f"{file} is not a file of this study: {why}. Remove it, and run the same command to make "
-            "it again"
+            f"{file} is not a file of this study: {why}. Remove it, and run the same command to make it again"
         ) from error
 
 
@@ -379,9 +505,7 @@ def _alone(out: Path) -> Iterator[None]:
     """Lock a study's folder: two processes would train everything twice and remove each other's runs."""
     for folder in ("units", "runs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(
-        out / ".lock", busy=f"another `theworld study` works in {out}; wait for it", create=True
-    ):
+    with exclusive_lock(out / ".lock", busy=f"another `theworld study` works in {out}; wait for it", create=True):
         for leftover in [*(out / "runs").glob(".run-*"), *(out / "runs").glob("*.partial")]:  # of killed trainings
             shutil.rmtree(leftover, ignore_errors=True)
         yield

@@ -11,6 +11,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.machine import own_folder, resolve_device
 from ...pipeline.messages import format_bytes
 from ...pipeline.progress import Progress
+from ...pipeline.store.bucket_reader import BucketRowReader
 from ...pipeline.store.folder import LatentStore, open_store
 from ...pipeline.store.shard_cache import ShardCache
 from ..config import AttentionName, DtypeName, TrainConfig
@@ -164,7 +165,7 @@ def _with_shuffle(config: TrainConfig, store: LatentStore) -> TrainConfig:
     """The settings with the order of rows decided: blocks where whole shards are fetched from a bucket."""
     if config.shuffle is not None:
         return config
-    return config.model_copy(update={"shuffle": "full" if store.place.is_local else "blocks"})
+    return config.model_copy(update={"shuffle": "blocks" if isinstance(store.reader, BucketRowReader) else "full"})
 
 
 def _open_local_cache(config: TrainConfig, store: LatentStore, progress: Progress) -> None:
@@ -173,16 +174,16 @@ def _open_local_cache(config: TrainConfig, store: LatentStore, progress: Progres
     Raises:
         ConfigError: the folder is no cache, or may not hold the shards that are read at a time.
     """
-    if store.place.is_local:
+    if not isinstance(store.reader, BucketRowReader):
         if config.local_cache is not None:
-            progress.say(f"--local-cache is not used: {store.place} is on a disk already")
+            progress.say(f"--local-cache is not used: {config.store} is on a disk already")
         return
     in_blocks = config.shuffle == "blocks"
     if in_blocks or config.local_cache is not None:
         folder = config.local_cache or own_folder() / "shards"
         cache = ShardCache(folder, config.local_cache_size)
         store.use_local_cache(cache, window=config.shuffle_window if in_blocks else None)
-        progress.say(f"shards of {store.place} are kept in {folder}, up to {format_bytes(cache.limit_bytes)}")
+        progress.say(f"shards of {config.store} are kept in {folder}, up to {format_bytes(cache.limit_bytes)}")
 
 
 def _open_split(

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -20,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import LatentShapeError
-from ...files.open_files import retried
+from ...files.folder import Folder
+from ...files.places import Place
 from . import StoreVersion
 
 CRC_BYTES = 4
@@ -106,19 +106,19 @@ class ShardLayout(ABC):
         channels, _, height, width = self.sample_shape
         return channels * height * width * self.dtype.itemsize
 
-    def payload_numbers(self, store: Path, *, but: Collection[int] = ()) -> set[int]:
+    def payload_numbers(self, store: Place, *, but: Collection[int] = ()) -> set[int]:
         """The shards that have a payload file, with or without a record, from one listing; some are not looked at."""
-        folder = store / self.payload_folder
+        if not isinstance(store, Folder):
+            listed = {entry.name for entry in store.entries(self.payload_folder, deep=True)}
+            start = len(self.payload_folder) + 1
+            numbers = {self.number_of(name[start:].partition("/")[0]) for name in listed}.difference(but)
+            return {n for n in numbers if n is not None and self.payload_name(n) in listed}
         try:
-            names = retried(lambda: os.listdir(folder))  # noqa: PTH208 - 3x faster
-        except (FileNotFoundError, NotADirectoryError):
+            names = store.names(self.payload_folder)
+        except NotADirectoryError:
             return set()
         numbers = {self.number_of(name) for name in names}.difference(but)
-        return {n for n in numbers if n is not None and os.path.lexists(self.payload_path(store, n))}
-
-    def payload_path(self, store: Path, shard: int) -> Path:
-        """Where the payload of a shard belongs."""
-        return store / self.payload_name(shard)
+        return {n for n in numbers if n is not None and os.path.lexists(store.path / self.payload_name(n))}
 
     def payload_bytes(self, rows: int) -> int:
         """Size of the payload of a shard with this many rows."""

@@ -20,12 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DamagedShardError
+from ...files.places import Place
 from ...files.plain import open_file
 from ...progress import Progress
+from ..find import require_folder
 from ..folder import load_store
 from ..latent_store import LatentStore
 from ..packed_keys import Keys, unpack_keys
-from ..records import RECORD_LIMIT_BYTES, record_path
+from ..records import RECORD_LIMIT_BYTES, record_name
 from .maintenance import alone
 from .retire import finish_retirements, retiring
 from .transfer import copy_shard
@@ -57,7 +59,7 @@ class Compaction:
         return [text] if applied else [text, "nothing was changed; --apply does it"]
 
 
-def compact(path: Path, *, apply: bool, progress: Progress | None = None) -> Compaction:
+def compact(path: Path | Place, *, apply: bool, progress: Progress | None = None) -> Compaction:
     """Fill the shards of a store. The latents, their bits and what is known of their making stay as they are.
 
     Jobs that write here, and programs that read by key, may go on beside it. Row numbers change.
@@ -70,6 +72,7 @@ def compact(path: Path, *, apply: bool, progress: Progress | None = None) -> Com
         DamagedShardError: a shard is damaged; repair first. All rows are visible still.
         StoreError: the store cannot be written.
     """
+    path = require_folder(path)
     if not apply:
         return _plan(_sound(path)).outcome
     with alone(path):
@@ -164,7 +167,7 @@ def _fill(store: LatentStore, number: int, keys: Keys, part: slice, givers: _Giv
     with ExitStack() as held:
         if number in store.shards:
             # as long as it is open, no other record gets its inode, by which readers notice that it is another
-            held.enter_context(open_file(record_path(store.path, number), RECORD_LIMIT_BYTES, within=store.path))
+            held.enter_context(open_file(store.path / record_name(number), RECORD_LIMIT_BYTES, within=store.path))
             givers.move(number, _commit(store, keys[givers.left_of(number, part.start)], [number]))
         _commit(store, keys[part], givers.done(part.stop), number=number)
 

@@ -21,10 +21,12 @@ import numpy as np
 
 from ...errors import DamagedShardError, LatentShapeError
 from ...files.atomic import publish, writing
+from ...files.places import Place
 from ...messages import command, name_some
 from ...progress import Progress
 from ..commit import LOST_AND_FOUND
 from ..dropped import add_dropped, remove_dropped
+from ..find import require_folder
 from ..folder import load_store
 from ..latent_store import LatentStore
 from ..packed_keys import is_in, pack_keys, unpack_keys
@@ -61,7 +63,7 @@ class Undone:
     """No longer dropped: precompute makes them again."""
 
 
-def drop(path: Path, keys: Collection[str], *, apply: bool, progress: Progress | None = None) -> Dropped:
+def drop(path: Path | Place, keys: Collection[str], *, apply: bool, progress: Progress | None = None) -> Dropped:
     """Take latents out of a store. Without keys, finish what an interrupted drop began.
 
     Args:
@@ -73,6 +75,7 @@ def drop(path: Path, keys: Collection[str], *, apply: bool, progress: Progress |
         DamagedShardError: a record, or a shard that would be written again, is damaged: repair first.
         StoreError: the store cannot be written.
     """
+    path = require_folder(path)
     wanted = sorted(set(keys))
     if not apply:
         return _plan(load_store(path), wanted)
@@ -80,7 +83,7 @@ def drop(path: Path, keys: Collection[str], *, apply: bool, progress: Progress |
         store = load_store(path)
         _require_sound_records(store)
         plan = _plan(store, wanted)
-        add_dropped(path, wanted)
+        add_dropped(store.place, wanted)
         store.publish()  # at once: other programs need not see what is still to be written again
         folders = list(finish_retirements(store).folders)
         _rewrite_all(store, folders, progress or Progress.silent())
@@ -94,12 +97,13 @@ def drop(path: Path, keys: Collection[str], *, apply: bool, progress: Progress |
     )
 
 
-def undo_drop(path: Path, keys: Collection[str] | None, *, apply: bool) -> Undone:
+def undo_drop(path: Path | Place, keys: Collection[str] | None, *, apply: bool) -> Undone:
     """Let precompute make dropped keys again; None takes all. What a drop moved to lost+found/ stays there.
 
     Raises:
         StoreNotFoundError, StoreLockedError, StoreError: as `drop`.
     """
+    path = require_folder(path)
     if not apply:
         return _undone(load_store(path), keys)
     with alone(path):
@@ -109,7 +113,7 @@ def undo_drop(path: Path, keys: Collection[str] | None, *, apply: bool) -> Undon
         folders: list[Path] = []
         finish_retirements(store)
         _rewrite_all(store, folders, Progress.silent())  # else rows still in a payload would come back by themselves
-        remove_dropped(path, undone.keys)
+        remove_dropped(store.place, undone.keys)
         load_store(path).publish()
     return undone
 
@@ -127,7 +131,7 @@ def follow_drops(source: LatentStore, target: LatentStore) -> None:
     dropped = unpack_keys(source.dropped[~is_in(source.dropped, target.dropped)])
     new = [key for key, is_held in zip(dropped, target.holds(dropped).tolist(), strict=True) if not is_held]
     if new:
-        add_dropped(target.path, new)
+        add_dropped(target.place, new)
         target.refresh()
 
 
@@ -180,7 +184,7 @@ def _held_by_others(store: LatentStore, numbers: Sequence[int]) -> set[str]:
 
 def _write_again(store: LatentStore, number: int, written: set[str]) -> None:
     """Commit the rows of a shard that were not dropped and not yet written; their keys are added to `written`."""
-    record = read_record(store.path, number, store.recipe.id)
+    record = read_record(store.place, number, store.recipe.id)
     dropped = is_in(pack_keys(record.keys), store.dropped).tolist()
     places = [at for at, key in enumerate(record.keys) if not dropped[at] and key not in written]
     if not places:
@@ -204,7 +208,7 @@ def _report(store: LatentStore, rows: dict[int, int]) -> str:
     aside = new_folder_aside(store.path, "dropped")
     of_shards = [store.shards[number].keys for number in rows]
     keys = np.unique(np.concatenate([keys[is_in(keys, store.dropped)] for keys in of_shards]))
-    sources = sources_of(store.path, keys)
+    sources = sources_of(store.place, keys)
     report: dict[str, Any] = {
         "what": "shards that held latents which `theworld cache drop` took out of this store",
         "how to erase them": "delete this folder; no program reads it. The other rows of these shards were copied",

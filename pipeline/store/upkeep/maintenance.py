@@ -10,14 +10,16 @@ from pathlib import Path
 from ...files.atomic import made_folder, place, remove, sync_folder, writing
 from ...files.inside import held_folder
 from ...files.lock import exclusive_lock
+from ...files.places import Place
 from ..commit import LOST_AND_FOUND
+from ..find import require_folder
 from ..folder import load_store, make_own_folders
 
 _LOCKED = "theworld.json"
 
 
 @contextmanager
-def alone(store: Path) -> Generator[None]:
+def alone(store: Path | Place) -> Generator[None]:
     """Keep other maintenance away: repair, gc, drop and compact.
 
     Writers need not be kept away: they and gc get along by the age of files, they and all others by names.
@@ -27,6 +29,7 @@ def alone(store: Path) -> Generator[None]:
         StoreLockedError: other maintenance is at work.
         StoreError: the store cannot be written, or its file system has no locks.
     """
+    store = require_folder(store)
     load_store(store)
     busy = f"another repair, gc, drop or compact is at work on {store}; try again when it has ended"
     with ExitStack() as stack:

@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...files.folder import Folder
 from ...files.inside import require_inside
+from ...files.places import Place
 from ...files.sealed import unseal
 from ...latents.keys import KEY_DIGITS
 from ..latent_store import LatentStore
@@ -39,6 +41,8 @@ def sound_records(store: LatentStore, numbers: Sequence[int]) -> dict[int, State
     digits = some.keys.tobytes().hex(",", KEY_DIGITS // 2).replace(",", _BETWEEN_KEYS).encode()
     width = KEY_DIGITS + len(_BETWEEN_KEYS)
     sound: dict[int, Stated] = {}
+    if not store.place.is_local:
+        return sound
     try:
         folder = os.open(store.path / "commits", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
@@ -68,6 +72,19 @@ def is_in_place(store: LatentStore, number: int, size: int) -> bool:
         finally:
             os.close(fd)
     except (OSError, ValueError):
+        return False
+
+
+def is_there(place: Place, name: str) -> bool:
+    """Whether something has this name, whatever it is."""
+    return os.path.lexists(place.path / name) if isinstance(place, Folder) else place.entry(name) is not None
+
+
+def is_file(place: Place, name: str) -> bool:
+    """Whether a regular file has this name."""
+    try:
+        return place.entry(name) is not None
+    except ValueError:
         return False
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from ...errors import DamagedShardError
 from ...files.atomic import TempFile, remove, writing
 from ...files.inside import held_folder
+from ...files.places import Place
 from ...progress import Progress
 from ..commit import LOST_AND_FOUND, leftovers, link_on_the_way
 from ..dropped import add_dropped, salvage
+from ..find import require_folder
 from ..folder import load_store
 from ..payloads import unrecorded_payloads
 from ..promises import promised_and_gone, promised_numbers, report_gone
@@ -34,7 +36,7 @@ class Repair:
     """What was moved to lost+found/; without `apply`, what would be."""
     unhealed: tuple[Finding, ...]
     """Damage that moving files away cannot heal."""
-    report: Path | None = None
+    report: Path | str | None = None
     """The list in lost+found/ of what was promised and is gone."""
 
 
@@ -54,7 +56,7 @@ class Sweep:
     """Files and bytes in lost+found/, which gc never touches."""
 
 
-def repair(path: Path, *, apply: bool, level: Level = "read", progress: Progress | None = None) -> Repair:
+def repair(path: Path | Place, *, apply: bool, level: Level = "read", progress: Progress | None = None) -> Repair:
     """Move damaged shards to lost+found/, record first, so that they are missing and precompute makes them again.
 
     Args:
@@ -65,6 +67,7 @@ def repair(path: Path, *, apply: bool, level: Level = "read", progress: Progress
         StoreLockedError: another repair or gc is at work.
         StoreError: the store cannot be written.
     """
+    path = require_folder(path)
     if not apply:
         verification = verify(path, level=level, progress=progress)
         return Repair(verification, *_moves(verification))
@@ -77,9 +80,10 @@ def repair(path: Path, *, apply: bool, level: Level = "read", progress: Progress
         with writing(path):
             for finding in verification.damage:
                 if finding.what == "dropped":
-                    add_dropped(path, [key for file in finding.paths for key in salvage(file)])
+                    names = (Path(file).relative_to(path).as_posix() for file in finding.paths)
+                    add_dropped(store.place, [key for name in names for key in salvage(store.place, name)])
             if any(finding.damage or finding.what == "index" for finding in verification.findings):
-                remove_snapshot(path)  # first: it must not speak for a record that is gone
+                remove_snapshot(store.place)  # first: it must not speak for a record that is gone
             moves = tuple(file for file in moves if os.path.lexists(file))  # but for the snapshot, if it was one
             for file in moves:
                 set_aside(path, file)
@@ -87,7 +91,7 @@ def repair(path: Path, *, apply: bool, level: Level = "read", progress: Progress
     return Repair(verification, moves, unhealed, report)
 
 
-def gc(path: Path, *, apply: bool, grace_s: float = GRACE_S) -> Sweep:
+def gc(path: Path | Place, *, apply: bool, grace_s: float = GRACE_S) -> Sweep:
     """Delete unfinished files and payloads that no record names, if nobody has touched them for `grace_s` seconds.
 
     Args:
@@ -98,6 +102,7 @@ def gc(path: Path, *, apply: bool, grace_s: float = GRACE_S) -> Sweep:
         DamagedShardError: a record is damaged, so which payload it names is not known: repair first.
         StoreError: the store cannot be written.
     """
+    path = require_folder(path)
     if not apply:
         return _sweep(path, time.time() - grace_s, apply=False)
     with alone(path), writing(path):
@@ -120,7 +125,7 @@ def _moves(verification: Verification) -> tuple[tuple[Path, ...], tuple[Finding,
     unhealed = tuple(f for f in verification.damage if f.what == "manifest")
     files = [file for f in verification.damage if f not in unhealed for file in f.paths]
     # a link itself, never where it leads
-    movable = (link_on_the_way(file, verification.store) or file for file in files)
+    movable = (link_on_the_way(Path(file), Path(verification.store)) or Path(file) for file in files)
     return tuple(file for file in dict.fromkeys(movable) if os.path.lexists(file)), unhealed
 
 

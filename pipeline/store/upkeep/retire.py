@@ -36,7 +36,7 @@ from ...messages import list_problems
 from ..commit import LOST_AND_FOUND, link_on_the_way
 from ..latent_store import LatentStore
 from ..packed_keys import Keys, is_in, pack_keys
-from ..records import Sha256, damaged, read_record, record_path, unreadable
+from ..records import Sha256, damaged, read_record, record_name, unreadable
 from .maintenance import set_aside
 
 RETIRING = "retiring"
@@ -108,7 +108,7 @@ def retiring(
         StoreError: the store cannot be written.
     """
     outcome: list[Retired] = []
-    shards = {str(number): read_record(store.path, number, store.recipe.id).sha256 for number in sorted(numbers)}
+    shards = {str(number): read_record(store.place, number, store.recipe.id).sha256 for number in sorted(numbers)}
     if not shards:
         yield outcome
         return
@@ -213,15 +213,15 @@ def _finish(store: LatentStore, file: Path, *, before: Collection[int] | None = 
             checked = note.model_copy(update={"checked": True, "shards": {str(n): note.payloads[n] for n in retired}})
             remove_before, file = file, write_note(store.path, checked)
             remove(remove_before, within=store.path)
-        commits = record_path(store.path, 0).parent
-        records = [path for number in retired if os.path.lexists(path := record_path(store.path, number))]
+        commits = store.path / "commits"
+        records = [path for number in retired if os.path.lexists(path := store.path / record_name(number))]
         if note.aside is None:
             remove_all(commits, [path.name for path in records], within=store.path)
         for path in () if note.aside is None else records:
             set_aside(store.path, path, folder=note.aside or "")
         named = {path.name for path in records}
         for number in retired:
-            with_record = record_path(store.path, number).name in named
+            with_record = f"{number}.json" in named
             if _is_payload(store, number, None if with_record else note.payloads[number]):
                 _take_payload(store, number, note.aside)
         sync_folder(store.path / store.layout.payload_folder)
@@ -237,7 +237,7 @@ def _sort_out(store: LatentStore, note: Note, before: Collection[int] | None) ->
     rows: dict[int, Keys] = {}
     for number, sha256 in note.payloads.items():
         try:
-            record = read_record(store.path, number, store.recipe.id)
+            record = read_record(store.place, number, store.recipe.id)
         except FileNotFoundError:
             if note.checked:  # an interrupted run came this far
                 retired.append(number)

@@ -134,7 +134,7 @@ def summarise(store: LatentStore, *, samples: int = SAMPLES) -> Summary:
     channels, frames, height, width = store.sample_shape
     failures = store.failures()
     return Summary(
-        path=str(store.path),
+        path=str(store.place),
         recipe_id=store.recipe.id,
         format=store.format,
         recipe=recipe.meaning(),
@@ -213,7 +213,7 @@ def _warnings(store: LatentStore, moments: _Moments) -> list[str]:
     if moments.not_finite:
         warnings.append(
             f"{moments.not_finite} of {moments.looked_into} samples hold NaN or infinite numbers, and are not in the "
-            f"figures: {command('cache', 'verify', store.path, '--deep')}"
+            f"figures: {command('cache', 'verify', str(store.place), '--deep')}"
         )
     if moments.not_finite == moments.looked_into:
         return warnings

@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from ...errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
-from ...files.atomic import made_folder, publish, writing
-from ...files.local import require_local
+from ...files.folder import Folder, path_or_url
+from ...files.local import place_of, require_local
+from ...files.places import Place, parent_of
 from ...files.plain import read_file
 from ...latents.keys import is_key
 from ...latents.recipe import difference
@@ -38,7 +39,7 @@ _PROMPT_LIMIT_BYTES = 2**28
 class Copied:
     """What one store gave to another."""
 
-    source: Path
+    source: Path | str
     copied: int
     present: int
     """Keys the target had already."""
@@ -50,7 +51,7 @@ class Copied:
 
 def export(
     source: LatentStore,
-    cache: Path,
+    cache: str | Path | Place,
     *,
     format: StoreFormat | None = None,
     keys: Sequence[str] | None = None,
@@ -71,12 +72,13 @@ def export(
         StoreError: the folder cannot be written.
         ConfigError: `cache` is where the source is.
     """
-    if cache.resolve() == source.path.parent.resolve():
-        raise ConfigError(f"{source.path} is in {cache} already, and a cache folder holds a recipe once. Name another")
+    top = place_of(cache)
+    if _is_same(top, place_of(parent_of(source.place))):
+        raise ConfigError(f"{source.place} is in {top} already, and a cache folder holds a recipe once. Name another")
     if keys is not None:
         source.rows_of(keys)
     target = create_store(
-        cache,
+        top,
         source.recipe,
         source.spec,
         label=_label(source),
@@ -86,24 +88,27 @@ def export(
     return target, copy(source, target, keys=keys, progress=progress)
 
 
-def merge(target: Path, sources: Sequence[LatentStore], *, progress: Progress | None = None) -> list[Copied]:
+def merge(
+    target: str | Path | Place, sources: Sequence[LatentStore], *, progress: Progress | None = None
+) -> list[Copied]:
     """Bring the work of several machines together: copy into a cache folder, or a store, what it does not have yet.
 
     Args:
-        target: a store of the same recipe, or a cache folder, in which one is made if need be.
+        target: a store of the same recipe, or a cache folder, in which one is made if need be; a path or a URL.
     Raises:
         StoreMismatchError: the stores are of different recipes; nothing was copied then.
         StoreError: the target cannot be written.
     """
     first = sources[0]
-    into_store = is_store(target)
-    for other in [*sources[1:], *([load_store(target)] if into_store else [])]:
+    place = place_of(target)
+    into_store = is_store(place)
+    for other in [*sources[1:], *([load_store(place)] if into_store else [])]:
         _require_same(first, other)
     if into_store:
-        store = open_to_write(target)
+        store = open_to_write(place)
     else:
-        store = create_store(target, first.recipe, first.spec, label=_label(first), shard_size=first.shard_size)
-    other_sources = [source for source in sources if source.path.resolve() != store.path.resolve()]
+        store = create_store(place, first.recipe, first.spec, label=_label(first), shard_size=first.shard_size)
+    other_sources = [source for source in sources if not _is_same(source.place, store.place)]
     return [copy(source, store, progress=progress) for source in other_sources]
 
 
@@ -137,7 +142,7 @@ def copy(
         _copy_log(source, target, set(requested))
     except DamagedShardError as error:  # of use to people; no latent depends on it
         damaged.append(str(error))
-    return Copied(source.path, copied, int(present.sum()), tuple(damaged), int(dropped.sum()))
+    return Copied(path_or_url(source.place), copied, int(present.sum()), tuple(damaged), int(dropped.sum()))
 
 
 def named_keys(values: Sequence[str]) -> list[str]:
@@ -175,13 +180,15 @@ def keys_of_sources(store: LatentStore, pattern: str) -> list[str]:
     matching = {key for source, keys in store.sources().items() if expression.search(source) for key in keys}
     stored = [key for key in store.keys if key in matching]
     if not stored:
-        raise ConfigError(f"no source of {store.path} with a latent matches {pattern!r}")
+        raise ConfigError(f"no source of {store.place} with a latent matches {pattern!r}")
     return stored
 
 
 def _label(store: LatentStore) -> str:
     """What leads the name of its folder."""
-    return label_of(store.path.resolve().name.removesuffix(f"-{store.recipe.id[:12]}"))
+    place = store.place
+    name = place.path.resolve().name if isinstance(place, Folder) else str(place).rpartition("/")[2]
+    return label_of(name.removesuffix(f"-{store.recipe.id[:12]}"))
 
 
 def copy_shard(
@@ -208,7 +215,7 @@ def copy_shard(
                 damaged.append(str(error))
                 continue
             except LatentShapeError as error:  # its checksums are right, its numbers were never a latent
-                damaged.append(f"{source.payload_path(int(row) // source.shard_size)}: {error}")
+                damaged.append(f"{source.payload_location(int(row) // source.shard_size)}: {error}")
                 continue
             number = int(row) // source.shard_size
             origins[number] = origins.get(number, 0) + 1
@@ -216,7 +223,7 @@ def copy_shard(
             facts: dict[str, dict[str, Any]] = {}
             for number, rows in sorted(origins.items()):
                 try:
-                    record = read_record(source.path, number, source.recipe.id)
+                    record = read_record(source.place, number, source.recipe.id)
                 except (DamagedShardError, FileNotFoundError) as error:  # since it was opened; the rows were right
                     damaged.append(str(error))
                     continue
@@ -239,27 +246,30 @@ def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
     for failure in target.failures():
         if failure.key is not None and failure.key in target:
             target.clear_failure(failure)
-    prompt_files = sorted(path.name for path in (source.path / PROMPTS).glob("*.safetensors"))
-    if prompt_files:
-        with writing(target.path), made_folder(target.path, target.path / PROMPTS):
-            pass
+    prompt_files = [name for name in source.place.names(PROMPTS) if name.endswith(".safetensors")]
     for name in (PROMPT, *(f"{PROMPTS}/{name}" for name in prompt_files)):
-        prompt = source.path / name
-        if not prompt.is_file() or (target.path / name).exists():
+        prompt = source.place.location(name)
+        if source.place.entry(name) is None or target.place.entry(name) is not None:
             continue
         try:
-            content = read_file(prompt, _PROMPT_LIMIT_BYTES, within=source.path)
+            content = source.place.read(name, _PROMPT_LIMIT_BYTES)
             load(content)
         except (OSError, SafetensorError, KeyError, ValueError) as error:  # KeyError: a type numpy does not have
             raise DamagedShardError(f"{prompt}: it is no file of embeddings ({error}), so it was not copied") from error
-        with writing(target.path):
-            publish(target.path / "tmp", target.path / name, content, within=target.path)
+        with target.place.writing():
+            target.place.create(name, content)
+
+
+def _is_same(place: Place, other: Place) -> bool:
+    if isinstance(place, Folder) and isinstance(other, Folder):
+        return place.path.resolve() == other.path.resolve()
+    return str(place) == str(other)
 
 
 def _require_same(store: LatentStore, other: LatentStore) -> None:
     if fields := difference(store.recipe, other.recipe):
         differing = ", ".join(f"{name}: {ours} there, {theirs} here" for name, (ours, theirs) in fields.items())
-        stores = f"{store.path} and {other.path}"
+        stores = f"{store.place} and {other.place}"
         raise StoreMismatchError(f"{stores} are of different recipes ({differing}): latents never mix")
     if store.spec != other.spec:
-        raise StoreMismatchError(f"{store.path} and {other.path} are of different latent spaces: latents never mix")
+        raise StoreMismatchError(f"{store.place} and {other.place} are of different latent spaces: latents never mix")

@@ -10,9 +10,9 @@ deep    and the sha256, and every row made again from its numbers, bit by bit: s
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,25 +21,28 @@ import numpy as np
 import xxhash
 
 from ...errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
+from ...files.folder import path_or_url
 from ...files.inside import require_inside
-from ...files.plain import open_file
+from ...files.local import place_of
+from ...files.places import Place
 from ...messages import MAX_NAMES, command, format_bytes, name_some
 from ...progress import Progress
 from .. import ledger
 from ..commit import leftovers
 from ..dropped import check_dropped, salvage
+from ..find import MANIFEST
 from ..folder import load_store
-from ..index import SNAPSHOT, Shard, record_inodes
+from ..index import SNAPSHOT, Shard, record_tags
 from ..latent_store import LatentStore
 from ..payload_sizes import size_problem
 from ..payloads import unrecorded_payloads
 from ..promises import Unmade, lines_of, only_digests, promised_and_gone, promised_numbers, unmade_keys
-from ..records import ShardRecord, read_record, record_path, unreadable
+from ..records import ShardRecord, read_record, record_name, record_path, unreadable
 from ..snapshot import read_snapshot
 from ..source_scan import sources_bytes
 from ..views import second_opinion
 from .drop import dropped_rows
-from .names import Stated, is_in_place, sound_records
+from .names import Stated, is_file, is_in_place, is_there, sound_records
 from .retire import check_notes, pending_retirements
 
 Level = Literal["names", "read", "deep"]
@@ -47,6 +50,8 @@ LEVELS: tuple[Level, ...] = ("names", "read", "deep")
 _BLOCK_BYTES = 2**22
 _AT_A_TIME = 256
 """Shards whose keys are compared at once."""
+_REQUESTS, _DOWNLOADS = 64, 8
+"""Shards of a bucket looked into at once: their records and sizes, or all their bytes."""
 _MOST_ALIKE = 20
 """Findings of one sort that are told one by one; of a store without payloads there are tens of thousands."""
 _MANY = {
@@ -67,8 +72,8 @@ class Finding:
     """One word: manifest, record, payload, missing, zarr, index, log, dropped, retiring, unmade, orphan, leftover,
     twice."""
     message: str
-    paths: tuple[Path, ...] = ()
-    """The files it is about; what a repair moves away."""
+    paths: tuple[Path | str, ...] = ()
+    """The files (in a bucket, their URLs) it is about; what a repair moves away."""
     shard: int | None = None
     count: int = 1
     """How many shards it stands for."""
@@ -85,7 +90,7 @@ _NOT_COMPARED = Finding(
 class Verification:
     """What was looked at, and what was found."""
 
-    store: Path
+    store: Path | str
     level: Level
     shards: int
     """Looked into, of all."""
@@ -133,12 +138,16 @@ class Verification:
 
 
 def verify(
-    path: Path, *, level: Level = "names", sample: tuple[int, int] | None = None, progress: Progress | None = None
+    path: str | Path | Place,
+    *,
+    level: Level = "names",
+    sample: tuple[int, int] | None = None,
+    progress: Progress | None = None,
 ) -> Verification:
     """Check a store against its records.
 
     Args:
-        path: a store.
+        path: a store; in a bucket, with a line of what will be fetched before anything is.
         sample: (i, n), look only into every n-th shard from the i-th, 1 <= i <= n: n calls together see all.
     Raises:
         StoreNotFoundError: there is no store.
@@ -147,12 +156,13 @@ def verify(
     """
     if sample is not None and not 1 <= sample[0] <= sample[1]:
         raise ConfigError(f"--sample must be i/n with 1 <= i <= n, got {sample[0]}/{sample[1]}")
+    place = place_of(path)
     try:
-        store = load_store(path)
+        store = load_store(place)
     except DamagedShardError as error:
-        finding = Finding(True, "manifest", str(error), (path / "theworld.json",))
+        finding = Finding(True, "manifest", str(error), (place.location(MANIFEST),))
         return Verification(
-            store=path, level=level, shards=0, of_shards=0, samples=0, bytes_read=0, findings=(finding,)
+            store=path_or_url(place), level=level, shards=0, of_shards=0, samples=0, bytes_read=0, findings=(finding,)
         )
     numbers = sorted({*store.shards, *store.bad_records})  # what a writer commits from here on is not looked into
     chosen = numbers if sample is None else numbers[sample[0] - 1 :: sample[1]]
@@ -162,20 +172,19 @@ def verify(
         for start in range(0, len(chosen), _AT_A_TIME):
             part = chosen[start : start + _AT_A_TIME]
             stated = sound_records(store, part) if level == "names" else {}
-            for number in part:
-                if number not in stated or not is_in_place(store, number, stated[number].bytes):
-                    finding, read = _shard(store, number, level, stated.get(number))
-                    bytes_read += read
-                    of_shards.add(finding)
+            doubtful = [n for n in part if n not in stated or not is_in_place(store, n, stated[n].bytes)]
+            for finding, read in _look_into(store, doubtful, level, stated):
+                bytes_read += read
+                of_shards.add(finding)
             bar.advance(len(part))
     findings = list(of_shards.findings())
-    if level == "deep":
+    if level == "deep" and store.place.is_local:  # zarr-python and webdataset are shown files
         sound = (number for number in chosen if number not in of_shards.harmed and number in store.shards)
         findings += (Finding(True, "zarr", problem) for problem in second_opinion(store, sound))
-    with_keys = level != "names" or sources_bytes(store.path) <= _QUICK_SOURCES_BYTES
+    with_keys = level != "names" or sources_bytes(store.place) <= _QUICK_SOURCES_BYTES
     unmade = unmade_keys(store) if with_keys else only_digests(store)
     return Verification(
-        store=store.path,
+        store=path_or_url(place),
         level=level,
         shards=len(chosen),
         of_shards=len(numbers),
@@ -216,12 +225,13 @@ class _OfShards:
         yield from self._first
         store = self._store
         for what, numbers in self._more.items():
-            paths = (path for n in numbers for path in (record_path(store.path, n), store.payload_path(n)))
-            there = (store.path / SNAPSHOT,) if what == "index" else tuple(p for p in paths if os.path.lexists(p))
+            names = (name for n in numbers for name in (record_name(n), store.layout.payload_name(n)))
+            there = (SNAPSHOT,) if what == "index" else tuple(name for name in names if is_there(store.place, name))
+            locations = tuple(map(store.place.location, there))
             rows = int(store.shards.some(np.array(numbers), with_keys=False).rows.sum())
             samples = f", with {rows:,} samples" if rows and what != "index" else ""
-            message = f"{store.path}: {len(numbers):,} more {_MANY[what]} (shards {name_some(numbers)}){samples}"
-            yield Finding(True, what, message, there, count=len(numbers))
+            message = f"{store.place}: {len(numbers):,} more {_MANY[what]} (shards {name_some(numbers)}){samples}"
+            yield Finding(True, what, message, locations, count=len(numbers))
 
 
 def _shard(store: LatentStore, number: int, level: Level, stated: Stated | None) -> tuple[Finding | None, int]:
@@ -230,11 +240,11 @@ def _shard(store: LatentStore, number: int, level: Level, stated: Stated | None)
     Args:
         stated: by its record, if that is known to be sound.
     """
-    record_file, payload = record_path(store.path, number), store.payload_path(number)
+    record_file, payload = record_path(store.place, number), store.payload_location(number)
     record = None
     if stated is None:
         try:
-            record = read_record(store.path, number, store.recipe.id)
+            record = read_record(store.place, number, store.recipe.id)
         except FileNotFoundError:  # moved away meanwhile
             return None, 0
         except DamagedShardError as error:
@@ -243,15 +253,15 @@ def _shard(store: LatentStore, number: int, level: Level, stated: Stated | None)
         if shard is None:
             return Finding(True, "record", store.bad_records[number], (record_file, payload), number), 0
         if not _agree(record, shard):
-            path = store.path / SNAPSHOT
+            path = store.place.location(SNAPSHOT)
             return Finding(True, "index", f"{path} does not say what {record_file} does", (path,), number), 0
         stated = Stated(record.rows, record.bytes)
     read = 0
     try:
-        problem = _size_problem(store.path, payload, stated.bytes, number)
+        problem = _size_problem(store, stated.bytes, number)
         if problem is None and level != "names" and record is not None:
             read = record.bytes
-            problem = _bytes_problem(store.path, payload, record, level)
+            problem = _bytes_problem(store, record, level)
         if problem is None and level == "deep" and record is not None:
             problem = _row_problem(store, record)
     except ValueError as error:
@@ -272,18 +282,18 @@ def _agree(record: ShardRecord, shard: Shard) -> bool:
     return same_rows and np.array_equal(record.checksums(), shard.frames_crc32c)
 
 
-def _size_problem(store: Path, payload: Path, stated_bytes: int, number: int) -> str | None:
-    problem = size_problem(payload, stated_bytes, number)
-    if problem is None:
-        require_inside(store, payload)
+def _size_problem(store: LatentStore, stated_bytes: int, number: int) -> str | None:
+    problem = size_problem(store.place, store.layout.payload_name(number), stated_bytes, number)
+    if problem is None and store.place.is_local:
+        require_inside(store.path, store.payload_path(number))
     return problem
 
 
-def _bytes_problem(store: Path, payload: Path, record: ShardRecord, level: Level) -> str | None:
+def _bytes_problem(store: LatentStore, record: ShardRecord, level: Level) -> str | None:
     digests: list[tuple[Any, str, str]] = [(xxhash.xxh3_128(), record.xxh3_128, "xxh3")]
     if level == "deep":
         digests.append((hashlib.sha256(), record.sha256, "sha256"))
-    with open_file(payload, record.bytes, within=store) as file:
+    with store.place.open(store.layout.payload_name(record.shard), record.bytes) as file:
         while block := file.read(_BLOCK_BYTES):
             for digest, _, _ in digests:
                 digest.update(block)
@@ -301,7 +311,7 @@ def _row_problem(store: LatentStore, record: ShardRecord) -> str | None:
     recorded: list[list[int]] = record.checksums().tolist()
     memory = np.zeros((1, reads.memory_bytes), np.uint8)
     values, rewritten = layout.values(memory, frames)[0], layout.new_row()
-    with open_file(store.payload_path(record.shard), record.bytes, within=store.path) as file:
+    with store.place.open(layout.payload_name(record.shard), record.bytes) as file:
         for place, key in enumerate(record.keys):
             row = file.read(layout.row_bytes)
             for offset, at, size in reads.segments:
@@ -343,24 +353,26 @@ def _metadata(store: LatentStore, scanned: Unmade | None) -> Iterator[Finding]:
         if store.zarr_group is not None:
             store.zarr_group.check()
     except StoreMismatchError as error:
-        yield Finding(True, "zarr", str(error), (store.path / "latents" / "zarr.json",))
+        yield Finding(True, "zarr", str(error), (store.place.location("latents/zarr.json"),))
     stale = [] if store.zarr_group is None else store.zarr_group.stale(store.index)
-    for path in dict.fromkeys((*stale, store.path / SNAPSHOT)):
-        if os.path.lexists(path) and not path.is_file():
-            yield Finding(True, "index", f"{path} is not a file, so nothing can be written there", (path,))
-        elif path.name != SNAPSHOT:
-            yield Finding(False, "index", f"{path} does not state what is here; repair makes it again")
-    for path, message in ledger.check(store.path, sources=None if scanned is None else scanned.unsound).items():
-        yield Finding(True, "log", message, (path,))
-    for path, message in check_dropped(store.path).items():
-        left = f"{len(salvage(path))} of its keys can be read and stay dropped; others may come back"
-        yield Finding(True, "dropped", f"{message} ({left})", (path,))
-    for path, message in check_notes(store.path).items():
+    place = store.place
+    for name in dict.fromkeys((*stale, SNAPSHOT)):
+        location = place.location(name)
+        if isinstance(location, Path) and is_there(place, name) and not location.is_file():
+            yield Finding(True, "index", f"{location} is not a file, so nothing can be written there", (location,))
+        elif name != SNAPSHOT:
+            yield Finding(False, "index", f"{location} does not state what is here; repair makes it again")
+    for name, message in ledger.check(place, sources=None if scanned is None else scanned.unsound).items():
+        yield Finding(True, "log", message, (place.location(name),))
+    for name, message in check_dropped(place).items():
+        left = f"{len(salvage(place, name))} of its keys can be read and stay dropped; others may come back"
+        yield Finding(True, "dropped", f"{message} ({left})", (place.location(name),))
+    for path, message in check_notes(store.path).items() if place.is_local else ():
         yield Finding(True, "retiring", message, (path,))
-    if (store.path / SNAPSHOT).is_file():
-        listed = len(record_inodes(store.path))
-        if read_snapshot(store.path, store.recipe.id, store.shard_size, listed=listed) is None:
-            yield Finding(False, "index", f"{store.path / SNAPSHOT} is of no use; the records are read instead")
+    if is_file(place, SNAPSHOT):
+        listed = len(record_tags(place))
+        if read_snapshot(place, store.recipe.id, store.shard_size, listed=listed) is None:
+            yield Finding(False, "index", f"{place.location(SNAPSHOT)} is of no use; the records are read instead")
 
 
 def _strays(store: LatentStore) -> Iterator[Finding]:
@@ -368,7 +380,7 @@ def _strays(store: LatentStore) -> Iterator[Finding]:
     orphans = [n for n in unrecorded_payloads(store) if n not in promised]
     if orphans:
         yield Finding(False, "orphan", f"{_count(orphans, 'payload')} without a record: {_ORPHANS}")
-    if unfinished := leftovers(store.path, quick=True):
+    if store.place.is_local and (unfinished := leftovers(store.path, quick=True)):
         hidden = any(file.parent.name != "tmp" for file in unfinished)
         where = ", some hidden beside their targets" if hidden else " in tmp/"
         message = f"{len(unfinished)} unfinished files{where}: of running or killed writers: see gc"
@@ -380,6 +392,8 @@ def _strays(store: LatentStore) -> Iterator[Finding]:
 
 def _unfinished(store: LatentStore) -> Iterator[Finding]:
     """What an interrupted drop or compact left for the next one."""
+    if not store.place.is_local:  # only on a disk is anything dropped or compacted
+        return
     bad = check_notes(store.path)
     for file, note in pending_retirements(store.path, but=bad).items():
         finish = command("cache", "gc", store.path, "--apply")
@@ -390,6 +404,19 @@ def _unfinished(store: LatentStore) -> Iterator[Finding]:
         finish = command("cache", "drop", store.path, "--apply")
         message = f"{sum(hidden.values())} rows of dropped keys are invisible, but still in {_count(hidden, 'payload')}"
         yield Finding(False, "dropped", f"{message}: `{finish}` takes them out")
+
+
+def _look_into(
+    store: LatentStore, numbers: list[int], level: Level, stated: Mapping[int, Stated]
+) -> Iterator[tuple[Finding | None, int]]:
+    """`_shard` of some; in a bucket many at once, as each waits for answers."""
+    if store.place.is_local or len(numbers) < 2:
+        for number in numbers:
+            yield _shard(store, number, level, stated.get(number))
+        return
+    with ThreadPoolExecutor(_REQUESTS if level == "names" else _DOWNLOADS) as pool:
+        looks = [pool.submit(_shard, store, number, level, stated.get(number)) for number in numbers]
+        yield from (look.result() for look in looks)
 
 
 def _count(items: Collection[object], noun: str) -> str:

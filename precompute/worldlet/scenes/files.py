@@ -1,9 +1,9 @@
 """Scenes as plain files: pictures, questions with answers, and the true futures.
 
-    images/<scene>.png     frame 0, all that a reader may see
-    futures/<scene>.mp4    all 33 frames, lossless, with `videos=True` only
-    scenes.jsonl           the truth of every scene: layout, states over time, how it ends and when
-    questions.jsonl        one record a line; written last, so it marks a whole folder
+images/<scene>.png     frame 0, all that a reader may see
+futures/<scene>.mp4    all 33 frames, lossless, with `videos=True` only
+scenes.jsonl           the truth of every scene: layout, states over time, how it ends and when
+questions.jsonl        one record a line; written last, so it marks a whole folder
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ....pipeline.files.local import require_local
 from ....pipeline.files.text_tables import read_lines
 from ....pipeline.progress import Progress
 from .physics import FPS
-from .scenes import FAMILIES, SPLITS, VERSION, Scene, make_pair, questions
+from .scenes import FAMILIES, OPEN_FAMILIES, SPLITS, VERSION, Scene, make_pair, questions
 
 QUESTIONS, TRUTH = "questions.jsonl", "scenes.jsonl"
 
@@ -60,8 +60,9 @@ def write_scenes(
     folder = require_local(folder)
     if bad := [name for name in splits if name not in SPLITS[1:] or splits[name] < 0]:
         raise ConfigError(f"no scenes of split {bad[0]!r}: splits are {', '.join(SPLITS[1:])}, with counts >= 0")
-    if not families or (bad := [name for name in families if name not in FAMILIES]):
-        raise ConfigError(f"no family {', '.join(bad) or 'given'}: families are {', '.join(FAMILIES)}")
+    known = [*FAMILIES, *OPEN_FAMILIES]
+    if not families or (bad := [name for name in families if name not in known]):
+        raise ConfigError(f"no family {', '.join(bad) or 'given'}: families are {', '.join(known)}")
     if seed < 0:
         raise ConfigError(f"the seed of scenes is 0 or more, got {seed}")
     for name in ("images", *(["futures"] if videos else [])):
@@ -123,6 +124,8 @@ def _write_scene(folder: Path, scene: Scene, videos: bool) -> tuple[dict[str, An
         "layout": asdict(scene.layout),
         "states": scene.states.round(3).tolist(),
     }
+    if scene.chances:
+        truth |= {"push": round(scene.push, 6), "chances": scene.chances}
     if videos:
         from ...media.video_writing import write_video
 
@@ -161,6 +164,26 @@ def _read_finished(folder: Path, videos: bool) -> dict[str, tuple[dict[str, Any]
         if whole:
             finished[truth["id"]] = (truth, records)
     return finished
+
+
+def best_possible(folder: Path) -> dict[str, dict[str, float]]:
+    """How often the best possible reader of frame 0 answers the temporal question right: split -> open family -> share.
+
+    It knows the generator and gives each scene its likeliest answer. Nothing of families whose frame 0 decides.
+
+    Raises:
+        ConfigError: as `read_truth`.
+    """
+    chances: dict[str, dict[str, list[float]]] = {}
+    for truth in read_truth(folder):
+        if truth.get("chances"):
+            chances.setdefault(truth["split"], {}).setdefault(truth["family"], []).append(
+                max(truth["chances"].values())
+            )
+    return {
+        split: {family: round(sum(shares) / len(shares), 4) for family, shares in by_family.items()}
+        for split, by_family in chances.items()
+    }
 
 
 def read_truth(folder: Path) -> list[dict[str, Any]]:

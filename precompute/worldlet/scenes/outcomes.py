@@ -48,7 +48,7 @@ def track(video: Video, layout: Layout) -> NDArray[np.float64]:
 
 def read_outcome(family: str, video: Video, layout: Layout) -> str:
     """The answer to a family's temporal question, as a clip of 33 frames shows it."""
-    if family == "buckets":
+    if family in ("buckets", "push"):
         return bin_of(find(video[-1], layout.movers[0].color)[0])
     if family == "tower":
         stood = np.max([coverage(block, _start(block))[0] for block in layout.movers], axis=0)

@@ -1,6 +1,7 @@
 """What every family of scenes shares: the stage, its physics, and its picture.
 
-Everything starts from rest and all constants are fixed, so that frame 0 alone decides the future.
+Everything starts from rest and all constants are fixed, so that frame 0 alone decides the future; but for the open
+families, whose first mover gets a push at the start.
 Units: lengths in pixels of the 64x64 picture, y downwards; angles in radians; times in video frames.
 """
 
@@ -107,6 +108,7 @@ def simulate(
     layout: Layout,
     *,
     nudge: float = 0.0,
+    push: float = 0.0,
     substeps: int = SUBSTEPS,
     until: int | None = None,
     floor: float = float("inf"),
@@ -116,6 +118,7 @@ def simulate(
 
     Args:
         nudge: moves the first ball, or the topmost block, sideways before the start.
+        push: speed of the first mover at the start, px per frame, positive to the right.
         substeps: physics steps per frame; another number than `SUBSTEPS` is a perturbation, too.
         until: stop after this many frames; the rest repeats the last one.
         floor: stop as soon as the first mover is lower than this; for quick looks ahead.
@@ -127,6 +130,8 @@ def simulate(
     contacts = 0
     with _space_of(layout, nudge) as (space, raw):
         touched = _count_contacts(space) if counted else []
+        if push:
+            lib.cpBodySetVelocity(raw[0], (push, 0.0))
         inner, dt, step = space._space, 1.0 / substeps, lib.cpSpaceStep
         for frame in range(total):
             for number, body in enumerate(raw):

@@ -3,11 +3,14 @@
 Every scene is half of a *minimal pair*: both halves share all but one ramp or block, the rule of thumb says the same
 of both, and they end differently. So whatever the halves share (colours, counts, the rule of thumb) is as frequent
 with one answer as with the other, by construction.
+
+Scenes of an open family are not balanced so, since a choice by the end would change what frame 0 says of it: the second
+half is a mirror image of the first, and both get a push of their own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 import numpy as np
@@ -18,6 +21,7 @@ from .buckets import Buckets
 from .contact import Contact
 from .family import Family
 from .physics import SUBSTEPS, VIDEO_FRAMES, Layout, Motion, paint, simulate
+from .push import Push
 from .race import Race
 from .tower import Tower
 
@@ -25,6 +29,10 @@ VERSION = 2
 """Raised whenever a scene of the same name would look, end or be asked differently."""
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (Buckets(), Race(), Tower(), Contact())}
+OPEN_FAMILIES: dict[str, Push] = {family.name: family for family in (Push(),)}
+"""Families whose frame 0 does not decide how a scene ends. They are made where they are named, and in no default set.
+"""
+_OPEN_NUMBER = 100  # of the first open family in seeds: others may come before it without changing its scenes
 SPLITS = ("video", "train", "validation", "test", "ood")
 """`video`: unlabelled clips for the world model, never asked about. `ood`: more ramps, unseen colours, taller towers,
 larger balls."""
@@ -58,6 +66,10 @@ class Scene:
     """How often something hits something: how hard it is."""
     states: NDArray[np.float64] = field(repr=False)
     """(33, movers, 3): x, y, angle per frame."""
+    push: float = 0.0
+    """Of an open family: the hidden speed at the start, px per frame, positive to the right."""
+    chances: dict[str, float] = field(default_factory=dict[str, float])
+    """Of an open family: how likely each answer is, given frame 0. The largest is the best possible accuracy."""
 
     def frames(self) -> NDArray[np.uint8]:
         """The clip, (33, 64, 64, 3)."""
@@ -76,6 +88,8 @@ def make_pair(family: str, number: int, split: str, *, seed: int = 0) -> tuple[S
     Raises:
         ValueError: an unknown family or split, or a negative number.
     """
+    if family in OPEN_FAMILIES and split in SPLITS and number >= 0:
+        return _make_open_pair(family, number, split, seed)
     if family not in FAMILIES or split not in SPLITS or number < 0:
         raise ValueError(f"no pair {number} of family {family!r}, split {split!r}: {list(FAMILIES)}, {list(SPLITS)}")
     kind = FAMILIES[family]
@@ -108,6 +122,9 @@ def make_pair(family: str, number: int, split: str, *, seed: int = 0) -> tuple[S
 
 def make_video(family: str, number: int, *, seed: int = 0) -> Scene:
     """One unlabelled clip for the world model: like the first half of a pair, without the care that a label needs."""
+    if family in OPEN_FAMILIES:
+        name = _video(family, number, seed)
+        return replace(_make_open_pair(family, number, "video", seed)[0], id=name, pair=name)
     kind = FAMILIES[family]
     rng = np.random.default_rng([VERSION, seed, SPLITS.index("video"), list(FAMILIES).index(family), number, 0])
     rule = answer = ""
@@ -117,9 +134,56 @@ def make_video(family: str, number: int, *, seed: int = 0) -> Scene:
         layout = kind.draw(rng, heuristic=rule, answer=answer, shift="")
         if layout is None or kind.outcome(layout, motion := simulate(layout)) != answer:
             continue
-        name = f"video-{family}-{number:06d}" if seed == 0 else f"video-s{seed}-{family}-{number:06d}"
+        name = _video(family, number, seed)
         return _scene(name, name, family, "video", "", rule, layout, motion, answer)
     raise RuntimeError(f"no clip {number} of {family} in {_MAX_TRIES} tries: the generator is broken")
+
+
+def _video(family: str, number: int, seed: int) -> str:
+    return f"video-{family}-{number:06d}" if seed == 0 else f"video-s{seed}-{family}-{number:06d}"
+
+
+def _make_open_pair(family: str, number: int, split: str, seed: int) -> tuple[Scene, Scene]:
+    """A layout that was drawn whatever it leads to, and its mirror image, each with a push of its own."""
+    kind = OPEN_FAMILIES[family]
+    place = _OPEN_NUMBER + list(OPEN_FAMILIES).index(family)
+    rng = np.random.default_rng([VERSION, seed, SPLITS.index(split), place, number, 0])
+    shift = kind.shifts[number % len(kind.shifts)] if split == "ood" else ""
+    name = f"{split}-{family}" if seed == 0 else f"{split}-s{seed}-{family}"
+    for _ in range(_MAX_TRIES):
+        layout = kind.draw_any(rng, shift=shift)
+        if layout is None or not kind.chances(layout) or not kind.chances(kind.mirrored(layout)):
+            continue
+        halves: list[Scene] = []
+        for half, of_half in enumerate((layout, kind.mirrored(layout))):
+            push, motion, answer = _pushed(kind, of_half, rng)
+            scene = Scene(
+                id=f"{name}-{2 * number + half:06d}",
+                family=family,
+                split=split,
+                pair=f"{name}-{number:06d}p",
+                shift=shift,
+                layout=of_half,
+                heuristic=kind.rule(of_half),
+                answer=answer,
+                event=kind.event(of_half, motion),
+                contacts=motion.contacts,
+                states=motion.states[:VIDEO_FRAMES],
+                push=push,
+                chances=kind.chances(of_half),
+            )
+            halves.append(scene)
+        return halves[0], halves[1]
+    raise RuntimeError(f"no pair {number} of {family}, {split}, in {_MAX_TRIES} tries: the generator is broken")
+
+
+def _pushed(kind: Push, layout: Layout, rng: Generator) -> tuple[float, Motion, str]:
+    """A push that leaves no doubt of the end, as those that the chances count; how it moves the layout, and the end."""
+    while True:
+        push = kind.draw_push(rng)
+        motion = simulate(layout, push=push)
+        if (answer := kind.outcome(layout, motion)) is not None:
+            return push, motion, answer
 
 
 def _scene(
@@ -156,7 +220,7 @@ def questions(scene: Scene) -> list[dict[str, object]]:
 
     Both halves of a pair are asked in the same words.
     """
-    family = FAMILIES[scene.family]
+    family = (FAMILIES | OPEN_FAMILIES)[scene.family]
     rng: Generator = np.random.default_rng([VERSION, *scene.pair.encode()])
     words = family.words(scene.layout, scene.answer, scene.heuristic)
     rule = family.words(scene.layout, scene.heuristic, scene.heuristic)[family.asks[0].about][0]
@@ -184,4 +248,6 @@ def questions(scene: Scene) -> list[dict[str, object]]:
                 "contacts": scene.contacts,
             }
         )
+        if scene.chances and ask.kind == "temporal":
+            records[-1]["chances"] = {word: round(chance, 4) for word, chance in scene.chances.items()}
     return records

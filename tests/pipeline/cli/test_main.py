@@ -34,9 +34,20 @@ def test_help_loads_neither_torch_nor_ray_nor_anything_else_that_takes_seconds()
 
 @pytest.mark.parametrize(
     "args",
-    [["train", "nowhere", "--questions", "q.jsonl"], ["evaluate", "nowhere"], ["ask", "nowhere", "a.png", "why?"]],
+    [
+        ["train", "nowhere", "--questions", "q.jsonl"],
+        ["train", "--nowhere"],
+        ["study", "nowhere", "--questions", "q.jsonl"],
+        ["evaluate", "nowhere"],
+        ["ask", "nowhere", "a.png", "why?"],
+        ["precompute", "nowhere"],
+        ["precompute", ".", "--size", "225x225", "--world", "nowhere"],
+        ["precompute", ".", "--steps", "nowhere"],
+        ["questions", "nowhere"],
+    ],
+    ids=" ".join,
 )
-def test_a_place_that_holds_nothing_is_said_before_seconds_of_loading(args: list[str]) -> None:
+def test_a_place_that_holds_nothing_and_a_wrong_flag_are_said_before_seconds_of_loading(args: list[str]) -> None:
     code = (
         "import sys; from theworld.pipeline.cli.main import main\n"
         f"sys.argv = ['theworld', *{args}]\n"
@@ -44,7 +55,7 @@ def test_a_place_that_holds_nothing_is_said_before_seconds_of_loading(args: list
         "finally: print({'torch', 'transformers'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(60))
-    assert "nowhere" in done.stderr
+    assert "225x225. The nearest is 224x224" in done.stderr if "225x225" in args else "nowhere" in done.stderr
     assert done.stdout == "set()\n"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tests.command_line import theworld
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.progress import Progress
@@ -101,3 +102,19 @@ def test_a_wrong_value_is_said_of_the_flag_that_was_typed_or_of_the_file(tmp_pat
     assert "c.toml, [train]: " in str(typed.exception)
     assert "lora_rank should be greater than or equal to 1, got 0" in str(typed.exception)
     assert "--train-steps should be greater than or equal to 1, got 0" in str(typed.exception)
+
+
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (["precompute", "photos", "--fp16"], "--dtype float16"),
+        (["train", "--gpu"], "--device cuda"),
+        (["resume"], "theworld train --resume"),
+        (["train", "--nosuch"], "--epochs"),
+        (["precompute", "--denoise-step", "3"], "--denoise-steps"),
+    ],
+)
+def test_a_word_of_another_tool_or_a_misspelt_one_is_answered_by_ours(args: list[str], hint: str) -> None:
+    done = theworld(*args)
+    assert done.code == 2
+    assert hint in " ".join(done.err.replace("│", " ").split())

@@ -227,3 +227,10 @@ def test_a_size_is_height_and_width() -> None:
     for text in ("64", "64x", "x64", "64 x 96", "-64x96", "64x96x3"):
         with pytest.raises(ConfigError, match="HEIGHTxWIDTH"):
             parse_size(text)
+
+
+def test_a_size_that_no_recipe_takes_names_the_nearest_that_one_does() -> None:
+    with pytest.raises(ConfigError, match=r"multiple of 16 pixels, got 225x233\. The nearest is 224x240"):
+        parse_size("225x233")
+    with pytest.raises(ConfigError, match="The nearest is 16x16"):
+        parse_size("1x8")

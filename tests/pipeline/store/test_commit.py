@@ -8,9 +8,10 @@ import pytest
 
 from theworld.pipeline.errors import DamagedShardError, StoreError
 from theworld.pipeline.files import atomic
+from theworld.pipeline.files.folder import Folder
 from theworld.pipeline.files.sealed import seal
 from theworld.pipeline.store import commit
-from theworld.pipeline.store.index import record_inodes
+from theworld.pipeline.store.index import record_tags
 from theworld.pipeline.store.records import ShardRecord, read_record
 
 from ..files.test_atomic import PatchedOs, finished
@@ -51,36 +52,35 @@ def test_a_record_whose_link_was_made_and_not_acknowledged_is_published(
         os.link(temp, target)
 
     monkeypatch.setattr(atomic, "os", PatchedOs(link=twice))
-    commit.publish_record(folder, record())
+    commit.publish_record(Folder(folder), record())
     with pytest.raises(StoreError, match="exists"):
-        commit.publish_record(folder, record())
+        commit.publish_record(Folder(folder), record())
 
 
 def test_a_payload_takes_the_first_free_number(folder: Path) -> None:
-    def payload_of(number: int) -> Path:
-        return folder / "latents" / "c" / str(number) / "0" / "payload"
+    def payload_of(number: int) -> str:
+        return f"latents/c/{number}/0/payload"
 
-    top = folder / "latents" / "c"
     numbers = [
-        commit.place_payload(finished(folder, bytes([n])), payload_of, first=first, top=top, store=folder)
+        commit.place_payload(Folder(folder), finished(folder, bytes([n])), payload_of, first=first, top="latents/c")
         for n, first in enumerate([3, 3, 0, 4])
     ]
     assert numbers == [3, 4, 0, 5]
-    assert [payload_of(number).read_bytes() for number in numbers] == [b"\0", b"\1", b"\2", b"\3"]
+    assert [(folder / payload_of(number)).read_bytes() for number in numbers] == [b"\0", b"\1", b"\2", b"\3"]
 
 
 def test_a_record_comes_back_as_it_was_published(folder: Path) -> None:
-    commit.publish_record(folder, record(shard=7))
-    assert set(record_inodes(folder)) == {7}
-    assert read_record(folder, 7, RECIPE_ID) == record(shard=7)
+    commit.publish_record(Folder(folder), record(shard=7))
+    assert set(record_tags(Folder(folder))) == {7}
+    assert read_record(Folder(folder), 7, RECIPE_ID) == record(shard=7)
     with pytest.raises(StoreError, match="exists"):
-        commit.publish_record(folder, record(shard=7))
+        commit.publish_record(Folder(folder), record(shard=7))
 
 
 def test_only_names_of_records_are_taken_for_records(folder: Path) -> None:
     for name in ("0.json", "12.json", "012.json", "3.json~", ".4.json", "x.json", "9999999999.json", "5"):
         (folder / "commits" / name).touch()
-    assert set(record_inodes(folder)) == {0, 12}
+    assert set(record_tags(Folder(folder))) == {0, 12}
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,6 @@ def test_a_record_with_a_right_seal_and_wrong_content_is_damage(
     fields = {name: getattr(record(), name) for name in ShardRecord.model_fields} | {"shard": 5}
     (folder / "commits" / "5.json").write_bytes(seal(fields | changes))
     with pytest.raises(DamagedShardError, match=words) as caught:
-        read_record(folder, 5, RECIPE_ID)
+        read_record(Folder(folder), 5, RECIPE_ID)
     for part in ("commits/5.json", "lost+found", "theworld precompute"):
         assert part in str(caught.value)

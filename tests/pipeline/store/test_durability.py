@@ -9,6 +9,7 @@ import pytest
 
 from theworld.pipeline.errors import StoreError
 from theworld.pipeline.files import atomic
+from theworld.pipeline.files.folder import Folder
 from theworld.pipeline.store import commit
 from theworld.pipeline.store.folder import StoreFormat
 from theworld.pipeline.store.upkeep.repair import repair
@@ -160,11 +161,11 @@ def test_a_file_system_that_says_it_kept_a_file_and_replaced_it_is_refused(
         os.link(temp, target)
 
     (tmp_path / "tmp").mkdir()
-    commit.self_test(tmp_path / "tmp")
+    Folder(tmp_path).self_test("tmp")
     assert list((tmp_path / "tmp").iterdir()) == []
     monkeypatch.setattr(atomic, "os", PatchedOs(link=link))
     with pytest.raises(OSError, match="replaces a file"):
-        commit.self_test(tmp_path / "tmp")
+        Folder(tmp_path).self_test("tmp")
 
 
 def test_a_payload_is_never_placed_through_a_link(tmp_path: Path) -> None:
@@ -172,11 +173,11 @@ def test_a_payload_is_never_placed_through_a_link(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (tmp_path / "top" / "0").symlink_to(tmp_path / "outside")
 
-    def payload_of(number: int) -> Path:
-        return tmp_path / "top" / str(number) / "payload"
+    def payload_of(number: int) -> str:
+        return f"top/{number}/payload"
 
-    assert commit.place_payload(finished(tmp_path), payload_of, first=0, top=tmp_path / "top", store=tmp_path) == 1
+    assert commit.place_payload(Folder(tmp_path), finished(tmp_path), payload_of, first=0, top="top") == 1
     assert list((tmp_path / "outside").iterdir()) == []
     (tmp_path / "link").symlink_to(tmp_path / "outside")
     with pytest.raises(StoreError, match="symbolic link"):
-        commit.place_payload(finished(tmp_path), payload_of, first=0, top=tmp_path / "link", store=tmp_path)
+        commit.place_payload(Folder(tmp_path), finished(tmp_path), payload_of, first=0, top="link")

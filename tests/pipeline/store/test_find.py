@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from theworld.pipeline.errors import DamagedShardError, StoreError
+from theworld.pipeline.files.folder import Folder
 from theworld.pipeline.files.sealed import seal
 from theworld.pipeline.store.find import moved_store, store_of
 from theworld.pipeline.store.folder import create_store, find_store, find_stores, open_store
@@ -89,7 +90,7 @@ def test_a_thousand_stores_of_other_recipes_are_looked_through_in_no_time(tmp_pa
         folder.mkdir()
         (folder / "theworld.json").write_bytes(seal(body | {"recipe_id": f"{number:064x}"}))
     began = time.process_time()
-    assert store_of(tmp_path, TINY.id) == store.path
+    assert store_of(Folder(tmp_path), TINY.id) == store.place
     assert time.process_time() - began < 1.0
 
 

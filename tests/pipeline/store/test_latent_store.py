@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError
+from theworld.pipeline.files.folder import Folder
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
-from theworld.pipeline.store import catalog, row_reader, zarr_group
+from theworld.pipeline.store import catalog, row_reader
 from theworld.pipeline.store.folder import open_store
 
 from ...miniatures.store import FRAME_BYTES, ROW_BYTES, TINY, create, expected, fill, flip, key, latent, write
@@ -208,7 +209,7 @@ def test_publishing_the_shape_ends_at_the_last_row_however_writers_race(tmp_path
     assert zarr.open_array(store.path / "latents", mode="r").shape[0] == 27
     write(store, [27])
     stale = open_store(tmp_path)
-    replace, late = zarr_group.replace, [True]
+    replace, late = Folder.replace, [True]
 
     def replace_after_a_commit(*arguments: Any, **options: Any) -> None:
         if late:  # between the listing and the write, another writer commits and publishes a higher N
@@ -218,7 +219,7 @@ def test_publishing_the_shape_ends_at_the_last_row_however_writers_race(tmp_path
         replace(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zarr_group, "replace", replace_after_a_commit)
+        patch.setattr(Folder, "replace", replace_after_a_commit)
         assert stale.publish() == 3 * 16 + 1
     assert zarr.open_array(store.path / "latents", mode="r").shape[0] == 49
 

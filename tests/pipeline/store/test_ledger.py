@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from theworld.pipeline.errors import DamagedShardError
+from theworld.pipeline.files.folder import Folder
 from theworld.pipeline.files.sealed import seal
 from theworld.pipeline.store import ledger
 from theworld.pipeline.store.folder import open_store
@@ -110,14 +111,14 @@ def test_a_reader_whose_file_is_merged_before_it_is_opened_looks_again(
     store.record_failure(GONE)
     real, merged = ledger.read_failures_file, [False]
 
-    def read_late(path: Path) -> Any:
+    def read_late(*arguments: Any) -> Any:
         if not merged[0]:
             merged[0] = True
             store.record_failure(BAD)
-        return real(path)
+        return real(*arguments)
 
     monkeypatch.setattr(ledger, "read_failures_file", read_late)
-    assert FailureLog(store.path).failures() == [BAD, GONE]
+    assert FailureLog(store.place).failures() == [BAD, GONE]
 
 
 @pytest.mark.parametrize("change", [{"attempts": True}, {"key": "x"}, {"source": 1}, {"more": 1}, {"format": 2}])
@@ -139,7 +140,7 @@ def test_a_row_whose_version_is_none_is_damage(tmp_path: Path, change: dict[str,
     file.unlink()
     (store.path / "failed" / f"{ledger.hashlib.sha256(content).hexdigest()}.jsonl").write_bytes(content)
     with pytest.raises(DamagedShardError, match="version"):
-        FailureLog(store.path).failures()
+        FailureLog(store.place).failures()
 
 
 def test_a_writer_killed_between_any_two_steps_loses_no_failure(tmp_path: Path) -> None:
@@ -148,10 +149,10 @@ def test_a_writer_killed_between_any_two_steps_loses_no_failure(tmp_path: Path) 
         for name in ("failed", "tmp"):
             (folder / name).mkdir()
         write_as_before(folder, BAD)
-        FailureLog(folder).record([GONE, replace(GONE, source="kept.png")])
+        FailureLog(Folder(folder)).record([GONE, replace(GONE, source="kept.png")])
 
     def act(folder: Path) -> None:
-        log = FailureLog(folder)
+        log = FailureLog(Folder(folder))
         log.record([replace(BAD, attempts=2), replace(GONE, source="new.png")])
         log.clear([GONE])
 
@@ -161,11 +162,11 @@ def test_a_writer_killed_between_any_two_steps_loses_no_failure(tmp_path: Path) 
         faulty = FaultyFileLayer(cut)
         with layer(faulty), suppress(Cut):
             act(folder)
-        left = {failure.source: failure.attempts for failure in FailureLog(folder).failures()}
+        left = {failure.source: failure.attempts for failure in FailureLog(Folder(folder)).failures()}
         assert left["kept.png"] == 1
         assert left["bad.png"] in (1, 2)
         act(folder)
-        after = {failure.source: failure.attempts for failure in FailureLog(folder).failures()}
+        after = {failure.source: failure.attempts for failure in FailureLog(Folder(folder)).failures()}
         assert after == {"bad.png": 2, "kept.png": 1, "new.png": 1}
         if faulty.hit is None:
             break
@@ -187,7 +188,7 @@ def test_a_log_is_a_dictionary_whoever_writes(events: list[Event]) -> None:
         path = Path(folder)
         for name in ("failed", "tmp"):
             (path / name).mkdir()
-        logs = [FailureLog(path), FailureLog(path)]
+        logs = [FailureLog(Folder(path)), FailureLog(Folder(path))]
         known: dict[str, Failure] = {}
         for what, number, attempts in events:
             failure = replace(GONE, source=f"{number}.png", attempts=attempts)
@@ -202,8 +203,8 @@ def test_a_log_is_a_dictionary_whoever_writes(events: list[Event]) -> None:
                 write_as_before(path, failure)
                 known[failure.source] = failure
             elif what == "again":
-                logs[attempts % 2] = FailureLog(path)
+                logs[attempts % 2] = FailureLog(Folder(path))
         expected = sorted(known.values(), key=lambda failure: failure.source)
-        assert [log.failures() for log in (*logs, FailureLog(path))] == [expected] * 3
+        assert [log.failures() for log in (*logs, FailureLog(Folder(path)))] == [expected] * 3
         if not known:
             assert files(path) == []

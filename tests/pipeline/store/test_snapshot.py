@@ -16,6 +16,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from theworld.pipeline.files.places import Place
 from theworld.pipeline.store import catalog, latent_store
 from theworld.pipeline.store.folder import open_store
 from theworld.pipeline.store.index import SNAPSHOT, SNAPSHOT_FROM_SHARDS, Index
@@ -164,10 +165,10 @@ def test_a_wrong_checksum_of_a_frame_in_a_snapshot_is_looked_up_in_the_record(la
 
 def test_a_snapshot_of_another_recipe_or_shard_size_is_of_no_use(large: LatentStore) -> None:
     recipe_id = large.recipe.id
-    assert read_snapshot(large.path, recipe_id, 4, listed=22) is not None
-    assert read_snapshot(large.path, "0" * 64, 4, listed=22) is None
-    assert read_snapshot(large.path, recipe_id, 3, listed=22) is None
-    assert read_snapshot(large.path, recipe_id, 4, listed=4) is None, "it speaks for many more than there are"
+    assert read_snapshot(large.place, recipe_id, 4, listed=22) is not None
+    assert read_snapshot(large.place, "0" * 64, 4, listed=22) is None
+    assert read_snapshot(large.place, recipe_id, 3, listed=22) is None
+    assert read_snapshot(large.place, recipe_id, 4, listed=4) is None, "it speaks for many more than there are"
 
 
 def lie(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[LatentStore], None]:
@@ -176,7 +177,7 @@ def lie(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[LatentStor
         assert run is not None
         arrays = {name: getattr(run, name).copy() for name in ("numbers", "shard_rows", "rows", "places")}
         change(arrays)
-        write_snapshot(store.path, replace(run, **arrays), store.recipe.id, folder=1)
+        write_snapshot(store.place, replace(run, **arrays), store.recipe.id, folder=1)
 
     return write_lie
 
@@ -194,7 +195,7 @@ def lie(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[LatentStor
 def test_snapshots_of_hostile_numbers_are_refused(large: LatentStore, tamper: Callable[[LatentStore], None]) -> None:
     """Their seal is right: whoever wrote them can make one."""
     tamper(large)
-    assert read_snapshot(large.path, large.recipe.id, 4, listed=22) is None
+    assert read_snapshot(large.place, large.recipe.id, 4, listed=22) is None
     assert records_read(large.path) == [*range(22)]
 
 
@@ -204,9 +205,9 @@ def test_a_snapshot_with_other_tensors_is_of_no_use(large: LatentStore) -> None:
     assert set(tensors) > {"high", "low", "rows", "frames_crc32c"}, "any program reads it"
     for name in tensors:
         file.write_bytes(safetensors.numpy.save({n: t for n, t in tensors.items() if n != name}))
-        assert read_snapshot(large.path, large.recipe.id, 4, listed=22) is None
+        assert read_snapshot(large.place, large.recipe.id, 4, listed=22) is None
         file.write_bytes(safetensors.numpy.save({**tensors, name: np.array(1, tensors[name].dtype)}))
-        assert read_snapshot(large.path, large.recipe.id, 4, listed=22) is None
+        assert read_snapshot(large.place, large.recipe.id, 4, listed=22) is None
 
 
 def test_a_snapshot_that_says_it_is_endless_is_not_read(large: LatentStore) -> None:
@@ -223,10 +224,10 @@ def test_small_stores_have_no_snapshot(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_store_opened_to_add_shards_reads_no_record(large: LatentStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = (large.path, large.recipe, large.spec, 4, large.format, large.layout.version)
-    looked: list[Path] = []
-    real = catalog.record_inodes
-    monkeypatch.setattr(catalog, "record_inodes", lambda path: (looked.append(path), real(path))[1])
+    arguments = (large.place, large.recipe, large.spec, 4, large.format, large.layout.version)
+    looked: list[Place] = []
+    real = catalog.record_tags
+    monkeypatch.setattr(catalog, "record_tags", lambda path: (looked.append(path), real(path))[1])
     worker = LatentStore(*arguments, tolerate_damage=True, load=False)
     for number in (30, 31):
         with worker.new_shard(number) as shard:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from theworld.pipeline.errors import DamagedShardError
+from theworld.pipeline.files.folder import Folder
 from theworld.pipeline.store import sources
 from theworld.pipeline.store.folder import open_store
 from theworld.precompute.inputs.manifests import MAX_PATH, MAX_PROMPT
@@ -81,7 +82,9 @@ def test_what_an_older_release_wrote_counts_as_kept(tmp_path: Path) -> None:
     assert store.record_sources(rows) == 2, "rows that say something else are other rows"
 
 
-def test_rows_go_into_files_of_limited_size_with_one_sync_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_go_into_files_of_limited_size_that_are_synced_once_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = create(tmp_path)
     monkeypatch.setattr(sources, "FILE_BYTES", 1000)
     monkeypatch.setattr(sources, "_BLOCK_ROWS", 7)
@@ -93,7 +96,7 @@ def test_rows_go_into_files_of_limited_size_with_one_sync_each(tmp_path: Path, m
     sizes = [file.stat().st_size for file in files(store.path)]
     assert max(sizes) <= 1000
     assert len(sizes) < 12
-    assert len(synced) == len(sizes) + 1, "and the folder once"
+    assert len(synced) == 2 * len(sizes), "each, and the folder of its name"
     assert store.sources() == {name: (of,) for name, of in rows}
 
 
@@ -111,13 +114,13 @@ def test_a_job_killed_while_it_records_goes_on_from_there(tmp_path: Path, monkey
         folder = tmp_path / str(cut)
         for name in ("sources", "tmp"):
             (folder / name).mkdir(parents=True)
-        sources.write_sources(folder, rows[:1])
+        sources.write_sources(Folder(folder), rows[:1])
         faulty = FaultyFileLayer(cut)
         with layer(faulty), suppress(Cut):
-            sources.write_sources(folder, rows)
-        assert rows[0][0] in sources.read_sources(folder)
-        sources.write_sources(folder, rows)
-        assert sources.read_sources(folder) == {name: (of,) for name, of in rows}
+            sources.write_sources(Folder(folder), rows)
+        assert rows[0][0] in sources.read_sources(Folder(folder))
+        sources.write_sources(Folder(folder), rows)
+        assert sources.read_sources(Folder(folder)) == {name: (of,) for name, of in rows}
         if faulty.hit is None:
             break
     assert cut > 8

@@ -67,7 +67,7 @@ def test_a_dropped_key_is_gone_from_the_coordinate_before_its_shard_is_written_a
     store = create(tmp_path)
     write(store, [0, 1, 2])
     store.publish()
-    add_dropped(store.path, [key(1)])
+    add_dropped(store.place, [key(1)])
     store.publish()
     assert opened(store)["key"].values.tolist() == [key(0), "", key(2)]
     assert [name for name in store.as_zarr()["key"][:].tolist() if name] == [key(0), key(2)]

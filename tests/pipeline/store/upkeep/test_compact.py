@@ -102,7 +102,7 @@ def test_a_gap_is_filled_from_the_end(cache: Path) -> None:
 def test_rows_that_are_there_twice_or_were_dropped_go(cache: Path) -> None:
     store = daily(cache, 3, 3, shard_size=4)
     write(store, [0, 1, 9])
-    add_dropped(store.path, [key(9)])
+    add_dropped(store.place, [key(9)])
     compact(store.path, apply=True)
     after = assert_whole(store.path, 9)
     assert [shard.rows for shard in after.shards.values()] == [4, 4, 1]

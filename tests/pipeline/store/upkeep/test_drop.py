@@ -169,7 +169,7 @@ def test_a_damaged_list_of_dropped_keys_is_damage_and_repair_keeps_what_can_be_r
     flip(file, 40)
     with pytest.raises(DamagedShardError, match="dropped"):
         open_store(store.path)
-    assert list(check_dropped(store.path)) == [file]
+    assert list(check_dropped(store.place)) == [file.relative_to(store.path).as_posix()]
     (finding,) = verify(store.path).damage
     assert finding.what == "dropped"
     repair(store.path, apply=True)
@@ -179,7 +179,7 @@ def test_a_damaged_list_of_dropped_keys_is_damage_and_repair_keeps_what_can_be_r
 
 
 def test_reading_a_dropped_key_is_as_reading_one_that_is_not_there(store: LatentStore) -> None:
-    add_dropped(store.path, [key(1)])
+    add_dropped(store.place, [key(1)])
     with pytest.raises(MissingLatentError):
         open_store(store.path).read([key(1)])
 

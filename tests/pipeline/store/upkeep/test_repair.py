@@ -426,7 +426,7 @@ def test_gc_between_a_payload_and_its_record_leaves_the_payload(
 def test_gc_leaves_a_payload_whose_record_appears_while_it_looks(
     store: LatentStore, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = payloads.record_inodes
+    real = payloads.record_tags
 
     def slow(path: Path) -> Any:
         stamps = real(path)
@@ -434,7 +434,7 @@ def test_gc_leaves_a_payload_whose_record_appears_while_it_looks(
             write(create(cache, format=store.format), [10, 11])
         return stamps
 
-    monkeypatch.setattr(payloads, "record_inodes", slow)
+    monkeypatch.setattr(payloads, "record_tags", slow)
     assert gc(store.path, apply=True, grace_s=NOW).files == ()
     np.testing.assert_array_equal(open_store(store.path).read([key(11)]), expected(store, [11]))
 

@@ -96,7 +96,7 @@ def test_a_row_whose_payload_is_not_there_counts_for_nothing(store: LatentStore)
 
 
 def test_dropped_rows_need_no_other_shard(store: LatentStore) -> None:
-    add_dropped(store.path, [key(2), key(3)])
+    add_dropped(store.place, [key(2), key(3)])
     with alone(store.path), retiring(store, [1], why="drop") as outcome:
         pass
     assert outcome[0].shards == (1,)

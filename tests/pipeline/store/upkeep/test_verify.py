@@ -367,7 +367,7 @@ def test_a_snapshot_that_contradicts_a_record_is_damage_and_the_shard_is_not_bla
     shards = store.shards
     lie = Shard(1, shards[1].bytes, shards[1].keys[::-1], shards[1].frames_crc32c, shards[1].stamp)
     run = run_of([shards[0], lie, shards[2]], store.shard_size)
-    write_snapshot(store.path, run, store.recipe.id, folder=(store.path / "commits").stat().st_ino)
+    write_snapshot(store.place, run, store.recipe.id, folder=(store.path / "commits").stat().st_ino)
     finding = only(verify(store.path).damage)
     assert finding.shard == 1
     assert SNAPSHOT in finding.message

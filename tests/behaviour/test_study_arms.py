@@ -1,0 +1,185 @@
+"""A study's file states arms with stores, draws and settings of their own, and the hypotheses it is judged on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from theworld.pipeline.config import read_table
+from theworld.pipeline.errors import ConfigError, RunError, StoreMismatchError
+from theworld.pipeline.latents.keys import key_of_bytes
+from theworld.pipeline.store.folder import create_store, open_store
+from theworld.train.config import TrainConfig
+from theworld.train.study.arms import StudyTable, parse_study_table, shown_of
+from theworld.train.study.findings import find
+from theworld.train.study.report import write_report
+from theworld.train.study.run import Study, run_study
+
+from ..command_line import theworld
+from ..miniatures.lm import RECIPE, SMALL_TRAINING, SPEC, blob_latents, save_mini_lm
+from ..miniatures.study import place_of, save_mini_draws, save_mini_study
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SCENES = 16
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mini study with three draws of each image, and rollouts of another seed that all end right."""
+    folder = tmp_path_factory.mktemp("arms")
+    save_mini_lm(folder / "lm")
+    save_mini_study(folder, train=8, test=8, ood=0)
+    save_mini_draws(folder / "draws", scenes=SCENES)
+    other = create_store(folder / "better", RECIPE.model_copy(update={"seed": 5}), SPEC, label="mini", shard_size=64)
+    with other.new_shard() as shard:
+        for number in range(SCENES):
+            shard.add(key_of_bytes(f"picture {number}".encode()), blob_latents(place_of(number), number))
+        shard.commit({})
+    return folder
+
+
+def table(place: Path, **changes: Any) -> StudyTable:
+    arms = {
+        "better": {"store": place / "better"},
+        "draws": {"draws": 3, "draws_store": place / "draws"},
+        "still": {"shows": "frozen", "train": {"learning_rate": 1e-3}},
+    }
+    hypotheses = {
+        "S1": {"claim": "better", "arm": "better", "than": "rollout"},
+        "S2": {"claim": "not_worse", "arm": "draws", "than": "rollout", "margin": 0.5},
+        "S3": {"claim": "equivalent", "arm": "better", "than": "rollout", "type": "static", "margin": 0.9},
+        "S4": {"claim": "better", "arm": "true", "than": "rollout"},
+    }
+    return StudyTable.model_validate({"world_tokens": 24, "arms": arms, "hypotheses": hypotheses, **changes})
+
+
+def study(place: Path, out: Path, **changes: Any) -> Study:
+    names = {"store": "rollouts", "questions": "questions.jsonl", "lm": "lm"}
+    settings = {**SMALL_TRAINING, "train_steps": 4, **{name: str(place / file) for name, file in names.items()}}
+    plan: dict[str, Any] = {"arms": ("rollout", "better", "draws", "still"), "table": table(place), **changes}
+    return Study(labels=(8,), seeds=2, settings=TrainConfig.model_validate(settings), out=out, **plan)
+
+
+@pytest.fixture(scope="module")
+def results(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("evidence2")
+    plan = study(place, out)
+    findings = find(plan, run_study(plan, jobs=1))
+    page = write_report(findings, out).read_text()
+    assert "Accuracy against cost" in page
+    assert "Abstention by agreement of draws" in page
+    return {**findings.results, "out": out}
+
+
+def test_each_arm_reads_its_own_store_and_settings(place: Path, results: dict[str, Any]) -> None:
+    own = json.loads((results["out"] / "study.json").read_text())["own_arms"]
+    assert own["better"]["recipe"] == open_store(place / "better").recipe.id
+    assert own["still"] == {**own["still"], "shows": "frozen", "train": {"learning_rate": 1e-3}}
+    assert own["draws"]["draws"] == 3
+    assert {arm["world_tokens"] for arm in results["arms"].values()} == {24}
+    plan = study(place, results["out"])
+    assert plan.settings_of("better").store == place / "better"
+    assert plan.settings_of("still").learning_rate == 1e-3
+    assert plan.settings_of("rollout") == plan.settings
+
+
+def test_an_arm_of_draws_averages_them_and_its_curve_is_in_the_results(results: dict[str, Any]) -> None:
+    unit = json.loads((results["out"] / "units" / "draws-labels8-seed0.json").read_text())
+    assert unit["answers"]["test"].keys() == {"draws"}
+    assert set(unit["agreement"]["test"]) <= {1 / 3, 2 / 3, 1.0}
+    assert results["abstention"].keys() == {"draws"}
+    assert [point["coverage"] for point in results["abstention"]["draws"]][-1] == 1.0
+
+
+def test_bytes_and_seconds_count_what_an_arm_reads(results: dict[str, Any]) -> None:
+    arms = results["arms"]
+    assert arms["rollout"]["bytes"] == arms["better"]["bytes"] == 4 * arms["still"]["bytes"]
+    assert arms["draws"]["bytes"] == 10 * arms["still"]["bytes"]  # frame 0, and three frames of each draw
+    assert arms["still"]["rollout_seconds"] == 0.0
+
+
+def test_a_study_is_judged_on_the_hypotheses_it_states(results: dict[str, Any]) -> None:
+    verdicts = {name: h["verdict"] for name, h in results["hypotheses"].items()}
+    assert verdicts.keys() == {"S1", "S2", "S3", "S4"}
+    assert verdicts["S4"] == "not tested"
+    assert "no arm true" in results["hypotheses"]["S4"]["why"]
+    assert results["hypotheses"]["S1"]["claim"] == "temporal: better > rollout"
+    assert results["hypotheses"]["S2"]["claim"] == "temporal: draws > rollout - 50 points"
+    assert results["hypotheses"]["S2"]["p_holm"] >= results["hypotheses"]["S2"]["p"]
+    assert verdicts["S3"] == "supported"
+
+
+def test_a_study_goes_on_with_more_arms_and_not_with_another_arm_of_a_name(
+    place: Path, results: dict[str, Any]
+) -> None:
+    done = run_study(study(place, results["out"]), jobs=1)
+    assert len(done) == 8
+    other = table(place, arms={"better": {"store": place / "rollouts"}}, hypotheses={})
+    with pytest.raises(RunError, match=r"another study: own_arms"):
+        run_study(study(place, results["out"], arms=("rollout", "better"), table=other))
+
+
+def test_arms_of_other_world_tokens_are_refused_before_anything_is_trained(place: Path, tmp_path: Path) -> None:
+    wide = table(place, arms={"wide": {"train": {"patch": 1}}}, hypotheses={})
+    with pytest.raises(ConfigError, match=r"world_tokens = 24, and these arms read another number: wide \d+\. Give"):
+        run_study(study(place, tmp_path, arms=("rollout", "wide"), table=wide))
+    fewer = table(place, arms={"draws": {"draws": 8, "draws_store": place / "draws"}}, hypotheses={})
+    with pytest.raises(ConfigError, match="holds 3 draws of each image, and 8 are asked for"):
+        run_study(study(place, tmp_path, arms=("draws",), table=fewer))
+    mixed = {"draws": {"store": place / "better", "draws": 2, "draws_store": place / "draws"}}
+    with pytest.raises(StoreMismatchError, match="the arm draws was trained on latents of another recipe"):
+        run_study(study(place, tmp_path, arms=("draws",), table=table(place, arms=mixed, hypotheses={})))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({"arms": {"a": {"draws": 4}}}, "draws and draws_store go together"),
+        ({"arms": {"a": {"shows": "dreams"}}}, "there is no arm 'dreams'"),
+        ({"arms": {"a": {"train": {"seed": 1}}}}, "train sets seed, which the study decides"),
+        ({"arms": {"a": {"train": {"pach": 1}}}}, "train sets pach, which is no setting"),
+        ({"arms": {"a/b": {}}}, "a name has small letters"),
+        ({"arms": {"a": {"store": "/etc"}}}, r"study\.arms\.a.*only what lies in the working folder"),
+        ({"arms": {"a": {"draws": 2, "draws_store": "../x"}}}, "only what lies in the working folder"),
+        ({"claims": {}}, r"c\.toml, \[study\]"),
+    ],
+)
+def test_a_wrong_table_says_where_and_what(stated: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_study_table(stated, where="c.toml")
+
+
+def test_an_arm_without_a_table_must_be_a_built_in_one(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no arm 'dreams'"):
+        study(place, tmp_path, arms=("dreams",))
+    about = table(place, hypotheses={"S1": {"claim": "better", "arm": "rollout", "than": "dreams"}})
+    with pytest.raises(ConfigError, match=r"study\.hypotheses\.S1.*no arm 'dreams'"):
+        study(place, tmp_path, table=about)
+
+
+def test_the_file_of_the_second_study_states_its_arms_at_equal_tokens_and_its_hypotheses() -> None:
+    stated = parse_study_table(read_table(CONFIGS / "study2.toml", "study"), where="study2.toml")
+    assert {"one", "rollout", "hidden16", "hidden64", "draws", "regression", "frozen", "noise", "shuffled", "true"} == (
+        stated.arms.keys()
+    )
+    assert stated.world_tokens == 36
+    assert shown_of("one", stated.arms["one"]) == "rollout"
+    page = (CONFIGS.parent / "docs" / "hypotheses2.md").read_text()
+    assert all(f"**{name}**" in page for name in stated.hypotheses)
+    assert all(name in stated.arms for h in stated.hypotheses.values() for name in (h.arm, h.than))
+
+
+def test_the_command_takes_the_arms_of_the_file(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    config = tmp_path / "c.toml"
+    lines = ["[train]", "batch_size = 4", "lora_rank = 2", "patch = 2", "max_world_steps = 4"]
+    lines += ["[study.arms.better]", 'store = "better"', "[study.arms.frozen]"]
+    config.write_text("\n".join(lines) + "\n")
+    command = ["study", "rollouts", "--questions", "questions.jsonl", "--lm", "lm", "--device", "cpu", "--jobs", "1"]
+    command += ["--labels", "4", "--seeds", "1", "--train-steps", "2", "--out", str(tmp_path / "out")]
+    done = theworld(*command, "--config", str(config))
+    assert done.code == 0, done.err
+    names = {path.name for path in (tmp_path / "out" / "units").iterdir()}
+    assert names == {"better-labels4-seed0.json", "frozen-labels4-seed0.json"}
