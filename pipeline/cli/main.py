@@ -35,18 +35,22 @@ from .tokens import tokens
 from .train import train
 from .ui import ui
 
+_BEGIN, _WORK, _LOOK = "Begin", "Predict, train, evaluate", "Look at stores, costs, models"
+_EXPERIMENT, _SHARE = "Experiments", "Share a run"
+"""Groups of commands in --help."""
+
 app = Commands(
     name="theworld",
     cls=Root,
-    help="Let a language model see what happens next: roll images forward once, keep the latents, train on them.",
+    help="Predict what happens after an image; train a language model to read the prediction; measure if it helps.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(cache_app, name="cache")
-worldlet_app = Commands(help="The embedded miniature world.", no_args_is_help=True)
-app.add_typer(worldlet_app, name="worldlet")
+app.add_typer(cache_app, name="cache", rich_help_panel=_LOOK)
+worldlet_app = Commands(help="Train the small models of this package anew.", no_args_is_help=True)
+app.add_typer(worldlet_app, name="worldlet", rich_help_panel=_EXPERIMENT)
 
 
 _OF_THE_PLACE = {
@@ -130,22 +134,25 @@ def _root(
 ) -> None: ...
 
 
-app.command(example="theworld precompute photos --steps 8")(precompute)
-app.command(example="theworld status latents")(status)
-app.command(example="theworld train --cache")(train)
-app.command(example="theworld evaluate runs/1 --report page.html")(evaluate)
-app.command(example="theworld ask runs/1 photo.jpg 'where will the ball land?' --choices left,middle,right")(ask)
-app.command(example="theworld ui runs/1")(ui)
-app.command(example="theworld study bench/latents --questions bench/questions.jsonl --arms text,steps0,rollout")(study)
-app.command(example="theworld policies runs/1 --rule static=0")(policies)
-app.command(example="theworld questions questions.jsonl latents")(questions)
-app.command(example="theworld tokens --steps 0,8 --lm google/gemma-2-2b-it")(tokens)
-app.command(example="theworld worlds --json")(worlds)
-app.command(example="theworld scenes bench --train 1000 --test 500")(scenes)
-app.command(example="theworld demo")(demo)
-app.command(example="theworld push runs/1 ORG/NAME --private")(push)
-app.command(example="theworld pull ORG/NAME runs/theirs")(pull)
-app.command(example="theworld doctor")(doctor)
+# in the order in which one meets them
+app.command(rich_help_panel=_BEGIN, example="theworld demo")(demo)
+app.command(rich_help_panel=_BEGIN, example="theworld doctor")(doctor)
+app.command(rich_help_panel=_WORK, example="theworld precompute photos --steps 8")(precompute)
+app.command(rich_help_panel=_WORK, example="theworld status latents")(status)
+app.command(rich_help_panel=_WORK, example="theworld questions questions.jsonl latents")(questions)
+app.command(rich_help_panel=_WORK, example="theworld train --cache")(train)
+app.command(rich_help_panel=_WORK, example="theworld evaluate runs/1 --report page.html")(evaluate)
+_ASK = "theworld ask runs/1 photo.jpg 'where will the ball land?' --choices left,middle,right"
+app.command(rich_help_panel=_WORK, example=_ASK)(ask)
+app.command(rich_help_panel=_WORK, example="theworld ui runs/1")(ui)
+app.command(rich_help_panel=_LOOK, example="theworld tokens --steps 0,8 --lm google/gemma-2-2b-it")(tokens)
+app.command(rich_help_panel=_LOOK, example="theworld worlds --json")(worlds)
+_STUDY = "theworld study bench/latents --questions bench/questions.jsonl --arms text,steps0,rollout"
+app.command(rich_help_panel=_EXPERIMENT, example=_STUDY)(study)
+app.command(rich_help_panel=_EXPERIMENT, example="theworld policies runs/1 --rule static=0")(policies)
+app.command(rich_help_panel=_EXPERIMENT, example="theworld scenes bench --train 1000 --test 500")(scenes)
+app.command(rich_help_panel=_SHARE, example="theworld push runs/1 ORG/NAME --private")(push)
+app.command(rich_help_panel=_SHARE, example="theworld pull ORG/NAME runs/theirs")(pull)
 worldlet_app.command("build", example="theworld worldlet build my-world --world-minutes 60")(worldlet_build)
 
 

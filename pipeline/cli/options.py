@@ -33,8 +33,20 @@ _TAKE_URLS = {("precompute", "images"), ("merge", "stores")}
 """Command and parameter: paths that may lie elsewhere (files/remote.py)."""
 
 
+def _without_types(params: list[Any]) -> list[Any]:
+    """The parameters; help names no type for a switch, which takes no value."""
+    for param in params:
+        if getattr(param, "is_bool_flag", False) and param.metavar is None:
+            param.metavar = ""
+    return params
+
+
 class Command(TyperCommand):
     """A command that takes paths of this machine, and URLs of stores and, where `_TAKE_URLS` says so, of inputs."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """As of Typer."""
+        return _without_types(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse a URL wherever a path is expected, before the command begins."""
@@ -58,6 +70,10 @@ class Command(TyperCommand):
 
 class Root(TyperGroup):
     """All commands; Typer prints what was typed wrong as it is, and a pattern may have typed a stranger's file name."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """As of Typer."""
+        return _without_types(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As of Typer."""

@@ -151,7 +151,7 @@ def test_the_commands_train_live_and_show_the_predicted_future_in_a_page(house: 
     refused = CliRunner().invoke(app, ["train", str(house.store.path), "--world", "x", *map(str, flags)])
     assert "belongs to --no-cache" in str(refused.exception)
     theworld("evaluate", run, "--report", page, "--world", house.world, "--device", "cpu")
-    drawn = r'alt="Image and predicted future[^"]*" src="data:image/png;base64,([^"]+)"'
+    drawn = r'alt="Frames of the predicted future[^>]* src="data:image/webp;base64,([^"]+)"'
     pictures = re.findall(drawn, page.read_text())
     assert len(pictures) == 2
     assert all(base64.b64decode(picture, validate=True) for picture in pictures)
