@@ -92,16 +92,17 @@ def _selected(store: LatentStore, keys: list[str] | None, match: str | None) -> 
             expression = re.compile(match)
         except re.error as error:
             raise ConfigError(f"--match {match!r} is not a regular expression: {error}") from error
-        matching = {row.key for row in read_source_rows(store.path) if expression.search(row.source)}
+        matching = {row.key for row in read_source_rows(store.place) if expression.search(row.source)}
         selected = sorted(matching if keys is None else matching & set(selected))
     return selected
 
 
 def _named(store: Path, keys: tuple[str, ...]) -> str:
+    from ..files.folder import Folder
     from ..store.packed_keys import pack_keys
     from ..store.source_scan import sources_of
 
     first = keys[:MAX_NAMES]
-    sources = sources_of(store, pack_keys(first))
+    sources = sources_of(Folder(store), pack_keys(first))
     names = [name for key in first for name in sources.get(key, [key])]
     return f" ({', '.join(names)}{' …' if len(keys) > len(first) else ''})" if names else ""

@@ -22,7 +22,7 @@ def write_page(
     evaluations: list[Evaluation],
     path: Path,
     *,
-    store: Path | None = None,
+    store: Path | str | None = None,
     images: Path | None = None,
     world: str | None = None,
     outcomes: Mapping[str, bool] | None = None,
@@ -43,9 +43,8 @@ def write_page(
 
     place = images or folder_of(Path(evaluations[0].questions))
     scenes = Path(evaluations[0].questions).parent
-    decoders: dict[
-        str, AnswerPictures
-    ] = {}  # by run: each from its own store, the same image being another future there
+    # by run: each from its own store, the same image being another future there
+    decoders: dict[str, AnswerPictures] = {}
     truths = _true_futures(scenes)
     if outcomes is None and truths:
         outcomes = _outcomes(evaluations, store, scenes, progress)
@@ -70,7 +69,7 @@ def write_page(
     return written
 
 
-def own_scenes(questions: Path, path: Path) -> tuple[LatentStore, Path] | None:
+def own_scenes(questions: Path, path: Path | str) -> tuple[LatentStore, Path] | None:
     """The rollouts and the folder of scenes they are of, where both come from the embedded world."""
     from ...precompute.worlds.source import resolve_world
     from ..store.folder import open_store
@@ -81,13 +80,13 @@ def own_scenes(questions: Path, path: Path) -> tuple[LatentStore, Path] | None:
     return (store, questions.parent) if store.recipe.world == resolve_world(None).identity else None
 
 
-def _store_of(run: str, store: Path | None) -> LatentStore:
+def _store_of(run: str, store: Path | str | None) -> LatentStore:
     from ...train.runs.meta import read_meta
     from ..store.find import moved_store
     from ..store.folder import open_store
 
     meta = read_meta(Path(run))
-    return open_store(store or moved_store(Path(meta.store.path), meta.recipe_id))
+    return open_store(store or moved_store(meta.store.path, meta.recipe_id))
 
 
 def _true_futures(scenes: Path) -> Mapping[str, TrueFuture]:
@@ -101,7 +100,7 @@ def _true_futures(scenes: Path) -> Mapping[str, TrueFuture]:
 
 
 def _outcomes(
-    evaluations: list[Evaluation], store: Path | None, scenes: Path, progress: Progress
+    evaluations: list[Evaluation], store: Path | str | None, scenes: Path, progress: Progress
 ) -> dict[str, bool] | None:
     """Whether the first test rollouts end as their scenes do; None where that cannot be read off."""
     from ...precompute.worldlet.rollout_check import CHECKED, rollout_outcomes

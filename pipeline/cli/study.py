@@ -67,13 +67,13 @@ def study(
     A second call resumes the study; more arms, labels and seeds may be added to it.
     """
     from ..config import load_config, read_table
-    from ..store.folder import resolve_store
+    from ..store.folder import resolve_place
 
     flags = with_own_places(typed, read_table(config, "train") if config else {})
     settings = load_config(TrainConfig, "train", config, flags)
     stated = read_table(config, "study") if config else {}
     label_counts = _counts(labels)
-    resolve_store(settings.store)  # said before the seconds that torch and transformers take to load
+    resolve_place(settings.store)  # said before the seconds that torch and transformers take to load
     require_file(settings.questions, "questions")
     from ...train.study.answers import Answers
     from ...train.study.arms import parse_study_table

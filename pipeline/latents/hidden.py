@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -36,7 +37,7 @@ def hidden_latents(
     normed = layer_norm(tokens.float(), tokens.shape[2:])
     if recipe.hidden_width:
         normed = normed @ projection(tokens.shape[2], recipe.hidden_width, recipe.hidden_projection).to(normed.device)
-    states = normed.unflatten(1, (frames, height // patch, width // patch)).permute(0, 4, 1, 2, 3)
+    states: Tensor = normed.reshape(len(normed), frames, height // patch, width // patch, -1).permute(0, 4, 1, 2, 3)
     first = patches_of(observed.float(), patch, states.shape[1], seed=recipe.hidden_projection)
     return torch.cat([first, states[:, :, recipe.stride :: recipe.stride]], dim=2).contiguous()
 
@@ -49,7 +50,8 @@ def patches_of(
     A token's patch is turned by a cosine transform, its means first and its finest detail last. What fits is kept, and
     zeros fill the rest; of an encoding that is wider even than that, the means are projected.
     """
-    cells = observed.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # B C 1 h patch w patch
+    rows, columns = observed.shape[3] // patch, observed.shape[4] // patch
+    cells = observed.reshape(*observed.shape[:3], rows, patch, columns, patch)
     turned = torch.einsum("bcthpwq,kpq->bkcthw", cells, _cosines(patch).to(cells.device)).flatten(1, 2)
     count = observed.shape[1]
     if count > channels:
@@ -64,7 +66,7 @@ def projection(width: int, channels: int, seed: int) -> Float[Tensor, "width cha
     """A matrix of orthonormal columns, uniformly drawn; float32. The same seed gives the same on every machine, but for
     a last bit."""
     normal = torch.randn(width, channels, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    matrix, triangle = torch.linalg.qr(normal)
+    matrix, triangle = cast(tuple[Tensor, Tensor], torch.linalg.qr(normal))  # pyright: ignore[reportUnknownMemberType]
     return (matrix * torch.sign(torch.diagonal(triangle))).float()  # libraries choose other signs
 
 

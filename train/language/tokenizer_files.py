@@ -135,7 +135,8 @@ def _config(folder: Path) -> Any | None:
         stated = _object(folder / "config.json")
     except (OSError, ValueError):
         return None
-    [name] = names if isinstance(names := stated.get("architectures"), list) and len(names) == 1 else [None]
+    names: object = stated.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and len(names) == 1 else ""
     if name not in TRIED or TRIED[name].text_class is not None or {"vision_config", "text_config"} & stated.keys():
         return None
     sizes = {field: stated.get(field) for field in ("vocab_size", "max_position_embeddings")}
