@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from theworld.pipeline.store.folder import open_store
+from theworld.pipeline import open_store
 from theworld.precompute.preview.answer_cards import AnswerPictures
 from theworld.precompute.preview.contact_sheet import gif
 from theworld.precompute.preview.drawing import INK, SOFT, draw_arrow, font

@@ -34,7 +34,7 @@ def study(
         str | None,
         typer.Option(
             help="Train and compare these, separated by commas: text, steps0, frozen, shuffled, noise, rollout, last, "
-            "true, …, and those of the file's [study.arms.NAME]. (default: those of the file, or "
+            "true, …, and those of the file's tables study.arms.NAME. (default: those of the file, or "
             "text,steps0,frozen,shuffled,noise,rollout)",
             rich_help_panel=_STUDY,
         ),

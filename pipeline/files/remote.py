@@ -99,7 +99,7 @@ def check_url(url: str) -> str:
         ConfigError: it has not, it has a user, a password or a query in it, or a part of it is `..`.
     """
     scheme, _, rest = url.partition("://")
-    if "@" in rest.partition("/")[0] or re.search(r"[?&][^/=]+=", rest):
+    if "@" in rest.partition("/")[0] or re.search(r"[?&][^/=?&]+=", rest):
         raise ConfigError(
             f"{hide_passwords(url).partition('?')[0]}: a URL with a user, a password or a query is not taken, since it "
             "would be kept with what is made of it. Give credentials in the environment: docs/inputs.md"

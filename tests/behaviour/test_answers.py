@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
@@ -175,7 +176,11 @@ def test_own_words_are_left_out_where_nobody_wants_them(place: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["evaluate"], ["ask", "photo.png", "where?"]])
-def test_a_gpu_too_small_for_the_run_is_refused_before_weights_load(place: Path, words: list[str]) -> None:
+def test_a_gpu_too_small_for_the_run_is_refused_before_weights_load(
+    place: Path, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (32, 32)).save("photo.png")
     command = [words[0], str(place / "run"), *words[1:], "--device", "cpu", "--memory", "0.6"]
     done = CliRunner().invoke(app, command)
     assert isinstance(done.exception, ConfigError)

@@ -229,7 +229,7 @@ def test_a_handle_that_was_lost_is_looked_up_once_more_and_all_is_read(
             store = open_store(cache)
             np.testing.assert_array_equal(store.read(store.keys), [latent(n) for n in PLAN])
             assert (len(store.records()), len(store.sources()), store.failures()) == (2, 3, [])
-            assert store.layout.payload_numbers(store.path) == {0, 1}
+            assert store.layout.payload_numbers(store.place) == {0, 1}
         if not refusal.met:
             break
     assert skipped > 0

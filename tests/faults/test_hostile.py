@@ -20,7 +20,7 @@ import pytest
 import xxhash
 
 from theworld.pipeline.errors import TheWorldError
-from theworld.pipeline.store import ledger
+from theworld.pipeline.files.folder import Folder
 from theworld.pipeline.store.folder import StoreFormat, open_store
 from theworld.pipeline.store.upkeep.repair import gc, repair
 from theworld.pipeline.store.upkeep.summary import summarise
@@ -250,10 +250,10 @@ def test_the_confinement_notices_a_reader_that_takes_what_it_is_told(
 ) -> None:
     """The control: a reader that believes a file's size, or opens whatever has the right name."""
 
-    def believe(path: Path, _: int, **__: object) -> bytes:
-        return path.read_bytes()
+    def believe(self: Folder, name: str, _: int) -> bytes:
+        return (self.path / name).read_bytes()
 
-    monkeypatch.setattr(ledger, "read_file", believe)
+    monkeypatch.setattr(Folder, "read", believe)
     for number, case in enumerate(("failures beyond all", "failures that are a pipe")):
         (cache / str(number)).mkdir()
         monkeypatch.setattr("tests.faults.test_hostile.SECONDS", 1)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from theworld.pipeline.files import atomic
+from theworld.pipeline.files.folder import Folder
 from theworld.pipeline.store import writer as shard_writer
 from theworld.pipeline.store.folder import StoreFormat
 
@@ -165,11 +166,13 @@ def test_the_power_cuts_notice_a_writer_that_relies_on_folders_another_one_made(
 ) -> None:
     """A folder that exists is not yet durable: whoever made it may not have come to its fsync."""
 
-    def sync_only_what_is_mine(temp: Path, payload_of: Callable[[int], Path], first: int, **_: Path) -> int:
+    def sync_only_what_is_mine(
+        place: Folder, temp: Path, name_of: Callable[[int], str], *, first: int, **_: str
+    ) -> int:
         number = first
-        while not make_folders_and_place(temp, payload_of(number)):
+        while not make_folders_and_place(temp, place.path / name_of(number)):
             number += 1
-        atomic.sync_folder(payload_of(number).parent)
+        atomic.sync_folder((place.path / name_of(number)).parent)
         return number
 
     def make_folders_and_place(temp: Path, payload: Path) -> bool:

@@ -23,6 +23,7 @@ from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, TheWorldError
 from theworld.pipeline.files import hash_cache, lock_file
 from theworld.pipeline.files.arrow_tables import saved_files
+from theworld.pipeline.files.folder import Folder
 from theworld.pipeline.files.gguf_header import check_gguf
 from theworld.pipeline.files.hash_cache import HashCache
 from theworld.pipeline.files.sealed import seal, seal_tensors, unseal
@@ -130,7 +131,7 @@ def _use_store(folder: Path) -> None:
                 store.read([key])
         each(store.sources, store.failures, store.prompts, lambda: summarise(store).lines())
 
-    each(lambda: open_store(place), tolerate, lambda: store_of(folder, "0" * 64))
+    each(lambda: open_store(place), tolerate, lambda: store_of(Folder(folder), "0" * 64))
 
 
 def _verify_store(folder: Path) -> None:
@@ -148,7 +149,7 @@ def _use_logs(folder: Path) -> None:
 
 def _use_dropped(folder: Path) -> None:
     for file in (folder / "store" / "dropped").iterdir():
-        salvage(file)
+        salvage(Folder(folder / "store"), f"dropped/{file.name}")
     _verify_store(folder)
 
 
@@ -458,25 +459,21 @@ def readers(seeds: Seeds) -> list[Reader]:
     return [
         Reader(
             name="store: theworld.json",
-            covers=("pipeline.store.folder:_read_manifest", "pipeline.store.find:is_of", *plain),
+            covers=("pipeline.files.folder:Folder.read", *plain),
             cases=lambda s: s.stores_with("theworld.json"),
             use=_use_store,
             mends=(_reseal, _restate_recipe),
         ),
         Reader(
             name="store: zarr.json",
-            covers=(
-                "pipeline.store.zarr_group:ZarrGroup.check",
-                "pipeline.store.zarr_group:_read",
-                "pipeline.store.promises:stated_rows",
-            ),
+            covers=("pipeline.files.folder:Folder.read",),
             cases=lambda s: s.stores_with("zarr.json"),
             use=_verify_store,
             share=0.25,
         ),
         Reader(
             name="store: commits",
-            covers=("pipeline.store.records:read_sealed", "pipeline.files.plain:read_json_text"),
+            covers=("pipeline.files.folder:Folder.read", "pipeline.files.plain:read_json_text"),
             cases=lambda s: s.stores_with("commits/*"),
             use=_use_store,
             mends=(_reseal,),
@@ -485,8 +482,8 @@ def readers(seeds: Seeds) -> list[Reader]:
         Reader(
             name="store: failed, sources",
             covers=(
-                *("pipeline.store.ledger:read_failures_file", "pipeline.store.sources:_checked_lines"),
-                *("pipeline.store.source_scan:_blocks", "pipeline.store.source_scan:_digest"),
+                *("pipeline.files.folder:Folder.read", "pipeline.store.sources:_checked_lines"),
+                *("pipeline.store.source_scan:_blocks", "pipeline.store.source_scan:_has_its_name"),
             ),
             cases=lambda s: s.stores_with("failed/*", "sources/*"),
             use=_use_logs,
@@ -495,7 +492,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: dropped",
-            covers=("pipeline.store.dropped:_read", "pipeline.store.dropped:salvage"),
+            covers=("pipeline.files.folder:Folder.read",),
             cases=lambda s: s.stores_with("dropped/*"),
             use=_use_dropped,
             mends=(_reseal,),
@@ -522,7 +519,7 @@ def readers(seeds: Seeds) -> list[Reader]:
             name="store: index.safetensors",
             covers=(
                 "pipeline.store.snapshot:read_snapshot",
-                "pipeline.store.records:record_seal",
+                "pipeline.files.folder:Folder.read_end",
             ),
             cases=lambda s: s.stores_with("index.safetensors"),
             use=_use_index,
@@ -557,7 +554,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: prompts, copied",
-            covers=("pipeline.store.upkeep.transfer:_copy_log",),
+            covers=("pipeline.files.folder:Folder.read",),
             cases=lambda s: s.stores_with_prompts,
             use=_copy_store,
             share=0.02,

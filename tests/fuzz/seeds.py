@@ -23,6 +23,7 @@ from PIL import Image
 
 from theworld.pipeline.errors import Interrupted
 from theworld.pipeline.files import lock_file
+from theworld.pipeline.files.folder import Folder
 from theworld.pipeline.files.hash_cache import HashCache
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.recipe import Recipe
@@ -107,7 +108,7 @@ class Seeds:
                 job(cache, range(6), format=format)
                 [made] = cache.iterdir()
                 latent_store.LatentStore.record_failure(_open(made), BAD)
-                add_dropped(made, [f"{number:032x}" for number in (77, 78)])
+                add_dropped(Folder(made), [f"{number:032x}" for number in (77, 78)])
                 write_note(made, Note(why="compact", aside=None, shards={"0": "0" * 64}))
                 assert (made / "index.safetensors").is_file()
                 folders.append(made)

@@ -26,6 +26,18 @@ OF_OTHERS = {
     "pipeline.files.lock_file:_read": "the kernel's",
     "pipeline.files.lock_file:_started": "the kernel's",
     "pipeline.files.chat_renderer:main": "its parent's pipe, guarded: test_chat_template.py",
+    "pipeline.files.folder:Folder.open": "hands files to the readers of `store: failed, sources` and of copies",
+    "pipeline.files.folder:Folder.read_into": "bytes that are checked against a record, as of `store: payloads`",
+    "pipeline.files.hub_dataset:HubDataset.read": "hashes bytes, whatever they are",
+    "pipeline.files.placing:_prove_in": "files that it has just written",
+    "pipeline.files.remote:read_head": "the first bytes, for the readers of `images` and `videos`",
+    "pipeline.store.bucket_reader:BucketRowReader._open_copy": "opens what ShardFile reads, as of `store: payloads`",
+    "pipeline.store.shard_cache:ShardCache._claim": "the marker of a folder: compared with content that is known",
+    "pipeline.store.shard_cache:ShardCache._open_marker": "opens to lock, and reads nothing",
+    "pipeline.store.shard_cache:_remove_if_dead": "opens to lock, and reads nothing",
+    "pipeline.store.shard_fetch:CachedShards._open_part": "opens to write",
+    "pipeline.store.shard_fetch:_open_whole": "opens what ShardFile reads, as of `store: payloads`",
+    "precompute.inputs.remote_places:_files": "hands copies to the readers of `lists`, `tars` and `tables of inputs`",
     "pipeline.files.images:decode_image": "read_image, as of `images`",
     "pipeline.files.plain:has_content": "compares with content that is known",
     "pipeline.files.table_process:_limit": "the kernel's",
@@ -38,7 +50,6 @@ OF_OTHERS = {
     "pipeline.matmul_speed:_key": "the kernel's",
     "pipeline.store.upkeep.compact:_fill": "holds a record open that was read by then, and reads nothing",
     "pipeline.store.upkeep.retire:_is_payload": "hashes bytes, whatever they are",
-    "pipeline.store.commit:_test_placing": "files that it has just written",
     "pipeline.store.views:_CommittedFiles._content": "hands bytes to zarr-python, whatever they are",
     "pipeline.store.views:_Decoder.__call__": "numpy without pickles, and json, of a row of a tar",
     "pipeline.store.views:_Samples._opened": "hands tars to webdataset, which a caller has asked for",
@@ -49,7 +60,7 @@ OF_OTHERS = {
         (
             f"precompute.inputs.{name}"
             for name in (
-                *("containers:_add_list", "containers:_add_table", "containers:add_containers"),
+                *("containers:_add_list", "containers:_add_table", "containers:_add"),
                 *("places:_named", "places:_folder", "places:_saved"),
             )
         ),

@@ -31,7 +31,7 @@ DECIDED = {
         "models": {"world"},
     },
     "train": {
-        "typed": {"out", "report_to"},
+        "typed": {"local_cache", "out", "report_to"},
         "place": {"store", "questions", "images", "futures"},
         "models": {"lm"},
     },

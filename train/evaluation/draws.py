@@ -23,6 +23,7 @@ from torch import Tensor
 from ...pipeline.errors import ConfigError, StoreMismatchError
 from ...pipeline.latents.recipe import Recipe, difference
 from ...pipeline.latents.tensors import as_stored
+from ...pipeline.messages import command
 from ...pipeline.progress import Progress
 from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.store.folder import LatentStore
@@ -114,22 +115,22 @@ def require_draws_of(trained: Recipe, run: str, store: LatentStore, draws: int, 
         StoreMismatchError: its draws are of other rollouts, or the run reads all draws at once.
     """
     recipe = store.recipe
-    flags = f"--kind samples --draws {draws}"
+    more = command("precompute", "IMAGES", "--kind", "samples", "--draws", str(draws))
     if not recipe.traits.has_draws:
         raise ConfigError(
             f"{store.path} holds {recipe.kind}, one future of each image, and --draws {draws} needs {draws} of them. "
-            f"Make them with the settings of that store: theworld precompute IMAGES {flags}; and name the store that "
+            f"Make them with the settings of that store: {more}; and name the store that "
             "this makes with --store. Or roll them out on the spot: --live"
         )
     if recipe.draws < draws:
         raise ConfigError(
             f"{store.path} holds {recipe.draws} draws of each image, and {draws} are asked for. Pass --draws "
-            f"{recipe.draws}, or make more: theworld precompute IMAGES {flags}"
+            f"{recipe.draws}, or make more: {more}"
         )
     if steps > steps_of_a_draw(recipe):
         raise StoreMismatchError(
             f"{run} reads {steps} rollout steps, and a draw in {store.path} has {steps_of_a_draw(recipe)}. Name a "
-            f"store whose draws have as many: theworld precompute IMAGES {flags} --steps {steps}"
+            f"store whose draws have as many: {more} --steps {steps}"
         )
     if trained.kind == recipe.kind:
         same = trained.model_copy(update={"draws": recipe.draws, "rollout_steps": recipe.rollout_steps})
@@ -144,8 +145,7 @@ def require_draws_of(trained: Recipe, run: str, store: LatentStore, draws: int, 
         differ = ", ".join(f"{name} {ours!r} there, {theirs!r} here" for name, (ours, theirs) in fields.items())
         raise StoreMismatchError(
             f"{run} was trained on latents of another recipe than the draws in {store.path}: "
-            f"{differ or 'steps of a draw'}. Make draws with the settings of its own store: theworld precompute IMAGES "
-            f"{flags}"
+            f"{differ or 'steps of a draw'}. Make draws with the settings of its own store: {more}"
         )
 
 

@@ -396,7 +396,7 @@ def test_every_flag_that_shapes_a_latent_is_one_of_explains() -> None:
     told = theworld("explain", "--help").out
     flags = {name.replace("_", "-") for name in TINY.model_dump()} - {"kind", "height", "width", "fit", "engine"}
     # fixed, or said by --steps, --size, --prompt-field and --chunk-context
-    flags -= {"image-rules", "rollout-steps", "fps", "draw", "prompts", "chunk-frames"}
+    flags -= {"image-rules", "rollout-steps", "fps", "draw", "prompts", "chunk-frames", "hidden-projection"}
     assert [flag for flag in sorted({*flags, "steps", "size", "prompt-field"}) if f"--{flag}" not in told] == []
 
 

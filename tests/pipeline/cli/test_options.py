@@ -21,7 +21,7 @@ from ...commands_page import walk
 
 _OWN_MEANING = """--batch-size --cache --deep --device --draws --dry-run --dtype --format --futures --images
 --jobs --labels --layout --lm --max-bad --out --questions --samples --scenes --seed
---shard-size --show-choices --split --steps --train-steps --world"""
+--shard-size --show-choices --split --steps --store --train-steps --world"""
 OWN_MEANING = set(_OWN_MEANING.split())
 """Options whose meaning or default is each command's own; all others say the same wherever they are."""
 

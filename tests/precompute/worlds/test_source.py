@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from tests.miniatures.world_model import save_mini_world
 from tests.patience import ends_within
-from theworld.pipeline.errors import ConfigError, RecipeError, WorldModelError
+from theworld.pipeline.errors import ConfigError, WorldModelError
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.recipe import make_recipe
 from theworld.precompute.worlds.family import ROOT
@@ -98,9 +99,9 @@ def test_settings_that_are_not_given_come_from_the_card(folder: Path) -> None:
         (folder / "card.json").unlink()
 
 
-def test_a_size_off_the_grid_is_refused(folder: Path) -> None:
-    with pytest.raises(RecipeError, match="multiple of 16"):
-        make_recipe(PrecomputeConfig(size="225x224"), resolve_world(str(folder)))
+def test_a_size_off_the_grid_is_refused() -> None:
+    with pytest.raises(ValidationError, match="multiple of 16"):
+        PrecomputeConfig(size="225x224")
 
 
 @pytest.mark.parametrize(
