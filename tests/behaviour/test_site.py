@@ -66,7 +66,9 @@ def test_a_page_opened_from_the_disk_can_be_searched(site: Path) -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.goto((site / "index.html").as_uri())
-        page.fill(".md-search__input", "guardrail")
+        page.wait_for_selector("iframe", state="attached")  # the search listens to keys from now on
+        page.click(".md-search__input")
+        page.keyboard.type("guardrail")
         page.wait_for_selector(".md-search-result__item a", state="attached", timeout=30_000)
         page.set_viewport_size({"width": 380, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 380
